@@ -1,0 +1,58 @@
+//! The one error type, and what each kind means for the exit code.
+//!
+//! A message is one sentence that a person can act on: what is wrong, where (file, key or tensor),
+//! what was expected, and how to mend it.
+
+use std::path::Path;
+
+/// Everything that can go wrong, by who has to act on it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Bad usage, configuration or input file: the person corrects it and runs again (exit code 2).
+    #[error("{0}")]
+    Input(String),
+    /// No adapter that can run the work, or not enough memory on it (exit code 3).
+    #[error("{0}")]
+    Device(String),
+    /// The device was lost or stopped answering in the middle of the work (exit code 4).
+    #[error("{0}")]
+    DeviceLost(String),
+    /// Everything else: a full disk, numbers that are not finite, a broken invariant (exit code 1).
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Result with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Input`] from anything that prints.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::Input(message.into())
+    }
+
+    /// An [`Error::Failed`] from anything that prints.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
+    }
+
+    /// A file of the person's that could not be read: names the file and the cause.
+    pub fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Self {
+        Self::Input(format!("cannot read {}: {cause}", path.display()))
+    }
+
+    /// A file of ours that could not be written: names the file and the cause.
+    pub fn unwritable(path: &Path, cause: impl std::fmt::Display) -> Self {
+        Self::Failed(format!("cannot write {}: {cause}", path.display()))
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Input(_) => 2,
+            Self::Device(_) => 3,
+            Self::DeviceLost(_) => 4,
+        }
+    }
+}

@@ -4,6 +4,10 @@
 //! `pretrain`, `reward`, `model`, `graph`, `ops`, `gpu`; beside them `data` and the pure functions of
 //! `flow`. ARCHITECTURE.md draws the picture.
 
+pub mod autodiff;
 pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod ops;
 
 pub use error::{Error, Result};

@@ -1,0 +1,62 @@
+//! Reverse-mode differentiation: the backward pass is graph too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::graph::{Graph, Tensor, Wanted};
+use crate::ops::{Accumulate, Add};
+
+/// Records the gradients of `seeds` with respect to every trainable parameter that they depend on (added to
+/// the parameter's gradient tensor) and to `wanted` (returned, `None` where nothing depends on it).
+///
+/// A seed is a tensor together with the gradient of the final scalar with respect to it.
+///
+/// Parameter gradients accumulate (`+=`), activation gradients are written once: so several micro-batches
+/// add up, and the optimizer clears what it has used.
+pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]) -> Vec<Option<Tensor>> {
+    let mut differentiable: BTreeSet<Tensor> = wanted.iter().copied().collect();
+    for node in graph.nodes() {
+        let depends = |tensor: &Tensor| differentiable.contains(tensor) || graph.gradient(*tensor).is_some();
+        if node.inputs.iter().any(depends) {
+            differentiable.extend(node.outputs.iter().copied());
+        }
+    }
+    let mut gradients: BTreeMap<Tensor, Tensor> = seeds.iter().copied().collect();
+    for index in (0..graph.nodes().len()).rev() {
+        let node = &graph.nodes()[index];
+        let of_outputs: Vec<Option<Tensor>> =
+            node.outputs.iter().map(|tensor| gradients.get(tensor).copied()).collect();
+        let inputs = node.inputs.clone();
+        let wants: Vec<Wanted> = inputs
+            .iter()
+            .map(|tensor| match graph.gradient(*tensor) {
+                Some(gradient) => Wanted::Into(gradient),
+                None if differentiable.contains(tensor) => Wanted::Fresh,
+                None => Wanted::No,
+            })
+            .collect();
+        if of_outputs.iter().all(Option::is_none) || wants.iter().all(|want| *want == Wanted::No) {
+            continue;
+        }
+        let (op, outputs) = (Arc::clone(&node.op), node.outputs.clone());
+        let scope = node.label.rsplit_once('.').map_or(String::new(), |(scope, _)| scope.to_owned());
+        graph.scope(&format!("backward.{scope}"), |graph| {
+            let found = op.vjp(graph, &inputs, &outputs, &of_outputs, &wants);
+            assert_eq!(found.len(), inputs.len(), "the gradient of {} has an entry an input", op.name());
+            for ((tensor, gradient), want) in inputs.iter().zip(found).zip(wants) {
+                match (gradient, want) {
+                    (None, _) | (_, Wanted::No) => {}
+                    (Some(gradient), Wanted::Into(target)) => graph.push_into(Accumulate, &[gradient], &[target]),
+                    (Some(gradient), Wanted::Fresh) => {
+                        let sum = match gradients.get(tensor) {
+                            Some(other) => graph.apply(Add, &[*other, gradient]),
+                            None => gradient,
+                        };
+                        gradients.insert(*tensor, sum);
+                    }
+                }
+            }
+        });
+    }
+    wanted.iter().map(|tensor| gradients.get(tensor).copied()).collect()
+}

@@ -1,0 +1,208 @@
+//! Which adapters there are, what they offer, and which one is chosen.
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Which limits the device is opened with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LimitsMode {
+    /// All that the adapter offers.
+    #[default]
+    Adapter,
+    /// Only what WebGPU promises everywhere, and no optional feature: shows what a plain browser-grade
+    /// device would do.
+    WebgpuDefault,
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Part of an adapter's name, or its index in [`adapters`]; `None` takes the best one.
+    pub device: Option<String>,
+    /// Which limits to ask for.
+    pub limits: LimitsMode,
+    /// Turns every run-time check in shaders back on (bounds, loop limits, zeroed workgroup memory).
+    pub checked: bool,
+}
+
+impl Options {
+    /// Fills what the caller left open from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
+    /// `FLOWDPPO_CHECKED`, so that a whole test suite can be run on another device or limit.
+    pub fn or_environment(mut self) -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
+        if variable("FLOWDPPO_LIMITS").as_deref() == Some("webgpu-default") {
+            self.limits = LimitsMode::WebgpuDefault;
+        }
+        self.checked |= variable("FLOWDPPO_CHECKED").is_some_and(|value| value != "0");
+        self
+    }
+}
+
+/// What kind of processor stands behind an adapter; the order is the order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// A graphics card with memory of its own.
+    Discrete,
+    /// A graphics processor that shares memory with the CPU.
+    Integrated,
+    /// A graphics processor lent to a virtual machine.
+    Virtual,
+    /// The driver does not say.
+    Other,
+    /// No graphics processor at all: the CPU pretends (lavapipe, SwiftShader, WARP).
+    Cpu,
+}
+
+/// One adapter, for people and for `devices --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterDescription {
+    /// Position in the list that `--device` accepts.
+    pub index: usize,
+    /// The driver's name for the device.
+    pub name: String,
+    /// Vulkan, Metal or DX12.
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// What stands behind it.
+    pub kind: DeviceKind,
+    /// Size of the largest memory heap in bytes, where the backend tells.
+    pub memory_bytes: Option<u64>,
+    /// Largest buffer, bytes.
+    pub max_buffer_size: u64,
+    /// Largest range of a buffer that a kernel can see, bytes.
+    pub max_storage_buffer_binding_size: u64,
+    /// Storage buffers a kernel can see at once.
+    pub max_storage_buffers_per_shader_stage: u32,
+    /// Workgroup memory, bytes.
+    pub max_compute_workgroup_storage_size: u32,
+    /// Invocations a workgroup.
+    pub max_compute_invocations_per_workgroup: u32,
+    /// Workgroups along one dimension of a dispatch.
+    pub max_compute_workgroups_per_dimension: u32,
+    /// Subgroup operations are offered.
+    pub subgroups: bool,
+    /// Smallest and largest subgroup.
+    pub subgroup_size: [u32; 2],
+    /// 16-bit floats are offered.
+    pub shader_f16: bool,
+    /// Timestamp queries are offered.
+    pub timestamps: bool,
+}
+
+/// All adapters, best first: a graphics processor always stands before a CPU driver.
+///
+/// `WGPU_BACKEND` narrows the backends. OpenGL is not asked for: compute through it is second-rate
+/// and probing it prints noise on machines without a display.
+pub fn adapters() -> Vec<AdapterDescription> {
+    listed(&instance()).into_iter().map(|(_, description)| description).collect()
+}
+
+pub(super) fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends &= wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    wgpu::Instance::new(descriptor)
+}
+
+pub(super) fn listed(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterDescription)> {
+    let mut found: Vec<(wgpu::Adapter, AdapterDescription)> =
+        pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+            .into_iter()
+            .map(|adapter| {
+                let description = describe(&adapter);
+                (adapter, description)
+            })
+            .collect();
+    found.sort_by_key(|(_, description)| description.kind);
+    for (index, (_, description)) in found.iter_mut().enumerate() {
+        description.index = index;
+    }
+    found
+}
+
+/// Picks the adapter that `wanted` (or `WGPU_ADAPTER_NAME`) names, else the best.
+pub(super) fn choose(
+    mut found: Vec<(wgpu::Adapter, AdapterDescription)>,
+    wanted: Option<&str>,
+) -> Result<(wgpu::Adapter, AdapterDescription)> {
+    if found.is_empty() {
+        return Err(Error::Device(
+            "no Vulkan, Metal or DX12 adapter was found: install a graphics driver, or on a machine without a \
+             graphics processor the software one (`make setup` does it on Debian; package mesa-vulkan-drivers)"
+                .into(),
+        ));
+    }
+    let from_environment = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
+    let wanted = wanted.filter(|name| !name.is_empty()).map(str::to_owned).or(from_environment);
+    let position = match &wanted {
+        None => Some(0),
+        Some(wanted) => match wanted.parse::<usize>() {
+            Ok(index) => (index < found.len()).then_some(index),
+            Err(_) => {
+                let wanted = wanted.to_lowercase();
+                found.iter().position(|(_, description)| description.name.to_lowercase().contains(&wanted))
+            }
+        },
+    };
+    match position {
+        Some(position) => Ok(found.swap_remove(position)),
+        None => {
+            let names: Vec<String> =
+                found.iter().map(|(_, it)| format!("{} = {} ({})", it.index, it.name, it.backend)).collect();
+            Err(Error::Device(format!(
+                "no adapter is called `{}`: give part of a name or an index from this list: {}",
+                wanted.unwrap_or_default(),
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let features = adapter.features();
+    AdapterDescription {
+        index: 0,
+        name: info.name,
+        backend: format!("{:?}", info.backend),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => DeviceKind::Virtual,
+            wgpu::DeviceType::Cpu => DeviceKind::Cpu,
+            wgpu::DeviceType::Other => DeviceKind::Other,
+        },
+        memory_bytes: memory_bytes(adapter),
+        max_buffer_size: limits.max_buffer_size,
+        max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+        max_storage_buffers_per_shader_stage: limits.max_storage_buffers_per_shader_stage,
+        max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
+        max_compute_invocations_per_workgroup: limits.max_compute_invocations_per_workgroup,
+        max_compute_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+        subgroups: features.contains(wgpu::Features::SUBGROUP),
+        subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
+        shader_f16: features.contains(wgpu::Features::SHADER_F16),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+    }
+}
+
+/// Size of the largest device-local heap. Only Vulkan tells it through wgpu.
+#[cfg(not(target_vendor = "apple"))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handles are only read from, and not kept beyond this function.
+    let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = hal.shared_instance().raw_instance();
+    // SAFETY: both handles are alive as long as `hal` is.
+    let memory = unsafe { instance.get_physical_device_memory_properties(hal.raw_physical_device()) };
+    memory.memory_heaps_as_slice().iter().map(|heap| heap.size).max()
+}
+
+#[cfg(target_vendor = "apple")]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}

@@ -1,0 +1,271 @@
+//! The open device: buffers, transfers, counters, and what happens when it is lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
+use super::pipeline::{Kernel, Pipelines};
+use crate::error::{Error, Result};
+
+/// A device buffer. Freed when the last owner drops it.
+#[derive(Debug)]
+pub struct Buffer {
+    raw: wgpu::Buffer,
+    held: Arc<AtomicU64>,
+}
+
+impl Buffer {
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.raw.size()
+    }
+
+    pub(super) fn raw(&self) -> &wgpu::Buffer {
+        &self.raw
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.raw.size(), Ordering::Relaxed);
+    }
+}
+
+/// How many objects have been made so far; constant while a training loop runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Buffers ever made.
+    pub buffers: u64,
+    /// Pipelines ever made.
+    pub pipelines: u64,
+    /// Bind groups ever made.
+    pub bind_groups: u64,
+    /// Bytes of all living buffers.
+    pub bytes_held: u64,
+}
+
+/// What went wrong on the device since the last look.
+#[derive(Debug, Default)]
+struct Trouble {
+    lost: Option<String>,
+    error: Option<Error>,
+}
+
+/// An open device.
+#[derive(Debug)]
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    description: AdapterDescription,
+    checked: bool,
+    subgroups: bool,
+    pipelines: Mutex<Pipelines>,
+    trouble: Arc<Mutex<Trouble>>,
+    pub(super) readback: Mutex<super::submission::Readback>,
+    buffers_made: AtomicU64,
+    pipelines_made: AtomicU64,
+    bind_groups_made: AtomicU64,
+    bytes_held: Arc<AtomicU64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no adapter, none of that name, or the driver refuses.
+    pub fn open(options: &Options) -> Result<Arc<Self>> {
+        let (adapter, description) = adapter::choose(adapter::listed(&adapter::instance()), options.device.as_deref())?;
+        if description.kind == DeviceKind::Cpu {
+            log::warn!("{} is a software driver: the CPU does the work of a graphics processor", description.name);
+        }
+        let (required_limits, wanted_features) = match options.limits {
+            LimitsMode::Adapter => (adapter.limits(), wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY),
+            LimitsMode::WebgpuDefault => (wgpu::Limits::defaults(), wgpu::Features::empty()),
+        };
+        let mut required_features = adapter.features() & wanted_features;
+        if std::env::var_os("FLOWDPPO_NO_SUBGROUPS").is_some() {
+            required_features.remove(wgpu::Features::SUBGROUP);
+        }
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("flowdppo-wgpu"),
+            required_features,
+            required_limits: required_limits.clone(),
+            // Memory is planned before the run starts: large blocks held in reserve would only hide the figure.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        }))
+        .map_err(|cause| Error::Device(format!("{} refuses to open a device: {cause}", description.name)))?;
+
+        let trouble = Arc::new(Mutex::new(Trouble::default()));
+        let seen = trouble.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lock(&seen).lost.get_or_insert(message);
+            }
+        });
+        let seen = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let error = match error {
+                wgpu::Error::OutOfMemory { .. } => Error::Device(
+                    "the device is out of memory: lower `train.micro_batch` and `rollout.micro_batch`, or choose a \
+                     smaller model"
+                        .into(),
+                ),
+                other => Error::failed(format!("the device reported: {other}")),
+            };
+            lock(&seen).error.get_or_insert(error);
+        }));
+        let bytes_held = Arc::new(AtomicU64::new(0));
+        let gpu = Self {
+            readback: Mutex::default(),
+            limits: required_limits,
+            subgroups: required_features.contains(wgpu::Features::SUBGROUP),
+            checked: options.checked,
+            device,
+            queue,
+            description,
+            pipelines: Mutex::default(),
+            trouble,
+            buffers_made: AtomicU64::new(0),
+            pipelines_made: AtomicU64::new(0),
+            bind_groups_made: AtomicU64::new(0),
+            bytes_held,
+        };
+        log::info!("device: {} ({}, {})", gpu.description.name, gpu.description.backend, gpu.description.driver);
+        Ok(Arc::new(gpu))
+    }
+
+    /// The adapter behind the device.
+    pub fn description(&self) -> &AdapterDescription {
+        &self.description
+    }
+
+    /// Subgroup operations may be used.
+    pub fn has_subgroups(&self) -> bool {
+        self.subgroups
+    }
+
+    /// Objects made so far.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            buffers: self.buffers_made.load(Ordering::Relaxed),
+            pipelines: self.pipelines_made.load(Ordering::Relaxed),
+            bind_groups: self.bind_groups_made.load(Ordering::Relaxed),
+            bytes_held: self.bytes_held.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A zeroed buffer that kernels can use, of at least 4 bytes.
+    ///
+    /// # Errors
+    /// If it is larger than the device allows or than its memory.
+    pub fn allocate(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
+        self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
+    }
+
+    pub(super) fn allocate_uniform(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
+        self.make_buffer(label, bytes, wgpu::BufferUsages::UNIFORM)
+    }
+
+    pub(super) fn make_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
+        let size = bytes.next_multiple_of(4).max(4);
+        if size > self.limits.max_buffer_size {
+            return Err(Error::Device(format!(
+                "{label} needs a buffer of {} MiB, but {} allows {} MiB: lower the micro-batch or choose a smaller \
+                 model",
+                size >> 20,
+                self.description.name,
+                self.limits.max_buffer_size >> 20
+            )));
+        }
+        let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: usage | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.buffers_made.fetch_add(1, Ordering::Relaxed);
+        self.bytes_held.fetch_add(size, Ordering::Relaxed);
+        let buffer = Arc::new(Buffer { raw, held: self.bytes_held.clone() });
+        self.check()?;
+        Ok(buffer)
+    }
+
+    /// Checks a plan's need against the device's memory, before anything is allocated.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with both numbers. Where the backend does not tell its memory, nothing is refused
+    /// here and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
+    pub fn check_memory(&self, bytes: u64) -> Result<()> {
+        let asked = std::env::var("FLOWDPPO_MEMORY_LIMIT_MIB").ok().and_then(|text| text.parse::<u64>().ok());
+        let available = asked.map(|mebibytes| mebibytes << 20).or(self.description.memory_bytes);
+        match available {
+            Some(available) if bytes > available => Err(Error::Device(format!(
+                "the plan needs {:.1} MiB of device memory, but {} has {:.1} MiB: lower `train.micro_batch` and \
+                 `rollout.micro_batch`, or choose a smaller model",
+                bytes as f64 / f64::from(1 << 20),
+                self.description.name,
+                available as f64 / f64::from(1 << 20),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes to a buffer; seen by everything submitted later.
+    pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
+        self.queue.write_buffer(&buffer.raw, offset, bytemuck::cast_slice(data));
+    }
+
+    /// The first trouble that the device reported, if any.
+    ///
+    /// # Errors
+    /// That trouble.
+    pub fn check(&self) -> Result<()> {
+        let mut trouble = lock(&self.trouble);
+        if let Some(message) = &trouble.lost {
+            return Err(Error::DeviceLost(format!(
+                "the device {} was lost ({}): saved checkpoints are whole; run again with --resume",
+                self.description.name,
+                message.lines().next().unwrap_or("no reason given")
+            )));
+        }
+        trouble.error.take().map_or(Ok(()), Err)
+    }
+
+    /// Gives the device up, as a driver does when it crashes; everything after it fails with
+    /// [`Error::DeviceLost`]. For tests of that path.
+    pub fn lose(&self) {
+        lock(&self.trouble).lost = Some("given up on purpose".into());
+        self.device.destroy();
+    }
+
+    pub(super) fn pipeline(&self, kernel: &Kernel, reads: usize, writes: usize) -> Arc<wgpu::ComputePipeline> {
+        let (pipeline, new) = lock(&self.pipelines).get(&self.device, self.checked, kernel, reads, writes);
+        self.pipelines_made.fetch_add(u64::from(new), Ordering::Relaxed);
+        pipeline
+    }
+
+    pub(super) fn bind_group(&self, descriptor: &wgpu::BindGroupDescriptor<'_>) -> wgpu::BindGroup {
+        self.bind_groups_made.fetch_add(1, Ordering::Relaxed);
+        self.device.create_bind_group(descriptor)
+    }
+
+    pub(super) fn check_binding(&self, bytes: u64) -> Result<()> {
+        let most = self.limits.max_storage_buffer_binding_size;
+        if bytes > most {
+            return Err(Error::Device(format!(
+                "a tensor of {} MiB is larger than the {} MiB that {} lets a kernel see: lower the micro-batch or \
+                 choose a smaller model",
+                bytes >> 20,
+                most >> 20,
+                self.description.name
+            )));
+        }
+        Ok(())
+    }
+}

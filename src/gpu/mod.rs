@@ -1,0 +1,14 @@
+//! The only floor that names wgpu: adapters, the device, buffers, pipelines, submission, timing.
+//!
+//! Everything above it speaks of [`Buffer`]s, [`Dispatch`]es and [`Command`]s.
+
+mod adapter;
+mod device;
+mod pipeline;
+pub mod shader;
+mod submission;
+
+pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
+pub use device::{Buffer, Counters, Gpu};
+pub use pipeline::{BoundDispatch, Dispatch, Kernel, Region, grid_1d};
+pub use submission::Command;

@@ -1,0 +1,203 @@
+//! Kernels, what they are bound to, and the pipelines made of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::device::{Buffer, Gpu};
+use super::shader;
+use crate::error::Result;
+
+/// A shader with its constants: all that decides which pipeline runs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// File name in `shaders/` without its ending.
+    pub shader: &'static str,
+    /// Constants of the file that are replaced.
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    /// A kernel with the constants that its file states.
+    pub fn new(shader: &'static str) -> Self {
+        Self { shader, constants: Vec::new() }
+    }
+
+    /// The same with one constant replaced.
+    pub fn with(mut self, constant: &'static str, value: u32) -> Self {
+        self.constants.push((constant, value));
+        self
+    }
+}
+
+/// A range of a buffer.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Which buffer.
+    pub buffer: Arc<Buffer>,
+    /// First byte; a multiple of 256.
+    pub offset: u64,
+    /// Number of bytes, a multiple of 4.
+    pub bytes: u64,
+}
+
+/// One dispatch: `B` says how tensors are named (graph tensors while recording, [`Region`]s when bound).
+///
+/// Group 0 of the shader is laid out in this order: binding 0 the uniform parameters, then the tensors
+/// that are only read, then those that are written.
+#[derive(Clone, Debug)]
+pub struct Dispatch<B> {
+    /// What runs.
+    pub kernel: Kernel,
+    /// Tensors that are only read.
+    pub reads: Vec<B>,
+    /// Tensors that are written (and may be read).
+    pub writes: Vec<B>,
+    /// The uniform struct, one word a member.
+    pub params: Vec<u32>,
+    /// Workgroups along x, y, z.
+    pub grid: [u32; 3],
+}
+
+/// Folds a number of workgroups into two dimensions of at most 65 535, which is all that WebGPU
+/// promises. Shaders undo it with `linear_workgroup` and must guard the remainder.
+pub fn grid_1d(workgroups: u64) -> [u32; 3] {
+    const MOST: u64 = 65_535;
+    let workgroups = workgroups.max(1);
+    let y = workgroups.div_ceil(MOST);
+    let x = workgroups.div_ceil(y);
+    assert!(y <= MOST, "a dispatch of {workgroups} workgroups is beyond two dimensions");
+    [x as u32, y as u32, 1]
+}
+
+/// A dispatch with its pipeline and bind group made: only to be replayed.
+#[derive(Debug)]
+pub struct BoundDispatch {
+    pub(super) pipeline: Arc<wgpu::ComputePipeline>,
+    pub(super) bind_group: wgpu::BindGroup,
+    pub(super) grid: [u32; 3],
+    /// Name of the shader, for tables and traces.
+    pub shader: &'static str,
+}
+
+/// What makes a pipeline unique: its kernel and how many tensors it reads and writes.
+type Key = (Kernel, usize, usize);
+
+/// Pipelines by kernel.
+#[derive(Debug, Default)]
+pub(super) struct Pipelines {
+    made: HashMap<Key, Arc<wgpu::ComputePipeline>>,
+}
+
+impl Pipelines {
+    /// The pipeline for a kernel, made on first use.
+    pub(super) fn get(
+        &mut self,
+        device: &wgpu::Device,
+        checked: bool,
+        kernel: &Kernel,
+        reads: usize,
+        writes: usize,
+    ) -> (Arc<wgpu::ComputePipeline>, bool) {
+        let key = (kernel.clone(), reads, writes);
+        if let Some(pipeline) = self.made.get(&key) {
+            return (pipeline.clone(), false);
+        }
+        let pipeline = Arc::new(create(device, checked, kernel, reads, writes));
+        self.made.insert(key, pipeline.clone());
+        (pipeline, true)
+    }
+}
+
+fn create(device: &wgpu::Device, checked: bool, kernel: &Kernel, reads: usize, writes: usize) -> wgpu::ComputePipeline {
+    let source = wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.shader),
+        source: wgpu::ShaderSource::Wgsl(shader::source(kernel.shader, &kernel.constants).into()),
+    };
+    let module = if checked {
+        device.create_shader_module(source)
+    } else {
+        // SAFETY: the text is ours and constant; the op suite also runs with all checks on, where an
+        // index out of bounds would change results.
+        unsafe { device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) }
+    };
+    let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..=reads + writes)
+        .map(|binding| wgpu::BindGroupLayoutEntry {
+            binding: binding as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match binding {
+                    0 => wgpu::BufferBindingType::Uniform,
+                    _ => wgpu::BufferBindingType::Storage { read_only: binding <= reads },
+                },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        })
+        .collect();
+    let layout = device
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.shader), entries: &entries });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(kernel.shader),
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(kernel.shader),
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            zero_initialize_workgroup_memory: checked,
+            ..Default::default()
+        },
+        cache: None,
+    })
+}
+
+/// Bytes between the parameters of two dispatches: the largest alignment that WebGPU allows a device to
+/// ask for.
+const PARAMS_STRIDE: u64 = 256;
+
+impl Gpu {
+    /// Makes pipelines, parameters and bind groups for a list of dispatches.
+    ///
+    /// # Errors
+    /// If a kernel is refused by the driver, a region is larger than a kernel may see, or memory is short.
+    pub fn bind(&self, dispatches: &[Dispatch<Region>]) -> Result<Vec<BoundDispatch>> {
+        let params = self.allocate_uniform("parameters", PARAMS_STRIDE * dispatches.len().max(1) as u64)?;
+        let mut words = vec![0_u32; params.bytes() as usize / 4];
+        let mut bound = Vec::with_capacity(dispatches.len());
+        for (index, dispatch) in dispatches.iter().enumerate() {
+            let at = index * PARAMS_STRIDE as usize / 4;
+            words[at..at + dispatch.params.len()].copy_from_slice(&dispatch.params);
+            let pipeline = self.pipeline(&dispatch.kernel, dispatch.reads.len(), dispatch.writes.len());
+            let size_of_params = (dispatch.params.len() as u64 * 4).next_multiple_of(16).max(16);
+            let mut entries = vec![entry(0, &params, index as u64 * PARAMS_STRIDE, size_of_params)];
+            for region in dispatch.reads.iter().chain(&dispatch.writes) {
+                self.check_binding(region.bytes)?;
+                entries.push(entry(entries.len() as u32, &region.buffer, region.offset, region.bytes));
+            }
+            let bind_group = self.bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(dispatch.kernel.shader),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            });
+            bound.push(BoundDispatch { pipeline, bind_group, grid: dispatch.grid, shader: dispatch.kernel.shader });
+        }
+        self.write(&params, 0, &words);
+        self.check()?;
+        Ok(bound)
+    }
+}
+
+fn entry(binding: u32, buffer: &Buffer, offset: u64, bytes: u64) -> wgpu::BindGroupEntry<'_> {
+    wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: buffer.raw(),
+            offset,
+            size: std::num::NonZeroU64::new(bytes),
+        }),
+    }
+}

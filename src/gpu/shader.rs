@@ -1,0 +1,61 @@
+//! The shaders, as text: one file a pipeline, compiled into the binary.
+//!
+//! Two small mechanisms keep every file readable as plain WGSL:
+//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`;
+//! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace, for
+//!   what WGSL cannot size at pipeline creation (arrays in registers).
+
+use std::borrow::Cow;
+
+macro_rules! shaders {
+    ($folder:literal: $($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $folder, $name, ".wgsl")))),*]
+    };
+}
+
+/// `(name, text)` of every pipeline.
+const PIPELINES: &[(&str, &str)] = shaders!["":
+    "accumulate",
+    "add",
+    "matmul",
+    "sum_rows",
+];
+
+/// `(name, text)` of what pipelines import.
+const SHARED: &[(&str, &str)] = shaders!["shared/":
+    "grid",
+];
+
+/// The text of a shader with its imports in place and the constants replaced.
+///
+/// # Panics
+/// If the shader, an import or a constant does not exist: a mistake in this program, found by any test
+/// that touches the kernel.
+pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
+    let find = |table: &[(&'static str, &'static str)], name: &str| {
+        table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
+    };
+    let text = find(PIPELINES, name).unwrap_or_else(|| panic!("no shader is called `{name}`"));
+    let mut used = 0;
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        if let Some(import) = line.strip_prefix("//!import ") {
+            out.push_str(find(SHARED, import.trim()).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")));
+        } else {
+            let replaced = constants.iter().find(|(constant, _)| line.starts_with(&format!("const {constant}: u32 =")));
+            used += usize::from(replaced.is_some());
+            out.push_str(&match replaced {
+                Some((constant, value)) => Cow::Owned(format!("const {constant}: u32 = {value}u;")),
+                None => Cow::Borrowed(line),
+            });
+        }
+        out.push('\n');
+    }
+    assert_eq!(used, constants.len(), "{name}.wgsl lacks one of the constants {constants:?}");
+    out
+}
+
+/// Every pipeline's name and text with its default constants, for tests that translate them all.
+pub fn all() -> Vec<(String, String)> {
+    PIPELINES.iter().map(|(name, _)| ((*name).to_owned(), source(name, &[]))).collect()
+}

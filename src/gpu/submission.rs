@@ -1,0 +1,153 @@
+//! Sending work and fetching results.
+
+use std::sync::{Arc, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use super::device::{Buffer, Gpu};
+use super::pipeline::{BoundDispatch, Region};
+use crate::error::{Error, Result};
+
+/// One step of a submission.
+#[derive(Clone, Copy, Debug)]
+pub enum Command<'a> {
+    /// Runs a kernel.
+    Dispatch(&'a BoundDispatch),
+    /// Copies as many bytes as `from` has into `to`.
+    Copy {
+        /// Source.
+        from: &'a Region,
+        /// Target, in another buffer.
+        to: &'a Region,
+    },
+}
+
+/// The staging buffer of [`Gpu::read`], kept between calls and grown when needed.
+#[derive(Debug, Default)]
+pub(super) struct Readback {
+    staging: Option<Arc<Buffer>>,
+    /// Holds the number of the newest readback, written by the host before and copied behind the data.
+    sentinel: Option<Arc<Buffer>>,
+    sequence: u32,
+}
+
+impl Gpu {
+    /// Submits commands in order, as one submission. Does not wait.
+    ///
+    /// # Errors
+    /// If the device is lost or reported an error.
+    pub fn submit<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<()> {
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut commands = commands.into_iter().peekable();
+        while let Some(command) = commands.next() {
+            match command {
+                Command::Copy { from, to } => encoder.copy_buffer_to_buffer(
+                    from.buffer.raw(),
+                    from.offset,
+                    to.buffer.raw(),
+                    to.offset,
+                    from.bytes,
+                ),
+                Command::Dispatch(first) => {
+                    // Dispatches that follow each other share a pass: a pass of its own costs twice as much.
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    let mut next = Some(first);
+                    while let Some(dispatch) = next {
+                        pass.set_pipeline(&dispatch.pipeline);
+                        pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                        let [x, y, z] = dispatch.grid;
+                        pass.dispatch_workgroups(x, y, z);
+                        next = match commands.peek() {
+                            Some(Command::Dispatch(dispatch)) => Some(*dispatch),
+                            _ => None,
+                        };
+                        if next.is_some() {
+                            commands.next();
+                        }
+                    }
+                }
+            }
+        }
+        self.queue.submit([encoder.finish()]);
+        self.check()
+    }
+
+    /// Waits until everything submitted is done.
+    ///
+    /// # Errors
+    /// If the device is lost or reported an error.
+    pub fn wait(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        match polled {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(Error::DeviceLost(format!("waiting for the device failed: {cause}"))),
+        }
+    }
+
+    /// Runs commands alone on the device and says how long it took, submission included.
+    ///
+    /// # Errors
+    /// As [`Gpu::submit`] and [`Gpu::wait`].
+    pub fn time<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<Duration> {
+        self.wait()?;
+        let start = Instant::now();
+        self.submit(commands)?;
+        self.wait()?;
+        Ok(start.elapsed())
+    }
+
+    /// Reads regions back, one after the other into one vector, after all that was submitted.
+    ///
+    /// Some drivers answer a killed submission with stale bytes and no error; so every readback ends in a
+    /// number that only this very submission can have put there.
+    ///
+    /// # Errors
+    /// If the device is lost, or the number is not there.
+    pub fn read<T: bytemuck::Pod>(&self, regions: &[&Region]) -> Result<Vec<T>> {
+        let bytes: u64 = regions.iter().map(|region| region.bytes).sum();
+        let mut readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match &readback.staging {
+            Some(staging) if staging.bytes() >= bytes + 4 => staging.clone(),
+            _ => {
+                readback.staging = None;
+                let made = self.make_buffer("readback", bytes + 4, wgpu::BufferUsages::MAP_READ)?;
+                readback.staging.insert(made).clone()
+            }
+        };
+        let sentinel = match &readback.sentinel {
+            Some(sentinel) => sentinel.clone(),
+            None => {
+                let made = self.allocate("readback sentinel", 4)?;
+                readback.sentinel.insert(made).clone()
+            }
+        };
+        readback.sequence = readback.sequence.wrapping_add(1);
+        let sequence = readback.sequence;
+        self.write(&sentinel, 0, &[sequence]);
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut at = 0;
+        for region in regions {
+            encoder.copy_buffer_to_buffer(region.buffer.raw(), region.offset, staging.raw(), at, region.bytes);
+            at += region.bytes;
+        }
+        encoder.copy_buffer_to_buffer(sentinel.raw(), 0, staging.raw(), at, 4);
+        self.queue.submit([encoder.finish()]);
+
+        let (sender, receiver) = mpsc::channel();
+        let slice = staging.raw().slice(..at + 4);
+        slice.map_async(wgpu::MapMode::Read, move |outcome| {
+            // The receiver lives until the message is taken below; if not, nobody waits for it.
+            let _ = sender.send(outcome);
+        });
+        self.wait()?;
+        let lost = |cause: String| Error::DeviceLost(format!("reading results from the device failed: {cause}"));
+        receiver.recv().map_err(|cause| lost(cause.to_string()))?.map_err(|cause| lost(cause.to_string()))?;
+        let mapped = slice.get_mapped_range().map_err(|cause| lost(cause.to_string()))?;
+        let (data, tail) = mapped.split_at(at as usize);
+        let finished = tail == sequence.to_ne_bytes().as_slice();
+        let result = bytemuck::pod_collect_to_vec(data);
+        drop(mapped);
+        staging.raw().unmap();
+        if finished { Ok(result) } else { Err(lost("the driver dropped a submission".into())) }
+    }
+}

@@ -1,0 +1,193 @@
+//! Computations as data: recorded once for fixed shapes, planned, then only replayed.
+//!
+//! - [`Graph`] is a list of [`Node`]s in execution order; each applies one [`Op`] to tensors.
+//! - [`MemoryPlan`] gives every intermediate tensor a slot in memory that is reused by lifetime.
+//! - [`Plan`] binds it all to a device and replays it.
+//! - [`Interpreter`] runs the same graph on the host in f64: the oracle of every test.
+//!
+//! No op is named here; they live on the floor above and only meet this one through the trait.
+
+use std::sync::Arc;
+
+mod interpreter;
+mod memory;
+mod op;
+mod plan;
+
+pub use interpreter::Interpreter;
+pub use memory::MemoryPlan;
+pub use op::{Binding, Node, Op, Profile, Shapes, Wanted};
+pub use plan::{Plan, Stores};
+
+/// A tensor of one graph. Elements are f32 or u32, always 4 bytes, row-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tensor(usize);
+
+/// A device buffer that outlives plans: parameters, gradients, moments, trajectories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Store(pub &'static str);
+
+/// Stored tensors start at multiples of this many elements: 256 bytes, the largest alignment of a binding
+/// that WebGPU allows a device to ask for.
+pub const STORE_ALIGNMENT: usize = 64;
+
+/// Where a tensor's values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Written by the host before a replay; keeps its value until it is written again.
+    Input,
+    /// A range of a [`Store`], from this element on.
+    Stored(Store, usize),
+    /// The output of a node.
+    Computed,
+}
+
+#[derive(Debug)]
+struct TensorInfo {
+    name: String,
+    shape: Vec<usize>,
+    origin: Origin,
+    kept: bool,
+    /// Where its gradient accumulates, for trainable parameters.
+    gradient: Option<Tensor>,
+}
+
+/// A recorded computation.
+#[derive(Debug, Default)]
+pub struct Graph {
+    tensors: Vec<TensorInfo>,
+    nodes: Vec<Node>,
+    scope: Vec<String>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A tensor that the host writes.
+    pub fn input(&mut self, name: &str, shape: &[usize]) -> Tensor {
+        self.declare(name.to_owned(), shape.to_vec(), Origin::Input)
+    }
+
+    /// A tensor in a store, from element `offset` on, which is a multiple of [`STORE_ALIGNMENT`].
+    pub fn stored(&mut self, name: &str, shape: &[usize], store: Store, offset: usize) -> Tensor {
+        assert_eq!(offset % STORE_ALIGNMENT, 0, "{name} is not aligned");
+        self.declare(name.to_owned(), shape.to_vec(), Origin::Stored(store, offset))
+    }
+
+    /// Declares that gradients of `parameter` accumulate in `gradient`, a stored tensor of its shape.
+    pub fn set_gradient(&mut self, parameter: Tensor, gradient: Tensor) {
+        assert_eq!(self.shape(parameter), self.shape(gradient), "a gradient has its parameter's shape");
+        self.tensors[parameter.0].gradient = Some(gradient);
+    }
+
+    /// Applies an op; returns its outputs.
+    pub fn push(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Vec<Tensor> {
+        let shapes: Vec<&[usize]> = inputs.iter().map(|tensor| self.shape(*tensor)).collect();
+        let outputs = op
+            .output_shapes(&shapes)
+            .into_iter()
+            .map(|shape| {
+                let name = self.scoped(op.name());
+                self.declare(name, shape, Origin::Computed)
+            })
+            .collect::<Vec<_>>();
+        self.push_into(op, inputs, &outputs);
+        outputs
+    }
+
+    /// Applies an op with one output.
+    pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Tensor {
+        let outputs = self.push(op, inputs);
+        assert_eq!(outputs.len(), 1, "an op with several outputs is pushed");
+        outputs[0]
+    }
+
+    /// Applies an op whose outputs are tensors that exist already, in a store.
+    pub fn push_into(&mut self, op: impl Op + 'static, inputs: &[Tensor], outputs: &[Tensor]) {
+        let label = self.scoped(op.name());
+        self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec(), label });
+    }
+
+    /// A tensor for a node to write to while it works; nothing else reads it.
+    pub fn scratch(&mut self, shape: &[usize]) -> Tensor {
+        let name = self.scoped("scratch");
+        self.declare(name, shape.to_vec(), Origin::Computed)
+    }
+
+    /// Keeps a tensor's value readable after a replay: its memory is not reused.
+    pub fn keep(&mut self, tensor: Tensor) -> Tensor {
+        self.tensors[tensor.0].kept = true;
+        tensor
+    }
+
+    /// Records `body` with `name` in front of its nodes' labels.
+    pub fn scope<T>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> T) -> T {
+        self.scope.push(name.to_owned());
+        let result = body(self);
+        self.scope.pop();
+        result
+    }
+
+    /// A tensor's shape.
+    pub fn shape(&self, tensor: Tensor) -> &[usize] {
+        &self.tensors[tensor.0].shape
+    }
+
+    /// Number of elements of a tensor.
+    pub fn elements(&self, tensor: Tensor) -> usize {
+        self.shape(tensor).iter().product()
+    }
+
+    /// A tensor's name.
+    pub fn name(&self, tensor: Tensor) -> &str {
+        &self.tensors[tensor.0].name
+    }
+
+    /// Where a tensor's values come from.
+    pub fn origin(&self, tensor: Tensor) -> Origin {
+        self.tensors[tensor.0].origin
+    }
+
+    /// Where a tensor's gradient accumulates, if it is a trainable parameter.
+    pub fn gradient(&self, tensor: Tensor) -> Option<Tensor> {
+        self.tensors[tensor.0].gradient
+    }
+
+    /// The nodes in execution order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Shapes of a node's tensors.
+    pub fn shapes<'a>(&'a self, node: &Node) -> Shapes<'a> {
+        let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| self.tensors[tensor.0].shape.as_slice()).collect();
+        Shapes { inputs: of(&node.inputs), outputs: of(&node.outputs) }
+    }
+
+    /// Floating-point operations of one replay, a multiply-add counted as two.
+    pub fn flops(&self) -> u64 {
+        self.nodes.iter().map(|node| node.op.flops(&self.shapes(node))).sum()
+    }
+
+    /// Dispatches of one replay on such a device.
+    pub fn dispatch_count(&self, profile: &Profile) -> usize {
+        self.nodes.iter().map(|node| node.op.dispatches(&self.shapes(node), profile).len()).sum()
+    }
+
+    fn declare(&mut self, name: String, shape: Vec<usize>, origin: Origin) -> Tensor {
+        assert!(shape.iter().all(|extent| *extent > 0), "{name} has an empty shape {shape:?}");
+        self.tensors.push(TensorInfo { name, shape, origin, kept: false, gradient: None });
+        Tensor(self.tensors.len() - 1)
+    }
+
+    fn scoped(&self, name: &str) -> String {
+        self.scope.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".")
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = Tensor> + use<> {
+        (0..self.tensors.len()).map(Tensor)
+    }
+}

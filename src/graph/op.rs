@@ -1,0 +1,130 @@
+//! What an op is: shapes, gradient, dispatches, and a twin in f64.
+
+use std::sync::Arc;
+
+use super::{Graph, Tensor};
+use crate::gpu::{DeviceKind, Dispatch, Gpu};
+
+/// Names a tensor of a node in a dispatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The node's input of this index.
+    Input(usize),
+    /// The node's output of this index.
+    Output(usize),
+}
+
+/// What an op may know of the device when it chooses a kernel.
+///
+/// A choice may depend on this and on the inner sizes of tensors, never on the number of rows: a row's
+/// result must not change with the batch that it is part of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// The CPU plays the graphics processor: loads are dear, barriers dearer.
+    pub cpu: bool,
+    /// Subgroup size, if it is fixed and subgroup operations may be used.
+    pub subgroup_size: Option<u32>,
+    /// `FLOWDPPO_KERNEL`: forces a variant where an op has one of that name.
+    pub forced: Option<String>,
+}
+
+impl Profile {
+    /// The profile of an open device.
+    pub fn of(gpu: &Gpu) -> Self {
+        let [smallest, largest] = gpu.description().subgroup_size;
+        Self {
+            cpu: gpu.description().kind == DeviceKind::Cpu,
+            subgroup_size: (gpu.has_subgroups() && smallest == largest && smallest > 0).then_some(smallest),
+            forced: std::env::var("FLOWDPPO_KERNEL").ok().filter(|name| !name.is_empty()),
+        }
+    }
+}
+
+/// Shapes of a node's inputs and outputs.
+#[derive(Clone, Debug)]
+pub struct Shapes<'a> {
+    /// Of the inputs.
+    pub inputs: Vec<&'a [usize]>,
+    /// Of the outputs.
+    pub outputs: Vec<&'a [usize]>,
+}
+
+impl Shapes<'_> {
+    /// Elements of an input.
+    pub fn input_elements(&self, index: usize) -> usize {
+        self.inputs[index].iter().product()
+    }
+
+    /// Elements of an output.
+    pub fn output_elements(&self, index: usize) -> usize {
+        self.outputs[index].iter().product()
+    }
+}
+
+/// How the gradient of an input is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Not at all.
+    No,
+    /// As a new tensor: activations.
+    Fresh,
+    /// Added to this stored tensor: parameters.
+    Into(Tensor),
+}
+
+/// One kind of computation.
+pub trait Op: std::fmt::Debug + Send + Sync {
+    /// Its name, which is also that of its file and shader.
+    fn name(&self) -> &'static str;
+
+    /// Shapes of the outputs.
+    ///
+    /// # Panics
+    /// If the inputs do not fit: models check what a person gave them before they record.
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>>;
+
+    /// Records the vector-Jacobian product. `gradients` are those of the outputs, `None` where nothing flows
+    /// back. Returns a gradient for every input that wants one; for [`Wanted::Into`] the op may add to that
+    /// tensor itself and return `None`, or return a tensor that is then added.
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+        gradients: &[Option<Tensor>],
+        wanted: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        let _ = (graph, inputs, outputs, gradients, wanted);
+        panic!("{} has no gradient", self.name())
+    }
+
+    /// The dispatches that compute the outputs.
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>>;
+
+    /// The same in plain f64, written for clarity: the oracle.
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>>;
+
+    /// The result is added to outputs that are stored tensors, instead of replacing them.
+    fn accumulates(&self) -> bool {
+        false
+    }
+
+    /// Floating-point operations, where they are worth counting.
+    fn flops(&self, shapes: &Shapes<'_>) -> u64 {
+        let _ = shapes;
+        0
+    }
+}
+
+/// One application of an op.
+#[derive(Debug)]
+pub struct Node {
+    /// What is computed.
+    pub op: Arc<dyn Op>,
+    /// From what.
+    pub inputs: Vec<Tensor>,
+    /// Into what.
+    pub outputs: Vec<Tensor>,
+    /// Where it stands in the model, for tables.
+    pub label: String,
+}

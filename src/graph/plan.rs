@@ -1,0 +1,182 @@
+//! A graph bound to a device: replayed, never rebuilt.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Binding, Graph, MemoryPlan, Origin, Profile, Store, Tensor};
+use crate::error::Result;
+use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region};
+
+/// The buffers that stored tensors live in.
+pub type Stores = BTreeMap<Store, Arc<Buffer>>;
+
+/// A submission should not run longer than this: drivers kill long ones (Windows after two seconds, some
+/// laptops earlier), and the desktop wants its turn.
+const SUBMISSION_BUDGET: Duration = Duration::from_millis(100);
+
+/// A graph with its memory, pipelines and bind groups made.
+#[derive(Debug)]
+pub struct Plan {
+    gpu: Arc<Gpu>,
+    dispatches: Vec<BoundDispatch>,
+    regions: HashMap<Tensor, Region>,
+    elements: HashMap<Tensor, usize>,
+    /// Dispatches of each submission, once their time has been measured.
+    submissions: Vec<Range<usize>>,
+    replays: u64,
+    planned_bytes: u64,
+}
+
+impl Plan {
+    /// Plans and binds a graph. This is the only place where a computation allocates.
+    ///
+    /// # Errors
+    /// If a store is too large for the device, memory is short, or a kernel is refused.
+    pub fn new(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores) -> Result<Self> {
+        let memory = MemoryPlan::new(graph);
+        gpu.check_memory(gpu.counters().bytes_held + memory.bytes())?;
+        let slots: Vec<Arc<Buffer>> =
+            memory.slots.iter().map(|bytes| gpu.allocate("intermediate tensors", *bytes)).collect::<Result<_>>()?;
+        let mut regions = HashMap::new();
+        let mut elements = HashMap::new();
+        for tensor in graph.tensors() {
+            let bytes = 4 * graph.elements(tensor) as u64;
+            let (buffer, offset) = match graph.origin(tensor) {
+                Origin::Input => (gpu.allocate(graph.name(tensor), bytes)?, 0),
+                Origin::Stored(store, element) => {
+                    let buffer = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
+                    (buffer.clone(), 4 * element as u64)
+                }
+                Origin::Computed => (slots[memory.slot_of[&tensor]].clone(), 0),
+            };
+            assert!(offset + bytes <= buffer.bytes(), "{} reaches beyond its store", graph.name(tensor));
+            regions.insert(tensor, Region { buffer, offset, bytes });
+            elements.insert(tensor, graph.elements(tensor));
+        }
+        let profile = Profile::of(gpu);
+        let mut unbound: Vec<Dispatch<Region>> = Vec::new();
+        for node in graph.nodes() {
+            for dispatch in node.op.dispatches(&graph.shapes(node), &profile) {
+                let region = |binding: &Binding| match binding {
+                    Binding::Input(index) => regions[&node.inputs[*index]].clone(),
+                    Binding::Output(index) => regions[&node.outputs[*index]].clone(),
+                };
+                unbound.push(Dispatch {
+                    reads: dispatch.reads.iter().map(region).collect(),
+                    writes: dispatch.writes.iter().map(region).collect(),
+                    kernel: dispatch.kernel,
+                    params: dispatch.params,
+                    grid: dispatch.grid,
+                });
+            }
+        }
+        let dispatches = gpu.bind(&unbound)?;
+        Ok(Self {
+            gpu: gpu.clone(),
+            dispatches,
+            regions,
+            elements,
+            submissions: Vec::new(),
+            replays: 0,
+            planned_bytes: memory.bytes(),
+        })
+    }
+
+    /// Bytes that this plan holds for inputs and intermediate tensors.
+    pub fn planned_bytes(&self) -> u64 {
+        self.planned_bytes
+    }
+
+    /// Dispatches of one replay.
+    pub fn dispatch_count(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Where a tensor lives, for copies and readbacks.
+    pub fn region(&self, tensor: Tensor) -> &Region {
+        &self.regions[&tensor]
+    }
+
+    /// Writes an input.
+    ///
+    /// # Panics
+    /// If the number of elements is another one than the tensor's.
+    pub fn write<T: bytemuck::NoUninit>(&self, tensor: Tensor, data: &[T]) {
+        assert_eq!(data.len(), self.elements[&tensor], "an input is written whole");
+        let region = self.region(tensor);
+        self.gpu.write(&region.buffer, region.offset, data);
+    }
+
+    /// Reads tensors back, one after the other.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read<T: bytemuck::Pod>(&self, tensors: &[Tensor]) -> Result<Vec<T>> {
+        let regions: Vec<&Region> = tensors.iter().map(|tensor| self.region(*tensor)).collect();
+        self.gpu.read(&regions)
+    }
+
+    /// Replays the graph with the inputs as they stand. Does not wait for the result.
+    ///
+    /// The first two replays run dispatch by dispatch: the first lets the driver finish compiling, the
+    /// second is timed and says how many dispatches make a submission. The results are the same.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn run(&mut self) -> Result<()> {
+        self.replays += 1;
+        match self.replays {
+            1 => {
+                for dispatch in &self.dispatches {
+                    self.gpu.submit([Command::Dispatch(dispatch)])?;
+                    self.gpu.wait()?;
+                }
+            }
+            2 => {
+                let times = self
+                    .dispatches
+                    .iter()
+                    .map(|dispatch| self.gpu.time([Command::Dispatch(dispatch)]))
+                    .collect::<Result<Vec<_>>>()?;
+                self.submissions = cut(&times);
+            }
+            _ => {
+                for range in &self.submissions {
+                    self.gpu.submit(self.dispatches[range.clone()].iter().map(Command::Dispatch))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Groups consecutive dispatches so that no group takes longer than the budget, unless it is one alone.
+fn cut(times: &[Duration]) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut spent = Duration::ZERO;
+    for (index, time) in times.iter().enumerate() {
+        spent += *time;
+        match ranges.last_mut() {
+            Some(range) if spent <= SUBMISSION_BUDGET => range.end = index + 1,
+            _ => {
+                ranges.push(index..index + 1);
+                spent = *time;
+            }
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn submissions_are_cut_by_time_and_cover_everything() {
+        let times: Vec<Duration> = [60, 30, 20, 500, 1, 1].map(Duration::from_millis).to_vec();
+        assert_eq!(cut(&times), vec![0..2, 2..3, 3..4, 4..6]);
+        assert!(cut(&[]).is_empty());
+    }
+}

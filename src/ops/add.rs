@@ -1,0 +1,69 @@
+//! Sums of two tensors of one shape, and adding to a stored tensor.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// `y = a + b`.
+#[derive(Clone, Copy, Debug)]
+pub struct Add;
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(inputs[0], inputs[1], "both terms have one shape");
+        vec![inputs[0].to_vec()]
+    }
+
+    fn vjp(
+        &self,
+        _: &mut Graph,
+        _: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        _: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        vec![gradients[0]; 2]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let reads = [Binding::Input(0), Binding::Input(1)];
+        vec![independent(Kernel::new("add"), &reads, &[Binding::Output(0)], vec![word(elements)], elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + b).collect()]
+    }
+}
+
+/// `y += x`, for gradients of parameters whose op cannot add by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Accumulate;
+
+impl Op for Accumulate {
+    fn name(&self) -> &'static str {
+        "accumulate"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![inputs[0].to_vec()]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let kernel = Kernel::new("accumulate");
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], vec![word(elements)], elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].to_vec()]
+    }
+
+    fn accumulates(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,240 @@
+//! One device for a whole test binary, repeatable data, and the two checks that every op passes.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::sync::{Arc, LazyLock};
+
+use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::gpu::{Gpu, Options};
+use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Stores, Tensor};
+
+/// The device of this test binary. No adapter is a failure, never a pass.
+pub fn gpu() -> &'static Arc<Gpu> {
+    static GPU: LazyLock<Arc<Gpu>> = LazyLock::new(|| {
+        Gpu::open(&Options::default().or_environment()).expect("the tests need a Vulkan, Metal or DX12 adapter")
+    });
+    &GPU
+}
+
+/// What the elements of an input are.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// Roughly normal, f32.
+    Normal,
+    /// Normal times this factor, f32.
+    Scaled(f32),
+    /// Uniform between two bounds, f32.
+    Between(f32, f32),
+    /// Whole numbers below this, u32.
+    Index(u32),
+}
+
+/// An input of a case.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub shape: Vec<usize>,
+    pub values: Values,
+    /// The gradient with respect to it is checked.
+    pub differentiate: bool,
+}
+
+impl Input {
+    pub fn new(shape: &[usize], values: Values) -> Self {
+        Self { shape: shape.to_vec(), values, differentiate: !matches!(values, Values::Index(_)) }
+    }
+
+    pub fn normal(shape: &[usize]) -> Self {
+        Self::new(shape, Values::Normal)
+    }
+
+    pub fn index(shape: &[usize], below: u32) -> Self {
+        Self::new(shape, Values::Index(below))
+    }
+
+    pub fn constant(mut self) -> Self {
+        self.differentiate = false;
+        self
+    }
+
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// splitmix64: small, and independent of the generator under test.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Sum of twelve uniforms: normal enough for test data.
+    pub fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+
+    /// Elements as the 32-bit words that the device gets.
+    pub fn words(&mut self, input: &Input) -> Vec<u32> {
+        (0..input.elements())
+            .map(|_| match input.values {
+                Values::Normal => (self.normal() as f32).to_bits(),
+                Values::Scaled(factor) => (self.normal() as f32 * factor).to_bits(),
+                Values::Between(low, high) => (low + (high - low) * self.uniform() as f32).to_bits(),
+                Values::Index(below) => (self.bits() % u64::from(below)) as u32,
+            })
+            .collect()
+    }
+}
+
+fn as_f64(input: &Input, words: &[u32]) -> Vec<f64> {
+    let is_index = matches!(input.values, Values::Index(_));
+    words.iter().map(|word| if is_index { f64::from(*word) } else { f64::from(f32::from_bits(*word)) }).collect()
+}
+
+/// Mean squared error over mean square: free of scale. 1e-12 is a relative error of 1e-6, about ten
+/// roundings of f32 (6e-8 each).
+pub fn nmse(actual: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    assert!(actual.iter().all(|value| value.is_finite()), "a result is not finite");
+    let error: f64 = actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - e).powi(2)).sum();
+    let scale: f64 = expected.iter().map(|e| e * e).sum();
+    if error == 0.0 { 0.0 } else { error / scale.max(f64::MIN_POSITIVE) }
+}
+
+/// Runs what `build` records on the device and by the f64 twins, and compares every output.
+pub fn check_forward(
+    name: &str,
+    inputs: &[Input],
+    tolerance: f64,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) {
+    let mut graph = Graph::new();
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| graph.input("input", &input.shape)).collect();
+    let outputs = build(&mut graph, &tensors);
+    for tensor in &outputs {
+        graph.keep(*tensor);
+    }
+    let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("the case fits the device");
+    let mut twin = Interpreter::default();
+    let mut random = Random(1);
+    for (input, tensor) in inputs.iter().zip(&tensors) {
+        let words = random.words(input);
+        plan.write(*tensor, &words);
+        twin.write(*tensor, &as_f64(input, &words));
+    }
+    plan.run().expect("the device works");
+    twin.run(&graph);
+    for (index, tensor) in outputs.iter().enumerate() {
+        let actual: Vec<f32> = plan.read(&[*tensor]).expect("the device works");
+        let error = nmse(&actual, twin.value(&graph, *tensor));
+        assert!(error <= tolerance, "{name}: output {index} has NMSE {error:.2e}, allowed are {tolerance:.0e}");
+    }
+}
+
+/// Checks the gradient of a random weighting of all outputs: the twins' backward pass against central
+/// differences of the twins, and the device's backward pass against the twins'.
+pub fn check_gradient(
+    name: &str,
+    inputs: &[Input],
+    tolerance: f64,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) {
+    let mut graph = Graph::new();
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| graph.input("input", &input.shape)).collect();
+    let outputs = build(&mut graph, &tensors);
+    let forward_nodes = graph.nodes().len();
+    let seeds: Vec<Tensor> = outputs
+        .iter()
+        .map(|tensor| {
+            let shape = graph.shape(*tensor).to_vec();
+            graph.keep(*tensor);
+            graph.input("seed", &shape)
+        })
+        .collect();
+    let wanted: Vec<Tensor> =
+        inputs.iter().zip(&tensors).filter(|(input, _)| input.differentiate).map(|(_, tensor)| *tensor).collect();
+    let pairs: Vec<(Tensor, Tensor)> = outputs.iter().copied().zip(seeds.iter().copied()).collect();
+    let gradients: Vec<Tensor> = backward(&mut graph, &pairs, &wanted)
+        .into_iter()
+        .map(|gradient| gradient.expect("the outputs depend on every differentiable input"))
+        .collect();
+    for gradient in &gradients {
+        graph.keep(*gradient);
+    }
+
+    let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("the case fits the device");
+    let mut twin = Interpreter::default();
+    let mut random = Random(2);
+    let mut data: Vec<Vec<f64>> = Vec::new();
+    for (input, tensor) in inputs.iter().zip(&tensors) {
+        let words = random.words(input);
+        plan.write(*tensor, &words);
+        data.push(as_f64(input, &words));
+        twin.write(*tensor, &data[data.len() - 1]);
+    }
+    let mut weights: Vec<Vec<f64>> = Vec::new();
+    for seed in &seeds {
+        let weight: Vec<f32> = (0..graph.elements(*seed)).map(|_| random.normal() as f32).collect();
+        plan.write(*seed, &weight);
+        weights.push(weight.iter().map(|value| f64::from(*value)).collect());
+        twin.write(*seed, &weights[weights.len() - 1]);
+    }
+    plan.run().expect("the device works");
+    twin.run(&graph);
+
+    // The forward part alone, for differences.
+    let mut forward = Graph::new();
+    let forward_inputs: Vec<Tensor> = inputs.iter().map(|input| forward.input("input", &input.shape)).collect();
+    let forward_outputs = build(&mut forward, &forward_inputs);
+    assert_eq!(forward.nodes().len(), forward_nodes, "recording is repeatable");
+    let scalar = |data: &[Vec<f64>]| -> f64 {
+        let mut run = Interpreter::default();
+        for (tensor, values) in forward_inputs.iter().zip(data) {
+            run.write(*tensor, values);
+        }
+        run.run(&forward);
+        let dot = |(tensor, weight): (&Tensor, &Vec<f64>)| -> f64 {
+            run.value(&forward, *tensor).iter().zip(weight).map(|(y, w)| y * w).sum()
+        };
+        forward_outputs.iter().zip(&weights).map(dot).sum()
+    };
+    let differentiable = (0..inputs.len()).filter(|index| inputs[*index].differentiate);
+    for (index, gradient) in differentiable.zip(&gradients) {
+        let analytic = twin.value(&graph, *gradient).to_vec();
+        // At most 64 elements, spread evenly: each costs two forward passes.
+        let stride = data[index].len().div_ceil(64);
+        for element in (0..data[index].len()).step_by(stride) {
+            let step = 1e-5;
+            let mut shifted = data.clone();
+            shifted[index][element] += step;
+            let above = scalar(&shifted);
+            shifted[index][element] -= 2.0 * step;
+            let difference = (above - scalar(&shifted)) / (2.0 * step);
+            let error = (difference - analytic[element]).abs();
+            // Truncation is O(step^2) = 1e-10, cancellation about 1e-16 / step = 1e-11 of the sum's terms.
+            assert!(
+                error <= 1e-6 * (1.0 + difference.abs()),
+                "{name}: d/d input {index}[{element}] is {difference:.8} by differences, {:.8} by the backward pass",
+                analytic[element]
+            );
+        }
+        let actual: Vec<f32> = plan.read(&[*gradient]).expect("the device works");
+        let error = nmse(&actual, &analytic);
+        assert!(error <= tolerance, "{name}: gradient of input {index} has NMSE {error:.2e}, allowed {tolerance:.0e}");
+    }
+}
+
+/// Both checks.
+pub fn check(name: &str, inputs: &[Input], tolerance: f64, build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>) {
+    check_forward(name, inputs, tolerance, &build);
+    check_gradient(name, inputs, tolerance, &build);
+}

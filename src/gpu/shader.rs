@@ -17,13 +17,35 @@ macro_rules! shaders {
 const PIPELINES: &[(&str, &str)] = shaders!["":
     "accumulate",
     "add",
+    "add_broadcast",
+    "copy_columns",
+    "embedding",
+    "embedding_backward",
+    "gated_residual",
+    "gated_residual_backward",
+    "gated_residual_backward_gate",
+    "gelu",
+    "gelu_backward",
+    "guidance",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_backward_modulation",
     "matmul",
+    "patchify",
+    "scale",
+    "silu",
+    "silu_backward",
     "sum_rows",
+    "time_features",
+    "unpatchify",
 ];
 
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
+    "gelu_tanh",
     "grid",
+    "patch_index",
+    "sigmoid",
 ];
 
 /// The text of a shader with its imports in place and the constants replaced.

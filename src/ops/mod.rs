@@ -1,13 +1,33 @@
 //! One op, one name, one place: `shaders/NAME.wgsl`, `src/ops/NAME.rs` (shape rule, gradient, dispatch and
 //! f64 twin) and its tests carry the same name.
 
+mod activation;
 mod add;
+mod add_broadcast;
+mod copy_columns;
+mod embedding;
+mod gated_residual;
+mod guidance;
+mod layer_norm;
 mod matmul;
+mod patchify;
+mod scale;
 mod sum_rows;
+mod time_features;
 
+pub use activation::Activation;
 pub use add::{Accumulate, Add};
+pub use add_broadcast::AddBroadcast;
+pub use copy_columns::{Join, Split};
+pub use embedding::Embedding;
+pub use gated_residual::GatedResidual;
+pub use guidance::Guidance;
+pub use layer_norm::LayerNorm;
 pub use matmul::{MatMul, linear};
+pub use patchify::{Patches, Patchify, Unpatchify};
+pub use scale::Scale;
 pub use sum_rows::SumRows;
+pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::Binding;

@@ -1,0 +1,26 @@
+// dh = gate dy.
+//!import grid
+
+struct Params {
+    batch: u32,
+    tokens: u32,
+    columns: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> gate: array<f32>;
+@group(0) @binding(2) var<storage, read> dy: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dh: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    if i < params.batch * params.tokens * params.columns {
+        let sample = i / (params.tokens * params.columns);
+        dh[i] = gate[sample * params.columns + i % params.columns] * dy[i];
+    }
+}

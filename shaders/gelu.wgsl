@@ -1,0 +1,24 @@
+// y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GELU, tanh form (Hendrycks & Gimpel 2016).
+//!import grid
+//!import gelu_tanh
+
+struct Params {
+    elements: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    if i < params.elements {
+        let value = x[i];
+        y[i] = 0.5 * value * (1.0 + gelu_tanh(value));
+    }
+}

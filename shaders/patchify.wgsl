@@ -1,0 +1,40 @@
+// x [images, channels, size, size] to patch vectors y [images, tokens, patch^2 vector_channels], times a factor.
+// Channels that an image does not have are zero.
+//!import grid
+//!import patch_index
+
+struct Params {
+    images: u32,
+    channels: u32,
+    vector_channels: u32,
+    image_size: u32,
+    patch_size: u32,
+    channel_first: u32,
+    factor: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    let area = params.image_size * params.image_size;
+    let image = i / (params.vector_channels * area);
+    if image >= params.images {
+        return;
+    }
+    let channel = (i / area) % params.vector_channels;
+    let row = (i / params.image_size) % params.image_size;
+    let column = i % params.image_size;
+    var value = 0.0;
+    if channel < params.channels {
+        value = params.factor * x[((image * params.channels + channel) * params.image_size + row) * params.image_size + column];
+    }
+    y[patch_index(image, channel, row, column)] = value;
+}

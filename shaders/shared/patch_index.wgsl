@@ -1,0 +1,14 @@
+// Where element (channel, row, column) of an image lies in its patch vectors.
+fn patch_index(image: u32, channel: u32, row: u32, column: u32) -> u32 {
+    let side = params.image_size / params.patch_size;
+    let token = (row / params.patch_size) * side + column / params.patch_size;
+    let p = row % params.patch_size;
+    let q = column % params.patch_size;
+    let area = params.patch_size * params.patch_size;
+    let within = select(
+        (p * params.patch_size + q) * params.vector_channels + channel,
+        (channel * params.patch_size + p) * params.patch_size + q,
+        params.channel_first == 1u,
+    );
+    return ((image * side * side) + token) * area * params.vector_channels + within;
+}

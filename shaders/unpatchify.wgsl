@@ -1,0 +1,36 @@
+// Patch vectors x [images, tokens, patch^2 vector_channels] to y [images, channels, size, size], times a
+// factor. Further channels of the vectors are dropped.
+//!import grid
+//!import patch_index
+
+struct Params {
+    images: u32,
+    channels: u32,
+    vector_channels: u32,
+    image_size: u32,
+    patch_size: u32,
+    channel_first: u32,
+    factor: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    let area = params.image_size * params.image_size;
+    let image = i / (params.channels * area);
+    if image >= params.images {
+        return;
+    }
+    let channel = (i / area) % params.channels;
+    let row = (i / params.image_size) % params.image_size;
+    let column = i % params.image_size;
+    y[i] = params.factor * x[patch_index(image, channel, row, column)];
+}

@@ -1,0 +1,93 @@
+//! GELU (tanh form) and SiLU.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// `y = f(x)`, element by element; shaders `gelu`, `silu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    Gelu,
+    /// `x sigmoid(x)`.
+    Silu,
+}
+
+/// `dx = dy f'(x)`; shaders `gelu_backward`, `silu_backward`.
+#[derive(Clone, Copy, Debug)]
+struct ActivationBackward(Activation);
+
+impl Activation {
+    /// Value and slope at `x`.
+    fn value_and_slope(self, x: f64) -> (f64, f64) {
+        match self {
+            Self::Gelu => {
+                let root = (2.0 / std::f64::consts::PI).sqrt();
+                let t = (root * (x + 0.044_715 * x.powi(3))).tanh();
+                let inner = root * (1.0 + 3.0 * 0.044_715 * x * x);
+                (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+            }
+            Self::Silu => {
+                let s = 1.0 / (1.0 + (-x).exp());
+                (x * s, s * (1.0 + x * (1.0 - s)))
+            }
+        }
+    }
+}
+
+impl Op for Activation {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::Silu => "silu",
+        }
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![inputs[0].to_vec()]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        _: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        vec![gradients[0].map(|dy| graph.apply(ActivationBackward(*self), &[inputs[0], dy]))]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let kernel = Kernel::new(self.name());
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], vec![word(elements)], elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].iter().map(|x| self.value_and_slope(*x).0).collect()]
+    }
+}
+
+impl Op for ActivationBackward {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Activation::Gelu => "gelu_backward",
+            Activation::Silu => "silu_backward",
+        }
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![inputs[0].to_vec()]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let reads = [Binding::Input(0), Binding::Input(1)];
+        vec![independent(Kernel::new(self.name()), &reads, &[Binding::Output(0)], vec![word(elements)], elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].iter().zip(inputs[1]).map(|(x, dy)| dy * self.0.value_and_slope(*x).1).collect()]
+    }
+}

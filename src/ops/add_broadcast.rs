@@ -1,0 +1,46 @@
+//! Adding one tensor to every sample of another: positions.
+
+use super::{SumRows, independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// `y = x + term`, the term (of as many elements as a sample of `x` has) repeated for every sample.
+#[derive(Clone, Copy, Debug)]
+pub struct AddBroadcast;
+
+impl Op for AddBroadcast {
+    fn name(&self) -> &'static str {
+        "add_broadcast"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        let period: usize = inputs[1].iter().product();
+        assert_eq!(inputs[0].iter().product::<usize>() % period, 0, "the term fits a whole number of times");
+        vec![inputs[0].to_vec()]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        wanted: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        let Some(dy) = gradients[0] else { return vec![None; 2] };
+        let columns = graph.elements(inputs[1]);
+        let sum = SumRows { outer: 1, columns, accumulate: false };
+        vec![Some(dy), sum.of(graph, dy, wanted[1])]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let params = vec![word(elements), word(shapes.input_elements(1))];
+        let reads = [Binding::Input(0), Binding::Input(1)];
+        vec![independent(Kernel::new("add_broadcast"), &reads, &[Binding::Output(0)], params, elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].iter().zip(inputs[1].iter().cycle()).map(|(x, term)| x + term).collect()]
+    }
+}

@@ -1,0 +1,96 @@
+//! Table lookup: classes to vectors.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// `table [entries, columns]`, `indices [rows]` (u32, below `entries`) to `[rows, columns]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding;
+
+/// `indices`, `dy` to the gradient of the table.
+#[derive(Clone, Copy, Debug)]
+struct EmbeddingBackward {
+    entries: usize,
+    accumulate: bool,
+}
+
+impl Op for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![vec![inputs[1][0], inputs[0][1]]]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        wanted: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        let Some(dy) = gradients[0] else { return vec![None; 2] };
+        let entries = graph.shape(inputs[0])[0];
+        let d_table = match wanted[0] {
+            Wanted::No => None,
+            Wanted::Fresh => Some(graph.apply(EmbeddingBackward { entries, accumulate: false }, &[inputs[1], dy])),
+            Wanted::Into(target) => {
+                graph.push_into(EmbeddingBackward { entries, accumulate: true }, &[inputs[1], dy], &[target]);
+                None
+            }
+        };
+        vec![d_table, None]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let params = vec![word(elements), word(shapes.inputs[0][1])];
+        let reads = [Binding::Input(0), Binding::Input(1)];
+        vec![independent(Kernel::new("embedding"), &reads, &[Binding::Output(0)], params, elements)]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let columns = shapes.inputs[0][1];
+        let row = |index: &f64| {
+            let start = *index as usize * columns;
+            inputs[0][start..start + columns].to_vec()
+        };
+        vec![inputs[1].iter().flat_map(row).collect()]
+    }
+}
+
+impl Op for EmbeddingBackward {
+    fn name(&self) -> &'static str {
+        "embedding_backward"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![vec![self.entries, inputs[1][1]]]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let [rows, columns] = [shapes.inputs[1][0], shapes.inputs[1][1]];
+        let params = vec![word(self.entries), word(columns), word(rows), u32::from(self.accumulate)];
+        let reads = [Binding::Input(0), Binding::Input(1)];
+        let kernel = Kernel::new("embedding_backward");
+        vec![independent(kernel, &reads, &[Binding::Output(0)], params, self.entries * columns)]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let columns = shapes.inputs[1][1];
+        let mut d_table = vec![0.0; self.entries * columns];
+        for (index, row) in inputs[0].iter().zip(inputs[1].chunks(columns)) {
+            for (sum, dy) in d_table[*index as usize * columns..].iter_mut().zip(row) {
+                *sum += dy;
+            }
+        }
+        vec![d_table]
+    }
+
+    fn accumulates(&self) -> bool {
+        self.accumulate
+    }
+}

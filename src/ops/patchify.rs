@@ -1,0 +1,148 @@
+//! Images to patch vectors and back.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// How an image is cut into patches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Patches {
+    /// Channels of the image.
+    pub channels: usize,
+    /// Channels of a patch vector: those of the image, or more (a model that also predicts a variance).
+    pub vector_channels: usize,
+    /// Side of an image.
+    pub image_size: usize,
+    /// Side of a patch.
+    pub patch_size: usize,
+    /// Patch vectors run over (channel, row, column), as a convolution does; else (row, column, channel).
+    pub channel_first: bool,
+    /// Every element is multiplied by this: −1 turns the direction of a velocity.
+    pub factor: f32,
+}
+
+/// `[images, channels, size, size]` to `[images, tokens, patch² · vector_channels]`; channels that the image
+/// lacks are zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Patchify(pub Patches);
+
+/// The way back; further channels are dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpatchify(pub Patches);
+
+impl Patches {
+    /// Patches of an image.
+    pub fn tokens(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2)
+    }
+
+    /// Elements of a patch vector.
+    pub fn vector(&self) -> usize {
+        self.patch_size * self.patch_size * self.vector_channels
+    }
+
+    fn image_shape(&self, images: usize) -> Vec<usize> {
+        vec![images, self.channels, self.image_size, self.image_size]
+    }
+
+    fn patch_shape(&self, images: usize) -> Vec<usize> {
+        vec![images, self.tokens(), self.vector()]
+    }
+
+    fn params(&self, images: usize) -> Vec<u32> {
+        let sizes = [images, self.channels, self.vector_channels, self.image_size, self.patch_size];
+        let mut params = sizes.map(word).to_vec();
+        params.extend([u32::from(self.channel_first), self.factor.to_bits()]);
+        params
+    }
+
+    /// Where each element of a patch vector tensor comes from in the image tensor, if the image has it.
+    fn sources(&self, images: usize) -> impl Iterator<Item = Option<usize>> {
+        let Self { channels, vector_channels, image_size, patch_size, channel_first, .. } = *self;
+        let side = image_size / patch_size;
+        let vector = self.vector();
+        (0..images * self.tokens() * vector).map(move |index| {
+            let (image, token, within) =
+                (index / vector / (side * side), index / vector % (side * side), index % vector);
+            let (channel, p, q) = if channel_first {
+                (within / patch_size / patch_size, within / patch_size % patch_size, within % patch_size)
+            } else {
+                let pixel = within / vector_channels;
+                (within % vector_channels, pixel / patch_size, pixel % patch_size)
+            };
+            let (row, column) = (token / side * patch_size + p, token % side * patch_size + q);
+            (channel < channels).then_some(((image * channels + channel) * image_size + row) * image_size + column)
+        })
+    }
+}
+
+impl Op for Patchify {
+    fn name(&self) -> &'static str {
+        "patchify"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(inputs[0], self.0.image_shape(inputs[0][0]), "an image fits its patches");
+        vec![self.0.patch_shape(inputs[0][0])]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        _: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        _: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        vec![gradients[0].map(|dy| graph.apply(Unpatchify(self.0), &[dy]))]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let params = self.0.params(shapes.inputs[0][0]);
+        let kernel = Kernel::new("patchify");
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, shapes.output_elements(0))]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let value = |source: Option<usize>| source.map_or(0.0, |at| f64::from(self.0.factor) * inputs[0][at]);
+        vec![self.0.sources(shapes.inputs[0][0]).map(value).collect()]
+    }
+}
+
+impl Op for Unpatchify {
+    fn name(&self) -> &'static str {
+        "unpatchify"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(inputs[0], self.0.patch_shape(inputs[0][0]), "patch vectors fit their image");
+        vec![self.0.image_shape(inputs[0][0])]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        _: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        _: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        vec![gradients[0].map(|dy| graph.apply(Patchify(self.0), &[dy]))]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let params = self.0.params(shapes.inputs[0][0]);
+        let kernel = Kernel::new("unpatchify");
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, shapes.output_elements(0))]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let mut images = vec![0.0; shapes.output_elements(0)];
+        for (source, value) in self.0.sources(shapes.inputs[0][0]).zip(inputs[0]) {
+            if let Some(at) = source {
+                images[at] = f64::from(self.0.factor) * value;
+            }
+        }
+        vec![images]
+    }
+}

@@ -1,0 +1,40 @@
+//! Products with a constant.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// `y = factor · x`.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale(pub f32);
+
+impl Op for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![inputs[0].to_vec()]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        _: &[Tensor],
+        _: &[Tensor],
+        gradients: &[Option<Tensor>],
+        _: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        vec![gradients[0].map(|dy| graph.apply(*self, &[dy]))]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        let params = vec![word(elements), self.0.to_bits()];
+        vec![independent(Kernel::new("scale"), &[Binding::Input(0)], &[Binding::Output(0)], params, elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].iter().map(|x| f64::from(self.0) * x).collect()]
+    }
+}

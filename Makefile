@@ -1,0 +1,19 @@
+# Everything a person needs is one of these words; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint setup
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## set up, build, and tune the built-in model (prints base and tuned side by side)
+	cargo run --release -- train
+
+test: setup ## set up, then all tests
+	cargo test --release
+
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+
+setup: ## install Mesa's Vulkan driver where there is none (UPGRADE=1: a newer one on Debian 12)
+	@UPGRADE=$(UPGRADE) .ci/install-driver

@@ -1,0 +1,204 @@
+//! Every shader is valid, translates to what each platform's driver takes, and stays within WebGPU's
+//! default limits. None of this needs a GPU.
+//!
+//! `spirv-val` judges the SPIR-V where it is installed. `FLOWDPPO_TINT` may hold a command that takes
+//! WGSL files and fails if it refuses one, such as `node .ci/tint-check.mjs`.
+
+#[path = "common/translate.rs"]
+mod translate;
+
+use std::path::Path;
+use std::process::Command;
+
+use translate::Shader;
+
+/// `(name, WGSL)` of every pipeline.
+fn shaders() -> Vec<(String, String)> {
+    let shaders = all_from_disk();
+    assert!(!shaders.is_empty(), "no shaders");
+    shaders
+}
+
+fn all_from_disk() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let expand = |line: &str| match line.strip_prefix("//!import ") {
+        Some(name) => read(&root.join(format!("shared/{}.wgsl", name.trim()))),
+        None => format!("{line}\n"),
+    };
+    let files = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
+        .map(|path| (path.file_stem().unwrap().display().to_string(), read(&path).lines().map(expand).collect()))
+        .collect()
+}
+
+/// Runs a command and returns what it printed if it fails.
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("cannot run {command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+fn installed(tool: &str) -> bool {
+    Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// `spirv-val` on one module.
+fn validate_spirv(folder: &Path, label: &str, words: &[u32]) -> Result<(), String> {
+    let file = folder.join(format!("{label}.spv"));
+    std::fs::write(&file, bytemuck::cast_slice(words)).map_err(|e| e.to_string())?;
+    run(Command::new("spirv-val").args(["--target-env", "vulkan1.2"]).arg(file))
+}
+
+/// Fails with every message at once, so that one run shows all that is to be mended.
+fn report(errors: &[String]) {
+    assert!(errors.is_empty(), "\n{}", errors.join("\n"));
+}
+
+#[test]
+fn every_shader_translates_to_every_platform() {
+    let folder = tempfile::tempdir().unwrap();
+    let spirv_val = installed("spirv-val");
+    if !spirv_val {
+        eprintln!("spirv-val is not installed: SPIR-V is written but not validated");
+    }
+    let mut errors = Vec::new();
+    for (name, wgsl) in shaders() {
+        match Shader::new(&wgsl).and_then(|shader| shader.translate()) {
+            Err(e) => errors.push(format!("{name}: {e}")),
+            Ok(modules) if spirv_val => errors.extend(modules.iter().filter_map(|(label, words)| {
+                let label = format!("{name}.{label}");
+                validate_spirv(folder.path(), &label, words).err().map(|e| format!("{label}: spirv-val: {e}"))
+            })),
+            Ok(_) => {}
+        }
+    }
+    report(&errors);
+}
+
+#[test]
+fn every_shader_fits_the_default_limits() {
+    let limits = wgpu::Limits::defaults();
+    // 32 bytes below WebGPU's default: what Apple's A-series chips have left.
+    let workgroup_bytes = wgpu::Limits::downlevel_defaults().max_compute_workgroup_storage_size;
+    let mut errors = Vec::new();
+    for (name, wgsl) in shaders() {
+        match Shader::new(&wgsl).and_then(|shader| shader.usage()) {
+            Err(e) => errors.push(format!("{name}: {e}")),
+            Ok(usages) => errors.extend(
+                usages
+                    .iter()
+                    .filter(|usage| {
+                        usage.storage_buffers > limits.max_storage_buffers_per_shader_stage
+                            || usage.workgroup_bytes > workgroup_bytes
+                            || usage.invocations > limits.max_compute_invocations_per_workgroup
+                    })
+                    .map(|usage| format!("{name}: {usage:?} is above WebGPU's default limits")),
+            ),
+        }
+    }
+    report(&errors);
+}
+
+/// Only a shader that says so in its name may need subgroups: every other one is the fall-back.
+#[test]
+fn subgroups_are_optional() {
+    let errors: Vec<_> = shaders()
+        .iter()
+        .filter_map(|(name, wgsl)| match Shader::new(wgsl) {
+            Err(e) => Some(format!("{name}: {e}")),
+            Ok(shader) => (shader.needs_subgroups != name.contains("subgroup"))
+                .then(|| format!("{name}: needs_subgroups is {}, its name says otherwise", shader.needs_subgroups)),
+        })
+        .collect();
+    report(&errors);
+}
+
+#[test]
+fn tint_accepts_every_shader() {
+    let Ok(command) = std::env::var("FLOWDPPO_TINT") else {
+        eprintln!("FLOWDPPO_TINT is not set: the shaders are not checked with Tint");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let files = shaders().into_iter().map(|(name, wgsl)| {
+        let file = folder.path().join(format!("{name}.wgsl"));
+        std::fs::write(&file, wgsl).unwrap();
+        file
+    });
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("FLOWDPPO_TINT is set but empty");
+    if let Err(e) = run(Command::new(program).args(words).args(files)) {
+        panic!("\n{e}");
+    }
+}
+
+// The checks above must be able to fail, or their silence means nothing.
+
+const REVERSE: &str = "
+override WIDTH: u32 = 64u;
+@group(0) @binding(0) var<storage, read_write> values: array<f32>;
+@group(0) @binding(1) var<uniform> scale: f32;
+@group(0) @binding(2) var<storage, read> unused: array<f32>;
+var<workgroup> tile: array<vec4f, WIDTH>;
+@compute @workgroup_size(WIDTH)
+fn main(@builtin(local_invocation_index) lane: u32) {
+    tile[lane] = vec4f(values[lane] / scale);
+    workgroupBarrier();
+    for (var i = 0u; i < 4u; i++) { values[lane] += tile[WIDTH - 1u - lane][i]; }
+}";
+
+#[test]
+fn a_good_shader_passes_and_its_usage_is_counted() {
+    let shader = Shader::new(REVERSE).unwrap();
+    assert!(!shader.needs_subgroups);
+    let modules = shader.translate().unwrap();
+    let labels: Vec<_> = modules.iter().map(|(label, _)| label.as_str()).collect();
+    assert_eq!(labels, ["main.checked", "main.unchecked"]);
+    assert!(modules[0].1.len() > modules[1].1.len(), "run-time checks add code");
+    let usage = shader.usage().unwrap().remove(0);
+    assert_eq!((usage.storage_buffers, usage.workgroup_bytes, usage.invocations), (1, 64 * 16, 64));
+}
+
+#[test]
+fn subgroups_are_seen_and_translate() {
+    let shader = Shader::new(
+        "@group(0) @binding(0) var<storage, read_write> values: array<f32>;
+        @compute @workgroup_size(32)
+        fn main(@builtin(local_invocation_index) lane: u32) { values[lane] = subgroupAdd(values[lane]); }",
+    )
+    .unwrap();
+    assert!(shader.needs_subgroups);
+    assert_eq!(shader.translate().unwrap().len(), 2);
+}
+
+#[test]
+fn bad_shaders_are_refused() {
+    for (wgsl, expected) in [
+        ("fn main() { let x: f32 = 1u; }", "expected"),
+        ("fn helper() {}", "no compute entry point"),
+        ("enable f16; @compute @workgroup_size(1) fn main() { var x = 1.0h; }", "f16"),
+        ("@compute @workgroup_size(1) fn main() { subgroupBarrier(); }", "SUBGROUP_BARRIER"),
+        ("override N: u32; @compute @workgroup_size(N) fn main() {}", "Missing value"),
+    ] {
+        let error = Shader::new(wgsl).and_then(|shader| shader.translate()).expect_err(wgsl);
+        assert!(error.contains(expected), "{wgsl}\ngave: {error}");
+    }
+}
+
+#[test]
+fn broken_spirv_is_refused() {
+    if !installed("spirv-val") {
+        eprintln!("spirv-val is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut modules = Shader::new(REVERSE).unwrap().translate().unwrap();
+    let (label, words) = &mut modules[0];
+    validate_spirv(folder.path(), label, words).unwrap();
+    words.pop();
+    validate_spirv(folder.path(), label, words).unwrap_err();
+}

@@ -4,6 +4,8 @@
 //! `pretrain`, `reward`, `model`, `graph`, `ops`, `gpu`; beside them `data` and the pure functions of
 //! `flow`. ARCHITECTURE.md draws the picture.
 
+pub mod data;
 pub mod error;
+pub mod files;
 
 pub use error::{Error, Result};

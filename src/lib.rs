@@ -7,5 +7,6 @@
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod run;
 
 pub use error::{Error, Result};

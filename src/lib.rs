@@ -5,9 +5,12 @@
 //! `flow`. ARCHITECTURE.md draws the picture.
 
 pub mod autodiff;
+pub mod data;
 pub mod error;
+pub mod files;
 pub mod gpu;
 pub mod graph;
 pub mod ops;
+pub mod run;
 
 pub use error::{Error, Result};

@@ -1,0 +1,245 @@
+//! A folder of pictures: one sub-folder a class, PNG or JPEG files in it.
+
+use std::path::{Path, PathBuf};
+
+use image::imageops::{self, FilterType};
+use image::{ImageReader, RgbImage};
+
+use super::{Dataset, check_shape, decode_picture, push_planes};
+use crate::{Error, Result};
+
+/// Endings of pictures that are not read. Leaving one out in silence would surprise; any other file is
+/// no picture and is skipped with a warning.
+const UNSUPPORTED: [&str; 11] = [
+    "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "tga", "ppm", "svg",
+];
+
+/// Reads the pictures in the sub-folders of `folder` as a data set. The classes are the sub-folders in
+/// order of name, the images of a class its files in order of name; hidden files are ignored.
+///
+/// Each picture is cut to the square in its middle and resized (Lanczos) to `image_size` pixels, then
+/// kept in colour (`channels` = 3) or turned into grey (1). A picture that has the size already is
+/// taken as it is.
+///
+/// # Errors
+/// [`Error::Input`] if there is no sub-folder, one without a picture, a picture that cannot be read, or
+/// one in a format other than PNG and JPEG.
+pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset> {
+    check_shape(image_size, channels)?;
+    let (classes, _): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|path| path.is_dir());
+    if classes.is_empty() {
+        return Err(Error::unreadable(
+            folder,
+            "it has no sub-folders: put the pictures of each class into a sub-folder of its own",
+        ));
+    }
+    let mut data = Dataset {
+        images: Vec::new(),
+        labels: Vec::new(),
+        class_names: Vec::new(),
+        image_size,
+        channels,
+    };
+    for (class, path) in classes.iter().enumerate() {
+        let before = data.len();
+        for file in list(path)? {
+            if is_picture(&file)? {
+                let picture = read(&file, image_size)?;
+                push_planes(&mut data.images, &picture, channels);
+                data.labels.push(class as u32);
+            } else {
+                log::warn!("{} is no picture, skipped", file.display());
+            }
+        }
+        if data.len() == before {
+            return Err(Error::unreadable(
+                path,
+                "it holds no PNG or JPEG picture: add some, or remove the folder",
+            ));
+        }
+        let name = path.file_name().unwrap_or_default();
+        data.class_names.push(name.to_string_lossy().into_owned());
+    }
+    Ok(data)
+}
+
+/// What is in a folder, in order of name, without what is hidden.
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    };
+    read().map_err(|cause| Error::unreadable(folder, cause))
+}
+
+fn is_picture(file: &Path) -> Result<bool> {
+    let ending = file
+        .extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_ascii_lowercase();
+    if UNSUPPORTED.contains(&&*ending) {
+        return Err(Error::unreadable(
+            file,
+            "this format is not supported: convert it to PNG or JPEG, or remove it",
+        ));
+    }
+    Ok(matches!(&*ending, "png" | "jpg" | "jpeg"))
+}
+
+fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
+    let unreadable = |cause: &dyn std::fmt::Display| Error::unreadable(file, cause);
+    let reader = ImageReader::open(file).map_err(|cause| unreadable(&cause))?;
+    let picture = decode_picture(reader).map_err(|cause| unreadable(&cause))?;
+    let side = picture.width().min(picture.height());
+    let (x, y) = ((picture.width() - side) / 2, (picture.height() - side) / 2);
+    let square = imageops::crop_imm(&picture, x, y, side, side).to_image();
+    let size = image_size as u32;
+    if side == size {
+        return Ok(square);
+    }
+    Ok(imageops::resize(&square, size, size, FilterType::Lanczos3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{from_byte, to_byte};
+    use image::{Rgb, Rgba, RgbaImage};
+
+    /// A folder with `cat/a.png` (red) and `dog/b.jpg` (grey).
+    fn two_classes() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for class in ["dog", "cat"] {
+            std::fs::create_dir(root.path().join(class)).unwrap();
+        }
+        RgbImage::from_pixel(12, 8, Rgb([250, 10, 20]))
+            .save(root.path().join("cat/a.png"))
+            .unwrap();
+        RgbImage::from_pixel(9, 16, Rgb([128; 3]))
+            .save(root.path().join("dog/b.jpg"))
+            .unwrap();
+        root
+    }
+
+    #[test]
+    fn sub_folders_are_classes_in_order_of_name() {
+        let root = two_classes();
+        std::fs::write(root.path().join("cat/notes.md"), "not a picture").unwrap();
+        std::fs::write(root.path().join("cat/.hidden.png"), "not a picture").unwrap();
+        std::fs::write(root.path().join("README.md"), "not a class").unwrap();
+        let data = load(root.path(), 4, 3).unwrap();
+        assert_eq!(data.class_names, ["cat", "dog"]);
+        assert_eq!(data.labels, [0, 1]);
+        for (channel, byte) in [250, 10, 20].into_iter().enumerate() {
+            assert_eq!(data.image(0)[channel * 16..][..16], [from_byte(byte); 16]);
+        }
+        assert!(
+            data.image(1)
+                .iter()
+                .all(|&value| to_byte(value).abs_diff(128) <= 2)
+        );
+        let grey = load(root.path(), 4, 1).unwrap();
+        // 0.2126 * 250 + 0.7152 * 10 + 0.0722 * 20
+        assert!(
+            grey.image(0)
+                .iter()
+                .all(|&value| to_byte(value).abs_diff(62) <= 1)
+        );
+    }
+
+    #[test]
+    fn the_middle_is_kept_and_a_fitting_picture_is_not_resampled() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("only")).unwrap();
+        RgbImage::from_fn(7, 4, |x, y| Rgb([(16 * y + x) as u8; 3]))
+            .save(root.path().join("only/wide.png"))
+            .unwrap();
+        let data = load(root.path(), 4, 1).unwrap();
+        let expected: Vec<f32> = (0..4)
+            .flat_map(|y| (1..5).map(move |x| from_byte(16 * y + x)))
+            .collect();
+        assert_eq!(data.image(0), expected);
+    }
+
+    #[test]
+    fn transparent_pixels_are_white() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("only")).unwrap();
+        RgbaImage::from_fn(2, 1, |x, _| Rgba([0, 0, 0, if x == 0 { 0 } else { 153 }]))
+            .save(root.path().join("only/a.png"))
+            .unwrap();
+        RgbaImage::from_pixel(1, 1, Rgba([0, 0, 0, 153]))
+            .save(root.path().join("only/b.png"))
+            .unwrap();
+        let data = load(root.path(), 1, 1).unwrap();
+        assert_eq!(
+            [to_byte(data.image(0)[0]), to_byte(data.image(1)[0])],
+            [255, 102]
+        );
+    }
+
+    #[test]
+    fn bad_folders_are_refused_with_the_name_of_what_is_wrong() {
+        type Spoil = fn(&Path);
+        let cases: [(Spoil, &str, &str); 6] = [
+            (
+                |root| std::fs::remove_dir_all(root).unwrap(),
+                "",
+                "cannot read",
+            ),
+            (
+                |root| {
+                    for class in ["cat", "dog"] {
+                        std::fs::remove_dir_all(root.join(class)).unwrap();
+                    }
+                },
+                "",
+                "no sub-folders",
+            ),
+            (
+                |root| std::fs::create_dir(root.join("empty")).unwrap(),
+                "empty",
+                "no PNG or JPEG",
+            ),
+            (
+                |root| std::fs::write(root.join("dog/c.png"), b"\x89PNG").unwrap(),
+                "c.png",
+                "cannot read",
+            ),
+            (
+                |root| {
+                    let whole = std::fs::read(root.join("cat/a.png")).unwrap();
+                    std::fs::write(root.join("cat/half.PNG"), &whole[..whole.len() / 2]).unwrap();
+                },
+                "half.PNG",
+                "cannot read",
+            ),
+            (
+                |root| std::fs::write(root.join("cat/d.webp"), b"RIFF").unwrap(),
+                "d.webp",
+                "not supported",
+            ),
+        ];
+        for (spoil, name, expected) in cases {
+            let root = two_classes();
+            spoil(root.path());
+            let error = load(root.path(), 4, 3).unwrap_err();
+            let message = error.to_string();
+            assert!(
+                message.contains(name) && message.contains(expected),
+                "{message}"
+            );
+            assert_eq!(error.exit_code(), 2);
+        }
+        let message = load(two_classes().path(), 4, 2).unwrap_err().to_string();
+        assert!(message.contains("channels = 2"), "{message}");
+    }
+}

@@ -1,0 +1,426 @@
+//! Preview grids: rows of sample tiles with a heading, titles and captions, as a PNG.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{ImageFormat, Rgb, RgbImage};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+
+use super::to_byte;
+use crate::files::write_atomically;
+use crate::{Error, Result};
+
+/// Small images are magnified by a whole factor to at most this many pixels.
+const TILE: usize = 64;
+/// Between tiles.
+const GUTTER: usize = 4;
+/// Around everything, and on either side of the line between two grids.
+const MARGIN: usize = 24;
+/// Between a text and what it names.
+const PAD: usize = 10;
+
+const BACKGROUND: Rgb<u8> = Rgb([30, 33, 40]);
+const RULE: Rgb<u8> = Rgb([66, 71, 83]);
+
+/// A way of writing: the font's weight and size, and the colour of the ink.
+struct Style {
+    weight: FontWeight,
+    size: RasterHeight,
+    ink: Rgb<u8>,
+}
+
+const HEADING: Style = Style {
+    weight: FontWeight::Bold,
+    size: RasterHeight::Size20,
+    ink: Rgb([236, 239, 244]),
+};
+const TITLE: Style = Style {
+    weight: FontWeight::Regular,
+    size: RasterHeight::Size16,
+    ink: Rgb([196, 202, 213]),
+};
+const CAPTION: Style = Style {
+    weight: FontWeight::Regular,
+    size: RasterHeight::Size16,
+    ink: Rgb([136, 144, 160]),
+};
+
+/// A grid of equally large images. Texts are optional: an empty slice draws none and takes no room.
+///
+/// Letters beyond Latin-1 are shown as `?`.
+#[derive(Debug, Clone, Copy)]
+pub struct Grid<'a> {
+    /// `[N, C, H, W]` in row order, values in [-1, 1].
+    pub images: &'a [f32],
+    /// `H = W`, in pixels.
+    pub image_size: usize,
+    /// `C`: 1 or 3.
+    pub channels: usize,
+    /// Images in a row; the last row may be shorter.
+    pub columns: usize,
+    /// Above everything.
+    pub heading: &'a str,
+    /// Above each column.
+    pub column_titles: &'a [String],
+    /// Left of each row, such as the names of the classes.
+    pub row_titles: &'a [String],
+    /// Under each image, such as its reward. What is wider than a tile is cut off.
+    pub captions: &'a [String],
+}
+
+impl<'a> Grid<'a> {
+    /// A grid without texts.
+    ///
+    /// # Panics
+    /// If `channels` is neither 1 nor 3, a size is 0, or `images` are not whole images.
+    pub fn new(images: &'a [f32], image_size: usize, channels: usize, columns: usize) -> Self {
+        assert!(matches!(channels, 1 | 3), "1 or 3 channels, not {channels}");
+        assert!(image_size > 0 && columns > 0, "an empty grid");
+        let image = channels * image_size * image_size;
+        assert_eq!(images.len() % image, 0, "a part of an image");
+        Self {
+            images,
+            image_size,
+            channels,
+            columns,
+            heading: "",
+            column_titles: &[],
+            row_titles: &[],
+            captions: &[],
+        }
+    }
+
+    /// Draws the grid and writes it as a PNG.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let layout = Layout::of(self);
+        let mut canvas = canvas(layout.width, layout.height);
+        self.draw(&layout, &mut canvas, MARGIN);
+        write_png(path, &canvas)
+    }
+
+    fn draw(&self, layout: &Layout, canvas: &mut RgbImage, left: usize) {
+        write_text(canvas, &HEADING, self.heading, left, MARGIN);
+        let (left, top) = (left + layout.tiles_left, MARGIN + layout.tiles_top);
+        let centred = |text: &str| layout.tile.saturating_sub(text_width(text, &CAPTION)) / 2;
+
+        for (column, title) in self.column_titles.iter().take(self.columns).enumerate() {
+            let title = cut(title, layout.tile);
+            let x = left + column * layout.column_pitch + centred(title);
+            write_text(canvas, &TITLE, title, x, top - layout.column_title_height);
+        }
+        for (row, title) in self.row_titles.iter().take(layout.rows).enumerate() {
+            let x = left - PAD - text_width(title, &TITLE);
+            let y = top + row * layout.row_pitch + layout.tile.saturating_sub(TITLE.size.val()) / 2;
+            write_text(canvas, &TITLE, title, x, y);
+        }
+        let image_len = self.channels * self.image_size * self.image_size;
+        for (index, image) in self.images.chunks_exact(image_len).enumerate() {
+            let x = left + index % self.columns * layout.column_pitch;
+            let y = top + index / self.columns * layout.row_pitch;
+            self.draw_tile(canvas, image, layout.tile, x, y);
+            if let Some(caption) = self.captions.get(index) {
+                let caption = cut(caption, layout.tile);
+                write_text(
+                    canvas,
+                    &CAPTION,
+                    caption,
+                    x + centred(caption),
+                    y + layout.tile,
+                );
+            }
+        }
+    }
+
+    fn draw_tile(
+        &self,
+        canvas: &mut RgbImage,
+        image: &[f32],
+        tile: usize,
+        left: usize,
+        top: usize,
+    ) {
+        let plane = self.image_size * self.image_size;
+        let magnification = tile / self.image_size;
+        for y in 0..tile {
+            for x in 0..tile {
+                let at = y / magnification * self.image_size + x / magnification;
+                // A grey image has one plane, which serves for all three colours.
+                let colour = [0, 1, 2].map(|c| to_byte(image[c % self.channels * plane + at]));
+                canvas.put_pixel((left + x) as u32, (top + y) as u32, Rgb(colour));
+            }
+        }
+    }
+}
+
+/// Writes two grids beside each other, divided by a line: the same noise before and after tuning.
+///
+/// # Errors
+/// [`Error::Failed`] if the file cannot be written.
+pub fn before_after(path: &Path, left: &Grid, right: &Grid) -> Result<()> {
+    let (left_layout, right_layout) = (Layout::of(left), Layout::of(right));
+    let height = left_layout.height.max(right_layout.height);
+    // The two inner margins meet at the line.
+    let middle = left_layout.width;
+    let mut canvas = canvas(middle + right_layout.width, height);
+    left.draw(&left_layout, &mut canvas, MARGIN);
+    for y in MARGIN..height - MARGIN {
+        canvas.put_pixel(middle as u32, y as u32, RULE);
+    }
+    right.draw(&right_layout, &mut canvas, middle + MARGIN);
+    write_png(path, &canvas)
+}
+
+/// Where the parts of a grid go, in pixels; `tiles_left` and `tiles_top` count from the inner edge of
+/// the margin, `width` and `height` include it.
+struct Layout {
+    tile: usize,
+    rows: usize,
+    column_pitch: usize,
+    row_pitch: usize,
+    tiles_left: usize,
+    tiles_top: usize,
+    column_title_height: usize,
+    width: usize,
+    height: usize,
+}
+
+impl Layout {
+    fn of(grid: &Grid) -> Self {
+        let tile = grid.image_size * (TILE / grid.image_size).max(1);
+        let count = grid.images.len() / (grid.channels * grid.image_size * grid.image_size);
+        let rows = count.div_ceil(grid.columns);
+        let room = |present: bool, size: usize| if present { size } else { 0 };
+
+        let caption_height = room(!grid.captions.is_empty(), CAPTION.size.val() + GUTTER);
+        let (column_pitch, row_pitch) = (tile + GUTTER, tile + caption_height + GUTTER);
+        let title_width = grid
+            .row_titles
+            .iter()
+            .map(|title| text_width(title, &TITLE))
+            .max();
+        let tiles_left = title_width.map_or(0, |width| width + PAD);
+        let column_title_height = room(!grid.column_titles.is_empty(), TITLE.size.val() + GUTTER);
+        let tiles_top =
+            room(!grid.heading.is_empty(), HEADING.size.val() + PAD) + column_title_height;
+
+        let tiles_width = (grid.columns * column_pitch).saturating_sub(GUTTER);
+        let inner_width = (tiles_left + tiles_width).max(text_width(grid.heading, &HEADING));
+        let inner_height = tiles_top + (rows * row_pitch).saturating_sub(GUTTER);
+        Self {
+            tile,
+            rows,
+            column_pitch,
+            row_pitch,
+            tiles_left,
+            tiles_top,
+            column_title_height,
+            width: inner_width + 2 * MARGIN,
+            height: inner_height + 2 * MARGIN,
+        }
+    }
+}
+
+fn canvas(width: usize, height: usize) -> RgbImage {
+    RgbImage::from_pixel(width as u32, height as u32, BACKGROUND)
+}
+
+fn write_png(path: &Path, canvas: &RgbImage) -> Result<()> {
+    let mut bytes = Cursor::new(Vec::new());
+    canvas
+        .write_to(&mut bytes, ImageFormat::Png)
+        .map_err(|cause| Error::unwritable(path, cause))?;
+    write_atomically(path, bytes.get_ref())
+}
+
+fn text_width(text: &str, style: &Style) -> usize {
+    text.chars().count() * get_raster_width(style.weight, style.size)
+}
+
+/// As much of a caption or title as fits above or under a tile.
+fn cut(text: &str, width: usize) -> &str {
+    let fitting = width / get_raster_width(CAPTION.weight, CAPTION.size);
+    match text.char_indices().nth(fitting) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+/// Blends the ink of each letter over what is there.
+fn write_text(canvas: &mut RgbImage, style: &Style, text: &str, left: usize, top: usize) {
+    let advance = get_raster_width(style.weight, style.size);
+    for (position, letter) in text.chars().enumerate() {
+        let raster = |letter| get_raster(letter, style.weight, style.size);
+        let Some(glyph) = raster(letter).or_else(|| raster('?')) else {
+            continue;
+        };
+        for (y, line) in glyph.rows().enumerate() {
+            for (x, &coverage) in line.iter().enumerate() {
+                let (x, y) = ((left + position * advance + x) as u32, (top + y) as u32);
+                if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {
+                    for (below, ink) in pixel.0.iter_mut().zip(style.ink.0) {
+                        let (under, over) = (u32::from(*below), u32::from(ink));
+                        let coverage = u32::from(coverage);
+                        let mixed = over * coverage + under * (255 - coverage);
+                        *below = ((mixed + 127) / 255) as u8;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{builtin, from_byte};
+
+    /// A row of each class of the built-in digits, with captions: `[classes * columns]` images.
+    fn digits(columns: usize, first: usize) -> (Vec<f32>, Vec<String>, Vec<String>) {
+        let data = builtin("digits8").unwrap();
+        let (mut images, mut captions) = (Vec::new(), Vec::new());
+        for class in 0..data.class_names.len() as u32 {
+            let of_class = (0..data.len()).filter(|&index| data.labels[index] == class);
+            for index in of_class.skip(first).take(columns) {
+                images.extend_from_slice(data.image(index));
+                captions.push(format!("0.{:02}", index % 100));
+            }
+        }
+        (images, captions, data.class_names)
+    }
+
+    fn pixel(image: &RgbImage, x: usize, y: usize) -> [u8; 3] {
+        image.get_pixel(x as u32, y as u32).0
+    }
+
+    #[test]
+    fn a_plain_grid_is_its_tiles_magnified_on_the_background() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grid.png");
+        // Three colour images of 2x2 in rows of two: value = 40 * image + 10 * channel + place.
+        let bytes: Vec<u8> = (0..3_u8)
+            .flat_map(|n| {
+                (0..3).flat_map(move |c| (0..4).map(move |place| 40 * n + 10 * c + place))
+            })
+            .collect();
+        let images: Vec<f32> = bytes.iter().copied().map(from_byte).collect();
+        Grid::new(&images, 2, 3, 2).write(&path).unwrap();
+
+        let shown = image::open(&path).unwrap().into_rgb8();
+        let side = 2 * MARGIN + 2 * 64 + GUTTER;
+        assert_eq!(shown.dimensions(), (side as u32, side as u32));
+        for (n, column, row) in [(0, 0, 0), (1, 1, 0), (2, 0, 1)] {
+            for (place, dx, dy) in [(0, 0, 0), (0, 31, 31), (1, 32, 0), (2, 31, 32), (3, 63, 63)] {
+                let (x, y) = (MARGIN + column * 68 + dx, MARGIN + row * 68 + dy);
+                let value = 40 * n + place;
+                assert_eq!(pixel(&shown, x, y), [value, value + 10, value + 20]);
+            }
+        }
+        // The gutters and the place of the missing fourth tile.
+        for (x, y) in [(64, 0), (0, 64), (70, 70), (131, 131)] {
+            assert_eq!(pixel(&shown, MARGIN + x, MARGIN + y), BACKGROUND.0);
+        }
+    }
+
+    #[test]
+    fn tiles_grow_by_whole_factors_and_never_shrink() {
+        for (image_size, tile) in [(8, 64), (28, 56), (32, 64), (64, 64), (65, 65), (100, 100)] {
+            let image = vec![0.0; image_size * image_size];
+            assert_eq!(Layout::of(&Grid::new(&image, image_size, 1, 1)).tile, tile);
+        }
+    }
+
+    #[test]
+    fn texts_leave_ink_and_push_the_tiles_aside_without_touching_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plain_path, text_path) = (folder.path().join("a.png"), folder.path().join("b.png"));
+        let (images, captions, names) = digits(3, 0);
+        let plain = Grid::new(&images, 8, 1, 3);
+        plain.write(&plain_path).unwrap();
+        let columns: Vec<String> = (0..3).map(|seed| format!("seed {seed}")).collect();
+        let full = Grid {
+            heading: "Sämtliche Ziffern — a heading far wider than its three columns",
+            column_titles: &columns,
+            row_titles: &names,
+            captions: &captions,
+            ..plain
+        };
+        full.write(&text_path).unwrap();
+
+        let before = image::open(&plain_path).unwrap().into_rgb8();
+        let after = image::open(&text_path).unwrap().into_rgb8();
+        let layout = Layout::of(&full);
+        for row in 0..10 {
+            for (x, y) in (0..64).flat_map(|x| (0..64).map(move |y| (x, y))) {
+                let x_after = MARGIN + layout.tiles_left + x;
+                let y_after = MARGIN + layout.tiles_top + row * layout.row_pitch + y;
+                let expected = pixel(&before, MARGIN + x, MARGIN + row * 68 + y);
+                assert_eq!(pixel(&after, x_after, y_after), expected);
+            }
+        }
+        let inked = |left: usize, top: usize, width: usize, height: usize| {
+            (left..left + width)
+                .any(|x| (top..top + height).any(|y| pixel(&after, x, y) != BACKGROUND.0))
+        };
+        let tiles_top = MARGIN + layout.tiles_top;
+        assert!(inked(MARGIN, MARGIN, 400, 20), "heading");
+        assert!(inked(MARGIN, tiles_top, layout.tiles_left, 64), "row title");
+        assert!(
+            inked(MARGIN + layout.tiles_left, tiles_top - 20, 64, 20),
+            "column title"
+        );
+        assert!(
+            inked(MARGIN + layout.tiles_left, tiles_top + 64, 64, 16),
+            "caption"
+        );
+        // Nothing runs into the margin.
+        assert!(!inked(
+            after.width() as usize - MARGIN,
+            0,
+            MARGIN,
+            after.height() as usize
+        ));
+    }
+
+    #[test]
+    fn before_and_after_stand_beside_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("before-after.png");
+        let ((left, left_captions, names), (right, right_captions, _)) =
+            (digits(6, 0), digits(6, 6));
+        let base = Grid {
+            heading: "base",
+            row_titles: &names,
+            captions: &left_captions,
+            ..Grid::new(&left, 8, 1, 6)
+        };
+        let tuned = Grid {
+            heading: "tuned",
+            captions: &right_captions,
+            row_titles: &[],
+            ..Grid::new(&right, 8, 1, 6)
+        };
+        before_after(&path, &base, &tuned).unwrap();
+
+        let shown = image::open(&path).unwrap().into_rgb8();
+        let (base, tuned) = (Layout::of(&base), Layout::of(&tuned));
+        assert_eq!(shown.width() as usize, base.width + tuned.width);
+        assert_eq!(
+            pixel(&shown, base.width, shown.height() as usize / 2),
+            RULE.0
+        );
+        // One pixel of the first tile of either side.
+        let y = MARGIN + base.tiles_top + 20;
+        let expected = |images: &[f32]| [to_byte(images[2 * 8 + 3]); 3];
+        assert_eq!(
+            pixel(&shown, MARGIN + base.tiles_left + 24, y),
+            expected(&left)
+        );
+        assert_eq!(
+            pixel(&shown, base.width + MARGIN + tuned.tiles_left + 24, y),
+            expected(&right)
+        );
+    }
+}

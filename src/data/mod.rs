@@ -1,0 +1,200 @@
+//! Labelled images: the built-in set, sprite sheets, folders of pictures; and the grids that show them.
+
+pub mod folder;
+pub mod grid;
+pub mod sheet;
+
+use std::path::Path;
+
+use image::{ImageDecoder, ImageReader, RgbImage};
+
+use crate::{Error, Result};
+
+/// Names that [`builtin`] knows.
+pub const BUILTIN: [&str; 1] = ["digits8"];
+
+/// Square images of one size, each with a class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// `[N, C, H, W]` with `H = W = image_size`, values in [-1, 1] (byte / 127.5 - 1).
+    pub images: Vec<f32>,
+    /// `[N]`, indices into `class_names`.
+    pub labels: Vec<u32>,
+    /// The name of every class.
+    pub class_names: Vec<String>,
+    /// Height and width in pixels.
+    pub image_size: usize,
+    /// 1 (grey) or 3 (red, green, blue).
+    pub channels: usize,
+}
+
+impl Dataset {
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The pixels `[C, H, W]` of one image.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn image(&self, index: usize) -> &[f32] {
+        let size = self.channels * self.image_size * self.image_size;
+        &self.images[index * size..][..size]
+    }
+}
+
+/// A data set that is compiled into the program: `digits8`, 1797 handwritten digits of 8x8 grey pixels.
+///
+/// # Errors
+/// [`Error::Input`] if there is none of that name.
+pub fn builtin(name: &str) -> Result<Dataset> {
+    match name {
+        "digits8" => sheet::decode(
+            sheet::Source {
+                name: Path::new("digits8.png"),
+                bytes: include_bytes!("../../assets/digits8/digits8.png"),
+            },
+            sheet::Source {
+                name: Path::new("digits8-labels.txt"),
+                bytes: include_bytes!("../../assets/digits8/digits8-labels.txt"),
+            },
+            8,
+            1,
+        ),
+        _ => Err(Error::input(format!(
+            "there is no built-in data set {name:?}: use {}, or the path of a sheet or folder",
+            BUILTIN.join(", ")
+        ))),
+    }
+}
+
+/// The value of a byte: 0 is -1, 255 is 1.
+pub fn from_byte(byte: u8) -> f32 {
+    f32::from(byte) / 127.5 - 1.0
+}
+
+/// The nearest byte of a value; what lies outside [-1, 1] is cut off, and NaN is 0.
+pub fn to_byte(value: f32) -> u8 {
+    ((value + 1.0) * 127.5).round() as u8
+}
+
+/// Decodes a picture the way a person sees it: turned as its EXIF tag says, and on white where it is
+/// transparent.
+fn decode_picture(
+    reader: ImageReader<impl std::io::BufRead + std::io::Seek>,
+) -> image::ImageResult<RgbImage> {
+    let mut decoder = reader.with_guessed_format()?.into_decoder()?;
+    let orientation = decoder.orientation()?;
+    let mut picture = image::DynamicImage::from_decoder(decoder)?;
+    picture.apply_orientation(orientation);
+    if !picture.color().has_alpha() {
+        return Ok(picture.into_rgb8());
+    }
+    let picture = picture.into_rgba8();
+    let on_white = |value: u8, alpha: u8| {
+        let (value, alpha) = (u32::from(value), u32::from(alpha));
+        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    Ok(RgbImage::from_fn(
+        picture.width(),
+        picture.height(),
+        |x, y| {
+            let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
+            image::Rgb([red, green, blue].map(|value| on_white(value, alpha)))
+        },
+    ))
+}
+
+/// Appends a picture (or a part of one) as `[C, H, W]`; grey is the Rec. 709 luma, which leaves grey
+/// pixels exactly as they are.
+fn push_planes(
+    images: &mut Vec<f32>,
+    picture: &impl image::GenericImageView<Pixel = image::Rgb<u8>>,
+    channels: usize,
+) {
+    use image::Pixel;
+    let pixels = || picture.pixels().map(|(_, _, pixel)| pixel);
+    if channels == 1 {
+        images.extend(pixels().map(|pixel| from_byte(pixel.to_luma().0[0])));
+    } else {
+        for channel in 0..channels {
+            images.extend(pixels().map(|pixel| from_byte(pixel.0[channel])));
+        }
+    }
+}
+
+/// The images of a data set have 1 or 3 channels and at least one pixel.
+fn check_shape(image_size: usize, channels: usize) -> Result<()> {
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::input(format!(
+            "channels = {channels} is not supported: use 1 for grey or 3 for colour images"
+        )));
+    }
+    if !(1..=4096).contains(&image_size) {
+        return Err(Error::input(format!(
+            "image_size = {image_size} is out of range: use 1 to 4096 pixels"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_survives_the_way_there_and_back() {
+        for byte in 0..=255 {
+            let value = from_byte(byte);
+            assert!((-1.0..=1.0).contains(&value));
+            assert_eq!(to_byte(value), byte);
+        }
+        assert_eq!((from_byte(0), from_byte(255)), (-1.0, 1.0));
+        let outside = [-7.0, 7.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+        assert_eq!(outside.map(to_byte), [0, 255, 0, 255, 0]);
+    }
+
+    #[test]
+    fn the_built_in_digits_are_the_published_ones() {
+        let digits = builtin("digits8").unwrap();
+        assert_eq!(
+            (digits.len(), digits.image_size, digits.channels),
+            (1797, 8, 1)
+        );
+        assert_eq!(digits.images.len(), 1797 * 64);
+        assert_eq!(
+            digits.class_names,
+            ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+        );
+        // How often each digit occurs in the UCI test set.
+        let mut counts = [0; 10];
+        for &label in &digits.labels {
+            counts[label as usize] += 1;
+        }
+        assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
+        // The first row of the first image in the published file is 0 0 5 13 9 1 0 0, of 16.
+        let first =
+            [0, 0, 5, 13, 9, 1, 0, 0].map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8));
+        assert_eq!(&digits.image(0)[..8], &first);
+        // Its values lie on the 17 levels of the original and nowhere else.
+        let levels: Vec<f32> = (0..=16)
+            .map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8))
+            .collect();
+        assert!(digits.images.iter().all(|value| levels.contains(value)));
+    }
+
+    #[test]
+    fn an_unknown_built_in_set_is_refused_with_the_known_ones() {
+        let message = builtin("digits9").unwrap_err().to_string();
+        assert!(
+            message.contains("\"digits9\"") && message.contains("digits8"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! Checkpoints that a crash at any moment cannot spoil.
+//!
+//! A checkpoint is a folder `NNNNNN` (the number of finished iterations) of files and a
+//! `manifest.json` with the size and CRC-32 of each. It is written under a hidden name, every file
+//! synced and the manifest last, and then takes its name in one step. What makes a checkpoint complete
+//! is the manifest that agrees with the files; the folder's name only says which iteration it is. So a
+//! complete folder that a crash left under its hidden name is as good as any.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{sync_folder, write_synced};
+use crate::{Error, Result};
+
+const MANIFEST: &str = "manifest.json";
+
+/// What a complete checkpoint consists of.
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    iteration: u64,
+    files: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    size: u64,
+    crc32: u32,
+}
+
+/// A complete, verified checkpoint in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedCheckpoint {
+    /// How many iterations were finished when it was written.
+    pub iteration: u64,
+    /// The folder it was read from.
+    pub path: PathBuf,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl LoadedCheckpoint {
+    /// The bytes of one of its files.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the checkpoint has no file of that name.
+    pub fn file(&self, name: &str) -> Result<&[u8]> {
+        self.files.get(name).map(Vec::as_slice).ok_or_else(|| {
+            let path = self.path.join(name);
+            Error::unreadable(&path, "this checkpoint was written without it")
+        })
+    }
+}
+
+/// Writes the checkpoint of `iteration` into the folder `checkpoints` (created if missing), replacing
+/// one of the same iteration, and then removes all but the `keep` newest up to this one (0 keeps all).
+///
+/// # Errors
+/// [`Error::Failed`] if the disk refuses; the checkpoints that were there are then still there.
+pub fn save(
+    checkpoints: &Path,
+    iteration: u64,
+    files: &[(&str, Vec<u8>)],
+    keep: usize,
+) -> Result<()> {
+    let target = checkpoints.join(folder_name(iteration));
+    let hidden = |kind: &str| {
+        checkpoints.join(format!(
+            ".{}.{kind}-{}",
+            folder_name(iteration),
+            std::process::id()
+        ))
+    };
+    let (temporary, replaced) = (hidden("tmp"), hidden("old"));
+    let unwritable = |cause| Error::unwritable(&target, cause);
+
+    remove_if_present(&temporary).map_err(unwritable)?;
+    fs::create_dir_all(&temporary).map_err(unwritable)?;
+    let mut manifest = Manifest {
+        iteration,
+        files: Vec::new(),
+    };
+    for (name, bytes) in files {
+        write_synced(&temporary.join(name), bytes)?;
+        manifest.files.push(Entry {
+            name: (*name).to_owned(),
+            size: bytes.len() as u64,
+            crc32: crc32fast::hash(bytes),
+        });
+    }
+    let manifest =
+        serde_json::to_vec_pretty(&manifest).map_err(|cause| unwritable(cause.into()))?;
+    write_synced(&temporary.join(MANIFEST), &manifest)?;
+
+    let publish = || -> std::io::Result<()> {
+        sync_folder(&temporary)?;
+        // A full folder cannot be renamed over. Between these two renames the new checkpoint has only
+        // its hidden name, under which `latest` finds it too.
+        if target.exists() {
+            remove_if_present(&replaced)?;
+            fs::rename(&target, &replaced)?;
+        }
+        fs::rename(&temporary, &target)?;
+        sync_folder(checkpoints)
+    };
+    publish().map_err(unwritable)?;
+    tidy(checkpoints, iteration, keep);
+    Ok(())
+}
+
+/// Reads the newest checkpoint that is complete and whose files have the recorded sizes and hashes.
+/// A damaged one is skipped with a warning, and the one before it is tried.
+///
+/// # Errors
+/// [`Error::Input`] if the folder exists but cannot be listed, or it holds checkpoints and every one
+/// of them is damaged.
+pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
+    let mut damaged = 0_usize;
+    for found in list(checkpoints)?.into_iter().rev() {
+        match load(&found) {
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            // What was never finished is no loss.
+            Err(cause) if !found.published => log::debug!("{}: {cause}", found.path.display()),
+            Err(cause) => {
+                damaged += 1;
+                log::warn!(
+                    "checkpoint {} is damaged, skipped: {cause}",
+                    found.path.display()
+                );
+            }
+        }
+    }
+    if damaged > 0 {
+        return Err(Error::input(format!(
+            "no checkpoint in {} is intact: restore one from a copy, or start afresh with another --out",
+            checkpoints.display()
+        )));
+    }
+    Ok(None)
+}
+
+/// A folder that is, by its name, a checkpoint, or was about to become or to cease to be one.
+///
+/// The order is oldest first; of one iteration, the published folder comes after the hidden ones.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    iteration: u64,
+    published: bool,
+    path: PathBuf,
+}
+
+/// Every checkpoint folder, whole or not, oldest first. A missing parent folder holds none.
+fn list(checkpoints: &Path) -> Result<Vec<Found>> {
+    let entries = match fs::read_dir(checkpoints) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(cause) => return Err(Error::unreadable(checkpoints, cause)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|cause| Error::unreadable(checkpoints, cause))?;
+        let name = entry.file_name();
+        if let Some((iteration, published)) = name.to_str().and_then(parse_folder_name) {
+            found.push(Found {
+                iteration,
+                published,
+                path: entry.path(),
+            });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads and verifies one checkpoint; the error says what is wrong with it.
+fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
+    let read = |name: &str| {
+        fs::read(found.path.join(name)).map_err(|cause| format!("{name} cannot be read: {cause}"))
+    };
+    let manifest: Manifest = serde_json::from_slice(&read(MANIFEST)?)
+        .map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
+    if manifest.iteration != found.iteration {
+        return Err(format!(
+            "{MANIFEST} speaks of iteration {}",
+            manifest.iteration
+        ));
+    }
+    let mut files = BTreeMap::new();
+    for Entry { name, size, crc32 } in manifest.files {
+        let bytes = read(&name)?;
+        if bytes.len() as u64 != size {
+            return Err(format!(
+                "{name} has {} bytes instead of {size}",
+                bytes.len()
+            ));
+        }
+        if crc32fast::hash(&bytes) != crc32 {
+            return Err(format!(
+                "the content of {name} does not match its recorded hash"
+            ));
+        }
+        files.insert(name, bytes);
+    }
+    Ok(LoadedCheckpoint {
+        iteration: found.iteration,
+        path: found.path.clone(),
+        files,
+    })
+}
+
+/// After a successful save: removes what crashes left half-written, and all but the `keep` newest
+/// checkpoints up to `iteration`. A newer one is not ours to judge (a damaged one that was skipped on
+/// resume, say) and stays until its iteration comes round again. Failing to remove is no failure.
+fn tidy(checkpoints: &Path, iteration: u64, keep: usize) {
+    let Ok(found) = list(checkpoints) else { return };
+    let (published, hidden): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.published);
+    let older = published
+        .into_iter()
+        .rev()
+        .filter(|it| it.iteration <= iteration);
+    let surplus = older.skip(if keep == 0 { usize::MAX } else { keep });
+    for Found { path, .. } in surplus.chain(hidden) {
+        if let Err(cause) = remove_if_present(&path) {
+            log::warn!("cannot remove {}: {cause}", path.display());
+        }
+    }
+}
+
+fn remove_if_present(folder: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(cause),
+        _ => Ok(()),
+    }
+}
+
+fn folder_name(iteration: u64) -> String {
+    format!("{iteration:06}")
+}
+
+/// The iteration, and whether the name is the published one: `000012` or `.000012.tmp-4711`.
+fn parse_folder_name(name: &str) -> Option<(u64, bool)> {
+    let (digits, published) = match name.strip_prefix('.') {
+        None => (name, true),
+        Some(rest) => {
+            let (digits, kind) = rest.split_once('.')?;
+            if !kind.starts_with("tmp-") && !kind.starts_with("old-") {
+                return None;
+            }
+            (digits, false)
+        }
+    };
+    let iteration = digits.parse().ok()?;
+    // Only the exact spelling: `12` or `+00012` is somebody else's folder.
+    (folder_name(iteration) == digits).then_some((iteration, published))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The directory of a run.
+//!
+//! ```text
+//! <out_dir>/<name>/
+//!   config.toml            the resolved configuration
+//!   metrics.jsonl          one JSON object an iteration, only ever appended to
+//!   samples/NNNNNN.png     preview grids
+//!   checkpoints/NNNNNN/    complete checkpoints
+//! ```
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The directory of a run; it exists, is writable, and has its sub-folders.
+#[derive(Debug, Clone)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    /// Makes the directory `<out_dir>/<name>` of a new run.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `name` is not a plain folder name, if a run is already there, or if the
+    /// place is not writable.
+    pub fn create(out_dir: &Path, name: &str) -> Result<Self> {
+        if !is_plain_name(name) {
+            return Err(Error::input(format!(
+                "run.name = {name:?} cannot name a folder: use a name without separators, such as \"digits8\""
+            )));
+        }
+        let path = out_dir.join(name);
+        let run = Self { path };
+        if let Some(what) = run.trace() {
+            return Err(Error::input(format!(
+                "{} already holds a run ({what}): continue it with --resume, or choose another --out or run.name",
+                run.path.display()
+            )));
+        }
+        run.prepare()?;
+        Ok(run)
+    }
+
+    /// Opens the directory of an existing run, to resume it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is no run at `path`, or it is not writable.
+    pub fn open(path: &Path) -> Result<Self> {
+        let run = Self {
+            path: path.to_owned(),
+        };
+        if !run.config().is_file() {
+            return Err(Error::input(format!(
+                "{} holds no run to resume (it has no config.toml): check --out and run.name, or leave out --resume",
+                path.display()
+            )));
+        }
+        run.prepare()?;
+        Ok(run)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The resolved configuration, `config.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// The metrics, `metrics.jsonl`.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// The preview grid of an iteration, `samples/NNNNNN.png`.
+    pub fn sample(&self, iteration: u64) -> PathBuf {
+        self.samples().join(format!("{iteration:06}.png"))
+    }
+
+    /// The folder of the checkpoints, for [`checkpoint::save`](super::checkpoint::save) and
+    /// [`checkpoint::latest`](super::checkpoint::latest).
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    fn samples(&self) -> PathBuf {
+        self.path.join("samples")
+    }
+
+    /// What shows that a run has been here: work that a new run would mix with its own.
+    fn trace(&self) -> Option<&'static str> {
+        if fs::metadata(self.metrics()).is_ok_and(|file| file.len() > 0) {
+            return Some("metrics.jsonl");
+        }
+        let mut checkpoints = fs::read_dir(self.checkpoints()).ok()?;
+        checkpoints.next().map(|_| "checkpoints")
+    }
+
+    /// Creates what is missing, and tries to write once: better now than after an hour.
+    fn prepare(&self) -> Result<()> {
+        let prepare = || -> std::io::Result<()> {
+            fs::create_dir_all(self.samples())?;
+            fs::create_dir_all(self.checkpoints())?;
+            for folder in [self.path.clone(), self.samples(), self.checkpoints()] {
+                tempfile::tempfile_in(folder)?;
+            }
+            Ok(())
+        };
+        prepare().map_err(|cause| {
+            Error::input(format!(
+                "cannot write into the run directory {}: {cause}; choose another --out or run.out_dir",
+                self.path.display()
+            ))
+        })
+    }
+}
+
+/// Exactly one ordinary path component.
+fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let first = components.next();
+    first == Some(Component::Normal(OsStr::new(name))) && components.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_run_gets_its_folders_and_paths() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDirectory::create(&root.path().join("runs/deep"), "digits8").unwrap();
+        assert_eq!(run.path(), root.path().join("runs/deep/digits8"));
+        assert_eq!(run.sample(42), run.path().join("samples/000042.png"));
+        assert!(run.checkpoints().is_dir());
+        assert!(run.sample(0).parent().unwrap().is_dir());
+    }
+
+    #[test]
+    fn a_run_that_has_begun_is_not_overwritten_but_can_be_opened() {
+        let begin: [fn(&RunDirectory); 2] = [
+            |run| fs::write(run.metrics(), "{\"iteration\":0}\n").unwrap(),
+            |run| fs::create_dir(run.checkpoints().join("000001")).unwrap(),
+        ];
+        for begin in begin {
+            let root = tempfile::tempdir().unwrap();
+            let run = RunDirectory::create(root.path(), "digits8").unwrap();
+            fs::write(run.config(), "[run]\n").unwrap();
+            // Nothing has been computed yet, so nothing can be lost.
+            RunDirectory::create(root.path(), "digits8").unwrap();
+            begin(&run);
+            let error = RunDirectory::create(root.path(), "digits8").unwrap_err();
+            assert!(error.to_string().contains("--resume"), "{error}");
+            assert_eq!(error.exit_code(), 2);
+            RunDirectory::open(run.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn there_must_be_a_run_to_resume() {
+        let root = tempfile::tempdir().unwrap();
+        let error = RunDirectory::open(&root.path().join("missing")).unwrap_err();
+        assert!(error.to_string().contains("no run to resume"), "{error}");
+        assert!(!root.path().join("missing").exists());
+    }
+
+    #[test]
+    fn a_run_name_stays_inside_the_output_folder() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["", ".", "..", "a/b", "../up", "/abs", "a/"] {
+            let error = RunDirectory::create(root.path(), name).unwrap_err();
+            assert!(error.to_string().contains("run.name"), "{name:?}: {error}");
+        }
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_bad_input() {
+        // A file where a folder is needed fails for every user, the super-user too.
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("runs");
+        fs::write(&file, b"").unwrap();
+        let error = RunDirectory::create(&file, "digits8").unwrap_err();
+        assert!(error.to_string().contains("cannot write into"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

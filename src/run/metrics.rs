@@ -1,0 +1,219 @@
+//! `metrics.jsonl`: one JSON object a line, one line an iteration.
+//!
+//! The file only ever grows. A run that resumes from iteration *k* writes *k*, *k + 1*, … again behind
+//! the lines that the interrupted run left, and [`read`] lets a line supersede every earlier line of the
+//! same or a later iteration. So the reader sees one unbroken history, and the file still holds all that
+//! ever happened.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// One line of the log.
+pub type Record = Map<String, Value>;
+
+/// The key that every record carries.
+const ITERATION: &str = "iteration";
+
+/// The metrics of a run, open for appending.
+#[derive(Debug)]
+pub struct MetricsLog {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    /// Opens the log, or begins one. A last line that a crash cut short gets its line end first, so that
+    /// the next record starts on a line of its own.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file cannot be opened for writing.
+    pub fn open_append(path: &Path) -> Result<Self> {
+        let open = || -> std::io::Result<File> {
+            let mut file = File::options()
+                .read(true)
+                .append(true)
+                .create(true)
+                .open(path)?;
+            if file.seek(SeekFrom::End(0))? > 0 {
+                let mut last = [0];
+                file.seek(SeekFrom::End(-1))?;
+                file.read_exact(&mut last)?;
+                if last != *b"\n" {
+                    file.write_all(b"\n")?;
+                }
+            }
+            Ok(file)
+        };
+        Ok(Self {
+            file: open().map_err(|cause| Error::unwritable(path, cause))?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Appends one record: anything that serializes to an object with a whole number `iteration`.
+    /// JSON has no infinities and no NaN; such a number becomes `null`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if `record` is no such object, or the disk is full.
+    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
+        let value =
+            serde_json::to_value(record).map_err(|cause| Error::unwritable(&self.path, cause))?;
+        if value.get(ITERATION).and_then(Value::as_u64).is_none() {
+            return Err(Error::unwritable(
+                &self.path,
+                format!("a record must be an object with a whole number {ITERATION:?}"),
+            ));
+        }
+        // One unbuffered write for the line and its end: a crash tears at most the last line.
+        self.file
+            .write_all(format!("{value}\n").as_bytes())
+            .map_err(|cause| Error::unwritable(&self.path, cause))
+    }
+
+    /// Waits until every record is on the disk. Called before a checkpoint, so that after a power cut
+    /// the log never lacks an iteration that the checkpoint has.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the disk refuses.
+    pub fn sync(&self) -> Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|cause| Error::unwritable(&self.path, cause))
+    }
+}
+
+/// Reads a log back, in order of iteration, each iteration once (see the module's text). Lines that a
+/// crash tore are skipped with a warning.
+///
+/// # Errors
+/// [`Error::Input`] if the file cannot be read.
+pub fn read(path: &Path) -> Result<Vec<Record>> {
+    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let mut records: Vec<(u64, Record)> = Vec::new();
+    for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let parsed = serde_json::from_slice::<Record>(line).ok();
+        let Some((iteration, record)) =
+            parsed.and_then(|record| Some((record.get(ITERATION)?.as_u64()?, record)))
+        else {
+            log::warn!("{}: line {} is torn, skipped", path.display(), number + 1);
+            continue;
+        };
+        let superseded = records.partition_point(|(earlier, _)| *earlier < iteration);
+        records.truncate(superseded);
+        records.push((iteration, record));
+    }
+    Ok(records.into_iter().map(|(_, record)| record).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rewards(path: &Path) -> Vec<(u64, f64)> {
+        read(path)
+            .unwrap()
+            .iter()
+            .map(|record| {
+                (
+                    record[ITERATION].as_u64().unwrap(),
+                    record["reward_mean"].as_f64().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_resumed_run_supersedes_what_the_crash_left_and_destroys_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open_append(&path).unwrap();
+        for (iteration, reward) in [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)] {
+            log.append(&json!({"iteration": iteration, "reward_mean": reward}))
+                .unwrap();
+        }
+        drop(log);
+        let before = std::fs::read(&path).unwrap();
+
+        let mut log = MetricsLog::open_append(&path).unwrap();
+        log.append(&json!({"iteration": 1, "reward_mean": 0.25}))
+            .unwrap();
+        // Iterations 2 and 3 belong to the abandoned history, even before they are written again.
+        assert_eq!(rewards(&path), [(0, 0.1), (1, 0.25)]);
+        log.append(&json!({"iteration": 2, "reward_mean": 0.35}))
+            .unwrap();
+        log.sync().unwrap();
+        assert_eq!(rewards(&path), [(0, 0.1), (1, 0.25), (2, 0.35)]);
+        assert!(std::fs::read(&path).unwrap().starts_with(&before));
+    }
+
+    #[test]
+    fn a_line_torn_anywhere_costs_that_line_alone() {
+        let whole = "{\"iteration\":0,\"reward_mean\":0.5}\n";
+        let last = "{\"iteration\":1,\"reward_mean\":0.75}";
+        for cut in 0..last.len() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("metrics.jsonl");
+            std::fs::write(&path, format!("{whole}{}", &last[..cut])).unwrap();
+            assert_eq!(rewards(&path), [(0, 0.5)], "cut at {cut}");
+
+            let mut log = MetricsLog::open_append(&path).unwrap();
+            log.append(&json!({"iteration": 1, "reward_mean": 1.0}))
+                .unwrap();
+            assert_eq!(rewards(&path), [(0, 0.5), (1, 1.0)], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_an_object_with_an_iteration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut log = MetricsLog::open_append(&path).unwrap();
+        for wrong in [
+            json!([1, 2]),
+            json!({"reward_mean": 1.0}),
+            json!({"iteration": -1}),
+        ] {
+            let message = log.append(&wrong).unwrap_err().to_string();
+            assert!(message.contains("iteration"), "{message}");
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_becomes_null() {
+        #[derive(Serialize)]
+        struct Metrics {
+            iteration: u64,
+            grad_norm: f32,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let record = Metrics {
+            iteration: 4,
+            grad_norm: f32::NAN,
+        };
+        MetricsLog::open_append(&path)
+            .unwrap()
+            .append(&record)
+            .unwrap();
+        assert_eq!(read(&path).unwrap()[0]["grad_norm"], Value::Null);
+    }
+
+    #[test]
+    fn a_missing_log_is_named() {
+        let message = read(Path::new("no-such-metrics.jsonl"))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("no-such-metrics.jsonl"), "{message}");
+    }
+}

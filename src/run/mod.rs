@@ -1,0 +1,14 @@
+//! A run on disk: its directory, its metrics, its checkpoints, and its progress on the terminal.
+//!
+//! Everything here holds at any moment of a crash: a metrics line is appended whole or recognised as
+//! torn, a checkpoint is complete or not there.
+
+pub mod checkpoint;
+pub mod directory;
+pub mod metrics;
+pub mod progress;
+
+pub use checkpoint::LoadedCheckpoint;
+pub use directory::RunDirectory;
+pub use metrics::MetricsLog;
+pub use progress::{Progress, Verbosity};

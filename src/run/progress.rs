@@ -1,0 +1,239 @@
+//! Progress for a person: a bar on a terminal, plain lines elsewhere, nothing with `-q`.
+
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How much the person wants to hear (`-q`, nothing, `-v`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verbosity {
+    /// Only errors.
+    Quiet,
+    /// A bar, or a line now and then.
+    #[default]
+    Normal,
+    /// Where there is no terminal, a line for every update.
+    Verbose,
+}
+
+/// Without a terminal: how long to be silent between two lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The progress of one piece of work, told on standard error.
+pub struct Progress(Teller);
+
+enum Teller {
+    Silent,
+    Bar(ProgressBar),
+    Lines(Lines),
+}
+
+impl Progress {
+    /// Begins work of `total` steps, named `label` ("training").
+    pub fn new(label: impl Into<Cow<'static, str>>, total: u64, verbosity: Verbosity) -> Self {
+        let label = label.into();
+        Self(match verbosity {
+            Verbosity::Quiet => Teller::Silent,
+            _ if std::io::stderr().is_terminal() => Teller::Bar(bar(label, total)),
+            Verbosity::Normal => Teller::Lines(Lines::new(label, total, LINE_INTERVAL)),
+            Verbosity::Verbose => Teller::Lines(Lines::new(label, total, Duration::ZERO)),
+        })
+    }
+
+    /// Says that `position` steps were done before (a resumed run), so that the estimate of the time
+    /// left counts only the work of this process.
+    #[must_use]
+    pub fn starting_at(mut self, position: u64) -> Self {
+        match &mut self.0 {
+            Teller::Silent => {}
+            Teller::Bar(bar) => {
+                bar.set_position(position);
+                bar.reset_eta();
+            }
+            Teller::Lines(lines) => lines.first = position,
+        }
+        self
+    }
+
+    /// `position` steps are done; `message` is what matters now ("reward 0.71  KL 0.0031").
+    pub fn update(&mut self, position: u64, message: &str) {
+        match &mut self.0 {
+            Teller::Silent => {}
+            Teller::Bar(bar) => {
+                bar.set_position(position);
+                bar.set_message(message.to_owned());
+            }
+            Teller::Lines(lines) => {
+                let now = Instant::now();
+                if let Some(line) = lines.update(position, message, now) {
+                    tell(&line);
+                }
+            }
+        }
+    }
+
+    /// Prints a line of its own, above the bar.
+    pub fn println(&self, line: &str) {
+        match &self.0 {
+            Teller::Silent => {}
+            Teller::Bar(bar) => bar.println(line),
+            Teller::Lines(_) => tell(line),
+        }
+    }
+
+    /// Ends the work, and leaves `message` behind.
+    pub fn finish(self, message: &str) {
+        match self.0 {
+            Teller::Silent => {}
+            Teller::Bar(bar) => bar.abandon_with_message(message.to_owned()),
+            Teller::Lines(lines) => tell(&format!("{}: {message}", lines.label)),
+        }
+    }
+}
+
+fn bar(label: Cow<'static, str>, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template(
+        "{prefix:.bold} {bar:24.cyan/dim} {pos}/{len}  {wide_msg}  {eta_precise:.dim}",
+    )
+    .expect("the template is a constant")
+    .progress_chars("━╸─");
+    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+        .with_style(style)
+        .with_prefix(label)
+}
+
+/// A closed standard error (`2>&-`, a reader that went away) is no reason to stop the work.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Decides which updates deserve a line where there is no terminal: the first, the last, and between
+/// them one after every pause.
+struct Lines {
+    label: Cow<'static, str>,
+    total: u64,
+    first: u64,
+    started: Instant,
+    last: Option<Instant>,
+    interval: Duration,
+}
+
+impl Lines {
+    fn new(label: Cow<'static, str>, total: u64, interval: Duration) -> Self {
+        Self {
+            label,
+            total,
+            first: 0,
+            started: Instant::now(),
+            last: None,
+            interval,
+        }
+    }
+
+    fn update(&mut self, position: u64, message: &str, now: Instant) -> Option<String> {
+        let due = self
+            .last
+            .is_none_or(|last| now.duration_since(last) >= self.interval);
+        if !due && position < self.total {
+            return None;
+        }
+        self.last = Some(now);
+        let done = position.saturating_sub(self.first);
+        let left = self.total.saturating_sub(position);
+        let eta = if done == 0 || left == 0 {
+            String::new()
+        } else {
+            let seconds =
+                now.duration_since(self.started).as_secs_f64() * left as f64 / done as f64;
+            format!("  ETA {}", clock(seconds))
+        };
+        Some(format!(
+            "{} {position}/{}  {message}{eta}",
+            self.label, self.total
+        ))
+    }
+}
+
+/// Seconds as `h:mm:ss`.
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    format!(
+        "{}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(total: u64, interval: u64) -> Lines {
+        Lines::new("training".into(), total, Duration::from_secs(interval))
+    }
+
+    #[test]
+    fn lines_are_rate_limited_but_never_miss_the_first_and_the_last() {
+        let mut lines = lines(100, 2);
+        let start = lines.started;
+        let told: Vec<u64> = (1..=100)
+            .filter(|&i| {
+                lines
+                    .update(i, "", start + Duration::from_millis(i * 150))
+                    .is_some()
+            })
+            .collect();
+        assert_eq!(told, [1, 15, 29, 43, 57, 71, 85, 99, 100]);
+    }
+
+    #[test]
+    fn slow_work_and_verbose_work_get_every_line() {
+        for (interval, pace) in [(2, 3), (0, 0)] {
+            let mut lines = lines(10, interval);
+            let start = lines.started;
+            let told = (1..=10).filter(|&i| {
+                lines
+                    .update(i, "", start + Duration::from_secs(i * pace))
+                    .is_some()
+            });
+            assert_eq!(told.count(), 10);
+        }
+    }
+
+    #[test]
+    fn the_time_left_counts_only_the_work_of_this_process() {
+        let mut lines = lines(100, 2);
+        lines.first = 90;
+        let now = lines.started + Duration::from_secs(1_000);
+        let line = lines.update(92, "reward 0.71", now).unwrap();
+        assert_eq!(line, "training 92/100  reward 0.71  ETA 1:06:40");
+        assert_eq!(
+            lines.update(100, "done", now).unwrap(),
+            "training 100/100  done"
+        );
+    }
+
+    #[test]
+    fn every_way_of_telling_takes_every_call() {
+        let tellers = [
+            Teller::Silent,
+            Teller::Bar(bar("training".into(), 3)),
+            Teller::Lines(lines(3, 0)),
+        ];
+        for teller in tellers {
+            if let Teller::Bar(bar) = &teller {
+                bar.set_draw_target(ProgressDrawTarget::hidden());
+            }
+            let mut progress = Progress(teller).starting_at(1);
+            progress.update(2, "reward 0.5");
+            progress.println("a line");
+            if let Teller::Bar(bar) = &progress.0 {
+                assert_eq!((bar.position(), bar.message().as_str()), (2, "reward 0.5"));
+            }
+            progress.finish("done");
+        }
+    }
+}

@@ -5,5 +5,6 @@
 //! `flow`. ARCHITECTURE.md draws the picture.
 
 pub mod error;
+pub mod flow;
 
 pub use error::{Error, Result};

@@ -6,5 +6,6 @@
 
 pub mod error;
 pub mod flow;
+pub mod rl;
 
 pub use error::{Error, Result};

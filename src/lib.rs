@@ -1,16 +1,18 @@
 //! Flow-DPPO for small flow-matching image models on any GPU, through WebGPU compute shaders.
 //!
 //! The floors of the house, from the top down (an arrow only ever points down): `cli`, `rl`, `run`,
-//! `pretrain`, `reward`, `model`, `graph`, `ops`, `gpu`; beside them `data` and the pure functions of
-//! `flow`. ARCHITECTURE.md draws the picture.
+//! `pretrain`, `reward`, `model`, `autodiff`, `ops`, `graph`, `gpu`; beside them `data` and the pure
+//! functions of `flow`. ARCHITECTURE.md draws the picture.
 
 pub mod autodiff;
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod flow;
 pub mod gpu;
 pub mod graph;
 pub mod ops;
+pub mod rl;
 pub mod run;
 
 pub use error::{Error, Result};

@@ -6,4 +6,5 @@ mod common;
 mod ops {
     mod elementwise;
     mod matmul;
+    mod transformer;
 }

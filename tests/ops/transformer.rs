@@ -1,0 +1,138 @@
+//! The ops of a diffusion transformer.
+
+use flowdppo_wgpu::ops::{
+    Activation, AddBroadcast, Embedding, GatedResidual, Guidance, Join, LayerNorm, Patches, Patchify, Scale, Split,
+    TimeFeatures, Unpatchify,
+};
+
+use crate::common::{Input, Values, check, check_forward};
+
+/// Copies and single roundings: 6e-8 squared is 4e-15.
+const ONE_ROUNDING: f64 = 1e-14;
+/// Short sums, and functions that drivers compute to a few units in the last place.
+const FEW_ROUNDINGS: f64 = 1e-12;
+
+#[test]
+fn activations() {
+    for op in [Activation::Gelu, Activation::Silu] {
+        for shape in [vec![1], vec![63], vec![3, 67]] {
+            check(&format!("{op:?}"), &[Input::new(&shape, Values::Scaled(2.0))], FEW_ROUNDINGS, |graph, x| {
+                vec![graph.apply(op, &[x[0]])]
+            });
+        }
+        // Far out in both tails nothing overflows: saturated tanh and exp.
+        check(&format!("{op:?}"), &[Input::new(&[257], Values::Between(-150.0, 150.0))], FEW_ROUNDINGS, |graph, x| {
+            vec![graph.apply(op, &[x[0]])]
+        });
+    }
+}
+
+#[test]
+fn scale() {
+    check("scale", &[Input::normal(&[5, 13])], ONE_ROUNDING, |graph, x| vec![graph.apply(Scale(-0.3), &[x[0]])]);
+}
+
+#[test]
+fn guidance() {
+    for guidance_scale in [0.0, 1.0, 4.5] {
+        let inputs = [Input::normal(&[3, 7]), Input::normal(&[3, 7])];
+        check_forward("guidance", &inputs, FEW_ROUNDINGS, |graph, v| {
+            vec![graph.apply(Guidance { guidance_scale }, &[v[0], v[1]])]
+        });
+    }
+    let inputs = [Input::normal(&[3, 7]), Input::normal(&[3, 7])];
+    check("guidance", &inputs, FEW_ROUNDINGS, |graph, v| {
+        vec![graph.apply(Guidance { guidance_scale: 4.5 }, &[v[0], v[1]])]
+    });
+}
+
+#[test]
+fn add_broadcast() {
+    for (batch, rest) in [(1, vec![1]), (5, vec![7]), (67, vec![3, 5])] {
+        let shape: Vec<usize> = [batch].into_iter().chain(rest.iter().copied()).collect();
+        check("add_broadcast", &[Input::normal(&shape), Input::normal(&rest)], FEW_ROUNDINGS, |graph, x| {
+            vec![graph.apply(AddBroadcast, &[x[0], x[1]])]
+        });
+    }
+}
+
+#[test]
+fn split_and_join() {
+    for (rows, columns, parts) in [(1, 1, 1), (3, 7, 2), (13, 5, 6)] {
+        check("split", &[Input::normal(&[rows, columns * parts])], ONE_ROUNDING, |graph, x| {
+            graph.push(Split { parts }, &[x[0]])
+        });
+        let inputs: Vec<Input> = (0..parts).map(|_| Input::normal(&[rows, columns])).collect();
+        check("join", &inputs, ONE_ROUNDING, |graph, x| vec![graph.apply(Join, x)]);
+    }
+}
+
+#[test]
+fn embedding() {
+    for (entries, columns, rows) in [(1, 1, 1), (11, 5, 3), (4, 67, 129)] {
+        let inputs = [Input::normal(&[entries, columns]), Input::index(&[rows], entries as u32)];
+        check("embedding", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.apply(Embedding, &[x[0], x[1]])]);
+    }
+}
+
+#[test]
+fn time_features() {
+    for (rows, half, longest) in [(1, 1, 1.0), (5, 128, 1.0), (67, 128, 1000.0)] {
+        let inputs = [
+            Input::new(&[rows], Values::Between(0.0, longest)).constant(),
+            Input::new(&[half], Values::Between(1e-4, 1.0)).constant(),
+        ];
+        // The argument's rounding is compensated; what is left is sin and cos themselves, which drivers give
+        // to about 1e-6 absolute.
+        check_forward("time_features", &inputs, 1e-11, |graph, x| vec![graph.apply(TimeFeatures, &[x[0], x[1]])]);
+    }
+}
+
+#[test]
+fn patches_both_ways() {
+    for (images, channels, vector_channels, image_size, patch_size) in
+        [(1, 1, 1, 1, 1), (3, 1, 1, 8, 2), (2, 3, 3, 12, 4), (5, 4, 8, 6, 3)]
+    {
+        for channel_first in [false, true] {
+            let patches =
+                Patches { channels, vector_channels, image_size, patch_size, channel_first, factor: -1.0 };
+            let name = format!("{patches:?}");
+            let image = Input::normal(&[images, channels, image_size, image_size]);
+            check(&name, &[image], ONE_ROUNDING, |graph, x| vec![graph.apply(Patchify(patches), &[x[0]])]);
+            let vectors = Input::normal(&[images, patches.tokens(), patches.vector()]);
+            check(&name, &[vectors], ONE_ROUNDING, |graph, x| vec![graph.apply(Unpatchify(patches), &[x[0]])]);
+        }
+    }
+}
+
+#[test]
+fn layer_norm_with_modulation() {
+    for (batch, tokens, columns) in [(1, 1, 2), (2, 3, 7), (5, 16, 64), (3, 65, 33)] {
+        let modulation = Input::normal(&[batch, columns]);
+        let inputs = [Input::normal(&[batch, tokens, columns]), modulation.clone(), modulation];
+        check("layer_norm", &inputs, FEW_ROUNDINGS, |graph, x| {
+            vec![graph.push(LayerNorm, &[x[0], x[1], x[2]])[0]]
+        });
+    }
+}
+
+#[test]
+fn layer_norm_of_constant_rows_is_finite() {
+    let inputs = [
+        Input::new(&[2, 3, 5], Values::Between(7.0, 7.0)),
+        Input::normal(&[2, 5]),
+        Input::normal(&[2, 5]),
+    ];
+    check_forward("layer_norm", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.push(LayerNorm, &[x[0], x[1], x[2]])[0]]);
+}
+
+#[test]
+fn gated_residual() {
+    for (batch, tokens, columns) in [(1, 1, 1), (2, 3, 7), (5, 16, 64)] {
+        let x = Input::normal(&[batch, tokens, columns]);
+        let inputs = [x.clone(), x, Input::normal(&[batch, columns])];
+        check("gated_residual", &inputs, FEW_ROUNDINGS, |graph, x| {
+            vec![graph.apply(GatedResidual, &[x[0], x[1], x[2]])]
+        });
+    }
+}

@@ -1,7 +1,7 @@
 // Sinusoidal features of a time: y [rows, 2 half] = [cos(time w_j) | sin(time w_j)].
 // 
 // Drivers only promise sin and cos between -pi and pi, and times reach 1000: so the argument is reduced
-// first, with 2 pi in two parts (Cody & Waite) and the product's rounding error carried along.
+// first, with 2 pi in two parts (Cody & Waite).
 //!import grid
 
 struct Params {
@@ -30,10 +30,9 @@ fn main(
     let row = i / params.half;
     let j = i % params.half;
     let product = time[row] * frequencies[j];
-    let rounding = fma(time[row], frequencies[j], -product);
     let turns = round(product * 0.15915494309);
     var angle = fma(-turns, TWO_PI_HIGH, product);
-    angle = fma(-turns, TWO_PI_LOW, angle) + rounding;
+    angle = fma(-turns, TWO_PI_LOW, angle);
     y[row * 2u * params.half + j] = cos(angle);
     y[row * 2u * params.half + params.half + j] = sin(angle);
 }

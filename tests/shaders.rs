@@ -14,23 +14,9 @@ use translate::Shader;
 
 /// `(name, WGSL)` of every pipeline.
 fn shaders() -> Vec<(String, String)> {
-    let shaders = all_from_disk();
+    let shaders = flowdppo_wgpu::gpu::shader::all();
     assert!(!shaders.is_empty(), "no shaders");
     shaders
-}
-
-fn all_from_disk() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
-    let expand = |line: &str| match line.strip_prefix("//!import ") {
-        Some(name) => read(&root.join(format!("shared/{}.wgsl", name.trim()))),
-        None => format!("{line}\n"),
-    };
-    let files = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
-    files
-        .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
-        .map(|path| (path.file_stem().unwrap().display().to_string(), read(&path).lines().map(expand).collect()))
-        .collect()
 }
 
 /// Runs a command and returns what it printed if it fails.

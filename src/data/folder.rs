@@ -10,9 +10,7 @@ use crate::{Error, Result};
 
 /// Endings of pictures that are not read. Leaving one out in silence would surprise; any other file is
 /// no picture and is skipped with a warning.
-const UNSUPPORTED: [&str; 11] = [
-    "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "tga", "ppm", "svg",
-];
+const UNSUPPORTED: [&str; 11] = ["webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "tga", "ppm", "svg"];
 
 /// Reads the pictures in the sub-folders of `folder` as a data set. The classes are the sub-folders in
 /// order of name, the images of a class its files in order of name; hidden files are ignored.
@@ -33,13 +31,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
             "it has no sub-folders: put the pictures of each class into a sub-folder of its own",
         ));
     }
-    let mut data = Dataset {
-        images: Vec::new(),
-        labels: Vec::new(),
-        class_names: Vec::new(),
-        image_size,
-        channels,
-    };
+    let mut data = Dataset { images: Vec::new(), labels: Vec::new(), class_names: Vec::new(), image_size, channels };
     for (class, path) in classes.iter().enumerate() {
         let before = data.len();
         for file in list(path)? {
@@ -52,10 +44,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
             }
         }
         if data.len() == before {
-            return Err(Error::unreadable(
-                path,
-                "it holds no PNG or JPEG picture: add some, or remove the folder",
-            ));
+            return Err(Error::unreadable(path, "it holds no PNG or JPEG picture: add some, or remove the folder"));
         }
         let name = path.file_name().unwrap_or_default();
         data.class_names.push(name.to_string_lossy().into_owned());
@@ -80,16 +69,9 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn is_picture(file: &Path) -> Result<bool> {
-    let ending = file
-        .extension()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_ascii_lowercase();
+    let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if UNSUPPORTED.contains(&&*ending) {
-        return Err(Error::unreadable(
-            file,
-            "this format is not supported: convert it to PNG or JPEG, or remove it",
-        ));
+        return Err(Error::unreadable(file, "this format is not supported: convert it to PNG or JPEG, or remove it"));
     }
     Ok(matches!(&*ending, "png" | "jpg" | "jpeg"))
 }
@@ -120,12 +102,8 @@ mod tests {
         for class in ["dog", "cat"] {
             std::fs::create_dir(root.path().join(class)).unwrap();
         }
-        RgbImage::from_pixel(12, 8, Rgb([250, 10, 20]))
-            .save(root.path().join("cat/a.png"))
-            .unwrap();
-        RgbImage::from_pixel(9, 16, Rgb([128; 3]))
-            .save(root.path().join("dog/b.jpg"))
-            .unwrap();
+        RgbImage::from_pixel(12, 8, Rgb([250, 10, 20])).save(root.path().join("cat/a.png")).unwrap();
+        RgbImage::from_pixel(9, 16, Rgb([128; 3])).save(root.path().join("dog/b.jpg")).unwrap();
         root
     }
 
@@ -141,31 +119,19 @@ mod tests {
         for (channel, byte) in [250, 10, 20].into_iter().enumerate() {
             assert_eq!(data.image(0)[channel * 16..][..16], [from_byte(byte); 16]);
         }
-        assert!(
-            data.image(1)
-                .iter()
-                .all(|&value| to_byte(value).abs_diff(128) <= 2)
-        );
+        assert!(data.image(1).iter().all(|&value| to_byte(value).abs_diff(128) <= 2));
         let grey = load(root.path(), 4, 1).unwrap();
         // 0.2126 * 250 + 0.7152 * 10 + 0.0722 * 20
-        assert!(
-            grey.image(0)
-                .iter()
-                .all(|&value| to_byte(value).abs_diff(62) <= 1)
-        );
+        assert!(grey.image(0).iter().all(|&value| to_byte(value).abs_diff(62) <= 1));
     }
 
     #[test]
     fn the_middle_is_kept_and_a_fitting_picture_is_not_resampled() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("only")).unwrap();
-        RgbImage::from_fn(7, 4, |x, y| Rgb([(16 * y + x) as u8; 3]))
-            .save(root.path().join("only/wide.png"))
-            .unwrap();
+        RgbImage::from_fn(7, 4, |x, y| Rgb([(16 * y + x) as u8; 3])).save(root.path().join("only/wide.png")).unwrap();
         let data = load(root.path(), 4, 1).unwrap();
-        let expected: Vec<f32> = (0..4)
-            .flat_map(|y| (1..5).map(move |x| from_byte(16 * y + x)))
-            .collect();
+        let expected: Vec<f32> = (0..4).flat_map(|y| (1..5).map(move |x| from_byte(16 * y + x))).collect();
         assert_eq!(data.image(0), expected);
     }
 
@@ -176,25 +142,16 @@ mod tests {
         RgbaImage::from_fn(2, 1, |x, _| Rgba([0, 0, 0, if x == 0 { 0 } else { 153 }]))
             .save(root.path().join("only/a.png"))
             .unwrap();
-        RgbaImage::from_pixel(1, 1, Rgba([0, 0, 0, 153]))
-            .save(root.path().join("only/b.png"))
-            .unwrap();
+        RgbaImage::from_pixel(1, 1, Rgba([0, 0, 0, 153])).save(root.path().join("only/b.png")).unwrap();
         let data = load(root.path(), 1, 1).unwrap();
-        assert_eq!(
-            [to_byte(data.image(0)[0]), to_byte(data.image(1)[0])],
-            [255, 102]
-        );
+        assert_eq!([to_byte(data.image(0)[0]), to_byte(data.image(1)[0])], [255, 102]);
     }
 
     #[test]
     fn bad_folders_are_refused_with_the_name_of_what_is_wrong() {
         type Spoil = fn(&Path);
         let cases: [(Spoil, &str, &str); 6] = [
-            (
-                |root| std::fs::remove_dir_all(root).unwrap(),
-                "",
-                "cannot read",
-            ),
+            (|root| std::fs::remove_dir_all(root).unwrap(), "", "cannot read"),
             (
                 |root| {
                     for class in ["cat", "dog"] {
@@ -204,16 +161,8 @@ mod tests {
                 "",
                 "no sub-folders",
             ),
-            (
-                |root| std::fs::create_dir(root.join("empty")).unwrap(),
-                "empty",
-                "no PNG or JPEG",
-            ),
-            (
-                |root| std::fs::write(root.join("dog/c.png"), b"\x89PNG").unwrap(),
-                "c.png",
-                "cannot read",
-            ),
+            (|root| std::fs::create_dir(root.join("empty")).unwrap(), "empty", "no PNG or JPEG"),
+            (|root| std::fs::write(root.join("dog/c.png"), b"\x89PNG").unwrap(), "c.png", "cannot read"),
             (
                 |root| {
                     let whole = std::fs::read(root.join("cat/a.png")).unwrap();
@@ -222,21 +171,14 @@ mod tests {
                 "half.PNG",
                 "cannot read",
             ),
-            (
-                |root| std::fs::write(root.join("cat/d.webp"), b"RIFF").unwrap(),
-                "d.webp",
-                "not supported",
-            ),
+            (|root| std::fs::write(root.join("cat/d.webp"), b"RIFF").unwrap(), "d.webp", "not supported"),
         ];
         for (spoil, name, expected) in cases {
             let root = two_classes();
             spoil(root.path());
             let error = load(root.path(), 4, 3).unwrap_err();
             let message = error.to_string();
-            assert!(
-                message.contains(name) && message.contains(expected),
-                "{message}"
-            );
+            assert!(message.contains(name) && message.contains(expected), "{message}");
             assert_eq!(error.exit_code(), 2);
         }
         let message = load(two_classes().path(), 4, 2).unwrap_err().to_string();

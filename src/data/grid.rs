@@ -29,21 +29,9 @@ struct Style {
     ink: Rgb<u8>,
 }
 
-const HEADING: Style = Style {
-    weight: FontWeight::Bold,
-    size: RasterHeight::Size20,
-    ink: Rgb([236, 239, 244]),
-};
-const TITLE: Style = Style {
-    weight: FontWeight::Regular,
-    size: RasterHeight::Size16,
-    ink: Rgb([196, 202, 213]),
-};
-const CAPTION: Style = Style {
-    weight: FontWeight::Regular,
-    size: RasterHeight::Size16,
-    ink: Rgb([136, 144, 160]),
-};
+const HEADING: Style = Style { weight: FontWeight::Bold, size: RasterHeight::Size20, ink: Rgb([236, 239, 244]) };
+const TITLE: Style = Style { weight: FontWeight::Regular, size: RasterHeight::Size16, ink: Rgb([196, 202, 213]) };
+const CAPTION: Style = Style { weight: FontWeight::Regular, size: RasterHeight::Size16, ink: Rgb([136, 144, 160]) };
 
 /// A grid of equally large images. Texts are optional: an empty slice draws none and takes no room.
 ///
@@ -78,16 +66,7 @@ impl<'a> Grid<'a> {
         assert!(image_size > 0 && columns > 0, "an empty grid");
         let image = channels * image_size * image_size;
         assert_eq!(images.len() % image, 0, "a part of an image");
-        Self {
-            images,
-            image_size,
-            channels,
-            columns,
-            heading: "",
-            column_titles: &[],
-            row_titles: &[],
-            captions: &[],
-        }
+        Self { images, image_size, channels, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }
     }
 
     /// Draws the grid and writes it as a PNG.
@@ -123,25 +102,12 @@ impl<'a> Grid<'a> {
             self.draw_tile(canvas, image, layout.tile, x, y);
             if let Some(caption) = self.captions.get(index) {
                 let caption = cut(caption, layout.tile);
-                write_text(
-                    canvas,
-                    &CAPTION,
-                    caption,
-                    x + centred(caption),
-                    y + layout.tile,
-                );
+                write_text(canvas, &CAPTION, caption, x + centred(caption), y + layout.tile);
             }
         }
     }
 
-    fn draw_tile(
-        &self,
-        canvas: &mut RgbImage,
-        image: &[f32],
-        tile: usize,
-        left: usize,
-        top: usize,
-    ) {
+    fn draw_tile(&self, canvas: &mut RgbImage, image: &[f32], tile: usize, left: usize, top: usize) {
         let plane = self.image_size * self.image_size;
         let magnification = tile / self.image_size;
         for y in 0..tile {
@@ -196,15 +162,10 @@ impl Layout {
 
         let caption_height = room(!grid.captions.is_empty(), CAPTION.size.val() + GUTTER);
         let (column_pitch, row_pitch) = (tile + GUTTER, tile + caption_height + GUTTER);
-        let title_width = grid
-            .row_titles
-            .iter()
-            .map(|title| text_width(title, &TITLE))
-            .max();
+        let title_width = grid.row_titles.iter().map(|title| text_width(title, &TITLE)).max();
         let tiles_left = title_width.map_or(0, |width| width + PAD);
         let column_title_height = room(!grid.column_titles.is_empty(), TITLE.size.val() + GUTTER);
-        let tiles_top =
-            room(!grid.heading.is_empty(), HEADING.size.val() + PAD) + column_title_height;
+        let tiles_top = room(!grid.heading.is_empty(), HEADING.size.val() + PAD) + column_title_height;
 
         let tiles_width = (grid.columns * column_pitch).saturating_sub(GUTTER);
         let inner_width = (tiles_left + tiles_width).max(text_width(grid.heading, &HEADING));
@@ -229,9 +190,7 @@ fn canvas(width: usize, height: usize) -> RgbImage {
 
 fn write_png(path: &Path, canvas: &RgbImage) -> Result<()> {
     let mut bytes = Cursor::new(Vec::new());
-    canvas
-        .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|cause| Error::unwritable(path, cause))?;
+    canvas.write_to(&mut bytes, ImageFormat::Png).map_err(|cause| Error::unwritable(path, cause))?;
     write_atomically(path, bytes.get_ref())
 }
 
@@ -301,9 +260,7 @@ mod tests {
         let path = folder.path().join("grid.png");
         // Three colour images of 2x2 in rows of two: value = 40 * image + 10 * channel + place.
         let bytes: Vec<u8> = (0..3_u8)
-            .flat_map(|n| {
-                (0..3).flat_map(move |c| (0..4).map(move |place| 40 * n + 10 * c + place))
-            })
+            .flat_map(|n| (0..3).flat_map(move |c| (0..4).map(move |place| 40 * n + 10 * c + place)))
             .collect();
         let images: Vec<f32> = bytes.iter().copied().map(from_byte).collect();
         Grid::new(&images, 2, 3, 2).write(&path).unwrap();
@@ -361,66 +318,34 @@ mod tests {
             }
         }
         let inked = |left: usize, top: usize, width: usize, height: usize| {
-            (left..left + width)
-                .any(|x| (top..top + height).any(|y| pixel(&after, x, y) != BACKGROUND.0))
+            (left..left + width).any(|x| (top..top + height).any(|y| pixel(&after, x, y) != BACKGROUND.0))
         };
         let tiles_top = MARGIN + layout.tiles_top;
         assert!(inked(MARGIN, MARGIN, 400, 20), "heading");
         assert!(inked(MARGIN, tiles_top, layout.tiles_left, 64), "row title");
-        assert!(
-            inked(MARGIN + layout.tiles_left, tiles_top - 20, 64, 20),
-            "column title"
-        );
-        assert!(
-            inked(MARGIN + layout.tiles_left, tiles_top + 64, 64, 16),
-            "caption"
-        );
+        assert!(inked(MARGIN + layout.tiles_left, tiles_top - 20, 64, 20), "column title");
+        assert!(inked(MARGIN + layout.tiles_left, tiles_top + 64, 64, 16), "caption");
         // Nothing runs into the margin.
-        assert!(!inked(
-            after.width() as usize - MARGIN,
-            0,
-            MARGIN,
-            after.height() as usize
-        ));
+        assert!(!inked(after.width() as usize - MARGIN, 0, MARGIN, after.height() as usize));
     }
 
     #[test]
     fn before_and_after_stand_beside_each_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("before-after.png");
-        let ((left, left_captions, names), (right, right_captions, _)) =
-            (digits(6, 0), digits(6, 6));
-        let base = Grid {
-            heading: "base",
-            row_titles: &names,
-            captions: &left_captions,
-            ..Grid::new(&left, 8, 1, 6)
-        };
-        let tuned = Grid {
-            heading: "tuned",
-            captions: &right_captions,
-            row_titles: &[],
-            ..Grid::new(&right, 8, 1, 6)
-        };
+        let ((left, left_captions, names), (right, right_captions, _)) = (digits(6, 0), digits(6, 6));
+        let base = Grid { heading: "base", row_titles: &names, captions: &left_captions, ..Grid::new(&left, 8, 1, 6) };
+        let tuned = Grid { heading: "tuned", captions: &right_captions, row_titles: &[], ..Grid::new(&right, 8, 1, 6) };
         before_after(&path, &base, &tuned).unwrap();
 
         let shown = image::open(&path).unwrap().into_rgb8();
         let (base, tuned) = (Layout::of(&base), Layout::of(&tuned));
         assert_eq!(shown.width() as usize, base.width + tuned.width);
-        assert_eq!(
-            pixel(&shown, base.width, shown.height() as usize / 2),
-            RULE.0
-        );
+        assert_eq!(pixel(&shown, base.width, shown.height() as usize / 2), RULE.0);
         // One pixel of the first tile of either side.
         let y = MARGIN + base.tiles_top + 20;
         let expected = |images: &[f32]| [to_byte(images[2 * 8 + 3]); 3];
-        assert_eq!(
-            pixel(&shown, MARGIN + base.tiles_left + 24, y),
-            expected(&left)
-        );
-        assert_eq!(
-            pixel(&shown, base.width + MARGIN + tuned.tiles_left + 24, y),
-            expected(&right)
-        );
+        assert_eq!(pixel(&shown, MARGIN + base.tiles_left + 24, y), expected(&left));
+        assert_eq!(pixel(&shown, base.width + MARGIN + tuned.tiles_left + 24, y), expected(&right));
     }
 }

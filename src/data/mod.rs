@@ -56,10 +56,7 @@ impl Dataset {
 pub fn builtin(name: &str) -> Result<Dataset> {
     match name {
         "digits8" => sheet::decode(
-            sheet::Source {
-                name: Path::new("digits8.png"),
-                bytes: include_bytes!("../../assets/digits8/digits8.png"),
-            },
+            sheet::Source { name: Path::new("digits8.png"), bytes: include_bytes!("../../assets/digits8/digits8.png") },
             sheet::Source {
                 name: Path::new("digits8-labels.txt"),
                 bytes: include_bytes!("../../assets/digits8/digits8-labels.txt"),
@@ -86,9 +83,7 @@ pub fn to_byte(value: f32) -> u8 {
 
 /// Decodes a picture the way a person sees it: turned as its EXIF tag says, and on white where it is
 /// transparent.
-fn decode_picture(
-    reader: ImageReader<impl std::io::BufRead + std::io::Seek>,
-) -> image::ImageResult<RgbImage> {
+fn decode_picture(reader: ImageReader<impl std::io::BufRead + std::io::Seek>) -> image::ImageResult<RgbImage> {
     let mut decoder = reader.with_guessed_format()?.into_decoder()?;
     let orientation = decoder.orientation()?;
     let mut picture = image::DynamicImage::from_decoder(decoder)?;
@@ -101,23 +96,15 @@ fn decode_picture(
         let (value, alpha) = (u32::from(value), u32::from(alpha));
         ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
     };
-    Ok(RgbImage::from_fn(
-        picture.width(),
-        picture.height(),
-        |x, y| {
-            let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
-            image::Rgb([red, green, blue].map(|value| on_white(value, alpha)))
-        },
-    ))
+    Ok(RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
+        image::Rgb([red, green, blue].map(|value| on_white(value, alpha)))
+    }))
 }
 
 /// Appends a picture (or a part of one) as `[C, H, W]`; grey is the Rec. 709 luma, which leaves grey
 /// pixels exactly as they are.
-fn push_planes(
-    images: &mut Vec<f32>,
-    picture: &impl image::GenericImageView<Pixel = image::Rgb<u8>>,
-    channels: usize,
-) {
+fn push_planes(images: &mut Vec<f32>, picture: &impl image::GenericImageView<Pixel = image::Rgb<u8>>, channels: usize) {
     use image::Pixel;
     let pixels = || picture.pixels().map(|(_, _, pixel)| pixel);
     if channels == 1 {
@@ -137,9 +124,7 @@ fn check_shape(image_size: usize, channels: usize) -> Result<()> {
         )));
     }
     if !(1..=4096).contains(&image_size) {
-        return Err(Error::input(format!(
-            "image_size = {image_size} is out of range: use 1 to 4096 pixels"
-        )));
+        return Err(Error::input(format!("image_size = {image_size} is out of range: use 1 to 4096 pixels")));
     }
     Ok(())
 }
@@ -163,15 +148,9 @@ mod tests {
     #[test]
     fn the_built_in_digits_are_the_published_ones() {
         let digits = builtin("digits8").unwrap();
-        assert_eq!(
-            (digits.len(), digits.image_size, digits.channels),
-            (1797, 8, 1)
-        );
+        assert_eq!((digits.len(), digits.image_size, digits.channels), (1797, 8, 1));
         assert_eq!(digits.images.len(), 1797 * 64);
-        assert_eq!(
-            digits.class_names,
-            ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
-        );
+        assert_eq!(digits.class_names, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
         // How often each digit occurs in the UCI test set.
         let mut counts = [0; 10];
         for &label in &digits.labels {
@@ -179,22 +158,16 @@ mod tests {
         }
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
         // The first row of the first image in the published file is 0 0 5 13 9 1 0 0, of 16.
-        let first =
-            [0, 0, 5, 13, 9, 1, 0, 0].map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8));
+        let first = [0, 0, 5, 13, 9, 1, 0, 0].map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8));
         assert_eq!(&digits.image(0)[..8], &first);
         // Its values lie on the 17 levels of the original and nowhere else.
-        let levels: Vec<f32> = (0..=16)
-            .map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8))
-            .collect();
+        let levels: Vec<f32> = (0..=16).map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8)).collect();
         assert!(digits.images.iter().all(|value| levels.contains(value)));
     }
 
     #[test]
     fn an_unknown_built_in_set_is_refused_with_the_known_ones() {
         let message = builtin("digits9").unwrap_err().to_string();
-        assert!(
-            message.contains("\"digits9\"") && message.contains("digits8"),
-            "{message}"
-        );
+        assert!(message.contains("\"digits9\"") && message.contains("digits8"), "{message}");
     }
 }

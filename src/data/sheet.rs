@@ -31,26 +31,15 @@ pub fn load(picture: &Path, labels: &Path, image_size: usize, channels: usize) -
     let read = |path: &Path| std::fs::read(path).map_err(|cause| Error::unreadable(path, cause));
     let (picture_bytes, labels_bytes) = (read(picture)?, read(labels)?);
     decode(
-        Source {
-            name: picture,
-            bytes: &picture_bytes,
-        },
-        Source {
-            name: labels,
-            bytes: &labels_bytes,
-        },
+        Source { name: picture, bytes: &picture_bytes },
+        Source { name: labels, bytes: &labels_bytes },
         image_size,
         channels,
     )
 }
 
 /// [`load`] from memory.
-pub(super) fn decode(
-    picture: Source,
-    labels: Source,
-    image_size: usize,
-    channels: usize,
-) -> Result<Dataset> {
+pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channels: usize) -> Result<Dataset> {
     check_shape(image_size, channels)?;
     let tile = image_size as u32;
     let pixels = decode_picture(ImageReader::new(Cursor::new(picture.bytes)))
@@ -73,34 +62,21 @@ pub(super) fn decode(
     if count > columns * rows || count <= columns * (rows - 1) {
         return Err(Error::unreadable(
             labels.name,
-            format!(
-                "it has {count} labels, but {} has {rows} rows of {columns} tiles",
-                picture.name.display()
-            ),
+            format!("it has {count} labels, but {} has {rows} rows of {columns} tiles", picture.name.display()),
         ));
     }
 
     let mut images = Vec::with_capacity(count * channels * image_size * image_size);
     for index in 0..count {
-        let (x, y) = (
-            (index % columns) as u32 * tile,
-            (index / columns) as u32 * tile,
-        );
+        let (x, y) = ((index % columns) as u32 * tile, (index / columns) as u32 * tile);
         push_planes(&mut images, &*pixels.view(x, y, tile, tile), channels);
     }
-    Ok(Dataset {
-        images,
-        labels: class_of,
-        class_names,
-        image_size,
-        channels,
-    })
+    Ok(Dataset { images, labels: class_of, class_names, image_size, channels })
 }
 
 /// The class of every image, and the names of the classes.
 fn parse_labels(labels: &Source) -> Result<(Vec<u32>, Vec<String>)> {
-    let text = std::str::from_utf8(labels.bytes)
-        .map_err(|_| Error::unreadable(labels.name, "it is not UTF-8 text"))?;
+    let text = std::str::from_utf8(labels.bytes).map_err(|_| Error::unreadable(labels.name, "it is not UTF-8 text"))?;
     match labels.name.extension().and_then(|it| it.to_str()) {
         Some("txt") => parse_numbers(text),
         Some("json") => parse_categories(text),
@@ -114,37 +90,25 @@ fn parse_numbers(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), Str
         .split_whitespace()
         .map(|word| {
             // The bound keeps a wrong file from asking for millions of classes.
-            word.parse()
-                .ok()
-                .filter(|&label| label < 100_000)
-                .ok_or_else(|| {
-                    let shown: String = word.chars().take(20).collect();
-                    format!(
-                        "{shown:?} is no label: whole numbers from 0, \
+            word.parse().ok().filter(|&label| label < 100_000).ok_or_else(|| {
+                let shown: String = word.chars().take(20).collect();
+                format!(
+                    "{shown:?} is no label: whole numbers from 0, \
                      separated by white space, are expected"
-                    )
-                })
+                )
+            })
         })
         .collect::<std::result::Result<Vec<u32>, _>>()?;
     let classes = labels.iter().max().map_or(0, |&largest| largest + 1);
-    Ok((
-        labels,
-        (0..classes).map(|class| class.to_string()).collect(),
-    ))
+    Ok((labels, (0..classes).map(|class| class.to_string()).collect()))
 }
 
 fn parse_categories(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), String> {
-    let pairs: Vec<(String, String)> = serde_json::from_str(text)
-        .map_err(|cause| format!("a list of [name, category] is expected: {cause}"))?;
-    let categories: BTreeSet<&str> = pairs
-        .iter()
-        .map(|(_, category)| category.as_str())
-        .collect();
+    let pairs: Vec<(String, String)> =
+        serde_json::from_str(text).map_err(|cause| format!("a list of [name, category] is expected: {cause}"))?;
+    let categories: BTreeSet<&str> = pairs.iter().map(|(_, category)| category.as_str()).collect();
     let class_names: Vec<String> = categories.into_iter().map(str::to_owned).collect();
-    let labels = pairs
-        .iter()
-        .map(|(_, category)| class_names.partition_point(|name| name < category) as u32)
-        .collect();
+    let labels = pairs.iter().map(|(_, category)| class_names.partition_point(|name| name < category) as u32).collect();
     Ok((labels, class_names))
 }
 
@@ -157,9 +121,7 @@ mod tests {
     /// A sheet of 3x2 tiles of 2x2 pixels; the red of every pixel is its place within all of them.
     fn sheet_file(folder: &Path) -> std::path::PathBuf {
         let path = folder.join("sheet.png");
-        RgbImage::from_fn(6, 4, |x, y| Rgb([(y * 6 + x) as u8, 100, 200]))
-            .save(&path)
-            .unwrap();
+        RgbImage::from_fn(6, 4, |x, y| Rgb([(y * 6 + x) as u8, 100, 200])).save(&path).unwrap();
         path
     }
 
@@ -182,8 +144,7 @@ mod tests {
 
     #[test]
     fn categories_become_classes_in_order_of_name() {
-        let labels =
-            r#"[["hash", "Symbols"], ["cat", "Animals"], ["one", "Symbols"], ["pie", "Food"]]"#;
+        let labels = r#"[["hash", "Symbols"], ["cat", "Animals"], ["one", "Symbols"], ["pie", "Food"]]"#;
         let data = load_with("labels.json", labels, 2).unwrap();
         assert_eq!(data.class_names, ["Animals", "Food", "Symbols"]);
         assert_eq!(data.labels, [2, 0, 2, 1]);
@@ -196,12 +157,7 @@ mod tests {
             ("labels.txt", "0 1 2 3 4 5 6", 2, "7 labels"),
             ("labels.txt", "0 1 two 3", 2, "\"two\""),
             ("labels.txt", "0 1 -2 3", 2, "\"-2\""),
-            (
-                "labels.txt",
-                "0012341234123412341234",
-                2,
-                "\"00123412341234123412\"",
-            ),
+            ("labels.txt", "0012341234123412341234", 2, "\"00123412341234123412\""),
             ("labels.json", r#"[["hash"]]"#, 2, "[name, category]"),
             ("labels.csv", "0,1,2,3", 2, "*.txt"),
             ("labels.txt", "0 1 2 3", 5, "image_size"),
@@ -231,21 +187,9 @@ mod tests {
     fn the_shipped_sheets_load() {
         let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
         let file = |name: &str| assets.join(name);
-        let mnist = load(
-            &file("mnist10k/mnist10k.png"),
-            &file("mnist10k/mnist10k-labels.txt"),
-            28,
-            1,
-        )
-        .unwrap();
+        let mnist = load(&file("mnist10k/mnist10k.png"), &file("mnist10k/mnist10k-labels.txt"), 28, 1).unwrap();
         assert_eq!((mnist.len(), mnist.class_names.len()), (10_000, 10));
-        let emoji = load(
-            &file("emoji32/emoji32.png"),
-            &file("emoji32/emoji32-labels.json"),
-            32,
-            3,
-        )
-        .unwrap();
+        let emoji = load(&file("emoji32/emoji32.png"), &file("emoji32/emoji32-labels.json"), 32, 3).unwrap();
         assert_eq!((emoji.len(), emoji.class_names.len()), (1906, 9));
     }
 }

@@ -59,29 +59,15 @@ impl LoadedCheckpoint {
 ///
 /// # Errors
 /// [`Error::Failed`] if the disk refuses; the checkpoints that were there are then still there.
-pub fn save(
-    checkpoints: &Path,
-    iteration: u64,
-    files: &[(&str, Vec<u8>)],
-    keep: usize,
-) -> Result<()> {
+pub fn save(checkpoints: &Path, iteration: u64, files: &[(&str, Vec<u8>)], keep: usize) -> Result<()> {
     let target = checkpoints.join(folder_name(iteration));
-    let hidden = |kind: &str| {
-        checkpoints.join(format!(
-            ".{}.{kind}-{}",
-            folder_name(iteration),
-            std::process::id()
-        ))
-    };
+    let hidden = |kind: &str| checkpoints.join(format!(".{}.{kind}-{}", folder_name(iteration), std::process::id()));
     let (temporary, replaced) = (hidden("tmp"), hidden("old"));
     let unwritable = |cause| Error::unwritable(&target, cause);
 
     remove_if_present(&temporary).map_err(unwritable)?;
     fs::create_dir_all(&temporary).map_err(unwritable)?;
-    let mut manifest = Manifest {
-        iteration,
-        files: Vec::new(),
-    };
+    let mut manifest = Manifest { iteration, files: Vec::new() };
     for (name, bytes) in files {
         write_synced(&temporary.join(name), bytes)?;
         manifest.files.push(Entry {
@@ -90,8 +76,7 @@ pub fn save(
             crc32: crc32fast::hash(bytes),
         });
     }
-    let manifest =
-        serde_json::to_vec_pretty(&manifest).map_err(|cause| unwritable(cause.into()))?;
+    let manifest = serde_json::to_vec_pretty(&manifest).map_err(|cause| unwritable(cause.into()))?;
     write_synced(&temporary.join(MANIFEST), &manifest)?;
 
     let publish = || -> std::io::Result<()> {
@@ -125,10 +110,7 @@ pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
             Err(cause) if !found.published => log::debug!("{}: {cause}", found.path.display()),
             Err(cause) => {
                 damaged += 1;
-                log::warn!(
-                    "checkpoint {} is damaged, skipped: {cause}",
-                    found.path.display()
-                );
+                log::warn!("checkpoint {} is damaged, skipped: {cause}", found.path.display());
             }
         }
     }
@@ -163,11 +145,7 @@ fn list(checkpoints: &Path) -> Result<Vec<Found>> {
         let entry = entry.map_err(|cause| Error::unreadable(checkpoints, cause))?;
         let name = entry.file_name();
         if let Some((iteration, published)) = name.to_str().and_then(parse_folder_name) {
-            found.push(Found {
-                iteration,
-                published,
-                path: entry.path(),
-            });
+            found.push(Found { iteration, published, path: entry.path() });
         }
     }
     found.sort();
@@ -176,38 +154,24 @@ fn list(checkpoints: &Path) -> Result<Vec<Found>> {
 
 /// Reads and verifies one checkpoint; the error says what is wrong with it.
 fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
-    let read = |name: &str| {
-        fs::read(found.path.join(name)).map_err(|cause| format!("{name} cannot be read: {cause}"))
-    };
-    let manifest: Manifest = serde_json::from_slice(&read(MANIFEST)?)
-        .map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
+    let read = |name: &str| fs::read(found.path.join(name)).map_err(|cause| format!("{name} cannot be read: {cause}"));
+    let manifest: Manifest =
+        serde_json::from_slice(&read(MANIFEST)?).map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
     if manifest.iteration != found.iteration {
-        return Err(format!(
-            "{MANIFEST} speaks of iteration {}",
-            manifest.iteration
-        ));
+        return Err(format!("{MANIFEST} speaks of iteration {}", manifest.iteration));
     }
     let mut files = BTreeMap::new();
     for Entry { name, size, crc32 } in manifest.files {
         let bytes = read(&name)?;
         if bytes.len() as u64 != size {
-            return Err(format!(
-                "{name} has {} bytes instead of {size}",
-                bytes.len()
-            ));
+            return Err(format!("{name} has {} bytes instead of {size}", bytes.len()));
         }
         if crc32fast::hash(&bytes) != crc32 {
-            return Err(format!(
-                "the content of {name} does not match its recorded hash"
-            ));
+            return Err(format!("the content of {name} does not match its recorded hash"));
         }
         files.insert(name, bytes);
     }
-    Ok(LoadedCheckpoint {
-        iteration: found.iteration,
-        path: found.path.clone(),
-        files,
-    })
+    Ok(LoadedCheckpoint { iteration: found.iteration, path: found.path.clone(), files })
 }
 
 /// After a successful save: removes what crashes left half-written, and all but the `keep` newest
@@ -216,10 +180,7 @@ fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
 fn tidy(checkpoints: &Path, iteration: u64, keep: usize) {
     let Ok(found) = list(checkpoints) else { return };
     let (published, hidden): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.published);
-    let older = published
-        .into_iter()
-        .rev()
-        .filter(|it| it.iteration <= iteration);
+    let older = published.into_iter().rev().filter(|it| it.iteration <= iteration);
     let surplus = older.skip(if keep == 0 { usize::MAX } else { keep });
     for Found { path, .. } in surplus.chain(hidden) {
         if let Err(cause) = remove_if_present(&path) {

@@ -49,9 +49,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is no run at `path`, or it is not writable.
     pub fn open(path: &Path) -> Result<Self> {
-        let run = Self {
-            path: path.to_owned(),
-        };
+        let run = Self { path: path.to_owned() };
         if !run.config().is_file() {
             return Err(Error::input(format!(
                 "{} holds no run to resume (it has no config.toml): check --out and run.name, or leave out --resume",

@@ -35,11 +35,7 @@ impl MetricsLog {
     /// [`Error::Failed`] if the file cannot be opened for writing.
     pub fn open_append(path: &Path) -> Result<Self> {
         let open = || -> std::io::Result<File> {
-            let mut file = File::options()
-                .read(true)
-                .append(true)
-                .create(true)
-                .open(path)?;
+            let mut file = File::options().read(true).append(true).create(true).open(path)?;
             if file.seek(SeekFrom::End(0))? > 0 {
                 let mut last = [0];
                 file.seek(SeekFrom::End(-1))?;
@@ -50,10 +46,7 @@ impl MetricsLog {
             }
             Ok(file)
         };
-        Ok(Self {
-            file: open().map_err(|cause| Error::unwritable(path, cause))?,
-            path: path.to_owned(),
-        })
+        Ok(Self { file: open().map_err(|cause| Error::unwritable(path, cause))?, path: path.to_owned() })
     }
 
     /// Appends one record: anything that serializes to an object with a whole number `iteration`.
@@ -62,8 +55,7 @@ impl MetricsLog {
     /// # Errors
     /// [`Error::Failed`] if `record` is no such object, or the disk is full.
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        let value =
-            serde_json::to_value(record).map_err(|cause| Error::unwritable(&self.path, cause))?;
+        let value = serde_json::to_value(record).map_err(|cause| Error::unwritable(&self.path, cause))?;
         if value.get(ITERATION).and_then(Value::as_u64).is_none() {
             return Err(Error::unwritable(
                 &self.path,
@@ -71,9 +63,7 @@ impl MetricsLog {
             ));
         }
         // One unbuffered write for the line and its end: a crash tears at most the last line.
-        self.file
-            .write_all(format!("{value}\n").as_bytes())
-            .map_err(|cause| Error::unwritable(&self.path, cause))
+        self.file.write_all(format!("{value}\n").as_bytes()).map_err(|cause| Error::unwritable(&self.path, cause))
     }
 
     /// Waits until every record is on the disk. Called before a checkpoint, so that after a power cut
@@ -82,9 +72,7 @@ impl MetricsLog {
     /// # Errors
     /// [`Error::Failed`] if the disk refuses.
     pub fn sync(&self) -> Result<()> {
-        self.file
-            .sync_data()
-            .map_err(|cause| Error::unwritable(&self.path, cause))
+        self.file.sync_data().map_err(|cause| Error::unwritable(&self.path, cause))
     }
 }
 
@@ -101,8 +89,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
             continue;
         }
         let parsed = serde_json::from_slice::<Record>(line).ok();
-        let Some((iteration, record)) =
-            parsed.and_then(|record| Some((record.get(ITERATION)?.as_u64()?, record)))
+        let Some((iteration, record)) = parsed.and_then(|record| Some((record.get(ITERATION)?.as_u64()?, record)))
         else {
             log::warn!("{}: line {} is torn, skipped", path.display(), number + 1);
             continue;
@@ -123,12 +110,7 @@ mod tests {
         read(path)
             .unwrap()
             .iter()
-            .map(|record| {
-                (
-                    record[ITERATION].as_u64().unwrap(),
-                    record["reward_mean"].as_f64().unwrap(),
-                )
-            })
+            .map(|record| (record[ITERATION].as_u64().unwrap(), record["reward_mean"].as_f64().unwrap()))
             .collect()
     }
 
@@ -138,19 +120,16 @@ mod tests {
         let path = folder.path().join("metrics.jsonl");
         let mut log = MetricsLog::open_append(&path).unwrap();
         for (iteration, reward) in [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)] {
-            log.append(&json!({"iteration": iteration, "reward_mean": reward}))
-                .unwrap();
+            log.append(&json!({"iteration": iteration, "reward_mean": reward})).unwrap();
         }
         drop(log);
         let before = std::fs::read(&path).unwrap();
 
         let mut log = MetricsLog::open_append(&path).unwrap();
-        log.append(&json!({"iteration": 1, "reward_mean": 0.25}))
-            .unwrap();
+        log.append(&json!({"iteration": 1, "reward_mean": 0.25})).unwrap();
         // Iterations 2 and 3 belong to the abandoned history, even before they are written again.
         assert_eq!(rewards(&path), [(0, 0.1), (1, 0.25)]);
-        log.append(&json!({"iteration": 2, "reward_mean": 0.35}))
-            .unwrap();
+        log.append(&json!({"iteration": 2, "reward_mean": 0.35})).unwrap();
         log.sync().unwrap();
         assert_eq!(rewards(&path), [(0, 0.1), (1, 0.25), (2, 0.35)]);
         assert!(std::fs::read(&path).unwrap().starts_with(&before));
@@ -167,8 +146,7 @@ mod tests {
             assert_eq!(rewards(&path), [(0, 0.5)], "cut at {cut}");
 
             let mut log = MetricsLog::open_append(&path).unwrap();
-            log.append(&json!({"iteration": 1, "reward_mean": 1.0}))
-                .unwrap();
+            log.append(&json!({"iteration": 1, "reward_mean": 1.0})).unwrap();
             assert_eq!(rewards(&path), [(0, 0.5), (1, 1.0)], "cut at {cut}");
         }
     }
@@ -178,11 +156,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let mut log = MetricsLog::open_append(&path).unwrap();
-        for wrong in [
-            json!([1, 2]),
-            json!({"reward_mean": 1.0}),
-            json!({"iteration": -1}),
-        ] {
+        for wrong in [json!([1, 2]), json!({"reward_mean": 1.0}), json!({"iteration": -1})] {
             let message = log.append(&wrong).unwrap_err().to_string();
             assert!(message.contains("iteration"), "{message}");
         }
@@ -198,22 +172,14 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let record = Metrics {
-            iteration: 4,
-            grad_norm: f32::NAN,
-        };
-        MetricsLog::open_append(&path)
-            .unwrap()
-            .append(&record)
-            .unwrap();
+        let record = Metrics { iteration: 4, grad_norm: f32::NAN };
+        MetricsLog::open_append(&path).unwrap().append(&record).unwrap();
         assert_eq!(read(&path).unwrap()[0]["grad_norm"], Value::Null);
     }
 
     #[test]
     fn a_missing_log_is_named() {
-        let message = read(Path::new("no-such-metrics.jsonl"))
-            .unwrap_err()
-            .to_string();
+        let message = read(Path::new("no-such-metrics.jsonl")).unwrap_err().to_string();
         assert!(message.contains("no-such-metrics.jsonl"), "{message}");
     }
 }

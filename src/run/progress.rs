@@ -94,14 +94,11 @@ impl Progress {
 }
 
 fn bar(label: Cow<'static, str>, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{prefix:.bold} {bar:24.cyan/dim} {pos}/{len}  {wide_msg}  {eta_precise:.dim}",
-    )
-    .expect("the template is a constant")
-    .progress_chars("━╸─");
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
-        .with_style(style)
-        .with_prefix(label)
+    let style =
+        ProgressStyle::with_template("{prefix:.bold} {bar:24.cyan/dim} {pos}/{len}  {wide_msg}  {eta_precise:.dim}")
+            .expect("the template is a constant")
+            .progress_chars("━╸─");
+    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style).with_prefix(label)
 }
 
 /// A closed standard error (`2>&-`, a reader that went away) is no reason to stop the work.
@@ -122,20 +119,11 @@ struct Lines {
 
 impl Lines {
     fn new(label: Cow<'static, str>, total: u64, interval: Duration) -> Self {
-        Self {
-            label,
-            total,
-            first: 0,
-            started: Instant::now(),
-            last: None,
-            interval,
-        }
+        Self { label, total, first: 0, started: Instant::now(), last: None, interval }
     }
 
     fn update(&mut self, position: u64, message: &str, now: Instant) -> Option<String> {
-        let due = self
-            .last
-            .is_none_or(|last| now.duration_since(last) >= self.interval);
+        let due = self.last.is_none_or(|last| now.duration_since(last) >= self.interval);
         if !due && position < self.total {
             return None;
         }
@@ -145,26 +133,17 @@ impl Lines {
         let eta = if done == 0 || left == 0 {
             String::new()
         } else {
-            let seconds =
-                now.duration_since(self.started).as_secs_f64() * left as f64 / done as f64;
+            let seconds = now.duration_since(self.started).as_secs_f64() * left as f64 / done as f64;
             format!("  ETA {}", clock(seconds))
         };
-        Some(format!(
-            "{} {position}/{}  {message}{eta}",
-            self.label, self.total
-        ))
+        Some(format!("{} {position}/{}  {message}{eta}", self.label, self.total))
     }
 }
 
 /// Seconds as `h:mm:ss`.
 fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
-    format!(
-        "{}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 #[cfg(test)]
@@ -179,13 +158,8 @@ mod tests {
     fn lines_are_rate_limited_but_never_miss_the_first_and_the_last() {
         let mut lines = lines(100, 2);
         let start = lines.started;
-        let told: Vec<u64> = (1..=100)
-            .filter(|&i| {
-                lines
-                    .update(i, "", start + Duration::from_millis(i * 150))
-                    .is_some()
-            })
-            .collect();
+        let told: Vec<u64> =
+            (1..=100).filter(|&i| lines.update(i, "", start + Duration::from_millis(i * 150)).is_some()).collect();
         assert_eq!(told, [1, 15, 29, 43, 57, 71, 85, 99, 100]);
     }
 
@@ -194,11 +168,7 @@ mod tests {
         for (interval, pace) in [(2, 3), (0, 0)] {
             let mut lines = lines(10, interval);
             let start = lines.started;
-            let told = (1..=10).filter(|&i| {
-                lines
-                    .update(i, "", start + Duration::from_secs(i * pace))
-                    .is_some()
-            });
+            let told = (1..=10).filter(|&i| lines.update(i, "", start + Duration::from_secs(i * pace)).is_some());
             assert_eq!(told.count(), 10);
         }
     }
@@ -210,19 +180,12 @@ mod tests {
         let now = lines.started + Duration::from_secs(1_000);
         let line = lines.update(92, "reward 0.71", now).unwrap();
         assert_eq!(line, "training 92/100  reward 0.71  ETA 1:06:40");
-        assert_eq!(
-            lines.update(100, "done", now).unwrap(),
-            "training 100/100  done"
-        );
+        assert_eq!(lines.update(100, "done", now).unwrap(), "training 100/100  done");
     }
 
     #[test]
     fn every_way_of_telling_takes_every_call() {
-        let tellers = [
-            Teller::Silent,
-            Teller::Bar(bar("training".into(), 3)),
-            Teller::Lines(lines(3, 0)),
-        ];
+        let tellers = [Teller::Silent, Teller::Bar(bar("training".into(), 3)), Teller::Lines(lines(3, 0))];
         for teller in tellers {
             if let Teller::Bar(bar) = &teller {
                 bar.set_draw_target(ProgressDrawTarget::hidden());

@@ -4,16 +4,8 @@ const MODEL: &str = "model.safetensors";
 
 /// Two files whose content depends on the iteration and on `salt`.
 fn files(iteration: u64, salt: u8) -> Vec<(&'static str, Vec<u8>)> {
-    let weights = (0..300_u64)
-        .map(|i| (i * 31 + iteration) as u8 ^ salt)
-        .collect();
-    vec![
-        (MODEL, weights),
-        (
-            "state.json",
-            format!("{{\"iteration\":{iteration}}}").into_bytes(),
-        ),
-    ]
+    let weights = (0..300_u64).map(|i| (i * 31 + iteration) as u8 ^ salt).collect();
+    vec![(MODEL, weights), ("state.json", format!("{{\"iteration\":{iteration}}}").into_bytes())]
 }
 
 fn save_at(folder: &Path, iteration: u64, keep: usize) {
@@ -21,16 +13,12 @@ fn save_at(folder: &Path, iteration: u64, keep: usize) {
 }
 
 fn latest_iteration(folder: &Path) -> Option<u64> {
-    latest(folder)
-        .unwrap()
-        .map(|checkpoint| checkpoint.iteration)
+    latest(folder).unwrap().map(|checkpoint| checkpoint.iteration)
 }
 
 fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -47,10 +35,7 @@ fn what_was_saved_comes_back() {
     for (name, bytes) in files(1_000_000, 0) {
         assert_eq!(checkpoint.file(name).unwrap(), bytes);
     }
-    let message = checkpoint
-        .file("optimizer.safetensors")
-        .unwrap_err()
-        .to_string();
+    let message = checkpoint.file("optimizer.safetensors").unwrap_err().to_string();
     assert!(message.contains("optimizer.safetensors"), "{message}");
     assert_eq!(names(&folder), ["000009", "1000000"]);
 }
@@ -65,15 +50,9 @@ fn only_the_newest_are_kept_and_strangers_are_left_alone() {
     for iteration in [2, 4, 6, 8] {
         save_at(folder, iteration, 2);
     }
-    assert_eq!(
-        names(folder),
-        [".000003.bak-1", "000006", "000008", "12", "notes"]
-    );
+    assert_eq!(names(folder), [".000003.bak-1", "000006", "000008", "12", "notes"]);
     save_at(folder, 10, 0);
-    assert_eq!(
-        names(folder),
-        [".000003.bak-1", "000006", "000008", "000010", "12", "notes"]
-    );
+    assert_eq!(names(folder), [".000003.bak-1", "000006", "000008", "000010", "12", "notes"]);
 }
 
 /// Kills the write after every possible number of bytes on the disk: the files in their order, then
@@ -84,12 +63,7 @@ fn a_crash_in_the_middle_of_a_write_leaves_the_previous_checkpoint() {
     save_at(scratch.path(), 2, 1);
     let written: Vec<(&str, Vec<u8>)> = [MODEL, "state.json", MANIFEST]
         .into_iter()
-        .map(|name| {
-            (
-                name,
-                fs::read(scratch.path().join("000002").join(name)).unwrap(),
-            )
-        })
+        .map(|name| (name, fs::read(scratch.path().join("000002").join(name)).unwrap()))
         .collect();
     let total: usize = written.iter().map(|(_, bytes)| bytes.len()).sum();
 
@@ -110,11 +84,7 @@ fn a_crash_in_the_middle_of_a_write_leaves_the_previous_checkpoint() {
         }
         // Only the very last byte, the manifest's closing brace, makes it complete.
         let expected = if cut == total { 2 } else { 1 };
-        assert_eq!(
-            latest_iteration(folder),
-            Some(expected),
-            "cut at {cut} of {total}"
-        );
+        assert_eq!(latest_iteration(folder), Some(expected), "cut at {cut} of {total}");
     }
     save_at(folder, 3, 1);
     assert_eq!(names(folder), ["000003"]);
@@ -128,10 +98,7 @@ fn a_crash_between_the_renames_of_a_replacement_loses_nothing() {
     fs::rename(folder.join("000005"), folder.join(".000005.old-1")).unwrap();
     assert_eq!(latest_iteration(folder), Some(5));
     save(folder, 5, &files(5, 2), 1).unwrap();
-    assert_eq!(
-        latest(folder).unwrap().unwrap().file(MODEL).unwrap(),
-        files(5, 2)[0].1
-    );
+    assert_eq!(latest(folder).unwrap().unwrap().file(MODEL).unwrap(), files(5, 2)[0].1);
     assert_eq!(names(folder), ["000005"]);
 }
 
@@ -142,10 +109,7 @@ fn saving_an_iteration_again_replaces_it_whole() {
     save(folder, 7, &[("old-only.bin", vec![1; 9])], 2).unwrap();
     save_at(folder, 7, 2);
     assert_eq!(names(folder), ["000007"]);
-    assert_eq!(
-        names(&folder.join("000007")),
-        [MANIFEST, MODEL, "state.json"]
-    );
+    assert_eq!(names(&folder.join("000007")), [MANIFEST, MODEL, "state.json"]);
     let checkpoint = latest(folder).unwrap().unwrap();
     assert_eq!(checkpoint.file(MODEL).unwrap(), files(7, 0)[0].1);
 }
@@ -160,18 +124,11 @@ fn a_damaged_checkpoint_is_skipped() {
         fs::write(path, bytes).unwrap();
     };
     let cases: [(&str, Damage); 6] = [
-        ("no manifest", |it| {
-            fs::remove_file(it.join(MANIFEST)).unwrap()
-        }),
-        ("empty manifest", |it| {
-            fs::write(it.join(MANIFEST), b"").unwrap()
-        }),
+        ("no manifest", |it| fs::remove_file(it.join(MANIFEST)).unwrap()),
+        ("empty manifest", |it| fs::write(it.join(MANIFEST), b"").unwrap()),
         ("no model", |it| fs::remove_file(it.join(MODEL)).unwrap()),
         ("cut model", |it| {
-            let file = fs::File::options()
-                .write(true)
-                .open(it.join(MODEL))
-                .unwrap();
+            let file = fs::File::options().write(true).open(it.join(MODEL)).unwrap();
             file.set_len(299).unwrap();
         }),
         ("grown model", |it| {
@@ -237,9 +194,7 @@ fn a_save_that_fails_leaves_the_previous_checkpoints() {
     let root = tempfile::tempdir().unwrap();
     save_at(root.path(), 1, 1);
     let missing_folder = [("no/such/folder.bin", vec![0])];
-    let message = save(root.path(), 2, &missing_folder, 1)
-        .unwrap_err()
-        .to_string();
+    let message = save(root.path(), 2, &missing_folder, 1).unwrap_err().to_string();
     assert!(message.contains("folder.bin"), "{message}");
     assert_eq!(latest_iteration(root.path()), Some(1));
 }

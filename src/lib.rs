@@ -11,6 +11,7 @@ pub mod files;
 pub mod flow;
 pub mod gpu;
 pub mod graph;
+pub mod model;
 pub mod ops;
 pub mod rl;
 pub mod run;

@@ -36,6 +36,11 @@ impl Interpreter {
 
     /// Runs every node in order.
     pub fn run(&mut self, graph: &Graph) {
+        for tensor in graph.tensors() {
+            if let Some(data) = &graph.tensors[tensor.0].initial {
+                self.values.entry(tensor).or_insert_with(|| data.iter().map(|value| f64::from(*value)).collect());
+            }
+        }
         for node in graph.nodes() {
             let shapes = graph.shapes(node);
             let inputs: Vec<&[f64]> = node.inputs.iter().map(|tensor| self.value(graph, *tensor)).collect();

@@ -48,6 +48,8 @@ struct TensorInfo {
     shape: Vec<usize>,
     origin: Origin,
     kept: bool,
+    /// An input's value until the host writes another one.
+    initial: Option<Vec<f32>>,
     /// Where its gradient accumulates, for trainable parameters.
     gradient: Option<Tensor>,
 }
@@ -69,6 +71,14 @@ impl Graph {
     /// A tensor that the host writes.
     pub fn input(&mut self, name: &str, shape: &[usize]) -> Tensor {
         self.declare(name.to_owned(), shape.to_vec(), Origin::Input)
+    }
+
+    /// A tensor whose value never changes.
+    pub fn constant(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} has an element a place");
+        let tensor = self.input(name, shape);
+        self.tensors[tensor.0].initial = Some(data);
+        tensor
     }
 
     /// A tensor in a store, from element `offset` on, which is a multiple of [`STORE_ALIGNMENT`].
@@ -179,7 +189,7 @@ impl Graph {
 
     fn declare(&mut self, name: String, shape: Vec<usize>, origin: Origin) -> Tensor {
         assert!(shape.iter().all(|extent| *extent > 0), "{name} has an empty shape {shape:?}");
-        self.tensors.push(TensorInfo { name, shape, origin, kept: false, gradient: None });
+        self.tensors.push(TensorInfo { name, shape, origin, kept: false, initial: None, gradient: None });
         Tensor(self.tensors.len() - 1)
     }
 

@@ -51,6 +51,9 @@ impl Plan {
                 }
                 Origin::Computed => (slots[memory.slot_of[&tensor]].clone(), 0),
             };
+            if let Some(data) = &graph.tensors[tensor.0].initial {
+                gpu.write(&buffer, offset, data);
+            }
             assert!(offset + bytes <= buffer.bytes(), "{} reaches beyond its store", graph.name(tensor));
             regions.insert(tensor, Region { buffer, offset, bytes });
             elements.insert(tensor, graph.elements(tensor));

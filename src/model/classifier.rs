@@ -1,0 +1,77 @@
+//! The small classifier that scores images and judges models: two linear layers on pixels.
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Layout, Parameters};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Tensor};
+use crate::ops::{Activation, linear};
+
+/// Sizes of a classifier; stored in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierConfig {
+    /// Side of an image.
+    pub image_size: usize,
+    /// Channels of an image.
+    pub channels: usize,
+    /// Width of the hidden layer.
+    pub hidden_size: usize,
+    /// Number of classes.
+    pub num_classes: usize,
+}
+
+impl ClassifierConfig {
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the one that is zero.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("image_size", self.image_size),
+            ("channels", self.channels),
+            ("hidden_size", self.hidden_size),
+            ("num_classes", self.num_classes),
+        ];
+        match sizes.iter().find(|(_, size)| *size == 0) {
+            Some((name, _)) => Err(Error::input(format!("the classifier's {name} is 0: it must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Elements of one image.
+    pub fn dim(&self) -> usize {
+        self.channels * self.image_size * self.image_size
+    }
+
+    /// Names and shapes of all parameters.
+    pub fn layout(&self) -> Layout {
+        let linear = |layer: &str, outputs: usize, inputs: usize| {
+            [(format!("{layer}.weight"), vec![outputs, inputs], true), (format!("{layer}.bias"), vec![outputs], true)]
+        };
+        let first = linear("fc1", self.hidden_size, self.dim());
+        Layout::new(first.into_iter().chain(linear("fc2", self.num_classes, self.hidden_size)))
+    }
+}
+
+/// A classifier being recorded into one graph.
+#[derive(Debug)]
+pub struct Classifier {
+    parameters: Parameters,
+}
+
+impl Classifier {
+    /// A network whose parameters are already declared in the graph.
+    pub fn new(parameters: Parameters) -> Self {
+        Self { parameters }
+    }
+
+    /// `images [B, C · S · S]` to logits `[B, num_classes]`.
+    pub fn logits(&self, graph: &mut Graph, images: Tensor) -> Tensor {
+        let [weight, bias] = self.parameters.linear("fc1");
+        let hidden = linear(graph, images, weight, bias);
+        let hidden = graph.apply(Activation::Gelu, &[hidden]);
+        let [weight, bias] = self.parameters.linear("fc2");
+        linear(graph, hidden, weight, bias)
+    }
+}

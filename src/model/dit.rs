@@ -1,0 +1,292 @@
+//! The diffusion transformer (Peebles & Xie 2022) as SiT (Ma et al. 2024) uses it: adaLN-zero blocks, and
+//! exactly their names and layouts of tensors.
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::{Layout, Parameters};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Tensor};
+use crate::ops::{
+    Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, Guidance, LayerNorm, Patches, Patchify, Split,
+    TimeFeatures, Unpatchify, linear, time_frequencies,
+};
+
+/// Which way a network's time runs. Everything outside of it speaks of sigma: 1 is noise, 0 is data, and the
+/// velocity is dx/dsigma = noise − data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeConvention {
+    /// The network's time is sigma and it predicts noise − data (SD3, FLUX, rectified flow).
+    #[default]
+    Sigma,
+    /// The network's time is 1 − sigma and it predicts data − noise (SiT).
+    Sit,
+}
+
+/// Position embeddings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    /// Trained with the rest.
+    #[default]
+    Learned,
+    /// Fixed two-dimensional sines and cosines.
+    SinCos,
+}
+
+/// Sizes and conventions of a network; stored in its file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitConfig {
+    /// Side of an image.
+    pub image_size: usize,
+    /// Channels of an image.
+    pub channels: usize,
+    /// Side of a patch.
+    pub patch_size: usize,
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Width of the MLP in token widths.
+    pub mlp_ratio: f64,
+    /// Classes; one more is kept for "no class".
+    pub num_classes: usize,
+    /// The network also predicts a variance, which is not used.
+    pub learn_sigma: bool,
+    /// Which way time runs.
+    pub time: TimeConvention,
+    /// The network's time is multiplied by this before its features are taken.
+    pub time_scale: f64,
+    /// Position embeddings.
+    pub positions: Positions,
+}
+
+/// Half the number of time features.
+const TIME_FEATURES: usize = 128;
+
+impl DitConfig {
+    /// Checks that the sizes fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming both numbers.
+    pub fn check(&self) -> Result<()> {
+        let sizes = [
+            ("image_size", self.image_size),
+            ("channels", self.channels),
+            ("patch_size", self.patch_size),
+            ("hidden_size", self.hidden_size),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+            ("num_classes", self.num_classes),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(Error::input(format!("model.{name} is 0: it must be at least 1")));
+        }
+        if !self.image_size.is_multiple_of(self.patch_size) {
+            return Err(Error::input(format!(
+                "model.patch_size {} does not divide model.image_size {}: choose a divisor",
+                self.patch_size, self.image_size
+            )));
+        }
+        if !self.hidden_size.is_multiple_of(self.num_heads) {
+            return Err(Error::input(format!(
+                "model.num_heads {} does not divide model.hidden_size {}: choose a divisor",
+                self.num_heads, self.hidden_size
+            )));
+        }
+        if self.positions == Positions::SinCos && !self.hidden_size.is_multiple_of(4) {
+            return Err(Error::input(format!(
+                "model.hidden_size {} is not a multiple of 4, which sin-cos positions need",
+                self.hidden_size
+            )));
+        }
+        if self.mlp_hidden() == 0 || !self.time_scale.is_finite() {
+            return Err(Error::input(format!(
+                "model.mlp_ratio {} and model.time_scale {} must be positive numbers",
+                self.mlp_ratio, self.time_scale
+            )));
+        }
+        Ok(())
+    }
+
+    /// Width of the MLPs.
+    pub fn mlp_hidden(&self) -> usize {
+        (self.hidden_size as f64 * self.mlp_ratio).round() as usize
+    }
+
+    /// Elements of one image.
+    pub fn dim(&self) -> usize {
+        self.channels * self.image_size * self.image_size
+    }
+
+    /// Shape of a batch of images.
+    pub fn image_shape(&self, batch: usize) -> [usize; 4] {
+        [batch, self.channels, self.image_size, self.image_size]
+    }
+
+    /// The label that means "no class".
+    pub fn null_class(&self) -> u32 {
+        self.num_classes as u32
+    }
+
+    /// The network's time at a noise level.
+    pub fn time_of(&self, sigma: f64) -> f32 {
+        let time = match self.time {
+            TimeConvention::Sigma => sigma,
+            TimeConvention::Sit => 1.0 - sigma,
+        };
+        (self.time_scale * time) as f32
+    }
+
+    /// Patches of the input: what a convolution with stride `patch_size` sees.
+    fn input_patches(&self) -> Patches {
+        Patches {
+            channels: self.channels,
+            vector_channels: self.channels,
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            channel_first: true,
+            factor: 1.0,
+        }
+    }
+
+    /// Patches of the output. SiT's velocity points from noise to data: the sign turns it round.
+    fn output_patches(&self) -> Patches {
+        Patches {
+            vector_channels: if self.learn_sigma { 2 * self.channels } else { self.channels },
+            channel_first: false,
+            factor: if self.time == TimeConvention::Sit { -1.0 } else { 1.0 },
+            ..self.input_patches()
+        }
+    }
+
+    fn tokens(&self) -> usize {
+        self.input_patches().tokens()
+    }
+
+    /// Names and shapes of all parameters, in checkpoint order.
+    pub fn layout(&self) -> Layout {
+        let d = self.hidden_size;
+        let mut tensors: Vec<(String, Vec<usize>, bool)> = Vec::new();
+        let learned = self.positions == Positions::Learned;
+        let mut tensor = |name: String, shape: &[usize], trainable| tensors.push((name, shape.to_vec(), trainable));
+        let (channels, patch) = (self.channels, self.patch_size);
+        tensor("x_embedder.proj.weight".into(), &[d, channels, patch, patch], true);
+        tensor("x_embedder.proj.bias".into(), &[d], true);
+        tensor("pos_embed".into(), &[1, self.tokens(), d], learned);
+        let mut linear = |layer: &str, outputs: usize, inputs: usize| {
+            tensor(format!("{layer}.weight"), &[outputs, inputs], true);
+            tensor(format!("{layer}.bias"), &[outputs], true);
+        };
+        linear("t_embedder.mlp.0", d, 2 * TIME_FEATURES);
+        linear("t_embedder.mlp.2", d, d);
+        for block in 0..self.depth {
+            linear(&format!("blocks.{block}.adaLN_modulation.1"), 6 * d, d);
+            linear(&format!("blocks.{block}.attn.qkv"), 3 * d, d);
+            linear(&format!("blocks.{block}.attn.proj"), d, d);
+            linear(&format!("blocks.{block}.mlp.fc1"), self.mlp_hidden(), d);
+            linear(&format!("blocks.{block}.mlp.fc2"), d, self.mlp_hidden());
+        }
+        linear("final_layer.adaLN_modulation.1", 2 * d, d);
+        linear("final_layer.linear", self.output_patches().vector(), d);
+        tensor("y_embedder.embedding_table.weight".into(), &[self.num_classes + 1, d], true);
+        Layout::new(tensors)
+    }
+}
+
+/// A diffusion transformer being recorded into one graph.
+#[derive(Debug)]
+pub struct Dit<'a> {
+    config: &'a DitConfig,
+    parameters: Parameters,
+}
+
+impl<'a> Dit<'a> {
+    /// A network whose parameters are already declared in the graph.
+    pub fn new(config: &'a DitConfig, parameters: Parameters) -> Self {
+        Self { config, parameters }
+    }
+
+    /// The velocity dx/dsigma: `x [B, C, S, S]`, `time [B]` (from [`DitConfig::time_of`]), `labels [B]` to
+    /// `[B, C, S, S]`.
+    pub fn velocity(&self, graph: &mut Graph, x: Tensor, time: Tensor, labels: Tensor) -> Tensor {
+        let config = self.config;
+        let condition = graph.scope("condition", |graph| self.condition(graph, time, labels));
+        let mut h = graph.scope("x_embedder", |graph| {
+            let patches = graph.apply(Patchify(config.input_patches()), &[x]);
+            // As a linear layer the convolution's weight is [hidden, channels · patch · patch].
+            let h = self.linear(graph, "x_embedder.proj", patches);
+            graph.apply(AddBroadcast, &[h, self.parameters.get("pos_embed")])
+        });
+        for block in 0..config.depth {
+            h = graph.scope(&format!("blocks.{block}"), |graph| self.block(graph, block, h, condition));
+        }
+        graph.scope("final_layer", |graph| {
+            let modulation = self.linear(graph, "final_layer.adaLN_modulation.1", condition);
+            let parts = graph.push(Split { parts: 2 }, &[modulation]);
+            let normal = graph.push(LayerNorm, &[h, parts[0], parts[1]])[0];
+            let patches = self.linear(graph, "final_layer.linear", normal);
+            graph.apply(Unpatchify(config.output_patches()), &[patches])
+        })
+    }
+
+    /// The velocity with classifier-free guidance; a scale of 1 costs one forward pass only.
+    pub fn guided_velocity(
+        &self,
+        graph: &mut Graph,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor,
+        guidance_scale: f32,
+    ) -> Tensor {
+        let conditional = self.velocity(graph, x, time, labels);
+        if guidance_scale == 1.0 {
+            return conditional;
+        }
+        let rows = graph.shape(labels)[0];
+        let null = f32::from_bits(self.config.null_class());
+        let null_labels = graph.constant("null labels", &[rows], vec![null; rows]);
+        let unconditional = graph.scope("unconditional", |graph| self.velocity(graph, x, time, null_labels));
+        graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
+    }
+
+    /// SiLU of the sum of time and class embeddings, `[B, hidden]`: what every adaLN layer starts from.
+    fn condition(&self, graph: &mut Graph, time: Tensor, labels: Tensor) -> Tensor {
+        let frequencies = graph.constant("frequencies", &[TIME_FEATURES], time_frequencies(TIME_FEATURES));
+        let features = graph.apply(TimeFeatures, &[time, frequencies]);
+        let hidden = self.linear(graph, "t_embedder.mlp.0", features);
+        let hidden = graph.apply(Activation::Silu, &[hidden]);
+        let time = self.linear(graph, "t_embedder.mlp.2", hidden);
+        let table = self.parameters.get("y_embedder.embedding_table.weight");
+        let class = graph.apply(Embedding, &[table, labels]);
+        let sum = graph.apply(Add, &[time, class]);
+        graph.apply(Activation::Silu, &[sum])
+    }
+
+    fn block(&self, graph: &mut Graph, block: usize, h: Tensor, condition: Tensor) -> Tensor {
+        let name = |layer: &str| format!("blocks.{block}.{layer}");
+        let modulation = self.linear(graph, &name("adaLN_modulation.1"), condition);
+        let parts = graph.push(Split { parts: 6 }, &[modulation]);
+        let [shift_attention, scale_attention, gate_attention, shift_mlp, scale_mlp, gate_mlp] = parts[..] else {
+            unreachable!("six parts")
+        };
+        let normal = graph.push(LayerNorm, &[h, shift_attention, scale_attention])[0];
+        let qkv = self.linear(graph, &name("attn.qkv"), normal);
+        let attended = graph.push(Attention { num_heads: self.config.num_heads }, &[qkv])[0];
+        let attended = self.linear(graph, &name("attn.proj"), attended);
+        let h = graph.apply(GatedResidual, &[h, attended, gate_attention]);
+        let normal = graph.push(LayerNorm, &[h, shift_mlp, scale_mlp])[0];
+        let hidden = self.linear(graph, &name("mlp.fc1"), normal);
+        let hidden = graph.apply(Activation::Gelu, &[hidden]);
+        let hidden = self.linear(graph, &name("mlp.fc2"), hidden);
+        graph.apply(GatedResidual, &[h, hidden, gate_mlp])
+    }
+
+    fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
+        let [weight, bias] = self.parameters.linear(layer);
+        linear(graph, x, weight, bias)
+    }
+}

@@ -1,0 +1,258 @@
+//! Model files: safetensors with one metadata entry that says what the network is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+use super::{ClassifierConfig, DitConfig};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// Metadata key under which a file describes itself, as JSON.
+const KEY: &str = "flowdppo_wgpu";
+
+/// Tensors by name: shape and values as f32.
+pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// What a network is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// A flow model.
+    Dit(DitConfig),
+    /// A classifier.
+    Classifier(ClassifierConfig),
+}
+
+impl ModelKind {
+    /// Where its parameters lie.
+    pub fn layout(&self) -> Layout {
+        match self {
+            Self::Dit(config) => config.layout(),
+            Self::Classifier(config) => config.layout(),
+        }
+    }
+}
+
+/// A network with its weights, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// What it is.
+    pub kind: ModelKind,
+    /// Names of its classes; empty if nobody gave any.
+    pub class_names: Vec<String>,
+    /// All parameters, laid out as [`ModelKind::layout`].
+    pub weights: Vec<f32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    #[serde(flatten)]
+    kind: ModelKind,
+    #[serde(default)]
+    class_names: Vec<String>,
+}
+
+impl Model {
+    /// Reads a native file. `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is no safetensors file, not one of ours, or a tensor is missing, misshapen,
+    /// unknown or not finite.
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
+        let (tensors, metadata) = parse(name, bytes)?;
+        let Some(description) = metadata.get(KEY) else {
+            return Err(Error::input(format!(
+                "{name} does not say what network it holds (no `{KEY}` in its metadata): if it is a SiT or DiT \
+                 checkpoint, convert it first with `flowdppo-wgpu import --format sit`"
+            )));
+        };
+        let Description { kind, class_names } = serde_json::from_str(description)
+            .map_err(|cause| Error::input(format!("{name} describes its network in an unknown way: {cause}")))?;
+        match &kind {
+            ModelKind::Dit(config) => config.check(),
+            ModelKind::Classifier(config) => config.check(),
+        }
+        .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
+        let weights = gather(name, &kind.layout(), tensors)?;
+        Ok(Self { kind, class_names, weights })
+    }
+
+    /// Reads a native file from disk.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`], and if it cannot be read.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+        Self::from_bytes(&path.display().to_string(), &bytes)
+    }
+
+    /// The flow model that this is.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is a classifier.
+    pub fn dit(&self, name: &str) -> Result<&DitConfig> {
+        match &self.kind {
+            ModelKind::Dit(config) => Ok(config),
+            ModelKind::Classifier(_) => Err(Error::input(format!("{name} is a classifier: a flow model is needed here"))),
+        }
+    }
+
+    /// The classifier that this is.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is a flow model.
+    pub fn classifier(&self, name: &str) -> Result<&ClassifierConfig> {
+        match &self.kind {
+            ModelKind::Classifier(config) => Ok(config),
+            ModelKind::Dit(_) => Err(Error::input(format!("{name} is a flow model: a classifier is needed here"))),
+        }
+    }
+
+    /// The file's bytes; the same model gives the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
+        let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
+        let layout = self.kind.layout();
+        let tensors: Tensors = layout
+            .entries()
+            .iter()
+            .map(|entry| {
+                let values = self.weights[entry.offset..entry.offset + entry.elements()].to_vec();
+                (entry.name.clone(), (entry.shape.clone(), values))
+            })
+            .collect();
+        serialize(&tensors, Some((KEY, description)))
+    }
+
+    /// Writes the file: whole or not at all.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, &self.to_bytes())
+    }
+}
+
+/// Reads all tensors of a safetensors file as f32; whole numbers are converted.
+///
+/// # Errors
+/// [`Error::Input`] naming the file and the tensor.
+pub fn read_tensors(path: &Path) -> Result<Tensors> {
+    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    Ok(parse(&path.display().to_string(), &bytes)?.0)
+}
+
+/// Writes tensors as f32: whole or not at all.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
+    write_atomically(path, &serialize(tensors, None))
+}
+
+/// The bytes of a safetensors file. One metadata entry at most: several would come in random order.
+pub(crate) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
+    let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
+    let views = tensors.iter().map(|(name, (shape, values))| {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor has an element a place"))
+    });
+    safetensors::serialize(views, metadata).expect("f32 tensors are always writable")
+}
+
+/// Tensors and metadata of a safetensors file.
+pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
+    let broken = |cause: &dyn std::fmt::Display| {
+        Error::input(format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"))
+    };
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|cause| broken(&cause))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    let mut tensors = Tensors::new();
+    for (tensor, view) in file.tensors() {
+        let values = convert(&view).ok_or_else(|| {
+            Error::input(format!(
+                "{name}: tensor `{tensor}` has type {:?}: F64, F32, F16, BF16, I64, I32 and U32 can be read",
+                view.dtype()
+            ))
+        })?;
+        tensors.insert(tensor, (view.shape().to_vec(), values));
+    }
+    Ok((tensors, metadata))
+}
+
+fn convert(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let data = view.data();
+    fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
+        data.as_chunks::<N>().0.iter().copied()
+    }
+    Some(match view.dtype() {
+        Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
+        Dtype::F64 => words(data).map(|bytes| f64::from_le_bytes(bytes) as f32).collect(),
+        Dtype::BF16 => words(data).map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)).collect(),
+        Dtype::F16 => words(data).map(|bytes| half_to_f32(u16::from_le_bytes(bytes))).collect(),
+        Dtype::I64 => words(data).map(|bytes| i64::from_le_bytes(bytes) as f32).collect(),
+        Dtype::I32 => words(data).map(|bytes| i32::from_le_bytes(bytes) as f32).collect(),
+        Dtype::U32 => words(data).map(|bytes| u32::from_le_bytes(bytes) as f32).collect(),
+        _ => return None,
+    })
+}
+
+/// IEEE 754 binary16 to f32.
+fn half_to_f32(bits: u16) -> f32 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    match exponent {
+        0 => sign * fraction * 2_f32.powi(-24),
+        31 if fraction == 0.0 => sign * f32::INFINITY,
+        31 => f32::NAN,
+        _ => sign * (1.0 + fraction / 1024.0) * 2_f32.powi(exponent - 15),
+    }
+}
+
+/// Puts tensors where a layout wants them.
+pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Result<Vec<f32>> {
+    let mut weights = vec![0.0; layout.elements()];
+    for entry in layout.entries() {
+        let tensor = &entry.name;
+        let Some((shape, values)) = tensors.remove(tensor) else {
+            return Err(Error::input(format!("{name} lacks the tensor `{tensor}` of shape {:?}", entry.shape)));
+        };
+        if shape != entry.shape {
+            return Err(Error::input(format!(
+                "{name}: tensor `{tensor}` has shape {shape:?}, but {:?} is expected",
+                entry.shape
+            )));
+        }
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::input(format!(
+                "{name}: tensor `{tensor}` is not finite at element {index} ({}): the file is damaged or its \
+                 training diverged",
+                values[index]
+            )));
+        }
+        weights[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
+    }
+    match tensors.keys().next() {
+        Some(extra) => Err(Error::input(format!("{name} has a tensor `{extra}` that its network does not know"))),
+        None => Ok(weights),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::half_to_f32;
+
+    #[test]
+    fn half_precision() {
+        let cases = [(0x0000, 0.0), (0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0001, 5.960_464_5e-8)];
+        for (bits, value) in cases {
+            assert_eq!(half_to_f32(bits), value);
+        }
+        assert!(half_to_f32(0x7c00).is_infinite() && half_to_f32(0x7e01).is_nan());
+    }
+}

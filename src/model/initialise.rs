@@ -1,0 +1,76 @@
+//! Initial weights, all drawn from the run's seed.
+
+use super::dit::{DitConfig, Positions};
+use super::layout::{Entry, Layout};
+use crate::flow::noise::{INITIAL_WEIGHTS, NoiseKey, Stream};
+
+impl DitConfig {
+    /// Weights before training, laid out as [`DitConfig::layout`]: linear layers Xavier uniform, embeddings
+    /// normal(0.02), and everything that closes a residual branch or the output zero (adaLN-zero), so that
+    /// the network starts as the zero function.
+    pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
+        let positions = self.positions;
+        fill(&self.layout(), seed, |entry, stream| match entry.name.as_str() {
+            "pos_embed" => match positions {
+                Positions::Learned => normal(entry.elements(), 0.02, stream),
+                Positions::SinCos => sin_cos_positions(self.image_size / self.patch_size, self.hidden_size),
+            },
+            name if name.ends_with(".bias") || name.contains("adaLN_modulation") || name == "final_layer.linear.weight" => {
+                vec![0.0; entry.elements()]
+            }
+            name if name.starts_with("t_embedder") || name.starts_with("y_embedder") => {
+                normal(entry.elements(), 0.02, stream)
+            }
+            _ => xavier_uniform(entry, stream),
+        })
+    }
+}
+
+impl super::ClassifierConfig {
+    /// Weights before training: Xavier uniform, biases zero.
+    pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
+        fill(&self.layout(), seed, |entry, stream| {
+            if entry.name.ends_with(".bias") { vec![0.0; entry.elements()] } else { xavier_uniform(entry, stream) }
+        })
+    }
+}
+
+/// Fills a store; each tensor has a stream of its own, so that a change in one does not move the others.
+fn fill(layout: &Layout, seed: u64, mut draw: impl FnMut(&Entry, &mut Stream) -> Vec<f32>) -> Vec<f32> {
+    let mut store = vec![0.0; layout.elements()];
+    for (index, entry) in layout.entries().iter().enumerate() {
+        let key = NoiseKey { seed, rollout: 0, sample: index as u32, step: INITIAL_WEIGHTS };
+        let values = draw(entry, &mut Stream::new(key));
+        store[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
+    }
+    store
+}
+
+fn normal(count: usize, std: f64, stream: &mut Stream) -> Vec<f32> {
+    (0..count).map(|_| (std * stream.normal()) as f32).collect()
+}
+
+/// Uniform in ± sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010).
+fn xavier_uniform(entry: &Entry, stream: &mut Stream) -> Vec<f32> {
+    let outputs = entry.shape[0];
+    let inputs = entry.elements() / outputs;
+    let bound = (6.0 / (inputs + outputs) as f64).sqrt();
+    (0..entry.elements()).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
+}
+
+/// Fixed positions of DiT for a square of `side` tokens: the first half of a vector for the column, the
+/// second for the row, each half sines then cosines.
+fn sin_cos_positions(side: usize, hidden_size: usize) -> Vec<f32> {
+    let quarter = hidden_size / 4;
+    let mut positions = Vec::with_capacity(side * side * hidden_size);
+    for row in 0..side {
+        for column in 0..side {
+            for place in [column, row] {
+                let angle = |j: usize| place as f64 * 10_000_f64.powf(-(j as f64) / quarter as f64);
+                positions.extend((0..quarter).map(|j| angle(j).sin() as f32));
+                positions.extend((0..quarter).map(|j| angle(j).cos() as f32));
+            }
+        }
+    }
+    positions
+}

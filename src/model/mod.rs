@@ -1,0 +1,14 @@
+//! Networks as graphs: layers, the names of their parameters, their files.
+
+mod classifier;
+mod dit;
+mod file;
+mod import;
+mod initialise;
+mod layout;
+
+pub use classifier::{Classifier, ClassifierConfig};
+pub use dit::{Dit, DitConfig, Positions, TimeConvention};
+pub use file::{Model, ModelKind, Tensors, read_tensors, write_tensors};
+pub use import::{default_num_heads, import_sit};
+pub use layout::{Entry, Layout, Parameters};

@@ -4,6 +4,7 @@
 //! `pretrain`, `reward`, `model`, `graph`, `ops`, `gpu`; beside them `data` and the pure functions of
 //! `flow`. ARCHITECTURE.md draws the picture.
 
+pub mod config;
 pub mod error;
 
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@
 //! functions of `flow`. ARCHITECTURE.md draws the picture.
 
 pub mod autodiff;
+pub mod config;
 pub mod data;
 pub mod error;
 pub mod files;

@@ -1,38 +1,19 @@
 //! The diffusion transformer (Peebles & Xie 2022) as SiT (Ma et al. 2024) uses it: adaLN-zero blocks, and
 //! exactly their names and layouts of tensors.
+//!
+//! Everything outside of a network speaks of sigma: 1 is noise, 0 is data, and the velocity is dx/dsigma =
+//! noise − data. A network of the other convention is turned round here, at its edges.
 
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, Parameters};
+use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{
     Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, Guidance, LayerNorm, Patches, Patchify, Split,
     TimeFeatures, Unpatchify, linear, time_frequencies,
 };
-
-/// Which way a network's time runs. Everything outside of it speaks of sigma: 1 is noise, 0 is data, and the
-/// velocity is dx/dsigma = noise − data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TimeConvention {
-    /// The network's time is sigma and it predicts noise − data (SD3, FLUX, rectified flow).
-    #[default]
-    Sigma,
-    /// The network's time is 1 − sigma and it predicts data − noise (SiT).
-    Sit,
-}
-
-/// Position embeddings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Positions {
-    /// Trained with the rest.
-    #[default]
-    Learned,
-    /// Fixed two-dimensional sines and cosines.
-    SinCos,
-}
 
 /// Sizes and conventions of a network; stored in its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

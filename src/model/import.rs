@@ -1,7 +1,8 @@
 //! Checkpoints of SiT and DiT (Facebook Research) as native models: sizes are read from the shapes.
 
-use super::dit::{DitConfig, Positions, TimeConvention};
+use super::dit::DitConfig;
 use super::file::{Model, ModelKind, Tensors, gather};
+use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 
 /// Attention heads, which no shape tells: those of the published sizes (S 384/6, B 768/12, L 1024/16,

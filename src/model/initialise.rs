@@ -1,7 +1,8 @@
 //! Initial weights, all drawn from the run's seed.
 
-use super::dit::{DitConfig, Positions};
+use super::dit::DitConfig;
 use super::layout::{Entry, Layout};
+use crate::config::Positions;
 use crate::flow::noise::{INITIAL_WEIGHTS, NoiseKey, Stream};
 
 impl DitConfig {

@@ -8,7 +8,7 @@ mod initialise;
 mod layout;
 
 pub use classifier::{Classifier, ClassifierConfig};
-pub use dit::{Dit, DitConfig, Positions, TimeConvention};
+pub use dit::{Dit, DitConfig};
 pub use file::{Model, ModelKind, Tensors, read_tensors, write_tensors};
 pub use import::{default_num_heads, import_sit};
 pub use layout::{Entry, Layout, Parameters};

@@ -4,38 +4,8 @@
 //! arXiv 2402.03300). What a reward's distance from the group's mean is divided by differs between
 //! implementations; each rule here goes by its own name so that published runs can be repeated.
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::config::AdvantageKind;
 use crate::error::{Error, Result};
-
-/// The rule that turns rewards r into advantages. "Group" is the samples of one prompt, "batch" all
-/// samples of the rollout; a standard deviation (std) is the population's unless called unbiased.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum AdvantageKind {
-    /// `(r − group mean) / √(group variance + 1e-8)`.
-    GroupStd,
-    /// `(r − group mean) / (unbiased batch std + 1e-8)`, which the Flow-DPPO authors use: one scale
-    /// for all prompts, so that a prompt whose samples hardly differ is not blown up.
-    #[default]
-    GlobalStd,
-    /// `(r − batch mean) / (unbiased batch std + 1e-8)`: prompts compete with each other.
-    GlobalScope,
-    /// `(r − group mean) / (group std + 1e-4)`, Flow-GRPO's rule.
-    FlowGrpoGroup,
-    /// `(r − group mean) / (batch std + 1e-4)`, Flow-GRPO's default.
-    FlowGrpoGlobal,
-    /// `(r − group mean) / max(group std, 1e-6)`, Flow-Factory's rule.
-    FlowFactoryGroup,
-    /// `(r − group mean) / max(batch std, 1e-6)`, Flow-Factory's default.
-    FlowFactoryGlobal,
-    /// GDPO, for several rewards of different scales: each component by itself is normalised as in
-    /// `FlowFactoryGroup`; then comes the weighted sum C; then `(C − batch mean) / max(batch std,
-    /// 1e-6)`.
-    Gdpo,
-    /// `(r − group mean) / (unbiased group std + 1e-4)`, verl-omni's rule.
-    VerlOmni,
-}
 
 /// The advantages of a rollout.
 #[derive(Clone, Debug, PartialEq)]

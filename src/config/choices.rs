@@ -1,0 +1,104 @@
+//! The choices that a key can name.
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::flow::objective::ThresholdUnit;
+pub use crate::flow::sampler::Sampler;
+pub use crate::flow::trained_steps::TrainedSteps;
+
+/// The rule that turns rewards r into advantages. "Group" is the samples of one prompt, "batch" all
+/// samples of the rollout; a standard deviation (std) is the population's unless called unbiased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdvantageKind {
+    /// `(r − group mean) / √(group variance + 1e-8)`.
+    GroupStd,
+    /// `(r − group mean) / (unbiased batch std + 1e-8)`, which the Flow-DPPO authors use: one scale
+    /// for all prompts, so that a prompt whose samples hardly differ is not blown up.
+    #[default]
+    GlobalStd,
+    /// `(r − batch mean) / (unbiased batch std + 1e-8)`: prompts compete with each other.
+    GlobalScope,
+    /// `(r − group mean) / (group std + 1e-4)`, Flow-GRPO's rule.
+    FlowGrpoGroup,
+    /// `(r − group mean) / (batch std + 1e-4)`, Flow-GRPO's default.
+    FlowGrpoGlobal,
+    /// `(r − group mean) / max(group std, 1e-6)`, Flow-Factory's rule.
+    FlowFactoryGroup,
+    /// `(r − group mean) / max(batch std, 1e-6)`, Flow-Factory's default.
+    FlowFactoryGlobal,
+    /// GDPO, for several rewards of different scales: each component by itself is normalised as in
+    /// `FlowFactoryGroup`; then comes the weighted sum C; then `(C − batch mean) / max(batch std,
+    /// 1e-6)`.
+    Gdpo,
+    /// `(r − group mean) / (unbiased group std + 1e-4)`, verl-omni's rule.
+    VerlOmni,
+}
+
+/// Which policy loss is minimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveName {
+    /// Flow-DPPO's asymmetric mask on the exact KL (arXiv 2606.11025).
+    FlowDppo,
+}
+
+/// The direction of a model's time and velocity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeConvention {
+    /// Time is sigma: 1 is noise, 0 is data; the velocity is noise - data.
+    Sigma,
+    /// SiT's (arXiv 2401.08740): 0 is noise, 1 is data; the velocity is data - noise.
+    Sit,
+}
+
+/// Where a model's position embedding comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Positions {
+    /// Trained, initialised from N(0, 0.02).
+    Learned,
+    /// Fixed two-dimensional sines and cosines.
+    SinCos,
+}
+
+/// Where pictures and their classes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataKind {
+    /// A data set that is compiled into the program.
+    Builtin,
+    /// One picture of many equal tiles, in rows, and a text file of their labels.
+    Sheet,
+    /// A folder with a sub-folder of pictures for each class.
+    Folder,
+}
+
+/// What scores a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewardKind {
+    /// The probability that a trained classifier gives to the class that was asked for.
+    Classifier,
+}
+
+/// How the learning rate goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// Half a cosine, to zero at the last step.
+    Cosine,
+    /// It does not.
+    Constant,
+}
+
+/// How pretraining draws its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeSampling {
+    /// Uniformly from 0 to 1.
+    Uniform,
+    /// The logistic function of a normal number: more from the middle (SD3, arXiv 2403.03206).
+    LogitNormal,
+}

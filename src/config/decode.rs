@@ -1,0 +1,288 @@
+//! From the tree of located values to the typed sections, by serde, with messages for people.
+//!
+//! Serde's own hooks say *what* is wrong (an unknown field and the known ones, a wrong type and the
+//! expected one); this deserializer adds the key's full path and its place.
+
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{self, Deserialize, DeserializeSeed, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
+
+use super::tree::{Entry, Node, Place, Sources, Value};
+use crate::error::Result;
+
+/// Reads a `T` from the tree.
+///
+/// # Errors
+/// The first unknown key, unknown name or wrong type: place, key path, what was expected.
+pub(super) fn decode<'de, T: Deserialize<'de>>(root: &Node, sources: Sources) -> Result<T> {
+    T::deserialize(root).map_err(|fault| sources.error(fault.place.unwrap_or(root.place), &fault))
+}
+
+/// What is wrong with a value, and on which key.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// The keys that lead to it, the innermost first.
+    keys: Vec<String>,
+    place: Option<Place>,
+    what: What,
+}
+
+type Names = &'static [&'static str];
+
+#[derive(Debug)]
+enum What {
+    UnknownKey {
+        key: String,
+        known: Names,
+    },
+    UnknownName {
+        name: String,
+        known: Names,
+    },
+    /// `inside` if the value is somewhere in the table that the path names.
+    WrongType {
+        found: String,
+        expected: String,
+        inside: bool,
+    },
+    MissingKey(&'static str),
+    Other(String),
+}
+
+impl Fault {
+    fn new(what: What) -> Self {
+        Self { keys: Vec::new(), place: None, what }
+    }
+
+    fn at(mut self, place: Place) -> Self {
+        self.place.get_or_insert(place);
+        self
+    }
+
+    /// Puts the key (or index) of `node` before the path.
+    fn under(mut self, key: impl Into<String>, node: &Node) -> Self {
+        // An enum that is tagged by one of its keys loses the path of its other keys: do not accuse
+        // the whole table.
+        if let (What::WrongType { found, inside, .. }, Value::Table(_)) = (&mut self.what, &node.value) {
+            *inside |= self.keys.is_empty() && found != A_TABLE;
+        }
+        self.keys.push(key.into());
+        self.at(node.place)
+    }
+
+    fn wrong_type(found: Unexpected, expected: &dyn Expected) -> Self {
+        let expected = match expected.to_string().as_str() {
+            "usize" | "u64" | "u32" => "a whole number of 0 or more".to_owned(),
+            "f64" | "f32" => "a number".to_owned(),
+            "a string" | "path string" | "string or map" => "text in quotes".to_owned(),
+            "a boolean" => "true or false".to_owned(),
+            "a sequence" => A_LIST.to_owned(),
+            other if other.starts_with("struct ") => A_TABLE.to_owned(),
+            other if other.contains("internally tagged enum") => "a table with a `kind`".to_owned(),
+            other => other.to_owned(),
+        };
+        let found = match found {
+            Unexpected::Bool(b) => b.to_string(),
+            Unexpected::Unsigned(n) => n.to_string(),
+            Unexpected::Signed(n) => n.to_string(),
+            Unexpected::Float(x) => x.to_string(),
+            Unexpected::Str(s) => format!("the text \"{s}\""),
+            Unexpected::Seq => A_LIST.to_owned(),
+            Unexpected::Map => A_TABLE.to_owned(),
+            other => other.to_string(),
+        };
+        Self::new(What::WrongType { found, expected, inside: false })
+    }
+}
+
+const A_TABLE: &str = "a table";
+const A_LIST: &str = "a list";
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let keys: Vec<&str> = self.keys.iter().rev().map(String::as_str).collect();
+        let path = keys.join(".");
+        match &self.what {
+            What::UnknownKey { key, known } if path.is_empty() => {
+                write!(f, "unknown section [{key}]; ")?;
+                match nearest(key, known) {
+                    Some(name) => write!(f, "did you mean [{name}]?"),
+                    None => write!(f, "the sections are {}", known.join(", ")),
+                }
+            }
+            What::UnknownKey { key, known } => {
+                write!(f, "unknown key `{path}.{key}`; ")?;
+                match nearest(key, known) {
+                    Some(name) => write!(f, "did you mean `{path}.{name}`?"),
+                    None => write!(f, "the keys of `{path}` are {}", known.join(", ")),
+                }
+            }
+            What::UnknownName { name, known } => {
+                let quoted: Vec<_> = known.iter().map(|k| format!("\"{k}\"")).collect();
+                write!(f, "`{path}` must be {}, not \"{name}\"", quoted.join(" or "))?;
+                match nearest(name, known).filter(|_| known.len() > 1) {
+                    Some(name) => write!(f, "; did you mean \"{name}\"?"),
+                    None => Ok(()),
+                }
+            }
+            What::WrongType { found, expected, inside } => {
+                let what = if *inside { "a value in " } else { "" };
+                write!(f, "{what}`{path}` must be {expected}, not {found}")?;
+                if expected == A_LIST && found == A_TABLE {
+                    write!(f, "; write [[{path}]] for an entry of it")?;
+                }
+                Ok(())
+            }
+            What::MissingKey(key) => write!(f, "`{path}` needs the key `{key}`"),
+            What::Other(message) => write!(f, "`{path}`: {message}"),
+        }
+    }
+}
+
+/// The known name that a misspelt one most likely means.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_lowercase().replace('_', "-");
+    let distance = |k: &str| strsim::damerau_levenshtein(&name, &k.replace('_', "-"));
+    let best = known.iter().min_by_key(|k| distance(k))?;
+    (distance(best) <= 1.max(name.chars().count() / 3)).then_some(best)
+}
+
+impl std::error::Error for Fault {}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(What::Other(message.to_string()))
+    }
+
+    fn invalid_type(found: Unexpected, expected: &dyn Expected) -> Self {
+        Self::wrong_type(found, expected)
+    }
+
+    fn invalid_value(found: Unexpected, expected: &dyn Expected) -> Self {
+        Self::wrong_type(found, expected)
+    }
+
+    fn unknown_field(key: &str, known: Names) -> Self {
+        Self::new(What::UnknownKey { key: key.to_owned(), known })
+    }
+
+    fn unknown_variant(name: &str, known: Names) -> Self {
+        Self::new(What::UnknownName { name: name.to_owned(), known })
+    }
+
+    fn missing_field(key: &'static str) -> Self {
+        Self::new(What::MissingKey(key))
+    }
+}
+
+impl<'de> de::Deserializer<'de> for &Node {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Fault> {
+        match &self.value {
+            Value::Bool(b) => visitor.visit_bool(*b),
+            Value::Integer(n) => visitor.visit_i64(*n),
+            Value::Float(x) => visitor.visit_f64(*x),
+            Value::Text(s) => visitor.visit_str(s),
+            Value::Date(d) => Err(de::Error::invalid_type(Unexpected::Other(&format!("the date {d}")), &visitor)),
+            Value::List(items) => visitor.visit_seq(Items(items.iter().enumerate())),
+            Value::Table(entries) => visitor.visit_map(Entries { rest: entries.iter(), current: None }),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Fault> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        known: Names,
+        visitor: V,
+    ) -> std::result::Result<V::Value, Fault> {
+        match &self.value {
+            Value::Text(s) => visitor.visit_enum(StrDeserializer::new(s)),
+            _ => {
+                let quoted: Vec<_> = known.iter().map(|k| format!("\"{k}\"")).collect();
+                self.deserialize_any(Refuse(quoted.join(" or "))).map(|never| match never {})
+            }
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _known: Names,
+        visitor: V,
+    ) -> std::result::Result<V::Value, Fault> {
+        match &self.value {
+            // Serde would fill the fields in their order; here a key always has a name.
+            Value::List(_) => Err(de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> std::result::Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct
+        seq tuple tuple_struct map identifier ignored_any
+    }
+}
+
+/// Takes no value at all: every type becomes the error that names what was expected.
+struct Refuse(String);
+
+impl<'de> Visitor<'de> for Refuse {
+    type Value = std::convert::Infallible;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The items of a list, which put their index into the path of a fault.
+struct Items<'a>(std::iter::Enumerate<std::slice::Iter<'a, Node>>);
+
+impl<'de> SeqAccess<'de> for Items<'_> {
+    type Error = Fault;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> std::result::Result<Option<S::Value>, Fault> {
+        let item = |(index, node): (usize, &Node)| {
+            seed.deserialize(node).map_err(|fault| fault.under(index.to_string(), node))
+        };
+        self.0.next().map(item).transpose()
+    }
+}
+
+/// The entries of a table.
+struct Entries<'a> {
+    rest: std::slice::Iter<'a, Entry>,
+    current: Option<&'a Entry>,
+}
+
+impl<'de> MapAccess<'de> for Entries<'_> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> std::result::Result<Option<K::Value>, Fault> {
+        self.current = self.rest.next();
+        let key = |entry: &Entry| {
+            let key = StrDeserializer::<Fault>::new(&entry.key);
+            seed.deserialize(key).map_err(|fault| fault.at(entry.place))
+        };
+        self.current.map(key).transpose()
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> std::result::Result<S::Value, Fault> {
+        let entry = self.current.take();
+        let entry = entry.ok_or_else(|| <Fault as de::Error>::custom("a value without a key"))?;
+        seed.deserialize(&entry.node).map_err(|fault| fault.under(&entry.key, &entry.node))
+    }
+}

@@ -1,0 +1,158 @@
+//! The configuration of `train`, `pretrain` and `fit-classifier`: one TOML schema for all.
+//!
+//! Each command reads its own sections and leaves the others alone, so one file can serve several
+//! commands. Every key has a built-in default; together the defaults train on 8x8 digits. The
+//! fields of the section structs are the reference. Paths are relative to the current directory,
+//! not to the configuration file.
+
+mod choices;
+mod decode;
+mod model;
+mod ranges;
+mod sections;
+mod sections_fit;
+mod tree;
+mod validate;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use choices::*;
+pub use model::{ModelSizes, ModelSource};
+pub use sections::*;
+pub use sections_fit::*;
+
+use crate::error::{Error, Result};
+use tree::{Node, Sources};
+
+/// A whole configuration; see the sections for what the keys mean.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[run]`
+    pub run: Run,
+    /// `[model]`
+    pub model: Model,
+    /// `[data]`
+    pub data: Data,
+    /// `[rollout]`
+    pub rollout: Rollout,
+    /// `[[reward]]`, one entry for each.
+    pub reward: Vec<Reward>,
+    /// `[advantage]`
+    pub advantage: Advantage,
+    /// `[objective]`
+    pub objective: Objective,
+    /// `[train]`
+    pub train: Train,
+    /// `[eval]`
+    pub eval: Eval,
+    /// `[preview]`
+    pub preview: Preview,
+    /// `[checkpoint]`
+    pub checkpoint: Checkpoint,
+    /// `[pretrain]`
+    pub pretrain: Pretrain,
+    /// `[classifier]`
+    pub classifier: Classifier,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            run: Run::default(),
+            model: Model::default(),
+            data: Data::default(),
+            rollout: Rollout::default(),
+            reward: vec![Reward::default()],
+            advantage: Advantage::default(),
+            objective: Objective::default(),
+            train: Train::default(),
+            eval: Eval::default(),
+            preview: Preview::default(),
+            checkpoint: Checkpoint::default(),
+            pretrain: Pretrain::default(),
+            classifier: Classifier::default(),
+        }
+    }
+}
+
+/// The commands that a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `train`: needs `model.file`.
+    Train,
+    /// `pretrain`: needs the model's sizes, or a file to go on from.
+    Pretrain,
+    /// `fit-classifier`.
+    FitClassifier,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Pretrain => "pretrain",
+            Self::FitClassifier => "fit-classifier",
+        })
+    }
+}
+
+impl Config {
+    /// The defaults, changed by the file (if any), changed by the overrides in their order.
+    ///
+    /// An override is `key.path=value`: `train.iterations=3`, `reward.0.weight=2`,
+    /// `rollout.classes=[0, 1]`. Its value is read as TOML, or as text when it is not TOML.
+    /// [`Config::validate`] then checks ranges for a command.
+    ///
+    /// # Errors
+    /// [`Error::Input`]: an unreadable file, invalid TOML, an unknown or misspelt section or key,
+    /// a wrong type, an unknown name. The message has the place, the key and what was expected.
+    pub fn load(path: Option<&Path>, overrides: &[String]) -> Result<Self> {
+        match path {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|e| Error::unreadable(path, e))?;
+                Self::parse(&text, &path.display().to_string(), overrides)
+            }
+            None => Self::parse("", "", overrides),
+        }
+    }
+
+    /// [`Config::load`] from the text of a file; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self> {
+        let sources = Sources { file: name, overrides };
+        let mut root = tree::parse_file(text, sources)?;
+        if !overrides.is_empty() {
+            let defaults = default_tree()?;
+            for index in 0..overrides.len() {
+                tree::apply_override(&mut root, &defaults, index, sources)?;
+            }
+        }
+        decode::decode(&root, sources)
+    }
+
+    /// The resolved configuration as TOML: every key with its value. [`Config::parse`] gives the
+    /// same configuration back.
+    ///
+    /// # Panics
+    /// If a seed that did not come from TOML is over `i64::MAX`, TOML's largest integer.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every value of a configuration has a TOML form")
+    }
+}
+
+/// The defaults as a tree, for overrides that change a part of a default value.
+///
+/// `[model]` is left out: its default, a file, must go when sizes are given.
+fn default_tree() -> Result<Node> {
+    let text = Config::default().to_toml();
+    let sources = Sources { file: "built-in defaults", overrides: &[] };
+    let mut root = tree::parse_file(&text, sources)?;
+    root.remove("model");
+    Ok(root.into_default())
+}

@@ -1,0 +1,112 @@
+//! The model that a configuration asks for: a file, or sizes that fit together.
+
+use super::ranges::*;
+use super::{Model, Positions};
+use crate::error::{Error, Result};
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSource<'a> {
+    /// A safetensors file, or `builtin:NAME`.
+    File(&'a str),
+    /// New weights of these sizes.
+    New(ModelSizes),
+}
+
+/// The sizes of a new model, all given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModelSizes {
+    /// Height and width of a picture, in pixels.
+    pub image_size: usize,
+    /// Channels of a picture.
+    pub channels: usize,
+    /// Height and width of a patch, in pixels.
+    pub patch_size: usize,
+    /// Width of a token's vector.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads of a block.
+    pub num_heads: usize,
+    /// Width of a block's inner layer, as a multiple of `hidden_size`.
+    pub mlp_ratio: f64,
+    /// Classes, without the null class.
+    pub num_classes: usize,
+}
+
+impl Model {
+    /// The file, or the sizes of a new model, checked.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if both or neither are given, if one is missing, or if they do not fit
+    /// together.
+    pub fn source(&self) -> Result<ModelSource<'_>> {
+        let given = [
+            ("image_size", self.image_size),
+            ("channels", self.channels),
+            ("patch_size", self.patch_size),
+            ("hidden_size", self.hidden_size),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+            ("num_classes", self.num_classes),
+        ];
+        if let Some(file) = &self.file {
+            let size = given.iter().find(|(_, size)| size.is_some()).map(|(key, _)| *key);
+            if let Some(key) = size.or(self.mlp_ratio.map(|_| "mlp_ratio")) {
+                return Err(Error::input(format!(
+                    "`model.file` and `model.{key}` exclude each other: a file carries its own \
+                     sizes; remove one of them"
+                )));
+            }
+            if file.is_empty() {
+                return wrong("model.file", "a safetensors file or builtin:NAME", "empty");
+            }
+            return Ok(ModelSource::File(file));
+        }
+        let missing: Vec<_> = given.iter().filter(|(_, size)| size.is_none()).collect();
+        if missing.len() == given.len() {
+            return Err(Error::input(
+                "[model] needs `file` (a safetensors file, or builtin:digits8-base) or the sizes \
+                 of a new model (image_size, channels, patch_size, hidden_size, depth, num_heads, \
+                 num_classes)",
+            ));
+        }
+        let size = |index: usize| {
+            let (key, value) = given[index];
+            let value = value.ok_or_else(|| {
+                let keys: Vec<_> = missing.iter().map(|(key, _)| *key).collect();
+                let keys = keys.join(", ");
+                Error::input(format!("the new model's sizes are incomplete: [model] lacks {keys}"))
+            })?;
+            bounded(format!("model.{key}"), value, 1, MAX_SIZE)?;
+            Ok(value)
+        };
+        let sizes = ModelSizes {
+            image_size: size(0)?,
+            channels: size(1)?,
+            patch_size: size(2)?,
+            hidden_size: size(3)?,
+            depth: size(4)?,
+            num_heads: size(5)?,
+            mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
+            num_classes: size(6)?,
+        };
+        divides("model.patch_size", sizes.patch_size, "`model.image_size`", sizes.image_size)?;
+        divides("model.num_heads", sizes.num_heads, "`model.hidden_size`", sizes.hidden_size)?;
+        if self.positions == Positions::SinCos && !sizes.hidden_size.is_multiple_of(4) {
+            let expected = "a multiple of 4 for sin-cos positions (sine and cosine, two axes)";
+            return wrong("model.hidden_size", expected, sizes.hidden_size);
+        }
+        positive("model.mlp_ratio", sizes.mlp_ratio)?;
+        let inner = sizes.mlp_ratio * sizes.hidden_size as f64;
+        if inner < 1.0 || inner.fract() != 0.0 || inner > MAX_SIZE as f64 {
+            return Err(Error::input(format!(
+                "`model.mlp_ratio` x `model.hidden_size` = {} x {} = {inner} must be a whole \
+                 number from 1 to {MAX_SIZE}",
+                sizes.mlp_ratio, sizes.hidden_size
+            )));
+        }
+        positive("model.time_scale", self.time_scale)?;
+        Ok(ModelSource::New(sizes))
+    }
+}

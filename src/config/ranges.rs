@@ -1,0 +1,64 @@
+//! Checks of a single value; each complaint names the key, what it must be, and what it is.
+//!
+//! The device computes in f32, so what becomes 0, 1 or infinite there is judged as such.
+
+use std::fmt::Display;
+
+use crate::error::{Error, Result};
+
+/// Bound of a size, so that products of two fit in 32 bits; no real model comes near it.
+pub(super) const MAX_SIZE: usize = 65_535;
+/// Bound of a number of steps or samples: the random streams count them in 32 bits.
+pub(super) const MAX_COUNT: usize = u32::MAX as usize;
+
+pub(super) fn wrong<T>(key: impl Display, expected: impl Display, found: impl Display) -> Result<T> {
+    Err(Error::input(format!("`{key}` must be {expected}, not {found}")))
+}
+
+fn check(ok: bool, key: impl Display, expected: &str, found: f64) -> Result<()> {
+    if ok { Ok(()) } else { wrong(key, expected, format_args!("{found:?}")) }
+}
+
+pub(super) fn finite(key: impl Display, value: f64) -> Result<()> {
+    check((value as f32).is_finite(), key, "a finite number", value)
+}
+
+pub(super) fn positive(key: impl Display, value: f64) -> Result<()> {
+    let narrow = value as f32;
+    check(narrow > 0.0 && narrow.is_finite(), key, "a positive finite number", value)
+}
+
+pub(super) fn positive_or_inf(key: impl Display, value: f64) -> Result<()> {
+    check(value as f32 > 0.0, key, "a positive number, or inf", value)
+}
+
+pub(super) fn not_negative(key: impl Display, value: f64) -> Result<()> {
+    let ok = value >= 0.0 && (value as f32).is_finite();
+    check(ok, key, "a finite number of 0 or more", value)
+}
+
+pub(super) fn share(key: impl Display, value: f64) -> Result<()> {
+    check((0.0..1.0).contains(&(value as f32)), key, "a number from 0 to below 1", value)
+}
+
+pub(super) fn count(key: impl Display, value: usize) -> Result<()> {
+    bounded(key, value, 1, MAX_COUNT)
+}
+
+pub(super) fn bounded(key: impl Display, value: usize, min: usize, max: usize) -> Result<()> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    wrong(key, format_args!("a whole number from {min} to {max}"), value)
+}
+
+/// `value` must divide `total`, which `of` describes; the mend is the nearest divisor.
+pub(super) fn divides(key: &str, value: usize, of: &str, total: usize) -> Result<()> {
+    if total.is_multiple_of(value) {
+        return Ok(());
+    }
+    let below = (1..=value.min(total)).rev().find(|d| total.is_multiple_of(*d)).unwrap_or(1);
+    let above = (value..=total).find(|d| total.is_multiple_of(*d));
+    let above = above.map(|d| format!(" or {d}")).unwrap_or_default();
+    Err(Error::input(format!("`{key}` = {value} must divide {of} (= {total}); {below}{above} would")))
+}

@@ -1,0 +1,352 @@
+//! The sections of a configuration, one struct each. The field docs are the reference.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::choices::*;
+
+/// `[run]`: the run's name, place, seed and device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Name of the run's directory inside `out_dir`.
+    pub name: String,
+    /// Directory that holds the runs; relative to the current directory.
+    pub out_dir: PathBuf,
+    /// Seed of everything random: initial weights, data order, noise, trained steps.
+    pub seed: u64,
+    /// Adapter to use: a part of its name, or its index in `flowdppo-wgpu devices`; empty = the
+    /// best one.
+    pub device: String,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { name: "digits8".into(), out_dir: "runs".into(), seed: 0, device: String::new() }
+    }
+}
+
+/// `[model]`: a model from a file, or the sizes of a new one. Never both.
+///
+/// A file carries its sizes and conventions; they are given here only for a new model. Without a
+/// `[model]` section it is the base model that is compiled into the program; a `[model]` section
+/// that is there has no default for `file` or the sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// A safetensors file (relative to the current directory), or `builtin:digits8-base`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Height and width of a picture, in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// Channels of a picture: 1 is grey, 3 is RGB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
+    /// Height and width of a patch, in pixels; a patch is a token. Divides `image_size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_size: Option<usize>,
+    /// Width of a token's vector. A multiple of `num_heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_size: Option<usize>,
+    /// Number of transformer blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<usize>,
+    /// Attention heads of a block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_heads: Option<usize>,
+    /// Width of a block's inner layer, as a multiple of `hidden_size`; 4 if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlp_ratio: Option<f64>,
+    /// Classes of the data; the null class for guidance comes on top.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_classes: Option<usize>,
+    /// Direction of time and velocity: `"sigma"` (1 is noise) or `"sit"` (0 is noise).
+    pub time: TimeConvention,
+    /// What time, 0 to 1, is multiplied by before the model's sinusoidal time features. SiT's own
+    /// checkpoints use 1.
+    pub time_scale: f64,
+    /// Position embedding: `"learned"` or `"sin-cos"`.
+    pub positions: Positions,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            file: Some("builtin:digits8-base".into()),
+            image_size: None,
+            channels: None,
+            patch_size: None,
+            hidden_size: None,
+            depth: None,
+            num_heads: None,
+            mlp_ratio: None,
+            num_classes: None,
+            time: TimeConvention::Sigma,
+            time_scale: 1000.0,
+            positions: Positions::Learned,
+        }
+    }
+}
+
+/// `[data]`: the pictures that `pretrain` and `fit-classifier` learn from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// `"builtin"`, `"sheet"` or `"folder"`.
+    pub kind: DataKind,
+    /// For `builtin`: which one. There is `digits8`.
+    pub name: String,
+    /// For `sheet`: the picture of all tiles. For `folder`: the folder. Relative to the current
+    /// directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// For `sheet`: a text file with one label a line, in the order of the tiles (row by row).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
+    /// Height and width, in pixels, that the pictures of a folder are brought to, and that the tiles
+    /// of a sheet have. Equals the model's.
+    pub image_size: usize,
+    /// Channels that pictures are brought to: 1 (grey) or 3 (RGB). Equals the model's.
+    pub channels: usize,
+    /// Mirror each picture left to right with probability 1/2. Not for digits or letters.
+    pub horizontal_flip: bool,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            kind: DataKind::Builtin,
+            name: "digits8".into(),
+            path: None,
+            labels: None,
+            image_size: 8,
+            channels: 1,
+            horizontal_flip: false,
+        }
+    }
+}
+
+/// `[rollout]`: how `train` draws the samples that it learns from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rollout {
+    /// Sampling steps from noise to picture. Fewer than for evaluation: training cost is
+    /// proportional, and the learning carries over.
+    pub steps: usize,
+    /// Transition of the stochastic steps: `"flow-sde"`, `"cps"`, `"dance"`, `"precise"` or
+    /// `"dance-precise"`. The other steps are `"ode"`.
+    pub sampler: Sampler,
+    /// Exploration strength of the stochastic steps; at most 1 for `cps`.
+    pub eta: f64,
+    /// Static shift of the sigma schedule; 1 is linear, larger values spend more steps on noise.
+    pub shift: f64,
+    /// Groups a rollout; each has one class.
+    pub groups: usize,
+    /// Samples a group: rewards are compared within a group.
+    pub group_size: usize,
+    /// Classifier-free guidance while sampling and training; 1 = none, which halves the cost.
+    pub guidance_scale: f64,
+    /// Which steps are stochastic and trained: `{ kind = "sparse-early", count, from, to }` draws
+    /// `count` of the steps from share `from` to share `to`, `{ kind = "list", steps = [...] }`
+    /// names them, `{ kind = "all-but-last" }` takes all that have a density.
+    pub trained_steps: TrainedSteps,
+    /// Classes that the groups go through in turn; empty = all.
+    pub classes: Vec<usize>,
+    /// Samples that are drawn together; divides groups x group_size. More is faster on a GPU and
+    /// takes more memory; the samples are the same bit for bit. Larger values mean "all".
+    pub micro_batch: usize,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            steps: 10,
+            sampler: Sampler::FlowSde,
+            eta: 0.7,
+            shift: 1.0,
+            groups: 10,
+            group_size: 16,
+            guidance_scale: 1.0,
+            trained_steps: TrainedSteps::SparseEarly { count: 3, from: 0.0, to: 0.5 },
+            classes: Vec::new(),
+            micro_batch: 160,
+        }
+    }
+}
+
+/// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reward {
+    /// `"classifier"`: the probability of the class that was asked for, 0 to 1.
+    pub kind: RewardKind,
+    /// The classifier: a safetensors file that `fit-classifier` wrote (relative to the current
+    /// directory), or `builtin:digits8-classifier`.
+    pub file: String,
+    /// Factor in the sum; 0 = only measured, negative = to be avoided.
+    pub weight: f64,
+}
+
+impl Default for Reward {
+    fn default() -> Self {
+        Self { kind: RewardKind::Classifier, file: "builtin:digits8-classifier".into(), weight: 1.0 }
+    }
+}
+
+/// `[advantage]`: how rewards become advantages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Advantage {
+    /// `"global-std"`: minus the group's mean, divided by the whole batch's standard deviation.
+    /// Others: `"group-std"`, `"global-scope"`, `"gdpo"`, and `"flow-grpo-group"`,
+    /// `"flow-grpo-global"`, `"flow-factory-group"`, `"flow-factory-global"`, `"verl-omni"` for
+    /// the exact rules of those programs.
+    pub kind: AdvantageKind,
+    /// Advantages are clipped to [-clip, clip]; `inf` = not at all.
+    pub clip: f64,
+}
+
+impl Default for Advantage {
+    fn default() -> Self {
+        Self { kind: AdvantageKind::GlobalStd, clip: 5.0 }
+    }
+}
+
+/// `[objective]`: the policy loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objective {
+    /// `"flow-dppo"`.
+    pub name: ObjectiveName,
+    /// A sample's step is left out of the loss if its KL to the rollout's policy has reached this
+    /// and the update would push it further; `inf` = never.
+    pub kl_mask_threshold: f64,
+    /// Unit of the threshold: `"sum"` (nats a sample) or `"mean"` (nats an element). The paper's
+    /// 1e-5 to 1e-6 a mean over 65 536 elements is 0.655 to 0.0655 as a sum.
+    pub threshold_unit: ThresholdUnit,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { name: ObjectiveName::FlowDppo, kl_mask_threshold: 0.0655, threshold_unit: ThresholdUnit::Sum }
+    }
+}
+
+/// `[train]`: the optimisation that `train` does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Rollouts, each followed by its updates.
+    pub iterations: usize,
+    /// Updates (optimizer steps) that a pass over a rollout is split into; divides
+    /// groups x group_size.
+    pub updates_per_rollout: usize,
+    /// Passes over a rollout. The mask acts from the second update on: with one update in all,
+    /// every objective is the same.
+    pub inner_epochs: usize,
+    /// Samples whose forward and backward pass run together, one trained step at a time; divides
+    /// the samples of an update. More is faster on a GPU and takes more memory. Larger values mean
+    /// "all of the update".
+    pub micro_batch: usize,
+    /// AdamW's learning rate, constant.
+    pub learning_rate: f64,
+    /// AdamW's decay of the first moment.
+    pub beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub beta2: f64,
+    /// AdamW's addition to the denominator.
+    pub epsilon: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// The gradient's global norm is clipped to this; `inf` = not at all.
+    pub max_grad_norm: f64,
+    /// Decay an iteration of the averaged weights, which are evaluated and saved; 0 = none. Early
+    /// on the decay is smaller: min(decay, (1 + t) / (10 + t)).
+    pub ema_decay: f64,
+    /// An update with a non-finite loss or gradient is skipped; more than this many in a row stop
+    /// the run.
+    pub max_skipped_updates: usize,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self {
+            iterations: 20,
+            updates_per_rollout: 2,
+            inner_epochs: 4,
+            micro_batch: 80,
+            learning_rate: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            ema_decay: 0.9,
+            max_skipped_updates: 5,
+        }
+    }
+}
+
+/// `[eval]`: the measurement on fixed seeds, with deterministic steps and the averaged weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Eval {
+    /// Iterations between evaluations; 0 = only before the first and after the last.
+    pub every: usize,
+    /// Samples a class; at least 2, since diversity is a distance between samples.
+    pub count: usize,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 = none.
+    pub guidance_scale: f64,
+    /// A classifier that is no reward and judges independently: a safetensors file, or
+    /// `builtin:digits8-judge`; empty = none.
+    pub judge: String,
+    /// Seed of the evaluation's noise, the same each time.
+    pub seed: u64,
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self { every: 5, count: 20, steps: 20, guidance_scale: 1.0, judge: "builtin:digits8-judge".into(), seed: 1234 }
+    }
+}
+
+/// `[preview]`: the grid of samples on fixed seeds, a row for each class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preview {
+    /// Iterations between grids; 0 = only before the first and after the last.
+    pub every: usize,
+    /// Samples a class.
+    pub per_class: usize,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Seed of the grid's noise, the same each time.
+    pub seed: u64,
+}
+
+impl Default for Preview {
+    fn default() -> Self {
+        Self { every: 5, per_class: 8, steps: 20, seed: 42 }
+    }
+}
+
+/// `[checkpoint]`: what a run can be resumed from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// Iterations of `train` between checkpoints; 0 = only the last. (`pretrain` has its own
+    /// `checkpoint_every`.)
+    pub every: usize,
+    /// How many of the newest are kept.
+    pub keep: usize,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: 5, keep: 3 }
+    }
+}

@@ -1,0 +1,99 @@
+//! The sections of supervised training: `[pretrain]` and `[classifier]`.
+
+use serde::{Deserialize, Serialize};
+
+use super::choices::{Decay, TimeSampling};
+
+/// `[pretrain]`: flow-matching pretraining.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pretrain {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Pictures a step.
+    pub batch_size: usize,
+    /// Pictures whose forward and backward pass run together; divides `batch_size`. Larger values
+    /// mean "the batch".
+    pub micro_batch: usize,
+    /// AdamW's learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Steps over which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// What follows the warm-up: `"cosine"` (to 0 at the last step) or `"constant"`.
+    pub decay: Decay,
+    /// The gradient's global norm is clipped to this; `inf` = not at all.
+    pub max_grad_norm: f64,
+    /// Decay a step of the averaged weights, which are sampled from and saved; 0 = none.
+    pub ema_decay: f64,
+    /// Probability that a picture's class is replaced by the null class, which guidance needs.
+    pub class_dropout: f64,
+    /// Distribution of the noise level: `"uniform"` or `"logit-normal"`.
+    pub time_sampling: TimeSampling,
+    /// Mean of the logit-normal distribution; above 0 = more noise.
+    pub logit_mean: f64,
+    /// Standard deviation of the logit-normal distribution.
+    pub logit_std: f64,
+    /// Steps between lines of `metrics.jsonl`.
+    pub log_every: usize,
+    /// Steps between grids of samples; 0 = only the last.
+    pub sample_every: usize,
+    /// Steps between checkpoints; 0 = only the last.
+    pub checkpoint_every: usize,
+}
+
+impl Default for Pretrain {
+    fn default() -> Self {
+        Self {
+            steps: 2000,
+            batch_size: 128,
+            micro_batch: 128,
+            learning_rate: 1e-3,
+            weight_decay: 0.01,
+            warmup_steps: 200,
+            decay: Decay::Cosine,
+            max_grad_norm: 1.0,
+            ema_decay: 0.995,
+            class_dropout: 0.1,
+            time_sampling: TimeSampling::Uniform,
+            logit_mean: 0.0,
+            logit_std: 1.0,
+            log_every: 50,
+            sample_every: 500,
+            checkpoint_every: 500,
+        }
+    }
+}
+
+/// `[classifier]`: the small network that serves as reward and as judge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Classifier {
+    /// Width of the one hidden layer.
+    pub hidden_size: usize,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Pictures a step.
+    pub batch_size: usize,
+    /// AdamW's learning rate, constant.
+    pub learning_rate: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Standard deviation of the normal noise that is added to the pictures (-1 to 1), so that
+    /// the score is smooth around them.
+    pub noise_std: f64,
+}
+
+impl Default for Classifier {
+    fn default() -> Self {
+        Self {
+            hidden_size: 128,
+            steps: 1500,
+            batch_size: 128,
+            learning_rate: 1e-3,
+            weight_decay: 0.01,
+            noise_std: 0.15,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Ranges and arithmetic: what a type cannot say.
+
+use super::ranges::*;
+use super::*;
+
+impl Config {
+    /// Checks the sections that `command` reads.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the first key that is out of range or does not fit with another, the
+    /// numbers, and how to mend it.
+    pub fn validate(&self, command: Command) -> Result<()> {
+        self.run.validate()?;
+        match command {
+            Command::Train => {
+                self.validate_train_model()?;
+                self.rollout.validate()?;
+                self.validate_rewards()?;
+                self.validate_updates()?;
+                self.validate_measurement()
+            }
+            Command::Pretrain => {
+                self.data.validate()?;
+                self.validate_pretrain_model()?;
+                self.pretrain.validate()?;
+                count("preview.per_class", self.preview.per_class)?;
+                count("preview.steps", self.preview.steps)?;
+                count("checkpoint.keep", self.checkpoint.keep)
+            }
+            Command::FitClassifier => {
+                self.data.validate()?;
+                self.classifier.validate()
+            }
+        }
+    }
+
+    /// Samples of a rollout: groups x group_size, or `usize::MAX` if that is more.
+    pub fn samples_per_rollout(&self) -> usize {
+        self.rollout.groups.saturating_mul(self.rollout.group_size)
+    }
+
+    /// Samples of an update: those of a rollout split into `train.updates_per_rollout`.
+    pub fn samples_per_update(&self) -> usize {
+        self.samples_per_rollout() / self.train.updates_per_rollout.max(1)
+    }
+
+    /// `rollout.micro_batch`, at most the whole rollout.
+    pub fn rollout_micro_batch(&self) -> usize {
+        self.rollout.micro_batch.min(self.samples_per_rollout())
+    }
+
+    /// `train.micro_batch`, at most the whole update.
+    pub fn update_micro_batch(&self) -> usize {
+        self.train.micro_batch.min(self.samples_per_update())
+    }
+
+    /// `pretrain.micro_batch`, at most the whole batch.
+    pub fn pretrain_micro_batch(&self) -> usize {
+        self.pretrain.micro_batch.min(self.pretrain.batch_size)
+    }
+
+    fn validate_train_model(&self) -> Result<()> {
+        match self.model.source()? {
+            ModelSource::File(_) => Ok(()),
+            ModelSource::New(_) => Err(Error::input(
+                "train starts from a trained model: give `model.file` in place of the sizes, and \
+                 make the file with pretrain",
+            )),
+        }
+    }
+
+    fn validate_pretrain_model(&self) -> Result<()> {
+        let ModelSource::New(sizes) = self.model.source()? else {
+            return Ok(());
+        };
+        for (key, model, data) in
+            [("image_size", sizes.image_size, self.data.image_size), ("channels", sizes.channels, self.data.channels)]
+        {
+            if model != data {
+                return Err(Error::input(format!(
+                    "`model.{key}` is {model} but `data.{key}` is {data}; give both the same value"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_rewards(&self) -> Result<()> {
+        for (index, reward) in self.reward.iter().enumerate() {
+            let key = |name| format!("reward.{index}.{name}");
+            if reward.file.is_empty() {
+                return wrong(key("file"), "a safetensors file or builtin:NAME", "empty");
+            }
+            finite(key("weight"), reward.weight)?;
+        }
+        if self.reward.iter().all(|reward| reward.weight == 0.0) {
+            return Err(Error::input(
+                "train has nothing to learn from: give at least one [[reward]] a `weight` other \
+                 than 0",
+            ));
+        }
+        positive_or_inf("advantage.clip", self.advantage.clip)?;
+        positive_or_inf("objective.kl_mask_threshold", self.objective.kl_mask_threshold)
+    }
+
+    fn validate_updates(&self) -> Result<()> {
+        let train = &self.train;
+        count("train.iterations", train.iterations)?;
+        count("train.updates_per_rollout", train.updates_per_rollout)?;
+        count("train.inner_epochs", train.inner_epochs)?;
+        count("train.micro_batch", train.micro_batch)?;
+        let Rollout { groups, group_size, .. } = self.rollout;
+        let samples = format!("`rollout.groups` x `rollout.group_size` = {groups} x {group_size}");
+        divides("rollout.micro_batch", self.rollout_micro_batch(), &samples, self.samples_per_rollout())?;
+        divides("train.updates_per_rollout", train.updates_per_rollout, &samples, self.samples_per_rollout())?;
+        let update = format!("{samples}, over `train.updates_per_rollout` = {}", train.updates_per_rollout);
+        divides("train.micro_batch", self.update_micro_batch(), &update, self.samples_per_update())?;
+        positive("train.learning_rate", train.learning_rate)?;
+        share("train.beta1", train.beta1)?;
+        share("train.beta2", train.beta2)?;
+        positive("train.epsilon", train.epsilon)?;
+        not_negative("train.weight_decay", train.weight_decay)?;
+        positive_or_inf("train.max_grad_norm", train.max_grad_norm)?;
+        share("train.ema_decay", train.ema_decay)
+    }
+
+    fn validate_measurement(&self) -> Result<()> {
+        if self.eval.count < 2 {
+            return wrong("eval.count", "2 or more, as diversity is a distance", self.eval.count);
+        }
+        count("eval.count", self.eval.count)?;
+        count("eval.steps", self.eval.steps)?;
+        not_negative("eval.guidance_scale", self.eval.guidance_scale)?;
+        count("preview.per_class", self.preview.per_class)?;
+        count("preview.steps", self.preview.steps)?;
+        count("checkpoint.keep", self.checkpoint.keep)
+    }
+}
+
+impl Run {
+    fn validate(&self) -> Result<()> {
+        let plain = !matches!(self.name.as_str(), "" | "." | "..")
+            && !self.name.contains(|c: char| "/\\:*?\"<>|".contains(c) || c.is_control());
+        if !plain {
+            let found = format!("\"{}\"", self.name);
+            return wrong("run.name", "a plain directory name, without / or \\", found);
+        }
+        if self.out_dir.as_os_str().is_empty() {
+            return wrong("run.out_dir", "a directory, such as \"runs\"", "empty");
+        }
+        Ok(())
+    }
+}
+
+impl Data {
+    fn validate(&self) -> Result<()> {
+        bounded("data.image_size", self.image_size, 1, MAX_SIZE)?;
+        if !matches!(self.channels, 1 | 3) {
+            return wrong("data.channels", "1 (grey) or 3 (RGB)", self.channels);
+        }
+        if self.kind == DataKind::Builtin {
+            if self.name != "digits8" {
+                return wrong("data.name", "\"digits8\", the one built-in data set", format!("\"{}\"", self.name));
+            }
+            if (self.image_size, self.channels) != (8, 1) {
+                let found = format!("{} and {}", self.image_size, self.channels);
+                return wrong("data.image_size` and `data.channels", "8 and 1 for the built-in digits8", found);
+            }
+        }
+        let given = [
+            ("path", self.path.is_some(), self.kind != DataKind::Builtin),
+            ("labels", self.labels.is_some(), self.kind == DataKind::Sheet),
+        ];
+        let kind = match self.kind {
+            DataKind::Builtin => "builtin",
+            DataKind::Sheet => "sheet",
+            DataKind::Folder => "folder",
+        };
+        for (key, is_given, is_needed) in given {
+            if is_given != is_needed {
+                let (verb, mend) = match is_needed {
+                    true => ("needs", "add it"),
+                    false => ("does not take", "remove it, or choose another kind"),
+                };
+                return Err(Error::input(format!("data of `data.kind` = \"{kind}\" {verb} `data.{key}`; {mend}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Rollout {
+    fn validate(&self) -> Result<()> {
+        count("rollout.steps", self.steps)?;
+        if self.sampler == Sampler::Ode {
+            return Err(Error::input(
+                "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn \
+                 from; choose \"flow-sde\" or \"cps\"",
+            ));
+        }
+        positive("rollout.eta", self.eta)?;
+        if self.sampler == Sampler::Cps && self.eta > 1.0 {
+            let expected = "at most 1 with the cps sampler, which replaces that share of the noise";
+            return wrong("rollout.eta", expected, self.eta);
+        }
+        positive("rollout.shift", self.shift)?;
+        bounded("rollout.groups", self.groups, 1, MAX_SIZE)?;
+        if self.group_size < 2 {
+            let expected = "2 or more, as rewards are compared within a group";
+            return wrong("rollout.group_size", expected, self.group_size);
+        }
+        bounded("rollout.group_size", self.group_size, 2, MAX_SIZE)?;
+        not_negative("rollout.guidance_scale", self.guidance_scale)?;
+        count("rollout.micro_batch", self.micro_batch)?;
+        // Drawing once tells whether the rule fits the number of steps.
+        match self.trained_steps.choose(self.steps, 0, 0) {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(Error::input(format!("`rollout.trained_steps`: {cause}"))),
+        }
+    }
+}
+
+impl Pretrain {
+    fn validate(&self) -> Result<()> {
+        count("pretrain.steps", self.steps)?;
+        bounded("pretrain.batch_size", self.batch_size, 1, MAX_SIZE)?;
+        count("pretrain.micro_batch", self.micro_batch)?;
+        let micro_batch = self.micro_batch.min(self.batch_size);
+        divides("pretrain.micro_batch", micro_batch, "`pretrain.batch_size`", self.batch_size)?;
+        positive("pretrain.learning_rate", self.learning_rate)?;
+        not_negative("pretrain.weight_decay", self.weight_decay)?;
+        if self.warmup_steps > self.steps {
+            let expected = format!("at most `pretrain.steps` = {}", self.steps);
+            return wrong("pretrain.warmup_steps", expected, self.warmup_steps);
+        }
+        positive_or_inf("pretrain.max_grad_norm", self.max_grad_norm)?;
+        share("pretrain.ema_decay", self.ema_decay)?;
+        share("pretrain.class_dropout", self.class_dropout)?;
+        finite("pretrain.logit_mean", self.logit_mean)?;
+        positive("pretrain.logit_std", self.logit_std)?;
+        count("pretrain.log_every", self.log_every)
+    }
+}
+
+impl Classifier {
+    fn validate(&self) -> Result<()> {
+        bounded("classifier.hidden_size", self.hidden_size, 1, MAX_SIZE)?;
+        count("classifier.steps", self.steps)?;
+        bounded("classifier.batch_size", self.batch_size, 1, MAX_SIZE)?;
+        positive("classifier.learning_rate", self.learning_rate)?;
+        not_negative("classifier.weight_decay", self.weight_decay)?;
+        not_negative("classifier.noise_std", self.noise_std)
+    }
+}

@@ -6,8 +6,10 @@
 
 pub mod autodiff;
 pub mod error;
+pub mod flow;
 pub mod gpu;
 pub mod graph;
 pub mod ops;
+pub mod rl;
 
 pub use error::{Error, Result};

@@ -1,0 +1,16 @@
+//! The mathematics of sampling from a flow-matching model: pure functions, no GPU.
+//!
+//! Conventions, used everywhere in this crate: the time is σ ∈ \[0, 1\], **σ = 1 is pure noise and
+//! σ = 0 is data**; a noisy latent is `x = (1−σ)·x_data + σ·noise`, and the network predicts the
+//! velocity `v = dx/dσ = noise − x_data`. A trajectory of T steps visits T + 1 points σ_0 = 1 > … >
+//! σ_T = 0.
+//!
+//! * [`schedule`]: where those points lie.
+//! * [`sampler`]: how a step goes from one point to the next, as three numbers.
+//! * [`trained_steps`]: which of the steps are random, and so can be learned from.
+//! * [`noise`]: the randomness itself, as a function of (seed, rollout, sample, step).
+
+pub mod noise;
+pub mod sampler;
+pub mod schedule;
+pub mod trained_steps;

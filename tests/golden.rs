@@ -1,0 +1,465 @@
+//! The pure mathematics against numbers from an independent `f64` program, which computes
+//! log-likelihoods from means and actions and has compared its gradients with finite differences.
+//!
+//! Tolerance: 1e-12 of the larger of the expected number and the scale of the terms it is a sum of.
+//! Both sides round to about 1e-16 a step, over tens of steps, and some numbers here are small
+//! differences of larger ones: without that scale the tolerance would ask for digits that neither
+//! side has.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use flowdppo_wgpu::flow::sampler::{Row, Sampler};
+use flowdppo_wgpu::flow::schedule::Schedule;
+use flowdppo_wgpu::flow::trained_steps::TrainedSteps;
+use flowdppo_wgpu::rl::advantage::AdvantageKind;
+use flowdppo_wgpu::rl::objective::{LogProb, Mask, Objective, StepWeight, Term};
+
+#[derive(Deserialize)]
+struct Golden {
+    schedules: BTreeMap<String, Vec<f64>>,
+    sampler_inputs: SamplerInputs,
+    samplers: Vec<SamplerCase>,
+    advantages: BTreeMap<String, serde_json::Value>,
+    dppo_mask: Vec<MaskCase>,
+    ppo_clip: Vec<ClipCase>,
+    loss_inputs: LossInputs,
+    losses: Vec<LossCase>,
+    flow_grpo_num_train_timesteps: BTreeMap<String, usize>,
+}
+
+#[derive(Deserialize)]
+struct SamplerInputs {
+    x: Vec<f64>,
+    v: Vec<f64>,
+    noise: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct SamplerCase {
+    kind: String,
+    sigma: f64,
+    sigma_next: f64,
+    eta: f64,
+    sigma_max: f64,
+    a: f64,
+    b: f64,
+    s: f64,
+    mean: Vec<f64>,
+    x_next: Vec<f64>,
+    kappa: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct MaskCase {
+    #[serde(rename = "A")]
+    advantage: f64,
+    ratio: f64,
+    kl: f64,
+    delta: f64,
+    keep: bool,
+    keep_symmetric: bool,
+    loss: f64,
+    dloss_dratio: f64,
+}
+
+#[derive(Deserialize)]
+struct ClipCase {
+    #[serde(rename = "A")]
+    advantage: f64,
+    ratio: f64,
+    clip: f64,
+    loss: f64,
+    dloss_dratio: f64,
+}
+
+#[derive(Deserialize)]
+struct LossInputs {
+    sigma: Vec<f64>,
+    sigma_next: Vec<f64>,
+    eta: f64,
+    sigma_max: f64,
+    x: Vec<Vec<f64>>,
+    v_old: Vec<Vec<f64>>,
+    v_new: Vec<Vec<f64>>,
+    noise: Vec<Vec<f64>>,
+    adv: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct LossCase {
+    sampler: String,
+    loss_name: String,
+    loss: f64,
+    grad_v: Vec<Vec<f64>>,
+    /// Absent from the cases of a reference penalty alone.
+    #[serde(flatten)]
+    policy: Option<PolicyCase>,
+}
+
+#[derive(Deserialize)]
+struct PolicyCase {
+    special_logp: bool,
+    beta_ref: f64,
+    clip: f64,
+    delta: f64,
+    #[serde(rename = "S1")]
+    s1: Vec<f64>,
+    #[serde(rename = "S2")]
+    s2: Vec<f64>,
+    log_ratio: Vec<f64>,
+    ratio: Vec<f64>,
+    kl: Vec<f64>,
+    gate: Vec<f64>,
+    per_sample: Vec<f64>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("golden.json")).unwrap()
+}
+
+fn sampler(name: &str) -> Sampler {
+    match name {
+        "ode" => Sampler::Ode,
+        "flow" => Sampler::FlowSde,
+        "dance" => Sampler::Dance,
+        "cps" => Sampler::Cps,
+        "precise" => Sampler::Precise,
+        "dance_precise" => Sampler::DancePrecise,
+        other => panic!("unknown sampler {other}"),
+    }
+}
+
+/// `got` equals `expected`, where terms of size `scale` went into it.
+#[track_caller]
+fn assert_close(got: f64, expected: f64, scale: f64, what: &str) {
+    let tolerance = 1e-12 * expected.abs().max(scale);
+    assert!(
+        (got - expected).abs() <= tolerance,
+        "{what}: {got} instead of {expected}"
+    );
+}
+
+#[track_caller]
+fn assert_all_close(got: &[f64], expected: &[f64], scale: f64, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (j, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert_close(*got, *expected, scale, &format!("{what}[{j}]"));
+    }
+}
+
+#[test]
+fn schedules() {
+    let golden = golden();
+    assert_eq!(golden.schedules.len(), 3);
+    for (name, expected) in &golden.schedules {
+        let schedule = match name.as_str() {
+            "unirl_T10_shift3" => Schedule::StaticShift { shift: 3.0 },
+            "diffusers_static_T10_shift3" => Schedule::DiffusersStatic { shift: 3.0 },
+            "dynamic_T14_mu0.8" => Schedule::Dynamic { mu: 0.8 },
+            other => panic!("unknown schedule {other}"),
+        };
+        let got = schedule.sigmas(expected.len() - 1).unwrap();
+        assert_all_close(&got, expected, 0.0, name);
+        let explicit = Schedule::Explicit(expected.clone());
+        assert_eq!(explicit.sigmas(expected.len() - 1).unwrap(), *expected);
+    }
+}
+
+#[test]
+fn samplers() {
+    let golden = golden();
+    let inputs = &golden.sampler_inputs;
+    assert_eq!(golden.samplers.len(), 112);
+    for case in &golden.samplers {
+        let what = format!(
+            "{} {}→{} eta {}",
+            case.kind, case.sigma, case.sigma_next, case.eta
+        );
+        let row = sampler(&case.kind).row(case.sigma, case.sigma_next, case.sigma_max, case.eta);
+        // Scale 1: with a full mix the noise that is kept is a rounding error, and `a` and `b` are
+        // sums of terms of that size.
+        assert_close(row.a, case.a, 1.0, &what);
+        assert_close(row.b, case.b, 1.0, &what);
+        assert_close(row.s, case.s, 0.0, &what);
+        assert_eq!(row.has_density(), case.kappa.is_some(), "{what}");
+        if let Some(kappa) = case.kappa {
+            assert_close(row.kappa(), kappa, 0.0, &what);
+        }
+        let mean: Vec<_> = (inputs.x.iter().zip(&inputs.v))
+            .map(|(x, v)| row.a * x + row.b * v)
+            .collect();
+        let next: Vec<_> = (mean.iter().zip(&inputs.noise))
+            .map(|(m, n)| m + row.s * n)
+            .collect();
+        assert_all_close(&mean, &case.mean, 1.0, &what);
+        assert_all_close(&next, &case.x_next, 1.0, &what);
+    }
+}
+
+#[test]
+fn a_table_is_the_rows_of_its_schedule() {
+    let golden = golden();
+    let sigmas = &golden.schedules["unirl_T10_shift3"];
+    let mut compared = 0;
+    for case in &golden.samplers {
+        let table = sampler(&case.kind).table(sigmas, |_| case.eta).unwrap();
+        let step = (sigmas.windows(2)).position(|w| w == [case.sigma, case.sigma_next]);
+        if let Some(k) = step {
+            assert_close(table[k].a, case.a, 1.0, &case.kind);
+            assert_close(table[k].b, case.b, 1.0, &case.kind);
+            assert_close(table[k].s, case.s, 0.0, &case.kind);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 64, "{compared}");
+}
+
+#[test]
+fn advantages() {
+    let golden = golden();
+    let groups = |name: &str| -> Vec<f64> {
+        let groups: Vec<Vec<f64>> =
+            serde_json::from_value(golden.advantages[name].clone()).unwrap();
+        groups.concat()
+    };
+    let (r1, r2) = (groups("rewards_r1"), groups("rewards_r2"));
+    let one = std::slice::from_ref(&r1);
+    let both = [r1.clone(), r2];
+    for (name, kind, rewards, zero_spread_groups) in [
+        ("unirl_group", AdvantageKind::GroupStd, one, 1),
+        ("unirl_global_std", AdvantageKind::GlobalStd, one, 1),
+        ("unirl_global_scope", AdvantageKind::GlobalScope, one, 1),
+        ("flow_grpo_group", AdvantageKind::FlowGrpoGroup, one, 1),
+        (
+            "flow_grpo_global_std",
+            AdvantageKind::FlowGrpoGlobal,
+            one,
+            1,
+        ),
+        ("ff_sum_global", AdvantageKind::FlowFactoryGlobal, &both, 0),
+        ("ff_gdpo", AdvantageKind::Gdpo, &both, 0),
+    ] {
+        let weights = vec![1.0; rewards.len()];
+        let got = kind.advantages(rewards, &weights, 4, None).unwrap();
+        // Differences from a mean that is up to 20 times the standard deviation.
+        assert_all_close(&got.values, &groups(name), 20.0, name);
+        assert_eq!(got.zero_spread_groups, zero_spread_groups, "{name}");
+    }
+}
+
+/// A term whose log-ratio and KL are the given ones: with b = −1, s = 1 and D = 1, KL = S2/2 and
+/// ln ρ = −S1 − KL.
+fn term(log_ratio: f64, kl: f64, advantage: f64) -> Term {
+    Term {
+        s1: -(log_ratio + kl),
+        s2: 2.0 * kl,
+        dim: 1,
+        row: Row {
+            a: 1.0,
+            b: -1.0,
+            s: 1.0,
+        },
+        advantage,
+    }
+}
+
+/// ln ρ of a ratio that was written as a decimal 1 ± n·1e-4, with the rounding that makes a decimal
+/// boundary meet the decimal threshold.
+fn log_of_decimal(ratio: f64) -> f64 {
+    (((ratio - 1.0) * 1e4).round() / 1e4).ln_1p()
+}
+
+/// ∂L/∂ρ of an outcome of [`term`], where ∂ρ/∂S1 = −ρ.
+fn d_ratio(d_s1: f64, ratio: f64) -> f64 {
+    -d_s1 / ratio
+}
+
+#[test]
+fn divergence_mask() {
+    let golden = golden();
+    assert_eq!(golden.dppo_mask.len(), 27);
+    for case in &golden.dppo_mask {
+        let what = format!("A {} ratio {} KL {}", case.advantage, case.ratio, case.kl);
+        let term = term(log_of_decimal(case.ratio), case.kl, case.advantage);
+        let evaluate = |mask| {
+            let objective = Objective::FlowDppo {
+                kl_mask_threshold: case.delta,
+                mask,
+            };
+            objective.evaluate(LogProb::Gaussian, &term)
+        };
+        let outcome = evaluate(Mask::Asymmetric);
+        assert_eq!(outcome.kl, case.kl, "{what}");
+        assert_eq!(outcome.kept, case.keep, "{what}");
+        assert_close(outcome.ratio, case.ratio, 0.0, &what);
+        assert_close(outcome.loss, case.loss, 0.0, &what);
+        assert_close(
+            d_ratio(outcome.d_s1, outcome.ratio),
+            case.dloss_dratio,
+            0.0,
+            &what,
+        );
+        assert_eq!(
+            evaluate(Mask::Symmetric).kept,
+            case.keep_symmetric,
+            "{what}"
+        );
+        assert!(evaluate(Mask::None).kept, "{what}");
+    }
+}
+
+#[test]
+fn ratio_clip() {
+    let golden = golden();
+    assert_eq!(golden.ppo_clip.len(), 15);
+    for case in &golden.ppo_clip {
+        let what = format!("A {} ratio {}", case.advantage, case.ratio);
+        let objective = Objective::FlowGrpo {
+            clip_low: case.clip,
+            clip_high: case.clip,
+        };
+        let term = term(log_of_decimal(case.ratio), 0.0, case.advantage);
+        let outcome = objective.evaluate(LogProb::Gaussian, &term);
+        assert_close(outcome.loss, case.loss, 0.0, &what);
+        assert_close(
+            d_ratio(outcome.d_s1, outcome.ratio),
+            case.dloss_dratio,
+            0.0,
+            &what,
+        );
+    }
+}
+
+/// The terms of the six samples, with S1 and S2 from the action x' as a trainer would have it.
+fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>)> {
+    (0..inputs.adv.len())
+        .map(|i| {
+            let row = sampler.row(
+                inputs.sigma[i],
+                inputs.sigma_next[i],
+                inputs.sigma_max,
+                inputs.eta,
+            );
+            let (x, v_old, v_new) = (&inputs.x[i], &inputs.v_old[i], &inputs.v_new[i]);
+            let epsilon: Vec<_> = (0..x.len())
+                .map(|j| {
+                    let mean = row.a * x[j] + row.b * v_old[j];
+                    let action = mean + row.s * inputs.noise[i][j];
+                    (action - mean) / row.s
+                })
+                .collect();
+            let delta: Vec<_> = v_new
+                .iter()
+                .zip(v_old)
+                .map(|(new, old)| new - old)
+                .collect();
+            let term = Term {
+                s1: epsilon.iter().zip(&delta).map(|(e, d)| e * d).sum(),
+                s2: delta.iter().map(|d| d * d).sum(),
+                dim: x.len(),
+                row,
+                advantage: inputs.adv[i],
+            };
+            (term, epsilon, delta)
+        })
+        .collect()
+}
+
+fn objective(name: &str, case: &PolicyCase, step_weight: f64) -> Option<Objective> {
+    let dppo = |mask| Objective::FlowDppo {
+        kl_mask_threshold: case.delta,
+        mask,
+    };
+    let (clip_low, clip_high) = (case.clip, case.clip);
+    match name {
+        "dppo" => Some(dppo(Mask::Asymmetric)),
+        "dppo_sym" => Some(dppo(Mask::Symmetric)),
+        "ppo" => Some(Objective::FlowGrpo {
+            clip_low,
+            clip_high,
+        }),
+        "guard" => Some(Objective::GrpoGuard {
+            clip_low,
+            clip_high,
+            step_weight,
+        }),
+        _ => None,
+    }
+}
+
+#[test]
+fn losses_and_gradients() {
+    let golden = golden();
+    let inputs = &golden.loss_inputs;
+    let (mut compared, mut dropped) = (0, 0);
+    for case in &golden.losses {
+        let Some(policy) = &case.policy else { continue };
+        let log_prob = if policy.special_logp {
+            LogProb::CpsSpecial
+        } else {
+            LogProb::Gaussian
+        };
+        let samples = terms(inputs, sampler(&case.sampler));
+        let batch = samples.len() as f64;
+        let mut loss = 0.0;
+        for (i, (term, epsilon, delta)) in samples.iter().enumerate() {
+            let what = format!("{} {} sample {i}", case.sampler, case.loss_name);
+            let weight = StepWeight::InverseDt.of(inputs.sigma[i], inputs.sigma_next[i], term.row);
+            let objective = objective(&case.loss_name, policy, weight).unwrap();
+            let outcome = objective.evaluate(log_prob, term);
+
+            // Sums of ten products of about 1.
+            assert_close(term.s1, policy.s1[i], 10.0, &what);
+            assert_close(term.s2, policy.s2[i], 10.0, &what);
+            assert_close(outcome.kl, policy.kl[i], 0.0, &what);
+            assert_close(outcome.ratio, policy.ratio[i], 0.0, &what);
+            // The expected number is a difference of two log-likelihoods of about 1, of the
+            // Gaussian also where GRPO-Guard uses another exponent.
+            let clip = Objective::FlowGrpo {
+                clip_low: 0.5,
+                clip_high: 0.5,
+            };
+            let log_ratio = clip.evaluate(log_prob, term).log_ratio;
+            assert_close(log_ratio, policy.log_ratio[i], 1.0, &what);
+            assert_eq!(outcome.kept, policy.gate[i] == 1.0, "{what}");
+            dropped += usize::from(!outcome.kept);
+
+            let guard = case.loss_name == "guard";
+            let unweighted = if guard {
+                outcome.loss / weight
+            } else {
+                outcome.loss
+            };
+            assert_close(unweighted, policy.per_sample[i], 0.0, &what);
+            loss += outcome.loss / batch;
+
+            if policy.beta_ref == 0.0 {
+                let gradient: Vec<_> = (epsilon.iter().zip(delta))
+                    .map(|(e, d)| (outcome.d_s1 * e + 2.0 * outcome.d_s2 * d) / batch)
+                    .collect();
+                // Each element is a difference of two terms of the size of the largest element.
+                let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+                assert_all_close(&gradient, &case.grad_v[i], largest, &what);
+            }
+        }
+        if policy.beta_ref == 0.0 {
+            // A sum in which samples of either sign cancel.
+            assert_close(loss, case.loss, 1.0, &case.loss_name);
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 22);
+    assert!(
+        dropped > 20,
+        "{dropped}: the cases must reach both branches"
+    );
+}
+
+#[test]
+fn flow_grpo_trains_on_all_steps_but_the_last() {
+    let expected = golden().flow_grpo_num_train_timesteps["T10_frac0.99"];
+    let chosen = TrainedSteps::AllButLast {}.choose(10, 0, 0).unwrap();
+    assert_eq!(chosen.len(), expected);
+}

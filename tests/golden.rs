@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight, Term};
 use flowdppo_wgpu::flow::sampler::{Row, Sampler};
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::flow::trained_steps::TrainedSteps;
 use flowdppo_wgpu::rl::advantage::AdvantageKind;
-use flowdppo_wgpu::rl::objective::{LogProb, Mask, Objective, StepWeight, Term};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -135,10 +135,7 @@ fn sampler(name: &str) -> Sampler {
 #[track_caller]
 fn assert_close(got: f64, expected: f64, scale: f64, what: &str) {
     let tolerance = 1e-12 * expected.abs().max(scale);
-    assert!(
-        (got - expected).abs() <= tolerance,
-        "{what}: {got} instead of {expected}"
-    );
+    assert!((got - expected).abs() <= tolerance, "{what}: {got} instead of {expected}");
 }
 
 #[track_caller]
@@ -173,10 +170,7 @@ fn samplers() {
     let inputs = &golden.sampler_inputs;
     assert_eq!(golden.samplers.len(), 112);
     for case in &golden.samplers {
-        let what = format!(
-            "{} {}→{} eta {}",
-            case.kind, case.sigma, case.sigma_next, case.eta
-        );
+        let what = format!("{} {}→{} eta {}", case.kind, case.sigma, case.sigma_next, case.eta);
         let row = sampler(&case.kind).row(case.sigma, case.sigma_next, case.sigma_max, case.eta);
         // Scale 1: with a full mix the noise that is kept is a rounding error, and `a` and `b` are
         // sums of terms of that size.
@@ -187,12 +181,8 @@ fn samplers() {
         if let Some(kappa) = case.kappa {
             assert_close(row.kappa(), kappa, 0.0, &what);
         }
-        let mean: Vec<_> = (inputs.x.iter().zip(&inputs.v))
-            .map(|(x, v)| row.a * x + row.b * v)
-            .collect();
-        let next: Vec<_> = (mean.iter().zip(&inputs.noise))
-            .map(|(m, n)| m + row.s * n)
-            .collect();
+        let mean: Vec<_> = (inputs.x.iter().zip(&inputs.v)).map(|(x, v)| row.a * x + row.b * v).collect();
+        let next: Vec<_> = (mean.iter().zip(&inputs.noise)).map(|(m, n)| m + row.s * n).collect();
         assert_all_close(&mean, &case.mean, 1.0, &what);
         assert_all_close(&next, &case.x_next, 1.0, &what);
     }
@@ -220,8 +210,7 @@ fn a_table_is_the_rows_of_its_schedule() {
 fn advantages() {
     let golden = golden();
     let groups = |name: &str| -> Vec<f64> {
-        let groups: Vec<Vec<f64>> =
-            serde_json::from_value(golden.advantages[name].clone()).unwrap();
+        let groups: Vec<Vec<f64>> = serde_json::from_value(golden.advantages[name].clone()).unwrap();
         groups.concat()
     };
     let (r1, r2) = (groups("rewards_r1"), groups("rewards_r2"));
@@ -232,12 +221,7 @@ fn advantages() {
         ("unirl_global_std", AdvantageKind::GlobalStd, one, 1),
         ("unirl_global_scope", AdvantageKind::GlobalScope, one, 1),
         ("flow_grpo_group", AdvantageKind::FlowGrpoGroup, one, 1),
-        (
-            "flow_grpo_global_std",
-            AdvantageKind::FlowGrpoGlobal,
-            one,
-            1,
-        ),
+        ("flow_grpo_global_std", AdvantageKind::FlowGrpoGlobal, one, 1),
         ("ff_sum_global", AdvantageKind::FlowFactoryGlobal, &both, 0),
         ("ff_gdpo", AdvantageKind::Gdpo, &both, 0),
     ] {
@@ -252,17 +236,7 @@ fn advantages() {
 /// A term whose log-ratio and KL are the given ones: with b = −1, s = 1 and D = 1, KL = S2/2 and
 /// ln ρ = −S1 − KL.
 fn term(log_ratio: f64, kl: f64, advantage: f64) -> Term {
-    Term {
-        s1: -(log_ratio + kl),
-        s2: 2.0 * kl,
-        dim: 1,
-        row: Row {
-            a: 1.0,
-            b: -1.0,
-            s: 1.0,
-        },
-        advantage,
-    }
+    Term { s1: -(log_ratio + kl), s2: 2.0 * kl, dim: 1, row: Row { a: 1.0, b: -1.0, s: 1.0 }, advantage }
 }
 
 /// ln ρ of a ratio that was written as a decimal 1 ± n·1e-4, with the rounding that makes a decimal
@@ -284,10 +258,7 @@ fn divergence_mask() {
         let what = format!("A {} ratio {} KL {}", case.advantage, case.ratio, case.kl);
         let term = term(log_of_decimal(case.ratio), case.kl, case.advantage);
         let evaluate = |mask| {
-            let objective = Objective::FlowDppo {
-                kl_mask_threshold: case.delta,
-                mask,
-            };
+            let objective = Objective::FlowDppo { kl_mask_threshold: case.delta, mask };
             objective.evaluate(LogProb::Gaussian, &term)
         };
         let outcome = evaluate(Mask::Asymmetric);
@@ -295,17 +266,8 @@ fn divergence_mask() {
         assert_eq!(outcome.kept, case.keep, "{what}");
         assert_close(outcome.ratio, case.ratio, 0.0, &what);
         assert_close(outcome.loss, case.loss, 0.0, &what);
-        assert_close(
-            d_ratio(outcome.d_s1, outcome.ratio),
-            case.dloss_dratio,
-            0.0,
-            &what,
-        );
-        assert_eq!(
-            evaluate(Mask::Symmetric).kept,
-            case.keep_symmetric,
-            "{what}"
-        );
+        assert_close(d_ratio(outcome.d_s1, outcome.ratio), case.dloss_dratio, 0.0, &what);
+        assert_eq!(evaluate(Mask::Symmetric).kept, case.keep_symmetric, "{what}");
         assert!(evaluate(Mask::None).kept, "{what}");
     }
 }
@@ -316,19 +278,11 @@ fn ratio_clip() {
     assert_eq!(golden.ppo_clip.len(), 15);
     for case in &golden.ppo_clip {
         let what = format!("A {} ratio {}", case.advantage, case.ratio);
-        let objective = Objective::FlowGrpo {
-            clip_low: case.clip,
-            clip_high: case.clip,
-        };
+        let objective = Objective::FlowGrpo { clip_low: case.clip, clip_high: case.clip };
         let term = term(log_of_decimal(case.ratio), 0.0, case.advantage);
         let outcome = objective.evaluate(LogProb::Gaussian, &term);
         assert_close(outcome.loss, case.loss, 0.0, &what);
-        assert_close(
-            d_ratio(outcome.d_s1, outcome.ratio),
-            case.dloss_dratio,
-            0.0,
-            &what,
-        );
+        assert_close(d_ratio(outcome.d_s1, outcome.ratio), case.dloss_dratio, 0.0, &what);
     }
 }
 
@@ -336,12 +290,7 @@ fn ratio_clip() {
 fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>)> {
     (0..inputs.adv.len())
         .map(|i| {
-            let row = sampler.row(
-                inputs.sigma[i],
-                inputs.sigma_next[i],
-                inputs.sigma_max,
-                inputs.eta,
-            );
+            let row = sampler.row(inputs.sigma[i], inputs.sigma_next[i], inputs.sigma_max, inputs.eta);
             let (x, v_old, v_new) = (&inputs.x[i], &inputs.v_old[i], &inputs.v_new[i]);
             let epsilon: Vec<_> = (0..x.len())
                 .map(|j| {
@@ -350,11 +299,7 @@ fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>
                     (action - mean) / row.s
                 })
                 .collect();
-            let delta: Vec<_> = v_new
-                .iter()
-                .zip(v_old)
-                .map(|(new, old)| new - old)
-                .collect();
+            let delta: Vec<_> = v_new.iter().zip(v_old).map(|(new, old)| new - old).collect();
             let term = Term {
                 s1: epsilon.iter().zip(&delta).map(|(e, d)| e * d).sum(),
                 s2: delta.iter().map(|d| d * d).sum(),
@@ -368,23 +313,13 @@ fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>
 }
 
 fn objective(name: &str, case: &PolicyCase, step_weight: f64) -> Option<Objective> {
-    let dppo = |mask| Objective::FlowDppo {
-        kl_mask_threshold: case.delta,
-        mask,
-    };
+    let dppo = |mask| Objective::FlowDppo { kl_mask_threshold: case.delta, mask };
     let (clip_low, clip_high) = (case.clip, case.clip);
     match name {
         "dppo" => Some(dppo(Mask::Asymmetric)),
         "dppo_sym" => Some(dppo(Mask::Symmetric)),
-        "ppo" => Some(Objective::FlowGrpo {
-            clip_low,
-            clip_high,
-        }),
-        "guard" => Some(Objective::GrpoGuard {
-            clip_low,
-            clip_high,
-            step_weight,
-        }),
+        "ppo" => Some(Objective::FlowGrpo { clip_low, clip_high }),
+        "guard" => Some(Objective::GrpoGuard { clip_low, clip_high, step_weight }),
         _ => None,
     }
 }
@@ -396,11 +331,7 @@ fn losses_and_gradients() {
     let (mut compared, mut dropped) = (0, 0);
     for case in &golden.losses {
         let Some(policy) = &case.policy else { continue };
-        let log_prob = if policy.special_logp {
-            LogProb::CpsSpecial
-        } else {
-            LogProb::Gaussian
-        };
+        let log_prob = if policy.special_logp { LogProb::CpsSpecial } else { LogProb::Gaussian };
         let samples = terms(inputs, sampler(&case.sampler));
         let batch = samples.len() as f64;
         let mut loss = 0.0;
@@ -417,21 +348,14 @@ fn losses_and_gradients() {
             assert_close(outcome.ratio, policy.ratio[i], 0.0, &what);
             // The expected number is a difference of two log-likelihoods of about 1, of the
             // Gaussian also where GRPO-Guard uses another exponent.
-            let clip = Objective::FlowGrpo {
-                clip_low: 0.5,
-                clip_high: 0.5,
-            };
+            let clip = Objective::FlowGrpo { clip_low: 0.5, clip_high: 0.5 };
             let log_ratio = clip.evaluate(log_prob, term).log_ratio;
             assert_close(log_ratio, policy.log_ratio[i], 1.0, &what);
             assert_eq!(outcome.kept, policy.gate[i] == 1.0, "{what}");
             dropped += usize::from(!outcome.kept);
 
             let guard = case.loss_name == "guard";
-            let unweighted = if guard {
-                outcome.loss / weight
-            } else {
-                outcome.loss
-            };
+            let unweighted = if guard { outcome.loss / weight } else { outcome.loss };
             assert_close(unweighted, policy.per_sample[i], 0.0, &what);
             loss += outcome.loss / batch;
 
@@ -451,10 +375,7 @@ fn losses_and_gradients() {
         compared += 1;
     }
     assert_eq!(compared, 22);
-    assert!(
-        dropped > 20,
-        "{dropped}: the cases must reach both branches"
-    );
+    assert!(dropped > 20, "{dropped}: the cases must reach both branches");
 }
 
 #[test]

@@ -62,10 +62,7 @@ impl NoiseKey {
     /// The `index`-th four words: Philox of the counter \[index, step, sample, rollout\] under the
     /// key \[low, high\] half of the seed.
     pub fn block(self, index: u32) -> [u32; 4] {
-        philox4x32_10(
-            [index, self.step, self.sample, self.rollout],
-            [self.seed as u32, (self.seed >> 32) as u32],
-        )
+        philox4x32_10([index, self.step, self.sample, self.rollout], [self.seed as u32, (self.seed >> 32) as u32])
     }
 }
 
@@ -103,13 +100,7 @@ pub struct Stream {
 impl Stream {
     /// The stream of `key`, from its beginning.
     pub fn new(key: NoiseKey) -> Self {
-        Self {
-            key,
-            next_block: 0,
-            words: [0; 4],
-            used: 4,
-            spare_normal: None,
-        }
+        Self { key, next_block: 0, words: [0; 4], used: 4, spare_normal: None }
     }
 
     /// The next word.
@@ -172,12 +163,7 @@ mod tests {
 
     use super::*;
 
-    const KEY: NoiseKey = NoiseKey {
-        seed: 0x0123_4567_89AB_CDEF,
-        rollout: 3,
-        sample: 2,
-        step: 4,
-    };
+    const KEY: NoiseKey = NoiseKey { seed: 0x0123_4567_89AB_CDEF, rollout: 3, sample: 2, step: 4 };
 
     /// Mean and variance of `values`.
     fn moments(values: &[f64]) -> (f64, f64) {
@@ -191,16 +177,8 @@ mod tests {
     fn philox_gives_the_published_answers() {
         // The known-answer vectors of the Random123 library.
         for (counter, key, answer) in [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
-            ),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-            ),
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -249,26 +227,14 @@ mod tests {
     fn every_part_of_the_key_matters() {
         let base = normals(KEY, 8);
         for other in [
-            NoiseKey {
-                seed: KEY.seed + 1,
-                ..KEY
-            },
-            NoiseKey {
-                seed: KEY.seed ^ (1 << 63),
-                ..KEY
-            },
+            NoiseKey { seed: KEY.seed + 1, ..KEY },
+            NoiseKey { seed: KEY.seed ^ (1 << 63), ..KEY },
             NoiseKey { rollout: 4, ..KEY },
             NoiseKey { sample: 3, ..KEY },
             NoiseKey { step: 5, ..KEY },
-            NoiseKey {
-                step: INITIAL_NOISE,
-                ..KEY
-            },
+            NoiseKey { step: INITIAL_NOISE, ..KEY },
         ] {
-            assert!(
-                normals(other, 8).iter().zip(&base).all(|(x, y)| x != y),
-                "{other:?}"
-            );
+            assert!(normals(other, 8).iter().zip(&base).all(|(x, y)| x != y), "{other:?}");
         }
     }
 
@@ -356,16 +322,8 @@ mod tests {
 
     #[test]
     fn uses_have_keys_of_their_own() {
-        let uses = [
-            INITIAL_NOISE,
-            PRETRAIN_NOISE,
-            PRETRAIN_TIME,
-            DROPOUT,
-            SHUFFLE,
-            INITIAL_WEIGHTS,
-            AUGMENT,
-            TRAINED_STEPS,
-        ];
+        let uses =
+            [INITIAL_NOISE, PRETRAIN_NOISE, PRETRAIN_TIME, DROPOUT, SHUFFLE, INITIAL_WEIGHTS, AUGMENT, TRAINED_STEPS];
         let distinct: std::collections::BTreeSet<_> = uses.into_iter().collect();
         assert_eq!(distinct.len(), uses.len());
         // No trajectory is long enough to reach them.

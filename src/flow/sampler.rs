@@ -3,7 +3,7 @@
 //! A sampler is therefore a pure function from a schedule to rows (a, b, s), and one kernel
 //! executes them all. The mean of a transition is affine in the velocity and its standard deviation
 //! does not depend on the network: this is why the KL divergence between two policies is exact and
-//! costs nothing (see [`crate::rl::objective`]).
+//! costs nothing (see [`crate::flow::objective`]).
 
 use std::f64::consts::FRAC_PI_2;
 
@@ -15,9 +15,7 @@ use crate::flow::schedule;
 pub const DETERMINISTIC_ETA: f64 = 1e-7;
 
 /// How a step from σ to σ' is made. η (`eta`) is the exploration strength, dt = σ' − σ < 0.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sampler {
     /// Euler's method on the probability-flow ODE, for evaluation: ignores η, has no density.
@@ -118,9 +116,7 @@ impl Sampler {
             .enumerate()
             .map(|(k, pair)| {
                 let eta = eta(k);
-                self.check_eta(eta).map_err(|reason| {
-                    Error::input(format!("eta is {eta} at step {k}: {reason}"))
-                })?;
+                self.check_eta(eta).map_err(|reason| Error::input(format!("eta is {eta} at step {k}: {reason}")))?;
                 Ok(self.row(pair[0], pair[1], sigma_max, eta))
             })
             .collect()
@@ -138,11 +134,7 @@ impl Sampler {
 }
 
 fn euler(dt: f64) -> Row {
-    Row {
-        a: 1.0,
-        b: dt,
-        s: 0.0,
-    }
+    Row { a: 1.0, b: dt, s: 0.0 }
 }
 
 /// One Euler–Maruyama step of `dx = [v + g²/(2σ)·(x + (1−σ)v)] dσ + g dw`: the reverse-time SDE
@@ -150,22 +142,14 @@ fn euler(dt: f64) -> Row {
 /// score.
 fn euler_maruyama(sigma: f64, dt: f64, g_squared: f64) -> Row {
     let pull = g_squared / (2.0 * sigma);
-    Row {
-        a: 1.0 + pull * dt,
-        b: (1.0 + pull * (1.0 - sigma)) * dt,
-        s: (g_squared * -dt).sqrt(),
-    }
+    Row { a: 1.0 + pull * dt, b: (1.0 + pull * (1.0 - sigma)) * dt, s: (g_squared * -dt).sqrt() }
 }
 
 /// Puts the predicted data x − σv and the predicted noise x + (1−σ)v together again at level σ',
 /// where the noise is `kept` of the predicted and `fresh` of new noise, and `kept² + fresh² = 1`.
 fn remix(sigma: f64, sigma_next: f64, kept: f64, fresh: f64) -> Row {
     let (data, noise) = (1.0 - sigma_next, sigma_next * kept);
-    Row {
-        a: data + noise,
-        b: -sigma * data + (1.0 - sigma) * noise,
-        s: sigma_next * fresh,
-    }
+    Row { a: data + noise, b: -sigma * data + (1.0 - sigma) * noise, s: sigma_next * fresh }
 }
 
 /// The shares (kept, fresh) of the noise when its correlation decays as exp(−x/2); `exp_m1` keeps

@@ -41,9 +41,7 @@ impl Schedule {
     /// the wrong number, and points that [`check`] refuses.
     pub fn sigmas(&self, steps: usize) -> Result<Vec<f64>> {
         if steps == 0 {
-            return Err(Error::input(
-                "the sampler has 0 steps; a trajectory needs at least 1",
-            ));
+            return Err(Error::input("the sampler has 0 steps; a trajectory needs at least 1"));
         }
         let sigmas = match self {
             Self::StaticShift { shift } => {

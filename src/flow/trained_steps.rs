@@ -63,12 +63,7 @@ impl TrainedSteps {
                         pool.len()
                     )));
                 }
-                let mut stream = Stream::new(NoiseKey {
-                    seed,
-                    rollout,
-                    sample: 0,
-                    step: TRAINED_STEPS,
-                });
+                let mut stream = Stream::new(NoiseKey { seed, rollout, sample: 0, step: TRAINED_STEPS });
                 stream.shuffle(&mut pool);
                 pool.truncate(*count);
                 pool
@@ -116,10 +111,7 @@ fn check(chosen: &[usize], steps: usize) -> Result<()> {
         )));
     }
     if let Some(pair) = chosen.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::input(format!(
-            "trained steps: step {} is listed twice; list each step once",
-            pair[0]
-        )));
+        return Err(Error::input(format!("trained steps: step {} is listed twice; list each step once", pair[0])));
     }
     Ok(())
 }
@@ -132,11 +124,7 @@ mod tests {
         toml::from_str(text)
     }
 
-    const EARLY: TrainedSteps = TrainedSteps::SparseEarly {
-        count: 3,
-        from: 0.0,
-        to: 0.5,
-    };
+    const EARLY: TrainedSteps = TrainedSteps::SparseEarly { count: 3, from: 0.0, to: 0.5 };
 
     #[test]
     fn early_steps_are_few_sorted_and_repeatable() {
@@ -156,33 +144,23 @@ mod tests {
 
     #[test]
     fn seed_and_rollout_both_matter() {
-        let draws = |seed, from: u32| -> Vec<_> {
-            (from..from + 20)
-                .map(|r| EARLY.choose(10, seed, r).unwrap())
-                .collect()
-        };
+        let draws =
+            |seed, from: u32| -> Vec<_> { (from..from + 20).map(|r| EARLY.choose(10, seed, r).unwrap()).collect() };
         assert_ne!(draws(1, 0), draws(2, 0));
         assert_ne!(draws(1, 0), draws(1, 20));
     }
 
     #[test]
     fn lists_and_all_but_last() {
-        let list = TrainedSteps::List {
-            steps: vec![4, 0, 2],
-        };
+        let list = TrainedSteps::List { steps: vec![4, 0, 2] };
         assert_eq!(list.choose(6, 1, 1).unwrap(), [0, 2, 4]);
-        assert_eq!(
-            TrainedSteps::AllButLast {}.choose(4, 1, 1).unwrap(),
-            [0, 1, 2]
-        );
+        assert_eq!(TrainedSteps::AllButLast {}.choose(4, 1, 1).unwrap(), [0, 1, 2]);
     }
 
     #[test]
     fn bad_choices_are_refused_with_the_reason() {
         let early = |count, from, to| TrainedSteps::SparseEarly { count, from, to };
-        let list = |steps: &[usize]| TrainedSteps::List {
-            steps: steps.to_vec(),
-        };
+        let list = |steps: &[usize]| TrainedSteps::List { steps: steps.to_vec() };
         for (rule, steps, reason) in [
             (early(3, 0.0, 0.2), 10, "leaves 2"),
             (early(0, 0.0, 0.5), 10, "none"),
@@ -206,14 +184,8 @@ mod tests {
     #[test]
     fn toml_tables_read_and_write() {
         assert_eq!(parse("kind = 'sparse-early'\ncount = 3").unwrap(), EARLY);
-        assert_eq!(
-            parse("kind = 'list'\nsteps = [0, 2]").unwrap(),
-            TrainedSteps::List { steps: vec![0, 2] }
-        );
-        assert_eq!(
-            parse("kind = 'all-but-last'").unwrap(),
-            TrainedSteps::AllButLast {}
-        );
+        assert_eq!(parse("kind = 'list'\nsteps = [0, 2]").unwrap(), TrainedSteps::List { steps: vec![0, 2] });
+        assert_eq!(parse("kind = 'all-but-last'").unwrap(), TrainedSteps::AllButLast {});
         let written = toml::to_string(&EARLY).unwrap();
         assert_eq!(parse(&written).unwrap(), EARLY);
         for wrong in [

@@ -71,10 +71,8 @@ impl AdvantageKind {
     ) -> Result<Advantages> {
         self.check(rewards, weights, group_size, clip)?;
         let scores = if self == Self::Gdpo {
-            let normalised: Vec<_> = rewards
-                .iter()
-                .map(|component| Self::FlowFactoryGroup.rule().apply(component, group_size))
-                .collect();
+            let normalised: Vec<_> =
+                rewards.iter().map(|component| Self::FlowFactoryGroup.rule().apply(component, group_size)).collect();
             weighted_sum(&normalised, weights)
         } else {
             weighted_sum(rewards, weights)
@@ -92,14 +90,9 @@ impl AdvantageKind {
                 *value = value.clamp(-clip, clip);
             }
         }
-        let zero_spread_groups = scores
-            .chunks(group_size)
-            .filter(|group| Moments::of(group).variance().sqrt() <= NO_SPREAD)
-            .count();
-        Ok(Advantages {
-            values,
-            zero_spread_groups,
-        })
+        let zero_spread_groups =
+            scores.chunks(group_size).filter(|group| Moments::of(group).variance().sqrt() <= NO_SPREAD).count();
+        Ok(Advantages { values, zero_spread_groups })
     }
 
     fn rule(self) -> Rule {
@@ -118,13 +111,7 @@ impl AdvantageKind {
         Rule { mean, std, divisor }
     }
 
-    fn check(
-        self,
-        rewards: &[Vec<f64>],
-        weights: &[f64],
-        group_size: usize,
-        clip: Option<f64>,
-    ) -> Result<()> {
+    fn check(self, rewards: &[Vec<f64>], weights: &[f64], group_size: usize, clip: Option<f64>) -> Result<()> {
         if rewards.is_empty() || rewards.len() != weights.len() {
             return Err(Error::input(format!(
                 "there are {} reward components but {} weights; give each of at least one component a \
@@ -140,10 +127,7 @@ impl AdvantageKind {
             )));
         }
         let samples = rewards[0].len();
-        if let Some(c) = rewards
-            .iter()
-            .position(|component| component.len() != samples)
-        {
+        if let Some(c) = rewards.iter().position(|component| component.len() != samples) {
             return Err(Error::failed(format!(
                 "reward component {c} has {} samples, but component 0 has {samples}",
                 rewards[c].len()
@@ -158,9 +142,7 @@ impl AdvantageKind {
             )));
         }
         if let Some(clip) = clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
-            return Err(Error::input(format!(
-                "the advantage clip is {clip}, but must be above 0 (5 is usual)"
-            )));
+            return Err(Error::input(format!("the advantage clip is {clip}, but must be above 0 (5 is usual)")));
         }
         for (c, component) in rewards.iter().enumerate() {
             if let Some(i) = component.iter().position(|reward| !reward.is_finite()) {
@@ -244,11 +226,7 @@ impl Moments {
         let origin = values[0];
         let mean = origin + values.iter().map(|x| x - origin).sum::<f64>() / count;
         let sum_of_squares = values.iter().map(|x| (x - mean) * (x - mean)).sum();
-        Self {
-            count,
-            mean,
-            sum_of_squares,
-        }
+        Self { count, mean, sum_of_squares }
     }
 
     fn variance(self) -> f64 {
@@ -278,8 +256,7 @@ mod tests {
     use super::*;
 
     fn single(kind: AdvantageKind, rewards: &[f64], group_size: usize) -> Advantages {
-        kind.advantages(&[rewards.to_vec()], &[1.0], group_size, None)
-            .unwrap()
+        kind.advantages(&[rewards.to_vec()], &[1.0], group_size, None).unwrap()
     }
 
     #[test]
@@ -328,9 +305,7 @@ mod tests {
         let twice: Vec<_> = rewards[1].iter().map(|r| 2.0 * r).collect();
         assert_eq!(second, single(kind, &twice, 2));
 
-        let clipped = kind
-            .advantages(&rewards, &[0.0, 2.0], 2, Some(0.5))
-            .unwrap();
+        let clipped = kind.advantages(&rewards, &[0.0, 2.0], 2, Some(0.5)).unwrap();
         for (clipped, full) in clipped.values.iter().zip(&second.values) {
             assert_eq!(*clipped, full.clamp(-0.5, 0.5));
         }
@@ -343,16 +318,10 @@ mod tests {
         let second = vec![0.3, 0.1, 0.2, 0.5, 0.9, 0.6];
         let scaled: Vec<_> = second.iter().map(|r| 1000.0 * r).collect();
         let both = |kind: AdvantageKind, other: &Vec<f64>| {
-            kind.advantages(&[first.clone(), other.clone()], &[1.0, 1.0], 3, None)
-                .unwrap()
-                .values
+            kind.advantages(&[first.clone(), other.clone()], &[1.0, 1.0], 3, None).unwrap().values
         };
         let distance = |kind: AdvantageKind| {
-            both(kind, &second)
-                .iter()
-                .zip(both(kind, &scaled))
-                .map(|(x, y)| (x - y).abs())
-                .fold(0.0, f64::max)
+            both(kind, &second).iter().zip(both(kind, &scaled)).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
         };
         assert!(distance(AdvantageKind::Gdpo) < 1e-12);
         assert!(distance(AdvantageKind::FlowFactoryGlobal) > 0.1);
@@ -365,10 +334,7 @@ mod tests {
             let result = AdvantageKind::Gdpo.advantages(&rewards, &[1.0, 0.0], 2, None);
             let error = result.unwrap_err();
             assert!(matches!(error, Error::Failed(_)), "{error}");
-            assert!(
-                error.to_string().contains("component 1 of sample 2"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("component 1 of sample 2"), "{error}");
         }
         let huge = [vec![1e300, -1e300]];
         let result = AdvantageKind::GlobalStd.advantages(&huge, &[1e10], 2, None);
@@ -388,16 +354,11 @@ mod tests {
             (vec![1.0], 2, Some(0.0), "clip is 0"),
             (vec![1.0], 2, Some(f64::NAN), "clip is NaN"),
         ] {
-            let error = kind
-                .advantages(&rewards, &weights, group_size, clip)
-                .unwrap_err();
+            let error = kind.advantages(&rewards, &weights, group_size, clip).unwrap_err();
             assert!(matches!(error, Error::Input(_)), "{error}");
             assert!(error.to_string().contains(reason), "{reason}: {error}");
         }
         assert!(kind.advantages(&[vec![]], &[1.0], 2, None).is_err());
-        assert!(
-            kind.advantages(&[vec![1.0; 4], vec![1.0; 2]], &[1.0; 2], 2, None)
-                .is_err()
-        );
+        assert!(kind.advantages(&[vec![1.0; 4], vec![1.0; 2]], &[1.0; 2], 2, None).is_err());
     }
 }

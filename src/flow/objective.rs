@@ -207,33 +207,19 @@ impl Objective {
             if holds {
                 return Ok(());
             }
-            Err(Error::input(format!(
-                "{name} is {value}, but must be {range}"
-            )))
+            Err(Error::input(format!("{name} is {value}, but must be {range}")))
         };
         match self {
-            Self::FlowDppo {
-                kl_mask_threshold: delta,
-                ..
-            } => require("kl_mask_threshold", delta, delta > 0.0, "above 0"),
-            Self::FlowGrpo {
-                clip_low,
-                clip_high,
-            } => {
+            Self::FlowDppo { kl_mask_threshold: delta, .. } => {
+                require("kl_mask_threshold", delta, delta > 0.0, "above 0")
+            }
+            Self::FlowGrpo { clip_low, clip_high } => {
                 let below_one = clip_low > 0.0 && clip_low < 1.0;
                 require("clip_low", clip_low, below_one, "between 0 and 1")?;
                 require("clip_high", clip_high, clip_high > 0.0, "above 0")
             }
-            Self::GrpoGuard {
-                clip_low,
-                clip_high,
-                step_weight,
-            } => {
-                Self::FlowGrpo {
-                    clip_low,
-                    clip_high,
-                }
-                .check()?;
+            Self::GrpoGuard { clip_low, clip_high, step_weight } => {
+                Self::FlowGrpo { clip_low, clip_high }.check()?;
                 let sensible = step_weight > 0.0 && step_weight.is_finite();
                 require("step_weight", step_weight, sensible, "finite and above 0")
             }
@@ -252,22 +238,13 @@ impl Objective {
         // A dropped term has a constant in place of its ratio: chosen, never multiplied by 0, since
         // ρ may have overflowed and ∞·0 is not a number.
         let constant = match self {
-            Self::FlowDppo {
-                kl_mask_threshold,
-                mask,
-            } => {
+            Self::FlowDppo { kl_mask_threshold, mask } => {
                 let far = kl >= kl_mask_threshold;
                 mask.drops(far, log_ratio, term.advantage).then_some(0.0)
             }
-            Self::FlowGrpo {
-                clip_low,
-                clip_high,
+            Self::FlowGrpo { clip_low, clip_high } | Self::GrpoGuard { clip_low, clip_high, .. } => {
+                clipped_at(log_ratio, term.advantage, clip_low, clip_high)
             }
-            | Self::GrpoGuard {
-                clip_low,
-                clip_high,
-                ..
-            } => clipped_at(log_ratio, term.advantage, clip_low, clip_high),
         };
         let gain = -self.weight() * term.advantage;
         let slope = match constant {
@@ -292,6 +269,17 @@ impl Objective {
             (Self::GrpoGuard { .. }, _) => (b / dim, 0.0),
             (_, LogProb::Gaussian) => (b / (s * dim), row.kappa() / dim),
             (_, LogProb::CpsSpecial) => (2.0 * b * s / dim, b * b / dim),
+        }
+    }
+
+    /// Whether a term lies beyond the trust region, whichever way it points: a share to watch, and not the
+    /// share that is dropped.
+    pub fn is_beyond(self, log_ratio: f64, kl: f64) -> bool {
+        match self {
+            Self::FlowDppo { kl_mask_threshold, .. } => kl >= kl_mask_threshold,
+            Self::FlowGrpo { clip_low, clip_high } | Self::GrpoGuard { clip_low, clip_high, .. } => {
+                log_ratio > clip_high.ln_1p() || log_ratio < (-clip_low).ln_1p()
+            }
         }
     }
 

@@ -4,52 +4,27 @@ use super::*;
 use crate::flow::noise::{NoiseKey, Stream, normals};
 use crate::flow::sampler::Sampler;
 
-const KEY: NoiseKey = NoiseKey {
-    seed: 11,
-    rollout: 0,
-    sample: 0,
-    step: 0,
-};
+const KEY: NoiseKey = NoiseKey { seed: 11, rollout: 0, sample: 0, step: 0 };
 
 const DPPO: Objective = dppo(1e-5, Mask::Asymmetric);
-const GRPO: Objective = Objective::FlowGrpo {
-    clip_low: 1e-4,
-    clip_high: 1e-4,
-};
-const GUARD: Objective = Objective::GrpoGuard {
-    clip_low: 1e-4,
-    clip_high: 1e-4,
-    step_weight: 2.0,
-};
+const GRPO: Objective = Objective::FlowGrpo { clip_low: 1e-4, clip_high: 1e-4 };
+const GUARD: Objective = Objective::GrpoGuard { clip_low: 1e-4, clip_high: 1e-4, step_weight: 2.0 };
 
 const fn dppo(kl_mask_threshold: f64, mask: Mask) -> Objective {
-    Objective::FlowDppo {
-        kl_mask_threshold,
-        mask,
-    }
+    Objective::FlowDppo { kl_mask_threshold, mask }
 }
 
 /// The transitions of a middle step for each sampler with a density.
 fn rows() -> Vec<(Sampler, Row)> {
-    [
-        Sampler::FlowSde,
-        Sampler::Dance,
-        Sampler::Cps,
-        Sampler::Precise,
-        Sampler::DancePrecise,
-    ]
-    .map(|sampler| (sampler, sampler.row(0.875, 0.8, 0.96, 0.7)))
-    .to_vec()
+    [Sampler::FlowSde, Sampler::Dance, Sampler::Cps, Sampler::Precise, Sampler::DancePrecise]
+        .map(|sampler| (sampler, sampler.row(0.875, 0.8, 0.96, 0.7)))
+        .to_vec()
 }
 
 /// ln N(x'; mean, s²), summed over the elements.
 fn log_density(action: &[f64], mean: &[f64], s: f64) -> f64 {
     let normaliser = s.ln() + 0.5 * std::f64::consts::TAU.ln();
-    action
-        .iter()
-        .zip(mean)
-        .map(|(x, m)| -0.5 * ((x - m) / s).powi(2) - normaliser)
-        .sum()
+    action.iter().zip(mean).map(|(x, m)| -0.5 * ((x - m) / s).powi(2) - normaliser).sum()
 }
 
 /// The divergence from the closed form against the definition, E_old[ln π_old(x') − ln π_new(x')],
@@ -62,9 +37,7 @@ fn kl_and_log_ratio_agree_with_densities_and_monte_carlo() {
     let (v_old, change) = rest.split_at(dim);
     let delta: Vec<_> = change.iter().map(|c| 0.3 * c).collect();
     for (sampler, row) in rows() {
-        let mean = |v: &dyn Fn(usize) -> f64| -> Vec<f64> {
-            (0..dim).map(|j| row.a * x[j] + row.b * v(j)).collect()
-        };
+        let mean = |v: &dyn Fn(usize) -> f64| -> Vec<f64> { (0..dim).map(|j| row.a * x[j] + row.b * v(j)).collect() };
         let (old, new) = (mean(&|j| v_old[j]), mean(&|j| v_old[j] + delta[j]));
         let s2 = delta.iter().map(|d| d * d).sum();
         let mut stream = Stream::new(NoiseKey { step: 1, ..KEY });
@@ -77,13 +50,7 @@ fn kl_and_log_ratio_agree_with_densities_and_monte_carlo() {
             squares += gap * gap;
 
             let s1 = noise.iter().zip(&delta).map(|(n, d)| n * d).sum();
-            let term = Term {
-                s1,
-                s2,
-                dim,
-                row,
-                advantage: 1.0,
-            };
+            let term = Term { s1, s2, dim, row, advantage: 1.0 };
             let outcome = DPPO.evaluate(LogProb::Gaussian, &term);
             let expected = -gap / dim as f64;
             assert!((outcome.log_ratio - expected).abs() < 1e-12, "{sampler:?}");
@@ -93,14 +60,8 @@ fn kl_and_log_ratio_agree_with_densities_and_monte_carlo() {
         let estimate = sum / n;
         let error = ((squares / n - estimate * estimate) / n).sqrt();
         let exact = kl * dim as f64;
-        assert!(
-            exact > 0.0 && error < 0.05 * exact,
-            "{sampler:?}: too few draws"
-        );
-        assert!(
-            (estimate - exact).abs() < 4.0 * error,
-            "{sampler:?}: {estimate} {exact}"
-        );
+        assert!(exact > 0.0 && error < 0.05 * exact, "{sampler:?}: too few draws");
+        assert!((estimate - exact).abs() < 4.0 * error, "{sampler:?}: {estimate} {exact}");
     }
 }
 
@@ -109,13 +70,7 @@ fn the_first_update_is_exactly_on_policy() {
     for (_, row) in rows() {
         for objective in [DPPO, dppo(1e-5, Mask::Symmetric), GRPO, GUARD] {
             for log_prob in [LogProb::Gaussian, LogProb::CpsSpecial] {
-                let term = Term {
-                    s1: 0.0,
-                    s2: 0.0,
-                    dim: 64,
-                    row,
-                    advantage: -1.5,
-                };
+                let term = Term { s1: 0.0, s2: 0.0, dim: 64, row, advantage: -1.5 };
                 let outcome = objective.evaluate(log_prob, &term);
                 assert_eq!((outcome.ratio, outcome.kl, outcome.kept), (1.0, 0.0, true));
             }
@@ -126,33 +81,18 @@ fn the_first_update_is_exactly_on_policy() {
 #[test]
 fn objectives_agree_until_a_trust_region_acts() {
     for (_, row) in rows() {
-        let term = Term {
-            s1: 1e-6,
-            s2: 1e-12,
-            dim: 64,
-            row,
-            advantage: 0.8,
-        };
+        let term = Term { s1: 1e-6, s2: 1e-12, dim: 64, row, advantage: 0.8 };
         let reference = DPPO.evaluate(LogProb::Gaussian, &term);
         assert!(reference.kept);
         assert_eq!(GRPO.evaluate(LogProb::Gaussian, &term), reference);
-        assert_eq!(
-            dppo(1e-5, Mask::None).evaluate(LogProb::Gaussian, &term),
-            reference
-        );
+        assert_eq!(dppo(1e-5, Mask::None).evaluate(LogProb::Gaussian, &term), reference);
     }
 }
 
 #[test]
 fn the_special_log_prob_is_the_gaussian_times_twice_the_variance() {
     for (_, row) in rows() {
-        let term = Term {
-            s1: -0.4,
-            s2: 0.2,
-            dim: 8,
-            row,
-            advantage: 1.0,
-        };
+        let term = Term { s1: -0.4, s2: 0.2, dim: 8, row, advantage: 1.0 };
         let gaussian = DPPO.evaluate(LogProb::Gaussian, &term);
         let special = DPPO.evaluate(LogProb::CpsSpecial, &term);
         let expected = 2.0 * row.s * row.s * gaussian.log_ratio;
@@ -164,13 +104,7 @@ fn the_special_log_prob_is_the_gaussian_times_twice_the_variance() {
 #[test]
 fn guard_is_the_bias_corrected_ratio() {
     for (_, row) in rows() {
-        let term = Term {
-            s1: -0.4,
-            s2: 0.2,
-            dim: 8,
-            row,
-            advantage: 1.0,
-        };
+        let term = Term { s1: -0.4, s2: 0.2, dim: 8, row, advantage: 1.0 };
         let gaussian = GRPO.evaluate(LogProb::Gaussian, &term);
         let guard = GUARD.evaluate(LogProb::Gaussian, &term);
         let expected = row.s * (gaussian.log_ratio + gaussian.kl);
@@ -181,23 +115,22 @@ fn guard_is_the_bias_corrected_ratio() {
 
 #[test]
 fn an_overflowing_ratio_is_dropped_without_a_nan() {
-    let row = Row {
-        a: 1.0,
-        b: -1.0,
-        s: 1.0,
-    };
-    let term = Term {
-        s1: -1e4,
-        s2: 1.0,
-        dim: 1,
-        row,
-        advantage: 1.0,
-    };
+    let row = Row { a: 1.0, b: -1.0, s: 1.0 };
+    let term = Term { s1: -1e4, s2: 1.0, dim: 1, row, advantage: 1.0 };
     for objective in [DPPO, dppo(1e-5, Mask::Symmetric), GRPO, GUARD] {
         let outcome = objective.evaluate(LogProb::Gaussian, &term);
         assert!(outcome.ratio.is_infinite() && !outcome.kept);
         assert!(outcome.loss.is_finite());
         assert_eq!((outcome.d_s1, outcome.d_s2), (0.0, 0.0));
+    }
+}
+
+#[test]
+fn beyond_the_trust_region_in_either_direction() {
+    assert!(DPPO.is_beyond(0.0, 1e-5) && !DPPO.is_beyond(1.0, 0.9e-5));
+    for objective in [GRPO, GUARD] {
+        assert!(objective.is_beyond(1.1e-4, 0.0) && objective.is_beyond(-1.1e-4, 0.0));
+        assert!(!objective.is_beyond(0.9e-4, 1.0) && !objective.is_beyond(-0.9e-4, 1.0));
     }
 }
 
@@ -210,25 +143,15 @@ fn sum_thresholds_are_shared_among_the_elements() {
 #[test]
 fn step_weights_undo_the_step_size() {
     let row = Sampler::FlowSde.row(0.875, 0.8, 0.96, 0.7);
-    assert_eq!(
-        StepWeight::InverseDt.of(0.875, 0.8, row),
-        1.0 / (0.875 - 0.8)
-    );
+    assert_eq!(StepWeight::InverseDt.of(0.875, 0.8, row), 1.0 / (0.875 - 0.8));
     assert_eq!(StepWeight::InverseB.of(0.875, 0.8, row) * row.b, -1.0);
     assert_eq!(StepWeight::One.of(0.875, 0.8, row), 1.0);
 }
 
 #[test]
 fn thresholds_out_of_range_are_named() {
-    let grpo = |clip_low, clip_high| Objective::FlowGrpo {
-        clip_low,
-        clip_high,
-    };
-    let guard = |clip_low, step_weight| Objective::GrpoGuard {
-        clip_low,
-        clip_high: 1e-4,
-        step_weight,
-    };
+    let grpo = |clip_low, clip_high| Objective::FlowGrpo { clip_low, clip_high };
+    let guard = |clip_low, step_weight| Objective::GrpoGuard { clip_low, clip_high: 1e-4, step_weight };
     for (objective, name) in [
         (dppo(0.0, Mask::Asymmetric), "kl_mask_threshold is 0"),
         (dppo(f64::NAN, Mask::Asymmetric), "kl_mask_threshold is NaN"),

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight, Term};
 use flowdppo_wgpu::flow::sampler::{Row, Sampler};
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::flow::trained_steps::TrainedSteps;
 use flowdppo_wgpu::rl::advantage::AdvantageKind;
-use flowdppo_wgpu::rl::objective::{LogProb, Mask, Objective, StepWeight, Term};
 
 #[derive(Deserialize)]
 struct Golden {

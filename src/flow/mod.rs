@@ -1,4 +1,4 @@
-//! The mathematics of sampling from a flow-matching model: pure functions, no GPU.
+//! The mathematics of sampling from a flow-matching model and of learning from samples: pure functions, no GPU.
 //!
 //! Conventions, used everywhere in this crate: the time is σ ∈ \[0, 1\], **σ = 1 is pure noise and
 //! σ = 0 is data**; a noisy latent is `x = (1−σ)·x_data + σ·noise`, and the network predicts the
@@ -9,8 +9,10 @@
 //! * [`sampler`]: how a step goes from one point to the next, as three numbers.
 //! * [`trained_steps`]: which of the steps are random, and so can be learned from.
 //! * [`noise`]: the randomness itself, as a function of (seed, rollout, sample, step).
+//! * [`objective`]: what a sampled step says about how its velocity should change.
 
 pub mod noise;
+pub mod objective;
 pub mod sampler;
 pub mod schedule;
 pub mod trained_steps;

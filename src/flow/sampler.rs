@@ -3,7 +3,7 @@
 //! A sampler is therefore a pure function from a schedule to rows (a, b, s), and one kernel
 //! executes them all. The mean of a transition is affine in the velocity and its standard deviation
 //! does not depend on the network: this is why the KL divergence between two policies is exact and
-//! costs nothing (see [`crate::rl::objective`]).
+//! costs nothing (see [`crate::flow::objective`]).
 
 use std::f64::consts::FRAC_PI_2;
 

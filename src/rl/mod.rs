@@ -1,4 +1,3 @@
 //! Reinforcement learning of a flow-matching model.
 
 pub mod advantage;
-pub mod objective;

@@ -272,6 +272,17 @@ impl Objective {
         }
     }
 
+    /// Whether a term lies beyond the trust region, whichever way it points: a share to watch, and not the
+    /// share that is dropped.
+    pub fn is_beyond(self, log_ratio: f64, kl: f64) -> bool {
+        match self {
+            Self::FlowDppo { kl_mask_threshold, .. } => kl >= kl_mask_threshold,
+            Self::FlowGrpo { clip_low, clip_high } | Self::GrpoGuard { clip_low, clip_high, .. } => {
+                log_ratio > clip_high.ln_1p() || log_ratio < (-clip_low).ln_1p()
+            }
+        }
+    }
+
     fn weight(self) -> f64 {
         match self {
             Self::FlowDppo { .. } | Self::FlowGrpo { .. } => 1.0,

@@ -126,6 +126,15 @@ fn an_overflowing_ratio_is_dropped_without_a_nan() {
 }
 
 #[test]
+fn beyond_the_trust_region_in_either_direction() {
+    assert!(DPPO.is_beyond(0.0, 1e-5) && !DPPO.is_beyond(1.0, 0.9e-5));
+    for objective in [GRPO, GUARD] {
+        assert!(objective.is_beyond(1.1e-4, 0.0) && objective.is_beyond(-1.1e-4, 0.0));
+        assert!(!objective.is_beyond(0.9e-4, 1.0) && !objective.is_beyond(-0.9e-4, 1.0));
+    }
+}
+
+#[test]
 fn sum_thresholds_are_shared_among_the_elements() {
     assert_eq!(ThresholdUnit::Sum.to_mean(0.655, 65_536), 0.655 / 65_536.0);
     assert_eq!(ThresholdUnit::Mean.to_mean(1e-5, 65_536), 1e-5);

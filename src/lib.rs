@@ -9,12 +9,16 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod fit_classifier;
 pub mod flow;
 pub mod gpu;
 pub mod graph;
 pub mod model;
 pub mod ops;
+pub mod optimizer;
+pub mod pretrain;
 pub mod rl;
 pub mod run;
+pub mod sampling;
 
 pub use error::{Error, Result};

@@ -1,0 +1,102 @@
+//! Training of the small classifier: the same graph and shaders, cross-entropy as the loss.
+
+use std::sync::Arc;
+
+use crate::config;
+use crate::data::Dataset;
+use crate::error::Result;
+use crate::flow::noise::{AUGMENT, NoiseKey, PRETRAIN_NOISE, SHUFFLE, Stream};
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Plan, Tensor};
+use crate::model::{Classifier, ClassifierConfig};
+use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
+use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
+use crate::pretrain::push_image;
+
+/// Training of a classifier on one data set.
+#[derive(Debug)]
+pub struct Fitting<'a> {
+    config: config::Classifier,
+    data: &'a Dataset,
+    horizontal_flip: bool,
+    seed: u64,
+    /// Weights and moments.
+    pub optimizer: Optimizer,
+    plan: Plan,
+    images: Tensor,
+    labels: Tensor,
+    keys: Tensor,
+    loss: Tensor,
+}
+
+impl<'a> Fitting<'a> {
+    /// Prepares training from weights drawn from the seed. Images get normal noise, so that the classifier
+    /// also knows what to make of imperfect samples.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &config::Config, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
+        let batch = config.classifier.batch_size;
+        let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
+        let mut graph = Graph::new();
+        let images = graph.input("images", &[batch, network.dim()]);
+        let labels = graph.input("labels", &[batch]);
+        let keys = graph.input("noise keys", &[batch, 5]);
+        let mixture = [1.0, 0.0, config.classifier.noise_std as f32].repeat(batch);
+        let mixture = graph.constant("mixture", &[batch, 3], mixture);
+        let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
+        let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
+        let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let logits = Classifier::new(parameters).logits(&mut graph, noisy);
+        let weight = graph.constant("weight", &[batch], vec![1.0 / batch as f32; batch]);
+        let [loss, _, _] = cross_entropy(&mut graph, logits, labels, weight);
+        graph.keep(loss);
+        let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
+        crate::autodiff::backward(&mut graph, &[(loss, ones)], &[]);
+        let plan = Plan::new(gpu, &graph, optimizer.stores())?;
+        Ok(Self {
+            config: config.classifier.clone(),
+            horizontal_flip: config.data.horizontal_flip,
+            seed: config.run.seed,
+            data,
+            optimizer,
+            plan,
+            images,
+            labels,
+            keys,
+            loss,
+        })
+    }
+
+    /// Trains on one batch; returns the mean cross-entropy and whether the update was skipped.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn step(&mut self, step: usize) -> Result<(f64, bool)> {
+        let stream = |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
+        let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
+        let (mut images, mut labels, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in 0..self.config.batch_size {
+            let index = choice.below(self.data.len() as u32) as usize;
+            push_image(&mut images, self.data, index, self.horizontal_flip && augment.uniform() < 0.5);
+            labels.push(self.data.labels[index]);
+            let key = NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
+            keys.extend(key.words());
+        }
+        self.plan.write(self.images, &images);
+        self.plan.write(self.labels, &labels);
+        self.plan.write(self.keys, &keys);
+        self.plan.run()?;
+        self.optimizer.update(&AdamWSettings {
+            learning_rate: self.config.learning_rate,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: self.config.weight_decay,
+            max_grad_norm: 0.0,
+        })?;
+        let losses: Vec<f32> = self.plan.read(&[self.loss])?;
+        let loss = losses.iter().map(|loss| f64::from(*loss)).sum();
+        Ok((loss, self.optimizer.norm()?.skipped))
+    }
+}

@@ -1,0 +1,187 @@
+//! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average,
+//! each one flat store, updated by one dispatch.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::gpu::{Gpu, Region};
+use crate::graph::{Graph, MemoryPlan, Plan, Store, Stores, Tensor};
+use crate::model::Layout;
+use crate::ops::{AdamW, AdamWSettings, Ema, Optimized, SumSquares};
+
+/// The weights that are trained.
+pub const PARAMETERS: Store = Store("parameters");
+/// Where backward passes add up gradients.
+pub const GRADIENTS: Store = Store("gradients");
+/// AdamW's running mean of gradients.
+pub const FIRST_MOMENT: Store = Store("first moment");
+/// AdamW's running mean of squared gradients.
+pub const SECOND_MOMENT: Store = Store("second moment");
+/// The moving average of the weights.
+pub const AVERAGE: Store = Store("average");
+
+/// AdamW with global norm clipping over the trainable parameters of a network, and their moving average.
+#[derive(Debug)]
+pub struct Optimizer {
+    gpu: Arc<Gpu>,
+    layout: Layout,
+    stores: Stores,
+    update: Plan,
+    settings: Tensor,
+    sum_squares: Tensor,
+    average: Plan,
+    decay: Tensor,
+    /// Updates so far, skipped ones excluded once the host knows of them.
+    pub step: u64,
+}
+
+/// The recorded update and average, and their inputs.
+struct Recorded {
+    update: Graph,
+    settings: Tensor,
+    sum_squares: Tensor,
+    average: Graph,
+    decay: Tensor,
+}
+
+fn record(layout: &Layout) -> Recorded {
+    let shape = [layout.trainable_elements()];
+    let mut update = Graph::new();
+    let settings = update.input("optimizer settings", &[8]);
+    let [parameters, gradients, first_moment, second_moment] =
+        [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT].map(|store| update.stored(store.0, &shape, store, 0));
+    let sum_squares = update.push(SumSquares, &[gradients])[0];
+    update.keep(sum_squares);
+    let optimized = Optimized { parameters, first_moment, second_moment, gradients };
+    AdamW.record(&mut update, optimized, settings, sum_squares);
+
+    let mut average = Graph::new();
+    let decay = average.input("average decay", &[1]);
+    let [parameters, averages] = [PARAMETERS, AVERAGE].map(|store| average.stored(store.0, &shape, store, 0));
+    Ema.record(&mut average, averages, parameters, decay);
+    Recorded { update, settings, sum_squares, average, decay }
+}
+
+/// Device bytes of all stores and plans of an optimizer.
+pub fn planned_bytes(layout: &Layout) -> u64 {
+    let recorded = record(layout);
+    let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
+    stores + MemoryPlan::new(&recorded.update).bytes() + MemoryPlan::new(&recorded.average).bytes()
+}
+
+impl Optimizer {
+    /// Uploads weights; moments and gradients are zero, the average equals the weights.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, layout: Layout, weights: &[f32]) -> Result<Self> {
+        assert_eq!(weights.len(), layout.elements(), "weights are laid out");
+        gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout))?;
+        let mut stores = Stores::new();
+        for store in [PARAMETERS, AVERAGE] {
+            let buffer = gpu.allocate(store.0, 4 * layout.elements() as u64)?;
+            gpu.write(&buffer, 0, weights);
+            stores.insert(store, buffer);
+        }
+        for store in [GRADIENTS, FIRST_MOMENT, SECOND_MOMENT] {
+            stores.insert(store, gpu.allocate(store.0, 4 * layout.trainable_elements() as u64)?);
+        }
+        let recorded = record(&layout);
+        Ok(Self {
+            gpu: gpu.clone(),
+            update: Plan::new(gpu, &recorded.update, &stores)?,
+            settings: recorded.settings,
+            sum_squares: recorded.sum_squares,
+            average: Plan::new(gpu, &recorded.average, &stores)?,
+            decay: recorded.decay,
+            layout,
+            stores,
+            step: 0,
+        })
+    }
+
+    /// The stores, for plans that compute with them.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Stores in which the parameters are the moving average: plans made with them evaluate it.
+    pub fn average_stores(&self) -> Stores {
+        Stores::from([(PARAMETERS, self.stores[&AVERAGE].clone())])
+    }
+
+    /// One update from the accumulated gradients, which it clears. If any of them is not finite it changes
+    /// nothing else, which [`Optimizer::norm`] tells afterwards.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn update(&mut self, settings: &AdamWSettings) -> Result<()> {
+        self.step += 1;
+        self.update.write(self.settings, &settings.at_step(self.step));
+        self.update.run()
+    }
+
+    /// Where the newest update left the squared norm of the gradients and the number of non-finite ones: two
+    /// f32, see [`GradientNorm::from_sums`].
+    pub fn sum_squares(&self) -> &Region {
+        self.update.region(self.sum_squares)
+    }
+
+    /// The gradient norm of the newest update. Waits for it.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn norm(&self) -> Result<GradientNorm> {
+        let sums: Vec<f32> = self.gpu.read(&[self.sum_squares()])?;
+        Ok(GradientNorm::from_sums([sums[0], sums[1]]))
+    }
+
+    /// `average = decay · average + (1 − decay) · parameters`.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn average(&mut self, decay: f64) -> Result<()> {
+        self.average.write(self.decay, &[decay as f32]);
+        self.average.run()
+    }
+
+    /// Reads a store back.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read(&self, store: Store) -> Result<Vec<f32>> {
+        let buffer = &self.stores[&store];
+        self.gpu.read(&[&Region { buffer: buffer.clone(), offset: 0, bytes: buffer.bytes() }])
+    }
+
+    /// Overwrites a store.
+    ///
+    /// # Panics
+    /// If the number of elements is not the store's.
+    pub fn write(&self, store: Store, data: &[f32]) {
+        let buffer = &self.stores[&store];
+        assert_eq!(4 * data.len() as u64, buffer.bytes(), "a store is written whole");
+        self.gpu.write(buffer, 0, data);
+    }
+
+    /// Where the parameters lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+}
+
+/// What became of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GradientNorm {
+    /// Global norm before clipping.
+    pub norm: f32,
+    /// The gradients were not finite, so the update was skipped.
+    pub skipped: bool,
+}
+
+impl GradientNorm {
+    /// From the sum of squares and the number of non-finite elements.
+    pub fn from_sums([squares, not_finite]: [f32; 2]) -> Self {
+        Self { norm: squares.sqrt(), skipped: not_finite > 0.0 || !squares.is_finite() }
+    }
+}

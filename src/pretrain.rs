@@ -1,0 +1,223 @@
+//! Flow-matching pretraining: the same graph, another loss.
+//!
+//! `x_sigma = (1 − sigma) x0 + sigma ε`, target `ε − x0`, mean squared error (Lipman et al. 2023, Liu et al.
+//! 2023). A share of the labels is replaced by the null class, for guidance later.
+
+use std::sync::Arc;
+
+use crate::config::{self, Decay, TimeSampling};
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Plan, Tensor};
+use crate::model::{Dit, DitConfig};
+use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
+use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
+
+/// Forward and backward pass of one micro-batch of flow matching.
+#[derive(Debug)]
+pub struct FlowMatchingGraph {
+    /// The computation.
+    pub graph: Graph,
+    images: Tensor,
+    labels: Tensor,
+    time: Tensor,
+    keys: Tensor,
+    to_noisy: Tensor,
+    to_target: Tensor,
+    weight: Tensor,
+    loss: Tensor,
+}
+
+impl FlowMatchingGraph {
+    /// Records a micro-batch of `batch` images.
+    pub fn record(config: &DitConfig, batch: usize) -> Self {
+        let mut graph = Graph::new();
+        let images = graph.input("images", &config.image_shape(batch));
+        let labels = graph.input("labels", &[batch]);
+        let time = graph.input("time", &[batch]);
+        let keys = graph.input("noise keys", &[batch, 5]);
+        // Both mixtures of image and noise are affine, so the sampler's kernel makes them.
+        let to_noisy = graph.input("mixture of the state", &[batch, 3]);
+        let to_target = graph.input("mixture of the target", &[batch, 3]);
+        let weight = graph.input("weight", &[batch]);
+        let epsilon = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
+        let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
+        let target = sampler_step(&mut graph, images, images, epsilon, to_target);
+        let parameters = config.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let velocity = Dit::new(config, parameters).velocity(&mut graph, x, time, labels);
+        let loss = mean_squared_error(&mut graph, velocity, target, weight);
+        graph.keep(loss);
+        let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
+        crate::autodiff::backward(&mut graph, &[(loss, ones)], &[]);
+        Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss }
+    }
+}
+
+/// Flow-matching pretraining of one model on one data set.
+#[derive(Debug)]
+pub struct Pretraining<'a> {
+    config: config::Pretrain,
+    dit: DitConfig,
+    data: &'a Dataset,
+    horizontal_flip: bool,
+    seed: u64,
+    micro_batch: usize,
+    /// Weights, moments and average.
+    pub optimizer: Optimizer,
+    step_graph: FlowMatchingGraph,
+    plan: Plan,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Mean squared error over the batch.
+    pub loss: f64,
+    /// Gradient norm, and whether the update was skipped.
+    pub norm: GradientNorm,
+    /// Learning rate.
+    pub learning_rate: f64,
+}
+
+impl<'a> Pretraining<'a> {
+    /// Prepares training from `weights`.
+    ///
+    /// # Errors
+    /// If data and model do not fit each other, or the device has not enough memory.
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        config: &config::Config,
+        dit: DitConfig,
+        data: &'a Dataset,
+        weights: &[f32],
+    ) -> Result<Self> {
+        if data.image_size != dit.image_size || data.channels != dit.channels {
+            return Err(Error::input(format!(
+                "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and \
+                 `model` agree",
+                data.image_size, data.channels, dit.image_size, dit.channels
+            )));
+        }
+        if data.class_names.len() > dit.num_classes {
+            return Err(Error::input(format!(
+                "the data has {} classes, but `model.num_classes` is {}: raise it",
+                data.class_names.len(),
+                dit.num_classes
+            )));
+        }
+        let micro_batch = config.pretrain_micro_batch();
+        let optimizer = Optimizer::new(gpu, dit.layout(), weights)?;
+        let step_graph = FlowMatchingGraph::record(&dit, micro_batch);
+        let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
+        Ok(Self {
+            config: config.pretrain.clone(),
+            horizontal_flip: config.data.horizontal_flip,
+            seed: config.run.seed,
+            dit,
+            data,
+            micro_batch,
+            optimizer,
+            step_graph,
+            plan,
+        })
+    }
+
+    /// The learning rate of a step: linear warm-up, then constant or half a cosine.
+    fn learning_rate(&self, step: usize) -> f64 {
+        let config = &self.config;
+        if step < config.warmup_steps {
+            return config.learning_rate * (step + 1) as f64 / config.warmup_steps as f64;
+        }
+        match config.decay {
+            Decay::Constant => config.learning_rate,
+            Decay::Cosine => {
+                let progress =
+                    (step - config.warmup_steps) as f64 / (config.steps - config.warmup_steps).max(1) as f64;
+                config.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+        }
+    }
+
+    /// Trains on one batch; `step` counts from 0 and alone decides what is drawn.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn step(&mut self, step: usize) -> Result<StepReport> {
+        let batch = self.config.batch_size;
+        let stream = |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
+        let (mut times, mut dropout) = (stream(PRETRAIN_TIME), stream(DROPOUT));
+        let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
+        let mut loss = 0.0;
+        for first in (0..batch).step_by(self.micro_batch) {
+            let (mut images, mut labels, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
+            for sample in first..first + self.micro_batch {
+                let index = choice.below(self.data.len() as u32) as usize;
+                let flip = self.horizontal_flip && augment.uniform() < 0.5;
+                push_image(&mut images, self.data, index, flip);
+                let dropped = dropout.uniform() < self.config.class_dropout;
+                labels.push(if dropped { self.dit.null_class() } else { self.data.labels[index] });
+                let sigma = self.draw_sigma(&mut times);
+                time.push(self.dit.time_of(sigma));
+                to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
+                to_target.extend([-1.0_f32, 0.0, 1.0]);
+                let key =
+                    NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
+                keys.extend(key.words());
+            }
+            let it = &self.step_graph;
+            self.plan.write(it.images, &images);
+            self.plan.write(it.labels, &labels);
+            self.plan.write(it.time, &time);
+            self.plan.write(it.keys, &keys);
+            self.plan.write(it.to_noisy, &to_noisy);
+            self.plan.write(it.to_target, &to_target);
+            self.plan.write(it.weight, &vec![1.0 / batch as f32; self.micro_batch]);
+            self.plan.run()?;
+            let losses: Vec<f32> = self.plan.read(&[it.loss])?;
+            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+        }
+        let learning_rate = self.learning_rate(step);
+        self.optimizer.update(&AdamWSettings {
+            learning_rate,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: self.config.weight_decay,
+            max_grad_norm: self.config.max_grad_norm,
+        })?;
+        let t = step as f64;
+        self.optimizer.average(self.config.ema_decay.min((1.0 + t) / (10.0 + t)))?;
+        Ok(StepReport { loss, norm: self.optimizer.norm()?, learning_rate })
+    }
+
+    fn draw_sigma(&self, times: &mut Stream) -> f64 {
+        match self.config.time_sampling {
+            TimeSampling::Uniform => times.uniform(),
+            TimeSampling::LogitNormal => {
+                let logit = self.config.logit_mean + self.config.logit_std * times.normal();
+                1.0 / (1.0 + (-logit).exp())
+            }
+        }
+    }
+
+    /// The moving average of the weights: what is saved.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn averaged_weights(&self) -> Result<Vec<f32>> {
+        self.optimizer.read(AVERAGE)
+    }
+}
+
+/// Appends an image `[C, S, S]`, mirrored left to right if asked.
+pub(crate) fn push_image(images: &mut Vec<f32>, data: &Dataset, index: usize, flip: bool) {
+    for row in data.image(index).chunks(data.image_size) {
+        match flip {
+            true => images.extend(row.iter().rev()),
+            false => images.extend(row),
+        }
+    }
+}

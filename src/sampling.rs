@@ -1,0 +1,218 @@
+//! Drawing images from a flow model: one plan for one step, replayed along a table of steps.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
+use crate::flow::sampler::{Row, Sampler};
+use crate::flow::schedule::Schedule;
+use crate::gpu::{Command, Gpu, Region};
+use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::model::{Dit, DitConfig};
+use crate::ops::{PhiloxNormal, sampler_step};
+use crate::optimizer::PARAMETERS;
+
+/// Noise levels and transitions of a trajectory: all that a sampler is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Noise levels, one more than there are steps, from 1 to 0.
+    pub sigmas: Vec<f64>,
+    /// Transitions.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// A sampler along a schedule; `eta` gives the exploration strength of each step.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] if the schedule or an eta is impossible.
+    pub fn new(schedule: &Schedule, steps: usize, sampler: Sampler, eta: impl Fn(usize) -> f64) -> Result<Self> {
+        let sigmas = schedule.sigmas(steps)?;
+        let rows = sampler.table(&sigmas, eta)?;
+        Ok(Self { sigmas, rows })
+    }
+
+    /// Deterministic Euler steps.
+    ///
+    /// # Errors
+    /// As [`Table::new`].
+    pub fn ode(shift: f64, steps: usize) -> Result<Self> {
+        Self::new(&Schedule::StaticShift { shift }, steps, Sampler::Ode, |_| 0.0)
+    }
+
+    /// Number of steps.
+    pub fn steps(&self) -> usize {
+        self.rows.len()
+    }
+}
+
+/// One step of sampling, recorded: `x' = a·x + b·velocity(x) + s·ε`.
+#[derive(Debug)]
+pub struct StepGraph {
+    /// The computation.
+    pub graph: Graph,
+    x: Tensor,
+    time: Tensor,
+    labels: Tensor,
+    keys: Tensor,
+    rows: Tensor,
+    velocity: Tensor,
+    x_next: Tensor,
+}
+
+impl StepGraph {
+    /// Records a step of `batch` samples.
+    pub fn record(config: &DitConfig, batch: usize, guidance_scale: f64) -> Self {
+        let mut graph = Graph::new();
+        let x = graph.input("x", &config.image_shape(batch));
+        let time = graph.input("time", &[batch]);
+        let labels = graph.input("labels", &[batch]);
+        let keys = graph.input("noise keys", &[batch, 5]);
+        let rows = graph.input("sampler rows", &[batch, 3]);
+        let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
+        let dit = Dit::new(config, parameters);
+        let velocity = dit.guided_velocity(&mut graph, x, time, labels, guidance_scale as f32);
+        let epsilon = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
+        let x_next = sampler_step(&mut graph, x, velocity, epsilon, rows);
+        graph.keep(velocity);
+        graph.keep(x_next);
+        Self { graph, x, time, labels, keys, rows, velocity, x_next }
+    }
+}
+
+/// What one sample is: which class is asked for, and the key of all its noise (its step is ignored).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Class, or the null class.
+    pub label: u32,
+    /// Noise.
+    pub key: NoiseKey,
+}
+
+/// A flow model bound to the device for drawing samples in batches.
+#[derive(Debug)]
+pub struct Sampling {
+    gpu: Arc<Gpu>,
+    config: DitConfig,
+    batch: usize,
+    step: StepGraph,
+    plan: Plan,
+    noise: Plan,
+    noise_keys: Tensor,
+    noise_out: Tensor,
+}
+
+/// A moment of a trajectory that a visitor sees: the state and the velocity there, on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// Step, from 0.
+    pub step: usize,
+    /// First sample of this batch.
+    pub first: usize,
+    /// Samples in this batch.
+    pub count: usize,
+    /// State before the step, `[count, C, S, S]`.
+    pub x: &'a Region,
+    /// Velocity there.
+    pub velocity: &'a Region,
+}
+
+impl Sampling {
+    /// Binds a model, whose weights are the `PARAMETERS` of `stores`.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &DitConfig, batch: usize, guidance_scale: f64, stores: &Stores) -> Result<Self> {
+        let step = StepGraph::record(config, batch, guidance_scale);
+        let plan = Plan::new(gpu, &step.graph, stores)?;
+        let mut graph = Graph::new();
+        let noise_keys = graph.input("noise keys", &[batch, 5]);
+        let noise_out = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[noise_keys]);
+        graph.keep(noise_out);
+        let noise = Plan::new(gpu, &graph, stores)?;
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), batch, step, plan, noise, noise_keys, noise_out })
+    }
+
+    /// Draws a sample for every request, in batches; returns the images `[N, C, S, S]`.
+    ///
+    /// A sample depends on its request and the table alone, not on its neighbours.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn draw(&mut self, table: &Table, requests: &[Request]) -> Result<Vec<f32>> {
+        self.draw_visited(table, requests, None, |_| Ok(()))
+    }
+
+    /// [`Sampling::draw`] from given states instead of noise (`start`, `[N, C, S, S]`), and with a visitor for
+    /// every step.
+    ///
+    /// # Errors
+    /// If the device is lost, or what the visitor returns.
+    pub fn draw_visited(
+        &mut self,
+        table: &Table,
+        requests: &[Request],
+        start: Option<&[f32]>,
+        mut visit: impl FnMut(Moment<'_>) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let dim = self.config.dim();
+        let mut images = Vec::with_capacity(requests.len() * dim);
+        for (index, requests) in requests.chunks(self.batch).enumerate() {
+            let first = index * self.batch;
+            // The last batch is filled up with copies of its last request; they are not kept.
+            let padded = || (0..self.batch).map(|row| requests[row.min(requests.len() - 1)]);
+            let labels: Vec<u32> = padded().map(|request| request.label).collect();
+            self.plan.write(self.step.labels, &labels);
+            match start {
+                Some(start) => {
+                    let mut x = start[first * dim..(first + requests.len()) * dim].to_vec();
+                    x.resize(self.batch * dim, 0.0);
+                    self.plan.write(self.step.x, &x);
+                }
+                None => {
+                    self.noise.write(self.noise_keys, &words(padded(), INITIAL_NOISE));
+                    self.noise.run()?;
+                    let (from, to) = (self.noise.region(self.noise_out), self.plan.region(self.step.x));
+                    self.gpu.submit([Command::Copy { from, to }])?;
+                }
+            }
+            for (step, row) in table.rows.iter().enumerate() {
+                let time = self.config.time_of(table.sigmas[step]);
+                self.plan.write(self.step.time, &vec![time; self.batch]);
+                self.plan.write(self.step.keys, &words(padded(), step as u32));
+                let row = [row.a as f32, row.b as f32, row.s as f32];
+                self.plan.write(self.step.rows, &row.repeat(self.batch));
+                self.plan.run()?;
+                let count = requests.len();
+                let bytes = 4 * (count * dim) as u64;
+                let part = |tensor| Region { bytes, ..self.plan.region(tensor).clone() };
+                let (x, velocity) = (part(self.step.x), part(self.step.velocity));
+                visit(Moment { step, first, count, x: &x, velocity: &velocity })?;
+                let (from, to) = (self.plan.region(self.step.x_next), self.plan.region(self.step.x));
+                self.gpu.submit([Command::Copy { from, to }])?;
+            }
+            let drawn: Vec<f32> = self.plan.read(&[self.step.x])?;
+            images.extend_from_slice(&drawn[..requests.len() * dim]);
+        }
+        Ok(images)
+    }
+
+    /// Dispatches of one step.
+    pub fn dispatches_a_step(&self) -> usize {
+        self.plan.dispatch_count()
+    }
+}
+
+/// Noise keys as the device wants them.
+pub fn words(requests: impl Iterator<Item = Request>, step: u32) -> Vec<u32> {
+    requests.flat_map(|request| NoiseKey { step, ..request.key }.words()).collect()
+}
+
+/// Requests for `per_class` samples of every class, class by class, under one seed.
+pub fn class_requests(classes: &[u32], per_class: usize, seed: u64) -> Vec<Request> {
+    let labels = classes.iter().flat_map(|class| std::iter::repeat_n(*class, per_class));
+    labels
+        .enumerate()
+        .map(|(index, label)| Request { label, key: NoiseKey { seed, rollout: 0, sample: index as u32, step: 0 } })
+        .collect()
+}

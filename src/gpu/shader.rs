@@ -16,14 +16,32 @@ macro_rules! shaders {
 /// `(name, text)` of every pipeline.
 const PIPELINES: &[(&str, &str)] = shaders!["":
     "accumulate",
+    "adamw",
     "add",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "ema",
+    "fill",
     "matmul",
+    "mean_squared_error",
+    "mean_squared_error_backward",
+    "philox_normal",
+    "policy_objective",
+    "policy_objective_backward",
+    "policy_stats",
+    "policy_stats_backward",
+    "sampler_step",
     "sum_rows",
+    "sum_squares",
+    "sum_squares_finish",
 ];
 
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
+    "block_sum",
     "grid",
+    "non_finite",
+    "philox",
 ];
 
 /// The text of a shader with its imports in place and the constants replaced.

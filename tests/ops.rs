@@ -4,7 +4,17 @@
 mod common;
 
 mod ops {
+    mod adamw;
+    mod cross_entropy;
     mod elementwise;
+    mod ema;
+    mod fill;
     mod matmul;
     mod transformer;
+    mod mean_squared_error;
+    mod philox_normal;
+    mod policy_objective;
+    mod policy_stats;
+    mod sampler_step;
+    mod sum_squares;
 }

@@ -16,11 +16,19 @@ macro_rules! shaders {
 /// `(name, text)` of every pipeline.
 const PIPELINES: &[(&str, &str)] = shaders!["":
     "accumulate",
+    "adamw",
     "add",
     "add_broadcast",
+    "attention",
+    "attention_backward_key_value",
+    "attention_backward_query",
     "copy_columns",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "ema",
     "embedding",
     "embedding_backward",
+    "fill",
     "gated_residual",
     "gated_residual_backward",
     "gated_residual_backward_gate",
@@ -31,20 +39,33 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "layer_norm_backward",
     "layer_norm_backward_modulation",
     "matmul",
+    "mean_squared_error",
+    "mean_squared_error_backward",
     "patchify",
+    "philox_normal",
+    "policy_objective",
+    "policy_objective_backward",
+    "policy_stats",
+    "policy_stats_backward",
+    "sampler_step",
     "scale",
     "silu",
     "silu_backward",
     "sum_rows",
+    "sum_squares",
+    "sum_squares_finish",
     "time_features",
     "unpatchify",
 ];
 
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
+    "block_sum",
     "gelu_tanh",
     "grid",
+    "non_finite",
     "patch_index",
+    "philox",
     "sigmoid",
 ];
 

@@ -2,31 +2,53 @@
 //! f64 twin) and its tests carry the same name.
 
 mod activation;
+mod adamw;
 mod add;
 mod add_broadcast;
+mod attention;
 mod copy_columns;
+mod cross_entropy;
+mod ema;
 mod embedding;
+mod fill;
 mod gated_residual;
 mod guidance;
 mod layer_norm;
 mod matmul;
+mod mean_squared_error;
 mod patchify;
+mod philox_normal;
+mod policy_objective;
+mod policy_stats;
+mod sampler_step;
 mod scale;
 mod sum_rows;
+mod sum_squares;
 mod time_features;
 
 pub use activation::Activation;
+pub use adamw::{AdamW, AdamWSettings, Optimized};
 pub use add::{Accumulate, Add};
 pub use add_broadcast::AddBroadcast;
+pub use attention::Attention;
 pub use copy_columns::{Join, Split};
+pub use cross_entropy::{CrossEntropy, cross_entropy};
+pub use ema::Ema;
 pub use embedding::Embedding;
+pub use fill::Fill;
 pub use gated_residual::GatedResidual;
 pub use guidance::Guidance;
 pub use layer_norm::LayerNorm;
 pub use matmul::{MatMul, linear};
+pub use mean_squared_error::{MeanSquaredError, mean_squared_error};
 pub use patchify::{Patches, Patchify, Unpatchify};
+pub use philox_normal::PhiloxNormal;
+pub use policy_objective::PolicyObjective;
+pub use policy_stats::PolicyStats;
+pub use sampler_step::{SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use sum_rows::SumRows;
+pub use sum_squares::SumSquares;
 pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::gpu::{Dispatch, Kernel, grid_1d};
@@ -45,6 +67,22 @@ fn independent(
 ) -> Dispatch<Binding> {
     let grid = grid_1d((invocations as u64).div_ceil(WORKGROUP));
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid }
+}
+
+/// A dispatch with a workgroup for each row; the shader guards the remainder.
+fn workgroup_a_row(
+    kernel: Kernel,
+    reads: &[Binding],
+    writes: &[Binding],
+    params: Vec<u32>,
+    rows: usize,
+) -> Dispatch<Binding> {
+    Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid: grid_1d(rows as u64) }
+}
+
+/// A shape as (rows, columns): all dimensions but the first belong to the row.
+fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
+    (shape[0], shape[1..].iter().product())
 }
 
 /// A size as a shader parameter.

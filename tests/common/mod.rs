@@ -25,6 +25,8 @@ pub enum Values {
     Scaled(f32),
     /// Uniform between two bounds, f32.
     Between(f32, f32),
+    /// These in turn, from the start again when they are used up, f32.
+    Fixed(&'static [f32]),
     /// Whole numbers below this, u32.
     Index(u32),
 }
@@ -85,7 +87,8 @@ impl Random {
     /// Elements as the 32-bit words that the device gets.
     pub fn words(&mut self, input: &Input) -> Vec<u32> {
         (0..input.elements())
-            .map(|_| match input.values {
+            .map(|index| match input.values {
+                Values::Fixed(values) => values[index % values.len()].to_bits(),
                 Values::Normal => (self.normal() as f32).to_bits(),
                 Values::Scaled(factor) => (self.normal() as f32 * factor).to_bits(),
                 Values::Between(low, high) => (low + (high - low) * self.uniform() as f32).to_bits(),
@@ -108,6 +111,58 @@ pub fn nmse(actual: &[f32], expected: &[f64]) -> f64 {
     let error: f64 = actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - e).powi(2)).sum();
     let scale: f64 = expected.iter().map(|e| e * e).sum();
     if error == 0.0 { 0.0 } else { error / scale.max(f64::MIN_POSITIVE) }
+}
+
+/// Runs what `build` records on the device, for inputs given as (shape, words); returns the words of every
+/// output.
+pub fn run(inputs: &[(&[usize], &[u32])], build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>) -> Vec<Vec<u32>> {
+    let mut graph = Graph::new();
+    let tensors: Vec<Tensor> = inputs.iter().map(|(shape, _)| graph.input("input", shape)).collect();
+    let outputs = build(&mut graph, &tensors);
+    for tensor in &outputs {
+        graph.keep(*tensor);
+    }
+    let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("the case fits the device");
+    for ((_, words), tensor) in inputs.iter().zip(&tensors) {
+        plan.write(*tensor, words);
+    }
+    plan.run().expect("the device works");
+    outputs.iter().map(|tensor| plan.read(&[*tensor]).expect("the device works")).collect()
+}
+
+/// f32 elements as the words of the device.
+pub fn words(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Words of the device as f32 elements.
+pub fn floats(words: &[u32]) -> Vec<f32> {
+    words.iter().map(|word| f32::from_bits(*word)).collect()
+}
+
+/// Checks that the first rows of `many` have the bits that they have alone. Every input and output has a row
+/// for each first index; `build` adds whatever does not.
+pub fn check_rows_are_independent(
+    name: &str,
+    many: usize,
+    inputs: &[Input],
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) {
+    let mut random = Random(3);
+    let data: Vec<Vec<u32>> = inputs.iter().map(|input| random.words(input)).collect();
+    let outputs_of = |rows: usize| {
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| [&[rows], &input.shape[1..]].concat()).collect();
+        let cases: Vec<(&[usize], &[u32])> = (shapes.iter().zip(&data))
+            .map(|(shape, words)| (shape.as_slice(), &words[..shape.iter().product()]))
+            .collect();
+        run(&cases, &build)
+    };
+    let all = outputs_of(many);
+    for rows in [1, 2, 5] {
+        for (index, (few, all)) in outputs_of(rows).iter().zip(&all).enumerate() {
+            assert_eq!(few[..], all[..few.len()], "{name}: {rows} rows of output {index} depend on the others");
+        }
+    }
 }
 
 /// Runs what `build` records on the device and by the f64 twins, and compares every output.

@@ -1,0 +1,64 @@
+// AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm, in place; the gradients
+// are cleared. Gradients with anything that is not finite change nothing.
+//!import grid
+//!import non_finite
+
+struct Params {
+    elements: u32,
+}
+
+struct Settings {
+    learning_rate: f32,
+    beta1: f32,
+    beta2: f32,
+    epsilon: f32,
+    weight_decay: f32,
+    // 1 - beta^step
+    bias_correction1: f32,
+    bias_correction2: f32,
+    // 0 for no clipping
+    max_grad_norm: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> settings: Settings;
+// The sum of squares of all gradients and the number of those not finite, as bits.
+@group(0) @binding(2) var<storage, read> sum_squares: array<u32>;
+@group(0) @binding(3) var<storage, read_write> parameters: array<f32>;
+@group(0) @binding(4) var<storage, read_write> first_moment: array<f32>;
+@group(0) @binding(5) var<storage, read_write> second_moment: array<f32>;
+@group(0) @binding(6) var<storage, read_write> gradients: array<f32>;
+
+fn clip_coefficient() -> f32 {
+    if settings.max_grad_norm > 0.0 {
+        return min(1.0, settings.max_grad_norm / (sqrt(bitcast<f32>(sum_squares[0])) + 1e-6));
+    }
+    return 1.0;
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    if i >= params.elements {
+        return;
+    }
+    let gradient = gradients[i];
+    gradients[i] = 0.0;
+    // The sum overflows before the largest gradient does: such a step is skipped too. The count is a
+    // number that is at least 0, so its bits are 0 exactly if it is.
+    if is_non_finite(sum_squares[0]) || sum_squares[1] != 0u {
+        return;
+    }
+    let g = clip_coefficient() * gradient;
+    let m = settings.beta1 * first_moment[i] + (1.0 - settings.beta1) * g;
+    let v = settings.beta2 * second_moment[i] + (1.0 - settings.beta2) * g * g;
+    first_moment[i] = m;
+    second_moment[i] = v;
+    let direction = m / settings.bias_correction1 / (sqrt(v / settings.bias_correction2) + settings.epsilon);
+    let decayed = parameters[i] - settings.learning_rate * settings.weight_decay * parameters[i];
+    parameters[i] = decayed - settings.learning_rate * direction;
+}

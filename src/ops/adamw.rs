@@ -1,0 +1,114 @@
+//! The optimizer.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
+
+/// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with decoupled weight decay, after clipping by the global
+/// norm; in place, and clears the gradients.
+///
+/// If any gradient is not finite, or the sum of their squares is not, gradients are cleared and nothing else
+/// changes. Whoever counts steps for the bias corrections reads the sums to know.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW;
+
+/// The stored tensors that [`AdamW`] changes, all of one shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Optimized {
+    /// Trainable parameters.
+    pub parameters: Tensor,
+    /// Running mean of the gradients.
+    pub first_moment: Tensor,
+    /// Running mean of their squares.
+    pub second_moment: Tensor,
+    /// Accumulated gradients; zero afterwards.
+    pub gradients: Tensor,
+}
+
+impl AdamW {
+    /// Records one step. `settings` `[8]` come from [`AdamWSettings::at_step`], `sum_squares` `[2]` are the
+    /// sums of [`super::SumSquares`] over all gradients that are clipped together.
+    pub fn record(self, graph: &mut Graph, optimized: Optimized, settings: Tensor, sum_squares: Tensor) {
+        let Optimized { parameters, first_moment, second_moment, gradients } = optimized;
+        let inputs = [settings, sum_squares, parameters, first_moment, second_moment, gradients];
+        graph.push_into(self, &inputs, &[parameters, first_moment, second_moment, gradients]);
+    }
+}
+
+/// Hyper-parameters of [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the first moment, below 1.
+    pub beta1: f64,
+    /// Decay of the second moment, below 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Share of a parameter that decays at learning rate 1.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together; 0 for no limit.
+    pub max_grad_norm: f64,
+}
+
+impl AdamWSettings {
+    /// The settings input for a step, counted from 1 and without those that were skipped.
+    pub fn at_step(&self, step: u64) -> [f32; 8] {
+        // Of the decays as the device knows them, rounded to f32: 1 - 0.999 differs by 1e-5 otherwise.
+        let correction = |beta: f64| 1.0 - f64::from(beta as f32).powf(step as f64);
+        [
+            self.learning_rate,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            self.weight_decay,
+            correction(self.beta1),
+            correction(self.beta2),
+            self.max_grad_norm,
+        ]
+        .map(|value| value as f32)
+    }
+}
+
+impl Op for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![inputs[2].to_vec(); 4]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let elements = shapes.output_elements(0);
+        assert!((2..6).all(|index| shapes.input_elements(index) == elements), "all are of one size");
+        // The other inputs are the outputs: bound once, as what is written.
+        let reads = [0, 1].map(Binding::Input);
+        let writes = [0, 1, 2, 3].map(Binding::Output);
+        vec![independent(Kernel::new("adamw"), &reads, &writes, vec![word(elements)], elements)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let [mut parameters, mut first_moment, mut second_moment] = [2, 3, 4].map(|index| inputs[index].to_vec());
+        let (settings, gradients) = (inputs[0], inputs[5]);
+        let [learning_rate, beta1, beta2, epsilon] = [0, 1, 2, 3].map(|index| settings[index]);
+        let [weight_decay, bias_correction1, bias_correction2, max_grad_norm] =
+            [4, 5, 6, 7].map(|index| settings[index]);
+        let [sum_squares, non_finite] = [inputs[1][0], inputs[1][1]];
+        if sum_squares.is_finite() && non_finite == 0.0 {
+            let norm = sum_squares.sqrt();
+            let clip = if max_grad_norm > 0.0 { (max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+            for index in 0..parameters.len() {
+                let g = clip * gradients[index];
+                let m = beta1 * first_moment[index] + (1.0 - beta1) * g;
+                let v = beta2 * second_moment[index] + (1.0 - beta2) * g * g;
+                first_moment[index] = m;
+                second_moment[index] = v;
+                let direction = m / bias_correction1 / ((v / bias_correction2).sqrt() + epsilon);
+                parameters[index] -= learning_rate * (weight_decay * parameters[index] + direction);
+            }
+        }
+        vec![parameters, first_moment, second_moment, vec![0.0; gradients.len()]]
+    }
+}

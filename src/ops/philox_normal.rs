@@ -1,0 +1,61 @@
+//! Standard normals drawn on the device.
+
+use super::{independent, word};
+use crate::flow::noise::{NoiseKey, normals};
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Op, Profile, Shapes};
+
+/// The noise of [`crate::flow::noise`]: keys `[R, 5]` u32 ([`NoiseKey::words`]) to `[R, row_shape..]` f32.
+///
+/// A row is a function of its key alone. Words are the same on every device; normals differ by the rounding
+/// of its logarithm, sine and cosine.
+#[derive(Clone, Debug)]
+pub struct PhiloxNormal {
+    /// Shape of the noise of one key.
+    pub row_shape: Vec<usize>,
+    /// The random words (u32) instead of the normals made of them.
+    pub raw: bool,
+}
+
+impl PhiloxNormal {
+    /// Standard normals.
+    pub fn new(row_shape: &[usize]) -> Self {
+        Self { row_shape: row_shape.to_vec(), raw: false }
+    }
+
+    fn columns(&self) -> usize {
+        self.row_shape.iter().product()
+    }
+}
+
+impl Op for PhiloxNormal {
+    fn name(&self) -> &'static str {
+        "philox_normal"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(inputs[0][1..], [5], "a key has five words");
+        vec![[&inputs[0][..1], &self.row_shape].concat()]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let (rows, columns) = (shapes.inputs[0][0], self.columns());
+        let blocks = columns.div_ceil(4);
+        let kernel = Kernel::new("philox_normal").with("RAW", u32::from(self.raw));
+        let params = [rows, columns, blocks].map(word).to_vec();
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, rows * blocks)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let columns = self.columns();
+        let row = |words: &[f64]| {
+            let key = NoiseKey::from_words(std::array::from_fn(|index| words[index] as u32));
+            if self.raw {
+                (0_u32..).flat_map(|block| key.block(block)).map(f64::from).take(columns).collect()
+            } else {
+                normals(key, columns)
+            }
+        };
+        vec![inputs[0].chunks(5).flat_map(row).collect()]
+    }
+}

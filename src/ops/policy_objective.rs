@@ -1,0 +1,177 @@
+//! The policy objectives on the device: a thin shell around [`crate::flow::objective`].
+
+use super::{independent, word};
+use crate::flow::objective::{LogProb, Mask, Objective, Term};
+use crate::flow::sampler::Row;
+use crate::gpu::{Dispatch, Kernel};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// Numbers of a row of outcomes.
+const OUTCOME: usize = 8;
+
+/// Which objective; its thresholds are an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    FlowDppo(Mask),
+    FlowGrpo,
+    GrpoGuard,
+}
+
+/// Loss and gradient of every (sample, step), by [`Objective::evaluate`] in f32.
+///
+/// Inputs:
+/// 0. sums `[R, 2]` from [`super::PolicyStats`],
+/// 1. advantages `[R]`,
+/// 2. transitions `[R, 3]` of (a, b, s), with s > 0,
+/// 3. step weights `[R]`, which only GRPO-Guard heeds,
+/// 4. settings `[8]` from [`PolicyObjective::settings`].
+///
+/// Outputs:
+/// 0. losses `[R]`, the one output with a gradient (to the sums alone),
+/// 1. outcomes `[R, 8]`, to be looked at: loss, ln ρ, ρ, KL, kept (1 or 0), ∂L/∂S1, ∂L/∂S2, and whether the
+///    term is beyond the trust region ([`Objective::is_beyond`], 1 or 0).
+///
+/// ln ρ is clamped to ±20 before it is raised. Sums that are not finite make a loss that is not.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyObjective {
+    kind: Kind,
+    log_prob: LogProb,
+}
+
+impl PolicyObjective {
+    /// The kernel for an objective, whatever its thresholds.
+    pub fn new(objective: Objective, log_prob: LogProb) -> Self {
+        let kind = match objective {
+            Objective::FlowDppo { mask, .. } => Kind::FlowDppo(mask),
+            Objective::FlowGrpo { .. } => Kind::FlowGrpo,
+            Objective::GrpoGuard { .. } => Kind::GrpoGuard,
+        };
+        Self { kind, log_prob }
+    }
+
+    /// The settings input: D, the threshold and the clip range, these also as logarithms, which have
+    /// digits that 1 ± c lacks in f32. Step weights are an input of their own.
+    pub fn settings(objective: Objective, dim: usize) -> [f32; 8] {
+        let (threshold, low, high) = match objective {
+            // Shaders may assume that there is no infinity.
+            Objective::FlowDppo { kl_mask_threshold, .. } => (kl_mask_threshold.min(f64::from(f32::MAX)), 0.0, 0.0),
+            Objective::FlowGrpo { clip_low, clip_high } | Objective::GrpoGuard { clip_low, clip_high, .. } => {
+                (0.0, clip_low, clip_high.min(f64::from(f32::MAX)))
+            }
+        };
+        [dim as f64, threshold, low, high, (-low).ln_1p(), high.ln_1p(), 0.0, 0.0].map(|value| value as f32)
+    }
+
+    fn objective(&self, settings: &[f64], step_weight: f64) -> Objective {
+        let [kl_mask_threshold, clip_low, clip_high] = [settings[1], settings[2], settings[3]];
+        match self.kind {
+            Kind::FlowDppo(mask) => Objective::FlowDppo { kl_mask_threshold, mask },
+            Kind::FlowGrpo => Objective::FlowGrpo { clip_low, clip_high },
+            Kind::GrpoGuard => Objective::GrpoGuard { clip_low, clip_high, step_weight },
+        }
+    }
+
+    fn kernel(&self) -> Kernel {
+        let objective = match self.kind {
+            Kind::FlowDppo(Mask::Asymmetric) => 0,
+            Kind::FlowDppo(Mask::Symmetric) => 1,
+            Kind::FlowDppo(Mask::None) => 2,
+            Kind::FlowGrpo => 3,
+            Kind::GrpoGuard => 4,
+        };
+        let log_prob = match self.log_prob {
+            LogProb::Gaussian => 0,
+            LogProb::CpsSpecial => 1,
+        };
+        Kernel::new("policy_objective").with("OBJECTIVE", objective).with("LOG_PROB", log_prob)
+    }
+}
+
+impl Op for PolicyObjective {
+    fn name(&self) -> &'static str {
+        "policy_objective"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        let rows = inputs[0][0];
+        assert_eq!(*inputs[0], [rows, 2], "a row has two sums");
+        assert_eq!(*inputs[1], [rows], "a row has an advantage");
+        assert_eq!(*inputs[2], [rows, 3], "a row has a transition (a, b, s)");
+        assert_eq!(*inputs[3], [rows], "a row has a step weight");
+        assert_eq!(*inputs[4], [8], "there are eight settings");
+        vec![vec![rows], vec![rows, OUTCOME]]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+        gradients: &[Option<Tensor>],
+        wanted: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        assert!(gradients[1].is_none(), "outcomes have no gradient, losses have");
+        let mut found = vec![None; inputs.len()];
+        if let (Some(d_loss), true) = (gradients[0], wanted[0] != Wanted::No) {
+            found[0] = Some(graph.apply(PolicyObjectiveBackward, &[outputs[1], d_loss]));
+        }
+        found
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let rows = shapes.inputs[0][0];
+        let reads = [0, 1, 2, 3, 4].map(Binding::Input);
+        let writes = [0, 1].map(Binding::Output);
+        vec![independent(self.kernel(), &reads, &writes, vec![word(rows)], rows)]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let [stats, advantages, transitions, step_weights, settings] =
+            [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]];
+        let outcomes: Vec<[f64; OUTCOME]> = (0..shapes.inputs[0][0])
+            .map(|row| {
+                let [a, b, s] = [0, 1, 2].map(|index| transitions[row * 3 + index]);
+                let term = Term {
+                    s1: stats[row * 2],
+                    s2: stats[row * 2 + 1],
+                    dim: settings[0] as usize,
+                    row: Row { a, b, s },
+                    advantage: advantages[row],
+                };
+                let objective = self.objective(settings, step_weights[row]);
+                let it = objective.evaluate(self.log_prob, &term);
+                let beyond = objective.is_beyond(it.log_ratio, it.kl);
+                let [kept, beyond] = [it.kept, beyond].map(|holds| f64::from(u8::from(holds)));
+                [it.loss, it.log_ratio, it.ratio, it.kl, kept, it.d_s1, it.d_s2, beyond]
+            })
+            .collect();
+        vec![outcomes.iter().map(|outcome| outcome[0]).collect(), outcomes.concat()]
+    }
+}
+
+/// Outcomes `[R, 8]` and the gradient `[R]` of the losses to that of the sums, `[R, 2]`.
+#[derive(Clone, Copy, Debug)]
+struct PolicyObjectiveBackward;
+
+impl Op for PolicyObjectiveBackward {
+    fn name(&self) -> &'static str {
+        "policy_objective_backward"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(*inputs[0], [inputs[1][0], OUTCOME], "a loss has a row of outcomes");
+        vec![vec![inputs[1][0], 2]]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let rows = shapes.inputs[0][0];
+        let reads = [0, 1].map(Binding::Input);
+        let kernel = Kernel::new("policy_objective_backward");
+        vec![independent(kernel, &reads, &[Binding::Output(0)], vec![word(rows)], rows)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let rows = inputs[0].chunks(OUTCOME).zip(inputs[1]);
+        vec![rows.flat_map(|(outcome, d_loss)| [d_loss * outcome[5], d_loss * outcome[6]]).collect()]
+    }
+}

@@ -70,11 +70,18 @@ impl Layout {
     }
 
     /// Declares the parameters in a graph; with `gradients`, backward passes add to that store.
+    ///
+    /// A tensor of more than two dimensions is declared as a matrix `[first, rest]`: a convolution whose stride
+    /// is its size is a linear layer.
     pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Parameters {
         let tensors = self.entries.iter().map(|entry| {
-            let tensor = graph.stored(&entry.name, &entry.shape, store, entry.offset);
+            let shape = match entry.shape.as_slice() {
+                [first, _, _, ..] => vec![*first, entry.elements() / first],
+                shape => shape.to_vec(),
+            };
+            let tensor = graph.stored(&entry.name, &shape, store, entry.offset);
             if let Some(gradients) = gradients.filter(|_| entry.trainable) {
-                let gradient = graph.stored(&entry.name, &entry.shape, gradients, entry.offset);
+                let gradient = graph.stored(&entry.name, &shape, gradients, entry.offset);
                 graph.set_gradient(tensor, gradient);
             }
             (entry.name.clone(), tensor)

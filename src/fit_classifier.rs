@@ -73,7 +73,8 @@ impl<'a> Fitting<'a> {
     /// # Errors
     /// If the device is lost.
     pub fn step(&mut self, step: usize) -> Result<(f64, bool)> {
-        let stream = |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
+        let stream =
+            |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
         let (mut images, mut labels, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for sample in 0..self.config.batch_size {

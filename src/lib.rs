@@ -4,7 +4,9 @@
 //! `pretrain`, `reward`, `model`, `autodiff`, `ops`, `graph`, `gpu`; beside them `data` and the pure
 //! functions of `flow`. ARCHITECTURE.md draws the picture.
 
+pub mod assets;
 pub mod autodiff;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
@@ -17,6 +19,8 @@ pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod pretrain;
+pub mod preview;
+pub mod reward;
 pub mod rl;
 pub mod run;
 pub mod sampling;

@@ -133,8 +133,7 @@ impl<'a> Pretraining<'a> {
         match config.decay {
             Decay::Constant => config.learning_rate,
             Decay::Cosine => {
-                let progress =
-                    (step - config.warmup_steps) as f64 / (config.steps - config.warmup_steps).max(1) as f64;
+                let progress = (step - config.warmup_steps) as f64 / (config.steps - config.warmup_steps).max(1) as f64;
                 config.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
         }
@@ -146,7 +145,8 @@ impl<'a> Pretraining<'a> {
     /// If the device is lost.
     pub fn step(&mut self, step: usize) -> Result<StepReport> {
         let batch = self.config.batch_size;
-        let stream = |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
+        let stream =
+            |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
         let (mut times, mut dropout) = (stream(PRETRAIN_TIME), stream(DROPOUT));
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
         let mut loss = 0.0;

@@ -21,11 +21,8 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32]) -> Vec<f32>
     let config = model.dit("model").expect("it is a flow model");
     let batch = labels.len();
     let mut graph = Graph::new();
-    let tensors = [
-        graph.input("x", &config.image_shape(batch)),
-        graph.input("time", &[batch]),
-        graph.input("labels", &[batch]),
-    ];
+    let tensors =
+        [graph.input("x", &config.image_shape(batch)), graph.input("time", &[batch]), graph.input("labels", &[batch])];
     let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
     let v = Dit::new(config, parameters).velocity(&mut graph, tensors[0], tensors[1], tensors[2]);
     graph.keep(v);
@@ -97,7 +94,8 @@ fn benchmark_network_has_the_expected_losses() {
         weights[entry.offset..entry.offset + entry.elements()].copy_from_slice(&values);
     };
     for (index, name) in benchmark_order(config.depth).iter().enumerate() {
-        let elements = layout.entries().iter().find(|entry| entry.name == *name).expect("the network has it").elements();
+        let elements =
+            layout.entries().iter().find(|entry| entry.name == *name).expect("the network has it").elements();
         let mut values: Vec<f32> =
             (0..elements).map(|j| (0.05 * (0.37 * j as f64 + index as f64).sin()) as f32).collect();
         if name == "x_embedder.proj.weight" {

@@ -10,11 +10,11 @@ mod ops {
     mod ema;
     mod fill;
     mod matmul;
-    mod transformer;
     mod mean_squared_error;
     mod philox_normal;
     mod policy_objective;
     mod policy_stats;
     mod sampler_step;
     mod sum_squares;
+    mod transformer;
 }

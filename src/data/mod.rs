@@ -8,6 +8,7 @@ use std::path::Path;
 
 use image::{ImageDecoder, ImageReader, RgbImage};
 
+use crate::config::{self, DataKind};
 use crate::{Error, Result};
 
 /// Names that [`builtin`] knows.
@@ -68,6 +69,22 @@ pub fn builtin(name: &str) -> Result<Dataset> {
             "there is no built-in data set {name:?}: use {}, or the path of a sheet or folder",
             BUILTIN.join(", ")
         ))),
+    }
+}
+
+/// The data set that a configuration names.
+///
+/// # Errors
+/// [`Error::Input`] naming the file or folder that is missing or unreadable.
+pub fn load(config: &config::Data) -> Result<Dataset> {
+    let path = config.path.as_deref().unwrap_or(Path::new(""));
+    match config.kind {
+        DataKind::Builtin => builtin(&config.name),
+        DataKind::Sheet => {
+            let labels = config.labels.as_deref().unwrap_or(Path::new(""));
+            sheet::load(path, labels, config.image_size, config.channels)
+        }
+        DataKind::Folder => folder::load(path, config.image_size, config.channels),
     }
 }
 

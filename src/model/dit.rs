@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, Parameters};
-use crate::config::{Positions, TimeConvention};
+use crate::config::{self, Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{
@@ -49,6 +49,24 @@ pub struct DitConfig {
 const TIME_FEATURES: usize = 128;
 
 impl DitConfig {
+    /// A new network as a configuration describes it.
+    pub fn new(model: &config::Model, sizes: config::ModelSizes) -> Self {
+        Self {
+            image_size: sizes.image_size,
+            channels: sizes.channels,
+            patch_size: sizes.patch_size,
+            hidden_size: sizes.hidden_size,
+            depth: sizes.depth,
+            num_heads: sizes.num_heads,
+            mlp_ratio: sizes.mlp_ratio,
+            num_classes: sizes.num_classes,
+            learn_sigma: false,
+            time: model.time,
+            time_scale: model.time_scale,
+            positions: model.positions,
+        }
+    }
+
     /// Checks that the sizes fit each other.
     ///
     /// # Errors

@@ -97,7 +97,9 @@ impl Model {
     pub fn dit(&self, name: &str) -> Result<&DitConfig> {
         match &self.kind {
             ModelKind::Dit(config) => Ok(config),
-            ModelKind::Classifier(_) => Err(Error::input(format!("{name} is a classifier: a flow model is needed here"))),
+            ModelKind::Classifier(_) => {
+                Err(Error::input(format!("{name} is a classifier: a flow model is needed here")))
+            }
         }
     }
 

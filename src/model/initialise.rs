@@ -16,7 +16,10 @@ impl DitConfig {
                 Positions::Learned => normal(entry.elements(), 0.02, stream),
                 Positions::SinCos => sin_cos_positions(self.image_size / self.patch_size, self.hidden_size),
             },
-            name if name.ends_with(".bias") || name.contains("adaLN_modulation") || name == "final_layer.linear.weight" => {
+            name if name.ends_with(".bias")
+                || name.contains("adaLN_modulation")
+                || name == "final_layer.linear.weight" =>
+            {
                 vec![0.0; entry.elements()]
             }
             name if name.starts_with("t_embedder") || name.starts_with("y_embedder") => {

@@ -92,7 +92,9 @@ fn add_scaled(sum: &mut [f64], factor: f64, x: &[f64]) {
 /// Rows of a head that an invocation owns. Where a CPU plays the device, loads are dear and registers are
 /// memory anyway; elsewhere a row a thread keeps the registers of a large head within bounds.
 fn rows(profile: &Profile, on_cpu: usize) -> usize {
-    if let Ok(r) = std::env::var("ROWS") { return r.parse().unwrap(); }
+    if let Ok(r) = std::env::var("ROWS") {
+        return r.parse().unwrap();
+    }
     if profile.cpu { on_cpu } else { 1 }
 }
 

@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use crate::config;
 use crate::{Error, Result};
 
 /// The directory of a run; it exists, is writable, and has its sub-folders.
@@ -42,6 +43,22 @@ impl RunDirectory {
         }
         run.prepare()?;
         Ok(run)
+    }
+
+    /// Makes the directory of a new run: exactly `out` if it is given, else `out_dir/name`, or, where a run is
+    /// already there, `out_dir/name-2`, `-3` and so on: a person who trains twice loses nothing.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::create`].
+    pub fn create_for(run: &config::Run, out: Option<&Path>) -> Result<Self> {
+        if let Some(out) = out {
+            let name = out.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            return Self::create(out.parent().unwrap_or(Path::new("")), name);
+        }
+        let taken = |name: &str| Self { path: run.out_dir.join(name) }.trace().is_some();
+        let numbered = (2..).map(|number| format!("{}-{number}", run.name));
+        let free = std::iter::once(run.name.clone()).chain(numbered).find(|name| !taken(name));
+        Self::create(&run.out_dir, &free.unwrap_or_else(|| run.name.clone()))
     }
 
     /// Opens the directory of an existing run, to resume it.

@@ -1,0 +1,54 @@
+//! `fit-classifier`: the small network that scores or judges.
+
+use clap::Args;
+
+use super::{ConfigArguments, Global};
+use crate::config::Command;
+use crate::error::Result;
+use crate::fit_classifier::Fitting;
+use crate::model::{ClassifierConfig, Model, ModelKind};
+use crate::optimizer::PARAMETERS;
+use crate::reward::ClassifierScorer;
+use crate::run::{MetricsLog, Progress, RunDirectory};
+use crate::{data, files};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let config = arguments.config.load(Command::FitClassifier)?;
+    let data = data::load(&config.data)?;
+    let gpu = global.open(&config.run.device)?;
+    let directory = RunDirectory::create_for(&config.run, arguments.config.out.as_deref())?;
+    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
+    let network = ClassifierConfig {
+        image_size: data.image_size,
+        channels: data.channels,
+        hidden_size: config.classifier.hidden_size,
+        num_classes: data.class_names.len(),
+    };
+    let mut fitting = Fitting::new(&gpu, &config, &network, &data)?;
+    let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+    let steps = config.classifier.steps;
+    let mut progress = Progress::new("fitting", steps as u64, global.verbosity());
+    for step in 0..steps {
+        let (loss, _) = fitting.step(step)?;
+        progress.update(step as u64 + 1, &format!("loss {loss:.4}"));
+        if (step + 1) % 100 == 0 || step + 1 == steps {
+            metrics.append(&serde_json::json!({"iteration": step + 1, "loss": loss}))?;
+        }
+    }
+    let weights = fitting.optimizer.read(PARAMETERS)?;
+    let kind = ModelKind::Classifier(network);
+    let model = Model { kind, class_names: data.class_names.clone(), weights };
+    let mut scorer = ClassifierScorer::new(&gpu, &model, "the new classifier")?;
+    let accuracy = scorer.accuracy(&data.images, &data.labels)?;
+    progress.finish(&format!("accuracy on the clean training images {accuracy:.3}"));
+    let path = directory.path().join("model.safetensors");
+    model.save(&path)?;
+    println!("model: {}", path.display());
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The commands: one file each; they talk to the person and hold no logic.
+
+mod fit_classifier;
+mod pretrain;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Command as ConfigCommand, Config};
+use crate::error::Result;
+use crate::gpu::{Gpu, LimitsMode, Options};
+use crate::run::Verbosity;
+
+/// Tunes small flow-matching image models by reinforcement learning (Flow-DPPO) on any GPU.
+#[derive(Debug, Parser)]
+#[command(name = "flowdppo-wgpu", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// Say more; twice for everything (RUST_LOG overrides)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Adapter to use: part of its name, or its index in `devices`
+    #[arg(long, value_name = "NAME|INDEX", global = true)]
+    device: Option<String>,
+    /// Limits to ask of the device
+    #[arg(long, value_enum, default_value = "adapter", global = true)]
+    limits: LimitsMode,
+    /// Turn every run-time check in shaders on (slower)
+    #[arg(long, global = true)]
+    checked: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pretrain a flow model by flow matching
+    Pretrain(pretrain::Arguments),
+    /// Train the small classifier that scores or judges images
+    FitClassifier(fit_classifier::Arguments),
+}
+
+/// The configuration file and what changes it.
+#[derive(Clone, Debug, Args)]
+struct ConfigArguments {
+    /// Configuration file (TOML); without it the built-in default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set a key of the configuration, for instance train.iterations=3
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The run's directory; without it run.out_dir/run.name
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl ConfigArguments {
+    fn load(&self, command: ConfigCommand) -> Result<Config> {
+        let config = Config::load(self.config.as_deref(), &self.overrides)?;
+        config.validate(command)?;
+        Ok(config)
+    }
+}
+
+impl Global {
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, _) => Verbosity::Verbose,
+        }
+    }
+
+    /// Opens the device: `--device` before the configuration's.
+    fn open(&self, config_device: &str) -> Result<Arc<Gpu>> {
+        let from_config = Some(config_device.to_owned()).filter(|name| !name.is_empty());
+        let options =
+            Options { device: self.device.clone().or(from_config), limits: self.limits, checked: self.checked };
+        Gpu::open(&options.or_environment())
+    }
+}
+
+impl Cli {
+    /// The log level that `-v` and `-q` ask for.
+    pub fn log_filter(&self) -> &'static str {
+        match (self.global.quiet, self.global.verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn",
+            (false, 1) => "warn,flowdppo_wgpu=info",
+            (false, _) => "info,flowdppo_wgpu=debug",
+        }
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever stopped it; [`crate::Error::exit_code`] says with which code to exit.
+    pub fn run(self) -> Result<()> {
+        let Self { global, command } = self;
+        match command {
+            Command::Pretrain(arguments) => pretrain::run(&global, &arguments),
+            Command::FitClassifier(arguments) => fit_classifier::run(&global, &arguments),
+        }
+    }
+}

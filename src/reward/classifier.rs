@@ -1,0 +1,90 @@
+//! A trained classifier: the probability of the class that was asked for.
+
+use std::sync::Arc;
+
+use super::Reward;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::model::{Classifier, ClassifierConfig, Model};
+use crate::ops::cross_entropy;
+use crate::optimizer::PARAMETERS;
+
+/// Images that are scored together.
+const BATCH: usize = 128;
+
+/// A classifier bound to the device.
+#[derive(Debug)]
+pub struct ClassifierScorer {
+    config: ClassifierConfig,
+    plan: Plan,
+    images: Tensor,
+    labels: Tensor,
+    probabilities: Tensor,
+}
+
+impl ClassifierScorer {
+    /// Uploads a classifier; `name` stands for its file in messages.
+    ///
+    /// # Errors
+    /// If the model is none, or the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, model: &Model, name: &str) -> Result<Self> {
+        let config = model.classifier(name)?.clone();
+        let weights = gpu.allocate("classifier", 4 * model.weights.len() as u64)?;
+        gpu.write(&weights, 0, &model.weights);
+        let mut graph = Graph::new();
+        let images = graph.input("images", &[BATCH, config.dim()]);
+        let labels = graph.input("labels", &[BATCH]);
+        let weight = graph.constant("weight", &[BATCH], vec![1.0; BATCH]);
+        let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
+        let logits = Classifier::new(parameters).logits(&mut graph, images);
+        let [_, probabilities, _] = cross_entropy(&mut graph, logits, labels, weight);
+        graph.keep(probabilities);
+        let plan = Plan::new(gpu, &graph, &Stores::from([(PARAMETERS, weights)]))?;
+        Ok(Self { config, plan, images, labels, probabilities })
+    }
+
+    /// Class probabilities of images `[N, C, S, S]`, `[N, classes]`.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn probabilities(&mut self, images: &[f32]) -> Result<Vec<f32>> {
+        let (dim, classes) = (self.config.dim(), self.config.num_classes);
+        let mut probabilities = Vec::with_capacity(images.len() / dim * classes);
+        self.plan.write(self.labels, &[0_u32; BATCH]);
+        for batch in images.chunks(BATCH * dim) {
+            let mut padded = batch.to_vec();
+            padded.resize(BATCH * dim, 0.0);
+            self.plan.write(self.images, &padded);
+            self.plan.run()?;
+            let all: Vec<f32> = self.plan.read(&[self.probabilities])?;
+            probabilities.extend_from_slice(&all[..batch.len() / dim * classes]);
+        }
+        Ok(probabilities)
+    }
+
+    /// Share of images whose most probable class is their label.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn accuracy(&mut self, images: &[f32], labels: &[u32]) -> Result<f64> {
+        let probabilities = self.probabilities(images)?;
+        let hits = probabilities.chunks(self.config.num_classes).zip(labels).filter(|(row, label)| {
+            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+            best == Some(**label as usize)
+        });
+        Ok(hits.count() as f64 / labels.len() as f64)
+    }
+}
+
+impl Reward for ClassifierScorer {
+    fn name(&self) -> &str {
+        "classifier"
+    }
+
+    fn score(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<f64>> {
+        let probabilities = self.probabilities(images)?;
+        let rows = probabilities.chunks(self.config.num_classes).zip(labels);
+        Ok(rows.map(|(row, label)| f64::from(row[*label as usize])).collect())
+    }
+}

@@ -27,7 +27,7 @@ pub use policy_objective::PolicyObjective;
 pub use policy_stats::PolicyStats;
 pub use sampler_step::{SamplerStep, sampler_step};
 pub use sum_rows::SumRows;
-pub use sum_squares::SumSquares;
+pub use sum_squares::{SumSquares, sum_squares};
 
 use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::Binding;

@@ -7,8 +7,8 @@ use crate::graph::{Binding, Op, Profile, Shapes};
 
 /// The noise of [`crate::flow::noise`]: keys `[R, 5]` u32 ([`NoiseKey::words`]) to `[R, row_shape..]` f32.
 ///
-/// A row is a function of its key alone. Words are the same on every device; normals differ by the rounding
-/// of its logarithm, sine and cosine.
+/// A row is a function of its key alone. Words are the same on every device, and normals differ by roundings
+/// of f32: their logarithm, sine and cosine are not the driver's.
 #[derive(Clone, Debug)]
 pub struct PhiloxNormal {
     /// Shape of the noise of one key.

@@ -2,7 +2,7 @@
 
 use super::{word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Op, Profile, Shapes};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
 
 /// Elements that one workgroup of the first pass adds up.
 const CHUNK: usize = 4096;
@@ -16,6 +16,11 @@ const CHUNK: usize = 4096;
 /// Results of several tensors may be added.
 #[derive(Clone, Copy, Debug)]
 pub struct SumSquares;
+
+/// Records the sum of squares of `x` and its count of elements that are not finite, `[2]`.
+pub fn sum_squares(graph: &mut Graph, x: Tensor) -> Tensor {
+    graph.push(SumSquares, &[x])[0]
+}
 
 impl Op for SumSquares {
     fn name(&self) -> &'static str {

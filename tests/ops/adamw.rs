@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
-use flowdppo_wgpu::ops::{Accumulate, AdamW, AdamWSettings, Optimized, SumSquares};
+use flowdppo_wgpu::ops::{Accumulate, AdamW, AdamWSettings, Optimized, sum_squares};
 
 use crate::common::{Random, gpu, nmse};
 
@@ -37,7 +37,7 @@ impl Training {
         let [parameters_tensor, first_moment, second_moment, gradients] = stored;
         // Gradients add up, as in a backward pass: what was not cleared would be seen in the next step.
         graph.push_into(Accumulate, &[given], &[gradients]);
-        let sums = graph.push(SumSquares, &[gradients])[0];
+        let sums = sum_squares(&mut graph, gradients);
         let optimized = Optimized { parameters: parameters_tensor, first_moment, second_moment, gradients };
         AdamW.record(&mut graph, optimized, settings, sums);
         let mut stores = Stores::new();

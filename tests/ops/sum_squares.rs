@@ -1,4 +1,4 @@
-use flowdppo_wgpu::ops::SumSquares;
+use flowdppo_wgpu::ops::sum_squares;
 
 use crate::common::{Input, check_forward, floats, run, words};
 
@@ -6,7 +6,7 @@ use crate::common::{Input, check_forward, floats, run, words};
 const TOLERANCE: f64 = 1e-12;
 
 fn sums(values: &[f32]) -> Vec<f32> {
-    let outputs = run(&[(&[values.len()], &words(values))], |graph, x| vec![graph.push(SumSquares, x)[0]]);
+    let outputs = run(&[(&[values.len()], &words(values))], |graph, x| vec![sum_squares(graph, x[0])]);
     floats(&outputs[0])
 }
 
@@ -15,7 +15,7 @@ fn odd_sizes() {
     // One lane, one chunk, several chunks, more chunks than lanes.
     for elements in [1, 63, 65, 4095, 4096, 4097, 12_289, 300_007, 5_000_011] {
         check_forward("sum_squares", &[Input::normal(&[elements])], TOLERANCE, |graph, x| {
-            vec![graph.push(SumSquares, x)[0]]
+            vec![sum_squares(graph, x[0])]
         });
     }
 }

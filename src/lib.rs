@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod files;
 pub mod fit_classifier;
 pub mod flow;

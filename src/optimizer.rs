@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Region};
-use crate::graph::{Graph, MemoryPlan, Plan, Store, Stores, Tensor};
+use crate::graph::{self, Graph, Plan, Profile, Store, Stores, Tensor};
 use crate::model::Layout;
 use crate::ops::{AdamW, AdamWSettings, Ema, Optimized, SumSquares};
 
@@ -63,10 +63,11 @@ fn record(layout: &Layout) -> Recorded {
 }
 
 /// Device bytes of all stores and plans of an optimizer.
-pub fn planned_bytes(layout: &Layout) -> u64 {
+pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
     let recorded = record(layout);
     let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
-    stores + MemoryPlan::new(&recorded.update).bytes() + MemoryPlan::new(&recorded.average).bytes()
+    let plan = |graph| graph::planned_bytes(graph, profile).reused;
+    stores + plan(&recorded.update) + plan(&recorded.average)
 }
 
 impl Optimizer {
@@ -76,7 +77,7 @@ impl Optimizer {
     /// If the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, layout: Layout, weights: &[f32]) -> Result<Self> {
         assert_eq!(weights.len(), layout.elements(), "weights are laid out");
-        gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout))?;
+        gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout, &Profile::of(gpu)))?;
         let mut stores = Stores::new();
         for store in [PARAMETERS, AVERAGE] {
             let buffer = gpu.allocate(store.0, 4 * layout.elements() as u64)?;

@@ -80,6 +80,15 @@ impl StepGraph {
     }
 }
 
+/// The initial noise of `batch` samples: graph, keys and noise.
+pub fn noise_graph(config: &DitConfig, batch: usize) -> (Graph, Tensor, Tensor) {
+    let mut graph = Graph::new();
+    let keys = graph.input("noise keys", &[batch, 5]);
+    let noise = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
+    graph.keep(noise);
+    (graph, keys, noise)
+}
+
 /// What one sample is: which class is asked for, and the key of all its noise (its step is ignored).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -125,10 +134,7 @@ impl Sampling {
     pub fn new(gpu: &Arc<Gpu>, config: &DitConfig, batch: usize, guidance_scale: f64, stores: &Stores) -> Result<Self> {
         let step = StepGraph::record(config, batch, guidance_scale);
         let plan = Plan::new(gpu, &step.graph, stores)?;
-        let mut graph = Graph::new();
-        let noise_keys = graph.input("noise keys", &[batch, 5]);
-        let noise_out = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[noise_keys]);
-        graph.keep(noise_out);
+        let (graph, noise_keys, noise_out) = noise_graph(config, batch);
         let noise = Plan::new(gpu, &graph, stores)?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), batch, step, plan, noise, noise_keys, noise_out })
     }

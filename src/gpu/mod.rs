@@ -10,5 +10,5 @@ mod submission;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu};
-pub use pipeline::{BoundDispatch, Dispatch, Kernel, Region, grid_1d};
+pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
 pub use submission::Command;

@@ -157,7 +157,7 @@ fn create(device: &wgpu::Device, checked: bool, kernel: &Kernel, reads: usize, w
 
 /// Bytes between the parameters of two dispatches: the largest alignment that WebGPU allows a device to
 /// ask for.
-const PARAMS_STRIDE: u64 = 256;
+pub const PARAMS_STRIDE: u64 = 256;
 
 impl Gpu {
     /// Makes pipelines, parameters and bind groups for a list of dispatches.

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Graph, Origin, Tensor};
+use super::{Graph, Origin, Profile, Tensor};
+use crate::gpu::PARAMS_STRIDE;
 
 /// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last
 /// time. Each slot becomes a buffer of its own, because WebGPU does not let a kernel read and write two
@@ -62,11 +63,6 @@ impl MemoryPlan {
         plan
     }
 
-    /// Bytes that intermediate tensors and inputs take on the device.
-    pub fn bytes(&self) -> u64 {
-        self.slots.iter().sum::<u64>() + self.input_bytes
-    }
-
     /// The smallest free slot that is large enough; else the largest one, grown; else a new one.
     fn take(&mut self, free: &mut Vec<usize>, bytes: u64) -> usize {
         let fits = |slot: &usize| self.slots[*slot] >= bytes;
@@ -86,4 +82,20 @@ impl MemoryPlan {
             }
         }
     }
+}
+
+/// Device bytes of a plan, known before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What the plan will hold.
+    pub reused: u64,
+    /// What it would hold if every tensor had memory of its own.
+    pub naive: u64,
+}
+
+/// Bytes that a graph's plan will hold on such a device: slots, inputs and the parameters of its dispatches.
+pub fn planned_bytes(graph: &Graph, profile: &Profile) -> Planned {
+    let memory = MemoryPlan::new(graph);
+    let fixed = memory.input_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
+    Planned { reused: fixed + memory.slots.iter().sum::<u64>(), naive: fixed + memory.naive_bytes }
 }

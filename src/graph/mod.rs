@@ -15,7 +15,7 @@ mod op;
 mod plan;
 
 pub use interpreter::Interpreter;
-pub use memory::MemoryPlan;
+pub use memory::{MemoryPlan, Planned, planned_bytes};
 pub use op::{Binding, Node, Op, Profile, Shapes, Wanted};
 pub use plan::{Plan, Stores};
 

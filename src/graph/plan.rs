@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Binding, Graph, MemoryPlan, Origin, Profile, Store, Tensor};
+use super::{Binding, Graph, MemoryPlan, Origin, Profile, Store, Tensor, planned_bytes};
 use crate::error::Result;
 use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region};
 
@@ -36,7 +36,9 @@ impl Plan {
     /// If a store is too large for the device, memory is short, or a kernel is refused.
     pub fn new(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores) -> Result<Self> {
         let memory = MemoryPlan::new(graph);
-        gpu.check_memory(gpu.counters().bytes_held + memory.bytes())?;
+        let profile = Profile::of(gpu);
+        let planned_bytes = planned_bytes(graph, &profile).reused;
+        gpu.check_memory(gpu.counters().bytes_held + planned_bytes)?;
         let slots: Vec<Arc<Buffer>> =
             memory.slots.iter().map(|bytes| gpu.allocate("intermediate tensors", *bytes)).collect::<Result<_>>()?;
         let mut regions = HashMap::new();
@@ -58,7 +60,6 @@ impl Plan {
             regions.insert(tensor, Region { buffer, offset, bytes });
             elements.insert(tensor, graph.elements(tensor));
         }
-        let profile = Profile::of(gpu);
         let mut unbound: Vec<Dispatch<Region>> = Vec::new();
         for node in graph.nodes() {
             for dispatch in node.op.dispatches(&graph.shapes(node), &profile) {
@@ -76,18 +77,10 @@ impl Plan {
             }
         }
         let dispatches = gpu.bind(&unbound)?;
-        Ok(Self {
-            gpu: gpu.clone(),
-            dispatches,
-            regions,
-            elements,
-            submissions: Vec::new(),
-            replays: 0,
-            planned_bytes: memory.bytes(),
-        })
+        Ok(Self { gpu: gpu.clone(), dispatches, regions, elements, submissions: Vec::new(), replays: 0, planned_bytes })
     }
 
-    /// Bytes that this plan holds for inputs and intermediate tensors.
+    /// Bytes that this plan holds, as [`planned_bytes`] said before.
     pub fn planned_bytes(&self) -> u64 {
         self.planned_bytes
     }

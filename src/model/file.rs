@@ -145,7 +145,20 @@ impl Model {
 /// [`Error::Input`] naming the file and the tensor.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
     let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
-    Ok(parse(&path.display().to_string(), &bytes)?.0)
+    parse_tensors(&path.display().to_string(), &bytes)
+}
+
+/// Reads all tensors of a safetensors file's bytes as f32. `name` stands for the file in messages.
+///
+/// # Errors
+/// [`Error::Input`] naming the file and the tensor.
+pub fn parse_tensors(name: &str, bytes: &[u8]) -> Result<Tensors> {
+    Ok(parse(name, bytes)?.0)
+}
+
+/// The bytes of a safetensors file of f32 tensors.
+pub fn serialize_tensors(tensors: &Tensors) -> Vec<u8> {
+    serialize(tensors, None)
 }
 
 /// Writes tensors as f32: whole or not at all.
@@ -153,11 +166,11 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
 /// # Errors
 /// If the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
-    write_atomically(path, &serialize(tensors, None))
+    write_atomically(path, &serialize_tensors(tensors))
 }
 
 /// The bytes of a safetensors file. One metadata entry at most: several would come in random order.
-pub(crate) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
+fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
     let views = tensors.iter().map(|(name, (shape, values))| {
         let bytes: &[u8] = bytemuck::cast_slice(values);
@@ -167,7 +180,7 @@ pub(crate) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> 
 }
 
 /// Tensors and metadata of a safetensors file.
-pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
+fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
     let broken = |cause: &dyn std::fmt::Display| {
         Error::input(format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"))
     };

@@ -1,10 +1,10 @@
-//! Table lookup: classes to vectors.
+//! Table lookup: classes to vectors, samples of a rollout to a micro-batch.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `table [entries, columns]`, `indices [rows]` (u32, below `entries`) to `[rows, columns]`.
+/// `table [entries, ..]`, `indices [rows]` (u32, below `entries`) to `[rows, ..]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 
@@ -21,7 +21,7 @@ impl Op for Embedding {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![vec![inputs[1][0], inputs[0][1]]]
+        vec![[&inputs[1][..1], &inputs[0][1..]].concat()]
     }
 
     fn vjp(
@@ -47,13 +47,14 @@ impl Op for Embedding {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
-        let params = vec![word(elements), word(shapes.inputs[0][1])];
+        let columns = elements / shapes.inputs[1][0];
+        let params = vec![word(elements), word(columns)];
         let reads = [Binding::Input(0), Binding::Input(1)];
         vec![independent(Kernel::new("embedding"), &reads, &[Binding::Output(0)], params, elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let columns = shapes.inputs[0][1];
+        let columns = shapes.output_elements(0) / shapes.inputs[1][0];
         let row = |index: &f64| {
             let start = *index as usize * columns;
             inputs[0][start..start + columns].to_vec()
@@ -68,11 +69,12 @@ impl Op for EmbeddingBackward {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![vec![self.entries, inputs[1][1]]]
+        vec![[&[self.entries], &inputs[1][1..]].concat()]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let [rows, columns] = [shapes.inputs[1][0], shapes.inputs[1][1]];
+        let rows = shapes.inputs[1][0];
+        let columns = shapes.input_elements(1) / rows;
         let params = vec![word(self.entries), word(columns), word(rows), u32::from(self.accumulate)];
         let reads = [Binding::Input(0), Binding::Input(1)];
         let kernel = Kernel::new("embedding_backward");
@@ -80,7 +82,7 @@ impl Op for EmbeddingBackward {
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let columns = shapes.inputs[1][1];
+        let columns = shapes.input_elements(1) / shapes.inputs[1][0];
         let mut d_table = vec![0.0; self.entries * columns];
         for (index, row) in inputs[0].iter().zip(inputs[1].chunks(columns)) {
             for (sum, dy) in d_table[*index as usize * columns..].iter_mut().zip(row) {

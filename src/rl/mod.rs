@@ -1,3 +1,14 @@
-//! Reinforcement learning of a flow-matching model.
+//! Reinforcement learning: rollout, advantages, update, and the loop around them.
 
 pub mod advantage;
+mod metrics;
+mod rollout;
+mod run;
+mod trainer;
+mod update;
+
+pub use metrics::{IterationMetrics, UpdateMetrics};
+pub use rollout::{Rollout, RolloutCollector};
+pub use run::{Outcome, RunOptions, run};
+pub use trainer::{Cost, Trainer};
+pub use update::{OUTCOME, UpdateGraph, Updater};

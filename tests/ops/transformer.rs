@@ -73,6 +73,8 @@ fn embedding() {
         let inputs = [Input::normal(&[entries, columns]), Input::index(&[rows], entries as u32)];
         check("embedding", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.apply(Embedding, &[x[0], x[1]])]);
     }
+    let inputs = [Input::normal(&[7, 2, 3, 5]), Input::index(&[4], 7)];
+    check("embedding of images", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.apply(Embedding, &[x[0], x[1]])]);
 }
 
 #[test]

@@ -1,0 +1,210 @@
+//! What is logged of an iteration; docs/metrics.md says what is healthy.
+
+use serde_json::{Map, Value, json};
+
+use super::advantage::Advantages;
+use super::update::UpdateRecord;
+
+/// The sums of one optimizer step, by the names that the field uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpdateMetrics {
+    /// Of the importance ratio ρ: mean, standard deviation, smallest, largest.
+    pub ratio: [f64; 4],
+    /// Mean of ½ (ln ρ)².
+    pub approx_kl: f64,
+    /// Mean-reduced KL between the rollout's policy and the current one.
+    pub kl_mean: f64,
+    /// The largest of them.
+    pub kl_max: f64,
+    /// Share of terms beyond the threshold.
+    pub kl_mask_fraction: f64,
+    /// Share of terms that were dropped with a positive advantage.
+    pub pos_rm_fraction: f64,
+    /// Share of terms that were dropped with a negative advantage.
+    pub neg_rm_fraction: f64,
+    /// Mean loss.
+    pub policy_loss: f64,
+    /// Gradient norm before clipping.
+    pub grad_norm: f64,
+    /// The gradients were not finite, and nothing was changed.
+    pub skipped: bool,
+}
+
+impl UpdateMetrics {
+    /// From what an update recorded.
+    pub fn new(record: &UpdateRecord, advantages: &[f64]) -> Self {
+        let column = |index: usize| record.outcomes.iter().map(move |outcome| f64::from(outcome[index]));
+        let count = record.outcomes.len() as f64;
+        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / count;
+        let ratio_mean = mean(&mut column(2));
+        let variance = mean(&mut column(2).map(|ratio| (ratio - ratio_mean).powi(2)));
+        let dropped = |sign: f64| {
+            let rows = record.rows.iter().zip(&record.outcomes);
+            let dropped = rows.filter(|((sample, _), outcome)| outcome[4] == 0.0 && advantages[*sample] * sign > 0.0);
+            dropped.count() as f64 / count
+        };
+        Self {
+            ratio: [
+                ratio_mean,
+                variance.sqrt(),
+                column(2).fold(f64::INFINITY, f64::min),
+                column(2).fold(f64::NEG_INFINITY, f64::max),
+            ],
+            approx_kl: mean(&mut column(1).map(|log_ratio| 0.5 * log_ratio * log_ratio)),
+            kl_mean: mean(&mut column(3)),
+            kl_max: column(3).fold(0.0, f64::max),
+            kl_mask_fraction: mean(&mut column(7)),
+            pos_rm_fraction: dropped(1.0),
+            neg_rm_fraction: dropped(-1.0),
+            policy_loss: mean(&mut column(0)),
+            grad_norm: f64::from(record.norm.norm),
+            skipped: record.norm.skipped,
+        }
+    }
+
+    /// Share of terms that were dropped.
+    pub fn masked_fraction(&self) -> f64 {
+        self.pos_rm_fraction + self.neg_rm_fraction
+    }
+}
+
+/// What is logged of an iteration.
+#[derive(Clone, Debug)]
+pub struct IterationMetrics {
+    /// Iteration, from 1.
+    pub iteration: u64,
+    /// Mean, standard deviation, smallest and largest reward (weighted sum).
+    pub reward: [f64; 4],
+    /// Name and mean of every reward component.
+    pub components: Vec<(String, f64)>,
+    /// Largest advantage in size.
+    pub advantage_abs_max: f64,
+    /// Groups without spread, of how many.
+    pub zero_std_groups: [usize; 2],
+    /// Trained steps.
+    pub trained_steps: Vec<usize>,
+    /// Every update, in order.
+    pub updates: Vec<UpdateMetrics>,
+    /// Mean KL and share dropped at each trained step, over all updates but the first.
+    pub by_step: Vec<(usize, f64, f64)>,
+    /// Largest deviation of the ratio from 1, and largest KL, at the first update: 0 by construction.
+    pub on_policy: [f64; 2],
+    /// Elements of an image: mean-reduced KL times this is in nats a sample.
+    pub dim: usize,
+    /// Seconds for rollout, reward and update.
+    pub seconds: [f64; 3],
+    /// Samples drawn and learned from.
+    pub images: usize,
+}
+
+/// Mean, standard deviation (of the population), smallest and largest.
+pub(super) fn spread(values: &[f64]) -> [f64; 4] {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+    let fold = |start, pick: fn(f64, f64) -> f64| values.iter().copied().fold(start, pick);
+    [mean, variance.sqrt(), fold(f64::INFINITY, f64::min), fold(f64::NEG_INFINITY, f64::max)]
+}
+
+impl IterationMetrics {
+    /// Fills in what the updates of an iteration say.
+    pub(super) fn observe(&mut self, records: &[UpdateRecord], advantages: &Advantages) {
+        self.updates = records.iter().map(|record| UpdateMetrics::new(record, &advantages.values)).collect();
+        self.advantage_abs_max = advantages.values.iter().fold(0.0, |most, value| value.abs().max(most));
+        if let Some(first) = records.first() {
+            let most = |column: usize, target: f64| {
+                first.outcomes.iter().map(|outcome| (f64::from(outcome[column]) - target).abs()).fold(0.0, f64::max)
+            };
+            self.on_policy = [most(2, 1.0), most(3, 0.0)];
+        }
+        self.by_step = self
+            .trained_steps
+            .iter()
+            .map(|step| {
+                let rows = records.iter().skip(1).flat_map(|record| record.rows.iter().zip(&record.outcomes));
+                let (mut kl, mut dropped, mut count) = (0.0, 0.0, 0.0_f64);
+                for (_, outcome) in rows.filter(|((_, of), _)| of == step) {
+                    kl += f64::from(outcome[3]);
+                    dropped += 1.0 - f64::from(outcome[4]);
+                    count += 1.0;
+                }
+                (*step, kl / count.max(1.0), dropped / count.max(1.0))
+            })
+            .collect();
+    }
+
+    /// Mean of a quantity over the updates.
+    pub fn mean(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> f64 {
+        self.updates.iter().map(quantity).sum::<f64>() / self.updates.len().max(1) as f64
+    }
+
+    /// Largest of a quantity over the updates.
+    pub fn max(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> f64 {
+        self.updates.iter().map(quantity).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The mean-reduced KL at the end of the iteration, where the policy has moved furthest.
+    pub fn last_kl(&self) -> f64 {
+        self.updates.last().map_or(0.0, |update| update.kl_mean)
+    }
+
+    /// Updates that were skipped because of non-finite gradients.
+    pub fn skipped(&self) -> usize {
+        self.updates.iter().filter(|update| update.skipped).count()
+    }
+
+    /// Samples a second over the whole iteration.
+    pub fn images_per_second(&self) -> f64 {
+        self.images as f64 / self.seconds.iter().sum::<f64>().max(1e-9)
+    }
+
+    /// The line of `metrics.jsonl`.
+    pub fn to_json(&self, learning_rate: f64) -> Map<String, Value> {
+        let by_update =
+            |quantity: &dyn Fn(&UpdateMetrics) -> f64| -> Vec<f64> { self.updates.iter().map(quantity).collect() };
+        let masked = self.mean(UpdateMetrics::masked_fraction);
+        let mut line = json!({
+            "iteration": self.iteration,
+            "reward_mean": self.reward[0],
+            "reward_std": self.reward[1],
+            "reward_min": self.reward[2],
+            "reward_max": self.reward[3],
+            "advantage_abs_max": self.advantage_abs_max,
+            "zero_std_group_count": self.zero_std_groups[0],
+            "zero_std_group_ratio": self.zero_std_groups[0] as f64 / self.zero_std_groups[1] as f64,
+            "ratio_mean": self.mean(|update| update.ratio[0]),
+            "ratio_std": self.mean(|update| update.ratio[1]),
+            "ratio_min": -self.max(|update| -update.ratio[2]),
+            "ratio_max": self.max(|update| update.ratio[3]),
+            "approx_kl": self.mean(|update| update.approx_kl),
+            "kl_new_old_mean": self.mean(|update| update.kl_mean),
+            "kl_new_old_max": self.max(|update| update.kl_max),
+            "kl_new_old_sum": self.mean(|update| update.kl_mean) * self.dim as f64,
+            "kl_mask_fraction": self.mean(|update| update.kl_mask_fraction),
+            "pos_rm_fraction": self.mean(|update| update.pos_rm_fraction),
+            "neg_rm_fraction": self.mean(|update| update.neg_rm_fraction),
+            "masked_fraction": masked,
+            "unmasked_fraction": 1.0 - masked,
+            "policy_loss": self.mean(|update| update.policy_loss),
+            "grad_norm": self.mean(|update| update.grad_norm),
+            "lr": learning_rate,
+            "skipped_updates": self.skipped(),
+            "ratio_update0_maxdev": self.on_policy[0],
+            "kl_update0_max": self.on_policy[1],
+            "kl_by_update": by_update(&|update| update.kl_mean),
+            "masked_by_update": by_update(&UpdateMetrics::masked_fraction),
+            "grad_norm_by_update": by_update(&|update| update.grad_norm),
+            "trained_steps": self.trained_steps,
+            "kl_by_step": self.by_step.iter().map(|(_, kl, _)| kl).collect::<Vec<_>>(),
+            "masked_by_step": self.by_step.iter().map(|(_, _, masked)| masked).collect::<Vec<_>>(),
+            "seconds_rollout": self.seconds[0],
+            "seconds_reward": self.seconds[1],
+            "seconds_update": self.seconds[2],
+            "images_per_second": self.images_per_second(),
+        });
+        let line = line.as_object_mut().expect("it is an object");
+        for (name, mean) in &self.components {
+            line.insert(format!("reward/{name}_mean"), json!(mean));
+        }
+        std::mem::take(line)
+    }
+}

@@ -1,0 +1,161 @@
+//! The loop of a run: iterations, previews, evaluations, checkpoints, and the closing table.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value, json};
+
+use super::trainer::Trainer;
+use crate::config::Config;
+use crate::data::grid::before_after;
+use crate::error::Result;
+use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::gpu::Gpu;
+use crate::graph::Stores;
+use crate::model::Model;
+use crate::optimizer::PARAMETERS;
+use crate::preview::Preview;
+use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
+use crate::sampling::Table;
+
+/// Where a run happens and how.
+#[derive(Debug)]
+pub struct RunOptions<'a> {
+    /// Its directory.
+    pub directory: &'a RunDirectory,
+    /// Continue from the newest checkpoint, if there is one.
+    pub resume: bool,
+    /// How much to say.
+    pub verbosity: Verbosity,
+    /// Set when the person wants to stop: the iteration is finished, saved, and the run ends.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Iterations done.
+    pub iterations: u64,
+    /// The base model, evaluated.
+    pub base: Evaluation,
+    /// The tuned model, evaluated; `None` if the person stopped the run.
+    pub tuned: Option<Evaluation>,
+}
+
+/// Trains a model as a configuration says.
+///
+/// # Errors
+/// Everything of [`Trainer`], and files that cannot be written. What was saved stays whole.
+pub fn run(gpu: &Arc<Gpu>, config: &Config, base: &Model, options: &RunOptions<'_>) -> Result<Outcome> {
+    let directory = options.directory;
+    let dit = base.dit("`model.file`")?.clone();
+    let mut trainer = Trainer::new(gpu, config, base)?;
+    let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
+    gpu.write(&base_store, 0, &base.weights);
+    let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
+    let mut stores = trainer.optimizer.average_stores();
+    stores.insert(BASE, base_store);
+
+    let names = &base.class_names;
+    let guidance_scale = config.eval.guidance_scale;
+    let mut preview = Preview::new(gpu, &config.preview, &dit, names, guidance_scale, &stores)?;
+    let table = Table::ode(1.0, config.preview.steps)?;
+    let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+
+    let mut done = 0;
+    if options.resume
+        && let Some(found) = checkpoint::latest(&directory.checkpoints())?
+    {
+        done = trainer.restore(&found)?;
+    }
+
+    // The base is measured each time a run begins: same seeds, same numbers.
+    let base_evaluation = {
+        let mut of_base = Evaluator::new(gpu, config, &dit, &only_base)?;
+        of_base.evaluate()?
+    };
+    let base_images = Preview::new(gpu, &config.preview, &dit, names, guidance_scale, &only_base)?.draw(&table)?;
+    let base_captions = preview.captions(&base_images, trainer.rewards()[0].as_mut())?;
+    let mut evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
+    if done == 0 {
+        preview.grid(&base_images, "iteration 0", &base_captions).write(&directory.sample(0))?;
+        metrics.append(&evaluation_line(0, &base_evaluation))?;
+    }
+
+    let total = config.train.iterations as u64;
+    let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
+    if done > 0 {
+        progress.println(&format!("resumed after iteration {done}"));
+    }
+    let mut tuned = None;
+    let mut saved = done;
+    while done < total && !options.stop.load(Ordering::Relaxed) {
+        let found = trainer.iteration(done)?;
+        done += 1;
+        let due = |every: usize| done == total || (every > 0 && done.is_multiple_of(every as u64));
+        let mut line = found.to_json(config.train.learning_rate);
+        if due(config.eval.every) {
+            let evaluation = evaluator.evaluate()?;
+            line.append(&mut evaluation_line(done, &evaluation));
+            tuned = Some(evaluation);
+        }
+        metrics.append(&line)?;
+        progress.update(
+            done,
+            &format!(
+                "reward {:.3}  kl {:.2e}  masked {:4.1} %  {:.0} images/s",
+                found.reward[0],
+                found.last_kl(),
+                100.0 * found.mean(super::UpdateMetrics::masked_fraction),
+                found.images_per_second()
+            ),
+        );
+        if found.skipped() > 0 {
+            progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
+        }
+        if due(config.preview.every) {
+            let reward = trainer.rewards()[0].as_mut();
+            preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?;
+        }
+        if due(config.checkpoint.every) {
+            save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
+            saved = done;
+        }
+    }
+    if saved < done {
+        save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
+    }
+    if done < total {
+        progress.finish(&format!("stopped after iteration {done}; --resume continues"));
+        return Ok(Outcome { iterations: done, base: base_evaluation, tuned: None });
+    }
+    if tuned.is_none() {
+        tuned = Some(evaluator.evaluate()?);
+    }
+    progress.finish(&format!("{done} iterations"));
+    trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
+    let images = preview.draw(&table)?;
+    let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
+    before_after(
+        &directory.path().join("before_after.png"),
+        &preview.grid(&base_images, "base", &base_captions),
+        &preview.grid(&images, "tuned", &captions),
+    )?;
+    Ok(Outcome { iterations: done, base: base_evaluation, tuned })
+}
+
+fn save(trainer: &Trainer, metrics: &mut MetricsLog, directory: &RunDirectory, done: u64, keep: usize) -> Result<()> {
+    // The metrics of an iteration must not be lost where its checkpoint is kept.
+    metrics.sync()?;
+    checkpoint::save(&directory.checkpoints(), done, &trainer.checkpoint(done)?, keep)
+}
+
+/// An evaluation as keys of `metrics.jsonl`.
+fn evaluation_line(iteration: u64, evaluation: &Evaluation) -> Map<String, Value> {
+    let mut line = Map::new();
+    line.insert("iteration".into(), json!(iteration));
+    if let Value::Object(values) = json!(evaluation) {
+        line.extend(values.into_iter().map(|(key, value)| (format!("eval/{key}"), value)));
+    }
+    line
+}

@@ -1,0 +1,297 @@
+//! One iteration: rollout, rewards, advantages, updates. And the state that survives between them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::metrics::{IterationMetrics, spread};
+use super::rollout::{self, RolloutCollector, trained_slots};
+use super::update::{self, UpdateGraph, Updater};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Profile, planned_bytes};
+use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
+use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
+use crate::reward::{self, Reward};
+use crate::run::LoadedCheckpoint;
+use crate::sampling::StepGraph;
+
+/// What a checkpoint holds beside tensors. Noise is a function of seed and counters, so no generator state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct State {
+    /// Iterations done.
+    iteration: u64,
+    /// Optimizer steps done.
+    optimizer_step: u64,
+    /// Updates skipped in a row, up to the last.
+    skipped_in_a_row: usize,
+    /// Version of the program.
+    version: String,
+}
+
+/// What an iteration costs, known before it runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trainable: usize,
+    /// Floating-point operations of the rollout.
+    pub rollout_flops: u64,
+    /// Floating-point operations of all updates.
+    pub update_flops: u64,
+    /// Dispatches of an iteration.
+    pub dispatches: u64,
+    /// Device bytes that training holds.
+    pub bytes: u64,
+    /// What they would be if no memory were reused.
+    pub naive_bytes: u64,
+}
+
+/// Flow-DPPO on one model.
+#[derive(Debug)]
+pub struct Trainer {
+    config: Config,
+    dit: DitConfig,
+    class_names: Vec<String>,
+    collector: RolloutCollector,
+    updater: Updater,
+    rewards: Vec<Box<dyn Reward>>,
+    /// Weights, moments and average.
+    pub optimizer: Optimizer,
+    skipped_in_a_row: usize,
+}
+
+/// The classes that groups go through.
+fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
+    if let Some(class) = config.rollout.classes.iter().find(|class| **class >= dit.num_classes) {
+        return Err(Error::input(format!(
+            "`rollout.classes` names class {class}, but the model has {} classes, 0 to {}",
+            dit.num_classes,
+            dit.num_classes - 1
+        )));
+    }
+    let chosen: Vec<u32> = config.rollout.classes.iter().map(|class| *class as u32).collect();
+    Ok(if chosen.is_empty() { (0..dit.num_classes as u32).collect() } else { chosen })
+}
+
+impl Trainer {
+    /// What an iteration will cost on such a device.
+    ///
+    /// # Errors
+    /// If the configuration does not fit the model.
+    pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Result<Cost> {
+        classes(config, dit)?;
+        let step = StepGraph::record(dit, config.rollout_micro_batch(), config.rollout.guidance_scale);
+        let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;
+        let update = UpdateGraph::record(config, dit)?;
+        let samples = config.samples_per_rollout();
+        let slots = trained_slots(config)?;
+        let steps = (samples / config.rollout_micro_batch() * config.rollout.steps) as u64;
+        let passes = (samples / config.update_micro_batch() * slots * config.train.inner_epochs) as u64;
+        let layout = dit.layout();
+        let plans = [&step.graph, &noise, &update.graph].map(|graph| planned_bytes(graph, profile));
+        let fixed = optimizer::planned_bytes(&layout, profile)
+            + 2 * rollout::store_bytes(config, dit)?
+            + update::record_bytes(config)?;
+        let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
+        Ok(Cost {
+            parameters: layout.parameter_count(),
+            trainable: layout.entries().iter().filter(|entry| entry.trainable).map(|entry| entry.elements()).sum(),
+            rollout_flops: step.graph.flops() * steps,
+            update_flops: update.graph.flops() * passes,
+            dispatches: dispatches(&step.graph, steps) + dispatches(&update.graph, passes),
+            bytes: fixed + plans.iter().map(|plan| plan.reused).sum::<u64>(),
+            naive_bytes: fixed + plans.iter().map(|plan| plan.naive).sum::<u64>(),
+        })
+    }
+
+    /// Uploads the model and binds every plan: everything that training allocates.
+    ///
+    /// # Errors
+    /// If configuration, model and rewards do not fit each other, or the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Result<Self> {
+        let dit = model.dit("`model.file`")?.clone();
+        let classes = classes(config, &dit)?;
+        let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
+        gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
+        let optimizer = Optimizer::new(gpu, dit.layout(), &model.weights)?;
+        let collector = RolloutCollector::new(gpu, config, &dit, classes, optimizer.stores())?;
+        let updater = Updater::new(gpu, config, &dit, &optimizer, collector.stores())?;
+        let rewards = reward::from_config(gpu, &config.reward, &dit)?;
+        Ok(Self {
+            config: config.clone(),
+            class_names: model.class_names.clone(),
+            dit,
+            collector,
+            updater,
+            rewards,
+            optimizer,
+            skipped_in_a_row: 0,
+        })
+    }
+
+    /// Iteration `index`, counted from 0; it alone decides what is drawn.
+    ///
+    /// # Errors
+    /// If the device is lost, a reward fails or is not finite, the first update is not on-policy, or too many
+    /// updates in a row had non-finite gradients.
+    pub fn iteration(&mut self, index: u64) -> Result<IterationMetrics> {
+        let start = Instant::now();
+        let rollout = self.collector.collect(index as u32)?;
+        let rollout_seconds = start.elapsed().as_secs_f64();
+
+        let start = Instant::now();
+        let labels: Vec<u32> = rollout.requests.iter().map(|request| request.label).collect();
+        let scores: Vec<Vec<f64>> =
+            self.rewards.iter_mut().map(|reward| reward.score(&rollout.images, &labels)).collect::<Result<_>>()?;
+        let weights: Vec<f64> = self.config.reward.iter().map(|reward| reward.weight).collect();
+        let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
+        let group_size = self.config.rollout.group_size;
+        let advantages = self.config.advantage.kind.advantages(&scores, &weights, group_size, clip)?;
+        let reward_seconds = start.elapsed().as_secs_f64();
+
+        let start = Instant::now();
+        let records = self.updater.learn(&rollout, &advantages.values, &mut self.optimizer)?;
+        let t = index as f64;
+        self.optimizer.average(self.config.train.ema_decay.min((1.0 + t) / (10.0 + t)))?;
+        let update_seconds = start.elapsed().as_secs_f64();
+
+        let totals: Vec<f64> = (0..labels.len())
+            .map(|sample| scores.iter().zip(&weights).map(|(component, weight)| weight * component[sample]).sum())
+            .collect();
+        let name = |index: usize| match self.rewards.len() {
+            1 => self.rewards[index].name().to_owned(),
+            _ => format!("{}_{index}", self.rewards[index].name()),
+        };
+        let mut metrics = IterationMetrics {
+            iteration: index + 1,
+            reward: spread(&totals),
+            components: scores.iter().enumerate().map(|(index, scores)| (name(index), spread(scores)[0])).collect(),
+            advantage_abs_max: 0.0,
+            zero_std_groups: [advantages.zero_spread_groups, labels.len() / group_size],
+            trained_steps: rollout.trained.clone(),
+            updates: Vec::new(),
+            by_step: Vec::new(),
+            on_policy: [0.0; 2],
+            dim: self.dit.dim(),
+            seconds: [rollout_seconds, reward_seconds, update_seconds],
+            images: labels.len(),
+        };
+        metrics.observe(&records, &advantages);
+        self.guard(&metrics)?;
+        Ok(metrics)
+    }
+
+    /// Stops a run that is not what it claims to be.
+    fn guard(&mut self, metrics: &IterationMetrics) -> Result<()> {
+        if metrics.on_policy != [0.0; 2] && !metrics.updates[0].skipped {
+            return Err(Error::failed(format!(
+                "the first update of iteration {} is not on-policy: the ratio differs from 1 by {:.1e} and the KL is \
+                 {:.1e}, but both must be 0 to the bit. A kernel gives a sample other bits in another batch on this \
+                 device; please report it with the output of `flowdppo-wgpu devices`",
+                metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
+            )));
+        }
+        for update in &metrics.updates {
+            if update.skipped {
+                self.optimizer.step -= 1;
+                self.skipped_in_a_row += 1;
+            } else {
+                self.skipped_in_a_row = 0;
+            }
+        }
+        if self.skipped_in_a_row > self.config.train.max_skipped_updates {
+            return Err(Error::failed(format!(
+                "{} updates in a row had gradients that are not finite and were skipped (iteration {}): lower \
+                 `train.learning_rate`, or start again from an earlier checkpoint",
+                self.skipped_in_a_row, metrics.iteration
+            )));
+        }
+        Ok(())
+    }
+
+    /// The rewards, for captions and evaluation.
+    pub fn rewards(&mut self) -> &mut [Box<dyn Reward>] {
+        &mut self.rewards
+    }
+
+    /// The averaged weights as a model: what is evaluated and kept.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn averaged_model(&self) -> Result<Model> {
+        Ok(self.model(self.optimizer.read(AVERAGE)?))
+    }
+
+    fn model(&self, weights: Vec<f32>) -> Model {
+        Model { kind: ModelKind::Dit(self.dit.clone()), class_names: self.class_names.clone(), weights }
+    }
+
+    /// The files of a checkpoint after `iteration` iterations.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn checkpoint(&self, iteration: u64) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut tensors = Tensors::new();
+        for (name, store) in OPTIMIZER_TENSORS {
+            let values = self.optimizer.read(store)?;
+            tensors.insert(name.into(), (vec![values.len()], values));
+        }
+        let state = State {
+            iteration,
+            optimizer_step: self.optimizer.step,
+            skipped_in_a_row: self.skipped_in_a_row,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        Ok(vec![
+            ("model.safetensors", self.model(self.optimizer.read(PARAMETERS)?).to_bytes()),
+            ("ema.safetensors", self.averaged_model()?.to_bytes()),
+            ("optimizer.safetensors", serialize_tensors(&tensors)),
+            ("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")),
+        ])
+    }
+
+    /// Goes back to a checkpoint; returns the iterations done.
+    ///
+    /// # Errors
+    /// If it belongs to another model.
+    pub fn restore(&mut self, checkpoint: &LoadedCheckpoint) -> Result<u64> {
+        let name = |file: &str| checkpoint.path.join(file).display().to_string();
+        for (file, store) in [("model.safetensors", PARAMETERS), ("ema.safetensors", AVERAGE)] {
+            let model = Model::from_bytes(&name(file), checkpoint.file(file)?)?;
+            if model.kind != ModelKind::Dit(self.dit.clone()) {
+                return Err(Error::input(format!(
+                    "{} holds another network than `model.file`: resume with the configuration that began the run",
+                    name(file)
+                )));
+            }
+            self.optimizer.write(store, &model.weights);
+        }
+        let file = "optimizer.safetensors";
+        let tensors = parse_tensors(&name(file), checkpoint.file(file)?)?;
+        let expected = self.optimizer.layout().trainable_elements();
+        for (tensor, store) in OPTIMIZER_TENSORS {
+            match tensors.get(tensor) {
+                Some((_, values)) if values.len() == expected => self.optimizer.write(store, values),
+                _ => {
+                    return Err(Error::input(format!(
+                        "{}: the tensor `{tensor}` should have {expected} elements",
+                        name(file)
+                    )));
+                }
+            }
+        }
+        let state: State = serde_json::from_slice(checkpoint.file("state.json")?)
+            .map_err(|cause| Error::input(format!("{} cannot be read: {cause}", name("state.json"))))?;
+        self.optimizer.step = state.optimizer_step;
+        self.skipped_in_a_row = state.skipped_in_a_row;
+        Ok(state.iteration)
+    }
+}
+
+/// AdamW's moments in a checkpoint.
+const OPTIMIZER_TENSORS: [(&str, crate::graph::Store); 2] =
+    [("first_moment", FIRST_MOMENT), ("second_moment", SECOND_MOMENT)];

@@ -4,6 +4,7 @@
 mod common;
 
 mod ops {
+    mod attention;
     mod elementwise;
     mod matmul;
 }

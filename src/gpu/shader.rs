@@ -17,6 +17,12 @@ macro_rules! shaders {
 const PIPELINES: &[(&str, &str)] = shaders!["":
     "accumulate",
     "add",
+    "attention",
+    "attention_backward_key_value",
+    "attention_backward_key_value_subgroup",
+    "attention_backward_query",
+    "attention_backward_query_subgroup",
+    "attention_subgroup",
     "matmul",
     "sum_rows",
 ];

@@ -2,10 +2,12 @@
 //! f64 twin) and its tests carry the same name.
 
 mod add;
+mod attention;
 mod matmul;
 mod sum_rows;
 
 pub use add::{Accumulate, Add};
+pub use attention::{Attention, AttentionBackward};
 pub use matmul::{MatMul, linear};
 pub use sum_rows::SumRows;
 

@@ -1,0 +1,106 @@
+// o = softmax(q·kᵀ / sqrt(d))·v and the logarithm of each softmax's denominator, head by head: the online
+// softmax of Milakov and Gimelshein (arXiv 1805.02867) as in FlashAttention (arXiv 2205.14135). No matrix of
+// probabilities is ever stored.
+//
+// Each invocation owns one query row of one head and walks the keys in increasing order: a row's bits depend
+// on its own sample alone.
+//!import grid
+
+const HEAD_DIM: u32 = 8u;
+// A head in registers, four elements at a time.
+const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
+
+struct Params {
+    batches: u32,
+    tokens: u32,
+    heads: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read_write> o: array<f32>;
+@group(0) @binding(3) var<storage, read_write> logsumexp: array<f32>;
+
+// Where four elements of a head lie; those beyond its end repeat the last one.
+fn elements(chunk: u32) -> vec4<u32> {
+    return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
+}
+
+// False beyond the head: there, one factor of every product is made zero.
+fn inside(chunk: u32) -> vec4<bool> {
+    return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
+}
+
+fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
+    let i = start + elements(chunk);
+    return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
+}
+
+fn store(start: u32, chunk: u32, y: vec4<f32>) {
+    let i = 4u * chunk;
+    o[start + i] = y.x;
+    if i + 1u < HEAD_DIM {
+        o[start + i + 1u] = y.y;
+    }
+    if i + 2u < HEAD_DIM {
+        o[start + i + 2u] = y.z;
+    }
+    if i + 3u < HEAD_DIM {
+        o[start + i + 3u] = y.w;
+    }
+}
+
+fn total(x: vec4<f32>) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    let head_index = index / params.tokens;
+    let batch = head_index / params.heads;
+    if batch >= params.batches {
+        return;
+    }
+    let head = head_index % params.heads;
+    let row = index % params.tokens;
+    let width = params.heads * HEAD_DIM;
+    // Of token 0 of this sample: where q of this head starts; k and v follow at multiples of the width.
+    let q_start = batch * params.tokens * 3u * width + head * HEAD_DIM;
+
+    var q: array<vec4<f32>, CHUNKS>;
+    var sum: array<vec4<f32>, CHUNKS>;
+    for (var c = 0u; c < CHUNKS; c++) {
+        q[c] = select(vec4<f32>(), load_qkv(q_start + row * 3u * width, c) * params.scale, inside(c));
+        sum[c] = vec4<f32>();
+    }
+    var largest = -3.0e38;
+    var denominator = 0.0;
+    for (var key = 0u; key < params.tokens; key++) {
+        let k_start = q_start + (key * 3u + 1u) * width;
+        var products = vec4<f32>();
+        for (var c = 0u; c < CHUNKS; c++) {
+            products = fma(q[c], load_qkv(k_start, c), products);
+        }
+        let logit = total(products);
+        // Either the sum so far or the new term is scaled down; one exponential serves both.
+        let smaller = exp(max(-abs(logit - largest), -87.0));
+        let correction = select(1.0, smaller, logit > largest);
+        let weight = select(smaller, 1.0, logit > largest);
+        denominator = fma(denominator, correction, weight);
+        largest = max(largest, logit);
+        for (var c = 0u; c < CHUNKS; c++) {
+            sum[c] = fma(vec4<f32>(weight), load_qkv(k_start + width, c), sum[c] * correction);
+        }
+    }
+
+    logsumexp[index] = largest + log(denominator);
+    for (var c = 0u; c < CHUNKS; c++) {
+        store((batch * params.tokens + row) * width + head * HEAD_DIM, c, sum[c] / denominator);
+    }
+}

@@ -1,0 +1,235 @@
+//! Self-attention over all heads at once, without a matrix of probabilities in memory.
+
+use super::{independent, word};
+use crate::gpu::{Dispatch, Kernel, grid_1d};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+
+/// `softmax(q·kᵀ / sqrt(d))·v`, head by head.
+///
+/// Input `qkv [B, T, 3·H·d]`, the last dimension ordered (3, H, d): the result of one projection for
+/// queries, keys and values. Outputs: `o [B, T, H·d]`, the heads side by side, and
+/// `logsumexp [B, H, T]` of each row of `q·kᵀ / sqrt(d)`, which the backward pass needs. Gradients flow
+/// through `o` only.
+///
+/// Online softmax over the keys in increasing order (FlashAttention, arXiv 2205.14135): memory grows with T,
+/// not with T², and a row's bits do not depend on the batch size.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// H, the number of heads.
+    pub num_heads: usize,
+}
+
+/// The gradient of [`Attention`]. Inputs `qkv`, `o`, `logsumexp` and `d_o`; outputs `d_qkv` and, as
+/// scratch, `delta [B, H, T]`, the dot products of `d_o` and `o` by row and head.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionBackward {
+    /// H, the number of heads.
+    pub num_heads: usize,
+}
+
+/// Sizes of an attention.
+#[derive(Clone, Copy)]
+struct Geometry {
+    batches: usize,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+}
+
+impl Geometry {
+    fn new(num_heads: usize, qkv: &[usize]) -> Self {
+        let [batches, tokens, width] = *qkv else { panic!("qkv is [B, T, 3·H·d], not {qkv:?}") };
+        assert_eq!(width % (3 * num_heads), 0, "qkv {qkv:?} splits into 3 x {num_heads} heads");
+        Self { batches, tokens, heads: num_heads, head_dim: width / (3 * num_heads) }
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// Where a token's query (`part` 0), key (1) or value (2) of a head lies in `qkv`.
+    fn qkv(&self, batch: usize, token: usize, part: usize, head: usize) -> std::ops::Range<usize> {
+        let start = (((batch * self.tokens + token) * 3 + part) * self.heads + head) * self.head_dim;
+        start..start + self.head_dim
+    }
+
+    /// The same in `o`.
+    fn o(&self, batch: usize, token: usize, head: usize) -> std::ops::Range<usize> {
+        let start = ((batch * self.tokens + token) * self.heads + head) * self.head_dim;
+        start..start + self.head_dim
+    }
+
+    /// Scaled products of one query with all keys.
+    fn logits(&self, qkv: &[f64], batch: usize, head: usize, query: usize) -> Vec<f64> {
+        let q = &qkv[self.qkv(batch, query, 0, head)];
+        (0..self.tokens).map(|key| self.scale() * dot(q, &qkv[self.qkv(batch, key, 1, head)])).collect()
+    }
+
+    fn heads(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.batches).flat_map(move |batch| (0..self.heads).map(move |head| (batch, head)))
+    }
+
+    /// A pass over all rows of all heads; each shader has a twin in which a subgroup shares a row.
+    fn pass(
+        &self,
+        [portable, in_subgroups]: [&'static str; 2],
+        profile: &Profile,
+        reads: &[Binding],
+        writes: &[Binding],
+    ) -> Dispatch<Binding> {
+        let heads = self.batches * self.heads;
+        let mut params = [self.batches, self.tokens, self.heads].map(word).to_vec();
+        let scale = (self.scale() as f32).to_bits();
+        let kernel = |shader| Kernel::new(shader).with("HEAD_DIM", word(self.head_dim));
+        let Some(lanes) = subgroups(profile) else {
+            params.push(scale);
+            return independent(kernel(portable), reads, writes, params, heads * self.tokens);
+        };
+        let blocks = self.tokens.div_ceil(ROWS);
+        params.extend([word(blocks), scale]);
+        Dispatch {
+            kernel: kernel(in_subgroups).with("SUBGROUP", lanes).with("ROWS", word(ROWS)),
+            reads: reads.to_vec(),
+            writes: writes.to_vec(),
+            params,
+            grid: grid_1d((heads * blocks) as u64),
+        }
+    }
+}
+
+/// Rows of a head that a subgroup owns.
+const ROWS: usize = 4;
+
+/// The subgroup size, if subgroups should share rows: where a CPU plays the device and loads are dear.
+/// Elsewhere a row an invocation keeps more of the device busy. Forced by `attention_subgroup` and
+/// `attention_register`.
+fn subgroups(profile: &Profile) -> Option<u32> {
+    match profile.forced.as_deref() {
+        Some("attention_register") => None,
+        Some("attention_subgroup") => profile.subgroup_size,
+        _ => profile.subgroup_size.filter(|_| profile.cpu),
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add_scaled(sum: &mut [f64], factor: f64, x: &[f64]) {
+    for (sum, x) in sum.iter_mut().zip(x) {
+        *sum += factor * x;
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        let it = Geometry::new(self.num_heads, inputs[0]);
+        vec![vec![it.batches, it.tokens, it.heads * it.head_dim], vec![it.batches, it.heads, it.tokens]]
+    }
+
+    fn vjp(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Tensor],
+        outputs: &[Tensor],
+        gradients: &[Option<Tensor>],
+        _: &[Wanted],
+    ) -> Vec<Option<Tensor>> {
+        assert!(gradients[1].is_none(), "gradients flow through the first output of an attention only");
+        let Some(d_o) = gradients[0] else { return vec![None] };
+        let op = AttentionBackward { num_heads: self.num_heads };
+        vec![Some(graph.push(op, &[inputs[0], outputs[0], outputs[1], d_o])[0])]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let writes = [Binding::Output(0), Binding::Output(1)];
+        vec![it.pass(["attention", "attention_subgroup"], profile, &[Binding::Input(0)], &writes)]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let qkv = inputs[0];
+        let mut o = vec![0.0; shapes.output_elements(0)];
+        let mut logsumexp = Vec::with_capacity(shapes.output_elements(1));
+        for (batch, head) in it.heads() {
+            for query in 0..it.tokens {
+                let logits = it.logits(qkv, batch, head, query);
+                let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = logits.iter().map(|s| (s - largest).exp()).sum();
+                logsumexp.push(largest + total.ln());
+                for (key, s) in logits.iter().enumerate() {
+                    let weight = (s - largest).exp() / total;
+                    add_scaled(&mut o[it.o(batch, query, head)], weight, &qkv[it.qkv(batch, key, 2, head)]);
+                }
+            }
+        }
+        vec![o, logsumexp]
+    }
+
+    fn flops(&self, shapes: &Shapes<'_>) -> u64 {
+        products(self.num_heads, shapes, 2)
+    }
+}
+
+impl Op for AttentionBackward {
+    fn name(&self) -> &'static str {
+        "attention_backward"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(inputs[1], inputs[3], "the gradient of o has the shape of o");
+        vec![inputs[0].to_vec(), inputs[2].to_vec()]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let [qkv, o, logsumexp, d_o] = [0, 1, 2, 3].map(Binding::Input);
+        let [d_qkv, delta] = [0, 1].map(Binding::Output);
+        let query = ["attention_backward_query", "attention_backward_query_subgroup"];
+        let key_value = ["attention_backward_key_value", "attention_backward_key_value_subgroup"];
+        vec![
+            it.pass(query, profile, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
+            it.pass(key_value, profile, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
+        ]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let [qkv, o, logsumexp, d_o] = [inputs[0], inputs[1], inputs[2], inputs[3]];
+        let mut d_qkv = vec![0.0; shapes.output_elements(0)];
+        let mut deltas = Vec::with_capacity(shapes.output_elements(1));
+        for (batch, head) in it.heads() {
+            for query in 0..it.tokens {
+                let row = it.o(batch, query, head);
+                let delta = dot(&d_o[row.clone()], &o[row.clone()]);
+                let denominator = logsumexp[deltas.len()];
+                deltas.push(delta);
+                let at_q = it.qkv(batch, query, 0, head);
+                for (key, s) in it.logits(qkv, batch, head, query).into_iter().enumerate() {
+                    let (at_k, at_v) = (it.qkv(batch, key, 1, head), it.qkv(batch, key, 2, head));
+                    let weight = (s - denominator).exp();
+                    let d_logit = it.scale() * weight * (dot(&d_o[row.clone()], &qkv[at_v.clone()]) - delta);
+                    add_scaled(&mut d_qkv[at_q.clone()], d_logit, &qkv[at_k.clone()]);
+                    add_scaled(&mut d_qkv[at_k], d_logit, &qkv[at_q.clone()]);
+                    add_scaled(&mut d_qkv[at_v], weight, &d_o[row.clone()]);
+                }
+            }
+        }
+        vec![d_qkv, deltas]
+    }
+
+    fn flops(&self, shapes: &Shapes<'_>) -> u64 {
+        products(self.num_heads, shapes, 7)
+    }
+}
+
+/// Floating-point operations of so many products of T x d by d x T, a head.
+fn products(num_heads: usize, shapes: &Shapes<'_>, count: u64) -> u64 {
+    let it = Geometry::new(num_heads, shapes.inputs[0]);
+    2 * count * (it.batches * it.heads * it.tokens * it.tokens * it.head_dim) as u64
+}

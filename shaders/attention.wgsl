@@ -2,22 +2,18 @@
 // softmax of Milakov and Gimelshein (arXiv 1805.02867) as in FlashAttention (arXiv 2205.14135). No matrix of
 // probabilities is ever stored.
 //
-// Each invocation owns ROWS query rows of one head, so that every key and value that it loads serves them
-// all. It walks the keys in increasing order: a row's bits depend on its own sample alone. Rows beyond the
-// last one repeat it and are not stored.
+// Each invocation owns one query row of one head and walks the keys in increasing order: a row's bits depend
+// on its own sample alone.
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
-const ROWS: u32 = 4u;
-// A head in registers, four elements at a time. Elements beyond HEAD_DIM repeat the last one; in q they are
-// zero, in o they are not stored.
+// A head in registers, four elements at a time.
 const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
 
 struct Params {
     batches: u32,
     tokens: u32,
     heads: u32,
-    blocks: u32,
     scale: f32,
 }
 
@@ -26,9 +22,37 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> o: array<f32>;
 @group(0) @binding(3) var<storage, read_write> logsumexp: array<f32>;
 
-fn load(start: u32, chunk: u32) -> vec4<f32> {
-    let i = min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
-    return vec4<f32>(qkv[start + i.x], qkv[start + i.y], qkv[start + i.z], qkv[start + i.w]);
+// Where four elements of a head lie; those beyond its end repeat the last one.
+fn elements(chunk: u32) -> vec4<u32> {
+    return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
+}
+
+// False beyond the head: there, one factor of every product is made zero.
+fn inside(chunk: u32) -> vec4<bool> {
+    return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
+}
+
+fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
+    let i = start + elements(chunk);
+    return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
+}
+
+fn store(start: u32, chunk: u32, y: vec4<f32>) {
+    let i = 4u * chunk;
+    o[start + i] = y.x;
+    if i + 1u < HEAD_DIM {
+        o[start + i + 1u] = y.y;
+    }
+    if i + 2u < HEAD_DIM {
+        o[start + i + 2u] = y.z;
+    }
+    if i + 3u < HEAD_DIM {
+        o[start + i + 3u] = y.w;
+    }
+}
+
+fn total(x: vec4<f32>) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
 }
 
 @compute @workgroup_size(64)
@@ -38,81 +62,45 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    let head_index = index / params.blocks;
+    let head_index = index / params.tokens;
     let batch = head_index / params.heads;
     if batch >= params.batches {
         return;
     }
     let head = head_index % params.heads;
-    let first = (index % params.blocks) * ROWS;
+    let row = index % params.tokens;
     let width = params.heads * HEAD_DIM;
-    // Of token 0 of this sample: where q, k and v of this head start.
+    // Of token 0 of this sample: where q of this head starts; k and v follow at multiples of the width.
     let q_start = batch * params.tokens * 3u * width + head * HEAD_DIM;
 
-    var q: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var sum: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var largest: array<f32, ROWS>;
-    var total: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        let start = q_start + min(first + r, params.tokens - 1u) * 3u * width;
-        for (var c = 0u; c < CHUNKS; c++) {
-            let inside = vec4<u32>(4u * c) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
-            q[r][c] = select(vec4<f32>(), load(start, c) * params.scale, inside);
-            sum[r][c] = vec4<f32>();
-        }
-        largest[r] = -3.0e38;
-        total[r] = 0.0;
+    var q: array<vec4<f32>, CHUNKS>;
+    var sum: array<vec4<f32>, CHUNKS>;
+    for (var c = 0u; c < CHUNKS; c++) {
+        q[c] = select(vec4<f32>(), load_qkv(q_start + row * 3u * width, c) * params.scale, inside(c));
+        sum[c] = vec4<f32>();
     }
-
+    var largest = -3.0e38;
+    var denominator = 0.0;
     for (var key = 0u; key < params.tokens; key++) {
         let k_start = q_start + (key * 3u + 1u) * width;
-        var logit: array<vec4<f32>, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            logit[r] = vec4<f32>();
-        }
+        var products = vec4<f32>();
         for (var c = 0u; c < CHUNKS; c++) {
-            let k = load(k_start, c);
-            for (var r = 0u; r < ROWS; r++) {
-                logit[r] = fma(q[r][c], k, logit[r]);
-            }
+            products = fma(q[c], load_qkv(k_start, c), products);
         }
-        var weight: array<f32, ROWS>;
-        var correction: array<f32, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            let s = (logit[r].x + logit[r].y) + (logit[r].z + logit[r].w);
-            let now = max(largest[r], s);
-            correction[r] = exp(max(largest[r] - now, -87.0));
-            weight[r] = exp(max(s - now, -87.0));
-            total[r] = fma(total[r], correction[r], weight[r]);
-            largest[r] = now;
-        }
+        let logit = total(products);
+        // Either the sum so far or the new term is scaled down; one exponential serves both.
+        let smaller = exp(max(-abs(logit - largest), -87.0));
+        let correction = select(1.0, smaller, logit > largest);
+        let weight = select(smaller, 1.0, logit > largest);
+        denominator = fma(denominator, correction, weight);
+        largest = max(largest, logit);
         for (var c = 0u; c < CHUNKS; c++) {
-            let v = load(k_start + width, c);
-            for (var r = 0u; r < ROWS; r++) {
-                sum[r][c] = fma(vec4<f32>(weight[r]), v, sum[r][c] * correction[r]);
-            }
+            sum[c] = fma(vec4<f32>(weight), load_qkv(k_start + width, c), sum[c] * correction);
         }
     }
 
-    for (var r = 0u; r < ROWS; r++) {
-        let row = first + r;
-        if row < params.tokens {
-            logsumexp[head_index * params.tokens + row] = largest[r] + log(total[r]);
-            let start = (batch * params.tokens + row) * width + head * HEAD_DIM;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let y = sum[r][c] / total[r];
-                let i = 4u * c;
-                o[start + i] = y.x;
-                if i + 1u < HEAD_DIM {
-                    o[start + i + 1u] = y.y;
-                }
-                if i + 2u < HEAD_DIM {
-                    o[start + i + 2u] = y.z;
-                }
-                if i + 3u < HEAD_DIM {
-                    o[start + i + 3u] = y.w;
-                }
-            }
-        }
+    logsumexp[index] = largest + log(denominator);
+    for (var c = 0u; c < CHUNKS; c++) {
+        store((batch * params.tokens + row) * width + head * HEAD_DIM, c, sum[c] / denominator);
     }
 }

@@ -2,18 +2,17 @@
 //   d_v_j = Σ_i p_ij d_o_i,  d_k_j = Σ_i ds_ij q_i / sqrt(d),
 // with p and ds as there.
 //
-// Each invocation owns ROWS key rows of one head and walks the queries in increasing order.
+// Each invocation owns one key row of one head and walks the queries in increasing order.
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
-const ROWS: u32 = 2u;
+// A head in registers, four elements at a time.
 const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
 
 struct Params {
     batches: u32,
     tokens: u32,
     heads: u32,
-    blocks: u32,
     scale: f32,
 }
 
@@ -24,27 +23,24 @@ struct Params {
 @group(0) @binding(4) var<storage, read> delta: array<f32>;
 @group(0) @binding(5) var<storage, read_write> d_qkv: array<f32>;
 
+// Where four elements of a head lie; those beyond its end repeat the last one.
 fn elements(chunk: u32) -> vec4<u32> {
     return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
 }
 
-// Zero beyond the head, for one factor of every product.
+// False beyond the head: there, one factor of every product is made zero.
 fn inside(chunk: u32) -> vec4<bool> {
     return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
 }
 
 fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
-    let i = elements(chunk);
-    return vec4<f32>(qkv[start + i.x], qkv[start + i.y], qkv[start + i.z], qkv[start + i.w]);
+    let i = start + elements(chunk);
+    return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
 }
 
 fn load_d_o(start: u32, chunk: u32) -> vec4<f32> {
-    let i = elements(chunk);
-    return vec4<f32>(d_o[start + i.x], d_o[start + i.y], d_o[start + i.z], d_o[start + i.w]);
-}
-
-fn total(x: vec4<f32>) -> f32 {
-    return (x.x + x.y) + (x.z + x.w);
+    let i = start + elements(chunk);
+    return vec4<f32>(d_o[i.x], d_o[i.y], d_o[i.z], d_o[i.w]);
 }
 
 fn store(start: u32, chunk: u32, y: vec4<f32>) {
@@ -61,6 +57,10 @@ fn store(start: u32, chunk: u32, y: vec4<f32>) {
     }
 }
 
+fn total(x: vec4<f32>) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -68,73 +68,51 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    let head_index = index / params.blocks;
+    let head_index = index / params.tokens;
     let batch = head_index / params.heads;
     if batch >= params.batches {
         return;
     }
     let head = head_index % params.heads;
-    let first = (index % params.blocks) * ROWS;
+    let key = index % params.tokens;
     let width = params.heads * HEAD_DIM;
     let q_start = batch * params.tokens * 3u * width + head * HEAD_DIM;
     let o_start = batch * params.tokens * width + head * HEAD_DIM;
+    let k_start = q_start + (key * 3u + 1u) * width;
 
-    var k: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var v: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var d_k: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var d_v: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        let start = q_start + (min(first + r, params.tokens - 1u) * 3u + 1u) * width;
-        for (var c = 0u; c < CHUNKS; c++) {
-            k[r][c] = select(vec4<f32>(), load_qkv(start, c), inside(c));
-            v[r][c] = select(vec4<f32>(), load_qkv(start + width, c), inside(c));
-            d_k[r][c] = vec4<f32>();
-            d_v[r][c] = vec4<f32>();
-        }
+    var k: array<vec4<f32>, CHUNKS>;
+    var v: array<vec4<f32>, CHUNKS>;
+    var d_k: array<vec4<f32>, CHUNKS>;
+    var d_v: array<vec4<f32>, CHUNKS>;
+    for (var c = 0u; c < CHUNKS; c++) {
+        k[c] = select(vec4<f32>(), load_qkv(k_start, c), inside(c));
+        v[c] = select(vec4<f32>(), load_qkv(k_start + width, c), inside(c));
+        d_k[c] = vec4<f32>();
+        d_v[c] = vec4<f32>();
     }
-
     for (var row = 0u; row < params.tokens; row++) {
-        let at = head_index * params.tokens + row;
         var q: array<vec4<f32>, CHUNKS>;
         var g: array<vec4<f32>, CHUNKS>;
-        var logit: array<vec4<f32>, ROWS>;
-        var d_weight: array<vec4<f32>, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            logit[r] = vec4<f32>();
-            d_weight[r] = vec4<f32>();
-        }
+        var logits = vec4<f32>();
+        var d_weights = vec4<f32>();
         for (var c = 0u; c < CHUNKS; c++) {
-            // Scaled before the product, as in the other passes: the same logits, bit for bit.
+            // Scaled before the product, as in the other passes: the same logits.
             q[c] = load_qkv(q_start + row * 3u * width, c) * params.scale;
             g[c] = load_d_o(o_start + row * width, c);
-            for (var r = 0u; r < ROWS; r++) {
-                logit[r] = fma(q[c], k[r][c], logit[r]);
-                d_weight[r] = fma(g[c], v[r][c], d_weight[r]);
-            }
+            logits = fma(q[c], k[c], logits);
+            d_weights = fma(g[c], v[c], d_weights);
         }
-        let row_logsumexp = logsumexp[at];
-        let row_delta = delta[at];
-        var weight: array<f32, ROWS>;
-        var d_logit: array<f32, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            weight[r] = exp(clamp(total(logit[r]) - row_logsumexp, -87.0, 0.0));
-            d_logit[r] = weight[r] * (total(d_weight[r]) - row_delta);
-        }
+        let at = head_index * params.tokens + row;
+        let weight = exp(clamp(total(logits) - logsumexp[at], -87.0, 0.0));
+        let d_logit = weight * (total(d_weights) - delta[at]);
         for (var c = 0u; c < CHUNKS; c++) {
-            for (var r = 0u; r < ROWS; r++) {
-                d_k[r][c] = fma(vec4<f32>(d_logit[r]), q[c], d_k[r][c]);
-                d_v[r][c] = fma(vec4<f32>(weight[r]), g[c], d_v[r][c]);
-            }
+            d_k[c] = fma(vec4<f32>(d_logit), q[c], d_k[c]);
+            d_v[c] = fma(vec4<f32>(weight), g[c], d_v[c]);
         }
     }
 
-    for (var r = 0u; r < ROWS; r++) {
-        if first + r < params.tokens {
-            let start = q_start + ((first + r) * 3u + 1u) * width;
-            for (var c = 0u; c < CHUNKS; c++) {
-                store(start, c, d_k[r][c]);
-                store(start + width, c, d_v[r][c]);
-            }
-        }
+    for (var c = 0u; c < CHUNKS; c++) {
+        store(k_start, c, d_k[c]);
+        store(k_start + width, c, d_v[c]);
     }
 }

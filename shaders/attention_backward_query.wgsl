@@ -3,18 +3,17 @@
 // from the stored logsumexp:
 //   p_ij = exp(s_ij - logsumexp_i),  ds_ij = p_ij (d_o_i·v_j - delta_i),  d_q_i = Σ_j ds_ij k_j / sqrt(d).
 //
-// Each invocation owns ROWS query rows of one head and walks the keys in increasing order.
+// Each invocation owns one query row of one head and walks the keys in increasing order.
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
-const ROWS: u32 = 4u;
+// A head in registers, four elements at a time.
 const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
 
 struct Params {
     batches: u32,
     tokens: u32,
     heads: u32,
-    blocks: u32,
     scale: f32,
 }
 
@@ -26,28 +25,43 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> d_qkv: array<f32>;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
 
+// Where four elements of a head lie; those beyond its end repeat the last one.
 fn elements(chunk: u32) -> vec4<u32> {
     return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
 }
 
-// Zero beyond the head, for one factor of every product.
+// False beyond the head: there, one factor of every product is made zero.
 fn inside(chunk: u32) -> vec4<bool> {
     return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
 }
 
 fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
-    let i = elements(chunk);
-    return vec4<f32>(qkv[start + i.x], qkv[start + i.y], qkv[start + i.z], qkv[start + i.w]);
+    let i = start + elements(chunk);
+    return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
 }
 
 fn load_o(start: u32, chunk: u32) -> vec4<f32> {
-    let i = elements(chunk);
-    return vec4<f32>(o[start + i.x], o[start + i.y], o[start + i.z], o[start + i.w]);
+    let i = start + elements(chunk);
+    return vec4<f32>(o[i.x], o[i.y], o[i.z], o[i.w]);
 }
 
 fn load_d_o(start: u32, chunk: u32) -> vec4<f32> {
-    let i = elements(chunk);
-    return vec4<f32>(d_o[start + i.x], d_o[start + i.y], d_o[start + i.z], d_o[start + i.w]);
+    let i = start + elements(chunk);
+    return vec4<f32>(d_o[i.x], d_o[i.y], d_o[i.z], d_o[i.w]);
+}
+
+fn store(start: u32, chunk: u32, y: vec4<f32>) {
+    let i = 4u * chunk;
+    d_qkv[start + i] = y.x;
+    if i + 1u < HEAD_DIM {
+        d_qkv[start + i + 1u] = y.y;
+    }
+    if i + 2u < HEAD_DIM {
+        d_qkv[start + i + 2u] = y.z;
+    }
+    if i + 3u < HEAD_DIM {
+        d_qkv[start + i + 3u] = y.w;
+    }
 }
 
 fn total(x: vec4<f32>) -> f32 {
@@ -61,84 +75,49 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    let head_index = index / params.blocks;
+    let head_index = index / params.tokens;
     let batch = head_index / params.heads;
     if batch >= params.batches {
         return;
     }
     let head = head_index % params.heads;
-    let first = (index % params.blocks) * ROWS;
+    let row = index % params.tokens;
     let width = params.heads * HEAD_DIM;
     let q_start = batch * params.tokens * 3u * width + head * HEAD_DIM;
     let o_start = batch * params.tokens * width + head * HEAD_DIM;
 
-    var q: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var g: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var d_q: array<array<vec4<f32>, CHUNKS>, ROWS>;
-    var row_delta: array<f32, ROWS>;
-    var row_logsumexp: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        let row = min(first + r, params.tokens - 1u);
-        var products = vec4<f32>();
-        for (var c = 0u; c < CHUNKS; c++) {
-            let y = load_o(o_start + row * width, c);
-            q[r][c] = select(vec4<f32>(), load_qkv(q_start + row * 3u * width, c) * params.scale, inside(c));
-            g[r][c] = select(vec4<f32>(), load_d_o(o_start + row * width, c), inside(c));
-            d_q[r][c] = vec4<f32>();
-            products = fma(g[r][c], y, products);
-        }
-        row_delta[r] = total(products);
-        row_logsumexp[r] = logsumexp[head_index * params.tokens + row];
+    var q: array<vec4<f32>, CHUNKS>;
+    var g: array<vec4<f32>, CHUNKS>;
+    var d_q: array<vec4<f32>, CHUNKS>;
+    var products = vec4<f32>();
+    for (var c = 0u; c < CHUNKS; c++) {
+        q[c] = select(vec4<f32>(), load_qkv(q_start + row * 3u * width, c) * params.scale, inside(c));
+        g[c] = select(vec4<f32>(), load_d_o(o_start + row * width, c), inside(c));
+        d_q[c] = vec4<f32>();
+        products = fma(g[c], load_o(o_start + row * width, c), products);
     }
+    let row_delta = total(products);
+    let row_logsumexp = logsumexp[index];
+    delta[index] = row_delta;
 
     for (var key = 0u; key < params.tokens; key++) {
         let k_start = q_start + (key * 3u + 1u) * width;
         var k: array<vec4<f32>, CHUNKS>;
-        var logit: array<vec4<f32>, ROWS>;
-        var d_weight: array<vec4<f32>, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            logit[r] = vec4<f32>();
-            d_weight[r] = vec4<f32>();
-        }
+        var logits = vec4<f32>();
+        var d_weights = vec4<f32>();
         for (var c = 0u; c < CHUNKS; c++) {
             k[c] = load_qkv(k_start, c);
-            let v = load_qkv(k_start + width, c);
-            for (var r = 0u; r < ROWS; r++) {
-                logit[r] = fma(q[r][c], k[c], logit[r]);
-                d_weight[r] = fma(g[r][c], v, d_weight[r]);
-            }
+            logits = fma(q[c], k[c], logits);
+            d_weights = fma(g[c], load_qkv(k_start + width, c), d_weights);
         }
-        var d_logit: array<f32, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            let weight = exp(clamp(total(logit[r]) - row_logsumexp[r], -87.0, 0.0));
-            d_logit[r] = weight * (total(d_weight[r]) - row_delta[r]);
-        }
+        let weight = exp(clamp(total(logits) - row_logsumexp, -87.0, 0.0));
+        let d_logit = weight * (total(d_weights) - row_delta);
         for (var c = 0u; c < CHUNKS; c++) {
-            for (var r = 0u; r < ROWS; r++) {
-                d_q[r][c] = fma(vec4<f32>(d_logit[r]), k[c], d_q[r][c]);
-            }
+            d_q[c] = fma(vec4<f32>(d_logit), k[c], d_q[c]);
         }
     }
 
-    for (var r = 0u; r < ROWS; r++) {
-        let row = first + r;
-        if row < params.tokens {
-            delta[head_index * params.tokens + row] = row_delta[r];
-            let start = q_start + row * 3u * width;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let y = d_q[r][c] * params.scale;
-                let i = 4u * c;
-                d_qkv[start + i] = y.x;
-                if i + 1u < HEAD_DIM {
-                    d_qkv[start + i + 1u] = y.y;
-                }
-                if i + 2u < HEAD_DIM {
-                    d_qkv[start + i + 2u] = y.z;
-                }
-                if i + 3u < HEAD_DIM {
-                    d_qkv[start + i + 3u] = y.w;
-                }
-            }
-        }
+    for (var c = 0u; c < CHUNKS; c++) {
+        store(q_start + row * 3u * width, c, d_q[c] * params.scale);
     }
 }

@@ -189,7 +189,7 @@ impl DriftMeter {
         let time = graph.input("time", &[batch]);
         let labels = graph.input("labels", &[batch]);
         let rows = graph.input("sampler rows", &[batch, 3]);
-        let mut velocity = |graph: &mut Graph, store: Store| {
+        let velocity = |graph: &mut Graph, store: Store| {
             let parameters = dit.layout().declare(graph, store, None);
             Dit::new(dit, parameters).velocity(graph, x, time, labels)
         };

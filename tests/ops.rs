@@ -5,6 +5,7 @@ mod common;
 
 mod ops {
     mod adamw;
+    mod attention;
     mod cross_entropy;
     mod elementwise;
     mod ema;

@@ -35,9 +35,17 @@ impl Plan {
     /// # Errors
     /// If a store is too large for the device, memory is short, or a kernel is refused.
     pub fn new(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores) -> Result<Self> {
+        Self::with_profile(gpu, graph, stores, &Profile::of(gpu))
+    }
+
+    /// The same with kernels chosen as on a device of this profile, for tests and measurements of variants
+    /// that would not be chosen here.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &Profile) -> Result<Self> {
         let memory = MemoryPlan::new(graph);
-        let profile = Profile::of(gpu);
-        let planned_bytes = planned_bytes(graph, &profile).reused;
+        let planned_bytes = planned_bytes(graph, profile).reused;
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes)?;
         let slots: Vec<Arc<Buffer>> =
             memory.slots.iter().map(|bytes| gpu.allocate("intermediate tensors", *bytes)).collect::<Result<_>>()?;
@@ -62,7 +70,7 @@ impl Plan {
         }
         let mut unbound: Vec<Dispatch<Region>> = Vec::new();
         for node in graph.nodes() {
-            for dispatch in node.op.dispatches(&graph.shapes(node), &profile) {
+            for dispatch in node.op.dispatches(&graph.shapes(node), profile) {
                 let region = |binding: &Binding| match binding {
                     Binding::Input(index) => regions[&node.inputs[*index]].clone(),
                     Binding::Output(index) => regions[&node.outputs[*index]].clone(),

@@ -1,7 +1,7 @@
 //! Self-attention over all heads at once, without a matrix of probabilities in memory.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// `softmax(q·kᵀ / sqrt(d))·v`, head by head.
@@ -69,13 +69,45 @@ impl Geometry {
         (0..self.batches).flat_map(move |batch| (0..self.heads).map(move |head| (batch, head)))
     }
 
-    /// A pass in which each invocation owns `rows` rows of a head.
-    fn pass(&self, shader: &'static str, rows: usize, reads: &[Binding], writes: &[Binding]) -> Dispatch<Binding> {
-        let blocks = self.tokens.div_ceil(rows);
-        let kernel = Kernel::new(shader).with("HEAD_DIM", word(self.head_dim)).with("ROWS", word(rows));
-        let mut params = [self.batches, self.tokens, self.heads, blocks].map(word).to_vec();
-        params.push((self.scale() as f32).to_bits());
-        independent(kernel, reads, writes, params, self.batches * self.heads * blocks)
+    /// A pass over all rows of all heads; each shader has a twin in which a subgroup shares a row.
+    fn pass(
+        &self,
+        [portable, in_subgroups]: [&'static str; 2],
+        profile: &Profile,
+        reads: &[Binding],
+        writes: &[Binding],
+    ) -> Dispatch<Binding> {
+        let heads = self.batches * self.heads;
+        let mut params = [self.batches, self.tokens, self.heads].map(word).to_vec();
+        let scale = (self.scale() as f32).to_bits();
+        let kernel = |shader| Kernel::new(shader).with("HEAD_DIM", word(self.head_dim));
+        let Some(lanes) = subgroups(profile) else {
+            params.push(scale);
+            return independent(kernel(portable), reads, writes, params, heads * self.tokens);
+        };
+        let blocks = self.tokens.div_ceil(ROWS);
+        params.extend([word(blocks), scale]);
+        Dispatch {
+            kernel: kernel(in_subgroups).with("SUBGROUP", lanes).with("ROWS", word(ROWS)),
+            reads: reads.to_vec(),
+            writes: writes.to_vec(),
+            params,
+            grid: grid_1d((heads * blocks) as u64),
+        }
+    }
+}
+
+/// Rows of a head that a subgroup owns.
+const ROWS: usize = 4;
+
+/// The subgroup size, if subgroups should share rows: where a CPU plays the device and loads are dear.
+/// Elsewhere a row an invocation keeps more of the device busy. Forced by `attention_subgroup` and
+/// `attention_register`.
+fn subgroups(profile: &Profile) -> Option<u32> {
+    match profile.forced.as_deref() {
+        Some("attention_register") => None,
+        Some("attention_subgroup") => profile.subgroup_size,
+        _ => profile.subgroup_size.filter(|_| profile.cpu),
     }
 }
 
@@ -87,15 +119,6 @@ fn add_scaled(sum: &mut [f64], factor: f64, x: &[f64]) {
     for (sum, x) in sum.iter_mut().zip(x) {
         *sum += factor * x;
     }
-}
-
-/// Rows of a head that an invocation owns. Where a CPU plays the device, loads are dear and registers are
-/// memory anyway; elsewhere a row a thread keeps the registers of a large head within bounds.
-fn rows(profile: &Profile, on_cpu: usize) -> usize {
-    if let Ok(r) = std::env::var("ROWS") {
-        return r.parse().unwrap();
-    }
-    if profile.cpu { on_cpu } else { 1 }
 }
 
 impl Op for Attention {
@@ -125,7 +148,7 @@ impl Op for Attention {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
         let it = Geometry::new(self.num_heads, shapes.inputs[0]);
         let writes = [Binding::Output(0), Binding::Output(1)];
-        vec![it.pass("attention", rows(profile, 4), &[Binding::Input(0)], &writes)]
+        vec![it.pass(["attention", "attention_subgroup"], profile, &[Binding::Input(0)], &writes)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -167,9 +190,11 @@ impl Op for AttentionBackward {
         let it = Geometry::new(self.num_heads, shapes.inputs[0]);
         let [qkv, o, logsumexp, d_o] = [0, 1, 2, 3].map(Binding::Input);
         let [d_qkv, delta] = [0, 1].map(Binding::Output);
+        let query = ["attention_backward_query", "attention_backward_query_subgroup"];
+        let key_value = ["attention_backward_key_value", "attention_backward_key_value_subgroup"];
         vec![
-            it.pass("attention_backward_query", rows(profile, 4), &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
-            it.pass("attention_backward_key_value", rows(profile, 2), &[qkv, logsumexp, d_o, delta], &[d_qkv]),
+            it.pass(query, profile, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
+            it.pass(key_value, profile, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
         ]
     }
 

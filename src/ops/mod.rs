@@ -30,7 +30,7 @@ pub use activation::Activation;
 pub use adamw::{AdamW, AdamWSettings, Optimized};
 pub use add::{Accumulate, Add};
 pub use add_broadcast::AddBroadcast;
-pub use attention::Attention;
+pub use attention::{Attention, AttentionBackward};
 pub use copy_columns::{Join, Split};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use ema::Ema;

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::gpu::{Gpu, Options};
-use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Stores, Tensor};
+use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Profile, Stores, Tensor};
 
 /// The device of this test binary. No adapter is a failure, never a pass.
 pub fn gpu() -> &'static Arc<Gpu> {
@@ -165,8 +165,25 @@ pub fn check_rows_are_independent(
     }
 }
 
+/// The device's profile, with this kernel variant forced where an op has it. A variant that the device
+/// cannot run gives way to the one that it would choose.
+pub fn forcing(variant: &str) -> Profile {
+    Profile { forced: Some(variant.to_owned()), ..Profile::of(gpu()) }
+}
+
 /// Runs what `build` records on the device and by the f64 twins, and compares every output.
 pub fn check_forward(
+    name: &str,
+    inputs: &[Input],
+    tolerance: f64,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) {
+    check_forward_on(&Profile::of(gpu()), name, inputs, tolerance, build);
+}
+
+/// [`check_forward`] with kernels chosen by a profile.
+pub fn check_forward_on(
+    profile: &Profile,
     name: &str,
     inputs: &[Input],
     tolerance: f64,
@@ -178,7 +195,7 @@ pub fn check_forward(
     for tensor in &outputs {
         graph.keep(*tensor);
     }
-    let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("the case fits the device");
+    let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), profile).expect("the case fits the device");
     let mut twin = Interpreter::default();
     let mut random = Random(1);
     for (input, tensor) in inputs.iter().zip(&tensors) {
@@ -198,6 +215,17 @@ pub fn check_forward(
 /// Checks the gradient of a random weighting of all outputs: the twins' backward pass against central
 /// differences of the twins, and the device's backward pass against the twins'.
 pub fn check_gradient(
+    name: &str,
+    inputs: &[Input],
+    tolerance: f64,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) {
+    check_gradient_on(&Profile::of(gpu()), name, inputs, tolerance, build);
+}
+
+/// [`check_gradient`] with kernels chosen by a profile.
+pub fn check_gradient_on(
+    profile: &Profile,
     name: &str,
     inputs: &[Input],
     tolerance: f64,
@@ -226,7 +254,7 @@ pub fn check_gradient(
         graph.keep(*gradient);
     }
 
-    let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("the case fits the device");
+    let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), profile).expect("the case fits the device");
     let mut twin = Interpreter::default();
     let mut random = Random(2);
     let mut data: Vec<Vec<f64>> = Vec::new();

@@ -1,0 +1,86 @@
+use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::ops::Attention;
+
+use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, forcing, gpu};
+
+/// Logits of a few units with about sqrt(d) roundings of 6e-8 each, which the exponential passes on as
+/// relative errors of the probabilities: below 3e-6, squared.
+const TOLERANCE: f64 = 1e-11;
+
+/// Logits of up to 30 carry an error of 30 times a few roundings, about 1e-5 of a probability; squared.
+const TOLERANCE_LARGE: f64 = 1e-9;
+
+fn check_both(variant: &str, [batches, tokens, heads, head_dim]: [usize; 4], values: Values, tolerance: f64) {
+    let name = format!("{variant} B={batches} T={tokens} H={heads} d={head_dim} {values:?}");
+    let inputs = [Input::new(&[batches, tokens, 3 * heads * head_dim], values)];
+    let op = Attention { num_heads: heads };
+    check_forward_on(&forcing(variant), &name, &inputs, tolerance, |graph, x| graph.push(op, &[x[0]]));
+    // The second output has no gradient.
+    check_gradient_on(&forcing(variant), &name, &inputs, tolerance, |graph, x| vec![graph.push(op, &[x[0]])[0]]);
+}
+
+/// `[B, T, H, d]`.
+const CASES: [[usize; 4]; 7] =
+    [[1, 1, 1, 1], [2, 2, 3, 5], [3, 7, 1, 8], [2, 16, 4, 16], [1, 64, 1, 5], [2, 65, 1, 8], [2, 17, 1, 1]];
+
+#[test]
+fn attention_subgroup() {
+    for case in CASES.into_iter().chain([[1, 64, 1, 32], [1, 5, 1, 64], [1, 3, 3, 72]]) {
+        check_both("attention_subgroup", case, Values::Normal, TOLERANCE);
+    }
+}
+
+#[test]
+fn attention_register() {
+    // Large heads are left to the other variant: a software driver compiles them for half a minute here.
+    for case in CASES {
+        check_both("attention_register", case, Values::Normal, TOLERANCE);
+    }
+}
+
+#[test]
+fn attention_with_large_logits_does_not_overflow() {
+    // With d = 1 the logits are products of two numbers of up to 5.5; with larger d sums of such.
+    for ([tokens, heads, head_dim], bound) in [([17, 3, 1], 5.5), ([65, 1, 16], 5.0), ([7, 4, 8], 8.0)] {
+        for variant in ["attention_subgroup", "attention_register"] {
+            let case = [2, tokens, heads, head_dim];
+            check_both(variant, case, Values::Between(-bound, bound), TOLERANCE_LARGE);
+        }
+    }
+}
+
+/// `o`, `logsumexp` and the gradient of `qkv` as bits.
+fn bits(variant: &str, batches: usize, qkv_words: &[u32], d_o_words: &[u32]) -> [Vec<u32>; 3] {
+    const TOKENS: usize = 17;
+    const HEADS: usize = 3;
+    const HEAD_DIM: usize = 5;
+    let mut graph = Graph::new();
+    let qkv = graph.input("qkv", &[batches, TOKENS, 3 * HEADS * HEAD_DIM]);
+    let d_o = graph.input("d_o", &[batches, TOKENS, HEADS * HEAD_DIM]);
+    let outputs = graph.push(Attention { num_heads: HEADS }, &[qkv]);
+    let gradient = flowdppo_wgpu::autodiff::backward(&mut graph, &[(outputs[0], d_o)], &[qkv])[0];
+    let found = [outputs[0], outputs[1], gradient.expect("o depends on qkv")];
+    for tensor in found {
+        graph.keep(tensor);
+    }
+    let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
+    plan.write(qkv, &qkv_words[..graph.elements(qkv)]);
+    plan.write(d_o, &d_o_words[..graph.elements(d_o)]);
+    plan.run().expect("the device works");
+    found.map(|tensor| plan.read(&[tensor]).expect("the device works"))
+}
+
+#[test]
+fn attention_of_a_sample_does_not_depend_on_the_batch_size() {
+    let mut random = Random(3);
+    let qkv = random.words(&Input::normal(&[5, 17, 45]));
+    let d_o = random.words(&Input::normal(&[5, 17, 15]));
+    for variant in ["attention_subgroup", "attention_register"] {
+        let alone = bits(variant, 1, &qkv, &d_o);
+        let together = bits(variant, 5, &qkv, &d_o);
+        for (name, (alone, together)) in ["o", "logsumexp", "d_qkv"].iter().zip(alone.iter().zip(&together)) {
+            assert_eq!(alone[..], together[..alone.len()], "{name} of {variant}");
+            assert!(alone.iter().any(|word| *word != 0), "{name} of {variant} is not all zero");
+        }
+    }
+}

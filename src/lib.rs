@@ -25,5 +25,6 @@ pub mod reward;
 pub mod rl;
 pub mod run;
 pub mod sampling;
+pub mod self_test;
 
 pub use error::{Error, Result};

@@ -1,15 +1,20 @@
 //! The commands: one file each; they talk to the person and hold no logic.
 
+mod devices;
+mod eval;
 mod fit_classifier;
+mod import;
 mod pretrain;
+mod sample;
+mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Command as ConfigCommand, Config};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
 use crate::run::Verbosity;
 
@@ -45,10 +50,20 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Tune a flow model with Flow-DPPO; without arguments the built-in example
+    Train(train::Arguments),
+    /// Draw images from a model
+    Sample(sample::Arguments),
+    /// Measure a model: reward, independent judge, diversity, drift
+    Eval(eval::Arguments),
     /// Pretrain a flow model by flow matching
     Pretrain(pretrain::Arguments),
     /// Train the small classifier that scores or judges images
     FitClassifier(fit_classifier::Arguments),
+    /// Convert a checkpoint of another program
+    Import(import::Arguments),
+    /// List adapters and test that they compute correctly
+    Devices(devices::Arguments),
 }
 
 /// The configuration file and what changes it.
@@ -109,8 +124,24 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
         match command {
+            Command::Train(arguments) => train::run(&global, &arguments),
+            Command::Sample(arguments) => sample::run(&global, &arguments),
+            Command::Eval(arguments) => eval::run(&global, &arguments),
+            Command::Import(arguments) => import::run(&arguments),
+            Command::Devices(arguments) => devices::run(&global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(&global, &arguments),
             Command::FitClassifier(arguments) => fit_classifier::run(&global, &arguments),
         }
     }
+}
+
+/// Checks that a file can be written before the work for it begins.
+fn check_output(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let problem = match tempfile::tempfile_in(folder) {
+        Ok(_) if path.is_dir() => "it is a folder".to_owned(),
+        Ok(_) => return Ok(()),
+        Err(cause) => cause.to_string(),
+    };
+    Err(Error::input(format!("cannot write {}: {problem}; choose another place", path.display())))
 }

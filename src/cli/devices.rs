@@ -1,0 +1,95 @@
+//! `devices`: every adapter, what it offers, and whether it computes correctly.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::gpu::{self, AdapterDescription, DeviceKind, Gpu, Options};
+use crate::self_test::{self, Check};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    adapter: AdapterDescription,
+    self_test: Vec<Check>,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let options = |device: String| {
+        Options { device: Some(device), limits: global.limits, checked: global.checked }.or_environment()
+    };
+    let mut reports = Vec::new();
+    let wanted = match &global.device {
+        Some(name) => vec![Gpu::open(&options(name.clone()))?.description().clone()],
+        None => gpu::adapters(),
+    };
+    if wanted.is_empty() {
+        // Opening says why there is none and what to do.
+        Gpu::open(&Options::default())?;
+    }
+    for adapter in wanted {
+        let self_test = match Gpu::open(&options(adapter.index.to_string())) {
+            Ok(gpu) => self_test::run(&gpu),
+            Err(error) => vec![Check { name: "open", passed: false, detail: error.to_string() }],
+        };
+        reports.push(Report { adapter, self_test });
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&reports).expect("text and numbers are JSON"));
+    } else {
+        reports.iter().for_each(print);
+    }
+    let failed = reports.iter().flat_map(|report| &report.self_test).filter(|check| !check.passed).count();
+    match failed {
+        0 => Ok(()),
+        count => Err(Error::failed(format!("{count} checks failed: results on such a device cannot be trusted"))),
+    }
+}
+
+fn print(report: &Report) {
+    let it = &report.adapter;
+    let kind = match it.kind {
+        DeviceKind::Discrete => "graphics card",
+        DeviceKind::Integrated => "integrated graphics",
+        DeviceKind::Virtual => "virtual graphics",
+        DeviceKind::Other => "unknown kind",
+        DeviceKind::Cpu => "software driver: the CPU does the work",
+    };
+    let yes = |offered: bool| if offered { "yes" } else { "no" };
+    println!("{}: {} ({kind})", it.index, it.name);
+    println!("   {} {}", it.backend, it.driver);
+    if let Some(bytes) = it.memory_bytes {
+        println!("   memory {} MiB", bytes >> 20);
+    }
+    println!(
+        "   largest buffer {} MiB, largest tensor {} MiB, {} storage buffers a kernel",
+        it.max_buffer_size >> 20,
+        it.max_storage_buffer_binding_size >> 20,
+        it.max_storage_buffers_per_shader_stage
+    );
+    println!(
+        "   {} invocations a workgroup, {} KiB of workgroup memory, {} workgroups a dimension",
+        it.max_compute_invocations_per_workgroup,
+        it.max_compute_workgroup_storage_size >> 10,
+        it.max_compute_workgroups_per_dimension
+    );
+    println!(
+        "   subgroups {} ({} to {}), f16 {}, timestamps {}",
+        yes(it.subgroups),
+        it.subgroup_size[0],
+        it.subgroup_size[1],
+        yes(it.shader_f16),
+        yes(it.timestamps)
+    );
+    for check in &report.self_test {
+        println!("   {} {}: {}", if check.passed { "PASS" } else { "FAIL" }, check.name, check.detail);
+    }
+}

@@ -1,0 +1,90 @@
+//! `eval`: a model on fixed seeds, judged independently, and its drift from a base.
+
+use clap::Args;
+
+use super::{ConfigArguments, Global};
+use crate::assets;
+use crate::config::Command;
+use crate::error::{Error, Result};
+use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::graph::Stores;
+use crate::optimizer::PARAMETERS;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Model to evaluate: a file, or builtin:NAME
+    #[arg(long, value_name = "FILE")]
+    model: String,
+    /// Model to measure drift from
+    #[arg(long, value_name = "FILE")]
+    base: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArguments,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let config = arguments.config.load(Command::Train)?;
+    let model = assets::load_model(&arguments.model)?;
+    let dit = model.dit(&arguments.model)?;
+    let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
+    let gpu = global.open(&config.run.device)?;
+    let mut stores = Stores::new();
+    for (store, model) in [(PARAMETERS, Some(&model)), (BASE, base.as_ref())] {
+        let Some(model) = model else { continue };
+        if model.kind != crate::model::ModelKind::Dit(dit.clone()) {
+            return Err(Error::input(format!(
+                "{} is another network than {}: drift is measured between models of one kind",
+                arguments.base.as_deref().unwrap_or_default(),
+                arguments.model
+            )));
+        }
+        let buffer = gpu.allocate(store.0, 4 * model.weights.len() as u64)?;
+        gpu.write(&buffer, 0, &model.weights);
+        stores.insert(store, buffer);
+    }
+    let evaluation = Evaluator::new(&gpu, &config, dit, &stores)?.evaluate()?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
+    } else {
+        print!("{}", table(&[(&arguments.model, &evaluation)]));
+    }
+    Ok(())
+}
+
+/// Evaluations side by side, for people.
+pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
+    type Cell = fn(&Evaluation) -> Option<String>;
+    let rows: [(&str, Cell); 7] = [
+        ("samples", |it| Some(it.samples.to_string())),
+        ("reward", |it| Some(format!("{:.3} ± {:.3}", it.reward_mean, it.reward_standard_error))),
+        ("judge's accuracy", |it| it.judge_accuracy.map(|accuracy| format!("{accuracy:.3}"))),
+        ("diversity", |it| Some(format!("{:.2}", it.diversity))),
+        ("drift: velocity", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.velocity_msd))),
+        ("drift: images", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.image_msd))),
+        ("drift: KL a step", |it| it.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),
+    ];
+    let width = columns.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(16);
+    let mut text = format!("{:<18}", "");
+    columns.iter().for_each(|(name, _)| text.push_str(&format!("  {name:>width$}")));
+    text.push('\n');
+    for (name, cell) in rows {
+        let cells: Vec<Option<String>> = columns.iter().map(|(_, evaluation)| cell(evaluation)).collect();
+        if cells.iter().all(Option::is_none) {
+            continue;
+        }
+        text.push_str(&format!("{name:<18}"));
+        for cell in cells {
+            text.push_str(&format!("  {:>width$}", cell.unwrap_or_else(|| "-".into())));
+        }
+        text.push('\n');
+    }
+    let by_step = columns.last().and_then(|(_, it)| it.drift.as_ref()).map(|drift| &drift.kl_by_step);
+    if let Some(by_step) = by_step {
+        let steps: Vec<String> = by_step.iter().map(|kl| kl.map_or("-".into(), |kl| format!("{kl:.1e}"))).collect();
+        text.push_str(&format!("KL by step: {}\n", steps.join(" ")));
+    }
+    text
+}

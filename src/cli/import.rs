@@ -1,0 +1,52 @@
+//! `import`: checkpoints of other programs as native models.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::error::Result;
+use crate::model::{import_sit, read_tensors};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Format of the input
+    #[arg(long, value_enum)]
+    format: Format,
+    /// Attention heads, where the sizes are none of the published ones
+    #[arg(long, value_name = "N")]
+    num_heads: Option<usize>,
+    /// File to read (safetensors)
+    input: PathBuf,
+    /// File to write
+    output: PathBuf,
+}
+
+/// Formats that can be imported.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// SiT or DiT of Facebook Research
+    Sit,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let tensors = read_tensors(&arguments.input)?;
+    let model = match arguments.format {
+        Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads)?,
+    };
+    super::check_output(&arguments.output)?;
+    model.save(&arguments.output)?;
+    let config = model.dit("the new model")?;
+    println!(
+        "{}: {}x{} images of {} channels, hidden size {}, depth {}, {} heads, {} classes, {} parameters",
+        arguments.output.display(),
+        config.image_size,
+        config.image_size,
+        config.channels,
+        config.hidden_size,
+        config.depth,
+        config.num_heads,
+        config.num_classes,
+        config.layout().parameter_count()
+    );
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! `sample`: images from a model.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Global;
+use crate::assets;
+use crate::data::grid::Grid;
+use crate::error::{Error, Result};
+use crate::flow::sampler::Sampler;
+use crate::flow::schedule::Schedule;
+use crate::gpu::Region;
+use crate::graph::Stores;
+use crate::model::{DitConfig, Model, Tensors, read_tensors, write_tensors};
+use crate::optimizer::PARAMETERS;
+use crate::sampling::{Request, Sampling, Table, class_requests};
+
+/// Samples that are drawn together.
+const BATCH: usize = 100;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Model: a file, or builtin:NAME
+    #[arg(long, value_name = "FILE")]
+    model: String,
+    /// Class to draw, repeatable; without it all
+    #[arg(long = "class", value_name = "N")]
+    classes: Vec<u32>,
+    /// Samples a class
+    #[arg(long, default_value_t = 8)]
+    count: usize,
+    /// Sampling steps
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Sampler
+    #[arg(long, value_enum, default_value = "ode")]
+    sampler: Sampler,
+    /// Exploration strength of a stochastic sampler; the last step is always without noise
+    #[arg(long, default_value_t = 0.7)]
+    eta: f64,
+    /// Shift of the noise schedule; 1 is linear
+    #[arg(long, default_value_t = 1.0)]
+    shift: f64,
+    /// Classifier-free guidance; 1 is none
+    #[arg(long, default_value_t = 1.0)]
+    guidance_scale: f64,
+    /// Seed of the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Start from exactly this noise: safetensors with `x` [N, C, S, S] and `labels` [N]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]
+    noise: Option<PathBuf>,
+    /// Write the samples as tensors too: `x0` [N, C, S, S] and `labels` [N]
+    #[arg(long, value_name = "FILE")]
+    save_tensors: Option<PathBuf>,
+    /// Also save `trajectory` [steps + 1, N, C, S, S], from noise to samples
+    #[arg(long, requires = "save_tensors")]
+    trajectory: bool,
+    /// Picture to write
+    #[arg(long, value_name = "FILE", default_value = "samples.png")]
+    out: PathBuf,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    let model = assets::load_model(&arguments.model)?;
+    let dit = model.dit(&arguments.model)?;
+    check(arguments, dit)?;
+    super::check_output(&arguments.out)?;
+    if let Some(path) = &arguments.save_tensors {
+        super::check_output(path)?;
+    }
+    let (requests, start) = match &arguments.noise {
+        Some(path) => from_noise(path, dit)?,
+        None => {
+            let all: Vec<u32> = (0..dit.num_classes as u32).collect();
+            let classes = if arguments.classes.is_empty() { &all } else { &arguments.classes };
+            (class_requests(classes, arguments.count, arguments.seed), None)
+        }
+    };
+    let last = arguments.steps - 1;
+    let schedule = Schedule::StaticShift { shift: arguments.shift };
+    let eta = |step: usize| if step < last { arguments.eta } else { 0.0 };
+    let table = Table::new(&schedule, arguments.steps, arguments.sampler, eta)?;
+
+    let gpu = global.open("")?;
+    let weights = gpu.allocate("model", 4 * model.weights.len() as u64)?;
+    gpu.write(&weights, 0, &model.weights);
+    let stores = Stores::from([(PARAMETERS, weights)]);
+    let mut sampling = Sampling::new(&gpu, dit, requests.len().min(BATCH), arguments.guidance_scale, &stores)?;
+    let dim = dit.dim();
+    let mut trajectory = vec![0.0_f32; if arguments.trajectory { table.steps() * requests.len() * dim } else { 0 }];
+    let total = requests.len();
+    let images = sampling.draw_visited(&table, &requests, start.as_deref(), |moment| {
+        if arguments.trajectory {
+            let at = (moment.step * total + moment.first) * dim;
+            let x: &Region = moment.x;
+            trajectory[at..at + moment.count * dim].copy_from_slice(&gpu.read::<f32>(&[x])?);
+        }
+        Ok(())
+    })?;
+    let labels: Vec<u32> = requests.iter().map(|request| request.label).collect();
+    if let Some(path) = &arguments.save_tensors {
+        let shape = dit.image_shape(labels.len()).to_vec();
+        let mut tensors = Tensors::from([
+            ("x0".to_owned(), (shape.clone(), images.clone())),
+            ("labels".to_owned(), (vec![labels.len()], labels.iter().map(|label| *label as f32).collect())),
+        ]);
+        if arguments.trajectory {
+            trajectory.extend_from_slice(&images);
+            tensors.insert("trajectory".into(), ([&[table.steps() + 1][..], &shape].concat(), trajectory));
+        }
+        write_tensors(path, &tensors)?;
+    }
+    write_grid(&arguments.out, &model, dit, &labels, &images)?;
+    println!("{} samples: {}", labels.len(), arguments.out.display());
+    Ok(())
+}
+
+fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
+    for (option, value) in [("--count", arguments.count), ("--steps", arguments.steps)] {
+        if value == 0 {
+            return Err(Error::input(format!("{option} is 0: it must be at least 1")));
+        }
+    }
+    for (option, value) in [("--eta", arguments.eta), ("--guidance-scale", arguments.guidance_scale)] {
+        if !value.is_finite() || value < 0.0 {
+            return Err(Error::input(format!("{option} is {value}: it must be a number of 0 or more")));
+        }
+    }
+    if !arguments.shift.is_finite() || arguments.shift <= 0.0 {
+        return Err(Error::input(format!("--shift is {}: it must be a number above 0", arguments.shift)));
+    }
+    match arguments.classes.iter().find(|class| **class > dit.null_class()) {
+        Some(class) => Err(Error::input(format!(
+            "--class {class} is out of range: {} knows classes 0 to {} ({} means no class)",
+            arguments.model,
+            dit.num_classes - 1,
+            dit.null_class()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Requests and states from a file of noise.
+fn from_noise(path: &Path, dit: &DitConfig) -> Result<(Vec<Request>, Option<Vec<f32>>)> {
+    let name = path.display();
+    let mut tensors = read_tensors(path)?;
+    let mut take = |tensor: &str| {
+        tensors.remove(tensor).ok_or_else(|| Error::input(format!("{name} lacks the tensor `{tensor}`")))
+    };
+    let ((shape, x), (_, labels)) = (take("x")?, take("labels")?);
+    let expected = dit.image_shape(labels.len());
+    if labels.is_empty() || shape != expected {
+        return Err(Error::input(format!(
+            "{name}: `x` has shape {shape:?}, but {} labels of this model need {expected:?}",
+            labels.len()
+        )));
+    }
+    if let Some(index) = x.iter().position(|value| !value.is_finite()) {
+        return Err(Error::input(format!("{name}: `x` is not finite at element {index}")));
+    }
+    if let Some(label) = labels.iter().find(|label| !(0.0..=f32::from(dit.null_class() as u16)).contains(*label)) {
+        return Err(Error::input(format!(
+            "{name}: label {label} is out of range: classes are 0 to {}",
+            dit.null_class()
+        )));
+    }
+    let classes: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
+    Ok((class_requests(&classes, 1, 0), Some(x)))
+}
+
+/// One row a class where samples of a class stand together.
+fn write_grid(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], images: &[f32]) -> Result<()> {
+    let mut rows: Vec<&[u32]> = labels.chunk_by(|a, b| a == b).collect();
+    let columns = rows[0].len();
+    let even = rows.iter().all(|row| row.len() == columns);
+    if !even {
+        rows.clear();
+    }
+    let name = |row: &&[u32]| {
+        let class = row[0] as usize;
+        let unnamed = if row[0] == dit.null_class() { "none".to_owned() } else { class.to_string() };
+        model.class_names.get(class).cloned().unwrap_or(unnamed)
+    };
+    let titles: Vec<String> = rows.iter().map(name).collect();
+    let columns = if even { columns } else { labels.len().isqrt().max(1) };
+    Grid { row_titles: &titles, ..Grid::new(images, dit.image_size, dit.channels, columns) }.write(path)
+}

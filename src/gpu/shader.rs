@@ -23,13 +23,16 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "attention_backward_query",
     "attention_backward_query_subgroup",
     "attention_subgroup",
-    "matmul",
+    "matmul_register",
+    "matmul_subgroup",
+    "matmul_tiled",
     "sum_rows",
 ];
 
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
     "grid",
+    "matmul",
 ];
 
 /// The text of a shader with its imports in place and the constants replaced.

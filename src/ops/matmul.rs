@@ -1,7 +1,8 @@
 //! Matrix products: all transposes, batched, with bias, replacing or accumulating.
 
+use super::sum_rows::add_up;
 use super::{SumRows, independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
@@ -11,7 +12,10 @@ use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 /// over which products are independent.
 ///
 /// Every element is a sum over K in increasing order in one invocation, in every kernel: a row's bits do not
-/// depend on the rows around it.
+/// depend on the rows around it, nor on the kernel where a device rounds as it is told. Only where a product
+/// accumulates into a stored tensor with a second output for [`MatMul::scratch`] may K be cut into slices
+/// that are added up in a second pass: gradients of weights have small outputs and a K of all rows of a
+/// batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MatMul {
     /// `A` is stored as its transpose.
@@ -29,6 +33,45 @@ pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
     graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight, bias])
 }
 
+/// The kernels, by the name that forces them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    /// `matmul_register`: runs everywhere.
+    Register,
+    /// `matmul_subgroup`, for subgroups of this size.
+    Subgroup(u32),
+    /// `matmul_tiled`.
+    Tiled,
+}
+
+impl Variant {
+    /// A CPU driver wants few loads and no barriers, a graphics processor wants tiles in workgroup memory;
+    /// for a few columns or a short K those would be mostly empty. Never a function of the number of rows.
+    fn choose(profile: &Profile, accumulate: bool, n: usize, k: usize) -> Self {
+        let subgroup = profile.subgroup_size.map(Self::Subgroup);
+        match (profile.forced.as_deref(), subgroup) {
+            (Some("matmul_register"), _) => Self::Register,
+            (Some("matmul_tiled"), _) => Self::Tiled,
+            (Some("matmul_subgroup"), Some(subgroup)) => subgroup,
+            _ if profile.cpu => subgroup.unwrap_or(Self::Register),
+            _ if accumulate || (n >= 32 && k >= 16) => Self::Tiled,
+            _ => Self::Register,
+        }
+    }
+}
+
+/// Rows and columns of a tile of `matmul_tiled`.
+const TILE: usize = 64;
+
+/// Workgroups that fill a graphics processor: slices of K are cut until there are about as many.
+const ENOUGH_TILES: usize = 256;
+
+/// Shortest slice of K: a shorter one costs more in its second pass than it gains.
+const SHORTEST_SLICE: usize = 128;
+
+/// Rows of a tile of `matmul_subgroup`.
+const SUBGROUP_ROWS: usize = 16;
+
 /// Sizes and strides of a product, in elements.
 struct Geometry {
     batches: usize,
@@ -42,6 +85,14 @@ struct Geometry {
 }
 
 impl MatMul {
+    /// Shape of the scratch tensor in which the partial sums of a large K are kept, `[slices, M, N]`, if this
+    /// accumulating product profits from one.
+    pub fn scratch(&self, a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+        let it = self.geometry(a, b);
+        let slices = it.k.div_ceil(it.slice());
+        (self.accumulate && !self.batched && slices > 1).then(|| vec![slices, it.m, it.n])
+    }
+
     fn geometry(&self, a: &[usize], b: &[usize]) -> Geometry {
         let matrix = |shape: &[usize]| {
             let columns = shape[shape.len() - 1];
@@ -61,6 +112,51 @@ impl MatMul {
             k,
             a: if self.transpose_a { [1, a_columns] } else { [a_columns, 1] },
             b: if self.transpose_b { [1, b_columns] } else { [b_columns, 1] },
+        }
+    }
+}
+
+impl Geometry {
+    /// Length of a slice of K.
+    fn slice(&self) -> usize {
+        let tiles = self.m.div_ceil(TILE) * self.n.div_ceil(TILE);
+        let slices = (ENOUGH_TILES / tiles).max(1);
+        self.k.div_ceil(slices).max(SHORTEST_SLICE).next_multiple_of(16)
+    }
+
+    /// One dispatch of a kernel; with a `slice`, a result for every slice of K.
+    fn dispatch(
+        &self,
+        variant: Variant,
+        operands: [Binding; 2],
+        bias: Option<Binding>,
+        c: Binding,
+        accumulate: bool,
+        slice: Option<usize>,
+    ) -> Dispatch<Binding> {
+        let (kernel, [rows, columns]) = match variant {
+            Variant::Register => (Kernel::new("matmul_register"), [4, 4]),
+            Variant::Tiled => (Kernel::new("matmul_tiled"), [TILE, TILE]),
+            Variant::Subgroup(lanes) => {
+                let columns = if self.n > lanes as usize { 2 } else { 1 };
+                let kernel = Kernel::new("matmul_subgroup").with("SUBGROUP", lanes).with("COLUMNS", columns);
+                (kernel.with("ROWS", word(SUBGROUP_ROWS)), [SUBGROUP_ROWS, (lanes * columns) as usize])
+            }
+        };
+        let (tiles_m, tiles_n) = (self.m.div_ceil(rows), self.n.div_ceil(columns));
+        let (batches, a_batch, b_batch) = match slice {
+            None => (self.batches, self.m * self.k, self.k * self.n),
+            Some(slice) => (self.k.div_ceil(slice), slice * self.a[1], slice * self.b[0]),
+        };
+        let mut params = [batches, self.m, self.n, self.k, a_batch, self.a[0], self.a[1], b_batch].map(word).to_vec();
+        params.extend([self.b[0], self.b[1], tiles_m, tiles_n, slice.unwrap_or(self.k), slice.unwrap_or(0)].map(word));
+        params.extend([u32::from(bias.is_some()), u32::from(accumulate)]);
+        // Without a bias its binding is filled by an operand that is not read there.
+        let reads = vec![operands[0], operands[1], bias.unwrap_or(operands[0])];
+        let tiles = batches * tiles_m * tiles_n;
+        match variant {
+            Variant::Register => independent(kernel, &reads, &[c], params, tiles),
+            _ => Dispatch { kernel, reads, writes: vec![c], params, grid: grid_1d(tiles as u64) },
         }
     }
 }
@@ -116,7 +212,11 @@ impl Op for MatMul {
                     Wanted::No => None,
                     Wanted::Fresh => Some(graph.apply(product, &operands)),
                     Wanted::Into(target) => {
-                        graph.push_into(Self { accumulate: true, ..product }, &operands, &[*target]);
+                        let product = Self { accumulate: true, ..product };
+                        let scratch = product.scratch(graph.shape(operands[0]), graph.shape(operands[1]));
+                        let scratch = scratch.map(|shape| graph.scratch(&shape));
+                        let outputs: Vec<Tensor> = [*target].into_iter().chain(scratch).collect();
+                        graph.push_into(product, &operands, &outputs);
                         None
                     }
                 }
@@ -130,18 +230,20 @@ impl Op for MatMul {
         found
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
         let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        let has_bias = shapes.inputs.len() > 2;
-        // Without a bias its binding is filled by an operand that is not read there.
-        let bias = Binding::Input(if has_bias { 2 } else { 0 });
-        let (tiles_m, tiles_n) = (it.m.div_ceil(4), it.n.div_ceil(4));
-        let mut params: Vec<u32> =
-            [it.batches, it.m, it.n, it.k, it.a[0], it.a[1], it.b[0], it.b[1], tiles_m, tiles_n].map(word).to_vec();
-        params.extend([u32::from(has_bias), u32::from(self.accumulate)]);
-        let reads = [Binding::Input(0), Binding::Input(1), bias];
-        let invocations = it.batches * tiles_m * tiles_n;
-        vec![independent(Kernel::new("matmul"), &reads, &[Binding::Output(0)], params, invocations)]
+        let variant = Variant::choose(profile, self.accumulate, it.n, it.k);
+        let operands = [Binding::Input(0), Binding::Input(1)];
+        let bias = (shapes.inputs.len() > 2).then_some(Binding::Input(2));
+        let c = Binding::Output(0);
+        if shapes.outputs.len() < 2 || variant != Variant::Tiled {
+            return vec![it.dispatch(variant, operands, bias, c, self.accumulate, None)];
+        }
+        let partial = Binding::Output(1);
+        vec![
+            it.dispatch(variant, operands, None, partial, false, Some(it.slice())),
+            add_up(partial, c, it.k.div_ceil(it.slice()), it.m * it.n),
+        ]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -158,7 +260,9 @@ impl Op for MatMul {
                 }
             }
         }
-        vec![c]
+        // Scratch stays zero here: nothing reads it.
+        let scratch = (1..shapes.outputs.len()).map(|index| vec![0.0; shapes.output_elements(index)]);
+        [c].into_iter().chain(scratch).collect()
     }
 
     fn accumulates(&self) -> bool {

@@ -21,6 +21,12 @@ pub struct SumRows {
     pub accumulate: bool,
 }
 
+/// One pass that adds all `rows` of `x [rows, columns]` to `y [columns]`.
+pub(super) fn add_up(x: Binding, y: Binding, rows: usize, columns: usize) -> Dispatch<Binding> {
+    let params = [1, rows, columns, rows, 1, 1].map(word).to_vec();
+    independent(Kernel::new("sum_rows"), &[x], &[y], params, columns)
+}
+
 impl SumRows {
     /// Records the sum of `x` as the gradient that is wanted.
     pub fn of(self, graph: &mut Graph, x: Tensor, wanted: Wanted) -> Option<Tensor> {

@@ -1,24 +1,38 @@
-use flowdppo_wgpu::graph::Store;
-use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::gpu::DeviceKind;
+use flowdppo_wgpu::graph::{Graph, Interpreter, Op, Plan, Profile, Shapes, Store, Stores};
 use flowdppo_wgpu::ops::{MatMul, SumRows, linear};
 
-use crate::common::{Input, check, check_forward, gpu};
+use crate::common::{Input, Random, check, check_forward, check_forward_on, check_gradient, forcing, gpu, nmse};
 
 /// A sum of K products in f32: about sqrt(K) roundings, below 1e-6 relative for the K used here.
 const TOLERANCE: f64 = 1e-12;
 
+/// One interface, one oracle.
+const VARIANTS: [&str; 3] = ["matmul_register", "matmul_subgroup", "matmul_tiled"];
+
 fn transposes() -> impl Iterator<Item = (bool, bool)> {
     [(false, false), (false, true), (true, false), (true, true)].into_iter()
+}
+
+fn operands(transpose_a: bool, transpose_b: bool, [m, n, k]: [usize; 3]) -> [Input; 2] {
+    let a = if transpose_a { [k, m] } else { [m, k] };
+    let b = if transpose_b { [n, k] } else { [k, n] };
+    [Input::normal(&a), Input::normal(&b)]
 }
 
 #[test]
 fn matmul_all_transposes_and_odd_shapes() {
     for (m, n, k) in [(1, 1, 1), (2, 3, 5), (4, 4, 4), (7, 1, 13), (1, 17, 3), (33, 18, 65), (64, 48, 32)] {
         for (transpose_a, transpose_b) in transposes() {
-            let a = if transpose_a { [k, m] } else { [m, k] };
-            let b = if transpose_b { [n, k] } else { [k, n] };
+            let inputs = operands(transpose_a, transpose_b, [m, n, k]);
             let op = MatMul { transpose_a, transpose_b, ..MatMul::default() };
-            check(&format!("{op:?} {m}x{n}x{k}"), &[Input::normal(&a), Input::normal(&b)], TOLERANCE, |graph, x| {
+            for variant in VARIANTS {
+                let name = format!("{variant} {op:?} {m}x{n}x{k}");
+                check_forward_on(&forcing(variant), &name, &inputs, TOLERANCE, |graph, x| {
+                    vec![graph.apply(op, &[x[0], x[1]])]
+                });
+            }
+            check_gradient(&format!("{op:?} {m}x{n}x{k}"), &inputs, TOLERANCE, |graph, x| {
                 vec![graph.apply(op, &[x[0], x[1]])]
             });
         }
@@ -31,29 +45,150 @@ fn matmul_batched() {
         let a = if transpose_a { [3, 5, 6] } else { [3, 6, 5] };
         let b = if transpose_b { [3, 7, 5] } else { [3, 5, 7] };
         let op = MatMul { transpose_a, transpose_b, batched: true, accumulate: false };
-        check(&format!("{op:?}"), &[Input::normal(&a), Input::normal(&b)], TOLERANCE, |graph, x| {
-            vec![graph.apply(op, &[x[0], x[1]])]
-        });
+        let inputs = [Input::normal(&a), Input::normal(&b)];
+        for variant in VARIANTS {
+            check_forward_on(&forcing(variant), &format!("{variant} {op:?}"), &inputs, TOLERANCE, |graph, x| {
+                vec![graph.apply(op, &[x[0], x[1]])]
+            });
+        }
+        check_gradient(&format!("{op:?}"), &inputs, TOLERANCE, |graph, x| vec![graph.apply(op, &[x[0], x[1]])]);
     }
 }
 
 #[test]
 fn matmul_larger_than_a_workgroup() {
     let inputs = [Input::normal(&[517, 96]), Input::normal(&[131, 96]), Input::normal(&[131])];
-    check_forward("linear", &inputs, TOLERANCE, |graph, x| vec![linear(graph, x[0], x[1], x[2])]);
+    for variant in VARIANTS {
+        check_forward_on(&forcing(variant), variant, &inputs, TOLERANCE, |graph, x| {
+            vec![linear(graph, x[0], x[1], x[2])]
+        });
+    }
 }
 
 #[test]
 fn matmul_past_65535_workgroups() {
-    // A single column: each tile of 4 x 4 is a quarter full, which keeps the output below 128 MiB.
-    let inputs = [Input::normal(&[65_536 * 64 * 4 + 5, 1]), Input::normal(&[1, 1])];
-    check_forward("matmul", &inputs, TOLERANCE, |graph, x| vec![graph.apply(MatMul::default(), &[x[0], x[1]])]);
+    // A single column keeps the output below 128 MiB: 64 tiles of 4 rows a workgroup, or one of 16 or 64 rows.
+    for (variant, rows) in [("matmul_register", 64 * 4), ("matmul_subgroup", 16), ("matmul_tiled", 64)] {
+        let inputs = [Input::normal(&[65_536 * rows + 5, 1]), Input::normal(&[1, 1])];
+        check_forward_on(&forcing(variant), variant, &inputs, TOLERANCE, |graph, x| {
+            vec![graph.apply(MatMul::default(), &[x[0], x[1]])]
+        });
+    }
 }
 
 #[test]
 fn linear_with_bias_over_leading_dimensions() {
     let inputs = [Input::normal(&[3, 5, 6]), Input::normal(&[9, 6]), Input::normal(&[9])];
     check("linear", &inputs, TOLERANCE, |graph, x| vec![linear(graph, x[0], x[1], x[2])]);
+}
+
+/// The result of a product of the same random operands, bit for bit, of its first `rows` rows.
+fn bits(variant: &str, rows: usize, (transpose_a, transpose_b): (bool, bool), [m, n, k]: [usize; 3]) -> Vec<u32> {
+    let mut random = Random(4);
+    let [a, b] = operands(transpose_a, transpose_b, [m, n, k]);
+    let (mut a_words, b_words) = (random.words(&a), random.words(&b));
+    if transpose_a {
+        a_words = a_words.chunks(m).flat_map(|row| row[..rows].to_vec()).collect();
+    } else {
+        a_words.truncate(rows * k);
+    }
+    let mut graph = Graph::new();
+    let [a, b] = operands(transpose_a, transpose_b, [rows, n, k]).map(|input| graph.input("operand", &input.shape));
+    let c = graph.apply(MatMul { transpose_a, transpose_b, ..MatMul::default() }, &[a, b]);
+    graph.keep(c);
+    let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
+    plan.write(a, &a_words);
+    plan.write(b, &b_words);
+    plan.run().expect("the device works");
+    plan.read(&[c]).expect("the device works")
+}
+
+#[test]
+fn matmul_of_a_row_does_not_depend_on_the_number_of_rows() {
+    for variant in VARIANTS {
+        for transposes in transposes() {
+            let all = bits(variant, 70, transposes, [70, 37, 45]);
+            for rows in [1, 9, 65] {
+                assert_eq!(bits(variant, rows, transposes, [70, 37, 45]), all[..rows * 37], "{variant}, {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn matmul_variants_agree_bit_for_bit_on_a_cpu() {
+    // All add in the same order with one rounding a step. Graphics drivers may take liberties, these do not.
+    if gpu().description().kind != DeviceKind::Cpu {
+        return;
+    }
+    for transposes in transposes() {
+        let expected = bits(VARIANTS[0], 70, transposes, [70, 37, 45]);
+        for variant in &VARIANTS[1..] {
+            assert_eq!(bits(variant, 70, transposes, [70, 37, 45]), expected, "{variant}");
+        }
+    }
+}
+
+#[test]
+fn matmul_accumulates_over_slices_of_k() {
+    const SUM: Store = Store("sum");
+    for (m, n, k) in [(5, 7, 129), (3, 70, 1000), (65, 2, 400)] {
+        for (transpose_a, transpose_b) in transposes() {
+            let op = MatMul { transpose_a, transpose_b, accumulate: true, ..MatMul::default() };
+            let inputs = operands(transpose_a, transpose_b, [m, n, k]);
+            let mut graph = Graph::new();
+            let tensors = [0, 1].map(|index| graph.input("operand", &inputs[index].shape));
+            let sum = graph.stored("sum", &[m, n], SUM, 0);
+            let scratch = op.scratch(&inputs[0].shape, &inputs[1].shape).expect("K is worth slicing");
+            let scratch = graph.scratch(&scratch);
+            graph.push_into(op, &tensors, &[sum, scratch]);
+            for variant in VARIANTS {
+                let stores = Stores::from([(SUM, gpu().allocate("sum", 4 * (m * n) as u64).expect("it is small"))]);
+                let mut plan = Plan::with_profile(gpu(), &graph, &stores, &forcing(variant)).expect("it is small");
+                let mut twin = Interpreter::new([(SUM, vec![0.0; m * n])].into());
+                let mut random = Random(5);
+                for (tensor, input) in tensors.iter().zip(&inputs) {
+                    let words = random.words(input);
+                    plan.write(*tensor, &words);
+                    let values: Vec<f64> = words.iter().map(|word| f64::from(f32::from_bits(*word))).collect();
+                    twin.write(*tensor, &values);
+                }
+                for round in 1..=2 {
+                    plan.run().expect("the device works");
+                    twin.run(&graph);
+                    let actual: Vec<f32> = plan.read(&[sum]).expect("the device works");
+                    let error = nmse(&actual, twin.value(&graph, sum));
+                    assert!(error <= TOLERANCE, "{variant} {op:?} {m}x{n}x{k}, round {round}: NMSE {error:.2e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_kernel_does_not_depend_on_the_number_of_rows() {
+    let profiles = [
+        Profile::default(),
+        Profile { subgroup_size: Some(32), ..Profile::default() },
+        Profile { cpu: true, ..Profile::default() },
+        Profile { cpu: true, subgroup_size: Some(8), ..Profile::default() },
+    ];
+    let chosen = |profile: &Profile, rows: usize, n: usize, k: usize| {
+        let shapes = [[rows, k], [k, n], [rows, n]];
+        let shapes = Shapes { inputs: vec![&shapes[0], &shapes[1]], outputs: vec![&shapes[2]] };
+        MatMul::default().dispatches(&shapes, profile).into_iter().map(|dispatch| dispatch.kernel).collect::<Vec<_>>()
+    };
+    for profile in &profiles {
+        for (n, k) in [(1, 1), (8, 64), (64, 8), (384, 1536)] {
+            let alone = chosen(profile, 1, n, k);
+            assert_eq!(alone.len(), 1, "a product is one dispatch");
+            for rows in [2, 64, 100_000] {
+                assert_eq!(chosen(profile, rows, n, k), alone, "{profile:?} {rows}x{n}x{k}");
+            }
+        }
+    }
+    let names = profiles.map(|profile| chosen(&profile, 64, 384, 384)[0].shader);
+    assert_eq!(names, ["matmul_tiled", "matmul_tiled", "matmul_register", "matmul_subgroup"]);
 }
 
 #[test]

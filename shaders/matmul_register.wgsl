@@ -1,0 +1,53 @@
+// A tile of 4x4 in the registers of each invocation, no workgroup memory, no barrier and no subgroups: runs
+// everywhere, and decently where barriers are dear.
+//
+// Loads beyond an edge repeat the last row or column; their results are not stored.
+//!import grid
+//!import matmul
+
+fn store_row(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
+    store(batch, row, column, sums.x);
+    store(batch, row, column + 1u, sums.y);
+    store(batch, row, column + 2u, sums.z);
+    store(batch, row, column + 3u, sums.w);
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tile = tile_of(linear_workgroup(workgroup, workgroups) * 64u + lane);
+    let batch = tile.x;
+    if batch >= params.batches {
+        return;
+    }
+    let row = tile.y * 4u;
+    let column = tile.z * 4u;
+
+    let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(params.m - 1u));
+    let columns = min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(params.n - 1u));
+    var a_at = vec4<u32>(batch * params.a_batch) + rows * params.a_row;
+    var b_at = vec4<u32>(batch * params.b_batch) + columns * params.b_column;
+
+    var sums_0 = vec4<f32>();
+    var sums_1 = vec4<f32>();
+    var sums_2 = vec4<f32>();
+    var sums_3 = vec4<f32>();
+    let inner = inner_size(batch);
+    for (var k = 0u; k < inner; k++) {
+        let b_k = vec4<f32>(b[b_at.x], b[b_at.y], b[b_at.z], b[b_at.w]);
+        sums_0 = fma(vec4<f32>(a[a_at.x]), b_k, sums_0);
+        sums_1 = fma(vec4<f32>(a[a_at.y]), b_k, sums_1);
+        sums_2 = fma(vec4<f32>(a[a_at.z]), b_k, sums_2);
+        sums_3 = fma(vec4<f32>(a[a_at.w]), b_k, sums_3);
+        a_at += vec4<u32>(params.a_k);
+        b_at += vec4<u32>(params.b_k);
+    }
+
+    store_row(batch, row, column, sums_0);
+    store_row(batch, row + 1u, column, sums_1);
+    store_row(batch, row + 2u, column, sums_2);
+    store_row(batch, row + 3u, column, sums_3);
+}

@@ -1,0 +1,57 @@
+// What all kernels for C = A·B (+ bias) or C += A·B are bound to. Rows, columns and K have strides, so
+// transposes cost nothing.
+
+struct Params {
+    // Independent products: a batch, or slices of K of one product, whose results are added up later.
+    batches: u32,
+    m: u32,
+    n: u32,
+    k: u32,
+    a_batch: u32,
+    a_row: u32,
+    a_k: u32,
+    b_batch: u32,
+    b_k: u32,
+    b_column: u32,
+    tiles_m: u32,
+    tiles_n: u32,
+    // K of a slice, and how far the next slice is (0 in a batch).
+    k_slice: u32,
+    k_step: u32,
+    has_bias: u32,
+    accumulate: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+
+// Batch, row of tiles and column of tiles of a tile.
+fn tile_of(index: u32) -> vec3<u32> {
+    let tiles = params.tiles_m * params.tiles_n;
+    let tile = index % tiles;
+    return vec3<u32>(index / tiles, tile / params.tiles_n, tile % params.tiles_n);
+}
+
+// Number of products that each element of this batch is the sum of.
+fn inner_size(batch: u32) -> u32 {
+    return min(params.k_slice, params.k - batch * params.k_step);
+}
+
+// Stores an element unless it is beyond an edge.
+fn store(batch: u32, row: u32, column: u32, sum: f32) {
+    if row >= params.m || column >= params.n {
+        return;
+    }
+    let index = (batch * params.m + row) * params.n + column;
+    var value = sum;
+    if params.has_bias == 1u {
+        value += bias[column];
+    }
+    if params.accumulate == 1u {
+        value += c[index];
+    }
+    c[index] = value;
+}

@@ -5,8 +5,14 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// Names and bytes of the built-in models.
-const BUILTIN: &[(&str, &[u8])] = &[];
+macro_rules! models {
+    ($($name:literal),*) => {
+        &[$(($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/models/", $name, ".safetensors")))),*]
+    };
+}
+
+/// Names and bytes of the built-in models; assets/models/README.md says how each was made.
+const BUILTIN: &[(&str, &[u8])] = models!["digits8-base", "digits8-classifier", "digits8-judge"];
 
 /// Loads a native model: a file, or `builtin:NAME`.
 ///

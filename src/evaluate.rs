@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::error::Result;
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
-use crate::gpu::{Command, Gpu};
+use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Store, Stores, Tensor};
 use crate::model::{Dit, DitConfig};
-use crate::ops::{PolicyStats, sampler_step};
+use crate::ops::PolicyStats;
 use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Reward};
 use crate::sampling::{Request, Sampling, Table, class_requests};
@@ -91,7 +91,7 @@ impl Evaluator {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
             let mut base_sampling = Sampling::new(gpu, dit, batch, eval.guidance_scale, &only_base)?;
             base_images = Some(base_sampling.draw(&table, &requests)?);
-            drift = Some(DriftMeter::new(gpu, &config.rollout, dit, batch, stores)?);
+            drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {
             count: eval.count,
@@ -128,7 +128,9 @@ impl Evaluator {
             None => None,
         };
         let drift = match (&mut self.drift, &self.base_images) {
-            (Some(meter), Some(base)) => Some(meter.measure(&self.requests, mean_squared(&images, base))?),
+            (Some(meter), Some(base)) => {
+                Some(meter.measure(&mut self.sampling, &self.requests, mean_squared(&images, base))?)
+            }
             _ => None,
         };
         Ok(Evaluation {
@@ -161,48 +163,38 @@ fn mean_squared(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
 }
 
-/// Both models at the same states, along the deterministic trajectory of the first.
+/// The base's velocity at the states that a model visits.
 #[derive(Debug)]
 struct DriftMeter {
     gpu: Arc<Gpu>,
     dit: DitConfig,
     batch: usize,
+    /// The deterministic trajectory along which both are compared: that of a rollout.
     ode: Table,
     /// Transitions of the stochastic sampler, for the KL.
     stochastic: Vec<Row>,
     plan: Plan,
-    noise: Plan,
-    noise_keys: Tensor,
-    noise_out: Tensor,
     x: Tensor,
+    velocity: Tensor,
     time: Tensor,
     labels: Tensor,
-    rows: Tensor,
     stats: Tensor,
-    x_next: Tensor,
 }
 
 impl DriftMeter {
-    fn new(gpu: &Arc<Gpu>, rollout: &config::Rollout, dit: &DitConfig, batch: usize, stores: &Stores) -> Result<Self> {
+    fn new(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, batch: usize, stores: &Stores) -> Result<Self> {
         let mut graph = Graph::new();
         let x = graph.input("x", &dit.image_shape(batch));
+        let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
         let time = graph.input("time", &[batch]);
         let labels = graph.input("labels", &[batch]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
-        let velocity = |graph: &mut Graph, store: Store| {
-            let parameters = dit.layout().declare(graph, store, None);
-            Dit::new(dit, parameters).velocity(graph, x, time, labels)
-        };
-        let v_new = velocity(&mut graph, PARAMETERS);
-        let v_base = velocity(&mut graph, BASE);
-        // S2 is wanted; the place of the noise is free, and the step's own noise has factor 0.
-        let stats = graph.apply(PolicyStats, &[v_new, v_base, v_base]);
-        let x_next = sampler_step(&mut graph, x, v_new, v_base, rows);
+        let parameters = dit.layout().declare(&mut graph, BASE, None);
+        let guidance_scale = config.eval.guidance_scale as f32;
+        let base = Dit::new(dit, parameters).guided_velocity(&mut graph, x, time, labels, guidance_scale);
+        // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
+        let stats = graph.apply(PolicyStats, &[velocity, base, base]);
         graph.keep(stats);
-        graph.keep(x_next);
-        let plan = Plan::new(gpu, &graph, stores)?;
-        let (noise, noise_keys, noise_out) = crate::sampling::noise_graph(dit, batch);
-        let noise = Plan::new(gpu, &noise, stores)?;
+        let rollout = &config.rollout;
         let schedule = Schedule::StaticShift { shift: rollout.shift };
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };
         Ok(Self {
@@ -211,47 +203,42 @@ impl DriftMeter {
             batch,
             ode: Table::ode(rollout.shift, rollout.steps)?,
             stochastic: Table::new(&schedule, rollout.steps, sampler, |_| rollout.eta)?.rows,
-            plan,
-            noise,
-            noise_keys,
-            noise_out,
+            plan: Plan::new(gpu, &graph, stores)?,
             x,
+            velocity,
             time,
             labels,
-            rows,
             stats,
-            x_next,
         })
     }
 
-    fn measure(&mut self, requests: &[Request], image_msd: f64) -> Result<Drift> {
-        let dim = self.dit.dim() as f64;
-        let mut by_step = vec![0.0; self.ode.steps()];
-        for requests in requests.chunks(self.batch) {
-            let padded = || (0..self.batch).map(|row| requests[row.min(requests.len() - 1)]);
-            let keys = crate::sampling::words(padded(), crate::flow::noise::INITIAL_NOISE);
-            self.noise.write(self.noise_keys, &keys);
-            self.noise.run()?;
-            let (from, to) = (self.noise.region(self.noise_out), self.plan.region(self.x));
-            self.gpu.submit([Command::Copy { from, to }])?;
-            self.plan.write(self.labels, &padded().map(|request| request.label).collect::<Vec<u32>>());
-            for (step, row) in self.ode.rows.iter().enumerate() {
-                self.plan.write(self.time, &vec![self.dit.time_of(self.ode.sigmas[step]); self.batch]);
-                self.plan.write(self.rows, &[row.a as f32, row.b as f32, 0.0].repeat(self.batch));
-                self.plan.run()?;
-                let stats: Vec<f32> = self.plan.read(&[self.stats])?;
-                let s2 = stats.chunks(2).take(requests.len()).map(|sums| f64::from(sums[1]));
-                by_step[step] += s2.sum::<f64>() / dim;
-                let (from, to) = (self.plan.region(self.x_next), self.plan.region(self.x));
-                self.gpu.submit([Command::Copy { from, to }])?;
-            }
-        }
-        let by_step: Vec<f64> = by_step.iter().map(|sum| sum / requests.len() as f64).collect();
+    fn measure(&mut self, sampling: &mut Sampling, requests: &[Request], image_msd: f64) -> Result<Drift> {
+        let Self { gpu, dit, batch, ode, plan, .. } = self;
+        let mut sums = vec![0.0; ode.steps()];
+        sampling.draw_visited(ode, requests, None, |moment| {
+            let part = |tensor| Region { bytes: moment.x.bytes, ..plan.region(tensor).clone() };
+            let (x, velocity) = (part(self.x), part(self.velocity));
+            gpu.submit([
+                Command::Copy { from: moment.x, to: &x },
+                Command::Copy { from: moment.velocity, to: &velocity },
+            ])?;
+            let mut labels: Vec<u32> =
+                requests[moment.first..moment.first + moment.count].iter().map(|request| request.label).collect();
+            labels.resize(*batch, 0);
+            plan.write(self.labels, &labels);
+            plan.write(self.time, &vec![dit.time_of(ode.sigmas[moment.step]); *batch]);
+            plan.run()?;
+            let stats: Vec<f32> = plan.read(&[self.stats])?;
+            sums[moment.step] += stats.chunks(2).take(moment.count).map(|row| f64::from(row[1])).sum::<f64>();
+            Ok(())
+        })?;
+        let elements = (requests.len() * dit.dim()) as f64;
+        let msd_by_step: Vec<f64> = sums.iter().map(|sum| sum / elements).collect();
         let kl = |(msd, row): (&f64, &Row)| row.has_density().then(|| row.kappa() * msd);
-        let kl_by_step: Vec<Option<f64>> = by_step.iter().zip(&self.stochastic).map(kl).collect();
+        let kl_by_step: Vec<Option<f64>> = msd_by_step.iter().zip(&self.stochastic).map(kl).collect();
         let known: Vec<f64> = kl_by_step.iter().flatten().copied().collect();
         Ok(Drift {
-            velocity_msd: by_step.iter().sum::<f64>() / by_step.len() as f64,
+            velocity_msd: msd_by_step.iter().sum::<f64>() / msd_by_step.len() as f64,
             kl_mean: known.iter().sum::<f64>() / known.len().max(1) as f64,
             kl_by_step,
             image_msd,

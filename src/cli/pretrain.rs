@@ -59,7 +59,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         let report = training.step(step)?;
         (sum, count) = (sum + report.loss, count + 1);
         let done = step + 1;
-        if done % config.pretrain.log_every.max(1) == 0 || done == steps {
+        let due = |every: usize| done == steps || (every > 0 && done.is_multiple_of(every));
+        if due(config.pretrain.log_every) {
             last = sum / f64::from(count);
             metrics.append(&serde_json::json!({
                 "iteration": done,
@@ -70,15 +71,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             (sum, count) = (0.0, 0);
         }
         progress.update(done as u64, &format!("loss {:.4}", report.loss));
-        if done % config.pretrain.sample_every.max(1) == 0 || done == steps {
+        if due(config.pretrain.sample_every) {
             preview.write(&directory.sample(done as u64), &table, &format!("step {done}"), None)?;
         }
-        let checkpoint = config.pretrain.checkpoint_every;
-        if checkpoint > 0 && done % checkpoint == 0 {
+        if due(config.pretrain.save_every) {
             save(training.averaged_weights()?)?;
         }
     }
-    save(training.averaged_weights()?)?;
     progress.finish(&format!("loss {last:.4} over the last steps"));
     println!("model: {}", directory.path().join("model.safetensors").display());
     Ok(())

@@ -339,7 +339,7 @@ impl Default for Preview {
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
     /// Iterations of `train` between checkpoints; 0 = only the last. (`pretrain` has its own
-    /// `checkpoint_every`.)
+    /// `pretrain.save_every`.)
     pub every: usize,
     /// How many of the newest are kept.
     pub keep: usize,

@@ -35,12 +35,12 @@ pub struct Pretrain {
     pub logit_mean: f64,
     /// Standard deviation of the logit-normal distribution.
     pub logit_std: f64,
-    /// Steps between lines of `metrics.jsonl`.
+    /// Steps between lines of `metrics.jsonl`; 0 = only the last.
     pub log_every: usize,
     /// Steps between grids of samples; 0 = only the last.
     pub sample_every: usize,
-    /// Steps between checkpoints; 0 = only the last.
-    pub checkpoint_every: usize,
+    /// Steps between writings of the model so far; 0 = only at the end.
+    pub save_every: usize,
 }
 
 impl Default for Pretrain {
@@ -61,7 +61,7 @@ impl Default for Pretrain {
             logit_std: 1.0,
             log_every: 50,
             sample_every: 500,
-            checkpoint_every: 500,
+            save_every: 500,
         }
     }
 }

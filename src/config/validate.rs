@@ -24,8 +24,7 @@ impl Config {
                 self.validate_pretrain_model()?;
                 self.pretrain.validate()?;
                 count("preview.per_class", self.preview.per_class)?;
-                count("preview.steps", self.preview.steps)?;
-                count("checkpoint.keep", self.checkpoint.keep)
+                count("preview.steps", self.preview.steps)
             }
             Command::FitClassifier => {
                 self.data.validate()?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
 use super::pipeline::{Kernel, Pipelines};
+use super::timing::Timestamps;
 use crate::error::{Error, Result};
 
 /// A device buffer. Freed when the last owner drops it.
@@ -62,6 +63,7 @@ pub struct Gpu {
     subgroups: bool,
     pipelines: Mutex<Pipelines>,
     trouble: Arc<Mutex<Trouble>>,
+    pub(super) timestamps: Option<Timestamps>,
     pub(super) readback: Mutex<super::submission::Readback>,
     buffers_made: AtomicU64,
     pipelines_made: AtomicU64,
@@ -121,7 +123,8 @@ impl Gpu {
             lock(&seen).error.get_or_insert(error);
         }));
         let bytes_held = Arc::new(AtomicU64::new(0));
-        let gpu = Self {
+        let mut gpu = Self {
+            timestamps: None,
             readback: Mutex::default(),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
@@ -136,6 +139,9 @@ impl Gpu {
             bind_groups_made: AtomicU64::new(0),
             bytes_held,
         };
+        if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
+            gpu.timestamps = Some(Timestamps::new(&gpu)?);
+        }
         log::info!("device: {} ({}, {})", gpu.description.name, gpu.description.backend, gpu.description.driver);
         Ok(Arc::new(gpu))
     }

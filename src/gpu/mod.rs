@@ -7,6 +7,7 @@ mod device;
 mod pipeline;
 pub mod shader;
 mod submission;
+mod timing;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu};

@@ -72,11 +72,20 @@ pub fn grid_1d(workgroups: u64) -> [u32; 3] {
 /// A dispatch with its pipeline and bind group made: only to be replayed.
 #[derive(Debug)]
 pub struct BoundDispatch {
-    pub(super) pipeline: Arc<wgpu::ComputePipeline>,
-    pub(super) bind_group: wgpu::BindGroup,
-    pub(super) grid: [u32; 3],
+    pipeline: Arc<wgpu::ComputePipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
     /// Name of the shader, for tables and traces.
     pub shader: &'static str,
+}
+
+impl BoundDispatch {
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        let [x, y, z] = self.grid;
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// What makes a pipeline unique: its kernel and how many tensors it reads and writes.

@@ -1,7 +1,6 @@
 //! Sending work and fetching results.
 
 use std::sync::{Arc, PoisonError, mpsc};
-use std::time::{Duration, Instant};
 
 use super::device::{Buffer, Gpu};
 use super::pipeline::{BoundDispatch, Region};
@@ -20,6 +19,9 @@ pub enum Command<'a> {
         to: &'a Region,
     },
 }
+
+/// Large enough for the readbacks of ordinary iterations, so that they never allocate.
+const SMALLEST_STAGING: u64 = 1 << 20;
 
 /// The staging buffer of [`Gpu::read`], kept between calls and grown when needed.
 #[derive(Debug, Default)]
@@ -52,10 +54,7 @@ impl Gpu {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     let mut next = Some(first);
                     while let Some(dispatch) = next {
-                        pass.set_pipeline(&dispatch.pipeline);
-                        pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                        let [x, y, z] = dispatch.grid;
-                        pass.dispatch_workgroups(x, y, z);
+                        dispatch.encode(&mut pass);
                         next = match commands.peek() {
                             Some(Command::Dispatch(dispatch)) => Some(*dispatch),
                             _ => None,
@@ -84,18 +83,6 @@ impl Gpu {
         }
     }
 
-    /// Runs commands alone on the device and says how long it took, submission included.
-    ///
-    /// # Errors
-    /// As [`Gpu::submit`] and [`Gpu::wait`].
-    pub fn time<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<Duration> {
-        self.wait()?;
-        let start = Instant::now();
-        self.submit(commands)?;
-        self.wait()?;
-        Ok(start.elapsed())
-    }
-
     /// Reads regions back, one after the other into one vector, after all that was submitted.
     ///
     /// Some drivers answer a killed submission with stale bytes and no error; so every readback ends in a
@@ -110,7 +97,8 @@ impl Gpu {
             Some(staging) if staging.bytes() >= bytes + 4 => staging.clone(),
             _ => {
                 readback.staging = None;
-                let made = self.make_buffer("readback", bytes + 4, wgpu::BufferUsages::MAP_READ)?;
+                let size = (bytes + 4).max(SMALLEST_STAGING);
+                let made = self.make_buffer("readback", size, wgpu::BufferUsages::MAP_READ)?;
                 readback.staging.insert(made).clone()
             }
         };

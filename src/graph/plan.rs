@@ -139,12 +139,7 @@ impl Plan {
                 }
             }
             2 => {
-                let times = self
-                    .dispatches
-                    .iter()
-                    .map(|dispatch| self.gpu.time([Command::Dispatch(dispatch)]))
-                    .collect::<Result<Vec<_>>>()?;
-                self.submissions = cut(&times);
+                self.submissions = cut(&self.gpu.time(&self.dispatches)?);
             }
             _ => {
                 for range in &self.submissions {

@@ -49,7 +49,7 @@ pub struct Drift {
     /// The same difference as KL of the stochastic sampler at each step, in nats an element; `None` where the
     /// sampler has no density.
     pub kl_by_step: Vec<Option<f64>>,
-    /// Mean of those.
+    /// Mean of those, without the last step: it is never trained, and its weight would drown the others.
     pub kl_mean: f64,
     /// Mean squared difference of the final images from the same noise, an element.
     pub image_msd: f64,
@@ -236,7 +236,8 @@ impl DriftMeter {
         let msd_by_step: Vec<f64> = sums.iter().map(|sum| sum / elements).collect();
         let kl = |(msd, row): (&f64, &Row)| row.has_density().then(|| row.kappa() * msd);
         let kl_by_step: Vec<Option<f64>> = msd_by_step.iter().zip(&self.stochastic).map(kl).collect();
-        let known: Vec<f64> = kl_by_step.iter().flatten().copied().collect();
+        let last = kl_by_step.len() - 1;
+        let known: Vec<f64> = kl_by_step[..last].iter().flatten().copied().collect();
         Ok(Drift {
             velocity_msd: msd_by_step.iter().sum::<f64>() / msd_by_step.len() as f64,
             kl_mean: known.iter().sum::<f64>() / known.len().max(1) as f64,

@@ -21,9 +21,12 @@ pub struct Check {
     pub detail: String,
 }
 
+/// Says what it found, or what was wrong.
+type Examine = fn(&Arc<Gpu>) -> Result<String>;
+
 /// Runs every check; a check that cannot run has failed.
 pub fn run(gpu: &Arc<Gpu>) -> Vec<Check> {
-    let checks: [(&'static str, fn(&Arc<Gpu>) -> Result<String>); 6] = [
+    let checks: [(&'static str, Examine); 6] = [
         ("matmul against f64", matmul),
         ("Philox known answers", philox),
         ("reduction", reduction),

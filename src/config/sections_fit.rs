@@ -35,7 +35,7 @@ pub struct Pretrain {
     pub logit_mean: f64,
     /// Standard deviation of the logit-normal distribution.
     pub logit_std: f64,
-    /// Steps between lines of `metrics.jsonl`; 0 = only the last.
+    /// Steps between lines of `metrics.jsonl`, at least 1.
     pub log_every: usize,
     /// Steps between grids of samples; 0 = only the last.
     pub sample_every: usize,

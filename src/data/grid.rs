@@ -42,7 +42,7 @@ pub struct Grid<'a> {
     pub images: &'a [f32],
     /// `H = W`, in pixels.
     pub image_size: usize,
-    /// `C`: 1 or 3.
+    /// `C`: of 3 and more the first three are shown as red, green, blue; of fewer the first as grey.
     pub channels: usize,
     /// Images in a row; the last row may be shorter.
     pub columns: usize,
@@ -60,10 +60,9 @@ impl<'a> Grid<'a> {
     /// A grid without texts.
     ///
     /// # Panics
-    /// If `channels` is neither 1 nor 3, a size is 0, or `images` are not whole images.
+    /// If a size is 0, or `images` are not whole images.
     pub fn new(images: &'a [f32], image_size: usize, channels: usize, columns: usize) -> Self {
-        assert!(matches!(channels, 1 | 3), "1 or 3 channels, not {channels}");
-        assert!(image_size > 0 && columns > 0, "an empty grid");
+        assert!(image_size > 0 && channels > 0 && columns > 0, "an empty grid");
         let image = channels * image_size * image_size;
         assert_eq!(images.len() % image, 0, "a part of an image");
         Self { images, image_size, channels, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }
@@ -95,6 +94,8 @@ impl<'a> Grid<'a> {
             let y = top + row * layout.row_pitch + layout.tile.saturating_sub(TITLE.size.val()) / 2;
             write_text(canvas, &TITLE, title, x, y);
         }
+        // Latents have more channels than a picture: the first three stand for them.
+        let shown = if self.channels < 3 { 1 } else { 3 };
         let image_len = self.channels * self.image_size * self.image_size;
         for (index, image) in self.images.chunks_exact(image_len).enumerate() {
             let x = left + index % self.columns * layout.column_pitch;
@@ -114,7 +115,7 @@ impl<'a> Grid<'a> {
             for x in 0..tile {
                 let at = y / magnification * self.image_size + x / magnification;
                 // A grey image has one plane, which serves for all three colours.
-                let colour = [0, 1, 2].map(|c| to_byte(image[c % self.channels * plane + at]));
+                let colour = [0, 1, 2].map(|c| to_byte(image[c % shown * plane + at]));
                 canvas.put_pixel((left + x) as u32, (top + y) as u32, Rgb(colour));
             }
         }

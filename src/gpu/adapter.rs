@@ -30,14 +30,25 @@ impl Options {
     /// Fills what the caller left open from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
     /// `FLOWDPPO_CHECKED`, so that a whole test suite can be run on another device or limit.
     pub fn or_environment(mut self) -> Self {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
-        if variable("FLOWDPPO_LIMITS").as_deref() == Some("webgpu-default") {
-            self.limits = LimitsMode::WebgpuDefault;
+        match variable("FLOWDPPO_LIMITS").as_deref() {
+            Some("webgpu-default") => self.limits = LimitsMode::WebgpuDefault,
+            None | Some("adapter") => {}
+            Some(other) => log::warn!("FLOWDPPO_LIMITS={other} is ignored: it is webgpu-default or adapter"),
         }
-        self.checked |= variable("FLOWDPPO_CHECKED").is_some_and(|value| value != "0");
+        self.checked |= is_on("FLOWDPPO_CHECKED");
         self
     }
+}
+
+/// An environment variable, if it is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A switch in the environment: set, and not to 0.
+pub(super) fn is_on(name: &str) -> bool {
+    variable(name).is_some_and(|value| value != "0")
 }
 
 /// What kind of processor stands behind an adapter; the order is the order of preference.
@@ -135,8 +146,7 @@ pub(super) fn choose(
                 .into(),
         ));
     }
-    let from_environment = std::env::var("WGPU_ADAPTER_NAME").ok().filter(|name| !name.is_empty());
-    let wanted = wanted.filter(|name| !name.is_empty()).map(str::to_owned).or(from_environment);
+    let wanted = wanted.filter(|name| !name.is_empty()).map(str::to_owned).or_else(|| variable("WGPU_ADAPTER_NAME"));
     let position = match &wanted {
         None => Some(0),
         Some(wanted) => match wanted.parse::<usize>() {

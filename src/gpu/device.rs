@@ -90,7 +90,7 @@ impl Gpu {
             LimitsMode::WebgpuDefault => (wgpu::Limits::defaults(), wgpu::Features::empty()),
         };
         let mut required_features = adapter.features() & wanted_features;
-        if std::env::var_os("FLOWDPPO_NO_SUBGROUPS").is_some() {
+        if adapter::is_on("FLOWDPPO_NO_SUBGROUPS") {
             required_features.remove(wgpu::Features::SUBGROUP);
         }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {

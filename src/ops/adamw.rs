@@ -48,7 +48,7 @@ pub struct AdamWSettings {
     pub epsilon: f64,
     /// Share of a parameter that decays at learning rate 1.
     pub weight_decay: f64,
-    /// Largest norm of all gradients together; 0 for no limit.
+    /// Largest norm of all gradients together; 0 or infinity for no limit.
     pub max_grad_norm: f64,
 }
 
@@ -56,6 +56,8 @@ impl AdamWSettings {
     /// The settings input for a step, counted from 1 and without those that were skipped.
     pub fn at_step(&self, step: u64) -> [f32; 8] {
         // Of the decays as the device knows them, rounded to f32: 1 - 0.999 differs by 1e-5 otherwise.
+        // Shaders may assume that there is no infinity.
+        let max_grad_norm = if self.max_grad_norm.is_finite() { self.max_grad_norm } else { 0.0 };
         let correction = |beta: f64| 1.0 - f64::from(beta as f32).powf(step as f64);
         [
             self.learning_rate,
@@ -65,7 +67,7 @@ impl AdamWSettings {
             self.weight_decay,
             correction(self.beta1),
             correction(self.beta2),
-            self.max_grad_norm,
+            max_grad_norm,
         ]
         .map(|value| value as f32)
     }

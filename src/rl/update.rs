@@ -151,8 +151,7 @@ impl Updater {
             beta2: train.beta2,
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
-            // 0 is no limit for the optimizer, and so is a norm that no gradient reaches.
-            max_grad_norm: if train.max_grad_norm.is_finite() { train.max_grad_norm } else { 0.0 },
+            max_grad_norm: train.max_grad_norm,
         };
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut at = 0;

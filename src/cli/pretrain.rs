@@ -1,8 +1,10 @@
 //! `pretrain`: flow matching from scratch, or further on from a file.
 
+use std::sync::atomic::Ordering;
+
 use clap::Args;
 
-use super::{ConfigArguments, Global};
+use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::{Command, ModelSource};
 use crate::error::Result;
 use crate::model::{DitConfig, Model, ModelKind};
@@ -15,11 +17,11 @@ use crate::{assets, data, files};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    config: ConfigArguments,
+    run: RunArguments,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load(Command::Pretrain)?;
+    let config = arguments.run.config.load(Command::Pretrain)?;
     let data = data::load(&config.data)?;
     let (dit, weights) = match config.model.source()? {
         ModelSource::File(file) => {
@@ -34,19 +36,20 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let gpu = global.open(&config.run.device)?;
-    let directory = RunDirectory::create_for(&config.run, arguments.config.out.as_deref())?;
-    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     let mut training = Pretraining::new(&gpu, &config, dit.clone(), &data, &weights)?;
     let stores = training.optimizer.average_stores();
     let mut preview = Preview::new(&gpu, &config.preview, &dit, &data.class_names, 1.0, &stores)?;
+    // Everything that can be wrong with the input has been looked at: now the disk.
+    let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
+    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     let mut metrics = MetricsLog::open_append(&directory.metrics())?;
-    println!(
+    global.announce(format_args!(
         "pretraining {} parameters on {} images of {} classes into {}",
         dit.layout().parameter_count(),
         data.len(),
         data.class_names.len(),
         directory.path().display()
-    );
+    ));
     let steps = config.pretrain.steps;
     let table = Table::ode(1.0, config.preview.steps)?;
     let save = |weights: Vec<f32>| {
@@ -55,11 +58,14 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let mut progress = Progress::new("pretraining", steps as u64, global.verbosity());
     let (mut sum, mut count, mut last) = (0.0, 0, 0.0);
+    let stop = stop_at_interrupt()?;
     for step in 0..steps {
         let report = training.step(step)?;
         (sum, count) = (sum + report.loss, count + 1);
         let done = step + 1;
-        if done % config.pretrain.log_every.max(1) == 0 || done == steps {
+        let stopped = stop.load(Ordering::Relaxed);
+        let last_step = done == steps || stopped;
+        if done % config.pretrain.log_every.max(1) == 0 || last_step {
             last = sum / f64::from(count);
             metrics.append(&serde_json::json!({
                 "iteration": done,
@@ -70,16 +76,21 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             (sum, count) = (0.0, 0);
         }
         progress.update(done as u64, &format!("loss {:.4}", report.loss));
-        if done % config.pretrain.sample_every.max(1) == 0 || done == steps {
+        let every = config.pretrain.sample_every;
+        if (every > 0 && done % every == 0) || last_step {
             preview.write(&directory.sample(done as u64), &table, &format!("step {done}"), None)?;
         }
         let checkpoint = config.pretrain.checkpoint_every;
         if checkpoint > 0 && done % checkpoint == 0 {
             save(training.averaged_weights()?)?;
         }
+        if stopped {
+            progress.println(&format!("stopped after step {done}"));
+            break;
+        }
     }
     save(training.averaged_weights()?)?;
     progress.finish(&format!("loss {last:.4} over the last steps"));
-    println!("model: {}", directory.path().join("model.safetensors").display());
+    say(format_args!("model: {}", directory.path().join("model.safetensors").display()));
     Ok(())
 }

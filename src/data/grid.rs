@@ -42,7 +42,7 @@ pub struct Grid<'a> {
     pub images: &'a [f32],
     /// `H = W`, in pixels.
     pub image_size: usize,
-    /// `C`: 1 or 3.
+    /// `C`: 1 is grey. Of more than three, as a latent has, the first three are shown as colours.
     pub channels: usize,
     /// Images in a row; the last row may be shorter.
     pub columns: usize,
@@ -60,10 +60,9 @@ impl<'a> Grid<'a> {
     /// A grid without texts.
     ///
     /// # Panics
-    /// If `channels` is neither 1 nor 3, a size is 0, or `images` are not whole images.
+    /// If a size is 0, or `images` are not whole images.
     pub fn new(images: &'a [f32], image_size: usize, channels: usize, columns: usize) -> Self {
-        assert!(matches!(channels, 1 | 3), "1 or 3 channels, not {channels}");
-        assert!(image_size > 0 && columns > 0, "an empty grid");
+        assert!(channels > 0 && image_size > 0 && columns > 0, "an empty grid");
         let image = channels * image_size * image_size;
         assert_eq!(images.len() % image, 0, "a part of an image");
         Self { images, image_size, channels, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }

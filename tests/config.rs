@@ -199,7 +199,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "my.toml:2:11: `rollout.sampler` must be \"ode\" or \"flow-sde\" or \"dance\" or \"cps\" or \"precise\" or \
       \"dance-precise\", not \"flow_sde\"; did you mean \"flow-sde\"?"),
     ("[objective]\nthreshold_unit = 1", &[],
-     "my.toml:2:18: `objective.threshold_unit` must be \"sum\" or \"mean\", not 1"),
+     "my.toml:2:18: `objective.threshold_unit` must be \"mean\" or \"sum\", not 1"),
     ("[rollout]\ntrained_steps = { kind = 'sparse-early', cuont = 3 }", &[],
      "my.toml:2:17: unknown key `rollout.trained_steps.cuont`; did you mean `rollout.trained_steps.count`?"),
     ("[rollout]\ntrained_steps = { kind = 'sparse-early', count = 'three' }", &[],
@@ -274,15 +274,15 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["rollout.guidance_scale=-1"],
      "`rollout.guidance_scale` must be a finite number of 0 or more, not -1.0"),
     (Command::Train, &["rollout.steps=4"],
-     "`rollout.trained_steps` draws `count` = 3 of 2 steps (from 0 to 0.5 of `rollout.steps` = 4, without the last); \
-      count must be 1 to 2: lower it, or raise `to` or the steps"),
+     "`rollout.trained_steps`: cannot draw 3 different steps, since from = 0 to 0.5 of a trajectory of 4 steps leaves \
+      2 to choose from; lower count, or raise to or the number of steps"),
     (Command::Train, &["rollout.trained_steps.from=0.6"],
-     "`rollout.trained_steps` must be a range of shares, 0 <= from < to <= 1, not from 0.6 to 0.5"),
+     "`rollout.trained_steps`: from = 0.6 and to = 0.5 must be shares of the trajectory with 0 <= from < to <= 1"),
     (Command::Train, &["rollout.trained_steps={kind='list',steps=[2,9]}"],
-     "`rollout.trained_steps` lists step 9, but of `rollout.steps` = 10 only 0 to 8 can be trained (the last has no \
-      density); remove it"),
+     "`rollout.trained_steps`: step 9 is the last of the 10 steps and cannot be trained, since it ends without noise \
+      and so has no density; leave it out (with sparse-early: lower to)"),
     (Command::Train, &["rollout.trained_steps={kind='list',steps=[2,1,2]}"],
-     "`rollout.trained_steps` lists step 2 twice; remove one"),
+     "`rollout.trained_steps`: step 2 is listed twice; list each step once"),
     (Command::Train, &["train.learning_rate=nan"],
      "`train.learning_rate` must be a positive finite number, not NaN"),
     (Command::Train, &["train.learning_rate=1e-60"],

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Global;
+use super::{Global, say};
 use crate::error::{Error, Result};
 use crate::gpu::{self, AdapterDescription, DeviceKind, Gpu, Options};
 use crate::self_test::{self, Check};
@@ -43,7 +43,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         reports.push(Report { adapter, self_test });
     }
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&reports).expect("text and numbers are JSON"));
+        say(serde_json::to_string_pretty(&reports).expect("text and numbers are JSON"));
     } else {
         reports.iter().for_each(print);
     }
@@ -64,32 +64,32 @@ fn print(report: &Report) {
         DeviceKind::Cpu => "software driver: the CPU does the work",
     };
     let yes = |offered: bool| if offered { "yes" } else { "no" };
-    println!("{}: {} ({kind})", it.index, it.name);
-    println!("   {} {}", it.backend, it.driver);
+    say(format_args!("{}: {} ({kind})", it.index, it.name));
+    say(format_args!("   {} {}", it.backend, it.driver));
     if let Some(bytes) = it.memory_bytes {
-        println!("   memory {} MiB", bytes >> 20);
+        say(format_args!("   memory {} MiB", bytes >> 20));
     }
-    println!(
+    say(format_args!(
         "   largest buffer {} MiB, largest tensor {} MiB, {} storage buffers a kernel",
         it.max_buffer_size >> 20,
         it.max_storage_buffer_binding_size >> 20,
         it.max_storage_buffers_per_shader_stage
-    );
-    println!(
+    ));
+    say(format_args!(
         "   {} invocations a workgroup, {} KiB of workgroup memory, {} workgroups a dimension",
         it.max_compute_invocations_per_workgroup,
         it.max_compute_workgroup_storage_size >> 10,
         it.max_compute_workgroups_per_dimension
-    );
-    println!(
+    ));
+    say(format_args!(
         "   subgroups {} ({} to {}), f16 {}, timestamps {}",
         yes(it.subgroups),
         it.subgroup_size[0],
         it.subgroup_size[1],
         yes(it.shader_f16),
         yes(it.timestamps)
-    );
+    ));
     for check in &report.self_test {
-        println!("   {} {}: {}", if check.passed { "PASS" } else { "FAIL" }, check.name, check.detail);
+        say(format_args!("   {} {}: {}", if check.passed { "PASS" } else { "FAIL" }, check.name, check.detail));
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigArguments, Global};
+use super::{ConfigArguments, Global, say};
 use crate::assets;
 use crate::config::Command;
 use crate::error::{Error, Result};
@@ -47,9 +47,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     let evaluation = Evaluator::new(&gpu, &config, dit, &stores)?.evaluate()?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
+        say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {
-        print!("{}", table(&[(&arguments.model, &evaluation)]));
+        say(table(&[(&arguments.model, &evaluation)]).trim_end());
     }
     Ok(())
 }

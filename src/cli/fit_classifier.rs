@@ -1,8 +1,10 @@
 //! `fit-classifier`: the small network that scores or judges.
 
+use std::sync::atomic::Ordering;
+
 use clap::Args;
 
-use super::{ConfigArguments, Global};
+use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::Command;
 use crate::error::Result;
 use crate::fit_classifier::Fitting;
@@ -15,15 +17,13 @@ use crate::{data, files};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    config: ConfigArguments,
+    run: RunArguments,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load(Command::FitClassifier)?;
+    let config = arguments.run.config.load(Command::FitClassifier)?;
     let data = data::load(&config.data)?;
     let gpu = global.open(&config.run.device)?;
-    let directory = RunDirectory::create_for(&config.run, arguments.config.out.as_deref())?;
-    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     let network = ClassifierConfig {
         image_size: data.image_size,
         channels: data.channels,
@@ -31,14 +31,22 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         num_classes: data.class_names.len(),
     };
     let mut fitting = Fitting::new(&gpu, &config, &network, &data)?;
+    // Everything that can be wrong with the input has been looked at: now the disk.
+    let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
+    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     let mut metrics = MetricsLog::open_append(&directory.metrics())?;
     let steps = config.classifier.steps;
     let mut progress = Progress::new("fitting", steps as u64, global.verbosity());
+    let stop = stop_at_interrupt()?;
     for step in 0..steps {
         let (loss, _) = fitting.step(step)?;
         progress.update(step as u64 + 1, &format!("loss {loss:.4}"));
         if (step + 1) % 100 == 0 || step + 1 == steps {
             metrics.append(&serde_json::json!({"iteration": step + 1, "loss": loss}))?;
+        }
+        if stop.load(Ordering::Relaxed) {
+            progress.println(&format!("stopped after step {}", step + 1));
+            break;
         }
     }
     let weights = fitting.optimizer.read(PARAMETERS)?;
@@ -49,6 +57,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     progress.finish(&format!("accuracy on the clean training images {accuracy:.3}"));
     let path = directory.path().join("model.safetensors");
     model.save(&path)?;
-    println!("model: {}", path.display());
+    say(format_args!("model: {}", path.display()));
     Ok(())
 }

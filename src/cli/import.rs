@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::error::Result;
-use crate::model::{import_sit, read_tensors};
+use super::say;
+use crate::error::{Error, Result};
+use crate::model::{Model, import_sit, read_tensors};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -30,13 +31,17 @@ enum Format {
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let tensors = read_tensors(&arguments.input)?;
+    // The tensors of a native file have the same names, but its conventions of time may be others than SiT's.
+    if Model::load(&arguments.input).is_ok() {
+        return Err(Error::input(format!("{} is a native model already: use it as it is", arguments.input.display())));
+    }
     let model = match arguments.format {
         Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads)?,
     };
     super::check_output(&arguments.output)?;
     model.save(&arguments.output)?;
     let config = model.dit("the new model")?;
-    println!(
+    say(format_args!(
         "{}: {}x{} images of {} channels, hidden size {}, depth {}, {} heads, {} classes, {} parameters",
         arguments.output.display(),
         config.image_size,
@@ -47,6 +52,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         config.num_heads,
         config.num_classes,
         config.layout().parameter_count()
-    );
+    ));
     Ok(())
 }

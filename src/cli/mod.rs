@@ -8,8 +8,11 @@ mod pretrain;
 mod sample;
 mod train;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -34,7 +37,7 @@ struct Global {
     /// Say more; twice for everything (RUST_LOG overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// Say only what went wrong
+    /// Say only results and what went wrong
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Adapter to use: part of its name, or its index in `devices`
@@ -75,6 +78,13 @@ struct ConfigArguments {
     /// Set a key of the configuration, for instance train.iterations=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+}
+
+/// The configuration of a run, and where the run goes.
+#[derive(Clone, Debug, Args)]
+struct RunArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
     /// The run's directory; without it run.out_dir/run.name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -94,6 +104,13 @@ impl Global {
             (true, _) => Verbosity::Quiet,
             (false, 0) => Verbosity::Normal,
             (false, _) => Verbosity::Verbose,
+        }
+    }
+
+    /// Announces what is about to happen, unless only results are wanted.
+    fn announce(&self, text: impl Display) {
+        if !self.quiet {
+            say(text);
         }
     }
 
@@ -133,6 +150,26 @@ impl Cli {
             Command::FitClassifier(arguments) => fit_classifier::run(&global, &arguments),
         }
     }
+}
+
+/// Prints a line. A reader that went away (`| head`) is no reason to stop, nor to panic as `println!` does.
+fn say(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Becomes true at the first Ctrl-C, which ends the work after the present step or iteration, saved; the
+/// second ends the program at once.
+fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        let _ = writeln!(std::io::stderr(), "\nfinishing what has begun and saving it; once more to stop at once");
+    })
+    .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;
+    Ok(stop)
 }
 
 /// Checks that a file can be written before the work for it begins.

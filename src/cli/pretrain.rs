@@ -1,8 +1,10 @@
 //! `pretrain`: flow matching from scratch, or further on from a file.
 
+use std::sync::atomic::Ordering;
+
 use clap::Args;
 
-use super::{ConfigArguments, Global};
+use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::{Command, ModelSource};
 use crate::error::Result;
 use crate::model::{DitConfig, Model, ModelKind};
@@ -15,11 +17,11 @@ use crate::{assets, data, files};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    config: ConfigArguments,
+    run: RunArguments,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load(Command::Pretrain)?;
+    let config = arguments.run.config.load(Command::Pretrain)?;
     let data = data::load(&config.data)?;
     let (dit, weights) = match config.model.source()? {
         ModelSource::File(file) => {
@@ -34,19 +36,20 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let gpu = global.open(&config.run.device)?;
-    let directory = RunDirectory::create_for(&config.run, arguments.config.out.as_deref())?;
-    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     let mut training = Pretraining::new(&gpu, &config, dit.clone(), &data, &weights)?;
     let stores = training.optimizer.average_stores();
     let mut preview = Preview::new(&gpu, &config.preview, &dit, &data.class_names, 1.0, &stores)?;
+    // Everything that can be wrong with the input has been looked at: now the disk.
+    let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
+    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     let mut metrics = MetricsLog::open_append(&directory.metrics())?;
-    println!(
+    global.announce(format_args!(
         "pretraining {} parameters on {} images of {} classes into {}",
         dit.layout().parameter_count(),
         data.len(),
         data.class_names.len(),
         directory.path().display()
-    );
+    ));
     let steps = config.pretrain.steps;
     let table = Table::ode(1.0, config.preview.steps)?;
     let save = |weights: Vec<f32>| {
@@ -55,11 +58,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let mut progress = Progress::new("pretraining", steps as u64, global.verbosity());
     let (mut sum, mut count, mut last) = (0.0, 0, 0.0);
+    let stop = stop_at_interrupt()?;
     for step in 0..steps {
         let report = training.step(step)?;
         (sum, count) = (sum + report.loss, count + 1);
         let done = step + 1;
-        let due = |every: usize| done == steps || (every > 0 && done.is_multiple_of(every));
+        let stopped = stop.load(Ordering::Relaxed);
+        let due = |every: usize| stopped || done == steps || (every > 0 && done.is_multiple_of(every));
         if due(config.pretrain.log_every) {
             last = sum / f64::from(count);
             metrics.append(&serde_json::json!({
@@ -77,8 +82,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         if due(config.pretrain.save_every) {
             save(training.averaged_weights()?)?;
         }
+        if stopped {
+            progress.println(&format!("stopped after step {done}"));
+            break;
+        }
     }
     progress.finish(&format!("loss {last:.4} over the last steps"));
-    println!("model: {}", directory.path().join("model.safetensors").display());
+    say(format_args!("model: {}", directory.path().join("model.safetensors").display()));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Global;
+use super::{Global, say};
 use crate::assets;
 use crate::data::grid::Grid;
 use crate::error::{Error, Result};
@@ -18,6 +18,8 @@ use crate::sampling::{Request, Sampling, Table, class_requests};
 
 /// Samples that are drawn together.
 const BATCH: usize = 100;
+/// Bound of a number of samples or steps: noise keys count in 32 bits, and memory ends long before.
+const MOST: usize = 1_000_000;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -48,7 +50,7 @@ pub(super) struct Arguments {
     /// Seed of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Start from exactly this noise: safetensors with `x` [N, C, S, S] and `labels` [N]
+    /// Start from exactly this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, S, S] and `labels` [N]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]
     noise: Option<PathBuf>,
     /// Write the samples as tensors too: `x0` [N, C, S, S] and `labels` [N]
@@ -71,7 +73,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         super::check_output(path)?;
     }
     let (requests, start) = match &arguments.noise {
-        Some(path) => from_noise(path, dit)?,
+        Some(path) => from_noise(path, dit, arguments.seed)?,
         None => {
             let all: Vec<u32> = (0..dit.num_classes as u32).collect();
             let classes = if arguments.classes.is_empty() { &all } else { &arguments.classes };
@@ -113,20 +115,34 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         write_tensors(path, &tensors)?;
     }
     write_grid(&arguments.out, &model, dit, &labels, &images)?;
-    println!("{} samples: {}", labels.len(), arguments.out.display());
+    say(format_args!("{} samples: {}", labels.len(), arguments.out.display()));
     Ok(())
 }
 
 fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
     for (option, value) in [("--count", arguments.count), ("--steps", arguments.steps)] {
-        if value == 0 {
-            return Err(Error::input(format!("{option} is 0: it must be at least 1")));
+        if !(1..=MOST).contains(&value) {
+            return Err(Error::input(format!("{option} is {value}: it must be a number from 1 to {MOST}")));
         }
     }
     for (option, value) in [("--eta", arguments.eta), ("--guidance-scale", arguments.guidance_scale)] {
         if !value.is_finite() || value < 0.0 {
             return Err(Error::input(format!("{option} is {value}: it must be a number of 0 or more")));
         }
+    }
+    if arguments.sampler == Sampler::Cps && arguments.eta > 1.0 {
+        return Err(Error::input(format!(
+            "--eta is {}: the sampler cps takes 0 to 1, the share of the noise that it replaces",
+            arguments.eta
+        )));
+    }
+    let classes = if arguments.classes.is_empty() { dit.num_classes } else { arguments.classes.len() };
+    if classes * arguments.count > MOST {
+        return Err(Error::input(format!(
+            "--count is {} for each of {classes} classes: {MOST} samples in all are the most; draw them in parts, with \
+             another --seed each",
+            arguments.count
+        )));
     }
     if !arguments.shift.is_finite() || arguments.shift <= 0.0 {
         return Err(Error::input(format!("--shift is {}: it must be a number above 0", arguments.shift)));
@@ -143,7 +159,7 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
 }
 
 /// Requests and states from a file of noise.
-fn from_noise(path: &Path, dit: &DitConfig) -> Result<(Vec<Request>, Option<Vec<f32>>)> {
+fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<Request>, Option<Vec<f32>>)> {
     let name = path.display();
     let mut tensors = read_tensors(path)?;
     let mut take = |tensor: &str| {
@@ -160,14 +176,16 @@ fn from_noise(path: &Path, dit: &DitConfig) -> Result<(Vec<Request>, Option<Vec<
     if let Some(index) = x.iter().position(|value| !value.is_finite()) {
         return Err(Error::input(format!("{name}: `x` is not finite at element {index}")));
     }
-    if let Some(label) = labels.iter().find(|label| !(0.0..=f32::from(dit.null_class() as u16)).contains(*label)) {
+    let is_class = |label: &f32| label.fract() == 0.0 && (0.0..=dit.null_class() as f32).contains(label);
+    if let Some(label) = labels.iter().find(|label| !is_class(label)) {
         return Err(Error::input(format!(
-            "{name}: label {label} is out of range: classes are 0 to {}",
+            "{name}: `labels` holds {label}, but classes are whole numbers from 0 to {} ({} means no class)",
+            dit.num_classes - 1,
             dit.null_class()
         )));
     }
     let classes: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
-    Ok((class_requests(&classes, 1, 0), Some(x)))
+    Ok((class_requests(&classes, 1, seed), Some(x)))
 }
 
 /// One row a class where samples of a class stand together.

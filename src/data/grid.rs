@@ -42,7 +42,7 @@ pub struct Grid<'a> {
     pub images: &'a [f32],
     /// `H = W`, in pixels.
     pub image_size: usize,
-    /// `C`: of 3 and more the first three are shown as red, green, blue; of fewer the first as grey.
+    /// `C`: 1 is grey. Of more than three, as a latent has, the first three are shown as colours.
     pub channels: usize,
     /// Images in a row; the last row may be shorter.
     pub columns: usize,
@@ -62,7 +62,7 @@ impl<'a> Grid<'a> {
     /// # Panics
     /// If a size is 0, or `images` are not whole images.
     pub fn new(images: &'a [f32], image_size: usize, channels: usize, columns: usize) -> Self {
-        assert!(image_size > 0 && channels > 0 && columns > 0, "an empty grid");
+        assert!(channels > 0 && image_size > 0 && columns > 0, "an empty grid");
         let image = channels * image_size * image_size;
         assert_eq!(images.len() % image, 0, "a part of an image");
         Self { images, image_size, channels, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }

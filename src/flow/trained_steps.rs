@@ -57,7 +57,7 @@ impl TrainedSteps {
                 let mut pool = pool(steps, *from, *to)?;
                 if *count > pool.len() {
                     return Err(Error::input(format!(
-                        "trained steps: cannot draw {count} different steps, since from = {from} to \
+                        "cannot draw {count} different steps, since from = {from} to \
                          {to} of a trajectory of {steps} steps leaves {} to choose from; lower \
                          count, or raise to or the number of steps",
                         pool.len()
@@ -81,7 +81,7 @@ fn pool(steps: usize, from: f64, to: f64) -> Result<Vec<usize>> {
     let (from_is_share, to_is_share) = ((0.0..=1.0).contains(&from), (0.0..=1.0).contains(&to));
     if !from_is_share || !to_is_share || from >= to {
         return Err(Error::input(format!(
-            "trained steps: from = {from} and to = {to} must be shares of the trajectory with \
+            "from = {from} and to = {to} must be shares of the trajectory with \
              0 <= from < to <= 1"
         )));
     }
@@ -93,25 +93,25 @@ fn pool(steps: usize, from: f64, to: f64) -> Result<Vec<usize>> {
 fn check(chosen: &[usize], steps: usize) -> Result<()> {
     let Some(&last) = chosen.last() else {
         return Err(Error::input(format!(
-            "trained steps: none of the {steps} steps is chosen, so there is nothing to learn from; \
+            "none of the {steps} steps is chosen, so there is nothing to learn from; \
              choose at least 1 and note that the last step cannot be trained"
         )));
     };
     if last >= steps {
         return Err(Error::input(format!(
-            "trained steps: step {last} does not exist; a trajectory of {steps} steps has the steps 0 \
+            "step {last} does not exist; a trajectory of {steps} steps has the steps 0 \
              to {}, counted from 0",
             steps.saturating_sub(1)
         )));
     }
     if last == steps - 1 {
         return Err(Error::input(format!(
-            "trained steps: step {last} is the last of the {steps} steps and cannot be trained, since \
+            "step {last} is the last of the {steps} steps and cannot be trained, since \
              it ends without noise and so has no density; leave it out (with sparse-early: lower to)"
         )));
     }
     if let Some(pair) = chosen.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::input(format!("trained steps: step {} is listed twice; list each step once", pair[0])));
+        return Err(Error::input(format!("step {} is listed twice; list each step once", pair[0])));
     }
     Ok(())
 }

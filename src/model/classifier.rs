@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Layout, Parameters};
+use super::layout::{Layout, MOST, Parameters};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Activation, linear};
@@ -33,8 +33,10 @@ impl ClassifierConfig {
             ("hidden_size", self.hidden_size),
             ("num_classes", self.num_classes),
         ];
-        match sizes.iter().find(|(_, size)| *size == 0) {
-            Some((name, _)) => Err(Error::input(format!("the classifier's {name} is 0: it must be at least 1"))),
+        match sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
+            Some((name, size)) => {
+                Err(Error::input(format!("the classifier's {name} is {size}: it must be from 1 to {MOST}")))
+            }
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Layout, Parameters};
+use super::layout::{Layout, MOST, Parameters};
 use crate::config::{self, Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
@@ -84,6 +84,13 @@ impl DitConfig {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(Error::input(format!("model.{name} is 0: it must be at least 1")));
         }
+        if let Some((name, size)) = sizes.iter().find(|(_, size)| *size > MOST) {
+            return Err(Error::input(format!("model.{name} is {size}: {MOST} is the most")));
+        }
+        let patch = self.channels * self.patch_size * self.patch_size;
+        if patch > MOST {
+            return Err(Error::input(format!("a patch of the model has {patch} values: {MOST} is the most")));
+        }
         if !self.image_size.is_multiple_of(self.patch_size) {
             return Err(Error::input(format!(
                 "model.patch_size {} does not divide model.image_size {}: choose a divisor",
@@ -102,11 +109,14 @@ impl DitConfig {
                 self.hidden_size
             )));
         }
-        if self.mlp_hidden() == 0 || !self.time_scale.is_finite() {
+        if !(1..=MOST).contains(&self.mlp_hidden()) {
             return Err(Error::input(format!(
-                "model.mlp_ratio {} and model.time_scale {} must be positive numbers",
-                self.mlp_ratio, self.time_scale
+                "model.mlp_ratio {} times model.hidden_size {} must be from 1 to {MOST}",
+                self.mlp_ratio, self.hidden_size
             )));
+        }
+        if !self.time_scale.is_finite() {
+            return Err(Error::input(format!("model.time_scale {} must be a finite number", self.time_scale)));
         }
         Ok(())
     }

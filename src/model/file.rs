@@ -231,13 +231,13 @@ fn half_to_f32(bits: u16) -> f32 {
 
 /// Puts tensors where a layout wants them.
 pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Result<Vec<f32>> {
-    let mut weights = vec![0.0; layout.elements()];
+    // Every tensor is looked at before memory is taken for all: the sizes are only what the file claims.
     for entry in layout.entries() {
         let tensor = &entry.name;
-        let Some((shape, values)) = tensors.remove(tensor) else {
+        let Some((shape, values)) = tensors.get(tensor) else {
             return Err(Error::input(format!("{name} lacks the tensor `{tensor}` of shape {:?}", entry.shape)));
         };
-        if shape != entry.shape {
+        if *shape != entry.shape {
             return Err(Error::input(format!(
                 "{name}: tensor `{tensor}` has shape {shape:?}, but {:?} is expected",
                 entry.shape
@@ -250,7 +250,12 @@ pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Resul
                 values[index]
             )));
         }
-        weights[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
+    }
+    let mut weights = vec![0.0; layout.elements()];
+    for entry in layout.entries() {
+        if let Some((_, values)) = tensors.remove(&entry.name) {
+            weights[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
+        }
     }
     match tensors.keys().next() {
         Some(extra) => Err(Error::input(format!("{name} has a tensor `{extra}` that its network does not know"))),

@@ -48,16 +48,18 @@ pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>) -> Res
              heads it has with --num-heads"
         ))
     })?;
-    let plain = patch_size * patch_size * channels;
-    if outputs != plain && outputs != 2 * plain {
+    // An empty tensor's other sizes can be anything; the check of the configuration refuses what is too large.
+    let plain = patch_size.saturating_mul(patch_size).saturating_mul(channels);
+    let both = plain.saturating_mul(2);
+    if outputs != plain && outputs != both {
         return Err(Error::input(format!(
             "{name}: `final_layer.linear.weight` has {outputs} outputs, but {plain} (velocity) or {} (velocity and \
              variance) are expected",
-            2 * plain
+            both
         )));
     }
     let config = DitConfig {
-        image_size: side * patch_size,
+        image_size: side.saturating_mul(patch_size),
         channels,
         patch_size,
         hidden_size,
@@ -65,7 +67,7 @@ pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>) -> Res
         num_heads,
         mlp_ratio: mlp_hidden as f64 / hidden_size as f64,
         num_classes: classes.saturating_sub(1),
-        learn_sigma: outputs == 2 * plain,
+        learn_sigma: outputs == both,
         time: TimeConvention::Sit,
         time_scale: 1.0,
         positions: Positions::SinCos,

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::graph::{Graph, STORE_ALIGNMENT, Store, Tensor};
 
+/// Bound of a size that a file claims, so that products of them can be counted.
+pub(super) const MOST: usize = 65_535;
+
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -33,7 +33,10 @@ impl RunDirectory {
                 "run.name = {name:?} cannot name a folder: use a name without separators, such as \"digits8\""
             )));
         }
-        let path = out_dir.join(name);
+        Self::begin(out_dir.join(name))
+    }
+
+    fn begin(path: PathBuf) -> Result<Self> {
         let run = Self { path };
         if let Some(what) = run.trace() {
             return Err(Error::input(format!(
@@ -52,8 +55,7 @@ impl RunDirectory {
     /// As [`RunDirectory::create`].
     pub fn create_for(run: &config::Run, out: Option<&Path>) -> Result<Self> {
         if let Some(out) = out {
-            let name = out.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            return Self::create(out.parent().unwrap_or(Path::new("")), name);
+            return Self::begin(out.to_owned());
         }
         let taken = |name: &str| Self { path: run.out_dir.join(name) }.trace().is_some();
         let numbered = (2..).map(|number| format!("{}-{number}", run.name));

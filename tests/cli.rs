@@ -1,0 +1,9 @@
+//! The program as a person meets it: every command by its binary, what it leaves on disk, and what it says to
+//! bad input.
+
+mod cli {
+    mod bad_input;
+    mod commands;
+    mod interruption;
+    mod workplace;
+}

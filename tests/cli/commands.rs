@@ -1,0 +1,355 @@
+//! Every command with good input: what it prints and what it leaves behind.
+
+use std::path::Path;
+
+use flowdppo_wgpu::config::Config;
+use flowdppo_wgpu::graph::{Graph, Interpreter};
+use flowdppo_wgpu::model::{Dit, Model, Tensors, read_tensors, write_tensors};
+use flowdppo_wgpu::optimizer::PARAMETERS;
+use serde_json::Value;
+
+use super::workplace::{Ended, MADE, Workplace, program, sit_tiny};
+
+fn picture(path: &Path) -> (u32, u32) {
+    let picture = image::open(path).unwrap_or_else(|cause| panic!("{}: {cause}", path.display()));
+    (picture.width(), picture.height())
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {line}"))).collect()
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
+}
+
+#[test]
+fn devices_lists_and_tests_every_adapter() {
+    let here = Workplace::new();
+    let text = here.run("devices").succeeds();
+    for check in ["matmul against f64", "Philox known answers", "reduction", "non-finite detector", "determinism"] {
+        assert!(text.contains(&format!("PASS {check}")), "{text}");
+    }
+    assert!(!text.contains("FAIL"), "{text}");
+
+    let ended = here.run("-q devices --json");
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    let adapters: Value = serde_json::from_str(&ended.out).unwrap();
+    for adapter in adapters.as_array().unwrap() {
+        assert!(adapter["name"].is_string() && adapter["backend"].is_string() && adapter["driver"].is_string());
+        assert!(adapter["max_buffer_size"].is_u64() && adapter["max_storage_buffer_binding_size"].is_u64());
+        let checks = adapter["self_test"].as_array().unwrap();
+        assert!(checks.len() >= 5 && checks.iter().all(|check| check["passed"] == true), "{adapter}");
+    }
+    let only: Value = serde_json::from_str(&here.run("devices --json --device 0").succeeds()).unwrap();
+    assert_eq!(only[0]["name"], adapters[0]["name"]);
+    assert_eq!(only.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn pretrain_leaves_a_model_its_configuration_metrics_and_samples() {
+    let run = MADE.join("runs/base");
+    let config = Config::load(Some(&run.join("config.toml")), &[]).unwrap();
+    assert_eq!((config.pretrain.steps, config.run.name.as_str()), (3, "base"));
+    let metrics = lines(&run.join("metrics.jsonl"));
+    assert_eq!(metrics.iter().map(|line| line["iteration"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    for line in &metrics {
+        assert!(number(line, "loss") > 0.0 && number(line, "grad_norm") > 0.0 && number(line, "lr") >= 0.0);
+    }
+    // Steps 2 (`pretrain.sample_every`) and 3 (the last): ten classes of two.
+    for step in [2, 3] {
+        let (width, height) = picture(&run.join(format!("samples/00000{step}.png")));
+        assert!(width > 2 * 64 && height > 10 * 64, "{width} x {height}");
+    }
+    assert!(!run.join("samples/000001.png").exists());
+    let model = Model::load(&run.join("model.safetensors")).unwrap();
+    assert_eq!(model.dit("it").unwrap().hidden_size, 8);
+    assert_eq!(model.class_names.len(), 10);
+}
+
+#[test]
+fn fit_classifier_leaves_a_classifier() {
+    let run = MADE.join("runs/classifier");
+    let model = Model::load(&run.join("model.safetensors")).unwrap();
+    let network = model.classifier("it").unwrap();
+    assert_eq!((network.image_size, network.hidden_size, network.num_classes), (8, 8, 10));
+    assert!(number(&lines(&run.join("metrics.jsonl"))[0], "loss") > 0.0);
+    assert_eq!(Config::load(Some(&run.join("config.toml")), &[]).unwrap().classifier.steps, 3);
+}
+
+#[test]
+fn pretrain_learns_from_a_folder_of_pictures_and_goes_on_from_a_file() {
+    let here = Workplace::new();
+    for (class, red) in [("cats", 250), ("dogs", 10)] {
+        std::fs::create_dir_all(here.path("pictures").join(class)).unwrap();
+        for index in 0..3 {
+            let path = here.path("pictures").join(class).join(format!("{index}.png"));
+            image::RgbImage::from_pixel(9, 12, image::Rgb([red, 20 * index, 30])).save(path).unwrap();
+        }
+    }
+    let data = "--set data.kind=folder --set data.path=pictures --set data.channels=3";
+    let out = here
+        .run(&format!(
+            "pretrain --config pretrain.toml {data} --set model.channels=3 --set model.num_classes=2 --out first"
+        ))
+        .succeeds();
+    assert!(out.contains("6 images of 2 classes") && out.contains("model: first"), "{out}");
+    let first = Model::load(&here.path("first/model.safetensors")).unwrap();
+    assert_eq!(first.class_names, ["cats", "dogs"]);
+
+    let sizes = "--set pretrain.steps=2 --set pretrain.warmup_steps=0 --set preview.per_class=1 --set preview.steps=1";
+    here.run(&format!("pretrain --set model.file=first/model.safetensors {data} {sizes} --out second")).succeeds();
+    let second = Model::load(&here.path("second/model.safetensors")).unwrap();
+    assert_eq!(first.kind, second.kind);
+    assert_ne!(first.weights, second.weights);
+}
+
+#[test]
+fn train_leaves_everything_that_a_run_promises() {
+    let here = Workplace::new();
+    let out = here.run("train --config train.toml --out run").succeeds();
+    for word in ["run directory run", "base", "tuned", "reward", "judge's accuracy", "diversity", "drift"] {
+        assert!(out.contains(word), "{word}: {out}");
+    }
+    let run = here.path("run");
+    let config = Config::load(Some(&run.join("config.toml")), &[]).unwrap();
+    assert_eq!(config, Config::load(Some(&here.path("train.toml")), &[]).unwrap());
+
+    let metrics = lines(&run.join("metrics.jsonl"));
+    assert_eq!(metrics.iter().map(|line| line["iteration"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(metrics[0]["eval/judge_accuracy"].is_f64() && metrics[2]["eval/drift"]["velocity_msd"].is_f64());
+    for line in &metrics[1..] {
+        for key in [
+            "reward_mean",
+            "reward_std",
+            "reward_min",
+            "reward_max",
+            "reward/classifier_mean",
+            "advantage_abs_max",
+            "zero_std_group_ratio",
+            "zero_std_group_count",
+            "ratio_mean",
+            "ratio_std",
+            "ratio_min",
+            "ratio_max",
+            "kl_new_old_mean",
+            "kl_new_old_max",
+            "kl_mask_fraction",
+            "pos_rm_fraction",
+            "neg_rm_fraction",
+            "masked_fraction",
+            "unmasked_fraction",
+            "approx_kl",
+            "policy_loss",
+            "grad_norm",
+            "lr",
+            "images_per_second",
+        ] {
+            assert!(number(line, key).is_finite(), "{key}");
+        }
+        // The first update is on-policy to the bit.
+        assert_eq!((number(line, "ratio_update0_maxdev"), number(line, "kl_update0_max")), (0.0, 0.0));
+        assert_eq!(line["kl_by_update"].as_array().unwrap().len(), 4, "two epochs of two updates");
+        assert!(number(line, "kl_new_old_max") > 0.0, "later updates move the policy");
+        assert!((0.0..=1.0).contains(&number(line, "reward_mean")));
+    }
+    for iteration in 0..=2 {
+        picture(&run.join(format!("samples/00000{iteration}.png")));
+    }
+    let (width, height) = picture(&run.join("before_after.png"));
+    let (single, _) = picture(&run.join("samples/000002.png"));
+    assert!(width > single && height > 640, "both grids stand side by side");
+
+    for iteration in [1_u64, 2] {
+        let checkpoint = run.join(format!("checkpoints/00000{iteration}"));
+        let model = Model::load(&checkpoint.join("model.safetensors")).unwrap();
+        assert_eq!(model.kind, Model::load(&checkpoint.join("ema.safetensors")).unwrap().kind);
+        let moments = read_tensors(&checkpoint.join("optimizer.safetensors")).unwrap();
+        assert!(moments["first_moment"].1.iter().any(|value| *value != 0.0));
+        let state: Value = serde_json::from_slice(&std::fs::read(checkpoint.join("state.json")).unwrap()).unwrap();
+        assert_eq!(
+            (state["iteration"].as_u64(), state["optimizer_step"].as_u64()),
+            (Some(iteration), Some(4 * iteration))
+        );
+    }
+    let tuned = std::fs::read(run.join("model.safetensors")).unwrap();
+    assert_eq!(tuned, std::fs::read(run.join("checkpoints/000002/ema.safetensors")).unwrap());
+    assert_ne!(tuned, std::fs::read(here.path("base.safetensors")).unwrap());
+}
+
+#[test]
+fn a_dry_run_prints_what_training_would_cost_and_writes_nothing() {
+    let here = Workplace::new();
+    let before = here.snapshot();
+    let out = here.run("train --config train.toml --dry-run --set train.iterations=7").succeeds();
+    for words in ["iterations = 7", "parameters", "GFLOP", "dispatches", "planned device memory"] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    // What is printed is the configuration, and can be used as such.
+    let printed = out.split("\ndevice  ").next().unwrap();
+    assert_eq!(Config::parse(printed, "printed", &[]).unwrap().train.iterations, 7);
+    assert_eq!(here.snapshot(), before);
+}
+
+#[test]
+fn training_twice_loses_nothing_and_a_resumed_run_ends_like_an_uninterrupted_one() {
+    let here = Workplace::new();
+    here.run("train --config train.toml --set train.iterations=1").succeeds();
+    let first = std::fs::read(here.path("runs/tiny/model.safetensors")).unwrap();
+    here.run("train --config train.toml").succeeds();
+    assert_eq!(std::fs::read(here.path("runs/tiny/model.safetensors")).unwrap(), first);
+    let whole = std::fs::read(here.path("runs/tiny-2/model.safetensors")).unwrap();
+    assert_ne!(whole, first);
+
+    let ended = here.run("train --config train.toml --resume --set train.iterations=2");
+    assert!(ended.err.contains("resumed after iteration 1"), "{}", ended.err);
+    assert!(!ended.err.contains("keeps its own configuration"), "{}", ended.err);
+    ended.succeeds();
+    assert_eq!(std::fs::read(here.path("runs/tiny/model.safetensors")).unwrap(), whole);
+    let iterations = lines(&here.path("runs/tiny/metrics.jsonl"));
+    assert_eq!(iterations.iter().map(|line| line["iteration"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    std::fs::write(here.path("pretrain.toml"), "[train]\niterations = 9\n").unwrap();
+    let ended = here.run("train --config pretrain.toml --resume --out runs/tiny");
+    assert!(ended.err.contains("keeps its own configuration, runs/tiny/config.toml"), "{}", ended.err);
+    ended.succeeds();
+    // The directory's configuration is that of the run as it is now.
+    assert_eq!(Config::load(Some(&here.path("runs/tiny/config.toml")), &[]).unwrap().train.iterations, 2);
+}
+
+#[test]
+fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
+    let here = Workplace::new();
+    let sample = |arguments: &str| -> Tensors {
+        here.run(&format!("sample --model base.safetensors --steps 3 --save-tensors x.safetensors {arguments}"))
+            .succeeds();
+        picture(&here.path("samples.png"));
+        read_tensors(&here.path("x.safetensors")).unwrap()
+    };
+    let classes = "--class 3 --class 7 --count 2";
+    let drawn = sample(&format!("{classes} --trajectory"));
+    assert_eq!(drawn["labels"].1, [3.0, 3.0, 7.0, 7.0]);
+    assert_eq!(drawn["x0"].0, [4, 1, 8, 8]);
+    let (shape, trajectory) = &drawn["trajectory"];
+    assert_eq!(*shape, [4, 4, 1, 8, 8]);
+    let (noise, last) = (&trajectory[..256], &trajectory[3 * 256..]);
+    assert_eq!(last, drawn["x0"].1);
+
+    let file = Tensors::from([
+        ("x".to_owned(), (vec![4, 1, 8, 8], noise.to_vec())),
+        ("labels".to_owned(), drawn["labels"].clone()),
+    ]);
+    write_tensors(&here.path("noise.safetensors"), &file).unwrap();
+    let from_noise = sample("--noise noise.safetensors");
+    assert_eq!(from_noise["x0"], drawn["x0"]);
+    assert!(!from_noise.contains_key("trajectory"));
+
+    assert_eq!(sample(classes)["x0"], drawn["x0"], "the same seed");
+    assert_ne!(sample(&format!("{classes} --seed 1"))["x0"], drawn["x0"]);
+    assert_ne!(sample(&format!("{classes} --guidance-scale 3"))["x0"], drawn["x0"]);
+    // Without strength a stochastic sampler is the deterministic one; with it, its noise has the seed's key.
+    assert_eq!(sample(&format!("{classes} --sampler flow-sde --eta 0"))["x0"], drawn["x0"]);
+    let stochastic = sample(&format!("{classes} --sampler flow-sde"));
+    assert_ne!(stochastic["x0"], drawn["x0"]);
+    assert_eq!(sample("--sampler flow-sde --noise noise.safetensors")["x0"], stochastic["x0"]);
+
+    let all = sample("--count 1 --out all.png");
+    assert_eq!(all["labels"].1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+    assert_eq!(sample("--class 10 --count 1")["labels"].1, [10.0], "no class");
+    picture(&here.path("all.png"));
+}
+
+/// A foreign model through the whole program, against Euler steps by the f64 twins of the ops.
+#[test]
+fn an_imported_model_samples_by_plain_euler_steps() {
+    const STEPS: usize = 7;
+    let here = Workplace::new();
+    here.import_sit();
+    let io = read_tensors(&sit_tiny("io.safetensors")).unwrap();
+    let labels = &io["y"].1;
+    let noise = Tensors::from([("x".to_owned(), io["x"].clone()), ("labels".to_owned(), io["y"].clone())]);
+    write_tensors(&here.path("noise.safetensors"), &noise).unwrap();
+    here.run(
+        "sample --model sit.safetensors --sampler ode --steps 7 --shift 1 --noise noise.safetensors --save-tensors \
+         x.safetensors --trajectory",
+    )
+    .succeeds();
+    let actual = read_tensors(&here.path("x.safetensors")).unwrap();
+
+    let model = Model::load(&here.path("sit.safetensors")).unwrap();
+    let config = model.dit("it").unwrap();
+    let mut graph = Graph::new();
+    let x = graph.input("x", &config.image_shape(labels.len()));
+    let [time, classes] = ["time", "labels"].map(|name| graph.input(name, &[labels.len()]));
+    let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
+    let velocity = Dit::new(config, parameters).velocity(&mut graph, x, time, classes);
+    let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
+    let mut twin = Interpreter::new([(PARAMETERS, wide(&model.weights))].into());
+    let mut state = wide(&io["x"].1);
+    for step in 0..=STEPS {
+        let at = &actual["trajectory"].1[step * state.len()..][..state.len()];
+        let error: f64 = at.iter().zip(&state).map(|(a, e)| (f64::from(*a) - e).powi(2)).sum();
+        let scale: f64 = state.iter().map(|value| value * value).sum();
+        // A relative error of 1e-5: some roundings of f32 in each of a dozen layers, over seven steps.
+        assert!(error <= 1e-10 * scale, "step {step}: {:.1e}", (error / scale).sqrt());
+        // SiT's own time runs from 0 at noise to 1 at data.
+        twin.write(x, &state);
+        twin.write(time, &vec![step as f64 / STEPS as f64; labels.len()]);
+        twin.write(classes, &wide(labels));
+        twin.run(&graph);
+        for (value, v) in state.iter_mut().zip(twin.value(&graph, velocity)) {
+            *value -= v / STEPS as f64;
+        }
+    }
+}
+
+#[test]
+fn eval_measures_a_model_and_its_drift() {
+    let here = Workplace::new();
+    here.run("train --config train.toml --out run --set train.learning_rate=0.01").succeeds();
+    let eval = |arguments: &str| here.run(&format!("eval --config train.toml {arguments}")).succeeds();
+    let json = |arguments: &str| -> Value { serde_json::from_str(&eval(&format!("{arguments} --json"))).unwrap() };
+
+    let text = eval("--model base.safetensors");
+    assert!(text.contains("reward") && text.contains("judge's accuracy") && !text.contains("drift"), "{text}");
+    let alone = json("--model base.safetensors");
+    assert_eq!((alone["samples"].as_u64(), &alone["drift"]), (Some(20), &Value::Null));
+    assert!((0.0..=1.0).contains(&number(&alone, "judge_accuracy")) && number(&alone, "diversity") > 0.0);
+
+    let tuned = json("--model run/model.safetensors --base base.safetensors");
+    assert!(number(&tuned["drift"], "velocity_msd") > 0.0 && number(&tuned["drift"], "kl_mean") > 0.0);
+    assert_eq!(tuned["drift"]["kl_by_step"].as_array().unwrap().len(), 4);
+    let unmoved = json("--model base.safetensors --base base.safetensors");
+    assert_eq!((number(&unmoved["drift"], "velocity_msd"), number(&unmoved["drift"], "image_msd")), (0.0, 0.0));
+    assert!(eval("--model run/model.safetensors --base base.safetensors").contains("KL by step"));
+    // What training said in the end is what `eval` says of the files.
+    let last = lines(&here.path("run/metrics.jsonl")).pop().unwrap();
+    assert_eq!(last["eval/reward_mean"], tuned["reward_mean"]);
+}
+
+#[test]
+fn quiet_leaves_the_results_alone() {
+    let here = Workplace::new();
+    for (arguments, result) in [
+        ("train --config train.toml --out run -q", "tuned model: run"),
+        ("sample --model base.safetensors --count 1 --steps 1 -q", "10 samples: samples.png"),
+        ("pretrain --config pretrain.toml --out base -q", "model: base"),
+        ("fit-classifier --config fit.toml --out classifier -q", "model: classifier"),
+    ] {
+        let ended = here.run(arguments);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{arguments}");
+        assert!(ended.out.contains(result) && !ended.out.contains("training"), "{arguments}: {}", ended.out);
+    }
+}
+
+/// As `flowdppo-wgpu devices | head -0` does.
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let here = Workplace::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended =
+        Ended::of(program(&here.path(""), "sample --model base.safetensors --count 1 --steps 1").stdout(writer));
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    picture(&here.path("samples.png"));
+}

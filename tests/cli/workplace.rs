@@ -1,0 +1,175 @@
+//! A folder with tiny models and configurations, and the program run in it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use tempfile::TempDir;
+
+/// Eight pixels, one block: an iteration is a matter of milliseconds, even on a software driver.
+const PRETRAIN: &str = r#"
+[run]
+name = "base"
+[model]
+image_size = 8
+channels = 1
+patch_size = 4
+hidden_size = 8
+depth = 1
+num_heads = 2
+num_classes = 10
+[pretrain]
+steps = 3
+warmup_steps = 1
+batch_size = 8
+log_every = 1
+sample_every = 2
+[preview]
+per_class = 2
+steps = 2
+"#;
+
+const FIT: &str = r#"
+[run]
+name = "classifier"
+[classifier]
+hidden_size = 8
+steps = 3
+"#;
+
+const TRAIN: &str = r#"
+[run]
+name = "tiny"
+[model]
+file = "base.safetensors"
+[rollout]
+steps = 4
+groups = 2
+group_size = 4
+trained_steps = { kind = "sparse-early", count = 1, from = 0.0, to = 0.5 }
+[[reward]]
+file = "classifier.safetensors"
+[train]
+iterations = 2
+inner_epochs = 2
+[eval]
+every = 0
+count = 2
+steps = 2
+judge = "classifier.safetensors"
+[preview]
+every = 1
+per_class = 2
+steps = 2
+[checkpoint]
+every = 1
+"#;
+
+/// The runs that made the models, made once by the program itself.
+pub static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).expect("the folder is ours");
+    }
+    std::fs::create_dir_all(&folder).expect("cargo's folder for tests is writable");
+    std::fs::write(folder.join("pretrain.toml"), PRETRAIN).expect("the folder is writable");
+    std::fs::write(folder.join("fit.toml"), FIT).expect("the folder is writable");
+    run_in(&folder, "pretrain --config pretrain.toml").succeeds();
+    run_in(&folder, "fit-classifier --config fit.toml").succeeds();
+    folder
+});
+
+/// A file of the SiT format that ships with the tests.
+pub fn sit_tiny(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sit_tiny").join(file)
+}
+
+/// A folder of its own for every test, with `base.safetensors`, `classifier.safetensors` and `*.toml`.
+pub struct Workplace(TempDir);
+
+impl Workplace {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let made = &*MADE;
+        for model in ["base", "classifier"] {
+            let from = made.join("runs").join(model).join("model.safetensors");
+            std::fs::copy(from, folder.path().join(model).with_extension("safetensors")).expect("it was made");
+        }
+        for (name, text) in [("pretrain.toml", PRETRAIN), ("fit.toml", FIT), ("train.toml", TRAIN)] {
+            std::fs::write(folder.path().join(name), text).expect("the folder is writable");
+        }
+        Self(folder)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs the program here, with arguments separated by blanks.
+    pub fn run(&self, arguments: &str) -> Ended {
+        run_in(self.0.path(), arguments)
+    }
+
+    /// Imports the SiT model of the tests as `sit.safetensors`.
+    pub fn import_sit(&self) {
+        std::fs::copy(sit_tiny("model.safetensors"), self.path("foreign.safetensors")).expect("it ships");
+        self.run("import --format sit --num-heads 2 foreign.safetensors sit.safetensors").succeeds();
+    }
+
+    /// Every file and folder here, with its content.
+    pub fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+            for entry in std::fs::read_dir(folder).expect("the folder is readable") {
+                let path = entry.expect("the folder is readable").path();
+                if path.is_dir() {
+                    found.insert(path.clone(), Vec::new());
+                    walk(&path, found);
+                } else {
+                    found.insert(path.clone(), std::fs::read(&path).expect("the file is readable"));
+                }
+            }
+        }
+        let mut found = BTreeMap::new();
+        walk(self.0.path(), &mut found);
+        found
+    }
+}
+
+/// The program, to be run in a folder.
+pub fn program(folder: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
+    command.current_dir(folder).args(arguments.split_whitespace()).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run_in(folder: &Path, arguments: &str) -> Ended {
+    Ended::of(&mut program(folder, arguments))
+}
+
+/// What a finished program said.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    /// Without the announcement of a software driver, and with `/` in paths everywhere.
+    pub err: String,
+}
+
+impl Ended {
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("the program starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program prints UTF-8");
+        let is_announcement = |line: &&str| line.starts_with("[WARN ]") && line.contains("is a software driver");
+        let err = text(output.stderr).replace(std::path::MAIN_SEPARATOR, "/");
+        let err = err.lines().filter(|line| !is_announcement(line)).map(|line| format!("{line}\n")).collect();
+        Self { code: output.status.code(), out: text(output.stdout), err }
+    }
+
+    /// Asserts success; returns what was printed.
+    pub fn succeeds(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        assert!(!self.err.contains("error"), "{}", self.err);
+        self.out
+    }
+}

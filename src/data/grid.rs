@@ -94,8 +94,6 @@ impl<'a> Grid<'a> {
             let y = top + row * layout.row_pitch + layout.tile.saturating_sub(TITLE.size.val()) / 2;
             write_text(canvas, &TITLE, title, x, y);
         }
-        // Latents have more channels than a picture: the first three stand for them.
-        let shown = if self.channels < 3 { 1 } else { 3 };
         let image_len = self.channels * self.image_size * self.image_size;
         for (index, image) in self.images.chunks_exact(image_len).enumerate() {
             let x = left + index % self.columns * layout.column_pitch;
@@ -109,6 +107,8 @@ impl<'a> Grid<'a> {
     }
 
     fn draw_tile(&self, canvas: &mut RgbImage, image: &[f32], tile: usize, left: usize, top: usize) {
+        // Latents have more channels than a picture: the first three stand for them.
+        let shown = if self.channels < 3 { 1 } else { 3 };
         let plane = self.image_size * self.image_size;
         let magnification = tile / self.image_size;
         for y in 0..tile {

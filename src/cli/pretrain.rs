@@ -70,7 +70,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             (sum, count) = (0.0, 0);
         }
         progress.update(done as u64, &format!("loss {:.4}", report.loss));
-        if done % config.pretrain.sample_every.max(1) == 0 || done == steps {
+        let every = config.pretrain.sample_every;
+        if done == steps || (every > 0 && done % every == 0) {
             preview.write(&directory.sample(done as u64), &table, &format!("step {done}"), None)?;
         }
         let checkpoint = config.pretrain.checkpoint_every;

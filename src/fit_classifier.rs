@@ -20,6 +20,7 @@ pub struct Fitting<'a> {
     data: &'a Dataset,
     horizontal_flip: bool,
     seed: u64,
+    max_skipped_updates: usize,
     /// Weights and moments.
     pub optimizer: Optimizer,
     plan: Plan,
@@ -58,6 +59,7 @@ impl<'a> Fitting<'a> {
             config: config.classifier.clone(),
             horizontal_flip: config.data.horizontal_flip,
             seed: config.run.seed,
+            max_skipped_updates: config.train.max_skipped_updates,
             data,
             optimizer,
             plan,
@@ -68,11 +70,11 @@ impl<'a> Fitting<'a> {
         })
     }
 
-    /// Trains on one batch; returns the mean cross-entropy and whether the update was skipped.
+    /// Trains on one batch; returns the mean cross-entropy.
     ///
     /// # Errors
-    /// If the device is lost.
-    pub fn step(&mut self, step: usize) -> Result<(f64, bool)> {
+    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
+    pub fn step(&mut self, step: usize) -> Result<f64> {
         let stream =
             |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
@@ -98,6 +100,9 @@ impl<'a> Fitting<'a> {
         })?;
         let losses: Vec<f32> = self.plan.read(&[self.loss])?;
         let loss = losses.iter().map(|loss| f64::from(*loss)).sum();
-        Ok((loss, self.optimizer.norm()?.skipped))
+        let norm = self.optimizer.norm()?;
+        let when = format!("step {}", step + 1);
+        self.optimizer.settle(norm, self.max_skipped_updates, &when, "classifier.learning_rate")?;
+        Ok(loss)
     }
 }

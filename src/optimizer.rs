@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
 use crate::graph::{self, Graph, Plan, Profile, Store, Stores, Tensor};
 use crate::model::Layout;
@@ -31,8 +31,10 @@ pub struct Optimizer {
     sum_squares: Tensor,
     average: Plan,
     decay: Tensor,
-    /// Updates so far, skipped ones excluded once the host knows of them.
+    /// Updates so far, skipped ones excluded once [`Optimizer::settle`] knows of them.
     pub step: u64,
+    /// Updates skipped in a row, up to the last.
+    pub skipped_in_a_row: usize,
 }
 
 /// The recorded update and average, and their inputs.
@@ -98,6 +100,7 @@ impl Optimizer {
             layout,
             stores,
             step: 0,
+            skipped_in_a_row: 0,
         })
     }
 
@@ -135,6 +138,28 @@ impl Optimizer {
     pub fn norm(&self) -> Result<GradientNorm> {
         let sums: Vec<f32> = self.gpu.read(&[self.sum_squares()])?;
         Ok(GradientNorm::from_sums([sums[0], sums[1]]))
+    }
+
+    /// Takes note of what became of an update: one that was skipped is no step.
+    ///
+    /// # Errors
+    /// If more than `most` in a row were skipped. `when` says which update it was, `key` which learning rate
+    /// to lower.
+    pub fn settle(&mut self, norm: GradientNorm, most: usize, when: &str, key: &str) -> Result<()> {
+        if !norm.skipped {
+            self.skipped_in_a_row = 0;
+            return Ok(());
+        }
+        self.step -= 1;
+        self.skipped_in_a_row += 1;
+        if self.skipped_in_a_row <= most {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "{} updates in a row had gradients that are not finite and were skipped ({when}), but \
+             `train.max_skipped_updates` is {most}: lower `{key}`, or start again from an earlier model",
+            self.skipped_in_a_row
+        )))
     }
 
     /// `average = decay · average + (1 − decay) · parameters`.

@@ -20,14 +20,22 @@ use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
 pub struct FlowMatchingGraph {
     /// The computation.
     pub graph: Graph,
-    images: Tensor,
-    labels: Tensor,
-    time: Tensor,
-    keys: Tensor,
-    to_noisy: Tensor,
-    to_target: Tensor,
-    weight: Tensor,
-    loss: Tensor,
+    /// Data, `[B, C, S, S]`.
+    pub images: Tensor,
+    /// Classes, `[B]`.
+    pub labels: Tensor,
+    /// The network's time, `[B]`, from [`DitConfig::time_of`].
+    pub time: Tensor,
+    /// Noise keys, `[B, 5]`.
+    pub keys: Tensor,
+    /// Factors (image, 0, noise) of the noisy state, `[B, 3]`.
+    pub to_noisy: Tensor,
+    /// Factors (image, 0, noise) of the velocity to learn, `[B, 3]`.
+    pub to_target: Tensor,
+    /// Factors of the losses in the sum, `[B]`.
+    pub weight: Tensor,
+    /// Weighted losses, `[B]`.
+    pub loss: Tensor,
 }
 
 impl FlowMatchingGraph {
@@ -64,6 +72,7 @@ pub struct Pretraining<'a> {
     horizontal_flip: bool,
     seed: u64,
     micro_batch: usize,
+    max_skipped_updates: usize,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
@@ -118,6 +127,7 @@ impl<'a> Pretraining<'a> {
             dit,
             data,
             micro_batch,
+            max_skipped_updates: config.train.max_skipped_updates,
             optimizer,
             step_graph,
             plan,
@@ -142,7 +152,7 @@ impl<'a> Pretraining<'a> {
     /// Trains on one batch; `step` counts from 0 and alone decides what is drawn.
     ///
     /// # Errors
-    /// If the device is lost.
+    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
     pub fn step(&mut self, step: usize) -> Result<StepReport> {
         let batch = self.config.batch_size;
         let stream =
@@ -188,9 +198,12 @@ impl<'a> Pretraining<'a> {
             weight_decay: self.config.weight_decay,
             max_grad_norm: self.config.max_grad_norm,
         })?;
+        let norm = self.optimizer.norm()?;
+        let when = format!("step {}", step + 1);
+        self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate")?;
         let t = step as f64;
         self.optimizer.average(self.config.ema_decay.min((1.0 + t) / (10.0 + t)))?;
-        Ok(StepReport { loss, norm: self.optimizer.norm()?, learning_rate })
+        Ok(StepReport { loss, norm, learning_rate })
     }
 
     fn draw_sigma(&self, times: &mut Stream) -> f64 {

@@ -39,7 +39,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut progress = Progress::new("fitting", steps as u64, global.verbosity());
     let stop = stop_at_interrupt()?;
     for step in 0..steps {
-        let (loss, _) = fitting.step(step)?;
+        let loss = fitting.step(step)?;
         progress.update(step as u64 + 1, &format!("loss {loss:.4}"));
         if (step + 1) % 100 == 0 || step + 1 == steps {
             metrics.append(&serde_json::json!({"iteration": step + 1, "loss": loss}))?;

@@ -75,6 +75,8 @@ pub struct BoundDispatch {
     pipeline: Arc<wgpu::ComputePipeline>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 3],
+    /// Its bind group holds this buffer in any case; so it is counted as held.
+    _params: Arc<Buffer>,
     /// Name of the shader, for tables and traces.
     pub shader: &'static str,
 }
@@ -192,7 +194,13 @@ impl Gpu {
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &entries,
             });
-            bound.push(BoundDispatch { pipeline, bind_group, grid: dispatch.grid, shader: dispatch.kernel.shader });
+            bound.push(BoundDispatch {
+                pipeline,
+                bind_group,
+                grid: dispatch.grid,
+                _params: params.clone(),
+                shader: dispatch.kernel.shader,
+            });
         }
         self.write(&params, 0, &words);
         self.check()?;

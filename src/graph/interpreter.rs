@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Graph, Origin, Store, Tensor};
+use super::{Graph, Initial, Origin, Store, Tensor};
 
 /// Runs a graph by the f64 twins of its ops. u32 elements are held as whole numbers.
 #[derive(Debug, Default)]
@@ -38,7 +38,10 @@ impl Interpreter {
     pub fn run(&mut self, graph: &Graph) {
         for tensor in graph.tensors() {
             if let Some(data) = &graph.tensors[tensor.0].initial {
-                self.values.entry(tensor).or_insert_with(|| data.iter().map(|value| f64::from(*value)).collect());
+                self.values.entry(tensor).or_insert_with(|| match data {
+                    Initial::F32(data) => data.iter().map(|value| f64::from(*value)).collect(),
+                    Initial::U32(data) => data.iter().map(|value| f64::from(*value)).collect(),
+                });
             }
         }
         for node in graph.nodes() {

@@ -42,6 +42,13 @@ pub enum Origin {
     Computed,
 }
 
+/// What an input holds before the host writes to it.
+#[derive(Debug)]
+enum Initial {
+    F32(Vec<f32>),
+    U32(Vec<u32>),
+}
+
 #[derive(Debug)]
 struct TensorInfo {
     name: String,
@@ -49,7 +56,7 @@ struct TensorInfo {
     origin: Origin,
     kept: bool,
     /// An input's value until the host writes another one.
-    initial: Option<Vec<f32>>,
+    initial: Option<Initial>,
     /// Where its gradient accumulates, for trainable parameters.
     gradient: Option<Tensor>,
 }
@@ -77,7 +84,15 @@ impl Graph {
     pub fn constant(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Tensor {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} has an element a place");
         let tensor = self.input(name, shape);
-        self.tensors[tensor.0].initial = Some(data);
+        self.tensors[tensor.0].initial = Some(Initial::F32(data));
+        tensor
+    }
+
+    /// A tensor of indices that never change.
+    pub fn constant_indices(&mut self, name: &str, shape: &[usize], data: Vec<u32>) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} has an element a place");
+        let tensor = self.input(name, shape);
+        self.tensors[tensor.0].initial = Some(Initial::U32(data));
         tensor
     }
 

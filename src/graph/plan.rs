@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Binding, Graph, MemoryPlan, Origin, Profile, Store, Tensor, planned_bytes};
+use super::{Binding, Graph, Initial, MemoryPlan, Origin, Profile, Store, Tensor, planned_bytes};
 use crate::error::Result;
 use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region};
 
@@ -61,8 +61,10 @@ impl Plan {
                 }
                 Origin::Computed => (slots[memory.slot_of[&tensor]].clone(), 0),
             };
-            if let Some(data) = &graph.tensors[tensor.0].initial {
-                gpu.write(&buffer, offset, data);
+            match &graph.tensors[tensor.0].initial {
+                Some(Initial::F32(data)) => gpu.write(&buffer, offset, data),
+                Some(Initial::U32(data)) => gpu.write(&buffer, offset, data),
+                None => {}
             }
             assert!(offset + bytes <= buffer.bytes(), "{} reaches beyond its store", graph.name(tensor));
             regions.insert(tensor, Region { buffer, offset, bytes });

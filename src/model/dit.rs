@@ -256,8 +256,7 @@ impl<'a> Dit<'a> {
             return conditional;
         }
         let rows = graph.shape(labels)[0];
-        let null = f32::from_bits(self.config.null_class());
-        let null_labels = graph.constant("null labels", &[rows], vec![null; rows]);
+        let null_labels = graph.constant_indices("null labels", &[rows], vec![self.config.null_class(); rows]);
         let unconditional = graph.scope("unconditional", |graph| self.velocity(graph, x, time, null_labels));
         graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }

@@ -111,8 +111,10 @@ impl IterationMetrics {
         self.updates = records.iter().map(|record| UpdateMetrics::new(record, &advantages.values)).collect();
         self.advantage_abs_max = advantages.values.iter().fold(0.0, |most, value| value.abs().max(most));
         if let Some(first) = records.first() {
+            // What is not a number counts as largest; `f64::max` would pass over it.
+            let larger = |most: f64, value: f64| if value > most || value.is_nan() { value } else { most };
             let most = |column: usize, target: f64| {
-                first.outcomes.iter().map(|outcome| (f64::from(outcome[column]) - target).abs()).fold(0.0, f64::max)
+                first.outcomes.iter().map(|outcome| (f64::from(outcome[column]) - target).abs()).fold(0.0, larger)
             };
             self.on_policy = [most(2, 1.0), most(3, 0.0)];
         }

@@ -8,7 +8,7 @@ mod trainer;
 mod update;
 
 pub use metrics::{IterationMetrics, UpdateMetrics};
-pub use rollout::{Rollout, RolloutCollector};
+pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{Outcome, RunOptions, run};
 pub use trainer::{Cost, Trainer};
-pub use update::{OUTCOME, UpdateGraph, Updater};
+pub use update::{OUTCOME, UpdateGraph, UpdateRecord, Updater};

@@ -12,9 +12,9 @@ use crate::model::DitConfig;
 use crate::sampling::{Request, Sampling, Table};
 
 /// States x_k of the trained steps, `[slots · samples, C, S, S]`.
-pub(super) const STATES: Store = Store("trajectory states");
+pub const STATES: Store = Store("trajectory states");
 /// Velocities there at the time of the rollout, of the same shape.
-pub(super) const VELOCITIES: Store = Store("trajectory velocities");
+pub const VELOCITIES: Store = Store("trajectory velocities");
 
 /// One rollout: everything that stays fixed while the policy learns from it. States and velocities lie on the
 /// device, in the collector's stores.

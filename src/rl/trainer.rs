@@ -61,7 +61,6 @@ pub struct Trainer {
     rewards: Vec<Box<dyn Reward>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
-    skipped_in_a_row: usize,
 }
 
 /// The classes that groups go through.
@@ -129,7 +128,6 @@ impl Trainer {
             updater,
             rewards,
             optimizer,
-            skipped_in_a_row: 0,
         })
     }
 
@@ -181,36 +179,12 @@ impl Trainer {
             images: labels.len(),
         };
         metrics.observe(&records, &advantages);
-        self.guard(&metrics)?;
+        guard(&metrics)?;
+        let when = format!("iteration {}", metrics.iteration);
+        for record in &records {
+            self.optimizer.settle(record.norm, self.config.train.max_skipped_updates, &when, "train.learning_rate")?;
+        }
         Ok(metrics)
-    }
-
-    /// Stops a run that is not what it claims to be.
-    fn guard(&mut self, metrics: &IterationMetrics) -> Result<()> {
-        if metrics.on_policy != [0.0; 2] && !metrics.updates[0].skipped {
-            return Err(Error::failed(format!(
-                "the first update of iteration {} is not on-policy: the ratio differs from 1 by {:.1e} and the KL is \
-                 {:.1e}, but both must be 0 to the bit. A kernel gives a sample other bits in another batch on this \
-                 device; please report it with the output of `flowdppo-wgpu devices`",
-                metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
-            )));
-        }
-        for update in &metrics.updates {
-            if update.skipped {
-                self.optimizer.step -= 1;
-                self.skipped_in_a_row += 1;
-            } else {
-                self.skipped_in_a_row = 0;
-            }
-        }
-        if self.skipped_in_a_row > self.config.train.max_skipped_updates {
-            return Err(Error::failed(format!(
-                "{} updates in a row had gradients that are not finite and were skipped (iteration {}): lower \
-                 `train.learning_rate`, or start again from an earlier checkpoint",
-                self.skipped_in_a_row, metrics.iteration
-            )));
-        }
-        Ok(())
     }
 
     /// The rewards, for captions and evaluation.
@@ -243,7 +217,7 @@ impl Trainer {
         let state = State {
             iteration,
             optimizer_step: self.optimizer.step,
-            skipped_in_a_row: self.skipped_in_a_row,
+            skipped_in_a_row: self.optimizer.skipped_in_a_row,
             version: env!("CARGO_PKG_VERSION").into(),
         };
         Ok(vec![
@@ -287,9 +261,22 @@ impl Trainer {
         let state: State = serde_json::from_slice(checkpoint.file("state.json")?)
             .map_err(|cause| Error::input(format!("{} cannot be read: {cause}", name("state.json"))))?;
         self.optimizer.step = state.optimizer_step;
-        self.skipped_in_a_row = state.skipped_in_a_row;
+        self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
     }
+}
+
+/// Stops a run that is not what it claims to be.
+fn guard(metrics: &IterationMetrics) -> Result<()> {
+    if metrics.on_policy == [0.0; 2] || metrics.updates[0].skipped {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "the first update of iteration {} is not on-policy: the ratio differs from 1 by {:.1e} and the KL is {:.1e}, \
+         but both must be 0 to the bit. A kernel gives a sample other bits in another batch on this device; please \
+         report it with the output of `flowdppo-wgpu devices`",
+        metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
+    )))
 }
 
 /// AdamW's moments in a checkpoint.

@@ -33,14 +33,22 @@ pub fn objective(config: &Config, dit: &DitConfig) -> Objective {
 pub struct UpdateGraph {
     /// The computation.
     pub graph: Graph,
-    indices: Tensor,
-    time: Tensor,
-    labels: Tensor,
-    keys: Tensor,
-    rows: Tensor,
-    advantages: Tensor,
-    weight: Tensor,
-    outcomes: Tensor,
+    /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
+    pub indices: Tensor,
+    /// The network's time, `[B]`, from [`DitConfig::time_of`].
+    pub time: Tensor,
+    /// Classes, `[B]`.
+    pub labels: Tensor,
+    /// Noise keys of the step, `[B, 5]`.
+    pub keys: Tensor,
+    /// Transitions (a, b, s), `[B, 3]`.
+    pub rows: Tensor,
+    /// Advantages, `[B]`.
+    pub advantages: Tensor,
+    /// Factors of the losses in the sum that is differentiated, `[B]`.
+    pub weight: Tensor,
+    /// What came out, `[B, OUTCOME]`.
+    pub outcomes: Tensor,
 }
 
 impl UpdateGraph {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod tiny;
+
 use std::sync::{Arc, LazyLock};
 
 use flowdppo_wgpu::autodiff::backward;

@@ -1,0 +1,267 @@
+//! What must hold for every run on every device, each rule a test.
+
+mod common;
+
+mod invariants {
+    mod gradients;
+    mod not_finite;
+}
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::{gpu, tiny, words};
+use flowdppo_wgpu::Result;
+use flowdppo_wgpu::config::{Config, ThresholdUnit};
+use flowdppo_wgpu::evaluate::{BASE, Evaluator};
+use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
+use flowdppo_wgpu::graph::Profile;
+use flowdppo_wgpu::model::{DitConfig, Model};
+use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
+use flowdppo_wgpu::preview::Preview;
+use flowdppo_wgpu::reward;
+use flowdppo_wgpu::rl::{Rollout, RolloutCollector, STATES, Trainer, UpdateRecord, Updater, VELOCITIES};
+use flowdppo_wgpu::sampling::Table;
+
+/// The tiny classifier as a file, which configurations name.
+fn classifier_file() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("classifier.safetensors");
+    tiny::classifier().save(&path).expect("the folder is writable");
+    (folder, path)
+}
+
+/// A configuration of the tiny model for tests that take rewards from elsewhere.
+fn config() -> Config {
+    tiny::config("no classifier".as_ref())
+}
+
+fn dit_of(model: &Model) -> &DitConfig {
+    model.dit("the tiny model").expect("it is a flow model")
+}
+
+/// The parts of a trainer, without rewards.
+struct Parts {
+    optimizer: Optimizer,
+    collector: RolloutCollector,
+    updater: Updater,
+}
+
+impl Parts {
+    fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
+        let dit = dit_of(model);
+        let optimizer = Optimizer::new(gpu, dit.layout(), &model.weights).expect("it is small");
+        let collector =
+            RolloutCollector::new(gpu, config, dit, vec![0, 1, 2], optimizer.stores()).expect("it is small");
+        let updater = Updater::new(gpu, config, dit, &optimizer, collector.stores()).expect("it is small");
+        Self { optimizer, collector, updater }
+    }
+
+    fn collect(&mut self, index: u32) -> Rollout {
+        self.collector.collect(index).expect("the device works")
+    }
+
+    fn learn(&mut self, rollout: &Rollout) -> Vec<UpdateRecord> {
+        let advantages: Vec<f64> = (0..rollout.requests.len()).map(advantage).collect();
+        self.updater.learn(rollout, &advantages, &mut self.optimizer).expect("the device works")
+    }
+
+    /// Bits of the states and velocities that the rollout has left on the device.
+    fn trajectory(&self) -> [Vec<u32>; 2] {
+        let stores = self.collector.stores();
+        [STATES, VELOCITIES].map(|store| read(gpu(), &stores[&store]))
+    }
+}
+
+/// Some advantage of either sign.
+fn advantage(sample: usize) -> f64 {
+    2.0 * (0.7 + 1.3 * sample as f64).sin()
+}
+
+fn read(gpu: &Gpu, buffer: &Arc<Buffer>) -> Vec<u32> {
+    let region = Region { buffer: buffer.clone(), offset: 0, bytes: buffer.bytes() };
+    gpu.read(&[&region]).expect("the device works")
+}
+
+// Columns of an outcome.
+const RATIO: usize = 2;
+const KL: usize = 3;
+
+#[test]
+fn the_first_update_is_on_policy_to_the_bit() {
+    let model = tiny::dit(2);
+    for guidance_scale in [1.0, 2.5] {
+        for (updates, micro_batch) in [(1, 1), (1, 3), (1, 12), (2, 1), (2, 3), (2, 6)] {
+            let mut config = config();
+            config.rollout.guidance_scale = guidance_scale;
+            config.rollout.micro_batch = 4;
+            config.train.updates_per_rollout = updates;
+            config.train.micro_batch = micro_batch;
+            let mut parts = Parts::new(gpu(), &config, &model);
+            // Also when the weights are those that training has made.
+            for iteration in 0..2 {
+                let rollout = parts.collect(iteration);
+                assert_eq!(rollout.trained.len(), 3);
+                let records = parts.learn(&rollout);
+                let case = format!("guidance {guidance_scale}, {updates} updates, micro-batch {micro_batch}");
+                assert_eq!(records[0].outcomes.len(), 12 / updates * 3);
+                for outcome in &records[0].outcomes {
+                    assert_eq!(outcome[RATIO].to_bits(), 1.0_f32.to_bits(), "{case}: the ratio is {}", outcome[RATIO]);
+                    assert_eq!(outcome[KL].to_bits(), 0.0_f32.to_bits(), "{case}: the KL is {}", outcome[KL]);
+                }
+                let last = records.last().expect("there are updates");
+                let moved = last.outcomes.iter().filter(|outcome| outcome[RATIO] != 1.0 && outcome[KL] > 0.0);
+                assert_eq!(moved.count(), last.outcomes.len(), "{case}: the policy does not move");
+            }
+        }
+    }
+}
+
+#[test]
+fn updates_leave_the_trajectory_as_it_was() {
+    let mut parts = Parts::new(gpu(), &config(), &tiny::dit(1));
+    let rollout = parts.collect(0);
+    let weights = parts.optimizer.read(PARAMETERS).expect("the device works");
+    let before = parts.trajectory();
+    assert!(before.iter().flatten().filter(|word| **word == 0).count() < 10, "a trajectory is stored");
+    parts.learn(&rollout);
+    assert_ne!(parts.optimizer.read(PARAMETERS).expect("the device works"), weights);
+    assert_eq!(parts.trajectory(), before, "the anchor has moved");
+}
+
+#[test]
+fn samples_do_not_depend_on_the_batch_they_are_drawn_in() {
+    let model = tiny::dit(2);
+    let draw = |micro_batch: usize, guidance_scale: f64| {
+        let mut config = config();
+        config.rollout.micro_batch = micro_batch;
+        config.rollout.guidance_scale = guidance_scale;
+        let mut parts = Parts::new(gpu(), &config, &model);
+        let rollout = parts.collect(5);
+        (words(&rollout.images), parts.trajectory())
+    };
+    for guidance_scale in [1.0, 2.5] {
+        let all = draw(12, guidance_scale);
+        for micro_batch in [1, 3, 4] {
+            assert!(draw(micro_batch, guidance_scale) == all, "micro-batch {micro_batch} draws other samples");
+        }
+    }
+}
+
+#[test]
+fn the_seed_alone_decides_every_byte() {
+    let (_folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    let checkpoint = |seed: u64| {
+        let mut config = tiny::config(&file);
+        config.run.seed = seed;
+        let mut trainer = Trainer::new(gpu(), &config, &model).expect("it is small");
+        for iteration in 0..2 {
+            trainer.iteration(iteration).expect("the device works");
+        }
+        trainer.checkpoint(2).expect("the device works")
+    };
+    let first = checkpoint(7);
+    assert_eq!(first.len(), 4);
+    let second = checkpoint(7);
+    let other = checkpoint(8);
+    for (index, (name, bytes)) in first.iter().enumerate() {
+        assert!(*bytes == second[index].1, "{name}: the same seed gives other bytes");
+        let differs = *bytes != other[index].1;
+        assert_eq!(differs, *name != "state.json", "{name}: another seed");
+    }
+}
+
+#[test]
+fn the_mask_needs_several_updates_and_a_finite_threshold() {
+    let (_folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    // Largest and mean dropped share over the updates of two iterations.
+    let dropped = |updates: usize, epochs: usize, threshold: f64, unit: ThresholdUnit| -> Vec<f64> {
+        let mut config = tiny::config(&file);
+        config.train.updates_per_rollout = updates;
+        config.train.inner_epochs = epochs;
+        config.objective.kl_mask_threshold = threshold;
+        config.objective.threshold_unit = unit;
+        let mut trainer = Trainer::new(gpu(), &config, &model).expect("it is small");
+        let found = (0..2).map(|iteration| trainer.iteration(iteration).expect("the device works"));
+        let updates: Vec<_> = found.flat_map(|found| found.updates).collect();
+        assert!(updates.iter().all(|update| !update.skipped));
+        updates.iter().map(|update| update.masked_fraction()).collect()
+    };
+    for unit in [ThresholdUnit::Mean, ThresholdUnit::Sum] {
+        for threshold in [1e-3, 1e-12, 1e-30, f64::MIN_POSITIVE] {
+            assert_eq!(dropped(1, 1, threshold, unit), [0.0; 2], "one update, threshold {threshold:e}");
+        }
+    }
+    let several = dropped(2, 2, 1e-12, ThresholdUnit::Mean);
+    assert!(several[1..4].iter().all(|share| *share > 0.0), "a tiny threshold masks nothing: {several:?}");
+    assert_eq!([several[0], several[4]], [0.0; 2], "the first update of a rollout masks");
+    assert_eq!(dropped(2, 2, f64::INFINITY, ThresholdUnit::Sum), [0.0; 8]);
+}
+
+/// A device of this test's own, because counters are the device's.
+fn own_gpu() -> Arc<Gpu> {
+    Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter")
+}
+
+#[test]
+fn nothing_is_made_after_the_first_iteration() {
+    let (_folder, file) = classifier_file();
+    let gpu = own_gpu();
+    let (config, model) = (tiny::config(&file), tiny::dit(1));
+    let dit = dit_of(&model);
+    let mut trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
+    let base = gpu.allocate("base", 4 * model.weights.len() as u64).expect("it is small");
+    gpu.write(&base, 0, &model.weights);
+    let mut stores = trainer.optimizer.average_stores();
+    stores.insert(BASE, base);
+    let mut evaluator = Evaluator::new(&gpu, &config, dit, &stores).expect("it is small");
+    let mut preview = Preview::new(&gpu, &config.preview, dit, &[], 1.0, &stores).expect("it is small");
+    let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
+    let mut whole_iteration = |index: u64| {
+        trainer.iteration(index)?;
+        evaluator.evaluate()?;
+        preview.draw(&table)?;
+        trainer.checkpoint(index + 1)?;
+        Result::Ok(gpu.counters())
+    };
+    let first = whole_iteration(0).expect("the device works");
+    assert!(first.buffers > 0 && first.pipelines > 0 && first.bind_groups > 0 && first.bytes_held > 0);
+    for index in 1..4 {
+        assert_eq!(whole_iteration(index).expect("the device works"), first, "iteration {}", index + 1);
+    }
+}
+
+#[test]
+fn the_plan_says_how_many_bytes_will_be_held() {
+    let (_folder, file) = classifier_file();
+    let gpu = own_gpu();
+    let model = tiny::dit(2);
+    let profile = Profile::of(&gpu);
+    for (guidance_scale, micro_batch, rollout_micro_batch, group_size) in
+        [(1.0, 3, 4, 6), (2.5, 1, 12, 6), (1.0, 5, 1, 5)]
+    {
+        let mut config = tiny::config(&file);
+        config.rollout.guidance_scale = guidance_scale;
+        config.rollout.micro_batch = rollout_micro_batch;
+        config.rollout.group_size = group_size;
+        config.train.micro_batch = micro_batch;
+        let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
+        let held = || gpu.counters().bytes_held;
+
+        let before = held();
+        let parts = Parts::new(&gpu, &config, &model);
+        assert_eq!(held() - before, cost.bytes, "optimizer, rollout and update");
+        assert!(cost.naive_bytes > cost.bytes, "memory is reused");
+        drop(parts);
+        assert_eq!(held(), before, "memory is given back");
+
+        let rewards = reward::from_config(&gpu, &config.reward, dit_of(&model)).expect("it fits the model");
+        let of_rewards = held() - before;
+        drop(rewards);
+        let trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
+        assert_eq!(held() - before, cost.bytes + of_rewards, "the whole trainer");
+        drop(trainer);
+    }
+}

@@ -1,0 +1,322 @@
+//! Gradients of whole losses: the twins' backward pass against central differences, the device's against the
+//! twins'.
+
+use std::collections::BTreeMap;
+
+use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::config::{Config, ThresholdUnit};
+use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
+use flowdppo_wgpu::flow::sampler::Row;
+use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
+use flowdppo_wgpu::model::{Classifier, DitConfig, Layout};
+use flowdppo_wgpu::ops::cross_entropy;
+use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
+use flowdppo_wgpu::pretrain::FlowMatchingGraph;
+use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
+
+use crate::common::{Random, floats, gpu, nmse, tiny};
+use crate::{KL, Parts, advantage, config, dit_of, read};
+
+// More columns of an outcome.
+const LOSS: usize = 0;
+const LOG_RATIO: usize = 1;
+const KEPT: usize = 4;
+
+/// Values of a graph's input.
+enum Values {
+    F32(Vec<f32>),
+    U32(Vec<u32>),
+}
+
+/// A loss whose graph adds the gradients of the parameters to [`GRADIENTS`].
+struct Loss<'a> {
+    graph: &'a Graph,
+    inputs: Vec<(Tensor, Values)>,
+    /// The stores, those of parameters among them, without gradients.
+    stores: BTreeMap<Store, Vec<f32>>,
+    layout: Layout,
+    /// The scalar that is differentiated.
+    scalar: &'a dyn Fn(&Interpreter) -> f64,
+}
+
+impl Loss<'_> {
+    /// The whole graph in f64, at some parameters.
+    fn twin(&self, parameters: &[f64]) -> Interpreter {
+        let mut stores: BTreeMap<Store, Vec<f64>> = (self.stores.iter())
+            .map(|(store, values)| (*store, values.iter().map(|value| f64::from(*value)).collect()))
+            .collect();
+        stores.insert(PARAMETERS, parameters.to_vec());
+        stores.insert(GRADIENTS, vec![0.0; self.layout.trainable_elements()]);
+        let mut twin = Interpreter::new(stores);
+        for (tensor, values) in &self.inputs {
+            let values: Vec<f64> = match values {
+                Values::F32(values) => values.iter().map(|value| f64::from(*value)).collect(),
+                Values::U32(values) => values.iter().map(|value| f64::from(*value)).collect(),
+            };
+            twin.write(*tensor, &values);
+        }
+        twin.run(self.graph);
+        twin
+    }
+
+    /// The gradients that the device makes.
+    fn device(&self) -> Vec<f32> {
+        let mut stores: Stores = (self.stores.iter())
+            .map(|(store, values)| {
+                let buffer = gpu().allocate(store.0, 4 * values.len() as u64).expect("it is small");
+                gpu().write(&buffer, 0, values);
+                (*store, buffer)
+            })
+            .collect();
+        let bytes = 4 * self.layout.trainable_elements() as u64;
+        let gradients = gpu().allocate(GRADIENTS.0, bytes).expect("it is small");
+        stores.insert(GRADIENTS, gradients.clone());
+        let mut plan = Plan::new(gpu(), self.graph, &stores).expect("it is small");
+        for (tensor, values) in &self.inputs {
+            match values {
+                Values::F32(values) => plan.write(*tensor, values),
+                Values::U32(values) => plan.write(*tensor, values),
+            }
+        }
+        plan.run().expect("the device works");
+        floats(&read(gpu(), &gradients))
+    }
+
+    /// The backward pass against central differences of the loss, both in f64, along two random directions of
+    /// every parameter tensor; and the device's gradients against those, tensor by tensor.
+    fn check(&self, name: &str, tolerance: f64) {
+        let parameters: Vec<f64> = self.stores[&PARAMETERS].iter().map(|value| f64::from(*value)).collect();
+        let gradients = self.twin(&parameters).stores.remove(&GRADIENTS).expect("it was given");
+        let actual = self.device();
+        let mut random = Random(11);
+        for entry in self.layout.entries().iter().filter(|entry| entry.trainable) {
+            let range = entry.offset..entry.offset + entry.elements();
+            let size = gradients[range.clone()].iter().map(|gradient| gradient * gradient).sum::<f64>().sqrt();
+            assert!(size > 1e-6, "{name}: no gradient reaches {}: its norm is {size:e}", entry.name);
+            for _ in 0..2 {
+                let mut direction: Vec<f64> = range.clone().map(|_| random.normal()).collect();
+                let norm = direction.iter().map(|d| d * d).sum::<f64>().sqrt();
+                direction.iter_mut().for_each(|d| *d /= norm);
+                let step = 1e-5;
+                let at = |step: f64| {
+                    let mut shifted = parameters.clone();
+                    for (value, d) in shifted[range.clone()].iter_mut().zip(&direction) {
+                        *value += step * d;
+                    }
+                    (self.scalar)(&self.twin(&shifted))
+                };
+                let difference = (at(step) - at(-step)) / (2.0 * step);
+                let analytic: f64 = gradients[range.clone()].iter().zip(&direction).map(|(g, d)| g * d).sum();
+                // Truncation is O(step^2) = 1e-10 and cancellation 1e-16 / step = 1e-11, of a loss near 1.
+                assert!(
+                    (difference - analytic).abs() <= 1e-7 * size + 1e-9,
+                    "{name}: along {} the loss changes by {difference:.9}, the backward pass says {analytic:.9}",
+                    entry.name
+                );
+            }
+            let error = nmse(&actual[range.clone()], &gradients[range]);
+            assert!(
+                error <= tolerance,
+                "{name}: the device's gradient of {} has NMSE {error:.1e}, allowed are {tolerance:.0e}",
+                entry.name
+            );
+        }
+    }
+}
+
+/// Inputs of the update for (sample, step)s of a rollout, each with equal weight.
+fn inputs(it: &UpdateGraph, dit: &DitConfig, rollout: &Rollout, rows: &[(usize, usize)]) -> Vec<(Tensor, Values)> {
+    let f32s = |of: &dyn Fn(usize, usize) -> Vec<f32>| -> Values {
+        Values::F32(rows.iter().flat_map(|(sample, step)| of(*sample, *step)).collect())
+    };
+    let u32s = |of: &dyn Fn(usize, usize) -> Vec<u32>| -> Values {
+        Values::U32(rows.iter().flat_map(|(sample, step)| of(*sample, *step)).collect())
+    };
+    let index = |sample: usize, step: usize| {
+        let slot = rollout.trained.iter().position(|trained| *trained == step).expect("the step is trained");
+        vec![(slot * rollout.requests.len() + sample) as u32]
+    };
+    let key = |sample: usize, step: usize| {
+        NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 }.words().to_vec()
+    };
+    let transition = |_: usize, step: usize| {
+        let Row { a, b, s } = rollout.table.rows[step];
+        [a, b, s].map(|factor| factor as f32).to_vec()
+    };
+    vec![
+        (it.indices, u32s(&index)),
+        (it.time, f32s(&|_, step| vec![dit.time_of(rollout.table.sigmas[step])])),
+        (it.labels, u32s(&|sample, _| vec![rollout.requests[sample].label])),
+        (it.keys, u32s(&key)),
+        (it.rows, f32s(&transition)),
+        (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
+        (it.weight, Values::F32(vec![1.0 / rows.len() as f32; rows.len()])),
+    ]
+}
+
+fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<Vec<f64>> {
+    twin.value(&it.graph, it.outcomes).chunks(OUTCOME).map(<[f64]>::to_vec).collect()
+}
+
+/// Every outcome of a second update against the twin's, which gets states, noise, classes, times and
+/// transitions from what the rollout says of itself.
+#[test]
+fn an_update_sees_what_the_rollout_drew() {
+    let mut config = config();
+    config.rollout.micro_batch = 4;
+    config.train.updates_per_rollout = 1;
+    config.train.micro_batch = 6;
+    // Nothing is dropped: a term at the edge would fall to either side.
+    config.objective.kl_mask_threshold = f64::INFINITY;
+    let model = tiny::dit(1);
+    let dit = dit_of(&model);
+    let mut learn = |epochs: usize| {
+        config.train.inner_epochs = epochs;
+        let mut parts = Parts::new(gpu(), &config, &model);
+        let rollout = parts.collect(3);
+        (parts.learn(&rollout), rollout, parts.trajectory(), parts.optimizer.read(PARAMETERS).expect("it works"))
+    };
+    let (_, _, _, parameters) = learn(1);
+    let (records, rollout, trajectory, _) = learn(2);
+    let [states, velocities] = trajectory.map(|words| floats(&words));
+
+    // The noise that led from one trained step to the next is the one that the key says.
+    let dim = dit.dim();
+    let mut checked = 0;
+    for (slot, pair) in rollout.trained.windows(2).enumerate().filter(|(_, pair)| pair[1] == pair[0] + 1) {
+        let Row { a, b, s } = rollout.table.rows[pair[0]];
+        for sample in 0..12 {
+            let key = NoiseKey { seed: 0, rollout: 3, sample: sample as u32, step: pair[0] as u32 };
+            let at = |values: &[f32], slot: usize, i: usize| f64::from(values[(slot * 12 + sample) * dim + i]);
+            for (i, noise) in normals(key, dim).iter().enumerate() {
+                let expected = a * at(&states, slot, i) + b * at(&velocities, slot, i) + s * noise;
+                let actual = at(&states, slot + 1, i);
+                assert!((actual - expected).abs() < 1e-5, "sample {sample}, step {}: {actual}, {expected}", pair[0]);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 0, "two trained steps follow each other");
+
+    let it = UpdateGraph::record(&config, dit).expect("it fits the model");
+    let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
+    let (mut actual, mut expected) = (Vec::new(), Vec::new());
+    for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
+        let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
+        let inputs = inputs(&it, dit, &rollout, rows);
+        let loss = Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0 };
+        for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
+            actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
+            expected.extend([twin[LOSS], twin[LOG_RATIO], twin[KL]]);
+        }
+    }
+    assert_eq!(actual.len(), 3 * 36);
+    for (column, name) in ["loss", "log-ratio", "KL"].iter().enumerate() {
+        let of = |index: &usize| index % 3 == column;
+        let actual: Vec<f32> = (0..actual.len()).filter(of).map(|index| actual[index]).collect();
+        let expected: Vec<f64> = (0..expected.len()).filter(of).map(|index| expected[index]).collect();
+        // Velocities with relative errors of 1e-6, their differences a hundredth as large, squared.
+        let error = nmse(&actual, &expected);
+        assert!(error < 1e-8, "the {name} has NMSE {error:.1e}");
+    }
+}
+
+#[test]
+fn the_gradient_of_the_whole_update_is_right() {
+    for guidance_scale in [1.0, 2.5] {
+        let mut config = config();
+        config.rollout.guidance_scale = guidance_scale;
+        config.train.micro_batch = 6;
+        config.objective.threshold_unit = ThresholdUnit::Mean;
+        let old = tiny::dit(1);
+        let dit = dit_of(&old);
+        let mut parts = Parts::new(gpu(), &config, &old);
+        let rollout = parts.collect(0);
+        let [states, velocities] = parts.trajectory().map(|words| floats(&words));
+        // The policy has moved since the rollout.
+        let new = tiny::disturbed(old.clone(), 0.02, 21);
+
+        // Samples of both groups at the second of the trained steps.
+        let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
+        let update = |config: &Config| UpdateGraph::record(config, dit).expect("it fits the model");
+        let inputs = |it: &UpdateGraph| inputs(it, dit, &rollout, &rows);
+        let stores = BTreeMap::from([
+            (PARAMETERS, new.weights.clone()),
+            (STATES, states.clone()),
+            (VELOCITIES, velocities.clone()),
+        ]);
+        let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
+        // Where the samples stand does not depend on the threshold, so it can be put between them.
+        let it = update(&config);
+        let loss = Loss { graph: &it.graph, inputs: inputs(&it), stores, layout: dit.layout(), scalar: &|_| 0.0 };
+        let mut kl: Vec<f64> = outcomes_of(&it, &loss.twin(&weights)).iter().map(|outcome| outcome[KL]).collect();
+        kl.sort_by(f64::total_cmp);
+        config.objective.kl_mask_threshold = 0.5 * (kl[1] + kl[2]);
+
+        let it = update(&config);
+        let scalar = |twin: &Interpreter| outcomes_of(&it, twin).iter().map(|outcome| outcome[LOSS]).sum::<f64>() / 6.0;
+        let loss = Loss { graph: &it.graph, inputs: inputs(&it), scalar: &scalar, ..loss };
+        let outcomes = outcomes_of(&it, &loss.twin(&weights));
+        let is_far = |outcome: &Vec<f64>| outcome[KL] >= config.objective.kl_mask_threshold;
+        let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
+        assert!(count(&|it| it[KEPT] == 0.0) > 0, "a term is dropped: {outcomes:?}");
+        assert!(count(&|it| it[KEPT] == 1.0 && is_far(it)) > 0, "a term leads back: {outcomes:?}");
+        assert!(count(&|it| !is_far(it)) > 0, "a term is near: {outcomes:?}");
+        for outcome in &outcomes {
+            let edge = outcome[KL] / config.objective.kl_mask_threshold - 1.0;
+            // A step of 1e-5 and the rounding of the device both move these by less than 1e-4.
+            assert!(edge.abs() > 1e-3, "a term is at the edge of the mask: {outcomes:?}");
+            assert!(outcome[LOG_RATIO].abs() > 1e-5, "a ratio is at the edge: {outcomes:?}");
+        }
+        // Velocities have a relative error of about 1e-6 after a dozen layers; their differences, a tenth as
+        // large, 1e-5; and so the gradients, whose squared error is 1e-10.
+        loss.check(&format!("Flow-DPPO, guidance {guidance_scale}"), 1e-9);
+    }
+}
+
+#[test]
+fn the_gradient_of_flow_matching_is_right() {
+    let model = tiny::dit(2);
+    let dit = dit_of(&model);
+    let it = FlowMatchingGraph::record(dit, 4);
+    let mut random = Random(31);
+    let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
+    let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
+    let inputs = vec![
+        (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
+        (it.labels, Values::U32(vec![0, 1, 2, dit.null_class()])),
+        (it.time, Values::F32(sigmas.map(|sigma| dit.time_of(f64::from(sigma))).to_vec())),
+        (it.keys, Values::U32(keys.collect())),
+        (it.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
+        (it.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(4))),
+        (it.weight, Values::F32(vec![0.25; 4])),
+    ];
+    let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);
+    let scalar = |twin: &Interpreter| twin.value(&it.graph, it.loss).iter().sum();
+    // The angles of time features reach 1000, where f32 rounds by 3e-5: a squared error of 1e-9 in the fastest.
+    Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &scalar }.check("flow matching", 1e-9);
+}
+
+#[test]
+fn the_gradient_of_the_classifier_is_right() {
+    let model = tiny::classifier();
+    let network = model.classifier("the tiny classifier").expect("it is one");
+    let mut graph = Graph::new();
+    let images = graph.input("images", &[5, network.dim()]);
+    let labels = graph.input("labels", &[5]);
+    let weight = graph.constant("weight", &[5], vec![0.2; 5]);
+    let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+    let logits = Classifier::new(parameters).logits(&mut graph, images);
+    let [loss, _, _] = cross_entropy(&mut graph, logits, labels, weight);
+    let ones = graph.constant("ones", &[5], vec![1.0; 5]);
+    backward(&mut graph, &[(loss, ones)], &[]);
+    let mut random = Random(41);
+    let inputs = vec![
+        (images, Values::F32((0..5 * 64).map(|_| random.normal() as f32).collect())),
+        (labels, Values::U32(vec![0, 1, 2, 1, 0])),
+    ];
+    let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);
+    let scalar = |twin: &Interpreter| twin.value(&graph, loss).iter().sum();
+    // Three layers of sums of up to 64 terms.
+    Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar }.check("cross-entropy", 1e-11);
+}

@@ -46,7 +46,7 @@ pub struct Pretrain {
 impl Default for Pretrain {
     fn default() -> Self {
         Self {
-            steps: 2000,
+            steps: 1250,
             batch_size: 128,
             micro_batch: 128,
             learning_rate: 1e-3,

@@ -66,6 +66,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
     "block_sum",
+    "cos_sin",
     "gelu_tanh",
     "grid",
     "matmul",

@@ -5,7 +5,7 @@ use flowdppo_wgpu::ops::{
     TimeFeatures, Unpatchify,
 };
 
-use crate::common::{Input, Values, check, check_forward};
+use crate::common::{Input, Values, check, check_forward, floats, run, words};
 
 /// Copies and single roundings: 6e-8 squared is 4e-15.
 const ONE_ROUNDING: f64 = 1e-14;
@@ -75,6 +75,14 @@ fn embedding() {
     }
     let inputs = [Input::normal(&[7, 2, 3, 5]), Input::index(&[4], 7)];
     check("embedding of images", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.apply(Embedding, &[x[0], x[1]])]);
+}
+
+#[test]
+fn embedding_never_reads_beyond_its_table() {
+    let outputs = run(&[(&[3], &words(&[1.0, 2.0, 4.0])), (&[4], &[0, 2, 3, 70])], |graph, x| {
+        vec![graph.apply(Embedding, &[x[0], x[1]])]
+    });
+    assert_eq!(floats(&outputs[0]), [1.0, 4.0, 4.0, 4.0]);
 }
 
 #[test]

@@ -20,7 +20,9 @@ if (files.length === 0 || !existsSync(binding)) {
   process.exit(2);
 }
 const { create } = await import(binding);
-const adapter = await create(['backend=null']).requestAdapter();
+// Held to the end: were it collected, Dawn would abort or hang under the device.
+globalThis.gpu = create(['backend=null']);
+const adapter = await globalThis.gpu.requestAdapter();
 const device = await adapter.requestDevice({ requiredFeatures: ['subgroups'] });
 
 /** What Tint says against a file, one line a message. */

@@ -4,6 +4,7 @@
 struct Params {
     elements: u32,
     columns: u32,
+    entries: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -19,6 +20,8 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        y[i] = table[indices[i / params.columns] * params.columns + i % params.columns];
+        // Never reads beyond the table, whatever the index.
+        let entry = min(indices[i / params.columns], params.entries - 1u);
+        y[i] = table[entry * params.columns + i % params.columns];
     }
 }

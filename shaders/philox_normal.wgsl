@@ -1,5 +1,6 @@
 // Standard normals as a function of their place, or with RAW the random words behind them. Each invocation
 // makes the four of one block.
+//!import cos_sin
 //!import grid
 //!import philox
 
@@ -37,16 +38,10 @@ fn natural_log(x: f32) -> f32 {
     return exponent * 0.6931472 + t * series;
 }
 
-// (cos, sin) of a full turn times x from 0 to 1: the nearest quarter turn is exact, Taylor adds the rest.
+// (cos, sin) of a full turn times x from 0 to 1: the nearest quarter turn is exact.
 fn cos_sin_turn(x: f32) -> vec2<f32> {
     let quarters = round(4.0 * x);
-    let angle = (4.0 * x - quarters) * 1.5707964;
-    let a2 = angle * angle;
-    let sin = angle * (1.0 + a2 * (-1.0 / 6.0 + a2 * (1.0 / 120.0 + a2 * (-1.0 / 5040.0 + a2 / 362880.0))));
-    let cos = 1.0 + a2 * (-0.5 + a2 * (1.0 / 24.0 + a2 * (-1.0 / 720.0 + a2 * (1.0 / 40320.0 - a2 / 3628800.0))));
-    let quarter = u32(quarters);
-    let turned = select(vec2<f32>(cos, sin), vec2<f32>(-sin, cos), (quarter & 1u) == 1u);
-    return select(turned, -turned, (quarter & 2u) == 2u);
+    return cos_sin((4.0 * x - quarters) * 1.5707964, quarters);
 }
 
 // Two independent normals from two words (Box and Muller, 1958).

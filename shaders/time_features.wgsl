@@ -1,7 +1,7 @@
 // Sinusoidal features of a time: y [rows, 2 half] = [cos(time w_j) | sin(time w_j)].
-// 
-// Drivers only promise sin and cos between -pi and pi, and times reach 1000: so the argument is reduced
-// first, with 2 pi in two parts (Cody & Waite).
+//
+// Times reach 1000, so the nearest quarter turns are taken off first, with pi/2 in two parts (Cody & Waite).
+//!import cos_sin
 //!import grid
 
 struct Params {
@@ -14,8 +14,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> frequencies: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
-const TWO_PI_HIGH: f32 = 6.28318548202514648;
-const TWO_PI_LOW: f32 = -1.7484555e-7;
+const QUARTER_TURN_HIGH: f32 = 1.57079637050628662;
+const QUARTER_TURN_LOW: f32 = -4.371139e-8;
 
 @compute @workgroup_size(64)
 fn main(
@@ -30,9 +30,10 @@ fn main(
     let row = i / params.half;
     let j = i % params.half;
     let product = time[row] * frequencies[j];
-    let turns = round(product * 0.15915494309);
-    var angle = fma(-turns, TWO_PI_HIGH, product);
-    angle = fma(-turns, TWO_PI_LOW, angle);
-    y[row * 2u * params.half + j] = cos(angle);
-    y[row * 2u * params.half + params.half + j] = sin(angle);
+    let quarters = round(product * 0.63661977237);
+    var angle = fma(-quarters, QUARTER_TURN_HIGH, product);
+    angle = fma(-quarters, QUARTER_TURN_LOW, angle);
+    let features = cos_sin(angle, quarters);
+    y[row * 2u * params.half + j] = features.x;
+    y[row * 2u * params.half + params.half + j] = features.y;
 }

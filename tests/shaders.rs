@@ -10,14 +10,8 @@ mod translate;
 use std::path::Path;
 use std::process::Command;
 
+use flowdppo_wgpu::gpu::shader::{self, all as shaders};
 use translate::Shader;
-
-/// `(name, WGSL)` of every pipeline.
-fn shaders() -> Vec<(String, String)> {
-    let shaders = flowdppo_wgpu::gpu::shader::all();
-    assert!(!shaders.is_empty(), "no shaders");
-    shaders
-}
 
 /// Runs a command and returns what it printed if it fails.
 fn run(command: &mut Command) -> Result<(), String> {
@@ -120,6 +114,43 @@ fn tint_accepts_every_shader() {
     if let Err(e) = run(Command::new(program).args(words).args(files)) {
         panic!("\n{e}");
     }
+}
+
+#[test]
+fn shaders_come_with_every_combination_of_their_constants() {
+    let names: Vec<String> = shaders().into_iter().map(|(name, _)| name).collect();
+    for name in [
+        "add",
+        "attention.HEAD_DIM=5",
+        "attention_backward_query_subgroup.HEAD_DIM=72.ROWS=4.SUBGROUP=64",
+        "matmul_subgroup.COLUMNS=1.ROWS=16.SUBGROUP=4",
+        "policy_objective.LOG_PROB=1.OBJECTIVE=4",
+        "philox_normal.RAW=1",
+    ] {
+        assert!(names.iter().any(|other| other == name), "{name} is not among {names:?}");
+    }
+    let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len(), "every name is there once");
+}
+
+// A kernel cannot be made with a constant that the combinations leave out, so none escapes the tests above.
+
+#[test]
+#[should_panic(expected = "not among the constants that are tested")]
+fn a_constant_that_is_not_tested_cannot_be_replaced() {
+    shader::source("matmul_tiled", &[("DEPTH", 8)]);
+}
+
+#[test]
+#[should_panic(expected = "not among the constants that are tested")]
+fn a_choice_that_is_not_tested_cannot_be_made() {
+    shader::source("policy_objective", &[("OBJECTIVE", 5)]);
+}
+
+#[test]
+#[should_panic(expected = "lacks one of the constants")]
+fn a_constant_that_a_shader_does_not_have_cannot_be_replaced() {
+    shader::source("attention", &[("SUBGROUP", 8)]);
 }
 
 // The checks above must be able to fail, or their silence means nothing.

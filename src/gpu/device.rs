@@ -262,7 +262,9 @@ impl Gpu {
     }
 
     pub(super) fn check_binding(&self, bytes: u64) -> Result<()> {
-        let most = self.limits.max_storage_buffer_binding_size;
+        // Kernels count elements in 32 bits. Up to 4 GiB there are 2^30, and no index that they form, even of
+        // an invocation beyond the end, wraps round.
+        let most = self.limits.max_storage_buffer_binding_size.min(1 << 32);
         if bytes > most {
             return Err(Error::Device(format!(
                 "a tensor of {} MiB is larger than the {} MiB that {} lets a kernel see: lower the micro-batch or \

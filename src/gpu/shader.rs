@@ -3,7 +3,7 @@
 //! Two small mechanisms keep every file readable as plain WGSL:
 //! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`;
 //! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace, for
-//!   what WGSL cannot size at pipeline creation (arrays in registers).
+//!   what WGSL cannot size at pipeline creation (arrays in registers), if `CONSTANTS` knows the name.
 
 use std::borrow::Cow;
 
@@ -66,6 +66,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
     "block_sum",
+    "cos_sin",
     "gelu_tanh",
     "grid",
     "matmul",
@@ -75,23 +76,59 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "sigmoid",
 ];
 
+/// What a constant may be.
+#[derive(Clone, Copy, Debug)]
+enum Values {
+    /// One of these.
+    OneOf(&'static [u32]),
+    /// Any size that a model or a device brings along, such as these.
+    SuchAs(&'static [u32]),
+}
+
+/// The constants that kernels may replace. [`all`] makes every shader with all of these values.
+const CONSTANTS: &[(&str, Values)] = &[
+    ("CHUNK", Values::OneOf(&[4096])),
+    ("COLUMNS", Values::OneOf(&[1, 2])),
+    // A lone element, less than a vector of four, whole vectors, sizes in use, and more than a subgroup.
+    ("HEAD_DIM", Values::SuchAs(&[1, 5, 8, 16, 32, 64, 72])),
+    ("LOG_PROB", Values::OneOf(&[0, 1])),
+    ("OBJECTIVE", Values::OneOf(&[0, 1, 2, 3, 4])),
+    ("RAW", Values::OneOf(&[0, 1])),
+    ("ROWS", Values::OneOf(&[4, 16])),
+    ("SUBGROUP", Values::SuchAs(&[4, 8, 16, 32, 64])),
+];
+
+/// Whether a line of WGSL defines this constant.
+fn defines(line: &str, constant: &str) -> bool {
+    line.strip_prefix("const ")
+        .and_then(|rest| rest.strip_prefix(constant))
+        .is_some_and(|rest| rest.starts_with(": u32 ="))
+}
+
 /// The text of a shader with its imports in place and the constants replaced.
 ///
 /// # Panics
-/// If the shader, an import or a constant does not exist: a mistake in this program, found by any test
-/// that touches the kernel.
+/// If the shader, an import or a constant does not exist, or [`CONSTANTS`] does not allow the value: a
+/// mistake in this program, found by any test that touches the kernel.
 pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
     let find = |table: &[(&'static str, &'static str)], name: &str| {
         table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
     };
     let text = find(PIPELINES, name).unwrap_or_else(|| panic!("no shader is called `{name}`"));
+    for (constant, value) in constants {
+        let known = CONSTANTS.iter().any(|(key, values)| match values {
+            Values::OneOf(values) => key == constant && values.contains(value),
+            Values::SuchAs(_) => key == constant,
+        });
+        assert!(known, "{name}.wgsl with {constant} = {value} is not among the constants that are tested");
+    }
     let mut used = 0;
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         if let Some(import) = line.strip_prefix("//!import ") {
             out.push_str(find(SHARED, import.trim()).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")));
         } else {
-            let replaced = constants.iter().find(|(constant, _)| line.starts_with(&format!("const {constant}: u32 =")));
+            let replaced = constants.iter().find(|(constant, _)| defines(line, constant));
             used += usize::from(replaced.is_some());
             out.push_str(&match replaced {
                 Some((constant, value)) => Cow::Owned(format!("const {constant}: u32 = {value}u;")),
@@ -104,7 +141,27 @@ pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
     out
 }
 
-/// Every pipeline's name and text with its default constants, for tests that translate them all.
+/// Every pipeline's name and text with every combination of its constants, for tests that translate them
+/// all.
 pub fn all() -> Vec<(String, String)> {
-    PIPELINES.iter().map(|(name, _)| ((*name).to_owned(), source(name, &[]))).collect()
+    let mut found = Vec::new();
+    for (name, text) in PIPELINES {
+        let mut variants = vec![((*name).to_owned(), Vec::new())];
+        for (constant, values) in CONSTANTS {
+            if !text.lines().any(|line| defines(line, constant)) {
+                continue;
+            }
+            let (Values::OneOf(values) | Values::SuchAs(values)) = values;
+            let mut longer = Vec::new();
+            for (label, constants) in &variants {
+                for value in *values {
+                    let constants = [constants.as_slice(), &[(*constant, *value)]].concat();
+                    longer.push((format!("{label}.{constant}={value}"), constants));
+                }
+            }
+            variants = longer;
+        }
+        found.extend(variants.into_iter().map(|(label, constants)| (label, source(name, &constants))));
+    }
+    found
 }

@@ -4,7 +4,7 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `table [entries, ..]`, `indices [rows]` (u32, below `entries`) to `[rows, ..]`.
+/// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index beyond the table takes its last entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 
@@ -48,7 +48,7 @@ impl Op for Embedding {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let columns = elements / shapes.inputs[1][0];
-        let params = vec![word(elements), word(columns)];
+        let params = [elements, columns, shapes.inputs[0][0]].map(word).to_vec();
         let reads = [Binding::Input(0), Binding::Input(1)];
         vec![independent(Kernel::new("embedding"), &reads, &[Binding::Output(0)], params, elements)]
     }
@@ -56,7 +56,7 @@ impl Op for Embedding {
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let columns = shapes.output_elements(0) / shapes.inputs[1][0];
         let row = |index: &f64| {
-            let start = *index as usize * columns;
+            let start = (*index as usize).min(shapes.inputs[0][0] - 1) * columns;
             inputs[0][start..start + columns].to_vec()
         };
         vec![inputs[1].iter().flat_map(row).collect()]

@@ -1,4 +1,4 @@
-use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::graph::{Graph, Op, Plan, Profile, Shapes, Stores};
 use flowdppo_wgpu::ops::Attention;
 
 use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, forcing, gpu};
@@ -82,5 +82,24 @@ fn attention_of_a_sample_does_not_depend_on_the_batch_size() {
             assert_eq!(alone[..], together[..alone.len()], "{name} of {variant}");
             assert!(alone.iter().any(|word| *word != 0), "{name} of {variant} is not all zero");
         }
+    }
+}
+
+#[test]
+fn attention_shares_rows_in_subgroups_only_where_the_cpu_plays_the_device() {
+    let shapes: [&[usize]; 3] = [&[2, 16, 192], &[2, 16, 64], &[2, 4, 16]];
+    let shapes = Shapes { inputs: shapes[..1].to_vec(), outputs: shapes[1..].to_vec() };
+    let chosen = |cpu, subgroup_size| {
+        let profile = Profile { cpu, subgroup_size, forced: None };
+        Attention { num_heads: 4 }.dispatches(&shapes, &profile)[0].kernel.clone()
+    };
+    for subgroup_size in [None, Some(32), Some(64)] {
+        assert_eq!(chosen(false, subgroup_size).shader, "attention");
+    }
+    assert_eq!(chosen(true, None).shader, "attention");
+    for lanes in [4, 8, 16] {
+        let kernel = chosen(true, Some(lanes));
+        assert_eq!(kernel.shader, "attention_subgroup");
+        assert!(kernel.constants.contains(&("SUBGROUP", lanes)), "{kernel:?}");
     }
 }

@@ -1,6 +1,8 @@
-use flowdppo_wgpu::ops::Add;
+use flowdppo_wgpu::error::Error;
+use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::ops::{Add, MatMul};
 
-use crate::common::{Input, check, check_forward};
+use crate::common::{Input, check, check_forward, gpu};
 
 /// One rounding an element: 6e-8 squared is 4e-15.
 const ONE_ROUNDING: f64 = 1e-14;
@@ -20,4 +22,18 @@ fn add_past_65535_workgroups() {
     check_forward("add", &[Input::normal(&shape), Input::normal(&shape)], ONE_ROUNDING, |graph, x| {
         vec![graph.apply(Add, &[x[0], x[1]])]
     });
+}
+
+#[test]
+fn tensors_that_no_device_can_hold_are_refused() {
+    // The elements of the first can no longer be counted in 32 bits, nor the workgroups of the second.
+    for rows in [1 << 26, 1 << 40] {
+        let mut graph = Graph::new();
+        let x = graph.input("x", &[rows, 128]);
+        let weight = graph.input("weight", &[128, 64]);
+        let sum = graph.apply(Add, &[x, x]);
+        graph.apply(MatMul::default(), &[sum, weight]);
+        let error = Plan::new(gpu(), &graph, &Stores::new()).expect_err("it is too large");
+        assert!(matches!(&error, Error::Device(message) if message.contains("micro")), "{error}");
+    }
 }

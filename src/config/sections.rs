@@ -273,7 +273,7 @@ pub struct Train {
 impl Default for Train {
     fn default() -> Self {
         Self {
-            iterations: 20,
+            iterations: 10,
             updates_per_rollout: 2,
             inner_epochs: 4,
             micro_batch: 80,

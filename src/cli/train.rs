@@ -40,10 +40,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if arguments.dry_run {
         return dry_run(global, &config, dit);
     }
-    // The plan is checked before anything is written.
+    // Everything is bound before anything is written.
     let gpu = global.open(&config.run.device)?;
-    gpu.check_memory(Trainer::cost(&config, dit, &Profile::of(&gpu))?.bytes)?;
-    check_scorers(&gpu, &config, dit)?;
+    let run = rl::Run::prepare(&gpu, &config, &model)?;
     let directory = match directory {
         Some(directory) => directory,
         None => RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?,
@@ -58,7 +57,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let stop = stop_at_interrupt()?;
     let options =
         RunOptions { directory: &directory, resume: arguments.resume, verbosity: global.verbosity(), stop: &stop };
-    let outcome = rl::run(&gpu, &config, &model, &options)?;
+    let outcome = run.execute(&options)?;
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));

@@ -9,6 +9,6 @@ mod update;
 
 pub use metrics::{IterationMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
-pub use run::{Outcome, RunOptions, run};
+pub use run::{Outcome, Run, RunOptions};
 pub use trainer::{Cost, Trainer};
 pub use update::{OUTCOME, UpdateGraph, UpdateRecord, Updater};

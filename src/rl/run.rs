@@ -42,106 +42,133 @@ pub struct Outcome {
     pub tuned: Option<Evaluation>,
 }
 
-/// Trains a model as a configuration says.
-///
-/// # Errors
-/// Everything of [`Trainer`], and files that cannot be written. What was saved stays whole.
-pub fn run(gpu: &Arc<Gpu>, config: &Config, base: &Model, options: &RunOptions<'_>) -> Result<Outcome> {
-    let directory = options.directory;
-    let dit = base.dit("`model.file`")?.clone();
-    let mut trainer = Trainer::new(gpu, config, base)?;
-    let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
-    gpu.write(&base_store, 0, &base.weights);
-    let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
-    let mut stores = trainer.optimizer.average_stores();
-    stores.insert(BASE, base_store);
+/// A run with everything bound and its base measured, but nothing written yet.
+#[derive(Debug)]
+pub struct Run {
+    config: Config,
+    trainer: Trainer,
+    evaluator: Evaluator,
+    preview: Preview,
+    table: Table,
+    base: Evaluation,
+    base_images: Vec<f32>,
+    base_captions: Vec<String>,
+}
 
-    let names = &base.class_names;
-    let guidance_scale = config.eval.guidance_scale;
-    let mut preview = Preview::new(gpu, &config.preview, &dit, names, guidance_scale, &stores)?;
-    let table = Table::ode(1.0, config.preview.steps)?;
-    let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+impl Run {
+    /// Binds every plan that the run will need, so that a lack of memory or a file that does not fit shows now.
+    ///
+    /// # Errors
+    /// Everything of [`Trainer::new`], [`Evaluator::new`] and [`Preview::new`].
+    pub fn prepare(gpu: &Arc<Gpu>, config: &Config, base: &Model) -> Result<Self> {
+        let dit = base.dit("`model.file`")?.clone();
+        let mut trainer = Trainer::new(gpu, config, base)?;
+        let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
+        gpu.write(&base_store, 0, &base.weights);
+        let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
+        let mut stores = trainer.optimizer.average_stores();
+        stores.insert(BASE, base_store);
 
-    let mut done = 0;
-    if options.resume
-        && let Some(found) = checkpoint::latest(&directory.checkpoints())?
-    {
-        done = trainer.restore(&found)?;
+        let guidance_scale = config.eval.guidance_scale;
+        let preview_of =
+            |stores: &Stores| Preview::new(gpu, &config.preview, &dit, &base.class_names, guidance_scale, stores);
+        let preview = preview_of(&stores)?;
+        let evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
+        let table = Table::ode(1.0, config.preview.steps)?;
+        // The base is measured each time a run begins: same seeds, same numbers. Its plans are not kept.
+        let base_images = preview_of(&only_base)?.draw(&table)?;
+        Ok(Self {
+            base_captions: preview.captions(&base_images, trainer.rewards()[0].as_mut())?,
+            base: Evaluator::new(gpu, config, &dit, &only_base)?.evaluate()?,
+            config: config.clone(),
+            trainer,
+            evaluator,
+            preview,
+            table,
+            base_images,
+        })
     }
 
-    // The base is measured each time a run begins: same seeds, same numbers.
-    let base_evaluation = {
-        let mut of_base = Evaluator::new(gpu, config, &dit, &only_base)?;
-        of_base.evaluate()?
-    };
-    let base_images = Preview::new(gpu, &config.preview, &dit, names, guidance_scale, &only_base)?.draw(&table)?;
-    let base_captions = preview.captions(&base_images, trainer.rewards()[0].as_mut())?;
-    let mut evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
-    if done == 0 {
-        preview.grid(&base_images, "iteration 0", &base_captions).write(&directory.sample(0))?;
-        metrics.append(&evaluation_line(0, &base_evaluation))?;
-    }
+    /// Trains as the configuration says.
+    ///
+    /// # Errors
+    /// Everything of [`Trainer::iteration`], and files that cannot be written. What was saved stays whole.
+    pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
+        let Self { config, mut trainer, mut evaluator, mut preview, table, base, base_images, base_captions } = self;
+        let directory = options.directory;
+        let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+        let mut done = 0;
+        if options.resume
+            && let Some(found) = checkpoint::latest(&directory.checkpoints())?
+        {
+            done = trainer.restore(&found)?;
+        }
+        if done == 0 {
+            preview.grid(&base_images, "iteration 0", &base_captions).write(&directory.sample(0))?;
+            metrics.append(&evaluation_line(0, &base))?;
+        }
 
-    let total = config.train.iterations as u64;
-    let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
-    if done > 0 {
-        progress.println(&format!("resumed after iteration {done}"));
-    }
-    let mut tuned = None;
-    let mut saved = done;
-    while done < total && !options.stop.load(Ordering::Relaxed) {
-        let found = trainer.iteration(done)?;
-        done += 1;
-        let due = |every: usize| done == total || (every > 0 && done.is_multiple_of(every as u64));
-        let mut line = found.to_json(config.train.learning_rate);
-        if due(config.eval.every) {
-            let evaluation = evaluator.evaluate()?;
-            line.append(&mut evaluation_line(done, &evaluation));
-            tuned = Some(evaluation);
+        let total = config.train.iterations as u64;
+        let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
+        if done > 0 {
+            progress.println(&format!("resumed after iteration {done}"));
         }
-        metrics.append(&line)?;
-        progress.update(
-            done,
-            &format!(
-                "reward {:.3}  kl {:.2e}  masked {:4.1} %  {:.0} images/s",
-                found.reward[0],
-                found.last_kl(),
-                100.0 * found.mean(super::UpdateMetrics::masked_fraction),
-                found.images_per_second()
-            ),
-        );
-        if found.skipped() > 0 {
-            progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
+        let mut tuned = None;
+        let mut saved = done;
+        while done < total && !options.stop.load(Ordering::Relaxed) {
+            let found = trainer.iteration(done)?;
+            done += 1;
+            let due = |every: usize| done == total || (every > 0 && done.is_multiple_of(every as u64));
+            let mut line = found.to_json(config.train.learning_rate);
+            if due(config.eval.every) {
+                let evaluation = evaluator.evaluate()?;
+                line.append(&mut evaluation_line(done, &evaluation));
+                tuned = Some(evaluation);
+            }
+            metrics.append(&line)?;
+            progress.update(
+                done,
+                &format!(
+                    "reward {:.3}  kl {:.2e}  masked {:4.1} %  {:.0} images/s",
+                    found.reward[0],
+                    found.last_kl(),
+                    100.0 * found.mean(super::UpdateMetrics::masked_fraction),
+                    found.images_per_second()
+                ),
+            );
+            if found.skipped() > 0 {
+                progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
+            }
+            if due(config.preview.every) {
+                let reward = trainer.rewards()[0].as_mut();
+                preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?;
+            }
+            if due(config.checkpoint.every) {
+                save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
+                saved = done;
+            }
         }
-        if due(config.preview.every) {
-            let reward = trainer.rewards()[0].as_mut();
-            preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?;
-        }
-        if due(config.checkpoint.every) {
+        if saved < done {
             save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
-            saved = done;
         }
+        if done < total {
+            progress.finish(&format!("stopped after iteration {done}"));
+            return Ok(Outcome { iterations: done, base, tuned: None });
+        }
+        if tuned.is_none() {
+            tuned = Some(evaluator.evaluate()?);
+        }
+        progress.finish(&format!("{done} iterations"));
+        trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
+        let images = preview.draw(&table)?;
+        let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
+        before_after(
+            &directory.path().join("before_after.png"),
+            &preview.grid(&base_images, "base", &base_captions),
+            &preview.grid(&images, "tuned", &captions),
+        )?;
+        Ok(Outcome { iterations: done, base, tuned })
     }
-    if saved < done {
-        save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
-    }
-    if done < total {
-        progress.finish(&format!("stopped after iteration {done}; --resume continues"));
-        return Ok(Outcome { iterations: done, base: base_evaluation, tuned: None });
-    }
-    if tuned.is_none() {
-        tuned = Some(evaluator.evaluate()?);
-    }
-    progress.finish(&format!("{done} iterations"));
-    trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
-    let images = preview.draw(&table)?;
-    let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
-    before_after(
-        &directory.path().join("before_after.png"),
-        &preview.grid(&base_images, "base", &base_captions),
-        &preview.grid(&images, "tuned", &captions),
-    )?;
-    Ok(Outcome { iterations: done, base: base_evaluation, tuned })
 }
 
 fn save(trainer: &Trainer, metrics: &mut MetricsLog, directory: &RunDirectory, done: u64, keep: usize) -> Result<()> {

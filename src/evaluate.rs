@@ -20,9 +20,6 @@ use crate::sampling::{Request, Sampling, Table, class_requests};
 /// Weights of the model that drift is measured from.
 pub const BASE: Store = Store("base parameters");
 
-/// Samples that are drawn together.
-const BATCH: usize = 100;
-
 /// What an evaluation found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
@@ -81,7 +78,8 @@ impl Evaluator {
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
         let table = Table::ode(1.0, eval.steps)?;
-        let batch = requests.len().min(BATCH);
+        // What a rollout may take, an evaluation may; samples do not depend on it.
+        let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
             file => Some(reward::classifier_for(gpu, file, dit)?),

@@ -26,7 +26,7 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Binds the model whose weights are in `stores`.
+    /// Binds the model whose weights are in `stores`, to draw at most `micro_batch` samples together.
     ///
     /// # Errors
     /// If the device has not enough memory.
@@ -35,12 +35,13 @@ impl Preview {
         config: &config::Preview,
         dit: &DitConfig,
         class_names: &[String],
+        micro_batch: usize,
         guidance_scale: f64,
         stores: &Stores,
     ) -> Result<Self> {
         let classes: Vec<u32> = (0..dit.num_classes.min(MOST_CLASSES) as u32).collect();
         let requests = class_requests(&classes, config.per_class, config.seed);
-        let sampling = Sampling::new(gpu, dit, requests.len().min(128), guidance_scale, stores)?;
+        let sampling = Sampling::new(gpu, dit, requests.len().min(micro_batch), guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
         let titles = classes.iter().map(name).collect();
         Ok(Self { sampling, requests, titles, dit: dit.clone(), per_class: config.per_class })

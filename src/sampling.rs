@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
@@ -198,14 +198,18 @@ impl Sampling {
                 self.gpu.submit([Command::Copy { from, to }])?;
             }
             let drawn: Vec<f32> = self.plan.read(&[self.step.x])?;
-            images.extend_from_slice(&drawn[..requests.len() * dim]);
+            let drawn = &drawn[..requests.len() * dim];
+            if let Some(broken) = drawn.iter().position(|value| !value.is_finite()) {
+                return Err(Error::failed(format!(
+                    "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
+                     sampling steps; go back to an earlier checkpoint",
+                    first + broken / dim,
+                    requests[broken / dim].label
+                )));
+            }
+            images.extend_from_slice(drawn);
         }
         Ok(images)
-    }
-
-    /// Dispatches of one step.
-    pub fn dispatches_a_step(&self) -> usize {
-        self.plan.dispatch_count()
     }
 }
 

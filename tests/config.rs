@@ -248,7 +248,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["run.name=../x"],
      "`run.name` must be a plain directory name, without / or \\, not \"../x\""),
     (Command::Train, &["train.iterations=0"],
-     "`train.iterations` must be a whole number from 1 to 4294967295, not 0"),
+     "`train.iterations` must be a whole number from 1 to 100000000, not 0"),
     (Command::Train, &["train.updates_per_rollout=3"],
      "`train.updates_per_rollout` = 3 must divide `rollout.groups` x `rollout.group_size` = 10 x 16 (= 160); 2 or 4 \
       would"),
@@ -323,7 +323,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Pretrain, &["pretrain.micro_batch=50"],
      "`pretrain.micro_batch` = 50 must divide `pretrain.batch_size` (= 128); 32 or 64 would"),
     (Command::Pretrain, &["pretrain.warmup_steps=3000"],
-     "`pretrain.warmup_steps` must be at most `pretrain.steps` = 2000, not 3000"),
+     "`pretrain.warmup_steps` must be at most `pretrain.steps` = 1250, not 3000"),
     (Command::Pretrain, &["pretrain.class_dropout=1"],
      "`pretrain.class_dropout` must be a number from 0 to below 1, not 1.0"),
     (Command::FitClassifier, &["data.kind=folder"],

@@ -122,7 +122,7 @@ fn the_readme_shows_every_command_and_its_configurations_are_valid() {
 fn links_between_the_documents_lead_somewhere() {
     for path in documents() {
         for target in read(&path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if !target.contains("://") && !target.starts_with('#') && !target.starts_with("docs/images/") {
+            if !target.contains("://") && !target.starts_with('#') {
                 let target = path.parent().unwrap().join(target.split('#').next().unwrap_or_default());
                 assert!(target.exists(), "{} links to {}", path.display(), target.display());
             }

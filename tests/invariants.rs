@@ -217,7 +217,7 @@ fn nothing_is_made_after_the_first_iteration() {
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base);
     let mut evaluator = Evaluator::new(&gpu, &config, dit, &stores).expect("it is small");
-    let mut preview = Preview::new(&gpu, &config.preview, dit, &[], 1.0, &stores).expect("it is small");
+    let mut preview = Preview::new(&gpu, &config.preview, dit, &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| {
         trainer.iteration(index)?;

@@ -9,7 +9,6 @@ mod ops {
     mod cross_entropy;
     mod elementwise;
     mod ema;
-    mod fill;
     mod matmul;
     mod mean_squared_error;
     mod philox_normal;

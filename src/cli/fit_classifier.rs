@@ -8,11 +8,12 @@ use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::Command;
 use crate::error::Result;
 use crate::fit_classifier::Fitting;
+use crate::graph::Profile;
 use crate::model::{ClassifierConfig, Model, ModelKind};
 use crate::optimizer::PARAMETERS;
 use crate::reward::ClassifierScorer;
 use crate::run::{MetricsLog, Progress, RunDirectory};
-use crate::{data, files};
+use crate::{data, files, optimizer};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -30,6 +31,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         hidden_size: config.classifier.hidden_size,
         num_classes: data.class_names.len(),
     };
+    network.check()?;
+    gpu.check_memory(optimizer::planned_bytes(&network.layout(), &Profile::of(&gpu)))?;
     let mut fitting = Fitting::new(&gpu, &config, &network, &data)?;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;

@@ -7,12 +7,13 @@ use clap::Args;
 use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::{Command, ModelSource};
 use crate::error::Result;
+use crate::graph::Profile;
 use crate::model::{DitConfig, Model, ModelKind};
 use crate::pretrain::Pretraining;
 use crate::preview::Preview;
 use crate::run::{MetricsLog, Progress, RunDirectory};
 use crate::sampling::Table;
-use crate::{assets, data, files};
+use crate::{assets, data, files, optimizer};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -23,6 +24,7 @@ pub(super) struct Arguments {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.run.config.load(Command::Pretrain)?;
     let data = data::load(&config.data)?;
+    let gpu = global.open(&config.run.device)?;
     let (dit, weights) = match config.model.source()? {
         ModelSource::File(file) => {
             let model = assets::load_model(file)?;
@@ -31,14 +33,16 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         ModelSource::New(sizes) => {
             let dit = DitConfig::new(&config.model, sizes);
             dit.check()?;
+            // Before the weights are drawn: the host would need as much.
+            gpu.check_memory(optimizer::planned_bytes(&dit.layout(), &Profile::of(&gpu)))?;
             let weights = dit.initial_weights(config.run.seed);
             (dit, weights)
         }
     };
-    let gpu = global.open(&config.run.device)?;
     let mut training = Pretraining::new(&gpu, &config, dit.clone(), &data, &weights)?;
     let stores = training.optimizer.average_stores();
-    let mut preview = Preview::new(&gpu, &config.preview, &dit, &data.class_names, 1.0, &stores)?;
+    let mut preview =
+        Preview::new(&gpu, &config.preview, &dit, &data.class_names, config.pretrain_micro_batch(), 1.0, &stores)?;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
     files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;

@@ -19,7 +19,10 @@ use crate::sampling::{Request, Sampling, Table, class_requests};
 /// Samples that are drawn together.
 const BATCH: usize = 100;
 /// Bound of a number of samples or steps: noise keys count in 32 bits, and memory ends long before.
-const MOST: usize = 1_000_000;
+const MOST: usize = 10_000;
+
+/// Elements of the longest trajectory that is kept on the host: 4 GiB.
+const MOST_ELEMENTS: usize = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -91,6 +94,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let stores = Stores::from([(PARAMETERS, weights)]);
     let mut sampling = Sampling::new(&gpu, dit, requests.len().min(BATCH), arguments.guidance_scale, &stores)?;
     let dim = dit.dim();
+    let elements = (table.steps() + 1) * requests.len() * dim;
+    if arguments.trajectory && elements > MOST_ELEMENTS {
+        return Err(Error::input(format!(
+            "--trajectory would have {elements} elements: {MOST_ELEMENTS} are the most; lower --count or --steps"
+        )));
+    }
     let mut trajectory = vec![0.0_f32; if arguments.trajectory { table.steps() * requests.len() * dim } else { 0 }];
     let total = requests.len();
     let images = sampling.draw_visited(&table, &requests, start.as_deref(), |moment| {

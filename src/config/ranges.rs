@@ -8,8 +8,14 @@ use crate::error::{Error, Result};
 
 /// Bound of a size, so that products of two fit in 32 bits; no real model comes near it.
 pub(super) const MAX_SIZE: usize = 65_535;
-/// Bound of a number of steps or samples: the random streams count them in 32 bits.
-pub(super) const MAX_COUNT: usize = u32::MAX as usize;
+/// Bound of a number of training steps or samples: far beyond any run, and products of two stay exact.
+pub(super) const MAX_COUNT: usize = 100_000_000;
+/// Bound of a number of sampling steps or passes.
+pub(super) const MAX_STEPS: usize = 10_000;
+/// Bound of a number of samples that are drawn for each class.
+pub(super) const MAX_PER_CLASS: usize = 10_000;
+/// Bound of the samples of one rollout.
+pub(super) const MAX_SAMPLES: usize = 1_000_000;
 
 pub(super) fn wrong<T>(key: impl Display, expected: impl Display, found: impl Display) -> Result<T> {
     Err(Error::input(format!("`{key}` must be {expected}, not {found}")))

@@ -2,6 +2,7 @@
 
 use super::ranges::*;
 use super::*;
+use crate::flow::sampler::DETERMINISTIC_ETA;
 
 impl Config {
     /// Checks the sections that `command` reads.
@@ -23,8 +24,8 @@ impl Config {
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
                 self.pretrain.validate()?;
-                count("preview.per_class", self.preview.per_class)?;
-                count("preview.steps", self.preview.steps)
+                bounded("preview.per_class", self.preview.per_class, 1, MAX_PER_CLASS)?;
+                bounded("preview.steps", self.preview.steps, 1, MAX_STEPS)
             }
             Command::FitClassifier => {
                 self.data.validate()?;
@@ -106,9 +107,14 @@ impl Config {
         let train = &self.train;
         count("train.iterations", train.iterations)?;
         count("train.updates_per_rollout", train.updates_per_rollout)?;
-        count("train.inner_epochs", train.inner_epochs)?;
+        bounded("train.inner_epochs", train.inner_epochs, 1, MAX_STEPS)?;
         count("train.micro_batch", train.micro_batch)?;
         let Rollout { groups, group_size, .. } = self.rollout;
+        if self.samples_per_rollout() > MAX_SAMPLES {
+            return Err(Error::input(format!(
+                "`rollout.groups` x `rollout.group_size` = {groups} x {group_size} must be at most {MAX_SAMPLES}; lower one"
+            )));
+        }
         let samples = format!("`rollout.groups` x `rollout.group_size` = {groups} x {group_size}");
         divides("rollout.micro_batch", self.rollout_micro_batch(), &samples, self.samples_per_rollout())?;
         divides("train.updates_per_rollout", train.updates_per_rollout, &samples, self.samples_per_rollout())?;
@@ -127,11 +133,11 @@ impl Config {
         if self.eval.count < 2 {
             return wrong("eval.count", "2 or more, as diversity is a distance", self.eval.count);
         }
-        count("eval.count", self.eval.count)?;
-        count("eval.steps", self.eval.steps)?;
+        bounded("eval.count", self.eval.count, 1, MAX_PER_CLASS)?;
+        bounded("eval.steps", self.eval.steps, 1, MAX_STEPS)?;
         not_negative("eval.guidance_scale", self.eval.guidance_scale)?;
-        count("preview.per_class", self.preview.per_class)?;
-        count("preview.steps", self.preview.steps)?;
+        bounded("preview.per_class", self.preview.per_class, 1, MAX_PER_CLASS)?;
+        bounded("preview.steps", self.preview.steps, 1, MAX_STEPS)?;
         count("checkpoint.keep", self.checkpoint.keep)
     }
 }
@@ -190,7 +196,7 @@ impl Data {
 
 impl Rollout {
     fn validate(&self) -> Result<()> {
-        count("rollout.steps", self.steps)?;
+        bounded("rollout.steps", self.steps, 1, MAX_STEPS)?;
         if self.sampler == Sampler::Ode {
             return Err(Error::input(
                 "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn \
@@ -198,6 +204,10 @@ impl Rollout {
             ));
         }
         positive("rollout.eta", self.eta)?;
+        if self.eta < DETERMINISTIC_ETA {
+            let expected = "at least 1e-7: with less noise a step has no density to learn from";
+            return wrong("rollout.eta", expected, self.eta);
+        }
         if self.sampler == Sampler::Cps && self.eta > 1.0 {
             let expected = "at most 1 with the cps sampler, which replaces that share of the noise";
             return wrong("rollout.eta", expected, self.eta);

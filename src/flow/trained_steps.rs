@@ -63,6 +63,8 @@ impl TrainedSteps {
                         pool.len()
                     )));
                 }
+                // The pool is judged, not the draw: a rule that may fail in some rollout fails in all.
+                check(&pool, steps)?;
                 let mut stream = Stream::new(NoiseKey { seed, rollout, sample: 0, step: TRAINED_STEPS });
                 stream.shuffle(&mut pool);
                 pool.truncate(*count);

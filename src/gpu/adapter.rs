@@ -42,7 +42,7 @@ impl Options {
 }
 
 /// An environment variable, if it is set to something.
-fn variable(name: &str) -> Option<String> {
+pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -149,13 +149,11 @@ pub(super) fn choose(
     let wanted = wanted.filter(|name| !name.is_empty()).map(str::to_owned).or_else(|| variable("WGPU_ADAPTER_NAME"));
     let position = match &wanted {
         None => Some(0),
-        Some(wanted) => match wanted.parse::<usize>() {
-            Ok(index) => (index < found.len()).then_some(index),
-            Err(_) => {
-                let wanted = wanted.to_lowercase();
-                found.iter().position(|(_, description)| description.name.to_lowercase().contains(&wanted))
-            }
-        },
+        // A number that is no index may still be part of a name: 4090.
+        Some(wanted) => wanted.parse::<usize>().ok().filter(|index| *index < found.len()).or_else(|| {
+            let wanted = wanted.to_lowercase();
+            found.iter().position(|(_, description)| description.name.to_lowercase().contains(&wanted))
+        }),
     };
     match position {
         Some(position) => Ok(found.swap_remove(position)),
@@ -209,7 +207,9 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     let instance = hal.shared_instance().raw_instance();
     // SAFETY: both handles are alive as long as `hal` is.
     let memory = unsafe { instance.get_physical_device_memory_properties(hal.raw_physical_device()) };
-    memory.memory_heaps_as_slice().iter().map(|heap| heap.size).max()
+    // Bit 0 is DEVICE_LOCAL: the other heaps are the host's memory.
+    let local = memory.memory_heaps_as_slice().iter().filter(|heap| heap.flags.as_raw() & 1 == 1);
+    local.map(|heap| heap.size).max()
 }
 
 #[cfg(target_vendor = "apple")]

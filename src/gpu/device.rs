@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
 use super::pipeline::{Kernel, Pipelines};
+use super::submission::Finished;
 use super::timing::Timestamps;
 use crate::error::{Error, Result};
 
@@ -64,6 +65,8 @@ pub struct Gpu {
     pipelines: Mutex<Pipelines>,
     trouble: Arc<Mutex<Trouble>>,
     pub(super) timestamps: Option<Timestamps>,
+    /// `None` only while the device is being opened.
+    pub(super) finished: Option<Finished>,
     pub(super) readback: Mutex<super::submission::Readback>,
     buffers_made: AtomicU64,
     pipelines_made: AtomicU64,
@@ -114,8 +117,8 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             let error = match error {
                 wgpu::Error::OutOfMemory { .. } => Error::Device(
-                    "the device is out of memory: lower `train.micro_batch` and `rollout.micro_batch`, or choose a \
-                     smaller model"
+                    "the device is out of memory: lower the micro-batches (`train.micro_batch`, \
+                     `rollout.micro_batch`, `pretrain.micro_batch`), or choose a smaller model"
                         .into(),
                 ),
                 other => Error::failed(format!("the device reported: {other}")),
@@ -125,6 +128,7 @@ impl Gpu {
         let bytes_held = Arc::new(AtomicU64::new(0));
         let mut gpu = Self {
             timestamps: None,
+            finished: None,
             readback: Mutex::default(),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
@@ -139,6 +143,7 @@ impl Gpu {
             bind_groups_made: AtomicU64::new(0),
             bytes_held,
         };
+        gpu.finished = Some(Finished::new(&gpu)?);
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             gpu.timestamps = Some(Timestamps::new(&gpu)?);
         }
@@ -208,12 +213,18 @@ impl Gpu {
     /// [`Error::Device`] with both numbers. Where the backend does not tell its memory, nothing is refused
     /// here and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
     pub fn check_memory(&self, bytes: u64) -> Result<()> {
-        let asked = std::env::var("FLOWDPPO_MEMORY_LIMIT_MIB").ok().and_then(|text| text.parse::<u64>().ok());
+        let asked = adapter::variable("FLOWDPPO_MEMORY_LIMIT_MIB").and_then(|text| {
+            let limit = text.parse::<u64>();
+            if limit.is_err() {
+                log::warn!("FLOWDPPO_MEMORY_LIMIT_MIB={text} is ignored: it is a whole number of MiB");
+            }
+            limit.ok()
+        });
         let available = asked.map(|mebibytes| mebibytes << 20).or(self.description.memory_bytes);
         match available {
             Some(available) if bytes > available => Err(Error::Device(format!(
-                "the plan needs {:.1} MiB of device memory, but {} has {:.1} MiB: lower `train.micro_batch` and \
-                 `rollout.micro_batch`, or choose a smaller model",
+                "the plan needs {:.1} MiB of device memory, but {} has {:.1} MiB: lower the micro-batches \
+                 (`train.micro_batch`, `rollout.micro_batch`, `pretrain.micro_batch`), or choose a smaller model",
                 bytes as f64 / f64::from(1 << 20),
                 self.description.name,
                 available as f64 / f64::from(1 << 20),
@@ -235,7 +246,7 @@ impl Gpu {
         let mut trouble = lock(&self.trouble);
         if let Some(message) = &trouble.lost {
             return Err(Error::DeviceLost(format!(
-                "the device {} was lost ({}): saved checkpoints are whole; run again with --resume",
+                "the device {} was lost ({}): what was saved is whole; run again, train with --resume",
                 self.description.name,
                 message.lines().next().unwrap_or("no reason given")
             )));

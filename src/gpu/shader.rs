@@ -31,7 +31,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "ema",
     "embedding",
     "embedding_backward",
-    "fill",
+    "finished",
     "gated_residual",
     "gated_residual_backward",
     "gated_residual_backward_gate",

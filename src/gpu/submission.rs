@@ -1,9 +1,9 @@
 //! Sending work and fetching results.
 
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use super::device::{Buffer, Gpu};
-use super::pipeline::{BoundDispatch, Region};
+use super::pipeline::{BoundDispatch, Dispatch, Kernel, Region};
 use crate::error::{Error, Result};
 
 /// One step of a submission.
@@ -27,12 +27,46 @@ const SMALLEST_STAGING: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Readback {
     staging: Option<Arc<Buffer>>,
-    /// Holds the number of the newest readback, written by the host before and copied behind the data.
-    sentinel: Option<Arc<Buffer>>,
-    sequence: u32,
+}
+
+/// Counts submissions on the device and on the host: they differ if the driver dropped one.
+#[derive(Debug)]
+pub(super) struct Finished {
+    dispatch: BoundDispatch,
+    counter: Region,
+    submitted: Mutex<u32>,
+}
+
+impl Finished {
+    pub(super) fn new(gpu: &Gpu) -> Result<Self> {
+        let counter = Region { buffer: gpu.allocate("finished submissions", 4)?, offset: 0, bytes: 4 };
+        let dispatch = Dispatch {
+            kernel: Kernel::new("finished"),
+            reads: Vec::new(),
+            writes: vec![counter.clone()],
+            params: vec![0],
+            grid: [1; 3],
+        };
+        let dispatch = gpu.bind(&[dispatch])?.remove(0);
+        Ok(Self { dispatch, counter, submitted: Mutex::new(0) })
+    }
 }
 
 impl Gpu {
+    /// Submits what is encoded, with the count of submissions behind it; returns the count before.
+    pub(super) fn send(&self, mut encoder: wgpu::CommandEncoder) -> u32 {
+        let Some(finished) = &self.finished else {
+            self.queue.submit([encoder.finish()]);
+            return 0;
+        };
+        finished.dispatch.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        let mut submitted = finished.submitted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *submitted;
+        *submitted = before.wrapping_add(1);
+        self.queue.submit([encoder.finish()]);
+        before
+    }
+
     /// Submits commands in order, as one submission. Does not wait.
     ///
     /// # Errors
@@ -66,7 +100,7 @@ impl Gpu {
                 }
             }
         }
-        self.queue.submit([encoder.finish()]);
+        self.send(encoder);
         self.check()
     }
 
@@ -85,11 +119,11 @@ impl Gpu {
 
     /// Reads regions back, one after the other into one vector, after all that was submitted.
     ///
-    /// Some drivers answer a killed submission with stale bytes and no error; so every readback ends in a
-    /// number that only this very submission can have put there.
+    /// Some drivers answer a killed submission with stale bytes and no error; so every submission adds one to a
+    /// counter on the device, and every readback compares it with the host's.
     ///
     /// # Errors
-    /// If the device is lost, or the number is not there.
+    /// If the device is lost, or a submission before this one did not finish.
     pub fn read<T: bytemuck::Pod>(&self, regions: &[&Region]) -> Result<Vec<T>> {
         let bytes: u64 = regions.iter().map(|region| region.bytes).sum();
         let mut readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,24 +136,16 @@ impl Gpu {
                 readback.staging.insert(made).clone()
             }
         };
-        let sentinel = match &readback.sentinel {
-            Some(sentinel) => sentinel.clone(),
-            None => {
-                let made = self.allocate("readback sentinel", 4)?;
-                readback.sentinel.insert(made).clone()
-            }
-        };
-        readback.sequence = readback.sequence.wrapping_add(1);
-        let sequence = readback.sequence;
-        self.write(&sentinel, 0, &[sequence]);
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut at = 0;
         for region in regions {
             encoder.copy_buffer_to_buffer(region.buffer.raw(), region.offset, staging.raw(), at, region.bytes);
             at += region.bytes;
         }
-        encoder.copy_buffer_to_buffer(sentinel.raw(), 0, staging.raw(), at, 4);
-        self.queue.submit([encoder.finish()]);
+        if let Some(finished) = &self.finished {
+            encoder.copy_buffer_to_buffer(finished.counter.buffer.raw(), 0, staging.raw(), at, 4);
+        }
+        let submitted = self.send(encoder);
 
         let (sender, receiver) = mpsc::channel();
         let slice = staging.raw().slice(..at + 4);
@@ -132,7 +158,7 @@ impl Gpu {
         receiver.recv().map_err(|cause| lost(cause.to_string()))?.map_err(|cause| lost(cause.to_string()))?;
         let mapped = slice.get_mapped_range().map_err(|cause| lost(cause.to_string()))?;
         let (data, tail) = mapped.split_at(at as usize);
-        let finished = tail == sequence.to_ne_bytes().as_slice();
+        let finished = tail == submitted.to_ne_bytes().as_slice();
         let result = bytemuck::pod_collect_to_vec(data);
         drop(mapped);
         staging.raw().unmap();

@@ -78,12 +78,12 @@ impl Gpu {
             });
             dispatch.encode(&mut pass);
             drop(pass);
-            self.queue.submit([encoder.finish()]);
+            self.send(encoder);
             self.check()?;
         }
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.resolve_query_set(queries, 0..count, buffer.raw(), 0);
-        self.queue.submit([encoder.finish()]);
+        self.send(encoder);
         let ticks: Vec<u64> =
             self.read(&[&Region { buffer: buffer.clone(), offset: 0, bytes: 8 * u64::from(count) }])?;
         let nanoseconds = f64::from(self.queue.get_timestamp_period());

@@ -70,8 +70,10 @@ impl Run {
         stores.insert(BASE, base_store);
 
         let guidance_scale = config.eval.guidance_scale;
-        let preview_of =
-            |stores: &Stores| Preview::new(gpu, &config.preview, &dit, &base.class_names, guidance_scale, stores);
+        let micro_batch = config.rollout_micro_batch();
+        let preview_of = |stores: &Stores| {
+            Preview::new(gpu, &config.preview, &dit, &base.class_names, micro_batch, guidance_scale, stores)
+        };
         let preview = preview_of(&stores)?;
         let evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
         let table = Table::ode(1.0, config.preview.steps)?;

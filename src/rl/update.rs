@@ -177,6 +177,8 @@ impl Updater {
                 }
                 optimizer.update(&settings)?;
                 at += self.record_region(optimizer.sum_squares(), at)?;
+                // Not to read anything, but to keep the queue short: every replay in it holds staging memory.
+                self.gpu.wait()?;
                 rows_of_updates.push(rows);
             }
         }

@@ -6,19 +6,22 @@
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
+//!   .lock                  held by the process that works here
 //! ```
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Component, Path, PathBuf};
 
 use crate::config;
 use crate::{Error, Result};
 
 /// The directory of a run; it exists, is writable, and has its sub-folders.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// Locked as long as this process works in the directory.
+    lock: Option<File>,
 }
 
 impl RunDirectory {
@@ -37,7 +40,7 @@ impl RunDirectory {
     }
 
     fn begin(path: PathBuf) -> Result<Self> {
-        let run = Self { path };
+        let mut run = Self { path, lock: None };
         if let Some(what) = run.trace() {
             return Err(Error::input(format!(
                 "{} already holds a run ({what}): continue it with --resume, or choose another --out or run.name",
@@ -57,7 +60,11 @@ impl RunDirectory {
         if let Some(out) = out {
             return Self::begin(out.to_owned());
         }
-        let taken = |name: &str| Self { path: run.out_dir.join(name) }.trace().is_some();
+        // A run that has just begun elsewhere has left no trace yet, but it holds the lock.
+        let taken = |name: &str| {
+            let path = run.out_dir.join(name);
+            lock_held(&path.join(LOCK)) || Self { path, lock: None }.trace().is_some()
+        };
         let numbered = (2..).map(|number| format!("{}-{number}", run.name));
         let free = std::iter::once(run.name.clone()).chain(numbered).find(|name| !taken(name));
         Self::create(&run.out_dir, &free.unwrap_or_else(|| run.name.clone()))
@@ -68,7 +75,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is no run at `path`, or it is not writable.
     pub fn open(path: &Path) -> Result<Self> {
-        let run = Self { path: path.to_owned() };
+        let mut run = Self { path: path.to_owned(), lock: None };
         if !run.config().is_file() {
             return Err(Error::input(format!(
                 "{} holds no run to resume (it has no config.toml): check --out and run.name, or leave out --resume",
@@ -118,23 +125,39 @@ impl RunDirectory {
         checkpoints.next().map(|_| "checkpoints")
     }
 
-    /// Creates what is missing, and tries to write once: better now than after an hour.
-    fn prepare(&self) -> Result<()> {
-        let prepare = || -> std::io::Result<()> {
+    /// Creates what is missing, tries to write once (better now than after an hour), and locks the directory.
+    fn prepare(&mut self) -> Result<()> {
+        let prepare = || -> std::io::Result<File> {
             fs::create_dir_all(self.samples())?;
             fs::create_dir_all(self.checkpoints())?;
             for folder in [self.path.clone(), self.samples(), self.checkpoints()] {
                 tempfile::tempfile_in(folder)?;
             }
-            Ok(())
+            File::create(self.path.join(LOCK))
         };
-        prepare().map_err(|cause| {
+        let lock = prepare().map_err(|cause| {
             Error::input(format!(
                 "cannot write into the run directory {}: {cause}; choose another --out or run.out_dir",
                 self.path.display()
             ))
-        })
+        })?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::input(format!(
+                "another process is working in {}: wait for it, or choose another --out or run.name",
+                self.path.display()
+            )));
+        }
+        self.lock = Some(lock);
+        Ok(())
     }
+}
+
+/// File whose lock says that a process works in the directory; the system lifts it when the process ends.
+const LOCK: &str = ".lock";
+
+/// Whether another process holds a lock. A file system without locks holds none.
+fn lock_held(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Exactly one ordinary path component.
@@ -168,14 +191,32 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let run = RunDirectory::create(root.path(), "digits8").unwrap();
             fs::write(run.config(), "[run]\n").unwrap();
+            drop(run);
             // Nothing has been computed yet, so nothing can be lost.
-            RunDirectory::create(root.path(), "digits8").unwrap();
+            let run = RunDirectory::create(root.path(), "digits8").unwrap();
             begin(&run);
+            let path = run.path().to_owned();
+            drop(run);
             let error = RunDirectory::create(root.path(), "digits8").unwrap_err();
             assert!(error.to_string().contains("--resume"), "{error}");
             assert_eq!(error.exit_code(), 2);
-            RunDirectory::open(run.path()).unwrap();
+            RunDirectory::open(&path).unwrap();
         }
+    }
+
+    #[test]
+    fn two_runs_never_share_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let settings = config::Run { out_dir: root.path().to_owned(), ..config::Run::default() };
+        let first = RunDirectory::create_for(&settings, None).unwrap();
+        fs::write(first.config(), "[run]\n").unwrap();
+        let second = RunDirectory::create_for(&settings, None).unwrap();
+        assert_eq!(second.path(), root.path().join("digits8-2"));
+        let error = RunDirectory::open(first.path()).unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
+        let path = first.path().to_owned();
+        drop(first);
+        RunDirectory::open(&path).unwrap();
     }
 
     #[test]

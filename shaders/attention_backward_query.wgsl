@@ -4,41 +4,16 @@
 //   p_ij = exp(s_ij - logsumexp_i),  ds_ij = p_ij (d_o_i·v_j - delta_i),  d_q_i = Σ_j ds_ij k_j / sqrt(d).
 //
 // Each invocation owns one query row of one head and walks the keys in increasing order.
+//!import attention
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
-// A head in registers, four elements at a time.
-const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
 
-struct Params {
-    batches: u32,
-    tokens: u32,
-    heads: u32,
-    scale: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
 @group(0) @binding(2) var<storage, read> o: array<f32>;
 @group(0) @binding(3) var<storage, read> logsumexp: array<f32>;
 @group(0) @binding(4) var<storage, read> d_o: array<f32>;
 @group(0) @binding(5) var<storage, read_write> d_qkv: array<f32>;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
-
-// Where four elements of a head lie; those beyond its end repeat the last one.
-fn elements(chunk: u32) -> vec4<u32> {
-    return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
-}
-
-// False beyond the head: there, one factor of every product is made zero.
-fn inside(chunk: u32) -> vec4<bool> {
-    return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
-}
-
-fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
-    let i = start + elements(chunk);
-    return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
-}
 
 fn load_o(start: u32, chunk: u32) -> vec4<f32> {
     let i = start + elements(chunk);
@@ -62,10 +37,6 @@ fn store(start: u32, chunk: u32, y: vec4<f32>) {
     if i + 3u < HEAD_DIM {
         d_qkv[start + i + 3u] = y.w;
     }
-}
-
-fn total(x: vec4<f32>) -> f32 {
-    return (x.x + x.y) + (x.z + x.w);
 }
 
 @compute @workgroup_size(64)

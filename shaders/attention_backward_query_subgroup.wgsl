@@ -1,6 +1,6 @@
-// The same as attention_backward_query, for drivers where loads are what costs: a workgroup of one subgroup owns ROWS query rows of a
-// head, with its lanes across the head, so that every value is loaded once for all those rows. Rows beyond
-// the last one repeat it and are not stored.
+// The same as attention_backward_query, for drivers where loads are what costs: a workgroup of one subgroup
+// owns ROWS query rows of a head, with its lanes across the head, so that every value is loaded once for all
+// those rows. Rows beyond the last one repeat it and are not stored.
 //!import grid
 
 const HEAD_DIM: u32 = 8u;

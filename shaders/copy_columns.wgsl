@@ -25,6 +25,8 @@ fn main(
     if i < params.rows * params.columns {
         let row = i / params.columns;
         let column = i % params.columns;
-        y[row * params.to_stride + params.to_offset + column] = x[row * params.from_stride + params.from_offset + column];
+        let from_row = row * params.from_stride + params.from_offset;
+        let to_row = row * params.to_stride + params.to_offset;
+        y[to_row + column] = x[from_row + column];
     }
 }

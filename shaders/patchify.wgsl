@@ -34,7 +34,8 @@ fn main(
     let column = i % params.image_size;
     var value = 0.0;
     if channel < params.channels {
-        value = params.factor * x[((image * params.channels + channel) * params.image_size + row) * params.image_size + column];
+        let plane = (image * params.channels + channel) * params.image_size;
+        value = params.factor * x[(plane + row) * params.image_size + column];
     }
     y[patch_index(image, channel, row, column)] = value;
 }

@@ -65,6 +65,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
 
 /// `(name, text)` of what pipelines import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
+    "attention",
     "block_sum",
     "cos_sin",
     "gelu_tanh",

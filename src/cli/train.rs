@@ -40,6 +40,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if arguments.dry_run {
         return dry_run(global, &config, dit);
     }
+    if let (None, Some(out)) = (&directory, &arguments.run.out) {
+        RunDirectory::check_free(out)?;
+    }
     // Everything is bound before anything is written.
     let gpu = global.open(&config.run.device)?;
     let run = rl::Run::prepare(&gpu, &config, &model)?;

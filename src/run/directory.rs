@@ -40,15 +40,24 @@ impl RunDirectory {
     }
 
     fn begin(path: PathBuf) -> Result<Self> {
+        Self::check_free(&path)?;
         let mut run = Self { path, lock: None };
-        if let Some(what) = run.trace() {
-            return Err(Error::input(format!(
-                "{} already holds a run ({what}): continue it with --resume, or choose another --out or run.name",
-                run.path.display()
-            )));
-        }
         run.prepare()?;
         Ok(run)
+    }
+
+    /// Checks that no run is at a place, without touching it: before the work for a new one begins.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is one.
+    pub fn check_free(path: &Path) -> Result<()> {
+        match (Self { path: path.to_owned(), lock: None }).trace() {
+            Some(what) => Err(Error::input(format!(
+                "{} already holds a run ({what}): continue it with --resume, or choose another --out or run.name",
+                path.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Makes the directory of a new run: exactly `out` if it is given, else `out_dir/name`, or, where a run is

@@ -165,3 +165,23 @@ impl Gpu {
         if finished { Ok(result) } else { Err(lost("the driver dropped a submission".into())) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::gpu::{Gpu, Options};
+
+    use super::*;
+
+    #[test]
+    fn a_dropped_submission_is_noticed() {
+        let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
+        let region = Region { buffer: gpu.allocate("data", 4).expect("it is small"), offset: 0, bytes: 4 };
+        gpu.write(&region.buffer, 0, &[7_u32]);
+        assert_eq!(gpu.read::<u32>(&[&region]).expect("nothing was dropped"), [7]);
+        // The host counts a submission that the device never finishes.
+        let finished = gpu.finished.as_ref().expect("the device is open");
+        *finished.submitted.lock().expect("nobody panicked") += 1;
+        let error = gpu.read::<u32>(&[&region]).expect_err("the counts differ");
+        assert_eq!(error.exit_code(), 4, "{error}");
+    }
+}

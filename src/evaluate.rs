@@ -111,10 +111,31 @@ impl Evaluator {
     /// If the device is lost or a reward fails.
     pub fn evaluate(&mut self) -> Result<Evaluation> {
         let images = self.sampling.draw(&self.table, &self.requests)?;
+        let mut evaluation = self.score(&images)?;
+        if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
+            let image_msd = mean_squared(&images, base);
+            evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd)?);
+        }
+        Ok(evaluation)
+    }
+
+    /// Evaluates the base, from the samples that drift is measured against; `None` without a [`BASE`].
+    ///
+    /// # Errors
+    /// If a reward fails.
+    pub fn evaluate_base(&mut self) -> Result<Option<Evaluation>> {
+        let Some(images) = self.base_images.take() else { return Ok(None) };
+        let evaluation = self.score(&images);
+        self.base_images = Some(images);
+        evaluation.map(Some)
+    }
+
+    /// Everything that samples alone can tell.
+    fn score(&mut self, images: &[f32]) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
         let mut totals = vec![0.0; labels.len()];
         for (reward, weight) in self.rewards.iter_mut().zip(&self.weights) {
-            for (total, score) in totals.iter_mut().zip(reward.score(&images, &labels)?) {
+            for (total, score) in totals.iter_mut().zip(reward.score(images, &labels)?) {
                 *total += weight * score;
             }
         }
@@ -122,22 +143,16 @@ impl Evaluator {
         let mean = totals.iter().sum::<f64>() / count;
         let variance = totals.iter().map(|total| (total - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
         let judge_accuracy = match &mut self.judge {
-            Some(judge) => Some(judge.accuracy(&images, &labels)?),
+            Some(judge) => Some(judge.accuracy(images, &labels)?),
             None => None,
-        };
-        let drift = match (&mut self.drift, &self.base_images) {
-            (Some(meter), Some(base)) => {
-                Some(meter.measure(&mut self.sampling, &self.requests, mean_squared(&images, base))?)
-            }
-            _ => None,
         };
         Ok(Evaluation {
             samples: labels.len(),
             reward_mean: mean,
             reward_standard_error: (variance / count).sqrt(),
             judge_accuracy,
-            diversity: diversity(&images, self.dit.dim(), self.count),
-            drift,
+            diversity: diversity(images, self.dit.dim(), self.count),
+            drift: None,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
 use crate::graph::{self, Graph, Plan, Profile, Store, Stores, Tensor};
 use crate::model::Layout;
-use crate::ops::{AdamW, AdamWSettings, Ema, Optimized, SumSquares};
+use crate::ops::{AdamW, AdamWSettings, Ema, Optimized, sum_squares};
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -52,7 +52,7 @@ fn record(layout: &Layout) -> Recorded {
     let settings = update.input("optimizer settings", &[8]);
     let [parameters, gradients, first_moment, second_moment] =
         [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT].map(|store| update.stored(store.0, &shape, store, 0));
-    let sum_squares = update.push(SumSquares, &[gradients])[0];
+    let sum_squares = sum_squares(&mut update, gradients);
     update.keep(sum_squares);
     let optimized = Optimized { parameters, first_moment, second_moment, gradients };
     AdamW.record(&mut update, optimized, settings, sum_squares);

@@ -74,16 +74,23 @@ impl Preview {
         Ok(reward.score(images, &labels)?.iter().map(|score| format!("{score:.2}")).collect())
     }
 
-    /// Draws the samples and writes the grid, with rewards under the tiles if there is one.
+    /// Draws the samples and writes the grid, with rewards under the tiles if there is one; returns both.
     ///
     /// # Errors
     /// If the device is lost or the file cannot be written.
-    pub fn write(&mut self, path: &Path, table: &Table, heading: &str, reward: Option<&mut dyn Reward>) -> Result<()> {
+    pub fn write(
+        &mut self,
+        path: &Path,
+        table: &Table,
+        heading: &str,
+        reward: Option<&mut dyn Reward>,
+    ) -> Result<(Vec<f32>, Vec<String>)> {
         let images = self.draw(table)?;
         let captions = match reward {
             Some(reward) => self.captions(&images, reward)?,
             None => Vec::new(),
         };
-        self.grid(&images, heading, &captions).write(path)
+        self.grid(&images, heading, &captions).write(path)?;
+        Ok((images, captions))
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::flow::noise::{NoiseKey, Stream, philox4x32_10};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Interpreter, Plan, Stores, Tensor};
-use crate::ops::{Activation, MatMul, PhiloxNormal, SumSquares};
+use crate::ops::{self, Activation, MatMul, PhiloxNormal};
 
 /// One check.
 #[derive(Clone, Debug, Serialize)]
@@ -115,7 +115,7 @@ fn non_finite(gpu: &Arc<Gpu>) -> Result<String> {
 fn sum_squares(gpu: &Arc<Gpu>, data: &[f32]) -> Result<[f32; 2]> {
     let mut graph = Graph::new();
     let x = graph.input("x", &[data.len()]);
-    let sums = graph.push(SumSquares, &[x])[0];
+    let sums = ops::sum_squares(&mut graph, x);
     let words = compute(gpu, &mut graph, &[(x, &bits(data))], sums)?;
     Ok([f32::from_bits(words[0]), f32::from_bits(words[1])])
 }

@@ -75,13 +75,13 @@ impl Run {
             Preview::new(gpu, &config.preview, &dit, &base.class_names, micro_batch, guidance_scale, stores)
         };
         let preview = preview_of(&stores)?;
-        let evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
+        let mut evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
         let table = Table::ode(1.0, config.preview.steps)?;
         // The base is measured each time a run begins: same seeds, same numbers. Its plans are not kept.
         let base_images = preview_of(&only_base)?.draw(&table)?;
         Ok(Self {
             base_captions: preview.captions(&base_images, trainer.rewards()[0].as_mut())?,
-            base: Evaluator::new(gpu, config, &dit, &only_base)?.evaluate()?,
+            base: evaluator.evaluate_base()?.expect("the base is among the stores"),
             config: config.clone(),
             trainer,
             evaluator,
@@ -116,6 +116,7 @@ impl Run {
             progress.println(&format!("resumed after iteration {done}"));
         }
         let mut tuned = None;
+        let mut shown = None;
         let mut saved = done;
         while done < total && !options.stop.load(Ordering::Relaxed) {
             let found = trainer.iteration(done)?;
@@ -143,7 +144,8 @@ impl Run {
             }
             if due(config.preview.every) {
                 let reward = trainer.rewards()[0].as_mut();
-                preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?;
+                shown =
+                    Some(preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?);
             }
             if due(config.checkpoint.every) {
                 save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
@@ -162,8 +164,15 @@ impl Run {
         }
         progress.finish(&format!("{done} iterations"));
         trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
-        let images = preview.draw(&table)?;
-        let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
+        // The last iteration has drawn them, unless a finished run is resumed.
+        let (images, captions) = match shown {
+            Some(shown) => shown,
+            None => {
+                let images = preview.draw(&table)?;
+                let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
+                (images, captions)
+            }
+        };
         before_after(
             &directory.path().join("before_after.png"),
             &preview.grid(&base_images, "base", &base_captions),

@@ -67,6 +67,7 @@ impl UpdateGraph {
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
         let objective = objective(config, dit);
+        objective.check()?;
         let settings = PolicyObjective::settings(objective, dit.dim()).to_vec();
         let settings = graph.constant("objective settings", &[settings.len()], settings);
         let step_weight = graph.constant("step weight", &[batch], vec![1.0; batch]);

@@ -231,7 +231,7 @@ impl DriftMeter {
         sampling.draw_visited(ode, requests, None, |moment| {
             let part = |tensor| Region { bytes: moment.x.bytes, ..plan.region(tensor).clone() };
             let (x, velocity) = (part(self.x), part(self.velocity));
-            gpu.submit([
+            gpu.encode([
                 Command::Copy { from: moment.x, to: &x },
                 Command::Copy { from: moment.velocity, to: &velocity },
             ])?;

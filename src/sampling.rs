@@ -179,7 +179,7 @@ impl Sampling {
                     self.noise.write(self.noise_keys, &words(padded(), INITIAL_NOISE));
                     self.noise.run()?;
                     let (from, to) = (self.noise.region(self.noise_out), self.plan.region(self.step.x));
-                    self.gpu.submit([Command::Copy { from, to }])?;
+                    self.gpu.encode([Command::Copy { from, to }])?;
                 }
             }
             for (step, row) in table.rows.iter().enumerate() {
@@ -195,7 +195,7 @@ impl Sampling {
                 let (x, velocity) = (part(self.step.x), part(self.step.velocity));
                 visit(Moment { step, first, count, x: &x, velocity: &velocity })?;
                 let (from, to) = (self.plan.region(self.step.x_next), self.plan.region(self.step.x));
-                self.gpu.submit([Command::Copy { from, to }])?;
+                self.gpu.encode([Command::Copy { from, to }])?;
             }
             let drawn: Vec<f32> = self.plan.read(&[self.step.x])?;
             let drawn = &drawn[..requests.len() * dim];

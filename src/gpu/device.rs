@@ -68,6 +68,8 @@ pub struct Gpu {
     /// `None` only while the device is being opened.
     pub(super) finished: Option<Finished>,
     pub(super) readback: Mutex<super::submission::Readback>,
+    /// Commands that wait to be submitted together.
+    pub(super) pending: Mutex<Option<wgpu::CommandEncoder>>,
     buffers_made: AtomicU64,
     pipelines_made: AtomicU64,
     bind_groups_made: AtomicU64,
@@ -130,6 +132,7 @@ impl Gpu {
             timestamps: None,
             finished: None,
             readback: Mutex::default(),
+            pending: Mutex::default(),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
             checked: options.checked,
@@ -233,8 +236,9 @@ impl Gpu {
         }
     }
 
-    /// Writes to a buffer; seen by everything submitted later.
+    /// Writes to a buffer; seen by everything that is encoded or submitted later, and by nothing before.
     pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
+        self.flush();
         self.queue.write_buffer(&buffer.raw, offset, bytemuck::cast_slice(data));
     }
 

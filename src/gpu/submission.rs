@@ -1,4 +1,7 @@
 //! Sending work and fetching results.
+//!
+//! Commands gather in one encoder ([`Gpu::encode`]) until something must come after them: a write of the host, a
+//! readback, or a submission of its own. So a replay and the copies behind it are one submission.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -67,12 +70,37 @@ impl Gpu {
         before
     }
 
-    /// Submits commands in order, as one submission. Does not wait.
+    /// Submits what waits, if anything does. Trouble shows at the next command or readback.
+    pub fn flush(&self) {
+        if let Some(encoder) = self.take_pending() {
+            self.send(encoder);
+        }
+    }
+
+    /// The encoder with all that waits to be submitted.
+    fn take_pending(&self) -> Option<wgpu::CommandEncoder> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Submits commands in order, with what waited before them, as one submission. Does not wait.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
     pub fn submit<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<()> {
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.encode(commands)?;
+        self.flush();
+        self.check()
+    }
+
+    /// Puts commands in order behind those that wait. They are submitted before the host next writes to a
+    /// buffer or reads one, with whatever is encoded until then.
+    ///
+    /// # Errors
+    /// If the device is lost or reported an error.
+    pub fn encode<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<()> {
+        let mut encoder = self
+            .take_pending()
+            .unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
         let mut commands = commands.into_iter().peekable();
         while let Some(command) = commands.next() {
             match command {
@@ -100,15 +128,16 @@ impl Gpu {
                 }
             }
         }
-        self.send(encoder);
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
         self.check()
     }
 
-    /// Waits until everything submitted is done.
+    /// Submits what waits, and returns when all of it is done.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
     pub fn wait(&self) -> Result<()> {
+        self.flush();
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
         match polled {
@@ -117,7 +146,7 @@ impl Gpu {
         }
     }
 
-    /// Reads regions back, one after the other into one vector, after all that was submitted.
+    /// Reads regions back, one after the other into one vector, after all that was submitted or waits to be.
     ///
     /// Some drivers answer a killed submission with stale bytes and no error; so every submission adds one to a
     /// counter on the device, and every readback compares it with the host's.
@@ -136,7 +165,9 @@ impl Gpu {
                 readback.staging.insert(made).clone()
             }
         };
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = self
+            .take_pending()
+            .unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
         let mut at = 0;
         for region in regions {
             encoder.copy_buffer_to_buffer(region.buffer.raw(), region.offset, staging.raw(), at, region.bytes);

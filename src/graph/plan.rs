@@ -132,6 +132,7 @@ impl Plan {
     /// # Errors
     /// If the device is lost.
     pub fn run(&mut self) -> Result<()> {
+        self.gpu.flush();
         self.replays += 1;
         match self.replays {
             1 => {
@@ -144,8 +145,14 @@ impl Plan {
                 self.submissions = cut(&self.gpu.time(&self.dispatches)?);
             }
             _ => {
-                for range in &self.submissions {
-                    self.gpu.submit(self.dispatches[range.clone()].iter().map(Command::Dispatch))?;
+                let mut ranges = self.submissions.iter().peekable();
+                while let Some(range) = ranges.next() {
+                    let commands = self.dispatches[range.clone()].iter().map(Command::Dispatch);
+                    // What is copied after the replay may join its last submission.
+                    match ranges.peek() {
+                        Some(_) => self.gpu.submit(commands)?,
+                        None => self.gpu.encode(commands)?,
+                    }
                 }
             }
         }

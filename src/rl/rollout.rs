@@ -102,7 +102,7 @@ impl RolloutCollector {
             let offset = 4 * ((slot * samples + moment.first) * dim) as u64;
             let to = |buffer: &Arc<Buffer>| Region { buffer: buffer.clone(), offset, bytes: moment.x.bytes };
             let (to_states, to_velocities) = (to(&states), to(&velocities));
-            gpu.submit([
+            gpu.encode([
                 Command::Copy { from: moment.x, to: &to_states },
                 Command::Copy { from: moment.velocity, to: &to_velocities },
             ])

@@ -222,7 +222,7 @@ impl Updater {
     /// Copies a small result behind the others; returns how many bytes it took.
     fn record_region(&self, from: &Region, at: u64) -> Result<u64> {
         let to = Region { buffer: self.record.clone(), offset: at, bytes: from.bytes };
-        self.gpu.submit([Command::Copy { from, to: &to }])?;
+        self.gpu.encode([Command::Copy { from, to: &to }])?;
         Ok(from.bytes)
     }
 

@@ -111,6 +111,7 @@ fn flow_matching_step(bencher: Bencher<'_, '_>) {
         epsilon: 1e-8,
         weight_decay: 0.01,
         max_grad_norm: 0.0,
+        average_decay: 1.0,
     };
     let mut step = || {
         plan.run().expect("the device works");

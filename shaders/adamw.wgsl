@@ -1,5 +1,5 @@
 // AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm, in place; the gradients
-// are cleared. Gradients with anything that is not finite change nothing.
+// are cleared, and the moving average follows. Gradients with anything that is not finite change no parameter.
 //!import grid
 //!import non_finite
 
@@ -18,6 +18,8 @@ struct Settings {
     bias_correction2: f32,
     // 0 for no clipping
     max_grad_norm: f32,
+    // 1 leaves the average as it is
+    average_decay: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -28,12 +30,25 @@ struct Settings {
 @group(0) @binding(4) var<storage, read_write> first_moment: array<f32>;
 @group(0) @binding(5) var<storage, read_write> second_moment: array<f32>;
 @group(0) @binding(6) var<storage, read_write> gradients: array<f32>;
+@group(0) @binding(7) var<storage, read_write> averages: array<f32>;
 
 fn clip_coefficient() -> f32 {
     if settings.max_grad_norm > 0.0 {
         return min(1.0, settings.max_grad_norm / (sqrt(bitcast<f32>(sum_squares[0])) + 1e-6));
     }
     return 1.0;
+}
+
+// The parameter after a step with this gradient.
+fn step(i: u32, gradient: f32) -> f32 {
+    let g = clip_coefficient() * gradient;
+    let m = settings.beta1 * first_moment[i] + (1.0 - settings.beta1) * g;
+    let v = settings.beta2 * second_moment[i] + (1.0 - settings.beta2) * g * g;
+    first_moment[i] = m;
+    second_moment[i] = v;
+    let direction = m / settings.bias_correction1 / (sqrt(v / settings.bias_correction2) + settings.epsilon);
+    let decayed = parameters[i] - settings.learning_rate * settings.weight_decay * parameters[i];
+    return decayed - settings.learning_rate * direction;
 }
 
 @compute @workgroup_size(64)
@@ -48,17 +63,14 @@ fn main(
     }
     let gradient = gradients[i];
     gradients[i] = 0.0;
+    var parameter = parameters[i];
     // The sum overflows before the largest gradient does: such a step is skipped too. The count is a
     // number that is at least 0, so its bits are 0 exactly if it is.
-    if is_non_finite(sum_squares[0]) || sum_squares[1] != 0u {
-        return;
+    if !is_non_finite(sum_squares[0]) && sum_squares[1] == 0u {
+        parameter = step(i, gradient);
+        parameters[i] = parameter;
     }
-    let g = clip_coefficient() * gradient;
-    let m = settings.beta1 * first_moment[i] + (1.0 - settings.beta1) * g;
-    let v = settings.beta2 * second_moment[i] + (1.0 - settings.beta2) * g * g;
-    first_moment[i] = m;
-    second_moment[i] = v;
-    let direction = m / settings.bias_correction1 / (sqrt(v / settings.bias_correction2) + settings.epsilon);
-    let decayed = parameters[i] - settings.learning_rate * settings.weight_decay * parameters[i];
-    parameters[i] = decayed - settings.learning_rate * direction;
+    if settings.average_decay < 1.0 {
+        averages[i] = settings.average_decay * averages[i] + (1.0 - settings.average_decay) * parameter;
+    }
 }

@@ -1,6 +1,6 @@
-// y = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GELU, tanh form (Hendrycks & Gimpel 2016).
+// y = GELU(x), element by element.
 //!import grid
-//!import gelu_tanh
+//!import gelu
 
 struct Params {
     elements: u32,
@@ -18,7 +18,6 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        let value = x[i];
-        y[i] = 0.5 * value * (1.0 + gelu_tanh(value));
+        y[i] = gelu(x[i]);
     }
 }

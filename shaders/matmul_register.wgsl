@@ -4,6 +4,10 @@
 // Loads beyond an edge repeat the last row or column; their results are not stored.
 //!import grid
 //!import matmul
+//!import epilogue
+
+// Which epilogue that is.
+const EPILOGUE: u32 = 0u;
 
 fn store_row(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
     store(batch, row, column, sums.x);

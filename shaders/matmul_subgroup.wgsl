@@ -6,7 +6,10 @@
 // counts as zero. All lanes take part in every shuffle.
 //!import grid
 //!import matmul
+//!import epilogue
 
+// Which epilogue that is.
+const EPILOGUE: u32 = 0u;
 const SUBGROUP: u32 = 8u;
 // Rows of C that a subgroup computes, and columns of each lane, SUBGROUP apart.
 const ROWS: u32 = 16u;

@@ -6,7 +6,10 @@
 // end of K, A counts as zero. Every branch around a barrier is the same for the whole workgroup.
 //!import grid
 //!import matmul
+//!import epilogue
 
+// Which epilogue that is.
+const EPILOGUE: u32 = 0u;
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
 // A row of the tiles in workgroup memory: one more than its elements, so that a column lies in different banks.

@@ -97,6 +97,7 @@ impl<'a> Fitting<'a> {
             epsilon: 1e-8,
             weight_decay: self.config.weight_decay,
             max_grad_norm: 0.0,
+            average_decay: 1.0,
         })?;
         let losses: Vec<f32> = self.plan.read(&[self.loss])?;
         let loss = losses.iter().map(|loss| f64::from(*loss)).sum();

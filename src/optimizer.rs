@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
 use crate::graph::{self, Graph, Plan, Profile, Store, Stores, Tensor};
 use crate::model::Layout;
-use crate::ops::{AdamW, AdamWSettings, Ema, Optimized, sum_squares};
+use crate::ops::{AdamW, AdamWSettings, Optimized, sum_squares};
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -29,47 +29,37 @@ pub struct Optimizer {
     update: Plan,
     settings: Tensor,
     sum_squares: Tensor,
-    average: Plan,
-    decay: Tensor,
     /// Updates so far, skipped ones excluded once [`Optimizer::settle`] knows of them.
     pub step: u64,
     /// Updates skipped in a row, up to the last.
     pub skipped_in_a_row: usize,
 }
 
-/// The recorded update and average, and their inputs.
-struct Recorded {
-    update: Graph,
-    settings: Tensor,
-    sum_squares: Tensor,
-    average: Graph,
-    decay: Tensor,
+/// The recorded update, its settings, and the sum of squares of the gradients.
+fn record(layout: &Layout) -> (Graph, Tensor, Tensor) {
+    let shape = [layout.trainable_elements()];
+    let mut graph = Graph::new();
+    let settings = graph.input("optimizer settings", &[9]);
+    let [parameters, gradients, first_moment, second_moment, average] =
+        [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
+            .map(|store| graph.stored(store.0, &shape, store, 0));
+    let sum_squares = sum_squares(&mut graph, gradients);
+    graph.keep(sum_squares);
+    let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
+    AdamW.record(&mut graph, optimized, settings, sum_squares);
+    (graph, settings, sum_squares)
 }
 
-fn record(layout: &Layout) -> Recorded {
-    let shape = [layout.trainable_elements()];
-    let mut update = Graph::new();
-    let settings = update.input("optimizer settings", &[8]);
-    let [parameters, gradients, first_moment, second_moment] =
-        [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT].map(|store| update.stored(store.0, &shape, store, 0));
-    let sum_squares = sum_squares(&mut update, gradients);
-    update.keep(sum_squares);
-    let optimized = Optimized { parameters, first_moment, second_moment, gradients };
-    AdamW.record(&mut update, optimized, settings, sum_squares);
-
-    let mut average = Graph::new();
-    let decay = average.input("average decay", &[1]);
-    let [parameters, averages] = [PARAMETERS, AVERAGE].map(|store| average.stored(store.0, &shape, store, 0));
-    Ema.record(&mut average, averages, parameters, decay);
-    Recorded { update, settings, sum_squares, average, decay }
+/// The decay of the moving average at its update `t`, counted from 0: smaller at first, so that the average soon
+/// forgets where it began.
+pub fn average_decay(decay: f64, t: u64) -> f64 {
+    decay.min((1.0 + t as f64) / (10.0 + t as f64))
 }
 
 /// Device bytes of all stores and plans of an optimizer.
 pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
-    let recorded = record(layout);
     let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
-    let plan = |graph| graph::planned_bytes(graph, profile).reused;
-    stores + plan(&recorded.update) + plan(&recorded.average)
+    stores + graph::planned_bytes(&record(layout).0, profile).reused
 }
 
 impl Optimizer {
@@ -89,14 +79,12 @@ impl Optimizer {
         for store in [GRADIENTS, FIRST_MOMENT, SECOND_MOMENT] {
             stores.insert(store, gpu.allocate(store.0, 4 * layout.trainable_elements() as u64)?);
         }
-        let recorded = record(&layout);
+        let (update, settings, sum_squares) = record(&layout);
         Ok(Self {
             gpu: gpu.clone(),
-            update: Plan::new(gpu, &recorded.update, &stores)?,
-            settings: recorded.settings,
-            sum_squares: recorded.sum_squares,
-            average: Plan::new(gpu, &recorded.average, &stores)?,
-            decay: recorded.decay,
+            update: Plan::new(gpu, &update, &stores)?,
+            settings,
+            sum_squares,
             layout,
             stores,
             step: 0,
@@ -114,8 +102,8 @@ impl Optimizer {
         Stores::from([(PARAMETERS, self.stores[&AVERAGE].clone())])
     }
 
-    /// One update from the accumulated gradients, which it clears. If any of them is not finite it changes
-    /// nothing else, which [`Optimizer::norm`] tells afterwards.
+    /// One update from the accumulated gradients, which it clears, and of the moving average. If a gradient is not
+    /// finite, parameters and moments stay as they are, which [`Optimizer::norm`] tells afterwards.
     ///
     /// # Errors
     /// If the device is lost.
@@ -160,15 +148,6 @@ impl Optimizer {
              `train.max_skipped_updates` is {most}: lower `{key}`, or start again from an earlier model",
             self.skipped_in_a_row
         )))
-    }
-
-    /// `average = decay · average + (1 − decay) · parameters`.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn average(&mut self, decay: f64) -> Result<()> {
-        self.average.write(self.decay, &[decay as f32]);
-        self.average.run()
     }
 
     /// Reads a store back.

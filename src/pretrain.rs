@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
-use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
+use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS, average_decay};
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -197,12 +197,11 @@ impl<'a> Pretraining<'a> {
             epsilon: 1e-8,
             weight_decay: self.config.weight_decay,
             max_grad_norm: self.config.max_grad_norm,
+            average_decay: average_decay(self.config.ema_decay, step as u64),
         })?;
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
         self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate")?;
-        let t = step as f64;
-        self.optimizer.average(self.config.ema_decay.min((1.0 + t) / (10.0 + t)))?;
         Ok(StepReport { loss, norm, learning_rate })
     }
 

@@ -149,6 +149,7 @@ fn benchmark_network_has_the_expected_losses() {
         epsilon: 1e-8,
         weight_decay: 0.01,
         max_grad_norm: 0.0,
+        average_decay: 1.0,
     };
     for expected in [1.467_740, 1.149_926, 1.089_689, 1.056_275] {
         plan.run().expect("the device works");

@@ -8,8 +8,8 @@ mod ops {
     mod attention;
     mod cross_entropy;
     mod elementwise;
-    mod ema;
     mod matmul;
+    mod matmul_joined;
     mod mean_squared_error;
     mod philox_normal;
     mod policy_objective;

@@ -1,5 +1,5 @@
-// What all kernels for C = A·B (+ bias) or C += A·B are bound to. Rows, columns and K have strides, so
-// transposes cost nothing.
+// What all matmul kernels read. Rows, columns and K have strides, so transposes cost nothing. What becomes of an
+// element is the epilogue's: a file in shaders/epilogues, which declares what else is bound and how to `store`.
 
 struct Params {
     // Independent products: a batch, or slices of K of one product, whose results are added up later.
@@ -20,13 +20,14 @@ struct Params {
     k_step: u32,
     has_bias: u32,
     accumulate: u32,
+    // Rows that share a gate.
+    tokens: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> c: array<f32>;
 
 // Batch, row of tiles and column of tiles of a tile.
 fn tile_of(index: u32) -> vec3<u32> {
@@ -40,18 +41,14 @@ fn inner_size(batch: u32) -> u32 {
     return min(params.k_slice, params.k - batch * params.k_step);
 }
 
-// Stores an element unless it is beyond an edge.
-fn store(batch: u32, row: u32, column: u32, sum: f32) {
-    if row >= params.m || column >= params.n {
-        return;
-    }
-    let index = (batch * params.m + row) * params.n + column;
-    var value = sum;
+// Tiles reach beyond the edges of C.
+fn is_beyond(row: u32, column: u32) -> bool {
+    return row >= params.m || column >= params.n;
+}
+
+fn with_bias(sum: f32, column: u32) -> f32 {
     if params.has_bias == 1u {
-        value += bias[column];
+        return sum + bias[column];
     }
-    if params.accumulate == 1u {
-        value += c[index];
-    }
-    c[index] = value;
+    return sum;
 }

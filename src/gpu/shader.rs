@@ -1,7 +1,8 @@
 //! The shaders, as text: one file a pipeline, compiled into the binary.
 //!
 //! Two small mechanisms keep every file readable as plain WGSL:
-//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`;
+//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, and `//!import epilogue` by the file in
+//!   `shaders/epilogues` that the constant `EPILOGUE` numbers;
 //! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace, for
 //!   what WGSL cannot size at pipeline creation (arrays in registers), if `CONSTANTS` knows the name.
 
@@ -28,7 +29,6 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "copy_columns",
     "cross_entropy",
     "cross_entropy_backward",
-    "ema",
     "embedding",
     "embedding_backward",
     "finished",
@@ -38,6 +38,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "gelu",
     "gelu_backward",
     "guidance",
+    "join_six",
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_backward_modulation",
@@ -56,6 +57,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "scale",
     "silu",
     "silu_backward",
+    "split_six",
     "sum_rows",
     "sum_squares",
     "sum_squares_finish",
@@ -68,7 +70,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "attention",
     "block_sum",
     "cos_sin",
-    "gelu_tanh",
+    "gelu",
     "grid",
     "matmul",
     "non_finite",
@@ -76,6 +78,25 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "philox",
     "sigmoid",
 ];
+
+/// `(name, text)` of what a matmul kernel can do with an element, by number: [`epilogue`] gives it.
+const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
+    "none",
+    "gelu",
+    "gelu_keep",
+    "gelu_backward",
+    "gated_residual",
+    "gated_residual_keep",
+];
+
+/// The number of an epilogue.
+///
+/// # Panics
+/// If there is none of this name.
+pub fn epilogue(name: &str) -> u32 {
+    let found = EPILOGUES.iter().position(|(key, _)| *key == name);
+    found.unwrap_or_else(|| panic!("no epilogue is called `{name}`")) as u32
+}
 
 /// What a constant may be.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +111,7 @@ enum Values {
 const CONSTANTS: &[(&str, Values)] = &[
     ("CHUNK", Values::OneOf(&[4096])),
     ("COLUMNS", Values::OneOf(&[1, 2])),
+    ("EPILOGUE", Values::OneOf(&[0, 1, 2, 3, 4, 5])),
     // A lone element, less than a vector of four, whole vectors, sizes in use, and more than a subgroup.
     ("HEAD_DIM", Values::SuchAs(&[1, 5, 8, 16, 32, 64, 72])),
     ("LOG_PROB", Values::OneOf(&[0, 1])),
@@ -112,9 +134,6 @@ fn defines(line: &str, constant: &str) -> bool {
 /// If the shader, an import or a constant does not exist, or [`CONSTANTS`] does not allow the value: a
 /// mistake in this program, found by any test that touches the kernel.
 pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
-    let find = |table: &[(&'static str, &'static str)], name: &str| {
-        table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
-    };
     let text = find(PIPELINES, name).unwrap_or_else(|| panic!("no shader is called `{name}`"));
     for (constant, value) in constants {
         let known = CONSTANTS.iter().any(|(key, values)| match values {
@@ -123,23 +142,40 @@ pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
         });
         assert!(known, "{name}.wgsl with {constant} = {value} is not among the constants that are tested");
     }
-    let mut used = 0;
-    let mut out = String::with_capacity(text.len());
-    for line in text.lines() {
-        if let Some(import) = line.strip_prefix("//!import ") {
-            out.push_str(find(SHARED, import.trim()).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")));
-        } else {
-            let replaced = constants.iter().find(|(constant, _)| defines(line, constant));
-            used += usize::from(replaced.is_some());
-            out.push_str(&match replaced {
-                Some((constant, value)) => Cow::Owned(format!("const {constant}: u32 = {value}u;")),
-                None => Cow::Borrowed(line),
-            });
-        }
-        out.push('\n');
-    }
+    let mut out = String::with_capacity(2 * text.len());
+    let used = expand(name, text, constants, &mut out);
     assert_eq!(used, constants.len(), "{name}.wgsl lacks one of the constants {constants:?}");
     out
+}
+
+fn find(table: &[(&'static str, &'static str)], name: &str) -> Option<&'static str> {
+    table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
+}
+
+/// Appends a text with its imports, and theirs, in place; returns how many constants it has replaced.
+fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut String) -> usize {
+    let mut used = 0;
+    for line in text.lines() {
+        if let Some(import) = line.strip_prefix("//!import ") {
+            let imported = match import.trim() {
+                "epilogue" => {
+                    let number = constants.iter().find(|(constant, _)| *constant == "EPILOGUE");
+                    EPILOGUES[number.map_or(0, |(_, number)| *number as usize)].1
+                }
+                import => find(SHARED, import).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")),
+            };
+            used += expand(name, imported, constants, out);
+            continue;
+        }
+        let replaced = constants.iter().find(|(constant, _)| defines(line, constant));
+        used += usize::from(replaced.is_some());
+        out.push_str(&match replaced {
+            Some((constant, value)) => Cow::Owned(format!("const {constant}: u32 = {value}u;")),
+            None => Cow::Borrowed(line),
+        });
+        out.push('\n');
+    }
+    used
 }
 
 /// Every pipeline's name and text with every combination of its constants, for tests that translate them

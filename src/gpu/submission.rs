@@ -3,7 +3,7 @@
 //! Commands gather in one encoder ([`Gpu::encode`]) until something must come after them: a write of the host, a
 //! readback, or a submission of its own. So a replay and the copies behind it are one submission.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::device::{Buffer, Gpu};
 use super::pipeline::{BoundDispatch, Dispatch, Kernel, Region};
@@ -72,14 +72,20 @@ impl Gpu {
 
     /// Submits what waits, if anything does. Trouble shows at the next command or readback.
     pub fn flush(&self) {
-        if let Some(encoder) = self.take_pending() {
+        let mut pending = self.pending();
+        if let Some(encoder) = pending.take() {
             self.send(encoder);
         }
     }
 
-    /// The encoder with all that waits to be submitted.
-    fn take_pending(&self) -> Option<wgpu::CommandEncoder> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What waits to be submitted. Whoever takes it sends it before letting go of the lock: other threads must
+    /// not overtake their own commands.
+    fn pending(&self) -> MutexGuard<'_, Option<wgpu::CommandEncoder>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
     /// Submits commands in order, with what waited before them, as one submission. Does not wait.
@@ -98,9 +104,8 @@ impl Gpu {
     /// # Errors
     /// If the device is lost or reported an error.
     pub fn encode<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<()> {
-        let mut encoder = self
-            .take_pending()
-            .unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
+        let mut pending = self.pending();
+        let encoder = pending.get_or_insert_with(|| self.encoder());
         let mut commands = commands.into_iter().peekable();
         while let Some(command) = commands.next() {
             match command {
@@ -128,7 +133,7 @@ impl Gpu {
                 }
             }
         }
-        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
+        drop(pending);
         self.check()
     }
 
@@ -165,9 +170,8 @@ impl Gpu {
                 readback.staging.insert(made).clone()
             }
         };
-        let mut encoder = self
-            .take_pending()
-            .unwrap_or_else(|| self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default()));
+        let mut pending = self.pending();
+        let mut encoder = pending.take().unwrap_or_else(|| self.encoder());
         let mut at = 0;
         for region in regions {
             encoder.copy_buffer_to_buffer(region.buffer.raw(), region.offset, staging.raw(), at, region.bytes);
@@ -177,6 +181,7 @@ impl Gpu {
             encoder.copy_buffer_to_buffer(finished.counter.buffer.raw(), 0, staging.raw(), at, 4);
         }
         let submitted = self.send(encoder);
+        drop(pending);
 
         let (sender, receiver) = mpsc::channel();
         let slice = staging.raw().slice(..at + 4);

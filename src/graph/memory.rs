@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Graph, Origin, Profile, Tensor};
+use super::{Graph, Node, Origin, Profile, Tensor};
 use crate::gpu::PARAMS_STRIDE;
 
 /// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last
@@ -21,11 +21,11 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans a graph.
-    pub fn new(graph: &Graph) -> Self {
-        let last_node = graph.nodes.len();
+    /// Plans a graph, whose nodes are executed as [`Graph::executed`] says.
+    pub fn new(graph: &Graph, nodes: &[Node]) -> Self {
+        let last_node = nodes.len();
         let mut last_use: HashMap<Tensor, usize> = HashMap::new();
-        for (index, node) in graph.nodes.iter().enumerate() {
+        for (index, node) in nodes.iter().enumerate() {
             for tensor in node.inputs.iter().chain(&node.outputs) {
                 last_use.insert(*tensor, index);
             }
@@ -40,7 +40,7 @@ impl MemoryPlan {
             .map(|tensor| 4 * graph.elements(tensor) as u64)
             .sum();
         let mut free: Vec<usize> = Vec::new();
-        for (index, node) in graph.nodes.iter().enumerate() {
+        for (index, node) in nodes.iter().enumerate() {
             for tensor in &node.outputs {
                 if graph.origin(*tensor) == Origin::Computed && !plan.slot_of.contains_key(tensor) {
                     let bytes = 4 * graph.elements(*tensor) as u64;
@@ -95,7 +95,7 @@ pub struct Planned {
 
 /// Bytes that a graph's plan will hold on such a device: slots, inputs and the parameters of its dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &Profile) -> Planned {
-    let memory = MemoryPlan::new(graph);
+    let memory = MemoryPlan::new(graph, &graph.executed());
     let fixed = memory.input_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
     Planned { reused: fixed + memory.slots.iter().sum::<u64>(), naive: fixed + memory.naive_bytes }
 }

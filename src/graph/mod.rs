@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+mod fuse;
 mod interpreter;
 mod memory;
 mod op;
@@ -181,7 +182,7 @@ impl Graph {
         self.tensors[tensor.0].gradient
     }
 
-    /// The nodes in execution order.
+    /// The nodes as they were recorded, in order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -199,7 +200,7 @@ impl Graph {
 
     /// Dispatches of one replay on such a device.
     pub fn dispatch_count(&self, profile: &Profile) -> usize {
-        self.nodes.iter().map(|node| node.op.dispatches(&self.shapes(node), profile).len()).sum()
+        self.executed().iter().map(|node| node.op.dispatches(&self.shapes(node), profile).len()).sum()
     }
 
     fn declare(&mut self, name: String, shape: Vec<usize>, origin: Origin) -> Tensor {

@@ -109,6 +109,16 @@ pub trait Op: std::fmt::Debug + Send + Sync {
         false
     }
 
+    /// The op that does this one and then the op called `next`, whose input `place` is this one's only output;
+    /// `None` if there is no kernel for both.
+    ///
+    /// Its inputs are this op's and then the other inputs of `next`; its outputs are that of `next` and then, if
+    /// it has to `keep` it for others, this op's own.
+    fn joined_with(&self, next: &str, place: usize, keep: bool) -> Option<Arc<dyn Op>> {
+        let _ = (next, place, keep);
+        None
+    }
+
     /// Floating-point operations, where they are worth counting.
     fn flops(&self, shapes: &Shapes<'_>) -> u64 {
         let _ = shapes;
@@ -117,7 +127,7 @@ pub trait Op: std::fmt::Debug + Send + Sync {
 }
 
 /// One application of an op.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// What is computed.
     pub op: Arc<dyn Op>,

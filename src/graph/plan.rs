@@ -44,7 +44,8 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &Profile) -> Result<Self> {
-        let memory = MemoryPlan::new(graph);
+        let nodes = graph.executed();
+        let memory = MemoryPlan::new(graph, &nodes);
         let planned_bytes = planned_bytes(graph, profile).reused;
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes)?;
         let slots: Vec<Arc<Buffer>> =
@@ -52,6 +53,10 @@ impl Plan {
         let mut regions = HashMap::new();
         let mut elements = HashMap::new();
         for tensor in graph.tensors() {
+            // A result that only a joined kernel sees has no memory.
+            if graph.origin(tensor) == Origin::Computed && !memory.slot_of.contains_key(&tensor) {
+                continue;
+            }
             let bytes = 4 * graph.elements(tensor) as u64;
             let (buffer, offset) = match graph.origin(tensor) {
                 Origin::Input => (gpu.allocate(graph.name(tensor), bytes)?, 0),
@@ -71,7 +76,7 @@ impl Plan {
             elements.insert(tensor, graph.elements(tensor));
         }
         let mut unbound: Vec<Dispatch<Region>> = Vec::new();
-        for node in graph.nodes() {
+        for node in &nodes {
             for dispatch in node.op.dispatches(&graph.shapes(node), profile) {
                 let region = |binding: &Binding| match binding {
                     Binding::Input(index) => regions[&node.inputs[*index]].clone(),

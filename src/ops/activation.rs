@@ -15,9 +15,14 @@ pub enum Activation {
 
 /// `dx = dy f'(x)`; shaders `gelu_backward`, `silu_backward`.
 #[derive(Clone, Copy, Debug)]
-struct ActivationBackward(Activation);
+pub(super) struct ActivationBackward(Activation);
 
 impl Activation {
+    /// The op of its gradient.
+    pub(super) fn backward(self) -> ActivationBackward {
+        ActivationBackward(self)
+    }
+
     /// Value and slope at `x`.
     fn value_and_slope(self, x: f64) -> (f64, f64) {
         match self {
@@ -55,7 +60,7 @@ impl Op for Activation {
         gradients: &[Option<Tensor>],
         _: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        vec![gradients[0].map(|dy| graph.apply(ActivationBackward(*self), &[inputs[0], dy]))]
+        vec![gradients[0].map(|dy| graph.apply(self.backward(), &[inputs[0], dy]))]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {

@@ -5,10 +5,10 @@ use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with decoupled weight decay, after clipping by the global
-/// norm; in place, and clears the gradients.
+/// norm; in place, clears the gradients, and lets the moving average of the parameters follow.
 ///
-/// If any gradient is not finite, or the sum of their squares is not, gradients are cleared and nothing else
-/// changes. Whoever counts steps for the bias corrections reads the sums to know.
+/// If any gradient is not finite, or the sum of their squares is not, gradients are cleared and neither
+/// parameters nor moments change. Whoever counts steps for the bias corrections reads the sums to know.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW;
 
@@ -23,15 +23,17 @@ pub struct Optimized {
     pub second_moment: Tensor,
     /// Accumulated gradients; zero afterwards.
     pub gradients: Tensor,
+    /// Moving average of the parameters.
+    pub average: Tensor,
 }
 
 impl AdamW {
-    /// Records one step. `settings` `[8]` come from [`AdamWSettings::at_step`], `sum_squares` `[2]` are the
+    /// Records one step. `settings` `[9]` come from [`AdamWSettings::at_step`], `sum_squares` `[2]` are the
     /// sums of [`super::SumSquares`] over all gradients that are clipped together.
     pub fn record(self, graph: &mut Graph, optimized: Optimized, settings: Tensor, sum_squares: Tensor) {
-        let Optimized { parameters, first_moment, second_moment, gradients } = optimized;
-        let inputs = [settings, sum_squares, parameters, first_moment, second_moment, gradients];
-        graph.push_into(self, &inputs, &[parameters, first_moment, second_moment, gradients]);
+        let Optimized { parameters, first_moment, second_moment, gradients, average } = optimized;
+        let changed = [parameters, first_moment, second_moment, gradients, average];
+        graph.push_into(self, &[&[settings, sum_squares][..], &changed].concat(), &changed);
     }
 }
 
@@ -50,11 +52,14 @@ pub struct AdamWSettings {
     pub weight_decay: f64,
     /// Largest norm of all gradients together; 0 or infinity for no limit.
     pub max_grad_norm: f64,
+    /// `average = decay · average + (1 − decay) · parameters`: 0 copies the new parameters, 1 leaves the average
+    /// as it is.
+    pub average_decay: f64,
 }
 
 impl AdamWSettings {
     /// The settings input for a step, counted from 1 and without those that were skipped.
-    pub fn at_step(&self, step: u64) -> [f32; 8] {
+    pub fn at_step(&self, step: u64) -> [f32; 9] {
         // Of the decays as the device knows them, rounded to f32: 1 - 0.999 differs by 1e-5 otherwise.
         // Shaders may assume that there is no infinity.
         let max_grad_norm = if self.max_grad_norm.is_finite() { self.max_grad_norm } else { 0.0 };
@@ -68,6 +73,7 @@ impl AdamWSettings {
             correction(self.beta1),
             correction(self.beta2),
             max_grad_norm,
+            self.average_decay,
         ]
         .map(|value| value as f32)
     }
@@ -79,15 +85,15 @@ impl Op for AdamW {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![inputs[2].to_vec(); 4]
+        vec![inputs[2].to_vec(); 5]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
-        assert!((2..6).all(|index| shapes.input_elements(index) == elements), "all are of one size");
+        assert!((2..7).all(|index| shapes.input_elements(index) == elements), "all are of one size");
         // The other inputs are the outputs: bound once, as what is written.
         let reads = [0, 1].map(Binding::Input);
-        let writes = [0, 1, 2, 3].map(Binding::Output);
+        let writes = [0, 1, 2, 3, 4].map(Binding::Output);
         vec![independent(Kernel::new("adamw"), &reads, &writes, vec![word(elements)], elements)]
     }
 
@@ -111,6 +117,9 @@ impl Op for AdamW {
                 parameters[index] -= learning_rate * (weight_decay * parameters[index] + direction);
             }
         }
-        vec![parameters, first_moment, second_moment, vec![0.0; gradients.len()]]
+        let decay = settings[8];
+        let averaged = |(average, parameter): (&f64, &f64)| decay * average + (1.0 - decay) * parameter;
+        let average = inputs[6].iter().zip(&parameters).map(averaged).collect();
+        vec![parameters, first_moment, second_moment, vec![0.0; gradients.len()], average]
     }
 }

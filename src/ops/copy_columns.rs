@@ -1,4 +1,5 @@
-//! Splitting and joining along the last dimension.
+//! Splitting and joining along the last dimension: six parts, as adaLN makes them, in one dispatch, others in one
+//! for each.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
@@ -14,6 +15,12 @@ pub struct Split {
 /// Tensors `[rows, columns]`, all alike, to one `[rows, parts · columns]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Join;
+
+/// A dispatch between a tensor `[rows, 6 · columns]` and its six parts; WebGPU binds no more than eight at once.
+fn all_six(shader: &'static str, reads: &[Binding], writes: &[Binding], part: &[usize]) -> Dispatch<Binding> {
+    let [rows, columns] = [part[0], part[1]];
+    independent(Kernel::new(shader), reads, writes, [rows, columns].map(word).to_vec(), rows * columns)
+}
 
 /// Copies one part between a tensor of `parts · columns` columns and one of `columns`.
 fn copy_part(
@@ -53,6 +60,10 @@ impl Op for Split {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        if self.parts == 6 {
+            let parts: Vec<Binding> = (0..6).map(Binding::Output).collect();
+            return vec![all_six("split_six", &[Binding::Input(0)], &parts, shapes.outputs[0])];
+        }
         let [rows, stride] = [shapes.inputs[0][0], shapes.inputs[0][1]];
         let columns = stride / self.parts;
         (0..self.parts)
@@ -98,6 +109,10 @@ impl Op for Join {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let [rows, columns] = [shapes.inputs[0][0], shapes.inputs[0][1]];
+        if shapes.inputs.len() == 6 {
+            let parts: Vec<Binding> = (0..6).map(Binding::Input).collect();
+            return vec![all_six("join_six", &parts, &[Binding::Output(0)], shapes.inputs[0])];
+        }
         let stride = columns * shapes.inputs.len();
         (0..shapes.inputs.len())
             .map(|part| {

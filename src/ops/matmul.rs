@@ -1,8 +1,11 @@
 //! Matrix products: all transposes, batched, with bias, replacing or accumulating.
 
+use std::sync::Arc;
+
+use super::matmul_joined::MatMulJoined;
 use super::sum_rows::add_up;
 use super::{SumRows, independent, word};
-use crate::gpu::{Dispatch, Kernel, grid_1d};
+use crate::gpu::{Dispatch, Kernel, grid_1d, shader};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
@@ -35,7 +38,7 @@ pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
 
 /// The kernels, by the name that forces them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
+pub(super) enum Variant {
     /// `matmul_register`: runs everywhere.
     Register,
     /// `matmul_subgroup`, for subgroups of this size.
@@ -47,7 +50,7 @@ enum Variant {
 impl Variant {
     /// A CPU driver wants few loads and no barriers, a graphics processor wants tiles in workgroup memory;
     /// for a few columns or a short K those would be mostly empty. Never a function of the number of rows.
-    fn choose(profile: &Profile, accumulate: bool, n: usize, k: usize) -> Self {
+    pub(super) fn choose(profile: &Profile, accumulate: bool, n: usize, k: usize) -> Self {
         let subgroup = profile.subgroup_size.map(Self::Subgroup);
         match (profile.forced.as_deref(), subgroup) {
             (Some("matmul_register"), _) => Self::Register,
@@ -73,11 +76,13 @@ const SHORTEST_SLICE: usize = 128;
 const SUBGROUP_ROWS: usize = 16;
 
 /// Sizes and strides of a product, in elements.
-struct Geometry {
+pub(super) struct Geometry {
     batches: usize,
     m: usize,
-    n: usize,
-    k: usize,
+    /// Columns of the result.
+    pub(super) n: usize,
+    /// Products that each of its elements is the sum of.
+    pub(super) k: usize,
     /// Strides of `A` along rows and along K.
     a: [usize; 2],
     /// Strides of `B` along K and along columns.
@@ -93,7 +98,7 @@ impl MatMul {
         (self.accumulate && !self.batched && slices > 1).then(|| vec![slices, it.m, it.n])
     }
 
-    fn geometry(&self, a: &[usize], b: &[usize]) -> Geometry {
+    pub(super) fn geometry(&self, a: &[usize], b: &[usize]) -> Geometry {
         let matrix = |shape: &[usize]| {
             let columns = shape[shape.len() - 1];
             let first = usize::from(self.batched);
@@ -125,13 +130,12 @@ impl Geometry {
     }
 
     /// One dispatch of a kernel; with a `slice`, a result for every slice of K.
-    fn dispatch(
+    pub(super) fn dispatch(
         &self,
         variant: Variant,
-        operands: [Binding; 2],
-        bias: Option<Binding>,
-        c: Binding,
-        accumulate: bool,
+        [a, b, bias]: [Binding; 3],
+        has_bias: bool,
+        epilogue: &Epilogue<'_>,
         slice: Option<usize>,
     ) -> Dispatch<Binding> {
         let (kernel, [rows, columns]) = match variant {
@@ -143,6 +147,7 @@ impl Geometry {
                 (kernel.with("ROWS", word(SUBGROUP_ROWS)), [SUBGROUP_ROWS, (lanes * columns) as usize])
             }
         };
+        let kernel = kernel.with("EPILOGUE", shader::epilogue(epilogue.name));
         let (tiles_m, tiles_n) = (self.m.div_ceil(rows), self.n.div_ceil(columns));
         let (batches, a_batch, b_batch) = match slice {
             None => (self.batches, self.m * self.k, self.k * self.n),
@@ -150,15 +155,28 @@ impl Geometry {
         };
         let mut params = [batches, self.m, self.n, self.k, a_batch, self.a[0], self.a[1], b_batch].map(word).to_vec();
         params.extend([self.b[0], self.b[1], tiles_m, tiles_n, slice.unwrap_or(self.k), slice.unwrap_or(0)].map(word));
-        params.extend([u32::from(bias.is_some()), u32::from(accumulate)]);
-        // Without a bias its binding is filled by an operand that is not read there.
-        let reads = vec![operands[0], operands[1], bias.unwrap_or(operands[0])];
+        params.extend([u32::from(has_bias), u32::from(epilogue.accumulate), word(epilogue.tokens)]);
+        let reads = [&[a, b, bias], epilogue.reads].concat();
         let tiles = batches * tiles_m * tiles_n;
         match variant {
-            Variant::Register => independent(kernel, &reads, &[c], params, tiles),
-            _ => Dispatch { kernel, reads, writes: vec![c], params, grid: grid_1d(tiles as u64) },
+            Variant::Register => independent(kernel, &reads, epilogue.writes, params, tiles),
+            _ => Dispatch { kernel, reads, writes: epilogue.writes.to_vec(), params, grid: grid_1d(tiles as u64) },
         }
     }
+}
+
+/// What a kernel does with the elements that it has computed.
+pub(super) struct Epilogue<'a> {
+    /// File in `shaders/epilogues`.
+    pub(super) name: &'a str,
+    /// What it reads beside the product.
+    pub(super) reads: &'a [Binding],
+    /// What it writes.
+    pub(super) writes: &'a [Binding],
+    /// Adds to what is there.
+    pub(super) accumulate: bool,
+    /// Rows that share a gate.
+    pub(super) tokens: usize,
 }
 
 impl Op for MatMul {
@@ -233,16 +251,17 @@ impl Op for MatMul {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
         let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
         let variant = Variant::choose(profile, self.accumulate, it.n, it.k);
-        let operands = [Binding::Input(0), Binding::Input(1)];
-        let bias = (shapes.inputs.len() > 2).then_some(Binding::Input(2));
-        let c = Binding::Output(0);
+        let has_bias = shapes.inputs.len() > 2;
+        // Without a bias its binding is filled by an operand that is not read there.
+        let reads = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
+        let [c, partial] = [0, 1].map(|index| [Binding::Output(index)]);
+        let into = |writes, accumulate| Epilogue { name: "none", reads: &[], writes, accumulate, tokens: 1 };
         if shapes.outputs.len() < 2 || variant != Variant::Tiled {
-            return vec![it.dispatch(variant, operands, bias, c, self.accumulate, None)];
+            return vec![it.dispatch(variant, reads, has_bias, &into(&c, self.accumulate), None)];
         }
-        let partial = Binding::Output(1);
         vec![
-            it.dispatch(variant, operands, None, partial, false, Some(it.slice())),
-            add_up(partial, c, it.k.div_ceil(it.slice()), it.m * it.n),
+            it.dispatch(variant, reads, false, &into(&partial, false), Some(it.slice())),
+            add_up(partial[0], c[0], it.k.div_ceil(it.slice()), it.m * it.n),
         ]
     }
 
@@ -267,6 +286,11 @@ impl Op for MatMul {
 
     fn accumulates(&self) -> bool {
         self.accumulate
+    }
+
+    fn joined_with(&self, next: &str, place: usize, keep: bool) -> Option<Arc<dyn Op>> {
+        let product = (!self.batched && !self.accumulate).then_some(*self)?;
+        Some(Arc::new(MatMulJoined::new(product, next, place, keep)?))
     }
 
     fn flops(&self, shapes: &Shapes<'_>) -> u64 {

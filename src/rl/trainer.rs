@@ -153,8 +153,6 @@ impl Trainer {
 
         let start = Instant::now();
         let records = self.updater.learn(&rollout, &advantages.values, &mut self.optimizer)?;
-        let t = index as f64;
-        self.optimizer.average(self.config.train.ema_decay.min((1.0 + t) / (10.0 + t)))?;
         let update_seconds = start.elapsed().as_secs_f64();
 
         let totals: Vec<f64> = (0..labels.len())

@@ -11,7 +11,7 @@ use crate::gpu::{Buffer, Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{AdamWSettings, Embedding, PhiloxNormal, PolicyObjective, PolicyStats};
-use crate::optimizer::{GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
+use crate::optimizer::{GRADIENTS, GradientNorm, Optimizer, PARAMETERS, average_decay};
 use crate::sampling::words;
 
 /// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region.
@@ -154,13 +154,17 @@ impl Updater {
         optimizer: &mut Optimizer,
     ) -> Result<Vec<UpdateRecord>> {
         let train = self.config.train.clone();
-        let settings = AdamWSettings {
+        // The averaged weights follow once a rollout, with its last update.
+        let average_decay = average_decay(train.ema_decay, u64::from(rollout.index));
+        let updates = train.inner_epochs * train.updates_per_rollout;
+        let settings = |update: usize| AdamWSettings {
             learning_rate: train.learning_rate,
             beta1: train.beta1,
             beta2: train.beta2,
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
             max_grad_norm: train.max_grad_norm,
+            average_decay: if update + 1 == updates { average_decay } else { 1.0 },
         };
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut at = 0;
@@ -176,7 +180,7 @@ impl Updater {
                         rows.extend(batch.iter().map(|sample| (*sample, rollout.trained[slot])));
                     }
                 }
-                optimizer.update(&settings)?;
+                optimizer.update(&settings(rows_of_updates.len()))?;
                 at += self.record_region(optimizer.sum_squares(), at)?;
                 // Not to read anything, but to keep the queue short: every replay in it holds staging memory.
                 self.gpu.wait()?;

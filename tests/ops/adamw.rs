@@ -5,7 +5,8 @@ use flowdppo_wgpu::ops::{Accumulate, AdamW, AdamWSettings, Optimized, sum_square
 
 use crate::common::{Random, gpu, nmse};
 
-const STORES: [Store; 4] = [Store("parameters"), Store("first moment"), Store("second moment"), Store("gradients")];
+const STORES: [Store; 5] =
+    [Store("parameters"), Store("first moment"), Store("second moment"), Store("gradients"), Store("average")];
 
 const SETTINGS: AdamWSettings = AdamWSettings {
     learning_rate: 1e-2,
@@ -14,6 +15,7 @@ const SETTINGS: AdamWSettings = AdamWSettings {
     epsilon: 1e-8,
     weight_decay: 0.1,
     max_grad_norm: 0.0,
+    average_decay: 0.9,
 };
 
 /// Parameters under training, on the device and in the twin.
@@ -23,8 +25,8 @@ struct Training {
     twin: Interpreter,
     given: Tensor,
     settings: Tensor,
-    /// Parameters, first and second moment, gradients.
-    stored: [Tensor; 4],
+    /// Parameters, first and second moment, gradients, average.
+    stored: [Tensor; 5],
 }
 
 impl Training {
@@ -32,13 +34,13 @@ impl Training {
         let elements = parameters.len();
         let mut graph = Graph::new();
         let given = graph.input("given", &[elements]);
-        let settings = graph.input("settings", &[8]);
+        let settings = graph.input("settings", &[9]);
         let stored = STORES.map(|store| graph.stored(store.0, &[elements], store, 0));
-        let [parameters_tensor, first_moment, second_moment, gradients] = stored;
+        let [parameters_tensor, first_moment, second_moment, gradients, average] = stored;
         // Gradients add up, as in a backward pass: what was not cleared would be seen in the next step.
         graph.push_into(Accumulate, &[given], &[gradients]);
         let sums = sum_squares(&mut graph, gradients);
-        let optimized = Optimized { parameters: parameters_tensor, first_moment, second_moment, gradients };
+        let optimized = Optimized { parameters: parameters_tensor, first_moment, second_moment, gradients, average };
         AdamW.record(&mut graph, optimized, settings, sums);
         let mut stores = Stores::new();
         let mut contents = BTreeMap::new();
@@ -53,7 +55,7 @@ impl Training {
         Self { graph, plan, twin: Interpreter::new(contents), given, settings, stored }
     }
 
-    fn step(&mut self, gradients: &[f32], settings: [f32; 8]) {
+    fn step(&mut self, gradients: &[f32], settings: [f32; 9]) {
         let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
         self.plan.write(self.given, gradients);
         self.plan.write(self.settings, &settings);
@@ -63,7 +65,7 @@ impl Training {
         self.twin.run(&self.graph);
     }
 
-    fn read(&self) -> [Vec<f32>; 4] {
+    fn read(&self) -> [Vec<f32>; 5] {
         self.stored.map(|tensor| self.plan.read(&[tensor]).expect("the device works"))
     }
 }
@@ -84,7 +86,7 @@ fn many_steps_follow_the_twin() {
                 training.step(&gradients, settings.at_step(step));
             }
             let actual = training.read();
-            for (index, tensor) in training.stored.iter().enumerate().take(3) {
+            for (index, tensor) in training.stored.iter().enumerate().filter(|(index, _)| *index != 3) {
                 // Twenty steps of a few roundings each.
                 let error = nmse(&actual[index], training.twin.value(&training.graph, *tensor));
                 assert!(error < 1e-11, "{elements} elements, {}: NMSE {error:.1e}", STORES[index].0);
@@ -149,5 +151,29 @@ fn gradients_that_are_not_finite_change_nothing() {
         // And training goes on.
         training.step(&good, settings.at_step(2));
         assert_ne!(training.read()[0], before[0]);
+    }
+}
+
+#[test]
+fn the_average_follows_also_when_a_step_is_skipped() {
+    let mut training = Training::new(&[1.0, -2.0]);
+    // The average begins at zero: a tenth of the way, twice.
+    for expected in [[0.1, -0.2], [0.19, -0.38]] {
+        training.step(&[f32::NAN, 1.0], SETTINGS.at_step(1));
+        let [parameters, .., average] = training.read();
+        assert_eq!(parameters, [1.0, -2.0]);
+        for (actual, expected) in average.iter().zip(expected) {
+            assert!((actual - expected).abs() < 1e-6, "{actual} instead of {expected}");
+        }
+    }
+}
+
+#[test]
+fn the_ends_of_the_decay_are_exact() {
+    for (average_decay, copies) in [(0.0, true), (1.0, false)] {
+        let mut training = Training::new(&[0.3, -0.7, 1e-3]);
+        training.step(&[1.0, -1.0, 0.5], AdamWSettings { average_decay, ..SETTINGS }.at_step(1));
+        let [parameters, .., average] = training.read();
+        assert_eq!(average, if copies { parameters } else { vec![0.0; 3] }, "decay {average_decay}");
     }
 }

@@ -58,7 +58,7 @@ fn add_broadcast() {
 
 #[test]
 fn split_and_join() {
-    for (rows, columns, parts) in [(1, 1, 1), (3, 7, 2), (13, 5, 6)] {
+    for (rows, columns, parts) in [(1, 1, 1), (3, 7, 2), (13, 5, 6), (70, 33, 6)] {
         check("split", &[Input::normal(&[rows, columns * parts])], ONE_ROUNDING, |graph, x| {
             graph.push(Split { parts }, &[x[0]])
         });

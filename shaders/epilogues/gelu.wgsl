@@ -1,0 +1,12 @@
+// C = GELU(A·B + bias).
+//!import gelu
+
+@group(0) @binding(4) var<storage, read_write> c: array<f32>;
+
+fn store(batch: u32, row: u32, column: u32, sum: f32) {
+    if is_beyond(row, column) {
+        return;
+    }
+    let i = row * params.n + column;
+    c[i] = gelu(with_bias(sum, column));
+}

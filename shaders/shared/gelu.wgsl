@@ -1,0 +1,21 @@
+// GELU in its tanh form (Hendrycks & Gimpel 2016): 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+const GELU_SLOPE: f32 = 0.7978845608;
+const GELU_CUBIC: f32 = 0.044715;
+
+// The argument is clamped: several drivers give NaN for tanh(100), and tanh(15) is 1 in f32.
+fn gelu_tanh(x: f32) -> f32 {
+    return tanh(clamp(GELU_SLOPE * (x + GELU_CUBIC * x * x * x), -15.0, 15.0));
+}
+
+fn gelu(x: f32) -> f32 {
+    return 0.5 * x * (1.0 + gelu_tanh(x));
+}
+
+// d GELU(x) / dx. Beyond 6 the slope of tanh is below 1e-10; what a driver makes of 1 - tanh^2 there must not be
+// blown up.
+fn gelu_slope(x: f32) -> f32 {
+    let t = gelu_tanh(x);
+    let inner = GELU_SLOPE * (1.0 + 3.0 * GELU_CUBIC * x * x);
+    let slope = select(0.5 * x * (1.0 - t * t) * inner, 0.0, abs(x) > 6.0);
+    return 0.5 * (1.0 + t) + slope;
+}

@@ -87,13 +87,13 @@ impl Evaluator {
         let (mut drift, mut base_images) = (None, None);
         if let Some(base) = stores.get(&BASE) {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            let mut base_sampling = Sampling::new(gpu, dit, batch, eval.guidance_scale, &only_base)?;
+            let mut base_sampling = Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, &only_base)?;
             base_images = Some(base_sampling.draw(&table, &requests)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {
             count: eval.count,
-            sampling: Sampling::new(gpu, dit, batch, eval.guidance_scale, stores)?,
+            sampling: Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, stores)?,
             rewards: reward::from_config(gpu, &config.reward, dit)?,
             weights: config.reward.iter().map(|reward| reward.weight).collect(),
             dit: dit.clone(),

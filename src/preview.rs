@@ -41,7 +41,8 @@ impl Preview {
     ) -> Result<Self> {
         let classes: Vec<u32> = (0..dit.num_classes.min(MOST_CLASSES) as u32).collect();
         let requests = class_requests(&classes, config.per_class, config.seed);
-        let sampling = Sampling::new(gpu, dit, requests.len().min(micro_batch), guidance_scale, stores)?;
+        let sampling =
+            Sampling::new(gpu, dit, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
         let titles = classes.iter().map(name).collect();
         Ok(Self { sampling, requests, titles, dit: dit.clone(), per_class: config.per_class })

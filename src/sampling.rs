@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
-use crate::gpu::{Command, Gpu, Region};
+use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{PhiloxNormal, sampler_step};
@@ -109,6 +109,8 @@ pub struct Sampling {
     noise: Plan,
     noise_keys: Tensor,
     noise_out: Tensor,
+    /// Where finished images gather, so that all are read at once.
+    images: Arc<Buffer>,
 }
 
 /// A moment of a trajectory that a visitor sees: the state and the velocity there, on the device.
@@ -127,16 +129,24 @@ pub struct Moment<'a> {
 }
 
 impl Sampling {
-    /// Binds a model, whose weights are the `PARAMETERS` of `stores`.
+    /// Binds a model, whose weights are the `PARAMETERS` of `stores`, to draw up to `most` samples at a time in
+    /// batches of `batch`.
     ///
     /// # Errors
     /// If the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &DitConfig, batch: usize, guidance_scale: f64, stores: &Stores) -> Result<Self> {
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        config: &DitConfig,
+        [most, batch]: [usize; 2],
+        guidance_scale: f64,
+        stores: &Stores,
+    ) -> Result<Self> {
         let step = StepGraph::record(config, batch, guidance_scale);
         let plan = Plan::new(gpu, &step.graph, stores)?;
         let (graph, noise_keys, noise_out) = noise_graph(config, batch);
         let noise = Plan::new(gpu, &graph, stores)?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), batch, step, plan, noise, noise_keys, noise_out })
+        let images = gpu.allocate("finished images", images_bytes(config, most))?;
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), batch, step, plan, noise, noise_keys, noise_out, images })
     }
 
     /// Draws a sample for every request, in batches; returns the images `[N, C, S, S]`.
@@ -162,7 +172,10 @@ impl Sampling {
         mut visit: impl FnMut(Moment<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
         let dim = self.config.dim();
-        let mut images = Vec::with_capacity(requests.len() * dim);
+        let bytes = images_bytes(&self.config, requests.len());
+        assert!(bytes <= self.images.bytes(), "no more samples are drawn than were announced");
+        let images = Region { buffer: self.images.clone(), offset: 0, bytes };
+        let mut throttle = Throttle::default();
         for (index, requests) in requests.chunks(self.batch).enumerate() {
             let first = index * self.batch;
             // The last batch is filled up with copies of its last request; they are not kept.
@@ -197,20 +210,28 @@ impl Sampling {
                 let (from, to) = (self.plan.region(self.step.x_next), self.plan.region(self.step.x));
                 self.gpu.encode([Command::Copy { from, to }])?;
             }
-            let drawn: Vec<f32> = self.plan.read(&[self.step.x])?;
-            let drawn = &drawn[..requests.len() * dim];
-            if let Some(broken) = drawn.iter().position(|value| !value.is_finite()) {
-                return Err(Error::failed(format!(
-                    "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
-                     sampling steps; go back to an earlier checkpoint",
-                    first + broken / dim,
-                    requests[broken / dim].label
-                )));
-            }
-            images.extend_from_slice(drawn);
+            let bytes = 4 * (requests.len() * dim) as u64;
+            let from = Region { bytes, ..self.plan.region(self.step.x).clone() };
+            let to = Region { offset: 4 * (first * dim) as u64, bytes, ..images.clone() };
+            self.gpu.encode([Command::Copy { from: &from, to: &to }])?;
+            throttle.pass(&self.gpu)?;
         }
-        Ok(images)
+        let drawn: Vec<f32> = self.gpu.read(&[&images])?;
+        match drawn.iter().position(|value| !value.is_finite()) {
+            None => Ok(drawn),
+            Some(broken) => Err(Error::failed(format!(
+                "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
+                 sampling steps; go back to an earlier checkpoint",
+                broken / dim,
+                requests[broken / dim].label
+            ))),
+        }
     }
+}
+
+/// Device bytes of so many images.
+pub fn images_bytes(config: &DitConfig, count: usize) -> u64 {
+    4 * (count * config.dim()) as u64
 }
 
 /// Noise keys as the device wants them.

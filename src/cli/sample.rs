@@ -92,7 +92,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let weights = gpu.allocate("model", 4 * model.weights.len() as u64)?;
     gpu.write(&weights, 0, &model.weights);
     let stores = Stores::from([(PARAMETERS, weights)]);
-    let mut sampling = Sampling::new(&gpu, dit, requests.len().min(BATCH), arguments.guidance_scale, &stores)?;
+    let mut sampling =
+        Sampling::new(&gpu, dit, [requests.len(), requests.len().min(BATCH)], arguments.guidance_scale, &stores)?;
     let dim = dit.dim();
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {

@@ -12,4 +12,4 @@ mod timing;
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu};
 pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
-pub use submission::Command;
+pub use submission::{Command, Throttle};

@@ -3,6 +3,7 @@
 //! Commands gather in one encoder ([`Gpu::encode`]) until something must come after them: a write of the host, a
 //! readback, or a submission of its own. So a replay and the copies behind it are one submission.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::device::{Buffer, Gpu};
@@ -21,6 +22,30 @@ pub enum Command<'a> {
         /// Target, in another buffer.
         to: &'a Region,
     },
+}
+
+/// Lets the host run ahead of the device, but not far: every submission that waits holds staging memory.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    ahead: VecDeque<wgpu::SubmissionIndex>,
+}
+
+impl Throttle {
+    /// Parts of the work that may wait for the device.
+    const MOST: usize = 2;
+
+    /// To be called after each part of the work: submits it, and returns when no more than two parts wait.
+    ///
+    /// # Errors
+    /// If the device is lost or reported an error.
+    pub fn pass(&mut self, gpu: &Gpu) -> Result<()> {
+        self.ahead.push_back(gpu.mark());
+        while self.ahead.len() > Self::MOST {
+            let oldest = self.ahead.pop_front();
+            gpu.poll(wgpu::PollType::Wait { submission_index: oldest, timeout: None })?;
+        }
+        gpu.check()
+    }
 }
 
 /// Large enough for the readbacks of ordinary iterations, so that they never allocate.
@@ -56,18 +81,17 @@ impl Finished {
 }
 
 impl Gpu {
-    /// Submits what is encoded, with the count of submissions behind it; returns the count before.
-    pub(super) fn send(&self, mut encoder: wgpu::CommandEncoder) -> u32 {
+    /// Submits what is encoded, with the count of submissions behind it; returns where it stands, and the count
+    /// before.
+    pub(super) fn send(&self, mut encoder: wgpu::CommandEncoder) -> (wgpu::SubmissionIndex, u32) {
         let Some(finished) = &self.finished else {
-            self.queue.submit([encoder.finish()]);
-            return 0;
+            return (self.queue.submit([encoder.finish()]), 0);
         };
         finished.dispatch.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
         let mut submitted = finished.submitted.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *submitted;
         *submitted = before.wrapping_add(1);
-        self.queue.submit([encoder.finish()]);
-        before
+        (self.queue.submit([encoder.finish()]), before)
     }
 
     /// Submits what waits, if anything does. Trouble shows at the next command or readback.
@@ -143,12 +167,23 @@ impl Gpu {
     /// If the device is lost or reported an error.
     pub fn wait(&self) -> Result<()> {
         self.flush();
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    fn poll(&self, until: wgpu::PollType) -> Result<()> {
+        let polled = self.device.poll(until);
         self.check()?;
         match polled {
             Ok(_) => Ok(()),
             Err(cause) => Err(Error::DeviceLost(format!("waiting for the device failed: {cause}"))),
         }
+    }
+
+    /// Submits what waits; returns where the last submission stands.
+    fn mark(&self) -> wgpu::SubmissionIndex {
+        let mut pending = self.pending();
+        let encoder = pending.take().unwrap_or_else(|| self.encoder());
+        self.send(encoder).0
     }
 
     /// Reads regions back, one after the other into one vector, after all that was submitted or waits to be.
@@ -180,7 +215,7 @@ impl Gpu {
         if let Some(finished) = &self.finished {
             encoder.copy_buffer_to_buffer(finished.counter.buffer.raw(), 0, staging.raw(), at, 4);
         }
-        let submitted = self.send(encoder);
+        let (_, submitted) = self.send(encoder);
         drop(pending);
 
         let (sender, receiver) = mpsc::channel();

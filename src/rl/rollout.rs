@@ -65,7 +65,13 @@ impl RolloutCollector {
             config: config.clone(),
             dim: dit.dim(),
             classes,
-            sampling: Sampling::new(gpu, dit, config.rollout_micro_batch(), config.rollout.guidance_scale, stores)?,
+            sampling: Sampling::new(
+                gpu,
+                dit,
+                [config.samples_per_rollout(), config.rollout_micro_batch()],
+                config.rollout.guidance_scale,
+                stores,
+            )?,
             stores: [gpu.allocate(STATES.0, bytes)?, gpu.allocate(VELOCITIES.0, bytes)?],
         })
     }

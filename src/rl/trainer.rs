@@ -16,7 +16,7 @@ use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serializ
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::reward::{self, Reward};
 use crate::run::LoadedCheckpoint;
-use crate::sampling::StepGraph;
+use crate::sampling::{StepGraph, images_bytes};
 
 /// What a checkpoint holds beside tensors. Noise is a function of seed and counters, so no generator state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +94,7 @@ impl Trainer {
         let plans = [&step.graph, &noise, &update.graph].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
             + 2 * rollout::store_bytes(config, dit)?
+            + images_bytes(dit, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
         Ok(Cost {

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
 use crate::flow::objective::{LogProb, Mask, Objective};
-use crate::gpu::{Buffer, Command, Gpu, Region};
+use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{AdamWSettings, Embedding, PhiloxNormal, PolicyObjective, PolicyStats};
@@ -167,6 +167,7 @@ impl Updater {
             average_decay: if update + 1 == updates { average_decay } else { 1.0 },
         };
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
+        let mut throttle = Throttle::default();
         let mut at = 0;
         for epoch in 0..train.inner_epochs {
             let order = self.order(rollout, epoch);
@@ -182,8 +183,7 @@ impl Updater {
                 }
                 optimizer.update(&settings(rows_of_updates.len()))?;
                 at += self.record_region(optimizer.sum_squares(), at)?;
-                // Not to read anything, but to keep the queue short: every replay in it holds staging memory.
-                self.gpu.wait()?;
+                throttle.pass(&self.gpu)?;
                 rows_of_updates.push(rows);
             }
         }

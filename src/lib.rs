@@ -22,6 +22,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod pretrain;
 pub mod preview;
+pub mod profile;
 pub mod reward;
 pub mod rl;
 pub mod roofline;

@@ -52,15 +52,18 @@ fn record(layout: &Layout) -> Recorded {
     let settings = update.input("optimizer settings", &[8]);
     let [parameters, gradients, first_moment, second_moment] =
         [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT].map(|store| update.stored(store.0, &shape, store, 0));
-    let sum_squares = sum_squares(&mut update, gradients);
+    let sum_squares = update.scope("optimizer", |update| {
+        let sum_squares = sum_squares(update, gradients);
+        let optimized = Optimized { parameters, first_moment, second_moment, gradients };
+        AdamW.record(update, optimized, settings, sum_squares);
+        sum_squares
+    });
     update.keep(sum_squares);
-    let optimized = Optimized { parameters, first_moment, second_moment, gradients };
-    AdamW.record(&mut update, optimized, settings, sum_squares);
 
     let mut average = Graph::new();
     let decay = average.input("average decay", &[1]);
     let [parameters, averages] = [PARAMETERS, AVERAGE].map(|store| average.stored(store.0, &shape, store, 0));
-    Ema.record(&mut average, averages, parameters, decay);
+    average.scope("optimizer", |average| Ema.record(average, averages, parameters, decay));
     Recorded { update, settings, sum_squares, average, decay }
 }
 

@@ -46,11 +46,10 @@ impl Roofline {
         self.flops_per_second.min(flops_per_byte * self.bytes_per_second)
     }
 
-    /// The share of the limit that work reached: of the attainable operations a second, or, where there are
-    /// no operations, of the bytes a second.
-    pub fn share(&self, flops: f64, bytes: f64, seconds: f64) -> f64 {
-        let least = (flops / self.flops_per_second).max(bytes / self.bytes_per_second);
-        if seconds > 0.0 { least / seconds } else { 0.0 }
+    /// The seconds that work takes at least. Divided by those that it took, this is the share of
+    /// [`Roofline::attainable`] that was reached, and has a meaning for work without operations too.
+    pub fn least_seconds(&self, flops: f64, bytes: f64) -> f64 {
+        (flops / self.flops_per_second).max(bytes / self.bytes_per_second)
     }
 }
 
@@ -150,10 +149,9 @@ mod tests {
     fn little_arithmetic_is_bound_by_memory_and_much_by_arithmetic() {
         let roofline = Roofline { flops_per_second: 100.0, bytes_per_second: 10.0 };
         assert_eq!([1.0, 10.0, 1000.0].map(|intensity| roofline.attainable(intensity)), [10.0, 100.0, 100.0]);
-        // 50 operations on 20 bytes take 2 seconds at least, 500 operations 5 seconds.
-        assert_eq!(roofline.share(50.0, 20.0, 4.0), 0.5);
-        assert_eq!(roofline.share(500.0, 20.0, 10.0), 0.5);
-        assert_eq!(roofline.share(0.0, 20.0, 2.0), 1.0);
+        assert_eq!(roofline.least_seconds(50.0, 20.0), 2.0);
+        assert_eq!(roofline.least_seconds(500.0, 20.0), 5.0);
+        assert_eq!(roofline.least_seconds(0.0, 20.0), 2.0);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The open device: buffers, transfers, counters, and what happens when it is lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
-use super::pipeline::{Kernel, Pipelines};
+use super::pipeline::{Kernel, Pipeline, Pipelines};
+use super::profiler::Profiler;
 use super::submission::Finished;
 use super::timing::Timestamps;
 use crate::error::{Error, Result};
@@ -46,6 +47,15 @@ pub struct Counters {
     pub bytes_held: u64,
 }
 
+/// How much has been sent to the device so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Submissions to its queue.
+    pub submissions: u64,
+    /// Dispatches within them, without those that count submissions.
+    pub dispatches: u64,
+}
+
 /// What went wrong on the device since the last look.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -72,6 +82,9 @@ pub struct Gpu {
     pipelines_made: AtomicU64,
     bind_groups_made: AtomicU64,
     bytes_held: Arc<AtomicU64>,
+    pub(super) submissions: AtomicU64,
+    pub(super) dispatches: AtomicU64,
+    pub(super) profiler: OnceLock<Arc<Profiler>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -142,6 +155,9 @@ impl Gpu {
             pipelines_made: AtomicU64::new(0),
             bind_groups_made: AtomicU64::new(0),
             bytes_held,
+            submissions: AtomicU64::new(0),
+            dispatches: AtomicU64::new(0),
+            profiler: OnceLock::new(),
         };
         gpu.finished = Some(Finished::new(&gpu)?);
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
@@ -168,6 +184,14 @@ impl Gpu {
             pipelines: self.pipelines_made.load(Ordering::Relaxed),
             bind_groups: self.bind_groups_made.load(Ordering::Relaxed),
             bytes_held: self.bytes_held.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What was submitted so far.
+    pub fn submitted(&self) -> Submitted {
+        Submitted {
+            submissions: self.submissions.load(Ordering::Relaxed),
+            dispatches: self.dispatches.load(Ordering::Relaxed),
         }
     }
 
@@ -261,7 +285,7 @@ impl Gpu {
         self.device.destroy();
     }
 
-    pub(super) fn pipeline(&self, kernel: &Kernel, reads: usize, writes: usize) -> Arc<wgpu::ComputePipeline> {
+    pub(super) fn pipeline(&self, kernel: &Kernel, reads: usize, writes: usize) -> Arc<Pipeline> {
         let (pipeline, new) = lock(&self.pipelines).get(&self.device, self.checked, kernel, reads, writes);
         self.pipelines_made.fetch_add(u64::from(new), Ordering::Relaxed);
         pipeline

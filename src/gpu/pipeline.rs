@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::device::{Buffer, Gpu};
 use super::shader;
@@ -72,7 +73,7 @@ pub fn grid_1d(workgroups: u64) -> [u32; 3] {
 /// A dispatch with its pipeline and bind group made: only to be replayed.
 #[derive(Debug)]
 pub struct BoundDispatch {
-    pipeline: Arc<wgpu::ComputePipeline>,
+    pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 3],
     /// Its bind group holds this buffer in any case; so it is counted as held.
@@ -82,8 +83,14 @@ pub struct BoundDispatch {
 }
 
 impl BoundDispatch {
+    /// Its kernel has run in this process, here or elsewhere: drivers have finished compiling it.
+    pub fn has_run(&self) -> bool {
+        self.pipeline.ran.load(Ordering::Relaxed)
+    }
+
     pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
+        self.pipeline.ran.store(true, Ordering::Relaxed);
+        pass.set_pipeline(&self.pipeline.raw);
         pass.set_bind_group(0, &self.bind_group, &[]);
         let [x, y, z] = self.grid;
         pass.dispatch_workgroups(x, y, z);
@@ -93,10 +100,18 @@ impl BoundDispatch {
 /// What makes a pipeline unique: its kernel and how many tensors it reads and writes.
 type Key = (Kernel, usize, usize);
 
+/// A compiled kernel.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    raw: wgpu::ComputePipeline,
+    /// It has been submitted at least once.
+    ran: AtomicBool,
+}
+
 /// Pipelines by kernel.
 #[derive(Debug, Default)]
 pub(super) struct Pipelines {
-    made: HashMap<Key, Arc<wgpu::ComputePipeline>>,
+    made: HashMap<Key, Arc<Pipeline>>,
 }
 
 impl Pipelines {
@@ -108,12 +123,13 @@ impl Pipelines {
         kernel: &Kernel,
         reads: usize,
         writes: usize,
-    ) -> (Arc<wgpu::ComputePipeline>, bool) {
+    ) -> (Arc<Pipeline>, bool) {
         let key = (kernel.clone(), reads, writes);
         if let Some(pipeline) = self.made.get(&key) {
             return (pipeline.clone(), false);
         }
-        let pipeline = Arc::new(create(device, checked, kernel, reads, writes));
+        let raw = create(device, checked, kernel, reads, writes);
+        let pipeline = Arc::new(Pipeline { raw, ran: AtomicBool::new(false) });
         self.made.insert(key, pipeline.clone());
         (pipeline, true)
     }
@@ -191,7 +207,7 @@ impl Gpu {
             }
             let bind_group = self.bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(dispatch.kernel.shader),
-                layout: &pipeline.get_bind_group_layout(0),
+                layout: &pipeline.raw.get_bind_group_layout(0),
                 entries: &entries,
             });
             bound.push(BoundDispatch {

@@ -1,5 +1,6 @@
 //! Sending work and fetching results.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use super::device::{Buffer, Gpu};
@@ -53,8 +54,14 @@ impl Finished {
 }
 
 impl Gpu {
+    pub(super) fn encode(&self, dispatch: &BoundDispatch, pass: &mut wgpu::ComputePass<'_>) {
+        self.dispatches.fetch_add(1, Ordering::Relaxed);
+        dispatch.encode(pass);
+    }
+
     /// Submits what is encoded, with the count of submissions behind it; returns the count before.
     pub(super) fn send(&self, mut encoder: wgpu::CommandEncoder) -> u32 {
+        self.submissions.fetch_add(1, Ordering::Relaxed);
         let Some(finished) = &self.finished else {
             self.queue.submit([encoder.finish()]);
             return 0;
@@ -88,7 +95,7 @@ impl Gpu {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     let mut next = Some(first);
                     while let Some(dispatch) = next {
-                        dispatch.encode(&mut pass);
+                        self.encode(dispatch, &mut pass);
                         next = match commands.peek() {
                             Some(Command::Dispatch(dispatch)) => Some(*dispatch),
                             _ => None,

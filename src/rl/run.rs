@@ -53,6 +53,7 @@ pub struct Run {
     base: Evaluation,
     base_images: Vec<f32>,
     base_captions: Vec<String>,
+    gpu: Arc<Gpu>,
 }
 
 impl Run {
@@ -61,6 +62,7 @@ impl Run {
     /// # Errors
     /// Everything of [`Trainer::new`], [`Evaluator::new`] and [`Preview::new`].
     pub fn prepare(gpu: &Arc<Gpu>, config: &Config, base: &Model) -> Result<Self> {
+        let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
         let mut trainer = Trainer::new(gpu, config, base)?;
         let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
@@ -88,6 +90,7 @@ impl Run {
             preview,
             table,
             base_images,
+            gpu: gpu.clone(),
         })
     }
 
@@ -96,7 +99,8 @@ impl Run {
     /// # Errors
     /// Everything of [`Trainer::iteration`], and files that cannot be written. What was saved stays whole.
     pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
-        let Self { config, mut trainer, mut evaluator, mut preview, table, base, base_images, base_captions } = self;
+        let Self { config, mut trainer, mut evaluator, mut preview, table, base, base_images, base_captions, gpu } =
+            self;
         let directory = options.directory;
         let mut metrics = MetricsLog::open_append(&directory.metrics())?;
         let mut done = 0;
@@ -124,6 +128,7 @@ impl Run {
             let due = |every: usize| done == total || (every > 0 && done.is_multiple_of(every as u64));
             let mut line = found.to_json(config.train.learning_rate);
             if due(config.eval.every) {
+                let _phase = gpu.phase("evaluation");
                 let evaluation = evaluator.evaluate()?;
                 line.append(&mut evaluation_line(done, &evaluation));
                 tuned = Some(evaluation);
@@ -143,16 +148,19 @@ impl Run {
                 progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
             }
             if due(config.preview.every) {
+                let _phase = gpu.phase("preview");
                 let reward = trainer.rewards()[0].as_mut();
                 shown =
                     Some(preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?);
             }
             if due(config.checkpoint.every) {
+                let _phase = gpu.phase("checkpoint");
                 save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
                 saved = done;
             }
         }
         if saved < done {
+            let _phase = gpu.phase("checkpoint");
             save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
         }
         if done < total {

@@ -145,8 +145,12 @@ impl Global {
     /// Opens the device: `--device` before the configuration's.
     fn open(&self, config_device: &str) -> Result<Arc<Gpu>> {
         let from_config = Some(config_device.to_owned()).filter(|name| !name.is_empty());
-        let options =
-            Options { device: self.device.clone().or(from_config), limits: self.limits, checked: self.checked };
+        let options = Options {
+            device: self.device.clone().or(from_config),
+            limits: self.limits,
+            checked: self.checked,
+            pipeline_cache: true,
+        };
         Gpu::open(&options.or_environment())
     }
 }

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
-use super::pipeline::{Kernel, Pipeline, Pipelines};
+use super::pipeline::Pipelines;
+use super::pipeline_cache::PipelineCache;
 use super::profiler::Profiler;
 use super::submission::Finished;
 use super::timing::Timestamps;
@@ -70,16 +71,17 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
     description: AdapterDescription,
-    checked: bool,
+    pub(super) checked: bool,
     subgroups: bool,
-    pipelines: Mutex<Pipelines>,
+    pub(super) pipelines: Mutex<Pipelines>,
+    pub(super) pipeline_cache: Option<PipelineCache>,
     trouble: Arc<Mutex<Trouble>>,
     pub(super) timestamps: Option<Timestamps>,
     /// `None` only while the device is being opened.
     pub(super) finished: Option<Finished>,
     pub(super) readback: Mutex<super::submission::Readback>,
     buffers_made: AtomicU64,
-    pipelines_made: AtomicU64,
+    pub(super) pipelines_made: AtomicU64,
     bind_groups_made: AtomicU64,
     bytes_held: Arc<AtomicU64>,
     pub(super) submissions: AtomicU64,
@@ -102,7 +104,10 @@ impl Gpu {
             log::warn!("{} is a software driver: the CPU does the work of a graphics processor", description.name);
         }
         let (required_limits, wanted_features) = match options.limits {
-            LimitsMode::Adapter => (adapter.limits(), wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY),
+            LimitsMode::Adapter => (
+                adapter.limits(),
+                wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE,
+            ),
             LimitsMode::WebgpuDefault => (wgpu::Limits::defaults(), wgpu::Features::empty()),
         };
         let mut required_features = adapter.features() & wanted_features;
@@ -119,6 +124,8 @@ impl Gpu {
         }))
         .map_err(|cause| Error::Device(format!("{} refuses to open a device: {cause}", description.name)))?;
 
+        let caches = options.pipeline_cache && required_features.contains(wgpu::Features::PIPELINE_CACHE);
+        let pipeline_cache = caches.then(|| PipelineCache::load(&device, &adapter.get_info())).flatten();
         let trouble = Arc::new(Mutex::new(Trouble::default()));
         let seen = trouble.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -150,6 +157,7 @@ impl Gpu {
             queue,
             description,
             pipelines: Mutex::default(),
+            pipeline_cache,
             trouble,
             buffers_made: AtomicU64::new(0),
             pipelines_made: AtomicU64::new(0),
@@ -283,12 +291,6 @@ impl Gpu {
     pub fn lose(&self) {
         lock(&self.trouble).lost = Some("given up on purpose".into());
         self.device.destroy();
-    }
-
-    pub(super) fn pipeline(&self, kernel: &Kernel, reads: usize, writes: usize) -> Arc<Pipeline> {
-        let (pipeline, new) = lock(&self.pipelines).get(&self.device, self.checked, kernel, reads, writes);
-        self.pipelines_made.fetch_add(u64::from(new), Ordering::Relaxed);
-        pipeline
     }
 
     pub(super) fn bind_group(&self, descriptor: &wgpu::BindGroupDescriptor<'_>) -> wgpu::BindGroup {

@@ -5,6 +5,7 @@
 mod adapter;
 mod device;
 mod pipeline;
+mod pipeline_cache;
 mod profiler;
 pub mod shader;
 mod submission;

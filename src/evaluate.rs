@@ -64,6 +64,8 @@ pub struct Evaluator {
     weights: Vec<f64>,
     judge: Option<ClassifierScorer>,
     drift: Option<DriftMeter>,
+    /// The base, until it has been drawn: its plans are not kept.
+    base_sampling: Option<Sampling>,
     base_images: Option<Vec<f32>>,
 }
 
@@ -84,11 +86,11 @@ impl Evaluator {
             "" => None,
             file => Some(reward::classifier_for(gpu, file, dit)?),
         };
-        let (mut drift, mut base_images) = (None, None);
+        let (mut drift, mut base_sampling) = (None, None);
         if let Some(base) = stores.get(&BASE) {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            let mut base_sampling = Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, &only_base)?;
-            base_images = Some(base_sampling.draw(&table, &requests)?);
+            base_sampling =
+                Some(Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, &only_base)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {
@@ -101,8 +103,17 @@ impl Evaluator {
             table,
             judge,
             drift,
-            base_images,
+            base_sampling,
+            base_images: None,
         })
+    }
+
+    /// Draws the base's samples, once.
+    fn draw_base(&mut self) -> Result<()> {
+        if let Some(mut sampling) = self.base_sampling.take() {
+            self.base_images = Some(sampling.draw(&self.table, &self.requests)?);
+        }
+        Ok(())
     }
 
     /// Evaluates the weights as they are now.
@@ -110,6 +121,7 @@ impl Evaluator {
     /// # Errors
     /// If the device is lost or a reward fails.
     pub fn evaluate(&mut self) -> Result<Evaluation> {
+        self.draw_base()?;
         let images = self.sampling.draw(&self.table, &self.requests)?;
         let mut evaluation = self.score(&images)?;
         if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
@@ -122,8 +134,9 @@ impl Evaluator {
     /// Evaluates the base, from the samples that drift is measured against; `None` without a [`BASE`].
     ///
     /// # Errors
-    /// If a reward fails.
+    /// If the device is lost or a reward fails.
     pub fn evaluate_base(&mut self) -> Result<Option<Evaluation>> {
+        self.draw_base()?;
         let Some(images) = self.base_images.take() else { return Ok(None) };
         let evaluation = self.score(&images);
         self.base_images = Some(images);

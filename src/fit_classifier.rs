@@ -50,7 +50,7 @@ impl<'a> Fitting<'a> {
         let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
         let logits = Classifier::new(parameters).logits(&mut graph, noisy);
         let weight = graph.constant("weight", &[batch], vec![1.0 / batch as f32; batch]);
-        let [loss, _, _] = cross_entropy(&mut graph, logits, labels, weight);
+        let [loss, _, _] = graph.scope("loss", |graph| cross_entropy(graph, logits, labels, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         crate::autodiff::backward(&mut graph, &[(loss, ones)], &[]);

@@ -6,6 +6,7 @@
 
 pub mod assets;
 pub mod autodiff;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -21,8 +22,10 @@ pub mod ops;
 pub mod optimizer;
 pub mod pretrain;
 pub mod preview;
+pub mod profile;
 pub mod reward;
 pub mod rl;
+pub mod roofline;
 pub mod run;
 pub mod sampling;
 pub mod self_test;

@@ -43,10 +43,13 @@ fn record(layout: &Layout) -> (Graph, Tensor, Tensor) {
     let [parameters, gradients, first_moment, second_moment, average] =
         [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
             .map(|store| graph.stored(store.0, &shape, store, 0));
-    let sum_squares = sum_squares(&mut graph, gradients);
+    let sum_squares = graph.scope("optimizer", |graph| {
+        let sum_squares = sum_squares(graph, gradients);
+        let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
+        AdamW.record(graph, optimized, settings, sum_squares);
+        sum_squares
+    });
     graph.keep(sum_squares);
-    let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
-    AdamW.record(&mut graph, optimized, settings, sum_squares);
     (graph, settings, sum_squares)
 }
 

@@ -55,7 +55,7 @@ impl FlowMatchingGraph {
         let target = sampler_step(&mut graph, images, images, epsilon, to_target);
         let parameters = config.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
         let velocity = Dit::new(config, parameters).velocity(&mut graph, x, time, labels);
-        let loss = mean_squared_error(&mut graph, velocity, target, weight);
+        let loss = graph.scope("loss", |graph| mean_squared_error(graph, velocity, target, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         crate::autodiff::backward(&mut graph, &[(loss, ones)], &[]);

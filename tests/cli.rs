@@ -5,5 +5,6 @@ mod cli {
     mod bad_input;
     mod commands;
     mod interruption;
+    mod profile;
     mod workplace;
 }

@@ -24,7 +24,8 @@ struct Report {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let options = |device: String| {
-        Options { device: Some(device), limits: global.limits, checked: global.checked }.or_environment()
+        let (limits, checked) = (global.limits, global.checked);
+        Options { device: Some(device), limits, checked, pipeline_cache: true }.or_environment()
     };
     let mut reports = Vec::new();
     let wanted = match &global.device {

@@ -8,6 +8,7 @@ use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::Command;
 use crate::error::Result;
 use crate::fit_classifier::Fitting;
+use crate::gpu::ITERATION;
 use crate::graph::Profile;
 use crate::model::{ClassifierConfig, Model, ModelKind};
 use crate::optimizer::PARAMETERS;
@@ -25,6 +26,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.run.config.load(Command::FitClassifier)?;
     let data = data::load(&config.data)?;
     let gpu = global.open(&config.run.device)?;
+    arguments.run.start_profiling(&gpu)?;
     let network = ClassifierConfig {
         image_size: data.image_size,
         channels: data.channels,
@@ -42,7 +44,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut progress = Progress::new("fitting", steps as u64, global.verbosity());
     let stop = stop_at_interrupt()?;
     for step in 0..steps {
+        let iteration = gpu.phase(ITERATION);
+        let update = gpu.phase("update");
         let loss = fitting.step(step)?;
+        drop(update);
+        drop(iteration);
         progress.update(step as u64 + 1, &format!("loss {loss:.4}"));
         if (step + 1) % 100 == 0 || step + 1 == steps {
             metrics.append(&serde_json::json!({"iteration": step + 1, "loss": loss}))?;
@@ -61,5 +67,5 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let path = directory.path().join("model.safetensors");
     model.save(&path)?;
     say(format_args!("model: {}", path.display()));
-    Ok(())
+    arguments.run.report_profile(&gpu, &directory)
 }

@@ -19,7 +19,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Command as ConfigCommand, Config};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
-use crate::run::Verbosity;
+use crate::profile::Profile;
+use crate::run::{RunDirectory, Verbosity};
 
 /// Tunes small flow-matching image models by reinforcement learning (Flow-DPPO) on any GPU.
 #[derive(Debug, Parser)]
@@ -88,6 +89,33 @@ struct RunArguments {
     /// The run's directory; without it run.out_dir/run.name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Time every dispatch (slower, same results): tables at the end, profile.json and a trace for Perfetto,
+    /// trace.json in the run's directory or FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    profile: Option<Option<PathBuf>>,
+}
+
+impl RunArguments {
+    /// Turns profiling on if it is asked for, before any plan is made.
+    fn start_profiling(&self, gpu: &Gpu) -> Result<()> {
+        if let Some(trace) = &self.profile {
+            if let Some(file) = trace {
+                check_output(file)?;
+            }
+            gpu.start_profiling();
+        }
+        Ok(())
+    }
+
+    /// Prints and writes what was recorded, if anything.
+    fn report_profile(&self, gpu: &Gpu, directory: &RunDirectory) -> Result<()> {
+        let Some(profile) = Profile::of(gpu)? else { return Ok(()) };
+        let trace = self.profile.clone().flatten().unwrap_or_else(|| directory.trace());
+        profile.write(&trace, &directory.profile())?;
+        say(profile.tables().trim_end());
+        say(format_args!("trace: {} (open it in https://ui.perfetto.dev)", trace.display()));
+        Ok(())
+    }
 }
 
 impl ConfigArguments {
@@ -117,8 +145,12 @@ impl Global {
     /// Opens the device: `--device` before the configuration's.
     fn open(&self, config_device: &str) -> Result<Arc<Gpu>> {
         let from_config = Some(config_device.to_owned()).filter(|name| !name.is_empty());
-        let options =
-            Options { device: self.device.clone().or(from_config), limits: self.limits, checked: self.checked };
+        let options = Options {
+            device: self.device.clone().or(from_config),
+            limits: self.limits,
+            checked: self.checked,
+            pipeline_cache: true,
+        };
         Gpu::open(&options.or_environment())
     }
 }

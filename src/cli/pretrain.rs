@@ -7,6 +7,7 @@ use clap::Args;
 use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::{Command, ModelSource};
 use crate::error::Result;
+use crate::gpu::ITERATION;
 use crate::graph::Profile;
 use crate::model::{DitConfig, Model, ModelKind};
 use crate::pretrain::Pretraining;
@@ -25,6 +26,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.run.config.load(Command::Pretrain)?;
     let data = data::load(&config.data)?;
     let gpu = global.open(&config.run.device)?;
+    arguments.run.start_profiling(&gpu)?;
     let (dit, weights) = match config.model.source()? {
         ModelSource::File(file) => {
             let model = assets::load_model(file)?;
@@ -64,7 +66,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let (mut sum, mut count, mut last) = (0.0, 0, 0.0);
     let stop = stop_at_interrupt()?;
     for step in 0..steps {
+        let _iteration = gpu.phase(ITERATION);
+        let update = gpu.phase("update");
         let report = training.step(step)?;
+        drop(update);
         (sum, count) = (sum + report.loss, count + 1);
         let done = step + 1;
         let stopped = stop.load(Ordering::Relaxed);
@@ -81,9 +86,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
         progress.update(done as u64, &format!("loss {:.4}", report.loss));
         if due(config.pretrain.sample_every) {
+            let _phase = gpu.phase("preview");
             preview.write(&directory.sample(done as u64), &table, &format!("step {done}"), None)?;
         }
         if due(config.pretrain.save_every) {
+            let _phase = gpu.phase("checkpoint");
             save(training.averaged_weights()?)?;
         }
         if stopped {
@@ -93,5 +100,5 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     progress.finish(&format!("loss {last:.4} over the last steps"));
     say(format_args!("model: {}", directory.path().join("model.safetensors").display()));
-    Ok(())
+    arguments.run.report_profile(&gpu, &directory)
 }

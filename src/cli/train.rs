@@ -45,6 +45,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     // Everything is bound before anything is written.
     let gpu = global.open(&config.run.device)?;
+    arguments.run.start_profiling(&gpu)?;
     let run = rl::Run::prepare(&gpu, &config, &model)?;
     let directory = match directory {
         Some(directory) => directory,
@@ -69,7 +70,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         let (iterations, path) = (outcome.iterations, directory.path().display());
         say(format_args!("stopped after iteration {iterations}; continue with: train --resume --out {path}"));
     }
-    Ok(())
+    arguments.run.report_profile(&gpu, &directory)
 }
 
 /// The configuration that a run was begun with, changed by `--set`, and its directory.

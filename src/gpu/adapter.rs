@@ -24,11 +24,14 @@ pub struct Options {
     pub limits: LimitsMode,
     /// Turns every run-time check in shaders back on (bounds, loop limits, zeroed workgroup memory).
     pub checked: bool,
+    /// Keeps compiled pipelines on the disk, in [`crate::cache::directory`], where the backend can.
+    pub pipeline_cache: bool,
 }
 
 impl Options {
     /// Fills what the caller left open from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
-    /// `FLOWDPPO_CHECKED`, so that a whole test suite can be run on another device or limit.
+    /// `FLOWDPPO_CHECKED`, so that a whole test suite can be run on another device or limit, and turns the
+    /// pipeline cache off if `FLOWDPPO_NO_PIPELINE_CACHE` says so.
     pub fn or_environment(mut self) -> Self {
         self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
         match variable("FLOWDPPO_LIMITS").as_deref() {
@@ -37,6 +40,7 @@ impl Options {
             Some(other) => log::warn!("FLOWDPPO_LIMITS={other} is ignored: it is webgpu-default or adapter"),
         }
         self.checked |= is_on("FLOWDPPO_CHECKED");
+        self.pipeline_cache &= !is_on("FLOWDPPO_NO_PIPELINE_CACHE");
         self
     }
 }

@@ -1,10 +1,12 @@
 //! The open device: buffers, transfers, counters, and what happens when it is lost.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
-use super::pipeline::{Kernel, Pipelines};
+use super::pipeline::Pipelines;
+use super::pipeline_cache::PipelineCache;
+use super::profiler::Profiler;
 use super::submission::Finished;
 use super::timing::Timestamps;
 use crate::error::{Error, Result};
@@ -46,6 +48,15 @@ pub struct Counters {
     pub bytes_held: u64,
 }
 
+/// How much has been sent to the device so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Submissions to its queue.
+    pub submissions: u64,
+    /// Dispatches within them, without those that count submissions.
+    pub dispatches: u64,
+}
+
 /// What went wrong on the device since the last look.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -60,9 +71,10 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
     description: AdapterDescription,
-    checked: bool,
+    pub(super) checked: bool,
     subgroups: bool,
-    pipelines: Mutex<Pipelines>,
+    pub(super) pipelines: Mutex<Pipelines>,
+    pub(super) pipeline_cache: Option<PipelineCache>,
     trouble: Arc<Mutex<Trouble>>,
     pub(super) timestamps: Option<Timestamps>,
     /// `None` only while the device is being opened.
@@ -71,9 +83,12 @@ pub struct Gpu {
     /// Commands that wait to be submitted together.
     pub(super) pending: Mutex<Option<wgpu::CommandEncoder>>,
     buffers_made: AtomicU64,
-    pipelines_made: AtomicU64,
+    pub(super) pipelines_made: AtomicU64,
     bind_groups_made: AtomicU64,
     bytes_held: Arc<AtomicU64>,
+    pub(super) submissions: AtomicU64,
+    pub(super) dispatches: AtomicU64,
+    pub(super) profiler: OnceLock<Arc<Profiler>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,7 +106,10 @@ impl Gpu {
             log::warn!("{} is a software driver: the CPU does the work of a graphics processor", description.name);
         }
         let (required_limits, wanted_features) = match options.limits {
-            LimitsMode::Adapter => (adapter.limits(), wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY),
+            LimitsMode::Adapter => (
+                adapter.limits(),
+                wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE,
+            ),
             LimitsMode::WebgpuDefault => (wgpu::Limits::defaults(), wgpu::Features::empty()),
         };
         let mut required_features = adapter.features() & wanted_features;
@@ -108,6 +126,8 @@ impl Gpu {
         }))
         .map_err(|cause| Error::Device(format!("{} refuses to open a device: {cause}", description.name)))?;
 
+        let caches = options.pipeline_cache && required_features.contains(wgpu::Features::PIPELINE_CACHE);
+        let pipeline_cache = caches.then(|| PipelineCache::load(&device, &adapter.get_info())).flatten();
         let trouble = Arc::new(Mutex::new(Trouble::default()));
         let seen = trouble.clone();
         device.set_device_lost_callback(move |reason, message| {
@@ -140,11 +160,15 @@ impl Gpu {
             queue,
             description,
             pipelines: Mutex::default(),
+            pipeline_cache,
             trouble,
             buffers_made: AtomicU64::new(0),
             pipelines_made: AtomicU64::new(0),
             bind_groups_made: AtomicU64::new(0),
             bytes_held,
+            submissions: AtomicU64::new(0),
+            dispatches: AtomicU64::new(0),
+            profiler: OnceLock::new(),
         };
         gpu.finished = Some(Finished::new(&gpu)?);
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
@@ -171,6 +195,14 @@ impl Gpu {
             pipelines: self.pipelines_made.load(Ordering::Relaxed),
             bind_groups: self.bind_groups_made.load(Ordering::Relaxed),
             bytes_held: self.bytes_held.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What was submitted so far.
+    pub fn submitted(&self) -> Submitted {
+        Submitted {
+            submissions: self.submissions.load(Ordering::Relaxed),
+            dispatches: self.dispatches.load(Ordering::Relaxed),
         }
     }
 
@@ -263,12 +295,6 @@ impl Gpu {
     pub fn lose(&self) {
         lock(&self.trouble).lost = Some("given up on purpose".into());
         self.device.destroy();
-    }
-
-    pub(super) fn pipeline(&self, kernel: &Kernel, reads: usize, writes: usize) -> Arc<wgpu::ComputePipeline> {
-        let (pipeline, new) = lock(&self.pipelines).get(&self.device, self.checked, kernel, reads, writes);
-        self.pipelines_made.fetch_add(u64::from(new), Ordering::Relaxed);
-        pipeline
     }
 
     pub(super) fn bind_group(&self, descriptor: &wgpu::BindGroupDescriptor<'_>) -> wgpu::BindGroup {

@@ -5,11 +5,15 @@
 mod adapter;
 mod device;
 mod pipeline;
+mod pipeline_cache;
+mod profiler;
 pub mod shader;
 mod submission;
 mod timing;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
-pub use device::{Buffer, Counters, Gpu};
+pub use device::{Buffer, Counters, Gpu, Submitted};
 pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
+pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};
 pub use submission::{Command, Throttle};
+pub use timing::Timing;

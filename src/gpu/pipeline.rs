@@ -1,7 +1,10 @@
 //! Kernels, what they are bound to, and the pipelines made of them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use super::device::{Buffer, Gpu};
 use super::shader;
@@ -72,7 +75,7 @@ pub fn grid_1d(workgroups: u64) -> [u32; 3] {
 /// A dispatch with its pipeline and bind group made: only to be replayed.
 #[derive(Debug)]
 pub struct BoundDispatch {
-    pipeline: Arc<wgpu::ComputePipeline>,
+    pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 3],
     /// Its bind group holds this buffer in any case; so it is counted as held.
@@ -82,8 +85,14 @@ pub struct BoundDispatch {
 }
 
 impl BoundDispatch {
+    /// Its kernel has run in this process, here or elsewhere: drivers have finished compiling it.
+    pub fn has_run(&self) -> bool {
+        self.pipeline.ran.load(Ordering::Relaxed)
+    }
+
     pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
+        self.pipeline.ran.store(true, Ordering::Relaxed);
+        pass.set_pipeline(&self.pipeline.raw);
         pass.set_bind_group(0, &self.bind_group, &[]);
         let [x, y, z] = self.grid;
         pass.dispatch_workgroups(x, y, z);
@@ -91,35 +100,21 @@ impl BoundDispatch {
 }
 
 /// What makes a pipeline unique: its kernel and how many tensors it reads and writes.
-type Key = (Kernel, usize, usize);
+pub(super) type Key = (Kernel, usize, usize);
 
-/// Pipelines by kernel.
-#[derive(Debug, Default)]
-pub(super) struct Pipelines {
-    made: HashMap<Key, Arc<wgpu::ComputePipeline>>,
+/// A compiled kernel.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    raw: wgpu::ComputePipeline,
+    /// It has been submitted at least once.
+    ran: AtomicBool,
 }
 
-impl Pipelines {
-    /// The pipeline for a kernel, made on first use.
-    pub(super) fn get(
-        &mut self,
-        device: &wgpu::Device,
-        checked: bool,
-        kernel: &Kernel,
-        reads: usize,
-        writes: usize,
-    ) -> (Arc<wgpu::ComputePipeline>, bool) {
-        let key = (kernel.clone(), reads, writes);
-        if let Some(pipeline) = self.made.get(&key) {
-            return (pipeline.clone(), false);
-        }
-        let pipeline = Arc::new(create(device, checked, kernel, reads, writes));
-        self.made.insert(key, pipeline.clone());
-        (pipeline, true)
-    }
-}
+/// Pipelines by kernel, made on first use.
+pub(super) type Pipelines = HashMap<Key, Arc<Pipeline>>;
 
-fn create(device: &wgpu::Device, checked: bool, kernel: &Kernel, reads: usize, writes: usize) -> wgpu::ComputePipeline {
+fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> wgpu::ComputePipeline {
+    let (device, checked, reads) = (&gpu.device, gpu.checked, *reads);
     let source = wgpu::ShaderModuleDescriptor {
         label: Some(kernel.shader),
         source: wgpu::ShaderSource::Wgsl(shader::source(kernel.shader, &kernel.constants).into()),
@@ -131,7 +126,7 @@ fn create(device: &wgpu::Device, checked: bool, kernel: &Kernel, reads: usize, w
         // index out of bounds would change results.
         unsafe { device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) }
     };
-    let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..=reads + writes)
+    let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..=reads + *writes)
         .map(|binding| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -162,7 +157,7 @@ fn create(device: &wgpu::Device, checked: bool, kernel: &Kernel, reads: usize, w
             zero_initialize_workgroup_memory: checked,
             ..Default::default()
         },
-        cache: None,
+        cache: gpu.pipeline_cache.as_ref().map(|cache| &cache.raw),
     })
 }
 
@@ -171,6 +166,32 @@ fn create(device: &wgpu::Device, checked: bool, kernel: &Kernel, reads: usize, w
 pub const PARAMS_STRIDE: u64 = 256;
 
 impl Gpu {
+    /// A pipeline for each dispatch. Those that do not exist yet are made on all cores: most of a start is
+    /// spent here.
+    fn pipelines_for(&self, dispatches: &[Dispatch<Region>]) -> Vec<Arc<Pipeline>> {
+        let key = |it: &Dispatch<Region>| (it.kernel.clone(), it.reads.len(), it.writes.len());
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = dispatches.iter().map(key);
+        let missing: HashSet<Key> = keys.filter(|key| !pipelines.contains_key(key)).collect();
+        let (missing, start) = (Vec::from_iter(missing), Instant::now());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let share = |first: usize| {
+            let mine = missing.iter().skip(first).step_by(threads);
+            mine.map(|key| (key.clone(), create(self, key))).collect::<Vec<_>>()
+        };
+        let made: Vec<(Key, wgpu::ComputePipeline)> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
+            workers.into_iter().flat_map(|it| it.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        if !made.is_empty() {
+            log::debug!("{} pipelines made in {} ms", made.len(), start.elapsed().as_millis());
+            self.pipelines_made.fetch_add(made.len() as u64, Ordering::Relaxed);
+        }
+        let new = |raw| Arc::new(Pipeline { raw, ran: AtomicBool::new(false) });
+        pipelines.extend(made.into_iter().map(|(key, raw)| (key, new(raw))));
+        dispatches.iter().map(|dispatch| pipelines[&key(dispatch)].clone()).collect()
+    }
+
     /// Makes pipelines, parameters and bind groups for a list of dispatches.
     ///
     /// # Errors
@@ -179,10 +200,9 @@ impl Gpu {
         let params = self.allocate_uniform("parameters", PARAMS_STRIDE * dispatches.len().max(1) as u64)?;
         let mut words = vec![0_u32; params.bytes() as usize / 4];
         let mut bound = Vec::with_capacity(dispatches.len());
-        for (index, dispatch) in dispatches.iter().enumerate() {
+        for (index, (dispatch, pipeline)) in dispatches.iter().zip(self.pipelines_for(dispatches)).enumerate() {
             let at = index * PARAMS_STRIDE as usize / 4;
             words[at..at + dispatch.params.len()].copy_from_slice(&dispatch.params);
-            let pipeline = self.pipeline(&dispatch.kernel, dispatch.reads.len(), dispatch.writes.len());
             let size_of_params = (dispatch.params.len() as u64 * 4).next_multiple_of(16).max(16);
             let mut entries = vec![entry(0, &params, index as u64 * PARAMS_STRIDE, size_of_params)];
             for region in dispatch.reads.iter().chain(&dispatch.writes) {
@@ -191,7 +211,7 @@ impl Gpu {
             }
             let bind_group = self.bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(dispatch.kernel.shader),
-                layout: &pipeline.get_bind_group_layout(0),
+                layout: &pipeline.raw.get_bind_group_layout(0),
                 entries: &entries,
             });
             bound.push(BoundDispatch {

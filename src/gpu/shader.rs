@@ -53,6 +53,8 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "policy_objective_backward",
     "policy_stats",
     "policy_stats_backward",
+    "roofline_copy",
+    "roofline_fma",
     "sampler_step",
     "scale",
     "silu",

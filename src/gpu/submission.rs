@@ -4,6 +4,7 @@
 //! readback, or a submission of its own. So a replay and the copies behind it are one submission.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::device::{Buffer, Gpu};
@@ -81,9 +82,15 @@ impl Finished {
 }
 
 impl Gpu {
+    pub(super) fn encode_dispatch(&self, dispatch: &BoundDispatch, pass: &mut wgpu::ComputePass<'_>) {
+        self.dispatches.fetch_add(1, Ordering::Relaxed);
+        dispatch.encode(pass);
+    }
+
     /// Submits what is encoded, with the count of submissions behind it; returns where it stands, and the count
     /// before.
     pub(super) fn send(&self, mut encoder: wgpu::CommandEncoder) -> (wgpu::SubmissionIndex, u32) {
+        self.submissions.fetch_add(1, Ordering::Relaxed);
         let Some(finished) = &self.finished else {
             return (self.queue.submit([encoder.finish()]), 0);
         };
@@ -145,7 +152,7 @@ impl Gpu {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     let mut next = Some(first);
                     while let Some(dispatch) = next {
-                        dispatch.encode(&mut pass);
+                        self.encode_dispatch(dispatch, &mut pass);
                         next = match commands.peek() {
                             Some(Command::Dispatch(dispatch)) => Some(*dispatch),
                             _ => None,

@@ -33,40 +33,63 @@ impl Timestamps {
     }
 }
 
+/// When a dispatch ran.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Its begin. Of a replay that is timed by the device's clock, the first dispatch stands at the moment
+    /// when the host began to submit, and the others as far behind it as the device says.
+    pub start: Instant,
+    /// How long it took; by the host's clock with the time of a submission.
+    pub took: Duration,
+    /// Its kernel had not run before.
+    pub first: bool,
+}
+
 impl Gpu {
-    /// Runs dispatches one by one, each in a submission of its own, and says how long each took.
+    /// Dispatches are timed by the device's own clock; without one by the host's, each with the time of a
+    /// submission.
+    pub fn has_timestamps(&self) -> bool {
+        self.timestamps.is_some()
+    }
+
+    /// Runs dispatches one by one, each in a submission of its own, and says when each ran.
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn time(&self, dispatches: &[BoundDispatch]) -> Result<Vec<Duration>> {
+    pub fn time(&self, dispatches: &[BoundDispatch]) -> Result<Vec<Timing>> {
         self.wait()?;
         let start = Instant::now();
         let Some(timestamps) = &self.timestamps else {
             return dispatches.iter().map(|dispatch| self.time_on_host(dispatch)).collect();
         };
-        let mut times = Vec::with_capacity(dispatches.len());
+        let mut timings = Vec::with_capacity(dispatches.len());
         for set in dispatches.chunks(A_SET) {
-            times.extend(self.time_on_device(timestamps, set)?);
+            timings.extend(self.time_on_device(timestamps, set)?);
         }
         // A clock that stands still says nothing; then all that is known is the time of the whole.
-        if times.iter().all(Duration::is_zero) {
+        if timings.iter().all(|timing| timing.took.is_zero()) {
             let share = start.elapsed() / dispatches.len().max(1) as u32;
-            times.fill(share);
+            for (index, timing) in timings.iter_mut().enumerate() {
+                (timing.start, timing.took) = (start + share * index as u32, share);
+            }
         }
-        Ok(times)
+        Ok(timings)
     }
 
-    fn time_on_host(&self, dispatch: &BoundDispatch) -> Result<Duration> {
-        let start = Instant::now();
+    fn time_on_host(&self, dispatch: &BoundDispatch) -> Result<Timing> {
+        let (start, first) = (Instant::now(), !dispatch.has_run());
         self.submit([Command::Dispatch(dispatch)])?;
         self.wait()?;
-        Ok(start.elapsed())
+        Ok(Timing { start, took: start.elapsed(), first })
     }
 
-    fn time_on_device(&self, timestamps: &Timestamps, dispatches: &[BoundDispatch]) -> Result<Vec<Duration>> {
+    fn time_on_device(&self, timestamps: &Timestamps, dispatches: &[BoundDispatch]) -> Result<Vec<Timing>> {
         let Timestamps { queries, buffer } = timestamps;
         let count = 2 * dispatches.len() as u32;
+        let begin = Instant::now();
+        let mut first = Vec::with_capacity(dispatches.len());
         for (index, dispatch) in dispatches.iter().enumerate() {
+            first.push(!dispatch.has_run());
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: Some(dispatch.shader),
@@ -76,7 +99,7 @@ impl Gpu {
                     end_of_pass_write_index: Some(2 * index as u32 + 1),
                 }),
             });
-            dispatch.encode(&mut pass);
+            self.encode_dispatch(dispatch, &mut pass);
             drop(pass);
             self.send(encoder);
             self.check()?;
@@ -87,8 +110,14 @@ impl Gpu {
         let ticks: Vec<u64> =
             self.read(&[&Region { buffer: buffer.clone(), offset: 0, bytes: 8 * u64::from(count) }])?;
         let nanoseconds = f64::from(self.queue.get_timestamp_period());
-        let duration =
-            |[from, to]: &[u64; 2]| Duration::from_nanos((to.saturating_sub(*from) as f64 * nanoseconds) as u64);
-        Ok(ticks.as_chunks::<2>().0.iter().map(duration).collect())
+        let between = |from: u64, to: u64| Duration::from_nanos((to.saturating_sub(from) as f64 * nanoseconds) as u64);
+        let pairs = ticks.as_chunks::<2>().0;
+        let zero = pairs.first().map_or(0, |[from, _]| *from);
+        let timing = |([from, to], first): (&[u64; 2], bool)| Timing {
+            start: begin + between(zero, *from),
+            took: between(*from, *to),
+            first,
+        };
+        Ok(pairs.iter().zip(first).map(timing).collect())
     }
 }

@@ -149,8 +149,11 @@ impl Graph {
         tensor
     }
 
-    /// Records `body` with `name` in front of its nodes' labels.
+    /// Records `body` with `name` in front of its nodes' labels. Within `blocks.0` the layer `blocks.0.attn.qkv`
+    /// does not repeat it: the scope is `attn.qkv`.
     pub fn scope<T>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> T) -> T {
+        let around = self.scope.last().and_then(|around| name.strip_prefix(around)?.strip_prefix('.'));
+        let name = around.unwrap_or(name);
         self.scope.push(name.to_owned());
         let result = body(self);
         self.scope.pop();

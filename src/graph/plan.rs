@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Binding, Graph, Initial, MemoryPlan, Origin, Profile, Store, Tensor, planned_bytes};
+use super::{Binding, Graph, Initial, MemoryPlan, Node, Origin, Profile, Store, Tensor, planned_bytes};
 use crate::error::Result;
-use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region};
+use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, Work};
 
 /// The buffers that stored tensors live in.
 pub type Stores = BTreeMap<Store, Arc<Buffer>>;
@@ -25,7 +25,8 @@ pub struct Plan {
     elements: HashMap<Tensor, usize>,
     /// Dispatches of each submission, once their time has been measured.
     submissions: Vec<Range<usize>>,
-    replays: u64,
+    /// What each dispatch is for; empty unless the device is profiled.
+    works: Vec<Arc<Work>>,
     planned_bytes: u64,
 }
 
@@ -76,7 +77,9 @@ impl Plan {
             elements.insert(tensor, graph.elements(tensor));
         }
         let mut unbound: Vec<Dispatch<Region>> = Vec::new();
+        let mut works = Vec::new();
         for node in &nodes {
+            let first = unbound.len();
             for dispatch in node.op.dispatches(&graph.shapes(node), profile) {
                 let region = |binding: &Binding| match binding {
                     Binding::Input(index) => regions[&node.inputs[*index]].clone(),
@@ -90,9 +93,12 @@ impl Plan {
                     grid: dispatch.grid,
                 });
             }
+            if gpu.profiler().is_some() {
+                works.extend(works_of(graph, node, &unbound[first..]));
+            }
         }
         let dispatches = gpu.bind(&unbound)?;
-        Ok(Self { gpu: gpu.clone(), dispatches, regions, elements, submissions: Vec::new(), replays: 0, planned_bytes })
+        Ok(Self { gpu: gpu.clone(), dispatches, regions, elements, submissions: Vec::new(), works, planned_bytes })
     }
 
     /// Bytes that this plan holds, as [`planned_bytes`] said before.
@@ -131,51 +137,72 @@ impl Plan {
 
     /// Replays the graph with the inputs as they stand. Does not wait for the result.
     ///
-    /// The first two replays run dispatch by dispatch: the first lets the driver finish compiling, the
-    /// second is timed and says how many dispatches make a submission. The results are the same.
+    /// At first it runs dispatch by dispatch: once to let the driver finish compiling, unless all kernels have
+    /// run elsewhere, and once timed, which says how many dispatches make a submission. While the device is
+    /// profiled every replay is timed, and recorded. The results are the same.
     ///
     /// # Errors
     /// If the device is lost.
     pub fn run(&mut self) -> Result<()> {
         self.gpu.flush();
-        self.replays += 1;
-        match self.replays {
-            1 => {
-                for dispatch in &self.dispatches {
-                    self.gpu.submit([Command::Dispatch(dispatch)])?;
-                    self.gpu.wait()?;
+        if let Some(profiler) = self.gpu.profiler() {
+            profiler.record(&self.works, &self.gpu.time(&self.dispatches)?);
+        } else if !self.submissions.is_empty() {
+            let mut ranges = self.submissions.iter().peekable();
+            while let Some(range) = ranges.next() {
+                let commands = self.dispatches[range.clone()].iter().map(Command::Dispatch);
+                // What is copied after the replay may join its last submission.
+                match ranges.peek() {
+                    Some(_) => self.gpu.submit(commands)?,
+                    None => self.gpu.encode(commands)?,
                 }
             }
-            2 => {
-                self.submissions = cut(&self.gpu.time(&self.dispatches)?);
-            }
-            _ => {
-                let mut ranges = self.submissions.iter().peekable();
-                while let Some(range) = ranges.next() {
-                    let commands = self.dispatches[range.clone()].iter().map(Command::Dispatch);
-                    // What is copied after the replay may join its last submission.
-                    match ranges.peek() {
-                        Some(_) => self.gpu.submit(commands)?,
-                        None => self.gpu.encode(commands)?,
-                    }
-                }
+        } else if self.dispatches.iter().all(BoundDispatch::has_run) {
+            let timings = self.gpu.time(&self.dispatches)?;
+            self.submissions = cut(timings.iter().map(|timing| timing.took));
+        } else {
+            for dispatch in &self.dispatches {
+                self.gpu.submit([Command::Dispatch(dispatch)])?;
+                self.gpu.wait()?;
             }
         }
         Ok(())
     }
 }
 
+/// What the dispatches of a node are for. They share its operations equally.
+fn works_of<'a>(
+    graph: &Graph,
+    node: &'a Node,
+    dispatches: &'a [Dispatch<Region>],
+) -> impl Iterator<Item = Arc<Work>> + use<'a> {
+    let flops = node.op.flops(&graph.shapes(node)) / dispatches.len().max(1) as u64;
+    dispatches.iter().map(move |dispatch| {
+        // A tensor that is bound twice is read once.
+        let regions = dispatch.reads.iter().chain(&dispatch.writes);
+        let distinct: HashMap<_, u64> =
+            regions.map(|region| ((Arc::as_ptr(&region.buffer), region.offset), region.bytes)).collect();
+        Arc::new(Work {
+            label: node.label.clone(),
+            op: node.op.name(),
+            shader: dispatch.kernel.shader,
+            flops,
+            bytes: distinct.values().sum(),
+        })
+    })
+}
+
 /// Groups consecutive dispatches so that no group takes longer than the budget, unless it is one alone.
-fn cut(times: &[Duration]) -> Vec<Range<usize>> {
+fn cut(times: impl IntoIterator<Item = Duration>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut spent = Duration::ZERO;
-    for (index, time) in times.iter().enumerate() {
-        spent += *time;
+    for (index, time) in times.into_iter().enumerate() {
+        spent += time;
         match ranges.last_mut() {
             Some(range) if spent <= SUBMISSION_BUDGET => range.end = index + 1,
             _ => {
                 ranges.push(index..index + 1);
-                spent = *time;
+                spent = time;
             }
         }
     }
@@ -188,8 +215,8 @@ mod tests {
 
     #[test]
     fn submissions_are_cut_by_time_and_cover_everything() {
-        let times: Vec<Duration> = [60, 30, 20, 500, 1, 1].map(Duration::from_millis).to_vec();
-        assert_eq!(cut(&times), vec![0..2, 2..3, 3..4, 4..6]);
-        assert!(cut(&[]).is_empty());
+        let times = [60, 30, 20, 500, 1, 1].map(Duration::from_millis);
+        assert_eq!(cut(times), vec![0..2, 2..3, 3..4, 4..6]);
+        assert!(cut([]).is_empty());
     }
 }

@@ -295,6 +295,6 @@ impl<'a> Dit<'a> {
 
     fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
         let [weight, bias] = self.parameters.linear(layer);
-        linear(graph, x, weight, bias)
+        graph.scope(layer, |graph| linear(graph, x, weight, bias))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
+use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
 use crate::config::Config;
 use crate::data::grid::before_after;
@@ -42,17 +43,23 @@ pub struct Outcome {
     pub tuned: Option<Evaluation>,
 }
 
-/// A run with everything bound and its base measured, but nothing written yet.
+/// A run with everything bound, but nothing computed or written yet.
 #[derive(Debug)]
 pub struct Run {
+    gpu: Arc<Gpu>,
     config: Config,
     trainer: Trainer,
     evaluator: Evaluator,
     preview: Preview,
+    base_preview: Preview,
     table: Table,
-    base: Evaluation,
-    base_images: Vec<f32>,
-    base_captions: Vec<String>,
+}
+
+/// The model that a run begins with, as it is measured and shown.
+struct Base {
+    evaluation: Evaluation,
+    images: Vec<f32>,
+    captions: Vec<String>,
 }
 
 impl Run {
@@ -61,8 +68,9 @@ impl Run {
     /// # Errors
     /// Everything of [`Trainer::new`], [`Evaluator::new`] and [`Preview::new`].
     pub fn prepare(gpu: &Arc<Gpu>, config: &Config, base: &Model) -> Result<Self> {
+        let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
-        let mut trainer = Trainer::new(gpu, config, base)?;
+        let trainer = Trainer::new(gpu, config, base)?;
         let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
         gpu.write(&base_store, 0, &base.weights);
         let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
@@ -74,20 +82,14 @@ impl Run {
         let preview_of = |stores: &Stores| {
             Preview::new(gpu, &config.preview, &dit, &base.class_names, micro_batch, guidance_scale, stores)
         };
-        let preview = preview_of(&stores)?;
-        let mut evaluator = Evaluator::new(gpu, config, &dit, &stores)?;
-        let table = Table::ode(1.0, config.preview.steps)?;
-        // The base is measured each time a run begins: same seeds, same numbers. Its plans are not kept.
-        let base_images = preview_of(&only_base)?.draw(&table)?;
         Ok(Self {
-            base_captions: preview.captions(&base_images, trainer.rewards()[0].as_mut())?,
-            base: evaluator.evaluate_base()?.expect("the base is among the stores"),
+            gpu: gpu.clone(),
+            preview: preview_of(&stores)?,
+            base_preview: preview_of(&only_base)?,
+            evaluator: Evaluator::new(gpu, config, &dit, &stores)?,
+            table: Table::ode(1.0, config.preview.steps)?,
             config: config.clone(),
             trainer,
-            evaluator,
-            preview,
-            table,
-            base_images,
         })
     }
 
@@ -96,7 +98,7 @@ impl Run {
     /// # Errors
     /// Everything of [`Trainer::iteration`], and files that cannot be written. What was saved stays whole.
     pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
-        let Self { config, mut trainer, mut evaluator, mut preview, table, base, base_images, base_captions } = self;
+        let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table } = self;
         let directory = options.directory;
         let mut metrics = MetricsLog::open_append(&directory.metrics())?;
         let mut done = 0;
@@ -105,61 +107,70 @@ impl Run {
         {
             done = trainer.restore(&found)?;
         }
-        if done == 0 {
-            preview.grid(&base_images, "iteration 0", &base_captions).write(&directory.sample(0))?;
-            metrics.append(&evaluation_line(0, &base))?;
-        }
-
+        let begin = done;
         let total = config.train.iterations as u64;
         let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
         if done > 0 {
             progress.println(&format!("resumed after iteration {done}"));
         }
+        // The base is measured each time a run begins: same seeds, same numbers. But a person first wants to see
+        // that training works, so it waits until the first iteration is done. Its plans are not kept.
+        let mut base_preview = Some(base_preview);
+        let mut base = None;
         let mut tuned = None;
         let mut shown = None;
         let mut saved = done;
-        while done < total && !options.stop.load(Ordering::Relaxed) {
-            let found = trainer.iteration(done)?;
-            done += 1;
+        loop {
+            let working = done < total && !options.stop.load(Ordering::Relaxed);
+            let found = if working { Some(trainer.iteration(done)?) } else { None };
+            if let Some(found) = &found {
+                done += 1;
+                tell(&mut progress, done, found);
+            }
+            if let Some(mut preview) = base_preview.take() {
+                let _phase = gpu.phase("base");
+                let images = preview.draw(&table)?;
+                let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
+                let evaluation = evaluator.evaluate_base()?.expect("the base is among the stores");
+                if begin == 0 {
+                    preview.grid(&images, "iteration 0", &captions).write(&directory.sample(0))?;
+                    metrics.append(&evaluation_line(0, &evaluation))?;
+                }
+                base = Some(Base { evaluation, images, captions });
+            }
+            let Some(found) = found else { break };
             let due = |every: usize| done == total || (every > 0 && done.is_multiple_of(every as u64));
             let mut line = found.to_json(config.train.learning_rate);
             if due(config.eval.every) {
+                let _phase = gpu.phase("evaluation");
                 let evaluation = evaluator.evaluate()?;
                 line.append(&mut evaluation_line(done, &evaluation));
                 tuned = Some(evaluation);
             }
             metrics.append(&line)?;
-            progress.update(
-                done,
-                &format!(
-                    "reward {:.3}  kl {:.2e}  masked {:4.1} %  {:.0} images/s",
-                    found.reward[0],
-                    found.last_kl(),
-                    100.0 * found.mean(super::UpdateMetrics::masked_fraction),
-                    found.images_per_second()
-                ),
-            );
-            if found.skipped() > 0 {
-                progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
-            }
             if due(config.preview.every) {
+                let _phase = gpu.phase("preview");
                 let reward = trainer.rewards()[0].as_mut();
                 shown =
                     Some(preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?);
             }
             if due(config.checkpoint.every) {
+                let _phase = gpu.phase("checkpoint");
                 save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
                 saved = done;
             }
         }
+        let base = base.expect("the first pass measures it");
         if saved < done {
+            let _phase = gpu.phase("checkpoint");
             save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
         }
         if done < total {
             progress.finish(&format!("stopped after iteration {done}"));
-            return Ok(Outcome { iterations: done, base, tuned: None });
+            return Ok(Outcome { iterations: done, base: base.evaluation, tuned: None });
         }
         if tuned.is_none() {
+            let _phase = gpu.phase("evaluation");
             tuned = Some(evaluator.evaluate()?);
         }
         progress.finish(&format!("{done} iterations"));
@@ -175,10 +186,27 @@ impl Run {
         };
         before_after(
             &directory.path().join("before_after.png"),
-            &preview.grid(&base_images, "base", &base_captions),
+            &preview.grid(&base.images, "base", &base.captions),
             &preview.grid(&images, "tuned", &captions),
         )?;
-        Ok(Outcome { iterations: done, base, tuned })
+        Ok(Outcome { iterations: done, base: base.evaluation, tuned })
+    }
+}
+
+/// What a person wants to know of an iteration.
+fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
+    progress.update(
+        done,
+        &format!(
+            "reward {:.3}  kl {:.2e}  masked {:4.1} %  {:.0} images/s",
+            found.reward[0],
+            found.last_kl(),
+            100.0 * found.mean(super::UpdateMetrics::masked_fraction),
+            found.images_per_second()
+        ),
+    );
+    if found.skipped() > 0 {
+        progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
     }
 }
 

@@ -10,7 +10,7 @@ use super::rollout::{self, RolloutCollector, trained_slots};
 use super::update::{self, UpdateGraph, Updater};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ITERATION};
 use crate::graph::{Graph, Profile, planned_bytes};
 use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
@@ -53,6 +53,7 @@ pub struct Cost {
 /// Flow-DPPO on one model.
 #[derive(Debug)]
 pub struct Trainer {
+    gpu: Arc<Gpu>,
     config: Config,
     dit: DitConfig,
     class_names: Vec<String>,
@@ -122,6 +123,7 @@ impl Trainer {
         let updater = Updater::new(gpu, config, &dit, &optimizer, collector.stores())?;
         let rewards = reward::from_config(gpu, &config.reward, &dit)?;
         Ok(Self {
+            gpu: gpu.clone(),
             config: config.clone(),
             class_names: model.class_names.clone(),
             dit,
@@ -138,11 +140,13 @@ impl Trainer {
     /// If the device is lost, a reward fails or is not finite, the first update is not on-policy, or too many
     /// updates in a row had non-finite gradients.
     pub fn iteration(&mut self, index: u64) -> Result<IterationMetrics> {
-        let start = Instant::now();
+        let _iteration = self.gpu.phase(ITERATION);
+        let (start, phase) = (Instant::now(), self.gpu.phase("rollout"));
         let rollout = self.collector.collect(index as u32)?;
         let rollout_seconds = start.elapsed().as_secs_f64();
+        drop(phase);
 
-        let start = Instant::now();
+        let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
         let labels: Vec<u32> = rollout.requests.iter().map(|request| request.label).collect();
         let scores: Vec<Vec<f64>> =
             self.rewards.iter_mut().map(|reward| reward.score(&rollout.images, &labels)).collect::<Result<_>>()?;
@@ -151,10 +155,12 @@ impl Trainer {
         let group_size = self.config.rollout.group_size;
         let advantages = self.config.advantage.kind.advantages(&scores, &weights, group_size, clip)?;
         let reward_seconds = start.elapsed().as_secs_f64();
+        drop(phase);
 
-        let start = Instant::now();
+        let (start, phase) = (Instant::now(), self.gpu.phase("update"));
         let records = self.updater.learn(&rollout, &advantages.values, &mut self.optimizer)?;
         let update_seconds = start.elapsed().as_secs_f64();
+        drop(phase);
 
         let totals: Vec<f64> = (0..labels.len())
             .map(|sample| scores.iter().zip(&weights).map(|(component, weight)| weight * component[sample]).sum())

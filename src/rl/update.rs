@@ -83,9 +83,11 @@ impl UpdateGraph {
         let parameters = dit.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
         let network = Dit::new(dit, parameters);
         let v_new = network.guided_velocity(&mut graph, x, time, labels, config.rollout.guidance_scale as f32);
-        let stats = graph.apply(PolicyStats, &[v_new, v_old, epsilon]);
-        let op = PolicyObjective::new(objective, LogProb::Gaussian);
-        let found = graph.push(op, &[stats, advantages, rows, step_weight, settings]);
+        let found = graph.scope("loss", |graph| {
+            let stats = graph.apply(PolicyStats, &[v_new, v_old, epsilon]);
+            let op = PolicyObjective::new(objective, LogProb::Gaussian);
+            graph.push(op, &[stats, advantages, rows, step_weight, settings])
+        });
         let (loss, outcomes) = (found[0], found[1]);
         graph.keep(outcomes);
         crate::autodiff::backward(&mut graph, &[(loss, weight)], &[]);

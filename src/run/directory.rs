@@ -6,6 +6,7 @@
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
+//!   trace.json, profile.json   where the time went, with --profile
 //!   .lock                  held by the process that works here
 //! ```
 
@@ -51,7 +52,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is one.
     pub fn check_free(path: &Path) -> Result<()> {
-        match (Self { path: path.to_owned(), lock: None }).trace() {
+        match (Self { path: path.to_owned(), lock: None }).held() {
             Some(what) => Err(Error::input(format!(
                 "{} already holds a run ({what}): continue it with --resume, or choose another --out or run.name",
                 path.display()
@@ -72,7 +73,7 @@ impl RunDirectory {
         // A run that has just begun elsewhere has left no trace yet, but it holds the lock.
         let taken = |name: &str| {
             let path = run.out_dir.join(name);
-            lock_held(&path.join(LOCK)) || Self { path, lock: None }.trace().is_some()
+            lock_held(&path.join(LOCK)) || Self { path, lock: None }.held().is_some()
         };
         let numbered = (2..).map(|number| format!("{}-{number}", run.name));
         let free = std::iter::once(run.name.clone()).chain(numbered).find(|name| !taken(name));
@@ -110,6 +111,16 @@ impl RunDirectory {
         self.path.join("metrics.jsonl")
     }
 
+    /// The trace of a profiled run, `trace.json`.
+    pub fn trace(&self) -> PathBuf {
+        self.path.join("trace.json")
+    }
+
+    /// The aggregate of a profiled run, `profile.json`.
+    pub fn profile(&self) -> PathBuf {
+        self.path.join("profile.json")
+    }
+
     /// The preview grid of an iteration, `samples/NNNNNN.png`.
     pub fn sample(&self, iteration: u64) -> PathBuf {
         self.samples().join(format!("{iteration:06}.png"))
@@ -126,7 +137,7 @@ impl RunDirectory {
     }
 
     /// What shows that a run has been here: work that a new run would mix with its own.
-    fn trace(&self) -> Option<&'static str> {
+    fn held(&self) -> Option<&'static str> {
         if fs::metadata(self.metrics()).is_ok_and(|file| file.len() > 0) {
             return Some("metrics.jsonl");
         }

@@ -1,0 +1,208 @@
+//! What ran when and for how long: filled by plans and phases while a device is profiled, read by reports.
+//!
+//! Profiling is a property of the open device ([`Gpu::start_profiling`]). While it is on, plans time every
+//! dispatch. Results are the same to the bit, but the run is slower: every dispatch is a submission of its
+//! own, and the host waits for each replay.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::device::Gpu;
+use super::timing::Timing;
+
+/// The phase that counts the iterations of a loop; events of single dispatches are kept for the first few.
+pub const ITERATION: &str = "iteration";
+
+/// Iterations whose dispatches are kept one by one: one to warm up, and two.
+const RECORDED_ITERATIONS: usize = 3;
+
+/// Events that are kept at most, about 50 MB of trace.
+const MOST_EVENTS: usize = 200_000;
+
+/// What one dispatch of a plan is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Work {
+    /// Label of its node.
+    pub label: String,
+    /// Name of its op.
+    pub op: &'static str,
+    /// Name of its shader.
+    pub shader: &'static str,
+    /// Floating-point operations: its share of the node's.
+    pub flops: u64,
+    /// Bytes of all that it reads and writes, counted once each: what is bound, of which a lookup reads less.
+    pub bytes: u64,
+}
+
+/// How often a dispatch ran and for how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Times that it ran.
+    pub count: u64,
+    /// Time of all of them.
+    pub took: Duration,
+}
+
+/// One interval of the recording.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Begin, since profiling was started.
+    pub start: Duration,
+    /// Length.
+    pub took: Duration,
+    /// What the host was doing: the innermost phase, or the phase itself.
+    pub phase: &'static str,
+    /// The dispatch, if it is one; else the event is the phase.
+    pub work: Option<Arc<Work>>,
+    /// The kernel ran for the first time, which is no measure of it: drivers finish compiling then.
+    pub first: bool,
+}
+
+/// A snapshot of what was recorded.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// Totals of every dispatch, by the host's phase; without the first run of each kernel.
+    pub totals: Vec<(&'static str, Arc<Work>, Totals)>,
+    /// Totals of the host's phases; a phase within another one counts in both.
+    pub phases: BTreeMap<&'static str, Totals>,
+    /// First runs of kernels, which the totals leave out.
+    pub first_runs: Totals,
+    /// The first events, in the order in which they ended.
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stack: Vec<&'static str>,
+    totals: BTreeMap<(&'static str, Arc<Work>), Totals>,
+    phases: BTreeMap<&'static str, Totals>,
+    first_runs: Totals,
+    events: Vec<Event>,
+    /// End of the newest event on the device.
+    device_end: Duration,
+}
+
+/// The recording of a device.
+#[derive(Debug)]
+pub struct Profiler {
+    start: Instant,
+    state: Mutex<State>,
+}
+
+impl Totals {
+    fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.took += took;
+    }
+}
+
+impl Profiler {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), state: Mutex::default() }
+    }
+
+    /// Adds a timed replay: what each dispatch is for, and when it ran.
+    pub fn record(&self, works: &[Arc<Work>], timings: &[Timing]) {
+        let mut state = self.lock();
+        let phase = state.stack.last().copied().unwrap_or("other");
+        let keep = state.phases.get(ITERATION).is_none_or(|totals| totals.count < RECORDED_ITERATIONS as u64);
+        for (work, timing) in works.iter().zip(timings) {
+            match timing.first {
+                true => state.first_runs.add(timing.took),
+                false => state.totals.entry((phase, work.clone())).or_default().add(timing.took),
+            }
+            // A device may begin a dispatch while the one before it ends; in the trace they follow each other.
+            let start = timing.start.saturating_duration_since(self.start).max(state.device_end);
+            let end = (timing.start + timing.took).saturating_duration_since(self.start).max(start);
+            state.device_end = end;
+            if keep && state.events.len() < MOST_EVENTS {
+                let (took, work, first) = (end - start, Some(work.clone()), timing.first);
+                state.events.push(Event { start, took, phase, work, first });
+            }
+        }
+    }
+
+    /// What has been recorded so far.
+    pub fn recording(&self) -> Recording {
+        let state = self.lock();
+        let totals = state.totals.iter().map(|((phase, work), totals)| (*phase, work.clone(), *totals));
+        Recording {
+            totals: totals.collect(),
+            phases: state.phases.clone(),
+            first_runs: state.first_runs,
+            events: state.events.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something that the host does, from [`Gpu::phase`] until this is dropped.
+#[derive(Debug)]
+#[must_use = "the phase ends when this is dropped"]
+pub struct Phase(Option<(Arc<Profiler>, &'static str, Instant)>);
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        let Some((profiler, phase, begin)) = self.0.take() else { return };
+        let (start, took) = (begin.saturating_duration_since(profiler.start), begin.elapsed());
+        let mut state = profiler.lock();
+        state.stack.pop();
+        state.phases.entry(phase).or_default().add(took);
+        if state.events.len() < MOST_EVENTS {
+            state.events.push(Event { start, took, phase, work: None, first: false });
+        }
+    }
+}
+
+impl Gpu {
+    /// From now on every replay of a plan made after this is timed and recorded.
+    pub fn start_profiling(&self) {
+        self.profiler.get_or_init(|| Arc::new(Profiler::new()));
+    }
+
+    /// The recording, if the device is profiled.
+    pub fn profiler(&self) -> Option<&Profiler> {
+        self.profiler.get().map(Arc::as_ref)
+    }
+
+    /// Says what the host does until the result is dropped. Phases may nest. Costs nothing unless profiling.
+    pub fn phase(&self, name: &'static str) -> Phase {
+        Phase(self.profiler.get().map(|profiler| {
+            profiler.lock().stack.push(name);
+            (profiler.clone(), name, Instant::now())
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_follow_each_other_and_are_bounded_while_totals_are_not() {
+        let profiler = Profiler::new();
+        let work = Arc::new(Work { label: "a.b".into(), op: "b", shader: "b", flops: 1, bytes: 2 });
+        let at = |milliseconds: u64, first: bool| Timing {
+            start: profiler.start + Duration::from_millis(milliseconds),
+            took: Duration::from_millis(3),
+            first,
+        };
+        // The second begins before the first has ended.
+        profiler.record(&[work.clone(), work.clone()], &[at(0, true), at(2, false)]);
+        let recording = profiler.recording();
+        assert_eq!(recording.totals, [("other", work.clone(), Totals { count: 1, took: Duration::from_millis(3) })]);
+        assert_eq!(recording.first_runs.count, 1);
+        let [first, second] = &recording.events[..] else { panic!("two events: {recording:?}") };
+        assert_eq!(second.start, first.start + first.took);
+        assert_eq!(second.start + second.took, Duration::from_millis(5));
+
+        profiler.lock().phases.insert(ITERATION, Totals { count: 3, took: Duration::ZERO });
+        profiler.record(&[work], &[at(9, false)]);
+        let recording = profiler.recording();
+        assert_eq!((recording.totals[0].2.count, recording.events.len()), (2, 2));
+    }
+}

@@ -1,0 +1,168 @@
+//! What a device could do at most, measured: the two limits of the roofline model (Williams, Waterman and
+//! Patterson 2009), against which kernels are judged.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::gpu::{BoundDispatch, Command, Dispatch, Gpu, Kernel, Region, grid_1d};
+
+/// A measurement shorter than this says more about starting than about working.
+const LONG_ENOUGH: Duration = Duration::from_millis(20);
+
+/// Of several measurements the fastest counts: what disturbs can only slow down.
+const REPETITIONS: usize = 3;
+
+/// Bytes that are copied at a time, more than any cache holds.
+const COPIED: u64 = 64 << 20;
+
+/// Invocations of the arithmetic kernel.
+const INVOCATIONS: u64 = 1 << 16;
+
+/// Floating-point operations of a round of `shaders/roofline_fma.wgsl` in one invocation.
+const FLOPS_A_ROUND: u64 = 64;
+
+/// The limits of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Roofline {
+    /// Floating-point operations a second in f32, a multiply-add counted as two.
+    pub flops_per_second: f64,
+    /// Bytes read and written a second.
+    pub bytes_per_second: f64,
+}
+
+impl Roofline {
+    /// Measures the device: some tenths of a second.
+    ///
+    /// # Errors
+    /// If the device is lost or has not enough memory.
+    pub fn measure(gpu: &Gpu) -> Result<Self> {
+        Ok(Self { flops_per_second: measure_fma(gpu)?, bytes_per_second: measure_copy(gpu)? })
+    }
+
+    /// The most operations a second that work with so many operations a byte can reach.
+    pub fn attainable(&self, flops_per_byte: f64) -> f64 {
+        self.flops_per_second.min(flops_per_byte * self.bytes_per_second)
+    }
+
+    /// The seconds that work takes at least. Divided by those that it took, this is the share of
+    /// [`Roofline::attainable`] that was reached, and has a meaning for work without operations too.
+    pub fn least_seconds(&self, flops: f64, bytes: f64) -> f64 {
+        (flops / self.flops_per_second).max(bytes / self.bytes_per_second)
+    }
+}
+
+fn measure_fma(gpu: &Gpu) -> Result<f64> {
+    let results = region(gpu, 4 * INVOCATIONS)?;
+    let rounds_a_second = rate(|amount| {
+        let dispatch = gpu.bind(&[fma(&results, amount)])?;
+        elapsed(gpu, &dispatch)
+    })?;
+    Ok(rounds_a_second * (INVOCATIONS * FLOPS_A_ROUND) as f64)
+}
+
+fn measure_copy(gpu: &Gpu) -> Result<f64> {
+    let mut bytes = COPIED;
+    while bytes > 1 << 20 && gpu.check_memory(gpu.counters().bytes_held + 2 * bytes).is_err() {
+        bytes /= 2;
+    }
+    let dispatch = gpu.bind(&[copy(&region(gpu, bytes)?, &region(gpu, bytes)?)])?;
+    let copies_a_second = rate(|amount| elapsed(gpu, std::iter::repeat_n(&dispatch[0], amount as usize)))?;
+    Ok(copies_a_second * 2.0 * bytes as f64)
+}
+
+fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
+    Ok(Region { buffer: gpu.allocate("roofline", bytes)?, offset: 0, bytes })
+}
+
+/// Rounds of multiply-adds whose chains end at 2.
+fn fma(results: &Region, rounds: u32) -> Dispatch<Region> {
+    Dispatch {
+        kernel: Kernel::new("roofline_fma"),
+        reads: Vec::new(),
+        writes: vec![results.clone()],
+        params: vec![rounds, 0.5_f32.to_bits(), 1.0_f32.to_bits()],
+        grid: grid_1d(INVOCATIONS / 64),
+    }
+}
+
+fn copy(from: &Region, to: &Region) -> Dispatch<Region> {
+    let vectors = from.bytes / 16;
+    Dispatch {
+        kernel: Kernel::new("roofline_copy"),
+        reads: vec![from.clone()],
+        writes: vec![to.clone()],
+        params: vec![vectors as u32],
+        grid: grid_1d(vectors.div_ceil(256)),
+    }
+}
+
+/// The time of a submission, by the host's clock.
+fn elapsed<'a>(gpu: &Gpu, dispatches: impl IntoIterator<Item = &'a BoundDispatch>) -> Result<Duration> {
+    gpu.wait()?;
+    let start = Instant::now();
+    gpu.submit(dispatches.into_iter().map(Command::Dispatch))?;
+    gpu.wait()?;
+    Ok(start.elapsed())
+}
+
+/// Work a second, by more and more of it until it takes long enough to be timed by the host's clock: that
+/// needs nothing of the device, and the time of a submission no longer counts.
+fn rate(mut run: impl FnMut(u32) -> Result<Duration>) -> Result<f64> {
+    let mut amount = 1;
+    while run(amount)? < LONG_ENOUGH && amount < 1 << 24 {
+        amount *= 2;
+    }
+    let mut fastest = Duration::MAX;
+    for _ in 0..REPETITIONS {
+        fastest = fastest.min(run(amount)?);
+    }
+    Ok(f64::from(amount) / fastest.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Options;
+
+    #[test]
+    fn the_kernels_do_the_work_that_is_counted() {
+        let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
+        let [results, from, to] = [4 * INVOCATIONS, 4096, 4096].map(|bytes| region(&gpu, bytes).expect("it is small"));
+        let data: Vec<u32> = (0..1024).collect();
+        gpu.write(&from.buffer, 0, &data);
+        let dispatches = gpu.bind(&[fma(&results, 100), copy(&from, &to)]).expect("the kernels are valid");
+        gpu.submit(dispatches.iter().map(Command::Dispatch)).expect("the device works");
+        assert_eq!(gpu.read::<u32>(&[&to]).expect("the device works"), data);
+        // 32 chains that all end at 2, but for the last roundings.
+        let sums: Vec<f32> = gpu.read(&[&results]).expect("the device works");
+        assert!(sums.iter().all(|sum| (sum - 64.0).abs() < 1e-4), "{:?}", &sums[..4]);
+
+        let roofline = Roofline::measure(&gpu).expect("the device works");
+        for limit in [roofline.flops_per_second, roofline.bytes_per_second] {
+            assert!(limit.is_finite() && limit > 0.0, "{roofline:?}");
+        }
+    }
+
+    #[test]
+    fn little_arithmetic_is_bound_by_memory_and_much_by_arithmetic() {
+        let roofline = Roofline { flops_per_second: 100.0, bytes_per_second: 10.0 };
+        assert_eq!([1.0, 10.0, 1000.0].map(|intensity| roofline.attainable(intensity)), [10.0, 100.0, 100.0]);
+        assert_eq!(roofline.least_seconds(50.0, 20.0), 2.0);
+        assert_eq!(roofline.least_seconds(500.0, 20.0), 5.0);
+        assert_eq!(roofline.least_seconds(0.0, 20.0), 2.0);
+    }
+
+    #[test]
+    fn more_work_is_asked_for_until_it_can_be_timed() {
+        let mut most = 0;
+        let rate = rate(|amount| {
+            most = most.max(amount);
+            Ok(Duration::from_micros(100) * amount)
+        })
+        .expect("nothing fails");
+        assert!((rate - 10_000.0).abs() < 1e-6, "{rate}");
+        assert_eq!(most, 256, "25.6 ms");
+    }
+}

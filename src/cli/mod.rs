@@ -1,5 +1,6 @@
 //! The commands: one file each; they talk to the person and hold no logic.
 
+mod compare;
 mod devices;
 mod eval;
 mod fit_classifier;
@@ -64,6 +65,8 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Train the small classifier that scores or judges images
     FitClassifier(fit_classifier::Arguments),
+    /// Put runs side by side: a table and pictures
+    Compare(compare::Arguments),
     /// Convert a checkpoint of another program
     Import(import::Arguments),
     /// List adapters and test that they compute correctly
@@ -176,6 +179,7 @@ impl Cli {
             Command::Train(arguments) => train::run(&global, &arguments),
             Command::Sample(arguments) => sample::run(&global, &arguments),
             Command::Eval(arguments) => eval::run(&global, &arguments),
+            Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Devices(arguments) => devices::run(&global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(&global, &arguments),

@@ -172,6 +172,9 @@ impl RunDirectory {
     }
 }
 
+/// File in the directory of a run that ended with numbers that are not finite; it holds the message.
+pub const FAILURE: &str = "failed.txt";
+
 /// File whose lock says that a process works in the directory; the system lifts it when the process ends.
 const LOCK: &str = ".lock";
 

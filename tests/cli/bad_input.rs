@@ -455,3 +455,57 @@ fn devices() {
         case(nothing, "eval --config train.toml --model base.safetensors", 3, MORE).with(NONE_AT_ALL),
     ]);
 }
+
+/// A run directory of one evaluation, with the end of its second line cut off.
+fn one_run(here: &Workplace) {
+    fs::create_dir(here.path("run")).unwrap();
+    fs::write(here.path("run/config.toml"), "[run]\nseed = 3\n").unwrap();
+    let log = "{\"iteration\":0,\"eval/reward_mean\":0.5}\n{\"iteration\":1,\"reward_me";
+    fs::write(here.path("run/metrics.jsonl"), log).unwrap();
+}
+
+#[test]
+fn runs_to_compare() {
+    check(&[
+        case(nothing, "compare nowhere --out c", 2, &["nowhere is no run of train", "no such directory"]),
+        case(nothing, "compare x=train.toml --out c", 2, &["train.toml is no run of train", "it is a file"]),
+        case(nothing, "compare . --out c", 2, &["is no run of train", "it has no config.toml"]),
+        case(
+            |here| {
+                one_run(here);
+                fs::write(here.path("run/metrics.jsonl"), "{\"iter").unwrap();
+            },
+            "-q compare run --out c",
+            2,
+            &["run is no run of train", "no iteration yet"],
+        ),
+        case(
+            |here| {
+                one_run(here);
+                fs::write(here.path("run/metrics.jsonl"), "{\"iteration\":50,\"loss\":0.5}\n").unwrap();
+            },
+            "compare run --out c",
+            2,
+            &["have no reward", "pretrain or fit-classifier"],
+        ),
+        case(
+            |here| {
+                one_run(here);
+                fs::write(here.path("run/config.toml"), "[run").unwrap();
+            },
+            "compare run --out c",
+            2,
+            &["cannot read run/config.toml"],
+        ),
+        case(one_run, "-q compare run a=./run --out c", 2, &["./run is given twice"]),
+        case(
+            |here| {
+                one_run(here);
+                blocked(here);
+            },
+            "-q compare run --out blocked",
+            2,
+            &["cannot write into blocked", "--out"],
+        ),
+    ]);
+}

@@ -353,3 +353,29 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
     picture(&here.path("samples.png"));
 }
+
+#[test]
+fn compare_reads_runs_and_a_log_with_a_cut_line() {
+    let here = Workplace::new();
+    here.run("-q train --config train.toml --out one").succeeds();
+    here.run("-q train --config train.toml --out two --set run.seed=1").succeeds();
+    here.run("-q train --config train.toml --out other --set train.learning_rate=1e-3").succeeds();
+    let log = here.path("two/metrics.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, &text[..text.len() - 9]).unwrap();
+    let table = here.run("-q compare tiny=one tiny=two other --out compared/deep").succeeds();
+    for words in ["| tiny ", "| 2 (1 unfinished) |", " 1 to 2 |", "| other ", "±"] {
+        assert!(table.contains(words), "{words} is missing in {table}");
+    }
+    let found: Value =
+        serde_json::from_slice(&std::fs::read(here.path("compared/deep/comparison.json")).unwrap()).unwrap();
+    let runs = &found["groups"][0]["runs"];
+    assert_eq!((runs[0]["status"].as_str(), runs[1]["status"].as_str()), (Some("finished"), Some("unfinished")));
+    assert!(number(&found["groups"][1]["over_seeds"]["kl_to_base"], "mean") > 0.0, "{found}");
+    for name in ["reward", "reward_drift", "reward_kl", "judge", "masked", "kl_by_step", "rollout_reward"] {
+        let svg = std::fs::read_to_string(here.path(&format!("compared/deep/{name}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("tiny") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    }
+    // A comparison may be made again in the same place.
+    here.run("-q compare one --out compared/deep").succeeds();
+}

@@ -1,0 +1,442 @@
+//! Line charts as SVG: what `compare` shows.
+//!
+//! A chart has one pair of axes, horizontal grid lines, and a legend on the right whose entries stand as near to the
+//! end of their lines as there is room. Colours are those of Okabe and Ito, which people with any kind of colour
+//! vision can tell apart; where there are more lines than colours, the shape of the marks tells them apart too.
+
+use std::path::Path;
+
+use plotters::backend::SVGBackend;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// The library places everything on whole units; a pixel is this many of them, so that lines stay smooth.
+const UNIT: f64 = 8.0;
+/// Size of the area between the axes, in pixels.
+const AREA: [f64; 2] = [560.0, 330.0];
+/// Room left of, above and below it.
+const LEFT: f64 = 74.0;
+const TOP: f64 = 70.0;
+const BOTTOM: f64 = 58.0;
+/// Between the area and the legend's texts, which the marks of the legend stand in.
+const GAP: f64 = 38.0;
+/// Height of an entry of the legend.
+const ENTRY: f64 = 18.0;
+/// Ticks of an axis, about.
+const TICKS: f64 = 6.0;
+
+const INK: RGBColor = RGBColor(34, 37, 43);
+const FADED: RGBColor = RGBColor(104, 110, 120);
+const RULE: RGBColor = RGBColor(225, 228, 232);
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(90, 90, 90),
+];
+
+/// How an axis maps numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// From the smallest value to the largest.
+    Linear,
+    /// Linear, with 0 always shown.
+    FromZero,
+    /// Linear, with ticks at whole numbers only.
+    Whole,
+    /// Powers of ten; values that are not positive are left out.
+    Log,
+}
+
+/// An axis: what it measures, in which unit, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Axis {
+    /// Quantity and unit.
+    pub title: &'static str,
+    /// How it maps numbers.
+    pub scale: Scale,
+}
+
+/// One entry of the legend and everything that is drawn for it. Points are `[x, y]`.
+#[derive(Clone, Debug, Default)]
+pub struct Series {
+    /// Its name in the legend.
+    pub label: String,
+    /// Chooses the colour.
+    pub colour: usize,
+    /// Chooses the shape of the marks.
+    pub shape: usize,
+    /// The line.
+    pub line: Vec<[f64; 2]>,
+    /// Whether each point of the line gets a mark, or only the last.
+    pub mark_all: bool,
+    /// Around the line: `[x, lowest, highest]`.
+    pub band: Vec<[f64; 3]>,
+    /// Thin lines of the same colour, such as the single runs behind a mean.
+    pub threads: Vec<Vec<[f64; 2]>>,
+}
+
+/// A chart.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// What it shows.
+    pub title: &'static str,
+    /// How to read it.
+    pub subtitle: &'static str,
+    /// The horizontal axis.
+    pub x: Axis,
+    /// The vertical axis.
+    pub y: Axis,
+    /// In the order of their importance: the first is drawn on top.
+    pub series: Vec<Series>,
+}
+
+impl Chart {
+    /// Whether there is nothing to draw.
+    pub fn is_empty(&self) -> bool {
+        self.points().next().is_none()
+    }
+
+    /// Draws the chart and writes it.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let svg = self.to_svg().map_err(|cause| Error::unwritable(path, cause))?;
+        write_atomically(path, svg.as_bytes())
+    }
+
+    /// Every point that can be shown.
+    fn points(&self) -> impl Iterator<Item = [f64; 2]> {
+        self.series.iter().flat_map(|series| {
+            let band = series.band.iter().flat_map(|[x, low, high]| [[*x, *low], [*x, *high]]);
+            let points = series.line.iter().chain(series.threads.iter().flatten()).copied();
+            points.chain(band).filter(|point| self.shows(*point))
+        })
+    }
+
+    fn shows(&self, [x, y]: [f64; 2]) -> bool {
+        self.x.scale.shows(x) && self.y.scale.shows(y)
+    }
+
+    fn to_svg(&self) -> std::result::Result<String, Box<dyn std::error::Error>> {
+        let longest = self.series.iter().map(|series| text_width(&series.label, 13.0)).fold(0.0, f64::max);
+        let heading = text_width(self.title, 17.0).max(text_width(self.subtitle, 12.0));
+        let height = AREA[1].max(ENTRY * self.series.len() as f64);
+        let size = [(LEFT + AREA[0] + GAP + longest + 16.0).max(heading + 32.0), TOP + height + BOTTOM];
+        let mut svg = String::new();
+        {
+            let units = (unit(size[0]) as u32, unit(size[1]) as u32);
+            let sheet = SVGBackend::with_string(&mut svg, units).into_drawing_area();
+            sheet.fill(&WHITE)?;
+            Canvas::new(self, &sheet, height).draw()?;
+            sheet.present()?;
+        }
+        // Shown at its size in pixels; the units are finer.
+        let [width, height] = size.map(|length| length.ceil());
+        let from = svg.find("<svg").unwrap_or(0);
+        let to = svg[from..].find("viewBox").map_or(from, |at| from + at);
+        svg.replace_range(from..to, &format!("<svg width=\"{width}\" height=\"{height}\" "));
+        Ok(svg)
+    }
+}
+
+impl Scale {
+    fn shows(self, value: f64) -> bool {
+        value.is_finite() && (self != Self::Log || value > 0.0)
+    }
+}
+
+/// The range of an axis and its ticks.
+struct Range {
+    low: f64,
+    high: f64,
+    log: bool,
+    ticks: Vec<(f64, String)>,
+}
+
+impl Range {
+    fn new(scale: Scale, values: impl Iterator<Item = f64>) -> Self {
+        let log = scale == Scale::Log;
+        let (mut low, mut high) = values
+            .map(|value| if log { value.log10() } else { value })
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        if scale == Scale::FromZero {
+            (low, high) = (low.min(0.0), high.max(0.0));
+        }
+        if scale == Scale::Whole {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        if high - low < 1e-9 * high.abs().max(1e-3) {
+            // One value alone: some room around it.
+            let room = if scale == Scale::Whole || log { 1.0 } else { 0.1 * high.abs().max(1e-3) };
+            (low, high) = (if scale == Scale::FromZero { low } else { low - room }, high + room);
+        }
+        let room = 0.04 * (high - low);
+        let floor = scale == Scale::FromZero && low == 0.0 || scale == Scale::Whole;
+        (low, high) = (if floor { low } else { low - room }, high + room);
+        let mut step = nice_step((high - low) / TICKS);
+        if scale == Scale::Whole || log {
+            step = step.ceil();
+        }
+        // A decade begins below the axis if only its 2 or 5 is on it.
+        let first = if log { low.floor() } else { low };
+        let numbers = ((first / step).ceil() as i64..=(high / step).floor() as i64).map(|index| index as f64 * step);
+        let ticks = if log {
+            // Over few decades the 2 and the 5 of each as well.
+            let factors: &[f64] = if high - low < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+            let decades = numbers.flat_map(|exponent| factors.iter().map(move |factor| factor * 10_f64.powf(exponent)));
+            let inside = |value: &f64| (low..=high).contains(&value.log10());
+            decades.filter(inside).map(|value| (value.log10(), number(value, value))).collect()
+        } else {
+            numbers.map(|value| (value, number(value, step))).collect()
+        };
+        Self { low, high, log, ticks }
+    }
+
+    /// Where a number stands, from 0 to 1.
+    fn share(&self, value: f64) -> f64 {
+        let value = if self.log { value.log10() } else { value };
+        (value - self.low) / (self.high - self.low)
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, at least `step`.
+fn nice_step(step: f64) -> f64 {
+    let power = 10_f64.powf(step.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|nice| *nice >= 0.999 * step).unwrap_or(step)
+}
+
+/// A tick's number, with the digits that its step needs.
+fn number(value: f64, step: f64) -> String {
+    if value == 0.0 && step < 0.9e-3 {
+        return "0".into();
+    }
+    if step < 0.9e-3 || value.abs() >= 1e6 {
+        let exponent = value.abs().log10().floor();
+        let digits = (exponent - (1.001 * step).log10().floor()).max(0.0) as usize;
+        return format!("{value:.digits$e}").replace('-', "−");
+    }
+    let digits = (-(1.001 * step).log10().floor()).max(0.0) as usize;
+    format!("{value:.digits$}").replace('-', "−")
+}
+
+/// What a text takes, about: letters of a sans-serif are a little over half as wide as high.
+fn text_width(text: &str, size: f64) -> f64 {
+    0.56 * size * text.chars().count() as f64
+}
+
+fn unit(pixels: f64) -> i32 {
+    (UNIT * pixels).round() as i32
+}
+
+type Sheet<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+
+/// A chart while it is drawn.
+struct Canvas<'a, 'b> {
+    chart: &'a Chart,
+    sheet: &'a Sheet<'b>,
+    height: f64,
+    x: Range,
+    y: Range,
+}
+
+impl<'a, 'b> Canvas<'a, 'b> {
+    fn new(chart: &'a Chart, sheet: &'a Sheet<'b>, height: f64) -> Self {
+        let x = Range::new(chart.x.scale, chart.points().map(|[x, _]| x));
+        let y = Range::new(chart.y.scale, chart.points().map(|[_, y]| y));
+        Self { chart, sheet, height, x, y }
+    }
+
+    fn draw(&self) -> Drawn {
+        self.draw_axes()?;
+        for series in self.chart.series.iter().rev() {
+            self.draw_series(series)?;
+        }
+        self.draw_legend()
+    }
+
+    /// The place of a point in pixels.
+    fn place(&self, [x, y]: [f64; 2]) -> [f64; 2] {
+        [LEFT + AREA[0] * self.x.share(x), TOP + self.height * (1.0 - self.y.share(y))]
+    }
+
+    fn text(&self, text: &str, [x, y]: [f64; 2], size: f64, colour: RGBColor, place: (HPos, VPos)) -> Drawn {
+        self.write(text, [x, y], ("sans-serif", unit(size)).into_font().color(&colour).pos(Pos::new(place.0, place.1)))
+    }
+
+    fn write(&self, text: &str, [x, y]: [f64; 2], style: TextStyle<'_>) -> Drawn {
+        Ok(self.sheet.draw(&Text::new(text.to_owned(), (unit(x), unit(y)), style))?)
+    }
+
+    fn line(&self, points: &[[f64; 2]], colour: RGBAColor, width: f64) -> Drawn {
+        let points: Vec<(i32, i32)> = points.iter().map(|[x, y]| (unit(*x), unit(*y))).collect();
+        Ok(self.sheet.draw(&PathElement::new(points, colour.stroke_width(unit(width) as u32)))?)
+    }
+
+    fn draw_axes(&self) -> Drawn {
+        let (right, bottom) = (LEFT + AREA[0], TOP + self.height);
+        let bold = ("sans-serif", unit(17.0)).into_font().style(FontStyle::Bold).color(&INK);
+        self.write(self.chart.title, [16.0, 16.0], bold.pos(Pos::new(HPos::Left, VPos::Top)))?;
+        self.text(self.chart.subtitle, [16.0, 40.0], 12.0, FADED, (HPos::Left, VPos::Top))?;
+        for (value, label) in &self.y.ticks {
+            let y = TOP + self.height * (self.y.high - value) / (self.y.high - self.y.low);
+            self.line(&[[LEFT, y], [right, y]], RULE.into(), 1.0)?;
+            self.text(label, [LEFT - 8.0, y], 12.0, FADED, (HPos::Right, VPos::Center))?;
+        }
+        self.line(&[[LEFT, bottom], [right, bottom]], FADED.into(), 1.0)?;
+        for (value, label) in &self.x.ticks {
+            let x = LEFT + AREA[0] * (value - self.x.low) / (self.x.high - self.x.low);
+            self.line(&[[x, bottom], [x, bottom + 5.0]], FADED.into(), 1.0)?;
+            self.text(label, [x, bottom + 9.0], 12.0, FADED, (HPos::Center, VPos::Top))?;
+        }
+        self.text(self.chart.x.title, [LEFT + AREA[0] / 2.0, bottom + 32.0], 13.0, INK, (HPos::Center, VPos::Top))?;
+        let upwards = ("sans-serif", unit(13.0)).into_font().transform(FontTransform::Rotate270).color(&INK);
+        let middle = [14.0, TOP + self.height / 2.0];
+        self.write(self.chart.y.title, middle, upwards.pos(Pos::new(HPos::Center, VPos::Top)))
+    }
+
+    fn draw_series(&self, series: &Series) -> Drawn {
+        let colour = COLOURS[series.colour % COLOURS.len()];
+        let places = |points: &[[f64; 2]]| -> Vec<[f64; 2]> {
+            points.iter().filter(|point| self.chart.shows(**point)).map(|point| self.place(*point)).collect()
+        };
+        let above: Vec<[f64; 2]> = series.band.iter().map(|[x, _, high]| [*x, *high]).collect();
+        let below: Vec<[f64; 2]> = series.band.iter().rev().map(|[x, low, _]| [*x, *low]).collect();
+        let outline: Vec<(i32, i32)> =
+            places(&[above, below].concat()).iter().map(|[x, y]| (unit(*x), unit(*y))).collect();
+        if outline.len() > 2 {
+            self.sheet.draw(&Polygon::new(outline, colour.mix(0.16)))?;
+        }
+        for thread in &series.threads {
+            self.line(&places(thread), colour.mix(0.45), 1.2)?;
+        }
+        let points = places(&series.line);
+        self.line(&points, colour.into(), 2.0)?;
+        let first = if series.mark_all { 0 } else { points.len().saturating_sub(1) };
+        for (index, point) in points.iter().enumerate().skip(first) {
+            let radius = if index + 1 == points.len() { 4.5 } else { 2.4 };
+            self.draw_mark(*point, series.shape, radius, colour)?;
+        }
+        Ok(())
+    }
+
+    /// A mark: a disc, square, triangle or diamond, and then the same hollow.
+    fn draw_mark(&self, [x, y]: [f64; 2], shape: usize, radius: f64, colour: RGBColor) -> Drawn {
+        let corners: &[[f64; 2]] = match shape % 4 {
+            0 => {
+                let centre = (unit(x), unit(y));
+                self.sheet.draw(&Circle::new(centre, unit(radius), colour.filled()))?;
+                if shape % 8 >= 4 {
+                    self.sheet.draw(&Circle::new(centre, unit(0.55 * radius), WHITE.filled()))?;
+                }
+                return Ok(());
+            }
+            1 => &[[-0.88, -0.88], [0.88, -0.88], [0.88, 0.88], [-0.88, 0.88]],
+            2 => &[[0.0, -1.2], [1.1, 0.8], [-1.1, 0.8]],
+            _ => &[[0.0, -1.3], [1.1, 0.0], [0.0, 1.3], [-1.1, 0.0]],
+        };
+        for (factor, colour) in [(1.0, colour), (0.5, WHITE)] {
+            if factor == 1.0 || shape % 8 >= 4 {
+                let at = |[dx, dy]: &[f64; 2]| (unit(x + factor * radius * dx), unit(y + factor * radius * dy));
+                self.sheet.draw(&Polygon::new(corners.iter().map(at).collect::<Vec<_>>(), colour))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the series, each as near to the end of its line as there is room.
+    fn draw_legend(&self) -> Drawn {
+        let mut entries: Vec<(f64, &Series)> = Vec::new();
+        for series in &self.chart.series {
+            let points = series.line.iter().chain(series.threads.iter().flatten());
+            let last = points.filter(|point| self.chart.shows(**point)).max_by(|a, b| a[0].total_cmp(&b[0]));
+            entries.extend(last.map(|point| (self.place(*point)[1], series)));
+        }
+        entries.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // Down until none overlaps, then up from the bottom where that went too far.
+        let mut free = f64::NEG_INFINITY;
+        for (y, _) in &mut entries {
+            *y = y.max(free);
+            free = *y + ENTRY;
+        }
+        let mut free = TOP + self.height;
+        for (y, _) in entries.iter_mut().rev() {
+            *y = y.min(free);
+            free = *y - ENTRY;
+        }
+        let x = LEFT + AREA[0] + GAP;
+        for (y, series) in entries {
+            let colour = COLOURS[series.colour % COLOURS.len()];
+            self.line(&[[x - 28.0, y], [x - 8.0, y]], colour.into(), 2.0)?;
+            self.draw_mark([x - 18.0, y], series.shape, 4.0, colour)?;
+            self.text(&series.label, [x, y], 13.0, INK, (HPos::Left, VPos::Center))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticks(scale: Scale, values: &[f64]) -> Vec<String> {
+        Range::new(scale, values.iter().copied()).ticks.into_iter().map(|(_, label)| label).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers_with_the_digits_they_need() {
+        assert_eq!(ticks(Scale::FromZero, &[0.1, 1.0]), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+        assert_eq!(ticks(Scale::Whole, &[0.0, 10.0]), ["0", "2", "4", "6", "8", "10"]);
+        assert_eq!(ticks(Scale::Whole, &[0.0, 2.0]), ["0", "1", "2"]);
+        assert_eq!(ticks(Scale::Log, &[3e-5, 0.5]), ["1e−4", "0.001", "0.01", "0.1"]);
+        assert_eq!(ticks(Scale::Log, &[3e-3, 6e-2]), ["0.005", "0.01", "0.02", "0.05"]);
+        assert_eq!(ticks(Scale::Linear, &[-0.031, 0.024]), ["−0.03", "−0.02", "−0.01", "0.00", "0.01", "0.02"]);
+        assert_eq!(ticks(Scale::FromZero, &[0.00042]), ["0", "1e−4", "2e−4", "3e−4", "4e−4"]);
+    }
+
+    #[test]
+    fn any_set_of_numbers_makes_a_range_with_ticks() {
+        for scale in [Scale::Linear, Scale::FromZero, Scale::Whole, Scale::Log] {
+            for values in [&[1.0][..], &[1e-9, 1e9], &[5.0, 5.0], &[0.2, 0.25], &[1e12, 1e12]] {
+                let range = Range::new(scale, values.iter().copied());
+                assert!(range.high > range.low, "{scale:?} {values:?}");
+                assert!((1..=40).contains(&range.ticks.len()), "{scale:?} {values:?} {:?}", range.ticks);
+                assert!(values.iter().all(|value| (0.0..=1.0).contains(&range.share(*value))), "{scale:?} {values:?}");
+            }
+        }
+        assert!(Range::new(Scale::FromZero, [0.0].into_iter()).high > 0.0);
+    }
+
+    #[test]
+    fn a_chart_names_its_series_and_leaves_out_what_it_cannot_show() {
+        let axis = |title, scale| Axis { title, scale };
+        let line = vec![[0.0, 0.5], [1.0, f64::NAN], [2.0, 0.0], [3.0, 0.01]];
+        let series = Series { label: "a < b & c".into(), line, mark_all: true, ..Series::default() };
+        let mut chart = Chart {
+            title: "Title",
+            subtitle: "Subtitle",
+            x: axis("rollouts", Scale::Whole),
+            y: axis("KL", Scale::Log),
+            series: vec![series],
+        };
+        assert!(!chart.is_empty());
+        let svg = chart.to_svg().unwrap();
+        for words in ["a &lt; b &amp; c", "Title", "Subtitle", "rollouts", "KL"] {
+            assert!(svg.contains(words), "{words} is missing in {svg}");
+        }
+        assert!(!svg.contains("NaN") && !svg.contains("inf"));
+        // Two points can be shown; the third disc is the legend's.
+        assert_eq!(svg.matches("<circle").count(), 3);
+        chart.series[0].line.truncate(0);
+        assert!(chart.is_empty());
+    }
+}

@@ -12,7 +12,8 @@ macro_rules! models {
 }
 
 /// Names and bytes of the built-in models; assets/models/README.md says how each was made.
-const BUILTIN: &[(&str, &[u8])] = models!["digits8-base", "digits8-classifier", "digits8-judge"];
+const BUILTIN: &[(&str, &[u8])] =
+    models!["digits8-base", "digits8-classifier", "digits8-judge", "rings-base", "rings-classifier", "rings-judge"];
 
 /// Loads a native model: a file, or `builtin:NAME`.
 ///

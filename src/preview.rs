@@ -1,10 +1,13 @@
-//! The grid of samples on fixed seeds that a person watches while a model trains.
+//! The samples on fixed seeds that a person watches while a model trains.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::config;
+use crate::data::Dataset;
 use crate::data::grid::Grid;
+use crate::data::panel::Panel;
+use crate::data::scatter::{self, Scatter};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
@@ -20,9 +23,12 @@ const MOST_CLASSES: usize = 16;
 pub struct Preview {
     sampling: Sampling,
     requests: Vec<Request>,
+    labels: Vec<u32>,
     titles: Vec<String>,
     dit: DitConfig,
     per_class: usize,
+    /// Behind samples that are points.
+    data: Option<Dataset>,
 }
 
 impl Preview {
@@ -45,7 +51,9 @@ impl Preview {
             Sampling::new(gpu, dit, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
         let titles = classes.iter().map(name).collect();
-        Ok(Self { sampling, requests, titles, dit: dit.clone(), per_class: config.per_class })
+        let labels = requests.iter().map(|request| request.label).collect();
+        let data = is_point(dit).then(|| scatter::data_of(class_names)).flatten();
+        Ok(Self { sampling, requests, labels, titles, dit: dit.clone(), per_class: config.per_class, data })
     }
 
     /// Draws the samples.
@@ -56,26 +64,40 @@ impl Preview {
         self.sampling.draw(table, &self.requests)
     }
 
-    /// A grid of drawn samples, a row a class, with a caption under each if given.
-    pub fn grid<'a>(&'a self, images: &'a [f32], heading: &'a str, captions: &'a [String]) -> Grid<'a> {
-        Grid {
+    /// Drawn samples with their captions, if there are any: a grid with a row a class, or points.
+    pub fn panel<'a>(&'a self, images: &'a [f32], heading: &'a str, captions: &'a [String]) -> Panel<'a> {
+        if is_point(&self.dit) {
+            return Panel::Scatter(Scatter {
+                points: images,
+                labels: &self.labels,
+                class_names: &self.titles,
+                captions,
+                heading,
+                data: self.data.as_ref(),
+            });
+        }
+        Panel::Grid(Grid {
             heading,
             row_titles: &self.titles,
             captions,
             ..Grid::new(images, self.dit.image_size, self.dit.channels, self.per_class)
-        }
+        })
     }
 
-    /// The reward of each sample, as captions.
+    /// Captions: the reward of each sample, or the mean of each class where samples are points.
     ///
     /// # Errors
     /// If the reward fails.
     pub fn captions(&self, images: &[f32], reward: &mut dyn Reward) -> Result<Vec<String>> {
-        let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
-        Ok(reward.score(images, &labels)?.iter().map(|score| format!("{score:.2}")).collect())
+        let scores = reward.score(images, &self.labels)?;
+        if is_point(&self.dit) {
+            let means = scores.chunks(self.per_class).map(|scores| scores.iter().sum::<f64>() / scores.len() as f64);
+            return Ok(means.map(|mean| format!("reward {mean:.2}")).collect());
+        }
+        Ok(scores.iter().map(|score| format!("{score:.2}")).collect())
     }
 
-    /// Draws the samples and writes the grid, with rewards under the tiles if there is one; returns both.
+    /// Draws the samples and writes their panel, with rewards if there is one; returns samples and captions.
     ///
     /// # Errors
     /// If the device is lost or the file cannot be written.
@@ -91,7 +113,11 @@ impl Preview {
             Some(reward) => self.captions(&images, reward)?,
             None => Vec::new(),
         };
-        self.grid(&images, heading, &captions).write(path)?;
+        self.panel(&images, heading, &captions).write(path)?;
         Ok((images, captions))
     }
+}
+
+fn is_point(dit: &DitConfig) -> bool {
+    scatter::is_point(dit.image_size, dit.channels)
 }

@@ -2,7 +2,7 @@
 
 use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps};
 
-const SHIPPED: [&str; 3] = ["digits8", "mnist28", "emoji32"];
+const SHIPPED: [&str; 4] = ["digits8", "mnist28", "emoji32", "rings"];
 const FILES: [(&str, Command); 4] = [
     ("pretrain", Command::Pretrain),
     ("fit-classifier", Command::FitClassifier),
@@ -331,10 +331,12 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::FitClassifier, &["data.path=pictures"],
      "data of `data.kind` = \"builtin\" does not take `data.path`; remove it, or choose another kind"),
     (Command::FitClassifier, &["data.name=digits"],
-     "`data.name` must be \"digits8\", the one built-in data set, not \"digits\""),
+     "`data.name` must be \"digits8\" or \"rings\", not \"digits\""),
     (Command::FitClassifier, &["data.image_size=28"],
      "`data.image_size` and `data.channels` must be 8 and 1 for the built-in digits8, not 28 and 1"),
-    (Command::FitClassifier, &["data.channels=2"],
+    (Command::FitClassifier, &["data.name=rings"],
+     "`data.image_size` and `data.channels` must be 1 and 2 for the built-in rings, not 8 and 1"),
+    (Command::FitClassifier, &["data.kind=folder", "data.path=pictures", "data.channels=2"],
      "`data.channels` must be 1 (grey) or 3 (RGB), not 2"),
     (Command::FitClassifier, &["classifier.noise_std=-1"],
      "`classifier.noise_std` must be a finite number of 0 or more, not -1.0"),

@@ -7,6 +7,8 @@ use clap::Args;
 use super::{Global, say};
 use crate::assets;
 use crate::data::grid::Grid;
+use crate::data::panel::Panel;
+use crate::data::scatter::{self, Scatter};
 use crate::error::{Error, Result};
 use crate::flow::sampler::Sampler;
 use crate::flow::schedule::Schedule;
@@ -124,7 +126,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
         write_tensors(path, &tensors)?;
     }
-    write_grid(&arguments.out, &model, dit, &labels, &images)?;
+    write_panel(&arguments.out, &model, dit, &labels, &images)?;
     say(format_args!("{} samples: {}", labels.len(), arguments.out.display()));
     Ok(())
 }
@@ -198,8 +200,14 @@ fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<Request>, 
     Ok((class_requests(&classes, 1, seed), Some(x)))
 }
 
-/// One row a class where samples of a class stand together.
-fn write_grid(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], images: &[f32]) -> Result<()> {
+/// A grid with one row a class where samples of a class stand together, or points.
+fn write_panel(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], images: &[f32]) -> Result<()> {
+    if scatter::is_point(dit.image_size, dit.channels) {
+        let (class_names, data) = (&model.class_names, scatter::data_of(&model.class_names));
+        let scatter =
+            Scatter { points: images, labels, class_names, captions: &[], heading: "samples", data: data.as_ref() };
+        return Panel::Scatter(scatter).write(path);
+    }
     let mut rows: Vec<&[u32]> = labels.chunk_by(|a, b| a == b).collect();
     let columns = rows[0].len();
     let even = rows.iter().all(|row| row.len() == columns);
@@ -213,5 +221,6 @@ fn write_grid(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], image
     };
     let titles: Vec<String> = rows.iter().map(name).collect();
     let columns = if even { columns } else { labels.len().isqrt().max(1) };
-    Grid { row_titles: &titles, ..Grid::new(images, dit.image_size, dit.channels, columns) }.write(path)
+    let grid = Grid { row_titles: &titles, ..Grid::new(images, dit.image_size, dit.channels, columns) };
+    Panel::Grid(grid).write(path)
 }

@@ -96,7 +96,7 @@ impl Default for Model {
 pub struct Data {
     /// `"builtin"`, `"sheet"` or `"folder"`.
     pub kind: DataKind,
-    /// For `builtin`: which one. There is `digits8`.
+    /// For `builtin`: which one, `digits8` or `rings`.
     pub name: String,
     /// For `sheet`: the picture of all tiles. For `folder`: the folder. Relative to the current
     /// directory.
@@ -108,7 +108,7 @@ pub struct Data {
     /// Height and width, in pixels, that the pictures of a folder are brought to, and that the tiles
     /// of a sheet have. Equals the model's.
     pub image_size: usize,
-    /// Channels that pictures are brought to: 1 (grey) or 3 (RGB). Equals the model's.
+    /// Channels that pictures are brought to: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Equals the model's.
     pub channels: usize,
     /// Mirror each picture left to right with probability 1/2. Not for digits or letters.
     pub horizontal_flip: bool,

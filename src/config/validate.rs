@@ -160,17 +160,19 @@ impl Run {
 impl Data {
     fn validate(&self) -> Result<()> {
         bounded("data.image_size", self.image_size, 1, MAX_SIZE)?;
-        if !matches!(self.channels, 1 | 3) {
-            return wrong("data.channels", "1 (grey) or 3 (RGB)", self.channels);
-        }
         if self.kind == DataKind::Builtin {
-            if self.name != "digits8" {
-                return wrong("data.name", "\"digits8\", the one built-in data set", format!("\"{}\"", self.name));
-            }
-            if (self.image_size, self.channels) != (8, 1) {
+            let (image_size, channels) = match self.name.as_str() {
+                "digits8" => (8, 1),
+                "rings" => (1, 2),
+                other => return wrong("data.name", "\"digits8\" or \"rings\"", format!("\"{other}\"")),
+            };
+            if (self.image_size, self.channels) != (image_size, channels) {
+                let expected = format!("{image_size} and {channels} for the built-in {}", self.name);
                 let found = format!("{} and {}", self.image_size, self.channels);
-                return wrong("data.image_size` and `data.channels", "8 and 1 for the built-in digits8", found);
+                return wrong("data.image_size` and `data.channels", expected, found);
             }
+        } else if !matches!(self.channels, 1 | 3) {
+            return wrong("data.channels", "1 (grey) or 3 (RGB)", self.channels);
         }
         let given = [
             ("path", self.path.is_some(), self.kind != DataKind::Builtin),

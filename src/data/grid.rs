@@ -1,37 +1,14 @@
-//! Preview grids: rows of sample tiles with a heading, titles and captions, as a PNG.
+//! Preview grids: rows of sample tiles with a heading, titles and captions.
 
-use std::io::Cursor;
-use std::path::Path;
+use image::{Rgb, RgbImage};
 
-use image::{ImageFormat, Rgb, RgbImage};
-use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
-
+use super::canvas::{CAPTION, HEADING, MARGIN, PAD, TITLE, cut, text_width, write_text};
 use super::to_byte;
-use crate::files::write_atomically;
-use crate::{Error, Result};
 
 /// Small images are magnified by a whole factor to at most this many pixels.
 const TILE: usize = 64;
 /// Between tiles.
 const GUTTER: usize = 4;
-/// Around everything, and on either side of the line between two grids.
-const MARGIN: usize = 24;
-/// Between a text and what it names.
-const PAD: usize = 10;
-
-const BACKGROUND: Rgb<u8> = Rgb([30, 33, 40]);
-const RULE: Rgb<u8> = Rgb([66, 71, 83]);
-
-/// A way of writing: the font's weight and size, and the colour of the ink.
-struct Style {
-    weight: FontWeight,
-    size: RasterHeight,
-    ink: Rgb<u8>,
-}
-
-const HEADING: Style = Style { weight: FontWeight::Bold, size: RasterHeight::Size20, ink: Rgb([236, 239, 244]) };
-const TITLE: Style = Style { weight: FontWeight::Regular, size: RasterHeight::Size16, ink: Rgb([196, 202, 213]) };
-const CAPTION: Style = Style { weight: FontWeight::Regular, size: RasterHeight::Size16, ink: Rgb([136, 144, 160]) };
 
 /// A grid of equally large images. Texts are optional: an empty slice draws none and takes no room.
 ///
@@ -68,18 +45,15 @@ impl<'a> Grid<'a> {
         Self { images, image_size, channels, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }
     }
 
-    /// Draws the grid and writes it as a PNG.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] if the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// Width and height in pixels, with the margin.
+    pub(super) fn size(&self) -> [usize; 2] {
         let layout = Layout::of(self);
-        let mut canvas = canvas(layout.width, layout.height);
-        self.draw(&layout, &mut canvas, MARGIN);
-        write_png(path, &canvas)
+        [layout.width, layout.height]
     }
 
-    fn draw(&self, layout: &Layout, canvas: &mut RgbImage, left: usize) {
+    /// Draws it with its left edge at `left`, margin included.
+    pub(super) fn draw(&self, canvas: &mut RgbImage, left: usize) {
+        let (layout, left) = (&Layout::of(self), left + MARGIN);
         write_text(canvas, &HEADING, self.heading, left, MARGIN);
         let (left, top) = (left + layout.tiles_left, MARGIN + layout.tiles_top);
         let centred = |text: &str| layout.tile.saturating_sub(text_width(text, &CAPTION)) / 2;
@@ -120,24 +94,6 @@ impl<'a> Grid<'a> {
             }
         }
     }
-}
-
-/// Writes two grids beside each other, divided by a line: the same noise before and after tuning.
-///
-/// # Errors
-/// [`Error::Failed`] if the file cannot be written.
-pub fn before_after(path: &Path, left: &Grid, right: &Grid) -> Result<()> {
-    let (left_layout, right_layout) = (Layout::of(left), Layout::of(right));
-    let height = left_layout.height.max(right_layout.height);
-    // The two inner margins meet at the line.
-    let middle = left_layout.width;
-    let mut canvas = canvas(middle + right_layout.width, height);
-    left.draw(&left_layout, &mut canvas, MARGIN);
-    for y in MARGIN..height - MARGIN {
-        canvas.put_pixel(middle as u32, y as u32, RULE);
-    }
-    right.draw(&right_layout, &mut canvas, middle + MARGIN);
-    write_png(path, &canvas)
 }
 
 /// Where the parts of a grid go, in pixels; `tiles_left` and `tiles_top` count from the inner edge of
@@ -185,56 +141,11 @@ impl Layout {
     }
 }
 
-fn canvas(width: usize, height: usize) -> RgbImage {
-    RgbImage::from_pixel(width as u32, height as u32, BACKGROUND)
-}
-
-fn write_png(path: &Path, canvas: &RgbImage) -> Result<()> {
-    let mut bytes = Cursor::new(Vec::new());
-    canvas.write_to(&mut bytes, ImageFormat::Png).map_err(|cause| Error::unwritable(path, cause))?;
-    write_atomically(path, bytes.get_ref())
-}
-
-fn text_width(text: &str, style: &Style) -> usize {
-    text.chars().count() * get_raster_width(style.weight, style.size)
-}
-
-/// As much of a caption or title as fits above or under a tile.
-fn cut(text: &str, width: usize) -> &str {
-    let fitting = width / get_raster_width(CAPTION.weight, CAPTION.size);
-    match text.char_indices().nth(fitting) {
-        Some((end, _)) => &text[..end],
-        None => text,
-    }
-}
-
-/// Blends the ink of each letter over what is there.
-fn write_text(canvas: &mut RgbImage, style: &Style, text: &str, left: usize, top: usize) {
-    let advance = get_raster_width(style.weight, style.size);
-    for (position, letter) in text.chars().enumerate() {
-        let raster = |letter| get_raster(letter, style.weight, style.size);
-        let Some(glyph) = raster(letter).or_else(|| raster('?')) else {
-            continue;
-        };
-        for (y, line) in glyph.rows().enumerate() {
-            for (x, &coverage) in line.iter().enumerate() {
-                let (x, y) = ((left + position * advance + x) as u32, (top + y) as u32);
-                if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {
-                    for (below, ink) in pixel.0.iter_mut().zip(style.ink.0) {
-                        let (under, over) = (u32::from(*below), u32::from(ink));
-                        let coverage = u32::from(coverage);
-                        let mixed = over * coverage + under * (255 - coverage);
-                        *below = ((mixed + 127) / 255) as u8;
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::canvas::{BACKGROUND, RULE};
+    use crate::data::panel::{Panel, before_after};
     use crate::data::{builtin, from_byte};
 
     /// A row of each class of the built-in digits, with captions: `[classes * columns]` images.
@@ -264,7 +175,7 @@ mod tests {
             .flat_map(|n| (0..3).flat_map(move |c| (0..4).map(move |place| 40 * n + 10 * c + place)))
             .collect();
         let images: Vec<f32> = bytes.iter().copied().map(from_byte).collect();
-        Grid::new(&images, 2, 3, 2).write(&path).unwrap();
+        Panel::Grid(Grid::new(&images, 2, 3, 2)).write(&path).unwrap();
 
         let shown = image::open(&path).unwrap().into_rgb8();
         let side = 2 * MARGIN + 2 * 64 + GUTTER;
@@ -296,7 +207,7 @@ mod tests {
         let (plain_path, text_path) = (folder.path().join("a.png"), folder.path().join("b.png"));
         let (images, captions, names) = digits(3, 0);
         let plain = Grid::new(&images, 8, 1, 3);
-        plain.write(&plain_path).unwrap();
+        Panel::Grid(plain).write(&plain_path).unwrap();
         let columns: Vec<String> = (0..3).map(|seed| format!("seed {seed}")).collect();
         let full = Grid {
             heading: "Sämtliche Ziffern — a heading far wider than its three columns",
@@ -305,7 +216,7 @@ mod tests {
             captions: &captions,
             ..plain
         };
-        full.write(&text_path).unwrap();
+        Panel::Grid(full).write(&text_path).unwrap();
 
         let before = image::open(&plain_path).unwrap().into_rgb8();
         let after = image::open(&text_path).unwrap().into_rgb8();
@@ -337,7 +248,7 @@ mod tests {
         let ((left, left_captions, names), (right, right_captions, _)) = (digits(6, 0), digits(6, 6));
         let base = Grid { heading: "base", row_titles: &names, captions: &left_captions, ..Grid::new(&left, 8, 1, 6) };
         let tuned = Grid { heading: "tuned", captions: &right_captions, row_titles: &[], ..Grid::new(&right, 8, 1, 6) };
-        before_after(&path, &base, &tuned).unwrap();
+        before_after(&path, &Panel::Grid(base), &Panel::Grid(tuned)).unwrap();
 
         let shown = image::open(&path).unwrap().into_rgb8();
         let (base, tuned) = (Layout::of(&base), Layout::of(&tuned));

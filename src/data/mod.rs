@@ -1,7 +1,11 @@
-//! Labelled images: the built-in set, sprite sheets, folders of pictures; and the grids that show them.
+//! Labelled images: the built-in sets, sprite sheets, folders of pictures; and what shows them.
 
+mod canvas;
 pub mod folder;
 pub mod grid;
+pub mod panel;
+mod rings;
+pub mod scatter;
 pub mod sheet;
 
 use std::path::Path;
@@ -12,12 +16,12 @@ use crate::config::{self, DataKind};
 use crate::{Error, Result};
 
 /// Names that [`builtin`] knows.
-pub const BUILTIN: [&str; 1] = ["digits8"];
+pub const BUILTIN: [&str; 2] = ["digits8", rings::NAME];
 
 /// Square images of one size, each with a class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// `[N, C, H, W]` with `H = W = image_size`, values in [-1, 1] (byte / 127.5 - 1).
+    /// `[N, C, H, W]` with `H = W = image_size`; of pictures values in [-1, 1] (byte / 127.5 - 1).
     pub images: Vec<f32>,
     /// `[N]`, indices into `class_names`.
     pub labels: Vec<u32>,
@@ -25,7 +29,7 @@ pub struct Dataset {
     pub class_names: Vec<String>,
     /// Height and width in pixels.
     pub image_size: usize,
-    /// 1 (grey) or 3 (red, green, blue).
+    /// 1 (grey), 3 (red, green, blue), or 2 (the coordinates of a point).
     pub channels: usize,
 }
 
@@ -50,7 +54,8 @@ impl Dataset {
     }
 }
 
-/// A data set that is compiled into the program: `digits8`, 1797 handwritten digits of 8x8 grey pixels.
+/// A data set that is compiled into the program: `digits8`, 1797 handwritten digits of 8x8 grey pixels, or `rings`,
+/// 4000 points of the plane on four noisy rings, each one pixel with two channels.
 ///
 /// # Errors
 /// [`Error::Input`] if there is none of that name.
@@ -65,6 +70,7 @@ pub fn builtin(name: &str) -> Result<Dataset> {
             8,
             1,
         ),
+        rings::NAME => Ok(rings::generate()),
         _ => Err(Error::input(format!(
             "there is no built-in data set {name:?}: use {}, or the path of a sheet or folder",
             BUILTIN.join(", ")
@@ -133,7 +139,7 @@ fn push_planes(images: &mut Vec<f32>, picture: &impl image::GenericImageView<Pix
     }
 }
 
-/// The images of a data set have 1 or 3 channels and at least one pixel.
+/// Pictures have 1 or 3 channels and at least one pixel.
 fn check_shape(image_size: usize, channels: usize) -> Result<()> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::input(format!(
@@ -185,6 +191,6 @@ mod tests {
     #[test]
     fn an_unknown_built_in_set_is_refused_with_the_known_ones() {
         let message = builtin("digits9").unwrap_err().to_string();
-        assert!(message.contains("\"digits9\"") && message.contains("digits8"), "{message}");
+        assert!(message.contains("\"digits9\"") && message.contains("digits8, rings"), "{message}");
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
 use crate::config::Config;
-use crate::data::grid::before_after;
+use crate::data::panel::before_after;
 use crate::error::Result;
 use crate::evaluate::{BASE, Evaluation, Evaluator};
 use crate::gpu::Gpu;
@@ -133,7 +133,7 @@ impl Run {
                 let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
                 let evaluation = evaluator.evaluate_base()?.expect("the base is among the stores");
                 if begin == 0 {
-                    preview.grid(&images, "iteration 0", &captions).write(&directory.sample(0))?;
+                    preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
                     metrics.append(&evaluation_line(0, &evaluation))?;
                 }
                 base = Some(Base { evaluation, images, captions });
@@ -186,8 +186,8 @@ impl Run {
         };
         before_after(
             &directory.path().join("before_after.png"),
-            &preview.grid(&base.images, "base", &base.captions),
-            &preview.grid(&images, "tuned", &captions),
+            &preview.panel(&base.images, "base", &base.captions),
+            &preview.panel(&images, "tuned", &captions),
         )?;
         Ok(Outcome { iterations: done, base: base.evaluation, tuned })
     }

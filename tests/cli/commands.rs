@@ -379,3 +379,41 @@ fn compare_reads_runs_and_a_log_with_a_cut_line() {
     // A comparison may be made again in the same place.
     here.run("-q compare one --out compared/deep").succeeds();
 }
+
+#[test]
+fn points_are_pretrained_fitted_tuned_and_drawn_as_a_scatter() {
+    let here = Workplace::new();
+    let rings = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/rings");
+    let run = |command: &str, file: &str, rest: &str| {
+        let config = rings.join(file).display().to_string();
+        let mut program = program(&here.path(""), &format!("-q {command} --out {command} {rest} --config"));
+        Ended::of(program.arg(config)).succeeds()
+    };
+    run("pretrain", "pretrain.toml", "--set pretrain.steps=2 --set pretrain.warmup_steps=1");
+    run("fit-classifier", "fit-classifier.toml", "--set classifier.steps=2");
+    run("train", "train.toml", "--set train.iterations=1 --set eval.count=20");
+    for (model, channels) in [("pretrain", 2), ("train", 2)] {
+        let model = Model::load(&here.path(model).join("model.safetensors")).unwrap();
+        let dit = model.dit("it").unwrap();
+        assert_eq!((dit.image_size, dit.channels, model.class_names[3].as_str()), (1, channels, "ring 4"));
+    }
+    here.run("-q sample --model train/model.safetensors --count 5 --out points.png").succeeds();
+    let one = picture(&here.path("points.png"));
+    assert_eq!(picture(&here.path("pretrain/samples/000002.png")).1, one.1);
+    let both = picture(&here.path("train/before_after.png"));
+    assert!(both.0 > 2 * 440 && both.1 == one.1, "{both:?} {one:?}");
+}
+
+/// The claim of configs/rings/train.toml, on four of its twenty rollouts.
+#[test]
+fn tuning_the_rings_raises_the_reward() {
+    let here = Workplace::new();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/rings/train.toml");
+    let mut program = program(&here.path(""), "-q train --out rings --set train.iterations=4 --config");
+    Ended::of(program.arg(config)).succeeds();
+    let metrics = lines(&here.path("rings/metrics.jsonl"));
+    let reward = |line: &Value| number(line, "eval/reward_mean");
+    let (base, tuned) = (reward(&metrics[0]), reward(&metrics[4]));
+    // The standard error of either is 0.011.
+    assert!((0.75..0.85).contains(&base) && tuned > base + 0.04, "{base} {tuned}");
+}

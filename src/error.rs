@@ -17,7 +17,10 @@ pub enum Error {
     /// The device was lost or stopped answering in the middle of the work (exit code 4).
     #[error("{0}")]
     DeviceLost(String),
-    /// Everything else: a full disk, numbers that are not finite, a broken invariant (exit code 1).
+    /// Training diverged: numbers are not finite, and would not become so again (exit code 1).
+    #[error("{0}")]
+    NotFinite(String),
+    /// Everything else: a full disk, a broken invariant (exit code 1).
     #[error("{0}")]
     Failed(String),
 }
@@ -49,7 +52,7 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) => 1,
+            Self::NotFinite(_) | Self::Failed(_) => 1,
             Self::Input(_) => 2,
             Self::Device(_) => 3,
             Self::DeviceLost(_) => 4,

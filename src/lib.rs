@@ -31,5 +31,6 @@ pub mod roofline;
 pub mod run;
 pub mod sampling;
 pub mod self_test;
+pub mod sweep;
 
 pub use error::{Error, Result};

@@ -146,7 +146,7 @@ impl Optimizer {
         if self.skipped_in_a_row <= most {
             return Ok(());
         }
-        Err(Error::failed(format!(
+        Err(Error::NotFinite(format!(
             "{} updates in a row had gradients that are not finite and were skipped ({when}), but \
              `train.max_skipped_updates` is {most}: lower `{key}`, or start again from an earlier model",
             self.skipped_in_a_row

@@ -219,7 +219,7 @@ impl Sampling {
         let drawn: Vec<f32> = self.gpu.read(&[&images])?;
         match drawn.iter().position(|value| !value.is_finite()) {
             None => Ok(drawn),
-            Some(broken) => Err(Error::failed(format!(
+            Some(broken) => Err(Error::NotFinite(format!(
                 "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
                  sampling steps; go back to an earlier checkpoint",
                 broken / dim,

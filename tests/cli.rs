@@ -6,5 +6,6 @@ mod cli {
     mod commands;
     mod interruption;
     mod profile;
+    mod sweep;
     mod workplace;
 }

@@ -7,6 +7,7 @@ mod fit_classifier;
 mod import;
 mod pretrain;
 mod sample;
+mod sweep;
 mod train;
 
 use std::fmt::Display;
@@ -65,6 +66,8 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Train the small classifier that scores or judges images
     FitClassifier(fit_classifier::Arguments),
+    /// Do a set of training runs, and compare them
+    Sweep(sweep::Arguments),
     /// Put runs side by side: a table and pictures
     Compare(compare::Arguments),
     /// Convert a checkpoint of another program
@@ -179,6 +182,7 @@ impl Cli {
             Command::Train(arguments) => train::run(&global, &arguments),
             Command::Sample(arguments) => sample::run(&global, &arguments),
             Command::Eval(arguments) => eval::run(&global, &arguments),
+            Command::Sweep(arguments) => sweep::run(&global, &arguments),
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Devices(arguments) => devices::run(&global, &arguments),

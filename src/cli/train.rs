@@ -65,7 +65,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
-        say(format_args!("before and after: {}", directory.path().join("before_after.png").display()));
+        say(format_args!("before and after: {}", directory.before_after().display()));
     } else {
         let (iterations, path) = (outcome.iterations, directory.path().display());
         say(format_args!("stopped after iteration {iterations}; continue with: train --resume --out {path}"));

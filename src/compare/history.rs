@@ -128,21 +128,3 @@ fn read_config(path: &Path) -> Result<toml::Table> {
     let complete = Config::parse(&text, &path.display().to_string(), &[]).map(|config| config.to_toml());
     toml::from_str(&complete.unwrap_or(text)).map_err(|cause| Error::unreadable(path, cause.message()))
 }
-
-/// The dotted keys in which two configurations differ.
-pub(super) fn differences(a: &toml::Table, b: &toml::Table) -> Vec<String> {
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let mut found = Vec::new();
-    for key in keys {
-        match (a.get(key), b.get(key)) {
-            (a, b) if a == b => {}
-            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
-                found.extend(differences(a, b).into_iter().map(|inner| format!("{key}.{inner}")));
-            }
-            _ => found.push(key.clone()),
-        }
-    }
-    found
-}

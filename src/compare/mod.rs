@@ -9,6 +9,7 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 
+use crate::config::differences;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
@@ -86,7 +87,7 @@ impl Comparison {
                      other: {} and {} differ in {}; give them different labels",
                     others[0].path.display(),
                     runs[0].path.display(),
-                    history::differences(&others[0].config, &runs[0].config).join(", ")
+                    differences(&others[0].config, &runs[0].config).join(", ")
                 )));
             }
         }

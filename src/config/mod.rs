@@ -11,6 +11,7 @@ mod model;
 mod ranges;
 mod sections;
 mod sections_fit;
+mod sweep;
 mod tree;
 mod validate;
 
@@ -23,6 +24,7 @@ pub use choices::*;
 pub use model::{ModelSizes, ModelSource};
 pub use sections::*;
 pub use sections_fit::*;
+pub use sweep::{Sweep, SweepRun};
 
 use crate::error::{Error, Result};
 use tree::{Node, Sources};
@@ -136,6 +138,13 @@ impl Config {
         decode::decode(&root, sources)
     }
 
+    /// The dotted keys in which two configurations differ.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table =
+            |config: &Self| toml::Table::try_from(config).expect("every value of a configuration has a TOML form");
+        differences(&table(self), &table(other))
+    }
+
     /// The resolved configuration as TOML: every key with its value. [`Config::parse`] gives the
     /// same configuration back.
     ///
@@ -155,4 +164,22 @@ fn default_tree() -> Result<Node> {
     let mut root = tree::parse_file(&text, sources)?;
     root.remove("model");
     Ok(root.into_default())
+}
+
+/// The dotted keys in which two tables differ.
+pub fn differences(a: &toml::Table, b: &toml::Table) -> Vec<String> {
+    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let mut found = Vec::new();
+    for key in keys {
+        match (a.get(key), b.get(key)) {
+            (a, b) if a == b => {}
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                found.extend(differences(a, b).into_iter().map(|inner| format!("{key}.{inner}")));
+            }
+            _ => found.push(key.clone()),
+        }
+    }
+    found
 }

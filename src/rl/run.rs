@@ -185,7 +185,7 @@ impl Run {
             }
         };
         before_after(
-            &directory.path().join("before_after.png"),
+            &directory.before_after(),
             &preview.panel(&base.images, "base", &base.captions),
             &preview.panel(&images, "tuned", &captions),
         )?;

@@ -6,6 +6,8 @@
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
+//!   before_after.png       base and tuned model, written last: the run is finished
+//!   failed.txt             why a run of a sweep cannot go on
 //!   trace.json, profile.json   where the time went, with --profile
 //!   .lock                  held by the process that works here
 //! ```
@@ -121,6 +123,11 @@ impl RunDirectory {
         self.path.join("profile.json")
     }
 
+    /// The last file of a finished run, `before_after.png`.
+    pub fn before_after(&self) -> PathBuf {
+        self.path.join(BEFORE_AFTER)
+    }
+
     /// The preview grid of an iteration, `samples/NNNNNN.png`.
     pub fn sample(&self, iteration: u64) -> PathBuf {
         self.samples().join(format!("{iteration:06}.png"))
@@ -171,6 +178,9 @@ impl RunDirectory {
         Ok(())
     }
 }
+
+/// What a run writes last.
+pub const BEFORE_AFTER: &str = "before_after.png";
 
 /// File in the directory of a run that ended with numbers that are not finite; it holds the message.
 pub const FAILURE: &str = "failed.txt";

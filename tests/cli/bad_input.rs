@@ -509,3 +509,63 @@ fn runs_to_compare() {
         ),
     ]);
 }
+
+/// Writes `sweep.toml`.
+fn sweep(here: &Workplace, text: &str) {
+    fs::write(here.path("sweep.toml"), text).unwrap();
+}
+
+#[test]
+fn sweeps() {
+    const SWEEP: &str = "sweep sweep.toml --out s";
+    check(&[
+        case(nothing, SWEEP, 2, &["cannot read sweep.toml"]),
+        case(|here| sweep(here, ""), SWEEP, 2, &["sweep.toml has nothing to run", "[[variant]]", "[grid]"]),
+        case(
+            |here| sweep(here, "[sweep]\nseds = [1]\n"),
+            SWEEP,
+            2,
+            &["sweep.toml:2:1", "`sweep.seds`", "did you mean `sweep.seeds`?"],
+        ),
+        case(
+            |here| sweep(here, "[[variant]]\nlabel = \"x\"\nset = [\"train.iteratons=1\"]\n"),
+            SWEEP,
+            2,
+            &["sweep.toml, `x`", "did you mean `train.iterations`?"],
+        ),
+        case(
+            |here| sweep(here, "[sweep]\nbase = \"nowhere.toml\"\n[[variant]]\nlabel = \"x\"\n"),
+            SWEEP,
+            2,
+            &["cannot read nowhere.toml"],
+        ),
+        case(
+            |here| sweep(here, "[[variant]]\nlabel = \"x\"\nset = [\"model.file=nowhere.safetensors\"]\n"),
+            SWEEP,
+            2,
+            &["nowhere.safetensors"],
+        ),
+        case(
+            |here| {
+                blocked(here);
+                sweep(here, "[sweep]\nbase = \"train.toml\"\n[[variant]]\nlabel = \"x\"\n");
+            },
+            "sweep sweep.toml --out blocked",
+            2,
+            &["cannot write into blocked"],
+        ),
+        case(
+            |here| {
+                sweep(here, "[sweep]\nbase = \"train.toml\"\n[[variant]]\nlabel = \"x\"\n");
+                here.run("-q sweep sweep.toml --out s").succeeds();
+                sweep(
+                    here,
+                    "[sweep]\nbase = \"train.toml\"\nset = [\"train.iterations=9\"]\n[[variant]]\nlabel = \"x\"\n",
+                );
+            },
+            SWEEP,
+            2,
+            &["s/runs/x-seed0 was begun with another configuration", "train.iterations", "--out"],
+        ),
+    ]);
+}

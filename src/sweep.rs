@@ -1,0 +1,186 @@
+//! A set of training runs, one after another on one device; what is done is not done again.
+//!
+//! Every run has a directory of its own, with the usual checkpoints. So whatever ends a sweep (Ctrl-C, a crash, a
+//! power cut), the same command goes on where it was.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::assets;
+use crate::compare::{Comparison, Source};
+use crate::config::{Config, ModelSource, SweepRun};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::gpu::Gpu;
+use crate::graph::Profile;
+use crate::model::Model;
+use crate::rl::{Cost, Outcome, Run, RunOptions, Trainer};
+use crate::run::directory::{FAILURE, RunDirectory};
+use crate::run::{Verbosity, metrics};
+
+/// How far a run of a sweep has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Not begun, or interrupted: it will run.
+    Open,
+    /// Done, with everything written.
+    Finished,
+    /// Its numbers were not finite; the message. Seeds decide everything, so it would only happen again.
+    Failed(String),
+}
+
+/// What running one run led to.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was trained to its end, or stopped by the person.
+    Trained(Outcome),
+    /// Its numbers were not finite; the message is kept in its directory.
+    Failed(String),
+}
+
+/// A sweep whose runs are known and fit what is on the disk.
+#[derive(Debug)]
+pub struct SweepPlan {
+    runs: Vec<SweepRun>,
+    models: HashMap<String, Model>,
+}
+
+impl SweepPlan {
+    /// Loads every model that the runs start from, once each, and looks at the directories that are there.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a model is bad, or a run was begun with another configuration.
+    pub fn new(runs: Vec<SweepRun>) -> Result<Self> {
+        let mut models = HashMap::new();
+        for run in &runs {
+            let file = model_file(&run.config)?;
+            if !models.contains_key(file) {
+                models.insert(file.to_owned(), assets::load_model(file)?);
+            }
+            check_unchanged(&run.config)?;
+        }
+        Ok(Self { runs, models })
+    }
+
+    /// The runs in their order.
+    pub fn runs(&self) -> &[SweepRun] {
+        &self.runs
+    }
+
+    /// How far a run has come.
+    pub fn progress(&self, run: &SweepRun) -> Progress {
+        let path = path(&run.config);
+        if let Ok(message) = std::fs::read_to_string(path.join(FAILURE)) {
+            return Progress::Failed(message.trim().to_owned());
+        }
+        match path.join(crate::run::directory::BEFORE_AFTER).is_file() {
+            true => Progress::Finished,
+            false => Progress::Open,
+        }
+    }
+
+    /// What an iteration of a run will cost on such a device.
+    ///
+    /// # Errors
+    /// If the configuration does not fit the model.
+    pub fn cost(&self, run: &SweepRun, profile: &Profile) -> Result<Cost> {
+        let file = model_file(&run.config)?;
+        Trainer::cost(&run.config, self.models[file].dit(file)?, profile)
+    }
+
+    /// Begins a run, or goes on with it.
+    ///
+    /// # Errors
+    /// Everything of [`Run::prepare`] and [`Run::execute`], save numbers that are not finite: those end this run
+    /// alone.
+    pub fn execute(&self, gpu: &Arc<Gpu>, run: &SweepRun, verbosity: Verbosity, stop: &AtomicBool) -> Result<Ended> {
+        let config = &run.config;
+        let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?])?;
+        let path = path(config);
+        let directory = match path.join("config.toml").is_file() {
+            true => RunDirectory::open(&path)?,
+            false => RunDirectory::create_for(&config.run, Some(&path))?,
+        };
+        write_atomically(&directory.config(), config.to_toml().as_bytes())?;
+        match prepared.execute(&RunOptions { directory: &directory, resume: true, verbosity, stop }) {
+            Ok(outcome) => Ok(Ended::Trained(outcome)),
+            Err(Error::NotFinite(message)) => {
+                write_atomically(&path.join(FAILURE), format!("{message}\n").as_bytes())?;
+                Ok(Ended::Failed(message))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Runs what is open, in order, until all is done or `stop` is set; `tell` hears of each run, first that it
+    /// begins and then how it ended.
+    ///
+    /// # Errors
+    /// As [`SweepPlan::execute`].
+    pub fn execute_all(
+        &self,
+        gpu: &Arc<Gpu>,
+        verbosity: Verbosity,
+        stop: &AtomicBool,
+        mut tell: impl FnMut(usize, &SweepRun, Option<&Ended>),
+    ) -> Result<()> {
+        for (index, run) in self.runs.iter().enumerate() {
+            if self.progress(run) != Progress::Open {
+                continue;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            tell(index, run, None);
+            tell(index, run, Some(&self.execute(gpu, run, verbosity, stop)?));
+        }
+        Ok(())
+    }
+
+    /// All runs that have metrics, side by side; `None` if none has.
+    ///
+    /// # Errors
+    /// As [`Comparison::read`].
+    pub fn comparison(&self) -> Result<Option<Comparison>> {
+        let begun = self.runs.iter().filter(|run| {
+            metrics::read(&path(&run.config).join("metrics.jsonl")).is_ok_and(|records| !records.is_empty())
+        });
+        let sources: Vec<Source> =
+            begun.map(|run| Source { label: Some(run.label.clone()), path: path(&run.config) }).collect();
+        if sources.is_empty() { Ok(None) } else { Comparison::read(&sources).map(Some) }
+    }
+}
+
+fn path(config: &Config) -> PathBuf {
+    config.run.out_dir.join(&config.run.name)
+}
+
+fn model_file(config: &Config) -> Result<&str> {
+    match config.model.source()? {
+        ModelSource::File(file) => Ok(file),
+        ModelSource::New(_) => Err(Error::input("a sweep starts from a trained model: give `model.file`")),
+    }
+}
+
+/// Refuses to go on with a run that was begun with another configuration: its directory would then tell a mixture.
+fn check_unchanged(config: &Config) -> Result<()> {
+    let path = path(config).join("config.toml");
+    if !Path::is_file(&path) {
+        return Ok(());
+    }
+    let mut begun = Config::load(Some(&path), &[])?;
+    // The same place may be written in several ways.
+    begun.run.out_dir.clone_from(&config.run.out_dir);
+    begun.run.device.clone_from(&config.run.device);
+    let differences = begun.differences(config);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{} was begun with another configuration, which differs in {}: choose another --out, or undo the change",
+        path.parent().unwrap_or(&path).display(),
+        differences.join(", ")
+    )))
+}

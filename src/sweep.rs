@@ -139,13 +139,15 @@ impl SweepPlan {
         Ok(())
     }
 
-    /// All runs that have metrics, side by side; `None` if none has.
+    /// All runs that have metrics or failed, side by side; `None` if none has.
     ///
     /// # Errors
     /// As [`Comparison::read`].
     pub fn comparison(&self) -> Result<Option<Comparison>> {
         let begun = self.runs.iter().filter(|run| {
-            metrics::read(&path(&run.config).join("metrics.jsonl")).is_ok_and(|records| !records.is_empty())
+            let log = path(&run.config).join("metrics.jsonl");
+            let has_metrics = || metrics::read(&log).is_ok_and(|records| !records.is_empty());
+            matches!(self.progress(run), Progress::Failed(_)) || has_metrics()
         });
         let sources: Vec<Source> =
             begun.map(|run| Source { label: Some(run.label.clone()), path: path(&run.config) }).collect();

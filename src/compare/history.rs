@@ -67,18 +67,21 @@ impl History {
             run.remove("out_dir");
         }
         let records = metrics::read(&file("metrics.jsonl"))?;
-        let Some(last) = records.last() else {
+        let failure = std::fs::read_to_string(file(FAILURE)).ok().map(|message| message.trim().to_owned());
+        // A run may diverge before its first line; that is worth showing.
+        if records.is_empty() && failure.is_none() {
             return Err(no_run("its metrics.jsonl has no iteration yet"));
-        };
-        if !records.iter().any(|record| record.contains_key("reward_mean") || record.contains_key("eval/reward_mean")) {
+        }
+        let rewards = ["reward_mean", "eval/reward_mean"];
+        if !records.is_empty() && !records.iter().any(|record| rewards.iter().any(|key| record.contains_key(*key))) {
             return Err(no_run("its metrics have no reward, so pretrain or fit-classifier wrote them"));
         }
-        let iterations = last["iteration"].as_u64().unwrap_or(0);
+        let iterations = records.last().and_then(|last| last["iteration"].as_u64()).unwrap_or(0);
         let planned = planned.and_then(|planned| u64::try_from(planned).ok());
-        let status = match std::fs::read_to_string(file(FAILURE)) {
-            Ok(message) => Status::Failed(message.trim().to_owned()),
-            Err(_) if planned.is_some_and(|planned| iterations >= planned) => Status::Finished,
-            Err(_) => Status::Unfinished,
+        let status = match failure {
+            Some(message) => Status::Failed(message),
+            None if planned.is_some_and(|planned| iterations >= planned) => Status::Finished,
+            None => Status::Unfinished,
         };
         // `.` and `..` have no name of their own.
         let named = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

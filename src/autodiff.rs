@@ -1,10 +1,20 @@
 //! Reverse-mode differentiation: the backward pass is graph too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::graph::{Graph, Tensor, Wanted};
 use crate::ops::{Accumulate, Add};
+
+/// What becomes of the tensors that the forward pass computes and the backward pass reads. None of this
+/// changes the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activations {
+    /// Of each segment of the graph only what enters it is kept, and the rest computed again where the
+    /// backward pass comes to it (activation checkpointing, Chen et al. 2016): less memory for a second
+    /// forward pass. Gradients are the same to the bit.
+    pub recompute: bool,
+}
 
 /// Records the gradients of `seeds` with respect to every trainable parameter that they depend on (added to
 /// the parameter's gradient tensor) and to `wanted` (returned, `None` where nothing depends on it).
@@ -14,6 +24,16 @@ use crate::ops::{Accumulate, Add};
 /// Parameter gradients accumulate (`+=`), activation gradients are written once: so several micro-batches
 /// add up, and the optimizer clears what it has used.
 pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]) -> Vec<Option<Tensor>> {
+    backward_with(graph, seeds, wanted, Activations::default())
+}
+
+/// [`backward`] with a choice of what becomes of the forward pass's tensors until it reads them.
+pub fn backward_with(
+    graph: &mut Graph,
+    seeds: &[(Tensor, Tensor)],
+    wanted: &[Tensor],
+    activations: Activations,
+) -> Vec<Option<Tensor>> {
     let mut differentiable: BTreeSet<Tensor> = wanted.iter().copied().collect();
     for node in graph.nodes() {
         let depends = |tensor: &Tensor| differentiable.contains(tensor) || graph.gradient(*tensor).is_some();
@@ -22,6 +42,11 @@ pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]
         }
     }
     let mut gradients: BTreeMap<Tensor, Tensor> = seeds.iter().copied().collect();
+    let mut segments = if activations.recompute { graph.segments().to_vec() } else { Vec::new() };
+    // A segment's tensors and those that stand for them. Whatever reads them outside of it comes later in the
+    // forward pass, so it has been dealt with before they are in here.
+    let mut recomputed: HashMap<Tensor, Tensor> = HashMap::new();
+    let mut repetitions = Vec::new();
     for index in (0..graph.nodes().len()).rev() {
         let node = &graph.nodes()[index];
         let of_outputs: Vec<Option<Tensor>> =
@@ -40,8 +65,16 @@ pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]
         }
         let (op, outputs) = (Arc::clone(&node.op), node.outputs.clone());
         let scope = node.label.rsplit_once('.').map_or(String::new(), |(scope, _)| scope.to_owned());
+        if let Some(segment) = segments.iter().position(|segment| segment.contains(&index)) {
+            let first = graph.nodes().len();
+            recomputed.extend(graph.repeat(segments.swap_remove(segment)));
+            repetitions.push(first..graph.nodes().len());
+        }
+        let present = |tensors: &[Tensor]| -> Vec<Tensor> {
+            tensors.iter().map(|tensor| *recomputed.get(tensor).unwrap_or(tensor)).collect()
+        };
         graph.scope(&format!("backward.{scope}"), |graph| {
-            let found = op.vjp(graph, &inputs, &outputs, &of_outputs, &wants);
+            let found = op.vjp(graph, &present(&inputs), &present(&outputs), &of_outputs, &wants);
             assert_eq!(found.len(), inputs.len(), "the gradient of {} has an entry an input", op.name());
             for ((tensor, gradient), want) in inputs.iter().zip(found).zip(wants) {
                 match (gradient, want) {
@@ -57,6 +90,10 @@ pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]
                 }
             }
         });
+    }
+    // The last results of a segment are of no use to its gradients.
+    for repetition in repetitions.into_iter().rev() {
+        graph.prune(repetition);
     }
     wanted.iter().map(|tensor| gradients.get(tensor).copied()).collect()
 }

@@ -129,6 +129,12 @@ fn dry_run(global: &Global, config: &Config, dit: &DitConfig) -> Result<()> {
         mebibytes(cost.bytes),
         mebibytes(cost.naive_bytes)
     ));
+    let mut other = config.clone();
+    let checkpointing = &mut other.train.activation_checkpointing;
+    *checkpointing = !*checkpointing;
+    let setting = format!("train.activation_checkpointing = {checkpointing}");
+    let other = Trainer::cost(&other, dit, &Profile::of(&gpu))?;
+    say(format_args!("                       {:.1} MiB with {setting}", mebibytes(other.bytes)));
     if let Some(memory) = gpu.description().memory_bytes {
         say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::graph::{Graph, Tensor, Wanted};
-use crate::ops::{Accumulate, Add};
+use crate::graph::{Graph, Node, Tensor, Wanted};
+use crate::ops::{Accumulate, Add, FromHalf, ToHalf};
 
 /// What becomes of the tensors that the forward pass computes and the backward pass reads. None of this
 /// changes the forward pass.
@@ -14,7 +14,13 @@ pub struct Activations {
     /// backward pass comes to it (activation checkpointing, Chen et al. 2016): less memory for a second
     /// forward pass. Gradients are the same to the bit.
     pub recompute: bool,
+    /// What of the segments is kept, is kept in 16 bits and expanded where the backward pass reads it: half the
+    /// memory, and gradients of tensors that are rounded by at most 2⁻¹¹ of their value.
+    pub half: bool,
 }
+
+/// A tensor of fewer elements is not worth two dispatches.
+const WORTH_HALVING: usize = 1024;
 
 /// Records the gradients of `seeds` with respect to every trainable parameter that they depend on (added to
 /// the parameter's gradient tensor) and to `wanted` (returned, `None` where nothing depends on it).
@@ -42,12 +48,13 @@ pub fn backward_with(
         }
     }
     let mut gradients: BTreeMap<Tensor, Tensor> = seeds.iter().copied().collect();
+    let forward = graph.nodes().len();
     let mut segments = if activations.recompute { graph.segments().to_vec() } else { Vec::new() };
     // A segment's tensors and those that stand for them. Whatever reads them outside of it comes later in the
     // forward pass, so it has been dealt with before they are in here.
     let mut recomputed: HashMap<Tensor, Tensor> = HashMap::new();
     let mut repetitions = Vec::new();
-    for index in (0..graph.nodes().len()).rev() {
+    for index in (0..forward).rev() {
         let node = &graph.nodes()[index];
         let of_outputs: Vec<Option<Tensor>> =
             node.outputs.iter().map(|tensor| gradients.get(tensor).copied()).collect();
@@ -95,5 +102,34 @@ pub fn backward_with(
     for repetition in repetitions.into_iter().rev() {
         graph.prune(repetition);
     }
+    if activations.half {
+        halve(graph, forward);
+    }
     wanted.iter().map(|tensor| gradients.get(tensor).copied()).collect()
+}
+
+/// Packs the tensors of segments after their last use in the forward pass, the first `forward` nodes, and
+/// expands them before their first use in the backward pass.
+///
+/// Only first outputs are: the others are statistics of a row that an op leaves to its own gradient. And only
+/// those of segments: after them stands the loss, which may take differences between nearly equal tensors.
+fn halve(graph: &mut Graph, forward: usize) {
+    let backward = forward..graph.nodes().len();
+    let mut places = Vec::new();
+    for index in graph.segments().to_vec().into_iter().flatten() {
+        let tensor = graph.nodes()[index].outputs[0];
+        let reads = |node: &Node| node.inputs.contains(&tensor);
+        let first_use = graph.nodes()[backward.clone()].iter().position(reads);
+        let Some(first_use) = first_use.filter(|_| graph.elements(tensor) >= WORTH_HALVING && !graph.is_kept(tensor))
+        else {
+            continue;
+        };
+        let last_use = graph.nodes()[..forward].iter().rposition(reads).unwrap_or(index);
+        let shape = graph.shape(tensor).to_vec();
+        let words = graph.apply(ToHalf, &[tensor]);
+        let expanded = graph.apply(FromHalf { shape }, &[words]);
+        graph.replace_input(backward.clone(), tensor, expanded);
+        places.extend([last_use + 1, forward + first_use]);
+    }
+    graph.move_nodes(backward.end, &places);
 }

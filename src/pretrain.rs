@@ -118,7 +118,8 @@ impl<'a> Pretraining<'a> {
             )));
         }
         let micro_batch = config.pretrain_micro_batch();
-        let activations = Activations { recompute: config.pretrain.activation_checkpointing };
+        let activations =
+            Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };
         let optimizer = Optimizer::new(gpu, dit.layout(), weights)?;
         let step_graph = FlowMatchingGraph::record(&dit, micro_batch, activations);
         let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;

@@ -17,6 +17,8 @@ pub struct Pretrain {
     pub micro_batch: usize,
     /// As `train.activation_checkpointing`.
     pub activation_checkpointing: bool,
+    /// As `train.half_activations`.
+    pub half_activations: bool,
     /// AdamW's learning rate after the warm-up.
     pub learning_rate: f64,
     /// AdamW's decoupled weight decay.
@@ -52,6 +54,7 @@ impl Default for Pretrain {
             batch_size: 128,
             micro_batch: 128,
             activation_checkpointing: false,
+            half_activations: false,
             learning_rate: 1e-3,
             weight_decay: 0.01,
             warmup_steps: 200,

@@ -180,6 +180,31 @@ impl Graph {
         repeated
     }
 
+    /// Moves the nodes from `first` on, one for each place: each to before the node that stood at its place.
+    pub fn move_nodes(&mut self, first: usize, places: &[usize]) {
+        let mut moved: Vec<(usize, Node)> = places.iter().copied().zip(self.nodes.drain(first..)).collect();
+        moved.sort_by_key(|(place, _)| *place);
+        // From the last on, so that the places before stay where they are.
+        for (place, node) in moved.into_iter().rev() {
+            self.nodes.insert(place, node);
+        }
+        self.segments.clear();
+    }
+
+    /// Lets nodes read another tensor in place of one.
+    pub fn replace_input(&mut self, nodes: Range<usize>, tensor: Tensor, other: Tensor) {
+        for input in self.nodes[nodes].iter_mut().flat_map(|node| &mut node.inputs) {
+            if *input == tensor {
+                *input = other;
+            }
+        }
+    }
+
+    /// A tensor's value is readable after a replay.
+    pub fn is_kept(&self, tensor: Tensor) -> bool {
+        self.tensors[tensor.0].kept
+    }
+
     /// Removes those of the nodes whose results nothing reads; they write to no store.
     pub fn prune(&mut self, nodes: Range<usize>) {
         for index in nodes.rev() {

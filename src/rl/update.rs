@@ -91,7 +91,8 @@ impl UpdateGraph {
         });
         let (loss, outcomes) = (found[0], found[1]);
         graph.keep(outcomes);
-        let activations = Activations { recompute: config.train.activation_checkpointing };
+        let activations =
+            Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
         backward_with(&mut graph, &[(loss, weight)], &[], activations);
         Ok(Self { graph, indices, time, labels, keys, rows, advantages, weight, outcomes })
     }

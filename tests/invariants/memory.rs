@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 
 use flowdppo_wgpu::autodiff::Activations;
-use flowdppo_wgpu::graph::{Graph, MemoryPlan, Origin, Plan, Profile, Stores, Tensor, planned_bytes};
+use flowdppo_wgpu::config::Config;
+use flowdppo_wgpu::data;
+use flowdppo_wgpu::graph::{Graph, MemoryPlan, Node, Origin, Plan, Profile, Stores, Tensor, planned_bytes};
+use flowdppo_wgpu::model::DitConfig;
 use flowdppo_wgpu::ops::MatMul;
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
-use flowdppo_wgpu::pretrain::FlowMatchingGraph;
+use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 
-use crate::common::{Random, floats, gpu, tiny};
+use crate::common::{Random, floats, gpu, nmse, tiny};
 use crate::{classifier_file, config, dit_of, own_gpu, read};
 
-const RECOMPUTE: Activations = Activations { recompute: true };
+const RECOMPUTE: Activations = Activations { recompute: true, half: false };
 
 /// The profiles of a software driver and of a graphics processor.
 fn profiles() -> [Profile; 2] {
@@ -110,8 +113,7 @@ fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
 }
 
 /// The tensors that a node's kernels touch, on such a device.
-fn touched(graph: &Graph, index: usize, profile: &Profile) -> BTreeSet<Tensor> {
-    let node = &graph.nodes()[index];
+fn touched(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
     let dispatches = node.op.dispatches(&graph.shapes(node), profile);
     dispatches.iter().flat_map(|it| it.reads.iter().chain(&it.writes)).map(|it| node.bound(*it)).collect()
 }
@@ -119,15 +121,15 @@ fn touched(graph: &Graph, index: usize, profile: &Profile) -> BTreeSet<Tensor> {
 #[test]
 fn no_slot_is_wanted_by_two_tensors_at_once() {
     let model = tiny::dit(3);
-    for recompute in [false, true] {
-        let graph = FlowMatchingGraph::record(dit_of(&model), 3, Activations { recompute }).graph;
+    for (recompute, half) in [(false, false), (true, false), (false, true), (true, true)] {
+        let graph = FlowMatchingGraph::record(dit_of(&model), 3, Activations { recompute, half }).graph;
         for profile in profiles() {
-            let plan = MemoryPlan::new(&graph, &profile);
+            let nodes = graph.executed();
+            let plan = MemoryPlan::new(&graph, &nodes, &profile);
             // Whose value a slot holds, checked against whose is read, node by node.
             let mut holds: Vec<Option<Tensor>> = vec![None; plan.slots.len()];
-            for index in 0..graph.nodes().len() {
-                let node = &graph.nodes()[index];
-                let touched = touched(&graph, index, &profile);
+            for node in &nodes {
+                let touched = touched(&graph, node, &profile);
                 let computed = |tensor: &&Tensor| graph.origin(**tensor) == Origin::Computed;
                 for tensor in node.inputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
                     assert_eq!(holds[plan.slot_of[tensor]], Some(*tensor), "{}: overwritten", node.label);
@@ -156,7 +158,7 @@ fn scratch_that_no_kernel_reads_takes_no_memory() {
     let target = graph.stored("gradient", &[8, 16], GRADIENTS, 0);
     let partial = graph.scratch(&scratch);
     graph.push_into(product, &[a, b], &[target, partial]);
-    let [software, hardware] = profiles().map(|profile| MemoryPlan::new(&graph, &profile));
+    let [software, hardware] = profiles().map(|profile| MemoryPlan::new(&graph, &graph.executed(), &profile));
     assert_eq!(hardware.slots, [4 * scratch.iter().product::<usize>() as u64]);
     assert!(software.slots.is_empty() && software.naive_bytes == 0, "{software:?}");
     // Nor is any bound there. The device is this test's own, because counters are the device's.
@@ -165,4 +167,68 @@ fn scratch_that_no_kernel_reads_takes_no_memory() {
     let before = gpu.counters().buffers;
     Plan::with_profile(&gpu, &graph, &Stores::from([(GRADIENTS, store)]), &profiles()[0]).expect("it is small");
     assert_eq!(gpu.counters().buffers - before, 3, "two inputs and the parameters");
+}
+
+#[test]
+fn half_activations_round_gradients_and_nothing_else() {
+    let (gradients, loss) = flow_matching(Activations::default());
+    let exact: Vec<f64> = gradients.iter().map(|gradient| f64::from(*gradient)).collect();
+    for recompute in [false, true] {
+        let (rounded, same_loss) = flow_matching(Activations { recompute, half: true });
+        assert_eq!(same_loss, loss, "the forward pass is another one");
+        assert_ne!(rounded, gradients);
+        // A gradient is a sum of products, each with a few factors that are off by up to 2^-11, in either
+        // direction: more than two such errors do not remain.
+        let layout = dit_of(&tiny::dit(3)).layout();
+        for entry in layout.entries().iter().filter(|entry| entry.trainable) {
+            let range = entry.offset..entry.offset + entry.elements();
+            let error = nmse(&rounded[range.clone()], &exact[range]).sqrt();
+            assert!(error < 2.0 / 2048.0, "{}: relative error {error:.1e}", entry.name);
+        }
+    }
+}
+
+/// Mean losses of the first and the last steps of a short pretraining.
+fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
+    let mut config = Config::default();
+    config.pretrain.batch_size = 32;
+    config.pretrain.micro_batch = 16;
+    config.pretrain.steps = 40;
+    config.pretrain.warmup_steps = 4;
+    config.pretrain.learning_rate = 4e-3;
+    change(&mut config);
+    let data = data::load(&config.data).expect("it is built in");
+    let dit = DitConfig { num_classes: 10, ..dit_of(&tiny::dit(2)).clone() };
+    let weights = dit.initial_weights(1);
+    let mut training = Pretraining::new(gpu(), &config, dit, &data, &weights).expect("it is small");
+    let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();
+    [&losses[..10], &losses[30..]].map(|losses| losses.iter().sum::<f64>() / 10.0)
+}
+
+#[test]
+fn a_network_learns_alike_with_half_activations() {
+    let [first, last] = pretrained(|_| {});
+    assert!(last < 0.8 * first, "it learns: {first}, {last}");
+    for activation_checkpointing in [false, true] {
+        let [_, half] = pretrained(|config| {
+            config.pretrain.half_activations = true;
+            config.pretrain.activation_checkpointing = activation_checkpointing;
+        });
+        assert_ne!(half, last, "no gradient is rounded");
+        assert!((half - last).abs() < 1e-3 * last, "{half} in place of {last}");
+    }
+}
+
+#[test]
+fn half_activations_take_less_memory() {
+    let model = tiny::dit(4);
+    for profile in profiles() {
+        let bytes = |half: bool| {
+            let graph = FlowMatchingGraph::record(dit_of(&model), 32, Activations { recompute: false, half }).graph;
+            MemoryPlan::new(&graph, &graph.executed(), &profile).slots.iter().sum::<u64>()
+        };
+        let (whole, half) = (bytes(false), bytes(true));
+        // Statistics, and what lives in one pass only, stay as they are.
+        assert!(10 * half < 7 * whole, "{half} of {whole} bytes");
+    }
 }

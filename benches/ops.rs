@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::autodiff::{Activations, backward};
 use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::gpu::{Gpu, Options};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores, Tensor};
@@ -100,7 +100,7 @@ fn flow_matching_step(bencher: Bencher<'_, '_>) {
         time_scale: 1000.0,
         positions: Positions::SinCos,
     };
-    let recorded = FlowMatchingGraph::record(&config, 32);
+    let recorded = FlowMatchingGraph::record(&config, 32, Activations::default());
     let weights = config.initial_weights(0);
     let mut optimizer = Optimizer::new(&GPU, config.layout(), &weights).expect("the case fits the device");
     let mut plan = Plan::new(&GPU, &recorded.graph, optimizer.stores()).expect("the case fits the device");

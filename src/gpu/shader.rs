@@ -32,6 +32,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "embedding",
     "embedding_backward",
     "finished",
+    "from_half",
     "gated_residual",
     "gated_residual_backward",
     "gated_residual_backward_gate",
@@ -64,6 +65,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "sum_squares",
     "sum_squares_finish",
     "time_features",
+    "to_half",
     "unpatchify",
 ];
 

@@ -138,3 +138,13 @@ pub struct Node {
     /// Where it stands in the model, for tables.
     pub label: String,
 }
+
+impl Node {
+    /// The tensor that a dispatch of this node names.
+    pub fn bound(&self, binding: Binding) -> Tensor {
+        match binding {
+            Binding::Input(index) => self.inputs[index],
+            Binding::Output(index) => self.outputs[index],
+        }
+    }
+}

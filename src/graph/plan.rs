@@ -46,7 +46,7 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &Profile) -> Result<Self> {
         let nodes = graph.executed();
-        let memory = MemoryPlan::new(graph, &nodes);
+        let memory = MemoryPlan::new(graph, &nodes, profile);
         let planned_bytes = planned_bytes(graph, profile).reused;
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes)?;
         let slots: Vec<Arc<Buffer>> =
@@ -65,7 +65,10 @@ impl Plan {
                     let buffer = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
                     (buffer.clone(), 4 * element as u64)
                 }
-                Origin::Computed => (slots[memory.slot_of[&tensor]].clone(), 0),
+                Origin::Computed => match memory.slot_of.get(&tensor) {
+                    Some(slot) => (slots[*slot].clone(), 0),
+                    None => continue,
+                },
             };
             match &graph.tensors[tensor.0].initial {
                 Some(Initial::F32(data)) => gpu.write(&buffer, offset, data),
@@ -81,10 +84,7 @@ impl Plan {
         for node in &nodes {
             let first = unbound.len();
             for dispatch in node.op.dispatches(&graph.shapes(node), profile) {
-                let region = |binding: &Binding| match binding {
-                    Binding::Input(index) => regions[&node.inputs[*index]].clone(),
-                    Binding::Output(index) => regions[&node.outputs[*index]].clone(),
-                };
+                let region = |binding: &Binding| regions[&node.bound(*binding)].clone();
                 unbound.push(Dispatch {
                     reads: dispatch.reads.iter().map(region).collect(),
                     writes: dispatch.writes.iter().map(region).collect(),

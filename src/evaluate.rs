@@ -89,8 +89,7 @@ impl Evaluator {
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(base) = stores.get(&BASE) {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            base_sampling =
-                Some(Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, &only_base)?);
+            base_sampling = Some(Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, &only_base)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {

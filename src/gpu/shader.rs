@@ -26,6 +26,9 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "attention_backward_query",
     "attention_backward_query_subgroup",
     "attention_subgroup",
+    "bench_copy",
+    "bench_empty",
+    "bench_fma",
     "copy_columns",
     "cross_entropy",
     "cross_entropy_backward",
@@ -121,7 +124,7 @@ const CONSTANTS: &[(&str, Values)] = &[
     ("LOG_PROB", Values::OneOf(&[0, 1])),
     ("OBJECTIVE", Values::OneOf(&[0, 1, 2, 3, 4])),
     ("RAW", Values::OneOf(&[0, 1])),
-    ("ROWS", Values::OneOf(&[4, 16])),
+    ("ROWS", Values::OneOf(&[4, 8, 16])),
     ("SUBGROUP", Values::SuchAs(&[4, 8, 16, 32, 64])),
 ];
 

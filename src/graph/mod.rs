@@ -19,7 +19,7 @@ mod plan;
 
 pub use interpreter::Interpreter;
 pub use memory::{MemoryPlan, Planned, planned_bytes};
-pub use op::{Binding, Node, Op, Profile, Shapes, Wanted};
+pub use op::{Binding, Choice, Node, Op, Profile, Shapes, Wanted};
 pub use plan::{Plan, Stores};
 
 /// A tensor of one graph. Elements are f32 or u32, always 4 bytes, row-major.

@@ -27,6 +27,8 @@ pub struct Plan {
     submissions: Vec<Range<usize>>,
     /// What each dispatch is for; empty unless the device is profiled.
     works: Vec<Arc<Work>>,
+    /// Of one replay, once it has been measured.
+    kernel_time: Duration,
     planned_bytes: u64,
 }
 
@@ -98,7 +100,16 @@ impl Plan {
             }
         }
         let dispatches = gpu.bind(&unbound)?;
-        Ok(Self { gpu: gpu.clone(), dispatches, regions, elements, submissions: Vec::new(), works, planned_bytes })
+        Ok(Self {
+            gpu: gpu.clone(),
+            dispatches,
+            regions,
+            elements,
+            submissions: Vec::new(),
+            works,
+            kernel_time: Duration::ZERO,
+            planned_bytes,
+        })
     }
 
     /// Bytes that this plan holds, as [`planned_bytes`] said before.
@@ -109,6 +120,16 @@ impl Plan {
     /// Dispatches of one replay.
     pub fn dispatch_count(&self) -> usize {
         self.dispatches.len()
+    }
+
+    /// The dispatches of one replay, in order.
+    pub fn dispatches(&self) -> &[BoundDispatch] {
+        &self.dispatches
+    }
+
+    /// Submissions of one replay; none before the second, which measures them.
+    pub fn submission_count(&self) -> usize {
+        self.submissions.len()
     }
 
     /// Where a tensor lives, for copies and readbacks.
@@ -157,8 +178,10 @@ impl Plan {
                     None => self.gpu.encode(commands)?,
                 }
             }
+            self.gpu.add_kernel_time(self.kernel_time);
         } else if self.dispatches.iter().all(BoundDispatch::has_run) {
             let timings = self.gpu.time(&self.dispatches)?;
+            self.kernel_time = timings.iter().map(|timing| timing.took).sum();
             self.submissions = cut(timings.iter().map(|timing| timing.took));
         } else {
             for dispatch in &self.dispatches {

@@ -5,19 +5,11 @@ use super::cases::Case;
 use super::measure::{seconds, submit};
 use super::results::Row;
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, Kernel, Region, grid_1d};
-
-/// Invocations of the arithmetic kernel: more than any processor has at once.
-const INVOCATIONS: u64 = 1 << 19;
-
-/// Floating-point operations of a round of `shaders/bench_fma.wgsl` in one invocation.
-const FLOPS_A_ROUND: u64 = 128;
+use crate::gpu::{Dispatch, Gpu, Kernel, Region};
+use crate::roofline;
 
 /// The arithmetic kernel runs at least as long as this, so that starting it does not count.
 const LONG_ENOUGH: f64 = 0.02;
-
-/// Bytes that are copied at a time: more than caches hold, and what WebGPU lets a kernel see everywhere.
-const COPIED: u64 = 128 << 20;
 
 /// Dispatches of one submission.
 const DISPATCHES: usize = 500;
@@ -26,35 +18,12 @@ fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
     Ok(Region { buffer: gpu.allocate("benchmark", bytes)?, offset: 0, bytes })
 }
 
-fn fma(results: &Region, rounds: u32) -> Dispatch<Region> {
-    Dispatch {
-        kernel: Kernel::new("bench_fma"),
-        reads: Vec::new(),
-        writes: vec![results.clone()],
-        // Every chain ends at 2.
-        params: vec![rounds, 0.5_f32.to_bits(), 1.0_f32.to_bits()],
-        grid: grid_1d(INVOCATIONS / 64),
-    }
-}
-
-fn copy(from: &Region, to: &Region) -> Dispatch<Region> {
-    let vectors = from.bytes / 16;
-    Dispatch {
-        kernel: Kernel::new("bench_copy"),
-        reads: vec![from.clone()],
-        writes: vec![to.clone()],
-        params: vec![vectors as u32],
-        grid: grid_1d(vectors.div_ceil(64)),
-    }
-}
-
 impl Suite<'_> {
     /// The most arithmetic.
     pub(super) fn fma(&mut self) -> Result<()> {
-        let results = region(&self.gpu, 4 * INVOCATIONS)?;
         let mut rounds = 1;
         let bound = loop {
-            let bound = self.gpu.bind(&[fma(&results, rounds)])?;
+            let bound = [roofline::fma(&self.gpu, rounds)?];
             submit(&self.gpu, &bound)?;
             if seconds(|| submit(&self.gpu, &bound))? > LONG_ENOUGH || rounds >= 1 << 20 {
                 break bound;
@@ -63,7 +32,7 @@ impl Suite<'_> {
         };
         // A round, so that the row means the same work however many of them were needed.
         let timing = self.pace.dispatches(&self.gpu, &bound)?.per(rounds as usize);
-        let flops = INVOCATIONS * FLOPS_A_ROUND;
+        let flops = roofline::FLOPS_A_ROUND;
         self.limits.flops_per_second = flops as f64 / timing.fastest;
         self.add(Row::new("fma", timing, flops, 0));
         Ok(())
@@ -71,15 +40,10 @@ impl Suite<'_> {
 
     /// The most memory traffic.
     pub(super) fn copy(&mut self) -> Result<()> {
-        let mut bytes = COPIED;
-        while bytes > 1 << 20 && self.gpu.check_memory(self.gpu.counters().bytes_held + 2 * bytes).is_err() {
-            bytes /= 2;
-        }
-        let regions = [region(&self.gpu, bytes)?, region(&self.gpu, bytes)?];
-        let bound = self.gpu.bind(&[copy(&regions[0], &regions[1])])?;
-        let timing = self.pace.dispatches(&self.gpu, &bound)?;
-        self.limits.bytes_per_second = 2.0 * bytes as f64 / timing.fastest;
-        self.add(Row::new("copy", timing, 0, 2 * bytes));
+        let (dispatch, bytes) = roofline::copy(&self.gpu)?;
+        let timing = self.pace.dispatches(&self.gpu, &[dispatch])?;
+        self.limits.bytes_per_second = bytes as f64 / timing.fastest;
+        self.add(Row::new("copy", timing, 0, bytes));
         Ok(())
     }
 
@@ -130,25 +94,5 @@ impl Suite<'_> {
             self.add(Row::new(&case.name, timing, flops, bytes).against(self.limits));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gpu::Options;
-
-    #[test]
-    fn the_kernels_do_the_work_that_is_counted() {
-        let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
-        let [results, from, to] = [4 * INVOCATIONS, 4096, 4096].map(|bytes| region(&gpu, bytes).expect("it is small"));
-        let data: Vec<u32> = (0..1024).collect();
-        gpu.write(&from.buffer, 0, &data);
-        let bound = gpu.bind(&[fma(&results, 20), copy(&from, &to)]).expect("the kernels are valid");
-        submit(&gpu, &bound).expect("the device works");
-        assert_eq!(gpu.read::<u32>(&[&to]).expect("the device works"), data);
-        // Sixteen chains that all end at 2: 80 halvings leave nothing of where they began.
-        let sums: Vec<f32> = gpu.read(&[&results]).expect("the device works");
-        assert!(sums.iter().all(|sum| (sum - 32.0).abs() < 1e-4), "{:?}", &sums[..4]);
     }
 }

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Options};
+use crate::roofline::Roofline;
 use measure::Pace;
-use results::Limits;
 
 /// What can be measured, in the order in which it is.
 pub const NAMES: [&str; 13] = [
@@ -57,7 +57,7 @@ pub struct Suite<'a> {
     pace: Pace,
     listener: &'a mut dyn FnMut(Event<'_>),
     /// Of the fastest runs of `fma` and `copy`: what disturbs can only slow down.
-    limits: Limits,
+    limits: Roofline,
     results: Results,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Suite<'a> {
     /// each benchmark a tenth of a second instead of a whole one.
     pub fn new(gpu: &Arc<Gpu>, options: &Options, quick: bool, listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
         let pace = if quick { Pace::QUICK } else { Pace::NORMAL };
-        Self { gpu: gpu.clone(), pace, listener, limits: Limits::default(), results: Results::new(gpu, options) }
+        Self { gpu: gpu.clone(), pace, listener, limits: Roofline::default(), results: Results::new(gpu, options) }
     }
 
     /// Runs the benchmarks of these names, each of [`NAMES`]; the limits come first where others need them. `batch`

@@ -9,6 +9,7 @@ use super::measure::Timing;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterDescription, Gpu, LimitsMode, Options};
 use crate::graph::Profile;
+use crate::roofline::Roofline;
 
 /// What every file of results begins with; another number is another form.
 const FORMAT: &str = "flowdppo-wgpu bench 1";
@@ -21,13 +22,6 @@ pub enum Limit {
     Fma,
     /// Memory: the row `copy`.
     Copy,
-}
-
-/// The limits of the device, measured in the same run.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Limits {
-    pub flops_per_second: f64,
-    pub bytes_per_second: f64,
 }
 
 /// One benchmark.
@@ -74,7 +68,7 @@ impl Row {
 
     /// The same beside the limits of the device: the slower of arithmetic and memory counts, as in the roofline
     /// model (Williams, Waterman and Patterson 2009).
-    pub(super) fn against(mut self, limits: Limits) -> Self {
+    pub(super) fn against(mut self, limits: Roofline) -> Self {
         let share = |rate: Option<f64>, limit: f64| rate.map_or(0.0, |rate| 1e9 * rate / limit);
         let fma = share(self.gflop_per_second, limits.flops_per_second);
         let copy = share(self.gigabytes_per_second, limits.bytes_per_second);
@@ -197,7 +191,7 @@ impl Results {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { flops_per_second: 100e9, bytes_per_second: 10e9 };
+    const LIMITS: Roofline = Roofline { flops_per_second: 100e9, bytes_per_second: 10e9 };
 
     fn row(seconds: f64, flops: u64, bytes: u64) -> Row {
         let timing = Timing { quartiles: [0.9 * seconds, seconds, 1.1 * seconds], fastest: 0.8 * seconds, runs: 5 };

@@ -1,11 +1,12 @@
 //! Flow-DPPO for small flow-matching image models on any GPU, through WebGPU compute shaders.
 //!
-//! The floors of the house, from the top down (an arrow only ever points down): `cli`, `rl`, `run`,
+//! The floors of the house, from the top down (an arrow only ever points down): `cli`, `bench`, `rl`, `run`,
 //! `pretrain`, `reward`, `model`, `autodiff`, `ops`, `graph`, `gpu`; beside them `data` and the pure
 //! functions of `flow`. ARCHITECTURE.md draws the picture.
 
 pub mod assets;
 pub mod autodiff;
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod compare;

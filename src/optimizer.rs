@@ -95,6 +95,11 @@ impl Optimizer {
         })
     }
 
+    /// Dispatches and submissions of an update.
+    pub fn update_counts(&self) -> [usize; 2] {
+        [self.update.dispatch_count(), self.update.submission_count()]
+    }
+
     /// The stores, for plans that compute with them.
     pub fn stores(&self) -> &Stores {
         &self.stores

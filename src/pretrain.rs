@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::autodiff::{Activations, backward_with};
 use crate::config::{self, Decay, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ pub struct FlowMatchingGraph {
 
 impl FlowMatchingGraph {
     /// Records a micro-batch of `batch` images.
-    pub fn record(config: &DitConfig, batch: usize) -> Self {
+    pub fn record(config: &DitConfig, batch: usize, activations: Activations) -> Self {
         let mut graph = Graph::new();
         let images = graph.input("images", &config.image_shape(batch));
         let labels = graph.input("labels", &[batch]);
@@ -58,7 +59,7 @@ impl FlowMatchingGraph {
         let loss = graph.scope("loss", |graph| mean_squared_error(graph, velocity, target, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
-        crate::autodiff::backward(&mut graph, &[(loss, ones)], &[]);
+        backward_with(&mut graph, &[(loss, ones)], &[], activations);
         Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss }
     }
 }
@@ -117,8 +118,10 @@ impl<'a> Pretraining<'a> {
             )));
         }
         let micro_batch = config.pretrain_micro_batch();
+        let activations =
+            Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };
         let optimizer = Optimizer::new(gpu, dit.layout(), weights)?;
-        let step_graph = FlowMatchingGraph::record(&dit, micro_batch);
+        let step_graph = FlowMatchingGraph::record(&dit, micro_batch, activations);
         let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
         Ok(Self {
             config: config.pretrain.clone(),

@@ -14,17 +14,17 @@ const LONG_ENOUGH: Duration = Duration::from_millis(20);
 /// Of several measurements the fastest counts: what disturbs can only slow down.
 const REPETITIONS: usize = 3;
 
-/// Bytes that are copied at a time, more than any cache holds.
-const COPIED: u64 = 64 << 20;
+/// Bytes that are copied at a time: more than caches hold, and what WebGPU lets a kernel see everywhere.
+const COPIED: u64 = 128 << 20;
 
-/// Invocations of the arithmetic kernel.
-const INVOCATIONS: u64 = 1 << 16;
+/// Invocations of the arithmetic kernel: more than any processor has at once.
+const INVOCATIONS: u64 = 1 << 19;
 
-/// Floating-point operations of a round of `shaders/roofline_fma.wgsl` in one invocation.
-const FLOPS_A_ROUND: u64 = 64;
+/// Floating-point operations of a round of [`fma`], all invocations together.
+pub const FLOPS_A_ROUND: u64 = 64 * INVOCATIONS;
 
 /// The limits of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Roofline {
     /// Floating-point operations a second in f32, a multiply-add counted as two.
     pub flops_per_second: f64,
@@ -54,48 +54,62 @@ impl Roofline {
 }
 
 fn measure_fma(gpu: &Gpu) -> Result<f64> {
-    let results = region(gpu, 4 * INVOCATIONS)?;
-    let rounds_a_second = rate(|amount| {
-        let dispatch = gpu.bind(&[fma(&results, amount)])?;
-        elapsed(gpu, &dispatch)
-    })?;
-    Ok(rounds_a_second * (INVOCATIONS * FLOPS_A_ROUND) as f64)
+    let rounds_a_second = rate(|rounds| elapsed(gpu, &[fma(gpu, rounds)?]))?;
+    Ok(rounds_a_second * FLOPS_A_ROUND as f64)
 }
 
 fn measure_copy(gpu: &Gpu) -> Result<f64> {
-    let mut bytes = COPIED;
-    while bytes > 1 << 20 && gpu.check_memory(gpu.counters().bytes_held + 2 * bytes).is_err() {
-        bytes /= 2;
-    }
-    let dispatch = gpu.bind(&[copy(&region(gpu, bytes)?, &region(gpu, bytes)?)])?;
-    let copies_a_second = rate(|amount| elapsed(gpu, std::iter::repeat_n(&dispatch[0], amount as usize)))?;
-    Ok(copies_a_second * 2.0 * bytes as f64)
+    let (dispatch, bytes) = copy(gpu)?;
+    let copies_a_second = rate(|amount| elapsed(gpu, std::iter::repeat_n(&dispatch, amount as usize)))?;
+    Ok(copies_a_second * bytes as f64)
 }
 
 fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
     Ok(Region { buffer: gpu.allocate("roofline", bytes)?, offset: 0, bytes })
 }
 
-/// Rounds of multiply-adds whose chains end at 2.
-fn fma(results: &Region, rounds: u32) -> Dispatch<Region> {
-    Dispatch {
+/// As much arithmetic as the device can do: `rounds` rounds of multiply-adds in registers.
+///
+/// # Errors
+/// If the device has not enough memory.
+pub fn fma(gpu: &Gpu, rounds: u32) -> Result<BoundDispatch> {
+    fma_into(gpu, &region(gpu, 4 * INVOCATIONS)?, rounds)
+}
+
+fn fma_into(gpu: &Gpu, results: &Region, rounds: u32) -> Result<BoundDispatch> {
+    let dispatch = Dispatch {
         kernel: Kernel::new("roofline_fma"),
         reads: Vec::new(),
         writes: vec![results.clone()],
+        // Every chain ends at 2.
         params: vec![rounds, 0.5_f32.to_bits(), 1.0_f32.to_bits()],
         grid: grid_1d(INVOCATIONS / 64),
-    }
+    };
+    Ok(gpu.bind(&[dispatch])?.remove(0))
 }
 
-fn copy(from: &Region, to: &Region) -> Dispatch<Region> {
+/// As much memory traffic as the device can do, and how many bytes are read and written.
+///
+/// # Errors
+/// If the device has not enough memory.
+pub fn copy(gpu: &Gpu) -> Result<(BoundDispatch, u64)> {
+    let mut bytes = COPIED;
+    while bytes > 1 << 20 && gpu.check_memory(gpu.counters().bytes_held + 2 * bytes).is_err() {
+        bytes /= 2;
+    }
+    Ok((copy_between(gpu, &region(gpu, bytes)?, &region(gpu, bytes)?)?, 2 * bytes))
+}
+
+fn copy_between(gpu: &Gpu, from: &Region, to: &Region) -> Result<BoundDispatch> {
     let vectors = from.bytes / 16;
-    Dispatch {
+    let dispatch = Dispatch {
         kernel: Kernel::new("roofline_copy"),
         reads: vec![from.clone()],
         writes: vec![to.clone()],
         params: vec![vectors as u32],
         grid: grid_1d(vectors.div_ceil(256)),
-    }
+    };
+    Ok(gpu.bind(&[dispatch])?.remove(0))
 }
 
 /// The time of a submission, by the host's clock.
@@ -132,7 +146,8 @@ mod tests {
         let [results, from, to] = [4 * INVOCATIONS, 4096, 4096].map(|bytes| region(&gpu, bytes).expect("it is small"));
         let data: Vec<u32> = (0..1024).collect();
         gpu.write(&from.buffer, 0, &data);
-        let dispatches = gpu.bind(&[fma(&results, 100), copy(&from, &to)]).expect("the kernels are valid");
+        let dispatches = [fma_into(&gpu, &results, 100), copy_between(&gpu, &from, &to)]
+            .map(|dispatch| dispatch.expect("the kernels are valid"));
         gpu.submit(dispatches.iter().map(Command::Dispatch)).expect("the device works");
         assert_eq!(gpu.read::<u32>(&[&to]).expect("the device works"), data);
         // 32 chains that all end at 2, but for the last roundings.

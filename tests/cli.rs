@@ -3,6 +3,7 @@
 
 mod cli {
     mod bad_input;
+    mod bench;
     mod commands;
     mod interruption;
     mod profile;

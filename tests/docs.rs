@@ -104,7 +104,9 @@ fn every_command_line_in_the_configurations_parses() {
 fn the_readme_shows_every_command_and_its_configurations_are_valid() {
     let readme = read("README.md");
     let lines = command_lines(&readme);
-    for command in ["train", "sample", "eval", "pretrain", "fit-classifier", "import", "compare", "sweep", "devices"] {
+    let commands =
+        ["train", "sample", "eval", "pretrain", "fit-classifier", "import", "compare", "sweep", "devices", "bench"];
+    for command in commands {
         assert!(lines.iter().any(|line| line.split(' ').next() == Some(command)), "README.md lacks `{command}`");
     }
     let blocks: Vec<&str> =

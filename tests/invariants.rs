@@ -4,6 +4,7 @@ mod common;
 
 mod invariants {
     mod gradients;
+    mod memory;
     mod not_finite;
 }
 
@@ -97,6 +98,9 @@ fn the_first_update_is_on_policy_to_the_bit() {
             config.rollout.micro_batch = 4;
             config.train.updates_per_rollout = updates;
             config.train.micro_batch = micro_batch;
+            // What becomes of activations afterwards is no matter of the forward pass.
+            config.train.half_activations = micro_batch == 3;
+            config.train.activation_checkpointing = micro_batch == 6;
             let mut parts = Parts::new(gpu(), &config, &model);
             // Also when the weights are those that training has made.
             for iteration in 0..2 {
@@ -239,14 +243,16 @@ fn the_plan_says_how_many_bytes_will_be_held() {
     let gpu = own_gpu();
     let model = tiny::dit(2);
     let profile = Profile::of(&gpu);
-    for (guidance_scale, micro_batch, rollout_micro_batch, group_size) in
-        [(1.0, 3, 4, 6), (2.5, 1, 12, 6), (1.0, 5, 1, 5)]
+    for (guidance_scale, micro_batch, rollout_micro_batch, group_size, activation_checkpointing) in
+        [(1.0, 3, 4, 6, false), (2.5, 1, 12, 6, true), (1.0, 5, 1, 5, false)]
     {
         let mut config = tiny::config(&file);
         config.rollout.guidance_scale = guidance_scale;
         config.rollout.micro_batch = rollout_micro_batch;
         config.rollout.group_size = group_size;
         config.train.micro_batch = micro_batch;
+        config.train.activation_checkpointing = activation_checkpointing;
+        config.train.half_activations = micro_batch < 5;
         let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 

@@ -5,12 +5,10 @@ mod common;
 use std::path::Path;
 
 use common::gpu;
-use flowdppo_wgpu::autodiff::backward;
-use flowdppo_wgpu::config::{Positions, TimeConvention};
+use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
-use flowdppo_wgpu::model::{Dit, DitConfig, Model, import_sit, read_tensors};
-use flowdppo_wgpu::ops::{AdamWSettings, mean_squared_error, sampler_step};
-use flowdppo_wgpu::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
+use flowdppo_wgpu::model::{Dit, Model, import_sit, read_tensors};
+use flowdppo_wgpu::optimizer::PARAMETERS;
 
 fn formats(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
@@ -68,119 +66,20 @@ fn native_files_hold_the_same_model() {
 }
 
 /// The benchmark network: every peer implements it exactly, with the same deterministic weights and data, and
-/// sees these losses in its first four steps (PyTorch, f32).
+/// sees the same losses in its first four steps (PyTorch, f32).
 #[test]
 fn benchmark_network_has_the_expected_losses() {
-    const BATCH: usize = 32;
-    let config = DitConfig {
-        image_size: 32,
-        channels: 3,
-        patch_size: 4,
-        hidden_size: 128,
-        depth: 4,
-        num_heads: 4,
-        mlp_ratio: 4.0,
-        num_classes: 10,
-        learn_sigma: false,
-        time: TimeConvention::Sit,
-        time_scale: 1000.0,
-        positions: Positions::SinCos,
-    };
-    let layout = config.layout();
-    assert_eq!(layout.parameter_count() - 64 * 128, 1_283_632, "positions are not parameters there");
-    let mut weights = config.initial_weights(0);
-    let mut set = |name: &str, values: Vec<f32>| {
-        let entry = layout.entries().iter().find(|entry| entry.name == name).expect("the network has it");
-        weights[entry.offset..entry.offset + entry.elements()].copy_from_slice(&values);
-    };
-    for (index, name) in benchmark_order(config.depth).iter().enumerate() {
-        let elements =
-            layout.entries().iter().find(|entry| entry.name == *name).expect("the network has it").elements();
-        let mut values: Vec<f32> =
-            (0..elements).map(|j| (0.05 * (0.37 * j as f64 + index as f64).sin()) as f32).collect();
-        if name == "x_embedder.proj.weight" {
-            // Its patch vectors run over (row, column, channel), a convolution's over (channel, row, column).
-            let other = values.clone();
-            for output in 0..128 {
-                for within in 0..48 {
-                    let (channel, pixel) = (within / 16, within % 16);
-                    values[output * 48 + within] = other[output * 48 + pixel * 3 + channel];
-                }
-            }
-        }
-        set(name, values);
-    }
-
-    let mut graph = Graph::new();
-    let shape = config.image_shape(BATCH);
-    let [x0, x1] = ["noise", "data"].map(|name| graph.input(name, &shape));
-    let time = graph.input("time", &[BATCH]);
-    let labels = graph.input("labels", &[BATCH]);
-    let mixture = graph.input("mixture", &[BATCH, 3]);
-    let difference = graph.constant("difference", &[BATCH, 3], [1.0, 0.0, -1.0].repeat(BATCH));
-    let x_t = sampler_step(&mut graph, x0, x0, x1, mixture);
-    // Our velocity is noise - data.
-    let target = sampler_step(&mut graph, x0, x0, x1, difference);
-    let parameters = layout.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-    let velocity = Dit::new(&config, parameters).velocity(&mut graph, x_t, time, labels);
-    let weight = graph.constant("weight", &[BATCH], vec![1.0 / BATCH as f32; BATCH]);
-    let loss = mean_squared_error(&mut graph, velocity, target, weight);
-    graph.keep(loss);
-    let ones = graph.constant("ones", &[BATCH], vec![1.0; BATCH]);
-    backward(&mut graph, &[(loss, ones)], &[]);
+    let mut step = BenchmarkStep::new(gpu(), 32, 32).expect("it is small");
+    assert_eq!(step.parameters(), 1_283_632);
     // 10.68 GFLOP of matrix products in linear layers and attention.
-    assert!((10.0e9..11.5e9).contains(&(graph.flops() as f64)), "{} FLOP", graph.flops());
-
-    let mut optimizer = Optimizer::new(gpu(), layout, &weights).expect("it is small");
-    let mut plan = Plan::new(gpu(), &graph, optimizer.stores()).expect("it is small");
-    let elements: usize = shape.iter().product();
-    let data: Vec<f32> = (0..elements).map(|j| (0.01 * j as f64).sin() as f32).collect();
-    let noise: Vec<f32> = (0..elements).map(|j| (0.013 * j as f64 + 1.0).cos() as f32).collect();
-    let times: Vec<f64> = (0..BATCH).map(|b| (b as f64 + 0.5) / BATCH as f64).collect();
-    plan.write(x0, &noise);
-    plan.write(x1, &data);
-    plan.write(time, &times.iter().map(|t| config.time_of(1.0 - t)).collect::<Vec<f32>>());
-    plan.write(labels, &(0..BATCH as u32).map(|b| b % 11).collect::<Vec<u32>>());
-    plan.write(mixture, &times.iter().flat_map(|t| [1.0 - *t as f32, 0.0, *t as f32]).collect::<Vec<f32>>());
-    let settings = AdamWSettings {
-        learning_rate: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.01,
-        max_grad_norm: 0.0,
-        average_decay: 1.0,
-    };
-    for expected in [1.467_740, 1.149_926, 1.089_689, 1.056_275] {
-        plan.run().expect("the device works");
-        let losses: Vec<f32> = plan.read(&[loss]).expect("the device works");
-        let loss: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
-        optimizer.update(&settings).expect("the device works");
+    assert!((10.0e9..11.5e9).contains(&(step.flops() as f64)), "{} FLOP", step.flops());
+    let losses = step.first_losses().expect("the device works");
+    let expected = [1.467_740, 1.149_926, 1.089_689, 1.056_275];
+    assert_eq!(losses.len(), expected.len());
+    for ((loss, compared), expected) in losses.into_iter().zip(expected) {
+        assert_eq!(compared, Some(expected), "the program compares with it too");
         // Six digits are given; Adam's first steps divide by the gradient's size, which amplifies the
         // rounding of small gradients.
         assert!((loss - expected).abs() < 2e-5, "loss {loss:.6}, expected {expected:.6}");
     }
-}
-
-/// The order in which the benchmark numbers its tensors.
-fn benchmark_order(depth: usize) -> Vec<String> {
-    let mut names = vec![];
-    let mut linear = |layer: &str| names.extend([format!("{layer}.weight"), format!("{layer}.bias")]);
-    for layer in ["x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2"] {
-        linear(layer);
-    }
-    let mut blocks = vec![];
-    for block in 0..depth {
-        for layer in ["adaLN_modulation.1", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"] {
-            for part in ["weight", "bias"] {
-                blocks.push(format!("blocks.{block}.{layer}.{part}"));
-            }
-        }
-    }
-    names.push("y_embedder.embedding_table.weight".into());
-    names.extend(blocks);
-    for layer in ["final_layer.adaLN_modulation.1", "final_layer.linear"] {
-        names.extend([format!("{layer}.weight"), format!("{layer}.bias")]);
-    }
-    names
 }

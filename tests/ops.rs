@@ -8,6 +8,7 @@ mod ops {
     mod attention;
     mod cross_entropy;
     mod elementwise;
+    mod half_precision;
     mod matmul;
     mod matmul_joined;
     mod mean_squared_error;

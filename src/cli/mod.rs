@@ -1,5 +1,6 @@
 //! The commands: one file each; they talk to the person and hold no logic.
 
+mod bench;
 mod compare;
 mod devices;
 mod eval;
@@ -74,6 +75,8 @@ enum Command {
     Import(import::Arguments),
     /// List adapters and test that they compute correctly
     Devices(devices::Arguments),
+    /// Measure kernels, training steps and iterations on a device
+    Bench(bench::Arguments),
 }
 
 /// The configuration file and what changes it.
@@ -150,6 +153,11 @@ impl Global {
 
     /// Opens the device: `--device` before the configuration's.
     fn open(&self, config_device: &str) -> Result<Arc<Gpu>> {
+        Ok(self.open_with_options(config_device)?.0)
+    }
+
+    /// The device, and how it was opened.
+    fn open_with_options(&self, config_device: &str) -> Result<(Arc<Gpu>, Options)> {
         let from_config = Some(config_device.to_owned()).filter(|name| !name.is_empty());
         let options = Options {
             device: self.device.clone().or(from_config),
@@ -157,7 +165,8 @@ impl Global {
             checked: self.checked,
             pipeline_cache: true,
         };
-        Gpu::open(&options.or_environment())
+        let options = options.or_environment();
+        Ok((Gpu::open(&options)?, options))
     }
 }
 
@@ -186,6 +195,7 @@ impl Cli {
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Devices(arguments) => devices::run(&global, &arguments),
+            Command::Bench(arguments) => bench::run(&global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(&global, &arguments),
             Command::FitClassifier(arguments) => fit_classifier::run(&global, &arguments),
         }

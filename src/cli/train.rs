@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
-use crate::config::{Command, Config, ModelSource};
+use crate::config::{Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Profile;
@@ -110,7 +110,8 @@ fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig) -> Result<()>
 fn dry_run(global: &Global, config: &Config, dit: &DitConfig) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
     check_scorers(&gpu, config, dit)?;
-    let cost: Cost = Trainer::cost(config, dit, &Profile::of(&gpu))?;
+    let profile = Profile::of(&gpu);
+    let cost: Cost = Trainer::cost(config, dit, &profile)?;
     say(config.to_toml().trim_end());
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let gigaflops = |flops: u64| flops as f64 / 1e9;
@@ -129,6 +130,19 @@ fn dry_run(global: &Global, config: &Config, dit: &DitConfig) -> Result<()> {
         mebibytes(cost.bytes),
         mebibytes(cost.naive_bytes)
     ));
+    type Switch = fn(&mut Train) -> &mut bool;
+    let switches: [(&str, Switch); 2] = [
+        ("activation_checkpointing", |train| &mut train.activation_checkpointing),
+        ("half_activations", |train| &mut train.half_activations),
+    ];
+    for (key, switch) in switches {
+        let mut other = config.clone();
+        let on = switch(&mut other.train);
+        *on = !*on;
+        let setting = format!("train.{key} = {on}");
+        let bytes = Trainer::cost(&other, dit, &profile)?.bytes;
+        say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
+    }
     if let Some(memory) = gpu.description().memory_bytes {
         say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
     }

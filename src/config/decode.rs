@@ -141,7 +141,7 @@ impl fmt::Display for Fault {
 }
 
 /// The known name that a misspelt one most likely means.
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase().replace('_', "-");
     let distance = |k: &str| strsim::damerau_levenshtein(&name, &k.replace('_', "-"));
     let best = known.iter().min_by_key(|k| distance(k))?;

@@ -21,6 +21,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use choices::*;
+pub(crate) use decode::nearest;
 pub use model::{ModelSizes, ModelSource};
 pub use sections::*;
 pub use sections_fit::*;

@@ -250,6 +250,12 @@ pub struct Train {
     /// the samples of an update. More is faster on a GPU and takes more memory. Larger values mean
     /// "all of the update".
     pub micro_batch: usize,
+    /// Keep of each block only what enters it, and compute the rest again in the backward pass: less
+    /// memory for about a third more work in updates; the results are the same bit for bit.
+    pub activation_checkpointing: bool,
+    /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
+    /// slightly rounded activations. Rollouts, ratio and KL do not change.
+    pub half_activations: bool,
     /// AdamW's learning rate, constant.
     pub learning_rate: f64,
     /// AdamW's decay of the first moment.
@@ -277,6 +283,8 @@ impl Default for Train {
             updates_per_rollout: 2,
             inner_epochs: 4,
             micro_batch: 80,
+            activation_checkpointing: false,
+            half_activations: false,
             learning_rate: 1e-4,
             beta1: 0.9,
             beta2: 0.999,

@@ -15,6 +15,10 @@ pub struct Pretrain {
     /// Pictures whose forward and backward pass run together; divides `batch_size`. Larger values
     /// mean "the batch".
     pub micro_batch: usize,
+    /// As `train.activation_checkpointing`.
+    pub activation_checkpointing: bool,
+    /// As `train.half_activations`.
+    pub half_activations: bool,
     /// AdamW's learning rate after the warm-up.
     pub learning_rate: f64,
     /// AdamW's decoupled weight decay.
@@ -49,6 +53,8 @@ impl Default for Pretrain {
             steps: 1250,
             batch_size: 128,
             micro_batch: 128,
+            activation_checkpointing: false,
+            half_activations: false,
             learning_rate: 1e-3,
             weight_decay: 0.01,
             warmup_steps: 200,

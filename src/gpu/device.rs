@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
 use super::pipeline::Pipelines;
@@ -9,6 +10,7 @@ use super::pipeline_cache::PipelineCache;
 use super::profiler::Profiler;
 use super::submission::Finished;
 use super::timing::Timestamps;
+use super::tuning::Tuning;
 use crate::error::{Error, Result};
 
 /// A device buffer. Freed when the last owner drops it.
@@ -89,6 +91,8 @@ pub struct Gpu {
     pub(super) submissions: AtomicU64,
     pub(super) dispatches: AtomicU64,
     pub(super) profiler: OnceLock<Arc<Profiler>>,
+    kernel_nanoseconds: AtomicU64,
+    tuning: Arc<Tuning>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,6 +152,7 @@ impl Gpu {
             lock(&seen).error.get_or_insert(error);
         }));
         let bytes_held = Arc::new(AtomicU64::new(0));
+        let tuning = Arc::new(Tuning::load(&description));
         let mut gpu = Self {
             timestamps: None,
             finished: None,
@@ -169,6 +174,8 @@ impl Gpu {
             submissions: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
             profiler: OnceLock::new(),
+            kernel_nanoseconds: AtomicU64::new(0),
+            tuning,
         };
         gpu.finished = Some(Finished::new(&gpu)?);
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
@@ -204,6 +211,21 @@ impl Gpu {
             submissions: self.submissions.load(Ordering::Relaxed),
             dispatches: self.dispatches.load(Ordering::Relaxed),
         }
+    }
+
+    /// The kernels that `bench --tune` found fastest on this adapter; empty where it has not run.
+    pub fn tuning(&self) -> &Arc<Tuning> {
+        &self.tuning
+    }
+
+    /// Time that replays have spent in kernels so far, as each plan's dispatches were timed before.
+    pub fn kernel_time(&self) -> Duration {
+        Duration::from_nanos(self.kernel_nanoseconds.load(Ordering::Relaxed))
+    }
+
+    /// Adds a replay to [`Gpu::kernel_time`].
+    pub(crate) fn add_kernel_time(&self, time: Duration) {
+        self.kernel_nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// A zeroed buffer that kernels can use, of at least 4 bytes.

@@ -10,6 +10,7 @@ mod profiler;
 pub mod shader;
 mod submission;
 mod timing;
+mod tuning;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu, Submitted};
@@ -17,3 +18,4 @@ pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_
 pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};
 pub use submission::{Command, Throttle};
 pub use timing::Timing;
+pub use tuning::Tuning;

@@ -26,12 +26,14 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "attention_backward_query",
     "attention_backward_query_subgroup",
     "attention_subgroup",
+    "bench_empty",
     "copy_columns",
     "cross_entropy",
     "cross_entropy_backward",
     "embedding",
     "embedding_backward",
     "finished",
+    "from_half",
     "gated_residual",
     "gated_residual_backward",
     "gated_residual_backward_gate",
@@ -64,6 +66,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "sum_squares",
     "sum_squares_finish",
     "time_features",
+    "to_half",
     "unpatchify",
 ];
 
@@ -119,7 +122,7 @@ const CONSTANTS: &[(&str, Values)] = &[
     ("LOG_PROB", Values::OneOf(&[0, 1])),
     ("OBJECTIVE", Values::OneOf(&[0, 1, 2, 3, 4])),
     ("RAW", Values::OneOf(&[0, 1])),
-    ("ROWS", Values::OneOf(&[4, 16])),
+    ("ROWS", Values::OneOf(&[4, 8, 16])),
     ("SUBGROUP", Values::SuchAs(&[4, 8, 16, 32, 64])),
 ];
 

@@ -1,6 +1,8 @@
 //! Memory for intermediate tensors, planned by lifetime.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 use super::{Graph, Node, Origin, Profile, Tensor};
 use crate::gpu::PARAMS_STRIDE;
@@ -21,67 +23,52 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans a graph, whose nodes are executed as [`Graph::executed`] says.
-    pub fn new(graph: &Graph, nodes: &[Node]) -> Self {
-        let last_node = nodes.len();
-        let mut last_use: HashMap<Tensor, usize> = HashMap::new();
+    /// Plans a graph for such a device; its nodes are executed as [`Graph::executed`] says. A tensor that no
+    /// kernel there reads or writes, such as the scratch of a kernel that was not chosen, gets no memory.
+    ///
+    /// The largest tensors choose first (greedy by size, Pisarchyk & Lee 2020): each takes the smallest slot that
+    /// is free as long as it lives, which is large enough, since what chose before is no smaller.
+    pub fn new(graph: &Graph, nodes: &[Node], profile: &Profile) -> Self {
+        let bytes = |tensor: Tensor| 4 * graph.elements(tensor) as u64;
+        let mut lives: BTreeMap<Tensor, RangeInclusive<usize>> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
-            for tensor in node.inputs.iter().chain(&node.outputs) {
-                last_use.insert(*tensor, index);
+            for tensor in used(graph, node, profile) {
+                let kept = graph.tensors[tensor.0].kept;
+                let end = if kept { nodes.len() } else { index };
+                let life = lives.entry(tensor).or_insert(index..=end);
+                *life = *life.start()..=end;
             }
         }
-        for tensor in graph.tensors().filter(|tensor| graph.tensors[tensor.0].kept) {
-            last_use.insert(tensor, last_node);
-        }
-        let mut plan = Self { slot_of: HashMap::new(), slots: Vec::new(), input_bytes: 0, naive_bytes: 0 };
-        plan.input_bytes = graph
-            .tensors()
-            .filter(|tensor| graph.origin(*tensor) == Origin::Input)
-            .map(|tensor| 4 * graph.elements(tensor) as u64)
-            .sum();
-        let mut free: Vec<usize> = Vec::new();
-        for (index, node) in nodes.iter().enumerate() {
-            for tensor in &node.outputs {
-                if graph.origin(*tensor) == Origin::Computed && !plan.slot_of.contains_key(tensor) {
-                    let bytes = 4 * graph.elements(*tensor) as u64;
-                    plan.naive_bytes += bytes;
-                    let slot = plan.take(&mut free, bytes);
-                    plan.slot_of.insert(*tensor, slot);
-                }
-            }
-            let mut ended: Vec<Tensor> = node.inputs.iter().chain(&node.outputs).copied().collect();
-            ended.sort_unstable();
-            ended.dedup();
-            for tensor in ended {
-                if last_use[&tensor] == index
-                    && let Some(slot) = plan.slot_of.get(&tensor)
-                {
-                    free.push(*slot);
-                }
-            }
-        }
-        plan
-    }
+        let of_origin = |origin: Origin| graph.tensors().filter(move |tensor| graph.origin(*tensor) == origin);
+        let input_bytes = of_origin(Origin::Input).map(bytes).sum();
+        let mut computed: Vec<(Tensor, RangeInclusive<usize>)> =
+            of_origin(Origin::Computed).filter_map(|tensor| Some((tensor, lives.remove(&tensor)?))).collect();
+        let naive_bytes = computed.iter().map(|(tensor, _)| bytes(*tensor)).sum();
+        computed.sort_by_key(|(tensor, life)| (Reverse(bytes(*tensor)), *life.start()));
 
-    /// The smallest free slot that is large enough; else the largest one, grown; else a new one.
-    fn take(&mut self, free: &mut Vec<usize>, bytes: u64) -> usize {
-        let fits = |slot: &usize| self.slots[*slot] >= bytes;
-        let best = (0..free.len())
-            .filter(|at| fits(&free[*at]))
-            .min_by_key(|at| self.slots[free[*at]])
-            .or_else(|| (0..free.len()).max_by_key(|at| self.slots[free[*at]]));
-        match best {
-            Some(at) => {
-                let slot = free.swap_remove(at);
-                self.slots[slot] = self.slots[slot].max(bytes);
-                slot
-            }
-            None => {
-                self.slots.push(bytes);
-                self.slots.len() - 1
-            }
+        let mut slot_of = HashMap::new();
+        let mut slots: Vec<u64> = Vec::new();
+        let mut taken: Vec<Vec<RangeInclusive<usize>>> = Vec::new();
+        for (tensor, life) in computed {
+            let apart = |other: &RangeInclusive<usize>| other.end() < life.start() || life.end() < other.start();
+            // Slots are made in order of size, so the last is the smallest.
+            let free = taken.iter().rposition(|others| others.iter().all(apart)).unwrap_or_else(|| {
+                slots.push(bytes(tensor));
+                taken.push(Vec::new());
+                slots.len() - 1
+            });
+            taken[free].push(life);
+            slot_of.insert(tensor, free);
         }
+        Self { slot_of, slots, input_bytes, naive_bytes }
     }
+}
+
+/// The tensors that the dispatches of a node read and write.
+fn used(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
+    let dispatches = node.op.dispatches(&graph.shapes(node), profile);
+    let bindings = dispatches.iter().flat_map(|dispatch| dispatch.reads.iter().chain(&dispatch.writes));
+    bindings.map(|binding| node.bound(*binding)).collect()
 }
 
 /// Device bytes of a plan, known before it is made.
@@ -95,7 +82,7 @@ pub struct Planned {
 
 /// Bytes that a graph's plan will hold on such a device: slots, inputs and the parameters of its dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &Profile) -> Planned {
-    let memory = MemoryPlan::new(graph, &graph.executed());
+    let memory = MemoryPlan::new(graph, &graph.executed(), profile);
     let fixed = memory.input_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
     Planned { reused: fixed + memory.slots.iter().sum::<u64>(), naive: fixed + memory.naive_bytes }
 }

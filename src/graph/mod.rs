@@ -7,6 +7,8 @@
 //!
 //! No op is named here; they live on the floor above and only meet this one through the trait.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 mod fuse;
@@ -17,7 +19,7 @@ mod plan;
 
 pub use interpreter::Interpreter;
 pub use memory::{MemoryPlan, Planned, planned_bytes};
-pub use op::{Binding, Node, Op, Profile, Shapes, Wanted};
+pub use op::{Binding, Choice, Node, Op, Profile, Shapes, Wanted};
 pub use plan::{Plan, Stores};
 
 /// A tensor of one graph. Elements are f32 or u32, always 4 bytes, row-major.
@@ -67,6 +69,7 @@ struct TensorInfo {
 pub struct Graph {
     tensors: Vec<TensorInfo>,
     nodes: Vec<Node>,
+    segments: Vec<Range<usize>>,
     scope: Vec<String>,
 }
 
@@ -135,6 +138,83 @@ impl Graph {
     pub fn push_into(&mut self, op: impl Op + 'static, inputs: &[Tensor], outputs: &[Tensor]) {
         let label = self.scoped(op.name());
         self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec(), label });
+    }
+
+    /// Records `body` as a segment, such as a block of a network: a part that only reads what entered it and
+    /// computes, so that a backward pass may run it again instead of keeping its tensors.
+    ///
+    /// # Panics
+    /// If it holds another segment, or writes to a store.
+    pub fn segment<T>(&mut self, body: impl FnOnce(&mut Self) -> T) -> T {
+        let (start, segments) = (self.nodes.len(), self.segments.len());
+        let result = body(self);
+        assert_eq!(self.segments.len(), segments, "segments lie beside each other");
+        let mut outputs = self.nodes[start..].iter().flat_map(|node| &node.outputs);
+        assert!(outputs.all(|tensor| self.origin(*tensor) == Origin::Computed), "a segment writes to no store");
+        self.segments.push(start..self.nodes.len());
+        result
+    }
+
+    /// The nodes of each segment, in order.
+    pub fn segments(&self) -> &[Range<usize>] {
+        &self.segments
+    }
+
+    /// Records the nodes of a segment once more, with outputs of their own; says which tensor stands for which.
+    pub fn repeat(&mut self, segment: Range<usize>) -> HashMap<Tensor, Tensor> {
+        let mut repeated: HashMap<Tensor, Tensor> = HashMap::new();
+        for index in segment {
+            let Node { op, inputs, outputs, label } = &self.nodes[index];
+            let (op, outputs, label) = (op.clone(), outputs.clone(), format!("recompute.{label}"));
+            let inputs = inputs.iter().map(|tensor| *repeated.get(tensor).unwrap_or(tensor)).collect();
+            let again = outputs
+                .iter()
+                .map(|tensor| {
+                    let again = self.declare(label.clone(), self.shape(*tensor).to_vec(), Origin::Computed);
+                    repeated.insert(*tensor, again);
+                    again
+                })
+                .collect();
+            self.nodes.push(Node { op, inputs, outputs: again, label });
+        }
+        repeated
+    }
+
+    /// Moves the nodes from `first` on, one for each place: each to before the node that stood at its place.
+    pub fn move_nodes(&mut self, first: usize, places: &[usize]) {
+        let mut moved: Vec<(usize, Node)> = places.iter().copied().zip(self.nodes.drain(first..)).collect();
+        moved.sort_by_key(|(place, _)| *place);
+        // From the last on, so that the places before stay where they are.
+        for (place, node) in moved.into_iter().rev() {
+            self.nodes.insert(place, node);
+        }
+        self.segments.clear();
+    }
+
+    /// Lets nodes read another tensor in place of one.
+    pub fn replace_input(&mut self, nodes: Range<usize>, tensor: Tensor, other: Tensor) {
+        for input in self.nodes[nodes].iter_mut().flat_map(|node| &mut node.inputs) {
+            if *input == tensor {
+                *input = other;
+            }
+        }
+    }
+
+    /// A tensor's value is readable after a replay.
+    pub fn is_kept(&self, tensor: Tensor) -> bool {
+        self.tensors[tensor.0].kept
+    }
+
+    /// Removes those of the nodes whose results nothing reads; they write to no store.
+    pub fn prune(&mut self, nodes: Range<usize>) {
+        for index in nodes.rev() {
+            let is_read = |tensor: &Tensor| {
+                self.tensors[tensor.0].kept || self.nodes[index..].iter().any(|node| node.inputs.contains(tensor))
+            };
+            if !self.nodes[index].outputs.iter().any(is_read) {
+                self.nodes.remove(index);
+            }
+        }
     }
 
     /// A tensor for a node to write to while it works; nothing else reads it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Graph, Tensor};
-use crate::gpu::{DeviceKind, Dispatch, Gpu};
+use crate::gpu::{DeviceKind, Dispatch, Gpu, Tuning};
 
 /// Names a tensor of a node in a dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Profile {
     pub subgroup_size: Option<u32>,
     /// `FLOWDPPO_KERNEL`: forces a variant where an op has one of that name.
     pub forced: Option<String>,
+    /// What `bench --tune` measured on this adapter.
+    pub tuning: Arc<Tuning>,
 }
 
 impl Profile {
@@ -36,7 +38,14 @@ impl Profile {
             cpu: gpu.description().kind == DeviceKind::Cpu,
             subgroup_size: (gpu.has_subgroups() && smallest == largest && smallest > 0).then_some(smallest),
             forced: std::env::var("FLOWDPPO_KERNEL").ok().filter(|name| !name.is_empty()),
+            tuning: gpu.tuning().clone(),
         }
+    }
+
+    /// Names of kernels that are asked for, the more important first: one that is forced for every op that has it,
+    /// and the fastest one that was measured for this workload.
+    pub fn wanted(&self, workload: &str) -> impl Iterator<Item = &str> {
+        self.forced.as_deref().into_iter().chain(self.tuning.kernel(workload))
     }
 }
 
@@ -59,6 +68,17 @@ impl Shapes<'_> {
     pub fn output_elements(&self, index: usize) -> usize {
         self.outputs[index].iter().product()
     }
+}
+
+/// A choice among several kernels for one workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The op and all that the choice may depend on: inner sizes, never a number of rows.
+    pub workload: String,
+    /// Names of the kernels that run on the device.
+    pub kernels: Vec<&'static str>,
+    /// The one that is taken if none is asked for.
+    pub usual: &'static str,
 }
 
 /// How the gradient of an input is wanted.
@@ -101,6 +121,12 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// The dispatches that compute the outputs.
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>>;
 
+    /// What [`Op::dispatches`] chooses among, if there are several kernels.
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        let _ = (shapes, profile);
+        None
+    }
+
     /// The same in plain f64, written for clarity: the oracle.
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>>;
 
@@ -137,4 +163,14 @@ pub struct Node {
     pub outputs: Vec<Tensor>,
     /// Where it stands in the model, for tables.
     pub label: String,
+}
+
+impl Node {
+    /// The tensor that a dispatch of this node names.
+    pub fn bound(&self, binding: Binding) -> Tensor {
+        match binding {
+            Binding::Input(index) => self.inputs[index],
+            Binding::Output(index) => self.outputs[index],
+        }
+    }
 }

@@ -27,6 +27,8 @@ pub struct Plan {
     submissions: Vec<Range<usize>>,
     /// What each dispatch is for; empty unless the device is profiled.
     works: Vec<Arc<Work>>,
+    /// Of one replay, once it has been measured.
+    kernel_time: Duration,
     planned_bytes: u64,
 }
 
@@ -46,7 +48,7 @@ impl Plan {
     /// As [`Plan::new`].
     pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &Profile) -> Result<Self> {
         let nodes = graph.executed();
-        let memory = MemoryPlan::new(graph, &nodes);
+        let memory = MemoryPlan::new(graph, &nodes, profile);
         let planned_bytes = planned_bytes(graph, profile).reused;
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes)?;
         let slots: Vec<Arc<Buffer>> =
@@ -65,7 +67,10 @@ impl Plan {
                     let buffer = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
                     (buffer.clone(), 4 * element as u64)
                 }
-                Origin::Computed => (slots[memory.slot_of[&tensor]].clone(), 0),
+                Origin::Computed => match memory.slot_of.get(&tensor) {
+                    Some(slot) => (slots[*slot].clone(), 0),
+                    None => continue,
+                },
             };
             match &graph.tensors[tensor.0].initial {
                 Some(Initial::F32(data)) => gpu.write(&buffer, offset, data),
@@ -81,10 +86,7 @@ impl Plan {
         for node in &nodes {
             let first = unbound.len();
             for dispatch in node.op.dispatches(&graph.shapes(node), profile) {
-                let region = |binding: &Binding| match binding {
-                    Binding::Input(index) => regions[&node.inputs[*index]].clone(),
-                    Binding::Output(index) => regions[&node.outputs[*index]].clone(),
-                };
+                let region = |binding: &Binding| regions[&node.bound(*binding)].clone();
                 unbound.push(Dispatch {
                     reads: dispatch.reads.iter().map(region).collect(),
                     writes: dispatch.writes.iter().map(region).collect(),
@@ -98,7 +100,16 @@ impl Plan {
             }
         }
         let dispatches = gpu.bind(&unbound)?;
-        Ok(Self { gpu: gpu.clone(), dispatches, regions, elements, submissions: Vec::new(), works, planned_bytes })
+        Ok(Self {
+            gpu: gpu.clone(),
+            dispatches,
+            regions,
+            elements,
+            submissions: Vec::new(),
+            works,
+            kernel_time: Duration::ZERO,
+            planned_bytes,
+        })
     }
 
     /// Bytes that this plan holds, as [`planned_bytes`] said before.
@@ -109,6 +120,16 @@ impl Plan {
     /// Dispatches of one replay.
     pub fn dispatch_count(&self) -> usize {
         self.dispatches.len()
+    }
+
+    /// The dispatches of one replay, in order.
+    pub fn dispatches(&self) -> &[BoundDispatch] {
+        &self.dispatches
+    }
+
+    /// Submissions of one replay; none before the second, which measures them.
+    pub fn submission_count(&self) -> usize {
+        self.submissions.len()
     }
 
     /// Where a tensor lives, for copies and readbacks.
@@ -157,8 +178,10 @@ impl Plan {
                     None => self.gpu.encode(commands)?,
                 }
             }
+            self.gpu.add_kernel_time(self.kernel_time);
         } else if self.dispatches.iter().all(BoundDispatch::has_run) {
             let timings = self.gpu.time(&self.dispatches)?;
+            self.kernel_time = timings.iter().map(|timing| timing.took).sum();
             self.submissions = cut(timings.iter().map(|timing| timing.took));
         } else {
             for dispatch in &self.dispatches {

@@ -231,7 +231,8 @@ impl<'a> Dit<'a> {
             graph.apply(AddBroadcast, &[h, self.parameters.get("pos_embed")])
         });
         for block in 0..config.depth {
-            h = graph.scope(&format!("blocks.{block}"), |graph| self.block(graph, block, h, condition));
+            let name = format!("blocks.{block}");
+            h = graph.scope(&name, |graph| graph.segment(|graph| self.block(graph, block, h, condition)));
         }
         graph.scope("final_layer", |graph| {
             let modulation = self.linear(graph, "final_layer.adaLN_modulation.1", condition);

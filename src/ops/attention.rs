@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel, grid_1d};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// `softmax(q·kᵀ / sqrt(d))·v`, head by head.
 ///
@@ -73,7 +73,7 @@ impl Geometry {
     fn pass(
         &self,
         [portable, in_subgroups]: [&'static str; 2],
-        profile: &Profile,
+        lanes: Option<u32>,
         reads: &[Binding],
         writes: &[Binding],
     ) -> Dispatch<Binding> {
@@ -81,7 +81,7 @@ impl Geometry {
         let mut params = [self.batches, self.tokens, self.heads].map(word).to_vec();
         let scale = (self.scale() as f32).to_bits();
         let kernel = |shader| Kernel::new(shader).with("HEAD_DIM", word(self.head_dim));
-        let Some(lanes) = subgroups(profile) else {
+        let Some(lanes) = lanes else {
             params.push(scale);
             return independent(kernel(portable), reads, writes, params, heads * self.tokens);
         };
@@ -100,14 +100,32 @@ impl Geometry {
 /// Rows of a head that a subgroup owns.
 const ROWS: usize = 4;
 
-/// The subgroup size, if subgroups should share rows: where a CPU plays the device and loads are dear.
-/// Elsewhere a row an invocation keeps more of the device busy. Forced by `attention_subgroup` and
-/// `attention_register`.
-fn subgroups(profile: &Profile) -> Option<u32> {
-    match profile.forced.as_deref() {
+/// The kernels, by the name that asks for them.
+const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
+
+/// The subgroup size, if subgroups should share rows: what is asked for, else where a CPU plays the device and
+/// loads are dear. Elsewhere a row an invocation keeps more of the device busy. Never a function of the batch or
+/// the number of tokens.
+fn lanes(op: &dyn Op, it: &Geometry, profile: &Profile) -> Option<u32> {
+    let asked = profile.wanted(&workload(op, it)).find(|name| KERNELS.contains(name));
+    match asked {
         Some("attention_register") => None,
-        Some("attention_subgroup") => profile.subgroup_size,
-        _ => profile.subgroup_size.filter(|_| profile.cpu),
+        Some(_) => profile.subgroup_size,
+        None => profile.subgroup_size.filter(|_| profile.cpu),
+    }
+}
+
+/// The name under which measurements are kept.
+fn workload(op: &dyn Op, it: &Geometry) -> String {
+    format!("{} head_dim={}", op.name(), it.head_dim)
+}
+
+fn choice(op: &dyn Op, num_heads: usize, shapes: &Shapes<'_>, profile: &Profile) -> Choice {
+    let has_subgroups = profile.subgroup_size.is_some();
+    Choice {
+        workload: workload(op, &Geometry::new(num_heads, shapes.inputs[0])),
+        kernels: KERNELS[..if has_subgroups { 2 } else { 1 }].to_vec(),
+        usual: KERNELS[usize::from(has_subgroups && profile.cpu)],
     }
 }
 
@@ -148,7 +166,12 @@ impl Op for Attention {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
         let it = Geometry::new(self.num_heads, shapes.inputs[0]);
         let writes = [Binding::Output(0), Binding::Output(1)];
-        vec![it.pass(["attention", "attention_subgroup"], profile, &[Binding::Input(0)], &writes)]
+        let lanes = lanes(self, &it, profile);
+        vec![it.pass(["attention", "attention_subgroup"], lanes, &[Binding::Input(0)], &writes)]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        Some(choice(self, self.num_heads, shapes, profile))
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -191,11 +214,16 @@ impl Op for AttentionBackward {
         let [qkv, o, logsumexp, d_o] = [0, 1, 2, 3].map(Binding::Input);
         let [d_qkv, delta] = [0, 1].map(Binding::Output);
         let query = ["attention_backward_query", "attention_backward_query_subgroup"];
+        let lanes = lanes(self, &it, profile);
         let key_value = ["attention_backward_key_value", "attention_backward_key_value_subgroup"];
         vec![
-            it.pass(query, profile, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
-            it.pass(key_value, profile, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
+            it.pass(query, lanes, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
+            it.pass(key_value, lanes, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
         ]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        Some(choice(self, self.num_heads, shapes, profile))
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

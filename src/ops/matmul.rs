@@ -6,7 +6,7 @@ use super::matmul_joined::MatMulJoined;
 use super::sum_rows::add_up;
 use super::{SumRows, independent, word};
 use crate::gpu::{Dispatch, Kernel, grid_1d, shader};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
 ///
@@ -41,24 +41,29 @@ pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
 pub(super) enum Variant {
     /// `matmul_register`: runs everywhere.
     Register,
-    /// `matmul_subgroup`, for subgroups of this size.
-    Subgroup(u32),
+    /// `matmul_subgroup`, for subgroups of so many lanes and tiles of so many rows.
+    Subgroup { lanes: u32, rows: usize },
     /// `matmul_tiled`.
     Tiled,
 }
 
+/// Every variant by name; those of subgroups with the rows of a tile.
+const KERNELS: [(&str, Option<usize>); 5] = [
+    ("matmul_register", None),
+    ("matmul_tiled", None),
+    ("matmul_subgroup", Some(SUBGROUP_ROWS)),
+    ("matmul_subgroup.ROWS=8", Some(8)),
+    ("matmul_subgroup.ROWS=4", Some(4)),
+];
+
 impl Variant {
-    /// A CPU driver wants few loads and no barriers, a graphics processor wants tiles in workgroup memory;
-    /// for a few columns or a short K those would be mostly empty. Never a function of the number of rows.
-    pub(super) fn choose(profile: &Profile, accumulate: bool, n: usize, k: usize) -> Self {
-        let subgroup = profile.subgroup_size.map(Self::Subgroup);
-        match (profile.forced.as_deref(), subgroup) {
-            (Some("matmul_register"), _) => Self::Register,
-            (Some("matmul_tiled"), _) => Self::Tiled,
-            (Some("matmul_subgroup"), Some(subgroup)) => subgroup,
-            _ if profile.cpu => subgroup.unwrap_or(Self::Register),
-            _ if accumulate || (n >= 32 && k >= 16) => Self::Tiled,
-            _ => Self::Register,
+    /// The variant of a name, if the device can run it.
+    fn named(name: &str, profile: &Profile) -> Option<Self> {
+        let (_, rows) = KERNELS.iter().find(|(known, _)| *known == name)?;
+        match rows {
+            Some(rows) => profile.subgroup_size.map(|lanes| Self::Subgroup { lanes, rows: *rows }),
+            None if name == "matmul_tiled" => Some(Self::Tiled),
+            None => Some(Self::Register),
         }
     }
 }
@@ -72,7 +77,7 @@ const ENOUGH_TILES: usize = 256;
 /// Shortest slice of K: a shorter one costs more in its second pass than it gains.
 const SHORTEST_SLICE: usize = 128;
 
-/// Rows of a tile of `matmul_subgroup`.
+/// Rows of a tile of `matmul_subgroup` unless others were measured to be better.
 const SUBGROUP_ROWS: usize = 16;
 
 /// Sizes and strides of a product, in elements.
@@ -96,6 +101,36 @@ impl MatMul {
         let it = self.geometry(a, b);
         let slices = it.k.div_ceil(it.slice());
         (self.accumulate && !self.batched && slices > 1).then(|| vec![slices, it.m, it.n])
+    }
+
+    /// The product without its number of rows: what was measured is kept under this name. The K of an accumulating
+    /// product is all rows of a batch, so that the gradient of a weight is named by its own sizes, M and N.
+    fn workload(&self, it: &Geometry) -> String {
+        let Self { transpose_a, transpose_b, batched, accumulate } = self;
+        let (other, size) = if *accumulate { ("m", it.m) } else { ("k", it.k) };
+        let marks =
+            [(*transpose_a, " at"), (*transpose_b, " bt"), (*batched, " batched"), (*accumulate, " accumulate")];
+        let marks: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
+        format!("matmul n={} {other}={size}{marks}", it.n)
+    }
+
+    /// What is asked for, else what is usual. The same with any epilogue: whether a value is kept must not change
+    /// its bits.
+    pub(super) fn variant(&self, it: &Geometry, profile: &Profile) -> Variant {
+        let asked = profile.wanted(&self.workload(it)).find_map(|name| Variant::named(name, profile));
+        let usual = || Variant::named(self.usual(it, profile), profile);
+        asked.or_else(usual).expect("what is usual runs on the device")
+    }
+
+    /// A CPU driver wants few loads and no barriers, a graphics processor wants tiles in workgroup memory; for a
+    /// few columns or a short K those would be mostly empty. Never a function of the number of rows.
+    fn usual(&self, it: &Geometry, profile: &Profile) -> &'static str {
+        match profile.subgroup_size {
+            Some(_) if profile.cpu => "matmul_subgroup",
+            None if profile.cpu => "matmul_register",
+            _ if self.accumulate || (it.n >= 32 && it.k >= 16) => "matmul_tiled",
+            _ => "matmul_register",
+        }
     }
 
     pub(super) fn geometry(&self, a: &[usize], b: &[usize]) -> Geometry {
@@ -141,10 +176,10 @@ impl Geometry {
         let (kernel, [rows, columns]) = match variant {
             Variant::Register => (Kernel::new("matmul_register"), [4, 4]),
             Variant::Tiled => (Kernel::new("matmul_tiled"), [TILE, TILE]),
-            Variant::Subgroup(lanes) => {
+            Variant::Subgroup { lanes, rows } => {
                 let columns = if self.n > lanes as usize { 2 } else { 1 };
                 let kernel = Kernel::new("matmul_subgroup").with("SUBGROUP", lanes).with("COLUMNS", columns);
-                (kernel.with("ROWS", word(SUBGROUP_ROWS)), [SUBGROUP_ROWS, (lanes * columns) as usize])
+                (kernel.with("ROWS", word(rows)), [rows, (lanes * columns) as usize])
             }
         };
         let kernel = kernel.with("EPILOGUE", shader::epilogue(epilogue.name));
@@ -250,7 +285,7 @@ impl Op for MatMul {
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
         let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        let variant = Variant::choose(profile, self.accumulate, it.n, it.k);
+        let variant = self.variant(&it, profile);
         let has_bias = shapes.inputs.len() > 2;
         // Without a bias its binding is filled by an operand that is not read there.
         let reads = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
@@ -263,6 +298,16 @@ impl Op for MatMul {
             it.dispatch(variant, reads, false, &into(&partial, false), Some(it.slice())),
             add_up(partial[0], c[0], it.k.div_ceil(it.slice()), it.m * it.n),
         ]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let names = KERNELS.iter().map(|(name, _)| *name);
+        Some(Choice {
+            workload: self.workload(&it),
+            kernels: names.filter(|name| Variant::named(name, profile).is_some()).collect(),
+            usual: self.usual(&it, profile),
+        })
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,9 +1,9 @@
 //! Matrix products with the next op as their epilogue: the elements are still in registers there.
 
-use super::matmul::{Epilogue, Variant};
+use super::matmul::Epilogue;
 use super::{Activation, GatedResidual, MatMul};
 use crate::gpu::Dispatch;
-use crate::graph::{Binding, Op, Profile, Shapes};
+use crate::graph::{Binding, Choice, Op, Profile, Shapes};
 
 /// A product and the op that reads it, in one kernel. [`crate::graph::Graph::executed`] makes these; a model never
 /// records them.
@@ -87,7 +87,11 @@ impl Op for MatMulJoined {
             },
         };
         let product = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
-        vec![it.dispatch(Variant::choose(profile, false, it.n, it.k), product, has_bias, &epilogue, None)]
+        vec![it.dispatch(self.product.variant(&it, profile), product, has_bias, &epilogue, None)]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        self.product.choice(shapes, profile)
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::rollout::{Rollout, STATES, VELOCITIES, trained_slots};
+use crate::autodiff::{Activations, backward_with};
 use crate::config::Config;
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
@@ -90,7 +91,9 @@ impl UpdateGraph {
         });
         let (loss, outcomes) = (found[0], found[1]);
         graph.keep(outcomes);
-        crate::autodiff::backward(&mut graph, &[(loss, weight)], &[]);
+        let activations =
+            Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
+        backward_with(&mut graph, &[(loss, weight)], &[], activations);
         Ok(Self { graph, indices, time, labels, keys, rows, advantages, weight, outcomes })
     }
 }

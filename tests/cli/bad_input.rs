@@ -569,3 +569,39 @@ fn sweeps() {
         ),
     ]);
 }
+
+#[test]
+fn benchmarks() {
+    check(&[
+        case(nothing, "bench matmull", 2, &["`matmull`", "did you mean `matmul`?"]),
+        case(nothing, "bench fma everything", 2, &["`everything`", "dit-step"]),
+        case(nothing, "bench fma --compare nowhere.json", 2, &["cannot read nowhere.json"]),
+        case(
+            |here| fs::write(here.path("old.json"), "{\"format\": ").unwrap(),
+            "bench fma --compare old.json",
+            2,
+            &["old.json", "no results", "EOF"],
+        ),
+        case(
+            |here| fs::write(here.path("old.json"), "{\"seconds\": 3}").unwrap(),
+            "bench fma --compare old.json",
+            2,
+            &["old.json", "no results", "does not say its format"],
+        ),
+        case(
+            |here| fs::write(here.path("old.json"), "{\"format\": \"flowdppo-wgpu bench 9\"}").unwrap(),
+            "bench fma --compare old.json",
+            2,
+            &["old.json", "`flowdppo-wgpu bench 9`"],
+        ),
+        case(
+            |here| fs::write(here.path("old.json"), "{\"format\": \"flowdppo-wgpu bench 1\"}").unwrap(),
+            "bench fma --compare old.json",
+            2,
+            &["old.json", "missing field"],
+        ),
+        case(blocked, "bench fma --out blocked/new.json", 2, &["cannot write blocked/new.json"]),
+        case(nothing, "bench --tune --model nowhere.safetensors", 2, &["cannot read nowhere.safetensors"]),
+        case(nothing, "bench --tune --model classifier.safetensors", 2, &["classifier.safetensors is a classifier"]),
+    ]);
+}

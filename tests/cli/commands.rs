@@ -183,7 +183,14 @@ fn a_dry_run_prints_what_training_would_cost_and_writes_nothing() {
     let here = Workplace::new();
     let before = here.snapshot();
     let out = here.run("train --config train.toml --dry-run --set train.iterations=7").succeeds();
-    for words in ["iterations = 7", "parameters", "GFLOP", "dispatches", "planned device memory"] {
+    for words in [
+        "iterations = 7",
+        "parameters",
+        "GFLOP",
+        "dispatches",
+        "planned device memory",
+        "with train.half_activations = true",
+    ] {
         assert!(out.contains(words), "{words}: {out}");
     }
     // What is printed is the configuration, and can be used as such.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::autodiff::{Activations, backward};
 use flowdppo_wgpu::config::{Config, ThresholdUnit};
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Row;
@@ -278,7 +278,7 @@ fn the_gradient_of_the_whole_update_is_right() {
 fn the_gradient_of_flow_matching_is_right() {
     let model = tiny::dit(2);
     let dit = dit_of(&model);
-    let it = FlowMatchingGraph::record(dit, 4);
+    let it = FlowMatchingGraph::record(dit, 4, Activations::default());
     let mut random = Random(31);
     let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
     let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());

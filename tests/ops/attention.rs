@@ -90,7 +90,7 @@ fn attention_shares_rows_in_subgroups_only_where_the_cpu_plays_the_device() {
     let shapes: [&[usize]; 3] = [&[2, 16, 192], &[2, 16, 64], &[2, 4, 16]];
     let shapes = Shapes { inputs: shapes[..1].to_vec(), outputs: shapes[1..].to_vec() };
     let chosen = |cpu, subgroup_size| {
-        let profile = Profile { cpu, subgroup_size, forced: None };
+        let profile = Profile { cpu, subgroup_size, ..Profile::default() };
         Attention { num_heads: 4 }.dispatches(&shapes, &profile)[0].kernel.clone()
     };
     for subgroup_size in [None, Some(32), Some(64)] {

@@ -1,4 +1,6 @@
-use flowdppo_wgpu::gpu::DeviceKind;
+use std::sync::Arc;
+
+use flowdppo_wgpu::gpu::{DeviceKind, Tuning};
 use flowdppo_wgpu::graph::{Graph, Interpreter, Op, Plan, Profile, Shapes, Store, Stores};
 use flowdppo_wgpu::ops::{MatMul, SumRows, linear};
 
@@ -8,7 +10,8 @@ use crate::common::{Input, Random, check, check_forward, check_forward_on, check
 const TOLERANCE: f64 = 1e-12;
 
 /// One interface, one oracle.
-const VARIANTS: [&str; 3] = ["matmul_register", "matmul_subgroup", "matmul_tiled"];
+const VARIANTS: [&str; 5] =
+    ["matmul_register", "matmul_subgroup", "matmul_subgroup.ROWS=8", "matmul_subgroup.ROWS=4", "matmul_tiled"];
 
 fn transposes() -> impl Iterator<Item = (bool, bool)> {
     [(false, false), (false, true), (true, false), (true, true)].into_iter()
@@ -189,6 +192,40 @@ fn the_kernel_does_not_depend_on_the_number_of_rows() {
     }
     let names = profiles.map(|profile| chosen(&profile, 64, 384, 384)[0].shader);
     assert_eq!(names, ["matmul_tiled", "matmul_tiled", "matmul_register", "matmul_subgroup"]);
+}
+
+#[test]
+fn a_measured_kernel_is_taken_for_its_workload_whatever_the_rows() {
+    let kernels =
+        [("matmul n=64 k=32", "matmul_register"), ("matmul n=64 m=16 at accumulate", "matmul_subgroup.ROWS=4")];
+    let tuning = Tuning::new(kernels.map(|(workload, kernel)| (workload.to_owned(), kernel.to_owned())));
+    let tuned = Profile { subgroup_size: Some(8), tuning: Arc::new(tuning), ..Profile::default() };
+    let kernel = |profile: &Profile, op: MatMul, [m, n, k]: [usize; 3]| {
+        let a = if op.transpose_a { [k, m] } else { [m, k] };
+        let b = if op.transpose_b { [n, k] } else { [k, n] };
+        let c = [m, n];
+        let shapes = Shapes { inputs: vec![&a, &b], outputs: vec![&c] };
+        op.dispatches(&shapes, profile).remove(0).kernel
+    };
+    let gradient = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
+    for rows in [1, 64, 100_000] {
+        assert_eq!(kernel(&tuned, MatMul::default(), [rows, 64, 32]).shader, "matmul_register");
+        // A gradient of a weight adds up all rows.
+        let of_gradient = kernel(&tuned, gradient, [16, 64, rows]);
+        assert_eq!(of_gradient.shader, "matmul_subgroup");
+        assert!(of_gradient.constants.contains(&("ROWS", 4)), "{of_gradient:?}");
+        // Workloads that were not measured are as usual.
+        assert_eq!(kernel(&tuned, MatMul::default(), [rows, 64, 33]).shader, "matmul_tiled");
+        let transposed = MatMul { transpose_b: true, ..MatMul::default() };
+        assert_eq!(kernel(&tuned, transposed, [rows, 64, 32]).shader, "matmul_tiled");
+    }
+    let forced = Profile { forced: Some("matmul_tiled".into()), ..tuned.clone() };
+    assert_eq!(kernel(&forced, MatMul::default(), [8, 64, 32]).shader, "matmul_tiled", "what is forced wins");
+    let other = Profile { forced: Some("attention_register".into()), ..tuned.clone() };
+    assert_eq!(kernel(&other, MatMul::default(), [8, 64, 32]).shader, "matmul_register", "but only for its op");
+    // A table must not ask for what the device cannot do.
+    let without = Profile { subgroup_size: None, ..tuned };
+    assert_eq!(kernel(&without, gradient, [16, 64, 8]).shader, "matmul_tiled");
 }
 
 #[test]

@@ -1,0 +1,213 @@
+//! The kernels that are worth a benchmark, at the shapes that networks use: for `bench` and for `cargo bench`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::autodiff::backward;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Origin, Plan, Store, Stores, Tensor};
+use crate::ops::{
+    Activation, AdamW, AdamWSettings, Attention, AttentionBackward, LayerNorm, MatMul, Optimized, PhiloxNormal,
+};
+
+/// A kernel at one shape.
+#[derive(Debug)]
+pub struct Case {
+    /// What a row in a table is called.
+    pub name: String,
+    /// The op alone.
+    pub graph: Graph,
+}
+
+/// Inputs with more elements than this stay zero: filling them takes longer than measuring.
+const MOST_FILLED: usize = 1 << 24;
+
+const PARAMETERS: Store = Store("benchmarked parameters");
+const GRADIENTS: Store = Store("benchmarked gradients");
+const FIRST_MOMENT: Store = Store("benchmarked first moment");
+const SECOND_MOMENT: Store = Store("benchmarked second moment");
+const AVERAGE: Store = Store("benchmarked average");
+
+impl Case {
+    fn new(name: String, record: impl FnOnce(&mut Graph)) -> Self {
+        let mut graph = Graph::new();
+        record(&mut graph);
+        Self { name, graph }
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = Tensor> {
+        self.graph.nodes().iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)).copied()
+    }
+
+    /// Bytes that the op must at least move: every input read once and every output written once.
+    pub fn bytes(&self) -> u64 {
+        let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| 4 * self.graph.elements(*tensor) as u64).sum::<u64>();
+        let nodes = self.graph.nodes().iter();
+        nodes.map(|node| of(&node.inputs) + of(&node.outputs) * if node.op.accumulates() { 2 } else { 1 }).sum()
+    }
+
+    /// The case on a device, with stores of its own and inputs that are not all zero: a processor may be faster
+    /// on zeros.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn bind(&self, gpu: &Arc<Gpu>) -> Result<Plan> {
+        let mut sizes: BTreeMap<Store, usize> = BTreeMap::new();
+        for tensor in self.tensors() {
+            if let Origin::Stored(store, offset) = self.graph.origin(tensor) {
+                let size = sizes.entry(store).or_default();
+                *size = (*size).max(offset + self.graph.elements(tensor));
+            }
+        }
+        gpu.check_memory(gpu.counters().bytes_held + sizes.values().map(|size| 4 * *size as u64).sum::<u64>())?;
+        let mut stores = Stores::new();
+        for (store, elements) in sizes {
+            stores.insert(store, gpu.allocate(store.0, 4 * elements as u64)?);
+        }
+        let plan = Plan::new(gpu, &self.graph, &stores)?;
+        let is_input = |tensor: &Tensor| self.graph.origin(*tensor) == Origin::Input;
+        for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MOST_FILLED) {
+            plan.write(tensor, &filling(self.graph.elements(tensor)));
+        }
+        Ok(plan)
+    }
+}
+
+/// Numbers between -0.5 and 0.5 that look random.
+fn filling(elements: usize) -> Vec<f32> {
+    (0..elements as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5).collect()
+}
+
+/// `x·Wᵀ`, as in every linear layer: M rows, N outputs, K inputs.
+pub fn matmul([m, n, k]: [usize; 3]) -> Case {
+    Case::new(format!("matmul {m}x{n}x{k}"), |graph| {
+        let operands = [graph.input("x", &[m, k]), graph.input("weight", &[n, k])];
+        let y = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &operands);
+        graph.keep(y);
+    })
+}
+
+/// Gradient of a linear layer's input: `dX = dY·W` with the weight as it is stored, `[K, N]` here.
+fn matmul_d_x([m, n, k]: [usize; 3]) -> Case {
+    Case::new(format!("matmul dX {m}x{n}x{k}"), |graph| {
+        let operands = [graph.input("d_y", &[m, k]), graph.input("weight", &[k, n])];
+        let d_x = graph.apply(MatMul::default(), &operands);
+        graph.keep(d_x);
+    })
+}
+
+/// Gradient of a linear layer's weight: `dW += dYᵀ·X`, a sum over all rows.
+fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
+    Case::new(format!("matmul dW {m}x{n}x{k}"), |graph| {
+        let operands = [graph.input("d_y", &[k, m]), graph.input("x", &[k, n])];
+        let op = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
+        let d_w = graph.stored("d_w", &[m, n], GRADIENTS, 0);
+        let scratch = op.scratch(&[k, m], &[k, n]).map(|shape| graph.scratch(&shape));
+        let outputs: Vec<Tensor> = [d_w].into_iter().chain(scratch).collect();
+        graph.push_into(op, &operands, &outputs);
+    })
+}
+
+/// All products, by rising cost.
+pub fn matmuls() -> Vec<Case> {
+    let mut cases = vec![matmul([256, 256, 256]), matmul([256, 512, 128]), matmul([2048, 384, 128])];
+    cases.extend([matmul([512, 512, 512]), matmul([2048, 512, 128])]);
+    cases.extend([matmul_d_x([2048, 128, 512]), matmul_d_w([512, 128, 2048])]);
+    cases.extend([matmul([1024, 1024, 1024]), matmul([2048, 1536, 384]), matmul([4096, 4096, 4096])]);
+    cases
+}
+
+/// Heads of an attention and its batch: together 128.
+const HEADS: usize = 4;
+const BATCH: usize = 32;
+
+/// Attention forward, or backward.
+pub fn attention(backward: bool, [batch, tokens, head_dim, num_heads]: [usize; 4]) -> Case {
+    let direction = if backward { "backward" } else { "forward" };
+    let name = format!("attention {direction} {}x{tokens}x{head_dim}", batch * num_heads);
+    Case::new(name, |graph| {
+        let qkv = graph.input("qkv", &[batch, tokens, 3 * num_heads * head_dim]);
+        let outputs = if backward {
+            let [o, d_o] = ["o", "d_o"].map(|name| graph.input(name, &[batch, tokens, num_heads * head_dim]));
+            let logsumexp = graph.input("logsumexp", &[batch, num_heads, tokens]);
+            graph.push(AttentionBackward { num_heads }, &[qkv, o, logsumexp, d_o])
+        } else {
+            graph.push(Attention { num_heads }, &[qkv])
+        };
+        graph.keep(outputs[0]);
+    })
+}
+
+/// Attention of 128 heads, by rising cost.
+pub fn attentions(backward: bool) -> Vec<Case> {
+    let sizes = [64, 256, 1024].into_iter().flat_map(|tokens| [32, 64].map(|head_dim| (tokens, head_dim)));
+    sizes.map(|(tokens, head_dim)| attention(backward, [BATCH, tokens, head_dim, HEADS])).collect()
+}
+
+/// Layer norm with modulation over the tokens of the benchmark network, alone and with its gradient.
+pub fn layer_norms() -> Vec<Case> {
+    let of = |differentiate: bool| {
+        let name = if differentiate { "layer_norm with backward 2048x128" } else { "layer_norm 2048x128" };
+        Case::new(name.into(), |graph| {
+            let x = graph.input("x", &[32, 64, 128]);
+            let [shift, scale] = ["shift", "scale"].map(|name| graph.input(name, &[32, 128]));
+            let y = graph.push(LayerNorm, &[x, shift, scale])[0];
+            graph.keep(y);
+            if differentiate {
+                let d_y = graph.input("d_y", &[32, 64, 128]);
+                for gradient in backward(graph, &[(y, d_y)], &[x, shift, scale]).into_iter().flatten() {
+                    graph.keep(gradient);
+                }
+            }
+        })
+    };
+    [false, true].map(of).into()
+}
+
+/// GELU between the layers of an MLP.
+pub fn gelus() -> Vec<Case> {
+    vec![Case::new("gelu 2048x512".into(), |graph| {
+        let x = graph.input("x", &[2048, 512]);
+        let y = graph.apply(Activation::Gelu, &[x]);
+        graph.keep(y);
+    })]
+}
+
+/// The benchmark network's optimizer.
+pub fn adamw_settings() -> AdamWSettings {
+    AdamWSettings {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+        max_grad_norm: 0.0,
+        average_decay: 1.0,
+    }
+}
+
+/// AdamW over so many parameters.
+pub fn adamws() -> Vec<Case> {
+    let of = |elements: usize| {
+        Case::new(format!("adamw {elements}"), |graph| {
+            let settings = graph.constant("settings", &[9], adamw_settings().at_step(1).to_vec());
+            let sum_squares = graph.constant("sum of squares", &[2], vec![1.0, 0.0]);
+            let [parameters, gradients, first_moment, second_moment, average] =
+                [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
+                    .map(|store| graph.stored(store.0, &[elements], store, 0));
+            let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
+            AdamW.record(graph, optimized, settings, sum_squares);
+        })
+    };
+    [1_000_000, 100_000_000].map(of).into()
+}
+
+/// The noise of 1024 pictures of 32x32x3.
+pub fn philoxes() -> Vec<Case> {
+    vec![Case::new("philox 3145728".into(), |graph| {
+        let keys = graph.input("keys", &[1024, 5]);
+        let noise = graph.apply(PhiloxNormal::new(&[3, 32, 32]), &[keys]);
+        graph.keep(noise);
+    })]
+}

@@ -1,0 +1,97 @@
+//! Rollouts and whole iterations of the built-in configuration.
+
+use std::time::Duration;
+
+use super::Suite;
+use super::measure::{Timing, seconds};
+use super::results::Row;
+use crate::assets;
+use crate::config::{Config, ModelSource};
+use crate::error::{Error, Result};
+use crate::graph::Profile;
+use crate::model::Model;
+use crate::optimizer::Optimizer;
+use crate::rl::{RolloutCollector, Trainer};
+
+/// The default configuration and its model.
+pub(super) fn built_in() -> Result<(Config, Model)> {
+    let config = Config::default();
+    let ModelSource::File(file) = config.model.source()? else {
+        return Err(Error::failed("the built-in configuration starts from no model"));
+    };
+    let model = assets::load_model(file)?;
+    Ok((config, model))
+}
+
+impl Suite<'_> {
+    /// Sampling with noise, as in every iteration.
+    pub(super) fn rollout(&mut self) -> Result<()> {
+        let (config, model) = built_in()?;
+        let dit = model.dit("the built-in model")?;
+        let cost = Trainer::cost(&config, dit, &Profile::of(&self.gpu))?;
+        let optimizer = Optimizer::new(&self.gpu, dit.layout(), &model.weights)?;
+        let classes = (0..dit.num_classes as u32).collect();
+        let mut collector = RolloutCollector::new(&self.gpu, &config, dit, classes, optimizer.stores())?;
+        let mut index = 0;
+        let mut run = || {
+            index += 1;
+            seconds(|| collector.collect(index).map(|_| ()))
+        };
+        // Compiles and measures.
+        run()?;
+        let before = self.gpu.kernel_time();
+        let mut spent = 0.0;
+        let timing = self.pace.repeat(|| run().inspect(|seconds| spent += seconds))?;
+        let row = Row::new("rollout", timing, cost.rollout_flops, 0).against(self.limits);
+        let kernels = share_of_kernels(self.gpu.kernel_time() - before, spent);
+        self.add(row.with([("images/s", config.samples_per_rollout() as f64 / timing.median()), kernels]));
+        Ok(())
+    }
+
+    /// Whole iterations: rollout, reward, updates.
+    pub(super) fn rl_iteration(&mut self) -> Result<()> {
+        let (config, model) = built_in()?;
+        let cost = Trainer::cost(&config, model.dit("the built-in model")?, &Profile::of(&self.gpu))?;
+        let mut trainer = Trainer::new(&self.gpu, &config, &model)?;
+        let mut index = 0;
+        let mut parts: Vec<[f64; 4]> = Vec::new();
+        let mut run = || {
+            let mut of_parts = [0.0; 3];
+            let total = seconds(|| {
+                of_parts = trainer.iteration(index)?.seconds;
+                Ok(())
+            })?;
+            index += 1;
+            let [rollout, reward, update] = of_parts;
+            parts.push([rollout, reward, update, total - rollout - reward - update]);
+            Ok(total)
+        };
+        run()?;
+        let before = self.gpu.kernel_time();
+        let mut spent = 0.0;
+        let timing = self.pace.repeat(|| run().inspect(|seconds| spent += seconds))?;
+        let kernels = share_of_kernels(self.gpu.kernel_time() - before, spent);
+        let flops = cost.rollout_flops + cost.update_flops;
+        let of_part = |part: usize| {
+            let times = parts[1..].iter().map(|parts| 1e3 * parts[part]).collect();
+            Timing::new(times).median()
+        };
+        let row = Row::new("rl-iteration", timing, flops, 0).against(self.limits).with([
+            ("images/s", config.samples_per_rollout() as f64 / timing.median()),
+            ("rollout ms", of_part(0)),
+            ("reward ms", of_part(1)),
+            ("update ms", of_part(2)),
+            ("host ms", of_part(3)),
+            ("dispatches", cost.dispatches as f64),
+            kernels,
+        ]);
+        self.add(row);
+        Ok(())
+    }
+}
+
+/// The share of the time that was spent inside kernels: what each plan's dispatches took when they were timed one
+/// by one, times its replays.
+fn share_of_kernels(kernels: Duration, seconds: f64) -> (&'static str, f64) {
+    ("share in kernels", kernels.as_secs_f64() / seconds)
+}

@@ -1,0 +1,149 @@
+//! How fast the program is on a device: kernels, training steps and whole iterations, each beside what the same
+//! device could do at most. Nothing here asserts a speed.
+
+pub mod cases;
+mod iteration;
+mod kernels;
+mod measure;
+mod network;
+mod results;
+mod scaling;
+mod tune;
+
+pub use network::BenchmarkStep;
+pub use results::{Limit, Results, Row};
+pub use scaling::plot;
+pub use tune::{Tuned, tune};
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Options};
+use crate::roofline::Roofline;
+use measure::Pace;
+
+/// What can be measured, in the order in which it is.
+pub const NAMES: [&str; 13] = [
+    "fma",
+    "copy",
+    "dispatch",
+    "readback",
+    "matmul",
+    "attention",
+    "layer_norm",
+    "gelu",
+    "adamw",
+    "philox",
+    "dit-step",
+    "rollout",
+    "rl-iteration",
+];
+
+/// A single run should not take longer than this; what would is left out, and said so.
+const LONGEST_RUN: f64 = 10.0;
+
+/// What a suite tells while it works.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// Something was measured.
+    Measured(&'a Row),
+    /// Something was left out, or is worth a sentence.
+    Noted(&'a str),
+}
+
+/// Benchmarks on one device. Each method measures and adds rows to the results.
+pub struct Suite<'a> {
+    gpu: Arc<Gpu>,
+    pace: Pace,
+    listener: &'a mut dyn FnMut(Event<'_>),
+    /// Of the fastest runs of `fma` and `copy`: what disturbs can only slow down.
+    limits: Roofline,
+    results: Results,
+}
+
+impl std::fmt::Debug for Suite<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Suite").field("results", &self.results).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Suite<'a> {
+    /// A suite that has measured nothing yet; `options` are those that the device was opened with, `quick` gives
+    /// each benchmark a tenth of a second instead of a whole one.
+    pub fn new(gpu: &Arc<Gpu>, options: &Options, quick: bool, listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
+        let pace = if quick { Pace::QUICK } else { Pace::NORMAL };
+        Self { gpu: gpu.clone(), pace, listener, limits: Roofline::default(), results: Results::new(gpu, options) }
+    }
+
+    /// Runs the benchmarks of these names, each of [`NAMES`]; the limits come first where others need them. `batch`
+    /// is that of `dit-step`.
+    ///
+    /// # Errors
+    /// If the device is lost, or the training step gives other losses than it should.
+    pub fn run(&mut self, names: &[&str], batch: usize) -> Result<()> {
+        let has_shares = names.iter().any(|name| !["fma", "copy", "dispatch", "readback"].contains(name));
+        for name in NAMES {
+            let is_limit = ["fma", "copy"].contains(&name);
+            if !(names.contains(&name) || is_limit && has_shares) {
+                continue;
+            }
+            match name {
+                "fma" => self.fma()?,
+                "copy" => self.copy()?,
+                "dispatch" => self.dispatch()?,
+                "readback" => self.readback()?,
+                "matmul" => self.kernels(cases::matmuls())?,
+                "attention" => {
+                    self.kernels(cases::attentions(false))?;
+                    self.kernels(cases::attentions(true))?;
+                }
+                "layer_norm" => self.kernels(cases::layer_norms())?,
+                "gelu" => self.kernels(cases::gelus())?,
+                "adamw" => self.kernels(cases::adamws())?,
+                "philox" => self.kernels(cases::philoxes())?,
+                "dit-step" => self.dit_step(batch)?,
+                "rollout" => self.rollout()?,
+                "rl-iteration" => self.rl_iteration()?,
+                _ => unreachable!("{name} is among the names"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What was measured.
+    pub fn results(&self) -> &Results {
+        &self.results
+    }
+
+    fn add(&mut self, row: Row) {
+        (self.listener)(Event::Measured(&row));
+        self.results.rows.push(row);
+    }
+
+    fn note(&mut self, text: String) {
+        (self.listener)(Event::Noted(&text));
+        self.results.notes.push(text);
+    }
+
+    /// Whether a run of so many seconds is short enough; else a note says that it is not.
+    fn is_short_enough(&mut self, name: &str, seconds: f64) -> bool {
+        if seconds > LONGEST_RUN {
+            self.note(format!("{name}: skipped, one run would take about {seconds:.0} s"));
+        }
+        seconds <= LONGEST_RUN
+    }
+
+    /// What was made; `None` and a note where the device is too small for it.
+    fn or_too_large<T>(&mut self, name: &str, made: Result<T>) -> Result<Option<T>> {
+        match made {
+            Ok(made) => Ok(Some(made)),
+            Err(Error::Device(cause)) => {
+                // What follows the colon is advice for training.
+                let cause = cause.split_once(": ").map_or(cause.as_str(), |(cause, _)| cause);
+                self.note(format!("{name}: skipped, {cause}"));
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+}

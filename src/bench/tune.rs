@@ -1,0 +1,177 @@
+//! Which kernel is fastest for each workload of some networks: measured once, on request, and kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::iteration::built_in;
+use super::measure::Pace;
+use super::network::StepGraph;
+use crate::autodiff::Activations;
+use crate::config::Config;
+use crate::error::Result;
+use crate::gpu::{Dispatch, Gpu, Region, Tuning};
+use crate::graph::{Binding, Graph, Op, Profile, Shapes};
+use crate::model::DitConfig;
+use crate::pretrain::FlowMatchingGraph;
+use crate::rl::UpdateGraph;
+use crate::sampling::StepGraph as SamplingGraph;
+
+/// One workload and what each of its kernels takes.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// Name of the workload.
+    pub workload: String,
+    /// Kernels and their seconds in all networks together, the fastest first.
+    pub kernels: Vec<(&'static str, f64)>,
+    /// The one that is taken without a measurement.
+    pub usual: &'static str,
+}
+
+/// Another kernel than the usual one must be faster than this share of its time: less may be chance.
+const WORTHWHILE: f64 = 0.95;
+
+impl Tuned {
+    /// The kernel to take from now on.
+    pub fn chosen(&self) -> &'static str {
+        let (fastest, least) = self.kernels[0];
+        let usual = self.kernels.iter().find(|(kernel, _)| *kernel == self.usual);
+        match usual {
+            Some((usual, seconds)) if least > WORTHWHILE * seconds => usual,
+            _ => fastest,
+        }
+    }
+}
+
+/// One op at one shape, and how often the networks have it. Rows are part of what is measured, but not of the
+/// workload's name: the times of all shapes of a workload are added up.
+struct Instance {
+    op: Arc<dyn Op>,
+    inputs: Vec<Vec<usize>>,
+    outputs: Vec<Vec<usize>>,
+    count: usize,
+}
+
+/// Measures every kernel for the workloads of the benchmark network, the built-in configuration and, if given,
+/// another model under that configuration. Returns the fastest kernels and all times.
+///
+/// # Errors
+/// If the device is lost or has not enough memory.
+pub fn tune(gpu: &Arc<Gpu>, model: Option<&DitConfig>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
+    let pace = if quick { Pace::QUICK } else { Pace::TUNING };
+    let profile = Profile { forced: None, ..Profile::of(gpu) };
+    let mut tuned = Vec::new();
+    for (workload, instances) in workloads(&networks(model)?, &profile) {
+        let choice = instances[0].op.choice(&instances[0].shapes(), &profile).expect("workloads have a choice");
+        let mut times = Vec::new();
+        for kernel in choice.kernels {
+            let profile = Profile { forced: Some(kernel.to_owned()), ..profile.clone() };
+            let of = |instance: &Instance| -> Result<f64> {
+                Ok(instance.count as f64 * instance.seconds(gpu, &profile, &pace)?)
+            };
+            let seconds = instances.iter().map(of).sum::<Result<f64>>()?;
+            times.push((kernel, seconds));
+        }
+        times.sort_by(|a, b| a.1.total_cmp(&b.1));
+        tuned.push(Tuned { workload, kernels: times, usual: choice.usual });
+    }
+    let others = tuned.iter().filter(|it| it.chosen() != it.usual);
+    Ok((Tuning::new(others.map(|it| (it.workload.clone(), it.chosen().to_owned()))), tuned))
+}
+
+/// What the networks compute.
+fn networks(model: Option<&DitConfig>) -> Result<Vec<Graph>> {
+    let (config, own) = built_in()?;
+    let mut graphs = vec![StepGraph::record(32, 32).graph];
+    let of_training = |dit: &DitConfig, config: &Config| -> Result<[Graph; 3]> {
+        let sampling = SamplingGraph::record(dit, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
+        let pretraining = FlowMatchingGraph::record(dit, config.pretrain_micro_batch(), Activations::default()).graph;
+        Ok([sampling, UpdateGraph::record(config, dit)?.graph, pretraining])
+    };
+    graphs.extend(of_training(own.dit("the built-in model")?, &config)?);
+    if let Some(dit) = model {
+        graphs.extend(of_training(dit, &config)?);
+    }
+    Ok(graphs)
+}
+
+/// All ops that have a choice, by the name of their workload.
+fn workloads(graphs: &[Graph], profile: &Profile) -> BTreeMap<String, Vec<Instance>> {
+    let mut found: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
+    for graph in graphs {
+        for node in graph.executed() {
+            let shapes = graph.shapes(&node);
+            let Some(choice) = node.op.choice(&shapes, profile).filter(|choice| choice.kernels.len() > 1) else {
+                continue;
+            };
+            let owned = |shapes: &[&[usize]]| shapes.iter().map(|shape| shape.to_vec()).collect::<Vec<_>>();
+            let (inputs, outputs) = (owned(&shapes.inputs), owned(&shapes.outputs));
+            let instances = found.entry(choice.workload).or_default();
+            match instances.iter_mut().find(|it| it.inputs == inputs && it.outputs == outputs) {
+                Some(instance) => instance.count += 1,
+                None => instances.push(Instance { op: node.op.clone(), inputs, outputs, count: 1 }),
+            }
+        }
+    }
+    found
+}
+
+impl Instance {
+    fn shapes(&self) -> Shapes<'_> {
+        let [inputs, outputs] = [&self.inputs, &self.outputs].map(|shapes| shapes.iter().map(Vec::as_slice).collect());
+        Shapes { inputs, outputs }
+    }
+
+    /// The time of the op with the kernel that the profile forces, on buffers of its own.
+    fn seconds(&self, gpu: &Gpu, profile: &Profile, pace: &Pace) -> Result<f64> {
+        let regions = |shapes: &[Vec<usize>]| -> Result<Vec<Region>> {
+            let sizes = shapes.iter().map(|shape| 4 * shape.iter().product::<usize>() as u64);
+            sizes.map(|bytes| Ok(Region { buffer: gpu.allocate("tuning", bytes)?, offset: 0, bytes })).collect()
+        };
+        let (inputs, outputs) = (regions(&self.inputs)?, regions(&self.outputs)?);
+        let region = |binding: &Binding| match binding {
+            Binding::Input(index) => inputs[*index].clone(),
+            Binding::Output(index) => outputs[*index].clone(),
+        };
+        let dispatches: Vec<Dispatch<Region>> = self
+            .op
+            .dispatches(&self.shapes(), profile)
+            .into_iter()
+            .map(|it| Dispatch {
+                reads: it.reads.iter().map(region).collect(),
+                writes: it.writes.iter().map(region).collect(),
+                kernel: it.kernel,
+                params: it.params,
+                grid: it.grid,
+            })
+            .collect();
+        Ok(pace.dispatches(gpu, &gpu.bind(&dispatches)?)?.median())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_kernel_must_be_worth_it() {
+        let tuned = |usual: f64| {
+            let kernels = vec![("matmul_tiled", 1.0), ("matmul_register", usual)];
+            Tuned { workload: "matmul n=8 k=8".into(), kernels, usual: "matmul_register" }
+        };
+        assert_eq!(tuned(1.01).chosen(), "matmul_register");
+        assert_eq!(tuned(1.2).chosen(), "matmul_tiled");
+    }
+
+    #[test]
+    fn workloads_have_no_rows_in_their_names() {
+        let profile = Profile { cpu: true, subgroup_size: Some(8), ..Profile::default() };
+        let names = |batch: usize| -> Vec<String> {
+            workloads(&[StepGraph::record(batch, 32).graph], &profile).into_keys().collect()
+        };
+        let found = names(8);
+        for expected in ["matmul n=384 k=128 bt", "matmul n=128 m=384 at accumulate", "attention head_dim=32"] {
+            assert!(found.iter().any(|name| name == expected), "{expected} is not among {found:?}");
+        }
+        assert_eq!(found, names(24));
+    }
+}

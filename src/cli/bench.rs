@@ -1,0 +1,181 @@
+//! `bench`: how fast the program is on a device, beside what the device could do.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Global, check_output, say};
+use crate::bench::{self, Event, Limit, NAMES, Results, Row, Suite};
+use crate::config::nearest;
+use crate::error::{Error, Result};
+use crate::{assets, files};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// What to measure; without a name everything: fma, copy, dispatch, readback, matmul, attention, layer_norm,
+    /// gelu, adamw, philox, dit-step, rollout, rl-iteration
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Spend a tenth of the time: for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Batch of dit-step, and of --scaling over tokens
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    batch: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the results as JSON to a file
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Compare with results that --out or --json wrote before
+    #[arg(long, value_name = "OLD.json", conflicts_with = "json")]
+    compare: Option<PathBuf>,
+    /// Measure how dit-step grows with the batch and with the tokens of an image
+    #[arg(long)]
+    scaling: bool,
+    /// Draw what --scaling found (SVG)
+    #[arg(long, value_name = "FILE", requires = "scaling")]
+    plot: Option<PathBuf>,
+    /// Find the fastest kernels for this adapter and use them from now on
+    #[arg(long, conflicts_with_all = ["names", "json", "out", "compare", "scaling"])]
+    tune: bool,
+    /// With --tune: another model whose sizes matter
+    #[arg(long, value_name = "FILE", requires = "tune")]
+    model: Option<String>,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    if arguments.tune {
+        return tune(global, arguments);
+    }
+    let names = names(arguments)?;
+    let old = arguments.compare.as_deref().map(Results::read).transpose()?;
+    for path in [&arguments.out, &arguments.plot].into_iter().flatten() {
+        check_output(path)?;
+    }
+    let (gpu, options) = global.open_with_options("")?;
+    let mut print = |event: Event<'_>| match event {
+        Event::Measured(row) => print_row(row),
+        Event::Noted(text) => say(text),
+    };
+    let mut keep_still = |_: Event<'_>| {};
+    let listener: &mut dyn FnMut(Event<'_>) = if arguments.json { &mut keep_still } else { &mut print };
+    if !arguments.json {
+        let it = gpu.description();
+        say(format_args!("{} ({}, {})\n", it.name, it.backend, it.driver));
+        say(format_args!("{:<32}{:>11}{:>9}{:>11}{:>9}  of the limit", "", "time", "spread", "GFLOP/s", "GB/s"));
+    }
+    let mut suite = Suite::new(&gpu, &options, arguments.quick, listener);
+    suite.run(&names, arguments.batch as usize)?;
+    if arguments.scaling {
+        suite.scaling(arguments.batch as usize)?;
+    }
+    let results = suite.results();
+    if arguments.json {
+        say(results.to_json());
+    }
+    if let Some(path) = &arguments.out {
+        files::write_atomically(path, results.to_json().as_bytes())?;
+    }
+    if let Some(path) = &arguments.plot {
+        bench::plot(results, path)?;
+    }
+    if let Some(old) = old {
+        compare(&old, results);
+    }
+    Ok(())
+}
+
+/// The names that were given, else all, unless something else was asked for.
+fn names(arguments: &Arguments) -> Result<Vec<&str>> {
+    if let Some(name) = arguments.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(Error::input(match nearest(name, &NAMES) {
+            Some(known) => format!("no benchmark is called `{name}`; did you mean `{known}`?"),
+            None => format!("no benchmark is called `{name}`: there are {}", NAMES.join(", ")),
+        }));
+    }
+    let all_by_default = arguments.names.is_empty() && !arguments.scaling;
+    Ok(if all_by_default { NAMES.into() } else { arguments.names.iter().map(String::as_str).collect() })
+}
+
+fn print_row(row: &Row) {
+    let rate = |rate: Option<f64>| rate.map_or(String::new(), significant);
+    let limit = match (row.limit, row.share_of_limit) {
+        (Some(limit), Some(share)) => {
+            let name = if limit == Limit::Fma { "fma" } else { "copy" };
+            format!("{:.1} % of {name}", 100.0 * share)
+        }
+        _ => String::new(),
+    };
+    let line = format!(
+        "{:<32}{:>11}{:>9}{:>11}{:>9}  {limit}",
+        row.name,
+        duration(row.seconds),
+        format!("±{:.0} %", 100.0 * row.spread()),
+        rate(row.gflop_per_second),
+        rate(row.gigabytes_per_second),
+    );
+    say(line.trim_end());
+    for (name, value) in &row.details {
+        // The digits in which losses are given.
+        let value = if name.starts_with("loss") { format!("{value:.6}") } else { significant(*value) };
+        say(format_args!("    {name:<28}{value:>11}"));
+    }
+}
+
+/// Three digits that count.
+fn significant(value: f64) -> String {
+    let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 6) };
+    let digits = if value.fract() == 0.0 { 0 } else { digits as usize };
+    format!("{value:.digits$}")
+}
+
+fn duration(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        seconds if seconds < 1e-3 => (1e6 * seconds, "us"),
+        seconds if seconds < 1.0 => (1e3 * seconds, "ms"),
+        seconds => (seconds, "s"),
+    };
+    format!("{} {unit}", significant(value))
+}
+
+fn compare(old: &Results, new: &Results) {
+    say(format_args!("\n{:<32}{:>11}{:>11}{:>9}", format!("since {}", old.date), "old", "new", "new/old"));
+    for difference in new.differences(old) {
+        say(difference);
+    }
+    let pairs = new.beside(old);
+    for (old, new) in &pairs {
+        let ratio = format!("{:.2}", new.seconds / old.seconds);
+        say(format_args!("{:<32}{:>11}{:>11}{ratio:>9}", new.name, duration(old.seconds), duration(new.seconds)));
+    }
+    if pairs.is_empty() {
+        say("nothing was measured both times");
+    }
+}
+
+fn tune(global: &Global, arguments: &Arguments) -> Result<()> {
+    let model = arguments.model.as_ref().map(|file| assets::load_model(file)).transpose()?;
+    let dit = match (&model, &arguments.model) {
+        (Some(model), Some(file)) => Some(model.dit(file)?),
+        _ => None,
+    };
+    let (gpu, _) = global.open_with_options("")?;
+    let (table, tuned) = bench::tune(&gpu, dit, arguments.quick)?;
+    for it in &tuned {
+        let times: Vec<String> =
+            it.kernels.iter().map(|(kernel, seconds)| format!("{kernel} {}", duration(*seconds))).collect();
+        let chosen = if it.chosen() == it.usual { "as usual" } else { it.chosen() };
+        say(format_args!("{}: {chosen} ({})", it.workload, times.join(", ")));
+    }
+    if tuned.is_empty() {
+        say("this device has one kernel for everything: there is nothing to choose");
+        return Ok(());
+    }
+    let path = table.save(gpu.description())?;
+    let changed = tuned.iter().filter(|it| it.chosen() != it.usual).count();
+    let (count, path) = (tuned.len(), path.display());
+    say(format_args!("{changed} of {count} workloads have a faster kernel than usual, used from now on: {path}"));
+    Ok(())
+}

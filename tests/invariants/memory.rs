@@ -1,0 +1,234 @@
+//! What saves memory changes no result, and what the plan shares is never wanted twice at once.
+
+use std::collections::BTreeSet;
+
+use flowdppo_wgpu::autodiff::Activations;
+use flowdppo_wgpu::config::Config;
+use flowdppo_wgpu::data;
+use flowdppo_wgpu::graph::{Graph, MemoryPlan, Node, Origin, Plan, Profile, Stores, Tensor, planned_bytes};
+use flowdppo_wgpu::model::DitConfig;
+use flowdppo_wgpu::ops::MatMul;
+use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
+use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
+use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
+
+use crate::common::{Random, floats, gpu, nmse, tiny};
+use crate::{classifier_file, config, dit_of, own_gpu, read};
+
+const RECOMPUTE: Activations = Activations { recompute: true, half: false };
+
+/// The profiles of a software driver and of a graphics processor.
+fn profiles() -> [Profile; 2] {
+    [Profile { cpu: true, ..Profile::default() }, Profile::default()]
+}
+
+/// Gradients of flow matching on a batch of four, and the loss.
+fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
+    let model = tiny::dit(3);
+    let dit = dit_of(&model);
+    let it = FlowMatchingGraph::record(dit, 4, activations);
+    let buffer = |values: &[f32]| {
+        let buffer = gpu().allocate("store", 4 * values.len() as u64).expect("it is small");
+        gpu().write(&buffer, 0, values);
+        buffer
+    };
+    let gradients = buffer(&vec![0.0; dit.layout().trainable_elements()]);
+    let stores = Stores::from([(PARAMETERS, buffer(&model.weights)), (GRADIENTS, gradients.clone())]);
+    let mut plan = Plan::new(gpu(), &it.graph, &stores).expect("it is small");
+    let mut random = Random(5);
+    plan.write(it.images, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
+    plan.write(it.labels, &[0_u32, 1, 2, 3]);
+    plan.write(it.time, &[50.0_f32, 300.0, 700.0, 950.0]);
+    plan.write(it.keys, &[7_u32; 20]);
+    plan.write(it.to_noisy, &[0.5_f32, 0.0, 0.5].repeat(4));
+    plan.write(it.to_target, &[-1.0_f32, 0.0, 1.0].repeat(4));
+    plan.write(it.weight, &[0.25_f32; 4]);
+    plan.run().expect("the device works");
+    (floats(&read(gpu(), &gradients)), plan.read(&[it.loss]).expect("the device works"))
+}
+
+#[test]
+fn gradients_are_the_same_with_activation_checkpointing() {
+    let (gradients, loss) = flow_matching(Activations::default());
+    assert!(gradients.iter().filter(|gradient| **gradient != 0.0).count() > 1000);
+    let (recomputed, same_loss) = flow_matching(RECOMPUTE);
+    assert!(recomputed == gradients, "recomputed activations give other gradients");
+    assert_eq!(same_loss, loss);
+}
+
+#[test]
+fn a_run_is_the_same_with_activation_checkpointing() {
+    let (_folder, file) = classifier_file();
+    let model = tiny::dit(2);
+    for guidance_scale in [1.0, 2.5] {
+        let checkpoint = |activation_checkpointing: bool| {
+            let mut config = tiny::config(&file);
+            config.rollout.guidance_scale = guidance_scale;
+            config.train.activation_checkpointing = activation_checkpointing;
+            let mut trainer = Trainer::new(gpu(), &config, &model).expect("it is small");
+            for iteration in 0..2 {
+                trainer.iteration(iteration).expect("the device works");
+            }
+            trainer.checkpoint(2).expect("the device works")
+        };
+        assert!(checkpoint(true) == checkpoint(false), "guidance {guidance_scale}: other bytes");
+    }
+}
+
+#[test]
+fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
+    let model = tiny::dit(4);
+    let dit = dit_of(&model);
+    for guidance_scale in [1.0, 2.5] {
+        let record = |activation_checkpointing: bool| {
+            let mut config = config();
+            config.rollout.guidance_scale = guidance_scale;
+            config.train.activation_checkpointing = activation_checkpointing;
+            UpdateGraph::record(&config, dit).expect("it fits the model").graph
+        };
+        let (stored, recomputed) = (record(false), record(true));
+        let passes = if guidance_scale == 1.0 { 1 } else { 2 };
+        assert_eq!(recomputed.segments().len(), 4 * passes, "a segment a block");
+        let again: Vec<&str> = (recomputed.nodes().iter())
+            .filter(|node| node.label.starts_with("recompute."))
+            .map(|node| node.op.name())
+            .collect();
+        // A block's last sum is the next one's input, which is kept.
+        assert_eq!(again.iter().filter(|name| **name == "gated_residual").count(), 4 * passes);
+        assert_eq!(again.iter().filter(|name| **name == "matmul").count(), 5 * 4 * passes);
+        assert_eq!(recomputed.nodes().len(), stored.nodes().len() + again.len());
+        let of_blocks: u64 = stored
+            .segments()
+            .iter()
+            .flat_map(|segment| &stored.nodes()[segment.clone()])
+            .map(|node| node.op.flops(&stored.shapes(node)))
+            .sum();
+        assert_eq!(recomputed.flops(), stored.flops() + of_blocks);
+        for profile in profiles() {
+            let bytes = |graph: &Graph| planned_bytes(graph, &profile).reused;
+            assert!(recomputed.dispatch_count(&profile) > stored.dispatch_count(&profile));
+            assert!(10 * bytes(&recomputed) < 8 * bytes(&stored), "{} of {}", bytes(&recomputed), bytes(&stored));
+        }
+    }
+}
+
+/// The tensors that a node's kernels touch, on such a device.
+fn touched(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
+    let dispatches = node.op.dispatches(&graph.shapes(node), profile);
+    dispatches.iter().flat_map(|it| it.reads.iter().chain(&it.writes)).map(|it| node.bound(*it)).collect()
+}
+
+#[test]
+fn no_slot_is_wanted_by_two_tensors_at_once() {
+    let model = tiny::dit(3);
+    for (recompute, half) in [(false, false), (true, false), (false, true), (true, true)] {
+        let graph = FlowMatchingGraph::record(dit_of(&model), 3, Activations { recompute, half }).graph;
+        for profile in profiles() {
+            let nodes = graph.executed();
+            let plan = MemoryPlan::new(&graph, &nodes, &profile);
+            // Whose value a slot holds, checked against whose is read, node by node.
+            let mut holds: Vec<Option<Tensor>> = vec![None; plan.slots.len()];
+            for node in &nodes {
+                let touched = touched(&graph, node, &profile);
+                let computed = |tensor: &&Tensor| graph.origin(**tensor) == Origin::Computed;
+                for tensor in node.inputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
+                    assert_eq!(holds[plan.slot_of[tensor]], Some(*tensor), "{}: overwritten", node.label);
+                }
+                let inputs: BTreeSet<usize> =
+                    node.inputs.iter().filter_map(|tensor| plan.slot_of.get(tensor).copied()).collect();
+                for tensor in node.outputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
+                    let slot = plan.slot_of[tensor];
+                    assert!(!inputs.contains(&slot), "{}: read and written at once", node.label);
+                    assert!(plan.slots[slot] >= 4 * graph.elements(*tensor) as u64);
+                    holds[slot] = Some(*tensor);
+                }
+            }
+            let bytes: u64 = plan.slots.iter().sum();
+            assert!(3 * bytes < 2 * plan.naive_bytes, "{bytes} of {} bytes", plan.naive_bytes);
+        }
+    }
+}
+
+#[test]
+fn scratch_that_no_kernel_reads_takes_no_memory() {
+    let product = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
+    let scratch = product.scratch(&[4096, 8], &[4096, 16]).expect("the sum is long");
+    let mut graph = Graph::new();
+    let [a, b] = [8, 16].map(|columns| graph.input("operand", &[4096, columns]));
+    let target = graph.stored("gradient", &[8, 16], GRADIENTS, 0);
+    let partial = graph.scratch(&scratch);
+    graph.push_into(product, &[a, b], &[target, partial]);
+    let [software, hardware] = profiles().map(|profile| MemoryPlan::new(&graph, &graph.executed(), &profile));
+    assert_eq!(hardware.slots, [4 * scratch.iter().product::<usize>() as u64]);
+    assert!(software.slots.is_empty() && software.naive_bytes == 0, "{software:?}");
+    // Nor is any bound there. The device is this test's own, because counters are the device's.
+    let gpu = own_gpu();
+    let store = gpu.allocate("gradients", 4 * 128).expect("it is small");
+    let before = gpu.counters().buffers;
+    Plan::with_profile(&gpu, &graph, &Stores::from([(GRADIENTS, store)]), &profiles()[0]).expect("it is small");
+    assert_eq!(gpu.counters().buffers - before, 3, "two inputs and the parameters");
+}
+
+#[test]
+fn half_activations_round_gradients_and_nothing_else() {
+    let (gradients, loss) = flow_matching(Activations::default());
+    let exact: Vec<f64> = gradients.iter().map(|gradient| f64::from(*gradient)).collect();
+    for recompute in [false, true] {
+        let (rounded, same_loss) = flow_matching(Activations { recompute, half: true });
+        assert_eq!(same_loss, loss, "the forward pass is another one");
+        assert_ne!(rounded, gradients);
+        // A gradient is a sum of products, each with a few factors that are off by up to 2^-11, in either
+        // direction: more than two such errors do not remain.
+        let layout = dit_of(&tiny::dit(3)).layout();
+        for entry in layout.entries().iter().filter(|entry| entry.trainable) {
+            let range = entry.offset..entry.offset + entry.elements();
+            let error = nmse(&rounded[range.clone()], &exact[range]).sqrt();
+            assert!(error < 2.0 / 2048.0, "{}: relative error {error:.1e}", entry.name);
+        }
+    }
+}
+
+/// Mean losses of the first and the last steps of a short pretraining.
+fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
+    let mut config = Config::default();
+    config.pretrain.batch_size = 32;
+    config.pretrain.micro_batch = 16;
+    config.pretrain.steps = 40;
+    config.pretrain.warmup_steps = 4;
+    config.pretrain.learning_rate = 4e-3;
+    change(&mut config);
+    let data = data::load(&config.data).expect("it is built in");
+    let dit = DitConfig { num_classes: 10, ..dit_of(&tiny::dit(2)).clone() };
+    let weights = dit.initial_weights(1);
+    let mut training = Pretraining::new(gpu(), &config, dit, &data, &weights).expect("it is small");
+    let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();
+    [&losses[..10], &losses[30..]].map(|losses| losses.iter().sum::<f64>() / 10.0)
+}
+
+#[test]
+fn a_network_learns_alike_with_half_activations() {
+    let [first, last] = pretrained(|_| {});
+    assert!(last < 0.8 * first, "it learns: {first}, {last}");
+    for activation_checkpointing in [false, true] {
+        let [_, half] = pretrained(|config| {
+            config.pretrain.half_activations = true;
+            config.pretrain.activation_checkpointing = activation_checkpointing;
+        });
+        assert_ne!(half, last, "no gradient is rounded");
+        assert!((half - last).abs() < 1e-3 * last, "{half} in place of {last}");
+    }
+}
+
+#[test]
+fn half_activations_take_less_memory() {
+    let model = tiny::dit(4);
+    for profile in profiles() {
+        let bytes = |half: bool| {
+            let graph = FlowMatchingGraph::record(dit_of(&model), 32, Activations { recompute: false, half }).graph;
+            MemoryPlan::new(&graph, &graph.executed(), &profile).slots.iter().sum::<u64>()
+        };
+        let (whole, half) = (bytes(false), bytes(true));
+        // Statistics, and what lives in one pass only, stay as they are.
+        assert!(10 * half < 7 * whole, "{half} of {whole} bytes");
+    }
+}

@@ -1,0 +1,71 @@
+use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Stores};
+use flowdppo_wgpu::ops::{FromHalf, ToHalf};
+
+use crate::common::{Random, gpu, words};
+
+/// Packed words and what they are unpacked to, on the device and by the twins.
+fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
+    let mut graph = Graph::new();
+    let input = graph.input("x", &[x.len()]);
+    let packed = graph.apply(ToHalf, &[input]);
+    let back = graph.apply(FromHalf { shape: vec![x.len()] }, &[packed]);
+    graph.keep(packed);
+    graph.keep(back);
+    let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("it is small");
+    plan.write(input, x);
+    plan.run().expect("the device works");
+    let mut twin = Interpreter::default();
+    twin.write(input, &x.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>());
+    twin.run(&graph);
+    let of_twin = twin.value(&graph, packed).iter().map(|word| *word as u32).collect();
+    let on_device = plan.read(&[packed]).expect("the device works");
+    let unpacked = plan.read(&[back]).expect("the device works");
+    ([on_device, of_twin], unpacked, twin.value(&graph, back).to_vec())
+}
+
+/// Both kernels are whole-number arithmetic: nothing is left to a tolerance.
+fn check(x: &[f32]) -> Vec<f32> {
+    let ([device, twin], back, back_twin) = both(x);
+    assert_eq!(device.len(), x.len().div_ceil(2));
+    assert_eq!(device, twin, "of {x:?}");
+    assert!(back.iter().zip(&back_twin).all(|(a, b)| f64::from(*a) == *b || a.is_nan() && b.is_nan()), "{back:?}");
+    back
+}
+
+#[test]
+fn packed_numbers_are_the_nearest_of_16_bits() {
+    for count in [1, 2, 7, 64, 65, 128, 129, 4099] {
+        let mut random = Random(count as u64);
+        // From 2^-15 to 2^15: none is cut, and few are below what has 11 bits.
+        let x: Vec<f32> = (0..count).map(|index: i32| random.normal() as f32 * 2.0_f32.powi(index % 27 - 13)).collect();
+        for (x, back) in x.iter().zip(check(&x)) {
+            assert!((x - back).abs() <= (x.abs() / 2048.0).max(2.0_f32.powi(-25)), "{x} comes back as {back}");
+        }
+    }
+}
+
+#[test]
+fn edges_of_16_bits() {
+    let (step, least) = (2.0_f32.powi(-10), 2.0_f32.powi(-24));
+    let tie = |steps: f32| 1.0 + steps * step;
+    let x = [0.0, -0.0, 1.0, -1.0, tie(0.5), tie(1.5), -tie(2.5), tie(0.499), tie(0.501), 65504.0, 65519.0, 65520.0];
+    let expected = [0.0, -0.0, 1.0, -1.0, 1.0, tie(2.0), -tie(2.0), 1.0, tie(1.0), 65504.0, 65504.0, 65504.0];
+    assert_eq!(words(&check(&x)), words(&expected));
+    let x = [-1e30, f32::MAX, 2047.5 * least, 1023.5 * least, 1024.0 * least, least, 0.5 * least, 1.5 * least, -1e-30];
+    let expected = [-65504.0, 65504.0, 2048.0 * least, 1024.0 * least, 1024.0 * least, least, 0.0, 2.0 * least, -0.0];
+    assert_eq!(words(&check(&x)), words(&expected));
+}
+
+#[test]
+fn what_is_not_finite_stays_so() {
+    let back = check(&[f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY, -2.0]);
+    assert_eq!(back.iter().map(|value| value.is_finite()).collect::<Vec<_>>(), [false, true, false, false, true]);
+}
+
+#[test]
+fn every_16_bit_number_comes_back() {
+    let x: Vec<f32> =
+        (0..=u16::MAX).map(|bits| half::f16::from_bits(bits).to_f32()).filter(|x| x.is_finite()).collect();
+    assert_eq!(x.len(), 2 * 31 * 1024);
+    assert_eq!(words(&check(&x)), words(&x));
+}

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use flowdppo_wgpu::flow::divergence::Divergence;
 use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight, Term};
 use flowdppo_wgpu::flow::sampler::{Row, Sampler};
 use flowdppo_wgpu::flow::schedule::Schedule;
@@ -159,7 +160,7 @@ fn schedules() {
         };
         let got = schedule.sigmas(expected.len() - 1).unwrap();
         assert_all_close(&got, expected, 0.0, name);
-        let explicit = Schedule::Explicit(expected.clone());
+        let explicit = Schedule::Explicit { sigmas: expected.clone() };
         assert_eq!(explicit.sigmas(expected.len() - 1).unwrap(), *expected);
     }
 }
@@ -258,7 +259,7 @@ fn divergence_mask() {
         let what = format!("A {} ratio {} KL {}", case.advantage, case.ratio, case.kl);
         let term = term(log_of_decimal(case.ratio), case.kl, case.advantage);
         let evaluate = |mask| {
-            let objective = Objective::FlowDppo { kl_mask_threshold: case.delta, mask };
+            let objective = Objective::FlowDppo { kl_mask_threshold: case.delta, divergence: Divergence::Kl, mask };
             objective.evaluate(LogProb::Gaussian, &term)
         };
         let outcome = evaluate(Mask::Asymmetric);
@@ -313,7 +314,7 @@ fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>
 }
 
 fn objective(name: &str, case: &PolicyCase, step_weight: f64) -> Option<Objective> {
-    let dppo = |mask| Objective::FlowDppo { kl_mask_threshold: case.delta, mask };
+    let dppo = |mask| Objective::FlowDppo { kl_mask_threshold: case.delta, divergence: Divergence::Kl, mask };
     let (clip_low, clip_high) = (case.clip, case.clip);
     match name {
         "dppo" => Some(dppo(Mask::Asymmetric)),

@@ -71,8 +71,14 @@ impl Run {
         let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
         let trainer = Trainer::new(gpu, config, base)?;
-        let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
-        gpu.write(&base_store, 0, &base.weights);
+        let base_store = match trainer.base() {
+            Some(store) => store.clone(),
+            None => {
+                let store = gpu.allocate(BASE.0, 4 * base.weights.len() as u64)?;
+                gpu.write(&store, 0, &base.weights);
+                store
+            }
+        };
         let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
         let mut stores = trainer.optimizer.average_stores();
         stores.insert(BASE, base_store);

@@ -1,4 +1,5 @@
 use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::flow::divergence::Divergence;
 use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight};
 use flowdppo_wgpu::flow::sampler::Sampler;
 use flowdppo_wgpu::ops::{PolicyObjective, PolicyStats};
@@ -10,7 +11,7 @@ const CLIP: Objective = Objective::FlowGrpo { clip_low: 0.05, clip_high: 0.1 };
 const GUARD: Objective = Objective::GrpoGuard { clip_low: 0.03, clip_high: 0.05, step_weight: 1.0 };
 
 const fn dppo(kl_mask_threshold: f64, mask: Mask) -> Objective {
-    Objective::FlowDppo { kl_mask_threshold, mask }
+    Objective::FlowDppo { kl_mask_threshold, divergence: Divergence::Kl, mask }
 }
 
 /// Every objective with every log-probability.

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use flowdppo_wgpu::flow::divergence::Divergence;
+use flowdppo_wgpu::config::EmaWarmUp;
+use flowdppo_wgpu::flow::divergence::{Divergence, ReferenceKind, kl_sum_from_tv, tv_from_kl_sum};
+use flowdppo_wgpu::flow::nft;
 use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight, Term};
 use flowdppo_wgpu::flow::sampler::{Row, Sampler};
 use flowdppo_wgpu::flow::schedule::Schedule;
@@ -18,7 +20,11 @@ use flowdppo_wgpu::flow::trained_steps::TrainedSteps;
 use flowdppo_wgpu::rl::advantage::AdvantageKind;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Golden {
+    /// Says what the numbers are; has none itself.
+    #[serde(rename = "meta")]
+    _meta: serde_json::Value,
     schedules: BTreeMap<String, Vec<f64>>,
     sampler_inputs: SamplerInputs,
     samplers: Vec<SamplerCase>,
@@ -27,7 +33,14 @@ struct Golden {
     ppo_clip: Vec<ClipCase>,
     loss_inputs: LossInputs,
     losses: Vec<LossCase>,
+    tv_from_kl_sum: Vec<TvCase>,
+    nft: NftCase,
+    #[serde(rename = "mixgrpo_windows_T10_size4_iters25_overlap1")]
+    mixgrpo_windows: BTreeMap<u32, Vec<usize>>,
+    #[serde(rename = "ema_decay_flow_grpo_target0.9")]
+    ema_decay: BTreeMap<u64, f64>,
     flow_grpo_num_train_timesteps: BTreeMap<String, usize>,
+    gradient_check_worst_relative_error: f64,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +63,21 @@ struct SamplerCase {
     mean: Vec<f64>,
     x_next: Vec<f64>,
     kappa: Option<f64>,
+    logp_mean: Option<f64>,
+    logp_sum: Option<f64>,
+    logp_special: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct TvCase {
+    kl_sum: f64,
+    tv: f64,
+}
+
+#[derive(Deserialize)]
+struct NftCase {
+    loss: f64,
+    grad_v: Vec<Vec<f64>>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +112,7 @@ struct LossInputs {
     x: Vec<Vec<f64>>,
     v_old: Vec<Vec<f64>>,
     v_new: Vec<Vec<f64>>,
+    v_ref: Vec<Vec<f64>>,
     noise: Vec<Vec<f64>>,
     adv: Vec<f64>,
 }
@@ -112,6 +141,8 @@ struct PolicyCase {
     log_ratio: Vec<f64>,
     ratio: Vec<f64>,
     kl: Vec<f64>,
+    /// With a penalty on the distance to a reference.
+    kl_ref: Option<Vec<f64>>,
     gate: Vec<f64>,
     per_sample: Vec<f64>,
 }
@@ -170,6 +201,7 @@ fn samplers() {
     let golden = golden();
     let inputs = &golden.sampler_inputs;
     assert_eq!(golden.samplers.len(), 112);
+    let (mut with_density, mut special) = (0, 0);
     for case in &golden.samplers {
         let what = format!("{} {}→{} eta {}", case.kind, case.sigma, case.sigma_next, case.eta);
         let row = sampler(&case.kind).row(case.sigma, case.sigma_next, case.sigma_max, case.eta);
@@ -186,6 +218,47 @@ fn samplers() {
         let next: Vec<_> = (mean.iter().zip(&inputs.noise)).map(|(m, n)| m + row.s * n).collect();
         assert_all_close(&mean, &case.mean, 1.0, &what);
         assert_all_close(&next, &case.x_next, 1.0, &what);
+
+        // The log-probabilities of the action, by their definition from this row.
+        let z: Vec<_> = next.iter().zip(&mean).map(|(x, m)| x - m).collect();
+        let squares = z.iter().map(|z| z * z).sum::<f64>();
+        let count = z.len() as f64;
+        assert_eq!(case.logp_mean.is_some(), row.has_density(), "{what}");
+        if let (Some(mean), Some(sum)) = (case.logp_mean, case.logp_sum) {
+            let gaussian = -squares / (2.0 * row.s * row.s) - count * (row.s.ln() + 0.5 * std::f64::consts::TAU.ln());
+            assert_close(gaussian / count, mean, 1.0, &what);
+            assert_close(gaussian, sum, count, &what);
+            with_density += 1;
+        }
+        if let Some(expected) = case.logp_special {
+            assert_close(-squares / count, expected, 1.0, &what);
+            special += 1;
+        }
+    }
+    assert!(with_density > 80 && special > 0, "{with_density} {special}");
+}
+
+/// What the diffusers library's scheduler makes, rounded to six digits.
+#[test]
+fn schedules_of_diffusers() {
+    #[derive(Deserialize)]
+    struct Case {
+        sigmas: Vec<f64>,
+    }
+    let cases: BTreeMap<String, Case> =
+        serde_json::from_str(include_str!("formats/scheduler_sigmas.json")).unwrap();
+    assert_eq!(cases.len(), 5);
+    for (name, case) in cases {
+        let schedule = match name.split_once(",n=").unwrap().0 {
+            "shift=1.0" => Schedule::DiffusersStatic { shift: 1.0 },
+            "shift=3.0" => Schedule::DiffusersStatic { shift: 3.0 },
+            "dynamic mu=0.8" => Schedule::Dynamic { mu: 0.8 },
+            other => panic!("unknown schedule {other}"),
+        };
+        let got = schedule.sigmas(case.sigmas.len() - 1).unwrap();
+        for (got, expected) in got.iter().zip(&case.sigmas) {
+            assert!((got - expected).abs() < 6e-7, "{name}: {got} instead of {expected}");
+        }
     }
 }
 
@@ -313,6 +386,14 @@ fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>
         .collect()
 }
 
+/// A penalty on the distance to the reference, and its gradient to the new velocity.
+fn penalty(inputs: &LossInputs, kind: ReferenceKind, term: &Term, i: usize) -> (f64, Vec<f64>) {
+    let factor = kind.factor(inputs.sigma[i], inputs.sigma_next[i], term.row) / term.dim as f64;
+    let delta: Vec<f64> = inputs.v_new[i].iter().zip(&inputs.v_ref[i]).map(|(new, base)| new - base).collect();
+    let value = factor * delta.iter().map(|d| d * d).sum::<f64>();
+    (value, delta.iter().map(|d| 2.0 * factor * d).collect())
+}
+
 fn objective(name: &str, case: &PolicyCase, step_weight: f64) -> Option<Objective> {
     let dppo = |mask| Objective::FlowDppo { kl_mask_threshold: case.delta, divergence: Divergence::Kl, mask };
     let (clip_low, clip_high) = (case.clip, case.clip);
@@ -360,19 +441,20 @@ fn losses_and_gradients() {
             assert_close(unweighted, policy.per_sample[i], 0.0, &what);
             loss += outcome.loss / batch;
 
-            if policy.beta_ref == 0.0 {
-                let gradient: Vec<_> = (epsilon.iter().zip(delta))
-                    .map(|(e, d)| (outcome.d_s1 * e + 2.0 * outcome.d_s2 * d) / batch)
-                    .collect();
-                // Each element is a difference of two terms of the size of the largest element.
-                let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
-                assert_all_close(&gradient, &case.grad_v[i], largest, &what);
+            let (penalty, d_penalty) = penalty(inputs, ReferenceKind::Exact, term, i);
+            if let Some(kl_ref) = &policy.kl_ref {
+                assert_close(penalty, kl_ref[i], 0.0, &what);
             }
+            loss += policy.beta_ref * penalty / batch;
+            let gradient: Vec<_> = (epsilon.iter().zip(delta).zip(&d_penalty))
+                .map(|((e, d), p)| (outcome.d_s1 * e + 2.0 * outcome.d_s2 * d + policy.beta_ref * p) / batch)
+                .collect();
+            // Each element is a difference of two terms of the size of the largest element.
+            let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+            assert_all_close(&gradient, &case.grad_v[i], largest, &what);
         }
-        if policy.beta_ref == 0.0 {
-            // A sum in which samples of either sign cancel.
-            assert_close(loss, case.loss, 1.0, &case.loss_name);
-        }
+        // A sum in which samples of either sign cancel.
+        assert_close(loss, case.loss, 1.0, &case.loss_name);
         compared += 1;
     }
     assert_eq!(compared, 22);
@@ -380,8 +462,131 @@ fn losses_and_gradients() {
 }
 
 #[test]
+fn penalties_on_the_distance_to_a_reference() {
+    let golden = golden();
+    let inputs = &golden.loss_inputs;
+    let mut compared = 0;
+    for case in golden.losses.iter().filter(|case| case.policy.is_none()) {
+        let kind = match case.loss_name.as_str() {
+            "ref_exact" => ReferenceKind::Exact,
+            "ref_flow_grpo" => ReferenceKind::FlowGrpo,
+            "ref_x_mse" => ReferenceKind::X,
+            "ref_v_mse" => ReferenceKind::V,
+            other => panic!("unknown penalty {other}"),
+        };
+        let terms = terms(inputs, sampler(&case.sampler));
+        let batch = terms.len() as f64;
+        let mut loss = 0.0;
+        for (i, (term, ..)) in terms.iter().enumerate() {
+            let (value, gradient) = penalty(inputs, kind, term, i);
+            loss += value / batch;
+            let gradient: Vec<_> = gradient.iter().map(|g| g / batch).collect();
+            let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+            assert_all_close(&gradient, &case.grad_v[i], largest, &case.loss_name);
+        }
+        assert_close(loss, case.loss, 0.0, &case.loss_name);
+        compared += 1;
+    }
+    assert_eq!(compared, 16);
+}
+
+#[test]
+fn diffusion_nft() {
+    let golden = golden();
+    let inputs = &golden.loss_inputs;
+    let (t, beta, clip) = (0.6, 0.7, 5.0);
+    let batch = inputs.adv.len() as f64;
+    let mut loss = 0.0;
+    for (i, advantage) in inputs.adv.iter().enumerate() {
+        let dim = inputs.x[i].len();
+        let errors: Vec<[f64; 2]> = (0..dim)
+            .map(|j| {
+                let u = inputs.noise[i][j] - inputs.x[i][j];
+                nft::mixed(inputs.v_new[i][j], inputs.v_old[i][j], beta).map(|v| u - v)
+            })
+            .collect();
+        let mut sums = nft::Sums::default();
+        for (error, side) in errors.iter().flat_map(|error| [(error[0], 0), (error[1], 1)]) {
+            sums.absolute[side] += error.abs();
+            sums.squared[side] += error * error;
+        }
+        let outcome = nft::evaluate(sums, dim, t, *advantage, beta, clip);
+        loss += outcome.loss / batch;
+        let gradient: Vec<_> = errors
+            .iter()
+            .map(|[plus, minus]| (outcome.pull_negative * minus - outcome.pull_positive * plus) / batch)
+            .collect();
+        let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+        assert_all_close(&gradient, &golden.nft.grad_v[i], largest, "NFT");
+    }
+    assert_close(loss, golden.nft.loss, 0.0, "NFT");
+}
+
+#[test]
+fn total_variation() {
+    let cases = golden().tv_from_kl_sum;
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        assert_close(tv_from_kl_sum(case.kl_sum), case.tv, 0.0, "total variation");
+        // Near 1 a distance says little of the KL: TV 0.93 has lost a digit of it.
+        assert_close(kl_sum_from_tv(case.tv), case.kl_sum, 1.0, "KL of a total variation");
+    }
+}
+
+#[test]
+fn windows_of_mix_grpo() {
+    let rule = TrainedSteps::ProgressiveWindow { size: 4, overlap: 1, rollouts: 25, roll_back: true };
+    let cases = golden().mixgrpo_windows;
+    assert_eq!(cases.len(), 5);
+    for (rollout, steps) in cases {
+        assert_eq!(rule.choose(10, 0, rollout).unwrap(), steps, "rollout {rollout}");
+    }
+}
+
+#[test]
+fn decay_of_the_average() {
+    let cases = golden().ema_decay;
+    assert_eq!(cases.len(), 6);
+    for (t, decay) in cases {
+        assert_close(EmaWarmUp::Rational.decay(0.9, t), decay, 0.0, "decay");
+    }
+}
+
+#[test]
 fn flow_grpo_trains_on_all_steps_but_the_last() {
-    let expected = golden().flow_grpo_num_train_timesteps["T10_frac0.99"];
+    let expected = golden().flow_grpo_num_train_timesteps;
+    assert_eq!(expected.len(), 2);
     let chosen = TrainedSteps::AllButLast {}.choose(10, 0, 0).unwrap();
-    assert_eq!(chosen.len(), expected);
+    assert_eq!(chosen.len(), expected["T10_frac0.99"]);
+    // All of them would include the last, which is refused by name.
+    let all = TrainedSteps::List { steps: (0..expected["T10_frac1.0"]).collect() };
+    assert!(all.choose(10, 0, 0).unwrap_err().to_string().contains("is the last"));
+}
+
+/// A section that is new in the file does not parse; these are the tests of those that are there.
+#[test]
+fn no_section_is_forgotten() {
+    let tested = [
+        ("schedules", "schedules"),
+        ("sampler_inputs", "samplers"),
+        ("samplers", "samplers"),
+        ("advantages", "advantages"),
+        ("dppo_mask", "divergence_mask"),
+        ("ppo_clip", "ratio_clip"),
+        ("tv_from_kl_sum", "total_variation"),
+        ("loss_inputs", "losses_and_gradients"),
+        ("losses", "losses_and_gradients"),
+        ("nft", "diffusion_nft"),
+        ("mixgrpo_windows_T10_size4_iters25_overlap1", "windows_of_mix_grpo"),
+        ("ema_decay_flow_grpo_target0.9", "decay_of_the_average"),
+        ("flow_grpo_num_train_timesteps", "flow_grpo_trains_on_all_steps_but_the_last"),
+    ];
+    let file: BTreeMap<String, serde_json::Value> = serde_json::from_str(include_str!("golden.json")).unwrap();
+    let here = include_str!("golden.rs");
+    for section in file.keys().filter(|key| !["meta", "gradient_check_worst_relative_error"].contains(&key.as_str())) {
+        let (_, test) = tested.iter().find(|(name, _)| name == section).unwrap_or_else(|| panic!("{section}"));
+        assert!(here.contains(&format!("#[test]\nfn {test}() {{")), "{section} is tested by {test}");
+    }
+    // The program's own gradients agreed with differences.
+    assert!(golden().gradient_check_worst_relative_error < 1e-7);
 }

@@ -70,3 +70,57 @@ pub fn evaluate(sums: Sums, dim: usize, t: f64, advantage: f64, beta: f64, clip:
         pull_negative: 2.0 * negative,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V_OLD: [f64; 3] = [0.2, -0.4, 1.1];
+    const U: [f64; 3] = [0.5, 0.3, -0.2];
+    const BETA: f64 = 0.7;
+
+    /// Errors of the positive and of the negative policy.
+    fn errors(v: &[f64; 3]) -> [[f64; 2]; 3] {
+        std::array::from_fn(|j| mixed(v[j], V_OLD[j], BETA).map(|mixed| U[j] - mixed))
+    }
+
+    fn sums(v: &[f64; 3]) -> Sums {
+        let of = |size: fn(f64) -> f64| [0, 1].map(|side| errors(v).iter().map(|error| size(error[side])).sum());
+        Sums { absolute: of(f64::abs), squared: of(|error| error * error) }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_loss_with_constant_weights() {
+        let v = [0.4, -0.1, 0.6];
+        for advantage in [-9.0, -2.0, 0.0, 3.0, 9.0] {
+            let outcome = evaluate(sums(&v), 3, 0.6, advantage, BETA, 5.0);
+            let loss = |v: &[f64; 3]| {
+                // The sizes w of v, the squares of its neighbour.
+                let moved = Sums { absolute: sums(&[0.4, -0.1, 0.6]).absolute, ..sums(v) };
+                evaluate(moved, 3, 0.6, advantage, BETA, 5.0).loss
+            };
+            for j in 0..3 {
+                let at = |step: f64| {
+                    let mut moved = v;
+                    moved[j] += step;
+                    loss(&moved)
+                };
+                let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+                let [plus, minus] = errors(&v)[j];
+                let gradient = outcome.pull_negative * minus - outcome.pull_positive * plus;
+                // A quadratic has no truncation error; the rest is rounding.
+                assert!((difference - gradient).abs() < 1e-9, "{advantage}: {difference} {gradient}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sure_advantage_trains_one_policy_alone() {
+        let of = |advantage| evaluate(sums(&[0.4, -0.1, 0.6]), 3, 0.6, advantage, BETA, 5.0);
+        let (best, worst, even) = (of(5.0), of(-5.0), of(0.0));
+        assert_eq!((best.share, best.pull_negative), (1.0, 0.0));
+        assert_eq!((worst.share, worst.pull_positive), (0.0, 0.0));
+        assert_eq!(even.share, 0.5);
+        assert_eq!(of(50.0), best);
+    }
+}

@@ -245,8 +245,7 @@ fn schedules_of_diffusers() {
     struct Case {
         sigmas: Vec<f64>,
     }
-    let cases: BTreeMap<String, Case> =
-        serde_json::from_str(include_str!("formats/scheduler_sigmas.json")).unwrap();
+    let cases: BTreeMap<String, Case> = serde_json::from_str(include_str!("formats/scheduler_sigmas.json")).unwrap();
     assert_eq!(cases.len(), 5);
     for (name, case) in cases {
         let schedule = match name.split_once(",n=").unwrap().0 {

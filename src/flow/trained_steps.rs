@@ -260,9 +260,7 @@ mod tests {
 
     #[test]
     fn windows_start_where_they_may_and_cover_the_candidates() {
-        for (rule, starts) in
-            [(TrainedSteps::FastWindow { size: 3 }, 6), (TrainedSteps::RandomWindow { size: 4 }, 7)]
-        {
+        for (rule, starts) in [(TrainedSteps::FastWindow { size: 3 }, 6), (TrainedSteps::RandomWindow { size: 4 }, 7)] {
             let mut seen = vec![0; starts];
             let mut covered = [false; 10];
             for rollout in 0..1000 {

@@ -85,7 +85,9 @@ impl RolloutCollector {
                 config.rollout.guidance_scale,
                 stores,
             )?,
-            stores: trajectories.map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?))).collect::<Result<_>>()?,
+            stores: trajectories
+                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?)))
+                .collect::<Result<_>>()?,
         })
     }
 

@@ -17,9 +17,7 @@ use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
 use crate::model::{Dit, DitConfig};
-use crate::ops::{
-    Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step,
-};
+use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
 /// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With

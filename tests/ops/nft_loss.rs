@@ -56,9 +56,8 @@ fn golden() {
         let of = |value: &Value| value.as_f64().expect("it is a number") as f32;
         value.as_array().expect("it is a list").iter().map(of).collect()
     };
-    let matrix = |value: &Value| -> Vec<f32> {
-        value.as_array().expect("it is a list").iter().flat_map(&list).collect()
-    };
+    let matrix =
+        |value: &Value| -> Vec<f32> { value.as_array().expect("it is a list").iter().flat_map(&list).collect() };
     let inputs = &golden["loss_inputs"];
     let [v_new, v_old, noise, x] = ["v_new", "v_old", "noise", "x"].map(|key| matrix(&inputs[key]));
     let u: Vec<f32> = noise.iter().zip(&x).map(|(noise, x)| noise - x).collect();

@@ -16,8 +16,7 @@ const fn dppo(kl_mask_threshold: f64, mask: Mask) -> Objective {
 
 /// Every objective with every log-probability.
 fn kinds() -> Vec<(Objective, LogProb)> {
-    let masked_by =
-        |divergence| Objective::FlowDppo { kl_mask_threshold: 0.02, divergence, mask: Mask::Asymmetric };
+    let masked_by = |divergence| Objective::FlowDppo { kl_mask_threshold: 0.02, divergence, mask: Mask::Asymmetric };
     [dppo(0.02, Mask::Asymmetric), dppo(0.02, Mask::Symmetric), dppo(0.02, Mask::None), CLIP, GUARD]
         .into_iter()
         .chain([Divergence::KlUnnormalised, Divergence::Velocity, Divergence::Tv].map(masked_by))

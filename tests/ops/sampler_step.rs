@@ -46,8 +46,10 @@ fn golden() {
     let (rows, dim) = (cases.len(), 8);
     assert_eq!(rows, 112);
     let [x, v, noise] = ["x", "v", "noise"].map(|key| words(&list(&golden["sampler_inputs"][key]).repeat(rows)));
-    let table: Vec<f32> =
-        cases.iter().flat_map(|case| ["a", "b", "s"].map(|key| case[key].as_f64().expect("it is a number") as f32)).collect();
+    let table: Vec<f32> = cases
+        .iter()
+        .flat_map(|case| ["a", "b", "s"].map(|key| case[key].as_f64().expect("it is a number") as f32))
+        .collect();
     let no_noise = words(&vec![0.0; rows * dim]);
     for (noise, key) in [(&no_noise, "mean"), (&noise, "x_next")] {
         let shape: &[usize] = &[rows, dim];

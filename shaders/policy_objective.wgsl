@@ -15,6 +15,12 @@ const GAUSSIAN: u32 = 0u;
 const CPS_SPECIAL: u32 = 1u;
 const LOG_PROB: u32 = 0u;
 
+// What the mask compares with its threshold.
+const KL: u32 = 0u;
+const KL_UNNORMALISED: u32 = 1u;
+const VELOCITY: u32 = 2u;
+const DIVERGENCE: u32 = 0u;
+
 struct Params {
     rows: u32,
 }
@@ -107,9 +113,20 @@ fn clipped_at(log_ratio: f32, advantage: f32) -> Held {
     return Held(log_ratio < settings.log_clip_low, 1.0 - settings.clip_low);
 }
 
-fn is_beyond(log_ratio: f32, kl: f32) -> bool {
+// The factor of the mean of delta^2.
+fn divergence_factor(term: Term) -> f32 {
+    if DIVERGENCE == KL_UNNORMALISED {
+        return 0.5 * term.b * term.b;
+    }
+    if DIVERGENCE == VELOCITY {
+        return 1.0;
+    }
+    return kappa(term);
+}
+
+fn is_beyond(term: Term, log_ratio: f32) -> bool {
     if OBJECTIVE <= FLOW_DPPO_NO_MASK {
-        return kl >= settings.kl_mask_threshold;
+        return divergence_factor(term) / settings.dim * term.s2 >= settings.kl_mask_threshold;
     }
     return log_ratio > settings.log_clip_high || log_ratio < settings.log_clip_low;
 }
@@ -126,7 +143,7 @@ fn evaluate(term: Term) -> Outcome {
     let pq = exponent(term);
     let log_ratio = pq.x * term.s1 - pq.y * term.s2;
     let ratio = ratio_of(log_ratio);
-    let beyond = is_beyond(log_ratio, kl);
+    let beyond = is_beyond(term, log_ratio);
     var held = Held(drops(beyond, log_ratio, term.advantage), 0.0);
     if OBJECTIVE > FLOW_DPPO_NO_MASK {
         held = clipped_at(log_ratio, term.advantage);

@@ -79,22 +79,24 @@ impl Evaluator {
         let eval = &config.eval;
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
-        let table = Table::ode(1.0, eval.steps)?;
+        let table = Table::solve(&Schedule::default(), eval.steps, eval.solver)?;
         // What a rollout may take, an evaluation may; samples do not depend on it.
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
             file => Some(reward::classifier_for(gpu, file, dit)?),
         };
+        let batches = [requests.len(), batch];
+        let draws = |stores: &Stores| Sampling::new_for(gpu, dit, batches, eval.guidance_scale, eval.solver, stores);
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(base) = stores.get(&BASE) {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            base_sampling = Some(Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, &only_base)?);
+            base_sampling = Some(draws(&only_base)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {
             count: eval.count,
-            sampling: Sampling::new(gpu, dit, [requests.len(), batch], eval.guidance_scale, stores)?,
+            sampling: draws(stores)?,
             rewards: reward::from_config(gpu, &config.reward, dit)?,
             weights: config.reward.iter().map(|reward| reward.weight).collect(),
             dit: dit.clone(),
@@ -220,14 +222,13 @@ impl DriftMeter {
         let stats = graph.apply(PolicyStats, &[velocity, base, base]);
         graph.keep(stats);
         let rollout = &config.rollout;
-        let schedule = Schedule::StaticShift { shift: rollout.shift };
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };
         Ok(Self {
             gpu: gpu.clone(),
             dit: dit.clone(),
             batch,
-            ode: Table::ode(rollout.shift, rollout.steps)?,
-            stochastic: Table::new(&schedule, rollout.steps, sampler, |_| rollout.eta)?.rows,
+            ode: Table::new(&rollout.schedule, rollout.steps, Sampler::Ode, |_| 0.0)?,
+            stochastic: Table::new(&rollout.schedule, rollout.steps, sampler, |step| rollout.eta.at(step))?.rows,
             plan: Plan::new(gpu, &graph, stores)?,
             x,
             velocity,

@@ -53,12 +53,6 @@ fn record(layout: &Layout) -> (Graph, Tensor, Tensor) {
     (graph, settings, sum_squares)
 }
 
-/// The decay of the moving average at its update `t`, counted from 0: smaller at first, so that the average soon
-/// forgets where it began.
-pub fn average_decay(decay: f64, t: u64) -> f64 {
-    decay.min((1.0 + t as f64) / (10.0 + t as f64))
-}
-
 /// Device bytes of all stores and plans of an optimizer.
 pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
     let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;

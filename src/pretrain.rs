@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::autodiff::{Activations, backward_with};
-use crate::config::{self, Decay, TimeSampling};
+use crate::config::{self, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
@@ -14,7 +14,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
-use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS, average_decay};
+use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl<'a> Pretraining<'a> {
             epsilon: 1e-8,
             weight_decay: self.config.weight_decay,
             max_grad_norm: self.config.max_grad_norm,
-            average_decay: average_decay(self.config.ema_decay, step as u64),
+            average_decay: EmaWarmUp::Rational.decay(self.config.ema_decay, step as u64),
         })?;
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);

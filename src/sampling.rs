@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
+use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{Dit, DitConfig};
@@ -19,6 +20,8 @@ pub struct Table {
     pub sigmas: Vec<f64>,
     /// Transitions.
     pub rows: Vec<Row>,
+    /// Weights of the data predicted one step before, where a solver uses them; empty where none does.
+    pub history: Vec<f64>,
 }
 
 impl Table {
@@ -29,7 +32,21 @@ impl Table {
     pub fn new(schedule: &Schedule, steps: usize, sampler: Sampler, eta: impl Fn(usize) -> f64) -> Result<Self> {
         let sigmas = schedule.sigmas(steps)?;
         let rows = sampler.table(&sigmas, eta)?;
-        Ok(Self { sigmas, rows })
+        Ok(Self { sigmas, rows, history: Vec::new() })
+    }
+
+    /// Deterministic steps of a solver along a schedule, for a [`Sampling`] that is bound for it.
+    ///
+    /// # Errors
+    /// As [`Table::new`].
+    pub fn solve(schedule: &Schedule, steps: usize, solver: Solver) -> Result<Self> {
+        let sigmas = schedule.sigmas(steps)?;
+        let table = solver.table(&sigmas)?;
+        Ok(Self {
+            sigmas,
+            rows: table.iter().map(|row| Row { a: row.a, b: row.b, s: 0.0 }).collect(),
+            history: if solver.has_history() { table.iter().map(|row| row.c).collect() } else { Vec::new() },
+        })
     }
 
     /// Deterministic Euler steps.
@@ -58,11 +75,28 @@ pub struct StepGraph {
     rows: Tensor,
     velocity: Tensor,
     x_next: Tensor,
+    history: Option<History>,
+}
+
+/// The data predicted one step before, for solvers that use them.
+#[derive(Clone, Copy, Debug)]
+struct History {
+    /// What the step before predicted.
+    before: Tensor,
+    /// What this step predicts.
+    now: Tensor,
+    /// Rows (1, −σ, 0) of that prediction.
+    rows: Tensor,
 }
 
 impl StepGraph {
     /// Records a step of `batch` samples.
     pub fn record(config: &DitConfig, batch: usize, guidance_scale: f64) -> Self {
+        Self::record_for(config, batch, guidance_scale, Solver::Euler)
+    }
+
+    /// [`StepGraph::record`] for a solver; one with a history has it in the place of the noise.
+    pub fn record_for(config: &DitConfig, batch: usize, guidance_scale: f64, solver: Solver) -> Self {
         let mut graph = Graph::new();
         let x = graph.input("x", &config.image_shape(batch));
         let time = graph.input("time", &[batch]);
@@ -72,11 +106,20 @@ impl StepGraph {
         let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
         let dit = Dit::new(config, parameters);
         let velocity = dit.guided_velocity(&mut graph, x, time, labels, guidance_scale as f32);
-        let epsilon = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
-        let x_next = sampler_step(&mut graph, x, velocity, epsilon, rows);
+        let history = solver.has_history().then(|| {
+            let before = graph.input("data predicted before", &config.image_shape(batch));
+            let rows = graph.input("prediction rows", &[batch, 3]);
+            let now = sampler_step(&mut graph, x, velocity, velocity, rows);
+            History { before, now: graph.keep(now), rows }
+        });
+        let third = match history {
+            Some(history) => history.before,
+            None => graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]),
+        };
+        let x_next = sampler_step(&mut graph, x, velocity, third, rows);
         graph.keep(velocity);
         graph.keep(x_next);
-        Self { graph, x, time, labels, keys, rows, velocity, x_next }
+        Self { graph, x, time, labels, keys, rows, velocity, x_next, history }
     }
 }
 
@@ -137,11 +180,27 @@ impl Sampling {
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &DitConfig,
-        [most, batch]: [usize; 2],
+        batches: [usize; 2],
         guidance_scale: f64,
         stores: &Stores,
     ) -> Result<Self> {
-        let step = StepGraph::record(config, batch, guidance_scale);
+        Self::new_for(gpu, config, batches, guidance_scale, Solver::Euler, stores)
+    }
+
+    /// [`Sampling::new`] for a solver. One with a history takes every deterministic table, the others every
+    /// table without a history.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn new_for(
+        gpu: &Arc<Gpu>,
+        config: &DitConfig,
+        [most, batch]: [usize; 2],
+        guidance_scale: f64,
+        solver: Solver,
+        stores: &Stores,
+    ) -> Result<Self> {
+        let step = StepGraph::record_for(config, batch, guidance_scale, solver);
         let plan = Plan::new(gpu, &step.graph, stores)?;
         let (graph, noise_keys, noise_out) = noise_graph(config, batch);
         let noise = Plan::new(gpu, &graph, stores)?;
@@ -172,6 +231,10 @@ impl Sampling {
         mut visit: impl FnMut(Moment<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
         let dim = self.config.dim();
+        match self.step.history {
+            Some(_) => assert!(table.rows.iter().all(|row| row.s == 0.0), "a solver's plan has no noise"),
+            None => assert!(table.history.is_empty(), "a table with a history needs a plan with one"),
+        }
         let bytes = images_bytes(&self.config, requests.len());
         assert!(bytes <= self.images.bytes(), "no more samples are drawn than were announced");
         let images = Region { buffer: self.images.clone(), offset: 0, bytes };
@@ -195,12 +258,20 @@ impl Sampling {
                     self.gpu.encode([Command::Copy { from, to }])?;
                 }
             }
+            if let Some(history) = self.step.history {
+                self.plan.write(history.before, &vec![0.0_f32; self.batch * dim]);
+            }
             for (step, row) in table.rows.iter().enumerate() {
                 let time = self.config.time_of(table.sigmas[step]);
                 self.plan.write(self.step.time, &vec![time; self.batch]);
                 self.plan.write(self.step.keys, &words(padded(), step as u32));
-                let row = [row.a as f32, row.b as f32, row.s as f32];
+                let third = table.history.get(step).unwrap_or(&row.s);
+                let row = [row.a as f32, row.b as f32, *third as f32];
                 self.plan.write(self.step.rows, &row.repeat(self.batch));
+                if let Some(history) = self.step.history {
+                    let row = [1.0, -table.sigmas[step] as f32, 0.0];
+                    self.plan.write(history.rows, &row.repeat(self.batch));
+                }
                 self.plan.run()?;
                 let count = requests.len();
                 let bytes = 4 * (count * dim) as u64;
@@ -209,6 +280,10 @@ impl Sampling {
                 visit(Moment { step, first, count, x: &x, velocity: &velocity })?;
                 let (from, to) = (self.plan.region(self.step.x_next), self.plan.region(self.step.x));
                 self.gpu.encode([Command::Copy { from, to }])?;
+                if let Some(history) = self.step.history {
+                    let (from, to) = (self.plan.region(history.now), self.plan.region(history.before));
+                    self.gpu.encode([Command::Copy { from, to }])?;
+                }
             }
             let bytes = 4 * (requests.len() * dim) as u64;
             let from = Region { bytes, ..self.plan.region(self.step.x).clone() };

@@ -44,10 +44,39 @@ fn the_shipped_configurations_load_validate_and_round_trip() {
     }
 }
 
+/// A file for each published method, which says only what makes it.
+const METHODS: [&str; 8] =
+    ["flow-dppo", "flow-dppo-cps", "flow-grpo", "flow-cps", "grpo-guard", "mix-grpo", "dance-grpo", "nft"];
+
+#[test]
+fn the_methods_differ_in_what_makes_them_alone() {
+    let default = Config::default();
+    for method in METHODS {
+        let config = shipped("digits8", method, &[]);
+        config.validate(Command::Train).unwrap_or_else(|e| panic!("{method}: {e}"));
+        assert_eq!(config.run.name, format!("digits8-{method}"));
+        let mut rest = config.clone();
+        rest.run.name.clone_from(&default.run.name);
+        rest.objective = default.objective.clone();
+        rest.rollout.sampler = default.rollout.sampler;
+        rest.rollout.shared_noise = default.rollout.shared_noise;
+        rest.rollout.trained_steps = default.rollout.trained_steps.clone();
+        if method == "nft" {
+            rest.train = default.train.clone();
+        }
+        assert_eq!(rest, default, "{method}");
+        assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config, "{method}");
+    }
+    let mut dppo = shipped("digits8", "flow-dppo", &[]);
+    dppo.run.name.clone_from(&default.run.name);
+    assert_eq!(dppo, default);
+}
+
 #[test]
 fn every_line_of_a_shipped_configuration_is_explained() {
     for set in SHIPPED {
-        for (file, _) in FILES {
+        let methods = METHODS.iter().filter(|_| set == "digits8");
+        for file in FILES.iter().map(|(file, _)| file).chain(methods) {
             let path = format!("{}/configs/{set}/{file}.toml", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).unwrap();
             let lines: Vec<&str> = text.lines().collect();
@@ -198,6 +227,11 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[rollout]\nsampler = 'flow_sde'", &[],
      "my.toml:2:11: `rollout.sampler` must be \"ode\" or \"flow-sde\" or \"dance\" or \"cps\" or \"precise\" or \
       \"dance-precise\", not \"flow_sde\"; did you mean \"flow-sde\"?"),
+    ("[rollout]\neta = 'much'", &[],
+     "my.toml:2:7: `rollout.eta` must be a number, or a list with a number for each step, not the text \"much\""),
+    ("[rollout]\nschedule = { kind = 'linear' }", &[],
+     "my.toml:2:21: `rollout.schedule.kind` must be \"static-shift\" or \"diffusers-static\" or \"dynamic\" or \
+      \"dynamic-tokens\" or \"explicit\", not \"linear\""),
     ("[objective]\nthreshold_unit = 1", &[],
      "my.toml:2:18: `objective.threshold_unit` must be \"mean\" or \"sum\", not 1"),
     ("[rollout]\ntrained_steps = { kind = 'sparse-early', cuont = 3 }", &[],
@@ -269,8 +303,44 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`rollout.eta` must be a positive finite number, not 0.0"),
     (Command::Train, &["rollout.sampler=cps", "rollout.eta=1.2"],
      "`rollout.eta` must be at most 1 with the cps sampler, which replaces that share of the noise, not 1.2"),
-    (Command::Train, &["rollout.shift=inf"],
-     "`rollout.shift` must be a positive finite number, not inf"),
+    (Command::Train, &["rollout.schedule.shift=inf"],
+     "`rollout.schedule`: the schedule's shift is inf, but must be a finite number above 0 (1 is a linear schedule; a \
+      dynamic schedule's shift is exp(mu))"),
+    (Command::Train, &["rollout.schedule={kind='explicit',sigmas=[1,0.5,0]}"],
+     "`rollout.schedule`: the explicit schedule has 3 points, but 10 steps need 11: one more than steps, 1 and 0 \
+      included"),
+    (Command::Train, &["rollout.eta=[0.7, 0.7]"],
+     "`rollout.eta` must be a number, or a list of `rollout.steps` = 10 numbers, not a list of 2"),
+    (Command::Train, &["rollout.sampler=cps", "rollout.eta=[0.7,0.7,0.7,0.7,0.7,0.7,1.5,0,0,0]"],
+     "`rollout.eta.6` must be at most 1 with the cps sampler, which replaces that share of the noise, not 1.5"),
+    (Command::Train, &["rollout.eta=[0.7,0.7,0.7,0,0.7,0.7,0.7,0,0,0]"],
+     "`rollout.trained_steps` may choose step 3, which has no density: from sigma 0.7000 to 0.6000 this sampler makes \
+      no noise with eta 0; leave the step out, or choose another sampler or eta"),
+    (Command::Train, &["rollout.sampler=cps", "rollout.trained_steps={kind='random-window',size=4}"],
+     "`rollout.trained_steps` may choose step 9, which has no density: from sigma 0.1000 to 0.0000 this sampler makes \
+      no noise with eta 0.7; leave the step out, or choose another sampler or eta"),
+    (Command::Train, &["rollout.sampler=cps", "rollout.schedule={kind='diffusers-static',shift=3}",
+                       "rollout.trained_steps={kind='all-but-last'}"],
+     "`rollout.trained_steps` may choose step 8, from sigma 0.2780 to 0.0089, where this sampler's noise has a standard \
+      deviation of only 8.0e-3: its KL is the squared change of the velocity times 587, where 100 is the most; leave \
+      the step out, or raise `rollout.eta`"),
+    (Command::Train, &["rollout.trained_steps={kind='progressive-window',size=2,overlap=2}"],
+     "`rollout.trained_steps`: overlap = 2 must be below size = 2, or the window would not move"),
+    (Command::Train, &["objective.name=nft"],
+     "`objective.name` = \"nft\" learns from deterministic samples: set `rollout.sampler` = \"ode\""),
+    (Command::Train, &["objective.name=nft", "rollout.sampler=ode", "objective.reference.beta=0.1"],
+     "`objective.reference.beta` must be 0 with the objective \"nft\": its steps have no density to compare with a \
+      reference's, not 0.1"),
+    (Command::Train, &["objective.name=nft", "rollout.sampler=ode", "advantage.clip=inf"],
+     "`advantage.clip` must be a number with the objective \"nft\", which takes advantages of ± the clip for certain, \
+      not inf"),
+    (Command::Train, &["objective.divergence=tv", "objective.kl_mask_threshold=1.5"],
+     "`objective.kl_mask_threshold` must be a total variation distance, above 0 and at most 1, with \
+      `objective.divergence` = \"tv\", not 1.5"),
+    (Command::Train, &["objective.clip_low=0"],
+     "`objective.clip_low` must be a positive finite number, not 0.0"),
+    (Command::Train, &["objective.reference.beta=-1"],
+     "`objective.reference.beta` must be a finite number of 0 or more, not -1.0"),
     (Command::Train, &["rollout.guidance_scale=-1"],
      "`rollout.guidance_scale` must be a finite number of 0 or more, not -1.0"),
     (Command::Train, &["rollout.steps=4"],
@@ -280,7 +350,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`rollout.trained_steps`: from = 0.6 and to = 0.5 must be shares of the trajectory with 0 <= from < to <= 1"),
     (Command::Train, &["rollout.trained_steps={kind='list',steps=[2,9]}"],
      "`rollout.trained_steps`: step 9 is the last of the 10 steps and cannot be trained, since it ends without noise \
-      and so has no density; leave it out (with sparse-early: lower to)"),
+      and so has no density; leave it out (with sparse-early: lower to; with fast-window: lower size)"),
     (Command::Train, &["rollout.trained_steps={kind='list',steps=[2,1,2]}"],
      "`rollout.trained_steps`: step 2 is listed twice; list each step once"),
     (Command::Train, &["train.learning_rate=nan"],

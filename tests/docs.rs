@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use flowdppo_wgpu::cli::Cli;
-use flowdppo_wgpu::config::{Command, Config};
+use flowdppo_wgpu::config::{Command, Config, ObjectiveName};
 use flowdppo_wgpu::evaluate::{Drift, Evaluation};
-use flowdppo_wgpu::rl::{IterationMetrics, UpdateMetrics};
+use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 
 const PROGRAM: &str = "flowdppo-wgpu ";
 const CARGO_RUN: &str = "cargo run --release -- ";
@@ -178,27 +178,18 @@ fn the_reference_names_every_key_of_the_configuration() {
 
 #[test]
 fn the_reference_names_every_metric() {
-    let update = UpdateMetrics {
-        ratio: [1.0, 0.0, 1.0, 1.0],
-        approx_kl: 0.0,
-        kl_mean: 0.0,
-        kl_max: 0.0,
-        kl_mask_fraction: 0.0,
-        pos_rm_fraction: 0.0,
-        neg_rm_fraction: 0.0,
-        policy_loss: 0.0,
-        grad_norm: 0.0,
-        skipped: false,
-    };
-    let iteration = IterationMetrics {
+    let update = UpdateMetrics { kl_ref_mean: Some(0.0), ..UpdateMetrics::default() };
+    let iteration = |objective| IterationMetrics {
         iteration: 1,
+        objective,
+        reference_beta: 0.1,
         reward: [0.0; 4],
-        components: vec![("classifier".into(), 0.5)],
-        advantage_abs_max: 0.0,
+        components: vec![("classifier".into(), [0.5; 2])],
+        advantage: [1.0; 2],
         zero_std_groups: [0, 1],
         trained_steps: vec![0],
-        updates: vec![update],
-        by_step: vec![(0, 0.0, 0.0)],
+        updates: vec![update.clone()],
+        by_step: vec![StepMetrics::default()],
         on_policy: [0.0; 2],
         dim: 64,
         seconds: [1.0; 3],
@@ -216,7 +207,9 @@ fn the_reference_names_every_metric() {
     };
     let evaluation = serde_json::to_value(&evaluation).unwrap();
     let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let mut found: Vec<String> = iteration.to_json(1e-4).into_iter().map(|(key, _)| key).collect();
+    let objectives = [ObjectiveName::FlowDppo, ObjectiveName::FlowGrpo, ObjectiveName::Nft];
+    let lines = objectives.map(|objective| iteration(objective).to_json(1e-4));
+    let mut found: Vec<String> = lines.into_iter().flatten().map(|(key, _)| key).collect();
     found.extend(names(&evaluation).iter().map(|key| format!("eval/{key}")));
     found.extend(names(&drift_keys));
     let reference = read("docs/metrics.md");

@@ -6,18 +6,27 @@
 //! differences of larger ones: without that scale the tolerance would ask for digits that neither
 //! side has.
 
+mod golden {
+    mod losses;
+}
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight, Term};
-use flowdppo_wgpu::flow::sampler::{Row, Sampler};
+use flowdppo_wgpu::config::EmaWarmUp;
+use flowdppo_wgpu::flow::divergence::{kl_sum_from_tv, tv_from_kl_sum};
+use flowdppo_wgpu::flow::sampler::Sampler;
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::flow::trained_steps::TrainedSteps;
 use flowdppo_wgpu::rl::advantage::AdvantageKind;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Golden {
+    /// Says what the numbers are; has none itself.
+    #[serde(rename = "meta")]
+    _meta: serde_json::Value,
     schedules: BTreeMap<String, Vec<f64>>,
     sampler_inputs: SamplerInputs,
     samplers: Vec<SamplerCase>,
@@ -26,7 +35,14 @@ struct Golden {
     ppo_clip: Vec<ClipCase>,
     loss_inputs: LossInputs,
     losses: Vec<LossCase>,
+    tv_from_kl_sum: Vec<TvCase>,
+    nft: NftCase,
+    #[serde(rename = "mixgrpo_windows_T10_size4_iters25_overlap1")]
+    mixgrpo_windows: BTreeMap<u32, Vec<usize>>,
+    #[serde(rename = "ema_decay_flow_grpo_target0.9")]
+    ema_decay: BTreeMap<u64, f64>,
     flow_grpo_num_train_timesteps: BTreeMap<String, usize>,
+    gradient_check_worst_relative_error: f64,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +65,21 @@ struct SamplerCase {
     mean: Vec<f64>,
     x_next: Vec<f64>,
     kappa: Option<f64>,
+    logp_mean: Option<f64>,
+    logp_sum: Option<f64>,
+    logp_special: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct TvCase {
+    kl_sum: f64,
+    tv: f64,
+}
+
+#[derive(Deserialize)]
+struct NftCase {
+    loss: f64,
+    grad_v: Vec<Vec<f64>>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +114,7 @@ struct LossInputs {
     x: Vec<Vec<f64>>,
     v_old: Vec<Vec<f64>>,
     v_new: Vec<Vec<f64>>,
+    v_ref: Vec<Vec<f64>>,
     noise: Vec<Vec<f64>>,
     adv: Vec<f64>,
 }
@@ -111,11 +143,13 @@ struct PolicyCase {
     log_ratio: Vec<f64>,
     ratio: Vec<f64>,
     kl: Vec<f64>,
+    /// With a penalty on the distance to a reference.
+    kl_ref: Option<Vec<f64>>,
     gate: Vec<f64>,
     per_sample: Vec<f64>,
 }
 
-fn golden() -> Golden {
+fn numbers() -> Golden {
     serde_json::from_str(include_str!("golden.json")).unwrap()
 }
 
@@ -148,7 +182,7 @@ fn assert_all_close(got: &[f64], expected: &[f64], scale: f64, what: &str) {
 
 #[test]
 fn schedules() {
-    let golden = golden();
+    let golden = numbers();
     assert_eq!(golden.schedules.len(), 3);
     for (name, expected) in &golden.schedules {
         let schedule = match name.as_str() {
@@ -159,16 +193,17 @@ fn schedules() {
         };
         let got = schedule.sigmas(expected.len() - 1).unwrap();
         assert_all_close(&got, expected, 0.0, name);
-        let explicit = Schedule::Explicit(expected.clone());
+        let explicit = Schedule::Explicit { sigmas: expected.clone() };
         assert_eq!(explicit.sigmas(expected.len() - 1).unwrap(), *expected);
     }
 }
 
 #[test]
 fn samplers() {
-    let golden = golden();
+    let golden = numbers();
     let inputs = &golden.sampler_inputs;
     assert_eq!(golden.samplers.len(), 112);
+    let (mut with_density, mut special) = (0, 0);
     for case in &golden.samplers {
         let what = format!("{} {}→{} eta {}", case.kind, case.sigma, case.sigma_next, case.eta);
         let row = sampler(&case.kind).row(case.sigma, case.sigma_next, case.sigma_max, case.eta);
@@ -185,12 +220,52 @@ fn samplers() {
         let next: Vec<_> = (mean.iter().zip(&inputs.noise)).map(|(m, n)| m + row.s * n).collect();
         assert_all_close(&mean, &case.mean, 1.0, &what);
         assert_all_close(&next, &case.x_next, 1.0, &what);
+
+        // The log-probabilities of the action, by their definition from this row.
+        let z: Vec<_> = next.iter().zip(&mean).map(|(x, m)| x - m).collect();
+        let squares = z.iter().map(|z| z * z).sum::<f64>();
+        let count = z.len() as f64;
+        assert_eq!(case.logp_mean.is_some(), row.has_density(), "{what}");
+        if let (Some(mean), Some(sum)) = (case.logp_mean, case.logp_sum) {
+            let gaussian = -squares / (2.0 * row.s * row.s) - count * (row.s.ln() + 0.5 * std::f64::consts::TAU.ln());
+            assert_close(gaussian / count, mean, 1.0, &what);
+            assert_close(gaussian, sum, count, &what);
+            with_density += 1;
+        }
+        if let Some(expected) = case.logp_special {
+            assert_close(-squares / count, expected, 1.0, &what);
+            special += 1;
+        }
+    }
+    assert!(with_density > 80 && special > 0, "{with_density} {special}");
+}
+
+/// What the diffusers library's scheduler makes, rounded to six digits.
+#[test]
+fn schedules_of_diffusers() {
+    #[derive(Deserialize)]
+    struct Case {
+        sigmas: Vec<f64>,
+    }
+    let cases: BTreeMap<String, Case> = serde_json::from_str(include_str!("formats/scheduler_sigmas.json")).unwrap();
+    assert_eq!(cases.len(), 5);
+    for (name, case) in cases {
+        let schedule = match name.split_once(",n=").unwrap().0 {
+            "shift=1.0" => Schedule::DiffusersStatic { shift: 1.0 },
+            "shift=3.0" => Schedule::DiffusersStatic { shift: 3.0 },
+            "dynamic mu=0.8" => Schedule::Dynamic { mu: 0.8 },
+            other => panic!("unknown schedule {other}"),
+        };
+        let got = schedule.sigmas(case.sigmas.len() - 1).unwrap();
+        for (got, expected) in got.iter().zip(&case.sigmas) {
+            assert!((got - expected).abs() < 6e-7, "{name}: {got} instead of {expected}");
+        }
     }
 }
 
 #[test]
 fn a_table_is_the_rows_of_its_schedule() {
-    let golden = golden();
+    let golden = numbers();
     let sigmas = &golden.schedules["unirl_T10_shift3"];
     let mut compared = 0;
     for case in &golden.samplers {
@@ -208,7 +283,7 @@ fn a_table_is_the_rows_of_its_schedule() {
 
 #[test]
 fn advantages() {
-    let golden = golden();
+    let golden = numbers();
     let groups = |name: &str| -> Vec<f64> {
         let groups: Vec<Vec<f64>> = serde_json::from_value(golden.advantages[name].clone()).unwrap();
         groups.concat()
@@ -233,154 +308,71 @@ fn advantages() {
     }
 }
 
-/// A term whose log-ratio and KL are the given ones: with b = −1, s = 1 and D = 1, KL = S2/2 and
-/// ln ρ = −S1 − KL.
-fn term(log_ratio: f64, kl: f64, advantage: f64) -> Term {
-    Term { s1: -(log_ratio + kl), s2: 2.0 * kl, dim: 1, row: Row { a: 1.0, b: -1.0, s: 1.0 }, advantage }
-}
-
-/// ln ρ of a ratio that was written as a decimal 1 ± n·1e-4, with the rounding that makes a decimal
-/// boundary meet the decimal threshold.
-fn log_of_decimal(ratio: f64) -> f64 {
-    (((ratio - 1.0) * 1e4).round() / 1e4).ln_1p()
-}
-
-/// ∂L/∂ρ of an outcome of [`term`], where ∂ρ/∂S1 = −ρ.
-fn d_ratio(d_s1: f64, ratio: f64) -> f64 {
-    -d_s1 / ratio
-}
-
 #[test]
-fn divergence_mask() {
-    let golden = golden();
-    assert_eq!(golden.dppo_mask.len(), 27);
-    for case in &golden.dppo_mask {
-        let what = format!("A {} ratio {} KL {}", case.advantage, case.ratio, case.kl);
-        let term = term(log_of_decimal(case.ratio), case.kl, case.advantage);
-        let evaluate = |mask| {
-            let objective = Objective::FlowDppo { kl_mask_threshold: case.delta, mask };
-            objective.evaluate(LogProb::Gaussian, &term)
-        };
-        let outcome = evaluate(Mask::Asymmetric);
-        assert_eq!(outcome.kl, case.kl, "{what}");
-        assert_eq!(outcome.kept, case.keep, "{what}");
-        assert_close(outcome.ratio, case.ratio, 0.0, &what);
-        assert_close(outcome.loss, case.loss, 0.0, &what);
-        assert_close(d_ratio(outcome.d_s1, outcome.ratio), case.dloss_dratio, 0.0, &what);
-        assert_eq!(evaluate(Mask::Symmetric).kept, case.keep_symmetric, "{what}");
-        assert!(evaluate(Mask::None).kept, "{what}");
+fn total_variation() {
+    let cases = numbers().tv_from_kl_sum;
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        assert_close(tv_from_kl_sum(case.kl_sum), case.tv, 0.0, "total variation");
+        // Near 1 a distance says little of the KL: TV 0.93 has lost a digit of it.
+        assert_close(kl_sum_from_tv(case.tv), case.kl_sum, 1.0, "KL of a total variation");
     }
 }
 
 #[test]
-fn ratio_clip() {
-    let golden = golden();
-    assert_eq!(golden.ppo_clip.len(), 15);
-    for case in &golden.ppo_clip {
-        let what = format!("A {} ratio {}", case.advantage, case.ratio);
-        let objective = Objective::FlowGrpo { clip_low: case.clip, clip_high: case.clip };
-        let term = term(log_of_decimal(case.ratio), 0.0, case.advantage);
-        let outcome = objective.evaluate(LogProb::Gaussian, &term);
-        assert_close(outcome.loss, case.loss, 0.0, &what);
-        assert_close(d_ratio(outcome.d_s1, outcome.ratio), case.dloss_dratio, 0.0, &what);
-    }
-}
-
-/// The terms of the six samples, with S1 and S2 from the action x' as a trainer would have it.
-fn terms(inputs: &LossInputs, sampler: Sampler) -> Vec<(Term, Vec<f64>, Vec<f64>)> {
-    (0..inputs.adv.len())
-        .map(|i| {
-            let row = sampler.row(inputs.sigma[i], inputs.sigma_next[i], inputs.sigma_max, inputs.eta);
-            let (x, v_old, v_new) = (&inputs.x[i], &inputs.v_old[i], &inputs.v_new[i]);
-            let epsilon: Vec<_> = (0..x.len())
-                .map(|j| {
-                    let mean = row.a * x[j] + row.b * v_old[j];
-                    let action = mean + row.s * inputs.noise[i][j];
-                    (action - mean) / row.s
-                })
-                .collect();
-            let delta: Vec<_> = v_new.iter().zip(v_old).map(|(new, old)| new - old).collect();
-            let term = Term {
-                s1: epsilon.iter().zip(&delta).map(|(e, d)| e * d).sum(),
-                s2: delta.iter().map(|d| d * d).sum(),
-                dim: x.len(),
-                row,
-                advantage: inputs.adv[i],
-            };
-            (term, epsilon, delta)
-        })
-        .collect()
-}
-
-fn objective(name: &str, case: &PolicyCase, step_weight: f64) -> Option<Objective> {
-    let dppo = |mask| Objective::FlowDppo { kl_mask_threshold: case.delta, mask };
-    let (clip_low, clip_high) = (case.clip, case.clip);
-    match name {
-        "dppo" => Some(dppo(Mask::Asymmetric)),
-        "dppo_sym" => Some(dppo(Mask::Symmetric)),
-        "ppo" => Some(Objective::FlowGrpo { clip_low, clip_high }),
-        "guard" => Some(Objective::GrpoGuard { clip_low, clip_high, step_weight }),
-        _ => None,
+fn windows_of_mix_grpo() {
+    let rule = TrainedSteps::ProgressiveWindow { size: 4, overlap: 1, rollouts: 25, roll_back: true };
+    let cases = numbers().mixgrpo_windows;
+    assert_eq!(cases.len(), 5);
+    for (rollout, steps) in cases {
+        assert_eq!(rule.choose(10, 0, rollout).unwrap(), steps, "rollout {rollout}");
     }
 }
 
 #[test]
-fn losses_and_gradients() {
-    let golden = golden();
-    let inputs = &golden.loss_inputs;
-    let (mut compared, mut dropped) = (0, 0);
-    for case in &golden.losses {
-        let Some(policy) = &case.policy else { continue };
-        let log_prob = if policy.special_logp { LogProb::CpsSpecial } else { LogProb::Gaussian };
-        let samples = terms(inputs, sampler(&case.sampler));
-        let batch = samples.len() as f64;
-        let mut loss = 0.0;
-        for (i, (term, epsilon, delta)) in samples.iter().enumerate() {
-            let what = format!("{} {} sample {i}", case.sampler, case.loss_name);
-            let weight = StepWeight::InverseDt.of(inputs.sigma[i], inputs.sigma_next[i], term.row);
-            let objective = objective(&case.loss_name, policy, weight).unwrap();
-            let outcome = objective.evaluate(log_prob, term);
-
-            // Sums of ten products of about 1.
-            assert_close(term.s1, policy.s1[i], 10.0, &what);
-            assert_close(term.s2, policy.s2[i], 10.0, &what);
-            assert_close(outcome.kl, policy.kl[i], 0.0, &what);
-            assert_close(outcome.ratio, policy.ratio[i], 0.0, &what);
-            // The expected number is a difference of two log-likelihoods of about 1, of the
-            // Gaussian also where GRPO-Guard uses another exponent.
-            let clip = Objective::FlowGrpo { clip_low: 0.5, clip_high: 0.5 };
-            let log_ratio = clip.evaluate(log_prob, term).log_ratio;
-            assert_close(log_ratio, policy.log_ratio[i], 1.0, &what);
-            assert_eq!(outcome.kept, policy.gate[i] == 1.0, "{what}");
-            dropped += usize::from(!outcome.kept);
-
-            let guard = case.loss_name == "guard";
-            let unweighted = if guard { outcome.loss / weight } else { outcome.loss };
-            assert_close(unweighted, policy.per_sample[i], 0.0, &what);
-            loss += outcome.loss / batch;
-
-            if policy.beta_ref == 0.0 {
-                let gradient: Vec<_> = (epsilon.iter().zip(delta))
-                    .map(|(e, d)| (outcome.d_s1 * e + 2.0 * outcome.d_s2 * d) / batch)
-                    .collect();
-                // Each element is a difference of two terms of the size of the largest element.
-                let largest = gradient.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
-                assert_all_close(&gradient, &case.grad_v[i], largest, &what);
-            }
-        }
-        if policy.beta_ref == 0.0 {
-            // A sum in which samples of either sign cancel.
-            assert_close(loss, case.loss, 1.0, &case.loss_name);
-        }
-        compared += 1;
+fn decay_of_the_average() {
+    let cases = numbers().ema_decay;
+    assert_eq!(cases.len(), 6);
+    for (t, decay) in cases {
+        assert_close(EmaWarmUp::Rational.decay(0.9, t), decay, 0.0, "decay");
     }
-    assert_eq!(compared, 22);
-    assert!(dropped > 20, "{dropped}: the cases must reach both branches");
 }
 
 #[test]
 fn flow_grpo_trains_on_all_steps_but_the_last() {
-    let expected = golden().flow_grpo_num_train_timesteps["T10_frac0.99"];
+    let expected = numbers().flow_grpo_num_train_timesteps;
+    assert_eq!(expected.len(), 2);
     let chosen = TrainedSteps::AllButLast {}.choose(10, 0, 0).unwrap();
-    assert_eq!(chosen.len(), expected);
+    assert_eq!(chosen.len(), expected["T10_frac0.99"]);
+    // All of them would include the last, which is refused by name.
+    let all = TrainedSteps::List { steps: (0..expected["T10_frac1.0"]).collect() };
+    assert!(all.choose(10, 0, 0).unwrap_err().to_string().contains("is the last"));
+}
+
+/// A section that is new in the file does not parse; these are the tests of those that are there.
+#[test]
+fn no_section_is_forgotten() {
+    let tested = [
+        ("schedules", "schedules"),
+        ("sampler_inputs", "samplers"),
+        ("samplers", "samplers"),
+        ("advantages", "advantages"),
+        ("dppo_mask", "divergence_mask"),
+        ("ppo_clip", "ratio_clip"),
+        ("tv_from_kl_sum", "total_variation"),
+        ("loss_inputs", "losses_and_gradients"),
+        ("losses", "losses_and_gradients"),
+        ("nft", "diffusion_nft"),
+        ("mixgrpo_windows_T10_size4_iters25_overlap1", "windows_of_mix_grpo"),
+        ("ema_decay_flow_grpo_target0.9", "decay_of_the_average"),
+        ("flow_grpo_num_train_timesteps", "flow_grpo_trains_on_all_steps_but_the_last"),
+    ];
+    let file: BTreeMap<String, serde_json::Value> = serde_json::from_str(include_str!("golden.json")).unwrap();
+    let here = [include_str!("golden.rs"), include_str!("golden/losses.rs")].concat();
+    for section in file.keys().filter(|key| !["meta", "gradient_check_worst_relative_error"].contains(&key.as_str())) {
+        let (_, test) = tested.iter().find(|(name, _)| name == section).unwrap_or_else(|| panic!("{section}"));
+        assert!(here.contains(&format!("#[test]\nfn {test}() {{")), "{section} is tested by {test}");
+    }
+    // The program's own gradients agreed with differences.
+    assert!(numbers().gradient_check_worst_relative_error < 1e-7);
 }

@@ -5,7 +5,9 @@ mod common;
 mod invariants {
     mod gradients;
     mod memory;
+    mod methods;
     mod not_finite;
+    mod solver;
 }
 
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
-use flowdppo_wgpu::config::{Config, ThresholdUnit};
+use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
 use flowdppo_wgpu::evaluate::{BASE, Evaluator};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::Profile;
@@ -52,9 +54,18 @@ impl Parts {
     fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
         let dit = dit_of(model);
         let optimizer = Optimizer::new(gpu, dit.layout(), &model.weights).expect("it is small");
-        let collector =
-            RolloutCollector::new(gpu, config, dit, vec![0, 1, 2], optimizer.stores()).expect("it is small");
-        let updater = Updater::new(gpu, config, dit, &optimizer, collector.stores()).expect("it is small");
+        let drawing = match config.objective.name {
+            ObjectiveName::Nft => &optimizer.average_stores(),
+            _ => optimizer.stores(),
+        };
+        let collector = RolloutCollector::new(gpu, config, dit, vec![0, 1, 2], drawing).expect("it is small");
+        let mut others = collector.stores();
+        if config.objective.reference.beta > 0.0 {
+            let base = gpu.allocate(BASE.0, 4 * model.weights.len() as u64).expect("it is small");
+            gpu.write(&base, 0, &model.weights);
+            others.insert(BASE, base);
+        }
+        let updater = Updater::new(gpu, config, dit, &optimizer, others).expect("it is small");
         Self { optimizer, collector, updater }
     }
 
@@ -67,10 +78,11 @@ impl Parts {
         self.updater.learn(rollout, &advantages, &mut self.optimizer).expect("the device works")
     }
 
-    /// Bits of the states and velocities that the rollout has left on the device.
+    /// Bits of the states and velocities that the rollout has left on the device; DiffusionNFT has no
+    /// velocities.
     fn trajectory(&self) -> [Vec<u32>; 2] {
         let stores = self.collector.stores();
-        [STATES, VELOCITIES].map(|store| read(gpu(), &stores[&store]))
+        [STATES, VELOCITIES].map(|store| stores.get(&store).map_or(Vec::new(), |buffer| read(gpu(), buffer)))
     }
 }
 
@@ -243,10 +255,18 @@ fn the_plan_says_how_many_bytes_will_be_held() {
     let gpu = own_gpu();
     let model = tiny::dit(2);
     let profile = Profile::of(&gpu);
-    for (guidance_scale, micro_batch, rollout_micro_batch, group_size, activation_checkpointing) in
-        [(1.0, 3, 4, 6, false), (2.5, 1, 12, 6, true), (1.0, 5, 1, 5, false)]
-    {
+    for (guidance_scale, micro_batch, rollout_micro_batch, group_size, beta, name, activation_checkpointing) in [
+        (1.0, 3, 4, 6, 0.0, ObjectiveName::FlowDppo, false),
+        (2.5, 1, 12, 6, 0.1, ObjectiveName::FlowDppo, true),
+        (1.0, 5, 1, 5, 0.0, ObjectiveName::GrpoGuard, false),
+        (1.0, 3, 4, 6, 0.0, ObjectiveName::Nft, true),
+    ] {
         let mut config = tiny::config(&file);
+        config.objective.name = name;
+        config.objective.reference.beta = beta;
+        if name == ObjectiveName::Nft {
+            config.rollout.sampler = Sampler::Ode;
+        }
         config.rollout.guidance_scale = guidance_scale;
         config.rollout.micro_batch = rollout_micro_batch;
         config.rollout.group_size = group_size;

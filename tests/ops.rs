@@ -12,6 +12,7 @@ mod ops {
     mod matmul;
     mod matmul_joined;
     mod mean_squared_error;
+    mod nft_loss;
     mod philox_normal;
     mod policy_objective;
     mod policy_stats;

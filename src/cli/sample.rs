@@ -12,6 +12,7 @@ use crate::data::scatter::{self, Scatter};
 use crate::error::{Error, Result};
 use crate::flow::sampler::Sampler;
 use crate::flow::schedule::Schedule;
+use crate::flow::solver::Solver;
 use crate::gpu::Region;
 use crate::graph::Stores;
 use crate::model::{DitConfig, Model, Tensors, read_tensors, write_tensors};
@@ -43,6 +44,9 @@ pub(super) struct Arguments {
     /// Sampler
     #[arg(long, value_enum, default_value = "ode")]
     sampler: Sampler,
+    /// How the deterministic steps of the sampler ode are made
+    #[arg(long, value_enum, default_value = "euler")]
+    solver: Solver,
     /// Exploration strength of a stochastic sampler; the last step is always without noise
     #[arg(long, default_value_t = 0.7)]
     eta: f64,
@@ -88,14 +92,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let last = arguments.steps - 1;
     let schedule = Schedule::StaticShift { shift: arguments.shift };
     let eta = |step: usize| if step < last { arguments.eta } else { 0.0 };
-    let table = Table::new(&schedule, arguments.steps, arguments.sampler, eta)?;
+    let table = match arguments.sampler {
+        Sampler::Ode => Table::solve(&schedule, arguments.steps, arguments.solver)?,
+        sampler => Table::new(&schedule, arguments.steps, sampler, eta)?,
+    };
 
     let gpu = global.open("")?;
     let weights = gpu.allocate("model", 4 * model.weights.len() as u64)?;
     gpu.write(&weights, 0, &model.weights);
     let stores = Stores::from([(PARAMETERS, weights)]);
-    let mut sampling =
-        Sampling::new(&gpu, dit, [requests.len(), requests.len().min(BATCH)], arguments.guidance_scale, &stores)?;
+    let batches = [requests.len(), requests.len().min(BATCH)];
+    let mut sampling = Sampling::new_for(&gpu, dit, batches, arguments.guidance_scale, arguments.solver, &stores)?;
     let dim = dit.dim();
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {
@@ -147,6 +154,11 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
             "--eta is {}: the sampler cps takes 0 to 1, the share of the noise that it replaces",
             arguments.eta
         )));
+    }
+    if arguments.sampler != Sampler::Ode && arguments.solver != Solver::Euler {
+        return Err(Error::input(
+            "--solver is for deterministic steps: leave it out, or leave out the stochastic --sampler",
+        ));
     }
     let classes = if arguments.classes.is_empty() { dit.num_classes } else { arguments.classes.len() };
     if classes * arguments.count > MOST {

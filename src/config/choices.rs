@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::flow::objective::ThresholdUnit;
-pub use crate::flow::sampler::Sampler;
+pub use crate::flow::divergence::{Divergence, ReferenceKind};
+pub use crate::flow::objective::{ClipSchedule, LogProb, Mask, StepWeight, ThresholdUnit};
+pub use crate::flow::sampler::{Eta, Sampler};
+pub use crate::flow::schedule::Schedule;
+pub use crate::flow::solver::Solver;
 pub use crate::flow::trained_steps::TrainedSteps;
 
 /// The rule that turns rewards r into advantages. "Group" is the samples of one prompt, "batch" all
@@ -35,12 +38,59 @@ pub enum AdvantageKind {
     VerlOmni,
 }
 
-/// Which policy loss is minimised.
+/// Which loss is minimised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveName {
-    /// Flow-DPPO's asymmetric mask on the exact KL (arXiv 2606.11025).
+    /// Flow-DPPO's mask on the divergence (arXiv 2606.11025).
     FlowDppo,
+    /// Flow-GRPO's clipped ratio (arXiv 2505.05470).
+    FlowGrpo,
+    /// GRPO-Guard's clipped normalised ratio with step weights (arXiv 2510.22319).
+    GrpoGuard,
+    /// DiffusionNFT's forward-process loss (arXiv 2509.16117), which needs no random steps.
+    Nft,
+}
+
+/// Which of guidance's two forward passes learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuidanceGradient {
+    /// Both.
+    Both,
+    /// The one with the class; the one without is taken as it is.
+    Conditional,
+}
+
+/// The order in which an epoch visits the samples of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Drawn for each epoch, so that every update sees all classes.
+    Shuffled,
+    /// As they were drawn, group after group: an update sees some of the classes only.
+    Contiguous,
+}
+
+/// How the decay of the averaged weights begins, after t iterations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmaWarmUp {
+    /// (1 + t) / (10 + t), Flow-GRPO's.
+    Rational,
+    /// t / 1000, DiffusionNFT's.
+    Linear,
+}
+
+impl EmaWarmUp {
+    /// The decay after `t` iterations on the way to `target`.
+    pub fn decay(self, target: f64, t: u64) -> f64 {
+        let t = t as f64;
+        target.min(match self {
+            Self::Rational => (1.0 + t) / (10.0 + t),
+            Self::Linear => 1e-3 * t,
+        })
+    }
 }
 
 /// The direction of a model's time and velocity.

@@ -136,21 +136,32 @@ pub struct Rollout {
     /// proportional, and the learning carries over.
     pub steps: usize,
     /// Transition of the stochastic steps: `"flow-sde"`, `"cps"`, `"dance"`, `"precise"` or
-    /// `"dance-precise"`. The other steps are `"ode"`.
+    /// `"dance-precise"`. The other steps are `"ode"`; with the objective `"nft"` all are.
     pub sampler: Sampler,
-    /// Exploration strength of the stochastic steps; at most 1 for `cps`.
-    pub eta: f64,
-    /// Static shift of the sigma schedule; 1 is linear, larger values spend more steps on noise.
-    pub shift: f64,
+    /// Exploration strength of the stochastic steps, or a list with one for each step; at most 1 for
+    /// `cps`.
+    pub eta: Eta,
+    /// Noise levels: `{ kind = "static-shift", shift }` (1 is linear, larger values spend more steps
+    /// on noise), `{ kind = "diffusers-static", shift }` shifts twice as the diffusers library does,
+    /// `{ kind = "dynamic", mu }` and `{ kind = "dynamic-tokens", tokens, base_shift, max_shift }` are
+    /// FLUX's, `{ kind = "explicit", sigmas = [1, ..., 0] }` names them.
+    pub schedule: Schedule,
     /// Groups a rollout; each has one class.
     pub groups: usize,
     /// Samples a group: rewards are compared within a group.
     pub group_size: usize,
+    /// The samples of a group start from the same noise.
+    pub shared_noise: bool,
     /// Classifier-free guidance while sampling and training; 1 = none, which halves the cost.
     pub guidance_scale: f64,
+    /// With guidance: `"both"` passes learn, or the `"conditional"` one alone.
+    pub guidance_gradient: GuidanceGradient,
     /// Which steps are stochastic and trained: `{ kind = "sparse-early", count, from, to }` draws
     /// `count` of the steps from share `from` to share `to`, `{ kind = "list", steps = [...] }`
-    /// names them, `{ kind = "all-but-last" }` takes all that have a density.
+    /// names them, `{ kind = "all-but-last" }` takes all that have a density,
+    /// `{ kind = "fast-window", size }` and `{ kind = "random-window", size }` draw steps in a row,
+    /// `{ kind = "progressive-window", size, overlap, rollouts, roll_back }` moves them on. For
+    /// `"nft"` they are the times that noise is put on samples for.
     pub trained_steps: TrainedSteps,
     /// Classes that the groups go through in turn; empty = all.
     pub classes: Vec<usize>,
@@ -164,11 +175,13 @@ impl Default for Rollout {
         Self {
             steps: 10,
             sampler: Sampler::FlowSde,
-            eta: 0.7,
-            shift: 1.0,
+            eta: Eta::All(0.7),
+            schedule: Schedule::default(),
             groups: 10,
             group_size: 16,
+            shared_noise: false,
             guidance_scale: 1.0,
+            guidance_gradient: GuidanceGradient::Both,
             trained_steps: TrainedSteps::SparseEarly { count: 3, from: 0.0, to: 0.5 },
             classes: Vec::new(),
             micro_batch: 160,
@@ -214,23 +227,74 @@ impl Default for Advantage {
     }
 }
 
-/// `[objective]`: the policy loss.
+/// `[objective]`: the loss. Each name heeds its own keys and leaves the others alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// `"flow-dppo"`.
+    /// `"flow-dppo"`, `"flow-grpo"`, `"grpo-guard"` or `"nft"`.
     pub name: ObjectiveName,
-    /// A sample's step is left out of the loss if its KL to the rollout's policy has reached this
-    /// and the update would push it further; `inf` = never.
+    /// Of `flow-dppo` and `flow-grpo`: `"gaussian"`, or `"cps-special"` (the Gaussian's log-ratio
+    /// times 2s²). The KL always has the true standard deviation s.
+    pub log_prob: LogProb,
+    /// Of `flow-dppo`: `"asymmetric"`, `"symmetric"` or `"none"`.
+    pub mask: Mask,
+    /// Of `flow-dppo`: what the mask compares: `"kl"`, `"kl-unnormalised"`, `"velocity"` or `"tv"`.
+    pub divergence: Divergence,
+    /// Of `flow-dppo`: a sample's step is left out of the loss if its divergence from the rollout's
+    /// policy has reached this and the update would push it further; `inf` = never.
     pub kl_mask_threshold: f64,
-    /// Unit of the threshold: `"sum"` (nats a sample) or `"mean"` (nats an element). The paper's
-    /// 1e-5 to 1e-6 a mean over 65 536 elements is 0.655 to 0.0655 as a sum.
+    /// Of `flow-grpo` and `grpo-guard`: the ratio is held from 1 - `clip_low` ...
+    pub clip_low: f64,
+    /// ... to 1 + `clip_high`.
+    pub clip_high: f64,
+    /// Unit of threshold and clip range: `"sum"` (nats a sample) or `"mean"` (nats an element). The
+    /// paper's 1e-5 to 1e-6 a mean over 65 536 elements is 0.655 to 0.0655 as a sum. `tv` has none.
     pub threshold_unit: ThresholdUnit,
+    /// The clip range over the run: `"constant"`, `"linear-decay"` or `"cosine-decay"`.
+    pub clip_schedule: ClipSchedule,
+    /// Of `grpo-guard`: weight of a step: `"inverse-dt"`, `"inverse-b"` or `"one"`.
+    pub step_weight: StepWeight,
+    /// Of `nft`: how far the implicit policies lie on either side of the old one.
+    pub nft_beta: f64,
+    /// A penalty on the distance to the base model.
+    pub reference: Reference,
 }
 
 impl Default for Objective {
     fn default() -> Self {
-        Self { name: ObjectiveName::FlowDppo, kl_mask_threshold: 0.0655, threshold_unit: ThresholdUnit::Sum }
+        Self {
+            name: ObjectiveName::FlowDppo,
+            log_prob: LogProb::Gaussian,
+            mask: Mask::Asymmetric,
+            divergence: Divergence::Kl,
+            kl_mask_threshold: 0.0655,
+            clip_low: 6.55,
+            clip_high: 6.55,
+            threshold_unit: ThresholdUnit::Sum,
+            clip_schedule: ClipSchedule::Constant,
+            step_weight: StepWeight::InverseDt,
+            nft_beta: 1.0,
+            reference: Reference::default(),
+        }
+    }
+}
+
+/// `[objective.reference]`: a penalty on the distance to the model that `train` starts from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reference {
+    /// Its factor in the loss; 0 = none, at no cost.
+    pub beta: f64,
+    /// Of velocities at the same states: `"exact"` KL, Flow-GRPO's (`"flow-grpo"`), mean squared
+    /// difference of the means (`"x"`) or of the velocities (`"v"`).
+    pub kind: ReferenceKind,
+    /// Guidance of the base model; above 1 the penalty distils it into the policy.
+    pub guidance_scale: f64,
+}
+
+impl Default for Reference {
+    fn default() -> Self {
+        Self { beta: 0.0, kind: ReferenceKind::Exact, guidance_scale: 1.0 }
     }
 }
 
@@ -256,6 +320,8 @@ pub struct Train {
     /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
     /// slightly rounded activations. Rollouts, ratio and KL do not change.
     pub half_activations: bool,
+    /// Order of the samples: `"shuffled"` in each pass, or `"contiguous"`, group after group.
+    pub order: Order,
     /// AdamW's learning rate, constant.
     pub learning_rate: f64,
     /// AdamW's decay of the first moment.
@@ -268,9 +334,12 @@ pub struct Train {
     pub weight_decay: f64,
     /// The gradient's global norm is clipped to this; `inf` = not at all.
     pub max_grad_norm: f64,
-    /// Decay an iteration of the averaged weights, which are evaluated and saved; 0 = none. Early
-    /// on the decay is smaller: min(decay, (1 + t) / (10 + t)).
+    /// Decay an iteration of the averaged weights, which are evaluated and saved; 0 = none. With
+    /// `nft` they also are the old policy, which draws the samples.
     pub ema_decay: f64,
+    /// Early on the decay is smaller: at most (1 + t) / (10 + t) with `"rational"`, t / 1000 with
+    /// `"linear"`, after t iterations.
+    pub ema_warm_up: EmaWarmUp,
     /// An update with a non-finite loss or gradient is skipped; more than this many in a row stop
     /// the run.
     pub max_skipped_updates: usize,
@@ -285,6 +354,7 @@ impl Default for Train {
             micro_batch: 80,
             activation_checkpointing: false,
             half_activations: false,
+            order: Order::Shuffled,
             learning_rate: 1e-4,
             beta1: 0.9,
             beta2: 0.999,
@@ -292,6 +362,7 @@ impl Default for Train {
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             ema_decay: 0.9,
+            ema_warm_up: EmaWarmUp::Rational,
             max_skipped_updates: 5,
         }
     }
@@ -307,6 +378,8 @@ pub struct Eval {
     pub count: usize,
     /// Sampling steps.
     pub steps: usize,
+    /// How they are made: `"euler"`, or `"dpm-solver++"` of second order, which needs fewer.
+    pub solver: Solver,
     /// Classifier-free guidance; 1 = none.
     pub guidance_scale: f64,
     /// A classifier that is no reward and judges independently: a safetensors file, or
@@ -318,7 +391,15 @@ pub struct Eval {
 
 impl Default for Eval {
     fn default() -> Self {
-        Self { every: 5, count: 20, steps: 20, guidance_scale: 1.0, judge: "builtin:digits8-judge".into(), seed: 1234 }
+        Self {
+            every: 5,
+            count: 20,
+            steps: 20,
+            solver: Solver::Euler,
+            guidance_scale: 1.0,
+            judge: "builtin:digits8-judge".into(),
+            seed: 1234,
+        }
     }
 }
 

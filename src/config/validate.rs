@@ -2,7 +2,7 @@
 
 use super::ranges::*;
 use super::*;
-use crate::flow::sampler::DETERMINISTIC_ETA;
+use crate::flow::sampler::{DETERMINISTIC_ETA, LARGEST_KAPPA};
 
 impl Config {
     /// Checks the sections that `command` reads.
@@ -15,8 +15,9 @@ impl Config {
         match command {
             Command::Train => {
                 self.validate_train_model()?;
-                self.rollout.validate()?;
+                self.rollout.validate(self.objective.name)?;
                 self.validate_rewards()?;
+                self.validate_objective()?;
                 self.validate_updates()?;
                 self.validate_measurement()
             }
@@ -99,8 +100,33 @@ impl Config {
                  than 0",
             ));
         }
-        positive_or_inf("advantage.clip", self.advantage.clip)?;
-        positive_or_inf("objective.kl_mask_threshold", self.objective.kl_mask_threshold)
+        positive_or_inf("advantage.clip", self.advantage.clip)
+    }
+
+    fn validate_objective(&self) -> Result<()> {
+        let it = &self.objective;
+        positive_or_inf("objective.kl_mask_threshold", it.kl_mask_threshold)?;
+        if it.divergence == Divergence::Tv && it.kl_mask_threshold > 1.0 {
+            let expected = "a total variation distance, above 0 and at most 1, with `objective.divergence` = \"tv\"";
+            return wrong("objective.kl_mask_threshold", expected, it.kl_mask_threshold);
+        }
+        positive("objective.clip_low", it.clip_low)?;
+        positive_or_inf("objective.clip_high", it.clip_high)?;
+        positive("objective.nft_beta", it.nft_beta)?;
+        not_negative("objective.reference.beta", it.reference.beta)?;
+        not_negative("objective.reference.guidance_scale", it.reference.guidance_scale)?;
+        if it.name != ObjectiveName::Nft {
+            return Ok(());
+        }
+        if it.reference.beta > 0.0 {
+            let expected = "0 with the objective \"nft\": its steps have no density to compare with a reference's";
+            return wrong("objective.reference.beta", expected, it.reference.beta);
+        }
+        if self.advantage.clip.is_infinite() {
+            let expected = "a number with the objective \"nft\", which takes advantages of ± the clip for certain";
+            return wrong("advantage.clip", expected, "inf");
+        }
+        Ok(())
     }
 
     fn validate_updates(&self) -> Result<()> {
@@ -197,24 +223,23 @@ impl Data {
 }
 
 impl Rollout {
-    fn validate(&self) -> Result<()> {
+    fn validate(&self, objective: ObjectiveName) -> Result<()> {
         bounded("rollout.steps", self.steps, 1, MAX_STEPS)?;
-        if self.sampler == Sampler::Ode {
-            return Err(Error::input(
-                "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn \
-                 from; choose \"flow-sde\" or \"cps\"",
-            ));
+        match (self.sampler == Sampler::Ode, objective == ObjectiveName::Nft) {
+            (true, false) => {
+                return Err(Error::input(
+                    "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn \
+                     from; choose \"flow-sde\" or \"cps\"",
+                ));
+            }
+            (false, true) => {
+                return Err(Error::input(
+                    "`objective.name` = \"nft\" learns from deterministic samples: set `rollout.sampler` = \"ode\"",
+                ));
+            }
+            _ => {}
         }
-        positive("rollout.eta", self.eta)?;
-        if self.eta < DETERMINISTIC_ETA {
-            let expected = "at least 1e-7: with less noise a step has no density to learn from";
-            return wrong("rollout.eta", expected, self.eta);
-        }
-        if self.sampler == Sampler::Cps && self.eta > 1.0 {
-            let expected = "at most 1 with the cps sampler, which replaces that share of the noise";
-            return wrong("rollout.eta", expected, self.eta);
-        }
-        positive("rollout.shift", self.shift)?;
+        self.validate_eta()?;
         bounded("rollout.groups", self.groups, 1, MAX_SIZE)?;
         if self.group_size < 2 {
             let expected = "2 or more, as rewards are compared within a group";
@@ -223,11 +248,70 @@ impl Rollout {
         bounded("rollout.group_size", self.group_size, 2, MAX_SIZE)?;
         not_negative("rollout.guidance_scale", self.guidance_scale)?;
         count("rollout.micro_batch", self.micro_batch)?;
-        // Drawing once tells whether the rule fits the number of steps.
-        match self.trained_steps.choose(self.steps, 0, 0) {
-            Ok(_) => Ok(()),
-            Err(cause) => Err(Error::input(format!("`rollout.trained_steps`: {cause}"))),
+        self.validate_trained_steps()
+    }
+
+    fn validate_eta(&self) -> Result<()> {
+        let etas = match &self.eta {
+            Eta::All(eta) => {
+                positive("rollout.eta", *eta)?;
+                if *eta < DETERMINISTIC_ETA {
+                    let expected = "at least 1e-7: with less noise a step has no density to learn from";
+                    return wrong("rollout.eta", expected, eta);
+                }
+                std::slice::from_ref(eta)
+            }
+            Eta::Each(etas) => {
+                if etas.len() != self.steps {
+                    let expected = format!("a number, or a list of `rollout.steps` = {} numbers", self.steps);
+                    return wrong("rollout.eta", expected, format!("a list of {}", etas.len()));
+                }
+                etas.as_slice()
+            }
+        };
+        for (step, eta) in etas.iter().enumerate() {
+            let key = if etas.len() == 1 { "rollout.eta".to_owned() } else { format!("rollout.eta.{step}") };
+            not_negative(&key, *eta)?;
+            if self.sampler == Sampler::Cps && *eta > 1.0 {
+                return wrong(key, "at most 1 with the cps sampler, which replaces that share of the noise", eta);
+            }
         }
+        Ok(())
+    }
+
+    /// Every step that some rollout may train on has a density, and one that can be divided by.
+    fn validate_trained_steps(&self) -> Result<()> {
+        let in_key = |key: &str, cause: Error| Error::input(format!("`{key}`: {cause}"));
+        let sigmas = self.schedule.sigmas(self.steps).map_err(|cause| in_key("rollout.schedule", cause))?;
+        let candidates =
+            self.trained_steps.candidates(self.steps).map_err(|cause| in_key("rollout.trained_steps", cause))?;
+        if self.sampler == Sampler::Ode {
+            return Ok(());
+        }
+        let rows = self.sampler.table(&sigmas, |step| self.eta.at(step))?;
+        for step in candidates {
+            let (row, eta) = (rows[step], self.eta.at(step));
+            if !row.has_density() {
+                return Err(Error::input(format!(
+                    "`rollout.trained_steps` may choose step {step}, which has no density: from sigma {:.4} to {:.4} \
+                     this sampler makes no noise with eta {eta}; leave the step out, or choose another sampler or eta",
+                    sigmas[step],
+                    sigmas[step + 1]
+                )));
+            }
+            if row.kappa() > LARGEST_KAPPA {
+                return Err(Error::input(format!(
+                    "`rollout.trained_steps` may choose step {step}, from sigma {:.4} to {:.4}, where this sampler's \
+                     noise has a standard deviation of only {:.1e}: its KL is the squared change of the velocity times \
+                     {:.0}, where {LARGEST_KAPPA} is the most; leave the step out, or raise `rollout.eta`",
+                    sigmas[step],
+                    sigmas[step + 1],
+                    row.s,
+                    row.kappa()
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

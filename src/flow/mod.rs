@@ -6,13 +6,19 @@
 //! σ_T = 0.
 //!
 //! * [`schedule`]: where those points lie.
-//! * [`sampler`]: how a step goes from one point to the next, as three numbers.
+//! * [`sampler`]: how a random step goes from one point to the next, as three numbers.
+//! * [`solver`]: the same for deterministic steps, when samples are only looked at.
 //! * [`trained_steps`]: which of the steps are random, and so can be learned from.
 //! * [`noise`]: the randomness itself, as a function of (seed, rollout, sample, step).
 //! * [`objective`]: what a sampled step says about how its velocity should change.
+//! * [`divergence`]: measures of that change: KL, total variation, distances, penalties.
+//! * [`nft`]: the objective of DiffusionNFT, which needs no random steps.
 
+pub mod divergence;
+pub mod nft;
 pub mod noise;
 pub mod objective;
 pub mod sampler;
 pub mod schedule;
+pub mod solver;
 pub mod trained_steps;

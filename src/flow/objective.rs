@@ -42,6 +42,7 @@
 //!   the noise that was drawn. A term is dropped only if the policy is already far (KL ≥ δ) *and*
 //!   the term would push it further: ρ > 1 and A > 0, or ρ < 1 and A < 0. Terms that lead back are
 //!   always kept.
+//!   The divergence may be another than the KL ([`Divergence`]).
 //! * **GRPO-Guard** (arXiv 2510.22319) clips a normalised ratio
 //!   ρ̃ = exp(s·(ln ρ + KL)) = exp(b/D · S1), whose logarithm has mean 0 and no 1/s, and weights the
 //!   steps against each other.
@@ -60,6 +61,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::flow::divergence::Divergence;
 use crate::flow::sampler::Row;
 
 /// Which exponent stands for the log-likelihood ratio.
@@ -78,10 +80,10 @@ pub enum LogProb {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mask {
-    /// If KL ≥ δ and the term would push the policy further away: the method itself.
+    /// If the divergence is δ or more and the term would push the policy further away: the method itself.
     #[default]
     Asymmetric,
-    /// If KL ≥ δ, whatever the direction: an ablation, which also blocks the way back.
+    /// If it is, whatever the direction: an ablation, which also blocks the way back.
     Symmetric,
     /// Never: an ablation, plain importance weighting.
     None,
@@ -111,7 +113,31 @@ impl StepWeight {
     }
 }
 
-/// The unit that a KL threshold (or a clip range) is given in.
+/// How PPO's clip range changes over a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClipSchedule {
+    /// Not at all.
+    #[default]
+    Constant,
+    /// Down to half of it at the end of the run.
+    LinearDecay,
+    /// Down to nothing at the end of the run, along half a cosine.
+    CosineDecay,
+}
+
+impl ClipSchedule {
+    /// The factor of the clip range when the share `progress`, from 0 to below 1, of a run is done.
+    pub fn factor(self, progress: f64) -> f64 {
+        match self {
+            Self::Constant => 1.0,
+            Self::LinearDecay => 1.0 - 0.5 * progress,
+            Self::CosineDecay => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+        }
+    }
+}
+
+/// The unit that a threshold (or a clip range) is given in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThresholdUnit {
@@ -138,8 +164,10 @@ impl ThresholdUnit {
 pub enum Objective {
     /// Divergence mask.
     FlowDppo {
-        /// δ > 0.
+        /// δ > 0, of the divergence.
         kl_mask_threshold: f64,
+        /// What is compared with δ.
+        divergence: Divergence,
         /// Which terms beyond δ are dropped.
         mask: Mask,
     },
@@ -238,8 +266,8 @@ impl Objective {
         // A dropped term has a constant in place of its ratio: chosen, never multiplied by 0, since
         // ρ may have overflowed and ∞·0 is not a number.
         let constant = match self {
-            Self::FlowDppo { kl_mask_threshold, mask } => {
-                let far = kl >= kl_mask_threshold;
+            Self::FlowDppo { mask, .. } => {
+                let far = self.is_beyond(term, log_ratio);
                 mask.drops(far, log_ratio, term.advantage).then_some(0.0)
             }
             Self::FlowGrpo { clip_low, clip_high } | Self::GrpoGuard { clip_low, clip_high, .. } => {
@@ -274,9 +302,11 @@ impl Objective {
 
     /// Whether a term lies beyond the trust region, whichever way it points: a share to watch, and not the
     /// share that is dropped.
-    pub fn is_beyond(self, log_ratio: f64, kl: f64) -> bool {
+    pub fn is_beyond(self, term: &Term, log_ratio: f64) -> bool {
         match self {
-            Self::FlowDppo { kl_mask_threshold, .. } => kl >= kl_mask_threshold,
+            Self::FlowDppo { kl_mask_threshold, divergence, .. } => {
+                divergence.factor(term.row) / term.dim as f64 * term.s2 >= kl_mask_threshold
+            }
             Self::FlowGrpo { clip_low, clip_high } | Self::GrpoGuard { clip_low, clip_high, .. } => {
                 log_ratio > clip_high.ln_1p() || log_ratio < (-clip_low).ln_1p()
             }
@@ -292,7 +322,7 @@ impl Objective {
 }
 
 impl Mask {
-    /// Whether a term is dropped; `far` says KL ≥ δ. Signs of ln ρ stand for ρ > 1 and ρ < 1: in
+    /// Whether a term is dropped; `far` says that the divergence is δ or more. Signs of ln ρ stand for ρ > 1 and ρ < 1: in
     /// the shader's `f32` a small exponent would round to ρ = 1.
     fn drops(self, far: bool, log_ratio: f64, advantage: f64) -> bool {
         let outward = (log_ratio > 0.0 && advantage > 0.0) || (log_ratio < 0.0 && advantage < 0.0);

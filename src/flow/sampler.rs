@@ -6,6 +6,9 @@
 //! costs nothing (see [`crate::flow::objective`]).
 
 use std::f64::consts::FRAC_PI_2;
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
 use crate::flow::schedule;
@@ -13,6 +16,64 @@ use crate::flow::schedule;
 /// Below this exploration strength a step counts as deterministic: a density with so small a
 /// standard deviation would divide by its square.
 pub const DETERMINISTIC_ETA: f64 = 1e-7;
+
+/// Above this κ a transition is not learned from: its standard deviation is so small that the KL, which
+/// divides by its square, is no measure of what changes in the picture. The usual steps have κ from 1e-3
+/// to 1; CPS at a step to σ' = 0.009, where a doubly shifted schedule ends, has 590.
+pub const LARGEST_KAPPA: f64 = 100.0;
+
+/// Exploration strength: one for all steps, or one for each step of a trajectory.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Eta {
+    /// The same at every step.
+    All(f64),
+    /// One a step.
+    Each(Vec<f64>),
+}
+
+impl Eta {
+    /// The strength at a step; 0, deterministic, beyond the end of a list.
+    pub fn at(&self, step: usize) -> f64 {
+        match self {
+            Self::All(eta) => *eta,
+            Self::Each(etas) => etas.get(step).copied().unwrap_or(0.0),
+        }
+    }
+}
+
+// By hand, since serde's own for an untagged enum cannot say what it expected.
+impl<'de> Deserialize<'de> for Eta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct NumberOrList;
+
+        impl<'de> Visitor<'de> for NumberOrList {
+            type Value = Eta;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a number, or a list with a number for each step")
+            }
+
+            fn visit_f64<E: de::Error>(self, eta: f64) -> std::result::Result<Eta, E> {
+                Ok(Eta::All(eta))
+            }
+
+            fn visit_i64<E: de::Error>(self, eta: i64) -> std::result::Result<Eta, E> {
+                Ok(Eta::All(eta as f64))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Eta, A::Error> {
+                let mut etas = Vec::new();
+                while let Some(eta) = list.next_element()? {
+                    etas.push(eta);
+                }
+                Ok(Eta::Each(etas))
+            }
+        }
+
+        deserializer.deserialize_any(NumberOrList)
+    }
+}
 
 /// How a step from σ to σ' is made. η (`eta`) is the exploration strength, dt = σ' − σ < 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -55,7 +116,7 @@ impl Row {
         0.5 * slope * slope
     }
 
-    /// Whether the transition has a density, and so can be learned from.
+    /// Whether the transition has a density.
     pub fn has_density(self) -> bool {
         self.s > 0.0
     }

@@ -1,5 +1,7 @@
 //! Noise schedules: the points σ_0 = 1 > σ_1 > … > σ_T = 0 that a trajectory of T steps visits.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// A rule for the points of a trajectory.
@@ -7,7 +9,8 @@ use crate::error::{Error, Result};
 /// All rules bend a uniform grid `t` with the timestep shift of Stable Diffusion 3 (arXiv
 /// 2403.03206, eq. 23), `σ = κt / (1 + (κ−1)t)`: κ > 1 spends more steps near pure noise, κ = 1 is
 /// linear. They differ in the grid.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
     /// `t = linspace(1, 0, T+1)`, shifted by κ = `shift`: what the Flow-DPPO authors train with.
     StaticShift {
@@ -22,14 +25,42 @@ pub enum Schedule {
         shift: f64,
     },
     /// `t = linspace(1, 1/T, T)` shifted by κ = exp(`mu`), and 0 appended: resolution-dependent
-    /// shifting, where `mu` grows with the number of image tokens (0.5 for 256, 1.15 for 4096 in
-    /// FLUX).
+    /// shifting.
     Dynamic {
         /// ln κ.
         mu: f64,
     },
+    /// The same, where `mu` grows linearly with the number of image tokens.
+    DynamicTokens {
+        /// Tokens of an image.
+        tokens: usize,
+        /// `mu` of 256 tokens.
+        #[serde(default = "flux_base_shift")]
+        base_shift: f64,
+        /// `mu` of 4096 tokens.
+        #[serde(default = "flux_max_shift")]
+        max_shift: f64,
+    },
     /// The points themselves.
-    Explicit(Vec<f64>),
+    Explicit {
+        /// From 1 down to 0, one more than there are steps.
+        sigmas: Vec<f64>,
+    },
+}
+
+impl Default for Schedule {
+    /// Linear.
+    fn default() -> Self {
+        Self::StaticShift { shift: 1.0 }
+    }
+}
+
+fn flux_base_shift() -> f64 {
+    0.5
+}
+
+fn flux_max_shift() -> f64 {
+    1.15
 }
 
 impl Schedule {
@@ -61,7 +92,11 @@ impl Schedule {
                 let t = |i: usize| (steps - i) as f64 / steps as f64;
                 with_zero((0..steps).map(|i| shifted(t(i), kappa)))
             }
-            Self::Explicit(points) => {
+            Self::DynamicTokens { tokens, base_shift, max_shift } => {
+                let share = (*tokens as f64 - 256.0) / (4096.0 - 256.0);
+                return Self::Dynamic { mu: base_shift + share * (max_shift - base_shift) }.sigmas(steps);
+            }
+            Self::Explicit { sigmas: points } => {
                 if points.len() != steps + 1 {
                     return Err(Error::input(format!(
                         "the explicit schedule has {} points, but {steps} steps need {}: one more \
@@ -152,8 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn tokens_give_mu() {
+        let tokens = |tokens| Schedule::DynamicTokens { tokens, base_shift: 0.5, max_shift: 1.15 }.sigmas(7).unwrap();
+        let mu = |mu| Schedule::Dynamic { mu }.sigmas(7).unwrap();
+        assert_eq!(tokens(256), mu(0.5));
+        assert_eq!(tokens(4096), mu(1.15));
+        assert_eq!(tokens(2176), mu(0.5 + 0.5 * (1.15 - 0.5)));
+    }
+
+    #[test]
     fn one_step_goes_from_noise_to_data() {
-        let explicit = Schedule::Explicit(vec![1.0, 0.0]);
+        let explicit = Schedule::Explicit { sigmas: vec![1.0, 0.0] };
         for schedule in [
             Schedule::StaticShift { shift: 3.0 },
             Schedule::DiffusersStatic { shift: 3.0 },
@@ -166,7 +210,7 @@ mod tests {
 
     #[test]
     fn bad_schedules_are_refused_with_the_reason() {
-        let explicit = |points: &[f64]| Schedule::Explicit(points.to_vec());
+        let explicit = |points: &[f64]| Schedule::Explicit { sigmas: points.to_vec() };
         for (schedule, steps, reason) in [
             (Schedule::StaticShift { shift: 3.0 }, 0, "0 steps"),
             (Schedule::StaticShift { shift: 0.0 }, 4, "shift is 0"),

@@ -11,8 +11,8 @@ use crate::flow::noise::{NoiseKey, Stream, TRAINED_STEPS};
 
 /// A rule that chooses the random steps of a rollout out of the steps 0 to T − 1.
 ///
-/// The last step is never chosen: samplers that keep the noise level have no density there, and
-/// with Flow-SDE its noise would stay in the image.
+/// Only MixGRPO's windows reach the last step, by their definition; the others never choose it: samplers
+/// that keep the noise level have no density there, and with Flow-SDE its noise would stay in the image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TrainedSteps {
@@ -37,24 +37,97 @@ pub enum TrainedSteps {
     /// All steps but the last, as Flow-GRPO.
     // Braces, since serde would let unknown keys pass on a variant without them.
     AllButLast {},
+    /// `size` steps in a row whose first is drawn from 0 to ⌊T/2⌋ for each rollout, as Flow-GRPO-Fast.
+    FastWindow {
+        /// How many steps in a row.
+        size: usize,
+    },
+    /// `size` steps in a row whose first is drawn from 0 to T − `size` for each rollout: MixGRPO's
+    /// (arXiv 2507.21802) random strategy.
+    RandomWindow {
+        /// How many steps in a row.
+        size: usize,
+    },
+    /// `size` steps in a row that move on by `size` − `overlap` every `rollouts` rollouts: MixGRPO's
+    /// progressive strategy.
+    ProgressiveWindow {
+        /// How many steps in a row.
+        #[serde(default = "four")]
+        size: usize,
+        /// Steps that a window shares with the one before.
+        #[serde(default = "one")]
+        overlap: usize,
+        /// Rollouts that a window stays for.
+        #[serde(default = "twenty_five")]
+        rollouts: u32,
+        /// After the last window the first comes again; without it the last one stays.
+        #[serde(default = "yes")]
+        roll_back: bool,
+    },
 }
 
 fn half() -> f64 {
     0.5
 }
 
+fn four() -> usize {
+    4
+}
+
+fn one() -> usize {
+    1
+}
+
+fn twenty_five() -> u32 {
+    25
+}
+
+fn yes() -> bool {
+    true
+}
+
 impl TrainedSteps {
     /// The random steps of rollout `rollout` in a trajectory of `steps` steps, ascending; the same
-    /// arguments always give the same answer.
+    /// arguments always give the same answer. Every rollout has the same number of them.
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] if the rule chooses nothing, the last step, a step beyond it, one step
-    /// twice, or more steps than there are.
+    /// [`Error::Input`] if the rule could choose, in this rollout or another, nothing, a step that there
+    /// is not, one step twice, or the last step where it must not.
     pub fn choose(&self, steps: usize, seed: u64, rollout: u32) -> Result<Vec<usize>> {
-        let mut chosen = match self {
+        let mut candidates = self.candidates(steps)?;
+        let mut stream = Stream::new(NoiseKey { seed, rollout, sample: 0, step: TRAINED_STEPS });
+        Ok(match self {
+            Self::List { .. } | Self::AllButLast {} => candidates,
+            Self::SparseEarly { count, .. } => {
+                stream.shuffle(&mut candidates);
+                candidates.truncate(*count);
+                candidates.sort_unstable();
+                candidates
+            }
+            Self::FastWindow { size } | Self::RandomWindow { size } => {
+                let starts = candidates.len() + 1 - size;
+                let start = stream.below(starts as u32) as usize;
+                (start..start + size).collect()
+            }
+            Self::ProgressiveWindow { size, overlap, rollouts, roll_back } => {
+                let (stride, moves) = (size - overlap, (rollout / rollouts) as usize);
+                let windows = (steps - size) / stride + 1;
+                let window = if *roll_back { moves % windows } else { moves.min(windows - 1) };
+                (window * stride..window * stride + size).collect()
+            }
+        })
+    }
+
+    /// Every step that some rollout may choose, ascending.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrainedSteps::choose`]: a rule that may fail in some rollout fails in all.
+    pub fn candidates(&self, steps: usize) -> Result<Vec<usize>> {
+        let mut found = match self {
             Self::SparseEarly { count, from, to } => {
-                let mut pool = pool(steps, *from, *to)?;
+                let pool = pool(steps, *from, *to)?;
                 if *count > pool.len() {
                     return Err(Error::input(format!(
                         "cannot draw {count} different steps, since from = {from} to \
@@ -63,20 +136,41 @@ impl TrainedSteps {
                         pool.len()
                     )));
                 }
-                // The pool is judged, not the draw: a rule that may fail in some rollout fails in all.
-                check(&pool, steps)?;
-                let mut stream = Stream::new(NoiseKey { seed, rollout, sample: 0, step: TRAINED_STEPS });
-                stream.shuffle(&mut pool);
-                pool.truncate(*count);
-                pool
+                if *count == 0 { Vec::new() } else { pool }
             }
             Self::List { steps } => steps.clone(),
             Self::AllButLast {} => (0..steps.saturating_sub(1)).collect(),
+            Self::FastWindow { size } => (0..(steps / 2).saturating_add(*size).min(steps + 1)).collect(),
+            Self::RandomWindow { size } => return window(*size, steps).map(|()| (0..steps).collect()),
+            Self::ProgressiveWindow { size, overlap, rollouts, .. } => {
+                window(*size, steps)?;
+                if overlap >= size {
+                    return Err(Error::input(format!(
+                        "overlap = {overlap} must be below size = {size}, or the window would not move"
+                    )));
+                }
+                if *rollouts == 0 {
+                    return Err(Error::input("rollouts = 0 must be at least 1: so long a window stays"));
+                }
+                let stride = size - overlap;
+                return Ok((0..(steps - size) / stride * stride + size).collect());
+            }
         };
-        chosen.sort_unstable();
-        check(&chosen, steps)?;
-        Ok(chosen)
+        if matches!(self, Self::FastWindow { size: 0 }) {
+            found.clear();
+        }
+        found.sort_unstable();
+        check(&found, steps)?;
+        Ok(found)
     }
+}
+
+/// Accepts the size of a window that may reach the last step.
+fn window(size: usize, steps: usize) -> Result<()> {
+    if (1..=steps).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::input(format!("size = {size} must be a number of steps from 1 to {steps}, as many as there are")))
 }
 
 fn pool(steps: usize, from: f64, to: f64) -> Result<Vec<usize>> {
@@ -109,7 +203,8 @@ fn check(chosen: &[usize], steps: usize) -> Result<()> {
     if last == steps - 1 {
         return Err(Error::input(format!(
             "step {last} is the last of the {steps} steps and cannot be trained, since \
-             it ends without noise and so has no density; leave it out (with sparse-early: lower to)"
+             it ends without noise and so has no density; leave it out (with sparse-early: lower to; with \
+             fast-window: lower size)"
         )));
     }
     if let Some(pair) = chosen.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -159,6 +254,39 @@ mod tests {
         assert_eq!(TrainedSteps::AllButLast {}.choose(4, 1, 1).unwrap(), [0, 1, 2]);
     }
 
+    fn progressive(size: usize, overlap: usize, rollouts: u32, roll_back: bool) -> TrainedSteps {
+        TrainedSteps::ProgressiveWindow { size, overlap, rollouts, roll_back }
+    }
+
+    #[test]
+    fn windows_start_where_they_may_and_cover_the_candidates() {
+        for (rule, starts) in [(TrainedSteps::FastWindow { size: 3 }, 6), (TrainedSteps::RandomWindow { size: 4 }, 7)] {
+            let mut seen = vec![0; starts];
+            let mut covered = [false; 10];
+            for rollout in 0..1000 {
+                let chosen = rule.choose(10, 3, rollout).unwrap();
+                assert!(chosen.windows(2).all(|pair| pair[1] == pair[0] + 1), "{chosen:?}");
+                seen[chosen[0]] += 1;
+                chosen.iter().for_each(|step| covered[*step] = true);
+            }
+            // 1000/6 and 1000/7, ± 12 standard deviation.
+            assert!(seen.iter().all(|&n| (95..230).contains(&n)), "{seen:?}");
+            let reached: Vec<usize> = (0..10).filter(|step| covered[*step]).collect();
+            assert_eq!(reached, rule.candidates(10).unwrap());
+        }
+    }
+
+    #[test]
+    fn progressive_windows_move_and_roll_back() {
+        let first = |rule: &TrainedSteps, rollout| rule.choose(10, 0, rollout).unwrap()[0];
+        let rolling = progressive(3, 1, 2, true);
+        assert_eq!([0, 1, 2, 4, 6, 8].map(|rollout| first(&rolling, rollout)), [0, 0, 2, 4, 6, 0]);
+        let staying = progressive(3, 1, 2, false);
+        assert_eq!([6, 8, 100].map(|rollout| first(&staying, rollout)), [6, 6, 6]);
+        assert_eq!(rolling.candidates(10).unwrap(), (0..9).collect::<Vec<_>>());
+        assert_eq!(first(&progressive(10, 1, 25, true), 1000), 0);
+    }
+
     #[test]
     fn bad_choices_are_refused_with_the_reason() {
         let early = |count, from, to| TrainedSteps::SparseEarly { count, from, to };
@@ -176,6 +304,14 @@ mod tests {
             (list(&[0]), 0, "does not exist"),
             (list(&[2, 1, 2]), 10, "twice"),
             (TrainedSteps::AllButLast {}, 1, "none"),
+            (TrainedSteps::FastWindow { size: 0 }, 10, "none"),
+            (TrainedSteps::FastWindow { size: 5 }, 10, "is the last"),
+            (TrainedSteps::FastWindow { size: 6 }, 10, "does not exist"),
+            (TrainedSteps::RandomWindow { size: 0 }, 10, "from 1 to 10"),
+            (TrainedSteps::RandomWindow { size: 11 }, 10, "from 1 to 10"),
+            (progressive(11, 1, 25, true), 10, "from 1 to 10"),
+            (progressive(2, 2, 25, true), 10, "would not move"),
+            (progressive(2, 1, 0, true), 10, "rollouts = 0"),
         ] {
             let error = rule.choose(steps, 0, 0).unwrap_err();
             assert!(matches!(error, Error::Input(_)), "{error}");
@@ -188,6 +324,8 @@ mod tests {
         assert_eq!(parse("kind = 'sparse-early'\ncount = 3").unwrap(), EARLY);
         assert_eq!(parse("kind = 'list'\nsteps = [0, 2]").unwrap(), TrainedSteps::List { steps: vec![0, 2] });
         assert_eq!(parse("kind = 'all-but-last'").unwrap(), TrainedSteps::AllButLast {});
+        assert_eq!(parse("kind = 'progressive-window'").unwrap(), progressive(4, 1, 25, true));
+        assert_eq!(parse("kind = 'fast-window'\nsize = 2").unwrap(), TrainedSteps::FastWindow { size: 2 });
         let written = toml::to_string(&EARLY).unwrap();
         assert_eq!(parse(&written).unwrap(), EARLY);
         for wrong in [

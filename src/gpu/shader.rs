@@ -49,6 +49,8 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "matmul_tiled",
     "mean_squared_error",
     "mean_squared_error_backward",
+    "nft_loss",
+    "nft_loss_backward",
     "patchify",
     "philox_normal",
     "policy_objective",
@@ -116,6 +118,7 @@ enum Values {
 const CONSTANTS: &[(&str, Values)] = &[
     ("CHUNK", Values::OneOf(&[4096])),
     ("COLUMNS", Values::OneOf(&[1, 2])),
+    ("DIVERGENCE", Values::OneOf(&[0, 1, 2])),
     ("EPILOGUE", Values::OneOf(&[0, 1, 2, 3, 4, 5])),
     // A lone element, less than a vector of four, whole vectors, sizes in use, and more than a subgroup.
     ("HEAD_DIM", Values::SuchAs(&[1, 5, 8, 16, 32, 64, 72])),

@@ -252,13 +252,27 @@ impl<'a> Dit<'a> {
         labels: Tensor,
         guidance_scale: f32,
     ) -> Tensor {
+        self.velocity_guided_by(self, graph, x, time, labels, guidance_scale)
+    }
+
+    /// [`Dit::guided_velocity`] with the pass without a class by `unguided`, such as the same weights without
+    /// gradients.
+    pub fn velocity_guided_by(
+        &self,
+        unguided: &Self,
+        graph: &mut Graph,
+        x: Tensor,
+        time: Tensor,
+        labels: Tensor,
+        guidance_scale: f32,
+    ) -> Tensor {
         let conditional = self.velocity(graph, x, time, labels);
         if guidance_scale == 1.0 {
             return conditional;
         }
         let rows = graph.shape(labels)[0];
         let null_labels = graph.constant_indices("null labels", &[rows], vec![self.config.null_class(); rows]);
-        let unconditional = graph.scope("unconditional", |graph| self.velocity(graph, x, time, null_labels));
+        let unconditional = graph.scope("unconditional", |graph| unguided.velocity(graph, x, time, null_labels));
         graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }
 

@@ -1,18 +1,19 @@
 //! The policy objectives on the device: a thin shell around [`crate::flow::objective`].
 
 use super::{independent, word};
+use crate::flow::divergence::Divergence;
 use crate::flow::objective::{LogProb, Mask, Objective, Term};
 use crate::flow::sampler::Row;
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// Numbers of a row of outcomes.
-const OUTCOME: usize = 8;
+pub(super) const OUTCOME: usize = 8;
 
 /// Which objective; its thresholds are an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    FlowDppo(Mask),
+    FlowDppo(Mask, Divergence),
     FlowGrpo,
     GrpoGuard,
 }
@@ -42,7 +43,7 @@ impl PolicyObjective {
     /// The kernel for an objective, whatever its thresholds.
     pub fn new(objective: Objective, log_prob: LogProb) -> Self {
         let kind = match objective {
-            Objective::FlowDppo { mask, .. } => Kind::FlowDppo(mask),
+            Objective::FlowDppo { mask, divergence, .. } => Kind::FlowDppo(mask, divergence),
             Objective::FlowGrpo { .. } => Kind::FlowGrpo,
             Objective::GrpoGuard { .. } => Kind::GrpoGuard,
         };
@@ -65,7 +66,7 @@ impl PolicyObjective {
     fn objective(&self, settings: &[f64], step_weight: f64) -> Objective {
         let [kl_mask_threshold, clip_low, clip_high] = [settings[1], settings[2], settings[3]];
         match self.kind {
-            Kind::FlowDppo(mask) => Objective::FlowDppo { kl_mask_threshold, mask },
+            Kind::FlowDppo(mask, divergence) => Objective::FlowDppo { kl_mask_threshold, divergence, mask },
             Kind::FlowGrpo => Objective::FlowGrpo { clip_low, clip_high },
             Kind::GrpoGuard => Objective::GrpoGuard { clip_low, clip_high, step_weight },
         }
@@ -73,9 +74,9 @@ impl PolicyObjective {
 
     fn kernel(&self) -> Kernel {
         let objective = match self.kind {
-            Kind::FlowDppo(Mask::Asymmetric) => 0,
-            Kind::FlowDppo(Mask::Symmetric) => 1,
-            Kind::FlowDppo(Mask::None) => 2,
+            Kind::FlowDppo(Mask::Asymmetric, _) => 0,
+            Kind::FlowDppo(Mask::Symmetric, _) => 1,
+            Kind::FlowDppo(Mask::None, _) => 2,
             Kind::FlowGrpo => 3,
             Kind::GrpoGuard => 4,
         };
@@ -83,7 +84,15 @@ impl PolicyObjective {
             LogProb::Gaussian => 0,
             LogProb::CpsSpecial => 1,
         };
-        Kernel::new("policy_objective").with("OBJECTIVE", objective).with("LOG_PROB", log_prob)
+        let divergence = match self.kind {
+            Kind::FlowDppo(_, Divergence::KlUnnormalised) => 1,
+            Kind::FlowDppo(_, Divergence::Velocity) => 2,
+            _ => 0,
+        };
+        Kernel::new("policy_objective")
+            .with("OBJECTIVE", objective)
+            .with("LOG_PROB", log_prob)
+            .with("DIVERGENCE", divergence)
     }
 }
 
@@ -140,7 +149,7 @@ impl Op for PolicyObjective {
                 };
                 let objective = self.objective(settings, step_weights[row]);
                 let it = objective.evaluate(self.log_prob, &term);
-                let beyond = objective.is_beyond(it.log_ratio, it.kl);
+                let beyond = objective.is_beyond(&term, it.log_ratio);
                 let [kept, beyond] = [it.kept, beyond].map(|holds| f64::from(u8::from(holds)));
                 [it.loss, it.log_ratio, it.ratio, it.kl, kept, it.d_s1, it.d_s2, beyond]
             })

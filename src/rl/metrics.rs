@@ -4,9 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::advantage::Advantages;
 use super::update::UpdateRecord;
+use crate::config::ObjectiveName;
+use crate::flow::divergence::tv_from_kl_sum;
 
 /// The sums of one optimizer step, by the names that the field uses.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// With DiffusionNFT there is no ratio, and `kl_mean` and `kl_max` are the mean squared change of the velocity.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpdateMetrics {
     /// Of the importance ratio ρ: mean, standard deviation, smallest, largest.
     pub ratio: [f64; 4],
@@ -16,14 +20,18 @@ pub struct UpdateMetrics {
     pub kl_mean: f64,
     /// The largest of them.
     pub kl_max: f64,
-    /// Share of terms beyond the threshold.
-    pub kl_mask_fraction: f64,
+    /// Mean total variation distance between the two.
+    pub tv_mean: f64,
+    /// Share of terms beyond the trust region with ρ > 1, and with ρ ≤ 1, whichever way they point.
+    pub beyond: [f64; 2],
     /// Share of terms that were dropped with a positive advantage.
     pub pos_rm_fraction: f64,
     /// Share of terms that were dropped with a negative advantage.
     pub neg_rm_fraction: f64,
     /// Mean loss.
     pub policy_loss: f64,
+    /// Mean penalty on the distance to the base, if there is one.
+    pub kl_ref_mean: Option<f64>,
     /// Gradient norm before clipping.
     pub grad_norm: f64,
     /// The gradients were not finite, and nothing was changed.
@@ -31,8 +39,8 @@ pub struct UpdateMetrics {
 }
 
 impl UpdateMetrics {
-    /// From what an update recorded.
-    pub fn new(record: &UpdateRecord, advantages: &[f64]) -> Self {
+    /// From what an update recorded of images of `dim` elements.
+    pub fn new(record: &UpdateRecord, advantages: &[f64], dim: usize) -> Self {
         let column = |index: usize| record.outcomes.iter().map(move |outcome| f64::from(outcome[index]));
         let count = record.outcomes.len() as f64;
         let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / count;
@@ -43,6 +51,10 @@ impl UpdateMetrics {
             let dropped = rows.filter(|((sample, _), outcome)| outcome[4] == 0.0 && advantages[*sample] * sign > 0.0);
             dropped.count() as f64 / count
         };
+        let beyond = |above: bool| {
+            mean(&mut record.outcomes.iter().map(|it| if (it[1] > 0.0) == above { f64::from(it[7]) } else { 0.0 }))
+        };
+        let penalties = record.penalties.iter().map(|penalty| f64::from(*penalty));
         Self {
             ratio: [
                 ratio_mean,
@@ -53,10 +65,12 @@ impl UpdateMetrics {
             approx_kl: mean(&mut column(1).map(|log_ratio| 0.5 * log_ratio * log_ratio)),
             kl_mean: mean(&mut column(3)),
             kl_max: column(3).fold(0.0, f64::max),
-            kl_mask_fraction: mean(&mut column(7)),
+            tv_mean: mean(&mut column(3).map(|kl| tv_from_kl_sum(kl * dim as f64))),
+            beyond: [beyond(true), beyond(false)],
             pos_rm_fraction: dropped(1.0),
             neg_rm_fraction: dropped(-1.0),
             policy_loss: mean(&mut column(0)),
+            kl_ref_mean: (!record.penalties.is_empty()).then(|| penalties.sum::<f64>() / count),
             grad_norm: f64::from(record.norm.norm),
             skipped: record.norm.skipped,
         }
@@ -66,6 +80,37 @@ impl UpdateMetrics {
     pub fn masked_fraction(&self) -> f64 {
         self.pos_rm_fraction + self.neg_rm_fraction
     }
+
+    /// Share of terms beyond the trust region.
+    pub fn beyond_fraction(&self) -> f64 {
+        self.beyond[0] + self.beyond[1]
+    }
+}
+
+/// What the updates after the first saw of one trained step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepMetrics {
+    /// Mean-reduced KL.
+    pub kl: f64,
+    /// Mean ln ρ.
+    pub log_ratio: f64,
+    /// Share of terms that were dropped.
+    pub masked: f64,
+}
+
+impl StepMetrics {
+    fn new(step: usize, records: &[UpdateRecord]) -> Self {
+        let rows = records.iter().skip(1).flat_map(|record| record.rows.iter().zip(&record.outcomes));
+        let (mut it, mut count) = (Self::default(), 0.0_f64);
+        for (_, outcome) in rows.filter(|((_, of), _)| *of == step) {
+            it.kl += f64::from(outcome[3]);
+            it.log_ratio += f64::from(outcome[1]);
+            it.masked += 1.0 - f64::from(outcome[4]);
+            count += 1.0;
+        }
+        let count = count.max(1.0);
+        Self { kl: it.kl / count, log_ratio: it.log_ratio / count, masked: it.masked / count }
+    }
 }
 
 /// What is logged of an iteration.
@@ -73,20 +118,24 @@ impl UpdateMetrics {
 pub struct IterationMetrics {
     /// Iteration, from 1.
     pub iteration: u64,
+    /// Which loss: it decides which quantities there are.
+    pub objective: ObjectiveName,
+    /// β of the penalty on the distance to the base.
+    pub reference_beta: f64,
     /// Mean, standard deviation, smallest and largest reward (weighted sum).
     pub reward: [f64; 4],
-    /// Name and mean of every reward component.
-    pub components: Vec<(String, f64)>,
-    /// Largest advantage in size.
-    pub advantage_abs_max: f64,
+    /// Name, mean and standard deviation of every reward component.
+    pub components: Vec<(String, [f64; 2])>,
+    /// Standard deviation of the advantages, and the largest in size.
+    pub advantage: [f64; 2],
     /// Groups without spread, of how many.
     pub zero_std_groups: [usize; 2],
     /// Trained steps.
     pub trained_steps: Vec<usize>,
     /// Every update, in order.
     pub updates: Vec<UpdateMetrics>,
-    /// Mean KL and share dropped at each trained step, over all updates but the first.
-    pub by_step: Vec<(usize, f64, f64)>,
+    /// Every trained step.
+    pub by_step: Vec<StepMetrics>,
     /// Largest deviation of the ratio from 1, and largest KL, at the first update: 0 by construction.
     pub on_policy: [f64; 2],
     /// Elements of an image: mean-reduced KL times this is in nats a sample.
@@ -108,8 +157,9 @@ pub(super) fn spread(values: &[f64]) -> [f64; 4] {
 impl IterationMetrics {
     /// Fills in what the updates of an iteration say.
     pub(super) fn observe(&mut self, records: &[UpdateRecord], advantages: &Advantages) {
-        self.updates = records.iter().map(|record| UpdateMetrics::new(record, &advantages.values)).collect();
-        self.advantage_abs_max = advantages.values.iter().fold(0.0, |most, value| value.abs().max(most));
+        self.updates = records.iter().map(|record| UpdateMetrics::new(record, &advantages.values, self.dim)).collect();
+        let [_, std, smallest, largest] = spread(&advantages.values);
+        self.advantage = [std, largest.max(-smallest)];
         if let Some(first) = records.first() {
             // What is not a number counts as largest; `f64::max` would pass over it.
             let larger = |most: f64, value: f64| if value > most || value.is_nan() { value } else { most };
@@ -118,25 +168,17 @@ impl IterationMetrics {
             };
             self.on_policy = [most(2, 1.0), most(3, 0.0)];
         }
-        self.by_step = self
-            .trained_steps
-            .iter()
-            .map(|step| {
-                let rows = records.iter().skip(1).flat_map(|record| record.rows.iter().zip(&record.outcomes));
-                let (mut kl, mut dropped, mut count) = (0.0, 0.0, 0.0_f64);
-                for (_, outcome) in rows.filter(|((_, of), _)| of == step) {
-                    kl += f64::from(outcome[3]);
-                    dropped += 1.0 - f64::from(outcome[4]);
-                    count += 1.0;
-                }
-                (*step, kl / count.max(1.0), dropped / count.max(1.0))
-            })
-            .collect();
+        self.by_step = self.trained_steps.iter().map(|step| StepMetrics::new(*step, records)).collect();
     }
 
     /// Mean of a quantity over the updates.
     pub fn mean(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> f64 {
         self.updates.iter().map(quantity).sum::<f64>() / self.updates.len().max(1) as f64
+    }
+
+    /// Mean of a quantity over the updates after the first; 0 if there is none.
+    fn later(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> f64 {
+        self.updates.iter().skip(1).map(quantity).sum::<f64>() / self.updates.len().saturating_sub(1).max(1) as f64
     }
 
     /// Largest of a quantity over the updates.
@@ -161,52 +203,102 @@ impl IterationMetrics {
 
     /// The line of `metrics.jsonl`.
     pub fn to_json(&self, learning_rate: f64) -> Map<String, Value> {
-        let by_update =
-            |quantity: &dyn Fn(&UpdateMetrics) -> f64| -> Vec<f64> { self.updates.iter().map(quantity).collect() };
-        let masked = self.mean(UpdateMetrics::masked_fraction);
-        let mut line = json!({
+        let mut line = object(json!({
             "iteration": self.iteration,
             "reward_mean": self.reward[0],
             "reward_std": self.reward[1],
             "reward_min": self.reward[2],
             "reward_max": self.reward[3],
-            "advantage_abs_max": self.advantage_abs_max,
+            "advantage_std": self.advantage[0],
+            "advantage_abs_max": self.advantage[1],
             "zero_std_group_count": self.zero_std_groups[0],
             "zero_std_group_ratio": self.zero_std_groups[0] as f64 / self.zero_std_groups[1] as f64,
-            "ratio_mean": self.mean(|update| update.ratio[0]),
-            "ratio_std": self.mean(|update| update.ratio[1]),
-            "ratio_min": -self.max(|update| -update.ratio[2]),
-            "ratio_max": self.max(|update| update.ratio[3]),
-            "approx_kl": self.mean(|update| update.approx_kl),
-            "kl_new_old_mean": self.mean(|update| update.kl_mean),
-            "kl_new_old_max": self.max(|update| update.kl_max),
-            "kl_new_old_sum": self.mean(|update| update.kl_mean) * self.dim as f64,
-            "kl_mask_fraction": self.mean(|update| update.kl_mask_fraction),
-            "pos_rm_fraction": self.mean(|update| update.pos_rm_fraction),
-            "neg_rm_fraction": self.mean(|update| update.neg_rm_fraction),
-            "masked_fraction": masked,
-            "unmasked_fraction": 1.0 - masked,
             "policy_loss": self.mean(|update| update.policy_loss),
+            "policy_loss_update0": self.updates.first().map(|update| update.policy_loss),
+            "policy_loss_later": self.later(|update| update.policy_loss),
             "grad_norm": self.mean(|update| update.grad_norm),
+            "grad_norm_by_update": self.by_update(|update| update.grad_norm),
             "lr": learning_rate,
             "skipped_updates": self.skipped(),
-            "ratio_update0_maxdev": self.on_policy[0],
-            "kl_update0_max": self.on_policy[1],
-            "kl_by_update": by_update(&|update| update.kl_mean),
-            "masked_by_update": by_update(&UpdateMetrics::masked_fraction),
-            "grad_norm_by_update": by_update(&|update| update.grad_norm),
             "trained_steps": self.trained_steps,
-            "kl_by_step": self.by_step.iter().map(|(_, kl, _)| kl).collect::<Vec<_>>(),
-            "masked_by_step": self.by_step.iter().map(|(_, _, masked)| masked).collect::<Vec<_>>(),
             "seconds_rollout": self.seconds[0],
             "seconds_reward": self.seconds[1],
             "seconds_update": self.seconds[2],
             "images_per_second": self.images_per_second(),
-        });
-        let line = line.as_object_mut().expect("it is an object");
-        for (name, mean) in &self.components {
+        }));
+        for (name, [mean, std]) in &self.components {
             line.insert(format!("reward/{name}_mean"), json!(mean));
+            line.insert(format!("reward/{name}_std"), json!(std));
         }
-        std::mem::take(line)
+        let update = match self.objective {
+            ObjectiveName::Nft => json!({
+                "velocity_msd_new_old": self.mean(|update| update.kl_mean),
+                "velocity_msd_by_update": self.by_update(|update| update.kl_mean),
+            }),
+            _ => self.policy_json(),
+        };
+        line.append(&mut object(update));
+        if let Some(kl_ref) = self.updates.first().and_then(|update| update.kl_ref_mean) {
+            let mean = self.mean(|update| update.kl_ref_mean.unwrap_or(kl_ref));
+            let kl_loss = self.reference_beta * mean;
+            line.insert("kl_ref_mean".into(), json!(mean));
+            line.insert("kl_ref_by_update".into(), json!(self.by_update(|update| update.kl_ref_mean.unwrap_or(0.0))));
+            line.insert("kl_loss".into(), json!(kl_loss));
+            line.insert("loss".into(), json!(self.mean(|update| update.policy_loss) + kl_loss));
+        }
+        line
+    }
+
+    fn by_update(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> Vec<f64> {
+        self.updates.iter().map(quantity).collect()
+    }
+
+    /// What there is because old and new policy have densities.
+    fn policy_json(&self) -> Value {
+        let by_step = |quantity: fn(&StepMetrics) -> f64| -> Vec<f64> { self.by_step.iter().map(quantity).collect() };
+        let masked = self.mean(UpdateMetrics::masked_fraction);
+        let mut line = object(json!({
+            "ratio_mean": self.mean(|update| update.ratio[0]),
+            "ratio_std": self.mean(|update| update.ratio[1]),
+            "ratio_min": -self.max(|update| -update.ratio[2]),
+            "ratio_max": self.max(|update| update.ratio[3]),
+            "ratio_mean_by_update": self.by_update(|update| update.ratio[0]),
+            "ratio_std_by_update": self.by_update(|update| update.ratio[1]),
+            "approx_kl": self.mean(|update| update.approx_kl),
+            "kl_new_old_mean": self.mean(|update| update.kl_mean),
+            "kl_new_old_later": self.later(|update| update.kl_mean),
+            "kl_new_old_max": self.max(|update| update.kl_max),
+            "kl_new_old_sum": self.mean(|update| update.kl_mean) * self.dim as f64,
+            "tv_new_old_mean": self.mean(|update| update.tv_mean),
+            "pos_rm_fraction": self.mean(|update| update.pos_rm_fraction),
+            "neg_rm_fraction": self.mean(|update| update.neg_rm_fraction),
+            "masked_fraction": masked,
+            "masked_fraction_later": self.later(UpdateMetrics::masked_fraction),
+            "unmasked_fraction": 1.0 - masked,
+            "ratio_update0_maxdev": self.on_policy[0],
+            "kl_update0_max": self.on_policy[1],
+            "kl_by_update": self.by_update(|update| update.kl_mean),
+            "masked_by_update": self.by_update(UpdateMetrics::masked_fraction),
+            "kl_by_step": by_step(|step| step.kl),
+            "log_ratio_by_step": by_step(|step| step.log_ratio),
+            "masked_by_step": by_step(|step| step.masked),
+        }));
+        let beyond = self.mean(UpdateMetrics::beyond_fraction);
+        line.append(&mut object(match self.objective {
+            ObjectiveName::FlowDppo => json!({ "kl_mask_fraction": beyond }),
+            _ => json!({
+                "clip_fraction": beyond,
+                "clipfrac_gt_one": self.mean(|update| update.beyond[0]),
+                "clipfrac_lt_one": self.mean(|update| update.beyond[1]),
+            }),
+        }));
+        Value::Object(line)
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => unreachable!("{other} is an object"),
     }
 }

@@ -6,9 +6,11 @@ mod rollout;
 mod run;
 mod trainer;
 mod update;
+mod update_graph;
 
-pub use metrics::{IterationMetrics, UpdateMetrics};
+pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{Outcome, Run, RunOptions};
 pub use trainer::{Cost, Trainer};
-pub use update::{OUTCOME, UpdateGraph, UpdateRecord, Updater};
+pub use update::{UpdateRecord, Updater};
+pub use update_graph::{OUTCOME, Penalty, UpdateGraph, policy_objective};

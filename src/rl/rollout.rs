@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, ObjectiveName};
 use crate::error::Result;
-use crate::flow::noise::NoiseKey;
-use crate::flow::schedule::Schedule;
+use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Buffer, Command, Gpu, Region};
 use crate::graph::{Store, Stores};
 use crate::model::DitConfig;
 use crate::sampling::{Request, Sampling, Table};
 
-/// States x_k of the trained steps, `[slots · samples, C, S, S]`.
+/// States x_k of the trained steps, `[slots · samples, C, S, S]`; with DiffusionNFT the samples themselves,
+/// `[samples, C, S, S]`.
 pub const STATES: Store = Store("trajectory states");
-/// Velocities there at the time of the rollout, of the same shape.
+/// Velocities there at the time of the rollout, of the same shape; not with DiffusionNFT.
 pub const VELOCITIES: Store = Store("trajectory velocities");
 
 /// One rollout: everything that stays fixed while the policy learns from it. States and velocities lie on the
@@ -40,17 +40,30 @@ pub struct RolloutCollector {
     dim: usize,
     classes: Vec<u32>,
     sampling: Sampling,
-    stores: [Arc<Buffer>; 2],
+    stores: Stores,
 }
 
-/// How many steps every rollout trains.
+/// How many steps (with DiffusionNFT: times) every rollout trains.
 pub(super) fn trained_slots(config: &Config) -> Result<usize> {
     Ok(config.rollout.trained_steps.choose(config.rollout.steps, config.run.seed, 0)?.len())
 }
 
-/// Bytes of one of the two trajectory stores.
-pub(super) fn store_bytes(config: &Config, dit: &DitConfig) -> Result<u64> {
-    Ok(4 * (trained_slots(config)? * config.samples_per_rollout() * dit.dim()) as u64)
+/// How many states of a sample are kept.
+pub(super) fn stored_slots(config: &Config) -> Result<usize> {
+    match config.objective.name {
+        ObjectiveName::Nft => Ok(1),
+        _ => trained_slots(config),
+    }
+}
+
+/// The trajectory stores and their bytes.
+pub(super) fn store_bytes(config: &Config, dit: &DitConfig) -> Result<Vec<(Store, u64)>> {
+    let bytes = 4 * (stored_slots(config)? * config.samples_per_rollout() * dit.dim()) as u64;
+    let stores: &[Store] = match config.objective.name {
+        ObjectiveName::Nft => &[STATES],
+        _ => &[STATES, VELOCITIES],
+    };
+    Ok(stores.iter().map(|store| (*store, bytes)).collect())
 }
 
 impl RolloutCollector {
@@ -59,7 +72,7 @@ impl RolloutCollector {
     /// # Errors
     /// If the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, classes: Vec<u32>, stores: &Stores) -> Result<Self> {
-        let bytes = store_bytes(config, dit)?;
+        let trajectories = store_bytes(config, dit)?.into_iter();
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
@@ -72,14 +85,15 @@ impl RolloutCollector {
                 config.rollout.guidance_scale,
                 stores,
             )?,
-            stores: [gpu.allocate(STATES.0, bytes)?, gpu.allocate(VELOCITIES.0, bytes)?],
+            stores: trajectories
+                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?)))
+                .collect::<Result<_>>()?,
         })
     }
 
     /// The stores that hold the newest rollout, for the update's plan.
     pub fn stores(&self) -> Stores {
-        let [states, velocities] = &self.stores;
-        Stores::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())])
+        self.stores.clone()
     }
 
     /// Draws rollout `index`, overwriting the one before.
@@ -90,9 +104,8 @@ impl RolloutCollector {
         let settings = &self.config.rollout;
         let seed = self.config.run.seed;
         let trained = settings.trained_steps.choose(settings.steps, seed, index)?;
-        let schedule = Schedule::StaticShift { shift: settings.shift };
-        let eta = |step: usize| if trained.contains(&step) { settings.eta } else { 0.0 };
-        let table = Table::new(&schedule, settings.steps, settings.sampler, eta)?;
+        let eta = |step: usize| if trained.contains(&step) { settings.eta.at(step) } else { 0.0 };
+        let table = Table::new(&settings.schedule, settings.steps, settings.sampler, eta)?;
         let samples = self.config.samples_per_rollout();
         let requests: Vec<Request> = (0..samples)
             .map(|sample| {
@@ -101,18 +114,33 @@ impl RolloutCollector {
                 Request { label: self.classes[group % self.classes.len()], key }
             })
             .collect();
-        let (gpu, dim) = (self.gpu.clone(), self.dim);
-        let [states, velocities] = self.stores.clone();
-        let images = self.sampling.draw_visited(&table, &requests, None, |moment| {
+        let start = settings.shared_noise.then(|| self.shared_noise(&requests));
+        let (gpu, dim, stores) = (&self.gpu, self.dim, &self.stores);
+        let images = self.sampling.draw_visited(&table, &requests, start.as_deref(), |moment| {
             let Some(slot) = trained.iter().position(|step| *step == moment.step) else { return Ok(()) };
+            let Some(velocities) = stores.get(&VELOCITIES) else { return Ok(()) };
             let offset = 4 * ((slot * samples + moment.first) * dim) as u64;
             let to = |buffer: &Arc<Buffer>| Region { buffer: buffer.clone(), offset, bytes: moment.x.bytes };
-            let (to_states, to_velocities) = (to(&states), to(&velocities));
+            let (to_states, to_velocities) = (to(&stores[&STATES]), to(velocities));
             gpu.encode([
                 Command::Copy { from: moment.x, to: &to_states },
                 Command::Copy { from: moment.velocity, to: &to_velocities },
             ])
         })?;
+        if self.config.objective.name == ObjectiveName::Nft {
+            self.gpu.write(&self.stores[&STATES], 0, &images);
+        }
         Ok(Rollout { index, requests, table, trained, images })
+    }
+
+    /// The initial noise of each group's first sample, for all of the group.
+    fn shared_noise(&self, requests: &[Request]) -> Vec<f32> {
+        let group_size = self.config.rollout.group_size;
+        let noise = |group: &[Request]| -> Vec<f32> {
+            let key = NoiseKey { step: INITIAL_NOISE, ..group[0].key };
+            let first: Vec<f32> = normals(key, self.dim).iter().map(|value| *value as f32).collect();
+            first.repeat(group.len())
+        };
+        requests.chunks(group_size).flat_map(noise).collect()
     }
 }

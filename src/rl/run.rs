@@ -71,8 +71,14 @@ impl Run {
         let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
         let trainer = Trainer::new(gpu, config, base)?;
-        let base_store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
-        gpu.write(&base_store, 0, &base.weights);
+        let base_store = match trainer.base() {
+            Some(store) => store.clone(),
+            None => {
+                let store = gpu.allocate(BASE.0, 4 * base.weights.len() as u64)?;
+                gpu.write(&store, 0, &base.weights);
+                store
+            }
+        };
         let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
         let mut stores = trainer.optimizer.average_stores();
         stores.insert(BASE, base_store);
@@ -145,6 +151,7 @@ impl Run {
                 let _phase = gpu.phase("evaluation");
                 let evaluation = evaluator.evaluate()?;
                 line.append(&mut evaluation_line(done, &evaluation));
+                line.extend(base.as_ref().and_then(|base| kl_efficiency(&base.evaluation, &evaluation)));
                 tuned = Some(evaluation);
             }
             metrics.append(&line)?;
@@ -214,6 +221,13 @@ fn save(trainer: &Trainer, metrics: &mut MetricsLog, directory: &RunDirectory, d
     // The metrics of an iteration must not be lost where its checkpoint is kept.
     metrics.sync()?;
     checkpoint::save(&directory.checkpoints(), done, &trainer.checkpoint(done)?, keep)
+}
+
+/// Reward gained for each nat an element of distance from the base, once there is one.
+fn kl_efficiency(base: &Evaluation, evaluation: &Evaluation) -> Option<(String, Value)> {
+    let distance = evaluation.drift.as_ref()?.kl_mean;
+    let gain = evaluation.reward_mean - base.reward_mean;
+    (distance > 0.0).then(|| ("eval/kl_efficiency".into(), json!(gain / distance)))
 }
 
 /// An evaluation as keys of `metrics.jsonl`.

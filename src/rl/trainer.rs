@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector, trained_slots};
-use super::update::{self, UpdateGraph, Updater};
-use crate::config::Config;
+use super::update::{self, Updater};
+use super::update_graph::UpdateGraph;
+use crate::config::{Config, ObjectiveName};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, ITERATION};
+use crate::evaluate::BASE;
+use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{Graph, Profile, planned_bytes};
 use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
@@ -50,7 +52,7 @@ pub struct Cost {
     pub naive_bytes: u64,
 }
 
-/// Flow-DPPO on one model.
+/// Reinforcement learning of one model, by whichever objective.
 #[derive(Debug)]
 pub struct Trainer {
     gpu: Arc<Gpu>,
@@ -60,6 +62,7 @@ pub struct Trainer {
     collector: RolloutCollector,
     updater: Updater,
     rewards: Vec<Box<dyn Reward>>,
+    base: Option<Arc<Buffer>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
@@ -75,6 +78,11 @@ fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
     }
     let chosen: Vec<u32> = config.rollout.classes.iter().map(|class| *class as u32).collect();
     Ok(if chosen.is_empty() { (0..dit.num_classes as u32).collect() } else { chosen })
+}
+
+/// Whether the penalty on the distance to the base needs its weights.
+fn keeps_base(config: &Config) -> bool {
+    config.objective.reference.beta > 0.0
 }
 
 impl Trainer {
@@ -94,7 +102,8 @@ impl Trainer {
         let layout = dit.layout();
         let plans = [&step.graph, &noise, &update.graph].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
-            + 2 * rollout::store_bytes(config, dit)?
+            + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            + if keeps_base(config) { 4 * layout.elements() as u64 } else { 0 }
             + images_bytes(dit, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
@@ -119,8 +128,21 @@ impl Trainer {
         let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let optimizer = Optimizer::new(gpu, dit.layout(), &model.weights)?;
-        let collector = RolloutCollector::new(gpu, config, &dit, classes, optimizer.stores())?;
-        let updater = Updater::new(gpu, config, &dit, &optimizer, collector.stores())?;
+        let drawing = match config.objective.name {
+            // The old policy draws the samples; the first update need not be on-policy.
+            ObjectiveName::Nft => &optimizer.average_stores(),
+            _ => optimizer.stores(),
+        };
+        let collector = RolloutCollector::new(gpu, config, &dit, classes, drawing)?;
+        let mut others = collector.stores();
+        let mut base = None;
+        if keeps_base(config) {
+            let store = gpu.allocate(BASE.0, 4 * model.weights.len() as u64)?;
+            gpu.write(&store, 0, &model.weights);
+            others.insert(BASE, store.clone());
+            base = Some(store);
+        }
+        let updater = Updater::new(gpu, config, &dit, &optimizer, others)?;
         let rewards = reward::from_config(gpu, &config.reward, &dit)?;
         Ok(Self {
             gpu: gpu.clone(),
@@ -130,8 +152,14 @@ impl Trainer {
             collector,
             updater,
             rewards,
+            base,
             optimizer,
         })
+    }
+
+    /// The weights that training began with, if a penalty on the distance to them keeps them on the device.
+    pub fn base(&self) -> Option<&Arc<Buffer>> {
+        self.base.as_ref()
     }
 
     /// Iteration `index`, counted from 0; it alone decides what is drawn.
@@ -169,11 +197,17 @@ impl Trainer {
             1 => self.rewards[index].name().to_owned(),
             _ => format!("{}_{index}", self.rewards[index].name()),
         };
+        let component = |index: usize, scores: &[f64]| {
+            let [mean, std, ..] = spread(scores);
+            (name(index), [mean, std])
+        };
         let mut metrics = IterationMetrics {
             iteration: index + 1,
+            objective: self.config.objective.name,
+            reference_beta: self.config.objective.reference.beta,
             reward: spread(&totals),
-            components: scores.iter().enumerate().map(|(index, scores)| (name(index), spread(scores)[0])).collect(),
-            advantage_abs_max: 0.0,
+            components: scores.iter().enumerate().map(|(index, scores)| component(index, scores)).collect(),
+            advantage: [0.0; 2],
             zero_std_groups: [advantages.zero_spread_groups, labels.len() / group_size],
             trained_steps: rollout.trained.clone(),
             updates: Vec::new(),
@@ -273,7 +307,9 @@ impl Trainer {
 
 /// Stops a run that is not what it claims to be.
 fn guard(metrics: &IterationMetrics) -> Result<()> {
-    if metrics.on_policy == [0.0; 2] || metrics.updates[0].skipped {
+    // DiffusionNFT's old policy is the average of the weights, and not the newest.
+    let is_policy = metrics.objective != ObjectiveName::Nft;
+    if !is_policy || metrics.on_policy == [0.0; 2] || metrics.updates[0].skipped {
         return Ok(());
     }
     Err(Error::failed(format!(

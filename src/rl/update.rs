@@ -2,101 +2,18 @@
 
 use std::sync::Arc;
 
-use super::rollout::{Rollout, STATES, VELOCITIES, trained_slots};
-use crate::autodiff::{Activations, backward_with};
-use crate::config::Config;
+use super::rollout::{Rollout, trained_slots};
+use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
+use crate::config::{Config, ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
-use crate::flow::objective::{LogProb, Mask, Objective};
+use crate::flow::sampler::Row;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
-use crate::graph::{Graph, Plan, Stores, Tensor};
-use crate::model::{Dit, DitConfig};
-use crate::ops::{AdamWSettings, Embedding, PhiloxNormal, PolicyObjective, PolicyStats};
-use crate::optimizer::{GRADIENTS, GradientNorm, Optimizer, PARAMETERS, average_decay};
+use crate::graph::{Plan, Stores};
+use crate::model::DitConfig;
+use crate::ops::{AdamWSettings, PolicyObjective};
+use crate::optimizer::{GradientNorm, Optimizer};
 use crate::sampling::words;
-
-/// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region.
-pub const OUTCOME: usize = 8;
-
-/// The objective of a configuration, its threshold in mean units for this model.
-pub fn objective(config: &Config, dit: &DitConfig) -> Objective {
-    let it = &config.objective;
-    match it.name {
-        crate::config::ObjectiveName::FlowDppo => Objective::FlowDppo {
-            kl_mask_threshold: it.threshold_unit.to_mean(it.kl_mask_threshold, dit.dim()),
-            mask: Mask::Asymmetric,
-        },
-    }
-}
-
-/// Forward and backward pass of one micro-batch at one trained step.
-#[derive(Debug)]
-pub struct UpdateGraph {
-    /// The computation.
-    pub graph: Graph,
-    /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
-    pub indices: Tensor,
-    /// The network's time, `[B]`, from [`DitConfig::time_of`].
-    pub time: Tensor,
-    /// Classes, `[B]`.
-    pub labels: Tensor,
-    /// Noise keys of the step, `[B, 5]`.
-    pub keys: Tensor,
-    /// Transitions (a, b, s), `[B, 3]`.
-    pub rows: Tensor,
-    /// Advantages, `[B]`.
-    pub advantages: Tensor,
-    /// Factors of the losses in the sum that is differentiated, `[B]`.
-    pub weight: Tensor,
-    /// What came out, `[B, OUTCOME]`.
-    pub outcomes: Tensor,
-}
-
-impl UpdateGraph {
-    /// Records it.
-    ///
-    /// # Errors
-    /// If the trained steps do not fit the number of steps.
-    pub fn record(config: &Config, dit: &DitConfig) -> Result<Self> {
-        let batch = config.update_micro_batch();
-        let mut graph = Graph::new();
-        let indices = graph.input("rows of the trajectory", &[batch]);
-        let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
-        let advantages = graph.input("advantages", &[batch]);
-        let weight = graph.input("weight", &[batch]);
-        let objective = objective(config, dit);
-        objective.check()?;
-        let settings = PolicyObjective::settings(objective, dit.dim()).to_vec();
-        let settings = graph.constant("objective settings", &[settings.len()], settings);
-        let step_weight = graph.constant("step weight", &[batch], vec![1.0; batch]);
-
-        let stored = dit.image_shape(trained_slots(config)? * config.samples_per_rollout());
-        let states = graph.stored(STATES.0, &stored, STATES, 0);
-        let velocities = graph.stored(VELOCITIES.0, &stored, VELOCITIES, 0);
-        let x = graph.apply(Embedding, &[states, indices]);
-        let v_old = graph.apply(Embedding, &[velocities, indices]);
-        // The noise of the rollout is not stored: its key gives it again, bit for bit.
-        let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
-
-        let parameters = dit.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-        let network = Dit::new(dit, parameters);
-        let v_new = network.guided_velocity(&mut graph, x, time, labels, config.rollout.guidance_scale as f32);
-        let found = graph.scope("loss", |graph| {
-            let stats = graph.apply(PolicyStats, &[v_new, v_old, epsilon]);
-            let op = PolicyObjective::new(objective, LogProb::Gaussian);
-            graph.push(op, &[stats, advantages, rows, step_weight, settings])
-        });
-        let (loss, outcomes) = (found[0], found[1]);
-        graph.keep(outcomes);
-        let activations =
-            Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
-        backward_with(&mut graph, &[(loss, weight)], &[], activations);
-        Ok(Self { graph, indices, time, labels, keys, rows, advantages, weight, outcomes })
-    }
-}
 
 /// What one optimizer step saw: a row for every sample and trained step.
 #[derive(Clone, Debug)]
@@ -105,6 +22,8 @@ pub struct UpdateRecord {
     pub rows: Vec<(usize, usize)>,
     /// Outcome of each row.
     pub outcomes: Vec<[f32; OUTCOME]>,
+    /// Penalty on the distance to the base of each row; empty without one.
+    pub penalties: Vec<f32>,
     /// Gradient norm, and whether the update was skipped.
     pub norm: GradientNorm,
 }
@@ -121,15 +40,17 @@ pub struct Updater {
     record: Arc<Buffer>,
 }
 
-/// Bytes of the record of an iteration.
+/// Bytes of the record of an iteration: for each micro-batch its outcomes and penalties, for each update its norm.
 pub(super) fn record_bytes(config: &Config) -> Result<u64> {
     let updates = config.train.updates_per_rollout * config.train.inner_epochs;
-    let outcomes = updates * trained_slots(config)? * config.samples_per_update() * OUTCOME;
-    Ok(4 * (outcomes + 2 * updates) as u64)
+    let terms = updates * trained_slots(config)? * config.samples_per_update();
+    let numbers = OUTCOME + usize::from(config.objective.reference.beta > 0.0);
+    Ok(4 * (terms * numbers + 2 * updates) as u64)
 }
 
 impl Updater {
-    /// Binds the update to the optimizer's stores and the collector's.
+    /// Binds the update to the optimizer's stores and to `others`: the collector's, and with a penalty on the
+    /// distance to the base [`crate::evaluate::BASE`].
     ///
     /// # Errors
     /// If the device has not enough memory.
@@ -138,11 +59,11 @@ impl Updater {
         config: &Config,
         dit: &DitConfig,
         optimizer: &Optimizer,
-        trajectories: Stores,
+        others: Stores,
     ) -> Result<Self> {
         let tensors = UpdateGraph::record(config, dit)?;
         let mut stores = optimizer.stores().clone();
-        stores.extend(trajectories);
+        stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
         let record = gpu.allocate("record of an iteration", record_bytes(config)?)?;
         Ok(Self { gpu: gpu.clone(), config: config.clone(), dit: dit.clone(), tensors, plan, record })
@@ -160,7 +81,7 @@ impl Updater {
     ) -> Result<Vec<UpdateRecord>> {
         let train = self.config.train.clone();
         // The averaged weights follow once a rollout, with its last update.
-        let average_decay = average_decay(train.ema_decay, u64::from(rollout.index));
+        let average_decay = train.ema_warm_up.decay(train.ema_decay, u64::from(rollout.index));
         let updates = train.inner_epochs * train.updates_per_rollout;
         let settings = |update: usize| AdamWSettings {
             learning_rate: train.learning_rate,
@@ -171,6 +92,11 @@ impl Updater {
             max_grad_norm: train.max_grad_norm,
             average_decay: if update + 1 == updates { average_decay } else { 1.0 },
         };
+        if let Some(settings) = self.tensors.settings {
+            let progress = f64::from(rollout.index) / train.iterations as f64;
+            let objective = policy_objective(&self.config, self.dit.dim(), progress.min(1.0 - f64::EPSILON))?;
+            self.plan.write(settings, &PolicyObjective::settings(objective, self.dit.dim()));
+        }
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut throttle = Throttle::default();
         let mut at = 0;
@@ -183,6 +109,9 @@ impl Updater {
                         let weight = 1.0 / (samples.len() * rollout.trained.len()) as f32;
                         self.accumulate(rollout, advantages, slot, batch, weight)?;
                         at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
+                        if let Some(penalty) = self.tensors.penalty {
+                            at += self.record_region(self.plan.region(penalty.value), at)?;
+                        }
                         rows.extend(batch.iter().map(|sample| (*sample, rollout.trained[slot])));
                     }
                 }
@@ -195,9 +124,12 @@ impl Updater {
         self.read_record(rows_of_updates, at)
     }
 
-    /// The order in which an epoch visits the samples: shuffled, so that every update sees all classes.
+    /// The order in which an epoch visits the samples.
     fn order(&self, rollout: &Rollout, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..rollout.requests.len()).collect();
+        if self.config.train.order == Order::Contiguous {
+            return order;
+        }
         let seed = self.config.run.seed;
         Stream::new(NoiseKey { seed, rollout: rollout.index, sample: epoch as u32, step: SHUFFLE }).shuffle(&mut order);
         order
@@ -215,16 +147,32 @@ impl Updater {
         let step = rollout.trained[slot];
         let samples = rollout.requests.len();
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
-        let row = rollout.table.rows[step];
+        let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
+        let transition = rollout.table.rows[step];
+        let (row, slot) = match self.config.objective.name {
+            // There is one sample for all times, and its noise is put on here.
+            ObjectiveName::Nft => (Row { a: 1.0 - sigma, b: 0.0, s: sigma }, 0),
+            _ => (transition, slot),
+        };
         let it = &self.tensors;
         let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
         self.plan.write(it.indices, &indices);
-        self.plan.write(it.time, &vec![self.dit.time_of(rollout.table.sigmas[step]); batch.len()]);
+        self.plan.write(it.time, &vec![self.dit.time_of(sigma); batch.len()]);
         self.plan.write(it.labels, &requests().map(|request| request.label).collect::<Vec<u32>>());
         self.plan.write(it.keys, &words(requests(), step as u32));
         self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);
+        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.config.objective.name) {
+            let step_weight = self.config.objective.step_weight.of(sigma, sigma_next, transition) as f32;
+            self.plan.write(tensor, &vec![step_weight; batch.len()]);
+        }
+        if let Some(penalty) = it.penalty {
+            let reference = &self.config.objective.reference;
+            let factor = reference.kind.factor(sigma, sigma_next, transition) as f32;
+            self.plan.write(penalty.factor, &vec![factor; batch.len()]);
+            self.plan.write(penalty.weight, &vec![reference.beta as f32 * weight; batch.len()]);
+        }
         self.plan.run()
     }
 
@@ -243,10 +191,16 @@ impl Updater {
             rest = tail;
             head
         };
+        let batch = self.config.update_micro_batch();
+        let has_penalty = self.tensors.penalty.is_some();
         let records = rows_of_updates.into_iter().map(|rows| {
-            let outcomes = take(rows.len() * OUTCOME).as_chunks::<OUTCOME>().0.to_vec();
+            let (mut outcomes, mut penalties) = (Vec::with_capacity(rows.len()), Vec::new());
+            while outcomes.len() < rows.len() {
+                outcomes.extend_from_slice(take(batch * OUTCOME).as_chunks::<OUTCOME>().0);
+                penalties.extend_from_slice(take(if has_penalty { batch } else { 0 }));
+            }
             let sums = take(2);
-            UpdateRecord { rows, outcomes, norm: GradientNorm::from_sums([sums[0], sums[1]]) }
+            UpdateRecord { rows, outcomes, penalties, norm: GradientNorm::from_sums([sums[0], sums[1]]) }
         });
         Ok(records.collect())
     }

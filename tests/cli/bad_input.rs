@@ -300,6 +300,7 @@ fn classes_noise_and_counts() {
         case(nothing, "sample --model base.safetensors --sampler cps --eta 1.2", 2, &["--eta is 1.2", "0 to 1"]),
         case(nothing, "sample --model base.safetensors --guidance-scale nan", 2, &["--guidance-scale is NaN"]),
         case(nothing, "sample --model base.safetensors --shift 0", 2, &["--shift is 0"]),
+        case(nothing, "sample --model base.safetensors --sampler cps --solver dpm-solver++", 2, &["--solver is for"]),
         case(
             nothing,
             "sample --model base.safetensors --noise base.safetensors",

@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 
 use flowdppo_wgpu::autodiff::{Activations, backward};
-use flowdppo_wgpu::config::{Config, ThresholdUnit};
+use flowdppo_wgpu::config::{
+    Config, Divergence, LogProb, Mask, ObjectiveName, Reference, ReferenceKind, Sampler, ThresholdUnit,
+};
+use flowdppo_wgpu::evaluate::BASE;
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Row;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
 use flowdppo_wgpu::model::{Classifier, DitConfig, Layout};
 use flowdppo_wgpu::ops::cross_entropy;
-use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
+use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
 
@@ -21,6 +24,9 @@ use crate::{KL, Parts, advantage, config, dit_of, read};
 const LOSS: usize = 0;
 const LOG_RATIO: usize = 1;
 const KEPT: usize = 4;
+const BEYOND: usize = 7;
+/// p and q of DiffusionNFT.
+const PULLS: [usize; 2] = [5, 6];
 
 /// Values of a graph's input.
 enum Values {
@@ -125,7 +131,15 @@ impl Loss<'_> {
 }
 
 /// Inputs of the update for (sample, step)s of a rollout, each with equal weight.
-fn inputs(it: &UpdateGraph, dit: &DitConfig, rollout: &Rollout, rows: &[(usize, usize)]) -> Vec<(Tensor, Values)> {
+fn inputs(
+    config: &Config,
+    it: &UpdateGraph,
+    dit: &DitConfig,
+    rollout: &Rollout,
+    rows: &[(usize, usize)],
+) -> Vec<(Tensor, Values)> {
+    let is_nft = config.objective.name == ObjectiveName::Nft;
+    let sigmas = |step: usize| (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
     let f32s = |of: &dyn Fn(usize, usize) -> Vec<f32>| -> Values {
         Values::F32(rows.iter().flat_map(|(sample, step)| of(*sample, *step)).collect())
     };
@@ -134,24 +148,43 @@ fn inputs(it: &UpdateGraph, dit: &DitConfig, rollout: &Rollout, rows: &[(usize, 
     };
     let index = |sample: usize, step: usize| {
         let slot = rollout.trained.iter().position(|trained| *trained == step).expect("the step is trained");
-        vec![(slot * rollout.requests.len() + sample) as u32]
+        vec![(if is_nft { sample } else { slot * rollout.requests.len() + sample }) as u32]
     };
     let key = |sample: usize, step: usize| {
         NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 }.words().to_vec()
     };
     let transition = |_: usize, step: usize| {
-        let Row { a, b, s } = rollout.table.rows[step];
+        let sigma = sigmas(step).0;
+        let Row { a, b, s } = if is_nft { Row { a: 1.0 - sigma, b: 0.0, s: sigma } } else { rollout.table.rows[step] };
         [a, b, s].map(|factor| factor as f32).to_vec()
     };
-    vec![
+    let mean = 1.0 / rows.len() as f32;
+    let mut found = vec![
         (it.indices, u32s(&index)),
         (it.time, f32s(&|_, step| vec![dit.time_of(rollout.table.sigmas[step])])),
         (it.labels, u32s(&|sample, _| vec![rollout.requests[sample].label])),
         (it.keys, u32s(&key)),
         (it.rows, f32s(&transition)),
         (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
-        (it.weight, Values::F32(vec![1.0 / rows.len() as f32; rows.len()])),
-    ]
+        (it.weight, Values::F32(vec![mean; rows.len()])),
+    ];
+    if let (ObjectiveName::GrpoGuard, Some(step_weight)) = (config.objective.name, it.step_weight) {
+        let weight = |_: usize, step: usize| {
+            let (sigma, next) = sigmas(step);
+            vec![config.objective.step_weight.of(sigma, next, rollout.table.rows[step]) as f32]
+        };
+        found.push((step_weight, f32s(&weight)));
+    }
+    if let Some(penalty) = it.penalty {
+        let reference = &config.objective.reference;
+        let factor = |_: usize, step: usize| {
+            let (sigma, next) = sigmas(step);
+            vec![reference.kind.factor(sigma, next, rollout.table.rows[step]) as f32]
+        };
+        found.push((penalty.factor, f32s(&factor)));
+        found.push((penalty.weight, Values::F32(vec![reference.beta as f32 * mean; rows.len()])));
+    }
+    found
 }
 
 fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<Vec<f64>> {
@@ -203,7 +236,7 @@ fn an_update_sees_what_the_rollout_drew() {
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
         let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
-        let inputs = inputs(&it, dit, &rollout, rows);
+        let inputs = inputs(&config, &it, dit, &rollout, rows);
         let loss = Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0 };
         for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
             actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
@@ -221,13 +254,61 @@ fn an_update_sees_what_the_rollout_drew() {
     }
 }
 
+/// Changes the default configuration into that of a case.
+type Change = fn(&mut Config);
+
+/// Every kind of loss that differs in its kernel or its graph, from the rollout to the weights.
+const CASES: [(&str, Change); 12] = [
+    ("Flow-DPPO", |_| {}),
+    ("Flow-DPPO with guidance", |config| config.rollout.guidance_scale = 2.5),
+    ("symmetric mask, CPS, its log-probability", |config| {
+        config.objective.mask = Mask::Symmetric;
+        config.objective.log_prob = LogProb::CpsSpecial;
+        config.rollout.sampler = Sampler::Cps;
+    }),
+    ("no mask, Precise", |config| {
+        config.objective.mask = Mask::None;
+        config.rollout.sampler = Sampler::Precise;
+    }),
+    ("mask on the velocity", |config| config.objective.divergence = Divergence::Velocity),
+    ("mask on the unnormalised KL, Dance", |config| {
+        config.objective.divergence = Divergence::KlUnnormalised;
+        config.rollout.sampler = Sampler::Dance;
+    }),
+    ("Flow-GRPO", |config| config.objective.name = ObjectiveName::FlowGrpo),
+    ("GRPO-Guard", |config| config.objective.name = ObjectiveName::GrpoGuard),
+    ("penalty: exact", |config| config.objective.reference.beta = 3.0),
+    ("penalty: Flow-GRPO's, with guidance", |config| {
+        config.objective.reference = Reference { beta: 30.0, kind: ReferenceKind::FlowGrpo, guidance_scale: 2.0 };
+    }),
+    ("penalty: of the means", |config| {
+        config.objective.reference = Reference { beta: 3.0, kind: ReferenceKind::X, guidance_scale: 1.0 };
+    }),
+    ("penalty: of the velocities", |config| {
+        config.objective.reference = Reference { beta: 0.5, kind: ReferenceKind::V, guidance_scale: 1.0 };
+    }),
+];
+
+/// Puts the threshold or the clip range between two terms, so that some are dropped and none is at the edge.
+fn put_threshold_between(config: &mut Config, outcomes: &[Vec<f64>], row: Row) {
+    let middle = |column: usize| {
+        let mut values: Vec<f64> = outcomes.iter().map(|outcome| outcome[column].abs()).collect();
+        values.sort_by(f64::total_cmp);
+        0.5 * (values[1] + values[2])
+    };
+    config.objective.kl_mask_threshold = middle(KL) * config.objective.divergence.factor(row) / row.kappa();
+    config.objective.clip_high = middle(LOG_RATIO).exp_m1();
+    config.objective.clip_low = -(-middle(LOG_RATIO)).exp_m1();
+}
+
 #[test]
-fn the_gradient_of_the_whole_update_is_right() {
-    for guidance_scale in [1.0, 2.5] {
+fn the_gradient_of_every_update_is_right() {
+    for (name, change) in CASES {
         let mut config = config();
-        config.rollout.guidance_scale = guidance_scale;
         config.train.micro_batch = 6;
         config.objective.threshold_unit = ThresholdUnit::Mean;
+        (config.objective.clip_low, config.objective.clip_high) = (0.5, 0.5);
+        change(&mut config);
         let old = tiny::dit(1);
         let dit = dit_of(&old);
         let mut parts = Parts::new(gpu(), &config, &old);
@@ -238,40 +319,92 @@ fn the_gradient_of_the_whole_update_is_right() {
 
         // Samples of both groups at the second of the trained steps.
         let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
+        let row = rollout.table.rows[rollout.trained[1]];
         let update = |config: &Config| UpdateGraph::record(config, dit).expect("it fits the model");
-        let inputs = |it: &UpdateGraph| inputs(it, dit, &rollout, &rows);
         let stores = BTreeMap::from([
             (PARAMETERS, new.weights.clone()),
+            (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights),
             (STATES, states.clone()),
             (VELOCITIES, velocities.clone()),
         ]);
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
         // Where the samples stand does not depend on the threshold, so it can be put between them.
         let it = update(&config);
-        let loss = Loss { graph: &it.graph, inputs: inputs(&it), stores, layout: dit.layout(), scalar: &|_| 0.0 };
-        let mut kl: Vec<f64> = outcomes_of(&it, &loss.twin(&weights)).iter().map(|outcome| outcome[KL]).collect();
-        kl.sort_by(f64::total_cmp);
-        config.objective.kl_mask_threshold = 0.5 * (kl[1] + kl[2]);
+        let given = inputs(&config, &it, dit, &rollout, &rows);
+        let loss = Loss { graph: &it.graph, inputs: given, stores, layout: dit.layout(), scalar: &|_| 0.0 };
+        put_threshold_between(&mut config, &outcomes_of(&it, &loss.twin(&weights)), row);
 
         let it = update(&config);
-        let scalar = |twin: &Interpreter| outcomes_of(&it, twin).iter().map(|outcome| outcome[LOSS]).sum::<f64>() / 6.0;
-        let loss = Loss { graph: &it.graph, inputs: inputs(&it), scalar: &scalar, ..loss };
+        let beta = config.objective.reference.beta;
+        let scalar = |twin: &Interpreter| {
+            let losses = outcomes_of(&it, twin).iter().map(|outcome| outcome[LOSS]).sum::<f64>();
+            let penalties = it.penalty.map_or(0.0, |penalty| twin.value(&it.graph, penalty.value).iter().sum());
+            (losses + beta * penalties) / 6.0
+        };
+        let given = inputs(&config, &it, dit, &rollout, &rows);
+        let loss = Loss { graph: &it.graph, inputs: given, scalar: &scalar, ..loss };
         let outcomes = outcomes_of(&it, &loss.twin(&weights));
-        let is_far = |outcome: &Vec<f64>| outcome[KL] >= config.objective.kl_mask_threshold;
         let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
-        assert!(count(&|it| it[KEPT] == 0.0) > 0, "a term is dropped: {outcomes:?}");
-        assert!(count(&|it| it[KEPT] == 1.0 && is_far(it)) > 0, "a term leads back: {outcomes:?}");
-        assert!(count(&|it| !is_far(it)) > 0, "a term is near: {outcomes:?}");
+        let is_far = |outcome: &Vec<f64>| outcome[BEYOND] == 1.0;
+        let masks = config.objective.name == ObjectiveName::FlowDppo && config.objective.mask == Mask::None;
+        assert!(count(&|it| it[KEPT] == 0.0) > 0 || masks, "{name}: a term is dropped: {outcomes:?}");
+        let leads_back = config.objective.mask != Mask::Symmetric;
+        assert!(count(&|it| it[KEPT] == 1.0 && is_far(it)) > 0 || !leads_back, "{name}: one leads back: {outcomes:?}");
+        assert!(count(&|it| !is_far(it)) > 0, "{name}: a term is near: {outcomes:?}");
         for outcome in &outcomes {
-            let edge = outcome[KL] / config.objective.kl_mask_threshold - 1.0;
             // A step of 1e-5 and the rounding of the device both move these by less than 1e-4.
-            assert!(edge.abs() > 1e-3, "a term is at the edge of the mask: {outcomes:?}");
-            assert!(outcome[LOG_RATIO].abs() > 1e-5, "a ratio is at the edge: {outcomes:?}");
+            let far = outcome[KL] * config.objective.divergence.factor(row) / row.kappa();
+            let edges = match config.objective.name {
+                ObjectiveName::FlowDppo => [far / config.objective.kl_mask_threshold - 1.0; 2],
+                _ => [config.objective.clip_high.ln_1p(), (-config.objective.clip_low).ln_1p()]
+                    .map(|edge| outcome[LOG_RATIO] / edge - 1.0),
+            };
+            assert!(edges.iter().all(|edge| edge.abs() > 1e-3), "{name}: a term is at the edge: {outcomes:?}");
+            assert!(outcome[LOG_RATIO].abs() > 1e-5, "{name}: a ratio is at the edge: {outcomes:?}");
         }
         // Velocities have a relative error of about 1e-6 after a dozen layers; their differences, a tenth as
         // large, 1e-5; and so the gradients, whose squared error is 1e-10.
-        loss.check(&format!("Flow-DPPO, guidance {guidance_scale}"), 1e-9);
+        loss.check(name, 1e-9);
     }
+}
+
+/// DiffusionNFT divides errors by their size, held constant: differences must not see that size change.
+#[test]
+fn the_gradient_of_diffusion_nft_is_right() {
+    let mut config = config();
+    config.train.micro_batch = 6;
+    config.objective.name = ObjectiveName::Nft;
+    config.objective.nft_beta = 0.7;
+    config.rollout.sampler = Sampler::Ode;
+    // Every advantage is beyond it, and so trains one of the two implicit policies alone.
+    config.advantage.clip = 0.01;
+    let old = tiny::dit(1);
+    let dit = dit_of(&old);
+    let mut parts = Parts::new(gpu(), &config, &old);
+    let rollout = parts.collect(0);
+    let [states, _] = parts.trajectory().map(|words| floats(&words));
+    assert_eq!(states, rollout.images, "the samples are what is stored");
+    let new = tiny::disturbed(old.clone(), 0.02, 21);
+    let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
+    let it = UpdateGraph::record(&config, dit).expect("it fits the model");
+    let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
+    let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
+    let given = || inputs(&config, &it, dit, &rollout, &rows);
+    let loss = Loss { graph: &it.graph, inputs: given(), stores, layout: dit.layout(), scalar: &|_| 0.0 };
+    // p or q, whichever is not 0, is 2c·t²/(D·w): a loss over it has no w, and times its value here the right one.
+    let pull = |outcome: &Vec<f64>| outcome[PULLS[0]] + outcome[PULLS[1]];
+    let here = outcomes_of(&it, &loss.twin(&weights));
+    let positive = here.iter().filter(|outcome| outcome[PULLS[1]] == 0.0).count();
+    assert!((1..6).contains(&positive), "both policies are trained: {here:?}");
+    assert!(here.iter().all(|outcome| outcome[PULLS[0]] * outcome[PULLS[1]] == 0.0), "{here:?}");
+    let scalar = |twin: &Interpreter| {
+        let outcomes = outcomes_of(&it, twin);
+        let terms = outcomes.iter().zip(&here).map(|(moved, here)| moved[LOSS] / pull(moved) * pull(here));
+        // Losses are near the clip: as large as in the other tests.
+        terms.sum::<f64>() / 6.0
+    };
+    let loss = Loss { inputs: given(), scalar: &scalar, ..loss };
+    loss.check("DiffusionNFT", 1e-9);
 }
 
 #[test]

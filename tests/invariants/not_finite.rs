@@ -1,7 +1,7 @@
 //! What is not finite: never learned from, counted, and the end of a run that does nothing else.
 
 use flowdppo_wgpu::Result;
-use flowdppo_wgpu::config::Config;
+use flowdppo_wgpu::config::{Config, Eta};
 use flowdppo_wgpu::fit_classifier::Fitting;
 use flowdppo_wgpu::optimizer::{AVERAGE, FIRST_MOMENT, GRADIENTS, PARAMETERS, SECOND_MOMENT};
 use flowdppo_wgpu::pretrain::Pretraining;
@@ -92,7 +92,7 @@ fn a_policy_that_explodes_stops_the_run_with_finite_weights() {
         // Weights so large that velocities overflow from the second update on.
         |config| config.train.learning_rate = 1e30,
         // Noise so small that the likelihood's slope b/s has a square beyond f32.
-        |config| config.rollout.eta = 1e-25,
+        |config| config.rollout.eta = Eta::All(1e-25),
     ];
     for (index, change) in cases.iter().enumerate() {
         let mut config = tiny::config(&file);

@@ -1,7 +1,8 @@
 use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::flow::divergence::{Divergence, ReferenceKind};
 use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight};
 use flowdppo_wgpu::flow::sampler::Sampler;
-use flowdppo_wgpu::ops::{PolicyObjective, PolicyStats};
+use flowdppo_wgpu::ops::{PolicyObjective, PolicyStats, mean_squared_error};
 use serde_json::Value;
 
 use crate::common::{Input, Values, check_forward, check_gradient, floats, run, words};
@@ -10,13 +11,15 @@ const CLIP: Objective = Objective::FlowGrpo { clip_low: 0.05, clip_high: 0.1 };
 const GUARD: Objective = Objective::GrpoGuard { clip_low: 0.03, clip_high: 0.05, step_weight: 1.0 };
 
 const fn dppo(kl_mask_threshold: f64, mask: Mask) -> Objective {
-    Objective::FlowDppo { kl_mask_threshold, mask }
+    Objective::FlowDppo { kl_mask_threshold, divergence: Divergence::Kl, mask }
 }
 
 /// Every objective with every log-probability.
 fn kinds() -> Vec<(Objective, LogProb)> {
+    let masked_by = |divergence| Objective::FlowDppo { kl_mask_threshold: 0.02, divergence, mask: Mask::Asymmetric };
     [dppo(0.02, Mask::Asymmetric), dppo(0.02, Mask::Symmetric), dppo(0.02, Mask::None), CLIP, GUARD]
         .into_iter()
+        .chain([Divergence::KlUnnormalised, Divergence::Velocity, Divergence::Tv].map(masked_by))
         .flat_map(|objective| [LogProb::Gaussian, LogProb::CpsSpecial].map(|log_prob| (objective, log_prob)))
         .collect()
 }
@@ -70,6 +73,16 @@ fn evaluate(objective: Objective, terms: &[[f64; 3]]) -> Vec<Outcome> {
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../golden.json")).expect("it is JSON")
+}
+
+fn sampler(name: &Value) -> Sampler {
+    match name.as_str().expect("it is a name") {
+        "flow" => Sampler::FlowSde,
+        "dance" => Sampler::Dance,
+        "cps" => Sampler::Cps,
+        "precise" => Sampler::Precise,
+        other => panic!("unknown sampler {other}"),
+    }
 }
 
 fn number(value: &Value) -> f64 {
@@ -136,7 +149,7 @@ fn losses_and_gradients() {
     let golden = golden();
     let inputs = &golden["loss_inputs"];
     let [sigma, sigma_next, advantages] = ["sigma", "sigma_next", "adv"].map(|key| numbers(&inputs[key]));
-    let [v_new, v_old, noise] = ["v_new", "v_old", "noise"].map(|key| matrix(&inputs[key]));
+    let [v_new, v_old, v_ref, noise] = ["v_new", "v_old", "v_ref", "noise"].map(|key| matrix(&inputs[key]));
     let (rows, dim) = (advantages.len(), v_new.len() / advantages.len());
     let single = |values: &[f64]| words(&values.iter().map(|value| *value as f32).collect::<Vec<_>>());
     let (mut compared, mut dropped) = (0, 0);
@@ -144,14 +157,7 @@ fn losses_and_gradients() {
         if case.get("S1").is_none() {
             continue; // a reference penalty alone
         }
-        let sampler = match case["sampler"].as_str().expect("it is a name") {
-            "flow" => Sampler::FlowSde,
-            "dance" => Sampler::Dance,
-            "cps" => Sampler::Cps,
-            "precise" => Sampler::Precise,
-            "dance_precise" => Sampler::DancePrecise,
-            other => panic!("unknown sampler {other}"),
-        };
+        let sampler = sampler(&case["sampler"]);
         let [clip, delta] = ["clip", "delta"].map(|key| number(&case[key]));
         let objective = match case["loss_name"].as_str().expect("it is a name") {
             "dppo" => dppo(delta, Mask::Asymmetric),
@@ -166,6 +172,8 @@ fn losses_and_gradients() {
         let weights: Vec<f64> =
             (0..rows).map(|i| StepWeight::InverseDt.of(sigma[i], sigma_next[i], table[i])).collect();
         let transitions: Vec<f64> = table.iter().flat_map(|row| [row.a, row.b, row.s]).collect();
+        let factors: Vec<f64> =
+            (0..rows).map(|i| ReferenceKind::Exact.factor(sigma[i], sigma_next[i], table[i])).collect();
         let mean = vec![1.0 / rows as f64; rows];
         let outputs = run(
             &[
@@ -177,16 +185,21 @@ fn losses_and_gradients() {
                 (&[rows], &single(&weights)),
                 (&[8], &words(&PolicyObjective::settings(objective, dim))),
                 (&[rows], &single(&mean)),
+                (&[rows, dim], &single(&v_ref)),
+                (&[rows], &single(&factors)),
+                (&[rows], &single(&vec![number(&case["beta_ref"]) / rows as f64; rows])),
             ],
             |graph, x| {
                 let stats = graph.apply(PolicyStats, &x[..3]);
                 let op = PolicyObjective::new(objective, log_prob);
                 let outputs = graph.push(op, &[stats, x[3], x[4], x[5], x[6]]);
-                let gradient = backward(graph, &[(outputs[0], x[7])], &[x[0]])[0];
-                vec![stats, outputs[1], gradient.expect("the loss depends on the velocity")]
+                let penalty = mean_squared_error(graph, x[0], x[8], x[9]);
+                let gradient = backward(graph, &[(outputs[0], x[7]), (penalty, x[10])], &[x[0]])[0];
+                vec![stats, outputs[1], gradient.expect("the loss depends on the velocity"), penalty]
             },
         );
         let (stats, found, gradient) = (floats(&outputs[0]), outcomes(&outputs[1]), floats(&outputs[2]));
+        let penalties = floats(&outputs[3]);
         let [s1, s2, kl, ratio, gate, per_sample] =
             ["S1", "S2", "kl", "ratio", "gate", "per_sample"].map(|key| numbers(&case[key]));
         let of_case = matrix(&case["grad_v"]);
@@ -201,18 +214,72 @@ fn losses_and_gradients() {
             dropped += usize::from(!outcome.kept);
             let weight = if matches!(objective, Objective::GrpoGuard { .. }) { weights[i] } else { 1.0 };
             assert_close(outcome.loss, weight * per_sample[i], 1e-5 * weight * per_sample[i].abs(), &what);
-            if number(&case["beta_ref"]) == 0.0 {
-                let range = i * dim..(i + 1) * dim;
-                let largest = of_case[range.clone()].iter().fold(0.0, |most: f64, g| most.max(g.abs()));
-                for index in range {
-                    assert_close(gradient[index], of_case[index], 1e-4 * largest, &what);
-                }
+            if let Some(kl_ref) = case.get("kl_ref") {
+                let kl_ref = numbers(kl_ref)[i];
+                assert_close(penalties[i], kl_ref, 1e-5 * kl_ref, &what);
+            }
+            let range = i * dim..(i + 1) * dim;
+            let largest = of_case[range.clone()].iter().fold(0.0, |most: f64, g| most.max(g.abs()));
+            for index in range {
+                assert_close(gradient[index], of_case[index], 1e-4 * largest, &what);
             }
         }
         compared += 1;
     }
     assert_eq!(compared, 22);
     assert!(dropped > 20, "{dropped}: the cases reach both branches");
+}
+
+/// The penalties on the distance to a reference alone.
+#[test]
+fn reference_penalties() {
+    let golden = golden();
+    let inputs = &golden["loss_inputs"];
+    let [sigma, sigma_next] = ["sigma", "sigma_next"].map(|key| numbers(&inputs[key]));
+    let [v_new, v_ref] = ["v_new", "v_ref"].map(|key| matrix(&inputs[key]));
+    let (rows, dim) = (sigma.len(), v_new.len() / sigma.len());
+    let single = |values: &[f64]| words(&values.iter().map(|value| *value as f32).collect::<Vec<_>>());
+    let mut compared = 0;
+    for case in golden["losses"].as_array().expect("it is a list") {
+        let kind = match case["loss_name"].as_str().expect("it is a name") {
+            "ref_exact" => ReferenceKind::Exact,
+            "ref_flow_grpo" => ReferenceKind::FlowGrpo,
+            "ref_x_mse" => ReferenceKind::X,
+            "ref_v_mse" => ReferenceKind::V,
+            _ => continue,
+        };
+        let [sigma_max, eta] = ["sigma_max", "eta"].map(|key| number(&inputs[key]));
+        let sampler = sampler(&case["sampler"]);
+        let factor =
+            |i: usize| kind.factor(sigma[i], sigma_next[i], sampler.row(sigma[i], sigma_next[i], sigma_max, eta));
+        let factors: Vec<f64> = (0..rows).map(factor).collect();
+        let mean = vec![1.0 / rows as f64; rows];
+        let outputs = run(
+            &[
+                (&[rows, dim], &single(&v_new)),
+                (&[rows, dim], &single(&v_ref)),
+                (&[rows], &single(&factors)),
+                (&[rows], &single(&mean)),
+            ],
+            |graph, x| {
+                let penalty = mean_squared_error(graph, x[0], x[1], x[2]);
+                let gradient = backward(graph, &[(penalty, x[3])], &[x[0]])[0];
+                vec![penalty, gradient.expect("the penalty depends on the velocity")]
+            },
+        );
+        let loss = floats(&outputs[0]).iter().sum::<f32>() / rows as f32;
+        let what = format!("{} {}", case["sampler"], case["loss_name"]);
+        assert_close(loss, number(&case["loss"]), 1e-5 * number(&case["loss"]), &what);
+        let gradients = matrix(&case["grad_v"]);
+        for (row, expected) in gradients.chunks(dim).enumerate() {
+            let largest = expected.iter().fold(0.0, |most: f64, g| most.max(g.abs()));
+            for (found, expected) in floats(&outputs[1])[row * dim..].iter().zip(expected) {
+                assert_close(*found, *expected, 1e-4 * largest, &what);
+            }
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 16);
 }
 
 fn inputs(rows: usize, differentiate: bool) -> [Input; 5] {

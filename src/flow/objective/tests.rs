@@ -11,7 +11,7 @@ const GRPO: Objective = Objective::FlowGrpo { clip_low: 1e-4, clip_high: 1e-4 };
 const GUARD: Objective = Objective::GrpoGuard { clip_low: 1e-4, clip_high: 1e-4, step_weight: 2.0 };
 
 const fn dppo(kl_mask_threshold: f64, mask: Mask) -> Objective {
-    Objective::FlowDppo { kl_mask_threshold, mask }
+    Objective::FlowDppo { kl_mask_threshold, divergence: Divergence::Kl, mask }
 }
 
 /// The transitions of a middle step for each sampler with a density.
@@ -127,11 +127,41 @@ fn an_overflowing_ratio_is_dropped_without_a_nan() {
 
 #[test]
 fn beyond_the_trust_region_in_either_direction() {
-    assert!(DPPO.is_beyond(0.0, 1e-5) && !DPPO.is_beyond(1.0, 0.9e-5));
+    // With b² = 2 and s = 1 the KL is S2/D.
+    let row = Row { a: 1.0, b: -(2.0_f64.sqrt()), s: 1.0 };
+    let term = |kl: f64| Term { s1: 0.0, s2: 4.0 * kl, dim: 4, row, advantage: 1.0 };
+    assert!(DPPO.is_beyond(&term(1.01e-5), 0.0) && !DPPO.is_beyond(&term(0.9e-5), 1.0));
     for objective in [GRPO, GUARD] {
-        assert!(objective.is_beyond(1.1e-4, 0.0) && objective.is_beyond(-1.1e-4, 0.0));
-        assert!(!objective.is_beyond(0.9e-4, 1.0) && !objective.is_beyond(-0.9e-4, 1.0));
+        assert!(objective.is_beyond(&term(0.0), 1.1e-4) && objective.is_beyond(&term(0.0), -1.1e-4));
+        assert!(!objective.is_beyond(&term(1.0), 0.9e-4) && !objective.is_beyond(&term(1.0), -0.9e-4));
     }
+}
+
+#[test]
+fn the_mask_compares_the_divergence_that_it_is_told_to() {
+    for (_, row) in rows() {
+        for divergence in [Divergence::Kl, Divergence::KlUnnormalised, Divergence::Velocity, Divergence::Tv] {
+            let term = Term { s1: -0.4, s2: 0.2, dim: 8, row, advantage: 1.0 };
+            let value = divergence.factor(row) * 0.2 / 8.0;
+            let kept = |kl_mask_threshold| {
+                let objective = Objective::FlowDppo { kl_mask_threshold, divergence, mask: Mask::Symmetric };
+                let outcome = objective.evaluate(LogProb::Gaussian, &term);
+                assert_eq!(outcome.kl, row.kappa() / 8.0 * 0.2, "the KL is reported whatever is compared");
+                outcome.kept
+            };
+            assert!(kept(1.001 * value) && !kept(0.999 * value), "{divergence:?}");
+        }
+    }
+}
+
+#[test]
+fn clip_ranges_shrink_as_they_should() {
+    let at = |schedule: ClipSchedule| [0.0, 0.5, 0.999_999].map(|progress| schedule.factor(progress));
+    assert_eq!(at(ClipSchedule::Constant), [1.0; 3]);
+    let close = |found: [f64; 3], expected: [f64; 3]| found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6);
+    assert!(close(at(ClipSchedule::LinearDecay), [1.0, 0.75, 0.5]));
+    assert!(close(at(ClipSchedule::CosineDecay), [1.0, 0.5, 0.0]));
+    assert!(at(ClipSchedule::CosineDecay).iter().all(|factor| *factor > 0.0));
 }
 
 #[test]

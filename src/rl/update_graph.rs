@@ -1,0 +1,240 @@
+//! What an update computes for one micro-batch: forward pass, loss, backward pass, as one graph.
+//!
+//! Both methods differ from each other only between the network's input and its loss:
+//!
+//! | | policy objectives | DiffusionNFT |
+//! |---|---|---|
+//! | input x | the stored state of a trained step | the stored sample with noise on it |
+//! | old velocity | stored with it | the averaged weights' |
+//! | loss | [`PolicyStats`], [`PolicyObjective`] | [`NftLoss`] |
+
+use super::rollout::{STATES, VELOCITIES, stored_slots};
+use crate::autodiff::{Activations, backward_with};
+use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
+use crate::error::{Error, Result};
+use crate::evaluate::BASE;
+use crate::flow::divergence::kl_sum_from_tv;
+use crate::flow::objective::Objective;
+use crate::graph::{Graph, Tensor};
+use crate::model::{Dit, DitConfig};
+use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step};
+use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
+
+/// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
+/// DiffusionNFT: loss, 0, advantage as a probability, mean squared change of the velocity, 1, p, q, 0.
+pub const OUTCOME: usize = 8;
+
+/// The policy objective of a configuration in mean units for images of `dim` elements, when the share
+/// `progress` of the run is done. GRPO-Guard's step weight is an input of its own.
+///
+/// # Errors
+/// If a threshold makes no sense for so few elements.
+///
+/// # Panics
+/// With `nft`, which is no policy objective.
+pub fn policy_objective(config: &Config, dim: usize, progress: f64) -> Result<Objective> {
+    use crate::config::Divergence;
+    let it = &config.objective;
+    let mean = |threshold: f64| it.threshold_unit.to_mean(threshold, dim);
+    let clip = |range: f64| it.clip_schedule.factor(progress) * mean(range);
+    let (clip_low, clip_high) = (clip(it.clip_low), clip(it.clip_high));
+    let objective = match it.name {
+        ObjectiveName::FlowDppo => Objective::FlowDppo {
+            kl_mask_threshold: match it.divergence {
+                Divergence::Tv => ThresholdUnit::Sum.to_mean(kl_sum_from_tv(it.kl_mask_threshold), dim),
+                _ => mean(it.kl_mask_threshold),
+            },
+            divergence: it.divergence,
+            mask: it.mask,
+        },
+        ObjectiveName::FlowGrpo => Objective::FlowGrpo { clip_low, clip_high },
+        ObjectiveName::GrpoGuard => Objective::GrpoGuard { clip_low, clip_high, step_weight: 1.0 },
+        ObjectiveName::Nft => unreachable!("nft has its own loss"),
+    };
+    let clips = !matches!(objective, Objective::FlowDppo { .. });
+    if clips && clip_low >= 1.0 {
+        return Err(Error::input(format!(
+            "`objective.clip_low` = {} is {clip_low:.3} for each of the {dim} elements of an image, but must be below \
+             1, as no ratio is below 0; lower it",
+            it.clip_low
+        )));
+    }
+    objective.check()?;
+    Ok(objective)
+}
+
+/// The penalty on the distance to the base model.
+#[derive(Clone, Copy, Debug)]
+pub struct Penalty {
+    /// Factors of the mean squared difference of velocities, `[B]`: see [`crate::flow::divergence::ReferenceKind`].
+    pub factor: Tensor,
+    /// Factors of the penalties in the sum that is differentiated, `[B]`: β times those of the losses.
+    pub weight: Tensor,
+    /// What came out, `[B]`.
+    pub value: Tensor,
+}
+
+/// Forward and backward pass of one micro-batch at one trained step.
+#[derive(Debug)]
+pub struct UpdateGraph {
+    /// The computation.
+    pub graph: Graph,
+    /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
+    pub indices: Tensor,
+    /// The network's time, `[B]`, from [`DitConfig::time_of`].
+    pub time: Tensor,
+    /// Classes, `[B]`.
+    pub labels: Tensor,
+    /// Noise keys of the step, `[B, 5]`.
+    pub keys: Tensor,
+    /// Transitions (a, b, s), `[B, 3]`; with DiffusionNFT (1 − σ, 0, σ).
+    pub rows: Tensor,
+    /// Advantages, `[B]`.
+    pub advantages: Tensor,
+    /// Factors of the losses in the sum that is differentiated, `[B]`.
+    pub weight: Tensor,
+    /// Thresholds, which may change over a run, `[8]`; none with DiffusionNFT.
+    pub settings: Option<Tensor>,
+    /// Weights of the step, `[B]`, which only GRPO-Guard has.
+    pub step_weight: Option<Tensor>,
+    /// The penalty on the distance to the base, if there is one.
+    pub penalty: Option<Penalty>,
+    /// What came out, `[B, OUTCOME]`.
+    pub outcomes: Tensor,
+}
+
+impl UpdateGraph {
+    /// Records it.
+    ///
+    /// # Errors
+    /// If the trained steps do not fit the number of steps, or a threshold the model.
+    pub fn record(config: &Config, dit: &DitConfig) -> Result<Self> {
+        let batch = config.update_micro_batch();
+        let mut graph = Graph::new();
+        let indices = graph.input("rows of the trajectory", &[batch]);
+        let time = graph.input("time", &[batch]);
+        let labels = graph.input("labels", &[batch]);
+        let keys = graph.input("noise keys", &[batch, 5]);
+        let rows = graph.input("sampler rows", &[batch, 3]);
+        let advantages = graph.input("advantages", &[batch]);
+        let weight = graph.input("weight", &[batch]);
+
+        let stored = dit.image_shape(stored_slots(config)? * config.samples_per_rollout());
+        // The noise of the rollout is not stored: its key gives it again, bit for bit.
+        let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
+        let states = graph.stored(STATES.0, &stored, STATES, 0);
+        let state = graph.apply(Embedding, &[states, indices]);
+        let mut it = Self {
+            graph,
+            indices,
+            time,
+            labels,
+            keys,
+            rows,
+            advantages,
+            weight,
+            settings: None,
+            step_weight: None,
+            penalty: None,
+            outcomes: state,
+        };
+        let losses = match config.objective.name {
+            ObjectiveName::Nft => it.record_nft(config, dit, state, epsilon),
+            _ => it.record_policy(config, dit, &stored, state, epsilon)?,
+        };
+        it.graph.keep(it.outcomes);
+        let activations =
+            Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
+        backward_with(&mut it.graph, &losses, &[], activations);
+        Ok(it)
+    }
+
+    /// Records a policy objective; returns what is differentiated and the factors.
+    fn record_policy(
+        &mut self,
+        config: &Config,
+        dit: &DitConfig,
+        stored: &[usize],
+        x: Tensor,
+        epsilon: Tensor,
+    ) -> Result<Vec<(Tensor, Tensor)>> {
+        let batch = config.update_micro_batch();
+        let objective = policy_objective(config, dit.dim(), 0.0)?;
+        let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
+        let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
+        let v_new = self.velocity(config, dit, x);
+
+        let settings = PolicyObjective::settings(objective, dit.dim()).to_vec();
+        let settings = self.graph.constant("objective settings", &[settings.len()], settings);
+        let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
+        let (advantages, rows) = (self.advantages, self.rows);
+        let found = self.graph.scope("loss", |graph| {
+            let stats = graph.apply(PolicyStats, &[v_new, v_old, epsilon]);
+            let op = PolicyObjective::new(objective, config.objective.log_prob);
+            graph.push(op, &[stats, advantages, rows, step_weight, settings])
+        });
+        (self.settings, self.step_weight, self.outcomes) = (Some(settings), Some(step_weight), found[1]);
+
+        let mut losses = vec![(found[0], self.weight)];
+        if config.objective.reference.beta > 0.0 {
+            let guidance_scale = config.objective.reference.guidance_scale as f32;
+            let (time, labels) = (self.time, self.labels);
+            let v_base = self.graph.scope("reference", |graph| {
+                let parameters = dit.layout().declare(graph, BASE, None);
+                Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
+            });
+            let factor = self.graph.input("penalty factors", &[batch]);
+            let weight = self.graph.input("penalty weight", &[batch]);
+            let value = self.graph.scope("loss", |graph| mean_squared_error(graph, v_new, v_base, factor));
+            self.graph.keep(value);
+            self.penalty = Some(Penalty { factor, weight, value });
+            losses.push((value, weight));
+        }
+        Ok(losses)
+    }
+
+    /// Records DiffusionNFT's loss; returns what is differentiated and the factors.
+    fn record_nft(
+        &mut self,
+        config: &Config,
+        dit: &DitConfig,
+        sample: Tensor,
+        epsilon: Tensor,
+    ) -> Vec<(Tensor, Tensor)> {
+        let batch = config.update_micro_batch();
+        let graph = &mut self.graph;
+        // The sampler's kernel mixes samples with noise, too.
+        let x = sampler_step(graph, sample, sample, epsilon, self.rows);
+        let to_target = graph.constant("to target", &[batch, 3], [-1.0, 0.0, 1.0].repeat(batch));
+        let u = sampler_step(graph, sample, sample, epsilon, to_target);
+        let guidance_scale = config.rollout.guidance_scale as f32;
+        let (time, labels) = (self.time, self.labels);
+        let v_old = graph.scope("old", |graph| {
+            let parameters = dit.layout().declare(graph, AVERAGE, None);
+            Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
+        });
+        let v_new = self.velocity(config, dit, x);
+        let settings = vec![config.objective.nft_beta as f32, config.advantage.clip as f32];
+        let settings = self.graph.constant("objective settings", &[2], settings);
+        let (advantages, rows) = (self.advantages, self.rows);
+        let found =
+            self.graph.scope("loss", |graph| graph.push(NftLoss, &[v_new, v_old, u, advantages, rows, settings]));
+        self.outcomes = found[1];
+        vec![(found[0], self.weight)]
+    }
+
+    /// The velocity of the weights in training.
+    fn velocity(&mut self, config: &Config, dit: &DitConfig, x: Tensor) -> Tensor {
+        let graph = &mut self.graph;
+        let network = Dit::new(dit, dit.layout().declare(graph, PARAMETERS, Some(GRADIENTS)));
+        let guidance_scale = config.rollout.guidance_scale as f32;
+        match config.rollout.guidance_gradient {
+            GuidanceGradient::Both => network.guided_velocity(graph, x, self.time, self.labels, guidance_scale),
+            GuidanceGradient::Conditional => {
+                // The same weights, without a place for their gradients.
+                let frozen = Dit::new(dit, dit.layout().declare(graph, PARAMETERS, None));
+                network.velocity_guided_by(&frozen, graph, x, self.time, self.labels, guidance_scale)
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod common;
 
 mod invariants {
+    mod dump;
     mod gradients;
     mod memory;
     mod methods;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Global, RunArguments, eval, say, stop_at_interrupt};
+use super::{Global, RunArguments, check_output, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -22,6 +22,10 @@ pub(super) struct Arguments {
     /// Continue the run in --out (or run.out_dir/run.name) from its newest checkpoint
     #[arg(long)]
     resume: bool,
+    /// Write the first two updates of the first rollout to a safetensors file: inputs, velocities, losses, gradients,
+    /// weights before and after (docs/method.md names them)
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    dump_update: Option<PathBuf>,
     /// Only print the resolved configuration and what training will cost
     #[arg(long)]
     dry_run: bool,
@@ -43,10 +47,16 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let (None, Some(out)) = (&directory, &arguments.run.out) {
         RunDirectory::check_free(out)?;
     }
+    if let Some(file) = &arguments.dump_update {
+        check_output(file)?;
+    }
     // Everything is bound before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu)?;
-    let run = rl::Run::prepare(&gpu, &config, &model)?;
+    let mut run = rl::Run::prepare(&gpu, &config, &model)?;
+    if let Some(file) = &arguments.dump_update {
+        run.dump_updates(file)?;
+    }
     let directory = match directory {
         Some(directory) => directory,
         None => RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?,

@@ -1,5 +1,6 @@
 //! The loop of a run: iterations, previews, evaluations, checkpoints, and the closing table.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +12,7 @@ use crate::config::Config;
 use crate::data::panel::before_after;
 use crate::error::Result;
 use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
 use crate::model::Model;
@@ -53,6 +55,8 @@ pub struct Run {
     preview: Preview,
     base_preview: Preview,
     table: Table,
+    /// Where the first updates are written out.
+    dump: Option<PathBuf>,
 }
 
 /// The model that a run begins with, as it is measured and shown.
@@ -96,7 +100,17 @@ impl Run {
             table: Table::ode(1.0, config.preview.steps)?,
             config: config.clone(),
             trainer,
+            dump: None,
         })
+    }
+
+    /// Writes the first two updates of the first rollout to a file, with all that is needed to compute them again.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn dump_updates(&mut self, file: &Path) -> Result<()> {
+        self.dump = Some(file.to_owned());
+        self.trainer.dump_updates()
     }
 
     /// Trains as the configuration says.
@@ -104,7 +118,7 @@ impl Run {
     /// # Errors
     /// Everything of [`Trainer::iteration`], and files that cannot be written. What was saved stays whole.
     pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
-        let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table } = self;
+        let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table, dump } = self;
         let directory = options.directory;
         let mut metrics = MetricsLog::open_append(&directory.metrics())?;
         let mut done = 0;
@@ -132,6 +146,9 @@ impl Run {
             if let Some(found) = &found {
                 done += 1;
                 tell(&mut progress, done, found);
+            }
+            if let (Some(file), Some(bytes)) = (&dump, trainer.take_dump()) {
+                files::write_atomically(file, &bytes)?;
             }
             if let Some(mut preview) = base_preview.take() {
                 let _phase = gpu.phase("base");

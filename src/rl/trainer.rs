@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::dump::Context;
 use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector, trained_slots};
 use super::update::{self, Updater};
@@ -63,6 +64,7 @@ pub struct Trainer {
     updater: Updater,
     rewards: Vec<Box<dyn Reward>>,
     base: Option<Arc<Buffer>>,
+    dumped: Option<Vec<u8>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
@@ -153,8 +155,26 @@ impl Trainer {
             updater,
             rewards,
             base,
+            dumped: None,
             optimizer,
         })
+    }
+
+    /// Observes the first two updates of the first rollout; [`Trainer::take_dump`] gives them after it. To be called
+    /// before it.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn dump_updates(&mut self) -> Result<()> {
+        let mut others = self.collector.stores();
+        others.extend(self.base.clone().map(|base| (BASE, base)));
+        self.updater = Updater::observed(&self.gpu, &self.config, &self.dit, &self.optimizer, others)?;
+        Ok(())
+    }
+
+    /// The safetensors file of the updates that were observed; `None` if none were, or it was taken.
+    pub fn take_dump(&mut self) -> Option<Vec<u8>> {
+        self.dumped.take()
     }
 
     /// The weights that training began with, if a penalty on the distance to them keeps them on the device.
@@ -189,6 +209,12 @@ impl Trainer {
         let records = self.updater.learn(&rollout, &advantages.values, &mut self.optimizer)?;
         let update_seconds = start.elapsed().as_secs_f64();
         drop(phase);
+        if let Some(dump) = self.updater.dump.take() {
+            let (scores, advantages) = (scores.as_slice(), advantages.values.as_slice());
+            let (config, dit, layout) = (&self.config, &self.dit, self.optimizer.layout());
+            let context = Context { config, dit, layout, rollout: &rollout, scores, advantages };
+            self.dumped = Some(dump.to_bytes(&context, &records));
+        }
 
         let totals: Vec<f64> = (0..labels.len())
             .map(|sample| scores.iter().zip(&weights).map(|(component, weight)| weight * component[sample]).sum())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::dump::UpdateDump;
 use super::rollout::{Rollout, trained_slots};
 use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
 use crate::config::{Config, ObjectiveName, Order};
@@ -38,6 +39,8 @@ pub struct Updater {
     plan: Plan,
     /// Outcomes of all updates of an iteration, and behind them the norms of each: read once, at its end.
     record: Arc<Buffer>,
+    /// The first updates are observed, if somebody wants to compute them again.
+    pub(super) dump: Option<UpdateDump>,
 }
 
 /// Bytes of the record of an iteration: for each micro-batch its outcomes and penalties, for each update its norm.
@@ -61,12 +64,39 @@ impl Updater {
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        let tensors = UpdateGraph::record(config, dit)?;
+        Self::bind(gpu, config, optimizer, others, dit, UpdateGraph::record(config, dit)?, None)
+    }
+
+    /// The same with all that [`UpdateDump`] reads kept readable.
+    ///
+    /// # Errors
+    /// As [`Updater::new`].
+    pub(super) fn observed(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        dit: &DitConfig,
+        optimizer: &Optimizer,
+        others: Stores,
+    ) -> Result<Self> {
+        let mut tensors = UpdateGraph::record(config, dit)?;
+        tensors.keep_terms();
+        Self::bind(gpu, config, optimizer, others, dit, tensors, Some(UpdateDump::default()))
+    }
+
+    fn bind(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        optimizer: &Optimizer,
+        others: Stores,
+        dit: &DitConfig,
+        tensors: UpdateGraph,
+        dump: Option<UpdateDump>,
+    ) -> Result<Self> {
         let mut stores = optimizer.stores().clone();
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
         let record = gpu.allocate("record of an iteration", record_bytes(config)?)?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), dit: dit.clone(), tensors, plan, record })
+        Ok(Self { gpu: gpu.clone(), config: config.clone(), dit: dit.clone(), tensors, plan, record, dump })
     }
 
     /// All updates of one rollout. Nothing is read back until the last one is submitted.
@@ -104,18 +134,32 @@ impl Updater {
             let order = self.order(rollout, epoch);
             for samples in order.chunks(self.config.samples_per_update()) {
                 let mut rows = Vec::new();
+                let mut dump = self.dump.take_if(|dump| dump.wants_more());
+                if let Some(dump) = &mut dump {
+                    dump.begin(optimizer)?;
+                }
                 for slot in 0..rollout.trained.len() {
                     for batch in samples.chunks(self.config.update_micro_batch()) {
                         let weight = 1.0 / (samples.len() * rollout.trained.len()) as f32;
                         self.accumulate(rollout, advantages, slot, batch, weight)?;
                         at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
+                        if let Some(dump) = &mut dump {
+                            dump.terms(&self.plan, &self.tensors)?;
+                        }
                         if let Some(penalty) = self.tensors.penalty {
                             at += self.record_region(self.plan.region(penalty.value), at)?;
                         }
                         rows.extend(batch.iter().map(|sample| (*sample, rollout.trained[slot])));
                     }
                 }
+                if let Some(dump) = &mut dump {
+                    dump.gradients(optimizer)?;
+                }
                 optimizer.update(&settings(rows_of_updates.len()))?;
+                if let Some(mut dump) = dump {
+                    dump.end(optimizer)?;
+                    self.dump = Some(dump);
+                }
                 at += self.record_region(optimizer.sum_squares(), at)?;
                 throttle.pass(&self.gpu)?;
                 rows_of_updates.push(rows);

@@ -74,6 +74,19 @@ pub struct Penalty {
     pub value: Tensor,
 }
 
+/// What the loss of each term is made of, `[B, C, S, S]` each; readable after a replay if the graph keeps them.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Where the velocities are compared: the network's input.
+    pub x: Tensor,
+    /// Noise: of the step, or with DiffusionNFT that in `x`.
+    pub epsilon: Tensor,
+    /// Velocity of the old policy.
+    pub v_old: Tensor,
+    /// Velocity of the weights in training.
+    pub v_new: Tensor,
+}
+
 /// Forward and backward pass of one micro-batch at one trained step.
 #[derive(Debug)]
 pub struct UpdateGraph {
@@ -101,9 +114,19 @@ pub struct UpdateGraph {
     pub penalty: Option<Penalty>,
     /// What came out, `[B, OUTCOME]`.
     pub outcomes: Tensor,
+    /// What went into the loss.
+    pub terms: Terms,
 }
 
 impl UpdateGraph {
+    /// Keeps the [`Terms`] readable.
+    pub fn keep_terms(&mut self) {
+        let Terms { x, epsilon, v_old, v_new } = self.terms;
+        for tensor in [x, epsilon, v_old, v_new] {
+            self.graph.keep(tensor);
+        }
+    }
+
     /// Records it.
     ///
     /// # Errors
@@ -137,6 +160,7 @@ impl UpdateGraph {
             step_weight: None,
             penalty: None,
             outcomes: state,
+            terms: Terms { x: state, epsilon, v_old: state, v_new: state },
         };
         let losses = match config.objective.name {
             ObjectiveName::Nft => it.record_nft(config, dit, state, epsilon),
@@ -163,6 +187,7 @@ impl UpdateGraph {
         let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
         let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
         let v_new = self.velocity(config, dit, x);
+        self.terms = Terms { x, epsilon, v_old, v_new };
 
         let settings = PolicyObjective::settings(objective, dit.dim()).to_vec();
         let settings = self.graph.constant("objective settings", &[settings.len()], settings);
@@ -214,6 +239,7 @@ impl UpdateGraph {
             Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
         });
         let v_new = self.velocity(config, dit, x);
+        self.terms = Terms { x, epsilon, v_old, v_new };
         let settings = vec![config.objective.nft_beta as f32, config.advantage.clip as f32];
         let settings = self.graph.constant("objective settings", &[2], settings);
         let (advantages, rows) = (self.advantages, self.rows);

@@ -179,6 +179,23 @@ fn train_leaves_everything_that_a_run_promises() {
 }
 
 #[test]
+fn two_updates_are_written_out_beside_the_run() {
+    let here = Workplace::new();
+    here.run("train --config train.toml --set train.iterations=1 --dump-update dump.safetensors").succeeds();
+    let dump = read_tensors(&here.path("dump.safetensors")).unwrap();
+    let base = read_tensors(&here.path("base.safetensors")).unwrap();
+    for (name, tensor) in &base {
+        assert_eq!(dump[&format!("update0.parameters_before.{name}")], *tensor, "{name}");
+        assert!(dump.contains_key(&format!("update0.gradients.{name}")), "{name}");
+    }
+    assert!(dump["update0.kl"].1.iter().all(|kl| *kl == 0.0));
+
+    let refused = here.run("train --config train.toml --dump-update nowhere/dump.safetensors");
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+    assert!(refused.err.contains("cannot write nowhere/dump.safetensors"), "{}", refused.err);
+}
+
+#[test]
 fn a_dry_run_prints_what_training_would_cost_and_writes_nothing() {
     let here = Workplace::new();
     let before = here.snapshot();

@@ -1,0 +1,216 @@
+//! The first updates of a run, written out with all that went in and came out: so that anybody can compute them
+//! again with another program.
+
+use std::collections::HashMap;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::rollout::Rollout;
+use super::update::UpdateRecord;
+use super::update_graph::UpdateGraph;
+use crate::config::Config;
+use crate::error::Result;
+use crate::graph::Plan;
+use crate::model::{DitConfig, Layout};
+use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
+
+/// Updates that are written out: at the first nothing has moved yet, at the second the ratio is no longer 1.
+const UPDATES: usize = 2;
+
+/// What is read from the device while updates run.
+#[derive(Debug, Default)]
+pub(super) struct UpdateDump {
+    updates: Vec<Observed>,
+}
+
+/// One update. Terms lie behind each other, `[R, C, S, S]`, in the order of [`UpdateRecord::rows`].
+#[derive(Debug)]
+struct Observed {
+    before: Vec<f32>,
+    x: Vec<f32>,
+    noise: Vec<f32>,
+    v_old: Vec<f32>,
+    v_new: Vec<f32>,
+    gradients: Vec<f32>,
+    after: Vec<f32>,
+}
+
+impl UpdateDump {
+    /// To be called before the first term of each update.
+    pub(super) fn begin(&mut self, optimizer: &Optimizer) -> Result<()> {
+        let [x, noise, v_old, v_new, gradients, after] = [const { Vec::new() }; 6];
+        self.updates.push(Observed { before: optimizer.read(PARAMETERS)?, x, noise, v_old, v_new, gradients, after });
+        Ok(())
+    }
+
+    /// After each micro-batch.
+    pub(super) fn terms(&mut self, plan: &Plan, tensors: &UpdateGraph) -> Result<()> {
+        if let Some(it) = self.open() {
+            let terms = &tensors.terms;
+            for (values, tensor) in [
+                (&mut it.x, terms.x),
+                (&mut it.noise, terms.epsilon),
+                (&mut it.v_old, terms.v_old),
+                (&mut it.v_new, terms.v_new),
+            ] {
+                values.extend(plan.read::<f32>(&[tensor])?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Between the last backward pass and the optimizer's step, which clears the gradients.
+    pub(super) fn gradients(&mut self, optimizer: &Optimizer) -> Result<()> {
+        if let Some(it) = self.open() {
+            it.gradients = optimizer.read(GRADIENTS)?;
+        }
+        Ok(())
+    }
+
+    /// After the optimizer's step.
+    pub(super) fn end(&mut self, optimizer: &Optimizer) -> Result<()> {
+        if let Some(it) = self.open() {
+            it.after = optimizer.read(PARAMETERS)?;
+        }
+        Ok(())
+    }
+
+    /// The update that is being observed, unless enough of them were.
+    fn open(&mut self) -> Option<&mut Observed> {
+        self.updates.last_mut().filter(|it| it.after.is_empty())
+    }
+
+    /// Whether the next update is one of those that are written out.
+    pub(super) fn wants_more(&self) -> bool {
+        self.updates.len() < UPDATES
+    }
+
+    /// The safetensors file; docs/method.md says what every tensor is.
+    pub(super) fn to_bytes(&self, context: &Context<'_>, records: &[UpdateRecord]) -> Vec<u8> {
+        let mut file = File::default();
+        let samples = context.advantages.len();
+        for (component, scores) in context.scores.iter().enumerate() {
+            let scores = scores.iter().map(|score| *score as f32).collect();
+            file.floats(format!("rollout.rewards.{component}"), &[samples], scores);
+        }
+        let advantages = context.advantages.iter().map(|advantage| *advantage as f32).collect();
+        file.floats("rollout.advantages".into(), &[samples], advantages);
+        let labels = context.rollout.requests.iter().map(|request| request.label).collect();
+        file.integers("rollout.labels".into(), &[samples], labels);
+        file.floats(
+            "rollout.sigmas".into(),
+            &[context.rollout.table.sigmas.len()],
+            context.rollout.table.sigmas.iter().map(|sigma| *sigma as f32).collect(),
+        );
+        for (index, (observed, record)) in self.updates.iter().zip(records).enumerate() {
+            file.update(&format!("update{index}"), context, observed, record);
+        }
+        file.into_bytes(context.config)
+    }
+}
+
+/// What the file says beside what the device knows.
+pub(super) struct Context<'a> {
+    pub config: &'a Config,
+    pub dit: &'a DitConfig,
+    pub layout: &'a Layout,
+    pub rollout: &'a Rollout,
+    /// Rewards by component and sample.
+    pub scores: &'a [Vec<f64>],
+    pub advantages: &'a [f64],
+}
+
+impl Context<'_> {
+    /// The weighted sum of a sample's rewards.
+    fn reward(&self, sample: usize) -> f32 {
+        let weighted =
+            self.config.reward.iter().zip(self.scores).map(|(reward, scores)| reward.weight * scores[sample]);
+        weighted.sum::<f64>() as f32
+    }
+}
+
+/// A safetensors file that is being put together.
+#[derive(Default)]
+struct File {
+    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+impl File {
+    fn floats(&mut self, name: String, shape: &[usize], values: Vec<f32>) {
+        self.tensors.push((name, Dtype::F32, shape.to_vec(), bytemuck::cast_slice(&values).to_vec()));
+    }
+
+    fn integers(&mut self, name: String, shape: &[usize], values: Vec<u32>) {
+        // Indices are small: as I32, which every framework reads, they are the same bits.
+        self.tensors.push((name, Dtype::I32, shape.to_vec(), bytemuck::cast_slice(&values).to_vec()));
+    }
+
+    fn update(&mut self, prefix: &str, context: &Context<'_>, observed: &Observed, record: &UpdateRecord) {
+        let name = |part: &str| format!("{prefix}.{part}");
+        let rows = record.rows.len();
+        let images = context.dit.image_shape(rows);
+        for (part, values) in
+            [("x", &observed.x), ("noise", &observed.noise), ("v_old", &observed.v_old), ("v_new", &observed.v_new)]
+        {
+            self.floats(name(part), &images, values.clone());
+        }
+
+        let table = &context.rollout.table;
+        let of_row = |value: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+            record.rows.iter().map(|(sample, step)| value(*sample, *step)).collect()
+        };
+        let whole = |value: &dyn Fn(usize, usize) -> usize| -> Vec<u32> {
+            record.rows.iter().map(|(sample, step)| value(*sample, *step) as u32).collect()
+        };
+        self.integers(name("sample"), &[rows], whole(&|sample, _| sample));
+        self.integers(name("step"), &[rows], whole(&|_, step| step));
+        let label = |sample: usize, _| context.rollout.requests[sample].label as usize;
+        self.integers(name("labels"), &[rows], whole(&label));
+        self.floats(name("sigma"), &[rows], of_row(&|_, step| table.sigmas[step] as f32));
+        self.floats(name("sigma_next"), &[rows], of_row(&|_, step| table.sigmas[step + 1] as f32));
+        self.floats(name("time"), &[rows], of_row(&|_, step| context.dit.time_of(table.sigmas[step])));
+        let transitions = record.rows.iter().flat_map(|(_, step)| {
+            let row = table.rows[*step];
+            [row.a as f32, row.b as f32, row.s as f32]
+        });
+        self.floats(name("rows"), &[rows, 3], transitions.collect());
+        self.floats(name("rewards"), &[rows], of_row(&|sample, _| context.reward(sample)));
+        self.floats(name("advantages"), &[rows], of_row(&|sample, _| context.advantages[sample] as f32));
+
+        let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();
+        for (part, column) in [("row_losses", 0), ("log_ratio", 1), ("ratio", 2), ("kl", 3), ("mask", 4)] {
+            self.floats(name(part), &[rows], outcome(column));
+        }
+        let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome[0])).collect();
+        if !record.penalties.is_empty() {
+            self.floats(name("penalties"), &[rows], record.penalties.clone());
+            for (loss, penalty) in losses.iter_mut().zip(&record.penalties) {
+                *loss += context.config.objective.reference.beta * f64::from(*penalty);
+            }
+        }
+        self.floats(name("loss"), &[1], vec![(losses.iter().sum::<f64>() / rows as f64) as f32]);
+        self.floats(name("gradient_norm"), &[1], vec![record.norm.norm]);
+
+        for entry in context.layout.entries() {
+            let range = entry.offset..entry.offset + entry.elements();
+            let mut part = |part: &str, values: &[f32]| {
+                self.floats(name(&format!("{part}.{}", entry.name)), &entry.shape, values[range.clone()].to_vec());
+            };
+            part("parameters_before", &observed.before);
+            part("parameters_after", &observed.after);
+            if entry.trainable {
+                part("gradients", &observed.gradients);
+            }
+        }
+    }
+
+    /// The bytes, with the resolved configuration as metadata.
+    fn into_bytes(self, config: &Config) -> Vec<u8> {
+        let metadata = HashMap::from([("config".to_owned(), config.to_toml())]);
+        let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor has an element a place"))
+        });
+        safetensors::serialize(views, Some(metadata)).expect("f32 and i32 tensors are always writable")
+    }
+}

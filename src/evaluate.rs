@@ -9,15 +9,15 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
-use crate::gpu::{Command, Gpu, Region};
+use crate::gpu::{Buffer, Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Store, Stores, Tensor};
-use crate::model::{Dit, DitConfig};
+use crate::model::{Dit, DitConfig, Parameters};
 use crate::ops::PolicyStats;
 use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Reward};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 
-/// Weights of the model that drift is measured from.
+/// Weights of the model that drift is measured from, as [`upload_base`] uploads them.
 pub const BASE: Store = Store("base parameters");
 
 /// What an evaluation found.
@@ -69,13 +69,46 @@ pub struct Evaluator {
     base_images: Option<Vec<f32>>,
 }
 
+/// Bytes of a [`BASE`].
+pub fn base_bytes(config: &Config, dit: &DitConfig) -> u64 {
+    let layout = dit.layout();
+    4 * if config.train.half_base { layout.packed_words() } else { layout.elements() } as u64
+}
+
+/// Uploads the frozen weights as a [`BASE`]: in 16 bits if `train.half_base` says so.
+///
+/// # Errors
+/// If the device has not enough memory.
+pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<Arc<Buffer>> {
+    let buffer = gpu.allocate(BASE.0, base_bytes(config, dit))?;
+    match config.train.half_base {
+        true => gpu.write(&buffer, 0, &dit.layout().pack(weights)),
+        false => gpu.write(&buffer, 0, weights),
+    }
+    Ok(buffer)
+}
+
+/// Declares the parameters of a [`BASE`].
+pub fn declare_base(graph: &mut Graph, config: &Config, dit: &DitConfig) -> Parameters {
+    match config.train.half_base {
+        true => dit.layout().declare_packed(graph, BASE),
+        false => dit.layout().declare(graph, BASE, None),
+    }
+}
+
 impl Evaluator {
-    /// Binds the model whose weights are the `PARAMETERS` of `stores`; with [`BASE`] among them, drift from
-    /// those is measured too.
+    /// Binds the model whose weights are the `PARAMETERS` of `stores`. With a `base` (the weights as they are) and its
+    /// [`BASE`] among the stores, drift from it is measured too.
     ///
     /// # Errors
     /// If rewards or judge do not fit the model, or the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, stores: &Stores) -> Result<Self> {
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        dit: &DitConfig,
+        stores: &Stores,
+        base: Option<&Arc<Buffer>>,
+    ) -> Result<Self> {
         let eval = &config.eval;
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
@@ -89,7 +122,7 @@ impl Evaluator {
         let batches = [requests.len(), batch];
         let draws = |stores: &Stores| Sampling::new_for(gpu, dit, batches, eval.guidance_scale, eval.solver, stores);
         let (mut drift, mut base_sampling) = (None, None);
-        if let Some(base) = stores.get(&BASE) {
+        if let Some(base) = base {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
             base_sampling = Some(draws(&only_base)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
@@ -215,7 +248,7 @@ impl DriftMeter {
         let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
         let time = graph.input("time", &[batch]);
         let labels = graph.input("labels", &[batch]);
-        let parameters = dit.layout().declare(&mut graph, BASE, None);
+        let parameters = declare_base(&mut graph, config, dit);
         let guidance_scale = config.eval.guidance_scale as f32;
         let base = Dit::new(dit, parameters).guided_velocity(&mut graph, x, time, labels, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.

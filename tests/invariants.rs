@@ -17,7 +17,7 @@ use std::sync::Arc;
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
-use flowdppo_wgpu::evaluate::{BASE, Evaluator};
+use flowdppo_wgpu::evaluate::{BASE, Evaluator, upload_base};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::Profile;
 use flowdppo_wgpu::model::{DitConfig, Model};
@@ -62,8 +62,7 @@ impl Parts {
         let collector = RolloutCollector::new(gpu, config, dit, vec![0, 1, 2], drawing).expect("it is small");
         let mut others = collector.stores();
         if config.objective.reference.beta > 0.0 {
-            let base = gpu.allocate(BASE.0, 4 * model.weights.len() as u64).expect("it is small");
-            gpu.write(&base, 0, &model.weights);
+            let base = upload_base(gpu, config, dit, &model.weights).expect("it is small");
             others.insert(BASE, base);
         }
         let updater = Updater::new(gpu, config, dit, &optimizer, others).expect("it is small");
@@ -232,8 +231,8 @@ fn nothing_is_made_after_the_first_iteration() {
     let base = gpu.allocate("base", 4 * model.weights.len() as u64).expect("it is small");
     gpu.write(&base, 0, &model.weights);
     let mut stores = trainer.optimizer.average_stores();
-    stores.insert(BASE, base);
-    let mut evaluator = Evaluator::new(&gpu, &config, dit, &stores).expect("it is small");
+    stores.insert(BASE, base.clone());
+    let mut evaluator = Evaluator::new(&gpu, &config, dit, &stores, Some(&base)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config.preview, dit, &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| {
@@ -274,6 +273,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.train.micro_batch = micro_batch;
         config.train.activation_checkpointing = activation_checkpointing;
         config.train.half_activations = micro_batch < 5;
+        config.train.half_base = activation_checkpointing;
         let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 

@@ -1,5 +1,7 @@
 //! `eval`: a model on fixed seeds, judged independently, and its drift from a base.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::{ConfigArguments, Global, say};
@@ -7,7 +9,9 @@ use crate::assets;
 use crate::config::Command;
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, Evaluation, Evaluator};
-use crate::graph::Stores;
+use crate::gpu::Buffer;
+use crate::graph::{Store, Stores};
+use crate::model::Model;
 use crate::optimizer::PARAMETERS;
 
 #[derive(Debug, Args)]
@@ -26,26 +30,33 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load(Command::Train)?;
+    let mut config = arguments.config.load(Command::Train)?;
+    // Nothing stays here that would have to be small.
+    config.train.half_base = false;
     let model = assets::load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
     let gpu = global.open(&config.run.device)?;
     let mut stores = Stores::new();
-    for (store, model) in [(PARAMETERS, Some(&model)), (BASE, base.as_ref())] {
-        let Some(model) = model else { continue };
-        if model.kind != crate::model::ModelKind::Dit(dit.clone()) {
+    let mut upload = |store: Store, model: &Model| -> Result<Arc<Buffer>> {
+        let buffer = gpu.allocate(store.0, 4 * model.weights.len() as u64)?;
+        gpu.write(&buffer, 0, &model.weights);
+        stores.insert(store, buffer.clone());
+        Ok(buffer)
+    };
+    upload(PARAMETERS, &model)?;
+    let base = match &base {
+        None => None,
+        Some(base) if base.kind == model.kind => Some(upload(BASE, base)?),
+        Some(_) => {
             return Err(Error::input(format!(
                 "{} is another network than {}: drift is measured between models of one kind",
                 arguments.base.as_deref().unwrap_or_default(),
                 arguments.model
             )));
         }
-        let buffer = gpu.allocate(store.0, 4 * model.weights.len() as u64)?;
-        gpu.write(&buffer, 0, &model.weights);
-        stores.insert(store, buffer);
-    }
-    let evaluation = Evaluator::new(&gpu, &config, dit, &stores)?.evaluate()?;
+    };
+    let evaluation = Evaluator::new(&gpu, &config, dit, &stores, base.as_ref())?.evaluate()?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

@@ -141,9 +141,10 @@ fn dry_run(global: &Global, config: &Config, dit: &DitConfig) -> Result<()> {
         mebibytes(cost.naive_bytes)
     ));
     type Switch = fn(&mut Train) -> &mut bool;
-    let switches: [(&str, Switch); 2] = [
+    let switches: [(&str, Switch); 3] = [
         ("activation_checkpointing", |train| &mut train.activation_checkpointing),
         ("half_activations", |train| &mut train.half_activations),
+        ("half_base", |train| &mut train.half_base),
     ];
     for (key, switch) in switches {
         let mut other = config.clone();

@@ -320,6 +320,9 @@ pub struct Train {
     /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
     /// slightly rounded activations. Rollouts, ratio and KL do not change.
     pub half_activations: bool,
+    /// Keep the frozen base, from which drift and `objective.reference` are measured, in 16 bits: half the memory,
+    /// its weights rounded by at most 2⁻¹¹. Every use expands a layer in turn; sums stay in 32 bits.
+    pub half_base: bool,
     /// Order of the samples: `"shuffled"` in each pass, or `"contiguous"`, group after group.
     pub order: Order,
     /// AdamW's learning rate, constant.
@@ -354,6 +357,7 @@ impl Default for Train {
             micro_batch: 80,
             activation_checkpointing: false,
             half_activations: false,
+            half_base: false,
             order: Order::Shuffled,
             learning_rate: 1e-4,
             beta1: 0.9,

@@ -70,10 +70,10 @@ impl Classifier {
 
     /// `images [B, C · S · S]` to logits `[B, num_classes]`.
     pub fn logits(&self, graph: &mut Graph, images: Tensor) -> Tensor {
-        let [weight, bias] = self.parameters.linear("fc1");
+        let [weight, bias] = self.parameters.linear(graph, "fc1");
         let hidden = linear(graph, images, weight, bias);
         let hidden = graph.apply(Activation::Gelu, &[hidden]);
-        let [weight, bias] = self.parameters.linear("fc2");
+        let [weight, bias] = self.parameters.linear(graph, "fc2");
         linear(graph, hidden, weight, bias)
     }
 }

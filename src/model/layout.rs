@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::graph::{Graph, STORE_ALIGNMENT, Store, Tensor};
+use crate::ops::{FromHalf, pack_half};
 
 /// Bound of a size that a file claims, so that products of them can be counted.
 pub(super) const MOST: usize = 65_535;
@@ -24,6 +25,18 @@ impl Entry {
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The shape in a graph: more than two dimensions are a matrix `[first, rest]`.
+    fn declared_shape(&self) -> Vec<usize> {
+        match self.shape.as_slice() {
+            [first, _, _, ..] => vec![*first, self.elements() / first],
+            shape => shape.to_vec(),
+        }
+    }
+
+    fn packed_words(&self) -> usize {
+        self.elements().div_ceil(2).next_multiple_of(STORE_ALIGNMENT)
     }
 }
 
@@ -78,36 +91,71 @@ impl Layout {
     /// is its size is a linear layer.
     pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Parameters {
         let tensors = self.entries.iter().map(|entry| {
-            let shape = match entry.shape.as_slice() {
-                [first, _, _, ..] => vec![*first, entry.elements() / first],
-                shape => shape.to_vec(),
-            };
+            let shape = entry.declared_shape();
             let tensor = graph.stored(&entry.name, &shape, store, entry.offset);
             if let Some(gradients) = gradients.filter(|_| entry.trainable) {
                 let gradient = graph.stored(&entry.name, &shape, gradients, entry.offset);
                 graph.set_gradient(tensor, gradient);
             }
-            (entry.name.clone(), tensor)
+            (entry.name.clone(), Parameter::Plain(tensor))
         });
         Parameters(tensors.collect())
+    }
+
+    /// Declares parameters that [`Layout::pack`] has packed: frozen ones, which only forward passes read. Each use
+    /// expands its tensor again, so that no more than a layer is ever there in 32 bits.
+    pub fn declare_packed(&self, graph: &mut Graph, store: Store) -> Parameters {
+        let mut offset = 0;
+        let tensors = self.entries.iter().map(|entry| {
+            let words = graph.stored(&entry.name, &[entry.elements().div_ceil(2)], store, offset);
+            offset += entry.packed_words();
+            (entry.name.clone(), Parameter::Packed(words, entry.declared_shape()))
+        });
+        Parameters(tensors.collect())
+    }
+
+    /// Weights, laid out, as words of two 16-bit numbers each.
+    pub fn pack(&self, weights: &[f32]) -> Vec<u32> {
+        let mut packed = Vec::with_capacity(self.packed_words());
+        for entry in &self.entries {
+            let end = packed.len() + entry.packed_words();
+            packed.extend(pack_half(&weights[entry.offset..entry.offset + entry.elements()]));
+            packed.resize(end, 0);
+        }
+        packed
+    }
+
+    /// Number of words that [`Layout::pack`] gives.
+    pub fn packed_words(&self) -> usize {
+        self.entries.iter().map(Entry::packed_words).sum()
     }
 }
 
 /// The parameters of a network in one graph, by name.
 #[derive(Clone, Debug)]
-pub struct Parameters(BTreeMap<String, Tensor>);
+pub struct Parameters(BTreeMap<String, Parameter>);
+
+#[derive(Clone, Debug)]
+enum Parameter {
+    Plain(Tensor),
+    /// Words of two numbers, and the shape of what they hold.
+    Packed(Tensor, Vec<usize>),
+}
 
 impl Parameters {
-    /// The tensor of a name.
+    /// The tensor of a name; one that is packed is expanded here.
     ///
     /// # Panics
     /// If the network has no such parameter: layout and forward pass disagree.
-    pub fn get(&self, name: &str) -> Tensor {
-        *self.0.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`"))
+    pub fn get(&self, graph: &mut Graph, name: &str) -> Tensor {
+        match self.0.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`")) {
+            Parameter::Plain(tensor) => *tensor,
+            Parameter::Packed(words, shape) => graph.apply(FromHalf { shape: shape.clone() }, &[*words]),
+        }
     }
 
     /// Weight and bias of a linear layer.
-    pub fn linear(&self, layer: &str) -> [Tensor; 2] {
-        [self.get(&format!("{layer}.weight")), self.get(&format!("{layer}.bias"))]
+    pub fn linear(&self, graph: &mut Graph, layer: &str) -> [Tensor; 2] {
+        ["weight", "bias"].map(|part| self.get(graph, &format!("{layer}.{part}")))
     }
 }

@@ -20,6 +20,11 @@ pub struct FromHalf {
     pub shape: Vec<usize>,
 }
 
+/// The words that [`ToHalf`] gives, on the host.
+pub fn pack_half(values: &[f32]) -> impl Iterator<Item = u32> {
+    values.chunks(2).map(|pair| packed(pair[0].into(), pair.get(1).copied().unwrap_or(0.0).into()))
+}
+
 /// A word of two numbers.
 fn packed(low: f64, high: f64) -> u32 {
     let bits = |value: f64| {

@@ -11,7 +11,7 @@ use super::trainer::Trainer;
 use crate::config::Config;
 use crate::data::panel::before_after;
 use crate::error::Result;
-use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
@@ -75,17 +75,23 @@ impl Run {
         let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
         let trainer = Trainer::new(gpu, config, base)?;
-        let base_store = match trainer.base() {
+        // What drift is measured against stays, as the trainer's penalty may need it too; the weights as they are
+        // only until the base is measured.
+        let frozen = match trainer.base() {
             Some(store) => store.clone(),
-            None => {
-                let store = gpu.allocate(BASE.0, 4 * base.weights.len() as u64)?;
+            None => upload_base(gpu, config, &dit, &base.weights)?,
+        };
+        let base_store = match config.train.half_base {
+            false => frozen.clone(),
+            true => {
+                let store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
                 gpu.write(&store, 0, &base.weights);
                 store
             }
         };
         let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
         let mut stores = trainer.optimizer.average_stores();
-        stores.insert(BASE, base_store);
+        stores.insert(BASE, frozen);
 
         let guidance_scale = config.eval.guidance_scale;
         let micro_batch = config.rollout_micro_batch();
@@ -96,7 +102,7 @@ impl Run {
             gpu: gpu.clone(),
             preview: preview_of(&stores)?,
             base_preview: preview_of(&only_base)?,
-            evaluator: Evaluator::new(gpu, config, &dit, &stores)?,
+            evaluator: Evaluator::new(gpu, config, &dit, &stores, Some(&base_store))?,
             table: Table::ode(1.0, config.preview.steps)?,
             config: config.clone(),
             trainer,

@@ -12,7 +12,7 @@ use super::update::{self, Updater};
 use super::update_graph::UpdateGraph;
 use crate::config::{Config, ObjectiveName};
 use crate::error::{Error, Result};
-use crate::evaluate::BASE;
+use crate::evaluate::{BASE, base_bytes, upload_base};
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{Graph, Profile, planned_bytes};
 use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
@@ -105,7 +105,7 @@ impl Trainer {
         let plans = [&step.graph, &noise, &update.graph].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
-            + if keeps_base(config) { 4 * layout.elements() as u64 } else { 0 }
+            + if keeps_base(config) { base_bytes(config, dit) } else { 0 }
             + images_bytes(dit, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
@@ -139,8 +139,7 @@ impl Trainer {
         let mut others = collector.stores();
         let mut base = None;
         if keeps_base(config) {
-            let store = gpu.allocate(BASE.0, 4 * model.weights.len() as u64)?;
-            gpu.write(&store, 0, &model.weights);
+            let store = upload_base(gpu, config, &dit, &model.weights)?;
             others.insert(BASE, store.clone());
             base = Some(store);
         }

@@ -12,7 +12,7 @@ use super::rollout::{STATES, VELOCITIES, stored_slots};
 use crate::autodiff::{Activations, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
-use crate::evaluate::BASE;
+use crate::evaluate::declare_base;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
@@ -205,7 +205,7 @@ impl UpdateGraph {
             let guidance_scale = config.objective.reference.guidance_scale as f32;
             let (time, labels) = (self.time, self.labels);
             let v_base = self.graph.scope("reference", |graph| {
-                let parameters = dit.layout().declare(graph, BASE, None);
+                let parameters = declare_base(graph, config, dit);
                 Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
             });
             let factor = self.graph.input("penalty factors", &[batch]);

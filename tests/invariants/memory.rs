@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use flowdppo_wgpu::autodiff::Activations;
 use flowdppo_wgpu::config::Config;
 use flowdppo_wgpu::data;
+use flowdppo_wgpu::evaluate::{BASE, base_bytes, declare_base, upload_base};
 use flowdppo_wgpu::graph::{Graph, MemoryPlan, Node, Origin, Plan, Profile, Stores, Tensor, planned_bytes};
-use flowdppo_wgpu::model::DitConfig;
+use flowdppo_wgpu::model::{Dit, DitConfig};
 use flowdppo_wgpu::ops::MatMul;
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
@@ -231,4 +232,39 @@ fn half_activations_take_less_memory() {
         // Statistics, and what lives in one pass only, stay as they are.
         assert!(10 * half < 7 * whole, "{half} of {whole} bytes");
     }
+}
+
+#[test]
+fn a_frozen_base_in_16_bits_computes_as_its_rounded_weights() {
+    let model = tiny::dit(3);
+    let dit = dit_of(&model);
+    let layout = dit.layout();
+    let mut random = Random(9);
+    let x: Vec<f32> = (0..2 * dit.dim()).map(|_| random.normal() as f32).collect();
+    let velocity = |half_base: bool, weights: &[f32]| -> Vec<u32> {
+        let mut config = config();
+        config.train.half_base = half_base;
+        let mut graph = Graph::new();
+        let inputs = [graph.input("x", &dit.image_shape(2)), graph.input("time", &[2]), graph.input("labels", &[2])];
+        let network = Dit::new(dit, declare_base(&mut graph, &config, dit));
+        let v = network.guided_velocity(&mut graph, inputs[0], inputs[1], inputs[2], 2.0);
+        graph.keep(v);
+        let store = upload_base(gpu(), &config, dit, weights).expect("it is small");
+        assert_eq!(store.bytes(), base_bytes(&config, dit));
+        let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");
+        plan.write(inputs[0], &x);
+        plan.write(inputs[1], &[150.0_f32, 720.0]);
+        plan.write(inputs[2], &[0_u32, 2]);
+        plan.run().expect("the device works");
+        plan.read(&[v]).expect("the device works")
+    };
+    let rounded: Vec<f32> = model.weights.iter().map(|weight| half::f16::from_f32(*weight).to_f32()).collect();
+    let halved = velocity(true, &model.weights);
+    assert!(halved == velocity(false, &rounded), "other bits than those of the rounded weights");
+    assert!(halved != velocity(false, &model.weights), "nothing is rounded");
+
+    let mut config = config();
+    let whole = base_bytes(&config, dit);
+    config.train.half_base = true;
+    assert!(2 * base_bytes(&config, dit) < whole + 4 * 64 * layout.entries().len() as u64, "half, but for padding");
 }

@@ -46,7 +46,7 @@ pub struct Drift {
     /// The same difference as KL of the stochastic sampler at each step, in nats an element; `None` where the
     /// sampler has no density.
     pub kl_by_step: Vec<Option<f64>>,
-    /// Mean of those, without the last step: it is never trained, and its weight would drown the others.
+    /// Mean of those, without the last step, whose weight would drown the others.
     pub kl_mean: f64,
     /// Mean squared difference of the final images from the same noise, an element.
     pub image_msd: f64,

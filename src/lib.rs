@@ -1,8 +1,8 @@
 //! Flow-DPPO for small flow-matching image models on any GPU, through WebGPU compute shaders.
 //!
-//! The floors of the house, from the top down (an arrow only ever points down): `cli`, `bench`, `rl`, `run`,
-//! `pretrain`, `reward`, `model`, `autodiff`, `ops`, `graph`, `gpu`; beside them `data` and the pure
-//! functions of `flow`. ARCHITECTURE.md draws the picture.
+//! A module names only modules on the floors below it: ARCHITECTURE.md draws them. To read the program from its heart,
+//! begin with `rl`, and follow it down through `sampling`, `autodiff` and `ops` to `graph` and `gpu`; the formulas are
+//! in `flow`.
 
 pub mod assets;
 pub mod autodiff;

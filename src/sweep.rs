@@ -97,7 +97,7 @@ impl SweepPlan {
     /// alone.
     pub fn execute(&self, gpu: &Arc<Gpu>, run: &SweepRun, verbosity: Verbosity, stop: &AtomicBool) -> Result<Ended> {
         let config = &run.config;
-        let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?])?;
+        let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?], None)?;
         let path = path(config);
         let directory = match path.join("config.toml").is_file() {
             true => RunDirectory::open(&path)?,

@@ -203,7 +203,7 @@ fn the_mask_needs_several_updates_and_a_finite_threshold() {
         let found = (0..2).map(|iteration| trainer.iteration(iteration).expect("the device works"));
         let updates: Vec<_> = found.flat_map(|found| found.updates).collect();
         assert!(updates.iter().all(|update| !update.skipped));
-        updates.iter().map(|update| update.masked_fraction()).collect()
+        updates.iter().map(|update| update.masked_fraction).collect()
     };
     for unit in [ThresholdUnit::Mean, ThresholdUnit::Sum] {
         for threshold in [1e-3, 1e-12, 1e-30, f64::MIN_POSITIVE] {

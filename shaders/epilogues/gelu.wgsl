@@ -1,12 +1,18 @@
-// C = GELU(A·B + bias).
+// H = A·B + bias, C = GELU(H). H is kept if the backward pass wants it: by a branch and not by a kernel of its own,
+// so that C has the same bits in either case.
 //!import gelu
 
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;
+@group(0) @binding(5) var<storage, read_write> h: array<f32>;
 
 fn store(batch: u32, row: u32, column: u32, sum: f32) {
     if is_beyond(row, column) {
         return;
     }
     let i = row * params.n + column;
-    c[i] = gelu(with_bias(sum, column));
+    let value = with_bias(sum, column);
+    if params.keep == 1u {
+        h[i] = value;
+    }
+    c[i] = gelu(value);
 }

@@ -22,6 +22,8 @@ struct Params {
     accumulate: u32,
     // Rows that share a gate.
     tokens: u32,
+    // Whether an epilogue also writes the product itself.
+    keep: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -183,7 +183,7 @@ pub fn adamw_settings() -> AdamWSettings {
         epsilon: 1e-8,
         weight_decay: 0.01,
         max_grad_norm: 0.0,
-        average_decay: 1.0,
+        average_decay: 0.9,
     }
 }
 

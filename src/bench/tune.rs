@@ -131,6 +131,7 @@ impl Instance {
         let region = |binding: &Binding| match binding {
             Binding::Input(index) => inputs[*index].clone(),
             Binding::Output(index) => outputs[*index].clone(),
+            Binding::Unused => gpu.unused().clone(),
         };
         let dispatches: Vec<Dispatch<Region>> = self
             .op

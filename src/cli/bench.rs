@@ -8,6 +8,7 @@ use super::{Global, check_output, say};
 use crate::bench::{self, Event, Limit, NAMES, Results, Row, Suite};
 use crate::config::nearest;
 use crate::error::{Error, Result};
+use crate::profile::Profile;
 use crate::{assets, files};
 
 #[derive(Debug, Args)]
@@ -34,11 +35,15 @@ pub(super) struct Arguments {
     /// Measure how dit-step grows with the batch and with the tokens of an image
     #[arg(long)]
     scaling: bool,
+    /// Time every dispatch of dit-step, rollout and rl-iteration (slower): tables at the end, a trace for Perfetto in
+    /// FILE and the figures beside it, in profile.json
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Draw what --scaling found (SVG)
     #[arg(long, value_name = "FILE", requires = "scaling")]
     plot: Option<PathBuf>,
     /// Find the fastest kernels for this adapter and use them from now on
-    #[arg(long, conflicts_with_all = ["names", "json", "out", "compare", "scaling"])]
+    #[arg(long, conflicts_with_all = ["names", "json", "out", "compare", "scaling", "profile"])]
     tune: bool,
     /// With --tune: another model whose sizes matter
     #[arg(long, value_name = "FILE", requires = "tune")]
@@ -51,10 +56,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     let names = names(arguments)?;
     let old = arguments.compare.as_deref().map(Results::read).transpose()?;
-    for path in [&arguments.out, &arguments.plot].into_iter().flatten() {
+    for path in [&arguments.out, &arguments.plot, &arguments.profile].into_iter().flatten() {
         check_output(path)?;
     }
     let (gpu, options) = global.open_with_options("")?;
+    if arguments.profile.is_some() {
+        gpu.start_profiling();
+    }
     let mut print = |event: Event<'_>| match event {
         Event::Measured(row) => print_row(row),
         Event::Noted(text) => say(text),
@@ -83,6 +91,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     if let Some(old) = old {
         compare(&old, results);
+    }
+    if let (Some(trace), Some(profile)) = (&arguments.profile, Profile::of(&gpu)?) {
+        profile.write(trace, &trace.with_file_name("profile.json"))?;
+        if !arguments.json {
+            say(profile.tables().trim_end());
+        }
     }
     Ok(())
 }

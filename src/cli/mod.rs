@@ -57,7 +57,7 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tune a flow model with Flow-DPPO; without arguments the built-in example
+    /// Tune a flow model with Flow-DPPO or another policy objective; without arguments the built-in example
     Train(train::Arguments),
     /// Draw images from a model
     Sample(sample::Arguments),

@@ -1,4 +1,4 @@
-//! `train`: Flow-DPPO.
+//! `train`: Flow-DPPO, or what else `objective` names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,10 +53,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Everything is bound before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu)?;
-    let mut run = rl::Run::prepare(&gpu, &config, &model)?;
-    if let Some(file) = &arguments.dump_update {
-        run.dump_updates(file)?;
-    }
+    let run = rl::Run::prepare(&gpu, &config, &model, arguments.dump_update.clone())?;
     let directory = match directory {
         Some(directory) => directory,
         None => RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?,

@@ -376,7 +376,7 @@ impl Default for Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// Iterations between evaluations; 0 = only before the first and after the last.
+    /// Iterations between evaluations; 0 = only of the base and after the last.
     pub every: usize,
     /// Samples a class; at least 2, since diversity is a distance between samples.
     pub count: usize,
@@ -411,7 +411,7 @@ impl Default for Eval {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preview {
-    /// Iterations between grids; 0 = only before the first and after the last.
+    /// Iterations between grids; 0 = only of the base and after the last.
     pub every: usize,
     /// Samples a class.
     pub per_class: usize,

@@ -111,7 +111,7 @@ impl Sweep {
                         Ok(config)
                     };
                     let config = load().map_err(|cause| Error::input(format!("{name}, `{label}`: {cause}")))?;
-                    if let Some(twin) = runs.iter().find(|run| run.config.run.name == config.run.name) {
+                    if let Some(twin) = runs.iter().find(|run| is_one_folder(run, &config)) {
                         return Err(Error::input(format!(
                             "{name}: two runs are called {} (`{}` and `{label}`): give variants different labels, and \
                              list a seed or value once",
@@ -177,6 +177,11 @@ fn file_name(label: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_.+".contains(c);
     let words: Vec<&str> = label.split(|c| !plain(c)).filter(|word| !word.is_empty()).collect();
     words.join("-")
+}
+
+/// Whether two runs would share a directory: some file systems make no difference between large and small letters.
+fn is_one_folder(run: &SweepRun, config: &Config) -> bool {
+    run.config.run.name.to_lowercase() == config.run.name.to_lowercase()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
-use super::pipeline::Pipelines;
+use super::pipeline::{Pipelines, Region};
 use super::pipeline_cache::PipelineCache;
 use super::profiler::Profiler;
 use super::submission::Finished;
@@ -82,6 +82,7 @@ pub struct Gpu {
     /// `None` only while the device is being opened.
     pub(super) finished: Option<Finished>,
     pub(super) readback: Mutex<super::submission::Readback>,
+    unused: OnceLock<Region>,
     /// Commands that wait to be submitted together.
     pub(super) pending: Mutex<Option<wgpu::CommandEncoder>>,
     buffers_made: AtomicU64,
@@ -156,6 +157,7 @@ impl Gpu {
         let mut gpu = Self {
             timestamps: None,
             finished: None,
+            unused: OnceLock::new(),
             readback: Mutex::default(),
             pending: Mutex::default(),
             limits: required_limits,
@@ -178,6 +180,8 @@ impl Gpu {
             tuning,
         };
         gpu.finished = Some(Finished::new(&gpu)?);
+        let unused = Region { buffer: gpu.allocate("unused", 256)?, offset: 0, bytes: 256 };
+        gpu.unused.set(unused).expect("the device is just being opened");
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
             gpu.timestamps = Some(Timestamps::new(&gpu)?);
         }
@@ -193,6 +197,11 @@ impl Gpu {
     /// Subgroup operations may be used.
     pub fn has_subgroups(&self) -> bool {
         self.subgroups
+    }
+
+    /// What is bound where a kernel has a binding that a dispatch does not use.
+    pub fn unused(&self) -> &Region {
+        self.unused.get().expect("the device is open")
     }
 
     /// Objects made so far.

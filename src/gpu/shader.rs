@@ -90,10 +90,8 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
 const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
     "none",
     "gelu",
-    "gelu_keep",
     "gelu_backward",
     "gated_residual",
-    "gated_residual_keep",
 ];
 
 /// The number of an epilogue.
@@ -119,7 +117,7 @@ const CONSTANTS: &[(&str, Values)] = &[
     ("CHUNK", Values::OneOf(&[4096])),
     ("COLUMNS", Values::OneOf(&[1, 2])),
     ("DIVERGENCE", Values::OneOf(&[0, 1, 2])),
-    ("EPILOGUE", Values::OneOf(&[0, 1, 2, 3, 4, 5])),
+    ("EPILOGUE", Values::OneOf(&[0, 1, 2, 3])),
     // A lone element, less than a vector of four, whole vectors, sizes in use, and more than a subgroup.
     ("HEAD_DIM", Values::SuchAs(&[1, 5, 8, 16, 32, 64, 72])),
     ("LOG_PROB", Values::OneOf(&[0, 1])),

@@ -68,7 +68,7 @@ impl MemoryPlan {
 fn used(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
     let dispatches = node.op.dispatches(&graph.shapes(node), profile);
     let bindings = dispatches.iter().flat_map(|dispatch| dispatch.reads.iter().chain(&dispatch.writes));
-    bindings.map(|binding| node.bound(*binding)).collect()
+    bindings.filter_map(|binding| node.bound(*binding)).collect()
 }
 
 /// Device bytes of a plan, known before it is made.

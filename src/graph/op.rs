@@ -12,6 +12,8 @@ pub enum Binding {
     Input(usize),
     /// The node's output of this index.
     Output(usize),
+    /// A few bytes that the kernel does not touch, where it has a binding that this dispatch does not use.
+    Unused,
 }
 
 /// What an op may know of the device when it chooses a kernel.
@@ -166,11 +168,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// The tensor that a dispatch of this node names.
-    pub fn bound(&self, binding: Binding) -> Tensor {
+    /// The tensor that a dispatch of this node names, if it is one.
+    pub fn bound(&self, binding: Binding) -> Option<Tensor> {
         match binding {
-            Binding::Input(index) => self.inputs[index],
-            Binding::Output(index) => self.outputs[index],
+            Binding::Input(index) => Some(self.inputs[index]),
+            Binding::Output(index) => Some(self.outputs[index]),
+            Binding::Unused => None,
         }
     }
 }

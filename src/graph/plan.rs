@@ -56,10 +56,6 @@ impl Plan {
         let mut regions = HashMap::new();
         let mut elements = HashMap::new();
         for tensor in graph.tensors() {
-            // A result that only a joined kernel sees has no memory.
-            if graph.origin(tensor) == Origin::Computed && !memory.slot_of.contains_key(&tensor) {
-                continue;
-            }
             let bytes = 4 * graph.elements(tensor) as u64;
             let (buffer, offset) = match graph.origin(tensor) {
                 Origin::Input => (gpu.allocate(graph.name(tensor), bytes)?, 0),
@@ -69,6 +65,7 @@ impl Plan {
                 }
                 Origin::Computed => match memory.slot_of.get(&tensor) {
                     Some(slot) => (slots[*slot].clone(), 0),
+                    // No kernel touches it: joined kernels keep their values to themselves.
                     None => continue,
                 },
             };
@@ -86,7 +83,10 @@ impl Plan {
         for node in &nodes {
             let first = unbound.len();
             for dispatch in node.op.dispatches(&graph.shapes(node), profile) {
-                let region = |binding: &Binding| regions[&node.bound(*binding)].clone();
+                let region = |binding: &Binding| match node.bound(*binding) {
+                    Some(tensor) => regions[&tensor].clone(),
+                    None => gpu.unused().clone(),
+                };
                 unbound.push(Dispatch {
                     reads: dispatch.reads.iter().map(region).collect(),
                     writes: dispatch.writes.iter().map(region).collect(),

@@ -190,7 +190,8 @@ impl Geometry {
         };
         let mut params = [batches, self.m, self.n, self.k, a_batch, self.a[0], self.a[1], b_batch].map(word).to_vec();
         params.extend([self.b[0], self.b[1], tiles_m, tiles_n, slice.unwrap_or(self.k), slice.unwrap_or(0)].map(word));
-        params.extend([u32::from(has_bias), u32::from(epilogue.accumulate), word(epilogue.tokens)]);
+        params.extend([u32::from(has_bias), u32::from(epilogue.accumulate)]);
+        params.extend([word(epilogue.tokens), u32::from(epilogue.keep)]);
         let reads = [&[a, b, bias], epilogue.reads].concat();
         let tiles = batches * tiles_m * tiles_n;
         match variant {
@@ -212,6 +213,8 @@ pub(super) struct Epilogue<'a> {
     pub(super) accumulate: bool,
     /// Rows that share a gate.
     pub(super) tokens: usize,
+    /// Writes the product itself, too.
+    pub(super) keep: bool,
 }
 
 impl Op for MatMul {
@@ -290,7 +293,8 @@ impl Op for MatMul {
         // Without a bias its binding is filled by an operand that is not read there.
         let reads = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
         let [c, partial] = [0, 1].map(|index| [Binding::Output(index)]);
-        let into = |writes, accumulate| Epilogue { name: "none", reads: &[], writes, accumulate, tokens: 1 };
+        let into =
+            |writes, accumulate| Epilogue { name: "none", reads: &[], writes, accumulate, tokens: 1, keep: false };
         if shapes.outputs.len() < 2 || variant != Variant::Tiled {
             return vec![it.dispatch(variant, reads, has_bias, &into(&c, self.accumulate), None)];
         }

@@ -69,17 +69,17 @@ impl Op for MatMulJoined {
         let operands = shapes.inputs.len() - self.others();
         let has_bias = operands > 2;
         let reads: Vec<Binding> = (operands..shapes.inputs.len()).map(Binding::Input).collect();
-        let writes: Vec<Binding> = (0..shapes.outputs.len()).map(Binding::Output).collect();
+        let product = if self.keep { Binding::Output(1) } else { Binding::Unused };
+        let writes = [Binding::Output(0), product];
         let epilogue = Epilogue {
-            name: match (self.next, self.keep) {
-                (Next::Gelu, false) => "gelu",
-                (Next::Gelu, true) => "gelu_keep",
-                (Next::GeluBackward, _) => "gelu_backward",
-                (Next::GatedResidual, false) => "gated_residual",
-                (Next::GatedResidual, true) => "gated_residual_keep",
+            name: match self.next {
+                Next::Gelu => "gelu",
+                Next::GeluBackward => "gelu_backward",
+                Next::GatedResidual => "gated_residual",
             },
             reads: &reads,
-            writes: &writes,
+            writes: if self.next == Next::GeluBackward { &writes[..1] } else { &writes },
+            keep: self.keep,
             accumulate: false,
             tokens: match self.next {
                 Next::GatedResidual => shapes.outputs[0][1],

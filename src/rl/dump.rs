@@ -7,9 +7,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::rollout::Rollout;
-use super::update::UpdateRecord;
+use super::update::{UpdateRecord, trained_row};
 use super::update_graph::UpdateGraph;
-use crate::config::Config;
+use crate::config::{Config, ObjectiveName};
 use crate::error::Result;
 use crate::graph::Plan;
 use crate::model::{DitConfig, Layout};
@@ -171,7 +171,7 @@ impl File {
         self.floats(name("sigma_next"), &[rows], of_row(&|_, step| table.sigmas[step + 1] as f32));
         self.floats(name("time"), &[rows], of_row(&|_, step| context.dit.time_of(table.sigmas[step])));
         let transitions = record.rows.iter().flat_map(|(_, step)| {
-            let row = table.rows[*step];
+            let row = trained_row(context.config.objective.name, context.rollout, *step);
             [row.a as f32, row.b as f32, row.s as f32]
         });
         self.floats(name("rows"), &[rows, 3], transitions.collect());
@@ -179,8 +179,18 @@ impl File {
         self.floats(name("advantages"), &[rows], of_row(&|sample, _| context.advantages[sample] as f32));
 
         let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();
-        for (part, column) in [("row_losses", 0), ("log_ratio", 1), ("ratio", 2), ("kl", 3), ("mask", 4)] {
-            self.floats(name(part), &[rows], outcome(column));
+        self.floats(name("row_losses"), &[rows], outcome(0));
+        if context.config.objective.name == ObjectiveName::Nft {
+            let dim = context.dit.dim();
+            let image =
+                |(sample, _): &(usize, usize)| context.rollout.images[sample * dim..(sample + 1) * dim].to_vec();
+            self.floats(name("samples"), &images, record.rows.iter().flat_map(image).collect());
+            self.floats(name("share"), &[rows], outcome(2));
+            self.floats(name("velocity_msd"), &[rows], outcome(3));
+        } else {
+            for (part, column) in [("log_ratio", 1), ("ratio", 2), ("kl", 3), ("mask", 4)] {
+                self.floats(name(part), &[rows], outcome(column));
+            }
         }
         let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome[0])).collect();
         if !record.penalties.is_empty() {

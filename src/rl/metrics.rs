@@ -24,6 +24,8 @@ pub struct UpdateMetrics {
     pub tv_mean: f64,
     /// Share of terms beyond the trust region with ρ > 1, and with ρ ≤ 1, whichever way they point.
     pub beyond: [f64; 2],
+    /// Share of terms that were dropped, whatever their advantage.
+    pub masked_fraction: f64,
     /// Share of terms that were dropped with a positive advantage.
     pub pos_rm_fraction: f64,
     /// Share of terms that were dropped with a negative advantage.
@@ -67,6 +69,7 @@ impl UpdateMetrics {
             kl_max: column(3).fold(0.0, f64::max),
             tv_mean: mean(&mut column(3).map(|kl| tv_from_kl_sum(kl * dim as f64))),
             beyond: [beyond(true), beyond(false)],
+            masked_fraction: column(4).filter(|kept| *kept == 0.0).count() as f64 / count,
             pos_rm_fraction: dropped(1.0),
             neg_rm_fraction: dropped(-1.0),
             policy_loss: mean(&mut column(0)),
@@ -74,11 +77,6 @@ impl UpdateMetrics {
             grad_norm: f64::from(record.norm.norm),
             skipped: record.norm.skipped,
         }
-    }
-
-    /// Share of terms that were dropped.
-    pub fn masked_fraction(&self) -> f64 {
-        self.pos_rm_fraction + self.neg_rm_fraction
     }
 
     /// Share of terms beyond the trust region.
@@ -256,7 +254,7 @@ impl IterationMetrics {
     /// What there is because old and new policy have densities.
     fn policy_json(&self) -> Value {
         let by_step = |quantity: fn(&StepMetrics) -> f64| -> Vec<f64> { self.by_step.iter().map(quantity).collect() };
-        let masked = self.mean(UpdateMetrics::masked_fraction);
+        let masked = self.mean(|update| update.masked_fraction);
         let mut line = object(json!({
             "ratio_mean": self.mean(|update| update.ratio[0]),
             "ratio_std": self.mean(|update| update.ratio[1]),
@@ -273,12 +271,12 @@ impl IterationMetrics {
             "pos_rm_fraction": self.mean(|update| update.pos_rm_fraction),
             "neg_rm_fraction": self.mean(|update| update.neg_rm_fraction),
             "masked_fraction": masked,
-            "masked_fraction_later": self.later(UpdateMetrics::masked_fraction),
+            "masked_fraction_later": self.later(|update| update.masked_fraction),
             "unmasked_fraction": 1.0 - masked,
             "ratio_update0_maxdev": self.on_policy[0],
             "kl_update0_max": self.on_policy[1],
             "kl_by_update": self.by_update(|update| update.kl_mean),
-            "masked_by_update": self.by_update(UpdateMetrics::masked_fraction),
+            "masked_by_update": self.by_update(|update| update.masked_fraction),
             "kl_by_step": by_step(|step| step.kl),
             "log_ratio_by_step": by_step(|step| step.log_ratio),
             "masked_by_step": by_step(|step| step.masked),

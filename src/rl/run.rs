@@ -1,6 +1,6 @@
 //! The loop of a run: iterations, previews, evaluations, checkpoints, and the closing table.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
-use crate::config::Config;
+use crate::config::{Config, ObjectiveName};
 use crate::data::panel::before_after;
 use crate::error::Result;
 use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
@@ -68,13 +68,18 @@ struct Base {
 
 impl Run {
     /// Binds every plan that the run will need, so that a lack of memory or a file that does not fit shows now.
+    /// The first two updates of the first rollout are written to the file `dump`, with all that is needed to compute
+    /// them again.
     ///
     /// # Errors
     /// Everything of [`Trainer::new`], [`Evaluator::new`] and [`Preview::new`].
-    pub fn prepare(gpu: &Arc<Gpu>, config: &Config, base: &Model) -> Result<Self> {
+    pub fn prepare(gpu: &Arc<Gpu>, config: &Config, base: &Model, dump: Option<PathBuf>) -> Result<Self> {
         let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
-        let trainer = Trainer::new(gpu, config, base)?;
+        let trainer = match dump {
+            None => Trainer::new(gpu, config, base)?,
+            Some(_) => Trainer::observed(gpu, config, base)?,
+        };
         // What drift is measured against stays, as the trainer's penalty may need it too; the weights as they are
         // only until the base is measured.
         let frozen = match trainer.base() {
@@ -106,17 +111,8 @@ impl Run {
             table: Table::ode(1.0, config.preview.steps)?,
             config: config.clone(),
             trainer,
-            dump: None,
+            dump,
         })
-    }
-
-    /// Writes the first two updates of the first rollout to a file, with all that is needed to compute them again.
-    ///
-    /// # Errors
-    /// If the device has not enough memory.
-    pub fn dump_updates(&mut self, file: &Path) -> Result<()> {
-        self.dump = Some(file.to_owned());
-        self.trainer.dump_updates()
     }
 
     /// Trains as the configuration says.
@@ -148,13 +144,15 @@ impl Run {
         let mut saved = done;
         loop {
             let working = done < total && !options.stop.load(Ordering::Relaxed);
-            let found = if working { Some(trainer.iteration(done)?) } else { None };
+            let found = working.then(|| trainer.iteration(done));
+            // First of all, and also if the iteration has failed: then it is wanted most.
+            if let (Some(file), Some(bytes)) = (&dump, trainer.take_dump()) {
+                files::write_atomically(file, &bytes)?;
+            }
+            let found = found.transpose()?;
             if let Some(found) = &found {
                 done += 1;
                 tell(&mut progress, done, found);
-            }
-            if let (Some(file), Some(bytes)) = (&dump, trainer.take_dump()) {
-                files::write_atomically(file, &bytes)?;
             }
             if let Some(mut preview) = base_preview.take() {
                 let _phase = gpu.phase("base");
@@ -225,16 +223,14 @@ impl Run {
 
 /// What a person wants to know of an iteration.
 fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
-    progress.update(
-        done,
-        &format!(
-            "reward {:.3}  kl {:.2e}  masked {:4.1} %  {:.0} images/s",
-            found.reward[0],
-            found.last_kl(),
-            100.0 * found.mean(super::UpdateMetrics::masked_fraction),
-            found.images_per_second()
-        ),
-    );
+    let change = found.last_kl();
+    let moved = match found.objective {
+        // It has neither densities nor a mask.
+        ObjectiveName::Nft => format!("velocity moved {change:.2e}"),
+        _ => format!("kl {change:.2e}  masked {:4.1} %", 100.0 * found.mean(|update| update.masked_fraction)),
+    };
+    let (reward, rate) = (found.reward[0], found.images_per_second());
+    progress.update(done, &format!("reward {reward:.3}  {moved}  {rate:.0} images/s"));
     if found.skipped() > 0 {
         progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
     }

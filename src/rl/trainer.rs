@@ -14,7 +14,7 @@ use crate::config::{Config, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, base_bytes, upload_base};
 use crate::gpu::{Buffer, Gpu, ITERATION};
-use crate::graph::{Graph, Profile, planned_bytes};
+use crate::graph::{Graph, Profile, Stores, planned_bytes};
 use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::reward::{self, Reward};
@@ -68,6 +68,9 @@ pub struct Trainer {
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
+
+/// How an updater is made.
+type BindUpdater = fn(&Arc<Gpu>, &Config, &DitConfig, &Optimizer, Stores) -> Result<Updater>;
 
 /// The classes that groups go through.
 fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
@@ -125,6 +128,18 @@ impl Trainer {
     /// # Errors
     /// If configuration, model and rewards do not fit each other, or the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Result<Self> {
+        Self::bind(gpu, config, model, Updater::new)
+    }
+
+    /// The same, but the first two updates of the first rollout are observed; [`Trainer::take_dump`] gives them.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn observed(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Result<Self> {
+        Self::bind(gpu, config, model, Updater::observed)
+    }
+
+    fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model, updater: BindUpdater) -> Result<Self> {
         let dit = model.dit("`model.file`")?.clone();
         let classes = classes(config, &dit)?;
         let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
@@ -143,7 +158,7 @@ impl Trainer {
             others.insert(BASE, store.clone());
             base = Some(store);
         }
-        let updater = Updater::new(gpu, config, &dit, &optimizer, others)?;
+        let updater = updater(gpu, config, &dit, &optimizer, others)?;
         let rewards = reward::from_config(gpu, &config.reward, &dit)?;
         Ok(Self {
             gpu: gpu.clone(),
@@ -157,18 +172,6 @@ impl Trainer {
             dumped: None,
             optimizer,
         })
-    }
-
-    /// Observes the first two updates of the first rollout; [`Trainer::take_dump`] gives them after it. To be called
-    /// before it.
-    ///
-    /// # Errors
-    /// If the device has not enough memory.
-    pub fn dump_updates(&mut self) -> Result<()> {
-        let mut others = self.collector.stores();
-        others.extend(self.base.clone().map(|base| (BASE, base)));
-        self.updater = Updater::observed(&self.gpu, &self.config, &self.dit, &self.optimizer, others)?;
-        Ok(())
     }
 
     /// The safetensors file of the updates that were observed; `None` if none were, or it was taken.

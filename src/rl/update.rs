@@ -51,6 +51,14 @@ pub(super) fn record_bytes(config: &Config) -> Result<u64> {
     Ok(4 * (terms * numbers + 2 * updates) as u64)
 }
 
+/// The row (a, b, s) of a trained step. DiffusionNFT puts noise on the sample itself: x = (1 − σ)·x_0 + σ·ε.
+pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usize) -> Row {
+    match objective {
+        ObjectiveName::Nft => Row { a: 1.0 - rollout.table.sigmas[step], b: 0.0, s: rollout.table.sigmas[step] },
+        _ => rollout.table.rows[step],
+    }
+}
+
 impl Updater {
     /// Binds the update to the optimizer's stores and to `others`: the collector's, and with a penalty on the
     /// distance to the base [`crate::evaluate::BASE`].
@@ -141,7 +149,7 @@ impl Updater {
                 for slot in 0..rollout.trained.len() {
                     for batch in samples.chunks(self.config.update_micro_batch()) {
                         let weight = 1.0 / (samples.len() * rollout.trained.len()) as f32;
-                        self.accumulate(rollout, advantages, slot, batch, weight)?;
+                        self.accumulate(rollout, advantages, epoch, slot, batch, weight)?;
                         at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
                         if let Some(dump) = &mut dump {
                             dump.terms(&self.plan, &self.tensors)?;
@@ -184,6 +192,7 @@ impl Updater {
         &mut self,
         rollout: &Rollout,
         advantages: &[f64],
+        epoch: usize,
         slot: usize,
         batch: &[usize],
         weight: f32,
@@ -193,17 +202,19 @@ impl Updater {
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
         let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
         let transition = rollout.table.rows[step];
-        let (row, slot) = match self.config.objective.name {
-            // There is one sample for all times, and its noise is put on here.
-            ObjectiveName::Nft => (Row { a: 1.0 - sigma, b: 0.0, s: sigma }, 0),
-            _ => (transition, slot),
+        let row = trained_row(self.config.objective.name, rollout, step);
+        let (slot, noise_step) = match self.config.objective.name {
+            // There is one sample for all times, and each pass puts noise of its own on it.
+            ObjectiveName::Nft => (0, step + epoch * rollout.table.steps()),
+            // The noise that the rollout has drawn.
+            _ => (slot, step),
         };
         let it = &self.tensors;
         let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
         self.plan.write(it.indices, &indices);
         self.plan.write(it.time, &vec![self.dit.time_of(sigma); batch.len()]);
         self.plan.write(it.labels, &requests().map(|request| request.label).collect::<Vec<u32>>());
-        self.plan.write(it.keys, &words(requests(), step as u32));
+        self.plan.write(it.keys, &words(requests(), noise_step as u32));
         self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);

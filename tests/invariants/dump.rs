@@ -18,8 +18,7 @@ impl Dump {
         let (_folder, file) = classifier_file();
         let mut config = tiny::config(&file);
         change(&mut config);
-        let mut trainer = Trainer::new(gpu(), &config, &tiny::dit(2)).expect("it is small");
-        trainer.dump_updates().expect("it is small");
+        let mut trainer = Trainer::observed(gpu(), &config, &tiny::dit(2)).expect("it is small");
         trainer.iteration(0).expect("the device works");
         let bytes = trainer.take_dump().expect("the first rollout is observed");
         trainer.iteration(1).expect("the device works");
@@ -77,12 +76,18 @@ fn velocity(
     twin.value(&graph, v).to_vec()
 }
 
-/// Loss, ln ratio, KL and whether a term is kept, by the definitions.
-fn objective(config: &Config, [a, s1, s2]: [f64; 3], row: &[f64], dim: f64) -> [f64; 4] {
+/// Loss, ln ratio, KL and whether a term is kept, by the definitions; `dt` is σ' − σ.
+fn objective(config: &Config, [a, s1, s2]: [f64; 3], row: &[f64], dt: f64, dim: f64) -> [f64; 4] {
     let (b, s) = (row[1], row[2]);
     let kl = b * b / (2.0 * s * s * dim) * s2;
     let gaussian = b / (s * dim) * s1 - kl;
-    let log_ratio = if config.objective.log_prob == LogProb::CpsSpecial { 2.0 * s * s * gaussian } else { gaussian };
+    let is_guard = config.objective.name == ObjectiveName::GrpoGuard;
+    let log_ratio = match config.objective.log_prob {
+        _ if is_guard => s * (gaussian + kl),
+        LogProb::CpsSpecial => 2.0 * s * s * gaussian,
+        LogProb::Gaussian => gaussian,
+    };
+    let weight = if is_guard { -1.0 / dt } else { 1.0 };
     let ratio = log_ratio.exp();
     let per_element = |sum: f64| sum / dim;
     let (loss, kept) = match config.objective.name {
@@ -96,7 +101,7 @@ fn objective(config: &Config, [a, s1, s2]: [f64; 3], row: &[f64], dim: f64) -> [
             let low = 1.0 - per_element(config.objective.clip_low);
             let high = 1.0 + per_element(config.objective.clip_high);
             let kept = if a >= 0.0 { ratio <= high } else { ratio >= low };
-            ((-a * ratio).max(-a * ratio.clamp(low, high)), kept)
+            (weight * (-a * ratio).max(-a * ratio.clamp(low, high)), kept)
         }
     };
     [loss, log_ratio, kl, f64::from(u8::from(kept))]
@@ -121,13 +126,15 @@ fn check(dump: &Dump, config: &Config) {
 
         // The loss is what the definitions make of velocities, noise and advantages.
         let (v_old, v_new, noise) = (get("v_old"), get("v_new"), get("noise"));
+        let (sigma, sigma_next) = (get("sigma"), get("sigma_next"));
         let mut expected = [(); 4].map(|()| Vec::new());
         for row in 0..count {
             let part = row * dim..(row + 1) * dim;
             let delta: Vec<f64> = part.clone().map(|i| v_new[i] - v_old[i]).collect();
             let s1 = delta.iter().zip(&noise[part]).map(|(delta, noise)| delta * noise).sum();
             let s2 = delta.iter().map(|delta| delta * delta).sum();
-            let found = objective(config, [advantages[row], s1, s2], &rows[3 * row..], dim as f64);
+            let dt = sigma_next[row] - sigma[row];
+            let found = objective(config, [advantages[row], s1, s2], &rows[3 * row..], dt, dim as f64);
             expected.iter_mut().zip(found).for_each(|(column, value)| column.push(value));
         }
         for (name, expected) in ["row_losses", "log_ratio", "kl", "mask"].into_iter().zip(&expected) {
@@ -143,7 +150,10 @@ fn check(dump: &Dump, config: &Config) {
             let dropped = get("mask").iter().filter(|kept| **kept == 0.0).count();
             assert!((1..count).contains(&dropped), "{dropped} of {count} terms are dropped: the test says little");
         }
-        let loss = expected[0].iter().sum::<f64>() / count as f64;
+        let beta = config.objective.reference.beta;
+        let penalty = if beta > 0.0 { get("penalties").iter().sum::<f64>() / count as f64 } else { 0.0 };
+        assert!(beta == 0.0 || update == 0 || penalty > 0.0, "the policy has moved from the base");
+        let loss = expected[0].iter().sum::<f64>() / count as f64 + beta * penalty;
         assert!((get("loss")[0] - loss).abs() < 1e-5, "{} instead of {loss}", get("loss")[0]);
 
         // The weights afterwards are AdamW's, from the gradients.
@@ -191,9 +201,11 @@ fn an_update_can_be_computed_again_from_its_dump() {
         (ObjectiveName::FlowDppo, LogProb::Gaussian, Mask::Asymmetric),
         (ObjectiveName::FlowDppo, LogProb::CpsSpecial, Mask::Symmetric),
         (ObjectiveName::FlowGrpo, LogProb::Gaussian, Mask::Asymmetric),
+        (ObjectiveName::GrpoGuard, LogProb::Gaussian, Mask::Asymmetric),
     ] {
         let (dump, config) = Dump::of(|config| {
             config.objective.name = name;
+            config.objective.reference.beta = if mask == Mask::Symmetric { 0.1 } else { 0.0 };
             config.objective.log_prob = log_prob;
             config.objective.mask = mask;
             // In the midst of what the second update sees.
@@ -213,4 +225,24 @@ fn a_single_update_gives_a_single_part() {
         config.train.inner_epochs = 1;
     });
     assert!(dump.0.contains_key("update0.kl") && !dump.0.contains_key("update1.kl"));
+}
+
+#[test]
+fn a_forward_process_update_says_what_its_input_is_made_of() {
+    let (dump, _) = Dump::of(|config| {
+        config.objective.name = ObjectiveName::Nft;
+        config.rollout.sampler = flowdppo_wgpu::config::Sampler::Ode;
+    });
+    for update in ["update0", "update1"] {
+        let get = |part: &str| dump.get(&format!("{update}.{part}"));
+        let (samples, noise, rows) = (get("samples"), get("noise"), get("rows"));
+        let dim = samples.len() / (rows.len() / 3);
+        let mixed = |i: usize| rows[3 * (i / dim)] * samples[i] + rows[3 * (i / dim) + 2] * noise[i];
+        close("x", &dump.floats(&format!("{update}.x")), &(0..samples.len()).map(mixed).collect::<Vec<f64>>());
+        let msd = get("v_new").iter().zip(get("v_old")).map(|(new, old)| (new - old).powi(2)).collect::<Vec<f64>>();
+        let msd: Vec<f64> = msd.chunks(dim).map(|row| row.iter().sum::<f64>() / dim as f64).collect();
+        close("velocity_msd", &dump.floats(&format!("{update}.velocity_msd")), &msd);
+        assert!(get("share").iter().all(|share| (0.0..=1.0).contains(share)));
+        assert!(!dump.0.contains_key(&format!("{update}.kl")));
+    }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::config::{Command, Config, ObjectiveName};
-use flowdppo_wgpu::evaluate::{Drift, Evaluation};
+use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
+use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
 use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 
 const PROGRAM: &str = "flowdppo-wgpu ";
@@ -191,6 +192,7 @@ fn the_reference_names_every_metric() {
         updates: vec![update.clone()],
         by_step: vec![StepMetrics::default()],
         on_policy: [0.0; 2],
+        standard_ratio: Some(StandardRatio::default()),
         dim: 64,
         seconds: [1.0; 3],
         images: 1,
@@ -203,6 +205,14 @@ fn the_reference_names_every_metric() {
         reward_standard_error: 0.0,
         judge_accuracy: None,
         diversity: 0.0,
+        components: [("ink_1".into(), 0.5)].into(),
+        split: Some(Split {
+            reward_trained: 0.0,
+            reward_untrained: 0.0,
+            judge_trained: None,
+            judge_untrained: None,
+            image_msd_untrained: None,
+        }),
         drift: Some(drift),
     };
     let evaluation = serde_json::to_value(&evaluation).unwrap();

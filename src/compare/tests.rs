@@ -107,12 +107,15 @@ fn the_table_and_every_figure_are_written() {
     ] {
         assert!(table.contains(words), "{words} is missing in\n{table}");
     }
+    // What no run has is no column.
+    assert!(["masked |", "base reward"].iter().all(|title| table.contains(title)) && !table.contains("untrained"));
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("comparison.json")).unwrap()).unwrap();
     assert_eq!(json["groups"][0]["runs"][1]["status"], "failed");
     assert_eq!(json["groups"][0]["runs"][1]["planned_iterations"], 2);
     assert_eq!(json["groups"][1]["over_seeds"]["reward_final"]["mean"], 0.95);
     assert!(json["groups"][1]["over_seeds"]["reward_final"]["std"].is_null());
-    for name in ["reward", "reward_drift", "reward_kl", "judge", "masked", "kl_by_step", "rollout_reward"] {
+    for name in ["reward", "reward_drift", "reward_kl", "judge", "masked", "kl_by_step", "rollout_reward", "ratio_law"]
+    {
         let path = out.join(name).with_extension("svg");
         assert!(written.contains(&path) && table.contains(&format!("({name}.svg)")), "{name}");
         let svg = fs::read_to_string(path).unwrap();

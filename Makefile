@@ -1,9 +1,9 @@
 # Everything a person needs is one of these words; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup
+.PHONY: help demo test lint evidence setup
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## set up, build, and tune the built-in model (prints base and tuned side by side)
 	cargo run --release -- train
@@ -14,6 +14,9 @@ test: setup ## set up, then all tests
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
+
+evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (hours without a GPU; goes on where it was)
+	.ci/evidence
 
 setup: ## install Mesa's Vulkan driver where there is none (UPGRADE=1: a newer one on Debian 12)
 	@UPGRADE=$(UPGRADE) .ci/install-driver

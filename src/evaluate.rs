@@ -1,6 +1,7 @@
 //! How good a model is, on fixed seeds: deterministic steps, an independent judge, diversity, and how far it
 //! has drifted from its base.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -33,8 +34,29 @@ pub struct Evaluation {
     pub judge_accuracy: Option<f64>,
     /// Mean Euclidean distance between two samples of one class.
     pub diversity: f64,
+    /// Mean of each reward component before its weight, by name; empty if there is only one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, f64>,
+    /// Trained and untrained classes apart, if `rollout.classes` leaves some out.
+    #[serde(flatten)]
+    pub split: Option<Split>,
     /// How far the model is from its base.
     pub drift: Option<Drift>,
+}
+
+/// An evaluation by whether a class is among those that the rollouts draw.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Split {
+    /// Mean reward over trained classes.
+    pub reward_trained: f64,
+    /// Mean reward over the others.
+    pub reward_untrained: f64,
+    /// The judge's accuracy on trained classes.
+    pub judge_trained: Option<f64>,
+    /// The judge's accuracy on the others.
+    pub judge_untrained: Option<f64>,
+    /// Mean squared difference from the base's images of untrained classes, an element; `None` for the base.
+    pub image_msd_untrained: Option<f64>,
 }
 
 /// How far a model is from its base.
@@ -57,6 +79,8 @@ pub struct Drift {
 pub struct Evaluator {
     dit: DitConfig,
     count: usize,
+    /// Classes that rollouts draw; empty = all.
+    trained: Vec<u32>,
     requests: Vec<Request>,
     table: Table,
     sampling: Sampling,
@@ -129,6 +153,7 @@ impl Evaluator {
         }
         Ok(Self {
             count: eval.count,
+            trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
             sampling: draws(stores)?,
             rewards: reward::from_config(gpu, &config.reward, dit)?,
             weights: config.reward.iter().map(|reward| reward.weight).collect(),
@@ -160,6 +185,11 @@ impl Evaluator {
         let mut evaluation = self.score(&images)?;
         if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
             let image_msd = mean_squared(&images, base);
+            if let Some(split) = &mut evaluation.split {
+                let of =
+                    |images: &[f32]| part(images, self.dit.dim(), &self.requests, |it| !self.trained.contains(&it));
+                split.image_msd_untrained = Some(mean_squared(&of(&images), &of(base)));
+            }
             evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd)?);
         }
         Ok(evaluation)
@@ -181,10 +211,16 @@ impl Evaluator {
     fn score(&mut self, images: &[f32]) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
         let mut totals = vec![0.0; labels.len()];
+        let mut components = Vec::new();
         for (reward, weight) in self.rewards.iter_mut().zip(&self.weights) {
-            for (total, score) in totals.iter_mut().zip(reward.score(images, &labels)?) {
+            let scores = reward.score(images, &labels)?;
+            components.push(scores.iter().sum::<f64>() / labels.len() as f64);
+            for (total, score) in totals.iter_mut().zip(scores) {
                 *total += weight * score;
             }
+        }
+        if components.len() == 1 {
+            components.clear();
         }
         let count = totals.len() as f64;
         let mean = totals.iter().sum::<f64>() / count;
@@ -199,9 +235,38 @@ impl Evaluator {
             reward_standard_error: (variance / count).sqrt(),
             judge_accuracy,
             diversity: diversity(images, self.dit.dim(), self.count),
+            components: reward::names(&self.rewards).into_iter().zip(components).collect(),
+            split: self.split(images, &totals)?,
             drift: None,
         })
     }
+
+    /// The same by whether a class is trained, if some are not; `totals` are the rewards.
+    fn split(&mut self, images: &[f32], totals: &[f64]) -> Result<Option<Split>> {
+        let is_trained = |label: u32| self.trained.contains(&label);
+        if self.trained.is_empty() || self.requests.iter().all(|request| is_trained(request.label)) {
+            return Ok(None);
+        }
+        let mut halves = [true, false].map(|trained| (trained, 0.0, None));
+        for (trained, reward, judged) in &mut halves {
+            let wanted = |label: u32| is_trained(label) == *trained;
+            let labels: Vec<u32> =
+                self.requests.iter().map(|request| request.label).filter(|label| wanted(*label)).collect();
+            let rewards = totals.iter().zip(&self.requests).filter(|(_, request)| wanted(request.label));
+            *reward = rewards.map(|(total, _)| total).sum::<f64>() / labels.len() as f64;
+            if let Some(judge) = &mut self.judge {
+                *judged = Some(judge.accuracy(&part(images, self.dit.dim(), &self.requests, wanted), &labels)?);
+            }
+        }
+        let [(_, reward_trained, judge_trained), (_, reward_untrained, judge_untrained)] = halves;
+        Ok(Some(Split { reward_trained, reward_untrained, judge_trained, judge_untrained, image_msd_untrained: None }))
+    }
+}
+
+/// The images `[N, dim]` whose class is wanted.
+fn part(images: &[f32], dim: usize, requests: &[Request], wanted: impl Fn(u32) -> bool) -> Vec<f32> {
+    let images = images.chunks(dim).zip(requests).filter(|(_, request)| wanted(request.label));
+    images.flat_map(|(image, _)| image).copied().collect()
 }
 
 /// Mean Euclidean distance between two images of a group, over all pairs of all groups.

@@ -35,7 +35,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub enum Ended {
     /// It was trained to its end, or stopped by the person.
-    Trained(Outcome),
+    Trained(Box<Outcome>),
     /// Its numbers were not finite; the message is kept in its directory.
     Failed(String),
 }
@@ -105,7 +105,7 @@ impl SweepPlan {
         };
         write_atomically(&directory.config(), config.to_toml().as_bytes())?;
         match prepared.execute(&RunOptions { directory: &directory, resume: true, verbosity, stop }) {
-            Ok(outcome) => Ok(Ended::Trained(outcome)),
+            Ok(outcome) => Ok(Ended::Trained(Box::new(outcome))),
             Err(Error::NotFinite(message)) => {
                 write_atomically(&path.join(FAILURE), format!("{message}\n").as_bytes())?;
                 Ok(Ended::Failed(message))

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use flowdppo_wgpu::cli::Cli;
-use flowdppo_wgpu::config::{Command, Config, ObjectiveName};
-use flowdppo_wgpu::evaluate::{Drift, Evaluation};
+use flowdppo_wgpu::config::{Command, Config, ObjectiveName, Sweep};
+use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
+use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
 use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 
 const PROGRAM: &str = "flowdppo-wgpu ";
@@ -91,12 +92,27 @@ fn every_command_line_in_the_documents_parses() {
 
 #[test]
 fn every_command_line_in_the_configurations_parses() {
-    for folder in ["digits8", "mnist28", "emoji32", "rings"] {
+    for folder in ["digits8", "mnist28", "emoji32", "rings", "evidence"] {
         for path in files(&format!("configs/{folder}"), "toml") {
             let lines = command_lines(&read(&path));
             assert!(!lines.is_empty(), "{} does not say how to use it", path.display());
             lines.iter().for_each(|arguments| check_command(&path, arguments));
         }
+    }
+}
+
+#[test]
+fn the_sweeps_of_the_evidence_are_valid_and_have_three_seeds() {
+    let mut sweeps = files("configs/evidence", "toml");
+    sweeps.retain(|path| !path.ends_with("base-digits.toml"));
+    assert_eq!(sweeps.len(), 5);
+    for path in sweeps {
+        let mut sweep = Sweep::load(&path).unwrap();
+        sweep.sweep.base = sweep.sweep.base.map(|base| root().join(base));
+        let name = path.display().to_string();
+        let runs = sweep.runs(&name, Path::new("runs")).unwrap_or_else(|cause| panic!("{cause}"));
+        assert_eq!(sweep.sweep.seeds, [0, 1, 2], "{name}");
+        assert!(runs.len() >= 6, "{name}");
     }
 }
 
@@ -191,6 +207,7 @@ fn the_reference_names_every_metric() {
         updates: vec![update.clone()],
         by_step: vec![StepMetrics::default()],
         on_policy: [0.0; 2],
+        standard_ratio: Some(StandardRatio::default()),
         dim: 64,
         seconds: [1.0; 3],
         images: 1,
@@ -203,6 +220,14 @@ fn the_reference_names_every_metric() {
         reward_standard_error: 0.0,
         judge_accuracy: None,
         diversity: 0.0,
+        components: [("ink_1".into(), 0.5)].into(),
+        split: Some(Split {
+            reward_trained: 0.0,
+            reward_untrained: 0.0,
+            judge_trained: None,
+            judge_untrained: None,
+            image_msd_untrained: None,
+        }),
         drift: Some(drift),
     };
     let evaluation = serde_json::to_value(&evaluation).unwrap();

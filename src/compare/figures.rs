@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Group, History};
+use super::{Group, History, history};
+use crate::flow::standard_ratio::LIMIT;
 use crate::plot::{Axis, Chart, Scale, Series};
 
 const ROLLOUTS: Axis = Axis { title: "rollouts", scale: Scale::Whole };
@@ -105,7 +106,37 @@ pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
                 &against_rollouts("reward_mean", false),
             ),
         ),
+        ("ratio_law", ratio_law(groups)),
     ]
+}
+
+/// How the standardised log-ratio of new samples is distributed, against the normal law; all seeds and iterations of a
+/// group together.
+fn ratio_law(groups: &[Group]) -> Chart {
+    let mut series: Vec<Series> = groups
+        .iter()
+        .filter_map(|group| {
+            let counts = group.runs.iter().filter_map(History::z_histogram).reduce(history::sum)?;
+            let width = 2.0 * LIMIT / counts.len() as f64;
+            let scale = 1.0 / (width * counts.iter().sum::<f64>());
+            let bar = |(index, count): (usize, &f64)| {
+                [0.0, 1.0].map(|edge| [(index as f64 + edge) * width - LIMIT, count * scale])
+            };
+            Some(Series { line: counts.iter().enumerate().flat_map(bar).collect(), ..named(group) })
+        })
+        .collect();
+    if !series.is_empty() {
+        let density = |z: f64| (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt();
+        let line = (-80..=80).map(|index| f64::from(index) * LIMIT / 80.0).map(|z| [z, density(z)]).collect();
+        series.push(Series { label: "normal law".into(), colour: 6, line, ..Series::default() });
+    }
+    Chart {
+        title: "The log-ratio of new samples against its law",
+        subtitle: "First pass after its first update: the policy has moved, and has not learned from these samples.",
+        x: Axis { title: "z = (D ln ρ + KL) / √(2 KL), sums over the elements", scale: Scale::Linear },
+        y: Axis { title: "density", scale: Scale::FromZero },
+        series,
+    }
 }
 
 fn named(group: &Group) -> Series {

@@ -108,6 +108,14 @@ impl History {
         points.collect()
     }
 
+    /// The counts of `z_fresh_histogram`, summed over the iterations; `None` without any.
+    pub fn z_histogram(&self) -> Option<Vec<f64>> {
+        let counts = |record: &Record| -> Option<Vec<f64>> {
+            record.get("z_fresh_histogram")?.as_array()?.iter().map(Value::as_f64).collect()
+        };
+        self.records.iter().filter_map(counts).reduce(sum)
+    }
+
     /// `[step, KL]`: the mean-reduced KL within iterations at each trained step, mean over the iterations that trained
     /// it.
     pub fn kl_by_step(&self) -> Vec<[f64; 2]> {
@@ -123,6 +131,11 @@ impl History {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         found.iter().map(|(step, values)| [*step as f64, mean(values)]).collect()
     }
+}
+
+/// Two lists added, number by number.
+pub(super) fn sum(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
+    a.into_iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
 /// A configuration as a table: complete, if this version of the program understands it, else as it stands there.

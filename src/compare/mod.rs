@@ -134,7 +134,7 @@ impl Comparison {
             Error::input(format!("cannot write into {}: {cause}; choose another --out", folder.display()))
         })?;
         let mut written = Vec::new();
-        let mut text = format!("# Comparison\n\n{}\n{}\n", self.table(), Self::legend());
+        let mut text = format!("# Comparison\n\n{}\n{}\n", self.table(), self.legend());
         for (name, chart) in figures::all(&self.groups) {
             if chart.is_empty() {
                 continue;

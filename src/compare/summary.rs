@@ -17,8 +17,8 @@ pub struct Quantity {
     print: fn(f64) -> String,
 }
 
-/// What the table shows, in its order.
-pub const QUANTITIES: [Quantity; 10] = [
+/// What the table shows, in its order; a column without any value is left out.
+pub const QUANTITIES: [Quantity; 16] = [
     Quantity {
         key: "reward_base",
         title: "base reward",
@@ -38,6 +38,34 @@ pub const QUANTITIES: [Quantity; 10] = [
         title: "best reward",
         definition: "largest mean reward of an evaluation",
         value: |run| run.points("eval/reward_mean").into_iter().map(|[_, reward]| reward).reduce(f64::max),
+        print: three,
+    },
+    Quantity {
+        key: "reward_trained",
+        title: "trained reward",
+        definition: "mean reward over the classes that rollouts draw, if they leave some out, last evaluation",
+        value: |run| last(run, "eval/reward_trained"),
+        print: three,
+    },
+    Quantity {
+        key: "reward_untrained",
+        title: "untrained reward",
+        definition: "mean reward over the other classes, last evaluation",
+        value: |run| last(run, "eval/reward_untrained"),
+        print: three,
+    },
+    Quantity {
+        key: "image_msd_untrained",
+        title: "untrained drift",
+        definition: "mean squared difference from the base's pictures of those classes an element, last evaluation",
+        value: |run| last(run, "eval/image_msd_untrained"),
+        print: |value| format!("{value:.4}"),
+    },
+    Quantity {
+        key: "ink",
+        title: "ink",
+        definition: "mean ink, 0 to 1, where it is one of several rewards, last evaluation",
+        value: |run| (0..9).find_map(|index| last(run, &format!("eval/components.ink_{index}"))),
         print: three,
     },
     Quantity {
@@ -72,10 +100,21 @@ pub const QUANTITIES: [Quantity; 10] = [
         key: "masked_fraction",
         title: "masked",
         definition: "share of terms that mask or clipping dropped, mean over rollouts",
-        value: |run| {
-            let points = run.points("masked_fraction");
-            (!points.is_empty()).then(|| points.iter().map(|[_, share]| share).sum::<f64>() / points.len() as f64)
-        },
+        value: |run| mean(run, "masked_fraction"),
+        print: three,
+    },
+    Quantity {
+        key: "pos_rm_fraction",
+        title: "masked, A > 0",
+        definition: "share of terms dropped with a positive advantage, mean over rollouts",
+        value: |run| mean(run, "pos_rm_fraction"),
+        print: three,
+    },
+    Quantity {
+        key: "neg_rm_fraction",
+        title: "masked, A < 0",
+        definition: "share of terms dropped with a negative advantage, mean over rollouts",
+        value: |run| mean(run, "neg_rm_fraction"),
         print: three,
     },
     Quantity {
@@ -112,6 +151,11 @@ fn base_reward(run: &History) -> Option<f64> {
 
 fn last(run: &History, key: &str) -> Option<f64> {
     Some(run.points(key).last()?[1])
+}
+
+fn mean(run: &History, key: &str) -> Option<f64> {
+    let points = run.points(key);
+    (!points.is_empty()).then(|| points.iter().map(|[_, value]| value).sum::<f64>() / points.len() as f64)
 }
 
 /// A number over the seeds of a group.
@@ -180,12 +224,13 @@ fn rollouts(group: &Group) -> String {
 impl Comparison {
     /// The table in Markdown, a row a group, and what became of runs that failed.
     pub fn table(&self) -> String {
+        let shown: Vec<&Quantity> = QUANTITIES.iter().filter(|quantity| self.has(quantity)).collect();
         let mut rows = vec![vec!["run".to_owned(), "seeds".into(), "rollouts".into()]];
-        rows[0].extend(QUANTITIES.iter().map(|quantity| quantity.title.to_owned()));
+        rows[0].extend(shown.iter().map(|quantity| quantity.title.to_owned()));
         for group in &self.groups {
             // A bar would end the cell.
             let mut row = vec![group.label.replace('|', "\\|"), runs(group), rollouts(group)];
-            row.extend(QUANTITIES.iter().map(|quantity| quantity.cell(group)));
+            row.extend(shown.iter().map(|quantity| quantity.cell(group)));
             rows.push(row);
         }
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -213,10 +258,15 @@ impl Comparison {
         text
     }
 
+    fn has(&self, quantity: &Quantity) -> bool {
+        self.groups.iter().any(|group| quantity.over(group).is_some())
+    }
+
     /// What the table's columns mean.
-    pub fn legend() -> String {
+    pub fn legend(&self) -> String {
         let line = |quantity: &Quantity| format!("- {}: {}\n", quantity.title, quantity.definition);
-        format!("Mean over seeds ± unbiased standard deviation.\n\n{}", QUANTITIES.iter().map(line).collect::<String>())
+        let lines = QUANTITIES.iter().filter(|quantity| self.has(quantity)).map(line);
+        format!("Mean over seeds ± unbiased standard deviation.\n\n{}", lines.collect::<String>())
     }
 
     /// Everything in the table, run by run.

@@ -21,7 +21,7 @@ fn run(root: &TempDir, name: &str, config: &str, rewards: &[f64]) -> PathBuf {
             let fields = json!({
                 "reward_mean": reward, "masked_fraction": 0.1, "trained_steps": [iteration % 2, 3],
                 "kl_by_step": [1e-3 * iteration as f64, 2e-2], "seconds_rollout": 1.0, "seconds_reward": 0.5,
-                "seconds_update": 2.0,
+                "seconds_update": 2.0, "z_fresh_histogram": [0, iteration, 3, 1],
             });
             line.as_object_mut().unwrap().append(&mut fields.as_object().unwrap().clone());
         }
@@ -107,12 +107,15 @@ fn the_table_and_every_figure_are_written() {
     ] {
         assert!(table.contains(words), "{words} is missing in\n{table}");
     }
+    // What no run has is no column.
+    assert!(["masked |", "base reward"].iter().all(|title| table.contains(title)) && !table.contains("untrained"));
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("comparison.json")).unwrap()).unwrap();
     assert_eq!(json["groups"][0]["runs"][1]["status"], "failed");
     assert_eq!(json["groups"][0]["runs"][1]["planned_iterations"], 2);
     assert_eq!(json["groups"][1]["over_seeds"]["reward_final"]["mean"], 0.95);
     assert!(json["groups"][1]["over_seeds"]["reward_final"]["std"].is_null());
-    for name in ["reward", "reward_drift", "reward_kl", "judge", "masked", "kl_by_step", "rollout_reward"] {
+    for name in ["reward", "reward_drift", "reward_kl", "judge", "masked", "kl_by_step", "rollout_reward", "ratio_law"]
+    {
         let path = out.join(name).with_extension("svg");
         assert!(written.contains(&path) && table.contains(&format!("({name}.svg)")), "{name}");
         let svg = fs::read_to_string(path).unwrap();
@@ -205,4 +208,24 @@ fn names_of_seeds_are_cut_to_what_they_share() {
         let runs = names.map(|name| History::read(&run(&root, name, &config(0, 1e-4), &[0.5])).unwrap());
         assert_eq!(common_name(&runs), expected);
     }
+}
+
+#[test]
+fn the_ratios_law_adds_up_iterations_and_seeds_to_a_density() {
+    let root = tempfile::tempdir().unwrap();
+    let runs = [
+        run(&root, "a-seed0", &config(0, 1e-4), &[0.5, 0.8, 0.7]),
+        run(&root, "a-seed1", &config(1, 1e-4), &[0.5, 0.8]),
+    ];
+    let comparison = read(&runs).unwrap();
+    assert_eq!(comparison.groups()[0].runs[0].z_histogram(), Some(vec![0.0, 3.0, 6.0, 2.0]));
+    let charts = figures::all(comparison.groups());
+    let (_, chart) = charts.iter().find(|(name, _)| *name == "ratio_law").unwrap();
+    // Bins 2 wide: 0, 4, 9 and 3 of 16 terms.
+    let density = [0.0, 0.125, 0.28125, 0.09375];
+    for (bin, density) in density.into_iter().enumerate() {
+        let edge = 2.0 * bin as f64 - 4.0;
+        assert_eq!(chart.series[0].line[2 * bin..2 * bin + 2], [[edge, density], [edge + 2.0, density]]);
+    }
+    assert_eq!((chart.series.len(), chart.series[1].label.as_str()), (2, "normal law"));
 }

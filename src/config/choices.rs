@@ -131,6 +131,8 @@ pub enum DataKind {
 pub enum RewardKind {
     /// The probability that a trained classifier gives to the class that was asked for.
     Classifier,
+    /// How bright the picture is, whatever its class.
+    Ink,
 }
 
 /// How the learning rate goes down.

@@ -89,7 +89,7 @@ impl Config {
     fn validate_rewards(&self) -> Result<()> {
         for (index, reward) in self.reward.iter().enumerate() {
             let key = |name| format!("reward.{index}.{name}");
-            if reward.file.is_empty() {
+            if reward.kind == RewardKind::Classifier && reward.file.is_empty() {
                 return wrong(key("file"), "a safetensors file or builtin:NAME", "empty");
             }
             finite(key("weight"), reward.weight)?;

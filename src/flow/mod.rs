@@ -12,6 +12,7 @@
 //! * [`noise`]: the randomness itself, as a function of (seed, rollout, sample, step).
 //! * [`objective`]: what a sampled step says about how its velocity should change.
 //! * [`divergence`]: measures of that change: KL, total variation, distances, penalties.
+//! * [`standard_ratio`]: the law that the ratio of new samples follows.
 //! * [`nft`]: the objective of DiffusionNFT, which needs no random steps.
 
 pub mod divergence;
@@ -21,4 +22,5 @@ pub mod objective;
 pub mod sampler;
 pub mod schedule;
 pub mod solver;
+pub mod standard_ratio;
 pub mod trained_steps;

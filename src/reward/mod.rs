@@ -1,8 +1,10 @@
 //! What scores images.
 
 mod classifier;
+mod ink;
 
 pub use classifier::ClassifierScorer;
+pub use ink::Ink;
 
 use std::sync::Arc;
 
@@ -34,9 +36,20 @@ pub fn from_config(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig) 
         .map(|reward| -> Result<Box<dyn Reward>> {
             match reward.kind {
                 config::RewardKind::Classifier => Ok(Box::new(classifier_for(gpu, &reward.file, dit)?)),
+                config::RewardKind::Ink => Ok(Box::new(Ink)),
             }
         })
         .collect()
+}
+
+/// What to call the rewards in metrics: with several of them, their index follows.
+pub fn names(rewards: &[Box<dyn Reward>]) -> Vec<String> {
+    let several = rewards.len() > 1;
+    let name = |index: usize| match several {
+        true => format!("{}_{index}", rewards[index].name()),
+        false => rewards[index].name().to_owned(),
+    };
+    (0..rewards.len()).map(name).collect()
 }
 
 /// Loads a classifier and checks that it takes a model's images and knows its classes.

@@ -6,6 +6,7 @@ use super::advantage::Advantages;
 use super::update::UpdateRecord;
 use crate::config::ObjectiveName;
 use crate::flow::divergence::tv_from_kl_sum;
+use crate::flow::standard_ratio::StandardRatio;
 
 /// The sums of one optimizer step, by the names that the field uses.
 ///
@@ -136,6 +137,8 @@ pub struct IterationMetrics {
     pub by_step: Vec<StepMetrics>,
     /// Largest deviation of the ratio from 1, and largest KL, at the first update: 0 by construction.
     pub on_policy: [f64; 2],
+    /// The ratio against its law, where the ratio is the Gaussian's and an update saw new samples after a first.
+    pub standard_ratio: Option<StandardRatio>,
     /// Elements of an image: mean-reduced KL times this is in nats a sample.
     pub dim: usize,
     /// Seconds for rollout, reward and update.
@@ -290,6 +293,13 @@ impl IterationMetrics {
                 "clipfrac_lt_one": self.mean(|update| update.beyond[1]),
             }),
         }));
+        if let Some(StandardRatio { mean, std, histogram }) = &self.standard_ratio {
+            line.append(&mut object(json!({
+                "z_fresh_mean": mean,
+                "z_fresh_std": std,
+                "z_fresh_histogram": histogram,
+            })));
+        }
         Value::Object(line)
     }
 }

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::dump::Context;
 use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector, trained_slots};
-use super::update::{self, Updater};
+use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
-use crate::config::{Config, ObjectiveName};
+use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, base_bytes, upload_base};
+use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{Graph, Profile, Stores, planned_bytes};
 use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
@@ -221,31 +222,29 @@ impl Trainer {
         let totals: Vec<f64> = (0..labels.len())
             .map(|sample| scores.iter().zip(&weights).map(|(component, weight)| weight * component[sample]).sum())
             .collect();
-        let name = |index: usize| match self.rewards.len() {
-            1 => self.rewards[index].name().to_owned(),
-            _ => format!("{}_{index}", self.rewards[index].name()),
-        };
-        let component = |index: usize, scores: &[f64]| {
+        let component = |(name, scores): (String, &Vec<f64>)| {
             let [mean, std, ..] = spread(scores);
-            (name(index), [mean, std])
+            (name, [mean, std])
         };
         let mut metrics = IterationMetrics {
             iteration: index + 1,
             objective: self.config.objective.name,
             reference_beta: self.config.objective.reference.beta,
             reward: spread(&totals),
-            components: scores.iter().enumerate().map(|(index, scores)| component(index, scores)).collect(),
+            components: reward::names(&self.rewards).into_iter().zip(&scores).map(component).collect(),
             advantage: [0.0; 2],
             zero_std_groups: [advantages.zero_spread_groups, labels.len() / group_size],
             trained_steps: rollout.trained.clone(),
             updates: Vec::new(),
             by_step: Vec::new(),
             on_policy: [0.0; 2],
+            standard_ratio: None,
             dim: self.dit.dim(),
             seconds: [rollout_seconds, reward_seconds, update_seconds],
             images: labels.len(),
         };
         metrics.observe(&records, &advantages);
+        metrics.standard_ratio = standard_ratio(&self.config, &records, self.dit.dim());
         guard(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
@@ -331,6 +330,18 @@ impl Trainer {
         self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
     }
+}
+
+/// How the Gaussian's ratio is distributed over samples that are new to a policy that has moved: those of the first
+/// pass after its first update.
+fn standard_ratio(config: &Config, records: &[UpdateRecord], dim: usize) -> Option<StandardRatio> {
+    let objective = &config.objective;
+    let has_ratio = matches!(objective.name, ObjectiveName::FlowDppo | ObjectiveName::FlowGrpo);
+    if !has_ratio || objective.log_prob != LogProb::Gaussian {
+        return None;
+    }
+    let fresh = records.iter().take(config.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
+    StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
 }
 
 /// Stops a run that is not what it claims to be.

@@ -352,6 +352,37 @@ fn eval_measures_a_model_and_its_drift() {
 }
 
 #[test]
+fn eval_tells_trained_classes_from_others_and_rewards_apart() {
+    let here = Workplace::new();
+    here.run("train --config train.toml --out run --set train.learning_rate=0.01").succeeds();
+    let json = |arguments: &str| -> Value {
+        let model = "eval --config train.toml --json --model run/model.safetensors";
+        serde_json::from_str(&here.run(&format!("{model} {arguments}")).succeeds()).unwrap()
+    };
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
+    let all = json("--base base.safetensors");
+    assert!(["reward_untrained", "components"].iter().all(|key| all.get(*key).is_none()), "{all}");
+
+    // Four of ten classes.
+    let part = json("--base base.safetensors --set rollout.classes=[0,3,4,9]");
+    for [whole, trained, untrained] in
+        [["reward_mean", "reward_trained", "reward_untrained"], ["judge_accuracy", "judge_trained", "judge_untrained"]]
+    {
+        close(number(&part, whole), number(&all, whole));
+        close(number(&part, whole), 0.4 * number(&part, trained) + 0.6 * number(&part, untrained));
+    }
+    assert_ne!(part["reward_trained"], part["reward_untrained"]);
+    let [moved, everywhere] = [number(&part, "image_msd_untrained"), number(&part["drift"], "image_msd")];
+    assert!(moved > 0.0 && moved < everywhere / 0.6, "{moved} of {everywhere}");
+
+    let ink = json("--set reward.1.kind=ink --set reward.1.weight=-0.5");
+    let [classifier, ink_of] = ["classifier_0", "ink_1"].map(|name| number(&ink["components"], name));
+    close(number(&ink, "reward_mean"), classifier - 0.5 * ink_of);
+    close(classifier, number(&all, "reward_mean"));
+    assert!(ink_of > 0.0 && ink_of < 1.0, "{ink_of}");
+}
+
+#[test]
 fn quiet_leaves_the_results_alone() {
     let here = Workplace::new();
     for (arguments, result) in [

@@ -15,7 +15,7 @@ lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check
 	cargo clippy --release --all-targets -- -D warnings
 
-evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (hours without a GPU; goes on where it was)
+evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (an hour without a GPU; goes on where it was)
 	.ci/evidence
 
 setup: ## install Mesa's Vulkan driver where there is none (UPGRADE=1: a newer one on Debian 12)

@@ -3,6 +3,7 @@
 
 mod cli {
     mod bad_input;
+    mod bad_runs;
     mod bench;
     mod commands;
     mod interruption;

@@ -4,6 +4,7 @@
 // Loads beyond an edge repeat the last row or column; their results are not stored.
 //!import grid
 //!import matmul
+//!import operands
 //!import epilogue
 
 // Which epilogue that is.

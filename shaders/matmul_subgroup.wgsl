@@ -6,6 +6,7 @@
 // counts as zero. All lanes take part in every shuffle.
 //!import grid
 //!import matmul
+//!import operands
 //!import epilogue
 
 // Which epilogue that is.

@@ -47,6 +47,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "matmul_register",
     "matmul_subgroup",
     "matmul_tiled",
+    "matmul_tiled_vec4",
     "mean_squared_error",
     "mean_squared_error_backward",
     "nft_loss",
@@ -81,9 +82,12 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "grid",
     "matmul",
     "non_finite",
+    "operands",
+    "operands_vec4",
     "patch_index",
     "philox",
     "sigmoid",
+    "tiles",
 ];
 
 /// `(name, text)` of what a matmul kernel can do with an element, by number: [`epilogue`] gives it.

@@ -43,7 +43,7 @@ pub(super) enum Variant {
     Register,
     /// `matmul_subgroup`, for subgroups of so many lanes and tiles of so many rows.
     Subgroup { lanes: u32, rows: usize },
-    /// `matmul_tiled`.
+    /// `matmul_tiled`, or `matmul_tiled_vec4` where rows have whole vectors.
     Tiled,
 }
 
@@ -164,6 +164,12 @@ impl Geometry {
         self.k.div_ceil(slices).max(SHORTEST_SLICE).next_multiple_of(16)
     }
 
+    /// Both operands can be read four elements at a time. Depends on the sizes of rows, and not on how many there are:
+    /// of two strides one is 1, and the other the length of a row.
+    fn has_vectors(&self) -> bool {
+        [self.a, self.b].iter().all(|strides| strides.contains(&1) && strides.iter().any(|stride| stride % 4 == 0))
+    }
+
     /// One dispatch of a kernel; with a `slice`, a result for every slice of K.
     pub(super) fn dispatch(
         &self,
@@ -175,6 +181,7 @@ impl Geometry {
     ) -> Dispatch<Binding> {
         let (kernel, [rows, columns]) = match variant {
             Variant::Register => (Kernel::new("matmul_register"), [4, 4]),
+            Variant::Tiled if self.has_vectors() => (Kernel::new("matmul_tiled_vec4"), [TILE, TILE]),
             Variant::Tiled => (Kernel::new("matmul_tiled"), [TILE, TILE]),
             Variant::Subgroup { lanes, rows } => {
                 let columns = if self.n > lanes as usize { 2 } else { 1 };

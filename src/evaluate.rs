@@ -15,7 +15,7 @@ use crate::graph::{Graph, Plan, Store, Stores, Tensor};
 use crate::model::{Dit, DitConfig, Parameters};
 use crate::ops::PolicyStats;
 use crate::optimizer::PARAMETERS;
-use crate::reward::{self, ClassifierScorer, Reward};
+use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 
 /// Weights of the model that drift is measured from, as [`upload_base`] uploads them.
@@ -84,8 +84,6 @@ pub struct Evaluator {
     requests: Vec<Request>,
     table: Table,
     sampling: Sampling,
-    rewards: Vec<Box<dyn Reward>>,
-    weights: Vec<f64>,
     judge: Option<ClassifierScorer>,
     drift: Option<DriftMeter>,
     /// The base, until it has been drawn: its plans are not kept.
@@ -125,7 +123,7 @@ impl Evaluator {
     /// [`BASE`] among the stores, drift from it is measured too.
     ///
     /// # Errors
-    /// If rewards or judge do not fit the model, or the device has not enough memory.
+    /// If the judge does not fit the model, or the device has not enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
@@ -155,8 +153,6 @@ impl Evaluator {
             count: eval.count,
             trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
             sampling: draws(stores)?,
-            rewards: reward::from_config(gpu, &config.reward, dit)?,
-            weights: config.reward.iter().map(|reward| reward.weight).collect(),
             dit: dit.clone(),
             requests,
             table,
@@ -175,14 +171,14 @@ impl Evaluator {
         Ok(())
     }
 
-    /// Evaluates the weights as they are now.
+    /// Evaluates the weights as they are now, after `iteration` iterations.
     ///
     /// # Errors
     /// If the device is lost or a reward fails.
-    pub fn evaluate(&mut self) -> Result<Evaluation> {
+    pub fn evaluate(&mut self, rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         self.draw_base()?;
         let images = self.sampling.draw(&self.table, &self.requests)?;
-        let mut evaluation = self.score(&images)?;
+        let mut evaluation = self.score(&images, rewards, iteration)?;
         if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
             let image_msd = mean_squared(&images, base);
             if let Some(split) = &mut evaluation.split {
@@ -199,26 +195,22 @@ impl Evaluator {
     ///
     /// # Errors
     /// If the device is lost or a reward fails.
-    pub fn evaluate_base(&mut self) -> Result<Option<Evaluation>> {
+    pub fn evaluate_base(&mut self, rewards: &mut Rewards) -> Result<Option<Evaluation>> {
         self.draw_base()?;
         let Some(images) = self.base_images.take() else { return Ok(None) };
-        let evaluation = self.score(&images);
+        let evaluation = self.score(&images, rewards, 0);
         self.base_images = Some(images);
         evaluation.map(Some)
     }
 
     /// Everything that samples alone can tell.
-    fn score(&mut self, images: &[f32]) -> Result<Evaluation> {
+    fn score(&mut self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
-        let mut totals = vec![0.0; labels.len()];
-        let mut components = Vec::new();
-        for (reward, weight) in self.rewards.iter_mut().zip(&self.weights) {
-            let scores = reward.score(images, &labels)?;
-            components.push(scores.iter().sum::<f64>() / labels.len() as f64);
-            for (total, score) in totals.iter_mut().zip(scores) {
-                *total += weight * score;
-            }
-        }
+        let scores = rewards.score(images, &labels, Moment { purpose: Purpose::Evaluation, iteration })?;
+        let totals = scores.totals;
+        let mean_of = |values: &Vec<f64>| values.iter().sum::<f64>() / labels.len() as f64;
+        let mut components: BTreeMap<String, f64> =
+            rewards.names().iter().cloned().zip(scores.components.iter().map(mean_of)).collect();
         if components.len() == 1 {
             components.clear();
         }
@@ -235,7 +227,7 @@ impl Evaluator {
             reward_standard_error: (variance / count).sqrt(),
             judge_accuracy,
             diversity: diversity(images, self.dit.dim(), self.count),
-            components: reward::names(&self.rewards).into_iter().zip(components).collect(),
+            components,
             split: self.split(images, &totals)?,
             drift: None,
         })

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
 use crate::model::DitConfig;
-use crate::reward::Reward;
+use crate::reward::{Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 
 /// Samples a class that a grid has room for; more classes than this are not all shown.
@@ -84,12 +84,13 @@ impl Preview {
         })
     }
 
-    /// Captions: the reward of each sample, or the mean of each class where samples are points.
+    /// Captions after `iteration` iterations: the reward of each sample, or the mean of each class where samples are points.
     ///
     /// # Errors
     /// If the reward fails.
-    pub fn captions(&self, images: &[f32], reward: &mut dyn Reward) -> Result<Vec<String>> {
-        let scores = reward.score(images, &self.labels)?;
+    pub fn captions(&self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Vec<String>> {
+        let moment = Moment { purpose: Purpose::Preview, iteration };
+        let scores = rewards.score(images, &self.labels, moment)?.totals;
         if is_point(&self.dit) {
             let means = scores.chunks(self.per_class).map(|scores| scores.iter().sum::<f64>() / scores.len() as f64);
             return Ok(means.map(|mean| format!("reward {mean:.2}")).collect());
@@ -97,7 +98,7 @@ impl Preview {
         Ok(scores.iter().map(|score| format!("{score:.2}")).collect())
     }
 
-    /// Draws the samples and writes their panel, with rewards if there is one; returns samples and captions.
+    /// Draws the samples and writes their panel, with rewards (after that many iterations) if there are any; returns samples and captions.
     ///
     /// # Errors
     /// If the device is lost or the file cannot be written.
@@ -106,11 +107,11 @@ impl Preview {
         path: &Path,
         table: &Table,
         heading: &str,
-        reward: Option<&mut dyn Reward>,
+        rewards: Option<(&mut Rewards, u64)>,
     ) -> Result<(Vec<f32>, Vec<String>)> {
         let images = self.draw(table)?;
-        let captions = match reward {
-            Some(reward) => self.captions(&images, reward)?,
+        let captions = match rewards {
+            Some((rewards, iteration)) => self.captions(&images, rewards, iteration)?,
             None => Vec::new(),
         };
         self.panel(&images, heading, &captions).write(path)?;

@@ -23,7 +23,7 @@ use flowdppo_wgpu::graph::Profile;
 use flowdppo_wgpu::model::{DitConfig, Model};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
-use flowdppo_wgpu::reward;
+use flowdppo_wgpu::reward::Rewards;
 use flowdppo_wgpu::rl::{Rollout, RolloutCollector, STATES, Trainer, UpdateRecord, Updater, VELOCITIES};
 use flowdppo_wgpu::sampling::Table;
 
@@ -237,7 +237,7 @@ fn nothing_is_made_after_the_first_iteration() {
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| {
         trainer.iteration(index)?;
-        evaluator.evaluate()?;
+        evaluator.evaluate(trainer.rewards(), index)?;
         preview.draw(&table)?;
         trainer.checkpoint(index + 1)?;
         Result::Ok(gpu.counters())
@@ -284,7 +284,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         drop(parts);
         assert_eq!(held(), before, "memory is given back");
 
-        let rewards = reward::from_config(&gpu, &config.reward, dit_of(&model)).expect("it fits the model");
+        let rewards = Rewards::new(&gpu, &config.reward, dit_of(&model), &[]).expect("it fits the model");
         let of_rewards = held() - before;
         drop(rewards);
         let trainer = Trainer::new(&gpu, &config, &model).expect("it is small");

@@ -13,6 +13,7 @@ use crate::gpu::Buffer;
 use crate::graph::{Store, Stores};
 use crate::model::Model;
 use crate::optimizer::PARAMETERS;
+use crate::reward::Rewards;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -56,7 +57,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             )));
         }
     };
-    let evaluation = Evaluator::new(&gpu, &config, dit, &stores, base.as_ref())?.evaluate()?;
+    let mut rewards = Rewards::new(&gpu, &config.reward, dit, &model.class_names)?;
+    let evaluation = Evaluator::new(&gpu, &config, dit, &stores, base.as_ref())?.evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

@@ -12,6 +12,7 @@ use crate::gpu::Gpu;
 use crate::graph::Profile;
 use crate::model::DitConfig;
 use crate::rl::{Cost, RunOptions, Trainer};
+use crate::reward::Rewards;
 use crate::run::RunDirectory;
 use crate::{assets, files, reward, rl};
 
@@ -107,7 +108,7 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
 
 /// Loads rewards and judge once, so that what is wrong with them is known before anything is written.
 fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig) -> Result<()> {
-    reward::from_config(gpu, &config.reward, dit)?;
+    Rewards::new(gpu, &config.reward, dit, &[])?;
     if !config.eval.judge.is_empty() {
         reward::classifier_for(gpu, &config.eval.judge, dit)?;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Reward;
+use super::{Batch, Reward};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Stores, Tensor};
@@ -16,6 +16,7 @@ const BATCH: usize = 128;
 /// A classifier bound to the device.
 #[derive(Debug)]
 pub struct ClassifierScorer {
+    name: String,
     config: ClassifierConfig,
     plan: Plan,
     images: Tensor,
@@ -41,7 +42,7 @@ impl ClassifierScorer {
         let [_, probabilities, _] = cross_entropy(&mut graph, logits, labels, weight);
         graph.keep(probabilities);
         let plan = Plan::new(gpu, &graph, &Stores::from([(PARAMETERS, weights)]))?;
-        Ok(Self { config, plan, images, labels, probabilities })
+        Ok(Self { name: "classifier".into(), config, plan, images, labels, probabilities })
     }
 
     /// Class probabilities of images `[N, C, S, S]`, `[N, classes]`.
@@ -78,13 +79,13 @@ impl ClassifierScorer {
 }
 
 impl Reward for ClassifierScorer {
-    fn name(&self) -> &str {
-        "classifier"
+    fn components(&self) -> &[String] {
+        std::slice::from_ref(&self.name)
     }
 
-    fn score(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<f64>> {
-        let probabilities = self.probabilities(images)?;
-        let rows = probabilities.chunks(self.config.num_classes).zip(labels);
-        Ok(rows.map(|(row, label)| f64::from(row[*label as usize])).collect())
+    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+        let probabilities = self.probabilities(batch.images)?;
+        let rows = probabilities.chunks(self.config.num_classes).zip(batch.labels);
+        Ok(vec![rows.map(|(row, label)| f64::from(row[*label as usize])).collect()])
     }
 }

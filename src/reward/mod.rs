@@ -14,44 +14,163 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::DitConfig;
 
+/// Images to be scored, and all that is known of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// `[N, C, S, S]`, -1 is black and 1 is white; samples may leave that range a little.
+    pub images: &'a [f32],
+    /// `[N]`: the classes that the images were asked to show.
+    pub labels: &'a [u32],
+    /// What classes are called; empty if nobody named them.
+    pub class_names: &'a [String],
+    /// C.
+    pub channels: usize,
+    /// S.
+    pub image_size: usize,
+    /// What the images are for.
+    pub moment: Moment,
+}
+
+/// What images are scored for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Why.
+    pub purpose: Purpose,
+    /// Iterations that are done.
+    pub iteration: u64,
+}
+
+/// Why images are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To learn from them.
+    Training,
+    /// To measure a model.
+    Evaluation,
+    /// To write the reward under a tile.
+    Preview,
+}
+
+impl<'a> Batch<'a> {
+    /// The elements of each image, `[C, S, S]`.
+    pub fn each(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
+        self.images.chunks(self.channels * self.image_size * self.image_size)
+    }
+
+    /// What image `index` was asked to show: the name of its class, or else its number.
+    pub fn prompt(&self, index: usize) -> String {
+        let label = self.labels[index];
+        self.class_names.get(label as usize).cloned().unwrap_or_else(|| label.to_string())
+    }
+}
+
 /// Anything that can say how good an image is.
 pub trait Reward: std::fmt::Debug {
-    /// Name of the component in metrics.
-    fn name(&self) -> &str;
+    /// Names of what it measures, at least one: for metrics.
+    fn components(&self) -> &[String];
 
-    /// Scores images `[N, C, S, S]` that were asked to show `labels [N]`: one number each.
+    /// Scores every image by every component, `[components][N]`.
     ///
     /// # Errors
     /// If the scorer failed; never a wrong score.
-    fn score(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<f64>>;
+    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
 }
 
-/// Makes the rewards of a configuration for a model's images.
-///
-/// # Errors
-/// If a reward's file is bad or does not fit the model.
-pub fn from_config(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig) -> Result<Vec<Box<dyn Reward>>> {
-    rewards
-        .iter()
-        .map(|reward| -> Result<Box<dyn Reward>> {
-            match reward.kind {
-                config::RewardKind::Classifier => Ok(Box::new(classifier_for(gpu, &reward.file, dit)?)),
-                config::RewardKind::Ink => Ok(Box::new(Ink)),
+/// All rewards of a configuration, for the images of one model.
+#[derive(Debug)]
+pub struct Rewards {
+    members: Vec<Box<dyn Reward>>,
+    names: Vec<String>,
+    weights: Vec<f64>,
+    class_names: Vec<String>,
+    channels: usize,
+    image_size: usize,
+}
+
+/// What a batch scored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// `[components][N]`, before weights.
+    pub components: Vec<Vec<f64>>,
+    /// `[N]`, the weighted sums.
+    pub totals: Vec<f64>,
+}
+
+impl Rewards {
+    /// Makes the rewards of a configuration.
+    ///
+    /// # Errors
+    /// If a reward's file is bad or does not fit the model.
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        rewards: &[config::Reward],
+        dit: &DitConfig,
+        class_names: &[String],
+    ) -> Result<Self> {
+        let member = |reward: &config::Reward| -> Result<(Box<dyn Reward>, f64)> {
+            Ok((
+                match reward.kind {
+                    config::RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit)?),
+                    config::RewardKind::Ink => Box::new(Ink::new()),
+                },
+                reward.weight,
+            ))
+        };
+        Ok(Self::of(rewards.iter().map(member).collect::<Result<_>>()?, dit, class_names))
+    }
+
+    /// Any rewards with their weights.
+    pub fn of(members: Vec<(Box<dyn Reward>, f64)>, dit: &DitConfig, class_names: &[String]) -> Self {
+        let (mut names, mut weights) = (Vec::new(), Vec::new());
+        for (member, weight) in &members {
+            for name in member.components() {
+                names.push(name.clone());
+                weights.push(*weight);
             }
-        })
-        .collect()
-}
+        }
+        if names.len() > 1 {
+            names.iter_mut().enumerate().for_each(|(index, name)| *name = format!("{name}_{index}"));
+        }
+        Self {
+            members: members.into_iter().map(|(member, _)| member).collect(),
+            names,
+            weights,
+            class_names: class_names.to_vec(),
+            channels: dit.channels,
+            image_size: dit.image_size,
+        }
+    }
 
-/// What to call the rewards in metrics: with several of them, their index follows.
-pub fn names(rewards: &[Box<dyn Reward>]) -> Vec<String> {
-    let several = rewards.len() > 1;
-    let name = |index: usize| match several {
-        true => format!("{}_{index}", rewards[index].name()),
-        false => rewards[index].name().to_owned(),
-    };
-    (0..rewards.len()).map(name).collect()
-}
+    /// What components are called in metrics: with several of them, their index follows.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
 
+    /// The weight of each component.
+    pub fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// Scores images `[N, C, S, S]` that were asked to show `labels [N]`.
+    ///
+    /// # Errors
+    /// If a reward failed, or did not score every image.
+    pub fn score(&mut self, images: &[f32], labels: &[u32], moment: Moment) -> Result<Scores> {
+        let Self { members, class_names, channels, image_size, .. } = self;
+        let batch =
+            Batch { images, labels, class_names, channels: *channels, image_size: *image_size, moment };
+        let mut components = Vec::with_capacity(self.names.len());
+        for member in members {
+            components.extend(member.score(&batch)?);
+        }
+        if let Some((name, scores)) = self.names.iter().zip(&components).find(|(_, it)| it.len() != labels.len()) {
+            let (images, scores) = (labels.len(), scores.len());
+            return Err(Error::failed(format!("the reward `{name}` gave {scores} scores for {images} images")));
+        }
+        let total = |image: usize| self.weights.iter().zip(&components).map(|(weight, it)| weight * it[image]).sum();
+        Ok(Scores { totals: (0..labels.len()).map(total).collect(), components })
+    }
+}
 /// Loads a classifier and checks that it takes a model's images and knows its classes.
 ///
 /// # Errors

@@ -157,8 +157,8 @@ impl Run {
             if let Some(mut preview) = base_preview.take() {
                 let _phase = gpu.phase("base");
                 let images = preview.draw(&table)?;
-                let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
-                let evaluation = evaluator.evaluate_base()?.expect("the base is among the stores");
+                let captions = preview.captions(&images, trainer.rewards(), 0)?;
+                let evaluation = evaluator.evaluate_base(trainer.rewards())?.expect("the base is among the stores");
                 if begin == 0 {
                     preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
                     metrics.append(&evaluation_line(0, &evaluation))?;
@@ -170,7 +170,7 @@ impl Run {
             let mut line = found.to_json(config.train.learning_rate);
             if due(config.eval.every) {
                 let _phase = gpu.phase("evaluation");
-                let evaluation = evaluator.evaluate()?;
+                let evaluation = evaluator.evaluate(trainer.rewards(), done)?;
                 line.append(&mut evaluation_line(done, &evaluation));
                 line.extend(base.as_ref().and_then(|base| kl_efficiency(&base.evaluation, &evaluation)));
                 tuned = Some(evaluation);
@@ -178,9 +178,8 @@ impl Run {
             metrics.append(&line)?;
             if due(config.preview.every) {
                 let _phase = gpu.phase("preview");
-                let reward = trainer.rewards()[0].as_mut();
-                shown =
-                    Some(preview.write(&directory.sample(done), &table, &format!("iteration {done}"), Some(reward))?);
+                let (file, heading) = (directory.sample(done), format!("iteration {done}"));
+                shown = Some(preview.write(&file, &table, &heading, Some((trainer.rewards(), done)))?);
             }
             if due(config.checkpoint.every) {
                 let _phase = gpu.phase("checkpoint");
@@ -199,7 +198,7 @@ impl Run {
         }
         if tuned.is_none() {
             let _phase = gpu.phase("evaluation");
-            tuned = Some(evaluator.evaluate()?);
+            tuned = Some(evaluator.evaluate(trainer.rewards(), done)?);
         }
         progress.finish(&format!("{done} iterations"));
         trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
@@ -208,7 +207,7 @@ impl Run {
             Some(shown) => shown,
             None => {
                 let images = preview.draw(&table)?;
-                let captions = preview.captions(&images, trainer.rewards()[0].as_mut())?;
+                let captions = preview.captions(&images, trainer.rewards(), done)?;
                 (images, captions)
             }
         };

@@ -18,7 +18,7 @@ use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{Graph, Profile, Stores, planned_bytes};
 use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
-use crate::reward::{self, Reward};
+use crate::reward::{Moment, Purpose, Rewards};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
 
@@ -63,7 +63,7 @@ pub struct Trainer {
     class_names: Vec<String>,
     collector: RolloutCollector,
     updater: Updater,
-    rewards: Vec<Box<dyn Reward>>,
+    rewards: Rewards,
     base: Option<Arc<Buffer>>,
     dumped: Option<Vec<u8>>,
     /// Weights, moments and average.
@@ -160,7 +160,7 @@ impl Trainer {
             base = Some(store);
         }
         let updater = updater(gpu, config, &dit, &optimizer, others)?;
-        let rewards = reward::from_config(gpu, &config.reward, &dit)?;
+        let rewards = Rewards::new(gpu, &config.reward, &dit, &model.class_names)?;
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
@@ -199,12 +199,11 @@ impl Trainer {
 
         let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
         let labels: Vec<u32> = rollout.requests.iter().map(|request| request.label).collect();
-        let scores: Vec<Vec<f64>> =
-            self.rewards.iter_mut().map(|reward| reward.score(&rollout.images, &labels)).collect::<Result<_>>()?;
-        let weights: Vec<f64> = self.config.reward.iter().map(|reward| reward.weight).collect();
+        let moment = Moment { purpose: Purpose::Training, iteration: index };
+        let scores = self.rewards.score(&rollout.images, &labels, moment)?;
         let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
         let group_size = self.config.rollout.group_size;
-        let advantages = self.config.advantage.kind.advantages(&scores, &weights, group_size, clip)?;
+        let advantages = self.config.advantage.kind.advantages(&scores.components, self.rewards.weights(), group_size, clip)?;
         let reward_seconds = start.elapsed().as_secs_f64();
         drop(phase);
 
@@ -213,25 +212,22 @@ impl Trainer {
         let update_seconds = start.elapsed().as_secs_f64();
         drop(phase);
         if let Some(dump) = self.updater.dump.take() {
-            let (scores, advantages) = (scores.as_slice(), advantages.values.as_slice());
+            let (scores, advantages) = (scores.components.as_slice(), advantages.values.as_slice());
             let (config, dit, layout) = (&self.config, &self.dit, self.optimizer.layout());
             let context = Context { config, dit, layout, rollout: &rollout, scores, advantages };
             self.dumped = Some(dump.to_bytes(&context, &records));
         }
 
-        let totals: Vec<f64> = (0..labels.len())
-            .map(|sample| scores.iter().zip(&weights).map(|(component, weight)| weight * component[sample]).sum())
-            .collect();
-        let component = |(name, scores): (String, &Vec<f64>)| {
+        let component = |(name, scores): (&String, &Vec<f64>)| {
             let [mean, std, ..] = spread(scores);
-            (name, [mean, std])
+            (name.clone(), [mean, std])
         };
         let mut metrics = IterationMetrics {
             iteration: index + 1,
             objective: self.config.objective.name,
             reference_beta: self.config.objective.reference.beta,
-            reward: spread(&totals),
-            components: reward::names(&self.rewards).into_iter().zip(&scores).map(component).collect(),
+            reward: spread(&scores.totals),
+            components: self.rewards.names().iter().zip(&scores.components).map(component).collect(),
             advantage: [0.0; 2],
             zero_std_groups: [advantages.zero_spread_groups, labels.len() / group_size],
             trained_steps: rollout.trained.clone(),
@@ -254,7 +250,7 @@ impl Trainer {
     }
 
     /// The rewards, for captions and evaluation.
-    pub fn rewards(&mut self) -> &mut [Box<dyn Reward>] {
+    pub fn rewards(&mut self) -> &mut Rewards {
         &mut self.rewards
     }
 

@@ -5,7 +5,7 @@ use flowdppo_wgpu::config::{Config, Eta};
 use flowdppo_wgpu::fit_classifier::Fitting;
 use flowdppo_wgpu::optimizer::{AVERAGE, FIRST_MOMENT, GRADIENTS, PARAMETERS, SECOND_MOMENT};
 use flowdppo_wgpu::pretrain::Pretraining;
-use flowdppo_wgpu::reward::Reward;
+use flowdppo_wgpu::reward::{Batch, Reward, Rewards};
 use flowdppo_wgpu::rl::Trainer;
 
 use crate::common::{gpu, tiny};
@@ -109,17 +109,17 @@ fn a_policy_that_explodes_stops_the_run_with_finite_weights() {
 
 /// A reward that fails to be a number for one sample.
 #[derive(Debug)]
-struct Spoilt(f64);
+struct Spoilt(f64, [String; 1]);
 
 impl Reward for Spoilt {
-    fn name(&self) -> &str {
-        "spoilt"
+    fn components(&self) -> &[String] {
+        &self.1
     }
 
-    fn score(&mut self, _: &[f32], labels: &[u32]) -> Result<Vec<f64>> {
-        let mut scores: Vec<f64> = (0..labels.len()).map(advantage).collect();
+    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+        let mut scores: Vec<f64> = (0..batch.labels.len()).map(advantage).collect();
         scores[7] = self.0;
-        Ok(scores)
+        Ok(vec![scores])
     }
 }
 
@@ -129,7 +129,8 @@ fn a_reward_that_is_not_finite_is_an_error_that_names_the_sample() {
     let mut trainer = Trainer::new(gpu(), &tiny::config(&file), &tiny::dit(1)).expect("it is small");
     let before = state(&trainer);
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        trainer.rewards()[0] = Box::new(Spoilt(value));
+        let spoilt = Box::new(Spoilt(value, ["spoilt".into()]));
+        *trainer.rewards() = Rewards::of(vec![(spoilt, 1.0)], tiny::dit(1).dit("tiny").expect("it is one"), &[]);
         let error = trainer.iteration(0).expect_err("the reward is not finite");
         assert!(error.to_string().contains("sample 7"), "{error}");
         assert_eq!(error.exit_code(), 1);

@@ -1,5 +1,6 @@
 //! The choices that a key can name.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::flow::divergence::{Divergence, ReferenceKind};
@@ -11,7 +12,7 @@ pub use crate::flow::trained_steps::TrainedSteps;
 
 /// The rule that turns rewards r into advantages. "Group" is the samples of one prompt, "batch" all
 /// samples of the rollout; a standard deviation (std) is the population's unless called unbiased.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdvantageKind {
     /// `(r − group mean) / √(group variance + 1e-8)`.
@@ -39,7 +40,7 @@ pub enum AdvantageKind {
 }
 
 /// Which loss is minimised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveName {
     /// Flow-DPPO's mask on the divergence (arXiv 2606.11025).
@@ -53,7 +54,7 @@ pub enum ObjectiveName {
 }
 
 /// Which of guidance's two forward passes learn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuidanceGradient {
     /// Both.
@@ -63,7 +64,7 @@ pub enum GuidanceGradient {
 }
 
 /// The order in which an epoch visits the samples of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Drawn for each epoch, so that every update sees all classes.
@@ -73,7 +74,7 @@ pub enum Order {
 }
 
 /// How the decay of the averaged weights begins, after t iterations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmaWarmUp {
     /// (1 + t) / (10 + t), Flow-GRPO's.
@@ -94,7 +95,7 @@ impl EmaWarmUp {
 }
 
 /// The direction of a model's time and velocity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeConvention {
     /// Time is sigma: 1 is noise, 0 is data; the velocity is noise - data.
@@ -104,7 +105,7 @@ pub enum TimeConvention {
 }
 
 /// Where a model's position embedding comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Positions {
     /// Trained, initialised from N(0, 0.02).
@@ -114,7 +115,7 @@ pub enum Positions {
 }
 
 /// Where pictures and their classes come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataKind {
     /// A data set that is compiled into the program.
@@ -126,7 +127,7 @@ pub enum DataKind {
 }
 
 /// What scores a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RewardKind {
     /// The probability that a trained classifier gives to the class that was asked for.
@@ -136,7 +137,7 @@ pub enum RewardKind {
 }
 
 /// How the learning rate goes down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
     /// Half a cosine, to zero at the last step.
@@ -146,7 +147,7 @@ pub enum Decay {
 }
 
 /// How pretraining draws its times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeSampling {
     /// Uniformly from 0 to 1.

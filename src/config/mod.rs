@@ -18,6 +18,7 @@ mod validate;
 use std::fmt;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use choices::*;
@@ -31,7 +32,7 @@ use crate::error::{Error, Result};
 use tree::{Node, Sources};
 
 /// A whole configuration; see the sections for what the keys mean.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `[run]`

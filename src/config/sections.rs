@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::*;
 
 /// `[run]`: the run's name, place, seed and device.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
     /// Name of the run's directory inside `out_dir`.
@@ -32,7 +33,7 @@ impl Default for Run {
 /// A file carries its sizes and conventions; they are given here only for a new model. Without a
 /// `[model]` section it is the base model that is compiled into the program; a `[model]` section
 /// that is there has no default for `file` or the sizes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
     /// A safetensors file (relative to the current directory), or `builtin:digits8-base`.
@@ -91,7 +92,7 @@ impl Default for Model {
 }
 
 /// `[data]`: the pictures that `pretrain` and `fit-classifier` learn from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// `"builtin"`, `"sheet"` or `"folder"`.
@@ -129,7 +130,7 @@ impl Default for Data {
 }
 
 /// `[rollout]`: how `train` draws the samples that it learns from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rollout {
     /// Sampling steps from noise to picture. Fewer than for evaluation: training cost is
@@ -190,7 +191,7 @@ impl Default for Rollout {
 }
 
 /// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reward {
     /// `"classifier"`: the probability of the class that was asked for, 0 to 1. `"ink"`: the mean of
@@ -210,7 +211,7 @@ impl Default for Reward {
 }
 
 /// `[advantage]`: how rewards become advantages.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Advantage {
     /// `"global-std"`: minus the group's mean, divided by the whole batch's standard deviation.
@@ -229,7 +230,7 @@ impl Default for Advantage {
 }
 
 /// `[objective]`: the loss. Each name heeds its own keys and leaves the others alone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
     /// `"flow-dppo"`, `"flow-grpo"`, `"grpo-guard"` or `"nft"`.
@@ -281,7 +282,7 @@ impl Default for Objective {
 }
 
 /// `[objective.reference]`: a penalty on the distance to the model that `train` starts from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reference {
     /// Its factor in the loss; 0 = none, at no cost.
@@ -300,7 +301,7 @@ impl Default for Reference {
 }
 
 /// `[train]`: the optimisation that `train` does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
     /// Rollouts, each followed by its updates.
@@ -374,7 +375,7 @@ impl Default for Train {
 }
 
 /// `[eval]`: the measurement on fixed seeds, with deterministic steps and the averaged weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
     /// Iterations between evaluations; 0 = only of the base and after the last.
@@ -409,7 +410,7 @@ impl Default for Eval {
 }
 
 /// `[preview]`: the grid of samples on fixed seeds, a row for each class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preview {
     /// Iterations between grids; 0 = only of the base and after the last.
@@ -429,7 +430,7 @@ impl Default for Preview {
 }
 
 /// `[checkpoint]`: what a run can be resumed from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
     /// Iterations of `train` between checkpoints; 0 = only the last. (`pretrain` has its own

@@ -1,11 +1,12 @@
 //! The sections of supervised training: `[pretrain]` and `[classifier]`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Decay, TimeSampling};
 
 /// `[pretrain]`: flow-matching pretraining.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pretrain {
     /// Optimizer steps.
@@ -73,7 +74,7 @@ impl Default for Pretrain {
 }
 
 /// `[classifier]`: the small network that serves as reward and as judge.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Classifier {
     /// Width of the one hidden layer.

@@ -2,12 +2,13 @@
 //!
 //! Two policies share the row (a, b, s) of a step, so their means differ by b·Δv and nothing else does.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::sampler::Row;
 
 /// What Flow-DPPO's mask compares with its threshold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Divergence {
     /// The exact KL, κ·mean Δv²: the method itself.
@@ -34,7 +35,7 @@ impl Divergence {
 }
 
 /// The penalty that keeps a policy near a reference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReferenceKind {
     /// The exact KL: κ·mean Δv².

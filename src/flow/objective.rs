@@ -58,6 +58,7 @@
 //! This is all that a second pass over the elements needs. This file is the `f64` twin of the
 //! shader: the same names in the same order.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -65,7 +66,7 @@ use crate::flow::divergence::Divergence;
 use crate::flow::sampler::Row;
 
 /// Which exponent stands for the log-likelihood ratio.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogProb {
     /// The Gaussian's, mean over the elements.
@@ -77,7 +78,7 @@ pub enum LogProb {
 }
 
 /// When Flow-DPPO drops a term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mask {
     /// If the divergence is δ or more and the term would push the policy further away: the method itself.
@@ -90,7 +91,7 @@ pub enum Mask {
 }
 
 /// The weight w of a step in GRPO-Guard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepWeight {
     /// 1/(σ − σ'), which makes Flow-SDE's steps equal: the authors' choice.
@@ -114,7 +115,7 @@ impl StepWeight {
 }
 
 /// How PPO's clip range changes over a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClipSchedule {
     /// Not at all.
@@ -138,7 +139,7 @@ impl ClipSchedule {
 }
 
 /// The unit that a threshold (or a clip range) is given in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThresholdUnit {
     /// Mean over the elements of a latent, as the objectives use and publications quote it: 1e-5

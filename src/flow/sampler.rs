@@ -8,6 +8,7 @@
 use std::f64::consts::FRAC_PI_2;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ pub const DETERMINISTIC_ETA: f64 = 1e-7;
 pub const LARGEST_KAPPA: f64 = 100.0;
 
 /// Exploration strength: one for all steps, or one for each step of a trajectory.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Eta {
     /// The same at every step.
@@ -76,7 +77,7 @@ impl<'de> Deserialize<'de> for Eta {
 }
 
 /// How a step from σ to σ' is made. η (`eta`) is the exploration strength, dt = σ' − σ < 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sampler {
     /// Euler's method on the probability-flow ODE, for evaluation: ignores η, has no density.

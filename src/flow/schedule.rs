@@ -1,5 +1,6 @@
 //! Noise schedules: the points σ_0 = 1 > σ_1 > … > σ_T = 0 that a trajectory of T steps visits.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -9,7 +10,7 @@ use crate::error::{Error, Result};
 /// All rules bend a uniform grid `t` with the timestep shift of Stable Diffusion 3 (arXiv
 /// 2403.03206, eq. 23), `σ = κt / (1 + (κ−1)t)`: κ > 1 spends more steps near pure noise, κ = 1 is
 /// linear. They differ in the grid.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
     /// `t = linspace(1, 0, T+1)`, shifted by κ = `shift`: what the Flow-DPPO authors train with.

@@ -4,13 +4,14 @@
 //! `x' = a·x + b·v + c·ŷ`. So the kernel of [`crate::flow::sampler`] executes these rows too, with ŷ in
 //! the place of the noise; and x̂ itself is the row (1, −σ, 0).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::flow::schedule;
 
 /// How deterministic steps are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 pub enum Solver {
     /// Euler's method, of first order: halving the steps halves the error.
     #[default]

@@ -4,6 +4,7 @@
 //! density and carry no gradient. All samples of a rollout share the choice, so that their rewards
 //! are comparable.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -13,7 +14,7 @@ use crate::flow::noise::{NoiseKey, Stream, TRAINED_STEPS};
 ///
 /// Only MixGRPO's windows reach the last step, by their definition; the others never choose it: samplers
 /// that keep the noise level have no density there, and with Flow-SDE its noise would stay in the image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TrainedSteps {
     /// `count` different steps out of ⌊`from`·T⌋ to ⌊`to`·T⌋ − 1, drawn anew for each rollout.

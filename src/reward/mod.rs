@@ -101,12 +101,7 @@ impl Rewards {
     ///
     /// # Errors
     /// If a reward's file is bad or does not fit the model.
-    pub fn new(
-        gpu: &Arc<Gpu>,
-        rewards: &[config::Reward],
-        dit: &DitConfig,
-        class_names: &[String],
-    ) -> Result<Self> {
+    pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<Self> {
         let member = |reward: &config::Reward| -> Result<(Box<dyn Reward>, f64)> {
             Ok((
                 match reward.kind {
@@ -157,8 +152,7 @@ impl Rewards {
     /// If a reward failed, or did not score every image.
     pub fn score(&mut self, images: &[f32], labels: &[u32], moment: Moment) -> Result<Scores> {
         let Self { members, class_names, channels, image_size, .. } = self;
-        let batch =
-            Batch { images, labels, class_names, channels: *channels, image_size: *image_size, moment };
+        let batch = Batch { images, labels, class_names, channels: *channels, image_size: *image_size, moment };
         let mut components = Vec::with_capacity(self.names.len());
         for member in members {
             components.extend(member.score(&batch)?);

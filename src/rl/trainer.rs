@@ -203,7 +203,8 @@ impl Trainer {
         let scores = self.rewards.score(&rollout.images, &labels, moment)?;
         let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
         let group_size = self.config.rollout.group_size;
-        let advantages = self.config.advantage.kind.advantages(&scores.components, self.rewards.weights(), group_size, clip)?;
+        let advantages =
+            self.config.advantage.kind.advantages(&scores.components, self.rewards.weights(), group_size, clip)?;
         let reward_seconds = start.elapsed().as_secs_f64();
         drop(phase);
 

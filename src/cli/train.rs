@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Profile;
 use crate::model::DitConfig;
-use crate::rl::{Cost, RunOptions, Trainer};
 use crate::reward::Rewards;
+use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
 use crate::{assets, files, reward, rl};
 

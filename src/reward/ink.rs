@@ -36,8 +36,7 @@ mod tests {
     fn ink_is_the_mean_brightness_from_black_to_white() {
         let images = [-1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.5, 1.5];
         let moment = Moment { purpose: Purpose::Training, iteration: 0 };
-        let batch =
-            Batch { images: &images, labels: &[0, 1, 2], class_names: &[], channels: 1, image_size: 2, moment };
+        let batch = Batch { images: &images, labels: &[0, 1, 2], class_names: &[], channels: 1, image_size: 2, moment };
         assert_eq!(Ink::new().score(&batch).unwrap(), [[0.0, 1.0, 0.625]]);
     }
 }

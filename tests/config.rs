@@ -1,6 +1,6 @@
 //! Configurations as people write them: the shipped files, and what is said about mistakes.
 
-use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps};
+use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps, Weight};
 
 const SHIPPED: [&str; 4] = ["digits8", "mnist28", "emoji32", "rings"];
 const FILES: [(&str, Command); 4] = [
@@ -153,7 +153,7 @@ fn overrides_change_what_they_name() {
     assert_eq!(config.rollout.sampler, Sampler::Cps);
     assert_eq!(config.rollout.trained_steps, TrainedSteps::SparseEarly { count: 2, from: 0.0, to: 0.5 });
     assert_eq!(config.rollout.classes, [3, 1]);
-    assert_eq!(config.reward.iter().map(|r| r.weight).collect::<Vec<_>>(), [2.0, -1.0]);
+    assert_eq!(config.reward.iter().map(|r| r.weight.clone()).collect::<Vec<_>>(), [2.0, -1.0].map(Weight::All));
     assert_eq!(config.reward[0].file, "builtin:digits8-classifier");
     assert_eq!(config.run.name, "my run");
     assert_eq!(config.run.device, "0");

@@ -65,7 +65,10 @@ pub const QUANTITIES: [Quantity; 16] = [
         key: "ink",
         title: "ink",
         definition: "mean ink, 0 to 1, where it is one of several rewards, last evaluation",
-        value: |run| (0..9).find_map(|index| last(run, &format!("eval/components.ink_{index}"))),
+        value: |run| {
+            let indexed = || (0..9).find_map(|index| last(run, &format!("eval/components.ink_{index}")));
+            last(run, "eval/components.ink").or_else(indexed)
+        },
         print: three,
     },
     Quantity {

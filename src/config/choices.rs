@@ -136,6 +136,56 @@ pub enum RewardKind {
     Ink,
 }
 
+impl RewardKind {
+    /// As a configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classifier => "classifier",
+            Self::Ink => "ink",
+        }
+    }
+}
+
+/// What a picture's symmetry is measured between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Axis {
+    /// The left half and the mirrored right one.
+    LeftRight,
+    /// The upper half and the mirrored lower one.
+    TopBottom,
+}
+
+/// Order of the dimensions of a batch of pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TensorLayout {
+    /// Pictures, channels, rows, columns.
+    Nchw,
+    /// Pictures, rows, columns, channels.
+    Nhwc,
+}
+
+/// Order of a picture's channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ColourOrder {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red.
+    Bgr,
+}
+
+/// How another program gets pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PictureForm {
+    /// As PNG in base64, within the request.
+    Base64,
+    /// As a PNG file, whose path is in the request.
+    Path,
+}
+
 /// How the learning rate goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -9,6 +9,7 @@ mod choices;
 mod decode;
 mod model;
 mod ranges;
+mod reward;
 mod sections;
 mod sections_fit;
 mod sweep;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use choices::*;
 pub(crate) use decode::nearest;
 pub use model::{ModelSizes, ModelSource};
+pub use reward::*;
 pub use sections::*;
 pub use sections_fit::*;
 pub use sweep::{Sweep, SweepRun};
@@ -147,13 +149,18 @@ impl Config {
         differences(&table(self), &table(other))
     }
 
-    /// The resolved configuration as TOML: every key with its value. [`Config::parse`] gives the
-    /// same configuration back.
+    /// The resolved configuration as TOML: every key with its value, but of a reward only those of its
+    /// kind. [`Config::parse`] gives the same configuration back.
     ///
     /// # Panics
     /// If a seed that did not come from TOML is over `i64::MAX`, TOML's largest integer.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("every value of a configuration has a TOML form")
+        let mut table = toml::Table::try_from(self).expect("every value of a configuration has a TOML form");
+        let entries = table.get_mut("reward").and_then(toml::Value::as_array_mut).into_iter().flatten();
+        for (entry, reward) in entries.filter_map(toml::Value::as_table_mut).zip(&self.reward) {
+            reward.silent_keys().into_iter().for_each(|key| drop(entry.remove(key)));
+        }
+        table.to_string()
     }
 }
 

@@ -190,26 +190,6 @@ impl Default for Rollout {
     }
 }
 
-/// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Reward {
-    /// `"classifier"`: the probability of the class that was asked for, 0 to 1. `"ink"`: the mean of
-    /// (x + 1) / 2 over a picture's elements, 0 for black and 1 for white; it needs no file.
-    pub kind: RewardKind,
-    /// Of `classifier`: a safetensors file that `fit-classifier` wrote (relative to the current
-    /// directory), or `builtin:digits8-classifier`.
-    pub file: String,
-    /// Factor in the sum; 0 = only measured, negative = to be avoided.
-    pub weight: f64,
-}
-
-impl Default for Reward {
-    fn default() -> Self {
-        Self { kind: RewardKind::Classifier, file: "builtin:digits8-classifier".into(), weight: 1.0 }
-    }
-}
-
 /// `[advantage]`: how rewards become advantages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

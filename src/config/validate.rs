@@ -88,13 +88,14 @@ impl Config {
 
     fn validate_rewards(&self) -> Result<()> {
         for (index, reward) in self.reward.iter().enumerate() {
-            let key = |name| format!("reward.{index}.{name}");
-            if reward.kind == RewardKind::Classifier && reward.file.is_empty() {
-                return wrong(key("file"), "a safetensors file or builtin:NAME", "empty");
-            }
-            finite(key("weight"), reward.weight)?;
+            reward.validate(index)?;
         }
-        if self.reward.iter().all(|reward| reward.weight == 0.0) {
+        let names = reward_names(&self.reward);
+        if let Some(index) = (1..names.len()).find(|index| names[..*index].contains(&names[*index])) {
+            let expected = "a name that no other reward has";
+            return wrong(format_args!("reward.{index}.name"), expected, format_args!("\"{}\"", names[index]));
+        }
+        if self.reward.iter().all(|reward| reward.weight.is_zero()) {
             return Err(Error::input(
                 "train has nothing to learn from: give at least one [[reward]] a `weight` other \
                  than 0",

@@ -9,7 +9,7 @@ pub use ink::Ink;
 use std::sync::Arc;
 
 use crate::assets;
-use crate::config;
+use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::DitConfig;
@@ -76,6 +76,9 @@ pub trait Reward: std::fmt::Debug {
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
 }
 
+/// A reward in a set: its name, and its weight.
+pub type Member = (String, Box<dyn Reward>, Weight);
+
 /// All rewards of a configuration, for the images of one model.
 #[derive(Debug)]
 pub struct Rewards {
@@ -102,41 +105,50 @@ impl Rewards {
     /// # Errors
     /// If a reward's file is bad or does not fit the model.
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<Self> {
-        let member = |reward: &config::Reward| -> Result<(Box<dyn Reward>, f64)> {
-            Ok((
-                match reward.kind {
-                    config::RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit)?),
-                    config::RewardKind::Ink => Box::new(Ink::new()),
-                },
-                reward.weight,
-            ))
+        let names = config::reward_names(rewards);
+        let member = |(reward, name): (&config::Reward, String)| -> Result<Member> {
+            let scorer: Box<dyn Reward> = match reward.kind {
+                RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit)?),
+                RewardKind::Ink => Box::new(Ink::new()),
+            };
+            Ok((name, scorer, reward.weight.clone()))
         };
-        Ok(Self::of(rewards.iter().map(member).collect::<Result<_>>()?, dit, class_names))
+        Self::of(rewards.iter().zip(names).map(member).collect::<Result<_>>()?, dit, class_names)
     }
 
-    /// Any rewards with their weights.
-    pub fn of(members: Vec<(Box<dyn Reward>, f64)>, dit: &DitConfig, class_names: &[String]) -> Self {
+    /// Any rewards, with names that differ and their weights.
+    ///
+    /// # Errors
+    /// If a weight is for a component that its reward does not have.
+    pub fn of(members: Vec<Member>, dit: &DitConfig, class_names: &[String]) -> Result<Self> {
         let (mut names, mut weights) = (Vec::new(), Vec::new());
-        for (member, weight) in &members {
-            for name in member.components() {
-                names.push(name.clone());
-                weights.push(*weight);
+        for (index, (name, scorer, weight)) in members.iter().enumerate() {
+            let components = scorer.components();
+            if let Weight::Each(given) = weight
+                && let Some(unknown) = given.keys().find(|key| !components.contains(key))
+            {
+                return Err(Error::input(format!(
+                    "`reward.{index}.weight` is for `{unknown}`, which {name} does not measure; it measures {}",
+                    components.join(", ")
+                )));
+            }
+            for component in components {
+                names.push(if components.len() == 1 { name.clone() } else { format!("{name}.{component}") });
+                weights.push(weight.of(component));
             }
         }
-        if names.len() > 1 {
-            names.iter_mut().enumerate().for_each(|(index, name)| *name = format!("{name}_{index}"));
-        }
-        Self {
-            members: members.into_iter().map(|(member, _)| member).collect(),
+        Ok(Self {
+            members: members.into_iter().map(|(_, scorer, _)| scorer).collect(),
             names,
             weights,
             class_names: class_names.to_vec(),
             channels: dit.channels,
             image_size: dit.image_size,
-        }
+        })
     }
 
-    /// What components are called in metrics: with several of them, their index follows.
+    /// What components are called in metrics: by the name of their reward, which its component follows where it has
+    /// several.
     pub fn names(&self) -> &[String] {
         &self.names
     }

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::graph::Plan;
 use crate::model::{DitConfig, Layout};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
+use crate::reward::Scores;
 
 /// Updates that are written out: at the first nothing has moved yet, at the second the ratio is no longer 1.
 const UPDATES: usize = 2;
@@ -90,7 +91,7 @@ impl UpdateDump {
     pub(super) fn to_bytes(&self, context: &Context<'_>, records: &[UpdateRecord]) -> Vec<u8> {
         let mut file = File::default();
         let samples = context.advantages.len();
-        for (component, scores) in context.scores.iter().enumerate() {
+        for (component, scores) in context.scores.components.iter().enumerate() {
             let scores = scores.iter().map(|score| *score as f32).collect();
             file.floats(format!("rollout.rewards.{component}"), &[samples], scores);
         }
@@ -116,18 +117,8 @@ pub(super) struct Context<'a> {
     pub dit: &'a DitConfig,
     pub layout: &'a Layout,
     pub rollout: &'a Rollout,
-    /// Rewards by component and sample.
-    pub scores: &'a [Vec<f64>],
+    pub scores: &'a Scores,
     pub advantages: &'a [f64],
-}
-
-impl Context<'_> {
-    /// The weighted sum of a sample's rewards.
-    fn reward(&self, sample: usize) -> f32 {
-        let weighted =
-            self.config.reward.iter().zip(self.scores).map(|(reward, scores)| reward.weight * scores[sample]);
-        weighted.sum::<f64>() as f32
-    }
 }
 
 /// A safetensors file that is being put together.
@@ -175,7 +166,7 @@ impl File {
             [row.a as f32, row.b as f32, row.s as f32]
         });
         self.floats(name("rows"), &[rows, 3], transitions.collect());
-        self.floats(name("rewards"), &[rows], of_row(&|sample, _| context.reward(sample)));
+        self.floats(name("rewards"), &[rows], of_row(&|sample, _| context.scores.totals[sample] as f32));
         self.floats(name("advantages"), &[rows], of_row(&|sample, _| context.advantages[sample] as f32));
 
         let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();

@@ -213,7 +213,7 @@ impl Trainer {
         let update_seconds = start.elapsed().as_secs_f64();
         drop(phase);
         if let Some(dump) = self.updater.dump.take() {
-            let (scores, advantages) = (scores.components.as_slice(), advantages.values.as_slice());
+            let (scores, advantages) = (&scores, advantages.values.as_slice());
             let (config, dit, layout) = (&self.config, &self.dit, self.optimizer.layout());
             let context = Context { config, dit, layout, rollout: &rollout, scores, advantages };
             self.dumped = Some(dump.to_bytes(&context, &records));

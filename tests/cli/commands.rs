@@ -376,7 +376,7 @@ fn eval_tells_trained_classes_from_others_and_rewards_apart() {
     assert!(moved > 0.0 && moved < everywhere / 0.6, "{moved} of {everywhere}");
 
     let ink = json("--set reward.1.kind=ink --set reward.1.weight=-0.5");
-    let [classifier, ink_of] = ["classifier_0", "ink_1"].map(|name| number(&ink["components"], name));
+    let [classifier, ink_of] = ["classifier", "ink"].map(|name| number(&ink["components"], name));
     close(number(&ink, "reward_mean"), classifier - 0.5 * ink_of);
     close(classifier, number(&all, "reward_mean"));
     assert!(ink_of > 0.0 && ink_of < 1.0, "{ink_of}");

@@ -130,7 +130,9 @@ fn a_reward_that_is_not_finite_is_an_error_that_names_the_sample() {
     let before = state(&trainer);
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let spoilt = Box::new(Spoilt(value, ["spoilt".into()]));
-        *trainer.rewards() = Rewards::of(vec![(spoilt, 1.0)], tiny::dit(1).dit("tiny").expect("it is one"), &[]);
+        let (members, model) = (vec![("spoilt".into(), spoilt as _, 1.0.into())], tiny::dit(1));
+        let spoilt = Rewards::of(members, model.dit("tiny").expect("it is one"), &[]);
+        *trainer.rewards() = spoilt.expect("its weight is for all components");
         let error = trainer.iteration(0).expect_err("the reward is not finite");
         assert!(error.to_string().contains("sample 7"), "{error}");
         assert_eq!(error.exit_code(), 1);

@@ -1,0 +1,314 @@
+//! `[[reward]]`: what scores a sample.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::choices::{Axis, ColourOrder, PictureForm, RewardKind, TensorLayout};
+use super::ranges::{MAX_COUNT, MAX_SIZE, bounded, count, finite, positive, wrong};
+use crate::error::{Error, Result};
+
+/// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries. An entry has the keys of all
+/// kinds, but may set only those of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reward {
+    /// What scores: see the choices.
+    pub kind: RewardKind,
+    /// What it is called in metrics: letters, digits, `_` and `-`; empty = the kind. Where two entries would share a
+    /// name, the index of each follows.
+    pub name: String,
+    /// Factor in the sum; 0 = only measured, negative = to be avoided. Of a kind with several components also a table
+    /// with a factor for some of them, such as `{ ocr = 1.0, aesthetics = 0.5 }`: the others are only measured.
+    pub weight: Weight,
+    /// Of `classifier`: a safetensors file that `fit-classifier` wrote, or `builtin:digits8-classifier`. Of `template`:
+    /// a picture. Of `onnx`: the model. Relative to the current directory.
+    pub file: String,
+    /// Of `jpeg-size`: the quality that pictures are compressed with, 1 to 100.
+    pub quality: usize,
+    /// Of `colour`: the wanted colour, `[red, green, blue]` from 0 to 1, or text such as `"#ff8000"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub colour: Option<Colour>,
+    /// Of `symmetry`: which halves are compared, `"left-right"` or `"top-bottom"`.
+    pub axis: Axis,
+    /// Of `onnx`: `[height, width]` that pictures are resized to; absent = as the model makes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_size: Option<[usize; 2]>,
+    /// Of `onnx`: order of the input's dimensions, `"nchw"` or `"nhwc"`.
+    pub layout: TensorLayout,
+    /// Of `onnx`: order of the input's channels, `"rgb"` or `"bgr"`.
+    pub colour_order: ColourOrder,
+    /// Of `onnx`: what black and white become, before `mean` and `std`. Pixels outside of black and white are clamped.
+    pub range: [f64; 2],
+    /// Of `onnx`: subtracted from each pixel after `range`: a number, or a list with one for each channel, in the order
+    /// red, green, blue.
+    pub mean: PerChannel,
+    /// Of `onnx`: each pixel is divided by this after `mean`: a number, or a list with one for each channel.
+    pub std: PerChannel,
+    /// Of `onnx`: what the model's output means: `{ kind = "class-probability", softmax = true }`,
+    /// `{ kind = "scalar", index = 0 }`, or `{ kind = "cosine", target = "vector.json" }`.
+    pub output: Output,
+    /// Of `onnx`: which of the model's outputs is read; empty = the first.
+    pub output_name: String,
+    /// Of `command`: the program and its arguments, such as `["python3", "score.py"]`.
+    pub program: Vec<String>,
+    /// Of `command`: how the program gets pictures: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
+    pub picture: PictureForm,
+    /// Of `http`: address of the service, such as `"http://localhost:8000/score"`.
+    pub url: String,
+    /// Of `http`: names of the rewards that the service is asked for. Components are `name` and `name.part`.
+    pub rewards: Vec<String>,
+    /// Of `command` and `http`: how long an answer to a request may take, in seconds.
+    pub timeout_seconds: f64,
+    /// Of `command` and `http`: how often a failed request is tried again.
+    pub retries: usize,
+    /// Of `command` and `http`: pictures a request.
+    pub batch: usize,
+    /// Of `command` and `http`: requests at the same time; of `command`, each to a process of its own.
+    pub workers: usize,
+}
+
+/// `reward.file` where none is given.
+const DEFAULT_CLASSIFIER: &str = "builtin:digits8-classifier";
+
+impl Default for Reward {
+    fn default() -> Self {
+        Self {
+            kind: RewardKind::Classifier,
+            name: String::new(),
+            weight: Weight::All(1.0),
+            file: DEFAULT_CLASSIFIER.into(),
+            quality: 75,
+            colour: None,
+            axis: Axis::LeftRight,
+            input_size: None,
+            layout: TensorLayout::Nchw,
+            colour_order: ColourOrder::Rgb,
+            range: [0.0, 1.0],
+            mean: PerChannel::All(0.0),
+            std: PerChannel::All(1.0),
+            output: Output::ClassProbability { softmax: true },
+            output_name: String::new(),
+            program: Vec::new(),
+            picture: PictureForm::Base64,
+            url: String::new(),
+            rewards: Vec::new(),
+            timeout_seconds: 60.0,
+            retries: 2,
+            batch: 64,
+            workers: 1,
+        }
+    }
+}
+
+/// A factor for all components of a reward, or one for each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "must be a number, or a table with a number for each component")]
+pub enum Weight {
+    /// The same for all.
+    All(f64),
+    /// By name; 0 for those that are not named.
+    Each(BTreeMap<String, f64>),
+}
+
+impl Weight {
+    /// The factor of a component.
+    pub fn of(&self, component: &str) -> f64 {
+        match self {
+            Self::All(weight) => *weight,
+            Self::Each(weights) => weights.get(component).copied().unwrap_or(0.0),
+        }
+    }
+
+    /// Whether nothing is learned from any component.
+    pub fn is_zero(&self) -> bool {
+        match self {
+            Self::All(weight) => *weight == 0.0,
+            Self::Each(weights) => weights.values().all(|weight| *weight == 0.0),
+        }
+    }
+}
+
+impl From<f64> for Weight {
+    fn from(weight: f64) -> Self {
+        Self::All(weight)
+    }
+}
+
+/// A number for all channels, or one for each.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "must be a number, or a list with a number for each channel")]
+pub enum PerChannel {
+    /// The same for all.
+    All(f64),
+    /// One a channel.
+    Each(Vec<f64>),
+}
+
+impl PerChannel {
+    /// The numbers that were given: one, or one for each channel.
+    pub fn values(&self) -> &[f64] {
+        match self {
+            Self::All(value) => std::slice::from_ref(value),
+            Self::Each(values) => values,
+        }
+    }
+}
+
+/// A colour.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "must be [red, green, blue] from 0 to 1, or text such as \"#ff8000\"")]
+pub enum Colour {
+    /// Red, green, blue, each 0 to 1.
+    Rgb([f64; 3]),
+    /// `#rrggbb`.
+    Hex(String),
+}
+
+impl Colour {
+    /// Red, green, blue, each 0 to 1; `None` if it is none.
+    pub fn rgb(&self) -> Option<[f64; 3]> {
+        match self {
+            Self::Rgb(rgb) => rgb.iter().all(|value| (0.0..=1.0).contains(value)).then_some(*rgb),
+            Self::Hex(text) => {
+                let digits =
+                    text.strip_prefix('#').filter(|it| it.len() == 6 && it.chars().all(|c| c.is_ascii_hexdigit()))?;
+                let number = u32::from_str_radix(digits, 16).ok()?;
+                Some([16, 8, 0].map(|shift| f64::from(number >> shift & 255) / 255.0))
+            }
+        }
+    }
+}
+
+/// What the output of an ONNX model means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Output {
+    /// A number for each class: the score is the probability of the class that was asked for.
+    ClassProbability {
+        /// Whether the numbers are logits, of which a softmax makes probabilities.
+        #[serde(default = "yes")]
+        softmax: bool,
+    },
+    /// Some numbers, one of which is the score.
+    Scalar {
+        /// Which one.
+        #[serde(default)]
+        index: usize,
+    },
+    /// A vector: the score is the cosine of the angle between it and a target, -1 to 1.
+    Cosine {
+        /// The target.
+        target: Target,
+    },
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A vector that others are compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "must be the name of a JSON file, or a list of numbers")]
+pub enum Target {
+    /// A JSON file with a list of numbers, relative to the current directory.
+    File(String),
+    /// The numbers.
+    Vector(Vec<f64>),
+}
+
+/// The keys that only some kinds have, and those kinds.
+const KEYS: [(&str, &[&str]); 20] = [
+    ("file", &["classifier", "template", "onnx"]),
+    ("quality", &["jpeg-size"]),
+    ("colour", &["colour"]),
+    ("axis", &["symmetry"]),
+    ("input_size", &["onnx"]),
+    ("layout", &["onnx"]),
+    ("colour_order", &["onnx"]),
+    ("range", &["onnx"]),
+    ("mean", &["onnx"]),
+    ("std", &["onnx"]),
+    ("output", &["onnx"]),
+    ("output_name", &["onnx"]),
+    ("program", &["command"]),
+    ("picture", &["command"]),
+    ("url", &["http"]),
+    ("rewards", &["http"]),
+    ("timeout_seconds", &["command", "http"]),
+    ("retries", &["command", "http"]),
+    ("batch", &["command", "http"]),
+    ("workers", &["command", "http"]),
+];
+
+impl Reward {
+    /// The keys of other kinds, with those kinds, and whether each has another value than the default.
+    fn foreign_keys(&self) -> impl Iterator<Item = (&'static str, &'static [&'static str], bool)> {
+        let table = |reward: &Self| toml::Table::try_from(reward).expect("every reward has a TOML form");
+        let (own, default, kind) = (table(self), table(&Self::default()), self.kind.name());
+        let foreign = KEYS.into_iter().filter(move |(_, kinds)| !kinds.contains(&kind));
+        foreign.map(move |(key, kinds)| (key, kinds, own.get(key) != default.get(key)))
+    }
+
+    /// The keys that this kind does not have and that are as they are by default: they say nothing.
+    pub(super) fn silent_keys(&self) -> Vec<&'static str> {
+        self.foreign_keys().filter(|(.., is_set)| !is_set).map(|(key, ..)| key).collect()
+    }
+
+    /// Checks entry `index`.
+    pub(super) fn validate(&self, index: usize) -> Result<()> {
+        let key = |name: &str| format!("reward.{index}.{name}");
+        let kind = self.kind.name();
+        if let Some((name, kinds, _)) = self.foreign_keys().find(|(.., is_set)| *is_set) {
+            let kinds = kinds.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(" or ");
+            return Err(Error::input(format!(
+                "`{}` is for the kind {kinds}, not for \"{kind}\": remove it, or choose another kind",
+                key(name)
+            )));
+        }
+        if !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
+            return wrong(key("name"), "letters, digits, _ and -", format_args!("\"{}\"", self.name));
+        }
+        match &self.weight {
+            Weight::All(weight) => finite(key("weight"), *weight)?,
+            Weight::Each(weights) if weights.is_empty() => {
+                return wrong(key("weight"), "a number, or a table that names at least one component", "empty");
+            }
+            Weight::Each(weights) => {
+                for (component, weight) in weights {
+                    finite(key(&format!("weight.{component}")), *weight)?;
+                }
+            }
+        }
+        bounded(key("quality"), self.quality, 1, 100)?;
+        for size in self.input_size.iter().flatten() {
+            bounded(key("input_size"), *size, 1, MAX_SIZE)?;
+        }
+        for value in self.range.iter().chain(self.mean.values()) {
+            finite(key(if self.range.contains(value) { "range" } else { "mean" }), *value)?;
+        }
+        self.std.values().iter().try_for_each(|value| positive(key("std"), *value))?;
+        positive(key("timeout_seconds"), self.timeout_seconds)?;
+        bounded(key("retries"), self.retries, 0, MAX_COUNT)?;
+        count(key("batch"), self.batch)?;
+        bounded(key("workers"), self.workers, 1, MAX_SIZE)?;
+        match self.kind {
+            RewardKind::Classifier if self.file.is_empty() => {
+                wrong(key("file"), "a safetensors file or builtin:NAME", "empty")
+            }
+            RewardKind::Classifier | RewardKind::Ink => Ok(()),
+        }
+    }
+}
+
+/// What the entries are called: by their name, or else their kind; where several would share it, by their index too.
+pub fn reward_names(rewards: &[Reward]) -> Vec<String> {
+    let given: Vec<&str> =
+        rewards.iter().map(|reward| if reward.name.is_empty() { reward.kind.name() } else { &reward.name }).collect();
+    let is_shared = |name: &str| given.iter().filter(|other| **other == name).count() > 1;
+    let unique = |(index, name): (usize, &&str)| {
+        if is_shared(name) { format!("{name}_{index}") } else { (*name).to_owned() }
+    };
+    given.iter().enumerate().map(unique).collect()
+}

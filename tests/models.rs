@@ -6,23 +6,29 @@ use std::path::Path;
 
 use common::gpu;
 use flowdppo_wgpu::bench::BenchmarkStep;
+use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
-use flowdppo_wgpu::model::{Dit, Model, import_sit, read_tensors};
+use flowdppo_wgpu::model::{Dit, DitConfig, Model, ModelKind, Tensors, export_sit, import_sit, read_tensors};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 
 fn formats(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
 }
 
-/// The velocity of a model at given states, on the device.
-fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32]) -> Vec<f32> {
+fn sit_tiny() -> Tensors {
+    read_tensors(&formats("sit_tiny/model.safetensors")).expect("the file is whole")
+}
+
+/// The guided velocity of a model at given states, on the device.
+fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_scale: f32) -> Vec<f32> {
     let config = model.dit("model").expect("it is a flow model");
     let batch = labels.len();
     let mut graph = Graph::new();
     let tensors =
         [graph.input("x", &config.image_shape(batch)), graph.input("time", &[batch]), graph.input("labels", &[batch])];
     let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
-    let v = Dit::new(config, parameters).velocity(&mut graph, tensors[0], tensors[1], tensors[2]);
+    let [x_in, time, classes] = tensors;
+    let v = Dit::new(config, parameters).guided_velocity(&mut graph, x_in, time, classes, guidance_scale);
     graph.keep(v);
     let weights = gpu().allocate("weights", 4 * model.weights.len() as u64).expect("it is small");
     gpu().write(&weights, 0, &model.weights);
@@ -37,15 +43,14 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32]) -> Vec<f32>
 
 #[test]
 fn sit_tiny_gives_its_reference_output() {
-    let tensors = read_tensors(&formats("sit_tiny/model.safetensors")).expect("the file is whole");
-    let model = import_sit("sit_tiny", tensors, Some(2)).expect("it is a SiT checkpoint");
+    let model = import_sit("sit_tiny", sit_tiny(), Some(2)).expect("it is a SiT checkpoint");
     let config = model.dit("sit_tiny").expect("it is a flow model");
     assert!(config.learn_sigma && config.num_classes == 10 && config.depth == 2 && config.image_size == 8);
     let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is whole");
     let labels: Vec<u32> = io["y"].1.iter().map(|label| *label as u32).collect();
     // SiT's time is 1 - sigma, its velocity data - noise; ours is noise - data.
     let sigma: Vec<f64> = io["t"].1.iter().map(|time| 1.0 - f64::from(*time)).collect();
-    let actual = velocity(&model, &io["x"].1, &sigma, &labels);
+    let actual = velocity(&model, &io["x"].1, &sigma, &labels, 1.0);
     let expected: Vec<f64> = io["out"].1.iter().map(|value| -f64::from(*value)).collect();
     // 1e-5 relative: a dozen layers of f32 sums of up to 128 terms on either side.
     let error = common::nmse(&actual, &expected).sqrt();
@@ -54,7 +59,7 @@ fn sit_tiny_gives_its_reference_output() {
 
 #[test]
 fn native_files_hold_the_same_model() {
-    let tensors = read_tensors(&formats("sit_tiny/model.safetensors")).expect("the file is whole");
+    let tensors = sit_tiny();
     let model = import_sit("sit_tiny", tensors.clone(), Some(2)).expect("it is a SiT checkpoint");
     let bytes = model.to_bytes();
     assert_eq!(Model::from_bytes("copy", &bytes).expect("it is native"), model);
@@ -63,6 +68,133 @@ fn native_files_hold_the_same_model() {
     let path = folder.path().join("model.safetensors");
     model.save(&path).expect("the folder is writable");
     assert_eq!(read_tensors(&path).expect("the file is whole"), tensors, "names, shapes and values are SiT's");
+}
+
+/// SiT's `forward_with_cfg` at a scale of 4, which guides the first three channels and leaves the others as they are;
+/// ours guides them all.
+#[test]
+fn sit_tiny_gives_its_guided_reference_output() {
+    let model = import_sit("sit_tiny", sit_tiny(), Some(2)).expect("it is a SiT checkpoint");
+    let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is whole");
+    let (x, expected) = (&io["x"].1, &io["out_cfg4"].1);
+    let sigma: Vec<f64> = io["t"].1.iter().map(|time| 1.0 - f64::from(*time)).collect();
+    let classes = [3, 7];
+    let [guided, conditional, unconditional] =
+        [(classes, 4.0), (classes, 1.0), ([10, 10], 1.0)].map(|(classes, scale)| velocity(&model, x, &sigma, &classes, scale));
+    // Its batch is that of the classes and then the same without.
+    for (index, expected) in expected.chunks(64).enumerate() {
+        let (sample, channel) = (index / 4, index % 4);
+        let ours = match (channel, sample) {
+            (0..3, _) => &guided,
+            (_, 0..2) => &conditional,
+            _ => &unconditional,
+        };
+        let expected: Vec<f64> = expected.iter().map(|value| -f64::from(*value)).collect();
+        let at = (sample % 2 * 4 + channel) * 64;
+        // As without guidance, times 4 + 3 for the difference of two velocities that it is made of.
+        let error = common::nmse(&ours[at..at + 64], &expected).sqrt();
+        assert!(error < 7e-5, "sample {sample}, channel {channel}: relative error {error:.1e}");
+    }
+}
+
+#[test]
+fn an_exported_model_is_what_was_imported() {
+    let tensors = sit_tiny();
+    let model = import_sit("sit_tiny", tensors.clone(), Some(2)).expect("it is a SiT checkpoint");
+    assert_eq!(export_sit("it", &model).expect("it is SiT's convention"), tensors);
+    let refusal = |change: &dyn Fn(&mut DitConfig)| {
+        let mut config = model.dit("it").expect("it is a flow model").clone();
+        change(&mut config);
+        let model = Model { kind: ModelKind::Dit(config), ..model.clone() };
+        export_sit("other.safetensors", &model).expect_err("it is another convention").to_string()
+    };
+    let turned = refusal(&|config| config.time = TimeConvention::Sigma);
+    assert!(turned.contains("other.safetensors") && turned.contains("from data to noise"), "{turned}");
+    let scaled = refusal(&|config| config.time_scale = 1000.0);
+    assert!(scaled.contains("multiplied by 1000") && scaled.contains("`model.time_scale` = 1"), "{scaled}");
+}
+
+/// Sizes of Peebles & Xie 2022, table 1, by the shapes alone: 1000 classes, latents of 32x32x4, 256x256 pictures.
+#[test]
+fn every_published_size_is_read_from_its_shapes() {
+    for (hidden_size, depth, num_heads, millions) in
+        [(384, 12, 6, 33.0), (768, 12, 12, 130.0), (1024, 24, 16, 458.0), (1152, 28, 16, 675.0)]
+    {
+        for patch_size in [2, 4, 8] {
+            let published = DitConfig {
+                image_size: 32,
+                channels: 4,
+                patch_size,
+                hidden_size,
+                depth,
+                num_heads,
+                mlp_ratio: 4.0,
+                num_classes: 1000,
+                learn_sigma: true,
+                time: TimeConvention::Sit,
+                time_scale: 1.0,
+                positions: Positions::SinCos,
+            };
+            let layout = published.layout();
+            let shapes = layout.entries().iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect();
+            assert_eq!(DitConfig::of_sit("it", &shapes, None).expect("it is a published size"), published);
+            let count = layout.parameter_count() as f64 / 1e6;
+            assert!((count - millions).abs() < 1.0 + patch_size as f64 / 4.0, "{hidden_size}: {count} million");
+            if (hidden_size, patch_size) == (1152, 2) {
+                assert_eq!(layout.parameter_count(), 675_129_632, "what DiT's program says of XL/2");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
+    let said = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = sit_tiny();
+        change(&mut tensors);
+        import_sit("wrong.safetensors", tensors, Some(2)).expect_err("it is wrong").to_string()
+    };
+    fn renamed(tensors: &mut Tensors, from: &str, to: &str) {
+        let tensor = tensors.remove(from).expect("it is there");
+        tensors.insert(to.into(), tensor);
+    }
+    let cases: [(&dyn Fn(&mut Tensors), &[&str]); 7] = [
+        (
+            &|it| drop(it.remove("blocks.1.attn.proj.bias")),
+            &["lacks the tensor `blocks.1.attn.proj.bias` of shape [32]"],
+        ),
+        (
+            &|it| renamed(it, "blocks.1.attn.proj.bias", "blocks.1.attn.proj.bais"),
+            &["lacks the tensor `blocks.1.attn.proj.bias`", "it has `blocks.1.attn.proj.bais`"],
+        ),
+        (
+            &|it| renamed(it, "x_embedder.proj.weight", "x_embeder.proj.weight"),
+            &["no SiT checkpoint", "`x_embedder.proj.weight`", "it has `x_embeder.proj.weight`"],
+        ),
+        (
+            &|it| drop(it.insert("blocks.0.attn.scale".into(), (vec![1], vec![1.0]))),
+            &["has a tensor `blocks.0.attn.scale` that its network does not know"],
+        ),
+        (
+            &|it| it.get_mut("blocks.1.mlp.fc2.weight").expect("it is there").0 = vec![128, 32],
+            &["tensor `blocks.1.mlp.fc2.weight` has shape [128, 32], but [32, 128] is expected"],
+        ),
+        (
+            &|it| it.get_mut("x_embedder.proj.weight").expect("it is there").0 = vec![32, 16],
+            &["tensor `x_embedder.proj.weight` has shape [32, 16], but 4 dimensions are expected"],
+        ),
+        (
+            &|it| it.get_mut("final_layer.linear.bias").expect("it is there").1[5] = f32::NAN,
+            &["tensor `final_layer.linear.bias` is not finite at element 5"],
+        ),
+    ];
+    for (change, parts) in cases {
+        let message = said(change);
+        for part in ["wrong.safetensors"].iter().chain(parts) {
+            assert!(message.contains(part), "{message}
+lacks: {part}");
+        }
+    }
 }
 
 /// The benchmark network: every peer implements it exactly, with the same deterministic weights and data, and

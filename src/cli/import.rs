@@ -22,9 +22,9 @@ pub(super) struct Arguments {
     output: PathBuf,
 }
 
-/// Formats that can be imported.
+/// Formats that can be imported and exported.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// SiT or DiT of Facebook Research
     Sit,
 }

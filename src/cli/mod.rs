@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod devices;
 mod eval;
+mod export;
 mod fit_classifier;
 mod import;
 mod pretrain;
@@ -73,6 +74,8 @@ enum Command {
     Compare(compare::Arguments),
     /// Convert a checkpoint of another program
     Import(import::Arguments),
+    /// Convert a model to a checkpoint of another program
+    Export(export::Arguments),
     /// List adapters and test that they compute correctly
     Devices(devices::Arguments),
     /// Measure kernels, training steps and iterations on a device
@@ -194,6 +197,7 @@ impl Cli {
             Command::Sweep(arguments) => sweep::run(&global, &arguments),
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Import(arguments) => import::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
             Command::Devices(arguments) => devices::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(&global, &arguments),

@@ -6,8 +6,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
+use super::layout::{Entry, Layout};
 use super::{ClassifierConfig, DitConfig};
+use crate::config::nearest;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
@@ -118,16 +119,12 @@ impl Model {
     pub fn to_bytes(&self) -> Vec<u8> {
         let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
         let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
-        let layout = self.kind.layout();
-        let tensors: Tensors = layout
-            .entries()
-            .iter()
-            .map(|entry| {
-                let values = self.weights[entry.offset..entry.offset + entry.elements()].to_vec();
-                (entry.name.clone(), (entry.shape.clone(), values))
-            })
-            .collect();
-        serialize(&tensors, Some((KEY, description)))
+        serialize(&self.tensors(), Some((KEY, description)))
+    }
+
+    /// The parameters by name.
+    pub fn tensors(&self) -> Tensors {
+        scatter(&self.kind.layout(), &self.weights)
     }
 
     /// Writes the file: whole or not at all.
@@ -229,13 +226,30 @@ fn half_to_f32(bits: u16) -> f32 {
     }
 }
 
+/// Parameters, laid out, by name.
+pub(super) fn scatter(layout: &Layout, weights: &[f32]) -> Tensors {
+    let tensor = |entry: &Entry| {
+        let values = weights[entry.offset..entry.offset + entry.elements()].to_vec();
+        (entry.name.clone(), (entry.shape.clone(), values))
+    };
+    layout.entries().iter().map(tensor).collect()
+}
+
+/// What to say of a name that is not there, where a similar one is.
+pub(super) fn nearest_tensor<'a>(tensor: &str, present: impl IntoIterator<Item = &'a String>) -> String {
+    let present: Vec<&str> = present.into_iter().map(String::as_str).collect();
+    nearest(tensor, &present).map_or_else(String::new, |near| format!("; it has `{near}`, which may be meant"))
+}
+
 /// Puts tensors where a layout wants them.
 pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Result<Vec<f32>> {
     // Every tensor is looked at before memory is taken for all: the sizes are only what the file claims.
     for entry in layout.entries() {
         let tensor = &entry.name;
         let Some((shape, values)) = tensors.get(tensor) else {
-            return Err(Error::input(format!("{name} lacks the tensor `{tensor}` of shape {:?}", entry.shape)));
+            let known = |name: &String| layout.entries().iter().any(|entry| entry.name == *name);
+            let hint = nearest_tensor(tensor, tensors.keys().filter(|name| !known(name)));
+            return Err(Error::input(format!("{name} lacks the tensor `{tensor}` of shape {:?}{hint}", entry.shape)));
         };
         if *shape != entry.shape {
             return Err(Error::input(format!(

@@ -1,7 +1,9 @@
-//! Checkpoints of SiT and DiT (Facebook Research) as native models: sizes are read from the shapes.
+//! Checkpoints of SiT and DiT (Facebook Research) as native models, whose sizes are read from the shapes, and back.
+
+use std::collections::BTreeMap;
 
 use super::dit::DitConfig;
-use super::file::{Model, ModelKind, Tensors, gather};
+use super::file::{Model, ModelKind, Tensors, gather, nearest_tensor};
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 
@@ -16,64 +18,101 @@ pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     }
 }
 
+impl DitConfig {
+    /// The network that SiT's tensors of these shapes make up. `name` stands for the file in messages.
+    ///
+    /// DiT's checkpoints have the same names and shapes: nothing tells them apart.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming a tensor that the sizes are read from and that is missing or misshapen, or asking for
+    /// `--num-heads` where the size is none of the published ones.
+    pub fn of_sit(name: &str, shapes: &BTreeMap<String, Vec<usize>>, num_heads: Option<usize>) -> Result<Self> {
+        let shape = |tensor: &str, rank: usize| -> Result<&[usize]> {
+            match shapes.get(tensor) {
+                Some(shape) if shape.len() == rank => Ok(shape),
+                Some(shape) => Err(Error::input(format!(
+                    "{name}: tensor `{tensor}` has shape {shape:?}, but {rank} dimensions are expected"
+                ))),
+                None => {
+                    let hint = nearest_tensor(tensor, shapes.keys());
+                    Err(Error::input(format!("{name} is no SiT checkpoint: it lacks the tensor `{tensor}`{hint}")))
+                }
+            }
+        };
+        let &[hidden_size, channels, patch_size, _] = shape("x_embedder.proj.weight", 4)? else {
+            unreachable!("the rank is checked")
+        };
+        let tokens = shape("pos_embed", 3)?[1];
+        let side = tokens.isqrt();
+        if side * side != tokens {
+            return Err(Error::input(format!("{name}: `pos_embed` has {tokens} tokens, which is no square")));
+        }
+        let classes = shape("y_embedder.embedding_table.weight", 2)?[0];
+        let outputs = shape("final_layer.linear.weight", 2)?[0];
+        let mlp_hidden = shape("blocks.0.mlp.fc1.weight", 2)?[0];
+        let depth = (0..).take_while(|block| shapes.contains_key(&format!("blocks.{block}.attn.qkv.weight"))).count();
+        let num_heads = num_heads.or_else(|| default_num_heads(hidden_size)).ok_or_else(|| {
+            Error::input(format!(
+                "{name} has hidden size {hidden_size}, which is none of the published SiT sizes: say how many \
+                 attention heads it has with --num-heads"
+            ))
+        })?;
+        // An empty tensor's other sizes can be anything; the check of the configuration refuses what is too large.
+        let plain = patch_size.saturating_mul(patch_size).saturating_mul(channels);
+        let both = plain.saturating_mul(2);
+        if outputs != plain && outputs != both {
+            return Err(Error::input(format!(
+                "{name}: `final_layer.linear.weight` has {outputs} outputs, but {plain} (velocity) or {both} \
+                 (velocity and variance) are expected"
+            )));
+        }
+        let config = Self {
+            image_size: side.saturating_mul(patch_size),
+            channels,
+            patch_size,
+            hidden_size,
+            depth,
+            num_heads,
+            mlp_ratio: mlp_hidden as f64 / hidden_size as f64,
+            num_classes: classes.saturating_sub(1),
+            learn_sigma: outputs == both,
+            time: TimeConvention::Sit,
+            time_scale: 1.0,
+            positions: Positions::SinCos,
+        };
+        config.check().map_err(|cause| Error::input(format!("{name} cannot be this network: {cause}")))?;
+        Ok(config)
+    }
+}
+
 /// Makes a native model of SiT's tensors. `name` stands for the file in messages.
 ///
 /// # Errors
-/// [`Error::Input`] naming the tensor that is missing, unknown, misshapen or not finite, or asking for
-/// `--num-heads` where the size is none of the published ones.
+/// [`Error::Input`] as [`DitConfig::of_sit`], or naming a tensor that is missing, unknown, misshapen or not finite.
 pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>) -> Result<Model> {
-    let shape = |tensor: &str, rank: usize| -> Result<Vec<usize>> {
-        match tensors.get(tensor) {
-            Some((shape, _)) if shape.len() == rank => Ok(shape.clone()),
-            Some((shape, _)) => Err(Error::input(format!(
-                "{name}: tensor `{tensor}` has shape {shape:?}, but {rank} dimensions are expected"
-            ))),
-            None => Err(Error::input(format!("{name} is no SiT checkpoint: it lacks the tensor `{tensor}`"))),
-        }
-    };
-    let embedder = shape("x_embedder.proj.weight", 4)?;
-    let [hidden_size, channels, patch_size, _] = embedder[..] else { unreachable!("the rank is checked") };
-    let tokens = shape("pos_embed", 3)?[1];
-    let side = tokens.isqrt();
-    if side * side != tokens {
-        return Err(Error::input(format!("{name}: `pos_embed` has {tokens} tokens, which is no square")));
-    }
-    let classes = shape("y_embedder.embedding_table.weight", 2)?[0];
-    let outputs = shape("final_layer.linear.weight", 2)?[0];
-    let mlp_hidden = shape("blocks.0.mlp.fc1.weight", 2)?[0];
-    let depth = (0..).take_while(|block| tensors.contains_key(&format!("blocks.{block}.attn.qkv.weight"))).count();
-    let num_heads = num_heads.or_else(|| default_num_heads(hidden_size)).ok_or_else(|| {
-        Error::input(format!(
-            "{name} has hidden size {hidden_size}, which is none of the published SiT sizes: say how many attention \
-             heads it has with --num-heads"
-        ))
-    })?;
-    // An empty tensor's other sizes can be anything; the check of the configuration refuses what is too large.
-    let plain = patch_size.saturating_mul(patch_size).saturating_mul(channels);
-    let both = plain.saturating_mul(2);
-    if outputs != plain && outputs != both {
-        return Err(Error::input(format!(
-            "{name}: `final_layer.linear.weight` has {outputs} outputs, but {plain} (velocity) or {} (velocity and \
-             variance) are expected",
-            both
-        )));
-    }
-    let config = DitConfig {
-        image_size: side.saturating_mul(patch_size),
-        channels,
-        patch_size,
-        hidden_size,
-        depth,
-        num_heads,
-        mlp_ratio: mlp_hidden as f64 / hidden_size as f64,
-        num_classes: classes.saturating_sub(1),
-        learn_sigma: outputs == both,
-        time: TimeConvention::Sit,
-        time_scale: 1.0,
-        positions: Positions::SinCos,
-    };
-    config.check().map_err(|cause| Error::input(format!("{name} cannot be this network: {cause}")))?;
-    let kind = ModelKind::Dit(config);
+    let shapes = tensors.iter().map(|(tensor, (shape, _))| (tensor.clone(), shape.clone())).collect();
+    let kind = ModelKind::Dit(DitConfig::of_sit(name, &shapes, num_heads)?);
     let weights = gather(name, &kind.layout(), tensors)?;
     Ok(Model { kind, class_names: Vec::new(), weights })
+}
+
+/// A native model as SiT's tensors: what [`import_sit`] was given, for a model that it has made. `name` stands for the
+/// model in messages.
+///
+/// # Errors
+/// [`Error::Input`] if the network is none that SiT's program could run: its sign and direction of time are SiT's, and
+/// it sees time as it is. A network of other conventions computes other features of time, which no change of weights
+/// makes the same to the bit.
+pub fn export_sit(name: &str, model: &Model) -> Result<Tensors> {
+    let config = model.dit(name)?;
+    if config.time != TimeConvention::Sit || config.time_scale != 1.0 {
+        let runs = if config.time == TimeConvention::Sit { "from noise to data" } else { "from data to noise" };
+        return Err(Error::input(format!(
+            "{name} cannot be a SiT checkpoint: its time runs {runs} and is multiplied by {}, but SiT's runs from noise \
+             to data and is multiplied by 1; pretrain it with `model.time` = \"sit\" and `model.time_scale` = 1, or use \
+             the native file, whose tensors have the same names",
+            config.time_scale
+        )));
+    }
+    Ok(model.tensors())
 }

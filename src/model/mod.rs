@@ -10,5 +10,5 @@ mod layout;
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
-pub use import::{default_num_heads, import_sit};
+pub use import::{default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};

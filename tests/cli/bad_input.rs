@@ -245,6 +245,12 @@ fn models() {
             &["base.safetensors is a native model already"],
         ),
         case(
+            nothing,
+            "export --format sit base.safetensors other.safetensors",
+            2,
+            &["base.safetensors cannot be a SiT checkpoint", "time runs from data to noise", "multiplied by 1000"],
+        ),
+        case(
             |here| noise(here, [1, 1, 8, 8], 0.0, 0.0),
             "import --format sit noise.safetensors other.safetensors",
             2,

@@ -283,6 +283,19 @@ fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
     picture(&here.path("all.png"));
 }
 
+#[test]
+fn an_imported_model_goes_back_to_the_file_that_it_came_from() {
+    let here = Workplace::new();
+    here.import_sit();
+    here.run("export --format sit sit.safetensors back.safetensors").succeeds();
+    let [foreign, back] = ["foreign", "back"].map(|name| read_tensors(&here.path(&format!("{name}.safetensors"))));
+    assert_eq!(foreign.unwrap(), back.unwrap());
+    // It says nothing of this program: it is as foreign as before.
+    here.run("import --format sit --num-heads 2 back.safetensors again.safetensors").succeeds();
+    let read = |name: &str| std::fs::read(here.path(name)).unwrap();
+    assert!(read("again.safetensors") == read("sit.safetensors"));
+}
+
 /// A foreign model through the whole program, against Euler steps by the f64 twins of the ops.
 #[test]
 fn an_imported_model_samples_by_plain_euler_steps() {

@@ -11,15 +11,13 @@ use crate::error::Result;
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
 use crate::gpu::{Buffer, Command, Gpu, Region};
-use crate::graph::{Graph, Plan, Store, Stores, Tensor};
-use crate::model::{Dit, DitConfig, Parameters};
+use crate::graph::{Graph, Plan, Stores, Tensor};
+pub use crate::model::BASE;
+use crate::model::{Dit, DitConfig, Network, Parameters};
 use crate::ops::PolicyStats;
 use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
-
-/// Weights of the model that drift is measured from, as [`upload_base`] uploads them.
-pub const BASE: Store = Store("base parameters");
 
 /// What an evaluation found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -127,11 +125,11 @@ impl Evaluator {
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
-        dit: &DitConfig,
+        network: &Network,
         stores: &Stores,
         base: Option<&Arc<Buffer>>,
     ) -> Result<Self> {
-        let eval = &config.eval;
+        let (eval, dit) = (&config.eval, &network.dit);
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
         let table = Table::solve(&Schedule::default(), eval.steps, eval.solver)?;
@@ -142,17 +140,19 @@ impl Evaluator {
             file => Some(reward::classifier_for(gpu, file, dit)?),
         };
         let batches = [requests.len(), batch];
-        let draws = |stores: &Stores| Sampling::new_for(gpu, dit, batches, eval.guidance_scale, eval.solver, stores);
+        let draws = |network: &Network, stores: &Stores| {
+            Sampling::new_for(gpu, network, batches, eval.guidance_scale, eval.solver, stores)
+        };
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(base) = base {
             let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            base_sampling = Some(draws(&only_base)?);
+            base_sampling = Some(draws(&dit.into(), &only_base)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {
             count: eval.count,
             trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
-            sampling: draws(stores)?,
+            sampling: draws(network, stores)?,
             dit: dit.clone(),
             requests,
             table,

@@ -11,7 +11,7 @@ use crate::data::scatter::{self, Scatter};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::DitConfig;
+use crate::model::{DitConfig, Network};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 
@@ -39,16 +39,17 @@ impl Preview {
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &config::Preview,
-        dit: &DitConfig,
+        network: &Network,
         class_names: &[String],
         micro_batch: usize,
         guidance_scale: f64,
         stores: &Stores,
     ) -> Result<Self> {
+        let dit = &network.dit;
         let classes: Vec<u32> = (0..dit.num_classes.min(MOST_CLASSES) as u32).collect();
         let requests = class_requests(&classes, config.per_class, config.seed);
         let sampling =
-            Sampling::new(gpu, dit, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
+            Sampling::new(gpu, network, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
         let titles = classes.iter().map(name).collect();
         let labels = requests.iter().map(|request| request.label).collect();

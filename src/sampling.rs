@@ -9,7 +9,7 @@ use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{Graph, Plan, Stores, Tensor};
-use crate::model::{Dit, DitConfig};
+use crate::model::{DitConfig, Network};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
 
@@ -91,20 +91,20 @@ struct History {
 
 impl StepGraph {
     /// Records a step of `batch` samples.
-    pub fn record(config: &DitConfig, batch: usize, guidance_scale: f64) -> Self {
-        Self::record_for(config, batch, guidance_scale, Solver::Euler)
+    pub fn record(network: &Network, batch: usize, guidance_scale: f64) -> Self {
+        Self::record_for(network, batch, guidance_scale, Solver::Euler)
     }
 
     /// [`StepGraph::record`] for a solver; one with a history has it in the place of the noise.
-    pub fn record_for(config: &DitConfig, batch: usize, guidance_scale: f64, solver: Solver) -> Self {
+    pub fn record_for(network: &Network, batch: usize, guidance_scale: f64, solver: Solver) -> Self {
+        let config = &network.dit;
         let mut graph = Graph::new();
         let x = graph.input("x", &config.image_shape(batch));
         let time = graph.input("time", &[batch]);
         let labels = graph.input("labels", &[batch]);
         let keys = graph.input("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
-        let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
-        let dit = Dit::new(config, parameters);
+        let dit = network.declare(&mut graph, PARAMETERS, None);
         let velocity = dit.guided_velocity(&mut graph, x, time, labels, guidance_scale as f32);
         let history = solver.has_history().then(|| {
             let before = graph.input("data predicted before", &config.image_shape(batch));
@@ -172,19 +172,19 @@ pub struct Moment<'a> {
 }
 
 impl Sampling {
-    /// Binds a model, whose weights are the `PARAMETERS` of `stores`, to draw up to `most` samples at a time in
+    /// Binds a model, whose weights are the `PARAMETERS` of `stores` (with LoRA also the `BASE`), to draw up to `most` samples at a time in
     /// batches of `batch`.
     ///
     /// # Errors
     /// If the device has not enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &DitConfig,
+        network: &Network,
         batches: [usize; 2],
         guidance_scale: f64,
         stores: &Stores,
     ) -> Result<Self> {
-        Self::new_for(gpu, config, batches, guidance_scale, Solver::Euler, stores)
+        Self::new_for(gpu, network, batches, guidance_scale, Solver::Euler, stores)
     }
 
     /// [`Sampling::new`] for a solver. One with a history takes every deterministic table, the others every
@@ -194,13 +194,14 @@ impl Sampling {
     /// If the device has not enough memory.
     pub fn new_for(
         gpu: &Arc<Gpu>,
-        config: &DitConfig,
+        network: &Network,
         [most, batch]: [usize; 2],
         guidance_scale: f64,
         solver: Solver,
         stores: &Stores,
     ) -> Result<Self> {
-        let step = StepGraph::record_for(config, batch, guidance_scale, solver);
+        let config = &network.dit;
+        let step = StepGraph::record_for(network, batch, guidance_scale, solver);
         let plan = Plan::new(gpu, &step.graph, stores)?;
         let (graph, noise_keys, noise_out) = noise_graph(config, batch);
         let noise = Plan::new(gpu, &graph, stores)?;

@@ -2,6 +2,7 @@
 //! bad input.
 
 mod cli {
+    mod adapters;
     mod bad_input;
     mod bad_runs;
     mod bench;

@@ -121,7 +121,7 @@ fn the_readme_shows_every_command_and_its_configurations_are_valid() {
     let readme = read("README.md");
     let lines = command_lines(&readme);
     let commands =
-        ["train", "sample", "eval", "pretrain", "fit-classifier", "import", "compare", "sweep", "devices", "bench"];
+        ["train", "sample", "eval", "pretrain", "fit-classifier", "import", "export", "merge", "compare", "sweep", "devices", "bench"];
     for command in commands {
         assert!(lines.iter().any(|line| line.split(' ').next() == Some(command)), "README.md lacks `{command}`");
     }
@@ -167,7 +167,14 @@ fn keys(prefix: &str, value: &toml::Value, found: &mut Vec<String>) {
 #[test]
 fn the_reference_names_every_key_of_the_configuration() {
     // A new model has sizes, a sheet has paths: together these have every key that there is.
-    let overrides = ["data.path=x", "data.labels=y", "reward.0.colour=[0, 0, 0]", "reward.0.input_size=[1, 1]"];
+    let overrides = [
+        "data.path=x",
+        "data.labels=y",
+        "reward.0.colour=[0, 0, 0]",
+        "reward.0.input_size=[1, 1]",
+        "lora.alpha=4",
+        "lora.adapter=z",
+    ];
     let sizes = "[model]\nimage_size = 8\nchannels = 1\npatch_size = 2\nhidden_size = 8\ndepth = 1\nnum_heads = 1\n\
                  mlp_ratio = 4.0\nnum_classes = 2";
     let mut found = Vec::new();

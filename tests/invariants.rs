@@ -5,6 +5,7 @@ mod common;
 mod invariants {
     mod dump;
     mod gradients;
+    mod lora;
     mod memory;
     mod methods;
     mod not_finite;
@@ -19,8 +20,8 @@ use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
 use flowdppo_wgpu::evaluate::{BASE, Evaluator, upload_base};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
-use flowdppo_wgpu::graph::Profile;
-use flowdppo_wgpu::model::{DitConfig, Model};
+use flowdppo_wgpu::graph::{Profile, Stores};
+use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
@@ -54,18 +55,24 @@ struct Parts {
 impl Parts {
     fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
         let dit = dit_of(model);
-        let optimizer = Optimizer::new(gpu, dit.layout(), &model.weights).expect("it is small");
-        let drawing = match config.objective.name {
-            ObjectiveName::Nft => &optimizer.average_stores(),
-            _ => optimizer.stores(),
-        };
-        let collector = RolloutCollector::new(gpu, config, dit, vec![0, 1, 2], drawing).expect("it is small");
-        let mut others = collector.stores();
-        if config.objective.reference.beta > 0.0 {
+        let adapter = Adapter::begin(config, dit).expect("it fits the model");
+        let network = Network::new(dit, adapter.as_ref());
+        let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
+        let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
+        let mut frozen = Stores::new();
+        if adapter.is_some() || config.objective.reference.beta > 0.0 {
             let base = upload_base(gpu, config, dit, &model.weights).expect("it is small");
-            others.insert(BASE, base);
+            frozen.insert(BASE, base);
         }
-        let updater = Updater::new(gpu, config, dit, &optimizer, others).expect("it is small");
+        let mut drawing = match config.objective.name {
+            ObjectiveName::Nft => optimizer.average_stores(),
+            _ => optimizer.stores().clone(),
+        };
+        drawing.extend(frozen.clone());
+        let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
+        let mut others = collector.stores();
+        others.extend(frozen);
+        let updater = Updater::new(gpu, config, &network, &optimizer, others).expect("it is small");
         Self { optimizer, collector, updater }
     }
 
@@ -232,8 +239,8 @@ fn nothing_is_made_after_the_first_iteration() {
     gpu.write(&base, 0, &model.weights);
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
-    let mut evaluator = Evaluator::new(&gpu, &config, dit, &stores, Some(&base)).expect("it is small");
-    let mut preview = Preview::new(&gpu, &config.preview, dit, &[], 16, 1.0, &stores).expect("it is small");
+    let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&base)).expect("it is small");
+    let mut preview = Preview::new(&gpu, &config.preview, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| {
         trainer.iteration(index)?;
@@ -255,11 +262,14 @@ fn the_plan_says_how_many_bytes_will_be_held() {
     let gpu = own_gpu();
     let model = tiny::dit(2);
     let profile = Profile::of(&gpu);
-    for (guidance_scale, micro_batch, rollout_micro_batch, group_size, beta, name, activation_checkpointing) in [
-        (1.0, 3, 4, 6, 0.0, ObjectiveName::FlowDppo, false),
-        (2.5, 1, 12, 6, 0.1, ObjectiveName::FlowDppo, true),
-        (1.0, 5, 1, 5, 0.0, ObjectiveName::GrpoGuard, false),
-        (1.0, 3, 4, 6, 0.0, ObjectiveName::Nft, true),
+    for (guidance_scale, micro_batch, rollout_micro_batch, group_size, beta, name, activation_checkpointing, rank) in [
+        (1.0, 3, 4, 6, 0.0, ObjectiveName::FlowDppo, false, 0),
+        (2.5, 1, 12, 6, 0.1, ObjectiveName::FlowDppo, true, 0),
+        (1.0, 5, 1, 5, 0.0, ObjectiveName::GrpoGuard, false, 0),
+        (1.0, 3, 4, 6, 0.0, ObjectiveName::Nft, true, 0),
+        (1.0, 3, 4, 6, 0.0, ObjectiveName::FlowDppo, false, 2),
+        (2.5, 1, 12, 6, 0.1, ObjectiveName::FlowDppo, true, 3),
+        (1.0, 3, 4, 6, 0.0, ObjectiveName::Nft, true, 2),
     ] {
         let mut config = tiny::config(&file);
         config.objective.name = name;
@@ -273,7 +283,8 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.train.micro_batch = micro_batch;
         config.train.activation_checkpointing = activation_checkpointing;
         config.train.half_activations = micro_batch < 5;
-        config.train.half_base = activation_checkpointing;
+        config.train.half_base = activation_checkpointing && rank == 0;
+        config.lora.rank = rank;
         let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 

@@ -31,7 +31,7 @@ impl Suite<'_> {
         let cost = Trainer::cost(&config, dit, &Profile::of(&self.gpu))?;
         let optimizer = Optimizer::new(&self.gpu, dit.layout(), &model.weights)?;
         let classes = (0..dit.num_classes as u32).collect();
-        let mut collector = RolloutCollector::new(&self.gpu, &config, dit, classes, optimizer.stores())?;
+        let mut collector = RolloutCollector::new(&self.gpu, &config, &dit.into(), classes, optimizer.stores())?;
         let mut index = 0;
         let mut run = || {
             index += 1;

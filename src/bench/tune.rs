@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Region, Tuning};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes};
-use crate::model::DitConfig;
+use crate::model::{DitConfig, Network};
 use crate::pretrain::FlowMatchingGraph;
 use crate::rl::UpdateGraph;
 use crate::sampling::StepGraph as SamplingGraph;
@@ -83,9 +83,10 @@ fn networks(model: Option<&DitConfig>) -> Result<Vec<Graph>> {
     let (config, own) = built_in()?;
     let mut graphs = vec![StepGraph::record(32, 32).graph];
     let of_training = |dit: &DitConfig, config: &Config| -> Result<[Graph; 3]> {
-        let sampling = SamplingGraph::record(dit, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
+        let network = Network::from(dit);
+        let sampling = SamplingGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
         let pretraining = FlowMatchingGraph::record(dit, config.pretrain_micro_batch(), Activations::default()).graph;
-        Ok([sampling, UpdateGraph::record(config, dit)?.graph, pretraining])
+        Ok([sampling, UpdateGraph::record(config, &network)?.graph, pretraining])
     };
     graphs.extend(of_training(own.dit("the built-in model")?, &config)?);
     if let Some(dit) = model {

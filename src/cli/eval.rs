@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{ConfigArguments, Global, say};
+use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
 use crate::config::Command;
 use crate::error::{Error, Result};
@@ -20,6 +20,8 @@ pub(super) struct Arguments {
     /// Model to evaluate: a file, or builtin:NAME
     #[arg(long, value_name = "FILE")]
     model: String,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// Model to measure drift from
     #[arg(long, value_name = "FILE")]
     base: Option<String>,
@@ -34,7 +36,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut config = arguments.config.load(Command::Train)?;
     // Nothing stays here that would have to be small.
     config.train.half_base = false;
-    let model = assets::load_model(&arguments.model)?;
+    let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
     let gpu = global.open(&config.run.device)?;
@@ -58,7 +60,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let mut rewards = Rewards::new(&gpu, &config.reward, dit, &model.class_names)?;
-    let evaluation = Evaluator::new(&gpu, &config, dit, &stores, base.as_ref())?.evaluate(&mut rewards, 0)?;
+    let evaluation = Evaluator::new(&gpu, &config, &dit.into(), &stores, base.as_ref())?.evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

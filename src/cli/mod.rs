@@ -7,6 +7,7 @@ mod eval;
 mod export;
 mod fit_classifier;
 mod import;
+mod merge;
 mod pretrain;
 mod sample;
 mod sweep;
@@ -20,9 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::assets;
 use crate::config::{Command as ConfigCommand, Config};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
+use crate::model::Model;
 use crate::profile::Profile;
 use crate::run::{RunDirectory, Verbosity};
 
@@ -76,6 +79,8 @@ enum Command {
     Import(import::Arguments),
     /// Convert a model to a checkpoint of another program
     Export(export::Arguments),
+    /// Add an adapter to the weights of its model
+    Merge(merge::Arguments),
     /// List adapters and test that they compute correctly
     Devices(devices::Arguments),
     /// Measure kernels, training steps and iterations on a device
@@ -91,6 +96,28 @@ struct ConfigArguments {
     /// Set a key of the configuration, for instance train.iterations=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+}
+
+/// An adapter on a model.
+#[derive(Clone, Debug, Args)]
+struct AdapterArguments {
+    /// Adapter to add to the model: a folder as PEFT or a run wrote it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// How much of the adapter is added; 0 is the model alone
+    #[arg(long, value_name = "S", default_value_t = 1.0, requires = "adapter", allow_negative_numbers = true)]
+    adapter_scale: f64,
+}
+
+impl AdapterArguments {
+    /// The model in a file, or builtin:NAME, with the adapter in its weights.
+    fn load_model(&self, file: &str) -> Result<Model> {
+        let model = assets::load_model(file)?;
+        match &self.adapter {
+            None => Ok(model),
+            Some(folder) => merge::merged(file, &model, folder, self.adapter_scale),
+        }
+    }
 }
 
 /// The configuration of a run, and where the run goes.
@@ -198,6 +225,7 @@ impl Cli {
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
+            Command::Merge(arguments) => merge::run(&arguments),
             Command::Devices(arguments) => devices::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(&global, &arguments),

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Global, say};
-use crate::assets;
+use super::{AdapterArguments, Global, say};
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
 use crate::data::scatter::{self, Scatter};
@@ -32,6 +31,8 @@ pub(super) struct Arguments {
     /// Model: a file, or builtin:NAME
     #[arg(long, value_name = "FILE")]
     model: String,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// Class to draw, repeatable; without it all
     #[arg(long = "class", value_name = "N")]
     classes: Vec<u32>,
@@ -74,7 +75,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let model = assets::load_model(&arguments.model)?;
+    let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     check(arguments, dit)?;
     super::check_output(&arguments.out)?;
@@ -102,7 +103,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     gpu.write(&weights, 0, &model.weights);
     let stores = Stores::from([(PARAMETERS, weights)]);
     let batches = [requests.len(), requests.len().min(BATCH)];
-    let mut sampling = Sampling::new_for(&gpu, dit, batches, arguments.guidance_scale, arguments.solver, &stores)?;
+    let mut sampling = Sampling::new_for(&gpu, &dit.into(), batches, arguments.guidance_scale, arguments.solver, &stores)?;
     let dim = dit.dim();
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {

@@ -73,6 +73,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
+        if config.lora.is_used() {
+            say(format_args!("adapter: {}", directory.adapter().display()));
+        }
         say(format_args!("before and after: {}", directory.before_after().display()));
     } else {
         let (iterations, path) = (outcome.iterations, directory.path().display());
@@ -149,6 +152,9 @@ fn dry_run(global: &Global, config: &Config, dit: &DitConfig) -> Result<()> {
         let on = switch(&mut other.train);
         *on = !*on;
         let setting = format!("train.{key} = {on}");
+        if other.validate(Command::Train).is_err() {
+            continue;
+        }
         let bytes = Trainer::cost(&other, dit, &profile)?.bytes;
         say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
     }

@@ -7,6 +7,7 @@
 
 mod choices;
 mod decode;
+mod lora;
 mod model;
 mod ranges;
 mod reward;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use choices::*;
 pub(crate) use decode::nearest;
+pub use lora::Lora;
 pub use model::{ModelSizes, ModelSource};
 pub use reward::*;
 pub use sections::*;
@@ -53,6 +55,8 @@ pub struct Config {
     pub objective: Objective,
     /// `[train]`
     pub train: Train,
+    /// `[lora]`
+    pub lora: Lora,
     /// `[eval]`
     pub eval: Eval,
     /// `[preview]`
@@ -76,6 +80,7 @@ impl Default for Config {
             advantage: Advantage::default(),
             objective: Objective::default(),
             train: Train::default(),
+            lora: Lora::default(),
             eval: Eval::default(),
             preview: Preview::default(),
             checkpoint: Checkpoint::default(),

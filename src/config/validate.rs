@@ -19,6 +19,7 @@ impl Config {
                 self.validate_rewards()?;
                 self.validate_objective()?;
                 self.validate_updates()?;
+                self.lora.validate(&self.train)?;
                 self.validate_measurement()
             }
             Command::Pretrain => {

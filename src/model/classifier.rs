@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::{Layout, MOST, Parameters};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
-use crate::ops::{Activation, linear};
+use crate::ops::Activation;
 
 /// Sizes of a classifier; stored in its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,10 +70,8 @@ impl Classifier {
 
     /// `images [B, C · S · S]` to logits `[B, num_classes]`.
     pub fn logits(&self, graph: &mut Graph, images: Tensor) -> Tensor {
-        let [weight, bias] = self.parameters.linear(graph, "fc1");
-        let hidden = linear(graph, images, weight, bias);
+        let hidden = self.parameters.linear(graph, "fc1", images);
         let hidden = graph.apply(Activation::Gelu, &[hidden]);
-        let [weight, bias] = self.parameters.linear(graph, "fc2");
-        linear(graph, hidden, weight, bias)
+        self.parameters.linear(graph, "fc2", hidden)
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{
     Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, Guidance, LayerNorm, Patches, Patchify, Split,
-    TimeFeatures, Unpatchify, linear, time_frequencies,
+    TimeFeatures, Unpatchify, time_frequencies,
 };
 
 /// Sizes and conventions of a network; stored in its file.
@@ -310,7 +310,6 @@ impl<'a> Dit<'a> {
     }
 
     fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
-        let [weight, bias] = self.parameters.linear(graph, layer);
-        graph.scope(layer, |graph| linear(graph, x, weight, bias))
+        graph.scope(layer, |graph| self.parameters.linear(graph, layer, x))
     }
 }

@@ -167,7 +167,7 @@ pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
 }
 
 /// The bytes of a safetensors file. One metadata entry at most: several would come in random order.
-fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
+pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
     let views = tensors.iter().map(|(name, (shape, values))| {
         let bytes: &[u8] = bytemuck::cast_slice(values);

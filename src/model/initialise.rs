@@ -39,6 +39,20 @@ impl super::ClassifierConfig {
     }
 }
 
+impl super::Lora {
+    /// Matrices before training, as PEFT's: A uniform in ± 1 / sqrt(inputs) and B zero, so that nothing is added yet.
+    pub fn initial_weights(&self, dit: &DitConfig, seed: u64) -> Vec<f32> {
+        fill(&self.layout(dit), seed, |entry, stream| {
+            let bound = if entry.name.ends_with(".lora_A.weight") {
+                (entry.shape[1..].iter().product::<usize>() as f64).powf(-0.5)
+            } else {
+                0.0
+            };
+            uniform(entry, bound, stream)
+        })
+    }
+}
+
 /// Fills a store; each tensor has a stream of its own, so that a change in one does not move the others.
 fn fill(layout: &Layout, seed: u64, mut draw: impl FnMut(&Entry, &mut Stream) -> Vec<f32>) -> Vec<f32> {
     let mut store = vec![0.0; layout.elements()];
@@ -59,6 +73,11 @@ fn xavier_uniform(entry: &Entry, stream: &mut Stream) -> Vec<f32> {
     let outputs = entry.shape[0];
     let inputs = entry.elements() / outputs;
     let bound = (6.0 / (inputs + outputs) as f64).sqrt();
+    uniform(entry, bound, stream)
+}
+
+/// Uniform in ± `bound`.
+fn uniform(entry: &Entry, bound: f64, stream: &mut Stream) -> Vec<f32> {
     (0..entry.elements()).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
 }
 

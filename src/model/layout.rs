@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::graph::{Graph, STORE_ALIGNMENT, Store, Tensor};
-use crate::ops::{FromHalf, pack_half};
+use crate::ops::{Add, FromHalf, MatMul, Scale, linear, pack_half};
 
 /// Bound of a size that a file claims, so that products of them can be counted.
 pub(super) const MOST: usize = 65_535;
@@ -99,7 +99,7 @@ impl Layout {
             }
             (entry.name.clone(), Parameter::Plain(tensor))
         });
-        Parameters(tensors.collect())
+        Parameters::new(tensors.collect())
     }
 
     /// Declares parameters that [`Layout::pack`] has packed: frozen ones, which only forward passes read. Each use
@@ -111,7 +111,7 @@ impl Layout {
             offset += entry.packed_words();
             (entry.name.clone(), Parameter::Packed(words, entry.declared_shape()))
         });
-        Parameters(tensors.collect())
+        Parameters::new(tensors.collect())
     }
 
     /// Weights, laid out, as words of two 16-bit numbers each.
@@ -133,7 +133,11 @@ impl Layout {
 
 /// The parameters of a network in one graph, by name.
 #[derive(Clone, Debug)]
-pub struct Parameters(BTreeMap<String, Parameter>);
+pub struct Parameters {
+    tensors: BTreeMap<String, Parameter>,
+    /// Factors of the low-rank additions, by layer.
+    lora: BTreeMap<String, f32>,
+}
 
 #[derive(Clone, Debug)]
 enum Parameter {
@@ -143,19 +147,39 @@ enum Parameter {
 }
 
 impl Parameters {
+    fn new(tensors: BTreeMap<String, Parameter>) -> Self {
+        Self { tensors, lora: BTreeMap::new() }
+    }
+
+    /// These parameters with LoRA's: matrices `LAYER.lora_A.weight` and `LAYER.lora_B.weight` for each layer that has
+    /// one of the `factors`.
+    pub fn with_lora(mut self, matrices: Self, factors: BTreeMap<String, f32>) -> Self {
+        self.tensors.extend(matrices.tensors);
+        self.lora = factors;
+        self
+    }
+
     /// The tensor of a name; one that is packed is expanded here.
     ///
     /// # Panics
     /// If the network has no such parameter: layout and forward pass disagree.
     pub fn get(&self, graph: &mut Graph, name: &str) -> Tensor {
-        match self.0.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`")) {
+        match self.tensors.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`")) {
             Parameter::Plain(tensor) => *tensor,
             Parameter::Packed(words, shape) => graph.apply(FromHalf { shape: shape.clone() }, &[*words]),
         }
     }
 
-    /// Weight and bias of a linear layer.
-    pub fn linear(&self, graph: &mut Graph, layer: &str) -> [Tensor; 2] {
-        ["weight", "bias"].map(|part| self.get(graph, &format!("{layer}.{part}")))
+    /// A linear layer: x·Wᵀ + b, and what LoRA adds to it, factor·(x·Aᵀ)·Bᵀ.
+    pub fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
+        let [weight, bias] = ["weight", "bias"].map(|part| self.get(graph, &format!("{layer}.{part}")));
+        let y = linear(graph, x, weight, bias);
+        let Some(factor) = self.lora.get(layer) else { return y };
+        let [a, b] = ["lora_A", "lora_B"].map(|part| self.get(graph, &format!("{layer}.{part}.weight")));
+        let product = MatMul { transpose_b: true, ..MatMul::default() };
+        let narrow = graph.apply(product, &[x, a]);
+        let narrow = graph.apply(Scale(*factor), &[narrow]);
+        let addition = graph.apply(product, &[narrow, b]);
+        graph.apply(Add, &[y, addition])
     }
 }

@@ -4,6 +4,7 @@ pub mod advantage;
 mod dump;
 mod metrics;
 mod rollout;
+mod saved;
 mod run;
 mod trainer;
 mod update;

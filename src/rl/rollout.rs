@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Buffer, Command, Gpu, Region};
 use crate::graph::{Store, Stores};
-use crate::model::DitConfig;
+use crate::model::{DitConfig, Network};
 use crate::sampling::{Request, Sampling, Table};
 
 /// States x_k of the trained steps, `[slots · samples, C, S, S]`; with DiffusionNFT the samples themselves,
@@ -71,7 +71,14 @@ impl RolloutCollector {
     ///
     /// # Errors
     /// If the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, classes: Vec<u32>, stores: &Stores) -> Result<Self> {
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        network: &Network,
+        classes: Vec<u32>,
+        stores: &Stores,
+    ) -> Result<Self> {
+        let dit = &network.dit;
         let trajectories = store_bytes(config, dit)?.into_iter();
         Ok(Self {
             gpu: gpu.clone(),
@@ -80,7 +87,7 @@ impl RolloutCollector {
             classes,
             sampling: Sampling::new(
                 gpu,
-                dit,
+                network,
                 [config.samples_per_rollout(), config.rollout_micro_batch()],
                 config.rollout.guidance_scale,
                 stores,

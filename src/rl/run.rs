@@ -15,7 +15,7 @@ use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::Model;
+use crate::model::{Model, Network};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
@@ -100,14 +100,15 @@ impl Run {
 
         let guidance_scale = config.eval.guidance_scale;
         let micro_batch = config.rollout_micro_batch();
-        let preview_of = |stores: &Stores| {
-            Preview::new(gpu, &config.preview, &dit, &base.class_names, micro_batch, guidance_scale, stores)
+        let network = trainer.network();
+        let preview_of = |network: &Network, stores: &Stores| {
+            Preview::new(gpu, &config.preview, network, &base.class_names, micro_batch, guidance_scale, stores)
         };
         Ok(Self {
             gpu: gpu.clone(),
-            preview: preview_of(&stores)?,
-            base_preview: preview_of(&only_base)?,
-            evaluator: Evaluator::new(gpu, config, &dit, &stores, Some(&base_store))?,
+            preview: preview_of(network, &stores)?,
+            base_preview: preview_of(&(&dit).into(), &only_base)?,
+            evaluator: Evaluator::new(gpu, config, network, &stores, Some(&base_store))?,
             table: Table::ode(1.0, config.preview.steps)?,
             config: config.clone(),
             trainer,
@@ -202,6 +203,9 @@ impl Run {
         }
         progress.finish(&format!("{done} iterations"));
         trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
+        if let Some(adapter) = trainer.averaged_adapter()? {
+            adapter.save(&directory.adapter(), &trainer.network().dit)?;
+        }
         // The last iteration has drawn them, unless a finished run is resumed.
         let (images, captions) = match shown {
             Some(shown) => shown,

@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::dump::Context;
 use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector, trained_slots};
+use super::saved::Saved;
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
 use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, base_bytes, upload_base};
 use crate::flow::standard_ratio::StandardRatio;
-use crate::gpu::{Buffer, Gpu, ITERATION};
+use crate::gpu::{Buffer, Gpu, ITERATION, Region};
 use crate::graph::{Graph, Profile, Stores, planned_bytes};
-use crate::model::{DitConfig, Model, ModelKind, Tensors, parse_tensors, serialize_tensors};
+use crate::model::{Adapter, DitConfig, Model, Network, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::run::LoadedCheckpoint;
@@ -31,6 +32,9 @@ struct State {
     optimizer_step: u64,
     /// Updates skipped in a row, up to the last.
     skipped_in_a_row: usize,
+    /// With LoRA: CRC-32 of the weights that the adapter adds to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_crc32: Option<u32>,
     /// Version of the program.
     version: String,
 }
@@ -59,19 +63,20 @@ pub struct Cost {
 pub struct Trainer {
     gpu: Arc<Gpu>,
     config: Config,
-    dit: DitConfig,
+    network: Network,
     class_names: Vec<String>,
     collector: RolloutCollector,
     updater: Updater,
     rewards: Rewards,
     base: Option<Arc<Buffer>>,
+    base_crc32: Option<u32>,
     dumped: Option<Vec<u8>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
 
 /// How an updater is made.
-type BindUpdater = fn(&Arc<Gpu>, &Config, &DitConfig, &Optimizer, Stores) -> Result<Updater>;
+type BindUpdater = fn(&Arc<Gpu>, &Config, &Network, &Optimizer, Stores) -> Result<Updater>;
 
 /// The classes that groups go through.
 fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
@@ -86,9 +91,9 @@ fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
     Ok(if chosen.is_empty() { (0..dit.num_classes as u32).collect() } else { chosen })
 }
 
-/// Whether the penalty on the distance to the base needs its weights.
+/// Whether an adapter or the penalty on the distance to the base needs its weights.
 fn keeps_base(config: &Config) -> bool {
-    config.objective.reference.beta > 0.0
+    config.lora.is_used() || config.objective.reference.beta > 0.0
 }
 
 impl Trainer {
@@ -98,14 +103,15 @@ impl Trainer {
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Result<Cost> {
         classes(config, dit)?;
-        let step = StepGraph::record(dit, config.rollout_micro_batch(), config.rollout.guidance_scale);
+        let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref());
+        let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;
-        let update = UpdateGraph::record(config, dit)?;
+        let update = UpdateGraph::record(config, &network)?;
         let samples = config.samples_per_rollout();
         let slots = trained_slots(config)?;
         let steps = (samples / config.rollout_micro_batch() * config.rollout.steps) as u64;
         let passes = (samples / config.update_micro_batch() * slots * config.train.inner_epochs) as u64;
-        let layout = dit.layout();
+        let (layout, all) = (network.layout(), dit.layout().parameter_count());
         let plans = [&step.graph, &noise, &update.graph].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
@@ -114,7 +120,7 @@ impl Trainer {
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
         Ok(Cost {
-            parameters: layout.parameter_count(),
+            parameters: if network.lora.is_some() { all + layout.parameter_count() } else { all },
             trainable: layout.entries().iter().filter(|entry| entry.trainable).map(|entry| entry.elements()).sum(),
             rollout_flops: step.graph.flops() * steps,
             update_flops: update.graph.flops() * passes,
@@ -145,31 +151,37 @@ impl Trainer {
         let classes = classes(config, &dit)?;
         let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
-        let optimizer = Optimizer::new(gpu, dit.layout(), &model.weights)?;
-        let drawing = match config.objective.name {
-            // The old policy draws the samples; the first update need not be on-policy.
-            ObjectiveName::Nft => &optimizer.average_stores(),
-            _ => optimizer.stores(),
+        let adapter = Adapter::begin(config, &dit)?;
+        let base_crc32 = adapter.as_ref().map(|_| crc32fast::hash(bytemuck::cast_slice(&model.weights)));
+        let weights = adapter.as_ref().map_or(&model.weights, |it| &it.weights);
+        let network = Network::new(&dit, adapter.as_ref());
+        let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
+        let base = match keeps_base(config) {
+            true => Some(upload_base(gpu, config, &dit, &model.weights)?),
+            false => None,
         };
-        let collector = RolloutCollector::new(gpu, config, &dit, classes, drawing)?;
+        let frozen = || base.iter().map(|store| (BASE, store.clone()));
+        let mut drawing = match config.objective.name {
+            // The old policy draws the samples; the first update need not be on-policy.
+            ObjectiveName::Nft => optimizer.average_stores(),
+            _ => optimizer.stores().clone(),
+        };
+        drawing.extend(frozen());
+        let collector = RolloutCollector::new(gpu, config, &network, classes, &drawing)?;
         let mut others = collector.stores();
-        let mut base = None;
-        if keeps_base(config) {
-            let store = upload_base(gpu, config, &dit, &model.weights)?;
-            others.insert(BASE, store.clone());
-            base = Some(store);
-        }
-        let updater = updater(gpu, config, &dit, &optimizer, others)?;
+        others.extend(frozen());
+        let updater = updater(gpu, config, &network, &optimizer, others)?;
         let rewards = Rewards::new(gpu, &config.reward, &dit, &model.class_names)?;
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
             class_names: model.class_names.clone(),
-            dit,
+            network,
             collector,
             updater,
             rewards,
             base,
+            base_crc32,
             dumped: None,
             optimizer,
         })
@@ -180,7 +192,13 @@ impl Trainer {
         self.dumped.take()
     }
 
-    /// The weights that training began with, if a penalty on the distance to them keeps them on the device.
+    /// What is trained, of which network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The weights that training began with, if an adapter on them or a penalty on the distance to them keeps them on
+    /// the device.
     pub fn base(&self) -> Option<&Arc<Buffer>> {
         self.base.as_ref()
     }
@@ -214,7 +232,7 @@ impl Trainer {
         drop(phase);
         if let Some(dump) = self.updater.dump.take() {
             let (scores, advantages) = (&scores, advantages.values.as_slice());
-            let (config, dit, layout) = (&self.config, &self.dit, self.optimizer.layout());
+            let (config, dit, layout) = (&self.config, &self.network.dit, self.optimizer.layout());
             let context = Context { config, dit, layout, rollout: &rollout, scores, advantages };
             self.dumped = Some(dump.to_bytes(&context, &records));
         }
@@ -236,12 +254,12 @@ impl Trainer {
             by_step: Vec::new(),
             on_policy: [0.0; 2],
             standard_ratio: None,
-            dim: self.dit.dim(),
+            dim: self.network.dit.dim(),
             seconds: [rollout_seconds, reward_seconds, update_seconds],
             images: labels.len(),
         };
         metrics.observe(&records, &advantages);
-        metrics.standard_ratio = standard_ratio(&self.config, &records, self.dit.dim());
+        metrics.standard_ratio = standard_ratio(&self.config, &records, self.network.dit.dim());
         guard(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
@@ -255,16 +273,31 @@ impl Trainer {
         &mut self.rewards
     }
 
-    /// The averaged weights as a model: what is evaluated and kept.
+    /// The averaged weights as a model, an adapter merged into its base: what is evaluated and kept.
     ///
     /// # Errors
     /// If the device is lost.
     pub fn averaged_model(&self) -> Result<Model> {
-        Ok(self.model(self.optimizer.read(AVERAGE)?))
+        match (self.averaged_adapter()?, &self.base) {
+            (Some(adapter), Some(base)) => {
+                let base = Region { buffer: base.clone(), offset: 0, bytes: base.bytes() };
+                adapter.merge("the base", &self.saved().model(self.gpu.read(&[&base])?), 1.0)
+            }
+            _ => Ok(self.saved().model(self.optimizer.read(AVERAGE)?)),
+        }
     }
 
-    fn model(&self, weights: Vec<f32>) -> Model {
-        Model { kind: ModelKind::Dit(self.dit.clone()), class_names: self.class_names.clone(), weights }
+    /// The averaged adapter; `None` if all weights are trained.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn averaged_adapter(&self) -> Result<Option<Adapter>> {
+        let Some(lora) = self.network.lora.clone() else { return Ok(None) };
+        Ok(Some(Adapter { lora, weights: self.optimizer.read(AVERAGE)? }))
+    }
+
+    fn saved(&self) -> Saved<'_> {
+        Saved { network: &self.network, class_names: &self.class_names }
     }
 
     /// The files of a checkpoint after `iteration` iterations.
@@ -281,14 +314,13 @@ impl Trainer {
             iteration,
             optimizer_step: self.optimizer.step,
             skipped_in_a_row: self.optimizer.skipped_in_a_row,
+            base_crc32: self.base_crc32,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        Ok(vec![
-            ("model.safetensors", self.model(self.optimizer.read(PARAMETERS)?).to_bytes()),
-            ("ema.safetensors", self.averaged_model()?.to_bytes()),
-            ("optimizer.safetensors", serialize_tensors(&tensors)),
-            ("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")),
-        ])
+        let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
+        files.push(("optimizer.safetensors", serialize_tensors(&tensors)));
+        files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
+        Ok(files)
     }
 
     /// Goes back to a checkpoint; returns the iterations done.
@@ -297,16 +329,12 @@ impl Trainer {
     /// If it belongs to another model.
     pub fn restore(&mut self, checkpoint: &LoadedCheckpoint) -> Result<u64> {
         let name = |file: &str| checkpoint.path.join(file).display().to_string();
-        for (file, store) in [("model.safetensors", PARAMETERS), ("ema.safetensors", AVERAGE)] {
-            let model = Model::from_bytes(&name(file), checkpoint.file(file)?)?;
-            if model.kind != ModelKind::Dit(self.dit.clone()) {
-                return Err(Error::input(format!(
-                    "{} holds another network than `model.file`: resume with the configuration that began the run",
-                    name(file)
-                )));
-            }
-            self.optimizer.write(store, &model.weights);
-        }
+        let state: State = serde_json::from_slice(checkpoint.file("state.json")?)
+            .map_err(|cause| Error::input(format!("{} cannot be read: {cause}", name("state.json"))))?;
+        self.check_base(&checkpoint.path.display().to_string(), state.base_crc32)?;
+        let [current, average] = self.saved().read(checkpoint)?;
+        self.optimizer.write(PARAMETERS, &current);
+        self.optimizer.write(AVERAGE, &average);
         let file = "optimizer.safetensors";
         let tensors = parse_tensors(&name(file), checkpoint.file(file)?)?;
         let expected = self.optimizer.layout().trainable_elements();
@@ -321,11 +349,22 @@ impl Trainer {
                 }
             }
         }
-        let state: State = serde_json::from_slice(checkpoint.file("state.json")?)
-            .map_err(|cause| Error::input(format!("{} cannot be read: {cause}", name("state.json"))))?;
         self.optimizer.step = state.optimizer_step;
         self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
+    }
+
+    /// Whether a checkpoint, with the base that its adapter adds to, is one of this run.
+    fn check_base(&self, checkpoint: &str, base_crc32: Option<u32>) -> Result<()> {
+        let problem = match (base_crc32, self.base_crc32) {
+            (found, expected) if found == expected => return Ok(()),
+            (Some(found), Some(expected)) => format!(
+                "adds to a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {expected:08x}"
+            ),
+            (Some(_), None) => "holds an adapter, but `lora` now trains all weights".to_owned(),
+            _ => "holds all weights, but `lora` now trains an adapter".to_owned(),
+        };
+        Err(Error::input(format!("{checkpoint} {problem}: resume with the model and configuration that began the run")))
     }
 }
 

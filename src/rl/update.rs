@@ -11,7 +11,7 @@ use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
 use crate::flow::sampler::Row;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{Plan, Stores};
-use crate::model::DitConfig;
+use crate::model::{DitConfig, Network};
 use crate::ops::{AdamWSettings, PolicyObjective};
 use crate::optimizer::{GradientNorm, Optimizer};
 use crate::sampling::words;
@@ -60,19 +60,19 @@ pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usi
 }
 
 impl Updater {
-    /// Binds the update to the optimizer's stores and to `others`: the collector's, and with a penalty on the
-    /// distance to the base [`crate::evaluate::BASE`].
+    /// Binds the update to the optimizer's stores and to `others`: the collector's, and with LoRA or a penalty
+    /// on the distance to the base [`crate::evaluate::BASE`].
     ///
     /// # Errors
     /// If the device has not enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
-        dit: &DitConfig,
+        network: &Network,
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        Self::bind(gpu, config, optimizer, others, dit, UpdateGraph::record(config, dit)?, None)
+        Self::bind(gpu, config, optimizer, others, &network.dit, UpdateGraph::record(config, network)?, None)
     }
 
     /// The same with all that [`UpdateDump`] reads kept readable.
@@ -82,13 +82,13 @@ impl Updater {
     pub(super) fn observed(
         gpu: &Arc<Gpu>,
         config: &Config,
-        dit: &DitConfig,
+        network: &Network,
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        let mut tensors = UpdateGraph::record(config, dit)?;
+        let mut tensors = UpdateGraph::record(config, network)?;
         tensors.keep_terms();
-        Self::bind(gpu, config, optimizer, others, dit, tensors, Some(UpdateDump::default()))
+        Self::bind(gpu, config, optimizer, others, &network.dit, tensors, Some(UpdateDump::default()))
     }
 
     fn bind(

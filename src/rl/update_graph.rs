@@ -16,7 +16,7 @@ use crate::evaluate::declare_base;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
-use crate::model::{Dit, DitConfig};
+use crate::model::{Dit, Network};
 use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
@@ -131,7 +131,8 @@ impl UpdateGraph {
     ///
     /// # Errors
     /// If the trained steps do not fit the number of steps, or a threshold the model.
-    pub fn record(config: &Config, dit: &DitConfig) -> Result<Self> {
+    pub fn record(config: &Config, network: &Network) -> Result<Self> {
+        let dit = &network.dit;
         let batch = config.update_micro_batch();
         let mut graph = Graph::new();
         let indices = graph.input("rows of the trajectory", &[batch]);
@@ -163,8 +164,8 @@ impl UpdateGraph {
             terms: Terms { x: state, epsilon, v_old: state, v_new: state },
         };
         let losses = match config.objective.name {
-            ObjectiveName::Nft => it.record_nft(config, dit, state, epsilon),
-            _ => it.record_policy(config, dit, &stored, state, epsilon)?,
+            ObjectiveName::Nft => it.record_nft(config, network, state, epsilon),
+            _ => it.record_policy(config, network, &stored, state, epsilon)?,
         };
         it.graph.keep(it.outcomes);
         let activations =
@@ -177,16 +178,17 @@ impl UpdateGraph {
     fn record_policy(
         &mut self,
         config: &Config,
-        dit: &DitConfig,
+        network: &Network,
         stored: &[usize],
         x: Tensor,
         epsilon: Tensor,
     ) -> Result<Vec<(Tensor, Tensor)>> {
+        let dit = &network.dit;
         let batch = config.update_micro_batch();
         let objective = policy_objective(config, dit.dim(), 0.0)?;
         let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
         let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
-        let v_new = self.velocity(config, dit, x);
+        let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
 
         let settings = PolicyObjective::settings(objective, dit.dim()).to_vec();
@@ -222,7 +224,7 @@ impl UpdateGraph {
     fn record_nft(
         &mut self,
         config: &Config,
-        dit: &DitConfig,
+        network: &Network,
         sample: Tensor,
         epsilon: Tensor,
     ) -> Vec<(Tensor, Tensor)> {
@@ -235,10 +237,9 @@ impl UpdateGraph {
         let guidance_scale = config.rollout.guidance_scale as f32;
         let (time, labels) = (self.time, self.labels);
         let v_old = graph.scope("old", |graph| {
-            let parameters = dit.layout().declare(graph, AVERAGE, None);
-            Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
+            network.declare(graph, AVERAGE, None).guided_velocity(graph, x, time, labels, guidance_scale)
         });
-        let v_new = self.velocity(config, dit, x);
+        let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
         let settings = vec![config.objective.nft_beta as f32, config.advantage.clip as f32];
         let settings = self.graph.constant("objective settings", &[2], settings);
@@ -250,16 +251,16 @@ impl UpdateGraph {
     }
 
     /// The velocity of the weights in training.
-    fn velocity(&mut self, config: &Config, dit: &DitConfig, x: Tensor) -> Tensor {
+    fn velocity(&mut self, config: &Config, network: &Network, x: Tensor) -> Tensor {
         let graph = &mut self.graph;
-        let network = Dit::new(dit, dit.layout().declare(graph, PARAMETERS, Some(GRADIENTS)));
+        let trained = network.declare(graph, PARAMETERS, Some(GRADIENTS));
         let guidance_scale = config.rollout.guidance_scale as f32;
         match config.rollout.guidance_gradient {
-            GuidanceGradient::Both => network.guided_velocity(graph, x, self.time, self.labels, guidance_scale),
+            GuidanceGradient::Both => trained.guided_velocity(graph, x, self.time, self.labels, guidance_scale),
             GuidanceGradient::Conditional => {
                 // The same weights, without a place for their gradients.
-                let frozen = Dit::new(dit, dit.layout().declare(graph, PARAMETERS, None));
-                network.velocity_guided_by(&frozen, graph, x, self.time, self.labels, guidance_scale)
+                let frozen = network.declare(graph, PARAMETERS, None);
+                trained.velocity_guided_by(&frozen, graph, x, self.time, self.labels, guidance_scale)
             }
         }
     }

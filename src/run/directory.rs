@@ -6,6 +6,8 @@
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
+//!   model.safetensors      the tuned model
+//!   adapter/               what was trained of it, if that was an adapter, as PEFT writes it
 //!   before_after.png       base and tuned model, written last: the run is finished
 //!   failed.txt             why a run of a sweep cannot go on
 //!   trace.json, profile.json   where the time went, with --profile
@@ -121,6 +123,11 @@ impl RunDirectory {
     /// The aggregate of a profiled run, `profile.json`.
     pub fn profile(&self) -> PathBuf {
         self.path.join("profile.json")
+    }
+
+    /// The folder of a finished run's adapter, `adapter/`.
+    pub fn adapter(&self) -> PathBuf {
+        self.path.join("adapter")
     }
 
     /// The last file of a finished run, `before_after.png`.

@@ -11,12 +11,13 @@ use flowdppo_wgpu::evaluate::BASE;
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Row;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
-use flowdppo_wgpu::model::{Classifier, DitConfig, Layout};
-use flowdppo_wgpu::ops::cross_entropy;
+use flowdppo_wgpu::model::{Adapter, Classifier, DitConfig, Layout, Network};
+use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
 
+use super::lora::disturb_adapter;
 use crate::common::{Random, floats, gpu, nmse, tiny};
 use crate::{KL, Parts, advantage, config, dit_of, read};
 
@@ -231,7 +232,7 @@ fn an_update_sees_what_the_rollout_drew() {
     }
     assert!(checked > 0, "two trained steps follow each other");
 
-    let it = UpdateGraph::record(&config, dit).expect("it fits the model");
+    let it = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
     let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
@@ -320,7 +321,7 @@ fn the_gradient_of_every_update_is_right() {
         // Samples of both groups at the second of the trained steps.
         let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
         let row = rollout.table.rows[rollout.trained[1]];
-        let update = |config: &Config| UpdateGraph::record(config, dit).expect("it fits the model");
+        let update = |config: &Config| UpdateGraph::record(config, &dit.into()).expect("it fits the model");
         let stores = BTreeMap::from([
             (PARAMETERS, new.weights.clone()),
             (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights),
@@ -386,7 +387,7 @@ fn the_gradient_of_diffusion_nft_is_right() {
     assert_eq!(states, rollout.images, "the samples are what is stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
-    let it = UpdateGraph::record(&config, dit).expect("it fits the model");
+    let it = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
     let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
     let given = || inputs(&config, &it, dit, &rollout, &rows);
@@ -428,6 +429,42 @@ fn the_gradient_of_flow_matching_is_right() {
     let scalar = |twin: &Interpreter| twin.value(&it.graph, it.loss).iter().sum();
     // The angles of time features reach 1000, where f32 rounds by 3e-5: a squared error of 1e-9 in the fastest.
     Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &scalar }.check("flow matching", 1e-9);
+}
+
+/// Both matrices of every layer that can be adapted, the convolution among them.
+#[test]
+fn the_gradient_of_an_adapter_is_right() {
+    let model = tiny::dit(2);
+    let dit = dit_of(&model);
+    let mut config = config();
+    (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
+    let adapter = Adapter::begin(&config, dit).expect("it fits the model").expect("there is one");
+    let network = Network::new(dit, Some(&adapter));
+    let mut graph = Graph::new();
+    let [x, target] = ["x", "target"].map(|name| graph.input(name, &dit.image_shape(4)));
+    let [time, labels] = ["time", "labels"].map(|name| graph.input(name, &[4]));
+    let factor = graph.constant("factor", &[4], vec![1.0; 4]);
+    let velocity = network.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+    let velocity = velocity.guided_velocity(&mut graph, x, time, labels, 2.0);
+    let loss = mean_squared_error(&mut graph, velocity, target, factor);
+    let quarter = graph.constant("quarter", &[4], vec![0.25; 4]);
+    backward(&mut graph, &[(loss, quarter)], &[]);
+
+    let mut random = Random(51);
+    let mut images = || Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect());
+    let inputs = vec![
+        (x, images()),
+        (target, images()),
+        (time, Values::F32(vec![50.0, 400.0, 700.0, 950.0])),
+        (labels, Values::U32(vec![0, 1, 2, 1])),
+    ];
+    // With B zero no gradient reaches A.
+    let matrices = disturb_adapter(&model, adapter, 0.2, 52).weights;
+    let stores = BTreeMap::from([(PARAMETERS, matrices), (BASE, model.weights.clone())]);
+    let scalar = |twin: &Interpreter| twin.value(&graph, loss).iter().sum::<f64>() / 4.0;
+    let loss = Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar };
+    // As flow matching, whose angles of time features these are.
+    loss.check("LoRA", 1e-9);
 }
 
 #[test]

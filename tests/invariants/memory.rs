@@ -85,7 +85,7 @@ fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
             let mut config = config();
             config.rollout.guidance_scale = guidance_scale;
             config.train.activation_checkpointing = activation_checkpointing;
-            UpdateGraph::record(&config, dit).expect("it fits the model").graph
+            UpdateGraph::record(&config, &dit.into()).expect("it fits the model").graph
         };
         let (stored, recomputed) = (record(false), record(true));
         let passes = if guidance_scale == 1.0 { 1 } else { 2 };

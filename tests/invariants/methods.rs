@@ -132,7 +132,7 @@ fn one_side_of_guidance_can_be_left_as_it_is() {
         config.train.max_grad_norm = f64::INFINITY;
         let model = tiny::dit(1);
         let dit = dit_of(&model);
-        let flops = UpdateGraph::record(&config, dit).expect("it fits the model").graph.flops();
+        let flops = UpdateGraph::record(&config, &dit.into()).expect("it fits the model").graph.flops();
         let mut parts = Parts::new(gpu(), &config, &model);
         let rollout = parts.collect(0);
         let norm = parts.learn(&rollout)[0].norm.norm;

@@ -19,7 +19,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     gpu().write(&weights, 0, &model.weights);
     let stores = Stores::from([(PARAMETERS, weights)]);
     let mut sampling =
-        Sampling::new_for(gpu(), dit, [6, 4], 1.0, Solver::DpmSolverPlusPlus, &stores).expect("it is small");
+        Sampling::new_for(gpu(), &dit.into(), [6, 4], 1.0, Solver::DpmSolverPlusPlus, &stores).expect("it is small");
     let schedule = Schedule::StaticShift { shift: 2.0 };
     let table = Table::solve(&schedule, STEPS, Solver::DpmSolverPlusPlus).expect("it is a schedule");
     assert!(table.history[2..STEPS - 1].iter().all(|c| *c < 0.0), "the middle steps use the one before");
@@ -54,7 +54,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     // A plan with a history makes the steps of any deterministic table.
     let euler = Table::solve(&schedule, STEPS, Solver::Euler).expect("it is a schedule");
     let with_history = sampling.draw(&euler, &requests).expect("the device works");
-    let mut plain = Sampling::new(gpu(), dit, [6, 4], 1.0, &stores).expect("it is small");
+    let mut plain = Sampling::new(gpu(), &dit.into(), [6, 4], 1.0, &stores).expect("it is small");
     assert_eq!(with_history, plain.draw(&euler, &requests).expect("the device works"));
     assert_ne!(with_history, images);
 }

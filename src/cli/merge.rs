@@ -1,0 +1,42 @@
+//! `merge`: a model with an adapter in its weights.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{check_output, say};
+use crate::assets;
+use crate::error::{Error, Result};
+use crate::model::{Adapter, Model};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Model that the adapter was trained on: a file, or builtin:NAME
+    #[arg(long, value_name = "FILE")]
+    model: String,
+    /// Adapter: a folder as PEFT or a run wrote it
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// How much of the adapter is added
+    #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
+    scale: f64,
+    /// File to write
+    output: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let model = assets::load_model(&arguments.model)?;
+    let merged = merged(&arguments.model, &model, &arguments.adapter, arguments.scale)?;
+    check_output(&arguments.output)?;
+    merged.save(&arguments.output)?;
+    say(format_args!("{}: {} with {}", arguments.output.display(), arguments.model, arguments.adapter.display()));
+    Ok(())
+}
+
+/// A model, which `name` stands for in messages, with `scale` times the adapter in a folder.
+pub(super) fn merged(name: &str, model: &Model, folder: &Path, scale: f64) -> Result<Model> {
+    if !scale.is_finite() {
+        return Err(Error::input(format!("the adapter's scale is {scale}: it must be a finite number")));
+    }
+    Adapter::load(folder, model.dit(name)?)?.merge(name, model, scale)
+}

@@ -1,0 +1,246 @@
+//! Adapters: LoRA's matrices, their files as PEFT writes them, and merging them into the weights of their base.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::dit::DitConfig;
+use super::file::{Model, gather, parse_tensors, scatter, serialize};
+use super::layout::MOST;
+use super::lora::{Lora, LoraLayer, matches};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// The file that says what an adapter is.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The file of its matrices.
+pub const ADAPTER_MODEL: &str = "adapter_model.safetensors";
+
+/// What PEFT puts before the name of a layer.
+const PREFIX: &str = "base_model.model.";
+
+/// LoRA's matrices for a network, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    /// What is added to which layers.
+    pub lora: Lora,
+    /// All A and B, laid out as [`Lora::layout`].
+    pub weights: Vec<f32>,
+}
+
+/// The keys of `adapter_config.json` that matter here.
+#[derive(Deserialize)]
+struct PeftConfig {
+    peft_type: String,
+    r: usize,
+    lora_alpha: f64,
+    target_modules: Vec<String>,
+    #[serde(default)]
+    rank_pattern: BTreeMap<String, usize>,
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, f64>,
+    /// The factor is alpha / sqrt(rank).
+    #[serde(default)]
+    use_rslora: bool,
+}
+
+/// Keys that change what an adapter computes, or which tensors it has: beside `null` only this value is plain LoRA.
+fn plain_values() -> [(&'static str, Value); 12] {
+    let no = || json!(false);
+    [
+        ("bias", json!("none")),
+        ("use_dora", no()),
+        ("lora_bias", no()),
+        ("fan_in_fan_out", no()),
+        ("use_qalora", no()),
+        ("modules_to_save", Value::Null),
+        ("layers_to_transform", Value::Null),
+        ("exclude_modules", Value::Null),
+        ("target_parameters", Value::Null),
+        ("layer_replication", Value::Null),
+        ("trainable_token_indices", Value::Null),
+        ("alora_invocation_tokens", Value::Null),
+    ]
+}
+
+impl Adapter {
+    /// The adapter that training begins with: that of `lora.adapter`, or a new one, whose B is zero so that it adds
+    /// nothing yet; `None` if all weights are trained.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a target names no layer, or as [`Adapter::load`].
+    pub fn begin(config: &Config, dit: &DitConfig) -> Result<Option<Self>> {
+        let settings = &config.lora;
+        if let Some(folder) = &settings.adapter {
+            let adapter = Self::load(folder, dit)?;
+            let other = adapter.lora.layers().iter().find(|it| settings.rank != 0 && it.rank != settings.rank);
+            return match other {
+                None => Ok(Some(adapter)),
+                Some(LoraLayer { layer, rank, .. }) => Err(Error::input(format!(
+                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: leave the rank out, the \
+                     adapter brings its own",
+                    settings.rank,
+                    folder.display()
+                ))),
+            };
+        }
+        if settings.rank == 0 {
+            return Ok(None);
+        }
+        let size = (settings.rank, settings.alpha());
+        let lora = Lora::new("`lora.targets`", dit, &settings.targets, |_| size)?;
+        let weights = lora.initial_weights(dit, config.run.seed);
+        Ok(Some(Self { lora, weights }))
+    }
+
+    /// Reads a folder as PEFT's `save_pretrained` writes it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file, and the key or tensor that does not fit the network or is no plain LoRA.
+    pub fn load(folder: &Path, dit: &DitConfig) -> Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(|cause| Error::unreadable(&path, cause))
+        };
+        Self::from_bytes(&folder.display().to_string(), [&read(ADAPTER_CONFIG)?, &read(ADAPTER_MODEL)?], dit)
+    }
+
+    /// [`Adapter::load`] from the bytes of the two files. `folder` stands for where they are in messages.
+    ///
+    /// # Errors
+    /// As [`Adapter::load`].
+    pub fn from_bytes(folder: &str, [config, tensors]: [&[u8]; 2], dit: &DitConfig) -> Result<Self> {
+        let lora = Lora::from_peft(&format!("{folder}/{ADAPTER_CONFIG}"), config, dit)?;
+        let name = format!("{folder}/{ADAPTER_MODEL}");
+        let weights = gather(&name, &lora.layout_named(dit, PREFIX), parse_tensors(&name, tensors)?)?;
+        Ok(Self { lora, weights })
+    }
+
+    /// The two files, by name, as PEFT writes them.
+    pub fn files(&self, dit: &DitConfig) -> [(&'static str, Vec<u8>); 2] {
+        let config = serde_json::to_vec_pretty(&self.lora.to_peft()).expect("names and numbers are JSON");
+        let tensors = scatter(&self.lora.layout_named(dit, PREFIX), &self.weights);
+        [(ADAPTER_CONFIG, config), (ADAPTER_MODEL, serialize(&tensors, Some(("format", "pt".into()))))]
+    }
+
+    /// Writes the folder.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self, folder: &Path, dit: &DitConfig) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
+        self.files(dit).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
+    }
+
+    /// A model with `scale` times the additions in its weights: W + scale · (alpha / rank) · B·A, summed in f64 and
+    /// rounded once. Weights that nothing is added to keep their bits.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `model` is no flow model.
+    pub fn merge(&self, name: &str, model: &Model, scale: f64) -> Result<Model> {
+        let dit = model.dit(name)?;
+        let (layout, ours) = (dit.layout(), self.lora.layout(dit));
+        let mut merged = model.clone();
+        for (added, pair) in self.lora.layers().iter().zip(ours.entries().chunks(2)) {
+            let factor = scale * added.factor();
+            let weight = format!("{}.weight", added.layer);
+            let entry = layout.entries().iter().find(|entry| entry.name == weight).expect("the layer is the network's");
+            let [a, b] = [0, 1].map(|part| &self.weights[pair[part].offset..][..pair[part].elements()]);
+            let inputs = entry.elements() / entry.shape[0];
+            let rows = merged.weights[entry.offset..][..entry.elements()].chunks_mut(inputs).zip(b.chunks(added.rank));
+            for (row, b) in rows {
+                for (column, value) in row.iter_mut().enumerate() {
+                    let sum: f64 =
+                        b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
+                    let addition = factor * sum;
+                    if addition != 0.0 {
+                        *value = (f64::from(*value) + addition) as f32;
+                    }
+                }
+            }
+        }
+        Ok(merged)
+    }
+}
+
+impl Lora {
+    /// Reads an `adapter_config.json`; `name` stands for it in messages.
+    fn from_peft(name: &str, bytes: &[u8], dit: &DitConfig) -> Result<Self> {
+        let unreadable =
+            |cause: serde_json::Error| Error::input(format!("{name} is no adapter's configuration: {cause}"));
+        let keys: Map<String, Value> = serde_json::from_slice(bytes).map_err(unreadable)?;
+        for (key, plain) in plain_values() {
+            let found = keys.get(key).unwrap_or(&Value::Null);
+            if !found.is_null() && *found != plain {
+                return Err(Error::input(format!(
+                    "{name} has `{key}` = {found}: only plain LoRA can be read, where it is {plain}"
+                )));
+            }
+        }
+        if let Some(Value::String(pattern)) = keys.get("target_modules") {
+            return Err(Error::input(format!(
+                "{name} has the regular expression `target_modules` = \"{pattern}\": give a list of names in its place"
+            )));
+        }
+        let config: PeftConfig = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
+        if config.peft_type != "LORA" {
+            let found = config.peft_type;
+            return Err(Error::input(format!("{name} has `peft_type` = \"{found}\": only \"LORA\" can be read")));
+        }
+        let size = |layer: &str| {
+            let rank = pattern_of(&config.rank_pattern, layer).unwrap_or(config.r);
+            let alpha = pattern_of(&config.alpha_pattern, layer).unwrap_or(config.lora_alpha);
+            // The same factor, as alpha / rank.
+            (rank, if config.use_rslora { alpha * (rank as f64).sqrt() } else { alpha })
+        };
+        let lora = Self::new(&format!("{name}: `target_modules`"), dit, &config.target_modules, size)?;
+        if lora.layers().is_empty() {
+            return Err(Error::input(format!("{name} has an empty list `target_modules`")));
+        }
+        let is_wrong = |it: &&LoraLayer| !(1..=MOST).contains(&it.rank) || !it.factor().is_finite();
+        match lora.layers().iter().find(is_wrong) {
+            None => Ok(lora),
+            Some(LoraLayer { layer, rank, alpha }) => Err(Error::input(format!(
+                "{name} has rank {rank} and alpha {alpha} at {layer}: a rank from 1 to {MOST} and a finite alpha are \
+                 expected"
+            ))),
+        }
+    }
+
+    /// An `adapter_config.json`; layers of another rank or alpha than the first have patterns of their own.
+    fn to_peft(&self) -> Value {
+        let number = |value: f64| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
+        let layers = self.layers();
+        let first = &layers[0];
+        let ranks = layers.iter().filter(|it| it.rank != first.rank).map(|it| (it.layer.clone(), json!(it.rank)));
+        let alphas = layers.iter().filter(|it| it.alpha != first.alpha);
+        let alphas = alphas.map(|it| (it.layer.clone(), number(it.alpha)));
+        json!({
+            "alpha_pattern": alphas.collect::<Map<String, Value>>(),
+            "auto_mapping": null,
+            "base_model_name_or_path": null,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "lora_alpha": number(first.alpha),
+            "lora_dropout": 0.0,
+            "modules_to_save": null,
+            "peft_type": "LORA",
+            "r": first.rank,
+            "rank_pattern": ranks.collect::<Map<String, Value>>(),
+            "target_modules": layers.iter().map(|it| it.layer.as_str()).collect::<Vec<_>>(),
+            "task_type": null,
+            "use_dora": false,
+            "use_rslora": false,
+        })
+    }
+}
+
+/// The value whose key names a layer, by its whole name or its last parts.
+fn pattern_of<T: Copy>(patterns: &BTreeMap<String, T>, layer: &str) -> Option<T> {
+    patterns.iter().find(|(pattern, _)| matches(pattern, layer)).map(|(_, value)| *value)
+}

@@ -1,0 +1,129 @@
+//! Low-rank adaptation (LoRA, Hu et al. 2021): a layer's x·Wᵀ + b stays as it is, and (alpha / rank)·(x·Aᵀ)·Bᵀ is
+//! added, of which only A `[rank, inputs]` and B `[outputs, rank]` are trained.
+
+use std::collections::BTreeMap;
+
+use super::dit::DitConfig;
+use super::layout::Layout;
+use crate::config::nearest;
+use crate::error::{Error, Result};
+
+/// What is added to one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraLayer {
+    /// Name of the layer, such as `blocks.0.attn.qkv`.
+    pub layer: String,
+    /// Rank of the addition.
+    pub rank: usize,
+    /// The addition counts alpha / rank times.
+    pub alpha: f64,
+}
+
+impl LoraLayer {
+    /// Factor of the addition.
+    pub fn factor(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// What is added to which layers of a network, in the order of its layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lora {
+    layers: Vec<LoraLayer>,
+}
+
+impl Lora {
+    /// Additions to every layer that one of the `targets` names, see [`matches`]; `size` gives rank and alpha of a
+    /// layer. `name` stands for where the targets come from in messages.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a target names no layer.
+    pub fn new(
+        name: &str,
+        dit: &DitConfig,
+        targets: &[String],
+        size: impl Fn(&str) -> (usize, f64),
+    ) -> Result<Self> {
+        let known = linear_layers(dit);
+        if let Some(target) = targets.iter().find(|target| !known.iter().any(|layer| matches(target, layer))) {
+            // A block's layers are those of the others, too.
+            let ends: Vec<&str> = known.iter().filter_map(|layer| layer.strip_prefix("blocks.0.")).collect();
+            let hint = nearest(target, &ends).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+            let mut names: Vec<String> = ends.iter().map(|end| format!("blocks.*.{end}")).collect();
+            names.extend(known.iter().filter(|layer| !layer.starts_with("blocks.")).cloned());
+            return Err(Error::input(format!(
+                "{name} names \"{target}\", which is no layer of the model{hint} (its layers are {})",
+                names.join(", ")
+            )));
+        }
+        let layers = known.into_iter().filter(|layer| targets.iter().any(|target| matches(target, layer)));
+        let layers = layers.map(|layer| {
+            let (rank, alpha) = size(&layer);
+            LoraLayer { layer, rank, alpha }
+        });
+        Ok(Self { layers: layers.collect() })
+    }
+
+    /// The layers that something is added to.
+    pub fn layers(&self) -> &[LoraLayer] {
+        &self.layers
+    }
+
+    /// Names and shapes of all A and B, as PEFT has them: those of a convolution have four dimensions.
+    pub fn layout(&self, dit: &DitConfig) -> Layout {
+        self.layout_named(dit, "")
+    }
+
+    /// [`Lora::layout`] with a prefix before every name.
+    pub(super) fn layout_named(&self, dit: &DitConfig, prefix: &str) -> Layout {
+        let layout = dit.layout();
+        let shapes: BTreeMap<&str, &[usize]> =
+            layout.entries().iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice())).collect();
+        let tensors = self.layers.iter().flat_map(|LoraLayer { layer, rank, .. }| {
+            let weight = shapes[format!("{layer}.weight").as_str()];
+            let a = [&[*rank], &weight[1..]].concat();
+            let b = [&[weight[0], *rank][..], &vec![1; weight.len() - 2]].concat();
+            [("lora_A", a), ("lora_B", b)].map(|(part, shape)| (format!("{prefix}{layer}.{part}.weight"), shape, true))
+        });
+        Layout::new(tensors)
+    }
+}
+
+/// Names of the layers that LoRA can add to: all with a weight and a bias.
+fn linear_layers(dit: &DitConfig) -> Vec<String> {
+    let layout = dit.layout();
+    let biases = layout.entries().iter().filter_map(|entry| entry.name.strip_suffix(".bias"));
+    biases.map(str::to_owned).collect()
+}
+
+/// Whether a target names a layer as PEFT's `target_modules` do, by its whole name or by its last parts; `*` in it
+/// stands for any text.
+pub(super) fn matches(target: &str, layer: &str) -> bool {
+    let ends = layer.match_indices('.').map(|(dot, _)| &layer[dot + 1..]);
+    [layer].into_iter().chain(ends).any(|end| matches_whole(target, end))
+}
+
+fn matches_whole(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| matches_whole(after, &rest[at..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn targets_match_whole_names_last_parts_and_stars() {
+        let layer = "blocks.10.attn.qkv";
+        for target in ["blocks.10.attn.qkv", "attn.qkv", "qkv", "blocks.*.qkv", "blocks.1*", "attn.*", "*"] {
+            assert!(matches(target, layer), "{target}");
+        }
+        for target in ["", "kv", "tn.qkv", "blocks.1", "blocks.*.proj", "attn", "attn.qkv.weight", "blocks.1.*"] {
+            assert!(!matches(target, layer), "{target}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A flow model together with what of it is trained: all weights, or an adapter's.
+
+use std::collections::BTreeMap;
+
+use super::adapter::Adapter;
+use super::dit::{Dit, DitConfig};
+use super::layout::{Layout, Parameters};
+use super::lora::Lora;
+use crate::graph::{Graph, Store};
+
+/// Frozen weights of a flow model: those that an adapter adds to, and from which drift and the penalty on the distance
+/// are measured. They lie on the device once for all of that.
+pub const BASE: Store = Store("base parameters");
+
+/// A flow model whose weights are those of one store, or those of [`BASE`] with an adapter in that store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Sizes and conventions.
+    pub dit: DitConfig,
+    /// What is added to [`BASE`]; `None` if the store holds all weights.
+    pub lora: Option<Lora>,
+}
+
+impl From<&DitConfig> for Network {
+    /// All weights lie in one store.
+    fn from(dit: &DitConfig) -> Self {
+        Self::new(dit, None)
+    }
+}
+
+impl Network {
+    /// The flow model with an adapter's layers, if there is one.
+    pub fn new(dit: &DitConfig, adapter: Option<&Adapter>) -> Self {
+        Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()) }
+    }
+
+    /// What lies in the store that is trained.
+    pub fn layout(&self) -> Layout {
+        self.lora.as_ref().map_or_else(|| self.dit.layout(), |lora| lora.layout(&self.dit))
+    }
+
+    /// The network with the weights of `store` in a graph; with `gradients`, backward passes add to that store.
+    pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Dit<'_> {
+        Dit::new(&self.dit, self.parameters(graph, store, gradients))
+    }
+
+    fn parameters(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Parameters {
+        let trained = self.layout().declare(graph, store, gradients);
+        let Some(lora) = &self.lora else { return trained };
+        let factors: BTreeMap<String, f32> =
+            lora.layers().iter().map(|it| (it.layer.clone(), it.factor() as f32)).collect();
+        self.dit.layout().declare(graph, BASE, None).with_lora(trained, factors)
+    }
+}

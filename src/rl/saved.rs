@@ -1,0 +1,77 @@
+//! The weights of a run as files of its checkpoints: those in training and their average, as models or as adapters.
+
+use crate::error::{Error, Result};
+use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network};
+use crate::run::LoadedCheckpoint;
+
+/// The weights in training, as a model.
+const MODEL: &str = "model.safetensors";
+/// Their average, as a model.
+const AVERAGED_MODEL: &str = "ema.safetensors";
+/// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that the folder is what PEFT reads.
+const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";
+
+/// What the weights are of.
+pub(super) struct Saved<'a> {
+    pub network: &'a Network,
+    pub class_names: &'a [String],
+}
+
+impl Saved<'_> {
+    /// A model of these weights.
+    pub fn model(&self, weights: Vec<f32>) -> Model {
+        let kind = ModelKind::Dit(self.network.dit.clone());
+        Model { kind, class_names: self.class_names.to_vec(), weights }
+    }
+
+    /// The files, from the weights in training and their average. With LoRA the base is not among them.
+    pub fn files(&self, current: Vec<f32>, average: Vec<f32>) -> Vec<(&'static str, Vec<u8>)> {
+        let dit = &self.network.dit;
+        match &self.network.lora {
+            None => vec![(MODEL, self.model(current).to_bytes()), (AVERAGED_MODEL, self.model(average).to_bytes())],
+            Some(lora) => {
+                let files = |weights| Adapter { lora: lora.clone(), weights }.files(dit);
+                let [_, (_, current)] = files(current);
+                let [config, average] = files(average);
+                vec![(ADAPTER_IN_TRAINING, current), config, average]
+            }
+        }
+    }
+
+    /// The weights in training and their average from a checkpoint.
+    ///
+    /// # Errors
+    /// If it belongs to another network.
+    pub fn read(&self, checkpoint: &LoadedCheckpoint) -> Result<[Vec<f32>; 2]> {
+        match &self.network.lora {
+            None => Ok([self.read_model(checkpoint, MODEL)?, self.read_model(checkpoint, AVERAGED_MODEL)?]),
+            Some(lora) => Ok([
+                self.read_adapter(checkpoint, lora, ADAPTER_IN_TRAINING)?,
+                self.read_adapter(checkpoint, lora, ADAPTER_MODEL)?,
+            ]),
+        }
+    }
+
+    fn read_model(&self, checkpoint: &LoadedCheckpoint, file: &str) -> Result<Vec<f32>> {
+        let name = checkpoint.path.join(file).display().to_string();
+        let model = Model::from_bytes(&name, checkpoint.file(file)?)?;
+        if model.kind == ModelKind::Dit(self.network.dit.clone()) {
+            return Ok(model.weights);
+        }
+        Err(Error::input(format!(
+            "{name} holds another network than `model.file`: resume with the configuration that began the run"
+        )))
+    }
+
+    fn read_adapter(&self, checkpoint: &LoadedCheckpoint, lora: &Lora, file: &str) -> Result<Vec<f32>> {
+        let folder = checkpoint.path.display().to_string();
+        let bytes = [checkpoint.file(ADAPTER_CONFIG)?, checkpoint.file(file)?];
+        let adapter = Adapter::from_bytes(&folder, bytes, &self.network.dit)?;
+        if adapter.lora == *lora {
+            return Ok(adapter.weights);
+        }
+        Err(Error::input(format!(
+            "{folder} holds another adapter than `lora` describes: resume with the configuration that began the run"
+        )))
+    }
+}

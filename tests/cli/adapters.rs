@@ -1,0 +1,133 @@
+//! Training an adapter and all that is done with it afterwards.
+
+use std::fs;
+
+use flowdppo_wgpu::model::{Model, read_tensors};
+use serde_json::Value;
+
+use super::bad_input::{case, check, nothing};
+use super::workplace::Workplace;
+
+/// A run that has trained an adapter on `base.safetensors`.
+fn trained(here: &Workplace) {
+    here.run("train --config train.toml --out run --set lora.rank=2 --set train.learning_rate=0.01").succeeds();
+}
+
+#[test]
+fn an_adapter_is_trained_kept_drawn_from_and_merged() {
+    let here = Workplace::new();
+    let read = |name: &str| fs::read(here.path(name)).unwrap();
+    trained(&here);
+    let base = read("base.safetensors");
+
+    // The folder is as PEFT's, the checkpoint has no other weights, and is such a folder, too.
+    let config: Value = serde_json::from_slice(&read("run/adapter/adapter_config.json")).unwrap();
+    assert_eq!((config["r"].as_u64(), config["lora_alpha"].as_u64()), (Some(2), Some(4)));
+    let tensors = read_tensors(&here.path("run/adapter/adapter_model.safetensors")).unwrap();
+    assert_eq!(tensors.len(), 8, "two matrices for each of four layers");
+    assert_eq!(tensors["base_model.model.blocks.0.attn.qkv.lora_A.weight"].0, [2, 8]);
+    assert_eq!(tensors["base_model.model.blocks.0.attn.qkv.lora_B.weight"].0, [24, 2]);
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert!(read(&format!("run/adapter/{file}")) == read(&format!("run/checkpoints/000002/{file}")), "{file}");
+    }
+    assert!(!here.path("run/checkpoints/000002/model.safetensors").exists());
+
+    // The run's model is the merged one.
+    here.run("merge --model base.safetensors --adapter run/adapter merged.safetensors").succeeds();
+    assert!(read("merged.safetensors") == read("run/model.safetensors"));
+    assert_ne!(read("merged.safetensors"), base);
+    here.run("merge --model base.safetensors --adapter run/adapter --scale 0 none.safetensors").succeeds();
+    assert!(read("none.safetensors") == base);
+
+    let sample = |arguments: &str| {
+        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png {arguments}")).succeeds();
+        read("x")
+    };
+    let tuned = sample("--model run/model.safetensors");
+    let untuned = sample("--model base.safetensors");
+    let adapter = "--model base.safetensors --adapter run/adapter";
+    assert!(sample(adapter) == tuned && tuned != untuned);
+    assert!(sample(&format!("{adapter} --adapter-scale 0")) == untuned);
+    let half = sample(&format!("{adapter} --adapter-scale 0.5"));
+    assert!(half != tuned && half != untuned);
+    let json = |arguments: &str| {
+        let eval = here.run(&format!("eval --config train.toml --json --base base.safetensors {arguments}")).succeeds();
+        serde_json::from_str::<Value>(&eval).unwrap()
+    };
+    assert_eq!(json(adapter), json("--model run/model.safetensors"));
+
+    // Another run goes on from it.
+    let more = "train --config train.toml --out more --set train.learning_rate=0.01 --set lora.adapter=run/adapter";
+    here.run(more).succeeds();
+    let config: Value = serde_json::from_slice(&read("more/adapter/adapter_config.json")).unwrap();
+    assert_eq!(config["r"].as_u64(), Some(2));
+    assert_ne!(read("more/adapter/adapter_model.safetensors"), read("run/adapter/adapter_model.safetensors"));
+    Model::load(&here.path("more/model.safetensors")).unwrap();
+}
+
+#[test]
+fn what_it_costs_is_known_before() {
+    let here = Workplace::new();
+    let dry = here.run("train --config train.toml --dry-run --set lora.rank=2").succeeds();
+    let parameters = dry.lines().find(|line| line.starts_with("parameters")).unwrap();
+    // A and B of 8 -> 24, 8 -> 8, 8 -> 32 and 32 -> 8.
+    let trained = 2 * (8 + 24 + 8 + 8 + 8 + 32 + 32 + 8);
+    assert!(parameters.ends_with(&format!("({trained} trained)")), "{parameters}");
+    assert!(dry.contains("with train.half_activations = true") && !dry.contains("with train.half_base"), "{dry}");
+}
+
+#[test]
+fn wrong_adapters() {
+    check(&[
+        case(
+            nothing,
+            "train --config train.toml --set lora.rank=2 --set lora.targets=[\"attn.qvk\"]",
+            2,
+            &["`lora.targets` names \"attn.qvk\", which is no layer of the model", "did you mean \"attn.qkv\"?"],
+        ),
+        case(nothing, "train --config train.toml --set lora.rank=2 --set lora.targets=[]", 2, &["`lora.targets`"]),
+        case(nothing, "train --config train.toml --set lora.rank=2 --set lora.alpha=0", 2, &["`lora.alpha`"]),
+        case(
+            nothing,
+            "train --config train.toml --set lora.rank=2 --set train.half_base=true",
+            2,
+            &["`train.half_base`", "a part of the policy itself"],
+        ),
+        case(
+            nothing,
+            "train --config train.toml --set lora.adapter=nowhere",
+            2,
+            &["cannot read nowhere/adapter_config.json"],
+        ),
+        case(
+            |here| {
+                trained(here);
+                here.import_sit();
+            },
+            "sample --model sit.safetensors --adapter run/adapter",
+            2,
+            &["run/adapter/adapter_model.safetensors", "of shape [2, 32]", "blocks.1"],
+        ),
+        case(
+            trained,
+            "merge --model base.safetensors --adapter run/adapter --scale nan out.safetensors",
+            2,
+            &["scale is NaN"],
+        ),
+        case(
+            trained,
+            "merge --model classifier.safetensors --adapter run/adapter out.safetensors",
+            2,
+            &["classifier.safetensors is a classifier"],
+        ),
+        case(
+            |here| {
+                trained(here);
+                fs::copy(here.path("run/model.safetensors"), here.path("base.safetensors")).unwrap();
+            },
+            "-q train --resume --out run --set train.iterations=3",
+            2,
+            &["adds to a base whose weights have the CRC-32", "resume with the model and configuration"],
+        ),
+    ]);
+}

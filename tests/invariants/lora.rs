@@ -1,0 +1,339 @@
+//! Adapters: they begin as nothing, learn as all weights do, and are merged, saved and resumed without loss.
+
+use std::path::Path;
+
+use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler};
+use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::model::{
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
+};
+use flowdppo_wgpu::optimizer::PARAMETERS;
+use flowdppo_wgpu::rl::Trainer;
+use flowdppo_wgpu::run::checkpoint;
+use serde_json::{Value, json};
+
+use crate::common::{Random, gpu, nmse, tiny};
+use crate::{KL, Parts, RATIO, classifier_file, config, dit_of};
+
+/// Adds normal noise to an adapter's matrices, as if it were in training.
+pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
+    let mut random = Random(seed);
+    let layout = adapter.lora.layout(dit_of(model));
+    for entry in layout.entries() {
+        for weight in &mut adapter.weights[entry.offset..entry.offset + entry.elements()] {
+            *weight += std * random.normal() as f32;
+        }
+    }
+    adapter
+}
+
+/// An adapter of rank 3 on every layer.
+fn adapter(model: &Model) -> Adapter {
+    let mut config = config();
+    (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
+    Adapter::begin(&config, dit_of(model)).expect("it fits the model").expect("there is one")
+}
+
+/// The guided velocity at four states, of a model or of an adapter on it.
+fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Vec<f32> {
+    let dit = dit_of(model);
+    let network = Network::new(dit, adapter);
+    let mut graph = Graph::new();
+    let x = graph.input("x", &dit.image_shape(4));
+    let [time, labels] = ["time", "labels"].map(|name| graph.input(name, &[4]));
+    let v = network.declare(&mut graph, PARAMETERS, None);
+    let v = v.guided_velocity(&mut graph, x, time, labels, guidance_scale);
+    graph.keep(v);
+    let buffer = |values: &[f32]| {
+        let buffer = gpu().allocate("store", 4 * values.len() as u64).expect("it is small");
+        gpu().write(&buffer, 0, values);
+        buffer
+    };
+    let trained = adapter.map_or(&model.weights, |adapter| &adapter.weights);
+    let stores = Stores::from([(PARAMETERS, buffer(trained)), (BASE, buffer(&model.weights))]);
+    let mut plan = Plan::new(gpu(), &graph, &stores).expect("it is small");
+    let mut random = Random(3);
+    plan.write(x, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
+    plan.write(time, &[30.0_f32, 350.0, 720.0, 990.0]);
+    plan.write(labels, &[0_u32, 1, 2, 0]);
+    plan.run().expect("the device works");
+    plan.read(&[v]).expect("the device works")
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn a_new_adapter_changes_no_bit() {
+    let model = tiny::dit(2);
+    let adapter = adapter(&model);
+    assert!(adapter.weights.iter().filter(|weight| **weight != 0.0).count() > 500, "A is drawn");
+    for guidance_scale in [1.0, 2.5] {
+        let [base, with] = [None, Some(&adapter)].map(|adapter| velocity(&model, adapter, guidance_scale));
+        assert_eq!(bits(&with), bits(&base));
+    }
+}
+
+#[test]
+fn merged_weights_compute_what_the_adapter_does() {
+    let model = tiny::dit(2);
+    let new = adapter(&model);
+    assert!(new.merge("it", &model, 1.0).expect("it fits") == model, "B is zero");
+    let adapter = disturb_adapter(&model, new, 0.2, 6);
+    let base = velocity(&model, None, 2.0);
+    let with: Vec<f64> = velocity(&model, Some(&adapter), 2.0).into_iter().map(f64::from).collect();
+    let merged = adapter.merge("it", &model, 1.0).expect("it fits");
+    // 1e-5 relative: W + B·A is rounded once, x·A and its product with B in each of a dozen layers on the other side.
+    let error = nmse(&velocity(&merged, None, 2.0), &with).sqrt();
+    assert!(error < 1e-5, "relative error {error:.1e}");
+    assert!(nmse(&base, &with) > 1e-2, "the adapter does something");
+    assert_eq!(bits(&adapter.merge("it", &model, 0.0).expect("it fits").weights), bits(&model.weights));
+    // Half of it twice is all of it, up to the rounding in between.
+    let half = adapter.merge("it", &model, 0.5).expect("it fits");
+    let twice = adapter.merge("it", &half, 0.5).expect("it fits");
+    assert!(nmse(&velocity(&twice, None, 2.0), &with).sqrt() < 1e-5);
+    assert!(nmse(&velocity(&half, None, 2.0), &with) > 1e-3);
+}
+
+#[test]
+fn an_adapter_is_on_policy_at_first_and_learns() {
+    let model = tiny::dit(2);
+    for (guidance_scale, activation_checkpointing, half_activations, beta) in
+        [(1.0, false, false, 0.0), (2.5, true, false, 0.1), (1.0, false, true, 0.0)]
+    {
+        let mut config = config();
+        config.lora.rank = 2;
+        config.rollout.guidance_scale = guidance_scale;
+        config.objective.reference.beta = beta;
+        config.train.activation_checkpointing = activation_checkpointing;
+        config.train.half_activations = half_activations;
+        let mut parts = Parts::new(gpu(), &config, &model);
+        for iteration in 0..2 {
+            let rollout = parts.collect(iteration);
+            let records = parts.learn(&rollout);
+            let ratios = |update: usize| records[update].outcomes.iter().map(|it| it[RATIO]).collect::<Vec<f32>>();
+            assert!(ratios(0).iter().all(|ratio| *ratio == 1.0), "{:?}", ratios(0));
+            assert!(records[0].outcomes.iter().all(|outcome| outcome[KL] == 0.0));
+            assert!(ratios(1).iter().all(|ratio| *ratio != 1.0), "{:?}", ratios(1));
+        }
+    }
+}
+
+#[test]
+fn activation_checkpointing_changes_no_bit_of_an_adapter() {
+    let model = tiny::dit(2);
+    let trained = |activation_checkpointing: bool| {
+        let mut config = config();
+        config.lora.rank = 2;
+        config.train.activation_checkpointing = activation_checkpointing;
+        let mut parts = Parts::new(gpu(), &config, &model);
+        let rollout = parts.collect(0);
+        parts.learn(&rollout);
+        bits(&parts.optimizer.read(PARAMETERS).expect("the device works"))
+    };
+    assert!(trained(true) == trained(false));
+}
+
+/// A trainer of the tiny model with an adapter.
+fn trainer(file: &Path, model: &Model, change: impl Fn(&mut Config)) -> Trainer {
+    let mut config = tiny::config(file);
+    config.lora.rank = 2;
+    change(&mut config);
+    Trainer::new(gpu(), &config, model).expect("it is small")
+}
+
+#[test]
+fn a_resumed_adapter_ends_in_the_same_bytes() {
+    let (folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    for name in [ObjectiveName::FlowDppo, ObjectiveName::Nft] {
+        let change = |config: &mut Config| {
+            config.objective.name = name;
+            if name == ObjectiveName::Nft {
+                config.rollout.sampler = Sampler::Ode;
+            }
+        };
+        let run = |trainer: &mut Trainer, from: u64, to: u64| {
+            for iteration in from..to {
+                trainer.iteration(iteration).expect("the device works");
+            }
+        };
+        let mut whole = trainer(&file, &model, change);
+        run(&mut whole, 0, 4);
+
+        let checkpoints = folder.path().join(format!("{name:?}"));
+        let mut first = trainer(&file, &model, change);
+        run(&mut first, 0, 2);
+        let files = first.checkpoint(2).expect("the device works");
+        checkpoint::save(&checkpoints, 2, &files, 1).expect("the folder is writable");
+        let found = checkpoint::latest(&checkpoints).expect("it is whole").expect("there is one");
+        let mut second = trainer(&file, &model, change);
+        assert_eq!(second.restore(&found).expect("it is the same run"), 2);
+        run(&mut second, 2, 4);
+        assert!(second.checkpoint(4).expect("it works") == whole.checkpoint(4).expect("it works"), "{name:?}");
+
+        // The base is not in it, and the folder is an adapter by itself.
+        let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+        let expected =
+            ["adapter_training.safetensors", ADAPTER_CONFIG, ADAPTER_MODEL, "optimizer.safetensors", "state.json"];
+        assert_eq!(names, expected);
+        let averaged = Adapter::load(&checkpoints.join("000002"), dit_of(&model)).expect("it is an adapter");
+        assert_eq!(Some(averaged), first.averaged_adapter().expect("the device works"));
+
+        let refusal = |trainer: &mut Trainer| trainer.restore(&found).expect_err("it is another run").to_string();
+        let other = tiny::disturbed(model.clone(), 0.01, 9);
+        let message = refusal(&mut trainer(&file, &other, change));
+        assert!(message.contains("adds to a base whose weights have the CRC-32"), "{message}");
+        let message = refusal(&mut trainer(&file, &model, |config| {
+            change(config);
+            config.lora.alpha = Some(3.0);
+        }));
+        assert!(message.contains("holds another adapter than `lora` describes"), "{message}");
+        let message = refusal(&mut trainer(&file, &model, |config| {
+            change(config);
+            config.lora.rank = 0;
+        }));
+        assert!(message.contains("holds an adapter, but `lora` now trains all weights"), "{message}");
+    }
+}
+
+#[test]
+fn training_goes_on_from_a_saved_adapter() {
+    let (folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    let mut first = trainer(&file, &model, |_| {});
+    first.iteration(0).expect("the device works");
+    let saved = first.averaged_adapter().expect("the device works").expect("there is one");
+    let path = folder.path().join("adapter");
+    saved.save(&path, dit_of(&model)).expect("the folder is writable");
+    let second = trainer(&file, &model, |config| {
+        (config.lora.rank, config.lora.adapter) = (0, Some(path.clone()));
+    });
+    assert_eq!(second.averaged_adapter().expect("the device works"), Some(saved));
+    let mut config = config();
+    (config.lora.rank, config.lora.adapter) = (5, Some(path));
+    let message = Adapter::begin(&config, dit_of(&model)).expect_err("it has another rank").to_string();
+    assert!(message.contains("`lora.rank` is 5, but `lora.adapter`") && message.contains("has rank 2"), "{message}");
+}
+
+/// The configuration that PEFT wrote for another model, for the layers of ours.
+fn peft_config() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd3_lora_peft/adapter_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(path).expect("it ships")).expect("it is JSON");
+    config["target_modules"] = json!(["attn.qkv", "attn.proj"]);
+    config
+}
+
+/// An adapter's folder as PEFT writes it, of rank 4 on the attention of the tiny model.
+fn peft_folder(change: impl Fn(&mut Value, &mut Tensors)) -> tempfile::TempDir {
+    let mut config = peft_config();
+    let mut tensors = Tensors::new();
+    let mut random = Random(8);
+    for block in 0..2 {
+        for (layer, outputs) in [("qkv", 48), ("proj", 16)] {
+            for (part, shape) in [("lora_A", vec![4, 16]), ("lora_B", vec![outputs, 4])] {
+                let values = (0..shape.iter().product()).map(|_| 0.2 * random.normal() as f32).collect();
+                let name = format!("base_model.model.blocks.{block}.attn.{layer}.{part}.weight");
+                tensors.insert(name, (shape, values));
+            }
+        }
+    }
+    change(&mut config, &mut tensors);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join(ADAPTER_CONFIG), config.to_string()).expect("it is writable");
+    write_tensors(&folder.path().join(ADAPTER_MODEL), &tensors).expect("it is writable");
+    folder
+}
+
+#[test]
+fn an_adapter_of_peft_is_read_and_written_again() {
+    let model = tiny::dit(2);
+    let dit = dit_of(&model);
+    let folder = peft_folder(|_, _| {});
+    let adapter = Adapter::load(folder.path(), dit).expect("it is plain LoRA");
+    assert_eq!(adapter.lora.layers().len(), 4);
+    assert!(adapter.lora.layers().iter().all(|it| (it.rank, it.alpha, it.factor()) == (4, 8.0, 2.0)));
+
+    let [(config_name, config), (model_name, bytes)] = adapter.files(dit);
+    assert_eq!([config_name, model_name], [ADAPTER_CONFIG, ADAPTER_MODEL]);
+    let written = parse_tensors("it", &bytes).expect("it is whole");
+    assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is whole"));
+    assert_eq!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours"), adapter);
+    // No key that PEFT does not know, and all values are what it takes them to be.
+    let (ours, peft): (Value, Value) = (serde_json::from_slice(&config).expect("it is JSON"), peft_config());
+    for (key, value) in ours.as_object().expect("it is a table") {
+        let known = peft.get(key).unwrap_or_else(|| panic!("PEFT has no key {key}"));
+        let differs = ["target_modules", "init_lora_weights", "auto_mapping"].contains(&key.as_str());
+        assert!(differs || known == value, "{key} is {value}, PEFT wrote {known}");
+    }
+
+    // Ranks, alphas and factors of single layers.
+    let folder = peft_folder(|config, tensors| {
+        config["rank_pattern"] = json!({"blocks.1.attn.proj": 2});
+        config["alpha_pattern"] = json!({"attn.qkv": 3.5});
+        config["use_rslora"] = json!(true);
+        tensors.insert("base_model.model.blocks.1.attn.proj.lora_A.weight".into(), (vec![2, 16], vec![0.5; 32]));
+        tensors.insert("base_model.model.blocks.1.attn.proj.lora_B.weight".into(), (vec![16, 2], vec![0.5; 32]));
+    });
+    let adapter = Adapter::load(folder.path(), dit).expect("it is plain LoRA");
+    let factors: Vec<f64> = adapter.lora.layers().iter().map(|it| it.factor()).collect();
+    for (actual, expected) in factors.iter().zip([3.5 / 2.0, 4.0, 3.5 / 2.0, 8.0 / 2_f64.sqrt()]) {
+        assert!((actual - expected).abs() < 1e-12, "{factors:?}");
+    }
+    let [(_, config), (_, bytes)] = adapter.files(dit);
+    assert_eq!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours"), adapter);
+}
+
+#[test]
+fn a_wrong_adapter_says_what_is_wrong() {
+    let model = tiny::dit(2);
+    fn set(key: &'static str, value: Value) -> impl Fn(&mut Value, &mut Tensors) {
+        move |config, _| config[key] = value.clone()
+    }
+    const PROJ: &str = "base_model.model.blocks.1.attn.proj.lora_A.weight";
+    type Change = Box<dyn Fn(&mut Value, &mut Tensors)>;
+    let cases: Vec<(Change, &[&str])> = vec![
+        (Box::new(set("use_dora", json!(true))), &["`use_dora` = true", "only plain LoRA can be read"]),
+        (Box::new(set("bias", json!("all"))), &["`bias` = \"all\"", "it is \"none\""]),
+        (Box::new(set("modules_to_save", json!(["y_embedder"]))), &["`modules_to_save`", "only plain LoRA"]),
+        (Box::new(set("peft_type", json!("LOHA"))), &["`peft_type` = \"LOHA\"", "only \"LORA\""]),
+        (Box::new(set("target_modules", json!(".*qkv"))), &["the regular expression `target_modules` = \".*qkv\""]),
+        (Box::new(set("target_modules", json!([]))), &["an empty list `target_modules`"]),
+        (
+            Box::new(set("target_modules", json!(["attn.qvk"]))),
+            &["\"attn.qvk\", which is no layer of the model", "did you mean \"attn.qkv\"?", "blocks.*.mlp.fc1"],
+        ),
+        (Box::new(set("target_modules", json!(["attn.to_q"]))), &["\"attn.to_q\", which is no layer of the model"]),
+        (Box::new(set("r", json!(0))), &["rank 0 and alpha 8 at blocks.0.attn.qkv", "a rank from 1"]),
+        (Box::new(set("r", json!("four"))), &["is no adapter's configuration"]),
+        (Box::new(set("r", json!(8))), &["has shape [4, 16], but [8, 16] is expected"]),
+        (
+            Box::new(|_, tensors| drop(tensors.remove(PROJ))),
+            &["lacks the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight` of shape [4, 16]"],
+        ),
+        (
+            Box::new(|_, tensors| {
+                let tensor = tensors.remove(PROJ).expect("it is there");
+                tensors.insert(PROJ.replace("proj", "prij"), tensor);
+            }),
+            &["lacks the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight`", "it has `base_model.model.blocks.1.attn.prij"],
+        ),
+        (
+            Box::new(|_, tensors| drop(tensors.insert("other".into(), (vec![1], vec![0.0])))),
+            &["has a tensor `other` that its network does not know"],
+        ),
+        (
+            Box::new(|_, tensors| tensors.get_mut(PROJ).expect("it is there").1[3] = f32::INFINITY),
+            &["is not finite at element 3"],
+        ),
+    ];
+    for (change, parts) in cases {
+        let folder = peft_folder(change);
+        let message = Adapter::load(folder.path(), dit_of(&model)).expect_err("it is wrong").to_string();
+        assert!(message.contains(&folder.path().display().to_string()), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "{message}\nlacks: {part}");
+        }
+    }
+}

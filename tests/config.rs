@@ -195,7 +195,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "my.toml:1:2: unknown section [trian]; did you mean [train]?"),
     ("[optimizer]\nlr = 3", &[],
      "my.toml:1:2: unknown section [optimizer]; the sections are run, model, data, rollout, reward, advantage, \
-      objective, train, eval, preview, checkpoint, pretrain, classifier"),
+      objective, train, lora, eval, preview, checkpoint, pretrain, classifier"),
     ("[train]\n# é\nupdates_per_rolout = 3", &[],
      "my.toml:3:1: unknown key `train.updates_per_rolout`; did you mean `train.updates_per_rollout`?"),
     ("[checkpoint]\nfolder = 'x'", &[],

@@ -120,8 +120,20 @@ fn the_sweeps_of_the_evidence_are_valid_and_have_three_seeds() {
 fn the_readme_shows_every_command_and_its_configurations_are_valid() {
     let readme = read("README.md");
     let lines = command_lines(&readme);
-    let commands =
-        ["train", "sample", "eval", "pretrain", "fit-classifier", "import", "export", "merge", "compare", "sweep", "devices", "bench"];
+    let commands = [
+        "train",
+        "sample",
+        "eval",
+        "pretrain",
+        "fit-classifier",
+        "import",
+        "export",
+        "merge",
+        "compare",
+        "sweep",
+        "devices",
+        "bench",
+    ];
     for command in commands {
         assert!(lines.iter().any(|line| line.split(' ').next() == Some(command)), "README.md lacks `{command}`");
     }

@@ -79,8 +79,8 @@ fn sit_tiny_gives_its_guided_reference_output() {
     let (x, expected) = (&io["x"].1, &io["out_cfg4"].1);
     let sigma: Vec<f64> = io["t"].1.iter().map(|time| 1.0 - f64::from(*time)).collect();
     let classes = [3, 7];
-    let [guided, conditional, unconditional] =
-        [(classes, 4.0), (classes, 1.0), ([10, 10], 1.0)].map(|(classes, scale)| velocity(&model, x, &sigma, &classes, scale));
+    let [guided, conditional, unconditional] = [(classes, 4.0), (classes, 1.0), ([10, 10], 1.0)]
+        .map(|(classes, scale)| velocity(&model, x, &sigma, &classes, scale));
     // Its batch is that of the classes and then the same without.
     for (index, expected) in expected.chunks(64).enumerate() {
         let (sample, channel) = (index / 4, index % 4);
@@ -191,8 +191,11 @@ fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
     for (change, parts) in cases {
         let message = said(change);
         for part in ["wrong.safetensors"].iter().chain(parts) {
-            assert!(message.contains(part), "{message}
-lacks: {part}");
+            assert!(
+                message.contains(part),
+                "{message}
+lacks: {part}"
+            );
         }
     }
 }

@@ -84,7 +84,8 @@ fn networks(model: Option<&DitConfig>) -> Result<Vec<Graph>> {
     let mut graphs = vec![StepGraph::record(32, 32).graph];
     let of_training = |dit: &DitConfig, config: &Config| -> Result<[Graph; 3]> {
         let network = Network::from(dit);
-        let sampling = SamplingGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
+        let sampling =
+            SamplingGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
         let pretraining = FlowMatchingGraph::record(dit, config.pretrain_micro_batch(), Activations::default()).graph;
         Ok([sampling, UpdateGraph::record(config, &network)?.graph, pretraining])
     };

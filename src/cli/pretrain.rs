@@ -43,8 +43,15 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let mut training = Pretraining::new(&gpu, &config, dit.clone(), &data, &weights)?;
     let stores = training.optimizer.average_stores();
-    let mut preview =
-        Preview::new(&gpu, &config.preview, &(&dit).into(), &data.class_names, config.pretrain_micro_batch(), 1.0, &stores)?;
+    let mut preview = Preview::new(
+        &gpu,
+        &config.preview,
+        &(&dit).into(),
+        &data.class_names,
+        config.pretrain_micro_batch(),
+        1.0,
+        &stores,
+    )?;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
     files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;

@@ -103,7 +103,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     gpu.write(&weights, 0, &model.weights);
     let stores = Stores::from([(PARAMETERS, weights)]);
     let batches = [requests.len(), requests.len().min(BATCH)];
-    let mut sampling = Sampling::new_for(&gpu, &dit.into(), batches, arguments.guidance_scale, arguments.solver, &stores)?;
+    let mut sampling =
+        Sampling::new_for(&gpu, &dit.into(), batches, arguments.guidance_scale, arguments.solver, &stores)?;
     let dim = dit.dim();
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {

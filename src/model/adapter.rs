@@ -90,7 +90,7 @@ impl Adapter {
         if settings.rank == 0 {
             return Ok(None);
         }
-        let size = (settings.rank, settings.alpha());
+        let size = (settings.rank, settings.alpha() as f32);
         let lora = Lora::new("`lora.targets`", dit, &settings.targets, |_| size)?;
         let weights = lora.initial_weights(dit, config.run.seed);
         Ok(Some(Self { lora, weights }))
@@ -194,7 +194,8 @@ impl Lora {
             let rank = pattern_of(&config.rank_pattern, layer).unwrap_or(config.r);
             let alpha = pattern_of(&config.alpha_pattern, layer).unwrap_or(config.lora_alpha);
             // The same factor, as alpha / rank.
-            (rank, if config.use_rslora { alpha * (rank as f64).sqrt() } else { alpha })
+            let alpha = if config.use_rslora { alpha * (rank as f64).sqrt() } else { alpha };
+            (rank, alpha as f32)
         };
         let lora = Self::new(&format!("{name}: `target_modules`"), dit, &config.target_modules, size)?;
         if lora.layers().is_empty() {
@@ -212,7 +213,7 @@ impl Lora {
 
     /// An `adapter_config.json`; layers of another rank or alpha than the first have patterns of their own.
     fn to_peft(&self) -> Value {
-        let number = |value: f64| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
+        let number = |value: f32| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
         let layers = self.layers();
         let first = &layers[0];
         let ranks = layers.iter().filter(|it| it.rank != first.rank).map(|it| (it.layer.clone(), json!(it.rank)));

@@ -15,14 +15,14 @@ pub struct LoraLayer {
     pub layer: String,
     /// Rank of the addition.
     pub rank: usize,
-    /// The addition counts alpha / rank times.
-    pub alpha: f64,
+    /// The addition counts alpha / rank times. In f32, which files of text give back exactly.
+    pub alpha: f32,
 }
 
 impl LoraLayer {
     /// Factor of the addition.
     pub fn factor(&self) -> f64 {
-        self.alpha / self.rank as f64
+        f64::from(self.alpha) / self.rank as f64
     }
 }
 
@@ -38,12 +38,7 @@ impl Lora {
     ///
     /// # Errors
     /// [`Error::Input`] if a target names no layer.
-    pub fn new(
-        name: &str,
-        dit: &DitConfig,
-        targets: &[String],
-        size: impl Fn(&str) -> (usize, f64),
-    ) -> Result<Self> {
+    pub fn new(name: &str, dit: &DitConfig, targets: &[String], size: impl Fn(&str) -> (usize, f32)) -> Result<Self> {
         let known = linear_layers(dit);
         if let Some(target) = targets.iter().find(|target| !known.iter().any(|layer| matches(target, layer))) {
             // A block's layers are those of the others, too.

@@ -71,13 +71,7 @@ impl RolloutCollector {
     ///
     /// # Errors
     /// If the device has not enough memory.
-    pub fn new(
-        gpu: &Arc<Gpu>,
-        config: &Config,
-        network: &Network,
-        classes: Vec<u32>,
-        stores: &Stores,
-    ) -> Result<Self> {
+    pub fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, classes: Vec<u32>, stores: &Stores) -> Result<Self> {
         let dit = &network.dit;
         let trajectories = store_bytes(config, dit)?.into_iter();
         Ok(Self {

@@ -259,7 +259,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
     assert_eq!([config_name, model_name], [ADAPTER_CONFIG, ADAPTER_MODEL]);
     let written = parse_tensors("it", &bytes).expect("it is whole");
     assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is whole"));
-    assert_eq!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours"), adapter);
+    assert!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours") == adapter);
     // No key that PEFT does not know, and all values are what it takes them to be.
     let (ours, peft): (Value, Value) = (serde_json::from_slice(&config).expect("it is JSON"), peft_config());
     for (key, value) in ours.as_object().expect("it is a table") {
@@ -279,10 +279,11 @@ fn an_adapter_of_peft_is_read_and_written_again() {
     let adapter = Adapter::load(folder.path(), dit).expect("it is plain LoRA");
     let factors: Vec<f64> = adapter.lora.layers().iter().map(|it| it.factor()).collect();
     for (actual, expected) in factors.iter().zip([3.5 / 2.0, 4.0, 3.5 / 2.0, 8.0 / 2_f64.sqrt()]) {
-        assert!((actual - expected).abs() < 1e-12, "{factors:?}");
+        // Alpha is an f32.
+        assert!((actual - expected).abs() < 1e-6, "{factors:?}");
     }
     let [(_, config), (_, bytes)] = adapter.files(dit);
-    assert_eq!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours"), adapter);
+    assert!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours") == adapter);
 }
 
 #[test]
@@ -317,7 +318,10 @@ fn a_wrong_adapter_says_what_is_wrong() {
                 let tensor = tensors.remove(PROJ).expect("it is there");
                 tensors.insert(PROJ.replace("proj", "prij"), tensor);
             }),
-            &["lacks the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight`", "it has `base_model.model.blocks.1.attn.prij"],
+            &[
+                "lacks the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight`",
+                "it has `base_model.model.blocks.1.attn.prij",
+            ],
         ),
         (
             Box::new(|_, tensors| drop(tensors.insert("other".into(), (vec![1], vec![0.0])))),

@@ -7,6 +7,7 @@ mod cli {
     mod bench;
     mod commands;
     mod interruption;
+    mod outside;
     mod profile;
     mod sweep;
     mod workplace;

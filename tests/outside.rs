@@ -5,6 +5,7 @@
 mod outside {
     mod bad_programs;
     mod bad_services;
+    mod configuration;
     mod pictures;
     mod programs;
     mod server;

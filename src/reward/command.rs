@@ -290,7 +290,7 @@ impl Launch {
         let said = if said.is_empty() {
             "it said nothing on standard error".to_owned()
         } else {
-            format!("its standard error ends with:\n    {}", said.join("\n    "))
+            format!("its standard error ends with: {}", said.join(" | "))
         };
         Failure::Passing(format!("{} {what}; {said}", self.name()))
     }

@@ -27,7 +27,7 @@ fn answers_that_are_none() {
         ("return {'id': 1, 'error': 'the font is missing'}", &["reports: the font is missing"]),
         (
             "print('Traceback\\nValueError: no font', file=sys.stderr)\nos._exit(3)",
-            &["ended with exit", "3 instead of giving an answer", "ends with:\n    Traceback\n    ValueError: no font"],
+            &["ended with exit", "3 instead of giving an answer", "ends with: Traceback | ValueError: no font"],
         ),
         (
             "sys.stdout.write('{\"id\": 1, \"scores\": [1, 2, 3')\nsys.stdout.flush()\nos._exit(0)",
@@ -68,7 +68,7 @@ fn a_program_that_hangs_is_given_up_after_the_last_attempt() {
     let script = "echo thinking >&2; read -r line; echo '{\"id\": 0}'; exec sleep 600";
     let limits = Limits { timeout: Duration::from_secs(2), ..limits(1, 1, 1) };
     let mut reward = start(&argv(&["sh", "-c", script]), PictureForm::Base64, limits, &pictures).unwrap();
-    let needles = ["gave no answer within 2 s (`timeout_seconds`)", "ends with:\n    thinking", "(attempt 2 of 2)"];
+    let needles = ["gave no answer within 2 s (`timeout_seconds`)", "ends with: thinking", "(attempt 2 of 2)"];
     assert_failed(pictures.score(&mut reward), &needles);
 }
 
@@ -93,7 +93,7 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
         (&["Cargo.toml"], &["cannot start the program `Cargo.toml`", "is called `./Cargo.toml`"]),
         (&["./Cargo.toml"], &["cannot start the program `./Cargo.toml`", "[\"python3\", \"score.py\"]"]),
         (&["python3", "no-such.py"], &["`python3 no-such.py` ended with exit", "can't open file"]),
-        (&["sh", "-c", "echo bad config >&2; exit 3"], &["ended with exit", "3 instead", "ends with:\n    bad config"]),
+        (&["sh", "-c", "echo bad config >&2; exit 3"], &["ended with exit", "3 instead", "ends with: bad config"]),
         (&["sh", "-c", &duplicate], &["names its components \"a, a\": each needs a name of its own"]),
         (&["sh", "-c", &nameless], &["each needs a name of its own"]),
         (&["sh", "-c", &scores], &["gave 1 scores for 0 samples"]),

@@ -25,8 +25,8 @@ pub enum Error {
     Failed(String),
 }
 
-/// Result with [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+/// Result with [`Error`], if not with another error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An [`Error::Input`] from anything that prints.

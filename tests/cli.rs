@@ -8,6 +8,7 @@ mod cli {
     mod bench;
     mod commands;
     mod interruption;
+    mod outside;
     mod profile;
     mod sweep;
     mod workplace;

@@ -43,7 +43,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
     if arguments.dry_run {
-        return dry_run(global, &config, dit);
+        return dry_run(global, &config, dit, &model.class_names);
     }
     if let (None, Some(out)) = (&directory, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -110,17 +110,17 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
 }
 
 /// Loads rewards and judge once, so that what is wrong with them is known before anything is written.
-fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig) -> Result<()> {
-    Rewards::new(gpu, &config.reward, dit, &[])?;
+fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
+    Rewards::new(gpu, &config.reward, dit, class_names)?;
     if !config.eval.judge.is_empty() {
         reward::classifier_for(gpu, &config.eval.judge, dit)?;
     }
     Ok(())
 }
 
-fn dry_run(global: &Global, config: &Config, dit: &DitConfig) -> Result<()> {
+fn dry_run(global: &Global, config: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
-    check_scorers(&gpu, config, dit)?;
+    check_scorers(&gpu, config, dit, class_names)?;
     let profile = Profile::of(&gpu);
     let cost: Cost = Trainer::cost(config, dit, &profile)?;
     say(config.to_toml().trim_end());

@@ -134,6 +134,10 @@ pub enum RewardKind {
     Classifier,
     /// How bright the picture is, whatever its class.
     Ink,
+    /// What a program of your own says.
+    Command,
+    /// What a service says that is reached over HTTP.
+    Http,
 }
 
 impl RewardKind {
@@ -142,6 +146,8 @@ impl RewardKind {
         match self {
             Self::Classifier => "classifier",
             Self::Ink => "ink",
+            Self::Command => "command",
+            Self::Http => "http",
         }
     }
 }

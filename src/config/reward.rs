@@ -55,9 +55,10 @@ pub struct Reward {
     pub program: Vec<String>,
     /// Of `command`: how the program gets pictures: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
     pub picture: PictureForm,
-    /// Of `http`: address of the service, such as `"http://localhost:8000/score"`.
+    /// Of `http`: address of the service, such as `"http://127.0.0.1:8080"`; `/score` is added to it.
     pub url: String,
-    /// Of `http`: names of the rewards that the service is asked for. Components are `name` and `name.part`.
+    /// Of `http`: names of the rewards that the service is asked for. A component is called like its reward, or
+    /// `reward.score` where a reward has several scores.
     pub rewards: Vec<String>,
     /// Of `command` and `http`: how long an answer to a request may take, in seconds.
     pub timeout_seconds: f64,
@@ -297,7 +298,26 @@ impl Reward {
             RewardKind::Classifier if self.file.is_empty() => {
                 wrong(key("file"), "a safetensors file or builtin:NAME", "empty")
             }
-            RewardKind::Classifier | RewardKind::Ink => Ok(()),
+            RewardKind::Command if self.program.first().is_none_or(String::is_empty) => wrong(
+                key("program"),
+                "a list of a program and its arguments, such as [\"python3\", \"score.py\"]",
+                "empty",
+            ),
+            RewardKind::Http if self.url.is_empty() => {
+                wrong(key("url"), "the address of a service, such as \"http://127.0.0.1:8080\"", "empty")
+            }
+            RewardKind::Http if self.rewards.is_empty() => {
+                wrong(key("rewards"), "a list of rewards that the service has, such as [\"ocr\"]", "empty")
+            }
+            RewardKind::Http => {
+                match (1..self.rewards.len()).find(|at| self.rewards[..*at].contains(&self.rewards[*at])) {
+                    Some(twice) => {
+                        wrong(key("rewards"), "a list of different names", format_args!("{:?}", self.rewards[twice]))
+                    }
+                    None => Ok(()),
+                }
+            }
+            RewardKind::Classifier | RewardKind::Ink | RewardKind::Command => Ok(()),
         }
     }
 }

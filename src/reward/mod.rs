@@ -1,10 +1,17 @@
 //! What scores images.
 
 mod classifier;
+mod command;
+mod http;
 mod ink;
+mod outside;
+mod process;
 
 pub use classifier::ClassifierScorer;
+pub use command::{Program, command};
+pub use http::{Service, http};
 pub use ink::Ink;
+pub use outside::{Limits, Outside, Subject};
 
 use std::sync::Arc;
 
@@ -103,13 +110,18 @@ impl Rewards {
     /// Makes the rewards of a configuration.
     ///
     /// # Errors
-    /// If a reward's file is bad or does not fit the model.
+    /// If a reward's file is bad or does not fit the model, or its program or service does not answer.
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<Self> {
         let names = config::reward_names(rewards);
+        let subject = Subject { class_names, channels: dit.channels, image_size: dit.image_size };
         let member = |(reward, name): (&config::Reward, String)| -> Result<Member> {
             let scorer: Box<dyn Reward> = match reward.kind {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit)?),
                 RewardKind::Ink => Box::new(Ink::new()),
+                RewardKind::Command => {
+                    Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
+                }
+                RewardKind::Http => Box::new(http(&reward.url, &reward.rewards, Limits::of(reward), &subject)?),
             };
             Ok((name, scorer, reward.weight.clone()))
         };

@@ -1,0 +1,340 @@
+//! Scores from outside of this program: what a program ([`super::command`]) and a service ([`super::http`]) share.
+//!
+//! A batch is cut into requests, several workers ask them at the same time, and what fails for a passing reason is
+//! asked again. A score has its place by the number of its sample, so neither the size of requests nor the number of
+//! workers changes it. Nothing here replaces a score that is missing or not finite.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+use serde::Serialize;
+
+use super::{Batch, Purpose, Reward};
+use crate::config;
+use crate::data::to_byte;
+use crate::error::{Error, Result};
+
+/// Before the second attempt; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How much is asked at once, and how patiently.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Further attempts after a failure that may pass.
+    pub retries: usize,
+    /// Samples a request, at least 1.
+    pub batch: usize,
+    /// Requests at the same time, at least 1.
+    pub workers: usize,
+}
+
+impl Limits {
+    /// Those of a configuration.
+    pub fn of(reward: &config::Reward) -> Self {
+        // A year is for ever, and fits clocks on every system.
+        const LONGEST: f64 = 365.0 * 24.0 * 3600.0;
+        let &config::Reward { timeout_seconds, retries, batch, workers, .. } = reward;
+        Self { timeout: Duration::from_secs_f64(timeout_seconds.min(LONGEST)), retries, batch, workers }
+    }
+}
+
+/// What a model makes, as far as a scorer must know it before the first sample.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Subject<'a> {
+    /// What classes are called; empty if nobody named them.
+    pub class_names: &'a [String],
+    /// C.
+    pub channels: usize,
+    /// S.
+    pub image_size: usize,
+}
+
+/// What is said about a sample.
+#[derive(Clone, Debug, Serialize)]
+pub struct About {
+    /// The class that it was asked to show.
+    pub label: u32,
+    /// The name of that class, or else its number.
+    pub prompt: String,
+    /// Iterations that are done.
+    pub iteration: u64,
+    /// `"training"`, `"evaluation"` or `"preview"`; `"start"` if only the names of scores are wanted.
+    pub purpose: &'static str,
+    /// Its number in the batch.
+    pub sample: usize,
+}
+
+/// A sample, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The picture as a PNG of 8 bits, grey or RGB, its rows without filters.
+    pub png: Vec<u8>,
+    /// What is said about it.
+    pub about: About,
+}
+
+/// Why a request has no scores.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failure {
+    /// It may succeed if it is made again: a crash, a timeout, an overloaded service.
+    Passing(String),
+    /// It would fail again: an answer that is wrong.
+    Lasting(String),
+}
+
+/// Who scores samples: a process, or a connection to a service.
+pub trait Scorer: fmt::Debug + Send {
+    /// Scores samples by every component, `[samples][components]`.
+    ///
+    /// # Errors
+    /// If there is not exactly one finite score for each sample and component.
+    fn ask(&mut self, samples: &[Sample]) -> Result<Vec<Vec<f64>>, Failure>;
+}
+
+/// A reward whose scores come from outside.
+#[derive(Debug)]
+pub struct Outside<S> {
+    components: Vec<String>,
+    workers: Vec<S>,
+    limits: Limits,
+}
+
+impl<S: Scorer> Outside<S> {
+    /// A reward with a worker for each of `workers`, which must not be empty.
+    pub(super) fn new(components: Vec<String>, workers: Vec<S>, limits: Limits) -> Self {
+        Self { components, workers, limits }
+    }
+}
+
+impl<S: Scorer> Reward for Outside<S> {
+    fn components(&self) -> &[String] {
+        &self.components
+    }
+
+    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+        let limits = self.limits;
+        let requests = batch.labels.len().div_ceil(limits.batch);
+        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let work = |worker: &mut S| {
+            let mut answers = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let request = next.fetch_add(1, Ordering::Relaxed);
+                if request >= requests {
+                    break;
+                }
+                let first = request * limits.batch;
+                let last = (first + limits.batch).min(batch.labels.len());
+                let answer =
+                    (first..last).map(|index| sample(batch, index)).collect::<Result<Vec<_>>>().and_then(|samples| {
+                        insist(limits.retries, &stopped, || worker.ask(&samples)).map_err(Error::failed)
+                    });
+                stopped.fetch_or(answer.is_err(), Ordering::Relaxed);
+                answers.push((request, answer));
+            }
+            answers
+        };
+        let mut answers = thread::scope(|scope| {
+            let threads: Vec<_> =
+                self.workers.iter_mut().take(requests).map(|worker| scope.spawn(|| work(worker))).collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("a worker does not panic");
+            threads.into_iter().flat_map(join).collect::<Vec<_>>()
+        });
+        answers.sort_by_key(|(request, _)| *request);
+        let mut scores = vec![Vec::with_capacity(batch.labels.len()); self.components.len()];
+        for (_, rows) in answers {
+            for row in rows? {
+                scores.iter_mut().zip(row).for_each(|(scores, score)| scores.push(score));
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// Attempts until one succeeds, fails for good, is the last one, or nobody waits for it any more.
+pub(super) fn insist<T>(
+    retries: usize,
+    stopped: &AtomicBool,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, String> {
+    let mut pause = FIRST_PAUSE;
+    for left in (0..=retries).rev() {
+        match attempt() {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Passing(message)) if left > 0 && !stopped.load(Ordering::Relaxed) => {
+                log::warn!("{message}; the next attempt is in {} s", pause.as_secs_f64());
+                thread::sleep(pause);
+                pause = (2 * pause).min(LONGEST_PAUSE);
+            }
+            Err(Failure::Passing(message)) if retries > 0 => {
+                return Err(format!("{message} (attempt {} of {})", retries + 1 - left, retries + 1));
+            }
+            Err(Failure::Passing(message) | Failure::Lasting(message)) => return Err(message),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Checks that what a model makes can be sent as a picture; `kind` is the reward's, for the message.
+pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
+    match subject.channels {
+        1 | 3 => Ok(()),
+        channels => Err(Error::input(format!(
+            "the reward `{kind}` scores pictures of 1 or 3 channels, but the model makes {channels}"
+        ))),
+    }
+}
+
+/// A picture of a model's size in the middle grey, to learn what a service measures.
+pub(super) fn grey(subject: &Subject<'_>) -> Result<Sample> {
+    let images = vec![0.0; subject.channels * subject.image_size * subject.image_size];
+    let prompt = subject.class_names.first().cloned().unwrap_or_else(|| "0".into());
+    let about = About { label: 0, prompt, iteration: 0, purpose: "start", sample: 0 };
+    Ok(Sample { png: png(&images, subject.channels, subject.image_size)?, about })
+}
+
+fn sample(batch: &Batch<'_>, index: usize) -> Result<Sample> {
+    let elements = batch.channels * batch.image_size * batch.image_size;
+    let image = &batch.images[index * elements..][..elements];
+    if !image.iter().all(|value| value.is_finite()) {
+        return Err(Error::NotFinite(format!("sample {index} has values that are not finite: it has no reward")));
+    }
+    let about = About {
+        label: batch.labels[index],
+        prompt: batch.prompt(index),
+        iteration: batch.moment.iteration,
+        purpose: match batch.moment.purpose {
+            Purpose::Training => "training",
+            Purpose::Evaluation => "evaluation",
+            Purpose::Preview => "preview",
+        },
+        sample: index,
+    };
+    Ok(Sample { png: png(image, batch.channels, batch.image_size)?, about })
+}
+
+/// The picture of an image `[C, S, S]`, C being 1 or 3. Without filters, a reader needs no more than zlib.
+fn png(image: &[f32], channels: usize, size: usize) -> Result<Vec<u8>> {
+    let area = size * size;
+    let bytes: Vec<u8> =
+        (0..area).flat_map(|pixel| (0..channels).map(move |channel| to_byte(image[channel * area + pixel]))).collect();
+    let color = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let mut png = Vec::new();
+    PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::NoFilter)
+        .write_image(&bytes, size as u32, size as u32, color)
+        .map_err(|cause| Error::failed(format!("cannot encode a sample of {size}x{size} as PNG: {cause}")))?;
+    Ok(png)
+}
+
+/// The beginning of what somebody said, on one line, for a message.
+pub(super) fn excerpt(said: &[u8]) -> String {
+    const LONGEST: usize = 300;
+    let text = String::from_utf8_lossy(said);
+    let text = text.trim().replace(|c: char| c.is_control(), " ");
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// Why bytes are not the JSON that was expected; NaN is what it most often is.
+pub(super) fn why_no_json(said: &[u8], cause: &serde_json::Error) -> String {
+    let text = String::from_utf8_lossy(said);
+    if cause.is_syntax() && (text.contains("NaN") || text.contains("Infinity")) {
+        return "JSON has no NaN and no Infinity, and a score must be a finite number".into();
+    }
+    cause.to_string()
+}
+
+/// A JSON value as a score.
+pub(super) fn finite(value: &serde_json::Value) -> Result<f64, String> {
+    value
+        .as_f64()
+        .filter(|score| score.is_finite())
+        .ok_or_else(|| format!("{}, but a score must be a finite number", excerpt(value.to_string().as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reward::Moment;
+
+    /// Answers brightness and number of a sample, after failing as often as it is told.
+    #[derive(Debug)]
+    struct Echo {
+        failures: usize,
+    }
+
+    impl Scorer for Echo {
+        fn ask(&mut self, samples: &[Sample]) -> Result<Vec<Vec<f64>>, Failure> {
+            if self.failures > 0 {
+                self.failures -= 1;
+                return Err(Failure::Passing("not yet".into()));
+            }
+            let brightness = |sample: &Sample| {
+                let picture = image::load_from_memory(&sample.png).unwrap().into_luma8();
+                f64::from(picture.get_pixel(0, 0).0[0])
+            };
+            Ok(samples.iter().map(|sample| vec![brightness(sample), sample.about.sample as f64]).collect())
+        }
+    }
+
+    fn limits(batch: usize, workers: usize, retries: usize) -> Limits {
+        Limits { timeout: Duration::from_secs(1), retries, batch, workers }
+    }
+
+    fn score(limits: Limits, failures: usize, images: &[f32]) -> Result<Vec<Vec<f64>>> {
+        let workers = (0..limits.workers).map(|_| Echo { failures }).collect();
+        let moment = Moment { purpose: Purpose::Training, iteration: 0 };
+        let labels = vec![0; images.len()];
+        let batch = Batch { images, labels: &labels, class_names: &[], channels: 1, image_size: 1, moment };
+        Outside::new(vec!["brightness".into(), "number".into()], workers, limits).score(&batch)
+    }
+
+    #[test]
+    fn every_score_has_its_place_whatever_is_asked_at_once() {
+        let bytes: Vec<u8> = (0..37).map(|index| index * 5).collect();
+        let images: Vec<f32> = bytes.iter().map(|byte| crate::data::from_byte(*byte)).collect();
+        let expected =
+            [bytes.iter().map(|byte| f64::from(*byte)).collect::<Vec<_>>(), (0..37).map(f64::from).collect()];
+        for (batch, workers) in [(1, 1), (1, 8), (5, 3), (37, 2), (100, 4)] {
+            assert_eq!(score(limits(batch, workers, 0), 0, &images).unwrap(), expected, "{batch} {workers}");
+        }
+    }
+
+    #[test]
+    fn a_passing_failure_is_tried_again_as_often_as_allowed() {
+        assert_eq!(score(limits(1, 1, 1), 1, &[1.0]).unwrap(), [[255.0], [0.0]]);
+        let message = score(limits(1, 1, 1), 2, &[1.0]).unwrap_err().to_string();
+        assert_eq!(message, "not yet (attempt 2 of 2)");
+        let message = score(limits(1, 1, 0), 1, &[1.0]).unwrap_err().to_string();
+        assert_eq!(message, "not yet");
+    }
+
+    #[test]
+    fn a_sample_that_is_not_finite_is_not_sent_as_a_black_picture() {
+        let error = score(limits(1, 1, 0), 0, &[0.5, f32::NAN]).unwrap_err();
+        assert!(matches!(&error, Error::NotFinite(_)), "{error:?}");
+        assert!(error.to_string().contains("sample 1 has values that are not finite"), "{error}");
+    }
+
+    #[test]
+    fn a_picture_has_its_colours_in_their_places_and_no_filter() {
+        let image = [-1.0, 1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.5, -1.5, 0.0, 0.0];
+        let bytes = png(&image, 3, 2).unwrap();
+        let picture = image::load_from_memory(&bytes).unwrap().into_rgb8();
+        assert_eq!(picture.into_raw(), [0, 255, 255, 255, 0, 0, 128, 128, 128, 128, 128, 128]);
+    }
+
+    #[test]
+    fn an_excerpt_is_short_and_on_one_line() {
+        assert_eq!(excerpt(b" a\nb\xff "), "a b\u{fffd}");
+        assert_eq!(excerpt("ä".repeat(301).as_bytes()), format!("{}…", "ä".repeat(300)));
+    }
+}

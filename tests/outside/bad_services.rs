@@ -1,0 +1,121 @@
+//! Services that do not score as they should: each gets one clear message and never a score.
+
+use std::thread;
+use std::time::Duration;
+
+use flowdppo_wgpu::reward::{Limits, Subject, http};
+use serde_json::{Value, json};
+
+use super::pictures::{assert_failed, assert_input, limits, pictures};
+use super::server::{good, nobody, serve, serve_halves};
+use super::services::start;
+
+/// The right answer with a change.
+fn changed(change: fn(&mut Value)) -> impl Fn(&Value) -> (u16, String) {
+    move |body| {
+        let mut answer = good(body);
+        change(&mut answer);
+        (200, answer.to_string())
+    }
+}
+
+#[test]
+fn answers_that_are_none() {
+    type Case = (fn(&mut Value), &'static [&'static str]);
+    let cases: [Case; 9] = [
+        (|it| *it = json!({"results": [{}]}), &["/score gave 1 results for 3 samples"]),
+        (|it| it["errors"] = json!([{}]), &["/score gave 1 errors for 3 samples"]),
+        (|it| *it = json!({"detail": "x"}), &["/score answered `{\"detail\":\"x\"}`: missing field `results`"]),
+        (|it| it["results"][1] = json!({}), &["scored sample 1 badly: there is no `ocr`"]),
+        (|it| it["results"][2]["ocr"] = json!(0.5), &["sample 2 badly: `ocr` is 0.5, not an object of scores"]),
+        (|it| it["results"][0]["ocr"]["ocr"] = Value::Null, &["sample 0 badly: `ocr` is null, but a score must be"]),
+        (
+            |it| it["results"][0]["ocr"]["ocr"] = json!("0.5"),
+            &["`ocr` is \"0.5\", but a score must be a finite number"],
+        ),
+        (
+            |it| it["results"][0]["ocr"]["more"] = json!(1),
+            &["the scores ocr.more, ocr.ocr, but at the start there were ocr"],
+        ),
+        (
+            |it| {
+                it["results"][1] = json!({});
+                it["errors"][1] = json!({"ocr": "ValueError('no text')"});
+            },
+            &["could not score sample 1 by `ocr`: ValueError('no text')"],
+        ),
+    ];
+    let pictures = pictures(3);
+    for (change, needles) in cases {
+        let server = serve(changed(change));
+        let mut reward = start(&server.url, &["ocr"], limits(3, 1, 2), &pictures).unwrap();
+        assert_failed(pictures.score(&mut reward), needles);
+        assert_eq!(server.scored(), 1, "asking again does not mend {needles:?}");
+    }
+}
+
+#[test]
+fn bodies_and_codes_that_are_no_answer() {
+    let cases: [(u16, &'static str, usize, &[&str]); 5] = [
+        (200, "{\"results\": [{\"ocr\": {\"ocr\": NaN}}]}", 1, &["JSON has no NaN and no Infinity"]),
+        (200, "<html>Welcome</html>", 1, &["/score answered `<html>Welcome</html>`: expected value"]),
+        (302, "elsewhere", 1, &["/score answered 302 Found: elsewhere"]),
+        (400, "{\"detail\":\"no such reward\"}", 1, &["answered 400 Bad Request: {\"detail\":\"no such reward\"}"]),
+        (500, "out of memory", 2, &["answered 500 Internal Server Error: out of memory (attempt 2 of 2)"]),
+    ];
+    let pictures = pictures(1);
+    for (status, body, attempts, needles) in cases {
+        let server = serve(move |_| (status, body.to_owned()));
+        let mut reward = start(&server.url, &["ocr"], limits(1, 1, 1), &pictures).unwrap();
+        assert_failed(pictures.score(&mut reward), needles);
+        assert_eq!(server.scored(), attempts, "{needles:?}");
+    }
+}
+
+#[test]
+fn a_slow_service_is_given_up() {
+    let pictures = pictures(1);
+    let server = serve(|body| {
+        thread::sleep(Duration::from_secs(12));
+        (200, good(body).to_string())
+    });
+    let limits = Limits { timeout: Duration::from_secs(4), ..limits(1, 1, 0) };
+    let mut reward = start(&server.url, &["ocr"], limits, &pictures).unwrap();
+    assert_failed(pictures.score(&mut reward), &["/score gave no answer within 4 s (`timeout_seconds`)"]);
+}
+
+#[test]
+fn a_service_that_dies_in_the_middle_of_an_answer() {
+    let (pictures, server) = (pictures(2), serve_halves());
+    let mut reward = start(&server.url, &["ocr"], limits(2, 1, 1), &pictures).unwrap();
+    assert_failed(pictures.score(&mut reward), &["/score gave no answer: ", "(attempt 2 of 2)"]);
+    assert_eq!(server.scored(), 2);
+}
+
+#[test]
+fn a_service_that_is_wrong_before_the_first_sample_is_input() {
+    let pictures = pictures(1);
+    let start = |url: &str, rewards: &[&str], retries| start(url, rewards, limits(1, 1, retries), &pictures);
+    let gone = nobody();
+    assert_input(start(&gone, &["ocr"], 0), &[&gone, "/health gave no answer: ", "is the service running?"]);
+    assert_input(start(&gone, &["ocr"], 1), &["(attempt 2 of 2)"]);
+    let server = serve(|body| (200, good(body).to_string()));
+    assert_input(start(&server.url, &["orc"], 0), &[&server.url, "has no reward `orc`; did you mean `ocr`?"]);
+    assert_input(start(&server.url, &["aesthetics"], 0), &["no reward `aesthetics`; it has clip, ocr, unified"]);
+    assert_input(start(&format!("{}/v2", server.url), &["ocr"], 0), &["/v2/health answered 404 Not Found"]);
+    let cases = [
+        ("https://127.0.0.1:1", "this program has no TLS; reach the service over http://"),
+        ("127.0.0.1:8080", "it should be like \"http://127.0.0.1:8080\""),
+        ("localhost", "it should be like \"http://127.0.0.1:8080\""),
+        ("ftp://localhost", "it should be like \"http://127.0.0.1:8080\""),
+        ("http://a b", "it should be like \"http://127.0.0.1:8080\""),
+        ("http://localhost/?x=1", "it has a query"),
+        ("", "it should be like"),
+    ];
+    for (url, needle) in cases {
+        assert_input(start(url, &["ocr"], 0), &["the reward `http` cannot use `url` = ", needle]);
+    }
+    let subject = Subject { class_names: &[], channels: 2, image_size: 1 };
+    let reward = http(&server.url, &["ocr".to_owned()], limits(1, 1, 0), &subject);
+    assert_input(reward, &["`http` scores pictures of 1 or 3 channels, but the model makes 2"]);
+}

@@ -1,0 +1,78 @@
+//! Samples whose scores are known.
+
+use std::time::Duration;
+
+use flowdppo_wgpu::data::from_byte;
+use flowdppo_wgpu::reward::{Batch, Limits, Moment, Purpose, Reward, Subject};
+use flowdppo_wgpu::{Error, Result};
+
+/// Grey pictures of 4x4, each of another pattern.
+pub struct Pictures {
+    pub bytes: Vec<[u8; 16]>,
+    images: Vec<f32>,
+    labels: Vec<u32>,
+    pub class_names: Vec<String>,
+}
+
+pub fn pictures(count: usize) -> Pictures {
+    let picture = |index: usize| std::array::from_fn(|pixel| (index * 31 + pixel * pixel * 7) as u8);
+    let bytes: Vec<[u8; 16]> = (0..count).map(picture).collect();
+    Pictures {
+        images: bytes.iter().flatten().map(|byte| from_byte(*byte)).collect(),
+        labels: (0..count as u32).map(|index| index % 3).collect(),
+        class_names: ["zero", "one", "two \"{2}\""].map(String::from).to_vec(),
+        bytes,
+    }
+}
+
+impl Pictures {
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { class_names: &self.class_names, channels: 1, image_size: 4 }
+    }
+
+    pub fn score(&self, reward: &mut impl Reward) -> Result<Vec<Vec<f64>>> {
+        let Self { images, labels, class_names, .. } = self;
+        let moment = Moment { purpose: Purpose::Training, iteration: 5 };
+        reward.score(&Batch { images, labels, class_names, channels: 1, image_size: 4, moment })
+    }
+
+    /// The mean of each picture, 0 to 1.
+    pub fn brightness(&self) -> Vec<f64> {
+        self.bytes.iter().map(|bytes| bytes.iter().map(|byte| f64::from(*byte)).sum::<f64>() / 16.0 / 255.0).collect()
+    }
+}
+
+/// Patient: on a busy machine even a healthy program starts slowly.
+pub fn limits(batch: usize, workers: usize, retries: usize) -> Limits {
+    Limits { timeout: Duration::from_secs(60), retries, batch, workers }
+}
+
+/// Sums taken in another order differ by some roundings; JSON may cost one more.
+pub fn assert_close(actual: &[f64], expected: &[f64]) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        assert!((actual - expected).abs() < 1e-14, "{actual} is not {expected}");
+    }
+}
+
+/// Checks that an error is the person's to correct, before anything runs.
+pub fn assert_input<T: std::fmt::Debug>(result: Result<T>, needles: &[&str]) {
+    match result.expect_err("it should be refused") {
+        Error::Input(message) => assert_says(&message, needles),
+        other => panic!("this should be wrong input: {other:?}"),
+    }
+}
+
+/// Checks that a run that has begun fails.
+pub fn assert_failed<T: std::fmt::Debug>(result: Result<T>, needles: &[&str]) {
+    match result.expect_err("it should fail") {
+        Error::Failed(message) => assert_says(&message, needles),
+        other => panic!("this should be a failure: {other:?}"),
+    }
+}
+
+fn assert_says(message: &str, needles: &[&str]) {
+    for needle in needles {
+        assert!(message.contains(needle), "{message:?} does not say {needle:?}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Services that score as they should.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flowdppo_wgpu::Result;
+use flowdppo_wgpu::reward::{Limits, Outside, Reward, Service, http};
+use serde_json::json;
+
+use super::pictures::{Pictures, assert_close, limits, pictures};
+use super::server::{good, serve, serve_under};
+
+pub fn start(url: &str, rewards: &[&str], limits: Limits, pictures: &Pictures) -> Result<Outside<Service>> {
+    let rewards: Vec<String> = rewards.iter().map(|reward| (*reward).to_owned()).collect();
+    http(url, &rewards, limits, &pictures.subject())
+}
+
+#[test]
+fn scores_are_the_same_however_they_are_asked_for() {
+    let (pictures, server) = (pictures(23), serve(|body| (200, good(body).to_string())));
+    let labels: Vec<f64> = (0..23).map(|index| f64::from(index % 3)).collect();
+    let opposite: Vec<f64> = labels.iter().map(|label| -label).collect();
+    let mut seen = Vec::new();
+    for (batch, workers) in [(23, 1), (1, 5), (4, 2), (100, 2)] {
+        let mut reward = start(&server.url, &["unified", "ocr"], limits(batch, workers, 0), &pictures).unwrap();
+        assert_eq!(reward.components(), ["unified.alignment", "unified.style", "ocr"]);
+        let scores = pictures.score(&mut reward).unwrap();
+        assert_eq!(scores[..2], [opposite.clone(), labels.clone()]);
+        assert_close(&scores[2], &pictures.brightness());
+        seen.push(scores);
+    }
+    assert!(seen.iter().all(|scores| *scores == seen[0]), "scores depend on how they are asked for: {seen:?}");
+    assert_eq!(server.scored(), 1 + 23 + 6 + 1, "requests");
+}
+
+#[test]
+fn requests_say_what_is_documented() {
+    let (pictures, server) = (pictures(2), serve_under("/v1", |body| (200, good(body).to_string())));
+    let mut reward = start(&format!("{}/", server.url), &["clip"], limits(2, 1, 0), &pictures).unwrap();
+    pictures.score(&mut reward).unwrap();
+    let mut posted = server.posted.lock().unwrap().clone();
+    let request = |sample: u32, prompt: &str, iteration: u32, purpose: &str| {
+        json!({
+            "history": [{"text": prompt, "image_b64": "..."}],
+            "required_rewards": ["clip"],
+            "metadata": {
+                "label": sample, "prompt": prompt, "iteration": iteration, "purpose": purpose, "sample": sample
+            }
+        })
+    };
+    for body in &mut posted {
+        for request in body["requests"].as_array_mut().unwrap() {
+            let image = request["history"][0]["image_b64"].take();
+            assert!(image.as_str().unwrap().starts_with("iVBORw0KGgo"), "no PNG: {image}");
+            request["history"][0]["image_b64"] = json!("...");
+        }
+    }
+    assert_eq!(
+        posted,
+        [
+            json!({"requests": [request(0, "zero", 0, "start")]}),
+            json!({"requests": [request(0, "zero", 5, "training"), request(1, "one", 5, "training")]})
+        ]
+    );
+}
+
+#[test]
+fn an_overloaded_or_broken_service_is_asked_again() {
+    let pictures = pictures(4);
+    for status in [429, 500, 503] {
+        let asked = AtomicUsize::new(0);
+        let server = serve(move |body| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => (status, "busy".into()),
+            _ => (200, good(body).to_string()),
+        });
+        let mut reward = start(&server.url, &["ocr"], limits(4, 1, 1), &pictures).unwrap();
+        assert_close(&pictures.score(&mut reward).unwrap()[0], &pictures.brightness());
+        assert_eq!(server.scored(), 2, "after {status}");
+    }
+}

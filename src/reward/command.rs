@@ -44,31 +44,19 @@ pub fn command(
         hello: serde_json::to_value(hello).expect("plain data has a JSON form"),
     });
     let start = || launch.start();
-    let started: Vec<_> = thread::scope(|scope| {
+    let started = thread::scope(|scope| {
         let threads: Vec<_> = (0..limits.workers).map(|_| scope.spawn(start)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("starting does not panic")).collect()
+        threads.into_iter().map(|thread| thread.join().expect("starting does not panic")).collect::<Result<Vec<_>, _>>()
     });
-    let mut programs = Vec::with_capacity(started.len());
-    for running in started {
-        let (Failure::Passing(message) | Failure::Lasting(message)) = match running {
-            Ok((process, components)) => {
-                programs.push(Program { launch: Arc::clone(&launch), components, running: Some(process) });
-                continue;
-            }
-            Err(failure) => failure,
-        };
-        return Err(Error::input(message));
-    }
-    if let Some(other) = programs.iter().find(|other| other.components != programs[0].components) {
-        let [one, other] = [&programs[0], other].map(|program| program.components.join(", "));
-        let program = launch.name();
+    let started = started.map_err(|failure| Error::input(failure.message()))?;
+    let named = started[0].1.clone();
+    if let Some((_, other)) = started.iter().find(|(_, other)| *other != named) {
+        let (program, one, other) = (launch.name(), named.join(", "), other.join(", "));
         return Err(Error::input(format!("{program} names other components in each process: {one}; {other}")));
     }
-    let components = match programs[0].components.as_slice() {
-        [] => vec![name.to_owned()],
-        named => named.to_vec(),
-    };
-    Ok(Outside::new(components, programs, limits))
+    let program = |(running, components)| Program { launch: Arc::clone(&launch), components, running: Some(running) };
+    let programs = started.into_iter().map(program).collect();
+    Ok(Outside::new(if named.is_empty() { vec![name.to_owned()] } else { named }, programs, limits))
 }
 
 /// One process of a program, started again after it has failed.
@@ -152,6 +140,12 @@ impl Scorer for Program {
         self.running = Some(running);
         Ok(rows)
     }
+
+    fn close(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.process.close();
+        }
+    }
 }
 
 impl Program {
@@ -164,15 +158,6 @@ impl Program {
             return Err(Failure::Lasting(message));
         }
         Ok(running)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Without it `Outside` would wait for one process after the other.
-        if let Some(running) = &mut self.running {
-            running.process.close();
-        }
     }
 }
 

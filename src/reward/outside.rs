@@ -89,6 +89,15 @@ pub enum Failure {
     Lasting(String),
 }
 
+impl Failure {
+    /// What is said to the person.
+    pub fn message(self) -> String {
+        match self {
+            Self::Passing(message) | Self::Lasting(message) => message,
+        }
+    }
+}
+
 /// Who scores samples: a process, or a connection to a service.
 pub trait Scorer: fmt::Debug + Send {
     /// Scores samples by every component, `[samples][components]`.
@@ -96,11 +105,14 @@ pub trait Scorer: fmt::Debug + Send {
     /// # Errors
     /// If there is not exactly one finite score for each sample and component.
     fn ask(&mut self, samples: &[Sample]) -> Result<Vec<Vec<f64>>, Failure>;
+
+    /// Hears that it is asked no more.
+    fn close(&mut self) {}
 }
 
 /// A reward whose scores come from outside.
 #[derive(Debug)]
-pub struct Outside<S> {
+pub struct Outside<S: Scorer> {
     components: Vec<String>,
     workers: Vec<S>,
     limits: Limits,
@@ -110,6 +122,13 @@ impl<S: Scorer> Outside<S> {
     /// A reward with a worker for each of `workers`, which must not be empty.
     pub(super) fn new(components: Vec<String>, workers: Vec<S>, limits: Limits) -> Self {
         Self { components, workers, limits }
+    }
+}
+
+impl<S: Scorer> Drop for Outside<S> {
+    fn drop(&mut self) {
+        // All end at the same time, rather than one after the other as they are dropped.
+        self.workers.iter_mut().for_each(Scorer::close);
     }
 }
 

@@ -20,6 +20,10 @@ pub enum Error {
     /// Training diverged: numbers are not finite, and would not become so again (exit code 1).
     #[error("{0}")]
     NotFinite(String),
+    /// A reward could not score images: the model is as good as before, and the run can go on once the reward works
+    /// (exit code 1).
+    #[error("{0}")]
+    Reward(String),
     /// Everything else: a full disk, a broken invariant (exit code 1).
     #[error("{0}")]
     Failed(String),
@@ -52,7 +56,7 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFinite(_) | Self::Failed(_) => 1,
+            Self::NotFinite(_) | Self::Reward(_) | Self::Failed(_) => 1,
             Self::Input(_) => 2,
             Self::Device(_) => 3,
             Self::DeviceLost(_) => 4,

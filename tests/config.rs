@@ -1,6 +1,6 @@
 //! Configurations as people write them: the shipped files, and what is said about mistakes.
 
-use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps, Weight};
+use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps, Weight, reward_names};
 
 const SHIPPED: [&str; 4] = ["digits8", "mnist28", "emoji32", "rings"];
 const FILES: [(&str, Command); 4] = [
@@ -163,6 +163,26 @@ fn overrides_change_what_they_name() {
 }
 
 #[test]
+fn rewards_have_names_weights_and_the_keys_of_their_kind() {
+    let text = "[[reward]]\nkind = \"ink\"\n[[reward]]\nkind = \"colour\"\ncolour = \"#ff8000\"\nweight = { colour = 2 }\n\
+                [[reward]]\nkind = \"ink\"\nweight = -1\n[[reward]]\nname = \"judge-2\"\n";
+    let config = parse(text, &[]).unwrap();
+    config.validate(Command::Train).unwrap();
+    assert_eq!(reward_names(&config.reward), ["ink_0", "colour", "ink_2", "judge-2"]);
+    assert_eq!(config.reward[1].colour.as_ref().unwrap().rgb(), Some([1.0, 128.0 / 255.0, 0.0]));
+    let weight = &config.reward[1].weight;
+    assert_eq!((weight.of("colour"), weight.of("other")), (2.0, 0.0));
+    // The written form says of each reward what its kind knows, and gives the same back.
+    let written = config.to_toml();
+    assert_eq!(parse(&written, &[]).unwrap(), config);
+    assert!(!written.contains("timeout_seconds") && !written.contains("quality"), "{written}");
+    assert_eq!(written.matches("builtin:digits8-classifier").count(), 1, "{written}");
+    let shipped = shipped("digits8", "rewards", &[]);
+    shipped.validate(Command::Train).unwrap();
+    assert_eq!(reward_names(&shipped.reward), ["classifier", "jpeg-size", "symmetry"]);
+}
+
+#[test]
 fn the_last_override_wins() {
     let config = parse("", &["run.seed=1", "run.seed=2"]).unwrap();
     assert_eq!(config.run.seed, 2);
@@ -252,6 +272,10 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "--set train.iterations: expected key=value, such as train.iterations=3"),
     ("", &["=3"],
      "--set =3: the key is empty; expected a path such as train.iterations"),
+    ("", &["reward.0.axis=diagonal"],
+     "--set reward.0.axis=diagonal: `reward.0.axis` must be \"left-right\" or \"top-bottom\", not \"diagonal\""),
+    ("", &["reward.0.weight=heavy"],
+     "--set reward.0.weight=heavy: `reward.0.weight`: must be a number, or a table with a number for each component"),
     ("", &["reward.2.weight=3"],
      "--set reward.2.weight=3: `reward` is a list of 1; `2` should be an index from 0 to 1 (1 appends an entry)"),
     ("", &["run.seed.x=3"],
@@ -367,6 +391,33 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "train has nothing to learn from: give at least one [[reward]] a `weight` other than 0"),
     (Command::Train, &["reward.0.file="],
      "`reward.0.file` must be a safetensors file or builtin:NAME, not empty"),
+    (Command::Train, &["reward.0.kind=template"],
+     "`reward.0.file` must be a picture, as `reward.kind` = \"template\" compares with one, not \
+      \"builtin:digits8-classifier\""),
+    (Command::Train, &["reward.0.kind=colour"],
+     "a reward of the kind \"colour\" needs `reward.0.colour`: add [red, green, blue] from 0 to 1, or text such as \
+      \"#ff8000\""),
+    (Command::Train, &["reward.0.kind=colour", "reward.0.colour=red"],
+     "`reward.0.colour` must be [red, green, blue] from 0 to 1, or text such as \"#ff8000\", not \"red\""),
+    (Command::Train, &["reward.0.kind=colour", "reward.0.colour=[2, 0, 0]"],
+     "`reward.0.colour` must be [red, green, blue] from 0 to 1, or text such as \"#ff8000\", not [2.0, 0.0, 0.0]"),
+    (Command::Train, &["reward.0.kind=jpeg-size", "reward.0.quality=0"],
+     "`reward.0.quality` must be a whole number from 1 to 100, not 0"),
+    (Command::Train, &["reward.0.kind=ink", "reward.0.quality=50"],
+     "`reward.0.quality` is for the kind \"jpeg-size\", not for \"ink\": remove it, or choose another kind"),
+    (Command::Train, &["reward.0.retries=1"],
+     "`reward.0.retries` is for the kind \"command\" or \"http\", not for \"classifier\": remove it, or choose another \
+      kind"),
+    (Command::Train, &["reward.0.name=a/b"],
+     "`reward.0.name` must be letters, digits, _ and -, not \"a/b\""),
+    (Command::Train, &["reward.0.name=a", "reward.1.name=a", "reward.2.name=a_1"],
+     "`reward.2.name` must be a name that no other reward has, not \"a_1\""),
+    (Command::Train, &["reward.0.weight={}"],
+     "`reward.0.weight` must be a number, or a table that names at least one component, not empty"),
+    (Command::Train, &["reward.0.weight={ocr=inf}"],
+     "`reward.0.weight.ocr` must be a finite number, not inf"),
+    (Command::Train, &["reward.0.weight={ocr=0}"],
+     "train has nothing to learn from: give at least one [[reward]] a `weight` other than 0"),
     (Command::Train, &["eval.count=1"],
      "`eval.count` must be 2 or more, as diversity is a distance, not 1"),
     (Command::Train, &["model.image_size=8", "model.file=x.safetensors"],

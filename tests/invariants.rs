@@ -9,6 +9,7 @@ mod invariants {
     mod memory;
     mod methods;
     mod not_finite;
+    mod rewards;
     mod solver;
 }
 

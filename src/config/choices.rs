@@ -132,8 +132,20 @@ pub enum DataKind {
 pub enum RewardKind {
     /// The probability that a trained classifier gives to the class that was asked for.
     Classifier,
-    /// How bright the picture is, whatever its class.
+    /// How bright the picture is, whatever its class: the mean over all channels, 0 for black and 1 for white.
     Ink,
+    /// The size of the picture as a JPEG file, in KiB. A positive weight wants detail, a negative one plainness.
+    JpegSize,
+    /// The mean luma (Rec. 709), 0 to 1.
+    Brightness,
+    /// How near the pixels are to a colour, 0 to 1.
+    Colour,
+    /// How alike the halves of the picture are, mirrored, 0 to 1.
+    Symmetry,
+    /// How much neighbours differ, 0 to 1.
+    TotalVariation,
+    /// Correlation with a given picture, -1 to 1.
+    Template,
     /// What a program of your own says.
     Command,
     /// What a service says that is reached over HTTP.
@@ -146,6 +158,12 @@ impl RewardKind {
         match self {
             Self::Classifier => "classifier",
             Self::Ink => "ink",
+            Self::JpegSize => "jpeg-size",
+            Self::Brightness => "brightness",
+            Self::Colour => "colour",
+            Self::Symmetry => "symmetry",
+            Self::TotalVariation => "total-variation",
+            Self::Template => "template",
             Self::Command => "command",
             Self::Http => "http",
         }

@@ -182,6 +182,15 @@ impl Colour {
     }
 }
 
+impl std::fmt::Display for Colour {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Rgb(rgb) => write!(f, "{rgb:?}"),
+            Self::Hex(text) => write!(f, "{text:?}"),
+        }
+    }
+}
+
 /// What the output of an ONNX model means.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -286,9 +295,8 @@ impl Reward {
         for size in self.input_size.iter().flatten() {
             bounded(key("input_size"), *size, 1, MAX_SIZE)?;
         }
-        for value in self.range.iter().chain(self.mean.values()) {
-            finite(key(if self.range.contains(value) { "range" } else { "mean" }), *value)?;
-        }
+        self.range.iter().try_for_each(|value| finite(key("range"), *value))?;
+        self.mean.values().iter().try_for_each(|value| finite(key("mean"), *value))?;
         self.std.values().iter().try_for_each(|value| positive(key("std"), *value))?;
         positive(key("timeout_seconds"), self.timeout_seconds)?;
         bounded(key("retries"), self.retries, 0, MAX_COUNT)?;
@@ -317,7 +325,25 @@ impl Reward {
                     None => Ok(()),
                 }
             }
-            RewardKind::Classifier | RewardKind::Ink | RewardKind::Command => Ok(()),
+            // The default is a classifier, and so none was given.
+            RewardKind::Template if self.file.is_empty() || self.file.starts_with("builtin:") => wrong(
+                key("file"),
+                "a picture, as `reward.kind` = \"template\" compares with one",
+                format_args!("\"{}\"", self.file),
+            ),
+            RewardKind::Colour => match &self.colour {
+                None => Err(Error::input(format!(
+                    "a reward of the kind \"colour\" needs `{}`: add [red, green, blue] from 0 to 1, or text such as \
+                     \"#ff8000\"",
+                    key("colour")
+                ))),
+                Some(colour) if colour.rgb().is_none() => {
+                    let expected = "[red, green, blue] from 0 to 1, or text such as \"#ff8000\"";
+                    wrong(key("colour"), expected, colour)
+                }
+                Some(_) => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 }

@@ -76,7 +76,7 @@ fn is_picture(file: &Path) -> Result<bool> {
     Ok(matches!(&*ending, "png" | "jpg" | "jpeg"))
 }
 
-fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
+pub(super) fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
     let unreadable = |cause: &dyn std::fmt::Display| Error::unreadable(file, cause);
     let reader = ImageReader::open(file).map_err(|cause| unreadable(&cause))?;
     let picture = decode_picture(reader).map_err(|cause| unreadable(&cause))?;

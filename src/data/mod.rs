@@ -104,6 +104,17 @@ pub fn to_byte(value: f32) -> u8 {
     ((value + 1.0) * 127.5).round() as u8
 }
 
+/// One picture, `[C, S, S]`, in any format: cut to the square in its middle and resized to `image_size`.
+///
+/// # Errors
+/// [`Error::Input`] if it cannot be read, or there are other than 1 or 3 channels.
+pub fn load_picture(file: &Path, image_size: usize, channels: usize) -> Result<Vec<f32>> {
+    check_shape(image_size, channels)?;
+    let mut image = Vec::new();
+    push_planes(&mut image, &folder::read(file, image_size)?, channels);
+    Ok(image)
+}
+
 /// Decodes a picture the way a person sees it: turned as its EXIF tag says, and on white where it is
 /// transparent.
 fn decode_picture(reader: ImageReader<impl std::io::BufRead + std::io::Seek>) -> image::ImageResult<RgbImage> {

@@ -3,16 +3,19 @@
 mod classifier;
 mod command;
 mod http;
-mod ink;
 mod outside;
+mod pixels;
 mod process;
+mod template;
 
 pub use classifier::ClassifierScorer;
 pub use command::{Program, command};
 pub use http::{Service, http};
-pub use ink::Ink;
 pub use outside::{Limits, Outside, Subject};
+pub use pixels::{Formula, PixelReward};
+pub use template::Template;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::assets;
@@ -20,6 +23,7 @@ use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::DitConfig;
+use crate::run::RewardLog;
 
 /// Images to be scored, and all that is known of them.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,18 @@ pub struct Moment {
     pub purpose: Purpose,
     /// Iterations that are done.
     pub iteration: u64,
+}
+
+impl Moment {
+    /// The iteration whose line of the metrics tells of it, and the name of the purpose; `None` for what is not
+    /// recorded.
+    fn recorded(self) -> Option<(u64, &'static str)> {
+        match self.purpose {
+            Purpose::Training => Some((self.iteration + 1, "training")),
+            Purpose::Evaluation => Some((self.iteration, "evaluation")),
+            Purpose::Preview => None,
+        }
+    }
 }
 
 /// Why images are scored.
@@ -95,6 +111,7 @@ pub struct Rewards {
     class_names: Vec<String>,
     channels: usize,
     image_size: usize,
+    log: Option<RewardLog>,
 }
 
 /// What a batch scored.
@@ -114,10 +131,26 @@ impl Rewards {
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<Self> {
         let names = config::reward_names(rewards);
         let subject = Subject { class_names, channels: dit.channels, image_size: dit.image_size };
-        let member = |(reward, name): (&config::Reward, String)| -> Result<Member> {
+        let member = |(index, (reward, name)): (usize, (&config::Reward, String))| -> Result<Member> {
+            let pixels = |formula: Formula| -> Result<Box<dyn Reward>> {
+                formula.check(dit.channels, &format!("reward.{index}.kind"))?;
+                Ok(Box::new(PixelReward::new(reward.kind.name(), formula)))
+            };
             let scorer: Box<dyn Reward> = match reward.kind {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit)?),
-                RewardKind::Ink => Box::new(Ink::new()),
+                RewardKind::Ink => pixels(Formula::Ink)?,
+                RewardKind::JpegSize => pixels(Formula::JpegSize(reward.quality as u8))?,
+                RewardKind::Brightness => pixels(Formula::Brightness)?,
+                RewardKind::Colour => {
+                    let rgb = reward.colour.as_ref().and_then(config::Colour::rgb);
+                    let lacks = || Error::input(format!("`reward.{index}.colour` must be a colour"));
+                    pixels(Formula::Colour(rgb.ok_or_else(lacks)?))?
+                }
+                RewardKind::Symmetry => pixels(Formula::Symmetry(reward.axis))?,
+                RewardKind::TotalVariation => pixels(Formula::TotalVariation)?,
+                RewardKind::Template => {
+                    pixels(Formula::Template(Template::load(&reward.file, dit.image_size, dit.channels)?))?
+                }
                 RewardKind::Command => {
                     Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
                 }
@@ -125,7 +158,7 @@ impl Rewards {
             };
             Ok((name, scorer, reward.weight.clone()))
         };
-        Self::of(rewards.iter().zip(names).map(member).collect::<Result<_>>()?, dit, class_names)
+        Self::of(rewards.iter().zip(names).enumerate().map(member).collect::<Result<_>>()?, dit, class_names)
     }
 
     /// Any rewards, with names that differ and their weights.
@@ -156,6 +189,7 @@ impl Rewards {
             class_names: class_names.to_vec(),
             channels: dit.channels,
             image_size: dit.image_size,
+            log: None,
         })
     }
 
@@ -170,25 +204,57 @@ impl Rewards {
         &self.weights
     }
 
+    /// From now on writes every score of training and evaluation into `rewards.csv` of a run's directory.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn record_in(&mut self, folder: &Path) -> Result<()> {
+        self.log = Some(RewardLog::open(folder, &self.names)?);
+        Ok(())
+    }
+
     /// Scores images `[N, C, S, S]` that were asked to show `labels [N]`.
     ///
     /// # Errors
-    /// If a reward failed, or did not score every image.
+    /// [`Error::Reward`] if a reward failed, did not score every image, or gave a score that is not finite;
+    /// [`Error::NotFinite`] if an image is not.
     pub fn score(&mut self, images: &[f32], labels: &[u32], moment: Moment) -> Result<Scores> {
         let Self { members, class_names, channels, image_size, .. } = self;
         let batch = Batch { images, labels, class_names, channels: *channels, image_size: *image_size, moment };
+        if let Some(sample) = batch.each().position(|image| image.iter().any(|x| !x.is_finite())) {
+            return Err(Error::NotFinite(format!(
+                "sample {sample} has pixels that are not finite, so no reward can score it: the model has diverged; \
+                 lower `train.learning_rate`"
+            )));
+        }
         let mut components = Vec::with_capacity(self.names.len());
         for member in members {
-            components.extend(member.score(&batch)?);
+            components.extend(member.score(&batch).map_err(|cause| match cause {
+                Error::Input(message) | Error::Failed(message) => Error::Reward(message),
+                other => other,
+            })?);
         }
-        if let Some((name, scores)) = self.names.iter().zip(&components).find(|(_, it)| it.len() != labels.len()) {
-            let (images, scores) = (labels.len(), scores.len());
-            return Err(Error::failed(format!("the reward `{name}` gave {scores} scores for {images} images")));
+        for (name, scores) in self.names.iter().zip(&components) {
+            if scores.len() != labels.len() {
+                let (images, scores) = (labels.len(), scores.len());
+                return Err(Error::Reward(format!("the reward `{name}` gave {scores} scores for {images} images")));
+            }
+            if let Some(sample) = scores.iter().position(|score| !score.is_finite()) {
+                let score = scores[sample];
+                return Err(Error::Reward(format!(
+                    "the reward `{name}` gave {score} for sample {sample}, but a score must be a finite number"
+                )));
+            }
         }
         let total = |image: usize| self.weights.iter().zip(&components).map(|(weight, it)| weight * it[image]).sum();
-        Ok(Scores { totals: (0..labels.len()).map(total).collect(), components })
+        let totals: Vec<f64> = (0..labels.len()).map(total).collect();
+        if let (Some(log), Some((iteration, purpose))) = (&mut self.log, moment.recorded()) {
+            log.append([&iteration.to_string(), purpose], labels, &components, &totals)?;
+        }
+        Ok(Scores { components, totals })
     }
 }
+
 /// Loads a classifier and checks that it takes a model's images and knows its classes.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
 use crate::config::{Config, ObjectiveName};
 use crate::data::panel::before_after;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
 use crate::files;
 use crate::gpu::Gpu;
@@ -18,6 +18,7 @@ use crate::graph::Stores;
 use crate::model::{Model, Network};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
+use crate::reward::Rewards;
 use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::Table;
 
@@ -116,6 +117,11 @@ impl Run {
         })
     }
 
+    /// What scores its samples.
+    pub fn rewards(&mut self) -> &mut Rewards {
+        self.trainer.rewards()
+    }
+
     /// Trains as the configuration says.
     ///
     /// # Errors
@@ -130,6 +136,7 @@ impl Run {
         {
             done = trainer.restore(&found)?;
         }
+        trainer.rewards().record_in(directory.path())?;
         let begin = done;
         let total = config.train.iterations as u64;
         let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
@@ -150,7 +157,11 @@ impl Run {
             if let (Some(file), Some(bytes)) = (&dump, trainer.take_dump()) {
                 files::write_atomically(file, &bytes)?;
             }
-            let found = found.transpose()?;
+            let keep = config.checkpoint.keep;
+            let found = match found.transpose() {
+                Ok(found) => found,
+                Err(cause) => return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep)),
+            };
             if let Some(found) = &found {
                 done += 1;
                 tell(&mut progress, done, found);
@@ -171,7 +182,13 @@ impl Run {
             let mut line = found.to_json(config.train.learning_rate);
             if due(config.eval.every) {
                 let _phase = gpu.phase("evaluation");
-                let evaluation = evaluator.evaluate(trainer.rewards(), done)?;
+                let evaluation = match evaluator.evaluate(trainer.rewards(), done) {
+                    Ok(evaluation) => evaluation,
+                    Err(cause) => {
+                        metrics.append(&line)?;
+                        return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep));
+                    }
+                };
                 line.append(&mut evaluation_line(done, &evaluation));
                 line.extend(base.as_ref().and_then(|base| kl_efficiency(&base.evaluation, &evaluation)));
                 tuned = Some(evaluation);
@@ -180,11 +197,14 @@ impl Run {
             if due(config.preview.every) {
                 let _phase = gpu.phase("preview");
                 let (file, heading) = (directory.sample(done), format!("iteration {done}"));
-                shown = Some(preview.write(&file, &table, &heading, Some((trainer.rewards(), done)))?);
+                match preview.write(&file, &table, &heading, Some((trainer.rewards(), done))) {
+                    Ok(written) => shown = Some(written),
+                    Err(cause) => return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep)),
+                }
             }
             if due(config.checkpoint.every) {
                 let _phase = gpu.phase("checkpoint");
-                save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
+                save(&trainer, &mut metrics, directory, done, keep)?;
                 saved = done;
             }
         }
@@ -243,6 +263,28 @@ fn save(trainer: &Trainer, metrics: &mut MetricsLog, directory: &RunDirectory, d
     // The metrics of an iteration must not be lost where its checkpoint is kept.
     metrics.sync()?;
     checkpoint::save(&directory.checkpoints(), done, &trainer.checkpoint(done)?, keep)
+}
+
+/// What is to be done where an iteration has failed: if it is a reward that has, the model is whole, and is saved as it
+/// was after the last whole iteration.
+fn keep_work(
+    cause: Error,
+    trainer: &Trainer,
+    metrics: &mut MetricsLog,
+    directory: &RunDirectory,
+    [saved, done]: [u64; 2],
+    keep: usize,
+) -> Error {
+    let Error::Reward(message) = cause else { return cause };
+    if saved < done
+        && let Err(cause) = save(trainer, metrics, directory, done, keep)
+    {
+        return Error::Reward(format!("{message}; and what was learned up to iteration {done} is lost: {cause}"));
+    }
+    Error::Reward(format!(
+        "{message}; the run is saved up to iteration {done}: mend the reward, and go on with: train --resume --out {}",
+        directory.path().display()
+    ))
 }
 
 /// Reward gained for each nat an element of distance from the base, once there is one.

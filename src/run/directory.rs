@@ -4,6 +4,7 @@
 //! <out_dir>/<name>/
 //!   config.toml            the resolved configuration
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
+//!   rewards.csv            a line an image that was scored, only ever appended to
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
 //!   model.safetensors      the tuned model

@@ -7,8 +7,10 @@ pub mod checkpoint;
 pub mod directory;
 pub mod metrics;
 pub mod progress;
+pub mod rewards;
 
 pub use checkpoint::LoadedCheckpoint;
 pub use directory::RunDirectory;
 pub use metrics::MetricsLog;
 pub use progress::{Progress, Verbosity};
+pub use rewards::RewardLog;

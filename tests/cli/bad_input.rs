@@ -268,6 +268,18 @@ fn rewards_and_judges() {
             2,
             &["base.safetensors is a flow model"],
         ),
+        case(
+            nothing,
+            "train --config train.toml --set reward.1.kind=ink --set reward.1.weight={hps=1}",
+            2,
+            &["`reward.1.weight` is for `hps`, which ink does not measure; it measures ink"],
+        ),
+        case(
+            nothing,
+            "train --config train.toml --set reward.0.kind=template --set reward.0.file=nowhere.png",
+            2,
+            &["cannot read nowhere.png"],
+        ),
         case(nothing, "train --config train.toml --set eval.judge=nowhere.safetensors", 2, &["nowhere.safetensors"]),
         case(
             nothing,

@@ -1,0 +1,122 @@
+//! `rewards.csv`: a line for each image that was scored.
+//!
+//! The file only ever grows, save that half a line which a crash left is cut off. A run that resumes writes
+//! iterations again behind those that the interrupted run left: of lines with the same iteration, purpose and sample
+//! the last one counts.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The columns before those of the components.
+const COLUMNS: [&str; 4] = ["iteration", "purpose", "sample", "class"];
+
+/// The scores of a run, open for appending.
+#[derive(Debug)]
+pub struct RewardLog {
+    file: File,
+    path: PathBuf,
+}
+
+impl RewardLog {
+    /// Opens `rewards.csv` in a run's directory, or begins it. If the file there has other components, as the rewards
+    /// were changed since, it stays, and `rewards-2.csv` is taken, and so on.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file cannot be read or written.
+    pub fn open(folder: &Path, components: &[String]) -> Result<Self> {
+        let columns = COLUMNS.into_iter().chain(components.iter().map(String::as_str)).chain(["total"]);
+        let header = lines([columns.map(str::to_owned).collect()])?;
+        let mut path = folder.join("rewards.csv");
+        for number in 2.. {
+            let unwritable = |cause| Error::unwritable(&path, cause);
+            let mut file = File::options().read(true).append(true).create(true).open(&path).map_err(unwritable)?;
+            let mut text = Vec::new();
+            file.read_to_end(&mut text).map_err(unwritable)?;
+            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            if whole < text.len() {
+                file.set_len(whole as u64).map_err(unwritable)?;
+            }
+            if whole == 0 {
+                file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(&header)).map_err(unwritable)?;
+            }
+            if whole == 0 || text.starts_with(&header) {
+                return Ok(Self { file, path });
+            }
+            path = folder.join(format!("rewards-{number}.csv"));
+        }
+        unreachable!("there is always another number")
+    }
+
+    /// Appends a line for each image; `components` is `[components][N]`, the others `[N]`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the disk is full.
+    pub fn append(
+        &mut self,
+        [iteration, purpose]: [&str; 2],
+        labels: &[u32],
+        components: &[Vec<f64>],
+        totals: &[f64],
+    ) -> Result<()> {
+        let line = |(sample, label): (usize, &u32)| {
+            let scores = components.iter().map(|scores| scores[sample]).chain([totals[sample]]);
+            let place = [iteration.to_owned(), purpose.to_owned(), sample.to_string(), label.to_string()];
+            place.into_iter().chain(scores.map(|score| score.to_string())).collect()
+        };
+        let lines = lines(labels.iter().enumerate().map(line))?;
+        // One unbuffered write: a crash tears at most the last line.
+        self.file.write_all(&lines).map_err(|cause| Error::unwritable(&self.path, cause))
+    }
+}
+
+/// Records as lines of CSV.
+fn lines(records: impl IntoIterator<Item = Vec<String>>) -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let written = records.into_iter().try_for_each(|record| writer.write_record(record));
+    let failed = |cause: String| Error::failed(format!("cannot write a line of rewards.csv: {cause}"));
+    written.map_err(|cause| failed(cause.to_string()))?;
+    writer.into_inner().map_err(|cause| failed(cause.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(folder: &Path, name: &str) -> String {
+        std::fs::read_to_string(folder.join(name)).unwrap()
+    }
+
+    #[test]
+    fn a_line_an_image_and_nothing_is_destroyed() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let names = ["classifier", "ink"].map(str::to_owned);
+        let mut log = RewardLog::open(folder, &names).unwrap();
+        let components = [vec![0.5, 0.25], vec![1e-7, -2.0]];
+        log.append(["3", "training"], &[7, 0], &components, &[0.5, -1.75]).unwrap();
+        drop(log);
+        let expected = "iteration,purpose,sample,class,classifier,ink,total\n\
+                        3,training,0,7,0.5,0.0000001,0.5\n3,training,1,0,0.25,-2,-1.75\n";
+        assert_eq!(read(folder, "rewards.csv"), expected);
+
+        // A crash tears the last line, anywhere.
+        for torn in ["4", "4,training,0,7,0.1,0.2"] {
+            std::fs::write(folder.join("rewards.csv"), format!("{expected}{torn}")).unwrap();
+            RewardLog::open(folder, &names).unwrap();
+            assert_eq!(read(folder, "rewards.csv"), expected);
+        }
+        // Other rewards begin another file, and find it again.
+        for _ in 0..2 {
+            RewardLog::open(folder, &names[..1]).unwrap();
+            assert_eq!(read(folder, "rewards.csv"), expected);
+            assert_eq!(read(folder, "rewards-2.csv"), "iteration,purpose,sample,class,classifier,total\n");
+        }
+        // A torn header is none.
+        std::fs::write(folder.join("rewards.csv"), "iteration,pur").unwrap();
+        RewardLog::open(folder, &names).unwrap();
+        assert_eq!(read(folder, "rewards.csv"), expected.lines().next().unwrap().to_owned() + "\n");
+    }
+}

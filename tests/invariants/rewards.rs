@@ -1,0 +1,130 @@
+//! A reward that fails costs nothing that was learned.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use flowdppo_wgpu::reward::{Batch, ClassifierScorer, Purpose, Reward, Rewards, classifier_for};
+use flowdppo_wgpu::rl::{Outcome, Run, RunOptions};
+use flowdppo_wgpu::run::{RunDirectory, Verbosity, metrics};
+use flowdppo_wgpu::{Error, Result};
+
+use super::super::{classifier_file, dit_of};
+use crate::common::{gpu, tiny};
+
+/// A classifier that fails at one moment.
+#[derive(Debug)]
+struct Flaky {
+    inner: ClassifierScorer,
+    fails: (Purpose, u64),
+    /// Not with an error, but with a number that is none.
+    quietly: bool,
+}
+
+impl Reward for Flaky {
+    fn components(&self) -> &[String] {
+        self.inner.components()
+    }
+
+    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+        let mut scores = self.inner.score(batch)?;
+        if (batch.moment.purpose, batch.moment.iteration) == self.fails {
+            match self.quietly {
+                true => scores[0][1] = f64::NAN,
+                false => return Err(Error::input("the service is out of order")),
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// Four iterations into a folder, whose only checkpoint by itself is the last; the reward may fail at a moment.
+fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, u64), bool)>) -> Result<Outcome> {
+    let mut config = tiny::config(classifier);
+    config.train.iterations = 4;
+    config.checkpoint.every = 0;
+    (config.eval.every, config.preview.every) = (2, 2);
+    (config.run.out_dir, config.run.name) = (folder.to_owned(), "run".into());
+    let model = tiny::dit(1);
+    let mut run = Run::prepare(gpu(), &config, &model, None)?;
+    if let Some((fails, quietly)) = fails {
+        let inner = classifier_for(gpu(), &config.reward[0].file, dit_of(&model))?;
+        let flaky = Box::new(Flaky { inner, fails, quietly });
+        *run.rewards() = Rewards::of(vec![("classifier".into(), flaky, 1.0.into())], dit_of(&model), &[])?;
+    }
+    let directory = match resume {
+        true => RunDirectory::open(&folder.join("run"))?,
+        false => RunDirectory::create_for(&config.run, None)?,
+    };
+    fs::write(directory.config(), config.to_toml()).expect("the folder is writable");
+    let stop = AtomicBool::new(false);
+    run.execute(&RunOptions { directory: &directory, resume, verbosity: Verbosity::Quiet, stop: &stop })
+}
+
+/// The last line for each iteration, purpose and sample of `rewards.csv`, in their order.
+fn scores(run: &Path) -> Vec<(Vec<String>, Vec<String>)> {
+    let mut reader = csv::Reader::from_path(run.join("rewards.csv")).expect("the run wrote it");
+    let header: Vec<String> = reader.headers().expect("it has one").iter().map(str::to_owned).collect();
+    assert_eq!(header, ["iteration", "purpose", "sample", "class", "classifier", "total"]);
+    let rows = reader.records().map(|row| row.expect("every line is whole"));
+    let mut last = std::collections::BTreeMap::new();
+    for row in rows {
+        let fields: Vec<String> = row.iter().map(str::to_owned).collect();
+        last.insert(fields[..3].to_vec(), fields);
+    }
+    last.into_iter().collect()
+}
+
+fn rewards_of(run: &Path) -> Vec<(u64, serde_json::Value)> {
+    let records = metrics::read(&run.join("metrics.jsonl")).expect("the log is whole");
+    let reward = |record: &metrics::Record| record.get("reward_mean").cloned().unwrap_or_default();
+    records.iter().map(|record| (record["iteration"].as_u64().expect("a number"), reward(record))).collect()
+}
+
+#[test]
+fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
+    let (_folder, classifier) = classifier_file();
+    let undisturbed = tempfile::tempdir().expect("a temporary folder");
+    run(undisturbed.path(), &classifier, false, None).expect("nothing fails");
+    let undisturbed = undisturbed.path().join("run");
+    // Four rollouts of twelve samples, and the evaluations of the base, iteration 2 and iteration 4: three classes twice.
+    assert_eq!(scores(&undisturbed).len(), 4 * 12 + 3 * 6);
+    // Iterations that were done when the reward failed, in the third rollout or when the second was measured or shown.
+    let cases = [
+        (Purpose::Training, false),
+        (Purpose::Training, true),
+        (Purpose::Evaluation, false),
+        (Purpose::Preview, false),
+    ];
+    for (purpose, quietly) in cases {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let error =
+            run(folder.path(), &classifier, false, Some(((purpose, 2), quietly))).expect_err("the reward fails");
+        let message = error.to_string();
+        let says = if quietly { "gave NaN for sample 1" } else { "the service is out of order" };
+        let end = format!(
+            "saved up to iteration 2: mend the reward, and go on with: train --resume --out {}",
+            folder.path().join("run").display()
+        );
+        assert!(message.contains(says) && message.ends_with(&end), "{message}");
+        assert_eq!(error.exit_code(), 1);
+        let here = folder.path().join("run");
+        assert!(here.join("checkpoints/000002/manifest.json").exists(), "{purpose:?}");
+        assert!(!here.join("model.safetensors").exists());
+
+        run(folder.path(), &classifier, true, None).expect("the reward is mended");
+        for file in [
+            "checkpoints/000004/model.safetensors",
+            "checkpoints/000004/optimizer.safetensors",
+            "model.safetensors",
+            "before_after.png",
+        ] {
+            let [actual, expected] = [&here, &undisturbed].map(|run| fs::read(run.join(file)).expect("the run ended"));
+            assert!(actual == expected, "{purpose:?}: {file} has other bytes");
+        }
+        assert_eq!(rewards_of(&here), rewards_of(&undisturbed), "{purpose:?}");
+        if purpose != Purpose::Evaluation {
+            assert_eq!(scores(&here), scores(&undisturbed), "{purpose:?}");
+        }
+    }
+}

@@ -20,6 +20,9 @@ pub enum Error {
     /// Training diverged: numbers are not finite, and would not become so again (exit code 1).
     #[error("{0}")]
     NotFinite(String),
+    /// A guard rail stopped a run that was not worth going on with; it is saved (exit code 1).
+    #[error("{0}")]
+    Guarded(String),
     /// Everything else: a full disk, a broken invariant (exit code 1).
     #[error("{0}")]
     Failed(String),
@@ -52,7 +55,7 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFinite(_) | Self::Failed(_) => 1,
+            Self::NotFinite(_) | Self::Guarded(_) | Self::Failed(_) => 1,
             Self::Input(_) => 2,
             Self::Device(_) => 3,
             Self::DeviceLost(_) => 4,

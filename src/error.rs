@@ -24,6 +24,9 @@ pub enum Error {
     /// (exit code 1).
     #[error("{0}")]
     Reward(String),
+    /// A guard rail stopped a run that was not worth going on with; it is saved (exit code 1).
+    #[error("{0}")]
+    Guarded(String),
     /// Everything else: a full disk, a broken invariant (exit code 1).
     #[error("{0}")]
     Failed(String),
@@ -56,7 +59,7 @@ impl Error {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFinite(_) | Self::Reward(_) | Self::Failed(_) => 1,
+            Self::NotFinite(_) | Self::Reward(_) | Self::Guarded(_) | Self::Failed(_) => 1,
             Self::Input(_) => 2,
             Self::Device(_) => 3,
             Self::DeviceLost(_) => 4,

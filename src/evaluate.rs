@@ -1,6 +1,8 @@
 //! How good a model is, on fixed seeds: deterministic steps, an independent judge, diversity, and how far it
 //! has drifted from its base.
 
+mod statistics;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use crate::ops::PolicyStats;
 use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
+use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
 /// What an evaluation found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,9 +35,19 @@ pub struct Evaluation {
     pub judge_accuracy: Option<f64>,
     /// Mean Euclidean distance between two samples of one class.
     pub diversity: f64,
+    /// Standard error of that.
+    pub diversity_standard_error: f64,
+    /// Share of the samples' energy in high spatial frequencies, from 0 to 1: Σ (differences of neighbouring pixels)² /
+    /// (8·Σ (x − mean)²), which weighs each frequency by its height; `None` for samples of one pixel.
+    pub high_frequency: Option<f64>,
+    /// Standard error of that.
+    pub high_frequency_standard_error: Option<f64>,
     /// Mean of each reward component before its weight, by name; empty if there is only one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub components: BTreeMap<String, f64>,
+    /// Standard errors of those.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub components_standard_error: BTreeMap<String, f64>,
     /// Trained and untrained classes apart, if `rollout.classes` leaves some out.
     #[serde(flatten)]
     pub split: Option<Split>,
@@ -208,26 +221,27 @@ impl Evaluator {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
         let scores = rewards.score(images, &labels, Moment { purpose: Purpose::Evaluation, iteration })?;
         let totals = scores.totals;
-        let mean_of = |values: &Vec<f64>| values.iter().sum::<f64>() / labels.len() as f64;
-        let mut components: BTreeMap<String, f64> =
-            rewards.names().iter().cloned().zip(scores.components.iter().map(mean_of)).collect();
-        if components.len() == 1 {
-            components.clear();
-        }
-        let count = totals.len() as f64;
-        let mean = totals.iter().sum::<f64>() / count;
-        let variance = totals.iter().map(|total| (total - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        let components = rewards.names().iter().cloned().zip(scores.components.iter().map(|it| Estimate::mean(it)));
+        let components: Vec<(String, Estimate)> =
+            if rewards.names().len() > 1 { components.collect() } else { Vec::new() };
+        let reward = Estimate::mean(&totals);
+        let diversity = diversity(images, self.dit.dim(), self.count);
+        let high_frequency = high_frequency(images, self.dit.dim(), self.dit.image_size);
         let judge_accuracy = match &mut self.judge {
             Some(judge) => Some(judge.accuracy(images, &labels)?),
             None => None,
         };
         Ok(Evaluation {
             samples: labels.len(),
-            reward_mean: mean,
-            reward_standard_error: (variance / count).sqrt(),
+            reward_mean: reward.value,
+            reward_standard_error: reward.standard_error,
             judge_accuracy,
-            diversity: diversity(images, self.dit.dim(), self.count),
-            components,
+            diversity: diversity.value,
+            diversity_standard_error: diversity.standard_error,
+            high_frequency: high_frequency.map(|it| it.value),
+            high_frequency_standard_error: high_frequency.map(|it| it.standard_error),
+            components: components.iter().map(|(name, it)| (name.clone(), it.value)).collect(),
+            components_standard_error: components.into_iter().map(|(name, it)| (name, it.standard_error)).collect(),
             split: self.split(images, &totals)?,
             drift: None,
         })
@@ -259,25 +273,6 @@ impl Evaluator {
 fn part(images: &[f32], dim: usize, requests: &[Request], wanted: impl Fn(u32) -> bool) -> Vec<f32> {
     let images = images.chunks(dim).zip(requests).filter(|(_, request)| wanted(request.label));
     images.flat_map(|(image, _)| image).copied().collect()
-}
-
-/// Mean Euclidean distance between two images of a group, over all pairs of all groups.
-fn diversity(images: &[f32], dim: usize, group: usize) -> f64 {
-    let (mut sum, mut pairs) = (0.0, 0.0_f64);
-    for group in images.chunks(dim * group) {
-        let members: Vec<&[f32]> = group.chunks(dim).collect();
-        for (index, first) in members.iter().enumerate() {
-            for second in &members[index + 1..] {
-                sum += (mean_squared(first, second) * dim as f64).sqrt();
-                pairs += 1.0;
-            }
-        }
-    }
-    sum / pairs.max(1.0)
-}
-
-fn mean_squared(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
 }
 
 /// The base's velocity at the states that a model visits.
@@ -360,16 +355,5 @@ impl DriftMeter {
             kl_by_step,
             image_msd,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn diversity_is_the_mean_distance_within_groups() {
-        // Two groups of three images of one element: distances 1, 3, 2 and 0, 0, 0.
-        assert_eq!(diversity(&[0.0, 1.0, 3.0, 7.0, 7.0, 7.0], 1, 3), 1.0);
     }
 }

@@ -93,8 +93,8 @@ impl SweepPlan {
     /// Begins a run, or goes on with it.
     ///
     /// # Errors
-    /// Everything of [`Run::prepare`] and [`Run::execute`], save numbers that are not finite: those end this run
-    /// alone.
+    /// Everything of [`Run::prepare`] and [`Run::execute`], save numbers that are not finite and what a guard rail
+    /// stops: those end this run alone.
     pub fn execute(&self, gpu: &Arc<Gpu>, run: &SweepRun, verbosity: Verbosity, stop: &AtomicBool) -> Result<Ended> {
         let config = &run.config;
         let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?], None)?;
@@ -106,7 +106,7 @@ impl SweepPlan {
         write_atomically(&directory.config(), config.to_toml().as_bytes())?;
         match prepared.execute(&RunOptions { directory: &directory, resume: true, verbosity, stop }) {
             Ok(outcome) => Ok(Ended::Trained(Box::new(outcome))),
-            Err(Error::NotFinite(message)) => {
+            Err(Error::NotFinite(message) | Error::Guarded(message)) => {
                 write_atomically(&path.join(FAILURE), format!("{message}\n").as_bytes())?;
                 Ok(Ended::Failed(message))
             }

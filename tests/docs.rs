@@ -8,6 +8,7 @@ use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::config::{Command, Config, ObjectiveName, Sweep};
 use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
 use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
+use flowdppo_wgpu::rl::guard::Kind;
 use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 
 const PROGRAM: &str = "flowdppo-wgpu ";
@@ -212,6 +213,14 @@ fn the_reference_names_every_key_of_the_configuration() {
 }
 
 #[test]
+fn every_warning_is_explained() {
+    let guide = read("docs/troubleshooting.md");
+    for kind in Kind::ALL {
+        assert!(guide.contains(&format!("| `{}` |", kind.name())), "docs/troubleshooting.md lacks {kind:?}");
+    }
+}
+
+#[test]
 fn the_reference_names_every_metric() {
     let update = UpdateMetrics { kl_ref_mean: Some(0.0), ..UpdateMetrics::default() };
     let iteration = |objective| IterationMetrics {
@@ -239,7 +248,11 @@ fn the_reference_names_every_metric() {
         reward_standard_error: 0.0,
         judge_accuracy: None,
         diversity: 0.0,
+        diversity_standard_error: 0.0,
+        high_frequency: None,
+        high_frequency_standard_error: None,
         components: [("ink".into(), 0.5)].into(),
+        components_standard_error: [("ink".into(), 0.1)].into(),
         split: Some(Split {
             reward_trained: 0.0,
             reward_untrained: 0.0,

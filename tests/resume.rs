@@ -29,6 +29,7 @@ fn folder() -> &'static Path {
         let mut config = tiny::config(&classifier);
         config.model.file = Some(model.display().to_string());
         config.train.iterations = 4;
+        config.eval.every = 1;
         config.checkpoint.every = 2;
         config.checkpoint.keep = 10;
         fs::write(folder.join("config.toml"), config.to_toml()).expect("the folder is writable");
@@ -73,7 +74,8 @@ fn resume_and_compare(name: &str) {
     for file in FILES {
         same(&format!("checkpoints/000004/{file}"));
     }
-    for file in ["model.safetensors", "samples/000004.png", "before_after.png"] {
+    let best = ["best/model.safetensors", "best/best.json"];
+    for file in ["model.safetensors", "samples/000004.png", "before_after.png"].into_iter().chain(best) {
         same(file);
     }
     let history = |run: &Path| {
@@ -222,6 +224,15 @@ fn a_checkpoint_that_is_damaged_gives_way_to_the_one_before() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&file, bytes).expect("the folder is writable");
+    });
+}
+
+#[test]
+fn a_best_model_that_was_being_replaced_is_found_again() {
+    // The best is the last, and its model and its numbers do not belong together yet.
+    spoilt("half-a-best", |run| {
+        fs::remove_dir_all(run.join("checkpoints/000004")).expect("the run wrote it");
+        truncate(&run.join("best/model.safetensors"));
     });
 }
 

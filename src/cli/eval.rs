@@ -72,11 +72,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 /// Evaluations side by side, for people.
 pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
     type Cell = fn(&Evaluation) -> Option<String>;
-    let rows: [(&str, Cell); 7] = [
+    let rows: [(&str, Cell); 8] = [
         ("samples", |it| Some(it.samples.to_string())),
         ("reward", |it| Some(format!("{:.3} ± {:.3}", it.reward_mean, it.reward_standard_error))),
         ("judge's accuracy", |it| it.judge_accuracy.map(|accuracy| format!("{accuracy:.3}"))),
-        ("diversity", |it| Some(format!("{:.2}", it.diversity))),
+        ("diversity", |it| Some(format!("{:.2} ± {:.2}", it.diversity, it.diversity_standard_error))),
+        ("high frequencies", |it| it.high_frequency.map(|share| format!("{share:.4}"))),
         ("drift: velocity", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.velocity_msd))),
         ("drift: images", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.image_msd))),
         ("drift: KL a step", |it| it.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),

@@ -76,10 +76,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         if config.lora.is_used() {
             say(format_args!("adapter: {}", directory.adapter().display()));
         }
+        if let Some(best) = &outcome.best {
+            let (by, iteration, value) = (&best.by, best.iteration, best.value);
+            say(format_args!("best by {by}: iteration {iteration} ({value:.3}), {}", directory.best().display()));
+        }
         say(format_args!("before and after: {}", directory.before_after().display()));
     } else {
         let (iterations, path) = (outcome.iterations, directory.path().display());
         say(format_args!("stopped after iteration {iterations}; continue with: train --resume --out {path}"));
+    }
+    if outcome.warnings > 0 {
+        say(format_args!("warnings: {}, in {}", outcome.warnings, directory.warnings().display()));
     }
     arguments.run.report_profile(&gpu, &directory)
 }

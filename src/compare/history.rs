@@ -92,18 +92,11 @@ impl History {
     /// `[iteration, value]` of a metric wherever it is a number. A `.` leads into an object. The base has not moved,
     /// so its drift, which is not measured, is 0.
     pub fn points(&self, key: &str) -> Vec<[f64; 2]> {
-        let (outer, inner) = match key.split_once('.') {
-            Some((outer, inner)) => (outer, Some(inner)),
-            None => (key, None),
+        let unmoved = |record: &Record| {
+            let (outer, _) = key.split_once('.')?;
+            (record["iteration"] == 0 && record.get(outer)?.is_null()).then_some(0.0)
         };
-        let value = |record: &Record| {
-            let value = record.get(outer)?;
-            match inner {
-                Some(inner) if !value.is_null() => value.get(inner)?.as_f64(),
-                Some(_) => (record["iteration"] == 0).then_some(0.0),
-                None => value.as_f64(),
-            }
-        };
+        let value = |record: &Record| metrics::number(record, key).or_else(|| unmoved(record));
         let points = self.records.iter().filter_map(|record| Some([record["iteration"].as_f64()?, value(record)?]));
         points.collect()
     }

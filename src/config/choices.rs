@@ -53,6 +53,22 @@ pub enum ObjectiveName {
     Nft,
 }
 
+/// What decides which of the evaluated models is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeepBest {
+    /// The judge's accuracy if there is a judge, else the rewards of weight 0 if there are any, else the reward.
+    Auto,
+    /// The judge's accuracy.
+    Judge,
+    /// The sum of the rewards of weight 0, which training does not see.
+    Holdout,
+    /// The reward that is trained.
+    Reward,
+    /// Nothing: none is kept.
+    None,
+}
+
 /// Which of guidance's two forward passes learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -13,6 +13,7 @@ mod ranges;
 mod reward;
 mod sections;
 mod sections_fit;
+mod sections_guard;
 mod sweep;
 mod tree;
 mod validate;
@@ -30,6 +31,7 @@ pub use model::{ModelSizes, ModelSource};
 pub use reward::*;
 pub use sections::*;
 pub use sections_fit::*;
+pub use sections_guard::Guard;
 pub use sweep::{Sweep, SweepRun};
 
 use crate::error::{Error, Result};
@@ -63,6 +65,8 @@ pub struct Config {
     pub preview: Preview,
     /// `[checkpoint]`
     pub checkpoint: Checkpoint,
+    /// `[guard]`
+    pub guard: Guard,
     /// `[pretrain]`
     pub pretrain: Pretrain,
     /// `[classifier]`
@@ -84,6 +88,7 @@ impl Default for Config {
             eval: Eval::default(),
             preview: Preview::default(),
             checkpoint: Checkpoint::default(),
+            guard: Guard::default(),
             pretrain: Pretrain::default(),
             classifier: Classifier::default(),
         }

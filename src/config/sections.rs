@@ -418,10 +418,14 @@ pub struct Checkpoint {
     pub every: usize,
     /// How many of the newest are kept.
     pub keep: usize,
+    /// Which number of the evaluations decides which averaged model is kept in `best/`: `"judge"` (its accuracy),
+    /// `"holdout"` (sum of the rewards of weight 0), `"reward"`, `"auto"` (the first of these three that there is) or
+    /// `"none"`.
+    pub keep_best: KeepBest,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { every: 5, keep: 3 }
+        Self { every: 5, keep: 3, keep_best: KeepBest::Auto }
     }
 }

@@ -20,7 +20,8 @@ impl Config {
                 self.validate_objective()?;
                 self.validate_updates()?;
                 self.lora.validate(&self.train)?;
-                self.validate_measurement()
+                self.validate_measurement()?;
+                self.guard.validate()
             }
             Command::Pretrain => {
                 self.data.validate()?;
@@ -166,7 +167,30 @@ impl Config {
         not_negative("eval.guidance_scale", self.eval.guidance_scale)?;
         bounded("preview.per_class", self.preview.per_class, 1, MAX_PER_CLASS)?;
         bounded("preview.steps", self.preview.steps, 1, MAX_STEPS)?;
-        count("checkpoint.keep", self.checkpoint.keep)
+        let missing = match self.checkpoint.keep_best {
+            KeepBest::Judge if self.eval.judge.is_empty() => "there is no judge: give `eval.judge`",
+            KeepBest::Holdout
+                if self.reward.iter().all(|it| matches!(it.weight, Weight::All(weight) if weight != 0.0)) =>
+            {
+                "there is no hold-out: give a [[reward]] the `weight` 0"
+            }
+            _ => return count("checkpoint.keep", self.checkpoint.keep),
+        };
+        Err(Error::input(format!("`checkpoint.keep_best` names what is not measured, as {missing}, or set \"auto\"")))
+    }
+}
+
+impl Guard {
+    fn validate(&self) -> Result<()> {
+        positive_or_inf("guard.max_drop", self.max_drop)?;
+        share("guard.min_diversity", self.min_diversity)?;
+        positive_or_inf("guard.max_high_frequency", self.max_high_frequency)?;
+        positive_or_inf("guard.max_drift", self.max_drift)?;
+        if !(0.0..=1.0).contains(&self.max_masked_fraction) {
+            return wrong("guard.max_masked_fraction", "a share, from 0 to 1", self.max_masked_fraction);
+        }
+        share("guard.min_reward_spread", self.min_reward_spread)?;
+        positive_or_inf("guard.max_gradient_cut", self.max_gradient_cut)
     }
 }
 

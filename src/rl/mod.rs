@@ -2,6 +2,7 @@
 
 pub mod advantage;
 mod dump;
+pub mod guard;
 mod metrics;
 mod rollout;
 mod run;

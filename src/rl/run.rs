@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
+use super::guard::{Guard, Watch};
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
 use crate::config::{Config, ObjectiveName};
@@ -19,7 +20,8 @@ use crate::model::{Model, Network};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::reward::Rewards;
-use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
+use crate::run::best::{Best, BestKeeper};
+use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint, metrics};
 use crate::sampling::Table;
 
 /// Where a run happens and how.
@@ -44,6 +46,10 @@ pub struct Outcome {
     pub base: Evaluation,
     /// The tuned model, evaluated; `None` if the person stopped the run.
     pub tuned: Option<Evaluation>,
+    /// The best of the evaluated models, if there is one.
+    pub best: Option<Best>,
+    /// Warnings that were given.
+    pub warnings: usize,
 }
 
 /// A run with everything bound, but nothing computed or written yet.
@@ -56,6 +62,8 @@ pub struct Run {
     preview: Preview,
     base_preview: Preview,
     table: Table,
+    /// Elements of an image.
+    dim: usize,
     /// Where the first updates are written out.
     dump: Option<PathBuf>,
 }
@@ -111,6 +119,7 @@ impl Run {
             base_preview: preview_of(&(&dit).into(), &only_base)?,
             evaluator: Evaluator::new(gpu, config, network, &stores, Some(&base_store))?,
             table: Table::ode(1.0, config.preview.steps)?,
+            dim: dit.dim(),
             config: config.clone(),
             trainer,
             dump,
@@ -125,9 +134,10 @@ impl Run {
     /// Trains as the configuration says.
     ///
     /// # Errors
-    /// Everything of [`Trainer::iteration`], and files that cannot be written. What was saved stays whole.
+    /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written. What was
+    /// saved stays whole.
     pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
-        let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table, dump } = self;
+        let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table, dim, dump } = self;
         let directory = options.directory;
         let mut metrics = MetricsLog::open_append(&directory.metrics())?;
         let mut done = 0;
@@ -138,6 +148,13 @@ impl Run {
         }
         trainer.rewards().record_in(directory.path())?;
         let begin = done;
+        let rewards = trainer.rewards();
+        let holdouts = rewards.names().iter().zip(rewards.weights()).filter(|(_, weight)| **weight == 0.0);
+        let holdouts: Vec<String> = holdouts.map(|(name, _)| name.clone()).collect();
+        let mut past = if begin > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
+        past.retain(|line| line["iteration"].as_u64() <= Some(begin));
+        let mut keeper = BestKeeper::open(directory.best(), &config, holdouts.clone());
+        let mut guard = Guard::new(Watch::new(&config, holdouts, dim), &past, directory.warnings());
         let total = config.train.iterations as u64;
         let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
         if done > 0 {
@@ -151,7 +168,7 @@ impl Run {
         let mut shown = None;
         let mut saved = done;
         loop {
-            let working = done < total && !options.stop.load(Ordering::Relaxed);
+            let working = done < total && guard.stop.is_none() && !options.stop.load(Ordering::Relaxed);
             let found = working.then(|| trainer.iteration(done));
             // First of all, and also if the iteration has failed: then it is wanted most.
             if let (Some(file), Some(bytes)) = (&dump, trainer.take_dump()) {
@@ -171,10 +188,12 @@ impl Run {
                 let images = preview.draw(&table)?;
                 let captions = preview.captions(&images, trainer.rewards(), 0)?;
                 let evaluation = evaluator.evaluate_base(trainer.rewards())?.expect("the base is among the stores");
+                let line = evaluation_line(0, &evaluation);
                 if begin == 0 {
                     preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
-                    metrics.append(&evaluation_line(0, &evaluation))?;
+                    metrics.append(&line)?;
                 }
+                guard.observe(&line, &progress)?;
                 base = Some(Base { evaluation, images, captions });
             }
             let Some(found) = found else { break };
@@ -194,6 +213,8 @@ impl Run {
                 tuned = Some(evaluation);
             }
             metrics.append(&line)?;
+            guard.observe(&line, &progress)?;
+            keeper.offer(&line, || Ok(trainer.averaged_model()?.to_bytes()))?;
             if due(config.preview.every) {
                 let _phase = gpu.phase("preview");
                 let (file, heading) = (directory.sample(done), format!("iteration {done}"));
@@ -213,9 +234,15 @@ impl Run {
             let _phase = gpu.phase("checkpoint");
             save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
         }
+        let (best, warnings) = (keeper.best().cloned(), guard.warnings);
         if done < total {
             progress.finish(&format!("stopped after iteration {done}"));
-            return Ok(Outcome { iterations: done, base: base.evaluation, tuned: None });
+            return match guard.stop {
+                Some(reason) => {
+                    Err(Error::Guarded(format!("stopped after iteration {done}, which is saved: {reason}")))
+                }
+                None => Ok(Outcome { iterations: done, base: base.evaluation, tuned: None, best, warnings }),
+            };
         }
         if tuned.is_none() {
             let _phase = gpu.phase("evaluation");
@@ -240,7 +267,7 @@ impl Run {
             &preview.panel(&base.images, "base", &base.captions),
             &preview.panel(&images, "tuned", &captions),
         )?;
-        Ok(Outcome { iterations: done, base: base.evaluation, tuned })
+        Ok(Outcome { iterations: done, base: base.evaluation, tuned, best, warnings })
     }
 }
 

@@ -5,8 +5,10 @@
 //!   config.toml            the resolved configuration
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   rewards.csv            a line an image that was scored, only ever appended to
+//!   warnings.jsonl         what looked wrong, if anything did: one JSON object a warning, only ever appended to
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
+//!   best/                  the best of the evaluated models, and its numbers
 //!   model.safetensors      the tuned model
 //!   adapter/               what was trained of it, if that was an adapter, as PEFT writes it
 //!   before_after.png       base and tuned model, written last: the run is finished
@@ -116,6 +118,16 @@ impl RunDirectory {
         self.path.join("metrics.jsonl")
     }
 
+    /// The warnings, `warnings.jsonl`.
+    pub fn warnings(&self) -> PathBuf {
+        self.path.join("warnings.jsonl")
+    }
+
+    /// The folder of the best model, `best`, for [`BestKeeper`](super::best::BestKeeper).
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best")
+    }
+
     /// The trace of a profiled run, `trace.json`.
     pub fn trace(&self) -> PathBuf {
         self.path.join("trace.json")
@@ -190,7 +202,8 @@ impl RunDirectory {
 /// What a run writes last.
 pub const BEFORE_AFTER: &str = "before_after.png";
 
-/// File in the directory of a run that ended with numbers that are not finite; it holds the message.
+/// File in the directory of a run that ended with numbers that are not finite, or was stopped by a guard rail; it holds
+/// the message.
 pub const FAILURE: &str = "failed.txt";
 
 /// File whose lock says that a process works in the directory; the system lifts it when the process ends.

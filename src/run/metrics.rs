@@ -20,6 +20,14 @@ pub type Record = Map<String, Value>;
 /// The key that every record carries.
 const ITERATION: &str = "iteration";
 
+/// A number of a record; a `.` leads into an object, as in `eval/drift.kl_mean`. `None` for what is missing or no number.
+pub fn number(record: &Record, key: &str) -> Option<f64> {
+    match key.split_once('.') {
+        None => record.get(key)?.as_f64(),
+        Some((outer, inner)) => record.get(outer)?.get(inner)?.as_f64(),
+    }
+}
+
 /// The metrics of a run, open for appending.
 #[derive(Debug)]
 pub struct MetricsLog {

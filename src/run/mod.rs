@@ -3,6 +3,7 @@
 //! Everything here holds at any moment of a crash: a metrics line is appended whole or recognised as
 //! torn, a checkpoint is complete or not there.
 
+pub mod best;
 pub mod checkpoint;
 pub mod directory;
 pub mod metrics;

@@ -2,6 +2,10 @@
 
 use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps, Weight};
 
+mod config {
+    mod documents;
+}
+
 const SHIPPED: [&str; 4] = ["digits8", "mnist28", "emoji32", "rings"];
 const FILES: [(&str, Command); 4] = [
     ("pretrain", Command::Pretrain),
@@ -295,7 +299,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["rollout.groups=70000"],
      "`rollout.groups` must be a whole number from 1 to 65535, not 70000"),
     (Command::Train, &["rollout.group_size=1"],
-     "`rollout.group_size` must be 2 or more, as rewards are compared within a group, not 1"),
+     "`rollout.group_size` must be a whole number from 2 to 65535, as rewards are compared within a group, not 1"),
     (Command::Train, &["rollout.sampler=ode"],
      "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn from; choose \"flow-sde\" or \
       \"cps\""),
@@ -368,7 +372,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["reward.0.file="],
      "`reward.0.file` must be a safetensors file or builtin:NAME, not empty"),
     (Command::Train, &["eval.count=1"],
-     "`eval.count` must be 2 or more, as diversity is a distance, not 1"),
+     "`eval.count` must be a whole number from 2 to 10000, as diversity is a distance between samples, not 1"),
     (Command::Train, &["model.image_size=8", "model.file=x.safetensors"],
      "`model.file` and `model.image_size` exclude each other: a file carries its own sizes; remove one of them"),
     (Command::Train, &["model.time=sit"],

@@ -7,6 +7,8 @@ mod cli {
     mod bad_runs;
     mod bench;
     mod commands;
+    mod config;
+    mod documents;
     mod interruption;
     mod outside;
     mod profile;

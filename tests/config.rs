@@ -2,6 +2,10 @@
 
 use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps, Weight, reward_names};
 
+mod config {
+    mod documents;
+}
+
 const SHIPPED: [&str; 4] = ["digits8", "mnist28", "emoji32", "rings"];
 const FILES: [(&str, Command); 4] = [
     ("pretrain", Command::Pretrain),
@@ -319,7 +323,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["rollout.groups=70000"],
      "`rollout.groups` must be a whole number from 1 to 65535, not 70000"),
     (Command::Train, &["rollout.group_size=1"],
-     "`rollout.group_size` must be 2 or more, as rewards are compared within a group, not 1"),
+     "`rollout.group_size` must be a whole number from 2 to 65535, as rewards are compared within a group, not 1"),
     (Command::Train, &["rollout.sampler=ode"],
      "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn from; choose \"flow-sde\" or \
       \"cps\""),
@@ -419,14 +423,14 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["reward.0.weight={ocr=0}"],
      "train has nothing to learn from: give at least one [[reward]] a `weight` other than 0"),
     (Command::Train, &["eval.count=1"],
-     "`eval.count` must be 2 or more, as diversity is a distance, not 1"),
+     "`eval.count` must be a whole number from 2 to 10000, as diversity is a distance between samples, not 1"),
     (Command::Train, &["checkpoint.keep_best=judge", "eval.judge="],
      "`checkpoint.keep_best` names what is not measured, as there is no judge: give `eval.judge`, or set \"auto\""),
     (Command::Train, &["checkpoint.keep_best=holdout"],
      "`checkpoint.keep_best` names what is not measured, as there is no hold-out: give a [[reward]] the `weight` 0, \
       or set \"auto\""),
     (Command::Train, &["guard.max_masked_fraction=1.5"],
-     "`guard.max_masked_fraction` must be a share, from 0 to 1, not 1.5"),
+     "`guard.max_masked_fraction` must be a number from 0 to 1, not 1.5"),
     (Command::Train, &["guard.max_drift=0"],
      "`guard.max_drift` must be a positive number, or inf, not 0.0"),
     (Command::Train, &["model.image_size=8", "model.file=x.safetensors"],

@@ -1,18 +1,20 @@
-//! The documents tell the truth: their command lines parse, their configurations are valid, and the references name
-//! every key that exists.
+//! The documents tell the truth: their command lines parse (tests/cli/documents.rs runs them), their configurations are
+//! valid, the reference of keys is written by the code, and that of metrics names every one.
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use flowdppo_wgpu::cli::Cli;
-use flowdppo_wgpu::config::{Command, Config, ObjectiveName, Sweep};
+use flowdppo_wgpu::config::{Command, Config, ObjectiveName, PRESETS, Sweep, reference};
 use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
 use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
 use flowdppo_wgpu::rl::guard::Kind;
 use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 
-const PROGRAM: &str = "flowdppo-wgpu ";
-const CARGO_RUN: &str = "cargo run --release -- ";
+#[path = "common/command_lines.rs"]
+mod command_lines;
+
+use command_lines::{PROGRAM, command_lines};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -36,25 +38,6 @@ fn documents() -> Vec<PathBuf> {
     let documents = [files("", "md"), files("docs", "md")].concat();
     assert!(documents.len() >= 7, "{documents:?}");
     documents
-}
-
-/// The arguments of every command line of this program in a text: lines of blocks and comments, and spans of code.
-fn command_lines(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in text.lines() {
-        // Outside of code spans a line may be a command as a whole; the odd pieces between backquotes are spans.
-        let pieces: Vec<&str> = line.split('`').collect();
-        let spans = pieces.iter().skip(1).step_by(2).copied();
-        let whole = (pieces.len() == 1).then(|| line.trim_start_matches(['#', '/', '!', ' ']));
-        for candidate in spans.chain(whole) {
-            let words = candidate.split(' ').skip_while(|word| word.contains('=') && !word.starts_with('-'));
-            let command = words.collect::<Vec<_>>().join(" ");
-            let arguments = command.strip_prefix(PROGRAM).or_else(|| command.strip_prefix(CARGO_RUN));
-            found
-                .extend(arguments.map(|arguments| arguments.split("  #").next().unwrap_or_default().trim().to_owned()));
-        }
-    }
-    found
 }
 
 /// Parses a command line, and checks that a shipped file that it names is there.
@@ -89,6 +72,14 @@ fn every_command_line_in_the_documents_parses() {
         }
     }
     assert!(count >= 20, "only {count} command lines were found");
+}
+
+#[test]
+fn the_first_steps_of_the_help_parse() {
+    let help = Cli::command().render_long_help().to_string();
+    let lines = command_lines(&help);
+    assert!(lines.len() >= 5, "{lines:?}");
+    lines.iter().for_each(|arguments| check_command(Path::new("--help"), arguments));
 }
 
 #[test]
@@ -134,6 +125,7 @@ fn the_readme_shows_every_command_and_its_configurations_are_valid() {
         "sweep",
         "devices",
         "bench",
+        "config",
     ];
     for command in commands {
         assert!(lines.iter().any(|line| line.split(' ').next() == Some(command)), "README.md lacks `{command}`");
@@ -161,55 +153,86 @@ fn links_between_the_documents_lead_somewhere() {
     }
 }
 
-/// The dotted keys of a table, without indices of lists.
-fn keys(prefix: &str, value: &toml::Value, found: &mut Vec<String>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (key, value) in table {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                keys(&path, value, found);
-            }
+/// Asserts that a document is what the code says; with `UPDATE_DOCS=1` it becomes so.
+fn check_or_update(path: &str, expected: &str) {
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(root().join(path), expected).unwrap();
+    }
+    let found = read(path);
+    let differs = found.lines().zip(expected.lines()).position(|(found, expected)| found != expected);
+    let line = differs.unwrap_or_else(|| found.lines().count().min(expected.lines().count())) + 1;
+    assert!(
+        found == expected,
+        "{path}:{line} is not what the code says: run `UPDATE_DOCS=1 cargo test --release --test docs` to write it anew"
+    );
+}
+
+#[test]
+fn the_reference_is_what_the_code_says() {
+    let path = "docs/configuration.md";
+    let text = read(path);
+    let (by_hand, _) = text.split_once(" -->\n\n").expect("a comment where the reference begins");
+    check_or_update(path, &format!("{by_hand} -->\n\n{}", reference()));
+}
+
+/// What the program says to a configuration, in its own words.
+fn message(command: Command, input: &str) -> String {
+    let (text, overrides) = match input.strip_prefix("--set ") {
+        Some(set) => ("", vec![set.to_owned()]),
+        None => (input, Vec::new()),
+    };
+    match Config::parse(text, "my.toml", &overrides).and_then(|config| config.validate(command)) {
+        Err(cause) => {
+            assert_eq!(cause.exit_code(), 2, "{input}");
+            cause.to_string()
         }
-        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
-            items.iter().for_each(|item| keys(prefix, item, found));
-        }
-        _ => found.push(prefix.to_owned()),
+        Ok(()) => panic!("docs/errors.md: nothing is wrong with {input}"),
     }
 }
 
 #[test]
-fn the_reference_names_every_key_of_the_configuration() {
-    // A new model has sizes, a sheet has paths: together these have every key that there is.
-    let overrides = [
-        "data.path=x",
-        "data.labels=y",
-        "reward.0.colour=[0, 0, 0]",
-        "reward.0.input_size=[1, 1]",
-        "lora.alpha=4",
-        "lora.adapter=z",
-    ];
-    let sizes = "[model]\nimage_size = 8\nchannels = 1\npatch_size = 2\nhidden_size = 8\ndepth = 1\nnum_heads = 1\n\
-                 mlp_ratio = 4.0\nnum_classes = 2";
-    let mut found = Vec::new();
-    for text in ["", sizes] {
-        let config = Config::parse(text, "keys.toml", &overrides.map(str::to_owned)).unwrap();
-        keys("", &toml::Value::try_from(config).unwrap(), &mut found);
-    }
-    found.sort();
-    found.dedup();
-    assert!(found.len() > 70, "{found:?}");
-    let reference = read("docs/configuration.md");
-    for key in &found {
-        assert!(reference.contains(&format!("`{key}`")), "docs/configuration.md lacks `{key}`");
-    }
-    // And nothing that does not exist: the first cell of a row of a section's table.
-    for line in reference.lines().filter(|line| line.starts_with("| `")) {
-        let cell = line.split('|').nth(1).unwrap_or_default();
-        for key in cell.split('`').skip(1).step_by(2).filter(|key| key.contains('.')) {
-            let known = found.iter().any(|known| known == key || known.starts_with(&format!("{key}.")));
-            assert!(known, "docs/configuration.md invents `{key}`");
+fn what_is_said_about_mistakes_is_what_the_document_shows() {
+    let path = "docs/errors.md";
+    let mut command = Command::Train;
+    let mut expected = String::new();
+    let mut count = 0;
+    for line in read(path).lines() {
+        if line.starts_with("## ") && line.contains("`fit-classifier`") {
+            command = Command::FitClassifier;
+        }
+        match line.strip_prefix("| `").and_then(|rest| rest.split_once("` |")) {
+            Some((input, _)) => {
+                expected += &format!("| `{input}` | {} |\n", message(command, input).replace('|', "\\|"));
+                count += 1;
+            }
+            None => expected += &format!("{line}\n"),
         }
     }
+    assert!(count >= 40, "{count}");
+    check_or_update(path, &expected);
+}
+
+#[test]
+fn the_presets_are_listed() {
+    let text = read("docs/configuration.md");
+    for preset in PRESETS {
+        assert!(text.contains(&format!("| `{}` |", preset.name)), "docs/configuration.md lacks `{}`", preset.name);
+    }
+}
+
+/// What `make` is asked for exists.
+#[test]
+fn make_has_every_target_that_the_documents_name() {
+    let makefile = read("Makefile");
+    let mut count = 0;
+    for path in documents() {
+        for line in read(&path).lines() {
+            let Some(target) = line.strip_prefix("make ").and_then(|rest| rest.split(' ').next()) else { continue };
+            assert!(makefile.contains(&format!("\n{target}:")), "{}: {line}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count}");
 }
 
 #[test]

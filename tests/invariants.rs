@@ -243,12 +243,12 @@ fn nothing_is_made_after_the_first_iteration() {
     let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&base)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config.preview, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
-    let mut whole_iteration = |index: u64| {
+    let mut whole_iteration = |index: u64| -> Result<_> {
         trainer.iteration(index)?;
         evaluator.evaluate(trainer.rewards(), index)?;
         preview.draw(&table)?;
         trainer.checkpoint(index + 1)?;
-        Result::Ok(gpu.counters())
+        Ok(gpu.counters())
     };
     let first = whole_iteration(0).expect("the device works");
     assert!(first.buffers > 0 && first.pipelines > 0 && first.bind_groups > 0 && first.bytes_held > 0);

@@ -10,7 +10,7 @@ use crate::model::{Model, import_sit, read_tensors};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Format of the input
+    /// Program that the input is from
     #[arg(long, value_enum)]
     format: Format,
     /// Attention heads, where the sizes are none of the published ones
@@ -18,7 +18,7 @@ pub(super) struct Arguments {
     num_heads: Option<usize>,
     /// File to read (safetensors)
     input: PathBuf,
-    /// File to write
+    /// Native model to write (safetensors)
     output: PathBuf,
 }
 

@@ -2,6 +2,8 @@
 
 mod bench;
 mod compare;
+mod completions;
+mod config;
 mod devices;
 mod eval;
 mod export;
@@ -22,16 +24,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Parser, Subcommand};
 
 use crate::assets;
-use crate::config::{Command as ConfigCommand, Config};
+use crate::config::{Command as ConfigCommand, Config, Preset};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
 use crate::model::Model;
 use crate::profile::Profile;
 use crate::run::{RunDirectory, Verbosity};
 
+/// First steps, below the list of commands.
+const EXAMPLES: &str = "\
+First steps:
+  flowdppo-wgpu devices                                # the devices, and whether they compute right
+  flowdppo-wgpu train --preset quick                   # a look at training, with built-in models
+  flowdppo-wgpu train                                  # the whole example: before and after
+  flowdppo-wgpu config init --for train --out my.toml  # your own file, every key explained
+  flowdppo-wgpu train --dry-run --config my.toml       # what it will cost";
+
 /// Tunes small flow-matching image models by reinforcement learning (Flow-DPPO) on any GPU.
 #[derive(Debug, Parser)]
-#[command(name = "flowdppo-wgpu", version, about, propagate_version = true)]
+#[command(name = "flowdppo-wgpu", version, about, propagate_version = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -41,6 +52,7 @@ pub struct Cli {
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Global {
     /// Say more; twice for everything (RUST_LOG overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -81,10 +93,14 @@ enum Command {
     Export(export::Arguments),
     /// Add an adapter to the weights of its model
     Merge(merge::Arguments),
+    /// Write, show, check and explain configurations
+    Config(config::Arguments),
     /// List adapters and test that they compute correctly
     Devices(devices::Arguments),
     /// Measure kernels, training steps and iterations on a device
     Bench(bench::Arguments),
+    /// Print what makes a shell complete commands and options
+    Completions(completions::Arguments),
 }
 
 /// The configuration file and what changes it.
@@ -93,7 +109,10 @@ struct ConfigArguments {
     /// Configuration file (TOML); without it the built-in default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Set a key of the configuration, for instance train.iterations=3
+    /// Named settings over the file, repeatable; `config presets` lists them
+    #[arg(long = "preset", value_name = "NAME")]
+    presets: Vec<String>,
+    /// Set a key over file and presets, repeatable, for instance train.iterations=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -158,8 +177,23 @@ impl RunArguments {
 }
 
 impl ConfigArguments {
+    /// What changes the file: presets, then `--set`.
+    fn overrides(&self) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for name in &self.presets {
+            all.extend(Preset::named(name)?.overrides());
+        }
+        all.extend_from_slice(&self.overrides);
+        Ok(all)
+    }
+
+    /// The configuration, whose values may still be out of range.
+    fn read(&self) -> Result<Config> {
+        Config::load(self.config.as_deref(), &self.overrides()?)
+    }
+
     fn load(&self, command: ConfigCommand) -> Result<Config> {
-        let config = Config::load(self.config.as_deref(), &self.overrides)?;
+        let config = self.read()?;
         config.validate(command)?;
         Ok(config)
     }
@@ -226,6 +260,8 @@ impl Cli {
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Merge(arguments) => merge::run(&arguments),
+            Command::Config(arguments) => config::run(&global, &arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
             Command::Devices(arguments) => devices::run(&global, &arguments),
             Command::Bench(arguments) => bench::run(&global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(&global, &arguments),

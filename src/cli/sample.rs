@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     /// Sampling steps
     #[arg(long, default_value_t = 20)]
     steps: usize,
-    /// Sampler
+    /// How a step goes from more noise to less
     #[arg(long, value_enum, default_value = "ode")]
     sampler: Sampler,
     /// How the deterministic steps of the sampler ode are made

@@ -96,18 +96,18 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
     let path: PathBuf = match &arguments.out {
         Some(out) => out.clone(),
         None => {
-            let run = Config::load(arguments.config.config.as_deref(), &arguments.config.overrides)?.run;
+            let run = arguments.config.read()?.run;
             Path::new(&run.out_dir).join(run.name)
         }
     };
     let directory = RunDirectory::open(&path)?;
-    let overrides = &arguments.config.overrides;
+    let overrides = &arguments.config.overrides()?;
     let config = Config::load(Some(&directory.config()), overrides)?;
     if let Some(file) = &arguments.config.config
         && Config::load(Some(file), overrides)? != config
     {
         log::warn!(
-            "a resumed run keeps its own configuration, {}: what is different in {} is not used; change keys with --set",
+            "a resumed run keeps its own configuration, {}: what is different in {} is not used; change keys with --set or --preset",
             directory.config().display(),
             file.display()
         );

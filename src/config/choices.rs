@@ -32,7 +32,7 @@ pub enum AdvantageKind {
     /// `(r − group mean) / max(batch std, 1e-6)`, Flow-Factory's default.
     FlowFactoryGlobal,
     /// GDPO, for several rewards of different scales: each component by itself is normalised as in
-    /// `FlowFactoryGroup`; then comes the weighted sum C; then `(C − batch mean) / max(batch std,
+    /// `flow-factory-group`; then comes the weighted sum C; then `(C − batch mean) / max(batch std,
     /// 1e-6)`.
     Gdpo,
     /// `(r − group mean) / (unbiased group std + 1e-4)`, verl-omni's rule.
@@ -73,7 +73,7 @@ pub enum KeepBest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuidanceGradient {
-    /// Both.
+    /// The one with the class and the one without.
     Both,
     /// The one with the class; the one without is taken as it is.
     Conditional,

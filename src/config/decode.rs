@@ -9,7 +9,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::tree::{Entry, Node, Place, Sources, Value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Reads a `T` from the tree.
 ///
@@ -17,6 +17,44 @@ use crate::error::Result;
 /// The first unknown key, unknown name or wrong type: place, key path, what was expected.
 pub(super) fn decode<'de, T: Deserialize<'de>>(root: &Node, sources: Sources) -> Result<T> {
     T::deserialize(root).map_err(|fault| sources.error(fault.place.unwrap_or(root.place), &fault))
+}
+
+/// Reads a `T` from the tree with everything that is wrong with it, in the order of the file: what is wrong is left
+/// out, and the rest read again.
+pub(super) fn decode_all<'de, T: Deserialize<'de>>(mut root: Node, sources: Sources) -> (Option<T>, Vec<Error>) {
+    let mut faults = Vec::new();
+    let value = loop {
+        match T::deserialize(&root) {
+            Ok(value) => break Some(value),
+            Err(fault) => {
+                let is_gone = root.remove_path(&fault.path());
+                faults.push((fault.place.unwrap_or(root.place), fault));
+                if !is_gone {
+                    break None;
+                }
+            }
+        }
+    };
+    // In the order of the file, which is not that of the sections.
+    faults.sort_by_key(|(place, _)| *place);
+    (value, faults.into_iter().map(|(place, fault)| sources.error(place, fault)).collect())
+}
+
+/// The keys that the table at `path` may have, in the order in which they are declared: what the answer to an unknown
+/// one names.
+pub(super) fn known_keys<'de, T: Deserialize<'de>>(path: &[&str]) -> Names {
+    let node = |value| Node { value, place: Place::Default };
+    let table =
+        |key: &str, inner| node(Value::Table(vec![Entry { key: key.to_owned(), place: Place::Default, node: inner }]));
+    let unknown = table("?", node(Value::Bool(true)));
+    let root = path.iter().rev().fold(unknown, |inner, key| match *key {
+        "0" => node(Value::List(vec![inner])),
+        key => table(key, inner),
+    });
+    match T::deserialize(&root) {
+        Err(Fault { what: What::UnknownKey { known, .. }, .. }) => known,
+        _ => &[],
+    }
 }
 
 /// What is wrong with a value, and on which key.
@@ -28,7 +66,7 @@ pub(super) struct Fault {
     what: What,
 }
 
-type Names = &'static [&'static str];
+pub(super) type Names = &'static [&'static str];
 
 #[derive(Debug)]
 enum What {
@@ -69,6 +107,15 @@ impl Fault {
         }
         self.keys.push(key.into());
         self.at(node.place)
+    }
+
+    /// The keys that lead to what is wrong.
+    fn path(&self) -> Vec<&str> {
+        let unknown = match &self.what {
+            What::UnknownKey { key, .. } => Some(key.as_str()),
+            _ => None,
+        };
+        self.keys.iter().rev().map(String::as_str).chain(unknown).collect()
     }
 
     fn wrong_type(found: Unexpected, expected: &dyn Expected) -> Self {

@@ -14,9 +14,11 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields, default)]
 pub struct Lora {
     /// Rank of the additions; 0 = none, all weights are trained.
+    #[schemars(range(max = MAX_SIZE))]
     pub rank: usize,
     /// An addition counts alpha / rank times; twice the rank if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: Option<f64>,
     /// The layers that are added to, by their names or the last parts of them as in PEFT; `*` stands for any text.
     pub targets: Vec<String>,
@@ -45,10 +47,6 @@ impl Lora {
     }
 
     pub(super) fn validate(&self, train: &Train) -> Result<()> {
-        bounded("lora.rank", self.rank, 0, MAX_SIZE)?;
-        if let Some(alpha) = self.alpha {
-            positive("lora.alpha", alpha)?;
-        }
         if self.rank > 0 && self.targets.is_empty() {
             return wrong("lora.targets", "names of layers, such as \"attn.qkv\"", "an empty list");
         }

@@ -5,12 +5,16 @@
 //! fields of the section structs are the reference. Paths are relative to the current directory,
 //! not to the configuration file.
 
+mod check;
 mod choices;
 mod decode;
 mod lora;
 mod model;
+mod presets;
 mod ranges;
+mod reference;
 mod reward;
+mod schema;
 mod sections;
 mod sections_fit;
 mod sections_guard;
@@ -24,11 +28,15 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use check::Checked;
 pub use choices::*;
 pub(crate) use decode::nearest;
 pub use lora::Lora;
 pub use model::{ModelSizes, ModelSource};
+pub use presets::{PRESETS, Preset};
+pub use reference::{Style, reference};
 pub use reward::*;
+pub use schema::schema;
 pub use sections::*;
 pub use sections_fit::*;
 pub use sections_guard::Guard;
@@ -42,34 +50,49 @@ use tree::{Node, Sources};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `[run]`
+    #[schemars(extend("x-commands" = ["train", "eval", "pretrain", "fit-classifier"]))]
     pub run: Run,
     /// `[model]`
+    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
     pub model: Model,
     /// `[data]`
+    #[schemars(extend("x-commands" = ["pretrain", "fit-classifier"]))]
     pub data: Data,
     /// `[rollout]`
+    #[schemars(extend("x-commands" = ["train", "eval"]))]
     pub rollout: Rollout,
     /// `[[reward]]`, one entry for each.
+    #[schemars(extend("x-commands" = ["train", "eval"]))]
     pub reward: Vec<Reward>,
     /// `[advantage]`
+    #[schemars(extend("x-commands" = ["train"]))]
     pub advantage: Advantage,
     /// `[objective]`
+    #[schemars(extend("x-commands" = ["train"]))]
     pub objective: Objective,
     /// `[train]`
+    #[schemars(extend("x-commands" = ["train"]))]
     pub train: Train,
     /// `[lora]`
+    #[schemars(extend("x-commands" = ["train"]))]
     pub lora: Lora,
     /// `[eval]`
+    #[schemars(extend("x-commands" = ["train", "eval"]))]
     pub eval: Eval,
     /// `[preview]`
+    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
     pub preview: Preview,
     /// `[checkpoint]`
+    #[schemars(extend("x-commands" = ["train"]))]
     pub checkpoint: Checkpoint,
     /// `[guard]`
+    #[schemars(extend("x-commands" = ["train"]))]
     pub guard: Guard,
     /// `[pretrain]`
+    #[schemars(extend("x-commands" = ["pretrain"]))]
     pub pretrain: Pretrain,
     /// `[classifier]`
+    #[schemars(extend("x-commands" = ["fit-classifier"]))]
     pub classifier: Classifier,
 }
 
@@ -96,7 +119,7 @@ impl Default for Config {
 }
 
 /// The commands that a configuration is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Command {
     /// `train`: needs `model.file`.
     Train,
@@ -108,11 +131,18 @@ pub enum Command {
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
+        f.write_str(self.name())
+    }
+}
+
+impl Command {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Train => "train",
             Self::Pretrain => "pretrain",
             Self::FitClassifier => "fit-classifier",
-        })
+        }
     }
 }
 
@@ -142,14 +172,7 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self> {
         let sources = Sources { file: name, overrides };
-        let mut root = tree::parse_file(text, sources)?;
-        if !overrides.is_empty() {
-            let defaults = default_tree()?;
-            for index in 0..overrides.len() {
-                tree::apply_override(&mut root, &defaults, index, sources)?;
-            }
-        }
-        decode::decode(&root, sources)
+        decode::decode(&parse_with_overrides(text, sources)?, sources)
     }
 
     /// The dotted keys in which two configurations differ.
@@ -165,13 +188,30 @@ impl Config {
     /// # Panics
     /// If a seed that did not come from TOML is over `i64::MAX`, TOML's largest integer.
     pub fn to_toml(&self) -> String {
+        self.as_document(Style::default())
+    }
+
+    /// The values as a table; of a reward only those of its kind.
+    fn to_table(&self) -> toml::Table {
         let mut table = toml::Table::try_from(self).expect("every value of a configuration has a TOML form");
         let entries = table.get_mut("reward").and_then(toml::Value::as_array_mut).into_iter().flatten();
         for (entry, reward) in entries.filter_map(toml::Value::as_table_mut).zip(&self.reward) {
             reward.silent_keys().into_iter().for_each(|key| drop(entry.remove(key)));
         }
-        table.to_string()
+        table
     }
+}
+
+/// A file's text, changed by the overrides in their order.
+fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
+    let mut root = tree::parse_file(text, sources)?;
+    if !sources.overrides.is_empty() {
+        let defaults = default_tree()?;
+        for index in 0..sources.overrides.len() {
+            tree::apply_override(&mut root, &defaults, index, sources)?;
+        }
+    }
+    Ok(root)
 }
 
 /// The defaults as a tree, for overrides that change a part of a default value.

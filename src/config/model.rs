@@ -72,14 +72,11 @@ impl Model {
             ));
         }
         let size = |index: usize| {
-            let (key, value) = given[index];
-            let value = value.ok_or_else(|| {
+            given[index].1.ok_or_else(|| {
                 let keys: Vec<_> = missing.iter().map(|(key, _)| *key).collect();
                 let keys = keys.join(", ");
                 Error::input(format!("the new model's sizes are incomplete: [model] lacks {keys}"))
-            })?;
-            bounded(format!("model.{key}"), value, 1, MAX_SIZE)?;
-            Ok(value)
+            })
         };
         let sizes = ModelSizes {
             image_size: size(0)?,
@@ -97,7 +94,6 @@ impl Model {
             let expected = "a multiple of 4 for sin-cos positions (sine and cosine, two axes)";
             return wrong("model.hidden_size", expected, sizes.hidden_size);
         }
-        positive("model.mlp_ratio", sizes.mlp_ratio)?;
         let inner = sizes.mlp_ratio * sizes.hidden_size as f64;
         if inner < 1.0 || inner.fract() != 0.0 || inner > MAX_SIZE as f64 {
             return Err(Error::input(format!(
@@ -106,7 +102,6 @@ impl Model {
                 sizes.mlp_ratio, sizes.hidden_size
             )));
         }
-        positive("model.time_scale", self.time_scale)?;
         Ok(ModelSource::New(sizes))
     }
 }

@@ -4,6 +4,8 @@
 
 use std::fmt::Display;
 
+use serde_json::Value as Json;
+
 use crate::error::{Error, Result};
 
 /// Bound of a size, so that products of two fit in 32 bits; no real model comes near it.
@@ -47,15 +49,43 @@ pub(super) fn share(key: impl Display, value: f64) -> Result<()> {
     check((0.0..1.0).contains(&(value as f32)), key, "a number from 0 to below 1", value)
 }
 
-pub(super) fn count(key: impl Display, value: usize) -> Result<()> {
-    bounded(key, value, 1, MAX_COUNT)
-}
-
 pub(super) fn bounded(key: impl Display, value: usize, min: usize, max: usize) -> Result<()> {
     if (min..=max).contains(&value) {
         return Ok(());
     }
     wrong(key, format_args!("a whole number from {min} to {max}"), value)
+}
+
+pub(super) fn count(key: impl Display, value: usize) -> Result<()> {
+    bounded(key, value, 1, MAX_COUNT)
+}
+
+/// Checks a number against the bounds that its key has in the schema, as [`super::schema`] describes them.
+pub(super) fn check_by_schema(key: String, value: &toml::Value, schema: &Json) -> Result<()> {
+    let bound = |name: &str| schema[name].as_f64();
+    let (above, low, below, high) =
+        (bound("exclusiveMinimum"), bound("minimum"), bound("exclusiveMaximum"), bound("maximum"));
+    match (value, above, low, below, high) {
+        (toml::Value::Integer(value), _, Some(low), _, Some(high)) => {
+            let ok = (low..=high).contains(&(*value as f64));
+            if let Some(why) = schema["x-why"].as_str().filter(|_| !ok) {
+                return wrong(key, format_args!("a whole number from {low} to {high}, as {why}"), value);
+            }
+            bounded(key, usize::try_from(*value).unwrap_or(usize::MAX), low as usize, high as usize)
+        }
+        (toml::Value::Float(value), Some(0.0), None, None, None) => match schema["x-inf"] == true {
+            true => positive_or_inf(key, *value),
+            false => positive(key, *value),
+        },
+        (toml::Value::Float(value), None, Some(0.0), Some(1.0), None) => share(key, *value),
+        (toml::Value::Float(value), None, Some(0.0), None, None) => not_negative(key, *value),
+        (toml::Value::Float(value), None, Some(low), None, Some(high)) => {
+            let ok = (low..=high).contains(&f64::from(*value as f32));
+            check(ok, key, &format!("a number from {low} to {high}"), *value)
+        }
+        (toml::Value::Float(value), ..) if schema["type"] == "number" => finite(key, *value),
+        _ => Ok(()),
+    }
 }
 
 /// `value` must divide `total`, which `of` describes; the mend is the nearest divisor.

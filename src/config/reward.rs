@@ -10,29 +10,30 @@ use super::ranges::{MAX_COUNT, MAX_SIZE, bounded, count, finite, positive, wrong
 use crate::error::{Error, Result};
 
 /// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries. An entry has the keys of all
-/// kinds, but may set only those of its own.
+/// kinds, but may set only those of its own. docs/rewards.md says what each kind measures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reward {
-    /// What scores: see the choices.
+    /// What scores.
     pub kind: RewardKind,
-    /// What it is called in metrics: letters, digits, `_` and `-`; empty = the kind. Where two entries would share a
+    /// What it is called in metrics: letters, digits, `_` and `-`; empty is the kind. Where two entries would share a
     /// name, the index of each follows.
     pub name: String,
-    /// Factor in the sum; 0 = only measured, negative = to be avoided. Of a kind with several components also a table
+    /// Factor in the sum; 0 is measured only, negative is avoided. Of a kind with several components also a table
     /// with a factor for some of them, such as `{ ocr = 1.0, aesthetics = 0.5 }`: the others are only measured.
     pub weight: Weight,
     /// Of `classifier`: a safetensors file that `fit-classifier` wrote, or `builtin:digits8-classifier`. Of `template`:
     /// a picture. Of `onnx`: the model. Relative to the current directory.
     pub file: String,
     /// Of `jpeg-size`: the quality that pictures are compressed with, 1 to 100.
+    #[schemars(range(min = 1, max = 100))]
     pub quality: usize,
     /// Of `colour`: the wanted colour, `[red, green, blue]` from 0 to 1, or text such as `"#ff8000"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub colour: Option<Colour>,
     /// Of `symmetry`: which halves are compared, `"left-right"` or `"top-bottom"`.
     pub axis: Axis,
-    /// Of `onnx`: `[height, width]` that pictures are resized to; absent = as the model makes them.
+    /// Of `onnx`: `[height, width]` that pictures are resized to; absent is as the model makes them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_size: Option<[usize; 2]>,
     /// Of `onnx`: order of the input's dimensions, `"nchw"` or `"nhwc"`.
@@ -49,7 +50,7 @@ pub struct Reward {
     /// Of `onnx`: what the model's output means: `{ kind = "class-probability", softmax = true }`,
     /// `{ kind = "scalar", index = 0 }`, or `{ kind = "cosine", target = "vector.json" }`.
     pub output: Output,
-    /// Of `onnx`: which of the model's outputs is read; empty = the first.
+    /// Of `onnx`: which of the model's outputs is read; empty is the first.
     pub output_name: String,
     /// Of `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
@@ -61,12 +62,16 @@ pub struct Reward {
     /// `reward.score` where a reward has several scores.
     pub rewards: Vec<String>,
     /// Of `command` and `http`: how long an answer to a request may take, in seconds.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub timeout_seconds: f64,
     /// Of `command` and `http`: how often a failed request is tried again.
+    #[schemars(range(max = MAX_COUNT))]
     pub retries: usize,
     /// Of `command` and `http`: pictures a request.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub batch: usize,
     /// Of `command` and `http`: requests at the same time; of `command`, each to a process of its own.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub workers: usize,
 }
 

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::*;
+use super::ranges::*;
 
 /// `[run]`: the run's name, place, seed and device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -13,12 +14,12 @@ use super::choices::*;
 pub struct Run {
     /// Name of the run's directory inside `out_dir`.
     pub name: String,
-    /// Directory that holds the runs; relative to the current directory.
+    /// Directory that holds the runs; `--out DIR` replaces it and the name.
     pub out_dir: PathBuf,
     /// Seed of everything random: initial weights, data order, noise, trained steps.
     pub seed: u64,
-    /// Adapter to use: a part of its name, or its index in `flowdppo-wgpu devices`; empty = the
-    /// best one.
+    /// Adapter to use: a part of its name, or its index in `flowdppo-wgpu devices`; empty is the best one.
+    /// `--device` goes before it.
     pub device: String,
 }
 
@@ -30,45 +31,54 @@ impl Default for Run {
 
 /// `[model]`: a model from a file, or the sizes of a new one. Never both.
 ///
-/// A file carries its sizes and conventions; they are given here only for a new model. Without a
-/// `[model]` section it is the base model that is compiled into the program; a `[model]` section
-/// that is there has no default for `file` or the sizes.
+/// `train` needs a file; `pretrain` takes either, and goes on from a file; `eval` takes its model from `--model`. A
+/// `[model]` section that is there has no default for `file` or the sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// A safetensors file (relative to the current directory), or `builtin:digits8-base`.
+    /// A trained model, which carries its sizes and conventions: a safetensors file, or `builtin:digits8-base` or
+    /// `builtin:rings-base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Height and width of a picture, in pixels.
+    /// Height and width of a picture, in pixels. Equals the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: Option<usize>,
-    /// Channels of a picture: 1 is grey, 3 is RGB.
+    /// Channels of a picture: 1 is grey, 3 is RGB, 2 are the coordinates of a point. Equals the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: Option<usize>,
     /// Height and width of a patch, in pixels; a patch is a token. Divides `image_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub patch_size: Option<usize>,
-    /// Width of a token's vector. A multiple of `num_heads`.
+    /// Width of a token's vector. A multiple of `num_heads`; of 4 with sin-cos positions.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub hidden_size: Option<usize>,
     /// Number of transformer blocks.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub depth: Option<usize>,
     /// Attention heads of a block.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub num_heads: Option<usize>,
-    /// Width of a block's inner layer, as a multiple of `hidden_size`; 4 if not given.
+    /// Width of a block's inner layer, as a multiple of `hidden_size`, a whole number together; 4 if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub mlp_ratio: Option<f64>,
-    /// Classes of the data; the null class for guidance comes on top.
+    /// Classes of the data; "no class", for guidance, comes on top.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub num_classes: Option<usize>,
-    /// Direction of time and velocity: `"sigma"` (1 is noise) or `"sit"` (0 is noise).
+    /// Which way time and velocity run. For new models only.
     pub time: TimeConvention,
-    /// What time, 0 to 1, is multiplied by before the model's sinusoidal time features. SiT's own
-    /// checkpoints use 1.
+    /// What time, 0 to 1, is multiplied by before the model's sinusoidal time features. SiT's own checkpoints use
+    /// 1. For new models only.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub time_scale: f64,
-    /// Position embedding: `"learned"` or `"sin-cos"`.
+    /// Position embedding. For new models only.
     pub positions: Positions,
 }
 
@@ -95,21 +105,25 @@ impl Default for Model {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
-    /// `"builtin"`, `"sheet"` or `"folder"`.
+    /// Where pictures come from.
     pub kind: DataKind,
-    /// For `builtin`: which one, `digits8` or `rings`.
+    /// For `builtin`: which one, `digits8` or `rings`. The rings are points of the plane on four noisy rings, as
+    /// pictures of one pixel with two channels.
     pub name: String,
-    /// For `sheet`: the picture of all tiles. For `folder`: the folder. Relative to the current
-    /// directory.
+    /// For `sheet`: a picture of equal tiles, row by row. For `folder`: a folder with a sub-folder of PNG and JPEG
+    /// files for each class, in order of name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// For `sheet`: a text file with one label a line, in the order of the tiles (row by row).
+    /// For `sheet`: a `.txt` file with a class number for each tile, or a `.json` file with a list of `[name,
+    /// category]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
-    /// Height and width, in pixels, that the pictures of a folder are brought to, and that the tiles
-    /// of a sheet have. Equals the model's.
+    /// Height and width, in pixels, that the pictures of a folder are brought to, or that the tiles of a sheet
+    /// have. Equals the model's.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: usize,
     /// Channels that pictures are brought to: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Equals the model's.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: usize,
     /// Mirror each picture left to right with probability 1/2. Not for digits or letters.
     pub horizontal_flip: bool,
@@ -133,41 +147,42 @@ impl Default for Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rollout {
-    /// Sampling steps from noise to picture. Fewer than for evaluation: training cost is
-    /// proportional, and the learning carries over.
+    /// Sampling steps from noise to picture. Fewer than for evaluation: training cost is proportional, and the
+    /// learning carries over.
+    #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
-    /// Transition of the stochastic steps: `"flow-sde"`, `"cps"`, `"dance"`, `"precise"` or
-    /// `"dance-precise"`. The other steps are `"ode"`; with the objective `"nft"` all are.
+    /// Transition of the random steps; the others are Euler steps (`ode`). With the objective `nft` all are: it
+    /// takes `ode` alone, and the others do not take it.
     pub sampler: Sampler,
-    /// Exploration strength of the stochastic steps, or a list with one for each step; at most 1 for
-    /// `cps`.
+    /// Exploration strength of the random steps, above 0; at most 1 for `cps`. Or a list with one for each step,
+    /// such as `[1.0, 0.8, 0.5, 0]`.
     pub eta: Eta,
-    /// Noise levels: `{ kind = "static-shift", shift }` (1 is linear, larger values spend more steps
-    /// on noise), `{ kind = "diffusers-static", shift }` shifts twice as the diffusers library does,
-    /// `{ kind = "dynamic", mu }` and `{ kind = "dynamic-tokens", tokens, base_shift, max_shift }` are
-    /// FLUX's, `{ kind = "explicit", sigmas = [1, ..., 0] }` names them.
+    /// Noise levels of the steps. To change the kind, give the whole table: the default's other keys belong to its
+    /// own kind.
     pub schedule: Schedule,
     /// Groups a rollout; each has one class.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub groups: usize,
-    /// Samples a group: rewards are compared within a group.
+    /// Samples of a group, whose rewards are compared with each other.
+    #[schemars(range(min = 2, max = MAX_SIZE), extend("x-why" = "rewards are compared within a group"))]
     pub group_size: usize,
-    /// The samples of a group start from the same noise.
+    /// The samples of a group start from the same noise, and differ by that of the random steps alone.
     pub shared_noise: bool,
-    /// Classifier-free guidance while sampling and training; 1 = none, which halves the cost.
+    /// Classifier-free guidance while sampling and training; 1 is none, at half the cost.
+    #[schemars(range(min = 0))]
     pub guidance_scale: f64,
-    /// With guidance: `"both"` passes learn, or the `"conditional"` one alone.
+    /// With guidance: which of its two forward passes learn.
     pub guidance_gradient: GuidanceGradient,
-    /// Which steps are stochastic and trained: `{ kind = "sparse-early", count, from, to }` draws
-    /// `count` of the steps from share `from` to share `to`, `{ kind = "list", steps = [...] }`
-    /// names them, `{ kind = "all-but-last" }` takes all that have a density,
-    /// `{ kind = "fast-window", size }` and `{ kind = "random-window", size }` draw steps in a row,
-    /// `{ kind = "progressive-window", size, overlap, rollouts, roll_back }` moves them on. For
-    /// `"nft"` they are the times that noise is put on samples for.
+    /// Which steps are random and trained; for `nft` they are the times that noise is put on samples for. A trained
+    /// step needs a density: one without (the last step with `cps`, `precise` and `dance-precise`; a step whose eta
+    /// is 0), and one whose noise is so small that the KL loses its meaning (κ above 100, see docs/method.md), is
+    /// refused.
     pub trained_steps: TrainedSteps,
-    /// Classes that the groups go through in turn; empty = all.
+    /// Classes that the groups go through in turn; empty is all.
     pub classes: Vec<usize>,
-    /// Samples that are drawn together; divides groups x group_size. More is faster on a GPU and
-    /// takes more memory; the samples are the same bit for bit. Larger values mean "all".
+    /// Samples that are drawn together; divides groups × group_size, and more is "all". More is faster on a GPU and
+    /// takes more memory; the samples are the same bit for bit.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
 }
 
@@ -194,12 +209,10 @@ impl Default for Rollout {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Advantage {
-    /// `"global-std"`: minus the group's mean, divided by the whole batch's standard deviation.
-    /// Others: `"group-std"`, `"global-scope"`, `"gdpo"`, and `"flow-grpo-group"`,
-    /// `"flow-grpo-global"`, `"flow-factory-group"`, `"flow-factory-global"`, `"verl-omni"` for
-    /// the exact rules of those programs.
+    /// How rewards r become advantages.
     pub kind: AdvantageKind,
-    /// Advantages are clipped to [-clip, clip]; `inf` = not at all.
+    /// Advantages are cut to ± this; `inf` is not at all.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub clip: f64,
 }
 
@@ -209,34 +222,38 @@ impl Default for Advantage {
     }
 }
 
-/// `[objective]`: the loss. Each name heeds its own keys and leaves the others alone.
+/// `[objective]`: the loss. Each name heeds its own keys and leaves the others alone. `configs/digits8/` has a file for
+/// each published method: flow-dppo, flow-dppo-cps, flow-grpo, flow-cps, grpo-guard, mix-grpo, dance-grpo and nft.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// `"flow-dppo"`, `"flow-grpo"`, `"grpo-guard"` or `"nft"`.
+    /// The loss that is minimised.
     pub name: ObjectiveName,
-    /// Of `flow-dppo` and `flow-grpo`: `"gaussian"`, or `"cps-special"` (the Gaussian's log-ratio
-    /// times 2s²). The KL always has the true standard deviation s.
+    /// Of `flow-dppo` and `flow-grpo`: the log-probability. The KL always has the true standard deviation s.
     pub log_prob: LogProb,
-    /// Of `flow-dppo`: `"asymmetric"`, `"symmetric"` or `"none"`.
+    /// Of `flow-dppo`: which terms beyond the threshold are dropped.
     pub mask: Mask,
-    /// Of `flow-dppo`: what the mask compares: `"kl"`, `"kl-unnormalised"`, `"velocity"` or `"tv"`.
+    /// Of `flow-dppo`: what the mask compares with the threshold.
     pub divergence: Divergence,
-    /// Of `flow-dppo`: a sample's step is left out of the loss if its divergence from the rollout's
-    /// policy has reached this and the update would push it further; `inf` = never.
+    /// Of `flow-dppo`: δ. A sample's step is left out of the loss if its divergence from the rollout's policy has
+    /// reached this and the update would push it further; `inf` is never. At most 1 for `tv`.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub kl_mask_threshold: f64,
-    /// Of `flow-grpo` and `grpo-guard`: the ratio is held from 1 - `clip_low` ...
+    /// Of `flow-grpo` and `grpo-guard`: the ratio is held from 1 − `clip_low`, an element's below 1, ...
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip_low: f64,
     /// ... to 1 + `clip_high`.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub clip_high: f64,
-    /// Unit of threshold and clip range: `"sum"` (nats a sample) or `"mean"` (nats an element). The
-    /// paper's 1e-5 to 1e-6 a mean over 65 536 elements is 0.655 to 0.0655 as a sum. `tv` has none.
+    /// Unit of threshold and clip range. Published 1e-5 (KL) and 1e-4 (clip) are means over 65,536 elements: 0.655
+    /// and 6.55 as sums. `tv` has no unit.
     pub threshold_unit: ThresholdUnit,
-    /// The clip range over the run: `"constant"`, `"linear-decay"` or `"cosine-decay"`.
+    /// Of `flow-grpo` and `grpo-guard`: the clip range over the run.
     pub clip_schedule: ClipSchedule,
-    /// Of `grpo-guard`: weight of a step: `"inverse-dt"`, `"inverse-b"` or `"one"`.
+    /// Of `grpo-guard`: weight of a step.
     pub step_weight: StepWeight,
     /// Of `nft`: how far the implicit policies lie on either side of the old one.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub nft_beta: f64,
     /// A penalty on the distance to the base model.
     pub reference: Reference,
@@ -265,12 +282,13 @@ impl Default for Objective {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reference {
-    /// Its factor in the loss; 0 = none, at no cost.
+    /// Its factor in the loss; 0 is none, at no cost. 0 for `nft`.
+    #[schemars(range(min = 0))]
     pub beta: f64,
-    /// Of velocities at the same states: `"exact"` KL, Flow-GRPO's (`"flow-grpo"`), mean squared
-    /// difference of the means (`"x"`) or of the velocities (`"v"`).
+    /// The distance, of velocities at the same states.
     pub kind: ReferenceKind,
-    /// Guidance of the base model; above 1 the penalty distils it into the policy.
+    /// Guidance of the base model; above `rollout.guidance_scale` the penalty distils guidance into the policy.
+    #[schemars(range(min = 0))]
     pub guidance_scale: f64,
 }
 
@@ -285,48 +303,55 @@ impl Default for Reference {
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
     /// Rollouts, each followed by its updates.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub iterations: usize,
-    /// Updates (optimizer steps) that a pass over a rollout is split into; divides
-    /// groups x group_size.
+    /// Updates (optimizer steps) that a pass over a rollout is split into; divides groups × group_size.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub updates_per_rollout: usize,
-    /// Passes over a rollout. The mask acts from the second update on: with one update in all,
-    /// every objective is the same.
+    /// Passes over a rollout. The mask acts from the second update on: with one update in all, every objective is
+    /// the same.
+    #[schemars(range(min = 1, max = MAX_STEPS))]
     pub inner_epochs: usize,
-    /// Samples whose forward and backward pass run together, one trained step at a time; divides
-    /// the samples of an update. More is faster on a GPU and takes more memory. Larger values mean
-    /// "all of the update".
+    /// Samples whose forward and backward pass run together, one trained step at a time; divides the samples of an
+    /// update, and more is "all". More is faster on a GPU and takes more memory.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
-    /// Keep of each block only what enters it, and compute the rest again in the backward pass: less
-    /// memory for about a third more work in updates; the results are the same bit for bit.
+    /// Keep of each block only what enters it, and compute the rest again in the backward pass: less memory for
+    /// about a third more work in updates; the results are the same bit for bit.
     pub activation_checkpointing: bool,
     /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
-    /// slightly rounded activations. Rollouts, ratio and KL do not change.
+    /// activations rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change.
     pub half_activations: bool,
     /// Keep the frozen base, from which drift and `objective.reference` are measured, in 16 bits: half the memory,
-    /// its weights rounded by at most 2⁻¹¹. Every use expands a layer in turn; sums stay in 32 bits.
+    /// its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits.
     pub half_base: bool,
-    /// Order of the samples: `"shuffled"` in each pass, or `"contiguous"`, group after group.
+    /// Order of the samples in a pass.
     pub order: Order,
     /// AdamW's learning rate, constant.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// AdamW's decay of the first moment.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta1: f64,
     /// AdamW's decay of the second moment.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta2: f64,
     /// AdamW's addition to the denominator.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub epsilon: f64,
     /// AdamW's decoupled weight decay.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// The gradient's global norm is clipped to this; `inf` = not at all.
+    /// The gradient's global norm is cut to this; `inf` is not at all.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_grad_norm: f64,
-    /// Decay an iteration of the averaged weights, which are evaluated and saved; 0 = none. With
-    /// `nft` they also are the old policy, which draws the samples.
+    /// Decay an iteration of the averaged weights, which are evaluated and saved; 0 is none. With `nft` they also
+    /// are the old policy, which draws the samples.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
-    /// Early on the decay is smaller: at most (1 + t) / (10 + t) with `"rational"`, t / 1000 with
-    /// `"linear"`, after t iterations.
+    /// Early on the decay is smaller, at most:
     pub ema_warm_up: EmaWarmUp,
-    /// An update with a non-finite loss or gradient is skipped; more than this many in a row stop
-    /// the run.
+    /// An update with a non-finite loss or gradient is skipped; more than this many in a row stop the run.
     pub max_skipped_updates: usize,
 }
 
@@ -358,18 +383,21 @@ impl Default for Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// Iterations between evaluations; 0 = only of the base and after the last.
+    /// Iterations between evaluations; 0 is only of the base and after the last.
     pub every: usize,
-    /// Samples a class; at least 2, since diversity is a distance between samples.
+    /// Samples a class.
+    #[schemars(range(min = 2, max = MAX_PER_CLASS), extend("x-why" = "diversity is a distance between samples"))]
     pub count: usize,
-    /// Sampling steps.
+    /// Sampling steps, on a linear schedule.
+    #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
-    /// How they are made: `"euler"`, or `"dpm-solver++"` of second order, which needs fewer.
+    /// How they are made.
     pub solver: Solver,
-    /// Classifier-free guidance; 1 = none.
+    /// Classifier-free guidance, of previews too; 1 is none.
+    #[schemars(range(min = 0))]
     pub guidance_scale: f64,
-    /// A classifier that is no reward and judges independently: a safetensors file, or
-    /// `builtin:digits8-judge`; empty = none.
+    /// A classifier that is no reward and judges independently: a safetensors file, or `builtin:digits8-judge` or
+    /// `builtin:rings-judge`; empty is none.
     pub judge: String,
     /// Seed of the evaluation's noise, the same each time.
     pub seed: u64,
@@ -393,11 +421,13 @@ impl Default for Eval {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preview {
-    /// Iterations between grids; 0 = only of the base and after the last.
+    /// Iterations of `train` between grids; 0 is only of the base and after the last.
     pub every: usize,
-    /// Samples a class.
+    /// Samples a class; at most 16 classes are shown.
+    #[schemars(range(min = 1, max = MAX_PER_CLASS))]
     pub per_class: usize,
-    /// Sampling steps.
+    /// Euler steps, on a linear schedule.
+    #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
     /// Seed of the grid's noise, the same each time.
     pub seed: u64,
@@ -413,10 +443,11 @@ impl Default for Preview {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
-    /// Iterations of `train` between checkpoints; 0 = only the last. (`pretrain` has its own
+    /// Iterations of `train` between checkpoints; 0 is only the last. (`pretrain` has its own
     /// `pretrain.save_every`.)
     pub every: usize,
     /// How many of the newest are kept.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub keep: usize,
     /// Which number of the evaluations decides which averaged model is kept in `best/`: `"judge"` (its accuracy),
     /// `"holdout"` (sum of the rewards of weight 0), `"reward"`, `"auto"` (the first of these three that there is) or

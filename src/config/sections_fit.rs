@@ -4,47 +4,57 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Decay, TimeSampling};
+use super::ranges::*;
 
 /// `[pretrain]`: flow-matching pretraining.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pretrain {
     /// Optimizer steps.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub steps: usize,
     /// Pictures a step.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub batch_size: usize,
-    /// Pictures whose forward and backward pass run together; divides `batch_size`. Larger values
-    /// mean "the batch".
+    /// Pictures whose forward and backward pass run together; divides `batch_size`, and more is "all".
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
     /// As `train.activation_checkpointing`.
     pub activation_checkpointing: bool,
     /// As `train.half_activations`.
     pub half_activations: bool,
     /// AdamW's learning rate after the warm-up.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// AdamW's decoupled weight decay.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// Steps over which the learning rate rises from 0.
+    /// Steps over which the learning rate rises from 0; at most `steps`.
     pub warmup_steps: usize,
-    /// What follows the warm-up: `"cosine"` (to 0 at the last step) or `"constant"`.
+    /// What follows the warm-up.
     pub decay: Decay,
-    /// The gradient's global norm is clipped to this; `inf` = not at all.
+    /// The gradient's global norm is cut to this; `inf` is not at all.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_grad_norm: f64,
-    /// Decay a step of the averaged weights, which are sampled from and saved; 0 = none.
+    /// Decay a step of the averaged weights, which are sampled from and saved; 0 is none.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
-    /// Probability that a picture's class is replaced by the null class, which guidance needs.
+    /// Probability that a picture's class becomes "no class", which guidance needs.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub class_dropout: f64,
-    /// Distribution of the noise level: `"uniform"` or `"logit-normal"`.
+    /// Distribution of the noise level.
     pub time_sampling: TimeSampling,
-    /// Mean of the logit-normal distribution; above 0 = more noise.
+    /// Mean of the logit-normal distribution; above 0 is more noise.
     pub logit_mean: f64,
     /// Standard deviation of the logit-normal distribution.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub logit_std: f64,
-    /// Steps between lines of `metrics.jsonl`, at least 1.
+    /// Steps between lines of `metrics.jsonl`.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub log_every: usize,
-    /// Steps between grids of samples; 0 = only the last.
+    /// Steps between grids of samples; 0 is only the last.
     pub sample_every: usize,
-    /// Steps between writings of the model so far; 0 = only at the end.
+    /// Steps between writings of the model so far; 0 is only at the end.
     pub save_every: usize,
 }
 
@@ -78,17 +88,23 @@ impl Default for Pretrain {
 #[serde(deny_unknown_fields, default)]
 pub struct Classifier {
     /// Width of the one hidden layer.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub hidden_size: usize,
     /// Optimizer steps.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub steps: usize,
     /// Pictures a step.
+    #[schemars(range(min = 1, max = MAX_SIZE))]
     pub batch_size: usize,
     /// AdamW's learning rate, constant.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// AdamW's decoupled weight decay.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Standard deviation of the normal noise that is added to the pictures (-1 to 1), so that
     /// the score is smooth around them.
+    #[schemars(range(min = 0))]
     pub noise_std: f64,
 }
 

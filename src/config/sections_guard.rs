@@ -9,23 +9,30 @@ use serde::{Deserialize, Serialize};
 pub struct Guard {
     /// A score of the evaluations (the judge's accuracy, a reward of weight 0, the reward) has fallen if it is this many
     /// standard errors of the difference below its best so far; `inf` = not watched.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_drop: f64,
     /// Diversity has fallen if it is below this share of the base's; 0 = not watched.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub min_diversity: f64,
     /// High frequencies have risen if their share of the energy is above this many times the base's; `inf` = not
     /// watched.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_high_frequency: f64,
     /// The model has drifted if images lie this far from the base's of the same noise, in units of the distance between
     /// two of the base's images of a class; `inf` = not watched.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_drift: f64,
     /// Too much is dropped if this share of the terms of the updates after the first is masked or clipped; 1 = not
     /// watched.
+    #[schemars(range(min = 0, max = 1))]
     pub max_masked_fraction: f64,
     /// The reward is saturated if its standard deviation in rollouts is below this share of its largest so far; 0 = not
     /// watched.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub min_reward_spread: f64,
     /// Gradients are cut hard if the norm of every update is above this many times `train.max_grad_norm`; `inf` = not
     /// watched.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_gradient_cut: f64,
     /// Iterations in a row that a sign seen in rollouts and updates must last before it is told; 0 = none of them is
     /// watched.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::decode::decode;
-use super::tree::{Sources, parse_file};
+use super::tree::{Node, Sources, parse_file};
 use super::{Command, Config};
 use crate::error::{Error, Result};
 
@@ -72,7 +72,12 @@ impl Sweep {
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|cause| Error::unreadable(path, cause))?;
         let sources = Sources { file: &path.display().to_string(), overrides: &[] };
-        decode(&parse_file(&text, sources)?, sources)
+        Self::parse(&parse_file(&text, sources)?, sources)
+    }
+
+    /// The sweep that a file's tree describes.
+    pub(super) fn parse(root: &Node, sources: Sources) -> Result<Self> {
+        decode(root, sources)
     }
 
     /// Every run, variant by variant, combination by combination, seed by seed; `out_dir` becomes their

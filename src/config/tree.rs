@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Error, Result};
 
 /// Where a key or value was written.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// In the file: line and column, both counted from 1, the column in characters.
     File { line: usize, column: usize },
@@ -149,12 +149,36 @@ fn descend<'n>(
 }
 
 impl Node {
+    /// The keys of a table.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let entries = if let Value::Table(entries) = &self.value { &entries[..] } else { &[] };
+        entries.iter().map(|e| e.key.as_str())
+    }
+
     /// The child of that key or index.
     fn get(&self, segment: &str) -> Option<&Self> {
         match &self.value {
             Value::Table(entries) => entries.iter().find(|e| e.key == segment).map(|e| &e.node),
             Value::List(items) => items.get(segment.parse::<usize>().ok()?),
             _ => None,
+        }
+    }
+
+    /// Removes what a path leads to, and says whether it was there; an entry of a list takes the whole list with it.
+    pub fn remove_path(&mut self, path: &[&str]) -> bool {
+        let Some((first, rest)) = path.split_first() else { return false };
+        match &mut self.value {
+            Value::Table(entries) => {
+                let Some(at) = entries.iter().position(|e| e.key == *first) else { return false };
+                if !entries[at].node.remove_path(rest) {
+                    entries.remove(at);
+                }
+                true
+            }
+            Value::List(items) if !rest.is_empty() => {
+                first.parse().ok().and_then(|at: usize| items.get_mut(at)).is_some_and(|item| item.remove_path(rest))
+            }
+            _ => false,
         }
     }
 

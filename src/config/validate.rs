@@ -1,6 +1,7 @@
 //! Ranges and arithmetic: what a type cannot say.
 
 use super::ranges::*;
+use super::schema::out_of_range;
 use super::*;
 use crate::flow::sampler::{DETERMINISTIC_ETA, LARGEST_KAPPA};
 
@@ -11,6 +12,14 @@ impl Config {
     /// [`Error::Input`] with the first key that is out of range or does not fit with another, the
     /// numbers, and how to mend it.
     pub fn validate(&self, command: Command) -> Result<()> {
+        match out_of_range(self, command).into_iter().next() {
+            Some(error) => Err(error),
+            None => self.validate_together(command),
+        }
+    }
+
+    /// Checks what the schema cannot say: values that must fit with each other, and texts.
+    pub(super) fn validate_together(&self, command: Command) -> Result<()> {
         self.run.validate()?;
         match command {
             Command::Train => {
@@ -20,20 +29,14 @@ impl Config {
                 self.validate_objective()?;
                 self.validate_updates()?;
                 self.lora.validate(&self.train)?;
-                self.validate_measurement()?;
-                self.guard.validate()
+                self.validate_best()
             }
             Command::Pretrain => {
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
-                self.pretrain.validate()?;
-                bounded("preview.per_class", self.preview.per_class, 1, MAX_PER_CLASS)?;
-                bounded("preview.steps", self.preview.steps, 1, MAX_STEPS)
+                self.pretrain.validate()
             }
-            Command::FitClassifier => {
-                self.data.validate()?;
-                self.classifier.validate()
-            }
+            Command::FitClassifier => self.data.validate(),
         }
     }
 
@@ -103,21 +106,15 @@ impl Config {
                  than 0",
             ));
         }
-        positive_or_inf("advantage.clip", self.advantage.clip)
+        Ok(())
     }
 
     fn validate_objective(&self) -> Result<()> {
         let it = &self.objective;
-        positive_or_inf("objective.kl_mask_threshold", it.kl_mask_threshold)?;
         if it.divergence == Divergence::Tv && it.kl_mask_threshold > 1.0 {
             let expected = "a total variation distance, above 0 and at most 1, with `objective.divergence` = \"tv\"";
             return wrong("objective.kl_mask_threshold", expected, it.kl_mask_threshold);
         }
-        positive("objective.clip_low", it.clip_low)?;
-        positive_or_inf("objective.clip_high", it.clip_high)?;
-        positive("objective.nft_beta", it.nft_beta)?;
-        not_negative("objective.reference.beta", it.reference.beta)?;
-        not_negative("objective.reference.guidance_scale", it.reference.guidance_scale)?;
         if it.name != ObjectiveName::Nft {
             return Ok(());
         }
@@ -134,10 +131,6 @@ impl Config {
 
     fn validate_updates(&self) -> Result<()> {
         let train = &self.train;
-        count("train.iterations", train.iterations)?;
-        count("train.updates_per_rollout", train.updates_per_rollout)?;
-        bounded("train.inner_epochs", train.inner_epochs, 1, MAX_STEPS)?;
-        count("train.micro_batch", train.micro_batch)?;
         let Rollout { groups, group_size, .. } = self.rollout;
         if self.samples_per_rollout() > MAX_SAMPLES {
             return Err(Error::input(format!(
@@ -148,25 +141,11 @@ impl Config {
         divides("rollout.micro_batch", self.rollout_micro_batch(), &samples, self.samples_per_rollout())?;
         divides("train.updates_per_rollout", train.updates_per_rollout, &samples, self.samples_per_rollout())?;
         let update = format!("{samples}, over `train.updates_per_rollout` = {}", train.updates_per_rollout);
-        divides("train.micro_batch", self.update_micro_batch(), &update, self.samples_per_update())?;
-        positive("train.learning_rate", train.learning_rate)?;
-        share("train.beta1", train.beta1)?;
-        share("train.beta2", train.beta2)?;
-        positive("train.epsilon", train.epsilon)?;
-        not_negative("train.weight_decay", train.weight_decay)?;
-        positive_or_inf("train.max_grad_norm", train.max_grad_norm)?;
-        share("train.ema_decay", train.ema_decay)
+        divides("train.micro_batch", self.update_micro_batch(), &update, self.samples_per_update())
     }
 
-    fn validate_measurement(&self) -> Result<()> {
-        if self.eval.count < 2 {
-            return wrong("eval.count", "2 or more, as diversity is a distance", self.eval.count);
-        }
-        bounded("eval.count", self.eval.count, 1, MAX_PER_CLASS)?;
-        bounded("eval.steps", self.eval.steps, 1, MAX_STEPS)?;
-        not_negative("eval.guidance_scale", self.eval.guidance_scale)?;
-        bounded("preview.per_class", self.preview.per_class, 1, MAX_PER_CLASS)?;
-        bounded("preview.steps", self.preview.steps, 1, MAX_STEPS)?;
+    /// What decides which model is the best must be measured.
+    fn validate_best(&self) -> Result<()> {
         let missing = match self.checkpoint.keep_best {
             KeepBest::Judge if self.eval.judge.is_empty() => "there is no judge: give `eval.judge`",
             KeepBest::Holdout
@@ -174,23 +153,9 @@ impl Config {
             {
                 "there is no hold-out: give a [[reward]] the `weight` 0"
             }
-            _ => return count("checkpoint.keep", self.checkpoint.keep),
+            _ => return Ok(()),
         };
         Err(Error::input(format!("`checkpoint.keep_best` names what is not measured, as {missing}, or set \"auto\"")))
-    }
-}
-
-impl Guard {
-    fn validate(&self) -> Result<()> {
-        positive_or_inf("guard.max_drop", self.max_drop)?;
-        share("guard.min_diversity", self.min_diversity)?;
-        positive_or_inf("guard.max_high_frequency", self.max_high_frequency)?;
-        positive_or_inf("guard.max_drift", self.max_drift)?;
-        if !(0.0..=1.0).contains(&self.max_masked_fraction) {
-            return wrong("guard.max_masked_fraction", "a share, from 0 to 1", self.max_masked_fraction);
-        }
-        share("guard.min_reward_spread", self.min_reward_spread)?;
-        positive_or_inf("guard.max_gradient_cut", self.max_gradient_cut)
     }
 }
 
@@ -211,7 +176,6 @@ impl Run {
 
 impl Data {
     fn validate(&self) -> Result<()> {
-        bounded("data.image_size", self.image_size, 1, MAX_SIZE)?;
         if self.kind == DataKind::Builtin {
             let (image_size, channels) = match self.name.as_str() {
                 "digits8" => (8, 1),
@@ -250,7 +214,6 @@ impl Data {
 
 impl Rollout {
     fn validate(&self, objective: ObjectiveName) -> Result<()> {
-        bounded("rollout.steps", self.steps, 1, MAX_STEPS)?;
         match (self.sampler == Sampler::Ode, objective == ObjectiveName::Nft) {
             (true, false) => {
                 return Err(Error::input(
@@ -266,14 +229,6 @@ impl Rollout {
             _ => {}
         }
         self.validate_eta()?;
-        bounded("rollout.groups", self.groups, 1, MAX_SIZE)?;
-        if self.group_size < 2 {
-            let expected = "2 or more, as rewards are compared within a group";
-            return wrong("rollout.group_size", expected, self.group_size);
-        }
-        bounded("rollout.group_size", self.group_size, 2, MAX_SIZE)?;
-        not_negative("rollout.guidance_scale", self.guidance_scale)?;
-        count("rollout.micro_batch", self.micro_batch)?;
         self.validate_trained_steps()
     }
 
@@ -343,33 +298,12 @@ impl Rollout {
 
 impl Pretrain {
     fn validate(&self) -> Result<()> {
-        count("pretrain.steps", self.steps)?;
-        bounded("pretrain.batch_size", self.batch_size, 1, MAX_SIZE)?;
-        count("pretrain.micro_batch", self.micro_batch)?;
         let micro_batch = self.micro_batch.min(self.batch_size);
         divides("pretrain.micro_batch", micro_batch, "`pretrain.batch_size`", self.batch_size)?;
-        positive("pretrain.learning_rate", self.learning_rate)?;
-        not_negative("pretrain.weight_decay", self.weight_decay)?;
         if self.warmup_steps > self.steps {
             let expected = format!("at most `pretrain.steps` = {}", self.steps);
             return wrong("pretrain.warmup_steps", expected, self.warmup_steps);
         }
-        positive_or_inf("pretrain.max_grad_norm", self.max_grad_norm)?;
-        share("pretrain.ema_decay", self.ema_decay)?;
-        share("pretrain.class_dropout", self.class_dropout)?;
-        finite("pretrain.logit_mean", self.logit_mean)?;
-        positive("pretrain.logit_std", self.logit_std)?;
-        count("pretrain.log_every", self.log_every)
-    }
-}
-
-impl Classifier {
-    fn validate(&self) -> Result<()> {
-        bounded("classifier.hidden_size", self.hidden_size, 1, MAX_SIZE)?;
-        count("classifier.steps", self.steps)?;
-        bounded("classifier.batch_size", self.batch_size, 1, MAX_SIZE)?;
-        positive("classifier.learning_rate", self.learning_rate)?;
-        not_negative("classifier.weight_decay", self.weight_decay)?;
-        not_negative("classifier.noise_std", self.noise_std)
+        Ok(())
     }
 }

@@ -18,8 +18,8 @@ pub enum Divergence {
     KlUnnormalised,
     /// mean Δv²: the network alone, whatever the sampler.
     Velocity,
-    /// Total variation distance of the two Gaussians, 0 to 1. It grows with the KL, so only the threshold
-    /// is converted ([`kl_sum_from_tv`]).
+    /// Total variation distance of the two Gaussians, 0 to 1.
+    // It grows with the KL, so only the threshold is converted (`kl_sum_from_tv`).
     Tv,
 }
 

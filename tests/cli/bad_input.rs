@@ -127,7 +127,7 @@ fn configuration() {
             nothing,
             "train --config train.toml --set rollout.group_size=1",
             2,
-            &["`rollout.group_size`", "2 or more", "not 1"],
+            &["`rollout.group_size`", "from 2 to 65535", "not 1"],
         ),
         case(
             nothing,

@@ -1,0 +1,164 @@
+//! `config`: configurations written, shown, checked and explained.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{ConfigArguments, Global, say};
+use crate::config::{self, Checked, Command, Config, PRESETS, Preset, Style};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+
+/// Where editors find the schema, and how it comes there.
+const HEADER: &str = "#:schema flowdppo-wgpu.schema.json\n\
+# A configuration of flowdppo-wgpu: every key with its value. What is not given has the default, so whatever\n\
+# you do not change may go. For completion and checks in an editor, put the schema beside this file:\n\
+#   flowdppo-wgpu config schema --out flowdppo-wgpu.schema.json\n\n";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Write a configuration with every key explained, to start your own from
+    Init(Init),
+    /// Show the configuration that a file, presets and --set make together
+    Print(Print),
+    /// Say everything that is wrong with configuration files (exit code 2 if anything is)
+    Check(Check),
+    /// List the presets, or show what one sets
+    Presets(Presets),
+    /// Print the JSON schema, by which editors complete keys and mark mistakes
+    Schema(Out),
+    /// Print the reference of every key as Markdown
+    Reference,
+}
+
+#[derive(Debug, Args)]
+struct Init {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Only the sections that this command reads
+    #[arg(long = "for", value_name = "COMMAND", value_enum)]
+    command: Option<Command>,
+    #[command(flatten)]
+    out: Out,
+}
+
+#[derive(Debug, Args)]
+struct Print {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Only what differs from the defaults
+    #[arg(long)]
+    diff: bool,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// Configuration files (TOML)
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Command that the files are for; without it the one that their sections are of
+    #[arg(long = "for", value_name = "COMMAND", value_enum)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Presets {
+    /// Preset to show
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Out {
+    /// File to write; without it the text is printed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    match &arguments.action {
+        Action::Init(init) => {
+            if let Some(path) = init.out.out.as_ref().filter(|path| path.exists()) {
+                return Err(Error::input(format!(
+                    "{} exists already, and is never written over: choose another --out",
+                    path.display()
+                )));
+            }
+            let style = Style { comments: true, command: init.command, base: None };
+            init.out.write(global, &format!("{HEADER}{}", init.config.read()?.as_document(style)))
+        }
+        Action::Print(print) => {
+            let config = print.config.read()?;
+            let text = match print.diff {
+                true => config.as_document(Style { base: Some(&Config::default()), ..Style::default() }),
+                false => config.to_toml(),
+            };
+            say(text.trim_end());
+            Ok(())
+        }
+        Action::Check(check) => check.run(),
+        Action::Presets(Presets { name: Some(name) }) => {
+            say(Preset::named(name)?.text().trim_end());
+            Ok(())
+        }
+        Action::Presets(Presets { name: None }) => {
+            let width = PRESETS.iter().map(|preset| preset.name.len()).max().unwrap_or(0);
+            PRESETS.iter().for_each(|preset| say(format_args!("{:<width$}  {}", preset.name, preset.summary())));
+            Ok(())
+        }
+        Action::Schema(out) => {
+            let text = serde_json::to_string_pretty(config::schema()).expect("a schema is JSON");
+            out.write(global, &(text + "\n"))
+        }
+        Action::Reference => {
+            say(config::reference().trim_end());
+            Ok(())
+        }
+    }
+}
+
+impl Out {
+    fn write(&self, global: &Global, text: &str) -> Result<()> {
+        match &self.out {
+            Some(path) => {
+                super::check_output(path)?;
+                write_atomically(path, text.as_bytes())?;
+                global.announce(format_args!("written: {}", path.display()));
+            }
+            None => say(text.trim_end()),
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    fn run(&self) -> Result<()> {
+        let (mut problems, mut wrong) = (0, 0);
+        for path in &self.files {
+            let found = Checked::file(path, &[], self.command)?;
+            found.errors.iter().for_each(say);
+            if found.errors.is_empty() {
+                let commands: Vec<&str> = found.commands.iter().map(|command| command.name()).collect();
+                say(match (found.runs, &commands[..]) {
+                    (Some(runs), _) => format!("{}: OK, a sweep of {runs} runs", path.display()),
+                    (None, []) => {
+                        format!("{}: OK as far as it can be told; --for COMMAND checks ranges, too", path.display())
+                    }
+                    (None, _) => format!("{}: OK for {}", path.display(), commands.join(" and ")),
+                });
+            }
+            problems += found.errors.len();
+            wrong += usize::from(!found.errors.is_empty());
+        }
+        match problems {
+            0 => Ok(()),
+            count => Err(Error::input(format!("{count} to mend in {wrong} of {} files", self.files.len()))),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `config` and `completions`, as a person uses them.
+
+use super::workplace::Workplace;
+
+#[test]
+fn a_new_configuration_is_written_once_checked_and_trained_with() {
+    let here = Workplace::new();
+    let told = here.run("config init --for train --preset quick --out my.toml").succeeds();
+    assert!(told.contains("written: my.toml"), "{told}");
+    let text = std::fs::read_to_string(here.path("my.toml")).unwrap();
+    assert!(text.starts_with("#:schema flowdppo-wgpu.schema.json\n"), "{text}");
+    assert!(text.contains("\niterations = 3\n"), "{text}");
+
+    let before = here.snapshot();
+    let again = here.run("config init --out my.toml");
+    assert_eq!(again.code, Some(2));
+    assert_eq!(again.err, "error: my.toml exists already, and is never written over: choose another --out\n");
+    assert_eq!(here.snapshot(), before);
+
+    assert_eq!(here.run("config check my.toml").succeeds(), "my.toml: OK for train\n");
+    let diff = here.run("config print --config my.toml --set train.beta1=0.8 --diff").succeeds();
+    assert_eq!(diff, "[train]\niterations = 3\nbeta1 = 0.8\n\n[eval]\nevery = 0\n\n[preview]\nevery = 0\n");
+    let schema = here.run("config schema").succeeds();
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn a_check_shows_everything_and_ends_with_two() {
+    let here = Workplace::new();
+    std::fs::write(here.path("bad.toml"), "[train]\niteratons = 3\nbeta1 = 'x'\n").unwrap();
+    let ended = here.run("config check train.toml bad.toml");
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    assert_eq!(
+        ended.out,
+        "train.toml: OK for train\n\
+         bad.toml:2:1: unknown key `train.iteratons`; did you mean `train.iterations`?\n\
+         bad.toml:3:9: `train.beta1` must be a number, not the text \"x\"\n"
+    );
+    assert_eq!(ended.err, "error: 2 to mend in 1 of 2 files\n");
+    assert_eq!(here.run("config check no.toml").code, Some(2));
+}
+
+#[test]
+fn presets_go_over_the_file_and_under_set() {
+    let here = Workplace::new();
+    let print = |arguments: &str| here.run(&format!("config print --config train.toml {arguments}")).succeeds();
+    assert!(print("").contains("iterations = 2\n"));
+    assert!(print("--preset quick").contains("iterations = 3\n"));
+    assert!(print("--preset quick --set train.iterations=7").contains("iterations = 7\n"));
+    let both = print("--preset many-epochs --preset careful");
+    assert!(both.contains("inner_epochs = 2\n") && both.contains("learning_rate = 5e-5\n"), "{both}");
+    let ended = here.run("train --preset quik");
+    assert_eq!(ended.err, "error: there is no preset `quik`; did you mean `quick`?\n");
+    assert_eq!(ended.code, Some(2));
+    let listed = here.run("config presets").succeeds();
+    assert!(listed.lines().any(|line| line.starts_with("low-memory  ")), "{listed}");
+    assert!(here.run("config presets quick").succeeds().contains("train.iterations = 3"));
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    let here = Workplace::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = here.run(&format!("completions {shell}")).succeeds();
+        for word in ["fit-classifier", "preset", "completions"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The command lines of the documents, run as they stand, only smaller.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+#[path = "../common/command_lines.rs"]
+mod command_lines;
+
+use command_lines::command_lines;
+
+use super::workplace::{Ended, program};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What makes a command a matter of a second: fewer and smaller steps of the same kind.
+fn smaller(command: &str) -> &'static str {
+    match command {
+        "train" => {
+            " --set train.iterations=1 --set rollout.groups=2 --set rollout.group_size=2 --set train.inner_epochs=1 \
+             --set eval.count=2 --set eval.steps=2 --set preview.per_class=1 --set preview.steps=2"
+        }
+        "pretrain" => {
+            " --set pretrain.steps=2 --set pretrain.warmup_steps=1 --set pretrain.batch_size=4 \
+             --set preview.per_class=1 --set preview.steps=2"
+        }
+        "fit-classifier" => " --set classifier.steps=2 --set classifier.batch_size=4",
+        "eval" => " --set eval.count=2 --set eval.steps=2",
+        // Whole runs: tests/cli/sweep.rs does some.
+        "sweep" => " --dry-run",
+        _ => "",
+    }
+}
+
+/// Why a command line is only parsed (by tests/docs.rs).
+fn only_parsed(arguments: &str) -> Option<&'static str> {
+    let is_placeholder = |word: &str| {
+        let stem = word.split('.').next().unwrap_or_default();
+        stem.len() > 1 && stem.chars().all(|letter| letter.is_ascii_uppercase())
+    };
+    if arguments.split(' ').any(|word| is_placeholder(word) || word.starts_with("SiT-")) {
+        return Some("it names a file of the reader's");
+    }
+    if arguments.contains("configs/rewards/") {
+        return Some("its scorer is another program");
+    }
+    arguments.starts_with("bench").then_some("it measures for minutes; tests/cli/bench.rs runs every option")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// Two classes of small pictures, as the README asks for.
+fn draw_pictures(folder: &Path) {
+    for (class, shade) in [("disc", 40_u8), ("square", 200)] {
+        std::fs::create_dir_all(folder.join(class)).unwrap();
+        for index in 0..4_u8 {
+            let picture = image::RgbImage::from_pixel(20, 16, image::Rgb([shade, index, 255 - shade]));
+            picture.save(folder.join(class).join(format!("{index}.png"))).unwrap();
+        }
+    }
+}
+
+fn documents() -> Vec<PathBuf> {
+    let mut found = vec![root().join("README.md")];
+    for folder in [root().to_owned(), root().join("docs")] {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
+        paths.sort();
+        found.extend(paths);
+    }
+    found
+}
+
+#[test]
+fn every_command_line_of_the_documents_runs() {
+    let place = tempfile::tempdir().unwrap();
+    let here = place.path();
+    copy(&root().join("configs"), &here.join("configs"));
+    copy(&root().join("tests/formats"), &here.join("tests/formats"));
+    draw_pictures(&here.join("pictures"));
+    // The README's two files.
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for block in readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        if let Some(name) = block.lines().next().and_then(|line| line.strip_prefix("# ")) {
+            std::fs::write(here.join(name), block).unwrap();
+        }
+    }
+    // Runs that a document speaks of before it, or another, makes them.
+    for run in ["--out runs/second --set run.seed=1", "--config configs/digits8/lora.toml"] {
+        Ended::of(&mut program(here, &format!("train {run}{}", smaller("train")))).succeeds();
+    }
+
+    let (mut run, mut parsed) = (HashSet::new(), HashSet::new());
+    for path in documents() {
+        for arguments in command_lines(&std::fs::read_to_string(&path).unwrap()) {
+            if only_parsed(&arguments).is_some() {
+                parsed.insert(arguments);
+            } else if run.insert(arguments.clone()) {
+                let command = arguments.split(' ').next().unwrap_or_default();
+                let smaller = Some(smaller(command)).filter(|more| !arguments.ends_with(more)).unwrap_or_default();
+                let ended = Ended::of(&mut program(here, &format!("{arguments}{smaller}")));
+                assert_eq!(ended.code, Some(0), "{}: {arguments}\n{}\n{}", path.display(), ended.out, ended.err);
+            }
+        }
+    }
+    assert!(run.len() >= 30 && run.len() > parsed.len(), "{} were run, {} only parsed", run.len(), parsed.len());
+}

@@ -1,0 +1,334 @@
+//! Configurations as the program writes and explains them: schema, commented files, presets, differences, checks.
+
+use flowdppo_wgpu::config::{Checked, Command, Config, PRESETS, Preset, Style, schema};
+
+use crate::{METHODS, SHIPPED, parse, shipped};
+
+/// Every shipped file that is a configuration.
+fn shipped_files() -> Vec<(String, Config)> {
+    let mut files = Vec::new();
+    for set in SHIPPED {
+        for file in ["pretrain", "fit-classifier", "fit-judge", "train"] {
+            files.push((format!("{set}/{file}"), shipped(set, file, &[])));
+        }
+    }
+    files.extend(METHODS.map(|method| (format!("digits8/{method}"), shipped("digits8", method, &[]))));
+    files.push(("evidence/base-digits".into(), shipped("evidence", "base-digits", &[])));
+    files
+}
+
+fn with_preset(preset: &Preset) -> Config {
+    Config::parse("", "", &preset.overrides()).unwrap_or_else(|cause| panic!("{}: {cause}", preset.name))
+}
+
+/// Asserts that a value fits a schema: types, required, unknown and constant keys, bounds. What is not known here is
+/// refused, so that no part of the schema goes untested.
+fn fits(value: &toml::Value, schema: &serde_json::Value, path: &str) -> Result<(), String> {
+    let root = flowdppo_wgpu::config::schema();
+    let known = [
+        "$ref",
+        "$schema",
+        "$defs",
+        "title",
+        "description",
+        "default",
+        "format",
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "minItems",
+        "maxItems",
+        "oneOf",
+        "anyOf",
+        "const",
+        "enum",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "x-commands",
+        "x-inf",
+        "x-why",
+    ];
+    for keyword in schema.as_object().ok_or_else(|| format!("{path}: no schema"))?.keys() {
+        assert!(known.contains(&keyword.as_str()), "{path}: this test does not know `{keyword}`");
+    }
+    if let Some(pointer) = schema["$ref"].as_str() {
+        fits(value, root.pointer(&pointer[1..]).expect(pointer), path)?;
+    }
+    for forms in ["oneOf", "anyOf"].iter().filter_map(|name| schema[name].as_array()) {
+        let fitting = forms.iter().filter(|form| fits(value, form, path).is_ok()).count();
+        if fitting != 1 {
+            return Err(format!("{path}: {value} fits {fitting} forms"));
+        }
+    }
+    let fault = |what: &str| Err(format!("{path}: {value} {what}"));
+    let types: Vec<&str> = match &schema["type"] {
+        serde_json::Value::Array(types) => types.iter().filter_map(|name| name.as_str()).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    let found: &[&str] = match value {
+        toml::Value::String(_) => &["string"],
+        toml::Value::Integer(_) => &["integer", "number"],
+        toml::Value::Float(_) => &["number"],
+        toml::Value::Boolean(_) => &["boolean"],
+        toml::Value::Array(_) => &["array"],
+        toml::Value::Table(_) => &["object"],
+        toml::Value::Datetime(_) => &[],
+    };
+    if !types.is_empty() && !types.iter().any(|name| found.contains(name)) {
+        return fault("has another type");
+    }
+    let number = value.as_float().or(value.as_integer().map(|number| number as f64));
+    if let Some(number) = number {
+        let bound = |name: &str| schema[name].as_f64();
+        let ok = bound("minimum").is_none_or(|low| number >= low)
+            && bound("maximum").is_none_or(|high| number <= high)
+            && bound("exclusiveMinimum").is_none_or(|low| number > low)
+            && bound("exclusiveMaximum").is_none_or(|high| number < high);
+        if !ok {
+            return fault("is out of range");
+        }
+    }
+    let names = schema["enum"].as_array().map(|names| names.iter().any(|name| name.as_str() == value.as_str()));
+    if names == Some(false) || schema["const"].as_str().is_some_and(|name| Some(name) != value.as_str()) {
+        return fault("is another name");
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        if let Some(items) = schema.get("items") {
+            fits(item, items, &format!("{path}.{index}"))?;
+        }
+    }
+    if let Some(table) = value.as_table() {
+        for name in schema["required"].as_array().into_iter().flatten().filter_map(|name| name.as_str()) {
+            if !table.contains_key(name) {
+                return fault(&format!("lacks `{name}`"));
+            }
+        }
+        for (name, value) in table {
+            match (schema["properties"].get(name), &schema["additionalProperties"]) {
+                (Some(property), _) => fits(value, property, &format!("{path}.{name}"))?,
+                (None, serde_json::Value::Bool(false)) => return fault(&format!("has the unknown key `{name}`")),
+                (None, other) if other.is_object() => fits(value, other, &format!("{path}.{name}"))?,
+                (None, _) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fit_of(text: &str) -> Result<(), String> {
+    fits(&toml::Value::Table(text.parse().unwrap()), schema(), "")
+}
+
+#[test]
+fn every_shipped_configuration_fits_the_schema() {
+    for (name, config) in shipped_files() {
+        fit_of(&config.to_toml()).unwrap_or_else(|cause| panic!("{name}: {cause}"));
+        let path = format!("{}/configs/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        fit_of(&std::fs::read_to_string(path).unwrap()).unwrap_or_else(|cause| panic!("{name}: {cause}"));
+    }
+}
+
+#[test]
+fn the_schema_refuses_what_the_program_refuses() {
+    for (text, reason) in [
+        ("[trian]", "unknown key `trian`"),
+        ("[train]\niteratons = 3", "unknown key `iteratons`"),
+        ("[train]\niterations = 'many'", "another type"),
+        ("[train]\niterations = 0", "out of range"),
+        ("[train]\nbeta1 = 1.0", "out of range"),
+        ("[train]\nlearning_rate = 0.0", "out of range"),
+        ("[model]\nimage_size = 70000", "out of range"),
+        ("[objective]\nmask = 'asymetric'", "fits 0 forms"),
+        ("[objective.reference]\nbeta = -1.0", "out of range"),
+        ("[rollout]\ntrained_steps = { kind = 'list' }", "fits 0 forms"),
+        ("[rollout]\ntrained_steps = { kind = 'list', steps = [1], size = 2 }", "fits 0 forms"),
+        ("[rollout]\nschedule = { shift = 1.0 }", "fits 0 forms"),
+        ("[[reward]]\nwieght = 1.0", "unknown key `wieght`"),
+    ] {
+        let cause = fit_of(text).expect_err(text);
+        assert!(cause.contains(reason), "{text}: {cause}");
+        let refused =
+            parse(text, &[]).is_err_and(|_| true) || parse(text, &[]).unwrap().validate(Command::Train).is_err();
+        assert!(refused, "{text}");
+    }
+}
+
+/// Bounds are written once, in the schema: the program refuses just beyond each, and takes it.
+#[test]
+fn bounds_of_the_schema_are_those_of_the_program() {
+    let mut count = 0;
+    let commands = [Command::Train, Command::Pretrain, Command::FitClassifier];
+    for (section, property) in schema()["properties"].as_object().unwrap() {
+        let names: Vec<&str> =
+            property["x-commands"].as_array().expect(section).iter().map(|it| it.as_str().unwrap()).collect();
+        let command = commands.into_iter().find(|command| names.contains(&command.name())).expect(section);
+        let Some(pointer) = property["$ref"].as_str() else { continue };
+        for (key, schema) in schema().pointer(&pointer[1..]).unwrap()["properties"].as_object().unwrap() {
+            // Sizes exclude the default file.
+            if section == "model" || !schema["type"].is_string() {
+                continue;
+            }
+            for (bound, step) in [("minimum", -1), ("maximum", 1), ("exclusiveMinimum", 0), ("exclusiveMaximum", 0)] {
+                let Some(limit) = schema[bound].as_i64() else { continue };
+                let value = limit + step;
+                let set = format!("{section}.{key}={value}");
+                let message = match parse("", &[set.as_str()]) {
+                    Ok(config) => config.validate(command).expect_err(&set).to_string(),
+                    // A type without a sign.
+                    Err(cause) => cause.to_string(),
+                };
+                assert!(message.contains(&format!("`{section}.{key}` must be ")), "{set}: {message}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 50, "only {count} bounds were tried");
+}
+
+#[test]
+fn a_commented_configuration_gives_the_same_configuration_back() {
+    let mut all = shipped_files();
+    all.push(("the defaults".into(), Config::default()));
+    all.extend(PRESETS.iter().map(|preset| (preset.name.to_owned(), with_preset(preset))));
+    let mut none = Config::default();
+    none.reward.clear();
+    all.push(("no reward".into(), none));
+    let mut several = Config::default();
+    several.reward = vec![several.reward[0].clone(); 3];
+    several.reward[1].weight = (-0.5).into();
+    all.push(("three rewards".into(), several));
+    for (name, config) in &all {
+        let text = config.as_document(Style { comments: true, ..Style::default() });
+        assert_eq!(&parse(&text, &[]).unwrap_or_else(|cause| panic!("{name}: {cause}")), config, "{name}");
+        let too_wide = text.lines().find(|line| line.starts_with('#') && line.chars().count() > 120);
+        assert_eq!(too_wide, None, "{name}");
+    }
+}
+
+/// Set or not, every key that the schema has stands in a commented configuration, with its comment.
+#[test]
+fn a_commented_configuration_has_every_key() {
+    let text = Config::default().as_document(Style { comments: true, ..Style::default() });
+    let lines: Vec<&str> = text.lines().collect();
+    let sections = schema()["$defs"].as_object().unwrap();
+    for (section, property) in schema()["properties"].as_object().unwrap() {
+        let pointer = property["$ref"].as_str().or(property["items"]["$ref"].as_str()).unwrap();
+        let definition = &sections[pointer.rsplit('/').next().unwrap()];
+        for (key, schema) in definition["properties"].as_object().unwrap() {
+            if text.contains(&format!("\n[{section}.{key}]\n")) {
+                continue;
+            }
+            assert!(schema["description"].is_string(), "{section}.{key} has no description");
+            let is_it = |line: &&str| {
+                line.trim_start_matches("# ").strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with(" ="))
+            };
+            let at = lines.iter().position(is_it).unwrap_or_else(|| panic!("{section}.{key} is missing"));
+            assert!(lines[at - 1].starts_with("# "), "{section}.{key}");
+        }
+    }
+}
+
+#[test]
+fn for_a_command_only_what_it_reads_is_written() {
+    let style = Style { comments: true, command: Some(Command::FitClassifier), base: None };
+    let text = Config::default().as_document(style);
+    let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
+    assert_eq!(headers, ["[run]", "[data]", "[classifier]"]);
+}
+
+#[test]
+fn differences_from_the_defaults_are_all_that_is_needed() {
+    let default = Config::default();
+    let style = Style { base: Some(&default), ..Style::default() };
+    assert_eq!(default.as_document(style).trim(), "");
+    for (name, config) in shipped_files() {
+        let text = config.as_document(style);
+        assert_eq!(parse(&text, &[]).unwrap_or_else(|cause| panic!("{name}: {cause}")), config, "{name}\n{text}");
+    }
+    let config =
+        parse("", &["train.beta1=0.8", "objective.reference.beta=0.1", "rollout.trained_steps.count=2"]).unwrap();
+    assert_eq!(
+        config.as_document(style),
+        "[rollout]\ntrained_steps = { kind = \"sparse-early\", count = 2, from = 0.0, to = 0.5 }\n\n\
+         [objective.reference]\nbeta = 0.1\n\n[train]\nbeta1 = 0.8\n"
+    );
+    let mut none = Config::default();
+    none.reward.clear();
+    assert_eq!(parse(&none.as_document(style), &[]).unwrap(), none);
+}
+
+#[test]
+fn presets_can_be_combined_and_trained_with() {
+    for preset in PRESETS {
+        let config = with_preset(preset);
+        config.validate(Command::Train).unwrap_or_else(|cause| panic!("{}: {cause}", preset.name));
+        assert_ne!(config, Config::default(), "{}", preset.name);
+        assert!(preset.summary().ends_with('.'), "{}", preset.summary());
+        for other in PRESETS {
+            for set in SHIPPED {
+                let overrides: Vec<String> = [preset.overrides(), other.overrides()].concat();
+                let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+                let config = shipped(set, "train", &overrides);
+                config.validate(Command::Train).unwrap_or_else(|cause| panic!("{} {set}: {cause}", preset.name));
+            }
+        }
+    }
+    assert_eq!(Preset::named("quik").unwrap_err().to_string(), "there is no preset `quik`; did you mean `quick`?");
+    assert!(Preset::named("enormous").unwrap_err().to_string().contains("there are quick, careful"));
+}
+
+fn errors(text: &str, command: Option<Command>) -> Vec<String> {
+    Checked::text(text, "my.toml", &[], command).errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_check_names_everything_at_once() {
+    let text = "[train]\niteratons = 3\nbeta1 = 'x'\nbeta2 = 1.0\n[[reward]]\nwieght = 1\n[trian]\n\
+                [rollout]\ntrained_steps = 3\ngroup_size = 1\n";
+    assert_eq!(
+        errors(text, None),
+        [
+            "my.toml:2:1: unknown key `train.iteratons`; did you mean `train.iterations`?",
+            "my.toml:3:9: `train.beta1` must be a number, not the text \"x\"",
+            "my.toml:6:1: unknown key `reward.0.wieght`; did you mean `reward.0.weight`?",
+            "my.toml:7:2: unknown section [trian]; did you mean [train]?",
+            "my.toml:9:17: `rollout.trained_steps` must be a table with a `kind`, not 3",
+            "my.toml: `rollout.group_size` must be a whole number from 2 to 65535, as rewards are compared within a \
+             group, not 1",
+            "my.toml: `train.beta2` must be a number from 0 to below 1, not 1.0",
+        ]
+    );
+    assert_eq!(errors("[train]\niterations = = 3", None).len(), 1);
+    assert_eq!(errors("reward = [1, 2]\ntrain = 3\n", None).len(), 2);
+}
+
+#[test]
+fn a_check_finds_files_that_are_not_there() {
+    let text = "[model]\nfile = 'no.safetensors'\n[train]\niterations = 1\n[eval]\njudge = ''\n[[reward]]\nfile = 'nor this'\n";
+    let found = errors(text, None);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("my.toml: `model.file` names no.safetensors, which does not exist"), "{found:?}");
+    assert!(found[1].starts_with("my.toml: `reward.0.file` names nor this"), "{found:?}");
+    let data = "[data]\nkind = 'folder'\npath = 'no'\n[classifier]\nsteps = 3\n";
+    assert!(errors(data, None)[0].starts_with("my.toml: `data.path` names no,"));
+}
+
+#[test]
+fn a_check_knows_what_a_file_is_for() {
+    let commands = |text: &str| Checked::text(text, "my.toml", &[], None).commands;
+    assert_eq!(commands("[run]\n[rollout]\n[model]\n"), [Command::Train]);
+    assert_eq!(commands("[train]\n[pretrain]\n"), [Command::Train, Command::Pretrain]);
+    assert_eq!(commands("[run]\n[model]\n[data]\n"), [Command::Pretrain]);
+    assert_eq!(commands("[data]\n[classifier]\n"), [Command::FitClassifier]);
+    assert_eq!(commands("[nonsense]\n[train]\n"), [Command::Train]);
+    let sweep = |text: &str| Checked::text(text, "my.toml", &[], None);
+    assert_eq!(sweep("[grid]\ntrain.iterations = [1, 2, 3]\n").runs, Some(3));
+    let wrong = sweep("[grid]\ntrain.iterations = [1, 0]\n").errors;
+    assert!(wrong[0].to_string().contains("`train.iterations` must be a whole number"), "{wrong:?}");
+    // Ranges of a command's own sections alone.
+    assert_eq!(errors("[train]\niterations = 0\n[pretrain]\nsteps = 0\n", Some(Command::Pretrain)).len(), 1);
+}

@@ -49,8 +49,8 @@ fn the_shipped_configurations_load_validate_and_round_trip() {
 }
 
 /// A file for each published method, which says only what makes it.
-const METHODS: [&str; 8] =
-    ["flow-dppo", "flow-dppo-cps", "flow-grpo", "flow-cps", "grpo-guard", "mix-grpo", "dance-grpo", "nft"];
+const METHODS: [&str; 9] =
+    ["flow-dppo", "flow-dppo-cps", "flow-grpo", "flow-cps", "grpo-guard", "mix-grpo", "dance-grpo", "nft", "lora"];
 
 #[test]
 fn the_methods_differ_in_what_makes_them_alone() {
@@ -65,7 +65,8 @@ fn the_methods_differ_in_what_makes_them_alone() {
         rest.rollout.sampler = default.rollout.sampler;
         rest.rollout.shared_noise = default.rollout.shared_noise;
         rest.rollout.trained_steps = default.rollout.trained_steps.clone();
-        if method == "nft" {
+        rest.lora = default.lora.clone();
+        if ["nft", "lora"].contains(&method) {
             rest.train = default.train.clone();
         }
         assert_eq!(rest, default, "{method}");

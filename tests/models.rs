@@ -158,7 +158,8 @@ fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
         let tensor = tensors.remove(from).expect("it is there");
         tensors.insert(to.into(), tensor);
     }
-    let cases: [(&dyn Fn(&mut Tensors), &[&str]); 7] = [
+    type Case<'a> = (&'a dyn Fn(&mut Tensors), &'a [&'a str]);
+    let cases: [Case<'_>; 7] = [
         (
             &|it| drop(it.remove("blocks.1.attn.proj.bias")),
             &["lacks the tensor `blocks.1.attn.proj.bias` of shape [32]"],

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::{gpu, tiny, words};
-use flowdppo_wgpu::Result;
+use flowdppo_wgpu::Error;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
 use flowdppo_wgpu::evaluate::{BASE, Evaluator, upload_base};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
@@ -248,7 +248,7 @@ fn nothing_is_made_after_the_first_iteration() {
         evaluator.evaluate(trainer.rewards(), index)?;
         preview.draw(&table)?;
         trainer.checkpoint(index + 1)?;
-        Result::Ok(gpu.counters())
+        Ok::<_, Error>(gpu.counters())
     };
     let first = whole_iteration(0).expect("the device works");
     assert!(first.buffers > 0 && first.pipelines > 0 && first.bind_groups > 0 && first.bytes_held > 0);

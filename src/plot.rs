@@ -59,7 +59,9 @@ struct Frame {
 /// A chart of its own.
 const ALONE: Frame = Frame { area: [560.0, 330.0], left: 74.0, top: 70.0, bottom: 58.0, texts: true };
 /// A chart inside a page.
-const INLINE: Frame = Frame { area: [340.0, 170.0], left: 48.0, top: 10.0, bottom: 48.0, texts: false };
+const INLINE: Frame = Frame { area: [334.0, 170.0], left: 54.0, top: 10.0, bottom: 54.0, texts: false };
+/// Texts are larger there, as a chart shrinks on a small screen.
+const INLINE_TEXT: f64 = 1.3;
 /// Right of the area inside a page.
 const INLINE_RIGHT: f64 = 12.0;
 
@@ -329,6 +331,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
     }
 
     fn text(&self, text: &str, [x, y]: [f64; 2], size: f64, colour: RGBColor, place: (HPos, VPos)) -> Drawn {
+        let size = if self.frame.texts { size } else { INLINE_TEXT * size };
         self.write(text, [x, y], ("sans-serif", unit(size)).into_font().color(&colour).pos(Pos::new(place.0, place.1)))
     }
 
@@ -355,7 +358,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
             self.line(&[[x, bottom], [x, bottom + 5.0]], FADED.into(), 1.0)?;
             self.text(label, [x, bottom + 9.0], 12.0, FADED, (HPos::Center, VPos::Top))?;
         }
-        let below = bottom + if texts { 32.0 } else { 28.0 };
+        let below = bottom + 32.0;
         self.text(self.chart.x.title, [left + width / 2.0, below], 13.0, INK, (HPos::Center, VPos::Top))?;
         if !texts {
             return Ok(());

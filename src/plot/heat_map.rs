@@ -7,7 +7,7 @@ use super::{Axis, Canvas, Chart, FADED, INLINE, INLINE_RIGHT, Range, Scale, inli
 use crate::error::Result;
 
 /// Room for the scale of colours on the right.
-const KEY: f64 = 58.0;
+const KEY: f64 = 64.0;
 /// Cells side by side, at most; more are joined into means.
 const COLUMNS: usize = 170;
 

@@ -51,3 +51,33 @@ fn a_chart_names_its_series_and_leaves_out_what_it_cannot_show() {
     chart.series[0].line.truncate(0);
     assert!(chart.is_empty());
 }
+
+#[test]
+fn a_chart_in_a_page_takes_its_colours_and_leaves_the_texts_to_it() {
+    let axis = Axis { title: "rollouts", scale: Scale::Whole };
+    let series = Series { label: "a label".into(), line: vec![[0.0, 0.5], [1.0, 0.75]], ..Series::default() };
+    let chart = Chart { title: "Title", subtitle: "Subtitle", x: axis, y: axis, series: vec![series] };
+    let svg = chart.to_inline_svg().unwrap();
+    assert!(svg.starts_with("<svg role=\"img\" aria-label=\"Title\" viewBox="), "{svg}");
+    assert!(svg.contains("rollouts") && !svg.contains("Subtitle") && !svg.contains("a label"), "{svg}");
+    for colour in ["\"var(--faded)\"", "\"var(--rule)\"", "\"var(--ink)\"", "#0072B2"] {
+        assert!(svg.contains(colour), "{colour} is missing in {svg}");
+    }
+    assert_eq!(chart.series[0].css_colour(), "#0072b2");
+}
+
+#[test]
+fn a_heat_map_has_a_cell_for_each_positive_number() {
+    let cells = vec![[1.0, 0.0, 1e-4], [1.0, 2.0, 1e-2], [2.0, 0.0, 0.0], [2.0, 2.0, f64::NAN], [3.0, 2.0, 1e-3]];
+    let mut map = HeatMap { title: "Title", subtitle: "", axes: ["iteration", "step"], cells };
+    // Three cells and 64 of the scale; the smallest has the first colour, the largest nearly the last.
+    let svg = map.to_inline_svg().unwrap();
+    assert_eq!(svg.matches("<rect").count(), 3 + 64, "{svg}");
+    assert!(!svg.contains("NaN"));
+    // Ten thousand iterations are joined into columns that can be seen.
+    map.cells = (1..=10_000).map(|iteration| [f64::from(iteration), 4.0, 1e-3]).collect();
+    let cells = map.to_inline_svg().unwrap().matches("<rect").count() - 64;
+    assert!((100..=170).contains(&cells), "{cells}");
+    map.cells = vec![[1.0, 0.0, 0.0]];
+    assert!(map.is_empty());
+}

@@ -265,12 +265,14 @@ fn files(run: &Path, form: Form) -> Vec<FileView> {
     there.map(|(name, what, shown)| FileView { name, what, linked: *shown || form == Form::File }).collect()
 }
 
-/// A number with the digits that tell it from its neighbours.
+/// A number with three digits that count.
 fn number(value: f64) -> String {
-    match value.abs() {
+    let size = value.abs();
+    let text = match size {
         0.0 => "0".into(),
-        size if size < 1e-3 => format!("{value:.1e}").replace('-', "−"),
-        size if size < 10.0 => format!("{value:.3}").replace('-', "−"),
-        _ => format!("{value:.1}").replace('-', "−"),
-    }
+        _ if size < 1e-3 => format!("{value:.2e}"),
+        _ if size < 1e3 => format!("{value:.*}", (2 - size.log10().floor() as i32).max(0) as usize),
+        _ => format!("{value:.0}"),
+    };
+    text.replace('-', "−")
 }

@@ -135,7 +135,8 @@ impl History {
         let list = |record: &Record, key: &str| record.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
         let steps = |record: &Record| -> Vec<[f64; 3]> {
             let pairs = list(record, "trained_steps").into_iter().zip(list(record, "kl_by_step"));
-            let numbers = pairs.filter_map(|(step, kl)| Some([record["iteration"].as_f64()?, step.as_f64()?, kl.as_f64()?]));
+            let numbers =
+                pairs.filter_map(|(step, kl)| Some([record["iteration"].as_f64()?, step.as_f64()?, kl.as_f64()?]));
             numbers.collect()
         };
         self.records.iter().flat_map(steps).collect()

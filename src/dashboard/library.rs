@@ -27,7 +27,8 @@ pub(super) fn find(places: &[PathBuf]) -> Vec<Known> {
     for place in places {
         // A person may name a link; within folders links are not followed, as they lead anywhere.
         if is_run(place) {
-            let name = fs::canonicalize(place).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+            let name =
+                fs::canonicalize(place).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
             found.push((name.unwrap_or_else(|| place.display().to_string()), place.clone()));
         } else {
             look(place, "", DEPTH, &mut found);

@@ -74,8 +74,7 @@ pub(super) fn index(places: &[PathBuf], query: &str) -> Option<Prepared> {
     let runs = library::find(places);
     let states: Vec<_> = runs.iter().map(|run| (&run.path, run.changed, in_progress(&run.path))).collect();
     let depends_on = hash(&(&states, query));
-    let chosen: Vec<String> =
-        query.split('&').filter_map(|part| Some(part.strip_prefix("run=")?.to_owned())).collect();
+    let chosen: Vec<String> = query.split('&').filter_map(|part| Some(part.strip_prefix("run=")?.to_owned())).collect();
     let places = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
     let make = move || {
         let index = index_of(places.clone(), &runs, &chosen);

@@ -76,8 +76,7 @@ impl HeatMap {
             y: axis(self.axes[1]),
             series: Vec::new(),
         };
-        let size =
-            [INLINE.left + INLINE.area[0] + INLINE_RIGHT, INLINE.top + INLINE.area[1] + INLINE.bottom];
+        let size = [INLINE.left + INLINE.area[0] + INLINE_RIGHT, INLINE.top + INLINE.area[1] + INLINE.bottom];
         let frame = super::Frame { area: [INLINE.area[0] - KEY, INLINE.area[1]], ..INLINE };
         inline(size, self.title, |sheet| {
             let canvas = Canvas { chart: &chart, sheet, frame, x: range(columns, stride), y: range(rows, 1.0) };
@@ -99,7 +98,13 @@ impl HeatMap {
             for (value, _) in &values.ticks {
                 let share = (value - values.low) / (values.high - values.low);
                 let power = 10_f64.powf(*value);
-                canvas.text(&number(power, power), [left + 15.0, bar(share)], 12.0, FADED, (HPos::Left, VPos::Center))?;
+                canvas.text(
+                    &number(power, power),
+                    [left + 15.0, bar(share)],
+                    12.0,
+                    FADED,
+                    (HPos::Left, VPos::Center),
+                )?;
             }
             Ok(())
         })

@@ -76,12 +76,7 @@ const TRAIN: [Curves; 12] = [
         &[("velocity_msd_new_old", "mean")],
     ),
     curves("Ratio", "New to old probability density: spread over the terms.", Scale::FromZero, &[("ratio_std", "std")]),
-    curves(
-        "Penalty on the distance to the base",
-        "Before its factor.",
-        Scale::FromZero,
-        &[("kl_ref_mean", "penalty")],
-    ),
+    curves("Penalty on the distance to the base", "Before its factor.", Scale::FromZero, &[("kl_ref_mean", "penalty")]),
     curves("Gradient norm", "Before clipping, mean over updates.", Scale::FromZero, &[("grad_norm", "norm")]),
     curves(
         "Seconds an iteration",

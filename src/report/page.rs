@@ -170,8 +170,7 @@ impl Page {
         };
         let grids = pictures::grids(path);
         let samples_in_all = grids.len();
-        let picture =
-            |grid: pictures::Grid| Some(Picture { iteration: grid.iteration, address: address(&grid.file)? });
+        let picture = |grid: pictures::Grid| Some(Picture { iteration: grid.iteration, address: address(&grid.file)? });
         let mut charts = figures::charts(run).iter().map(ChartView::of).collect::<Result<Vec<_>>>()?;
         let map = figures::kl_map(run);
         if !map.is_empty() {
@@ -241,11 +240,8 @@ pub fn render(name: &str, content: &impl Serialize) -> Result<String> {
 
 /// What a person asks first.
 fn headline(run: &History) -> Option<Headline> {
-    let candidates = [
-        ("reward on fixed seeds", "eval/reward_mean"),
-        ("reward of the rollouts", "reward_mean"),
-        ("loss", "loss"),
-    ];
+    let candidates =
+        [("reward on fixed seeds", "eval/reward_mean"), ("reward of the rollouts", "reward_mean"), ("loss", "loss")];
     let (what, points) =
         candidates.into_iter().map(|(what, key)| (what, run.points(key))).find(|(_, points)| !points.is_empty())?;
     let after = (points.len() > 1).then(|| format!("{:.3}", points[points.len() - 1][1]));

@@ -182,9 +182,7 @@ impl EventFile {
 
     fn append(&mut self, event: Event) -> Result<()> {
         // One unbuffered write: a crash tears at most this record.
-        self.file
-            .write_all(&tf_record(&event.encode_to_vec()))
-            .map_err(|cause| Error::unwritable(&self.path, cause))
+        self.file.write_all(&tf_record(&event.encode_to_vec())).map_err(|cause| Error::unwritable(&self.path, cause))
     }
 }
 

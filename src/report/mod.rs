@@ -30,7 +30,7 @@ pub enum Form {
 /// works there.
 ///
 /// # Errors
-/// [`Error::Input`] if there is no run, [`Error::Failed`] if the file cannot be written.
+/// [`crate::Error::Input`] if there is no run, [`crate::Error::Failed`] if the file cannot be written.
 pub fn write(path: &Path, in_progress: bool) -> Result<PathBuf> {
     let file = path.join(REPORT);
     let html = Page::of(&History::open(path)?, in_progress, Form::File)?.html()?;

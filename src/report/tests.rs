@@ -112,7 +112,7 @@ fn a_long_run_stays_a_small_file() {
     let line = |iteration: u64| {
         let value = json!({
             "iteration": iteration, "reward_mean": 0.5, "grad_norm": 1.0, "trained_steps": [0, 1, 2, 3, 4, 5, 6, 7],
-            "kl_by_step": [1e-3; 8],
+            "kl_by_step": vec![1e-3; 8],
         });
         format!("{value}\n")
     };

@@ -47,8 +47,8 @@ fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 /// Serves a folder of runs until the test's process ends.
-fn serve(places: &[PathBuf]) -> SocketAddr {
-    let dashboard = Dashboard::open(places, "127.0.0.1:0".parse().unwrap()).unwrap();
+fn serve(runs: &Path) -> SocketAddr {
+    let dashboard = Dashboard::open(&[runs.to_owned()], "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = dashboard.address();
     assert_ne!(address.port(), 0);
     std::thread::spawn(move || dashboard.serve());
@@ -84,7 +84,7 @@ fn runs() -> (TempDir, PathBuf) {
 #[test]
 fn the_index_leads_to_runs_and_their_files() {
     let (_root, runs) = runs();
-    let address = serve(&[runs.clone()]);
+    let address = serve(&runs);
     let index = get(address, "/");
     assert_eq!((index.status, index.header("content-type")), (200, Some("text/html; charset=utf-8")));
     assert!(index.body.contains("href=\"/runs/first/\"") && index.body.contains("Reward on fixed seeds"));
@@ -114,7 +114,7 @@ fn the_index_leads_to_runs_and_their_files() {
 #[test]
 fn a_page_is_sent_again_only_when_the_run_has_moved() {
     let (_root, runs) = runs();
-    let address = serve(&[runs.clone()]);
+    let address = serve(&runs);
     for path in ["/", "/runs/first/"] {
         let first = get(address, path);
         let tag = first.header("etag").expect("a page has a tag").to_owned();
@@ -140,7 +140,7 @@ fn nothing_but_what_pages_lead_to_is_served() {
         std::os::unix::fs::symlink(root.path().join("secret.txt"), runs.join("first/samples/000003.png")).unwrap();
         std::os::unix::fs::symlink(root.path().join("secret.txt"), runs.join("first/failed.txt")).unwrap();
     }
-    let address = serve(&[runs]);
+    let address = serve(&runs);
     let secret = root.path().join("secret.txt").display().to_string();
     let encoded = secret.replace('/', "%2f");
     for path in [
@@ -180,7 +180,7 @@ fn nothing_but_what_pages_lead_to_is_served() {
 #[test]
 fn only_this_machine_may_ask_and_only_to_read() {
     let (_root, runs) = runs();
-    let address = serve(&[runs]);
+    let address = serve(&runs);
     let port = address.port();
     for (host, status) in [
         (format!("127.0.0.1:{port}"), 200),
@@ -212,7 +212,7 @@ fn only_this_machine_may_ask_and_only_to_read() {
 #[test]
 fn a_run_that_is_being_written_or_removed_never_breaks_a_page() {
     let (_root, runs) = runs();
-    let address = serve(&[runs.clone()]);
+    let address = serve(&runs);
     let stop = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
         let stop = stop.clone();

@@ -106,6 +106,7 @@ struct Warning {
 #[derive(Debug, Serialize)]
 struct Picture {
     iteration: u64,
+    /// Made of digits and base 64 by us, so the template puts it in as it is.
     address: String,
 }
 

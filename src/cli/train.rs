@@ -6,7 +6,6 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Global, RunArguments, check_output, eval, say, stop_at_interrupt};
-use crate::compare::History;
 use crate::config::{Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -73,7 +72,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         RunOptions { directory: &directory, resume: arguments.resume, verbosity: global.verbosity(), stop: &stop };
     let outcome = run.execute(&options)?;
     if let Some(tuned) = &outcome.tuned {
-        say_best(directory.path())?;
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
         if config.lora.is_used() {
@@ -119,18 +117,6 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
     }
     config.validate(Command::Train)?;
     Ok((config, Some(directory)))
-}
-
-/// Says when the reward was highest, where that was before the end.
-fn say_best(run: &Path) -> Result<()> {
-    let rewards = History::open(run)?.points("eval/reward_mean");
-    let best = rewards.iter().copied().reduce(|best, point| if point[1] > best[1] { point } else { best });
-    if let (Some([iteration, reward]), Some(last)) = (best, rewards.last())
-        && iteration < last[0]
-    {
-        say(format_args!("best evaluation: reward {reward:.3} after iteration {iteration}"));
-    }
-    Ok(())
 }
 
 /// Loads rewards and judge once, so that what is wrong with them is known before anything is written.

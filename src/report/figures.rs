@@ -26,7 +26,7 @@ const fn curves(
     Curves { title, subtitle, scale, lines }
 }
 
-const TRAIN: [Curves; 12] = [
+const TRAIN: [Curves; 13] = [
     curves(
         "Reward",
         "Rollouts are drawn with noise and train the model; evaluations use fixed seeds.",
@@ -50,6 +50,12 @@ const TRAIN: [Curves; 12] = [
         "Mean distance between two samples of a class; half of the start is a collapse.",
         Scale::FromZero,
         &[("eval/diversity", "distance")],
+    ),
+    curves(
+        "High frequencies",
+        "Share of the samples' energy; grids or noise that please the reward raise it.",
+        Scale::FromZero,
+        &[("eval/high_frequency", "share")],
     ),
     curves(
         "Drift from the base",

@@ -19,11 +19,14 @@ pub const STYLE: &str = include_str!("../../assets/pages/style.css");
 pub const SCRIPT: &str = include_str!("../../assets/pages/script.js");
 
 /// Files of a run's directory: name, what it is, and whether a browser can show it.
-pub(super) const FILES: [(&str, &str, bool); 10] = [
+pub(super) const FILES: [(&str, &str, bool); 13] = [
     ("model.safetensors", "the tuned model", false),
+    ("adapter", "what was trained of it", false),
+    ("best", "the best of the evaluated models", false),
     ("before_after.png", "base and tuned side by side", true),
     ("config.toml", "every key that was in force", true),
     ("metrics.jsonl", "a JSON object an iteration", true),
+    ("rewards.csv", "a line an image that was scored", false),
     ("warnings.jsonl", "what was noticed on the way", true),
     ("failed.txt", "why it cannot go on", true),
     ("device.json", "the adapter and its limits", true),

@@ -1,8 +1,11 @@
-//! Line charts as SVG: what `compare` shows.
+//! Charts as SVG: what `compare`, the report of a run and the dashboard show.
 //!
 //! A chart has one pair of axes, horizontal grid lines, and a legend on the right whose entries stand as near to the
 //! end of their lines as there is room. Colours are those of Okabe and Ito, which people with any kind of colour
 //! vision can tell apart; where there are more lines than colours, the shape of the marks tells them apart too.
+//!
+//! Inside a page a chart is smaller, the page writes its title and legend, and the page's colours (`--ink`, `--faded`,
+//! `--rule`, `--card`) are taken, so that it follows a dark theme.
 
 use std::path::Path;
 
@@ -14,14 +17,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
+mod heat_map;
+
+pub use heat_map::HeatMap;
+
 /// The library places everything on whole units; a pixel is this many of them, so that lines stay smooth.
 const UNIT: f64 = 8.0;
-/// Size of the area between the axes, in pixels.
-const AREA: [f64; 2] = [560.0, 330.0];
-/// Room left of, above and below it.
-const LEFT: f64 = 74.0;
-const TOP: f64 = 70.0;
-const BOTTOM: f64 = 58.0;
 /// Between the area and the legend's texts, which the marks of the legend stand in.
 const GAP: f64 = 38.0;
 /// Height of an entry of the legend.
@@ -41,6 +42,28 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(90, 90, 90),
 ];
+
+/// Where the parts of a chart stand, in pixels.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// Size of the area between the axes.
+    area: [f64; 2],
+    /// Room left of, above and below it.
+    left: f64,
+    top: f64,
+    bottom: f64,
+    /// Whether title, name of the vertical axis and legend are drawn.
+    texts: bool,
+}
+
+/// A chart of its own.
+const ALONE: Frame = Frame { area: [560.0, 330.0], left: 74.0, top: 70.0, bottom: 58.0, texts: true };
+/// A chart inside a page.
+const INLINE: Frame = Frame { area: [334.0, 170.0], left: 54.0, top: 10.0, bottom: 54.0, texts: false };
+/// Texts are larger there, as a chart shrinks on a small screen.
+const INLINE_TEXT: f64 = 1.3;
+/// Right of the area inside a page.
+const INLINE_RIGHT: f64 = 12.0;
 
 /// How an axis maps numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +104,14 @@ pub struct Series {
     pub band: Vec<[f64; 3]>,
     /// Thin lines of the same colour, such as the single runs behind a mean.
     pub threads: Vec<Vec<[f64; 2]>>,
+}
+
+impl Series {
+    /// Its colour as `#rrggbb`, for a legend in a page.
+    pub fn css_colour(&self) -> String {
+        let RGBColor(red, green, blue) = COLOURS[self.colour % COLOURS.len()];
+        format!("#{red:02x}{green:02x}{blue:02x}")
+    }
 }
 
 /// A chart.
@@ -126,26 +157,55 @@ impl Chart {
         self.x.scale.shows(x) && self.y.scale.shows(y)
     }
 
-    fn to_svg(&self) -> std::result::Result<String, Box<dyn std::error::Error>> {
+    fn to_svg(&self) -> Drawn<String> {
         let longest = self.series.iter().map(|series| text_width(&series.label, 13.0)).fold(0.0, f64::max);
         let heading = text_width(self.title, 17.0).max(text_width(self.subtitle, 12.0));
-        let height = AREA[1].max(ENTRY * self.series.len() as f64);
-        let size = [(LEFT + AREA[0] + GAP + longest + 16.0).max(heading + 32.0), TOP + height + BOTTOM];
-        let mut svg = String::new();
-        {
-            let units = (unit(size[0]) as u32, unit(size[1]) as u32);
-            let sheet = SVGBackend::with_string(&mut svg, units).into_drawing_area();
+        let height = ALONE.area[1].max(ENTRY * self.series.len() as f64);
+        let frame = Frame { area: [ALONE.area[0], height], ..ALONE };
+        let width = (frame.left + frame.area[0] + GAP + longest + 16.0).max(heading + 32.0);
+        let size = [width, frame.top + height + frame.bottom].map(f64::ceil);
+        let (svg, rest) = drawn(size, |sheet| {
             sheet.fill(&WHITE)?;
-            Canvas::new(self, &sheet, height).draw()?;
-            sheet.present()?;
-        }
-        // Shown at its size in pixels; the units are finer.
-        let [width, height] = size.map(|length| length.ceil());
-        let from = svg.find("<svg").unwrap_or(0);
-        let to = svg[from..].find("viewBox").map_or(from, |at| from + at);
-        svg.replace_range(from..to, &format!("<svg width=\"{width}\" height=\"{height}\" "));
-        Ok(svg)
+            Canvas::new(self, sheet, frame).draw()
+        })?;
+        let [width, height] = size;
+        Ok(format!("{svg} width=\"{width}\" height=\"{height}\" {rest}"))
     }
+
+    /// The chart as a part of a page, which gives it a title, a legend, and as much room as it has.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it cannot be drawn.
+    pub fn to_inline_svg(&self) -> Result<String> {
+        let size = [INLINE.left + INLINE.area[0] + INLINE_RIGHT, INLINE.top + INLINE.area[1] + INLINE.bottom];
+        inline(size, self.title, |sheet| Canvas::new(self, sheet, INLINE).draw())
+    }
+}
+
+/// Draws on a sheet of so many pixels: the SVG up to the name of its first element, and behind the size.
+fn drawn(size: [f64; 2], draw: impl FnOnce(&Sheet<'_>) -> Drawn) -> Drawn<(String, String)> {
+    let mut svg = String::new();
+    {
+        let units = (unit(size[0]) as u32, unit(size[1]) as u32);
+        let sheet = SVGBackend::with_string(&mut svg, units).into_drawing_area();
+        draw(&sheet)?;
+        sheet.present()?;
+    }
+    // The library's size counts units, which are finer than pixels.
+    let (before, rest) = svg.split_once("<svg").ok_or("there is no picture")?;
+    let rest = rest.find("viewBox").map_or(rest, |at| &rest[at..]);
+    Ok((format!("{before}<svg"), rest.to_owned()))
+}
+
+/// A picture that takes the width and the colours of the page around it.
+fn inline(size: [f64; 2], title: &str, draw: impl FnOnce(&Sheet<'_>) -> Drawn) -> Result<String> {
+    let (_, mut rest) =
+        drawn(size, draw).map_err(|cause| Error::failed(format!("cannot draw the chart {title:?}: {cause}")))?;
+    for (colour, name) in [(INK, "ink"), (FADED, "faded"), (RULE, "rule"), (WHITE, "card")] {
+        let RGBColor(red, green, blue) = colour;
+        rest = rest.replace(&format!("\"#{red:02X}{green:02X}{blue:02X}\""), &format!("\"var(--{name})\""));
+    }
+    Ok(format!("<svg role=\"img\" aria-label=\"{title}\" {rest}"))
 }
 
 impl Scale {
@@ -238,22 +298,22 @@ fn unit(pixels: f64) -> i32 {
 }
 
 type Sheet<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A chart while it is drawn.
 struct Canvas<'a, 'b> {
     chart: &'a Chart,
     sheet: &'a Sheet<'b>,
-    height: f64,
+    frame: Frame,
     x: Range,
     y: Range,
 }
 
 impl<'a, 'b> Canvas<'a, 'b> {
-    fn new(chart: &'a Chart, sheet: &'a Sheet<'b>, height: f64) -> Self {
+    fn new(chart: &'a Chart, sheet: &'a Sheet<'b>, frame: Frame) -> Self {
         let x = Range::new(chart.x.scale, chart.points().map(|[x, _]| x));
         let y = Range::new(chart.y.scale, chart.points().map(|[_, y]| y));
-        Self { chart, sheet, height, x, y }
+        Self { chart, sheet, frame, x, y }
     }
 
     fn draw(&self) -> Drawn {
@@ -261,15 +321,17 @@ impl<'a, 'b> Canvas<'a, 'b> {
         for series in self.chart.series.iter().rev() {
             self.draw_series(series)?;
         }
-        self.draw_legend()
+        if self.frame.texts { self.draw_legend() } else { Ok(()) }
     }
 
     /// The place of a point in pixels.
     fn place(&self, [x, y]: [f64; 2]) -> [f64; 2] {
-        [LEFT + AREA[0] * self.x.share(x), TOP + self.height * (1.0 - self.y.share(y))]
+        let Frame { area: [width, height], left, top, .. } = self.frame;
+        [left + width * self.x.share(x), top + height * (1.0 - self.y.share(y))]
     }
 
     fn text(&self, text: &str, [x, y]: [f64; 2], size: f64, colour: RGBColor, place: (HPos, VPos)) -> Drawn {
+        let size = if self.frame.texts { size } else { INLINE_TEXT * size };
         self.write(text, [x, y], ("sans-serif", unit(size)).into_font().color(&colour).pos(Pos::new(place.0, place.1)))
     }
 
@@ -283,24 +345,29 @@ impl<'a, 'b> Canvas<'a, 'b> {
     }
 
     fn draw_axes(&self) -> Drawn {
-        let (right, bottom) = (LEFT + AREA[0], TOP + self.height);
-        let bold = ("sans-serif", unit(17.0)).into_font().style(FontStyle::Bold).color(&INK);
-        self.write(self.chart.title, [16.0, 16.0], bold.pos(Pos::new(HPos::Left, VPos::Top)))?;
-        self.text(self.chart.subtitle, [16.0, 40.0], 12.0, FADED, (HPos::Left, VPos::Top))?;
+        let Frame { area: [width, height], left, top, texts, .. } = self.frame;
+        let (right, bottom) = (left + width, top + height);
         for (value, label) in &self.y.ticks {
-            let y = TOP + self.height * (self.y.high - value) / (self.y.high - self.y.low);
-            self.line(&[[LEFT, y], [right, y]], RULE.into(), 1.0)?;
-            self.text(label, [LEFT - 8.0, y], 12.0, FADED, (HPos::Right, VPos::Center))?;
+            let y = top + height * (self.y.high - value) / (self.y.high - self.y.low);
+            self.line(&[[left, y], [right, y]], RULE.into(), 1.0)?;
+            self.text(label, [left - 8.0, y], 12.0, FADED, (HPos::Right, VPos::Center))?;
         }
-        self.line(&[[LEFT, bottom], [right, bottom]], FADED.into(), 1.0)?;
+        self.line(&[[left, bottom], [right, bottom]], FADED.into(), 1.0)?;
         for (value, label) in &self.x.ticks {
-            let x = LEFT + AREA[0] * (value - self.x.low) / (self.x.high - self.x.low);
+            let x = left + width * (value - self.x.low) / (self.x.high - self.x.low);
             self.line(&[[x, bottom], [x, bottom + 5.0]], FADED.into(), 1.0)?;
             self.text(label, [x, bottom + 9.0], 12.0, FADED, (HPos::Center, VPos::Top))?;
         }
-        self.text(self.chart.x.title, [LEFT + AREA[0] / 2.0, bottom + 32.0], 13.0, INK, (HPos::Center, VPos::Top))?;
+        let below = bottom + 32.0;
+        self.text(self.chart.x.title, [left + width / 2.0, below], 13.0, INK, (HPos::Center, VPos::Top))?;
+        if !texts {
+            return Ok(());
+        }
+        let bold = ("sans-serif", unit(17.0)).into_font().style(FontStyle::Bold).color(&INK);
+        self.write(self.chart.title, [16.0, 16.0], bold.pos(Pos::new(HPos::Left, VPos::Top)))?;
+        self.text(self.chart.subtitle, [16.0, 40.0], 12.0, FADED, (HPos::Left, VPos::Top))?;
         let upwards = ("sans-serif", unit(13.0)).into_font().transform(FontTransform::Rotate270).color(&INK);
-        let middle = [14.0, TOP + self.height / 2.0];
+        let middle = [14.0, top + height / 2.0];
         self.write(self.chart.y.title, middle, upwards.pos(Pos::new(HPos::Center, VPos::Top)))
     }
 
@@ -368,12 +435,12 @@ impl<'a, 'b> Canvas<'a, 'b> {
             *y = y.max(free);
             free = *y + ENTRY;
         }
-        let mut free = TOP + self.height;
+        let mut free = self.frame.top + self.frame.area[1];
         for (y, _) in entries.iter_mut().rev() {
             *y = y.min(free);
             free = *y - ENTRY;
         }
-        let x = LEFT + AREA[0] + GAP;
+        let x = self.frame.left + self.frame.area[0] + GAP;
         for (y, series) in entries {
             let colour = COLOURS[series.colour % COLOURS.len()];
             self.line(&[[x - 28.0, y], [x - 8.0, y]], colour.into(), 2.0)?;
@@ -385,58 +452,4 @@ impl<'a, 'b> Canvas<'a, 'b> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ticks(scale: Scale, values: &[f64]) -> Vec<String> {
-        Range::new(scale, values.iter().copied()).ticks.into_iter().map(|(_, label)| label).collect()
-    }
-
-    #[test]
-    fn ticks_are_round_numbers_with_the_digits_they_need() {
-        assert_eq!(ticks(Scale::FromZero, &[0.1, 1.0]), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
-        assert_eq!(ticks(Scale::Whole, &[0.0, 10.0]), ["0", "2", "4", "6", "8", "10"]);
-        assert_eq!(ticks(Scale::Whole, &[0.0, 2.0]), ["0", "1", "2"]);
-        assert_eq!(ticks(Scale::Log, &[3e-5, 0.5]), ["1e−4", "0.001", "0.01", "0.1"]);
-        assert_eq!(ticks(Scale::Log, &[3e-3, 6e-2]), ["0.005", "0.01", "0.02", "0.05"]);
-        assert_eq!(ticks(Scale::Linear, &[-0.031, 0.024]), ["−0.03", "−0.02", "−0.01", "0.00", "0.01", "0.02"]);
-        assert_eq!(ticks(Scale::FromZero, &[0.00042]), ["0", "1e−4", "2e−4", "3e−4", "4e−4"]);
-    }
-
-    #[test]
-    fn any_set_of_numbers_makes_a_range_with_ticks() {
-        for scale in [Scale::Linear, Scale::FromZero, Scale::Whole, Scale::Log] {
-            for values in [&[1.0][..], &[1e-9, 1e9], &[5.0, 5.0], &[0.2, 0.25], &[1e12, 1e12]] {
-                let range = Range::new(scale, values.iter().copied());
-                assert!(range.high > range.low, "{scale:?} {values:?}");
-                assert!((1..=40).contains(&range.ticks.len()), "{scale:?} {values:?} {:?}", range.ticks);
-                assert!(values.iter().all(|value| (0.0..=1.0).contains(&range.share(*value))), "{scale:?} {values:?}");
-            }
-        }
-        assert!(Range::new(Scale::FromZero, [0.0].into_iter()).high > 0.0);
-    }
-
-    #[test]
-    fn a_chart_names_its_series_and_leaves_out_what_it_cannot_show() {
-        let axis = |title, scale| Axis { title, scale };
-        let line = vec![[0.0, 0.5], [1.0, f64::NAN], [2.0, 0.0], [3.0, 0.01]];
-        let series = Series { label: "a < b & c".into(), line, mark_all: true, ..Series::default() };
-        let mut chart = Chart {
-            title: "Title",
-            subtitle: "Subtitle",
-            x: axis("rollouts", Scale::Whole),
-            y: axis("KL", Scale::Log),
-            series: vec![series],
-        };
-        assert!(!chart.is_empty());
-        let svg = chart.to_svg().unwrap();
-        for words in ["a &lt; b &amp; c", "Title", "Subtitle", "rollouts", "KL"] {
-            assert!(svg.contains(words), "{words} is missing in {svg}");
-        }
-        assert!(!svg.contains("NaN") && !svg.contains("inf"));
-        // Two points can be shown; the third disc is the legend's.
-        assert_eq!(svg.matches("<circle").count(), 3);
-        chart.series[0].line.truncate(0);
-        assert!(chart.is_empty());
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@ use crate::files::write_atomically;
 use crate::gpu::Gpu;
 use crate::graph::Profile;
 use crate::model::Model;
+use crate::report;
 use crate::rl::{Cost, Outcome, Run, RunOptions, Trainer};
 use crate::run::directory::{FAILURE, RunDirectory};
 use crate::run::{Verbosity, metrics};
@@ -108,6 +109,7 @@ impl SweepPlan {
             Ok(outcome) => Ok(Ended::Trained(Box::new(outcome))),
             Err(Error::NotFinite(message) | Error::Guarded(message)) => {
                 write_atomically(&path.join(FAILURE), format!("{message}\n").as_bytes())?;
+                report::refresh(&directory, false);
                 Ok(Ended::Failed(message))
             }
             Err(other) => Err(other),

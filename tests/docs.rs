@@ -126,6 +126,8 @@ fn the_readme_shows_every_command_and_its_configurations_are_valid() {
         "devices",
         "bench",
         "config",
+        "report",
+        "dashboard",
     ];
     for command in commands {
         assert!(lines.iter().any(|line| line.split(' ').next() == Some(command)), "README.md lacks `{command}`");

@@ -14,7 +14,7 @@ use crate::model::{ClassifierConfig, Model, ModelKind};
 use crate::optimizer::PARAMETERS;
 use crate::reward::ClassifierScorer;
 use crate::run::{MetricsLog, Progress, RunDirectory};
-use crate::{data, files, optimizer};
+use crate::{data, files, optimizer, report};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -39,7 +39,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
     files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
-    let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+    directory.record_device(gpu.description())?;
+    let mut metrics = MetricsLog::open(&directory, 0)?;
     let steps = config.classifier.steps;
     let mut progress = Progress::new("fitting", steps as u64, global.verbosity());
     let stop = stop_at_interrupt()?;
@@ -66,6 +67,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     progress.finish(&format!("accuracy on the clean training images {accuracy:.3}"));
     let path = directory.path().join("model.safetensors");
     model.save(&path)?;
+    report::refresh(&directory, false);
     say(format_args!("model: {}", path.display()));
     arguments.run.report_profile(&gpu, &directory)
 }

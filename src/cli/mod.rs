@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod completions;
 mod config;
+mod dashboard;
 mod devices;
 mod eval;
 mod export;
@@ -11,6 +12,7 @@ mod fit_classifier;
 mod import;
 mod merge;
 mod pretrain;
+mod report;
 mod sample;
 mod sweep;
 mod train;
@@ -87,6 +89,10 @@ enum Command {
     Sweep(sweep::Arguments),
     /// Put runs side by side: a table and pictures
     Compare(compare::Arguments),
+    /// Write a run as one page, report.html in its directory; training does so by itself
+    Report(report::Arguments),
+    /// Show runs in the browser, as they go on
+    Dashboard(dashboard::Arguments),
     /// Convert a checkpoint of another program
     Import(import::Arguments),
     /// Convert a model to a checkpoint of another program
@@ -257,6 +263,8 @@ impl Cli {
             Command::Eval(arguments) => eval::run(&global, &arguments),
             Command::Sweep(arguments) => sweep::run(&global, &arguments),
             Command::Compare(arguments) => compare::run(&global, &arguments),
+            Command::Report(arguments) => report::run(&arguments),
+            Command::Dashboard(arguments) => dashboard::run(&global, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Merge(arguments) => merge::run(&arguments),

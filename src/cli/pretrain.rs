@@ -14,7 +14,7 @@ use crate::pretrain::Pretraining;
 use crate::preview::Preview;
 use crate::run::{MetricsLog, Progress, RunDirectory};
 use crate::sampling::Table;
-use crate::{assets, data, files, optimizer};
+use crate::{assets, data, files, optimizer, report};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -55,7 +55,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
     files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
-    let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+    directory.record_device(gpu.description())?;
+    let mut metrics = MetricsLog::open(&directory, 0)?;
     global.announce(format_args!(
         "pretraining {} parameters on {} images of {} classes into {}",
         dit.layout().parameter_count(),
@@ -94,7 +95,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         progress.update(done as u64, &format!("loss {:.4}", report.loss));
         if due(config.pretrain.sample_every) {
             let _phase = gpu.phase("preview");
-            preview.write(&directory.sample(done as u64), &table, &format!("step {done}"), None)?;
+            let file = directory.sample(done as u64);
+            preview.write(&file, &table, &format!("step {done}"), None)?;
+            metrics.append_picture(done as u64, &file)?;
+            report::refresh(&directory, true);
         }
         if due(config.pretrain.save_every) {
             let _phase = gpu.phase("checkpoint");
@@ -106,6 +110,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     }
     progress.finish(&format!("loss {last:.4} over the last steps"));
+    report::refresh(&directory, false);
     say(format_args!("model: {}", directory.path().join("model.safetensors").display()));
     arguments.run.report_profile(&gpu, &directory)
 }

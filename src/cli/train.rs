@@ -14,6 +14,7 @@ use crate::model::DitConfig;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
+use crate::run::directory::REPORT;
 use crate::{assets, files, reward, rl};
 
 #[derive(Debug, Args)]
@@ -81,6 +82,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             say(format_args!("best by {by}: iteration {iteration} ({value:.3}), {}", directory.best().display()));
         }
         say(format_args!("before and after: {}", directory.before_after().display()));
+        say(format_args!("report: {}", directory.path().join(REPORT).display()));
+        say(format_args!("samples: {}", directory.path().join("samples").display()));
     } else {
         let (iterations, path) = (outcome.iterations, directory.path().display());
         say(format_args!("stopped after iteration {iterations}; continue with: train --resume --out {path}"));

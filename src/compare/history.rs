@@ -1,11 +1,11 @@
 //! What a run's directory tells: its configuration, its metrics, and how it ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::run::directory::FAILURE;
 use crate::run::metrics::{self, Record};
@@ -34,7 +34,9 @@ pub struct History {
     pub config: toml::Table,
     /// Iterations done.
     pub iterations: u64,
-    /// Iterations that it was to do, if they can be told.
+    /// Which command wrote it.
+    pub command: Command,
+    /// Iterations, or steps, that it was to do, if they can be told.
     pub planned: Option<u64>,
     /// How far it has come.
     pub status: Status,
@@ -43,40 +45,54 @@ pub struct History {
 }
 
 impl History {
-    /// Reads the directory of a run, finished or not. Lines of metrics that a crash cut are left out.
+    /// Reads the directory of a run of `train`, finished or not. Lines of metrics that a crash cut are left out.
     ///
     /// # Errors
     /// [`Error::Input`] if it is no run of `train`, or has no iteration yet.
     pub fn read(path: &Path) -> Result<Self> {
-        let no_run = |what: &str| {
-            Error::input(format!("{} is no run of train: {what}; name directories of runs", path.display()))
-        };
+        if path.is_dir() && path.join(CONFIG).is_file() && !path.join(METRICS).is_file() {
+            return Err(no_run(path, "it has no metrics.jsonl"));
+        }
+        let run = Self::open(path)?;
+        // A run may diverge before its first line; that is worth showing.
+        if run.records.is_empty() && !matches!(run.status, Status::Failed(_)) {
+            return Err(no_run(path, "its metrics.jsonl has no iteration yet"));
+        }
+        if run.command != Command::Train {
+            return Err(no_run(path, "its metrics have no reward, so pretrain or fit-classifier wrote them"));
+        }
+        Ok(run)
+    }
+
+    /// Reads the directory of any run, even one that has no iteration yet.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is none, or its configuration is no TOML.
+    pub fn open(path: &Path) -> Result<Self> {
         if !path.is_dir() {
-            return Err(no_run(if path.exists() { "it is a file" } else { "there is no such directory" }));
+            return Err(no_run(path, if path.exists() { "it is a file" } else { "there is no such directory" }));
         }
         let file = |name: &str| path.join(name);
-        if let Some(missing) = ["config.toml", "metrics.jsonl"].iter().find(|name| !file(name).is_file()) {
-            return Err(no_run(&format!("it has no {missing}")));
+        if !file(CONFIG).is_file() {
+            return Err(no_run(path, "it has no config.toml"));
         }
-        let mut config = read_config(&file("config.toml"))?;
-        let planned = config.get("train").and_then(|train| train.get("iterations")?.as_integer());
+        let mut config = read_config(&file(CONFIG))?;
         let mut seed = None;
         if let Some(toml::Value::Table(run)) = config.get_mut("run") {
             seed = run.remove("seed").and_then(|seed| u64::try_from(seed.as_integer()?).ok());
             run.remove("name");
             run.remove("out_dir");
         }
-        let records = metrics::read(&file("metrics.jsonl"))?;
+        let records = if file(METRICS).is_file() { metrics::read(&file(METRICS))? } else { Vec::new() };
         let failure = std::fs::read_to_string(file(FAILURE)).ok().map(|message| message.trim().to_owned());
-        // A run may diverge before its first line; that is worth showing.
-        if records.is_empty() && failure.is_none() {
-            return Err(no_run("its metrics.jsonl has no iteration yet"));
-        }
-        let rewards = ["reward_mean", "eval/reward_mean"];
-        if !records.is_empty() && !records.iter().any(|record| rewards.iter().any(|key| record.contains_key(*key))) {
-            return Err(no_run("its metrics have no reward, so pretrain or fit-classifier wrote them"));
-        }
         let iterations = records.last().and_then(|last| last["iteration"].as_u64()).unwrap_or(0);
+        let command = command_of(&records);
+        let (section, key) = match command {
+            Command::Train => ("train", "iterations"),
+            Command::Pretrain => ("pretrain", "steps"),
+            Command::FitClassifier => ("classifier", "steps"),
+        };
+        let planned = config.get(section).and_then(|section| section.get(key)?.as_integer());
         let planned = planned.and_then(|planned| u64::try_from(planned).ok());
         let status = match failure {
             Some(message) => Status::Failed(message),
@@ -86,7 +102,12 @@ impl History {
         // `.` and `..` have no name of their own.
         let named = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = named.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { path: path.to_owned(), name, seed, config, iterations, planned, status, records })
+        Ok(Self { path: path.to_owned(), name, seed, config, iterations, command, planned, status, records })
+    }
+
+    /// The names of everything that was recorded in any iteration.
+    pub fn keys(&self) -> BTreeSet<&str> {
+        self.records.iter().flat_map(|record| record.keys().map(String::as_str)).collect()
     }
 
     /// `[iteration, value]` of a metric wherever it is a number. A `.` leads into an object. The base has not moved,
@@ -109,21 +130,46 @@ impl History {
         self.records.iter().filter_map(counts).reduce(sum)
     }
 
-    /// `[step, KL]`: the mean-reduced KL within iterations at each trained step, mean over the iterations that trained
-    /// it.
+    /// `[iteration, step, KL]`: the mean-reduced KL within an iteration at each trained step.
+    pub fn kl_of_steps(&self) -> Vec<[f64; 3]> {
+        let list = |record: &Record, key: &str| record.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+        let steps = |record: &Record| -> Vec<[f64; 3]> {
+            let pairs = list(record, "trained_steps").into_iter().zip(list(record, "kl_by_step"));
+            let numbers =
+                pairs.filter_map(|(step, kl)| Some([record["iteration"].as_f64()?, step.as_f64()?, kl.as_f64()?]));
+            numbers.collect()
+        };
+        self.records.iter().flat_map(steps).collect()
+    }
+
+    /// `[step, KL]`: the mean of [`History::kl_of_steps`] over the iterations that trained a step.
     pub fn kl_by_step(&self) -> Vec<[f64; 2]> {
         let mut found: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-        let list = |record: &Record, key: &str| record.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        for record in &self.records {
-            for (step, kl) in list(record, "trained_steps").iter().zip(list(record, "kl_by_step")) {
-                if let (Some(step), Some(kl)) = (step.as_u64(), kl.as_f64()) {
-                    found.entry(step).or_default().push(kl);
-                }
-            }
+        for [_, step, kl] in self.kl_of_steps() {
+            found.entry(step as u64).or_default().push(kl);
         }
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         found.iter().map(|(step, values)| [*step as f64, mean(values)]).collect()
     }
+}
+
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.jsonl";
+
+/// Tells the commands apart by what they record; nothing recorded yet is taken for a run of `train`.
+fn command_of(records: &[Record]) -> Command {
+    let has = |key: &str| records.iter().any(|record| record.contains_key(key));
+    if records.is_empty() || has("reward_mean") || has("eval/reward_mean") {
+        Command::Train
+    } else if has("lr") {
+        Command::Pretrain
+    } else {
+        Command::FitClassifier
+    }
+}
+
+fn no_run(path: &Path, what: &str) -> Error {
+    Error::input(format!("{} is no run of train: {what}; name directories of runs", path.display()))
 }
 
 /// Two lists added, number by number.

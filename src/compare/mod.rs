@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::config::differences;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::plot::Chart;
 
 pub use history::{History, Status};
 pub use summary::{QUANTITIES, Quantity, Statistic};
@@ -124,6 +125,11 @@ impl Comparison {
         &self.groups
     }
 
+    /// Every figure with its name; some may have nothing to show.
+    pub fn charts(&self) -> Vec<(&'static str, Chart)> {
+        figures::all(&self.groups)
+    }
+
     /// Writes `comparison.md`, `comparison.json` and a picture for each figure that has something to show into
     /// `folder`, which is made if need be; returns the paths.
     ///
@@ -135,7 +141,7 @@ impl Comparison {
         })?;
         let mut written = Vec::new();
         let mut text = format!("# Comparison\n\n{}\n{}\n", self.table(), self.legend());
-        for (name, chart) in figures::all(&self.groups) {
+        for (name, chart) in self.charts() {
             if chart.is_empty() {
                 continue;
             }

@@ -192,6 +192,11 @@ impl Quantity {
         Statistic::of(&values)
     }
 
+    /// Its value for a single run, printed as in the table.
+    pub fn of(&self, run: &History) -> Option<String> {
+        (self.value)(run).filter(|value| value.is_finite()).map(self.print)
+    }
+
     fn cell(&self, group: &Group) -> String {
         match self.over(group) {
             Some(Statistic { mean, std: Some(std), .. }) => format!("{} ± {}", (self.print)(mean), (self.print)(std)),

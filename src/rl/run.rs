@@ -19,6 +19,7 @@ use crate::graph::Stores;
 use crate::model::{Model, Network};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
+use crate::report;
 use crate::reward::Rewards;
 use crate::run::best::{Best, BestKeeper};
 use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint, metrics};
@@ -139,7 +140,7 @@ impl Run {
     pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
         let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table, dim, dump } = self;
         let directory = options.directory;
-        let mut metrics = MetricsLog::open_append(&directory.metrics())?;
+        directory.record_device(gpu.description())?;
         let mut done = 0;
         if options.resume
             && let Some(found) = checkpoint::latest(&directory.checkpoints())?
@@ -147,6 +148,7 @@ impl Run {
             done = trainer.restore(&found)?;
         }
         trainer.rewards().record_in(directory.path())?;
+        let mut metrics = MetricsLog::open(directory, done)?;
         let begin = done;
         let rewards = trainer.rewards();
         let holdouts = rewards.names().iter().zip(rewards.weights()).filter(|(_, weight)| **weight == 0.0);
@@ -191,6 +193,7 @@ impl Run {
                 let line = evaluation_line(0, &evaluation);
                 if begin == 0 {
                     preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
+                    metrics.append_picture(0, &directory.sample(0))?;
                     metrics.append(&line)?;
                 }
                 guard.observe(&line, &progress)?;
@@ -222,11 +225,16 @@ impl Run {
                     Ok(written) => shown = Some(written),
                     Err(cause) => return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep)),
                 }
+                metrics.append_picture(done, &file)?;
             }
             if due(config.checkpoint.every) {
                 let _phase = gpu.phase("checkpoint");
                 save(&trainer, &mut metrics, directory, done, keep)?;
                 saved = done;
+            }
+            if done < total && (due(config.preview.every) || due(config.checkpoint.every)) {
+                let _phase = gpu.phase("report");
+                report::refresh(directory, true);
             }
         }
         let base = base.expect("the first pass measures it");
@@ -237,6 +245,7 @@ impl Run {
         let (best, warnings) = (keeper.best().cloned(), guard.warnings);
         if done < total {
             progress.finish(&format!("stopped after iteration {done}"));
+            report::refresh(directory, false);
             return match guard.stop {
                 Some(reason) => {
                     Err(Error::Guarded(format!("stopped after iteration {done}, which is saved: {reason}")))
@@ -267,6 +276,7 @@ impl Run {
             &preview.panel(&base.images, "base", &base.captions),
             &preview.panel(&images, "tuned", &captions),
         )?;
+        report::refresh(directory, false);
         Ok(Outcome { iterations: done, base: base.evaluation, tuned, best, warnings })
     }
 }

@@ -6,6 +6,9 @@
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   rewards.csv            a line an image that was scored, only ever appended to
 //!   warnings.jsonl         what looked wrong, if anything did: one JSON object a warning, only ever appended to
+//!   device.json            the adapter and its limits
+//!   report.html            the run as one page
+//!   tensorboard/           the metrics and the preview grids as event files
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
 //!   best/                  the best of the evaluated models, and its numbers
@@ -20,8 +23,12 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::config;
+use crate::files::write_atomically;
 use crate::{Error, Result};
 
 /// The directory of a run; it exists, is writable, and has its sub-folders.
@@ -128,6 +135,21 @@ impl RunDirectory {
         self.path.join("best")
     }
 
+    /// The event files for TensorBoard, `tensorboard/`.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
+
+    /// Writes down on which device the run works, `device.json`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the file cannot be written.
+    pub fn record_device(&self, device: &impl Serialize) -> Result<()> {
+        let path = self.path.join("device.json");
+        let text = serde_json::to_vec_pretty(device).map_err(|cause| Error::unwritable(&path, cause))?;
+        write_atomically(&path, &text)
+    }
+
     /// The trace of a profiled run, `trace.json`.
     pub fn trace(&self) -> PathBuf {
         self.path.join("trace.json")
@@ -188,7 +210,16 @@ impl RunDirectory {
                 self.path.display()
             ))
         })?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        // Who only looks whether somebody works here (`in_progress`) holds the lock for a moment.
+        let mut held = true;
+        for _ in 0..5 {
+            held = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+            if !held {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if held {
             return Err(Error::input(format!(
                 "another process is working in {}: wait for it, or choose another --out or run.name",
                 self.path.display()
@@ -202,6 +233,9 @@ impl RunDirectory {
 /// What a run writes last.
 pub const BEFORE_AFTER: &str = "before_after.png";
 
+/// A run as one page.
+pub const REPORT: &str = "report.html";
+
 /// File in the directory of a run that ended with numbers that are not finite, or was stopped by a guard rail; it holds
 /// the message.
 pub const FAILURE: &str = "failed.txt";
@@ -209,9 +243,14 @@ pub const FAILURE: &str = "failed.txt";
 /// File whose lock says that a process works in the directory; the system lifts it when the process ends.
 const LOCK: &str = ".lock";
 
+/// Whether a process works in the directory of a run.
+pub fn in_progress(path: &Path) -> bool {
+    lock_held(&path.join(LOCK))
+}
+
 /// Whether another process holds a lock. A file system without locks holds none.
 fn lock_held(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Exactly one ordinary path component.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::directory::RunDirectory;
+use super::tensorboard::EventFile;
 use crate::{Error, Result};
 
 /// One line of the log.
@@ -33,6 +35,8 @@ pub fn number(record: &Record, key: &str) -> Option<f64> {
 pub struct MetricsLog {
     file: File,
     path: PathBuf,
+    /// The same for TensorBoard.
+    events: Option<EventFile>,
 }
 
 impl MetricsLog {
@@ -54,7 +58,29 @@ impl MetricsLog {
             }
             Ok(file)
         };
-        Ok(Self { file: open().map_err(|cause| Error::unwritable(path, cause))?, path: path.to_owned() })
+        Ok(Self { file: open().map_err(|cause| Error::unwritable(path, cause))?, path: path.to_owned(), events: None })
+    }
+
+    /// Opens the log of a run that has done `done` iterations, and begins an event file for TensorBoard, which gets
+    /// whatever is appended, too.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a file cannot be opened for writing.
+    pub fn open(directory: &RunDirectory, done: u64) -> Result<Self> {
+        let config = std::fs::read_to_string(directory.config()).unwrap_or_default();
+        let events = EventFile::create(&directory.tensorboard(), done, &config)?;
+        Ok(Self { events: Some(events), ..Self::open_append(&directory.metrics())? })
+    }
+
+    /// Shows a preview grid, a PNG file, to TensorBoard.
+    ///
+    /// # Errors
+    /// As [`EventFile::append_picture`].
+    pub fn append_picture(&mut self, iteration: u64, picture: &Path) -> Result<()> {
+        match &mut self.events {
+            Some(events) => events.append_picture(iteration, "samples", picture),
+            None => Ok(()),
+        }
     }
 
     /// Appends one record: anything that serializes to an object with a whole number `iteration`.
@@ -64,11 +90,16 @@ impl MetricsLog {
     /// [`Error::Failed`] if `record` is no such object, or the disk is full.
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
         let value = serde_json::to_value(record).map_err(|cause| Error::unwritable(&self.path, cause))?;
-        if value.get(ITERATION).and_then(Value::as_u64).is_none() {
+        let record = value.as_object();
+        let Some((iteration, record)) = record.and_then(|record| Some((record.get(ITERATION)?.as_u64()?, record)))
+        else {
             return Err(Error::unwritable(
                 &self.path,
                 format!("a record must be an object with a whole number {ITERATION:?}"),
             ));
+        };
+        if let Some(events) = &mut self.events {
+            events.append_metrics(iteration, record)?;
         }
         // One unbuffered write for the line and its end: a crash tears at most the last line.
         self.file.write_all(format!("{value}\n").as_bytes()).map_err(|cause| Error::unwritable(&self.path, cause))

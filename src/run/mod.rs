@@ -9,6 +9,7 @@ pub mod directory;
 pub mod metrics;
 pub mod progress;
 pub mod rewards;
+pub mod tensorboard;
 
 pub use checkpoint::LoadedCheckpoint;
 pub use directory::RunDirectory;

@@ -83,12 +83,12 @@ impl Progress {
         }
     }
 
-    /// Ends the work, and leaves `message` behind.
+    /// Ends the work, and leaves `message` and the time behind.
     pub fn finish(self, message: &str) {
         match self.0 {
             Teller::Silent => {}
-            Teller::Bar(bar) => bar.abandon_with_message(message.to_owned()),
-            Teller::Lines(lines) => tell(&format!("{}: {message}", lines.label)),
+            Teller::Bar(bar) => bar.abandon_with_message(with_time(message, bar.elapsed())),
+            Teller::Lines(lines) => tell(&format!("{}: {}", lines.label, with_time(message, lines.started.elapsed()))),
         }
     }
 }
@@ -98,7 +98,15 @@ fn bar(label: Cow<'static, str>, total: u64) -> ProgressBar {
         ProgressStyle::with_template("{prefix:.bold} {bar:24.cyan/dim} {pos}/{len}  {wide_msg}  {eta_precise:.dim}")
             .expect("the template is a constant")
             .progress_chars("━╸─");
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style).with_prefix(label)
+    let bar =
+        ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style).with_prefix(label);
+    // The estimate of the time left goes on counting while a long iteration works.
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}
+
+fn with_time(message: &str, time: Duration) -> String {
+    format!("{message} in {}", clock(time.as_secs_f64()))
 }
 
 /// A closed standard error (`2>&-`, a reader that went away) is no reason to stop the work.

@@ -160,6 +160,12 @@ fn train_leaves_everything_that_a_run_promises() {
     let (width, height) = picture(&run.join("before_after.png"));
     let (single, _) = picture(&run.join("samples/000002.png"));
     assert!(width > single && height > 640, "both grids stand side by side");
+    let report = std::fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("iteration 2 of 2") && report.contains(">finished<"));
+    assert_eq!(report.matches("data-iteration=").count(), 3);
+    assert_eq!(std::fs::read_dir(run.join("tensorboard")).unwrap().count(), 1);
+    let device: Value = serde_json::from_slice(&std::fs::read(run.join("device.json")).unwrap()).unwrap();
+    assert!(device["name"].is_string());
 
     for iteration in [1_u64, 2] {
         let checkpoint = run.join(format!("checkpoints/00000{iteration}"));

@@ -1,0 +1,177 @@
+//! Runs in the browser: an index with their curves side by side, and the page of each run, which follows it.
+//!
+//! The server only reads, answers only GET and HEAD, and serves nothing but runs that it has found itself
+//! ([`library`]). By default it listens on the loopback interface alone; there it also refuses requests under other
+//! names than those of the machine itself, so that no page of another site can read along (DNS rebinding).
+
+mod library;
+mod pages;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::error::{Error, Result};
+use crate::report::{SCRIPT, STYLE};
+
+/// A dashboard that listens, and does not answer yet.
+#[derive(Debug)]
+pub struct Dashboard {
+    listener: TcpListener,
+    address: SocketAddr,
+    site: Arc<Site>,
+}
+
+#[derive(Debug)]
+struct Site {
+    /// Runs, or folders of runs.
+    places: Vec<PathBuf>,
+    /// Requests must name this machine.
+    loopback: bool,
+}
+
+impl Dashboard {
+    /// Begins to listen. Runs are looked for in `places` at each request.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the address is taken or not this machine's, or a place does not exist.
+    pub fn open(places: &[PathBuf], address: SocketAddr) -> Result<Self> {
+        // The default folder comes into being with the first run.
+        if let Some(missing) = places.iter().find(|place| !place.exists() && **place != *std::path::Path::new("runs")) {
+            return Err(Error::input(format!(
+                "{} does not exist: name directories of runs, or a folder of such",
+                missing.display()
+            )));
+        }
+        let listen = || -> std::io::Result<(TcpListener, SocketAddr)> {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = listen().map_err(|cause| {
+            Error::input(format!(
+                "cannot listen on {address}: {cause}; another dashboard may be running there, so choose another port, \
+                 as with --listen 127.0.0.1:0"
+            ))
+        })?;
+        let site = Arc::new(Site { places: places.to_vec(), loopback: address.ip().is_loopback() });
+        Ok(Self { listener, address, site })
+    }
+
+    /// Where it listens; of port 0 the one that was free.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until the process ends.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the system refuses.
+    pub fn serve(self) -> Result<()> {
+        let failed = |cause: std::io::Error| Error::failed(format!("the dashboard cannot go on: {cause}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(self.listener).map_err(failed)?;
+            axum::serve(listener, router(self.site)).await.map_err(failed)
+        })
+    }
+}
+
+fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/style.css", get(async || text("text/css; charset=utf-8", STYLE)))
+        .route("/script.js", get(async || text("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/runs/{run}/", get(run))
+        .route("/runs/{run}/{*file}", get(file))
+        .fallback(async || StatusCode::NOT_FOUND)
+        .layer(middleware::from_fn_with_state(site.clone(), guard))
+        .with_state(site)
+}
+
+/// Turns away what is not for us, and tells browsers to take nothing from elsewhere.
+async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let mut response = if ![Method::GET, Method::HEAD].contains(request.method()) {
+        (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response()
+    } else if site.loopback && !names_this_machine(request.headers()) {
+        (StatusCode::FORBIDDEN, "open the dashboard as localhost or 127.0.0.1").into_response()
+    } else {
+        next.run(request).await
+    };
+    let policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                  form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Whether the header `Host` is a name of the loopback interface, with any port.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn text(kind: &'static str, content: &'static str) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, kind)], content)
+}
+
+async fn index(State(site): State<Arc<Site>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    answer(headers, move || pages::index(&site.places, query.as_deref().unwrap_or_default())).await
+}
+
+async fn run(State(site): State<Arc<Site>>, Path(run): Path<String>, headers: HeaderMap) -> Response {
+    answer(headers, move || pages::run(&site.places, &run)).await
+}
+
+async fn file(
+    State(site): State<Arc<Site>>,
+    Path((run, file)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    answer(headers, move || pages::file(&site.places, &run, &file)).await
+}
+
+/// Reads and draws beside the loop that serves, and leaves out what the browser has.
+async fn answer(headers: HeaderMap, make: impl FnOnce() -> Option<pages::Prepared> + Send + 'static) -> Response {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+    let made = tokio::task::spawn_blocking(move || {
+        let prepared = make()?;
+        let tag = prepared.tag();
+        // Only what has changed is drawn.
+        let content = (known.as_deref() != Some(&tag)).then(|| prepared.content());
+        Some((prepared.kind, tag, content))
+    });
+    match made.await {
+        Ok(Some((kind, tag, Some(Some(content))))) => {
+            ([(header::CONTENT_TYPE, kind), (header::ETAG, &tag)], content).into_response()
+        }
+        Ok(Some((_, tag, None))) => (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response(),
+        // Not there, or no more: a run may be removed at any moment.
+        Ok(None | Some((_, _, Some(None)))) => StatusCode::NOT_FOUND.into_response(),
+        Err(cause) => {
+            log::error!("a page could not be made: {cause}");
+            StatusCode::SERVICE_UNAVAILABLE.into_response()
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A run as one page: `report.html` in its directory, and the same page in the dashboard.
+//!
+//! Everything is read from the run's directory, of a run that is finished, running, crashed or older than this program.
+//! The file holds its pictures, charts and style, and needs no network.
+
+mod figures;
+mod page;
+mod pictures;
+
+use std::path::{Path, PathBuf};
+
+use crate::compare::History;
+use crate::error::Result;
+use crate::files::write_atomically;
+use crate::run::RunDirectory;
+use crate::run::directory::REPORT;
+
+pub use page::{ChartView, Page, SCRIPT, STYLE, State, render};
+
+/// Where a page is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In a file: style, script and pictures are inside.
+    File,
+    /// By the dashboard, which serves style, script and pictures, and where the page follows the run.
+    Live,
+}
+
+/// Writes the report of the run in the directory `path` into it; returns its place. `in_progress` says that somebody
+/// works there.
+///
+/// # Errors
+/// [`crate::Error::Input`] if there is no run, [`crate::Error::Failed`] if the file cannot be written.
+pub fn write(path: &Path, in_progress: bool) -> Result<PathBuf> {
+    let file = path.join(REPORT);
+    let html = Page::of(&History::open(path)?, in_progress, Form::File)?.html()?;
+    write_atomically(&file, html.as_bytes())?;
+    Ok(file)
+}
+
+/// Writes the report of a run that works: that it cannot be written is worth a warning, not the run.
+pub fn refresh(directory: &RunDirectory, in_progress: bool) {
+    let begin = std::time::Instant::now();
+    if let Err(cause) = write(directory.path(), in_progress) {
+        log::warn!("{cause}");
+    }
+    log::info!("{REPORT} written in {:.0} ms", 1e3 * begin.elapsed().as_secs_f64());
+}
+
+/// What the page of a run may lead to: files that a browser can show, each known by its name and looked up, never a
+/// path that somebody asks for.
+pub fn files(run: &Path) -> Vec<String> {
+    let shown = page::FILES.iter().filter(|(_, _, shown)| *shown).map(|(name, ..)| (*name).to_owned());
+    let there = shown.filter(|name| std::fs::symlink_metadata(run.join(name)).is_ok_and(|file| file.is_file()));
+    there.chain(pictures::grids(run).into_iter().map(|grid| grid.file)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! What a page says of a run, and its template.
+
+use std::fs;
+use std::path::Path;
+
+use minijinja::Environment;
+use minijinja::value::Serde;
+use serde::{Deserialize, Serialize};
+
+use super::{Form, figures, pictures};
+use crate::compare::{History, QUANTITIES, Status};
+use crate::config::Command;
+use crate::error::{Error, Result};
+use crate::plot::Chart;
+
+/// The style of every page.
+pub const STYLE: &str = include_str!("../../assets/pages/style.css");
+/// What moves on a page: the slider, and following a run.
+pub const SCRIPT: &str = include_str!("../../assets/pages/script.js");
+
+/// Files of a run's directory: name, what it is, and whether a browser can show it.
+pub(super) const FILES: [(&str, &str, bool); 13] = [
+    ("model.safetensors", "the tuned model", false),
+    ("adapter", "what was trained of it", false),
+    ("best", "the best of the evaluated models", false),
+    ("before_after.png", "base and tuned side by side", true),
+    ("config.toml", "every key that was in force", true),
+    ("metrics.jsonl", "a JSON object an iteration", true),
+    ("rewards.csv", "a line an image that was scored", false),
+    ("warnings.jsonl", "what was noticed on the way", true),
+    ("failed.txt", "why it cannot go on", true),
+    ("device.json", "the adapter and its limits", true),
+    ("profile.json", "where the time went", true),
+    ("trace.json", "every dispatch, for Perfetto", false),
+    ("tensorboard", "scalars and pictures as event files", false),
+];
+
+/// Numbers of [`QUANTITIES`] that stand in the headline or are details.
+const NOT_TILES: [&str; 4] = ["reward_base", "reward_final", "pos_rm_fraction", "neg_rm_fraction"];
+
+/// Everything that a page shows.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    /// Whether the dashboard serves it.
+    live: bool,
+    name: String,
+    path: String,
+    command: String,
+    unit: &'static str,
+    state: State,
+    done: u64,
+    planned: Option<u64>,
+    failure: Option<String>,
+    headline: Option<Headline>,
+    tiles: Vec<Tile>,
+    warnings: Vec<Warning>,
+    samples: Vec<Picture>,
+    samples_in_all: usize,
+    before_after: Option<String>,
+    charts: Vec<ChartView>,
+    config: String,
+    device: Option<Device>,
+    files: Vec<FileView>,
+    written: String,
+}
+
+/// How a run stands, as a word and as a class of the style.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct State {
+    class: &'static str,
+    text: &'static str,
+}
+
+impl State {
+    /// Of a run in which somebody works, or nobody does.
+    pub fn of(run: &History, in_progress: bool) -> Self {
+        let (class, text) = match (&run.status, in_progress) {
+            (Status::Failed(_), _) => ("failed", "failed"),
+            (Status::Finished, _) => ("finished", "finished"),
+            (Status::Unfinished, true) => ("running", "in progress"),
+            (Status::Unfinished, false) => ("stopped", "not finished"),
+        };
+        Self { class, text }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Headline {
+    what: &'static str,
+    before: String,
+    after: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tile {
+    title: &'static str,
+    value: String,
+    definition: &'static str,
+}
+
+/// A line of `warnings.jsonl`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Warning {
+    iteration: Option<u64>,
+    kind: Option<String>,
+    message: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Picture {
+    iteration: u64,
+    /// Made of digits and base 64 by us, so the template puts it in as it is.
+    address: String,
+}
+
+/// A chart with what the page writes around it.
+#[derive(Debug, Serialize)]
+pub struct ChartView {
+    title: &'static str,
+    subtitle: &'static str,
+    legend: Vec<Entry>,
+    svg: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    label: String,
+    colour: String,
+    value: Option<String>,
+}
+
+/// What `device.json` is read for.
+#[derive(Debug, Serialize, Deserialize)]
+struct Device {
+    name: String,
+    backend: String,
+    driver: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FileView {
+    name: &'static str,
+    what: &'static str,
+    linked: bool,
+}
+
+impl ChartView {
+    /// The chart for a page, its legend with the last value of each line.
+    ///
+    /// # Errors
+    /// As [`Chart::to_inline_svg`].
+    pub fn of(chart: &Chart) -> Result<Self> {
+        let legend = chart.series.iter().filter(|series| !series.line.is_empty());
+        let entry = |series: &crate::plot::Series| Entry {
+            label: series.label.clone(),
+            colour: series.css_colour(),
+            value: series.line.last().map(|[_, value]| number(*value)),
+        };
+        let (title, subtitle) = (chart.title, chart.subtitle);
+        Ok(Self { title, subtitle, legend: legend.map(entry).collect(), svg: chart.to_inline_svg()? })
+    }
+}
+
+impl Page {
+    /// What there is to say of a run.
+    ///
+    /// # Errors
+    /// If a chart cannot be drawn. What is missing in the directory is missing on the page.
+    pub fn of(run: &History, in_progress: bool, form: Form) -> Result<Self> {
+        let path = run.path.as_path();
+        let address = |file: &str| match form {
+            Form::File => pictures::embedded(&path.join(file)),
+            Form::Live => path.join(file).is_file().then(|| file.to_owned()),
+        };
+        let grids = pictures::grids(path);
+        let samples_in_all = grids.len();
+        let picture = |grid: pictures::Grid| Some(Picture { iteration: grid.iteration, address: address(&grid.file)? });
+        let mut charts = figures::charts(run).iter().map(ChartView::of).collect::<Result<Vec<_>>>()?;
+        let map = figures::kl_map(run);
+        if !map.is_empty() {
+            let (title, subtitle, svg) = (map.title, map.subtitle, map.to_inline_svg()?);
+            charts.push(ChartView { title, subtitle, legend: Vec::new(), svg });
+        }
+        let tile = |quantity: &crate::compare::Quantity| {
+            let (title, definition) = (quantity.title, quantity.definition);
+            Some(Tile { title, definition, value: quantity.of(run)? })
+        };
+        let tiles = QUANTITIES.iter().filter(|quantity| !NOT_TILES.contains(&quantity.key)).filter_map(tile).collect();
+        Ok(Self {
+            live: form == Form::Live,
+            name: run.name.clone(),
+            path: path.display().to_string(),
+            command: run.command.to_string(),
+            unit: if run.command == Command::Train { "iteration" } else { "step" },
+            state: State::of(run, in_progress),
+            done: run.iterations,
+            planned: run.planned,
+            failure: match &run.status {
+                Status::Failed(message) => Some(message.clone()),
+                _ => None,
+            },
+            headline: headline(run),
+            tiles,
+            warnings: warnings(path),
+            samples: pictures::shown(grids, form == Form::File).into_iter().filter_map(picture).collect(),
+            samples_in_all,
+            before_after: address("before_after.png"),
+            charts,
+            config: fs::read_to_string(path.join("config.toml")).unwrap_or_default(),
+            device: fs::read(path.join("device.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+            files: files(path, form),
+            written: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        })
+    }
+
+    /// The page.
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`] if the template does not fit.
+    pub fn html(&self) -> Result<String> {
+        render("report.html", self)
+    }
+}
+
+/// Fills a template in. What is put into it is escaped, as names of runs and classes can be anything.
+///
+/// # Errors
+/// [`crate::Error::Failed`] if template and content do not fit.
+pub fn render(name: &str, content: &impl Serialize) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.add_global("style", STYLE);
+    environment.add_global("script", SCRIPT);
+    environment.add_global("version", env!("CARGO_PKG_VERSION"));
+    let templates = [
+        ("report.html", include_str!("../../assets/pages/report.html")),
+        ("index.html", include_str!("../../assets/pages/index.html")),
+    ];
+    templates
+        .into_iter()
+        .try_for_each(|(name, text)| environment.add_template(name, text))
+        .and_then(|()| environment.get_template(name)?.render(Serde(content)))
+        .map_err(|cause| Error::failed(format!("cannot make {name}: {cause}")))
+}
+
+/// What a person asks first.
+fn headline(run: &History) -> Option<Headline> {
+    let candidates =
+        [("reward on fixed seeds", "eval/reward_mean"), ("reward of the rollouts", "reward_mean"), ("loss", "loss")];
+    let (what, points) =
+        candidates.into_iter().map(|(what, key)| (what, run.points(key))).find(|(_, points)| !points.is_empty())?;
+    let after = (points.len() > 1).then(|| format!("{:.3}", points[points.len() - 1][1]));
+    Some(Headline { what, before: format!("{:.3}", points[0][1]), after })
+}
+
+/// The lines of `warnings.jsonl` that can be read, the newest first.
+fn warnings(run: &Path) -> Vec<Warning> {
+    let text = fs::read(run.join("warnings.jsonl")).unwrap_or_default();
+    let lines = text.split(|byte| *byte == b'\n').rev();
+    lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+/// What lies in the directory; a file leads to all of it, the dashboard to what it serves.
+fn files(run: &Path, form: Form) -> Vec<FileView> {
+    let there = FILES.iter().filter(|(name, ..)| run.join(name).exists());
+    there.map(|(name, what, shown)| FileView { name, what, linked: *shown || form == Form::File }).collect()
+}
+
+/// A number with three digits that count.
+fn number(value: f64) -> String {
+    let size = value.abs();
+    let text = match size {
+        0.0 => "0".into(),
+        _ if size < 1e-3 => format!("{value:.2e}"),
+        _ if size < 1e3 => format!("{value:.*}", (2 - size.log10().floor() as i32).max(0) as usize),
+        _ => format!("{value:.0}"),
+    };
+    text.replace('-', "−")
+}

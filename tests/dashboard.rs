@@ -1,0 +1,258 @@
+//! The dashboard as a browser, and somebody who means harm, would meet it: a real server, asked over the wire.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use flowdppo_wgpu::dashboard::Dashboard;
+use tempfile::TempDir;
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// Sends a request as it stands, so that no client tidies up its path.
+fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut stream = TcpStream::connect(address).expect("the dashboard listens");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        request.push_str(&format!("Host: {address}\r\n"));
+    }
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    stream.write_all(format!("{request}\r\n").as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("an answer has a status");
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+fn get(address: SocketAddr, path: &str) -> Answer {
+    ask(address, "GET", path, &[])
+}
+
+/// Serves a folder of runs until the test's process ends.
+fn serve(runs: &Path) -> SocketAddr {
+    let dashboard = Dashboard::open(&[runs.to_owned()], "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = dashboard.address();
+    assert_ne!(address.port(), 0);
+    std::thread::spawn(move || dashboard.serve());
+    address
+}
+
+fn line(iteration: u64) -> String {
+    format!(
+        "{{\"iteration\":{iteration},\"reward_mean\":0.5,\"eval/reward_mean\":0.{iteration},\"trained_steps\":[1],\
+         \"kl_by_step\":[0.001],\"seconds_rollout\":1.0,\"seconds_reward\":0.1,\"seconds_update\":1.0}}\n"
+    )
+}
+
+fn run(folder: &Path, name: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::create_dir_all(path.join("samples")).unwrap();
+    fs::write(path.join("config.toml"), format!("[run]\nname = \"{name}\"\n[train]\niterations = 9\n")).unwrap();
+    fs::write(path.join("metrics.jsonl"), line(1) + &line(2)).unwrap();
+    image::RgbImage::new(3, 2).save(path.join("samples/000002.png")).unwrap();
+    path
+}
+
+/// A folder with a run `first`, and a file beside it that is nobody's business.
+fn runs() -> (TempDir, PathBuf) {
+    let root = tempfile::tempdir().unwrap();
+    let runs = root.path().join("runs");
+    run(&runs, "first");
+    fs::write(root.path().join("secret.txt"), "the secret").unwrap();
+    fs::write(runs.join("first/private.txt"), "the secret").unwrap();
+    (root, runs)
+}
+
+#[test]
+fn the_index_leads_to_runs_and_their_files() {
+    let (_root, runs) = runs();
+    let address = serve(&runs);
+    let index = get(address, "/");
+    assert_eq!((index.status, index.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(index.body.contains("href=\"/runs/first/\"") && index.body.contains("Reward on fixed seeds"));
+    // A run that begins later is found, too, and can be chosen for the comparison.
+    run(&runs, "second");
+    let both = get(address, "/?run=first&run=second");
+    assert_eq!(both.body.matches(" checked").count(), 2);
+    let one = get(address, "/?run=second");
+    assert_eq!(one.body.matches(" checked").count(), 1);
+    let page = get(address, "/runs/first/");
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains("iteration 2 of 9") && page.body.contains("src=\"samples/000002.png\""));
+    for (path, kind, words) in [
+        ("/runs/first/config.toml", "text/plain; charset=utf-8", "[run]"),
+        ("/runs/first/samples/000002.png", "image/png", "PNG"),
+        ("/style.css", "text/css; charset=utf-8", "--card"),
+        ("/script.js", "text/javascript; charset=utf-8", "fetch"),
+    ] {
+        let answer = get(address, path);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(kind)), "{path}");
+        assert!(answer.body.contains(words), "{path}");
+    }
+    let head = ask(address, "HEAD", "/runs/first/", &[]);
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[test]
+fn a_page_is_sent_again_only_when_the_run_has_moved() {
+    let (_root, runs) = runs();
+    let address = serve(&runs);
+    for path in ["/", "/runs/first/"] {
+        let first = get(address, path);
+        let tag = first.header("etag").expect("a page has a tag").to_owned();
+        let again = ask(address, "GET", path, &[("If-None-Match", &tag)]);
+        assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(tag.as_str())), "{path}");
+        let metrics = runs.join("first/metrics.jsonl");
+        let grown = fs::read_to_string(&metrics).unwrap() + &line(3);
+        // Coarse clocks of file systems must not hide it.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&metrics, grown).unwrap();
+        let moved = ask(address, "GET", path, &[("If-None-Match", &tag)]);
+        assert_eq!(moved.status, 200, "{path}");
+        assert!(moved.body.contains("3 of 9"), "{path}");
+    }
+}
+
+#[test]
+fn nothing_but_what_pages_lead_to_is_served() {
+    let (root, runs) = runs();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(root.path(), runs.join("out")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("secret.txt"), runs.join("first/samples/000003.png")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("secret.txt"), runs.join("first/failed.txt")).unwrap();
+    }
+    let address = serve(&runs);
+    let secret = root.path().join("secret.txt").display().to_string();
+    let encoded = secret.replace('/', "%2f");
+    for path in [
+        "/secret.txt",
+        "/../secret.txt",
+        "/runs/../secret.txt",
+        "/runs/first/../../secret.txt",
+        "/runs/first/%2e%2e/%2e%2e/secret.txt",
+        "/runs/first/..%2f..%2fsecret.txt",
+        "/runs/first/..\\..\\secret.txt",
+        "/runs/..%2f/secret.txt",
+        "/runs/%2e%2e/secret.txt",
+        "/runs/../",
+        "/runs/%2e/",
+        "/runs/%00/",
+        "/runs/%ff/",
+        "/runs/out/secret.txt",
+        "/runs/out/",
+        "/runs/first/private.txt",
+        "/runs/first/samples/",
+        "/runs/first/samples/000003.png",
+        "/runs/first/failed.txt",
+        "/runs/first/samples/../config.toml",
+        &format!("/runs/first/{secret}"),
+        &format!("/runs/first/{encoded}"),
+        &format!("/runs/{encoded}/"),
+        "/nowhere",
+    ] {
+        let answer = get(address, path);
+        assert!([400, 404].contains(&answer.status), "{path}: {}", answer.status);
+        assert!(!answer.body.contains("the secret"), "{path}");
+    }
+    let page = get(address, "/runs/first/");
+    assert!(page.status == 200 && !page.body.contains("000003.png"), "{}", page.body);
+}
+
+#[test]
+fn only_this_machine_may_ask_and_only_to_read() {
+    let (_root, runs) = runs();
+    let address = serve(&runs);
+    let port = address.port();
+    for (host, status) in [
+        (format!("127.0.0.1:{port}"), 200),
+        (format!("localhost:{port}"), 200),
+        ("LOCALHOST".to_owned(), 200),
+        (format!("[::1]:{port}"), 200),
+        (format!("evil.example:{port}"), 403),
+        ("localhost.evil.example".to_owned(), 403),
+        ("127.0.0.1.evil.example".to_owned(), 403),
+        ("192.168.0.1".to_owned(), 403),
+        (String::new(), 403),
+    ] {
+        assert_eq!(ask(address, "GET", "/", &[("Host", &host)]).status, status, "{host:?}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+        for path in ["/", "/runs/first/", "/nowhere"] {
+            let answer = ask(address, method, path, &[]);
+            assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
+        }
+    }
+    for path in ["/", "/runs/first/samples/000002.png", "/nowhere"] {
+        let answer = get(address, path);
+        assert!(answer.header("content-security-policy").unwrap().starts_with("default-src 'none'"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{path}");
+    }
+}
+
+#[test]
+fn a_run_that_is_being_written_or_removed_never_breaks_a_page() {
+    let (_root, runs) = runs();
+    let address = serve(&runs);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            let bytes = (line(1) + &line(2) + &line(3)).into_bytes();
+            let mut round = 0;
+            while !stop.load(Ordering::Relaxed) {
+                round += 1;
+                let path = run(&runs, "busy");
+                for cut in (0..bytes.len()).step_by(17) {
+                    fs::write(path.join("metrics.jsonl"), &bytes[..cut]).unwrap();
+                }
+                fs::write(path.join("config.toml"), "[run").unwrap();
+                fs::write(path.join("samples/000004.png"), b"torn").unwrap();
+                fs::remove_dir_all(&path).unwrap();
+            }
+            round
+        }
+    });
+    let mut found = 0;
+    for _ in 0..150 {
+        let page = get(address, "/runs/busy/").status;
+        assert!([200, 404].contains(&page), "{page}");
+        found += u32::from(page == 200);
+        assert_eq!(get(address, "/").status, 200);
+        let picture = get(address, "/runs/busy/samples/000002.png").status;
+        assert!([200, 404].contains(&picture), "{picture}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(writer.join().unwrap() > 0);
+    assert!(found > 0, "the run was never there");
+}
+
+#[test]
+fn a_taken_port_and_a_missing_folder_are_explained() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let error = Dashboard::open(&[root.path().to_owned()], taken.local_addr().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("choose another port"), "{error}");
+    assert_eq!(error.exit_code(), 2);
+    let error = Dashboard::open(&[root.path().join("nowhere")], "127.0.0.1:0".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("nowhere does not exist"), "{error}");
+}

@@ -118,6 +118,7 @@ fn the_readme_shows_every_command_and_its_configurations_are_valid() {
         "eval",
         "pretrain",
         "fit-classifier",
+        "data",
         "import",
         "export",
         "merge",

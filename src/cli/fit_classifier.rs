@@ -41,6 +41,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     directory.record_device(gpu.description())?;
     let mut metrics = MetricsLog::open(&directory, 0)?;
+    global.announce(data::summary::summary(&data).trim_end());
+    data::contact::write(&directory.data(), &data)?;
     let steps = config.classifier.steps;
     let mut progress = Progress::new("fitting", steps as u64, global.verbosity());
     let stop = stop_at_interrupt()?;

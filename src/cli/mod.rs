@@ -5,6 +5,7 @@ mod compare;
 mod completions;
 mod config;
 mod dashboard;
+mod data;
 mod devices;
 mod eval;
 mod export;
@@ -85,6 +86,8 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Train the small classifier that scores or judges images
     FitClassifier(fit_classifier::Arguments),
+    /// Show the pictures that pretrain and fit-classifier would learn from
+    Data(data::Arguments),
     /// Do a set of training runs, and compare them
     Sweep(sweep::Arguments),
     /// Put runs side by side: a table and pictures
@@ -265,6 +268,7 @@ impl Cli {
             Command::Compare(arguments) => compare::run(&global, &arguments),
             Command::Report(arguments) => report::run(&arguments),
             Command::Dashboard(arguments) => dashboard::run(&global, &arguments),
+            Command::Data(arguments) => data::run(&arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Merge(arguments) => merge::run(&arguments),

@@ -57,6 +57,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     directory.record_device(gpu.description())?;
     let mut metrics = MetricsLog::open(&directory, 0)?;
+    global.announce(data::summary::summary(&data).trim_end());
+    data::contact::write(&directory.data(), &data)?;
     global.announce(format_args!(
         "pretraining {} parameters on {} images of {} classes into {}",
         dit.layout().parameter_count(),

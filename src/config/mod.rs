@@ -127,6 +127,8 @@ pub enum Command {
     Pretrain,
     /// `fit-classifier`.
     FitClassifier,
+    /// `data`.
+    Data,
 }
 
 impl fmt::Display for Command {
@@ -142,6 +144,7 @@ impl Command {
             Self::Train => "train",
             Self::Pretrain => "pretrain",
             Self::FitClassifier => "fit-classifier",
+            Self::Data => "data",
         }
     }
 }

@@ -1,55 +1,86 @@
-//! A folder of pictures: one sub-folder a class, PNG or JPEG files in it.
+//! A folder of pictures: one sub-folder a class, pictures in it.
 
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
-use image::{ImageReader, RgbImage};
+use image::{ImageFormat, ImageReader, RgbImage};
 
-use super::{Dataset, check_shape, decode_picture, push_planes};
+use super::{Dataset, Originals, check_shape, decode_picture, push_planes};
 use crate::{Error, Result};
 
-/// Endings of pictures that are not read. Leaving one out in silence would surprise; any other file is
-/// no picture and is skipped with a warning.
-const UNSUPPORTED: [&str; 11] = ["webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jxl", "tga", "ppm", "svg"];
+/// Endings of pictures that nothing here can read. Leaving one out in silence would surprise; any other file is no
+/// picture and is skipped.
+const UNREADABLE: [&str; 12] = ["avif", "cr2", "dng", "exr", "heic", "heif", "jp2", "jxl", "nef", "psd", "svg", "xcf"];
+/// As many broken pictures are named.
+const MOST_NAMED: usize = 5;
 
 /// Reads the pictures in the sub-folders of `folder` as a data set. The classes are the sub-folders in
 /// order of name, the images of a class its files in order of name; hidden files are ignored.
 ///
 /// Each picture is cut to the square in its middle and resized (Lanczos) to `image_size` pixels, then
 /// kept in colour (`channels` = 3) or turned into grey (1). A picture that has the size already is
-/// taken as it is.
+/// taken as it is; of an animation the first frame is.
 ///
 /// # Errors
-/// [`Error::Input`] if there is no sub-folder, one without a picture, a picture that cannot be read, or
-/// one in a format other than PNG and JPEG.
+/// [`Error::Input`] if there is no sub-folder, one without a picture, a picture in a format that cannot be read, or
+/// broken pictures, all of which are counted.
 pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset> {
     check_shape(image_size, channels)?;
-    let (classes, _): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|path| path.is_dir());
+    let (classes, beside): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|path| path.is_dir());
     if classes.is_empty() {
         return Err(Error::unreadable(
             folder,
             "it has no sub-folders: put the pictures of each class into a sub-folder of its own",
         ));
     }
-    let mut data = Dataset { images: Vec::new(), labels: Vec::new(), class_names: Vec::new(), image_size, channels };
+    let mut data = Dataset {
+        images: Vec::new(),
+        labels: Vec::new(),
+        class_names: Vec::new(),
+        image_size,
+        channels,
+        originals: None,
+    };
+    let mut originals = Originals { skipped: beside, ..Originals::default() };
+    let mut broken = Vec::new();
     for (class, path) in classes.iter().enumerate() {
-        let before = data.len();
+        let before = data.len() + broken.len();
         for file in list(path)? {
-            if is_picture(&file)? {
-                let picture = read(&file, image_size)?;
-                push_planes(&mut data.images, &picture, channels);
-                data.labels.push(class as u32);
-            } else {
-                log::warn!("{} is no picture, skipped", file.display());
+            if !is_picture(&file)? {
+                originals.skipped.push(file);
+                continue;
+            }
+            match open(&file) {
+                Ok(picture) => {
+                    originals.add(picture.dimensions(), image_size);
+                    push_planes(&mut data.images, &fit(&picture, image_size), channels);
+                    data.labels.push(class as u32);
+                }
+                Err(cause) => broken.push((file, cause)),
             }
         }
-        if data.len() == before {
-            return Err(Error::unreadable(path, "it holds no PNG or JPEG picture: add some, or remove the folder"));
+        if data.len() + broken.len() == before {
+            return Err(Error::unreadable(path, "it holds no picture: add some, or remove the folder"));
         }
         let name = path.file_name().unwrap_or_default();
         data.class_names.push(name.to_string_lossy().into_owned());
     }
+    refuse_broken(&broken)?;
+    data.originals = Some(originals);
     Ok(data)
+}
+
+/// Names the broken pictures together: whoever cleans a folder wants to do it once.
+fn refuse_broken(broken: &[(PathBuf, image::ImageError)]) -> Result<()> {
+    let Some(((first, cause), others)) = broken.split_first() else { return Ok(()) };
+    let mut message = format!("cannot read {}: {cause}; replace it by a whole picture, or remove it", first.display());
+    if !others.is_empty() {
+        let names: Vec<String> =
+            others.iter().take(MOST_NAMED - 1).map(|(file, _)| file.display().to_string()).collect();
+        let more = if others.len() >= MOST_NAMED { ", …" } else { "" };
+        message += &format!("; so are {} more: {}{more}", others.len(), names.join(", "));
+    }
+    Err(Error::input(message))
 }
 
 /// What is in a folder, in order of name, without what is hidden.
@@ -70,24 +101,37 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn is_picture(file: &Path) -> Result<bool> {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    if UNSUPPORTED.contains(&&*ending) {
-        return Err(Error::unreadable(file, "this format is not supported: convert it to PNG or JPEG, or remove it"));
+    if file.is_dir() {
+        return Ok(false);
     }
-    Ok(matches!(&*ending, "png" | "jpg" | "jpeg"))
+    if UNREADABLE.contains(&&*ending) {
+        return Err(Error::unreadable(
+            file,
+            "this format is not supported: convert it to PNG, JPEG or WebP, or remove it",
+        ));
+    }
+    Ok(ImageFormat::from_extension(ending).is_some_and(|format| format.reading_enabled()))
 }
 
+/// One picture, as [`load`] brings each to size.
 pub(super) fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
-    let unreadable = |cause: &dyn std::fmt::Display| Error::unreadable(file, cause);
-    let reader = ImageReader::open(file).map_err(|cause| unreadable(&cause))?;
-    let picture = decode_picture(reader).map_err(|cause| unreadable(&cause))?;
+    open(file).map(|picture| fit(&picture, image_size)).map_err(|cause| Error::unreadable(file, cause))
+}
+
+fn open(file: &Path) -> image::ImageResult<RgbImage> {
+    decode_picture(ImageReader::open(file)?)
+}
+
+/// The square in the middle of a picture, at the wanted size.
+fn fit(picture: &RgbImage, image_size: usize) -> RgbImage {
     let side = picture.width().min(picture.height());
     let (x, y) = ((picture.width() - side) / 2, (picture.height() - side) / 2);
-    let square = imageops::crop_imm(&picture, x, y, side, side).to_image();
+    let square = imageops::crop_imm(picture, x, y, side, side).to_image();
     let size = image_size as u32;
     if side == size {
-        return Ok(square);
+        return square;
     }
-    Ok(imageops::resize(&square, size, size, FilterType::Lanczos3))
+    imageops::resize(&square, size, size, FilterType::Lanczos3)
 }
 
 #[cfg(test)]
@@ -126,6 +170,59 @@ mod tests {
     }
 
     #[test]
+    fn what_the_pictures_were_like_is_kept() {
+        let root = two_classes();
+        RgbImage::new(40, 40).save(root.path().join("cat/large.png")).unwrap();
+        for skipped in ["beside.png", "cat/notes.md"] {
+            std::fs::write(root.path().join(skipped), "not a picture").unwrap();
+        }
+        std::fs::create_dir(root.path().join("dog/puppies.png")).unwrap();
+        let originals = load(root.path(), 10, 1).unwrap().originals.unwrap();
+        assert_eq!(originals.sizes, Some([(12, 8), (40, 40)]));
+        assert_eq!((originals.cut, originals.enlarged), (2, 2));
+        let skipped = ["beside.png", "cat/notes.md", "dog/puppies.png"].map(|name| root.path().join(name));
+        assert_eq!(originals.skipped, skipped);
+    }
+
+    #[test]
+    fn every_format_that_the_program_promises_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("only")).unwrap();
+        let picture = RgbImage::from_pixel(4, 4, Rgb([200, 100, 50]));
+        let endings = ["bmp", "gif", "ico", "jpeg", "JPG", "png", "ppm", "qoi", "tga", "tif", "tiff", "webp"];
+        for ending in endings {
+            let path = root.path().join(format!("only/a.{ending}"));
+            let format = ImageFormat::from_extension(ending).unwrap();
+            // The icons of Windows hold pictures with transparency only.
+            if ending == "ico" {
+                image::DynamicImage::from(picture.clone()).into_rgba8().save_with_format(path, format).unwrap();
+            } else {
+                picture.save_with_format(path, format).unwrap();
+            }
+        }
+        let data = load(root.path(), 4, 3).unwrap();
+        assert_eq!(data.len(), endings.len());
+        for index in 0..data.len() {
+            let found: Vec<u8> = data.image(index).iter().step_by(16).map(|value| to_byte(*value)).collect();
+            let near = found.iter().zip([200, 100, 50]).all(|(found, wanted)| found.abs_diff(wanted) <= 4);
+            assert!(near, "{}: {found:?}", endings[index]);
+        }
+    }
+
+    #[test]
+    fn broken_pictures_are_counted_and_the_first_are_named() {
+        let root = two_classes();
+        for index in 1..=7 {
+            std::fs::write(root.path().join(format!("cat/broken{index}.png")), b"\x89PNG\r\n").unwrap();
+        }
+        let message = load(root.path(), 4, 3).unwrap_err().to_string();
+        for part in ["broken1.png", "replace it", "so are 6 more", "broken5.png, …"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(!message.contains("broken6"), "{message}");
+    }
+
+    #[test]
     fn the_middle_is_kept_and_a_fitting_picture_is_not_resampled() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("only")).unwrap();
@@ -161,7 +258,7 @@ mod tests {
                 "",
                 "no sub-folders",
             ),
-            (|root| std::fs::create_dir(root.join("empty")).unwrap(), "empty", "no PNG or JPEG"),
+            (|root| std::fs::create_dir(root.join("empty")).unwrap(), "empty", "no picture"),
             (|root| std::fs::write(root.join("dog/c.png"), b"\x89PNG").unwrap(), "c.png", "cannot read"),
             (
                 |root| {
@@ -171,7 +268,7 @@ mod tests {
                 "half.PNG",
                 "cannot read",
             ),
-            (|root| std::fs::write(root.join("cat/d.webp"), b"RIFF").unwrap(), "d.webp", "not supported"),
+            (|root| std::fs::write(root.join("cat/d.heic"), b"ftyp").unwrap(), "d.heic", "not supported"),
         ];
         for (spoil, name, expected) in cases {
             let root = two_classes();

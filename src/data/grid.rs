@@ -15,7 +15,7 @@ const GUTTER: usize = 4;
 /// Letters beyond Latin-1 are shown as `?`.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid<'a> {
-    /// `[N, C, H, W]` in row order, values in [-1, 1].
+    /// `[N, C, H, W]` in row order, values in [-1, 1]. The place of an image that begins with NaN stays empty.
     pub images: &'a [f32],
     /// `H = W`, in pixels.
     pub image_size: usize,
@@ -72,7 +72,9 @@ impl<'a> Grid<'a> {
         for (index, image) in self.images.chunks_exact(image_len).enumerate() {
             let x = left + index % self.columns * layout.column_pitch;
             let y = top + index / self.columns * layout.row_pitch;
-            self.draw_tile(canvas, image, layout.tile, x, y);
+            if !image[0].is_nan() {
+                self.draw_tile(canvas, image, layout.tile, x, y);
+            }
             if let Some(caption) = self.captions.get(index) {
                 let caption = cut(caption, layout.tile);
                 write_text(canvas, &CAPTION, caption, x + centred(caption), y + layout.tile);

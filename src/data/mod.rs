@@ -1,14 +1,16 @@
 //! Labelled images: the built-in sets, sprite sheets, folders of pictures; and what shows them.
 
 mod canvas;
+pub mod contact;
 pub mod folder;
 pub mod grid;
 pub mod panel;
 mod rings;
 pub mod scatter;
 pub mod sheet;
+pub mod summary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::{ImageDecoder, ImageReader, RgbImage};
 
@@ -31,6 +33,35 @@ pub struct Dataset {
     pub image_size: usize,
     /// 1 (grey), 3 (red, green, blue), or 2 (the coordinates of a point).
     pub channels: usize,
+    /// What the pictures of a folder were like; `None` for other sets, whose pictures are taken as they are.
+    pub originals: Option<Originals>,
+}
+
+/// The pictures of a folder before they were brought to one size.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Originals {
+    /// Width and height of the smallest and of the largest, by pixels.
+    pub sizes: Option<[(u32, u32); 2]>,
+    /// How many were not square, and so were cut.
+    pub cut: usize,
+    /// How many were smaller than wanted, and so are blurred.
+    pub enlarged: usize,
+    /// What was found that is no picture in a class.
+    pub skipped: Vec<PathBuf>,
+}
+
+impl Originals {
+    /// Counts a picture of this width and height.
+    fn add(&mut self, size: (u32, u32), wanted: usize) {
+        let pixels = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
+        let [smallest, largest] = self.sizes.unwrap_or([size; 2]);
+        self.sizes = Some([
+            if pixels(size) < pixels(smallest) { size } else { smallest },
+            if pixels(size) > pixels(largest) { size } else { largest },
+        ]);
+        self.cut += usize::from(size.0 != size.1);
+        self.enlarged += usize::from((size.0.min(size.1) as usize) < wanted);
+    }
 }
 
 impl Dataset {
@@ -42,6 +73,15 @@ impl Dataset {
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
+    }
+
+    /// How many images each class has.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.class_names.len()];
+        for label in &self.labels {
+            counts[*label as usize] += 1;
+        }
+        counts
     }
 
     /// The pixels `[C, H, W]` of one image.
@@ -186,11 +226,7 @@ mod tests {
         assert_eq!(digits.images.len(), 1797 * 64);
         assert_eq!(digits.class_names, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
         // How often each digit occurs in the UCI test set.
-        let mut counts = [0; 10];
-        for &label in &digits.labels {
-            counts[label as usize] += 1;
-        }
-        assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
+        assert_eq!(digits.class_counts(), [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
         // The first row of the first image in the published file is 0 0 5 13 9 1 0 0, of 16.
         let first = [0, 0, 5, 13, 9, 1, 0, 0].map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8));
         assert_eq!(&digits.image(0)[..8], &first);

@@ -24,6 +24,7 @@ pub(super) fn generate() -> Dataset {
         class_names: (1..=RADII.len()).map(|ring| format!("ring {ring}")).collect(),
         image_size: 1,
         channels: 2,
+        originals: None,
     };
     for (class, radius) in RADII.into_iter().enumerate() {
         let mut random = Stream::new(NoiseKey { seed: 0, rollout: 0, sample: class as u32, step: 0 });

@@ -71,7 +71,7 @@ pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channel
         let (x, y) = ((index % columns) as u32 * tile, (index / columns) as u32 * tile);
         push_planes(&mut images, &*pixels.view(x, y, tile, tile), channels);
     }
-    Ok(Dataset { images, labels: class_of, class_names, image_size, channels })
+    Ok(Dataset { images, labels: class_of, class_names, image_size, channels, originals: None })
 }
 
 /// The class of every image, and the names of the classes.

@@ -4,6 +4,7 @@
 //! <out_dir>/<name>/
 //!   config.toml            the resolved configuration
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
+//!   data.png               pictures of each class, of pretraining and of fitting a classifier
 //!   rewards.csv            a line an image that was scored, only ever appended to
 //!   warnings.jsonl         what looked wrong, if anything did: one JSON object a warning, only ever appended to
 //!   device.json            the adapter and its limits
@@ -123,6 +124,11 @@ impl RunDirectory {
     /// The metrics, `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// The contact sheet of what is learned from, `data.png`.
+    pub fn data(&self) -> PathBuf {
+        self.path.join("data.png")
     }
 
     /// The warnings, `warnings.jsonl`.

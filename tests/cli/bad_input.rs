@@ -365,7 +365,7 @@ fn pictures_and_their_folders() {
             },
             FOLDER,
             2,
-            &["empty", "no PNG or JPEG picture"],
+            &["empty", "no picture"],
         ),
         case(
             |here| {
@@ -374,7 +374,7 @@ fn pictures_and_their_folders() {
             },
             FOLDER,
             2,
-            &["b.png", "cannot read"],
+            &["b.png", "cannot read", "replace it by a whole picture, or remove it"],
         ),
         case(
             pictures,

@@ -95,6 +95,9 @@ fn pretrain_learns_from_a_folder_of_pictures_and_goes_on_from_a_file() {
         ))
         .succeeds();
     assert!(out.contains("6 images of 2 classes") && out.contains("model: first"), "{out}");
+    assert!(out.contains("6 pictures of 8x8 pixels in colour, 2 classes"), "{out}");
+    assert!(out.contains("sizes found: 9x12; 6 not square"), "{out}");
+    assert!(picture(&here.path("first/data.png")).0 > 10 * 64);
     let first = Model::load(&here.path("first/model.safetensors")).unwrap();
     assert_eq!(first.class_names, ["cats", "dogs"]);
 
@@ -103,6 +106,31 @@ fn pretrain_learns_from_a_folder_of_pictures_and_goes_on_from_a_file() {
     let second = Model::load(&here.path("second/model.safetensors")).unwrap();
     assert_eq!(first.kind, second.kind);
     assert_ne!(first.weights, second.weights);
+}
+
+#[test]
+fn data_shows_what_would_be_learned_from_and_trains_nothing() {
+    let here = Workplace::new();
+    for (class, count) in [("cats", 5), ("dogs", 1)] {
+        std::fs::create_dir_all(here.path("pictures").join(class)).unwrap();
+        for index in 0..count {
+            image::RgbImage::new(4, 6).save(here.path(&format!("pictures/{class}/{index}.bmp"))).unwrap();
+        }
+    }
+    let out = here.run("data --set data.kind=folder --set data.path=pictures --out sheet.png").succeeds();
+    for line in [
+        "6 pictures of 8x8 pixels in grey, 2 classes",
+        "cats       5   83.3 %",
+        "dogs       1   16.7 %",
+        "6 pictures are smaller than 8x8 and enlarged",
+        "the class \"dogs\" has one picture",
+        "\"cats\" has 5 times the pictures of \"dogs\"",
+        "pictures: sheet.png",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    assert!(picture(&here.path("sheet.png")).0 > 10 * 64);
+    assert!(!here.path("runs").exists());
 }
 
 #[test]

@@ -151,6 +151,7 @@ fn supervised_training_skips_and_stops_too() {
         images: vec![f32::NAN; 64],
         labels: vec![0],
         class_names: vec!["a".into(), "b".into(), "c".into()],
+        originals: None,
     };
     let model = tiny::dit(1);
     let dit = model.dit("the tiny model").expect("it is a flow model").clone();

@@ -1,0 +1,29 @@
+//! `data`: what a configuration would learn from, without learning.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ConfigArguments, check_output, say};
+use crate::config::Command;
+use crate::data;
+use crate::error::Result;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArguments,
+    /// Contact sheet to write (PNG): a row of pictures for each class
+    #[arg(long, value_name = "FILE", default_value = "data.png")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let config = arguments.config.load(Command::Data)?;
+    check_output(&arguments.out)?;
+    let data = data::load(&config.data)?;
+    say(data::summary::summary(&data).trim_end());
+    data::contact::write(&arguments.out, &data)?;
+    say(format_args!("pictures: {}", arguments.out.display()));
+    Ok(())
+}

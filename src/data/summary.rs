@@ -1,0 +1,170 @@
+//! What a data set holds, in words: read before hours are spent on it.
+
+use std::fmt::Write;
+
+use super::Dataset;
+
+/// Rows of the table of classes; of more classes the first are shown.
+const MOST_ROWS: usize = 40;
+/// Files that are named.
+const MOST_NAMED: usize = 5;
+/// From here on the largest class is called so many times larger than the smallest.
+const UNEVEN: usize = 4;
+
+/// Lines that say how many pictures there are, of which classes and sizes, what was left out, and what to think about.
+pub fn summary(data: &Dataset) -> String {
+    let (count, size, classes) = (data.len(), data.image_size, data.class_names.len());
+    let what = match data.channels {
+        1 => format!("pictures of {size}x{size} pixels in grey"),
+        3 => format!("pictures of {size}x{size} pixels in colour"),
+        _ => "points of the plane".to_owned(),
+    };
+    let mut text = format!("{count} {what}, {}\n", number(classes, "class", "classes"));
+    let counts = data.class_counts();
+    let rows = || data.class_names.iter().zip(&counts).take(MOST_ROWS);
+    let width = rows().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, of_class) in rows() {
+        let share = 100.0 * *of_class as f64 / count.max(1) as f64;
+        let _ = writeln!(text, "  {name:width$}  {of_class:>6}  {share:>5.1} %");
+    }
+    if classes > MOST_ROWS {
+        let _ = writeln!(text, "  … and {}", number(classes - MOST_ROWS, "more class", "more classes"));
+    }
+    for line in originals(data).into_iter().chain(notes(data, &counts)) {
+        text += &line;
+        text.push('\n');
+    }
+    text
+}
+
+fn number(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// What the files of a folder were like.
+fn originals(data: &Dataset) -> Vec<String> {
+    let Some(originals) = &data.originals else { return Vec::new() };
+    let mut lines = Vec::new();
+    if let Some([(width, height), largest]) = originals.sizes {
+        let mut line = format!("sizes found: {width}x{height}");
+        if (width, height) != largest {
+            let _ = write!(line, " to {}x{}", largest.0, largest.1);
+        }
+        if originals.cut > 0 {
+            let _ = write!(line, "; {} not square, cut to the middle", originals.cut);
+        }
+        lines.push(line);
+    }
+    if originals.enlarged > 0 {
+        lines.push(format!(
+            "note: {} smaller than {1}x{1} and enlarged, so blurred: take larger ones, or lower `data.image_size`",
+            number(originals.enlarged, "picture is", "pictures are"),
+            data.image_size
+        ));
+    }
+    if !originals.skipped.is_empty() {
+        let names: Vec<String> =
+            originals.skipped.iter().take(MOST_NAMED).map(|path| path.display().to_string()).collect();
+        lines.push(format!(
+            "skipped, as they are no pictures in the sub-folder of a class: {}{}",
+            names.join(", "),
+            match originals.skipped.len() - names.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            }
+        ));
+    }
+    lines
+}
+
+/// What a person may want to change.
+fn notes(data: &Dataset, counts: &[usize]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (few, text) in [
+        (0, "has no picture: the model would never learn it"),
+        (1, "has one picture: the model would learn it by heart; add more"),
+    ] {
+        let mut names = data.class_names.iter().zip(counts).filter(|(_, count)| **count == few).map(|(name, _)| name);
+        if let Some(first) = names.next() {
+            let others = match names.count() {
+                0 => String::new(),
+                more => format!(" (like {})", number(more, "other class", "other classes")),
+            };
+            notes.push(format!("note: the class {first:?}{others} {text}"));
+        }
+    }
+    let named = || data.class_names.iter().zip(counts).filter(|(_, count)| **count > 0);
+    if let (Some((largest, most)), Some((smallest, least))) =
+        (named().max_by_key(|(_, count)| **count), named().min_by_key(|(_, count)| **count))
+        && *most >= UNEVEN * least
+    {
+        notes.push(format!(
+            "note: {largest:?} has {} times the pictures of {smallest:?}: rare classes are drawn less often and \
+             learned less well; add pictures to them",
+            most / least
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Originals, builtin};
+
+    fn of(counts: &[usize], originals: Option<Originals>) -> String {
+        let labels: Vec<u32> =
+            counts.iter().enumerate().flat_map(|(class, count)| vec![class as u32; *count]).collect();
+        summary(&Dataset {
+            images: vec![0.0; labels.len() * 48],
+            labels,
+            class_names: (0..counts.len()).map(|class| format!("class {class}")).collect(),
+            image_size: 4,
+            channels: 3,
+            originals,
+        })
+    }
+
+    #[test]
+    fn classes_are_counted_and_an_even_set_has_no_notes() {
+        let text = of(&[4, 12], None);
+        assert_eq!(
+            text,
+            "16 pictures of 4x4 pixels in colour, 2 classes\n  class 0       4   25.0 %\n  class 1      12   75.0 %\n"
+        );
+        assert!(summary(&builtin("digits8").unwrap()).starts_with("1797 pictures of 8x8 pixels in grey, 10 classes\n"));
+        assert!(summary(&builtin("rings").unwrap()).starts_with("4000 points of the plane, 4 classes\n"));
+    }
+
+    #[test]
+    fn what_to_think_about_is_noted() {
+        let cases: [(&[usize], &str); 4] = [
+            (&[5, 1], "note: the class \"class 1\" has one picture"),
+            (&[1, 2, 1, 1], "note: the class \"class 0\" (like 2 other classes) has one picture"),
+            (&[3, 0], "note: the class \"class 1\" has no picture"),
+            (&[2, 9, 5], "note: \"class 1\" has 4 times the pictures of \"class 0\""),
+        ];
+        for (counts, expected) in cases {
+            let text = of(counts, None);
+            assert!(text.contains(expected), "{text}");
+        }
+        assert!(!of(&[2, 7], None).contains("note"), "that is even enough");
+        let many = of(&[2; 50], None);
+        assert!(many.contains("50 classes") && many.contains("… and 10 more classes"), "{many}");
+    }
+
+    #[test]
+    fn the_files_of_a_folder_are_described() {
+        let mut originals = Originals::default();
+        [(8, 4), (3, 2), (4, 4), (640, 480)].map(|size| originals.add(size, 4));
+        originals.skipped = ["a", "b", "c", "d", "e", "f", "g"].map(Into::into).to_vec();
+        let text = of(&[2, 2], Some(originals));
+        for line in [
+            "sizes found: 3x2 to 640x480; 3 not square, cut to the middle\n",
+            "note: 1 picture is smaller than 4x4 and enlarged",
+            "no pictures in the sub-folder of a class: a, b, c, d, e and 2 more\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+}

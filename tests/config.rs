@@ -423,6 +423,8 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`reward.0.weight.ocr` must be a finite number, not inf"),
     (Command::Train, &["reward.0.weight={ocr=0}"],
      "train has nothing to learn from: give at least one [[reward]] a `weight` other than 0"),
+    (Command::Train, &["reward.0.kind=onnx"],
+     "`reward.0.file` must be an ONNX file with the kind \"onnx\", not \"builtin:digits8-classifier\""),
     (Command::Train, &["eval.count=1"],
      "`eval.count` must be a whole number from 2 to 10000, as diversity is a distance between samples, not 1"),
     (Command::Train, &["checkpoint.keep_best=judge", "eval.judge="],

@@ -150,6 +150,8 @@ pub enum RewardKind {
     Classifier,
     /// How bright the picture is, whatever its class: the mean over all channels, 0 for black and 1 for white.
     Ink,
+    /// Any ONNX model.
+    Onnx,
     /// The size of the picture as a JPEG file, in KiB. A positive weight wants detail, a negative one plainness.
     JpegSize,
     /// The mean luma (Rec. 709), 0 to 1.
@@ -174,6 +176,7 @@ impl RewardKind {
         match self {
             Self::Classifier => "classifier",
             Self::Ink => "ink",
+            Self::Onnx => "onnx",
             Self::JpegSize => "jpeg-size",
             Self::Brightness => "brightness",
             Self::Colour => "colour",

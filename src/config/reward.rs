@@ -33,7 +33,7 @@ pub struct Reward {
     pub colour: Option<Colour>,
     /// Of `symmetry`: which halves are compared, `"left-right"` or `"top-bottom"`.
     pub axis: Axis,
-    /// Of `onnx`: `[height, width]` that pictures are resized to; absent is as the model makes them.
+    /// Of `onnx`: `[height, width]` that pictures are resized to; absent is what the file says, or else as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_size: Option<[usize; 2]>,
     /// Of `onnx`: order of the input's dimensions, `"nchw"` or `"nhwc"`.
@@ -48,7 +48,8 @@ pub struct Reward {
     /// Of `onnx`: each pixel is divided by this after `mean`: a number, or a list with one for each channel.
     pub std: PerChannel,
     /// Of `onnx`: what the model's output means: `{ kind = "class-probability", softmax = true }`,
-    /// `{ kind = "scalar", index = 0 }`, or `{ kind = "cosine", target = "vector.json" }`.
+    /// `{ kind = "scalar", index = 0 }`, `{ kind = "cosine", target = "vector.json" }`, or
+    /// `{ kind = "ctc", alphabet = "symbols.txt" }`.
     pub output: Output,
     /// Of `onnx`: which of the model's outputs is read; empty is the first.
     pub output_name: String,
@@ -217,6 +218,14 @@ pub enum Output {
         /// The target.
         target: Target,
     },
+    /// Steps of a text, each with a probability for every symbol (connectionist temporal classification), as text
+    /// recognisers give them: the score is the probability of the class's name, a character.
+    Ctc {
+        /// File with the symbols, one a line, without the blank, which is the model's first; empty = the entry
+        /// `character` of the model's metadata, as PaddleOCR's have it.
+        #[serde(default)]
+        alphabet: String,
+    },
 }
 
 fn yes() -> bool {
@@ -310,6 +319,9 @@ impl Reward {
         match self.kind {
             RewardKind::Classifier if self.file.is_empty() => {
                 wrong(key("file"), "a safetensors file or builtin:NAME", "empty")
+            }
+            RewardKind::Onnx if matches!(self.file.as_str(), "" | DEFAULT_CLASSIFIER) => {
+                wrong(key("file"), "an ONNX file with the kind \"onnx\"", format_args!("{:?}", self.file))
             }
             RewardKind::Command if self.program.first().is_none_or(String::is_empty) => wrong(
                 key("program"),

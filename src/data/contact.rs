@@ -23,7 +23,7 @@ pub fn write(path: &Path, data: &Dataset) -> Result<()> {
     let named = data.class_names.iter().zip(&counts);
     let titles: Vec<String> = named.take(MOST_ROWS).map(|(name, count)| format!("{name} ({count})")).collect();
     let hidden = data.class_names.len() - titles.len();
-    let mut heading = format!("{} in {} classes", data.len(), data.class_names.len());
+    let mut heading = format!("{} of {} classes", data.len(), data.class_names.len());
     if hidden > 0 {
         heading += &format!(", {hidden} not shown");
     }

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn the_files_of_a_folder_are_described() {
         let mut originals = Originals::default();
-        [(8, 4), (3, 2), (4, 4), (640, 480)].map(|size| originals.add(size, 4));
+        [(8, 4), (3, 2), (4, 4), (640, 480)].into_iter().for_each(|size| originals.add(size, 4));
         originals.skipped = ["a", "b", "c", "d", "e", "f", "g"].map(Into::into).to_vec();
         let text = of(&[2, 2], Some(originals));
         for line in [

@@ -3,6 +3,8 @@
 mod classifier;
 mod command;
 mod http;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod outside;
 mod pixels;
 mod process;
@@ -11,6 +13,8 @@ mod template;
 pub use classifier::ClassifierScorer;
 pub use command::{Program, command};
 pub use http::{Service, http};
+#[cfg(feature = "onnx")]
+pub use onnx::OnnxReward;
 pub use outside::{Limits, Outside, Subject};
 pub use pixels::{Formula, PixelReward};
 pub use template::Template;
@@ -155,6 +159,15 @@ impl Rewards {
                     Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
                 }
                 RewardKind::Http => Box::new(http(&reward.url, &reward.rewards, Limits::of(reward), &subject)?),
+                #[cfg(feature = "onnx")]
+                RewardKind::Onnx => Box::new(OnnxReward::new(reward, dit, class_names)?),
+                #[cfg(not(feature = "onnx"))]
+                RewardKind::Onnx => {
+                    return Err(Error::input(format!(
+                        "the reward {name} has the kind \"onnx\", which this program was built without: build it with \
+                         `cargo build --release --features onnx`"
+                    )));
+                }
             };
             Ok((name, scorer, reward.weight.clone()))
         };

@@ -302,6 +302,29 @@ fn rewards_and_judges() {
     ]);
 }
 
+#[cfg(feature = "onnx")]
+#[test]
+fn onnx_models() {
+    const ONNX: &str = "train --config train.toml --set reward.0.kind=onnx --set reward.0.file=model.onnx";
+    const DRY: &str = "train --config train.toml --dry-run --set reward.0.kind=onnx --set reward.0.file=model.onnx";
+    let copy: Prepare = |here| {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/classifier.onnx");
+        fs::copy(model, here.path("model.onnx")).unwrap();
+    };
+    for arguments in [ONNX, DRY] {
+        check(&[
+            case(nothing, arguments, 2, &["cannot read model.onnx"]),
+            case(
+                |here| fs::write(here.path("model.onnx"), "a text").unwrap(),
+                arguments,
+                2,
+                &["model.onnx", "no ONNX model"],
+            ),
+            case(copy, arguments, 2, &["model.onnx", "3 numbers a picture, but the model has 10 classes"]),
+        ]);
+    }
+}
+
 #[test]
 fn classes_noise_and_counts() {
     check(&[

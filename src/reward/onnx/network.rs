@@ -1,0 +1,213 @@
+//! An ONNX model, run by tract on the CPU, one picture at a time.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+
+use crate::config::TensorLayout;
+use crate::error::{Error, Result};
+
+/// What a model is fed with, as far as the configuration and the pictures say it.
+pub(super) struct Wanted<'a> {
+    /// Of the pictures.
+    pub channels: usize,
+    /// Side of the pictures.
+    pub image_size: usize,
+    /// Height and width, if the configuration says them.
+    pub input_size: Option<[usize; 2]>,
+    /// Order of the input's dimensions.
+    pub layout: TensorLayout,
+    /// The output that is read; empty = the first.
+    pub output_name: &'a str,
+}
+
+/// A model that is ready to run.
+#[derive(Debug)]
+pub(super) struct Network {
+    file: String,
+    plan: Arc<TypedRunnableModel>,
+    layout: TensorLayout,
+    /// Channels of its input: 1 or 3.
+    pub channels: usize,
+    /// Height and width of its input.
+    pub size: [usize; 2],
+    /// Shape of its output for one picture; the first dimension is 1, unless there is none.
+    pub output_shape: Vec<usize>,
+    /// The symbols that a text recogniser of PaddleOCR carries: one a line.
+    pub alphabet: Option<String>,
+}
+
+impl Network {
+    /// Loads a model, fixes the shape of its input, and runs it once.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file if it cannot be read, is no ONNX, has operators that tract lacks, or does not
+    /// take one picture.
+    pub fn load(file: &str, wanted: &Wanted) -> Result<Self> {
+        let path = Path::new(file);
+        let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+        // Files that contradict themselves make tract panic; to the person they are bad input like any other.
+        let loaded = catch_unwind(AssertUnwindSafe(|| Self::of(file, &bytes, wanted)));
+        loaded.unwrap_or_else(|_| Err(Error::unreadable(path, "it is damaged: no plan can be made of its operators")))
+    }
+
+    fn of(file: &str, bytes: &[u8], wanted: &Wanted) -> Result<Self> {
+        let path = Path::new(file);
+        let bad = |cause: String| Error::unreadable(path, cause);
+        let framework = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+        let mut reader = bytes;
+        let proto = framework.proto_model_for_read(&mut reader).ok().filter(|proto| proto.graph.is_some());
+        let proto = proto.ok_or_else(|| bad("it is no ONNX model".into()))?;
+        let graph = proto.graph.as_ref().expect("a model without a graph has been refused");
+        if let Some(node) = graph.node.iter().find(|node| !framework.op_register.0.contains_key(&node.op_type)) {
+            return Err(bad(format!(
+                "its operator {} (node {:?}) is not supported: export the model without it",
+                node.op_type, node.name
+            )));
+        }
+        // Weights may lie in a file beside the model.
+        let folder = path.parent().and_then(Path::to_str);
+        let unusable = |cause: TractError| bad(format!("it cannot be run: {}", one_line(&cause)));
+        let mut model = framework.parse(&proto, folder).map_err(unusable)?.model;
+        if model.inputs.len() != 1 {
+            let names: Vec<&str> = model.inputs.iter().map(|input| &*model.node(input.node).name).collect();
+            return Err(bad(format!(
+                "it has {} inputs ({}), but one is expected: pictures",
+                names.len(),
+                names.join(", ")
+            )));
+        }
+        let output = select_output(&proto, wanted.output_name).map_err(bad)?;
+        let output = model.outputs[output];
+        model.select_output_outlets(&[output]).map_err(unusable)?;
+
+        let fact = model.input_fact(0).map_err(unusable)?;
+        let [channels, height, width] = input_shape(fact, wanted).map_err(bad)?;
+        let shape = dimensions(wanted.layout, channels, [height, width]);
+        let plan = model
+            .with_input_fact(0, f32::fact(shape).into())
+            .and_then(|model| model.into_optimized()?.into_runnable())
+            .map_err(|cause| {
+                let [height, width] = [height, width].map(|it| it.to_string());
+                bad(format!(
+                    "it cannot be run on one picture of {channels} channels and {height}x{width} pixels: {}",
+                    one_line(&cause)
+                ))
+            })?;
+        let character = proto.metadata_props.iter().find(|property| property.key == "character");
+        let mut network = Self {
+            file: file.to_owned(),
+            plan,
+            layout: wanted.layout,
+            channels,
+            size: [height, width],
+            output_shape: Vec::new(),
+            alphabet: character.map(|property| property.value.clone()),
+        };
+        let output = network.output(&vec![0.0; channels * height * width])?;
+        network.output_shape = output.shape().to_vec();
+        if network.output_shape.first().is_some_and(|batch| *batch != 1) {
+            return Err(bad(format!(
+                "for one picture its output has the shape {:?}: the first dimension must be the pictures, 1",
+                network.output_shape
+            )));
+        }
+        Ok(network)
+    }
+
+    /// The output for one picture, flat; `pixels` are in the order that the input has.
+    ///
+    /// # Errors
+    /// If the output holds a number that is not finite.
+    pub fn run(&self, pixels: &[f32]) -> Result<Vec<f64>> {
+        let output = self.output(pixels)?;
+        let values = output.to_plain_array_view::<f32>().map_err(|cause| self.failed(&one_line(&cause)))?;
+        let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+        match values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(self.failed(&format!("its output holds {value}: check `mean`, `std` and the model"))),
+            None => Ok(values),
+        }
+    }
+
+    fn output(&self, pixels: &[f32]) -> Result<Tensor> {
+        let run = || -> TractResult<Tensor> {
+            let shape = dimensions(self.layout, self.channels, self.size);
+            let outputs = self.plan.run(tvec![Tensor::from_shape(&shape, pixels)?.into()])?;
+            Ok(outputs[0].cast_to::<f32>()?.into_owned())
+        };
+        run().map_err(|cause| self.failed(&one_line(&cause)))
+    }
+
+    fn failed(&self, cause: &str) -> Error {
+        Error::input(format!("the model {} failed on a picture: {cause}", self.file))
+    }
+}
+
+/// The shape of the input for one picture.
+fn dimensions(layout: TensorLayout, channels: usize, [height, width]: [usize; 2]) -> [usize; 4] {
+    match layout {
+        TensorLayout::Nchw => [1, channels, height, width],
+        TensorLayout::Nhwc => [1, height, width, channels],
+    }
+}
+
+/// The place of the output that is asked for.
+fn select_output(proto: &ModelProto, name: &str) -> std::result::Result<usize, String> {
+    let outputs = proto.graph.iter().flat_map(|graph| &graph.output);
+    let names: Vec<&str> = outputs.map(|output| &*output.name).collect();
+    let found =
+        if name.is_empty() { (!names.is_empty()).then_some(0) } else { names.iter().position(|it| *it == name) };
+    found.ok_or_else(|| format!("it has no output {name:?}: set `output_name` to one of {}", names.join(", ")))
+}
+
+/// Channels, height and width: what the file fixes, then what the configuration says, then what the pictures have.
+fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[usize; 3], String> {
+    use tract_onnx::tract_hir::infer::Factoid;
+    if let Some(kind) = fact.datum_type.concretize().filter(|kind| *kind != f32::datum_type()) {
+        return Err(format!("its input has the type {kind:?}, but f32 is expected: export the model in 32 bits"));
+    }
+    let expected = match wanted.layout {
+        TensorLayout::Nchw => "[pictures, channels, height, width] for `layout` = \"nchw\"",
+        TensorLayout::Nhwc => "[pictures, height, width, channels] for `layout` = \"nhwc\"",
+    };
+    let is_four = fact.shape.rank().concretize().is_none_or(|rank| rank == 4);
+    if !is_four {
+        return Err(format!("its input has the shape {}, but {expected} is expected", fact.format_dt_shape()));
+    }
+    // A dimension that is left open is absent, symbolic, or negative.
+    let fixed = |dimension: usize| {
+        let dimension = fact.shape.dim(dimension)?.concretize()?;
+        dimension.to_i64().ok().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0)
+    };
+    let [channels, height, width] = match wanted.layout {
+        TensorLayout::Nchw => [1, 2, 3],
+        TensorLayout::Nhwc => [3, 1, 2],
+    };
+    let channels = fixed(channels).unwrap_or(wanted.channels);
+    if !matches!(channels, 1 | 3) {
+        return Err(format!(
+            "its input has the shape {}, so {channels} channels, but 1 or 3 are expected in {expected}: check `layout`",
+            fact.format_dt_shape()
+        ));
+    }
+    let side = |name: &str, fixed: Option<usize>, given: Option<usize>| match (fixed, given) {
+        (Some(fixed), Some(given)) if fixed != given => {
+            Err(format!("its input has the {name} {fixed}, but `input_size` says {given}: leave `input_size` out"))
+        }
+        (fixed, given) => Ok(fixed.or(given).unwrap_or(wanted.image_size)),
+    };
+    let given = |index: usize| wanted.input_size.map(|size| size[index]);
+    Ok([channels, side("height", fixed(height), given(0))?, side("width", fixed(width), given(1))?])
+}
+
+/// A cause with those beneath it. tract prints whole operators, on many lines.
+fn one_line(cause: &TractError) -> String {
+    let text = format!("{cause:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(400) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

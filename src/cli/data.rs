@@ -19,7 +19,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let config = arguments.config.load(Command::Data)?;
+    // The command that needs the fewest sections beside `[data]`.
+    let config = arguments.config.load(Command::FitClassifier)?;
     check_output(&arguments.out)?;
     let data = data::load(&config.data)?;
     say(data::summary::summary(&data).trim_end());

@@ -127,8 +127,6 @@ pub enum Command {
     Pretrain,
     /// `fit-classifier`.
     FitClassifier,
-    /// `data`.
-    Data,
 }
 
 impl fmt::Display for Command {
@@ -144,7 +142,6 @@ impl Command {
             Self::Train => "train",
             Self::Pretrain => "pretrain",
             Self::FitClassifier => "fit-classifier",
-            Self::Data => "data",
         }
     }
 }

@@ -36,7 +36,7 @@ impl Config {
                 self.validate_pretrain_model()?;
                 self.pretrain.validate()
             }
-            Command::FitClassifier | Command::Data => self.data.validate(),
+            Command::FitClassifier => self.data.validate(),
         }
     }
 

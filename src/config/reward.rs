@@ -221,7 +221,7 @@ pub enum Output {
     /// Steps of a text, each with a probability for every symbol (connectionist temporal classification), as text
     /// recognisers give them: the score is the probability of the class's name, a character.
     Ctc {
-        /// File with the symbols, one a line, without the blank, which is the model's first; empty = the entry
+        /// File with the symbols, one a line, without the blank, which is the model's first; empty is the entry
         /// `character` of the model's metadata, as PaddleOCR's have it.
         #[serde(default)]
         alphabet: String,

@@ -202,10 +202,10 @@ mod tests {
         }
         let data = load(root.path(), 4, 3).unwrap();
         assert_eq!(data.len(), endings.len());
-        for index in 0..data.len() {
+        for (index, ending) in endings.iter().enumerate() {
             let found: Vec<u8> = data.image(index).iter().step_by(16).map(|value| to_byte(*value)).collect();
             let near = found.iter().zip([200, 100, 50]).all(|(found, wanted)| found.abs_diff(wanted) <= 4);
-            assert!(near, "{}: {found:?}", endings[index]);
+            assert!(near, "{ending}: {found:?}");
         }
     }
 

@@ -8,6 +8,7 @@ mod cli {
     mod bench;
     mod commands;
     mod config;
+    mod dashboard;
     mod documents;
     mod interruption;
     mod outside;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[path = "../common/command_lines.rs"]
 mod command_lines;
@@ -9,6 +10,9 @@ mod command_lines;
 use command_lines::command_lines;
 
 use super::workplace::{Ended, program};
+
+/// A command that takes longer does not end by itself: one of the documents' that waits would stop the tests for good.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -45,7 +49,11 @@ fn only_parsed(arguments: &str) -> Option<&'static str> {
     if arguments.contains("configs/rewards/") {
         return Some("its scorer is another program");
     }
-    arguments.starts_with("bench").then_some("it measures for minutes; tests/cli/bench.rs runs every option")
+    match arguments.split(' ').next() {
+        Some("bench") => Some("it measures for minutes; tests/cli/bench.rs runs every option"),
+        Some("dashboard") => Some("it serves until it is stopped; tests/cli/dashboard.rs stops it"),
+        _ => None,
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -58,6 +66,11 @@ fn copy(from: &Path, to: &Path) {
             false => drop(std::fs::copy(entry.path(), target).unwrap()),
         }
     }
+}
+
+fn run_in(here: &Path, command_line: &str) -> Ended {
+    let mut command = assert_cmd::Command::from_std(program(here, command_line));
+    Ended::with(command.timeout(PATIENCE).output().expect("the program starts"))
 }
 
 /// Two classes of small pictures, as the README asks for.
@@ -86,8 +99,9 @@ fn documents() -> Vec<PathBuf> {
 fn every_command_line_of_the_documents_runs() {
     let place = tempfile::tempdir().unwrap();
     let here = place.path();
-    copy(&root().join("configs"), &here.join("configs"));
-    copy(&root().join("tests/formats"), &here.join("tests/formats"));
+    for folder in ["assets", "configs", "tests/formats"] {
+        copy(&root().join(folder), &here.join(folder));
+    }
     draw_pictures(&here.join("pictures"));
     // The README's two files.
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
@@ -98,7 +112,7 @@ fn every_command_line_of_the_documents_runs() {
     }
     // Runs that a document speaks of before it, or another, makes them.
     for run in ["--out runs/second --set run.seed=1", "--config configs/digits8/lora.toml"] {
-        Ended::of(&mut program(here, &format!("train {run}{}", smaller("train")))).succeeds();
+        run_in(here, &format!("train {run}{}", smaller("train"))).succeeds();
     }
 
     let (mut run, mut parsed) = (HashSet::new(), HashSet::new());
@@ -109,7 +123,7 @@ fn every_command_line_of_the_documents_runs() {
             } else if run.insert(arguments.clone()) {
                 let command = arguments.split(' ').next().unwrap_or_default();
                 let smaller = Some(smaller(command)).filter(|more| !arguments.ends_with(more)).unwrap_or_default();
-                let ended = Ended::of(&mut program(here, &format!("{arguments}{smaller}")));
+                let ended = run_in(here, &format!("{arguments}{smaller}"));
                 assert_eq!(ended.code, Some(0), "{}: {arguments}\n{}\n{}", path.display(), ended.out, ended.err);
             }
         }

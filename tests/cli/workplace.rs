@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
@@ -160,7 +160,10 @@ pub struct Ended {
 
 impl Ended {
     pub fn of(command: &mut Command) -> Self {
-        let output = command.output().expect("the program starts");
+        Self::with(command.output().expect("the program starts"))
+    }
+
+    pub fn with(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program prints UTF-8");
         let is_announcement = |line: &&str| line.starts_with("[WARN ]") && line.contains("is a software driver");
         let err = text(output.stderr).replace(std::path::MAIN_SEPARATOR, "/");

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 #[path = "../common/command_lines.rs"]
@@ -73,17 +74,6 @@ fn run_in(here: &Path, command_line: &str) -> Ended {
     Ended::with(command.timeout(PATIENCE).output().expect("the program starts"))
 }
 
-/// Two classes of small pictures, as the README asks for.
-fn draw_pictures(folder: &Path) {
-    for (class, shade) in [("disc", 40_u8), ("square", 200)] {
-        std::fs::create_dir_all(folder.join(class)).unwrap();
-        for index in 0..4_u8 {
-            let picture = image::RgbImage::from_pixel(20, 16, image::Rgb([shade, index, 255 - shade]));
-            picture.save(folder.join(class).join(format!("{index}.png"))).unwrap();
-        }
-    }
-}
-
 fn documents() -> Vec<PathBuf> {
     let mut found = vec![root().join("README.md")];
     for folder in [root().to_owned(), root().join("docs")] {
@@ -99,10 +89,11 @@ fn documents() -> Vec<PathBuf> {
 fn every_command_line_of_the_documents_runs() {
     let place = tempfile::tempdir().unwrap();
     let here = place.path();
-    for folder in ["assets", "configs", "tests/formats"] {
+    for folder in ["assets", "configs", "docs/tutorial", "tests/formats"] {
         copy(&root().join(folder), &here.join(folder));
     }
-    draw_pictures(&here.join("pictures"));
+    let drawn = Command::new("python3").arg("docs/tutorial/draw.py").current_dir(here).status();
+    assert!(drawn.expect("python3 is needed, as for the rewards that are programs").success());
     // The README's two files.
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     for block in readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {

@@ -14,7 +14,7 @@ use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 #[path = "common/command_lines.rs"]
 mod command_lines;
 
-use command_lines::{PROGRAM, command_lines};
+use command_lines::{PROGRAM, command_lines, shell_words};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -42,8 +42,8 @@ fn documents() -> Vec<PathBuf> {
 
 /// Parses a command line, and checks that a shipped file that it names is there.
 fn check_command(place: &Path, arguments: &str) {
-    let words: Vec<&str> = arguments.split_whitespace().collect();
-    if let Err(cause) = Cli::try_parse_from([PROGRAM.trim()].iter().chain(&words)) {
+    let words = shell_words(arguments);
+    if let Err(cause) = Cli::try_parse_from([PROGRAM.trim()].into_iter().chain(words.iter().map(String::as_str))) {
         use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
         assert!(matches!(cause.kind(), DisplayHelp | DisplayVersion), "{}: {arguments}\n{cause}", place.display());
     }
@@ -60,6 +60,13 @@ fn command_lines_are_found() {
     let text = "run `A=1 flowdppo-wgpu devices` or\n#   flowdppo-wgpu train --resume  # on\n`flowdppo-wgpu` is";
     assert_eq!(command_lines(text), ["devices", "train --resume"]);
     assert_eq!(command_lines("cargo run --release -- train"), ["train"]);
+}
+
+#[test]
+fn words_are_those_of_a_shell() {
+    assert_eq!(shell_words("train  --set 'a=[\"b\",\"c d\"]'"), ["train", "--set", "a=[\"b\",\"c d\"]"]);
+    assert_eq!(shell_words("--set a=\"b c\""), ["--set", "a=b c"]);
+    assert!(std::panic::catch_unwind(|| shell_words("--set a=[\"b\"]")).is_err(), "a shell makes a=[b] of it");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::say;
-use crate::error::{Error, Result};
-use crate::model::{Model, import_sit, read_tensors};
+use crate::error::Result;
+use crate::model::{import_sit, read_foreign_tensors};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -30,11 +30,7 @@ pub(super) enum Format {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let tensors = read_tensors(&arguments.input)?;
-    // The tensors of a native file have the same names, but its conventions of time may be others than SiT's.
-    if Model::load(&arguments.input).is_ok() {
-        return Err(Error::input(format!("{} is a native model already: use it as it is", arguments.input.display())));
-    }
+    let tensors = read_foreign_tensors(&arguments.input)?;
     let model = match arguments.format {
         Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads)?,
     };

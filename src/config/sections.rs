@@ -110,8 +110,8 @@ pub struct Data {
     /// For `builtin`: which one, `digits8` or `rings`. The rings are points of the plane on four noisy rings, as
     /// pictures of one pixel with two channels.
     pub name: String,
-    /// For `sheet`: a picture of equal tiles, row by row. For `folder`: a folder with a sub-folder of PNG and JPEG
-    /// files for each class, in order of name.
+    /// For `sheet`: a picture of equal tiles, row by row. For `folder`: a folder with a sub-folder of pictures for each
+    /// class, in order of name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// For `sheet`: a `.txt` file with a class number for each tile, or a `.json` file with a list of `[name,

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
-use image::{ImageFormat, ImageReader, RgbImage};
+use image::{ImageFormat, RgbImage};
 
-use super::{Dataset, Originals, check_shape, decode_picture, push_planes};
+use super::{Dataset, Originals, check_shape, picture, push_planes};
 use crate::{Error, Result};
 
 /// Endings of pictures that nothing here can read. Leaving one out in silence would surprise; any other file is no
 /// picture and is skipped.
-const UNREADABLE: [&str; 12] = ["avif", "cr2", "dng", "exr", "heic", "heif", "jp2", "jxl", "nef", "psd", "svg", "xcf"];
+const UNREADABLE: [&str; 13] =
+    ["avif", "cr2", "dds", "dng", "exr", "heic", "heif", "jp2", "jxl", "nef", "psd", "svg", "xcf"];
 /// As many broken pictures are named.
 const MOST_NAMED: usize = 5;
 
@@ -71,7 +72,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
 }
 
 /// Names the broken pictures together: whoever cleans a folder wants to do it once.
-fn refuse_broken(broken: &[(PathBuf, image::ImageError)]) -> Result<()> {
+fn refuse_broken(broken: &[(PathBuf, Box<dyn std::error::Error>)]) -> Result<()> {
     let Some(((first, cause), others)) = broken.split_first() else { return Ok(()) };
     let mut message = format!("cannot read {}: {cause}; replace it by a whole picture, or remove it", first.display());
     if !others.is_empty() {
@@ -101,7 +102,8 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn is_picture(file: &Path) -> Result<bool> {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    if file.is_dir() {
+    // Besides folders, reading from a pipe or a device could take for ever. A link that leads nowhere is broken.
+    if file.metadata().is_ok_and(|it| !it.is_file()) {
         return Ok(false);
     }
     if UNREADABLE.contains(&&*ending) {
@@ -118,8 +120,8 @@ pub(super) fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
     open(file).map(|picture| fit(&picture, image_size)).map_err(|cause| Error::unreadable(file, cause))
 }
 
-fn open(file: &Path) -> image::ImageResult<RgbImage> {
-    decode_picture(ImageReader::open(file)?)
+fn open(file: &Path) -> std::result::Result<RgbImage, Box<dyn std::error::Error>> {
+    picture::decode(file, &std::fs::read(file)?)
 }
 
 /// The square in the middle of a picture, at the wanted size.
@@ -177,11 +179,30 @@ mod tests {
             std::fs::write(root.path().join(skipped), "not a picture").unwrap();
         }
         std::fs::create_dir(root.path().join("dog/puppies.png")).unwrap();
+        let mut skipped = vec!["beside.png", "cat/notes.md", "dog/puppies.png"];
+        #[cfg(unix)]
+        {
+            // A pipe that nobody writes into, and a link to one.
+            let made = std::process::Command::new("mkfifo").arg(root.path().join("dog/queue.png")).status().unwrap();
+            assert!(made.success());
+            std::os::unix::fs::symlink("queue.png", root.path().join("dog/to-queue.png")).unwrap();
+            skipped.extend(["dog/queue.png", "dog/to-queue.png"]);
+        }
         let originals = load(root.path(), 10, 1).unwrap().originals.unwrap();
         assert_eq!(originals.sizes, Some([(12, 8), (40, 40)]));
         assert_eq!((originals.cut, originals.enlarged), (2, 2));
-        let skipped = ["beside.png", "cat/notes.md", "dog/puppies.png"].map(|name| root.path().join(name));
+        let skipped: Vec<PathBuf> = skipped.iter().map(|name| root.path().join(name)).collect();
         assert_eq!(originals.skipped, skipped);
+    }
+
+    const PROMISED: [&str; 12] =
+        ["bmp", "gif", "ico", "jpeg", "JPG", "png", "ppm", "qoi", "tga", "tif", "tiff", "webp"];
+
+    /// Saves in the format of the ending; the icons of Windows hold pictures with transparency only.
+    fn save(picture: &RgbImage, path: &Path) {
+        let picture = image::DynamicImage::from(picture.clone());
+        let is_icon = path.extension().unwrap() == "ico";
+        if is_icon { picture.into_rgba8().save(path) } else { picture.into_rgb8().save(path) }.unwrap();
     }
 
     #[test]
@@ -189,20 +210,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("only")).unwrap();
         let picture = RgbImage::from_pixel(4, 4, Rgb([200, 100, 50]));
-        let endings = ["bmp", "gif", "ico", "jpeg", "JPG", "png", "ppm", "qoi", "tga", "tif", "tiff", "webp"];
-        for ending in endings {
-            let path = root.path().join(format!("only/a.{ending}"));
-            let format = ImageFormat::from_extension(ending).unwrap();
-            // The icons of Windows hold pictures with transparency only.
-            if ending == "ico" {
-                image::DynamicImage::from(picture.clone()).into_rgba8().save_with_format(path, format).unwrap();
-            } else {
-                picture.save_with_format(path, format).unwrap();
-            }
+        for ending in PROMISED {
+            save(&picture, &root.path().join(format!("only/a.{ending}")));
         }
         let data = load(root.path(), 4, 3).unwrap();
-        assert_eq!(data.len(), endings.len());
-        for (index, ending) in endings.iter().enumerate() {
+        assert_eq!(data.len(), PROMISED.len());
+        for (index, ending) in PROMISED.iter().enumerate() {
             let found: Vec<u8> = data.image(index).iter().step_by(16).map(|value| to_byte(*value)).collect();
             let near = found.iter().zip([200, 100, 50]).all(|(found, wanted)| found.abs_diff(wanted) <= 4);
             assert!(near, "{ending}: {found:?}");
@@ -220,6 +233,63 @@ mod tests {
             assert!(message.contains(part), "{message}");
         }
         assert!(!message.contains("broken6"), "{message}");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_broken_in_every_format() {
+        let root = two_classes();
+        let mut random = 1_u32;
+        let noise = RgbImage::from_fn(32, 32, |_, _| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            Rgb([(random >> 24) as u8, (random >> 16) as u8, (random >> 8) as u8])
+        });
+        let path = root.path().join("cat/cut");
+        for ending in PROMISED {
+            let path = path.with_extension(ending);
+            save(&noise, &path);
+            let whole = std::fs::read(&path).unwrap();
+            load(root.path(), 4, 3).unwrap_or_else(|cause| panic!("the whole one: {cause}"));
+            for length in [whole.len() / 2, whole.len() * 9 / 10] {
+                std::fs::write(&path, &whole[..length]).unwrap();
+                let message = load(root.path(), 4, 3).expect_err(ending).to_string();
+                assert!(message.contains(&format!("cut.{ending}")) && message.contains("replace it"), "{message}");
+            }
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    /// A phone puts a small picture in front of the picture, whose end is not that of the file, and a film behind it.
+    #[test]
+    fn the_end_of_a_jpeg_is_that_of_its_own_picture() {
+        let root = two_classes();
+        let file = root.path().join("dog/b.jpg");
+        let whole = std::fs::read(&file).unwrap();
+        let length = u16::try_from(whole.len() + 2).unwrap().to_be_bytes();
+        let segment = [&[0xFF, 0xE2][..], &length, &whole].concat();
+        let with_both = [&whole[..2], &segment, &whole[2..], &[0xFF, 0xDA, 0, 1]].concat();
+        std::fs::write(&file, &with_both).unwrap();
+        load(root.path(), 4, 3).unwrap();
+        std::fs::write(&file, &with_both[..with_both.len() - 8]).unwrap();
+        let message = load(root.path(), 4, 3).unwrap_err().to_string();
+        assert!(message.contains("b.jpg: the end of the JPEG is missing"), "{message}");
+    }
+
+    #[test]
+    fn a_picture_that_claims_an_enormous_size_is_refused() {
+        let root = two_classes();
+        // 12 TB.
+        let file = root.path().join("cat/vast.ppm");
+        std::fs::write(&file, "P6 2000000 2000000 255\n").unwrap();
+        let labels = root.path().join("labels.txt");
+        std::fs::write(&labels, "0").unwrap();
+        for error in [
+            load(root.path(), 4, 3).unwrap_err(),
+            crate::data::sheet::load(&file, &labels, 4, 3).unwrap_err(),
+            crate::data::load_picture(&file, 4, 3).unwrap_err(),
+        ] {
+            let message = error.to_string();
+            assert!(message.contains("vast.ppm: it claims to have 2000000x2000000 pixels"), "{message}");
+        }
     }
 
     #[test]
@@ -247,7 +317,7 @@ mod tests {
     #[test]
     fn bad_folders_are_refused_with_the_name_of_what_is_wrong() {
         type Spoil = fn(&Path);
-        let cases: [(Spoil, &str, &str); 6] = [
+        let cases: [(Spoil, &str, &str); 7] = [
             (|root| std::fs::remove_dir_all(root).unwrap(), "", "cannot read"),
             (
                 |root| {
@@ -269,6 +339,7 @@ mod tests {
                 "cannot read",
             ),
             (|root| std::fs::write(root.join("cat/d.heic"), b"ftyp").unwrap(), "d.heic", "not supported"),
+            (|root| std::fs::write(root.join("cat/d.dds"), b"DDS ").unwrap(), "d.dds", "not supported"),
         ];
         for (spoil, name, expected) in cases {
             let root = two_classes();

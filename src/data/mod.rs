@@ -5,14 +5,13 @@ pub mod contact;
 pub mod folder;
 pub mod grid;
 pub mod panel;
+mod picture;
 mod rings;
 pub mod scatter;
 pub mod sheet;
 pub mod summary;
 
 use std::path::{Path, PathBuf};
-
-use image::{ImageDecoder, ImageReader, RgbImage};
 
 use crate::config::{self, DataKind};
 use crate::{Error, Result};
@@ -153,27 +152,6 @@ pub fn load_picture(file: &Path, image_size: usize, channels: usize) -> Result<V
     let mut image = Vec::new();
     push_planes(&mut image, &folder::read(file, image_size)?, channels);
     Ok(image)
-}
-
-/// Decodes a picture the way a person sees it: turned as its EXIF tag says, and on white where it is
-/// transparent.
-fn decode_picture(reader: ImageReader<impl std::io::BufRead + std::io::Seek>) -> image::ImageResult<RgbImage> {
-    let mut decoder = reader.with_guessed_format()?.into_decoder()?;
-    let orientation = decoder.orientation()?;
-    let mut picture = image::DynamicImage::from_decoder(decoder)?;
-    picture.apply_orientation(orientation);
-    if !picture.color().has_alpha() {
-        return Ok(picture.into_rgb8());
-    }
-    let picture = picture.into_rgba8();
-    let on_white = |value: u8, alpha: u8| {
-        let (value, alpha) = (u32::from(value), u32::from(alpha));
-        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
-    Ok(RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
-        let [red, green, blue, alpha] = picture.get_pixel(x, y).0;
-        image::Rgb([red, green, blue].map(|value| on_white(value, alpha)))
-    }))
 }
 
 /// Appends a picture (or a part of one) as `[C, H, W]`; grey is the Rec. 709 luma, which leaves grey

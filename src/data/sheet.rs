@@ -8,12 +8,11 @@
 //!   sub-folders of [`folder`](super::folder) are), so that adding images never renumbers them.
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
 use std::path::Path;
 
-use image::{GenericImageView, ImageReader};
+use image::GenericImageView;
 
-use super::{Dataset, check_shape, decode_picture, push_planes};
+use super::{Dataset, check_shape, picture, push_planes};
 use crate::{Error, Result};
 
 /// The bytes of a file and the name by which errors call it.
@@ -22,8 +21,7 @@ pub(super) struct Source<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Reads the sheet `picture` (PNG or JPEG) of tiles of `image_size` pixels, and its `labels`, as a data
-/// set of 1 or 3 `channels`.
+/// Reads the sheet `picture` of tiles of `image_size` pixels, and its `labels`, as a data set of 1 or 3 `channels`.
 ///
 /// # Errors
 /// [`Error::Input`] if a file cannot be read or understood, or the two do not fit together.
@@ -42,8 +40,8 @@ pub fn load(picture: &Path, labels: &Path, image_size: usize, channels: usize) -
 pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channels: usize) -> Result<Dataset> {
     check_shape(image_size, channels)?;
     let tile = image_size as u32;
-    let pixels = decode_picture(ImageReader::new(Cursor::new(picture.bytes)))
-        .map_err(|cause| Error::unreadable(picture.name, cause))?;
+    let pixels =
+        picture::decode(picture.name, picture.bytes).map_err(|cause| Error::unreadable(picture.name, cause))?;
     let (width, height) = pixels.dimensions();
     if width % tile != 0 || height % tile != 0 {
         return Err(Error::unreadable(

@@ -21,7 +21,7 @@ pub fn summary(data: &Dataset) -> String {
     };
     let mut text = format!("{count} {what}, {}\n", number(classes, "class", "classes"));
     let counts = data.class_counts();
-    let rows = || data.class_names.iter().zip(&counts).take(MOST_ROWS);
+    let rows = || data.class_names.iter().map(|name| shown(name)).zip(&counts).take(MOST_ROWS);
     let width = rows().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, of_class) in rows() {
         let share = 100.0 * *of_class as f64 / count.max(1) as f64;
@@ -35,6 +35,15 @@ pub fn summary(data: &Dataset) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A name without what would command a terminal or break the line.
+fn shown(name: &str) -> String {
+    let letter = |letter: char| match letter.is_control() {
+        true => letter.escape_debug().to_string(),
+        false => letter.to_string(),
+    };
+    name.chars().map(letter).collect()
 }
 
 fn number(count: usize, one: &str, many: &str) -> String {
@@ -64,7 +73,7 @@ fn originals(data: &Dataset) -> Vec<String> {
     }
     if !originals.skipped.is_empty() {
         let names: Vec<String> =
-            originals.skipped.iter().take(MOST_NAMED).map(|path| path.display().to_string()).collect();
+            originals.skipped.iter().take(MOST_NAMED).map(|path| shown(&path.display().to_string())).collect();
         lines.push(format!(
             "skipped, as they are no pictures in the sub-folder of a class: {}{}",
             names.join(", "),
@@ -151,6 +160,17 @@ mod tests {
         assert!(!of(&[2, 7], None).contains("note"), "that is even enough");
         let many = of(&[2; 50], None);
         assert!(many.contains("50 classes") && many.contains("… and 10 more classes"), "{many}");
+    }
+
+    #[test]
+    fn names_command_no_terminal() {
+        let mut data = builtin("rings").unwrap();
+        data.class_names[0] = "it's\n\u{1b}[31mé".into();
+        let skipped = vec!["a\u{1b}b".into()];
+        data.originals = Some(Originals { skipped, ..Originals::default() });
+        let text = summary(&data);
+        assert!(text.contains("\n  it's\\n\\u{1b}[31mé  ") && text.contains(": a\\u{1b}b\n"), "{text}");
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Adapters: LoRA's matrices, their files as PEFT writes them, and merging them into the weights of their base.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -48,7 +49,7 @@ struct PeftConfig {
 }
 
 /// Keys that change what an adapter computes, or which tensors it has: beside `null` only this value is plain LoRA.
-fn plain_values() -> [(&'static str, Value); 12] {
+fn plain_values() -> [(&'static str, Value); 16] {
     let no = || json!(false);
     [
         ("bias", json!("none")),
@@ -56,6 +57,10 @@ fn plain_values() -> [(&'static str, Value); 12] {
         ("lora_bias", no()),
         ("fan_in_fan_out", no()),
         ("use_qalora", no()),
+        ("use_bdlora", no()),
+        ("kasa_config", Value::Null),
+        ("arrow_config", Value::Null),
+        ("monteclora_config", Value::Null),
         ("modules_to_save", Value::Null),
         ("layers_to_transform", Value::Null),
         ("exclude_modules", Value::Null),
@@ -65,6 +70,9 @@ fn plain_values() -> [(&'static str, Value); 12] {
         ("alora_invocation_tokens", Value::Null),
     ]
 }
+
+/// Values of `init_lora_weights` that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) change its weights.
+const PLAIN_BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl Adapter {
     /// The adapter that training begins with: that of `lora.adapter`, or a new one, whose B is zero so that it adds
@@ -139,7 +147,7 @@ impl Adapter {
     /// rounded once. Weights that nothing is added to keep their bits.
     ///
     /// # Errors
-    /// [`Error::Input`] if `model` is no flow model.
+    /// [`Error::Input`] if `model` is no flow model, or a sum is too large for an f32.
     pub fn merge(&self, name: &str, model: &Model, scale: f64) -> Result<Model> {
         let dit = model.dit(name)?;
         let (layout, ours) = (dit.layout(), self.lora.layout(dit));
@@ -151,6 +159,7 @@ impl Adapter {
             let [a, b] = [0, 1].map(|part| &self.weights[pair[part].offset..][..pair[part].elements()]);
             let inputs = entry.elements() / entry.shape[0];
             let rows = merged.weights[entry.offset..][..entry.elements()].chunks_mut(inputs).zip(b.chunks(added.rank));
+            let mut is_finite = true;
             for (row, b) in rows {
                 for (column, value) in row.iter_mut().enumerate() {
                     let sum: f64 =
@@ -158,8 +167,16 @@ impl Adapter {
                     let addition = factor * sum;
                     if addition != 0.0 {
                         *value = (f64::from(*value) + addition) as f32;
+                        is_finite &= value.is_finite();
                     }
                 }
+            }
+            if !is_finite {
+                return Err(Error::input(format!(
+                    "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a number of \
+                     32 bits; choose a smaller scale",
+                    added.layer
+                )));
             }
         }
         Ok(merged)
@@ -179,6 +196,17 @@ impl Lora {
                     "{name} has `{key}` = {found}: only plain LoRA can be read, where it is {plain}"
                 )));
             }
+        }
+        let beginning = keys.get("init_lora_weights").unwrap_or(&Value::Null);
+        let is_plain = beginning
+            .as_str()
+            .map_or(beginning.is_null() || beginning.is_boolean(), |beginning| PLAIN_BEGINNINGS.contains(&beginning));
+        if !is_plain {
+            return Err(Error::input(format!(
+                "{name} has `init_lora_weights` = {beginning}, which may have changed the weights of the base that \
+                 it adds to: only plain LoRA can be read, where it is true, false or one of {PLAIN_BEGINNINGS:?}; let \
+                 PEFT convert it by `path_initial_model_for_weight_conversion`"
+            )));
         }
         if let Some(Value::String(pattern)) = keys.get("target_modules") {
             return Err(Error::input(format!(
@@ -201,6 +229,8 @@ impl Lora {
         if lora.layers().is_empty() {
             return Err(Error::input(format!("{name} has an empty list `target_modules`")));
         }
+        check_patterns(&format!("{name}: `rank_pattern`"), &config.rank_pattern, lora.layers())?;
+        check_patterns(&format!("{name}: `alpha_pattern`"), &config.alpha_pattern, lora.layers())?;
         let is_wrong = |it: &&LoraLayer| !(1..=MOST).contains(&it.rank) || !it.factor().is_finite();
         match lora.layers().iter().find(is_wrong) {
             None => Ok(lora),
@@ -241,7 +271,39 @@ impl Lora {
     }
 }
 
-/// The value whose key names a layer, by its whole name or its last parts.
+/// The value whose key names a layer.
 fn pattern_of<T: Copy>(patterns: &BTreeMap<String, T>, layer: &str) -> Option<T> {
-    patterns.iter().find(|(pattern, _)| matches(pattern, layer)).map(|(_, value)| *value)
+    patterns.iter().find(|(pattern, _)| names(pattern, layer)).map(|(_, value)| *value)
+}
+
+/// Whether a key of a pattern names a layer, by its whole name or its last parts. In PEFT it is a regular expression,
+/// which a name is as well, for itself; a `*` is part of no name.
+fn names(pattern: &str, layer: &str) -> bool {
+    !pattern.contains('*') && matches(pattern, layer)
+}
+
+/// Refuses what would give a layer another value than PEFT does: keys that are no names, and keys of which the first in
+/// the file counts.
+fn check_patterns<T: PartialEq + Display>(
+    name: &str,
+    patterns: &BTreeMap<String, T>,
+    layers: &[LoraLayer],
+) -> Result<()> {
+    if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|it| names(pattern, &it.layer))) {
+        return Err(Error::input(format!(
+            "{name} has the key \"{pattern}\", which names none of the adapter's layers: give whole names or their last \
+             parts, such as \"attn.qkv\", as regular expressions are not read"
+        )));
+    }
+    for LoraLayer { layer, .. } in layers {
+        let mut found = patterns.iter().filter(|(pattern, _)| names(pattern, layer));
+        if let Some((first, value)) = found.next()
+            && let Some((second, other)) = found.find(|(_, other)| *other != value)
+        {
+            return Err(Error::input(format!(
+                "{name} gives {layer} {value} by \"{first}\" and {other} by \"{second}\": leave one of the two"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -145,6 +145,22 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
     parse_tensors(&path.display().to_string(), &bytes)
 }
 
+/// [`read_tensors`] of another program's file.
+///
+/// # Errors
+/// As [`read_tensors`], and if it is a native model: its tensors have the same names as SiT's, but its conventions of time
+/// may be others.
+pub fn read_foreign_tensors(path: &Path) -> Result<Tensors> {
+    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let name = path.display().to_string();
+    match parse(&name, &bytes)? {
+        (_, metadata) if metadata.contains_key(KEY) => {
+            Err(Error::input(format!("{name} is a native model already: use it as it is")))
+        }
+        (tensors, _) => Ok(tensors),
+    }
+}
+
 /// Reads all tensors of a safetensors file's bytes as f32. `name` stands for the file in messages.
 ///
 /// # Errors
@@ -179,7 +195,13 @@ pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> 
 /// Tensors and metadata of a safetensors file.
 fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
     let broken = |cause: &dyn std::fmt::Display| {
-        Error::input(format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"))
+        Error::input(match is_pytorch(bytes) {
+            true => format!(
+                "{name} is a PyTorch checkpoint, not safetensors: convert it with the line of Python under \"Import a \
+                 checkpoint\" in docs/models.md"
+            ),
+            false => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
+        })
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;
     let file = SafeTensors::deserialize(bytes).map_err(|cause| broken(&cause))?;
@@ -195,6 +217,12 @@ fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)>
         tensors.insert(tensor, (view.shape().to_vec(), values));
     }
     Ok((tensors, metadata))
+}
+
+/// Whether a file begins as `torch.save` writes: as a zip archive, or, until 2020, as a pickle. Safetensors begins with a
+/// length of eight bytes, which may look like that, and a `{`.
+fn is_pytorch(bytes: &[u8]) -> bool {
+    (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80")) && bytes.get(8) != Some(&b'{')
 }
 
 fn convert(view: &TensorView<'_>) -> Option<Vec<f32>> {

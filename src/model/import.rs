@@ -50,7 +50,9 @@ impl DitConfig {
         let classes = shape("y_embedder.embedding_table.weight", 2)?[0];
         let outputs = shape("final_layer.linear.weight", 2)?[0];
         let mlp_hidden = shape("blocks.0.mlp.fc1.weight", 2)?[0];
-        let depth = (0..).take_while(|block| shapes.contains_key(&format!("blocks.{block}.attn.qkv.weight"))).count();
+        // By any tensor of the last block, so that a missing one is found missing, and no other one to be too much.
+        let block = |tensor: &String| tensor.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
+        let depth = shapes.keys().filter_map(block).max().unwrap_or(0).saturating_add(1);
         let num_heads = num_heads.or_else(|| default_num_heads(hidden_size)).ok_or_else(|| {
             Error::input(format!(
                 "{name} has hidden size {hidden_size}, which is none of the published SiT sizes: say how many \

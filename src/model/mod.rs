@@ -13,7 +13,9 @@ mod network;
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
-pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
+pub use file::{
+    Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
+};
 pub use import::{default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Lora, LoraLayer};

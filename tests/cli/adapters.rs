@@ -86,6 +86,31 @@ fn wrong_adapters() {
             &["`lora.targets` names \"attn.qvk\", which is no layer of the model", "did you mean \"attn.qkv\"?"],
         ),
         case(nothing, "train --config train.toml --set lora.rank=2 --set lora.targets=[]", 2, &["`lora.targets`"]),
+        case(nothing, "train --config train.toml --set lora.alpha=4", 2, &["`lora.alpha`", "set `lora.rank` above 0"]),
+        case(
+            nothing,
+            "train --config train.toml --set lora.targets=[\"attn.qkv\"]",
+            2,
+            &["`lora.targets` do nothing", "set `lora.rank` above 0"],
+        ),
+        case(
+            nothing,
+            "train --config train.toml --set lora.adapter=run/adapter --set lora.alpha=4",
+            2,
+            &["`lora.alpha` does nothing with `lora.adapter`"],
+        ),
+        case(
+            nothing,
+            "pretrain --config pretrain.toml --set lora.rank=4",
+            2,
+            &["pretrain trains all weights", "`lora.rank`"],
+        ),
+        case(
+            nothing,
+            "fit-classifier --config fit.toml --set lora.adapter=run/adapter",
+            2,
+            &["fit-classifier trains all weights", "`lora.adapter`"],
+        ),
         case(nothing, "train --config train.toml --set lora.rank=2 --set lora.alpha=0", 2, &["`lora.alpha`"]),
         case(
             nothing,
@@ -113,6 +138,16 @@ fn wrong_adapters() {
             "merge --model base.safetensors --adapter run/adapter --scale nan out.safetensors",
             2,
             &["scale is NaN"],
+        ),
+        case(
+            trained,
+            "merge --model base.safetensors --adapter run/adapter --scale 1e300 out.safetensors",
+            2,
+            &[
+                "base.safetensors cannot take the adapter at a scale of 1e300:",
+                "the sum for blocks.0.attn.qkv",
+                "smaller",
+            ],
         ),
         case(
             trained,

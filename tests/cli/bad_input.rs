@@ -245,6 +245,31 @@ fn models() {
             &["base.safetensors is a native model already"],
         ),
         case(
+            |here| spoil(here, |_, text| *text = "{\"kind\":\"mmdit\"}".into()),
+            "import --format sit --num-heads 2 bad.safetensors other.safetensors",
+            2,
+            &["bad.safetensors is a native model already"],
+        ),
+        case(
+            |here| fs::write(here.path("SiT.pt"), b"PK\x03\x04\x00\x00\x08\x08\x00\x00archive/data.pkl").unwrap(),
+            "import --format sit SiT.pt other.safetensors",
+            2,
+            &["SiT.pt is a PyTorch checkpoint", "docs/models.md"],
+        ),
+        case(
+            |here| fs::write(here.path("old.pt"), b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M").unwrap(),
+            "sample --model old.pt",
+            2,
+            &["old.pt is a PyTorch checkpoint", "docs/models.md"],
+        ),
+        // The length of its header begins with the byte of a pickle.
+        case(
+            |here| fs::write(here.path("cut.safetensors"), b"\x80\x02\0\0\0\0\0\0{\"a\"").unwrap(),
+            "sample --model cut.safetensors",
+            2,
+            &["cut.safetensors is not a whole safetensors file"],
+        ),
+        case(
             nothing,
             "export --format sit base.safetensors other.safetensors",
             2,
@@ -398,6 +423,26 @@ fn pictures_and_their_folders() {
             FOLDER,
             2,
             &["b.png", "cannot read", "replace it by a whole picture, or remove it"],
+        ),
+        case(
+            |here| {
+                pictures(here);
+                let file = here.path("pictures/dogs/b.jpg");
+                image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, 7])).save(&file).unwrap();
+                halve(&file.clone(), &file);
+            },
+            FOLDER,
+            2,
+            &["b.jpg: the end of the JPEG is missing", "replace it by a whole picture, or remove it"],
+        ),
+        case(
+            |here| {
+                pictures(here);
+                fs::write(here.path("pictures/dogs/b.ppm"), "P6 2000000 2000000 255\n").unwrap();
+            },
+            FOLDER,
+            2,
+            &["b.ppm: it claims to have 2000000x2000000 pixels", "too much to decode"],
         ),
         case(
             pictures,

@@ -8,7 +8,7 @@ use std::time::Duration;
 #[path = "../common/command_lines.rs"]
 mod command_lines;
 
-use command_lines::command_lines;
+use command_lines::{command_lines, shell_words};
 
 use super::workplace::{Ended, program};
 
@@ -70,7 +70,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn run_in(here: &Path, command_line: &str) -> Ended {
-    let mut command = assert_cmd::Command::from_std(program(here, command_line));
+    let mut command = assert_cmd::Command::from_std(program(here, ""));
+    command.args(shell_words(command_line));
     Ended::with(command.timeout(PATIENCE).output().expect("the program starts"))
 }
 

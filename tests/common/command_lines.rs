@@ -27,3 +27,18 @@ fn words_of(arguments: &str) -> &str {
     let end = ["  #", " > "].iter().filter_map(|mark| arguments.find(mark)).min().unwrap_or(arguments.len());
     arguments[..end].trim()
 }
+
+/// The words that a shell makes of arguments. What it would take for a pattern or more must stand in quotes: zsh refuses
+/// a pattern that matches no file.
+pub fn shell_words(arguments: &str) -> Vec<String> {
+    let mut quote = None;
+    for letter in arguments.chars() {
+        match (quote, letter) {
+            (None, '\'' | '"') => quote = Some(letter),
+            (Some(open), _) if open == letter => quote = None,
+            (None, _) => assert!(!"[]{}()*?~$&;|<>!\\".contains(letter), "`{letter}` is not quoted: {arguments}"),
+            _ => {}
+        }
+    }
+    shlex::split(arguments).unwrap_or_else(|| panic!("a quote is not closed: {arguments}"))
+}

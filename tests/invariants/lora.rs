@@ -268,10 +268,17 @@ fn an_adapter_of_peft_is_read_and_written_again() {
         assert!(differs || known == value, "{key} is {value}, PEFT wrote {known}");
     }
 
+    // These begin with the base as it is.
+    for beginning in [json!(null), json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")] {
+        let folder = peft_folder(|config, _| config["init_lora_weights"] = beginning.clone());
+        assert!(Adapter::load(folder.path(), dit).expect("it is plain LoRA") == adapter);
+    }
+
     // Ranks, alphas and factors of single layers.
     let folder = peft_folder(|config, tensors| {
         config["rank_pattern"] = json!({"blocks.1.attn.proj": 2});
-        config["alpha_pattern"] = json!({"attn.qkv": 3.5});
+        // Two keys for a layer say the same.
+        config["alpha_pattern"] = json!({"attn.qkv": 3.5, "blocks.1.attn.qkv": 3.5});
         config["use_rslora"] = json!(true);
         tensors.insert("base_model.model.blocks.1.attn.proj.lora_A.weight".into(), (vec![2, 16], vec![0.5; 32]));
         tensors.insert("base_model.model.blocks.1.attn.proj.lora_B.weight".into(), (vec![16, 2], vec![0.5; 32]));
@@ -299,6 +306,23 @@ fn a_wrong_adapter_says_what_is_wrong() {
         (Box::new(set("bias", json!("all"))), &["`bias` = \"all\"", "it is \"none\""]),
         (Box::new(set("modules_to_save", json!(["y_embedder"]))), &["`modules_to_save`", "only plain LoRA"]),
         (Box::new(set("peft_type", json!("LOHA"))), &["`peft_type` = \"LOHA\"", "only \"LORA\""]),
+        (Box::new(set("kasa_config", json!({}))), &["`kasa_config` = {}", "only plain LoRA"]),
+        (Box::new(set("arrow_config", json!({"top_k": 3}))), &["`arrow_config` = {\"top_k\":3}", "only plain LoRA"]),
+        (Box::new(set("use_bdlora", json!({"nblocks": 2}))), &["`use_bdlora`", "only plain LoRA"]),
+        (
+            Box::new(set("init_lora_weights", json!("pissa_niter_4"))),
+            &["`init_lora_weights` = \"pissa_niter_4\"", "may have changed the weights of the base"],
+        ),
+        (
+            Box::new(set("alpha_pattern", json!({"attn\\.(qkv|proj)": 16}))),
+            &["`alpha_pattern` has the key \"attn\\.(qkv|proj)\"", "none of the adapter's layers"],
+        ),
+        (Box::new(set("alpha_pattern", json!({".*qkv": 16}))), &["`alpha_pattern` has the key \".*qkv\""]),
+        (Box::new(set("rank_pattern", json!({"mlp.fc1": 8}))), &["`rank_pattern` has the key \"mlp.fc1\""]),
+        (
+            Box::new(set("alpha_pattern", json!({"qkv": 2, "blocks.1.attn.qkv": 16}))),
+            &["`alpha_pattern` gives blocks.1.attn.qkv 16 by \"blocks.1.attn.qkv\" and 2 by \"qkv\""],
+        ),
         (Box::new(set("target_modules", json!(".*qkv"))), &["the regular expression `target_modules` = \".*qkv\""]),
         (Box::new(set("target_modules", json!([]))), &["an empty list `target_modules`"]),
         (

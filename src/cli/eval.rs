@@ -104,7 +104,9 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
     rows.splice(2..2, components.into_iter().map(component));
     rows.retain(|(_, cells)| cells.iter().any(Option::is_some));
     let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(18);
-    let width = columns.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(16);
+    let texts = rows.iter().flat_map(|(_, cells)| cells.iter().flatten().map(String::as_str));
+    let texts = texts.chain(columns.iter().map(|(name, _)| *name));
+    let width = texts.map(|text| text.chars().count()).max().unwrap_or(0).max(16);
     let mut text = format!("{:<names$}", "");
     columns.iter().for_each(|(name, _)| text.push_str(&format!("  {name:>width$}")));
     text.push('\n');

@@ -177,7 +177,7 @@ impl Page {
             if form == Form::File { pictures::embedded(&found) } else { Some(file.to_owned()) }
         };
         let mut grids = pictures::grids(path);
-        if run.command == Command::Train {
+        if run.command == Command::Train && run.iterations > 0 {
             // Later ones belong to what was done before the run went on from an earlier checkpoint.
             grids.retain(|grid| grid.iteration <= run.iterations);
         }

@@ -1,7 +1,7 @@
-//! Files that are either whole or absent, whatever moment the power goes.
+//! Files that are either whole or absent, whatever moment the power goes, and files that are really where they seem.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -44,6 +44,24 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
+}
+
+/// What is called `name` within `folder`, if it is there and no link: one could lead anywhere. A `/` leads into folders,
+/// which must be none either.
+pub(crate) fn own(folder: &Path, name: &str) -> Option<PathBuf> {
+    let mut path = folder.to_owned();
+    for part in name.split('/') {
+        path.push(part);
+        if std::fs::symlink_metadata(&path).ok()?.is_symlink() {
+            return None;
+        }
+    }
+    Some(path)
+}
+
+/// As [`own`], of an ordinary file.
+pub(crate) fn own_file(folder: &Path, name: &str) -> Option<PathBuf> {
+    own(folder, name).filter(|path| path.is_file())
 }
 
 /// The folder that holds `path`; the current one for a bare file name.
@@ -100,6 +118,27 @@ mod tests {
         write_atomically(&taken, b"x").unwrap_err();
         assert_eq!(names(folder.path()), ["taken"]);
         assert_eq!(std::fs::read(taken.join("inside")).unwrap(), b"kept");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_behind_a_link_is_not_a_folders_own() {
+        use std::os::unix::fs::symlink;
+        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = folder.path();
+        std::fs::create_dir(path.join("inner")).unwrap();
+        for file in [path.join("a"), path.join("inner/b"), outside.path().join("c")] {
+            std::fs::write(file, b"x").unwrap();
+        }
+        symlink(outside.path(), path.join("out")).unwrap();
+        symlink(outside.path().join("c"), path.join("inner/link")).unwrap();
+        for name in ["a", "inner/b"] {
+            assert_eq!(own_file(path, name), Some(path.join(name)));
+        }
+        assert_eq!((own(path, "inner"), own_file(path, "inner")), (Some(path.join("inner")), None));
+        for name in ["out", "out/c", "inner/link", "nowhere", "a/nowhere"] {
+            assert_eq!(own(path, name), None, "{name}");
+        }
     }
 
     #[cfg(unix)]

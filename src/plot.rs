@@ -27,6 +27,8 @@ const UNIT: f64 = 8.0;
 const GAP: f64 = 38.0;
 /// Height of an entry of the legend.
 const ENTRY: f64 = 18.0;
+/// Marks on a long line that has its colour in common with another.
+const MARKS: usize = 6;
 /// Ticks of an axis, about.
 const TICKS: f64 = 6.0;
 
@@ -107,10 +109,16 @@ pub struct Series {
 }
 
 impl Series {
-    /// Its colour as `#rrggbb`, for a legend in a page.
-    pub fn css_colour(&self) -> String {
-        let RGBColor(red, green, blue) = COLOURS[self.colour % COLOURS.len()];
-        format!("#{red:02x}{green:02x}{blue:02x}")
+    /// Its mark, for a legend in a page.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if it cannot be drawn.
+    pub fn to_inline_mark(&self) -> Result<String> {
+        inline([12.0, 12.0], "mark", |sheet| draw_mark(sheet, [6.0, 6.0], self.shape, 4.5, self.rgb()))
+    }
+
+    fn rgb(&self) -> RGBColor {
+        COLOURS[self.colour % COLOURS.len()]
     }
 }
 
@@ -372,7 +380,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
     }
 
     fn draw_series(&self, series: &Series) -> Drawn {
-        let colour = COLOURS[series.colour % COLOURS.len()];
+        let colour = series.rgb();
         let places = |points: &[[f64; 2]]| -> Vec<[f64; 2]> {
             points.iter().filter(|point| self.chart.shows(**point)).map(|point| self.place(*point)).collect()
         };
@@ -388,33 +396,18 @@ impl<'a, 'b> Canvas<'a, 'b> {
         }
         let points = places(&series.line);
         self.line(&points, colour.into(), 2.0)?;
-        let first = if series.mark_all { 0 } else { points.len().saturating_sub(1) };
-        for (index, point) in points.iter().enumerate().skip(first) {
-            let radius = if index + 1 == points.len() { 4.5 } else { 2.4 };
-            self.draw_mark(*point, series.shape, radius, colour)?;
-        }
-        Ok(())
-    }
-
-    /// A mark: a disc, square, triangle or diamond, and then the same hollow.
-    fn draw_mark(&self, [x, y]: [f64; 2], shape: usize, radius: f64, colour: RGBColor) -> Drawn {
-        let corners: &[[f64; 2]] = match shape % 4 {
-            0 => {
-                let centre = (unit(x), unit(y));
-                self.sheet.draw(&Circle::new(centre, unit(radius), colour.filled()))?;
-                if shape % 8 >= 4 {
-                    self.sheet.draw(&Circle::new(centre, unit(0.55 * radius), WHITE.filled()))?;
-                }
-                return Ok(());
-            }
-            1 => &[[-0.88, -0.88], [0.88, -0.88], [0.88, 0.88], [-0.88, 0.88]],
-            2 => &[[0.0, -1.2], [1.1, 0.8], [-1.1, 0.8]],
-            _ => &[[0.0, -1.3], [1.1, 0.0], [0.0, 1.3], [-1.1, 0.0]],
+        // Where the legend does not stand at the end of the line, marks tell lines of one colour apart.
+        let alike = self.chart.series.iter().filter(|other| other.rgb() == colour).count() > 1;
+        let stride = match series.mark_all {
+            true => 1,
+            false if alike && !self.frame.texts => points.len().div_ceil(MARKS),
+            false => usize::MAX,
         };
-        for (factor, colour) in [(1.0, colour), (0.5, WHITE)] {
-            if factor == 1.0 || shape % 8 >= 4 {
-                let at = |[dx, dy]: &[f64; 2]| (unit(x + factor * radius * dx), unit(y + factor * radius * dy));
-                self.sheet.draw(&Polygon::new(corners.iter().map(at).collect::<Vec<_>>(), colour))?;
+        for (index, point) in points.iter().enumerate() {
+            if index + 1 == points.len() {
+                draw_mark(self.sheet, *point, series.shape, 4.5, colour)?;
+            } else if (index + 1).is_multiple_of(stride) {
+                draw_mark(self.sheet, *point, series.shape, if stride == 1 { 2.4 } else { 3.6 }, colour)?;
             }
         }
         Ok(())
@@ -442,13 +435,37 @@ impl<'a, 'b> Canvas<'a, 'b> {
         }
         let x = self.frame.left + self.frame.area[0] + GAP;
         for (y, series) in entries {
-            let colour = COLOURS[series.colour % COLOURS.len()];
+            let colour = series.rgb();
             self.line(&[[x - 28.0, y], [x - 8.0, y]], colour.into(), 2.0)?;
-            self.draw_mark([x - 18.0, y], series.shape, 4.0, colour)?;
+            draw_mark(self.sheet, [x - 18.0, y], series.shape, 4.0, colour)?;
             self.text(&series.label, [x, y], 13.0, INK, (HPos::Left, VPos::Center))?;
         }
         Ok(())
     }
+}
+
+/// A mark: a disc, square, triangle or diamond, and then the same hollow.
+fn draw_mark(sheet: &Sheet<'_>, [x, y]: [f64; 2], shape: usize, radius: f64, colour: RGBColor) -> Drawn {
+    let corners: &[[f64; 2]] = match shape % 4 {
+        0 => {
+            let centre = (unit(x), unit(y));
+            sheet.draw(&Circle::new(centre, unit(radius), colour.filled()))?;
+            if shape % 8 >= 4 {
+                sheet.draw(&Circle::new(centre, unit(0.55 * radius), WHITE.filled()))?;
+            }
+            return Ok(());
+        }
+        1 => &[[-0.88, -0.88], [0.88, -0.88], [0.88, 0.88], [-0.88, 0.88]],
+        2 => &[[0.0, -1.2], [1.1, 0.8], [-1.1, 0.8]],
+        _ => &[[0.0, -1.3], [1.1, 0.0], [0.0, 1.3], [-1.1, 0.0]],
+    };
+    for (factor, colour) in [(1.0, colour), (0.5, WHITE)] {
+        if factor == 1.0 || shape % 8 >= 4 {
+            let at = |[dx, dy]: &[f64; 2]| (unit(x + factor * radius * dx), unit(y + factor * radius * dy));
+            sheet.draw(&Polygon::new(corners.iter().map(at).collect::<Vec<_>>(), colour))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -140,7 +140,31 @@ fn nothing_but_what_pages_lead_to_is_served() {
         std::os::unix::fs::symlink(root.path().join("secret.txt"), runs.join("first/samples/000003.png")).unwrap();
         std::os::unix::fs::symlink(root.path().join("secret.txt"), runs.join("first/failed.txt")).unwrap();
     }
+    #[cfg(unix)]
+    for name in ["metrics.jsonl", "warnings.jsonl", "device.json", "samples", "config.toml"] {
+        // A run of which one thing is a link: lines that would be shown, and pictures.
+        let (linked, outside) = (run(&runs, &format!("linked-{name}")), root.path().join(name));
+        let text = match name {
+            "device.json" => r#"{"name": "the secret", "backend": "", "driver": ""}"#,
+            "config.toml" => "# the secret",
+            _ => r#"{"iteration": 7, "message": "the secret"}"#,
+        };
+        if name == "samples" { fs::rename(linked.join(name), &outside) } else { fs::write(&outside, text) }.unwrap();
+        fs::remove_file(linked.join(name)).ok();
+        std::os::unix::fs::symlink(&outside, linked.join(name)).unwrap();
+    }
     let address = serve(&runs);
+    #[cfg(unix)]
+    {
+        assert_eq!(get(address, "/runs/linked-config.toml/").status, 404);
+        assert_eq!(get(address, "/runs/linked-samples/samples/000002.png").status, 404);
+        for name in ["metrics.jsonl", "warnings.jsonl", "device.json", "samples"] {
+            let page = get(address, &format!("/runs/linked-{name}/"));
+            assert_eq!(page.status, 200, "{name}");
+            assert!(!page.body.contains("the secret") && !page.body.contains("iteration 7 of"), "{name}");
+            assert_eq!(page.body.contains("000002.png"), name != "samples", "{name}");
+        }
+    }
     let secret = root.path().join("secret.txt").display().to_string();
     let encoded = secret.replace('/', "%2f");
     for path in [

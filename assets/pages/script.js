@@ -1,6 +1,6 @@
 "use strict";
-// The grid that is shown, by its iteration; null follows the newest.
-let shown = null;
+// The iteration that somebody has chosen to look at; null follows the newest.
+let chosen = null;
 let playing = null;
 
 function slides() {
@@ -9,16 +9,21 @@ function slides() {
   if (images.length < 2) return;
   const [input, output, button] = ["input", "output", "button"].map((name) => box.querySelector(name));
   const last = images.length - 1;
+  const iteration = (index) => Number(images[index].dataset.iteration);
   const show = (index) => {
     images.forEach((image, other) => { image.hidden = other !== index; });
     input.value = index;
-    output.textContent = box.dataset.unit + " " + images[index].dataset.iteration;
-    shown = index === last ? null : images[index].dataset.iteration;
+    output.textContent = box.dataset.unit + " " + iteration(index);
+  };
+  const choose = (index) => {
+    show(index);
+    chosen = index === last ? null : iteration(index);
   };
   input.max = last;
   box.querySelector(".slider").hidden = false;
-  const at = images.findIndex((image) => image.dataset.iteration === shown);
-  show(at < 0 ? last : at);
+  // Of a long run some grids are left out, and others as it goes on: the nearest one is shown.
+  const distance = (index) => Math.abs(iteration(index) - (chosen ?? Infinity));
+  show(images.reduce((best, _, index) => (distance(index) < distance(best) ? index : best), last));
   const stop = () => {
     clearInterval(playing);
     playing = null;
@@ -26,12 +31,16 @@ function slides() {
   };
   const play = () => {
     button.textContent = "❚❚";
-    playing = setInterval(() => show((Number(input.value) + 1) % images.length), 600);
+    playing = setInterval(() => choose((Number(input.value) + 1) % images.length), 600);
   };
-  input.addEventListener("input", () => { stop(); show(Number(input.value)); });
+  input.addEventListener("input", () => { stop(); choose(Number(input.value)); });
   button.addEventListener("click", () => { if (playing) { stop(); } else { play(); } });
   if (playing) { stop(); play(); }
 }
+
+// What can have the focus, and what tells it apart within its part however often that is written.
+const reachable = (part) => [...part.querySelectorAll("a, button, input")];
+const identity = (element) => element.localName + (element.getAttribute("href") ?? element.getAttribute("value"));
 
 // How each part of the page was written, before anything moved.
 const sources = new Map([...document.querySelectorAll("[data-part]")].map((part) => [part.id, part.outerHTML]));
@@ -45,18 +54,24 @@ if ("live" in document.body.dataset) {
     try {
       const answer = await fetch(location.href, { cache: "no-store", headers: tag ? { "If-None-Match": tag } : {} });
       if (answer.status !== 200) return;
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const text = await answer.text();
+      // Nothing is taken away under a finger: it comes the next time.
+      if (document.querySelector(":active")) return;
+      const page = new DOMParser().parseFromString(text, "text/html");
       for (const part of page.querySelectorAll("[data-part]")) {
         const old = document.getElementById(part.id);
         const source = part.outerHTML;
         if (!old || sources.get(part.id) === source) continue;
         sources.set(part.id, source);
         const ticked = new Map([...old.querySelectorAll("input[name]")].map((box) => [box.value, box.checked]));
+        const focused = reachable(old).find((element) => element === document.activeElement);
         old.replaceWith(part);
         for (const box of part.querySelectorAll("input[name]")) {
           if (ticked.has(box.value)) box.checked = ticked.get(box.value);
         }
         if (part.querySelector(".slides")) slides();
+        const again = focused && reachable(part).find((element) => identity(element) === identity(focused));
+        again?.focus({ preventScroll: true });
       }
       document.title = page.title;
       tag = answer.headers.get("ETag");

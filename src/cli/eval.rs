@@ -1,5 +1,6 @@
 //! `eval`: a model on fixed seeds, judged independently, and its drift from a base.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
@@ -69,12 +70,20 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// A mean and its standard error: rewards can have any size.
+fn estimate(mean: f64, error: f64) -> String {
+    match mean.abs().max(error) {
+        size if size == 0.0 || (0.01..1e6).contains(&size) => format!("{mean:.3} ± {error:.3}"),
+        _ => format!("{mean:.2e} ± {error:.2e}"),
+    }
+}
+
 /// Evaluations side by side, for people.
 pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
     type Cell = fn(&Evaluation) -> Option<String>;
     let rows: [(&str, Cell); 8] = [
         ("samples", |it| Some(it.samples.to_string())),
-        ("reward", |it| Some(format!("{:.3} ± {:.3}", it.reward_mean, it.reward_standard_error))),
+        ("reward", |it| Some(estimate(it.reward_mean, it.reward_standard_error))),
         ("judge's accuracy", |it| it.judge_accuracy.map(|accuracy| format!("{accuracy:.3}"))),
         ("diversity", |it| Some(format!("{:.2} ± {:.2}", it.diversity, it.diversity_standard_error))),
         ("high frequencies", |it| it.high_frequency.map(|share| format!("{share:.4}"))),
@@ -82,16 +91,27 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
         ("drift: images", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.image_msd))),
         ("drift: KL a step", |it| it.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),
     ];
-    let width = columns.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(16);
-    let mut text = format!("{:<18}", "");
+    let cells = |cell: &dyn Fn(&Evaluation) -> Option<String>| columns.iter().map(|(_, it)| cell(it)).collect();
+    let mut rows: Vec<(String, Vec<Option<String>>)> =
+        rows.into_iter().map(|(name, cell)| (name.to_owned(), cells(&cell))).collect();
+    let components: BTreeSet<&String> = columns.iter().flat_map(|(_, it)| it.components.keys()).collect();
+    let component = |name: &String| {
+        let cell =
+            |it: &Evaluation| Some(estimate(*it.components.get(name)?, *it.components_standard_error.get(name)?));
+        (format!("reward: {name}"), cells(&cell))
+    };
+    // Behind their weighted sum.
+    rows.splice(2..2, components.into_iter().map(component));
+    rows.retain(|(_, cells)| cells.iter().any(Option::is_some));
+    let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(18);
+    let texts = rows.iter().flat_map(|(_, cells)| cells.iter().flatten().map(String::as_str));
+    let texts = texts.chain(columns.iter().map(|(name, _)| *name));
+    let width = texts.map(|text| text.chars().count()).max().unwrap_or(0).max(16);
+    let mut text = format!("{:<names$}", "");
     columns.iter().for_each(|(name, _)| text.push_str(&format!("  {name:>width$}")));
     text.push('\n');
-    for (name, cell) in rows {
-        let cells: Vec<Option<String>> = columns.iter().map(|(_, evaluation)| cell(evaluation)).collect();
-        if cells.iter().all(Option::is_none) {
-            continue;
-        }
-        text.push_str(&format!("{name:<18}"));
+    for (name, cells) in rows {
+        text.push_str(&format!("{name:<names$}"));
         for cell in cells {
             text.push_str(&format!("  {:>width$}", cell.unwrap_or_else(|| "-".into())));
         }
@@ -103,4 +123,41 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
         text.push_str(&format!("KL by step: {}\n", steps.join(" ")));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluation(components: &[(&str, f64, f64)]) -> Evaluation {
+        Evaluation {
+            samples: 4,
+            reward_mean: 0.5,
+            reward_standard_error: 0.0625,
+            judge_accuracy: None,
+            diversity: 1.0,
+            diversity_standard_error: 0.25,
+            high_frequency: None,
+            high_frequency_standard_error: None,
+            components: components.iter().map(|(name, mean, _)| ((*name).to_owned(), *mean)).collect(),
+            components_standard_error: components.iter().map(|(name, _, error)| ((*name).to_owned(), *error)).collect(),
+            split: None,
+            drift: None,
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_component_where_there_are_several() {
+        let alone = evaluation(&[]);
+        assert_eq!(table(&[("m", &alone)]).lines().count(), 4);
+        let several = evaluation(&[("a-rather-long-name", -3e-5, 1e-6), ("ink", 0.25, 0.125)]);
+        let text = table(&[("base", &several), ("tuned", &several)]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[2].starts_with("reward ") && lines[2].ends_with("0.500 ± 0.062"), "{text}");
+        assert!(lines[3].starts_with("reward: a-rather-long-name  "), "{text}");
+        assert!(lines[3].ends_with("-3.00e-5 ± 1.00e-6"), "{text}");
+        assert!(lines[4].starts_with("reward: ink ") && lines[4].ends_with("0.250 ± 0.125"), "{text}");
+        let width = lines[0].chars().count();
+        assert!(lines.iter().all(|line| line.chars().count() == width), "{text}");
+    }
 }

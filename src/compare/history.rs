@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::{Command, Config};
 use crate::error::{Error, Result};
+use crate::files::own_file;
 use crate::run::directory::FAILURE;
 use crate::run::metrics::{self, Record};
 
@@ -50,7 +51,7 @@ impl History {
     /// # Errors
     /// [`Error::Input`] if it is no run of `train`, or has no iteration yet.
     pub fn read(path: &Path) -> Result<Self> {
-        if path.is_dir() && path.join(CONFIG).is_file() && !path.join(METRICS).is_file() {
+        if own_file(path, CONFIG).is_some() && own_file(path, METRICS).is_none() {
             return Err(no_run(path, "it has no metrics.jsonl"));
         }
         let run = Self::open(path)?;
@@ -64,7 +65,7 @@ impl History {
         Ok(run)
     }
 
-    /// Reads the directory of any run, even one that has no iteration yet.
+    /// Reads the directory of any run, even one that has no iteration yet. Links in it are not followed.
     ///
     /// # Errors
     /// [`Error::Input`] if there is none, or its configuration is no TOML.
@@ -72,19 +73,17 @@ impl History {
         if !path.is_dir() {
             return Err(no_run(path, if path.exists() { "it is a file" } else { "there is no such directory" }));
         }
-        let file = |name: &str| path.join(name);
-        if !file(CONFIG).is_file() {
-            return Err(no_run(path, "it has no config.toml"));
-        }
-        let mut config = read_config(&file(CONFIG))?;
+        let file = own_file(path, CONFIG).ok_or_else(|| no_run(path, "it has no config.toml"))?;
+        let mut config = read_config(&file)?;
         let mut seed = None;
         if let Some(toml::Value::Table(run)) = config.get_mut("run") {
             seed = run.remove("seed").and_then(|seed| u64::try_from(seed.as_integer()?).ok());
             run.remove("name");
             run.remove("out_dir");
         }
-        let records = if file(METRICS).is_file() { metrics::read(&file(METRICS))? } else { Vec::new() };
-        let failure = std::fs::read_to_string(file(FAILURE)).ok().map(|message| message.trim().to_owned());
+        let records = own_file(path, METRICS).map_or(Ok(Vec::new()), |file| metrics::read(&file))?;
+        let failure = own_file(path, FAILURE).and_then(|file| std::fs::read_to_string(file).ok());
+        let failure = failure.map(|message| message.trim().to_owned());
         let iterations = records.last().and_then(|last| last["iteration"].as_u64()).unwrap_or(0);
         let command = command_of(&records);
         let (section, key) = match command {
@@ -108,6 +107,12 @@ impl History {
     /// The names of everything that was recorded in any iteration.
     pub fn keys(&self) -> BTreeSet<&str> {
         self.records.iter().flat_map(|record| record.keys().map(String::as_str)).collect()
+    }
+
+    /// The names of everything that was recorded in any iteration within the object `outer`.
+    pub fn keys_within(&self, outer: &str) -> BTreeSet<&str> {
+        let objects = self.records.iter().filter_map(|record| record.get(outer)?.as_object());
+        objects.flat_map(|object| object.keys().map(String::as_str)).collect()
     }
 
     /// `[iteration, value]` of a metric wherever it is a number. A `.` leads into an object. The base has not moved,

@@ -188,13 +188,13 @@ impl Statistic {
 impl Quantity {
     /// The number over the runs of a group.
     pub fn over(&self, group: &Group) -> Option<Statistic> {
-        let values: Vec<f64> = group.runs.iter().filter_map(self.value).filter(|value| value.is_finite()).collect();
+        let values: Vec<f64> = group.runs.iter().filter_map(|run| self.of(run)).collect();
         Statistic::of(&values)
     }
 
-    /// Its value for a single run, printed as in the table.
-    pub fn of(&self, run: &History) -> Option<String> {
-        (self.value)(run).filter(|value| value.is_finite()).map(self.print)
+    /// The number for a single run.
+    pub fn of(&self, run: &History) -> Option<f64> {
+        (self.value)(run).filter(|value| value.is_finite())
     }
 
     fn cell(&self, group: &Group) -> String {

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::files::{own, own_file};
+
 /// Folders within folders: those of a sweep lie one deeper than others.
 const DEPTH: usize = 3;
 
@@ -71,7 +73,8 @@ fn look(folder: &Path, name: &str, depth: usize, found: &mut Vec<(String, PathBu
 }
 
 fn is_run(path: &Path) -> bool {
-    path.join("config.toml").is_file() && (path.join("metrics.jsonl").is_file() || path.join("samples").is_dir())
+    let has = |name| own_file(path, name).is_some();
+    has("config.toml") && (has("metrics.jsonl") || own(path, "samples").is_some_and(|folder| folder.is_dir()))
 }
 
 /// What of a name may stand in an address as it is.
@@ -86,8 +89,9 @@ fn plain(name: &str) -> String {
 
 /// When the newest of the files that a page shows was written.
 fn changed(run: &Path) -> Option<SystemTime> {
-    let files = ["", "samples", "metrics.jsonl", "warnings.jsonl", "config.toml"];
-    files.iter().filter_map(|name| fs::metadata(run.join(name)).ok()?.modified().ok()).max()
+    let names = ["samples", "metrics.jsonl", "warnings.jsonl", "config.toml"];
+    let files = names.iter().filter_map(|name| own(run, name)).chain([run.to_owned()]);
+    files.filter_map(|file| fs::metadata(file).ok()?.modified().ok()).max()
 }
 
 #[cfg(test)]

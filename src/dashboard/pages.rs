@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::library::{self, Known};
 use crate::compare::{Comparison, History, QUANTITIES, Source};
 use crate::config::Command;
-use crate::report::{self, ChartView, Form, Page, State};
+use crate::files::own_file;
+use crate::report::{self, ChartView, Form, Page, State, number};
 use crate::run::directory::in_progress;
 
 /// Runs that are compared unless somebody chooses: more could not be told apart.
@@ -103,7 +104,7 @@ fn index_of(places: String, runs: &[Known], chosen: &[String]) -> Index {
             done: history.iterations,
             planned: history.planned,
             numbers: shown
-                .filter_map(|quantity| Some(Number { title: quantity.title, value: quantity.of(&history)? }))
+                .filter_map(|quantity| Some(Number { title: quantity.title, value: number(quantity.of(&history)?) }))
                 .collect(),
             comparable,
             compared: comparable && wanted,
@@ -119,7 +120,7 @@ pub(super) fn run(places: &[PathBuf], slug: &str) -> Option<Prepared> {
     let run = known(places, slug)?;
     let working = in_progress(&run.path);
     let names = ["metrics.jsonl", "warnings.jsonl", "config.toml", "device.json", "failed.txt", "before_after.png"];
-    let stamps: Vec<_> = names.iter().map(|name| stamp(&run.path.join(name))).collect();
+    let stamps: Vec<_> = names.iter().map(|name| stamp(&own_file(&run.path, name)?)).collect();
     let depends_on = hash(&(&run.path, working, stamps, report::files(&run.path)));
     let make = move || {
         let page = Page::of(&History::open(&run.path).ok()?, working, Form::Live).ok()?;
@@ -133,7 +134,7 @@ pub(super) fn file(places: &[PathBuf], slug: &str, name: &str) -> Option<Prepare
     let run = known(places, slug)?;
     // What is joined is our own name of the file that was found, not the one that was asked for.
     let found = report::files(&run.path).into_iter().find(|file| file == name)?;
-    let path = run.path.join(found);
+    let path = own_file(&run.path, &found)?;
     let depends_on = hash(&(&path, stamp(&path)));
     let kind = match path.extension().and_then(|ending| ending.to_str()) {
         Some("png") => "image/png",

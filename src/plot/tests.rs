@@ -63,7 +63,15 @@ fn a_chart_in_a_page_takes_its_colours_and_leaves_the_texts_to_it() {
     for colour in ["\"var(--faded)\"", "\"var(--rule)\"", "\"var(--ink)\"", "#0072B2"] {
         assert!(svg.contains(colour), "{colour} is missing in {svg}");
     }
-    assert_eq!(chart.series[0].css_colour(), "#0072b2");
+}
+
+#[test]
+fn as_many_lines_as_there_are_shapes_and_colours_have_marks_of_their_own() {
+    let mark = |index| Series { colour: index, shape: index, ..Series::default() }.to_inline_mark().unwrap();
+    let marks: std::collections::BTreeSet<String> = (0..56).map(mark).collect();
+    assert_eq!(marks.len(), 56);
+    // Hollow ones show the card that they lie on.
+    assert!(mark(0).contains("#0072B2") && !mark(0).contains("var(--card)") && mark(4).contains("var(--card)"));
 }
 
 #[test]
@@ -80,4 +88,18 @@ fn a_heat_map_has_a_cell_for_each_positive_number() {
     assert!((100..=170).contains(&cells), "{cells}");
     map.cells = vec![[1.0, 0.0, 0.0]];
     assert!(map.is_empty());
+}
+
+#[test]
+fn long_lines_of_one_colour_have_marks_where_the_legend_stands_elsewhere() {
+    let axis = Axis { title: "", scale: Scale::Linear };
+    let line: Vec<[f64; 2]> = (0..200).map(|index| [f64::from(index), 1.0]).collect();
+    let series = |colour| Series { colour, shape: 0, line: line.clone(), ..Series::default() };
+    let chart =
+        |colours: [usize; 2]| Chart { title: "", subtitle: "", x: axis, y: axis, series: colours.map(series).into() };
+    let discs = |svg: String| svg.matches("<circle").count();
+    assert_eq!(discs(chart([0, 1]).to_inline_svg().unwrap()), 2);
+    assert_eq!(discs(chart([0, 7]).to_inline_svg().unwrap()), 2 * MARKS);
+    // Alone, a disc for each end and one for each entry of the legend.
+    assert_eq!(discs(chart([0, 7]).to_svg().unwrap()), 4);
 }

@@ -1,5 +1,7 @@
 //! The curves of a single run.
 
+use std::collections::BTreeMap;
+
 use crate::compare::History;
 use crate::config::Command;
 use crate::plot::{Axis, Chart, HeatMap, Scale, Series};
@@ -119,15 +121,27 @@ pub(super) fn charts(run: &History) -> Vec<Chart> {
             chart(it.title, it.subtitle, it.scale, series(lines))
         })
         .collect();
-    let components = |start: &str, end: &str| -> Vec<(Vec<[f64; 2]>, String)> {
-        let keys = run.keys().into_iter().filter_map(|key| Some((key, key.strip_prefix(start)?.strip_suffix(end)?)));
-        keys.map(|(key, name)| (run.points(key), name.to_owned())).collect()
-    };
-    let found = components("reward/", "_mean");
-    // A reward alone is its own component.
-    if found.len() > 1 {
-        let subtitle = "Of the rollouts, before their weights.";
-        charts.insert(1, chart("Components of the reward", subtitle, Scale::Linear, series(found.into_iter())));
+    // By name, so that a component has one colour.
+    let of_rollouts: BTreeMap<&str, String> = run
+        .keys()
+        .into_iter()
+        .filter_map(|key| Some((key.strip_prefix("reward/")?.strip_suffix("_mean")?, key.to_owned())))
+        .collect();
+    let of_evaluations = run.keys_within("eval/components").into_iter();
+    let of_evaluations = of_evaluations.map(|name| (name, format!("eval/components.{name}"))).collect();
+    for (title, subtitle, keys) in [
+        ("Components of the reward", "Of the rollouts, before their weights.", of_rollouts),
+        (
+            "Components on fixed seeds",
+            "Evaluations, before their weights. With weight 0 a component is watched, not learned.",
+            of_evaluations,
+        ),
+    ] {
+        // A reward alone is its own component.
+        if keys.len() > 1 {
+            let lines = keys.into_iter().map(|(name, key)| (run.points(&key), name.to_owned()));
+            charts.insert(1, chart(title, subtitle, Scale::Linear, series(lines)));
+        }
     }
     charts.retain(|chart| !chart.is_empty());
     charts

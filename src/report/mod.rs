@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use crate::compare::History;
 use crate::error::Result;
-use crate::files::write_atomically;
+use crate::files::{own_file, write_atomically};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 
-pub use page::{ChartView, Page, SCRIPT, STYLE, State, render};
+pub use page::{ChartView, Page, SCRIPT, STYLE, State, number, render};
 
 /// Where a page is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub fn refresh(directory: &RunDirectory, in_progress: bool) {
 /// path that somebody asks for.
 pub fn files(run: &Path) -> Vec<String> {
     let shown = page::FILES.iter().filter(|(_, _, shown)| *shown).map(|(name, ..)| (*name).to_owned());
-    let there = shown.filter(|name| std::fs::symlink_metadata(run.join(name)).is_ok_and(|file| file.is_file()));
+    let there = shown.filter(|name| own_file(run, name).is_some());
     there.chain(pictures::grids(run).into_iter().map(|grid| grid.file)).collect()
 }
 

@@ -1,5 +1,6 @@
 //! What a page says of a run, and its template.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use super::{Form, figures, pictures};
 use crate::compare::{History, QUANTITIES, Status};
 use crate::config::Command;
 use crate::error::{Error, Result};
+use crate::files::{own, own_file};
 use crate::plot::Chart;
 
 /// The style of every page.
@@ -19,11 +21,12 @@ pub const STYLE: &str = include_str!("../../assets/pages/style.css");
 pub const SCRIPT: &str = include_str!("../../assets/pages/script.js");
 
 /// Files of a run's directory: name, what it is, and whether a browser can show it.
-pub(super) const FILES: [(&str, &str, bool); 13] = [
+pub(super) const FILES: [(&str, &str, bool); 14] = [
     ("model.safetensors", "the tuned model", false),
     ("adapter", "what was trained of it", false),
     ("best", "the best of the evaluated models", false),
     ("before_after.png", "base and tuned side by side", true),
+    ("data.png", "what it learned from", true),
     ("config.toml", "every key that was in force", true),
     ("metrics.jsonl", "a JSON object an iteration", true),
     ("rewards.csv", "a line an image that was scored", false),
@@ -57,6 +60,7 @@ pub struct Page {
     samples: Vec<Picture>,
     samples_in_all: usize,
     before_after: Option<String>,
+    data: Option<String>,
     charts: Vec<ChartView>,
     config: String,
     device: Option<Device>,
@@ -99,7 +103,7 @@ struct Tile {
 }
 
 /// A line of `warnings.jsonl`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Warning {
     iteration: Option<u64>,
     kind: Option<String>,
@@ -125,7 +129,8 @@ pub struct ChartView {
 #[derive(Debug, Serialize)]
 struct Entry {
     label: String,
-    colour: String,
+    /// Drawn by us, so the template puts it in as it is.
+    mark: String,
     value: Option<String>,
 }
 
@@ -139,7 +144,7 @@ struct Device {
 
 #[derive(Debug, Serialize)]
 struct FileView {
-    name: &'static str,
+    name: String,
     what: &'static str,
     linked: bool,
 }
@@ -151,13 +156,12 @@ impl ChartView {
     /// As [`Chart::to_inline_svg`].
     pub fn of(chart: &Chart) -> Result<Self> {
         let legend = chart.series.iter().filter(|series| !series.line.is_empty());
-        let entry = |series: &crate::plot::Series| Entry {
-            label: series.label.clone(),
-            colour: series.css_colour(),
-            value: series.line.last().map(|[_, value]| number(*value)),
+        let entry = |series: &crate::plot::Series| -> Result<Entry> {
+            let value = series.line.last().map(|[_, value]| number(*value));
+            Ok(Entry { label: series.label.clone(), mark: series.to_inline_mark()?, value })
         };
         let (title, subtitle) = (chart.title, chart.subtitle);
-        Ok(Self { title, subtitle, legend: legend.map(entry).collect(), svg: chart.to_inline_svg()? })
+        Ok(Self { title, subtitle, legend: legend.map(entry).collect::<Result<_>>()?, svg: chart.to_inline_svg()? })
     }
 }
 
@@ -168,11 +172,15 @@ impl Page {
     /// If a chart cannot be drawn. What is missing in the directory is missing on the page.
     pub fn of(run: &History, in_progress: bool, form: Form) -> Result<Self> {
         let path = run.path.as_path();
-        let address = |file: &str| match form {
-            Form::File => pictures::embedded(&path.join(file)),
-            Form::Live => path.join(file).is_file().then(|| file.to_owned()),
+        let address = |file: &str| {
+            let found = own_file(path, file)?;
+            if form == Form::File { pictures::embedded(&found) } else { Some(file.to_owned()) }
         };
-        let grids = pictures::grids(path);
+        let mut grids = pictures::grids(path);
+        if run.command == Command::Train && run.iterations > 0 {
+            // Later ones belong to what was done before the run went on from an earlier checkpoint.
+            grids.retain(|grid| grid.iteration <= run.iterations);
+        }
         let samples_in_all = grids.len();
         let picture = |grid: pictures::Grid| Some(Picture { iteration: grid.iteration, address: address(&grid.file)? });
         let mut charts = figures::charts(run).iter().map(ChartView::of).collect::<Result<Vec<_>>>()?;
@@ -183,7 +191,7 @@ impl Page {
         }
         let tile = |quantity: &crate::compare::Quantity| {
             let (title, definition) = (quantity.title, quantity.definition);
-            Some(Tile { title, definition, value: quantity.of(run)? })
+            Some(Tile { title, definition, value: number(quantity.of(run)?) })
         };
         let tiles = QUANTITIES.iter().filter(|quantity| !NOT_TILES.contains(&quantity.key)).filter_map(tile).collect();
         Ok(Self {
@@ -205,9 +213,10 @@ impl Page {
             samples: pictures::shown(grids, form == Form::File).into_iter().filter_map(picture).collect(),
             samples_in_all,
             before_after: address("before_after.png"),
+            data: address("data.png"),
             charts,
-            config: fs::read_to_string(path.join("config.toml")).unwrap_or_default(),
-            device: fs::read(path.join("device.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+            config: String::from_utf8_lossy(&read(path, "config.toml")).into_owned(),
+            device: serde_json::from_slice(&read(path, "device.json")).ok(),
             files: files(path, form),
             written: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         })
@@ -248,29 +257,44 @@ fn headline(run: &History) -> Option<Headline> {
         [("reward on fixed seeds", "eval/reward_mean"), ("reward of the rollouts", "reward_mean"), ("loss", "loss")];
     let (what, points) =
         candidates.into_iter().map(|(what, key)| (what, run.points(key))).find(|(_, points)| !points.is_empty())?;
-    let after = (points.len() > 1).then(|| format!("{:.3}", points[points.len() - 1][1]));
-    Some(Headline { what, before: format!("{:.3}", points[0][1]), after })
+    let after = (points.len() > 1).then(|| number(points[points.len() - 1][1]));
+    Some(Headline { what, before: number(points[0][1]), after })
 }
 
-/// The lines of `warnings.jsonl` that can be read, the newest first.
+/// A file of a run's directory; what is missing is empty.
+fn read(run: &Path, name: &str) -> Vec<u8> {
+    own_file(run, name).and_then(|file| fs::read(file).ok()).unwrap_or_default()
+}
+
+/// The lines of `warnings.jsonl` that can be read, the newest first. A run that goes on from an earlier checkpoint warns
+/// again of what is done again.
 fn warnings(run: &Path) -> Vec<Warning> {
-    let text = fs::read(run.join("warnings.jsonl")).unwrap_or_default();
+    let text = read(run, "warnings.jsonl");
     let lines = text.split(|byte| *byte == b'\n').rev();
-    lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    let mut told = HashSet::new();
+    lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .filter(|warning: &Warning| told.insert(warning.clone()))
+        .collect()
 }
 
 /// What lies in the directory; a file leads to all of it, the dashboard to what it serves.
 fn files(run: &Path, form: Form) -> Vec<FileView> {
-    let there = FILES.iter().filter(|(name, ..)| run.join(name).exists());
-    there.map(|(name, what, shown)| FileView { name, what, linked: *shown || form == Form::File }).collect()
+    let view = |name: String, what, shown| FileView { name, what, linked: shown || form == Form::File };
+    let known = FILES.iter().filter(|(name, ..)| own(run, name).is_some());
+    let later = (2..).map(|number| format!("rewards-{number}.csv")).take_while(|name| own_file(run, name).is_some());
+    known
+        .map(|(name, what, shown)| view((*name).to_owned(), *what, *shown))
+        .chain(later.map(|name| view(name, "the same, since the rewards were changed", false)))
+        .collect()
 }
 
 /// A number with three digits that count.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
         0.0 => "0".into(),
-        _ if size < 1e-3 => format!("{value:.2e}"),
+        _ if !(1e-3..1e6).contains(&size) => format!("{value:.2e}"),
         _ if size < 1e3 => format!("{value:.*}", (2 - size.log10().floor() as i32).max(0) as usize),
         _ => format!("{value:.0}"),
     };

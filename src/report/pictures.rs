@@ -6,6 +6,8 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::files::own;
+
 /// Grids on one page, at most.
 const MOST: usize = 30;
 /// Bytes of grids inside one file, at most; in base 64 they take a third more.
@@ -23,7 +25,7 @@ pub(super) struct Grid {
 
 /// Every preview grid of a run, in order.
 pub(super) fn grids(run: &Path) -> Vec<Grid> {
-    let Ok(entries) = fs::read_dir(run.join("samples")) else { return Vec::new() };
+    let Some(entries) = own(run, "samples").and_then(|folder| fs::read_dir(folder).ok()) else { return Vec::new() };
     let mut found: Vec<Grid> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
@@ -40,24 +42,21 @@ pub(super) fn grids(run: &Path) -> Vec<Grid> {
 }
 
 /// As many grids as a page shows, evenly over the run, the first and the last among them; with `embedded`, only as
-/// many as fit into a file.
+/// many as fit into a file, but always the last.
 pub(super) fn shown(grids: Vec<Grid>, embedded: bool) -> Vec<Grid> {
     let fits = |chosen: &[Grid]| !embedded || chosen.iter().map(|grid| grid.bytes).sum::<u64>() <= BUDGET;
-    (0..=MOST.min(grids.len())).rev().map(|count| spread(&grids, count)).find(|chosen| fits(chosen)).unwrap_or_default()
+    let most = (2..=MOST.min(grids.len())).rev().map(|count| spread(&grids, count)).find(|chosen| fits(chosen));
+    most.unwrap_or_else(|| grids.last().cloned().into_iter().collect())
 }
 
+/// Two or more of them.
 fn spread(grids: &[Grid], count: usize) -> Vec<Grid> {
-    match count {
-        0 => Vec::new(),
-        1 => grids.last().cloned().into_iter().collect(),
-        _ => (0..count).map(|index| grids[index * (grids.len() - 1) / (count - 1)].clone()).collect(),
-    }
+    (0..count).map(|index| grids[index * (grids.len() - 1) / (count - 1)].clone()).collect()
 }
 
 /// A picture as an address that holds it, if it can be read.
 pub(super) fn embedded(path: &Path) -> Option<String> {
-    let bytes = fs::read(path).ok().filter(|bytes| bytes.len() as u64 <= BUDGET)?;
-    Some(format!("data:image/png;base64,{}", STANDARD.encode(bytes)))
+    Some(format!("data:image/png;base64,{}", STANDARD.encode(fs::read(path).ok()?)))
 }
 
 #[cfg(test)]
@@ -87,7 +86,9 @@ mod tests {
         let large: Vec<Grid> = (0..10).map(|iteration| grid(iteration, BUDGET / 3)).collect();
         assert_eq!(iterations(&shown(large.clone(), true)), [0, 4, 9]);
         assert_eq!(shown(large, false).len(), 10);
-        assert!(shown(vec![grid(0, 2 * BUDGET)], true).is_empty());
+        let huge: Vec<Grid> = (0..3).map(|iteration| grid(iteration, 2 * BUDGET)).collect();
+        assert_eq!(iterations(&shown(huge, true)), [2]);
+        assert!(shown(Vec::new(), true).is_empty());
     }
 
     #[test]
@@ -103,5 +104,11 @@ mod tests {
         let files: Vec<String> = grids(folder.path()).into_iter().map(|grid| grid.file).collect();
         assert_eq!(files, ["samples/000002.png", "samples/000010.png"]);
         assert!(grids(&folder.path().join("nowhere")).is_empty());
+        #[cfg(unix)]
+        {
+            let other = tempfile::tempdir().unwrap();
+            std::os::unix::fs::symlink(&samples, other.path().join("samples")).unwrap();
+            assert!(grids(other.path()).is_empty());
+        }
     }
 }

@@ -84,7 +84,8 @@ fn names_are_shown_and_never_obeyed() {
 fn a_run_is_shown_wherever_it_stands() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);
-    assert!(html(&path, true, Form::File).contains(">in progress<"));
+    assert!(html(&path, true, Form::Live).contains(">in progress<"));
+    assert!(html(&path, true, Form::File).contains(">in progress when written<"));
     assert!(html(&path, false, Form::File).contains(">not finished<"));
     // A crash cut the last line and the pictures.
     let metrics = fs::read(path.join("metrics.jsonl")).unwrap();
@@ -101,7 +102,7 @@ fn a_run_is_shown_wherever_it_stands() {
     )
     .unwrap();
     let page = html(&path, false, Form::File);
-    assert!(page.contains("1.500 → 0.500") && page.contains("step 9"), "{page}");
+    assert!(page.contains("1.50 → 0.500") && page.contains("step 9"), "{page}");
     assert!(write(&folder.path().join("nowhere"), false).unwrap_err().to_string().contains("no such directory"));
 }
 
@@ -132,5 +133,73 @@ fn only_files_that_a_page_leads_to_are_served() {
     let path = run(folder.path(), 1);
     fs::write(path.join("model.safetensors"), b"large").unwrap();
     fs::write(path.join("private.txt"), b"no").unwrap();
+    fs::write(path.join("rewards.csv"), b"iteration").unwrap();
+    fs::write(path.join("rewards-2.csv"), b"iteration").unwrap();
     assert_eq!(files(&path), ["config.toml", "metrics.jsonl", "samples/000000.png", "samples/000001.png"]);
+}
+
+#[test]
+fn what_a_run_learned_from_and_every_table_of_scores_are_on_its_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = run(folder.path(), 1);
+    fs::copy(path.join("samples/000001.png"), path.join("data.png")).unwrap();
+    for name in ["rewards.csv", "rewards-2.csv", "rewards-3.csv"] {
+        fs::write(path.join(name), b"iteration").unwrap();
+    }
+    let page = html(&path, false, Form::File);
+    assert!(page.contains("alt=\"pictures of each class"));
+    for name in ["data.png", "rewards.csv", "rewards-2.csv", "rewards-3.csv"] {
+        assert!(page.contains(&format!("<a href=\"{name}\">")), "{name}");
+    }
+    let live = html(&path, false, Form::Live);
+    assert!(live.contains("src=\"data.png\"") && live.contains("<code>rewards-3.csv</code>"));
+}
+
+#[test]
+fn what_a_run_did_before_it_went_on_from_a_checkpoint_is_not_told_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = run(folder.path(), 2);
+    fs::copy(path.join("samples/000001.png"), path.join("samples/000500.png")).unwrap();
+    let warning = |iteration: u64, message: &str| {
+        format!("{}\n", json!({"iteration": iteration, "kind": "mask", "message": message}))
+    };
+    let lines = [(1, "idle"), (2, "tight"), (1, "idle"), (2, "idle"), (2, "tight")];
+    let lines = lines.map(|(iteration, message)| warning(iteration, message));
+    fs::write(path.join("warnings.jsonl"), lines.concat()).unwrap();
+    let page = html(&path, true, Form::Live);
+    assert_eq!(page.matches("data-iteration=").count(), 3);
+    assert!(!page.contains("000500.png"));
+    let told: Vec<&str> = page.split("<code>mask</code> ").skip(1).map(|rest| &rest[..5]).collect();
+    assert_eq!(told, ["tight", "idle<", "idle<"]);
+}
+
+#[test]
+fn components_are_shown_on_fixed_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = run(folder.path(), 2);
+    let line = |iteration: u64| json!({"iteration": iteration, "eval/reward_mean": 0.5, "eval/components": {"ink": 0.125, "judge.v2": 0.0625}});
+    fs::write(path.join("metrics.jsonl"), format!("{}\n{}\n", line(0), line(1))).unwrap();
+    let page = html(&path, false, Form::File);
+    assert!(page.contains("Components on fixed seeds"));
+    assert!(page.contains("judge.v2 <b>0.0625</b>") && page.contains("ink <b>0.125</b>"), "{page}");
+    // A reward alone is its own component.
+    fs::write(path.join("metrics.jsonl"), json!({"iteration": 0, "eval/components": {"ink": 0.5}}).to_string())
+        .unwrap();
+    assert!(!html(&path, false, Form::File).contains("Components on fixed seeds"));
+}
+
+#[test]
+fn numbers_of_any_size_stay_short_and_are_no_zeros() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = run(folder.path(), 2);
+    let write = |rewards: [f64; 2]| {
+        let line = |(iteration, reward): (usize, &f64)| {
+            format!("{}\n", json!({"iteration": iteration, "eval/reward_mean": reward}))
+        };
+        fs::write(path.join("metrics.jsonl"), rewards.iter().enumerate().map(line).collect::<String>()).unwrap();
+        html(&path, false, Form::File)
+    };
+    assert!(write([-2.5e-7, 3.0e-7]).contains("−2.50e−7 <i>→</i> 3.00e−7"));
+    let page = write([1.0, 1e300]);
+    assert!(page.contains("1.00 <i>→</i> 1.00e300") && !page.contains("00000000"), "{page}");
 }

@@ -136,7 +136,9 @@ impl EventFile {
         let (file, path) = create_file(folder).map_err(|cause| Error::unwritable(folder, cause))?;
         let mut events = Self { file, path };
         events.append(Event { file_version: Some("brain.Event:2".into()), ..event(0) })?;
-        events.append(Event { session_log: Some(SessionLog { status: 1 }), ..event(done + 1) })?;
+        // Whoever begins anew writes iteration 0 as well.
+        let begin = if done == 0 { 0 } else { done + 1 };
+        events.append(Event { session_log: Some(SessionLog { status: 1 }), ..event(begin) })?;
         let text = SummaryValue {
             tag: "config".into(),
             metadata: Some(Metadata { plugin_data: Some(PluginData { plugin_name: "text".into() }) }),
@@ -300,7 +302,8 @@ mod tests {
         file.append_metrics(3, record.as_object().unwrap()).unwrap();
         let events = events(&files(folder.path())[0]);
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
-        assert_eq!((events[1].session_log.as_ref().unwrap().status, events[1].step), (1, 1));
+        // Iteration 0 of a process that got nowhere is void, too.
+        assert_eq!((events[1].session_log.as_ref().unwrap().status, events[1].step), (1, 0));
         let text = &events[2].summary.as_ref().unwrap().value[0];
         assert_eq!(text.tensor.as_ref().unwrap().string_val, [b"```toml\n[run]\n```"]);
         let mut found = values(&events);

@@ -96,7 +96,13 @@ impl SweepPlan {
     /// # Errors
     /// Everything of [`Run::prepare`] and [`Run::execute`], save numbers that are not finite and what a guard rail
     /// stops: those end this run alone.
-    pub fn execute(&self, gpu: &Arc<Gpu>, run: &SweepRun, verbosity: Verbosity, stop: &AtomicBool) -> Result<Ended> {
+    pub fn execute(
+        &self,
+        gpu: &Arc<Gpu>,
+        run: &SweepRun,
+        verbosity: Verbosity,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Ended> {
         let config = &run.config;
         let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?], None)?;
         let path = path(config);
@@ -125,7 +131,7 @@ impl SweepPlan {
         &self,
         gpu: &Arc<Gpu>,
         verbosity: Verbosity,
-        stop: &AtomicBool,
+        stop: &Arc<AtomicBool>,
         mut tell: impl FnMut(usize, &SweepRun, Option<&Ended>),
     ) -> Result<()> {
         for (index, run) in self.runs.iter().enumerate() {

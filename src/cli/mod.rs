@@ -294,6 +294,7 @@ fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
     let flag = stop.clone();
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
+            crate::reward::end_programs();
             std::process::exit(130);
         }
         let _ = writeln!(std::io::stderr(), "\nfinishing what has begun and saving it; once more to stop at once");

@@ -62,6 +62,11 @@ pub struct Reward {
     /// Of `http`: names of the rewards that the service is asked for. A component is called like its reward, or
     /// `reward.score` where a reward has several scores.
     pub rewards: Vec<String>,
+    /// Of `command` and `http`: what a picture should show, in words; `{class}` stands for the name of its class.
+    pub prompt: String,
+    /// Of `command` and `http`: a JSON file with what else is said of each class: an object for each, in a list or by
+    /// name; the `prompt` of an object goes first. Relative to the current directory; empty is nothing.
+    pub metadata: String,
     /// Of `command` and `http`: how long an answer to a request may take, in seconds.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub timeout_seconds: f64,
@@ -101,6 +106,8 @@ impl Default for Reward {
             picture: PictureForm::Base64,
             url: String::new(),
             rewards: Vec::new(),
+            prompt: "{class}".into(),
+            metadata: String::new(),
             timeout_seconds: 60.0,
             retries: 2,
             batch: 64,
@@ -242,8 +249,11 @@ pub enum Target {
     Vector(Vec<f64>),
 }
 
+/// What `rewards.csv` says of an image beside its scores.
+const COLUMNS: [&str; 5] = ["iteration", "purpose", "sample", "class", "total"];
+
 /// The keys that only some kinds have, and those kinds.
-const KEYS: [(&str, &[&str]); 20] = [
+const KEYS: [(&str, &[&str]); 22] = [
     ("file", &["classifier", "template", "onnx"]),
     ("quality", &["jpeg-size"]),
     ("colour", &["colour"]),
@@ -260,6 +270,8 @@ const KEYS: [(&str, &[&str]); 20] = [
     ("picture", &["command"]),
     ("url", &["http"]),
     ("rewards", &["http"]),
+    ("prompt", &["command", "http"]),
+    ("metadata", &["command", "http"]),
     ("timeout_seconds", &["command", "http"]),
     ("retries", &["command", "http"]),
     ("batch", &["command", "http"]),
@@ -294,6 +306,10 @@ impl Reward {
         if !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
             return wrong(key("name"), "letters, digits, _ and -", format_args!("\"{}\"", self.name));
         }
+        if COLUMNS.contains(&&*self.name) {
+            let expected = "a name that no other column of rewards.csv has";
+            return wrong(key("name"), expected, format_args!("\"{}\"", self.name));
+        }
         match &self.weight {
             Weight::All(weight) => finite(key("weight"), *weight)?,
             Weight::Each(weights) if weights.is_empty() => {
@@ -312,6 +328,10 @@ impl Reward {
         self.range.iter().try_for_each(|value| finite(key("range"), *value))?;
         self.mean.values().iter().try_for_each(|value| finite(key("mean"), *value))?;
         self.std.values().iter().try_for_each(|value| positive(key("std"), *value))?;
+        if self.prompt.trim().is_empty() || self.prompt.replace("{class}", "").contains(['{', '}']) {
+            let expected = "text in which {class} stands for the name of the class";
+            return wrong(key("prompt"), expected, format_args!("{:?}", self.prompt));
+        }
         positive(key("timeout_seconds"), self.timeout_seconds)?;
         bounded(key("retries"), self.retries, 0, MAX_COUNT)?;
         count(key("batch"), self.batch)?;

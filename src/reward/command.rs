@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::outside::{About, Failure, Limits, Outside, Sample, Scorer, Subject};
-use super::outside::{check_subject, excerpt, finite, why_no_json};
+use super::outside::{check_subject, excerpt, finite, listed, quoted, why_no_json, with_words};
 use super::process::{LONGEST_LINE, NoAnswer, Process};
 use crate::config::PictureForm;
 use crate::error::{Error, Result};
@@ -51,12 +51,12 @@ pub fn command(
     let started = started.map_err(|failure| Error::input(failure.message()))?;
     let named = started[0].1.clone();
     if let Some((_, other)) = started.iter().find(|(_, other)| *other != named) {
-        let (program, one, other) = (launch.name(), named.join(", "), other.join(", "));
+        let (program, [one, other]) = (launch.name(), [&named, other].map(|it| listed(it)));
         return Err(Error::input(format!("{program} names other components in each process: {one}; {other}")));
     }
     let program = |(running, components)| Program { launch: Arc::clone(&launch), components, running: Some(running) };
     let programs = started.into_iter().map(program).collect();
-    Ok(Outside::new(if named.is_empty() { vec![name.to_owned()] } else { named }, programs, limits))
+    Ok(Outside::new(if named.is_empty() { vec![name.to_owned()] } else { named }, programs, limits, subject))
 }
 
 /// One process of a program, started again after it has failed.
@@ -152,8 +152,7 @@ impl Program {
     fn start_again(&self) -> Result<Running, Failure> {
         let (running, components) = self.launch.start()?;
         if components != self.components {
-            let (program, [now, before]) =
-                (self.launch.name(), [&components, &self.components].map(|it| it.join(", ")));
+            let (program, [now, before]) = (self.launch.name(), [&components, &self.components].map(|it| listed(it)));
             let message = format!("{program} was started again and names other components: {now} instead of {before}");
             return Err(Failure::Lasting(message));
         }
@@ -236,9 +235,9 @@ impl Launch {
             .ask(request, self.limits.timeout)
             .map_err(|why| self.no_answer(&mut running.process, &why))?;
         let answer: Answer = serde_json::from_slice(&said).map_err(|cause| {
-            let (program, said, why) = (self.name(), excerpt(&said), why_no_json(&said, &cause));
+            let (program, said, why) = (self.name(), quoted(&said, "an empty line"), why_no_json(&said, &cause));
             Failure::Lasting(format!(
-                "{program} answered `{said}`: {why}; its standard output is for answers alone, a JSON object such as \
+                "{program} answered {said}: {why}; its standard output is for answers alone, a JSON object such as \
                  {{\"id\": {id}, \"scores\": [0.5]}} on one line, and everything else belongs to standard error"
             ))
         })?;
@@ -250,7 +249,9 @@ impl Launch {
             )));
         }
         match answer.error {
-            Some(error) => Err(Failure::Lasting(format!("{} reports: {}", self.name(), excerpt(error.as_bytes())))),
+            Some(error) => {
+                Err(Failure::Lasting(with_words(format!("{} reports an error", self.name()), error.as_bytes())))
+            }
             None => Ok(answer),
         }
     }

@@ -4,7 +4,6 @@
 //! The protocol is described in docs/rewards.md.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -14,7 +13,7 @@ use ureq::Agent;
 use ureq::http::{Response, StatusCode, Uri};
 
 use super::outside::{About, Failure, Limits, Outside, Sample, Scorer, Subject};
-use super::outside::{check_subject, excerpt, finite, grey, insist, why_no_json};
+use super::outside::{check_subject, excerpt, finite, grey, insist, listed, quoted, why_no_json, with_words};
 use crate::config::nearest;
 use crate::error::{Error, Result};
 
@@ -52,7 +51,7 @@ pub fn http(url: &str, rewards: &[String], limits: Limits, subject: &Subject<'_>
     let mut answer = service.insist(|| service.post(std::slice::from_ref(&sample)))?;
     service.components = service.components_of(&answer.results.remove(0)).map_err(Error::input)?;
     let components = service.components.iter().map(Component::name).collect();
-    Ok(Outside::new(components, vec![service; limits.workers], limits))
+    Ok(Outside::new(components, vec![service; limits.workers], limits, subject))
 }
 
 /// A service under its address. Clones share their connections.
@@ -136,12 +135,12 @@ impl Service {
     }
 
     fn check_rewards(&self) -> Result<()> {
-        let listed: Listed = self.insist(|| self.get("rewards"))?;
-        let known: Vec<&str> = listed.rewards.iter().map(String::as_str).collect();
+        let found: Listed = self.insist(|| self.get("rewards"))?;
+        let known: Vec<&str> = found.rewards.iter().map(String::as_str).collect();
         let Some(unknown) = self.rewards.iter().find(|reward| !known.contains(&reward.as_str())) else { return Ok(()) };
         let hint = match nearest(unknown, &known) {
             Some(name) => format!("did you mean `{name}`?"),
-            None => format!("it has {}", known.join(", ")),
+            None => format!("it has {}", listed(&known)),
         };
         Err(Error::input(format!("the service at {} has no reward `{unknown}`; {hint}", self.url)))
     }
@@ -172,7 +171,7 @@ impl Service {
         let found = self.components_of(result)?;
         if found != self.components {
             let [found, expected] =
-                [&found, &self.components].map(|it| it.iter().map(Component::name).collect::<Vec<_>>().join(", "));
+                [&found, &self.components].map(|it| listed(&it.iter().map(Component::name).collect::<Vec<_>>()));
             return Err(format!("there are the scores {found}, but at the start there were {expected}"));
         }
         let score =
@@ -196,11 +195,12 @@ impl Service {
             for reward in self.rewards.iter() {
                 let error = match errors.get(reward) {
                     None | Some(Value::Null) => continue,
-                    Some(Value::String(text)) if text.is_empty() => continue,
+                    Some(Value::String(text)) if text.trim().is_empty() => continue,
                     Some(Value::String(text)) => excerpt(text.as_bytes()),
                     Some(other) => excerpt(other.to_string().as_bytes()),
                 };
-                return Err(Failure::Lasting(format!(
+                // Such as a timeout or a worker that died: the service does not say which failures pass.
+                return Err(Failure::Passing(format!(
                     "the service at {} could not score sample {} by `{reward}`: {error}",
                     self.url, sample.about.sample
                 )));
@@ -231,13 +231,24 @@ impl Service {
         let status = answer.status();
         let body = answer.body_mut().with_config().limit(LARGEST_BODY).read_to_vec().map_err(no_answer)?;
         if status != StatusCode::OK {
-            let message = format!("{url} answered {status}: {}", excerpt(&body));
+            let message = match answer.headers().get("location").filter(|_| status.is_redirection()) {
+                Some(location) => {
+                    // What was asked for is no part of `url`.
+                    let location = excerpt(location.as_bytes());
+                    let base = location.strip_suffix(&url[self.url.len()..]).filter(|base| !base.is_empty());
+                    format!("{url} redirects to {}: put that into `url`", base.unwrap_or(&location))
+                }
+                None => with_words(format!("{url} answered {status}"), &body),
+            };
             let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
             return Err(if may_pass { Failure::Passing(message) } else { Failure::Lasting(message) });
         }
         serde_json::from_slice(&body).map_err(|cause| {
-            let (said, why) = (excerpt(&body), why_no_json(&body, &cause));
-            Failure::Lasting(format!("{url} answered `{said}`: {why}"))
+            Failure::Lasting(format!(
+                "{url} answered {}: {}",
+                quoted(&body, "an empty body"),
+                why_no_json(&body, &cause)
+            ))
         })
     }
 
@@ -256,21 +267,37 @@ impl Service {
 
     /// Attempts of what is asked at the start.
     fn insist<T>(&self, attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
-        insist(self.limits.retries, &AtomicBool::new(false), attempt).map_err(Error::input)
+        insist(self.limits.retries, || false, attempt).map_err(Error::input)
     }
 }
 
 /// An address without a slash at its end.
 fn checked_url(url: &str) -> Result<String> {
+    if url.contains('@') {
+        // Not quoted, as it may hold a password.
+        return Err(Error::input(
+            "the reward `http` cannot use `url`: it has an @, but this program sends neither a name nor a password",
+        ));
+    }
     let refused = |why: &str| Error::input(format!("the reward `http` cannot use `url` = {url:?}: {why}"));
     let expected = "it should be like \"http://127.0.0.1:8080\"";
     let uri: Uri = url.parse().map_err(|cause| refused(&format!("{cause}; {expected}")))?;
     match uri.scheme_str() {
-        Some("http") if uri.query().is_some() => Err(refused("it has a query, but /score will be added to it")),
-        Some("http") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(url.trim_end_matches('/').to_owned()),
-        Some("https") => Err(refused(
-            "this program has no TLS; reach the service over http://, across networks by a tunnel such as `ssh -L`",
-        )),
-        _ => Err(refused(expected)),
+        Some("https") => {
+            return Err(refused(
+                "this program has no TLS; reach the service over http://, across networks by a tunnel such as `ssh -L`",
+            ));
+        }
+        Some("http") => {}
+        _ => return Err(refused(expected)),
     }
+    let authority = uri.authority().filter(|it| !it.host().is_empty()).ok_or_else(|| refused(expected))?;
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if !port.is_empty() && !port[1..].parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(refused("its port must be a number from 1 to 65535"));
+    }
+    if url.contains(['?', '#']) {
+        return Err(refused("it has a query or a fragment (? or #), but /score will be added to it"));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
 }

@@ -2,6 +2,7 @@
 
 mod classifier;
 mod command;
+mod description;
 mod http;
 #[cfg(feature = "onnx")]
 mod onnx;
@@ -12,15 +13,18 @@ mod template;
 
 pub use classifier::ClassifierScorer;
 pub use command::{Program, command};
+pub use description::Description;
 pub use http::{Service, http};
 #[cfg(feature = "onnx")]
 pub use onnx::OnnxReward;
 pub use outside::{Limits, Outside, Subject};
 pub use pixels::{Formula, PixelReward};
+pub use process::end_programs;
 pub use template::Template;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::assets;
 use crate::config::{self, RewardKind, Weight};
@@ -28,6 +32,9 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::DitConfig;
 use crate::run::RewardLog;
+
+/// The largest score: the squares of any number of them are finite, and so is their spread.
+const LARGEST: f64 = 1e100;
 
 /// Images to be scored, and all that is known of them.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +90,6 @@ impl<'a> Batch<'a> {
     pub fn each(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
         self.images.chunks(self.channels * self.image_size * self.image_size)
     }
-
-    /// What image `index` was asked to show: the name of its class, or else its number.
-    pub fn prompt(&self, index: usize) -> String {
-        let label = self.labels[index];
-        self.class_names.get(label as usize).cloned().unwrap_or_else(|| label.to_string())
-    }
 }
 
 /// Anything that can say how good an image is.
@@ -101,6 +102,9 @@ pub trait Reward: std::fmt::Debug {
     /// # Errors
     /// If the scorer failed; never a wrong score.
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
+
+    /// From now on what has failed is not tried again while `flag` is set: the person wants to stop.
+    fn stop_at(&mut self, _flag: &Arc<AtomicBool>) {}
 }
 
 /// A reward in a set: its name, and its weight.
@@ -134,8 +138,14 @@ impl Rewards {
     /// If a reward's file is bad or does not fit the model, or its program or service does not answer.
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<Self> {
         let names = config::reward_names(rewards);
-        let subject = Subject { class_names, channels: dit.channels, image_size: dit.image_size };
         let member = |(index, (reward, name)): (usize, (&config::Reward, String))| -> Result<Member> {
+            let descriptions = Description::of_classes(reward, dit.num_classes, class_names)?;
+            let subject = Subject {
+                class_names,
+                channels: dit.channels,
+                image_size: dit.image_size,
+                descriptions: &descriptions,
+            };
             let pixels = |formula: Formula| -> Result<Box<dyn Reward>> {
                 formula.check(dit.channels, &format!("reward.{index}.kind"))?;
                 Ok(Box::new(PixelReward::new(reward.kind.name(), formula)))
@@ -191,6 +201,11 @@ impl Rewards {
                 )));
             }
             for component in components {
+                if component.contains(char::is_control) {
+                    return Err(Error::input(format!(
+                        "the reward {name} measures {component:?}, but a name must be without control characters"
+                    )));
+                }
                 names.push(if components.len() == 1 { name.clone() } else { format!("{name}.{component}") });
                 weights.push(weight.of(component));
             }
@@ -226,10 +241,15 @@ impl Rewards {
         Ok(())
     }
 
+    /// From now on a reward that has failed is not tried again while `flag` is set: the person wants to stop.
+    pub fn stop_at(&mut self, flag: &Arc<AtomicBool>) {
+        self.members.iter_mut().for_each(|member| member.stop_at(flag));
+    }
+
     /// Scores images `[N, C, S, S]` that were asked to show `labels [N]`.
     ///
     /// # Errors
-    /// [`Error::Reward`] if a reward failed, did not score every image, or gave a score that is not finite;
+    /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is beyond 10¹⁰⁰ or no number;
     /// [`Error::NotFinite`] if an image is not.
     pub fn score(&mut self, images: &[f32], labels: &[u32], moment: Moment) -> Result<Scores> {
         let Self { members, class_names, channels, image_size, .. } = self;
@@ -252,20 +272,31 @@ impl Rewards {
                 let (images, scores) = (labels.len(), scores.len());
                 return Err(Error::Reward(format!("the reward `{name}` gave {scores} scores for {images} images")));
             }
-            if let Some(sample) = scores.iter().position(|score| !score.is_finite()) {
-                let score = scores[sample];
+            if let Some((sample, score)) = beyond(scores) {
                 return Err(Error::Reward(format!(
-                    "the reward `{name}` gave {score} for sample {sample}, but a score must be a finite number"
+                    "the reward `{name}` gave {score:e} for sample {sample}, but a score must be a number from \
+                     -{LARGEST:e} to {LARGEST:e}"
                 )));
             }
         }
         let total = |image: usize| self.weights.iter().zip(&components).map(|(weight, it)| weight * it[image]).sum();
         let totals: Vec<f64> = (0..labels.len()).map(total).collect();
+        if let Some((sample, total)) = beyond(&totals) {
+            return Err(Error::Reward(format!(
+                "the weighted sum of the rewards is {total:e} for sample {sample}, but it must be a number from \
+                 -{LARGEST:e} to {LARGEST:e}: lower the weights"
+            )));
+        }
         if let (Some(log), Some((iteration, purpose))) = (&mut self.log, moment.recorded()) {
             log.append([&iteration.to_string(), purpose], labels, &components, &totals)?;
         }
         Ok(Scores { components, totals })
     }
+}
+
+/// The first score that nothing can be learned from, and its place.
+fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
+    scores.iter().copied().enumerate().find(|(_, score)| score.is_nan() || score.abs() > LARGEST)
 }
 
 /// Loads a classifier and checks that it takes a model's images and knows its classes.
@@ -289,4 +320,71 @@ pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig) -> Result<Cla
         )));
     }
     ClassifierScorer::new(gpu, &model, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelSizes;
+
+    /// Gives each sample the same scores.
+    #[derive(Debug)]
+    struct Fixed {
+        names: Vec<String>,
+        scores: Vec<f64>,
+    }
+
+    impl Reward for Fixed {
+        fn components(&self) -> &[String] {
+            &self.names
+        }
+
+        fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+            Ok(self.scores.iter().map(|score| vec![*score; batch.labels.len()]).collect())
+        }
+    }
+
+    fn rewards(names: &[&str], scores: &[f64], weight: f64) -> Result<Rewards> {
+        let (image_size, patch_size, hidden_size, depth, num_heads, mlp_ratio) = (1, 1, 8, 1, 1, 4.0);
+        let (channels, num_classes) = (1, 2);
+        let sizes =
+            ModelSizes { image_size, channels, patch_size, hidden_size, depth, num_heads, mlp_ratio, num_classes };
+        let fixed = Fixed { names: names.iter().map(|name| (*name).into()).collect(), scores: scores.to_vec() };
+        let dit = DitConfig::new(&config::Model::default(), sizes);
+        Rewards::of(vec![("mine".into(), Box::new(fixed), weight.into())], &dit, &[])
+    }
+
+    #[test]
+    fn scores_that_nothing_can_be_learned_from_are_refused_before_they_are_written() {
+        let moment = Moment { purpose: Purpose::Training, iteration: 0 };
+        let cases: [(&[f64], f64, &str); 5] = [
+            (
+                &[1.0, 1e200],
+                1.0,
+                "the reward `mine.b` gave 1e200 for sample 0, but a score must be a number from -1e100",
+            ),
+            (&[-1.7e308, 1.0], 0.0, "the reward `mine.a` gave -1.7e308 for sample 0"),
+            (&[1.0, f64::NAN], 1.0, "the reward `mine.b` gave NaN for sample 0"),
+            (&[f64::INFINITY, 1.0], 1.0, "the reward `mine.a` gave inf for sample 0"),
+            (&[1e100, 1.0], 10.0, "the weighted sum of the rewards is 1e101 for sample 0, but it must be"),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        for (scores, weight, needle) in cases {
+            let mut rewards = rewards(&["a", "b"], scores, weight).unwrap();
+            rewards.record_in(folder.path()).unwrap();
+            let error = rewards.score(&[0.0; 2], &[0, 1], moment).unwrap_err();
+            assert!(matches!(&error, Error::Reward(message) if message.contains(needle)), "{error:?}");
+        }
+        let written = std::fs::read_to_string(folder.path().join("rewards.csv")).unwrap();
+        assert_eq!(written, "iteration,purpose,sample,class,mine.a,mine.b,total\n");
+        let mut most = rewards(&["a", "b"], &[1e100, -1e100], 1.0).unwrap();
+        assert_eq!(most.score(&[0.0; 2], &[0, 1], moment).unwrap().totals, [0.0; 2]);
+    }
+
+    #[test]
+    fn names_that_would_write_on_the_terminal_are_refused() {
+        let error = rewards(&["a", "b\u{1b}[2J"], &[1.0, 1.0], 1.0).unwrap_err();
+        let message = "the reward mine measures \"b\\u{1b}[2J\", but a name must be without control characters";
+        assert!(matches!(&error, Error::Input(found) if found == message), "{error:?}");
+    }
 }

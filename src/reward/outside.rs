@@ -6,13 +6,16 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::description::Description;
 use super::{Batch, Purpose, Reward};
 use crate::config;
 use crate::data::to_byte;
@@ -21,6 +24,8 @@ use crate::error::{Error, Result};
 /// Before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How soon a pause ends that nobody waits for any more.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// How much is asked at once, and how patiently.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +59,9 @@ pub struct Subject<'a> {
     pub channels: usize,
     /// S.
     pub image_size: usize,
+    /// What is said of each class.
+    #[serde(skip)]
+    pub descriptions: &'a [Description],
 }
 
 /// What is said about a sample.
@@ -61,7 +69,7 @@ pub struct Subject<'a> {
 pub struct About {
     /// The class that it was asked to show.
     pub label: u32,
-    /// The name of that class, or else its number.
+    /// What it was asked to show, in words.
     pub prompt: String,
     /// Iterations that are done.
     pub iteration: u64,
@@ -69,6 +77,9 @@ pub struct About {
     pub purpose: &'static str,
     /// Its number in the batch.
     pub sample: usize,
+    /// What else is said of its class.
+    #[serde(flatten)]
+    pub metadata: Map<String, Value>,
 }
 
 /// A sample, ready to be sent.
@@ -116,12 +127,15 @@ pub struct Outside<S: Scorer> {
     components: Vec<String>,
     workers: Vec<S>,
     limits: Limits,
+    descriptions: Vec<Description>,
+    /// Set when the person wants to stop.
+    stop: Arc<AtomicBool>,
 }
 
 impl<S: Scorer> Outside<S> {
-    /// A reward with a worker for each of `workers`, which must not be empty.
-    pub(super) fn new(components: Vec<String>, workers: Vec<S>, limits: Limits) -> Self {
-        Self { components, workers, limits }
+    /// A reward with a worker for each of `workers`, which must not be empty, for the classes of `subject`.
+    pub(super) fn new(components: Vec<String>, workers: Vec<S>, limits: Limits, subject: &Subject<'_>) -> Self {
+        Self { components, workers, limits, descriptions: subject.descriptions.to_vec(), stop: Arc::default() }
     }
 }
 
@@ -138,66 +152,89 @@ impl<S: Scorer> Reward for Outside<S> {
     }
 
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
-        let limits = self.limits;
+        let Self { components, workers, limits, descriptions, stop } = self;
         let requests = batch.labels.len().div_ceil(limits.batch);
-        let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
+        // The failure that came first: others may only be attempts that it made useless.
+        let (next, failure) = (AtomicUsize::new(0), OnceLock::new());
+        let in_vain = || failure.get().is_some() || stop.load(Ordering::Relaxed);
         let work = |worker: &mut S| {
             let mut answers = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
+            while failure.get().is_none() {
                 let request = next.fetch_add(1, Ordering::Relaxed);
                 if request >= requests {
                     break;
                 }
                 let first = request * limits.batch;
                 let last = (first + limits.batch).min(batch.labels.len());
-                let answer =
-                    (first..last).map(|index| sample(batch, index)).collect::<Result<Vec<_>>>().and_then(|samples| {
-                        insist(limits.retries, &stopped, || worker.ask(&samples)).map_err(Error::failed)
-                    });
-                stopped.fetch_or(answer.is_err(), Ordering::Relaxed);
-                answers.push((request, answer));
+                let samples: Result<Vec<_>> = (first..last).map(|index| sample(batch, descriptions, index)).collect();
+                let answer = samples.and_then(|samples| {
+                    insist(limits.retries, in_vain, || worker.ask(&samples)).map_err(Error::failed)
+                });
+                match answer {
+                    Ok(rows) => answers.push((request, rows)),
+                    Err(cause) => drop(failure.set(cause)),
+                }
             }
             answers
         };
         let mut answers = thread::scope(|scope| {
             let threads: Vec<_> =
-                self.workers.iter_mut().take(requests).map(|worker| scope.spawn(|| work(worker))).collect();
+                workers.iter_mut().take(requests).map(|worker| scope.spawn(|| work(worker))).collect();
             let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("a worker does not panic");
             threads.into_iter().flat_map(join).collect::<Vec<_>>()
         });
+        if let Some(cause) = failure.into_inner() {
+            return Err(cause);
+        }
         answers.sort_by_key(|(request, _)| *request);
-        let mut scores = vec![Vec::with_capacity(batch.labels.len()); self.components.len()];
-        for (_, rows) in answers {
-            for row in rows? {
-                scores.iter_mut().zip(row).for_each(|(scores, score)| scores.push(score));
-            }
+        let mut scores = vec![Vec::with_capacity(batch.labels.len()); components.len()];
+        for row in answers.into_iter().flat_map(|(_, rows)| rows) {
+            scores.iter_mut().zip(row).for_each(|(scores, score)| scores.push(score));
         }
         Ok(scores)
     }
+
+    fn stop_at(&mut self, flag: &Arc<AtomicBool>) {
+        self.stop = Arc::clone(flag);
+    }
 }
 
-/// Attempts until one succeeds, fails for good, is the last one, or nobody waits for it any more.
+/// Attempts until one succeeds, fails for good, is the last one, or further ones are in vain.
 pub(super) fn insist<T>(
     retries: usize,
-    stopped: &AtomicBool,
+    in_vain: impl Fn() -> bool,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, String> {
     let mut pause = FIRST_PAUSE;
-    for left in (0..=retries).rev() {
-        match attempt() {
+    for number in 1.. {
+        let message = match attempt() {
             Ok(answer) => return Ok(answer),
-            Err(Failure::Passing(message)) if left > 0 && !stopped.load(Ordering::Relaxed) => {
-                log::warn!("{message}; the next attempt is in {} s", pause.as_secs_f64());
-                thread::sleep(pause);
-                pause = (2 * pause).min(LONGEST_PAUSE);
-            }
-            Err(Failure::Passing(message)) if retries > 0 => {
-                return Err(format!("{message} (attempt {} of {})", retries + 1 - left, retries + 1));
-            }
-            Err(Failure::Passing(message) | Failure::Lasting(message)) => return Err(message),
+            Err(Failure::Lasting(message)) => return Err(message),
+            Err(Failure::Passing(message)) if retries == 0 => return Err(message),
+            Err(Failure::Passing(message)) => message,
+        };
+        let is_last = number > retries || in_vain() || {
+            log::warn!("{message}; the next attempt is in {} s", pause.as_secs_f64());
+            !wait(pause, &in_vain)
+        };
+        if is_last {
+            return Err(format!("{message} (attempt {number} of {})", retries + 1));
+        }
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+    unreachable!("there is a last attempt")
+}
+
+/// Waits; `false` if it was cut short because what is waited for is in vain.
+fn wait(pause: Duration, in_vain: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + pause;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        thread::sleep(left.min(MOMENT));
+        if in_vain() {
+            return false;
         }
     }
-    unreachable!("the last attempt returns")
+    true
 }
 
 /// Checks that what a model makes can be sent as a picture; `kind` is the reward's, for the message.
@@ -213,20 +250,22 @@ pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
 /// A picture of a model's size in the middle grey, to learn what a service measures.
 pub(super) fn grey(subject: &Subject<'_>) -> Result<Sample> {
     let images = vec![0.0; subject.channels * subject.image_size * subject.image_size];
-    let prompt = subject.class_names.first().cloned().unwrap_or_else(|| "0".into());
-    let about = About { label: 0, prompt, iteration: 0, purpose: "start", sample: 0 };
+    let Description { prompt, metadata } = subject.descriptions[0].clone();
+    let about = About { label: 0, prompt, iteration: 0, purpose: "start", sample: 0, metadata };
     Ok(Sample { png: png(&images, subject.channels, subject.image_size)?, about })
 }
 
-fn sample(batch: &Batch<'_>, index: usize) -> Result<Sample> {
+fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Result<Sample> {
     let elements = batch.channels * batch.image_size * batch.image_size;
     let image = &batch.images[index * elements..][..elements];
     if !image.iter().all(|value| value.is_finite()) {
         return Err(Error::NotFinite(format!("sample {index} has values that are not finite: it has no reward")));
     }
+    let label = batch.labels[index];
+    let Description { prompt, metadata } = descriptions[label as usize].clone();
     let about = About {
-        label: batch.labels[index],
-        prompt: batch.prompt(index),
+        label,
+        prompt,
         iteration: batch.moment.iteration,
         purpose: match batch.moment.purpose {
             Purpose::Training => "training",
@@ -234,6 +273,7 @@ fn sample(batch: &Batch<'_>, index: usize) -> Result<Sample> {
             Purpose::Preview => "preview",
         },
         sample: index,
+        metadata,
     };
     Ok(Sample { png: png(image, batch.channels, batch.image_size)?, about })
 }
@@ -249,6 +289,27 @@ fn png(image: &[f32], channels: usize, size: usize) -> Result<Vec<u8>> {
         .write_image(&bytes, size as u32, size as u32, color)
         .map_err(|cause| Error::failed(format!("cannot encode a sample of {size}x{size} as PNG: {cause}")))?;
     Ok(png)
+}
+
+/// Names for a message.
+pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
+    excerpt(names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ").as_bytes())
+}
+
+/// An answer for a message: `empty` if it says nothing.
+pub(super) fn quoted(said: &[u8], empty: &str) -> String {
+    match excerpt(said) {
+        said if said.is_empty() => empty.to_owned(),
+        said => format!("`{said}`"),
+    }
+}
+
+/// A message with the words of somebody else at its end, if there are any.
+pub(super) fn with_words(message: String, said: &[u8]) -> String {
+    match excerpt(said) {
+        said if said.is_empty() => message,
+        said => format!("{message}: {said}"),
+    }
 }
 
 /// The beginning of what somebody said, on one line, for a message.
@@ -310,10 +371,12 @@ mod tests {
 
     fn score(limits: Limits, failures: usize, images: &[f32]) -> Result<Vec<Vec<f64>>> {
         let workers = (0..limits.workers).map(|_| Echo { failures }).collect();
+        let descriptions = [Description::default()];
+        let subject = Subject { class_names: &[], channels: 1, image_size: 1, descriptions: &descriptions };
         let moment = Moment { purpose: Purpose::Training, iteration: 0 };
         let labels = vec![0; images.len()];
         let batch = Batch { images, labels: &labels, class_names: &[], channels: 1, image_size: 1, moment };
-        Outside::new(vec!["brightness".into(), "number".into()], workers, limits).score(&batch)
+        Outside::new(vec!["brightness".into(), "number".into()], workers, limits, &subject).score(&batch)
     }
 
     #[test]
@@ -334,6 +397,35 @@ mod tests {
         assert_eq!(message, "not yet (attempt 2 of 2)");
         let message = score(limits(1, 1, 0), 1, &[1.0]).unwrap_err().to_string();
         assert_eq!(message, "not yet");
+    }
+
+    #[test]
+    fn a_pause_ends_when_the_next_attempt_would_be_in_vain() {
+        let (asked, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let attempt = || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            Err::<(), _>(Failure::Passing("not yet".into()))
+        };
+        // Another worker fails for good, or the person stops, while this one waits.
+        let in_vain = || looked.fetch_add(1, Ordering::Relaxed) > 0;
+        assert_eq!(insist(9, in_vain, attempt).unwrap_err(), "not yet (attempt 1 of 10)");
+        assert_eq!(asked.into_inner(), 1);
+    }
+
+    #[test]
+    fn nothing_is_tried_again_for_a_person_who_wants_to_stop() {
+        let descriptions = [Description::default()];
+        let subject = Subject { class_names: &[], channels: 1, image_size: 1, descriptions: &descriptions };
+        let moment = Moment { purpose: Purpose::Training, iteration: 0 };
+        let batch = Batch { images: &[1.0; 4], labels: &[0; 4], class_names: &[], channels: 1, image_size: 1, moment };
+        let names = vec!["brightness".into(), "number".into()];
+        let mut outside = Outside::new(names, vec![Echo { failures: 2 }], limits(2, 1, 9), &subject);
+        let stop = Arc::new(AtomicBool::new(true));
+        outside.stop_at(&stop);
+        assert_eq!(outside.score(&batch).unwrap_err().to_string(), "not yet (attempt 1 of 10)");
+        // But what works is finished.
+        outside.workers[0].failures = 0;
+        assert_eq!(outside.score(&batch).unwrap()[1], [0.0, 1.0, 2.0, 3.0]);
     }
 
     #[test]

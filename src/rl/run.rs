@@ -35,7 +35,7 @@ pub struct RunOptions<'a> {
     /// How much to say.
     pub verbosity: Verbosity,
     /// Set when the person wants to stop: the iteration is finished, saved, and the run ends.
-    pub stop: &'a AtomicBool,
+    pub stop: &'a Arc<AtomicBool>,
 }
 
 /// How a run ended.
@@ -148,6 +148,7 @@ impl Run {
             done = trainer.restore(&found)?;
         }
         trainer.rewards().record_in(directory.path())?;
+        trainer.rewards().stop_at(options.stop);
         let mut metrics = MetricsLog::open(directory, done)?;
         let begin = done;
         let rewards = trainer.rewards();

@@ -47,8 +47,8 @@ fn only_parsed(arguments: &str) -> Option<&'static str> {
     if arguments.split(' ').any(|word| is_placeholder(word) || word.starts_with("SiT-")) {
         return Some("it names a file of the reader's");
     }
-    if arguments.contains("configs/rewards/") {
-        return Some("its scorer is another program");
+    if arguments.contains("configs/rewards/http.toml") {
+        return Some("its service is another program");
     }
     match arguments.split(' ').next() {
         Some("bench") => Some("it measures for minutes; tests/cli/bench.rs runs every option"),
@@ -90,7 +90,7 @@ fn documents() -> Vec<PathBuf> {
 fn every_command_line_of_the_documents_runs() {
     let place = tempfile::tempdir().unwrap();
     let here = place.path();
-    for folder in ["assets", "configs", "docs/tutorial", "tests/formats"] {
+    for folder in ["assets", "configs", "docs/rewards", "docs/tutorial", "tests/formats"] {
         copy(&root().join(folder), &here.join(folder));
     }
     let drawn = Command::new("python3").arg("docs/tutorial/draw.py").current_dir(here).status();

@@ -56,7 +56,7 @@ fn a_lost_device_is_exit_code_4_and_the_checkpoint_on_disk_goes_on() {
 }
 
 #[cfg(unix)]
-mod ctrl_c {
+pub mod ctrl_c {
     use std::io::Read;
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
@@ -67,7 +67,7 @@ mod ctrl_c {
     use super::super::workplace::{Workplace, program};
 
     /// Waits, at most for a minute: generous, since other tests run at the same time.
-    fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let start = Instant::now();
         loop {
             if let Some(found) = look() {

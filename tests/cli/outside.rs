@@ -1,4 +1,4 @@
-//! Training with a program as reward: what a person sees when it works, and when it does not.
+//! Training with a program or a foreign model as reward: what a person sees when it works, and when it does not.
 
 use std::fs;
 
@@ -8,10 +8,13 @@ use super::workplace::Workplace;
 /// Makes `train.toml` learn from a shell script.
 fn learn_from(here: &Workplace, script: &str) {
     fs::write(here.path("score.sh"), script).unwrap();
-    let reward = "[[reward]]\nkind = \"command\"\nprogram = [\"sh\", \"score.sh\"]\nretries = 0";
+    replace_reward(here, "[[reward]]\nkind = \"command\"\nprogram = [\"sh\", \"score.sh\"]\nretries = 0");
+}
+
+fn replace_reward(here: &Workplace, reward: &str) {
     let train = fs::read_to_string(here.path("train.toml")).unwrap();
     let train = train.replace("[[reward]]\nfile = \"classifier.safetensors\"", reward);
-    assert!(train.contains("score.sh"), "train.toml has another reward by now");
+    assert!(train.contains(reward), "train.toml has another reward by now");
     fs::write(here.path("train.toml"), train).unwrap();
 }
 
@@ -60,11 +63,14 @@ fn a_program_that_does_not_start_is_found_before_anything_is_written() {
     ]);
 }
 
+/// Fails from the second iteration on.
+const FAILS: &str = "case $line in *'\"iteration\":1,'*) echo 'out of paper' >&2; exit 4;; esac";
+
 #[test]
-fn a_program_that_fails_in_the_middle_stops_the_run() {
+fn a_program_that_fails_in_the_middle_stops_the_run_which_goes_on_with_a_mended_one() {
     let here = Workplace::new();
-    learn_from(&here, &labels("case $line in *'\"iteration\":1,'*) echo 'out of paper' >&2; exit 4;; esac"));
-    let ended = here.run("-q train --config train.toml --out run");
+    learn_from(&here, &labels(FAILS));
+    let ended = here.run("-q train --config train.toml --out run --set checkpoint.every=0");
     assert_eq!(ended.code, Some(1), "{}", ended.err);
     assert!(ended.err.starts_with("error: the program `sh score.sh` ended with exit"), "{}", ended.err);
     assert!(
@@ -73,4 +79,101 @@ fn a_program_that_fails_in_the_middle_stops_the_run() {
         ended.err
     );
     assert_eq!(ended.err.lines().count(), 1, "one sentence: {}", ended.err);
+    assert!(here.path("run/checkpoints/000001/manifest.json").exists() && !here.path("run/model.safetensors").exists());
+    // The command that it recommends.
+    let (_, command) = ended.err.split_once("saved up to iteration 1: mend the reward, and go on with: ").unwrap();
+    fs::write(here.path("score.sh"), labels("")).unwrap();
+    here.run(&format!("-q {}", command.trim())).succeeds();
+    let metrics = fs::read_to_string(here.path("run/metrics.jsonl")).unwrap();
+    assert!(metrics.lines().last().unwrap().contains("\"iteration\":2,"), "{metrics}");
+    assert!(here.path("run/model.safetensors").exists());
+}
+
+/// Names a component that clears the screen.
+const NAMES: &str = r#"read -r line; printf '%s\n' '{"id": 0, "components": ["a", "b\u001b[2J"]}'; cat >/dev/null"#;
+
+#[test]
+fn a_name_that_would_write_on_the_terminal_is_refused() {
+    check(&[case(
+        |here| learn_from(here, NAMES),
+        "-q train --config train.toml --out run",
+        2,
+        &["the reward command measures \"b\\u{1b}[2J\", but a name must be without control characters"],
+    )]);
+}
+
+#[cfg(feature = "onnx")]
+#[test]
+fn a_run_learns_from_an_onnx_model() {
+    let here = Workplace::new();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx/classifier.onnx"), here.path("scorer.onnx")).unwrap();
+    let reward = "[[reward]]\nkind = \"onnx\"\nfile = \"scorer.onnx\"\noutput = { kind = \"scalar\", index = 1 }";
+    replace_reward(&here, reward);
+    here.run("-q train --config train.toml --out run").succeeds();
+    let scores = fs::read_to_string(here.path("run/rewards.csv")).unwrap();
+    let mut lines = scores.lines();
+    assert_eq!(lines.next(), Some("iteration,purpose,sample,class,onnx,total"));
+    let mut training: Vec<&str> =
+        lines.filter(|line| line.contains("training")).map(|line| line.rsplit(',').next().unwrap()).collect();
+    training.sort_unstable();
+    training.dedup();
+    assert_eq!(training.len(), 2 * 8, "every picture of two rollouts has its own score: {scores}");
+    let weights = |file: &str| flowdppo_wgpu::model::Model::load(&here.path(file)).unwrap().weights;
+    assert!(weights("base.safetensors") != weights("run/model.safetensors"), "nothing was learned");
+}
+
+#[cfg(unix)]
+mod ctrl_c {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Child, Command, Stdio};
+
+    use super::super::interruption::ctrl_c::wait_for;
+    use super::super::workplace::program;
+    use super::*;
+
+    fn start(here: &Workplace) -> Child {
+        let arguments = "-q train --config train.toml --out run --set reward.0.retries=1000";
+        program(&here.path(""), arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn interrupt(child: &Child) {
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    }
+
+    #[test]
+    fn ends_the_attempts_and_saves_what_was_learned() {
+        let here = Workplace::new();
+        learn_from(&here, &labels(&FAILS.replace("exit", "echo . >>failed; exit")));
+        let mut child = start(&here);
+        wait_for("the fourth failure", || {
+            let failed = fs::read_to_string(here.path("failed")).unwrap_or_default();
+            (failed.lines().count() >= 4).then_some(())
+        });
+        interrupt(&child);
+        let code = wait_for("the end of the program", || child.try_wait().unwrap()).code();
+        let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("out of paper") && said.contains("saved up to iteration 1: mend"), "{said}");
+        assert!(here.path("run/checkpoints/000001/manifest.json").exists());
+    }
+
+    #[test]
+    fn twice_ends_what_hangs_too() {
+        let here = Workplace::new();
+        let hangs = "case $line in *'\"iteration\":1,'*) sleep 600 & echo $! >pid; wait;; esac";
+        learn_from(&here, &labels(hangs));
+        let mut child = start(&here);
+        let read_pid = || fs::read_to_string(here.path("pid")).ok().filter(|pid| pid.ends_with('\n'));
+        let pid = wait_for("the second iteration", read_pid);
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        interrupt(&child);
+        // Two signals at the same moment would be one.
+        let told = |line: &str| line.contains("once more to stop at once");
+        assert!(stderr.by_ref().lines().any(|line| told(&line.unwrap())));
+        interrupt(&child);
+        assert_eq!(wait_for("the end of the program", || child.try_wait().unwrap()).code(), Some(130));
+        let script = format!("case $(ps -o stat= -p {}) in ''|Z*) ;; *) exit 1;; esac", pid.trim());
+        let is_dead = || Command::new("sh").args(["-c", &script]).status().unwrap().success();
+        wait_for("the end of what hangs", || is_dead().then_some(()));
+    }
 }

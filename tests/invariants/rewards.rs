@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use flowdppo_wgpu::reward::{Batch, ClassifierScorer, Purpose, Reward, Rewards, classifier_for};
@@ -57,7 +58,7 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
         false => RunDirectory::create_for(&config.run, None)?,
     };
     fs::write(directory.config(), config.to_toml()).expect("the folder is writable");
-    let stop = AtomicBool::new(false);
+    let stop = Arc::new(AtomicBool::new(false));
     run.execute(&RunOptions { directory: &directory, resume, verbosity: Verbosity::Quiet, stop: &stop })
 }
 

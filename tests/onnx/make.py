@@ -71,7 +71,7 @@ save(
         node("Softmax", ["logits"], ["probabilities"], axis=2),
     ],
     [("x", ["N", 1, 8, "W"])],
-    [("probabilities", ["N", "W", 4])],
+    [("probabilities", ["N", "W", 4]), ("logits", ["N", "W", 4])],
     [weights("column", 4, 1, 8, 1), numpy_helper.from_array(np.array([2], np.int64), "height")],
     metadata=[("character", "a\nb")],
 )

@@ -10,7 +10,7 @@ use super::programs::{argv, python, start};
 
 #[test]
 fn answers_that_are_none() {
-    let cases: [(&str, &[&str]); 16] = [
+    let cases: [(&str, &[&str]); 18] = [
         ("return {'id': 1, 'scores': [1, 2]}", &["gave 2 scores for 3 samples"]),
         ("return {'id': 1, 'scores': [1, 2, 3, 4]}", &["gave 4 scores for 3 samples"]),
         ("return {'id': 1}", &["gave 0 scores for 3 samples"]),
@@ -24,7 +24,9 @@ fn answers_that_are_none() {
         ("return 'Loading model\\n'", &["answered `Loading model`: expected value", "belongs to standard error"]),
         ("return [1, 2, 3]", &["answered `[1, 2, 3]`", "a JSON object such as {\"id\": 1, \"scores\": [0.5]}"]),
         ("return 'x' * (9 << 20)", &["wrote 8 MiB to its standard output without an end of line"]),
-        ("return {'id': 1, 'error': 'the font is missing'}", &["reports: the font is missing"]),
+        ("return {'id': 1, 'error': ' '}", &["reports an error"]),
+        ("return '\\n'", &["answered an empty line: EOF while parsing"]),
+        ("return {'id': 1, 'error': 'the font is missing'}", &["reports an error: the font is missing"]),
         (
             "print('Traceback\\nValueError: no font', file=sys.stderr)\nos._exit(3)",
             &["ended with exit", "3 instead of giving an answer", "ends with: Traceback | ValueError: no font"],
@@ -105,7 +107,7 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
 
 #[test]
 fn points_are_no_pictures() {
-    let subject = Subject { class_names: &[], channels: 2, image_size: 1 };
+    let subject = Subject { class_names: &[], channels: 2, image_size: 1, descriptions: &[] };
     let reward = command("mine", &argv(&["sh"]), PictureForm::Base64, limits(1, 1, 0), &subject);
     assert_input(reward, &["`command` scores pictures of 1 or 3 channels, but the model makes 2"]);
 }

@@ -1,6 +1,7 @@
 //! What a configuration may say of programs and services.
 
-use flowdppo_wgpu::config::{Command, Config, RewardKind};
+use flowdppo_wgpu::config::{Command, Config, Reward, RewardKind};
+use flowdppo_wgpu::reward::Description;
 
 #[test]
 fn the_shipped_configurations_are_valid() {
@@ -26,6 +27,14 @@ fn what_is_missing_or_wrong_is_explained() {
             "kind = \"http\"\nurl = \"x\"\nrewards = [\"ocr\", \"clip\", \"ocr\"]",
             "`reward.0.rewards` must be a list of different names, not \"ocr\"",
         ),
+        ("kind = \"ink\"\nprompt = \"a {class}\"", "`reward.0.prompt` is for the kind \"command\" or \"http\""),
+        ("kind = \"ink\"\nmetadata = \"a.json\"", "`reward.0.metadata` is for the kind \"command\" or \"http\""),
+        (
+            "kind = \"command\"\nprogram = [\"x\"]\nprompt = \"a {name}\"",
+            "`reward.0.prompt` must be text in which {class} stands for the name of the class, not \"a {name}\"",
+        ),
+        ("kind = \"command\"\nprogram = [\"x\"]\nprompt = \" \"", "`reward.0.prompt` must be text in which {class}"),
+        ("name = \"total\"", "`reward.0.name` must be a name that no other column of rewards.csv has, not \"total\""),
         ("kind = \"command\"\nprogram = [\"x\"]\nworkers = 0", "`reward.0.workers`"),
         ("kind = \"command\"\nprogram = [\"x\"]\nbatch = 0", "`reward.0.batch`"),
         ("kind = \"command\"\nprogram = [\"x\"]\ntimeout_seconds = 0", "`reward.0.timeout_seconds`"),
@@ -38,4 +47,36 @@ fn what_is_missing_or_wrong_is_explained() {
     let shell = Config::parse("[[reward]]\nkind = \"command\"\nprogram = \"python3 score.py\"", "my.toml", &[]);
     let message = shell.expect_err("a program is a list").to_string();
     assert!(message.contains("`reward.0.program` must be a list"), "{message}");
+}
+
+#[test]
+fn metadata_that_does_not_fit_is_explained() {
+    let cases = [
+        ("{", "EOF while parsing an object at line 1 column 1; it should be a JSON list with an object for each class"),
+        ("3", "it should be a JSON list with an object for each class, or an object with one for each name"),
+        ("[{}]", "its list has 1 entries, but the model has 2 classes"),
+        ("[{}, 3]", "the class \"dogs\" must have an object, not 3"),
+        ("{\"cat\": {}}", "it lacks the class \"dogs\""),
+        (
+            "{\"cat\": {}, \"dogs\": {}, \"dgos\": {}}",
+            "it has \"dgos\", but the model has no such class; did you mean \"dogs\"?",
+        ),
+        ("[{}, {\"label\": 1}]", "`label` of the class \"dogs\" must go, as each request has its own"),
+        ("[{}, {\"prompt\": 3}]", "the `prompt` of the class \"dogs\" must be text, not 3"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classes.json");
+    let reward = Reward { metadata: file.to_str().unwrap().into(), ..Reward::default() };
+    let describe = || Description::of_classes(&reward, 2, &["cat".into(), "dogs".into()]);
+    let explained = |needle: &str| {
+        let error = describe().expect_err(needle);
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("cannot read {}: ", file.display())), "{message}");
+        assert!(message.contains(needle) && error.exit_code() == 2, "{message:?} does not say {needle:?}");
+    };
+    explained("");
+    for (text, needle) in cases {
+        std::fs::write(&file, text).unwrap();
+        explained(needle);
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use flowdppo_wgpu::config;
 use flowdppo_wgpu::data::from_byte;
-use flowdppo_wgpu::reward::{Batch, Limits, Moment, Purpose, Reward, Subject};
+use flowdppo_wgpu::reward::{Batch, Description, Limits, Moment, Purpose, Reward, Subject};
 use flowdppo_wgpu::{Error, Result};
 
 /// Grey pictures of 4x4, each of another pattern.
@@ -12,6 +13,7 @@ pub struct Pictures {
     images: Vec<f32>,
     labels: Vec<u32>,
     pub class_names: Vec<String>,
+    pub descriptions: Vec<Description>,
 }
 
 pub fn pictures(count: usize) -> Pictures {
@@ -20,14 +22,19 @@ pub fn pictures(count: usize) -> Pictures {
     Pictures {
         images: bytes.iter().flatten().map(|byte| from_byte(*byte)).collect(),
         labels: (0..count as u32).map(|index| index % 3).collect(),
-        class_names: ["zero", "one", "two \"{2}\""].map(String::from).to_vec(),
+        class_names: class_names(),
+        descriptions: Description::of_classes(&config::Reward::default(), 3, &class_names()).unwrap(),
         bytes,
     }
 }
 
+fn class_names() -> Vec<String> {
+    ["zero", "one", "two \"{2}\""].map(String::from).to_vec()
+}
+
 impl Pictures {
     pub fn subject(&self) -> Subject<'_> {
-        Subject { class_names: &self.class_names, channels: 1, image_size: 4 }
+        Subject { class_names: &self.class_names, channels: 1, image_size: 4, descriptions: &self.descriptions }
     }
 
     pub fn score(&self, reward: &mut impl Reward) -> Result<Vec<Vec<f64>>> {

@@ -10,7 +10,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 use serde_json::{Value, json};
 
-use super::pictures::{Pictures, assert_close, limits, pictures};
+use super::pictures::{Pictures, assert_close, assert_failed, limits, pictures};
 
 pub fn argv(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
@@ -49,27 +49,57 @@ fn the_python_example_scores_the_same_however_it_is_asked() {
     for (batch, workers) in [(23, 1), (1, 3), (4, 2), (100, 2)] {
         let argv = argv(&["python3", "docs/rewards/score.py"]);
         let mut reward = start(&argv, PictureForm::Base64, limits(batch, workers, 0), &pictures).unwrap();
-        assert_eq!(reward.components(), ["brightness", "symmetry"]);
+        assert_eq!(reward.components(), ["mine"]);
         let scores = pictures.score(&mut reward).unwrap();
-        assert_close(&scores[0], &pictures.brightness());
-        assert_close(&scores[1], &symmetry);
+        assert_close(&scores[0], &symmetry);
         assert_eq!(pictures.score(&mut reward).unwrap(), scores, "the second batch, of the same processes");
         seen.push(scores);
     }
     assert!(seen.iter().all(|scores| *scores == seen[0]), "scores depend on how they are asked for: {seen:?}");
 }
 
+/// What the first block of Python in docs/rewards.md says.
+#[test]
+fn the_program_of_the_document_scores() {
+    let document = include_str!("../../docs/rewards.md");
+    let (_, rest) = document.split_once("```python\n").unwrap();
+    let argv = argv(&["python3", "-c", rest.split("```").next().unwrap()]);
+    let pictures = pictures(3);
+    let mut reward = start(&argv, PictureForm::Base64, limits(2, 1, 0), &pictures).unwrap();
+    assert_eq!(reward.components(), ["mine"]);
+    let expected: Vec<f64> = pictures.bytes.iter().map(|bytes| (png(bytes).len().div_ceil(3) * 4) as f64).collect();
+    assert_eq!(pictures.score(&mut reward).unwrap(), [expected]);
+}
+
+#[test]
+fn a_program_may_give_several_scores() {
+    let script = "\
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    scores = [{'twice': 2 * item['sample'], 'label': item['label']} for item in request['items']]
+    print(json.dumps({'id': request['id'], 'components': ['label', 'twice'], 'scores': scores}), flush=True)
+";
+    let pictures = pictures(5);
+    let argv = argv(&["python3", "-c", script]);
+    let mut reward = start(&argv, PictureForm::Base64, limits(2, 2, 0), &pictures).unwrap();
+    assert_eq!(reward.components(), ["label", "twice"]);
+    assert_eq!(pictures.score(&mut reward).unwrap(), [[0.0, 1.0, 2.0, 0.0, 1.0], [0.0, 2.0, 4.0, 6.0, 8.0]]);
+}
+
+/// A picture as it is sent.
+fn png(picture: &[u8; 16]) -> Vec<u8> {
+    let mut png = Vec::new();
+    PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::NoFilter)
+        .write_image(picture, 4, 4, ExtendedColorType::L8)
+        .unwrap();
+    png
+}
+
 #[test]
 fn the_shell_example_reads_files_that_are_then_gone() {
     let pictures = pictures(7);
-    let bytes_of = |picture: &[u8; 16]| {
-        let mut png = Vec::new();
-        PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::NoFilter)
-            .write_image(picture, 4, 4, ExtendedColorType::L8)
-            .unwrap();
-        -(png.len() as f64)
-    };
-    let expected: Vec<f64> = pictures.bytes.iter().map(bytes_of).collect();
+    let expected: Vec<f64> = pictures.bytes.iter().map(|bytes| -(png(bytes).len() as f64)).collect();
     for (batch, workers) in [(7, 1), (2, 3)] {
         let argv = argv(&["sh", "docs/rewards/score.sh"]);
         let mut reward = start(&argv, PictureForm::Path, limits(batch, workers, 0), &pictures).unwrap();
@@ -156,6 +186,31 @@ open(sys.argv[1], 'w')
     let argv = argv(&["python3", "-c", script, marker.to_str().unwrap()]);
     drop(start(&argv, PictureForm::Base64, limits(1, 2, 0), &pictures).unwrap());
     assert!(marker.exists(), "the end of its input was no end, or nobody waited for it");
+}
+
+/// A wrapper that waits for a program which hangs, as a shell script does that forgot `exec`.
+#[cfg(unix)]
+#[test]
+fn what_a_program_has_started_is_killed_with_it() {
+    let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures(1));
+    let marker = folder.path().join("pid");
+    let script = "read -r line; echo '{\"id\": 0}'; sleep 600 & printf $! >\"$1\"; wait";
+    let argv = argv(&["sh", "-c", script, "sh", marker.to_str().unwrap()]);
+    let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
+    let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
+    assert_failed(pictures.score(&mut reward), &["gave no answer within 5 s"]);
+    assert_dead(&fs::read_to_string(marker).unwrap());
+}
+
+/// Waits for the end of a process that has been killed; somebody else has to take its exit status.
+#[cfg(unix)]
+fn assert_dead(pid: &str) {
+    // A zombie, which nobody may come to fetch here, is dead too.
+    let script = format!("case $(ps -o stat= -p {pid}) in ''|Z*) ;; *) exit 1;; esac");
+    let is_dead = || std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success();
+    let is_soon_dead =
+        (0..250).any(|_| is_dead() || (std::thread::sleep(std::time::Duration::from_millis(20)), false).1);
+    assert!(is_soon_dead, "process {pid} still lives");
 }
 
 #[cfg(unix)]

@@ -87,6 +87,22 @@ pub fn serve_under(root: &'static str, score: impl Fn(&Value) -> (u16, String) +
     Server { url: format!("{url}{root}"), posted }
 }
 
+/// The address of a service that has moved to another.
+pub fn redirect(to: &'static str) -> String {
+    let (listener, url) = bind();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).unwrap();
+            let path = request.split(' ').nth(1).unwrap();
+            let head = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}{path}\r\n");
+            stream.write_all(format!("{head}Connection: close\r\nContent-Length: 0\r\n\r\n").as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
 /// A service that dies in the middle of its first answer to samples, and every later one.
 pub fn serve_halves() -> Server {
     let (listener, url) = bind();

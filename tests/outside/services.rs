@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flowdppo_wgpu::Result;
-use flowdppo_wgpu::reward::{Limits, Outside, Reward, Service, http};
+use flowdppo_wgpu::reward::{Description, Limits, Outside, Reward, Service, http};
+use flowdppo_wgpu::{Result, config};
 use serde_json::json;
 
 use super::pictures::{Pictures, assert_close, limits, pictures};
@@ -61,6 +61,42 @@ fn requests_say_what_is_documented() {
             json!({"requests": [request(0, "zero", 5, "training"), request(1, "one", 5, "training")]})
         ]
     );
+}
+
+#[test]
+fn a_service_is_told_what_is_known_of_the_class() {
+    let (folder, mut pictures) = (tempfile::tempdir().unwrap(), pictures(2));
+    let file = folder.path().join("classes.json");
+    let task = |class: &str| json!({"tag": "single_object", "include": [{"class": class, "count": 1}]});
+    let mut two = task("two");
+    two["prompt"] = json!("a pair");
+    let by_name = json!({"zero": task("zero"), "one": task("one"), "two \"{2}\"": two});
+    for entries in [by_name, json!([task("zero"), task("one"), two])] {
+        std::fs::write(&file, entries.to_string()).unwrap();
+        let reward = config::Reward {
+            prompt: "a sign that says \"{class}\"".into(),
+            metadata: file.to_str().unwrap().into(),
+            ..config::Reward::default()
+        };
+        pictures.descriptions = Description::of_classes(&reward, 3, &pictures.class_names).unwrap();
+        assert_eq!(pictures.descriptions[2].prompt, "a pair");
+        let server = serve(|body| (200, good(body).to_string()));
+        let mut reward = start(&server.url, &["ocr"], limits(2, 1, 0), &pictures).unwrap();
+        pictures.score(&mut reward).unwrap();
+        let posted = server.posted.lock().unwrap().clone();
+        let told = posted.iter().flat_map(|body| body["requests"].as_array().unwrap());
+        for (request, name) in told.zip(["zero", "zero", "one"]) {
+            assert_eq!(request["history"][0]["text"], json!(format!("a sign that says \"{name}\"")));
+            let (label, mut expected) = (request["metadata"]["label"].clone(), task(name));
+            assert_eq!(label, json!(u32::from(name == "one")));
+            for key in ["label", "prompt", "iteration", "purpose", "sample"] {
+                expected[key] = request["metadata"][key].clone();
+            }
+            assert_eq!(request["metadata"], expected);
+            assert_eq!(expected["prompt"], request["history"][0]["text"]);
+        }
+        assert_eq!(posted.len(), 2);
+    }
 }
 
 #[test]

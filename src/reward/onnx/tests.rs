@@ -197,6 +197,9 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
     let long = config::Reward { output: ctc(""), ..onnx("reader.onnx") };
     let long = message(&dit(3, 1), &long, &names(&["aabababa"]));
     assert!(long.contains("8 steps") && long.contains("needs 9"), "{long}");
+    let logits = config::Reward { output_name: "logits".into(), output: ctc(""), ..onnx("reader.onnx") };
+    let logits = message(&dit(3, 1), &logits, &names(&["ab"]));
+    assert!(logits.contains("reader.onnx are no probabilities: export it with a softmax"), "{logits}");
 }
 
 fn ctc(alphabet: &str) -> Output {

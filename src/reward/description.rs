@@ -1,0 +1,78 @@
+//! What a program or a service is told of each class: words, and what else it wants to know.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config::{self, nearest};
+use crate::error::{Error, Result};
+
+/// What a metadata file should be.
+const EXPECTED: &str = "it should be a JSON list with an object for each class, or an object with one for each name";
+
+/// What every request says of a sample itself.
+const TAKEN: [&str; 6] = ["image", "path", "label", "iteration", "purpose", "sample"];
+
+/// What is said of a class.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Description {
+    /// What its pictures should show, in words.
+    pub prompt: String,
+    /// What else there is to say.
+    pub metadata: Map<String, Value>,
+}
+
+impl Description {
+    /// What a reward is told of each of `classes` classes: by its `prompt`, and its `metadata`, whose own `prompt` for
+    /// a class goes first.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file of `metadata` is bad, or does not fit the classes.
+    pub fn of_classes(reward: &config::Reward, classes: usize, class_names: &[String]) -> Result<Vec<Self>> {
+        let name = |class: usize| class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
+        let names: Vec<String> = (0..classes).map(name).collect();
+        let metadata = match &*reward.metadata {
+            "" => vec![Map::new(); classes],
+            file => read(file, &names).map_err(|cause| Error::unreadable(Path::new(file), cause))?,
+        };
+        let description = |(mut metadata, name): (Map<String, Value>, &String)| match metadata.remove("prompt") {
+            Some(Value::String(prompt)) => Ok(Self { prompt, metadata }),
+            None => Ok(Self { prompt: reward.prompt.replace("{class}", name), metadata }),
+            Some(other) => {
+                let cause = format!("the `prompt` of the class {name:?} must be text, not {other}");
+                Err(Error::unreadable(Path::new(&reward.metadata), cause))
+            }
+        };
+        metadata.into_iter().zip(&names).map(description).collect()
+    }
+}
+
+/// The object of each class in a file.
+fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String> {
+    let text = std::fs::read_to_string(file).map_err(|cause| cause.to_string())?;
+    let entries = match serde_json::from_str(&text).map_err(|cause| format!("{cause}; {EXPECTED}"))? {
+        Value::Array(entries) if entries.len() != names.len() => {
+            let (found, classes) = (entries.len(), names.len());
+            return Err(format!("its list has {found} entries, but the model has {classes} classes"));
+        }
+        Value::Array(entries) => entries,
+        Value::Object(entries) => {
+            if let Some(unknown) = entries.keys().find(|key| !names.contains(key)) {
+                let known: Vec<&str> = names.iter().map(String::as_str).collect();
+                let hint = nearest(unknown, &known).map_or(String::new(), |name| format!("; did you mean {name:?}?"));
+                return Err(format!("it has {unknown:?}, but the model has no such class{hint}"));
+            }
+            let entry = |name| entries.get(name).cloned().ok_or_else(|| format!("it lacks the class {name:?}"));
+            names.iter().map(entry).collect::<Result<_, _>>()?
+        }
+        _ => return Err(EXPECTED.into()),
+    };
+    let object = |(entry, name): (Value, &String)| match entry {
+        Value::Object(entry) => match TAKEN.into_iter().find(|key| entry.contains_key(*key)) {
+            Some(key) => Err(format!("`{key}` of the class {name:?} must go, as each request has its own")),
+            None => Ok(entry),
+        },
+        other => Err(format!("the class {name:?} must have an object, not {other}")),
+    };
+    entries.into_iter().zip(names).map(object).collect()
+}

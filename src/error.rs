@@ -56,6 +56,20 @@ impl Error {
         Self::Failed(format!("cannot write {}: {cause}", path.display()))
     }
 
+    /// The same error with more at the end of its message.
+    #[must_use]
+    pub fn followed_by(mut self, more: &str) -> Self {
+        let (Self::Input(message)
+        | Self::Device(message)
+        | Self::DeviceLost(message)
+        | Self::NotFinite(message)
+        | Self::Reward(message)
+        | Self::Guarded(message)
+        | Self::Failed(message)) = &mut self;
+        message.push_str(more);
+        self
+    }
+
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {

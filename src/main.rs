@@ -1,15 +1,22 @@
 //! `flowdppo-wgpu`: parse, log, run, and turn errors into exit codes.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+use env_logger::{Builder, Env, Target};
 use flowdppo_wgpu::cli::Cli;
+use flowdppo_wgpu::run::progress::AboveBar;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(cli.log_filter()))
+    // https://no-color.org
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let style = if std::io::stderr().is_terminal() && !plain { "always" } else { "never" };
+    Builder::from_env(Env::default().default_filter_or(cli.log_filter()).default_write_style_or(style))
         .format_timestamp(None)
         .format_target(false)
+        .target(Target::Pipe(Box::new(AboveBar)))
         .init();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,10 @@
 //! The samples on fixed seeds that a person watches while a model trains.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config;
+use crate::config::Config;
 use crate::data::Dataset;
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
@@ -15,10 +16,10 @@ use crate::model::{DitConfig, Network};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 
-/// Samples a class that a grid has room for; more classes than this are not all shown.
+/// Classes that a grid has room for.
 const MOST_CLASSES: usize = 16;
 
-/// Samples of every class, always from the same noise.
+/// Samples of every class, or of the most that there is room for, always from the same noise.
 #[derive(Debug)]
 pub struct Preview {
     sampling: Sampling,
@@ -32,13 +33,14 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Binds the model whose weights are in `stores`, to draw at most `micro_batch` samples together.
+    /// Binds the model whose weights are in `stores`, to draw at most `micro_batch` samples together. If there is no room
+    /// for all classes, those that rollouts draw go first.
     ///
     /// # Errors
     /// If the device has not enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &config::Preview,
+        config: &Config,
         network: &Network,
         class_names: &[String],
         micro_batch: usize,
@@ -46,15 +48,15 @@ impl Preview {
         stores: &Stores,
     ) -> Result<Self> {
         let dit = &network.dit;
-        let classes: Vec<u32> = (0..dit.num_classes.min(MOST_CLASSES) as u32).collect();
-        let requests = class_requests(&classes, config.per_class, config.seed);
+        let classes = shown_classes(&config.rollout.classes, dit.num_classes);
+        let requests = class_requests(&classes, config.preview.per_class, config.preview.seed);
         let sampling =
             Sampling::new(gpu, network, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
         let titles = classes.iter().map(name).collect();
         let labels = requests.iter().map(|request| request.label).collect();
         let data = is_point(dit).then(|| scatter::data_of(class_names)).flatten();
-        Ok(Self { sampling, requests, labels, titles, dit: dit.clone(), per_class: config.per_class, data })
+        Ok(Self { sampling, requests, labels, titles, dit: dit.clone(), per_class: config.preview.per_class, data })
     }
 
     /// Draws the samples.
@@ -120,6 +122,33 @@ impl Preview {
     }
 }
 
+/// At most [`MOST_CLASSES`] of `count` classes in their order: the trained ones, and then the first of the others.
+fn shown_classes(trained: &[usize], count: usize) -> Vec<u32> {
+    let mut shown = BTreeSet::new();
+    for class in trained.iter().copied().filter(|class| *class < count).chain(0..count) {
+        if shown.len() < MOST_CLASSES {
+            shown.insert(class as u32);
+        }
+    }
+    shown.into_iter().collect()
+}
+
 fn is_point(dit: &DitConfig) -> bool {
     scatter::is_point(dit.image_size, dit.channels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown_classes;
+
+    #[test]
+    fn trained_classes_are_shown_before_others() {
+        let all = |count| (0..count).collect::<Vec<u32>>();
+        assert_eq!(shown_classes(&[], 10), all(10));
+        assert_eq!(shown_classes(&[7, 3], 10), all(10));
+        assert_eq!(shown_classes(&[], 1000), all(16));
+        assert_eq!(shown_classes(&[207, 5, 207, 19], 1000), [all(14), vec![19, 207]].concat());
+        let trained: Vec<usize> = (100..140).collect();
+        assert_eq!(shown_classes(&trained, 1000), (100..116).collect::<Vec<u32>>());
+    }
 }

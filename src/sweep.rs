@@ -12,14 +12,12 @@ use crate::assets;
 use crate::compare::{Comparison, Source};
 use crate::config::{Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
 use crate::gpu::Gpu;
 use crate::graph::Profile;
 use crate::model::Model;
-use crate::report;
 use crate::rl::{Cost, Outcome, Run, RunOptions, Trainer};
 use crate::run::directory::{FAILURE, RunDirectory};
-use crate::run::{Verbosity, metrics};
+use crate::run::{Verbosity, checkpoint, metrics};
 
 /// How far a run of a sweep has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +26,8 @@ pub enum Progress {
     Open,
     /// Done, with everything written.
     Finished,
-    /// Its numbers were not finite; the message. Seeds decide everything, so it would only happen again.
+    /// Its numbers were not finite, or a guard rail stopped it; the message. Seeds decide everything, so it would only
+    /// happen again.
     Failed(String),
 }
 
@@ -37,7 +36,7 @@ pub enum Progress {
 pub enum Ended {
     /// It was trained to its end, or stopped by the person.
     Trained(Box<Outcome>),
-    /// Its numbers were not finite; the message is kept in its directory.
+    /// Its numbers were not finite, or a guard rail stopped it; the message is kept in its directory.
     Failed(String),
 }
 
@@ -104,20 +103,17 @@ impl SweepPlan {
         stop: &Arc<AtomicBool>,
     ) -> Result<Ended> {
         let config = &run.config;
-        let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?], None)?;
         let path = path(config);
-        let directory = match path.join("config.toml").is_file() {
-            true => RunDirectory::open(&path)?,
-            false => RunDirectory::create_for(&config.run, Some(&path))?,
+        let begun = path.join("config.toml").is_file().then(|| RunDirectory::open(&path)).transpose()?;
+        let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
+        let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?], newest.flatten(), None)?;
+        let directory = match begun {
+            Some(directory) => directory,
+            None => RunDirectory::create_for(&config.run, Some(&path))?,
         };
-        write_atomically(&directory.config(), config.to_toml().as_bytes())?;
-        match prepared.execute(&RunOptions { directory: &directory, resume: true, verbosity, stop }) {
+        match prepared.execute(&RunOptions { directory: &directory, verbosity, stop }) {
             Ok(outcome) => Ok(Ended::Trained(Box::new(outcome))),
-            Err(Error::NotFinite(message) | Error::Guarded(message)) => {
-                write_atomically(&path.join(FAILURE), format!("{message}\n").as_bytes())?;
-                report::refresh(&directory, false);
-                Ok(Ended::Failed(message))
-            }
+            Err(Error::NotFinite(message) | Error::Guarded(message)) => Ok(Ended::Failed(message)),
             Err(other) => Err(other),
         }
     }

@@ -21,9 +21,11 @@ fn folder() -> &'static Path {
     &FOLDER
 }
 
-/// The reward is how far a point lies to the upper right, whatever ring was asked for: nothing that the judge likes.
-const HACKED: [&str; 9] = [
+/// The reward is how far a point lies to the upper right, whatever ring was asked for: nothing that the judge likes. The
+/// mask is so loose that it does not get in the way.
+const HACKED: [&str; 10] = [
     "reward=[{ kind = 'ink' }]",
+    "objective.kl_mask_threshold=0.0655",
     "rollout.group_size=16",
     "rollout.micro_batch=64",
     "train.iterations=6",
@@ -91,13 +93,19 @@ fn a_reward_that_is_hacked_is_warned_of_and_the_best_model_stays() {
     let err = text(&stopped.stderr);
     assert_eq!(stopped.status.code(), Some(1), "{err}");
     let iteration = warnings("stopped")[0]["iteration"].as_u64().unwrap();
-    assert!(
-        err.contains(&format!("stopped after iteration {iteration}, which is saved: the reward is being hacked")),
-        "{err}"
-    );
+    let path = folder().join("stopped").display().to_string();
+    let how =
+        format!("saved up to iteration {iteration}: choose other values, and go on with: train --resume --out {path} ");
+    for part in [&format!("stopped after iteration {iteration}: the reward is being hacked"), &how] {
+        assert!(err.contains(part), "{part} is missing: {err}");
+    }
     read("stopped", &format!("checkpoints/{iteration:06}/manifest.json"));
+    assert!(err.contains(text(&read("stopped", "failed.txt")).trim()), "{err}");
+    assert!(text(&read("stopped", "report.html")).contains("class=\"state failed\""));
     let resumed = train("stopped", true, &["guard.stop_on_hack=false"]);
     assert!(resumed.status.success(), "{}", text(&resumed.stderr));
+    assert!(!folder().join("stopped/failed.txt").exists());
+    assert!(text(&read("stopped", "report.html")).contains("class=\"state finished\""));
     for file in ["best/model.safetensors", "best/best.json", "warnings.jsonl", "model.safetensors"] {
         assert!(read("stopped", file) == read("hacked", file), "{file} has other bytes");
     }
@@ -111,10 +119,7 @@ fn a_mask_that_drops_almost_everything_stops_the_run() {
     let stopped = train("masked", false, &[&tight[..], &["guard.stop_after_masked=2"]].concat());
     let err = text(&stopped.stderr);
     assert_eq!(stopped.status.code(), Some(1), "{err}");
-    assert!(
-        err.contains("stopped after iteration 2, which is saved: more than 0.3 of the terms were dropped"),
-        "{err}"
-    );
+    assert!(err.contains("stopped after iteration 2: more than 0.3 of the terms were dropped"), "{err}");
     assert!(err.contains("raise `objective.kl_mask_threshold`"), "{err}");
     read("masked", "checkpoints/000002/manifest.json");
     assert_eq!(warnings("masked")[0]["kind"], "masked");

@@ -14,7 +14,7 @@ use crate::model::{ClassifierConfig, Model, ModelKind};
 use crate::optimizer::PARAMETERS;
 use crate::reward::ClassifierScorer;
 use crate::run::{MetricsLog, Progress, RunDirectory};
-use crate::{data, files, optimizer, report};
+use crate::{data, optimizer, report};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -38,8 +38,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut fitting = Fitting::new(&gpu, &config, &network, &data)?;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
-    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
-    directory.record_device(gpu.description())?;
+    directory.record_start(&config, gpu.description())?;
     let mut metrics = MetricsLog::open(&directory, 0)?;
     global.announce(data::summary::summary(&data).trim_end());
     data::contact::write(&directory.data(), &data)?;

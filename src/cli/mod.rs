@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
 use crate::model::Model;
 use crate::profile::Profile;
+use crate::run::progress::above_bar;
 use crate::run::{RunDirectory, Verbosity};
 
 /// First steps, below the list of commands.
@@ -297,7 +298,8 @@ fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
             crate::reward::end_programs();
             std::process::exit(130);
         }
-        let _ = writeln!(std::io::stderr(), "\nfinishing what has begun and saving it; once more to stop at once");
+        let text = "\nfinishing what has begun and saving it; once more to stop at once";
+        let _ = above_bar(|| writeln!(std::io::stderr(), "{text}"));
     })
     .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;
     Ok(stop)

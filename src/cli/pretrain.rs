@@ -14,7 +14,7 @@ use crate::pretrain::Pretraining;
 use crate::preview::Preview;
 use crate::run::{MetricsLog, Progress, RunDirectory};
 use crate::sampling::Table;
-use crate::{assets, data, files, optimizer, report};
+use crate::{assets, data, optimizer, report};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -43,19 +43,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let mut training = Pretraining::new(&gpu, &config, dit.clone(), &data, &weights)?;
     let stores = training.optimizer.average_stores();
-    let mut preview = Preview::new(
-        &gpu,
-        &config.preview,
-        &(&dit).into(),
-        &data.class_names,
-        config.pretrain_micro_batch(),
-        1.0,
-        &stores,
-    )?;
+    let mut preview =
+        Preview::new(&gpu, &config, &(&dit).into(), &data.class_names, config.pretrain_micro_batch(), 1.0, &stores)?;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?;
-    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
-    directory.record_device(gpu.description())?;
+    directory.record_start(&config, gpu.description())?;
     let mut metrics = MetricsLog::open(&directory, 0)?;
     global.announce(data::summary::summary(&data).trim_end());
     data::contact::write(&directory.data(), &data)?;

@@ -13,9 +13,9 @@ use crate::graph::Profile;
 use crate::model::DitConfig;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
-use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
-use crate::{assets, files, reward, rl};
+use crate::run::{RunDirectory, checkpoint};
+use crate::{assets, reward, rl};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let (config, directory) = match arguments.resume {
+    let (config, begun) = match arguments.resume {
         true => resumed(&arguments.run)?,
         false => (arguments.run.config.load(Command::Train)?, None),
     };
@@ -43,34 +43,31 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
+    let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?.flatten();
     if arguments.dry_run {
-        return dry_run(global, &config, dit, &model.class_names);
+        return dry_run(global, &rl::going_on(&config, newest.as_ref()), dit, &model.class_names);
     }
-    if let (None, Some(out)) = (&directory, &arguments.run.out) {
+    if let (None, Some(out)) = (&begun, &arguments.run.out) {
         RunDirectory::check_free(out)?;
     }
     if let Some(file) = &arguments.dump_update {
         check_output(file)?;
     }
-    // Everything is bound before anything is written.
+    // Everything is bound, and what is resumed is seen to fit, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu)?;
-    let run = rl::Run::prepare(&gpu, &config, &model, arguments.dump_update.clone())?;
-    let directory = match directory {
+    let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
+    let directory = match begun {
         Some(directory) => directory,
         None => RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?,
     };
-    // A resumed run may have been changed by `--set`.
-    files::write_atomically(&directory.config(), config.to_toml().as_bytes())?;
     global.announce(format_args!(
         "training {file} on {}; run directory {}",
         gpu.description().name,
         directory.path().display()
     ));
     let stop = stop_at_interrupt()?;
-    let options =
-        RunOptions { directory: &directory, resume: arguments.resume, verbosity: global.verbosity(), stop: &stop };
-    let outcome = run.execute(&options)?;
+    let outcome = run.execute(&RunOptions { directory: &directory, verbosity: global.verbosity(), stop: &stop })?;
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));

@@ -18,7 +18,7 @@ pub enum Status {
     Finished,
     /// Still running, stopped or crashed.
     Unfinished,
-    /// It ended with numbers that are not finite; the message.
+    /// It ended by itself, with numbers that are not finite or by a guard rail; the message.
     Failed(String),
 }
 

@@ -423,7 +423,7 @@ impl Default for Eval {
 pub struct Preview {
     /// Iterations of `train` between grids; 0 is only of the base and after the last.
     pub every: usize,
-    /// Samples a class; at most 16 classes are shown.
+    /// Samples a class; at most 16 classes are shown, those of `rollout.classes` first.
     #[schemars(range(min = 1, max = MAX_PER_CLASS))]
     pub per_class: usize,
     /// Euler steps, on a linear schedule.

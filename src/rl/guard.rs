@@ -63,6 +63,12 @@ impl Kind {
         Self::GradientCut,
     ];
 
+    /// Whether evaluations show it.
+    fn is_evaluated(self) -> bool {
+        use Kind::{Diversity, Drift, HighFrequency, Holdout, Judge, Reward};
+        matches!(self, Judge | Holdout | Reward | Diversity | HighFrequency | Drift)
+    }
+
     /// As `warnings.jsonl` and docs/troubleshooting.md call it.
     pub fn name(self) -> &'static str {
         match self {
@@ -180,9 +186,16 @@ impl Watch {
     pub fn observe(&mut self, line: &Record) -> Findings {
         let iteration = line["iteration"].as_u64().unwrap_or(0);
         let mut signs = Vec::new();
-        // A run that resumes measures the base again.
-        if iteration == 0 && self.base.is_some() {
-            return Findings::default();
+        // A run that resumes measures the base again. Other numbers mean other rewards, another judge or other
+        // samples, and what was measured with those is no yardstick any more.
+        if iteration == 0
+            && let Some(base) = &self.base
+        {
+            if same_evaluation(base, line) {
+                return Findings::default();
+            }
+            self.best.clear();
+            self.told.retain(|(kind, _), _| !kind.is_evaluated());
         }
         if let Some(spread) = number(line, "reward_std") {
             self.observe_rollout(line, spread, &mut signs);
@@ -415,6 +428,25 @@ impl Watch {
         };
         format!("lower `train.learning_rate` or `train.inner_epochs`, or raise {threshold}")
     }
+}
+
+/// Whether two lines hold the same evaluation, as far as numbers survive being written and read.
+fn same_evaluation(a: &Record, b: &Record) -> bool {
+    fn same(a: Option<&Value>, b: &Value) -> bool {
+        match (a, b) {
+            (Some(Value::Number(a)), Value::Number(b)) => match (a.as_f64(), b.as_f64()) {
+                (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs(),
+                _ => false,
+            },
+            (Some(Value::Object(a)), Value::Object(b)) => same_all(a, b, |_| true),
+            (a, b) => a == Some(b),
+        }
+    }
+    fn same_all(a: &Record, b: &Record, counts: impl Fn(&str) -> bool) -> bool {
+        let keys = |record: &Record| record.keys().filter(|key| counts(key)).count();
+        keys(a) == keys(b) && b.iter().filter(|(key, _)| counts(key)).all(|(key, b)| same(a.get(key), b))
+    }
+    same_all(a, b, |key| key.starts_with("eval/"))
 }
 
 fn in_a_row(iterations: usize) -> String {

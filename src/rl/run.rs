@@ -16,13 +16,14 @@ use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{Model, Network};
+use crate::model::{ADAPTER_CONFIG, Model, Network};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report;
 use crate::reward::Rewards;
 use crate::run::best::{Best, BestKeeper};
-use crate::run::{MetricsLog, Progress, RunDirectory, Verbosity, checkpoint, metrics};
+use crate::run::metrics::{self, Record, number};
+use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::Table;
 
 /// Where a run happens and how.
@@ -30,8 +31,6 @@ use crate::sampling::Table;
 pub struct RunOptions<'a> {
     /// Its directory.
     pub directory: &'a RunDirectory,
-    /// Continue from the newest checkpoint, if there is one.
-    pub resume: bool,
     /// How much to say.
     pub verbosity: Verbosity,
     /// Set when the person wants to stop: the iteration is finished, saved, and the run ends.
@@ -61,12 +60,17 @@ pub struct Run {
     trainer: Trainer,
     evaluator: Evaluator,
     preview: Preview,
-    base_preview: Preview,
+    /// Until the base has been drawn: its plans are not kept.
+    base_preview: Option<Preview>,
     table: Table,
     /// Elements of an image.
     dim: usize,
     /// Where the first updates are written out.
     dump: Option<PathBuf>,
+    /// Iterations that are done and have their line of metrics.
+    done: u64,
+    /// Iterations that the newest checkpoint holds.
+    saved: u64,
 }
 
 /// The model that a run begins with, as it is measured and shown.
@@ -76,20 +80,40 @@ struct Base {
     captions: Vec<String>,
 }
 
+/// The configuration with which a run goes on from a checkpoint. An adapter that it brought along is now in there: the
+/// folder that it came from is needed no more.
+pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
+    let mut config = config.clone();
+    if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
+        && newest.file(ADAPTER_CONFIG).is_ok()
+    {
+        folder.clone_from(&newest.path);
+    }
+    config
+}
+
 impl Run {
-    /// Binds every plan that the run will need, so that a lack of memory or a file that does not fit shows now.
-    /// The first two updates of the first rollout are written to the file `dump`, with all that is needed to compute
-    /// them again.
+    /// Binds every plan that the run will need, so that a lack of memory or a file that does not fit shows now; and goes
+    /// back to the `newest` checkpoint of a run that is resumed. The first two updates of the first rollout are written
+    /// to the file `dump`, with all that is needed to compute them again.
     ///
     /// # Errors
-    /// Everything of [`Trainer::new`], [`Evaluator::new`] and [`Preview::new`].
-    pub fn prepare(gpu: &Arc<Gpu>, config: &Config, base: &Model, dump: Option<PathBuf>) -> Result<Self> {
+    /// Everything of [`Trainer::new`], [`Trainer::restore`], [`Evaluator::new`] and [`Preview::new`].
+    pub fn prepare(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        base: &Model,
+        newest: Option<LoadedCheckpoint>,
+        dump: Option<PathBuf>,
+    ) -> Result<Self> {
         let _phase = gpu.phase("preparation");
         let dit = base.dit("`model.file`")?.clone();
-        let trainer = match dump {
-            None => Trainer::new(gpu, config, base)?,
-            Some(_) => Trainer::observed(gpu, config, base)?,
+        let trained = going_on(config, newest.as_ref());
+        let mut trainer = match dump {
+            None => Trainer::new(gpu, &trained, base)?,
+            Some(_) => Trainer::observed(gpu, &trained, base)?,
         };
+        let done = newest.map(|newest| trainer.restore(&newest)).transpose()?.unwrap_or(0);
         // What drift is measured against stays, as the trainer's penalty may need it too; the weights as they are
         // only until the base is measured.
         let frozen = match trainer.base() {
@@ -112,18 +136,20 @@ impl Run {
         let micro_batch = config.rollout_micro_batch();
         let network = trainer.network();
         let preview_of = |network: &Network, stores: &Stores| {
-            Preview::new(gpu, &config.preview, network, &base.class_names, micro_batch, guidance_scale, stores)
+            Preview::new(gpu, config, network, &base.class_names, micro_batch, guidance_scale, stores)
         };
         Ok(Self {
             gpu: gpu.clone(),
             preview: preview_of(network, &stores)?,
-            base_preview: preview_of(&(&dit).into(), &only_base)?,
+            base_preview: Some(preview_of(&(&dit).into(), &only_base)?),
             evaluator: Evaluator::new(gpu, config, network, &stores, Some(&base_store))?,
             table: Table::ode(1.0, config.preview.steps)?,
             dim: dit.dim(),
             config: config.clone(),
             trainer,
             dump,
+            done,
+            saved: done,
         })
     }
 
@@ -132,153 +158,211 @@ impl Run {
         self.trainer.rewards()
     }
 
-    /// Trains as the configuration says.
+    /// Trains as the configuration says. However it ends, the directory tells: `report.html`, and `failed.txt` if the
+    /// run ended by itself before its end.
     ///
     /// # Errors
-    /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written. What was
-    /// saved stays whole.
-    pub fn execute(self, options: &RunOptions<'_>) -> Result<Outcome> {
-        let Self { gpu, config, mut trainer, mut evaluator, mut preview, base_preview, table, dim, dump } = self;
+    /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written; with what
+    /// is saved, and how to go on. What was saved stays whole.
+    pub fn execute(mut self, options: &RunOptions<'_>) -> Result<Outcome> {
         let directory = options.directory;
-        directory.record_device(gpu.description())?;
-        let mut done = 0;
-        if options.resume
-            && let Some(found) = checkpoint::latest(&directory.checkpoints())?
-        {
-            done = trainer.restore(&found)?;
+        directory.record_start(&self.config, self.gpu.description())?;
+        let mut past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
+        past.retain(|line| line["iteration"].as_u64() <= Some(self.done));
+        // If an iteration could not be measured, it ends again.
+        let unmeasured = past.pop_if(|line| {
+            line["iteration"] == self.done
+                && self.due(self.config.eval.every, self.done)
+                && number(line, "eval/reward_mean").is_none()
+        });
+        if unmeasured.is_some() {
+            self.done -= 1;
         }
-        trainer.rewards().record_in(directory.path())?;
-        trainer.rewards().stop_at(options.stop);
-        let mut metrics = MetricsLog::open(directory, done)?;
-        let begin = done;
-        let rewards = trainer.rewards();
+        let mut log = MetricsLog::open(directory, self.done)?;
+        let outcome = self.work(options, &mut log, &past, unmeasured);
+        let outcome = outcome.map_err(|cause| self.ended(cause, directory, &log));
+        let _phase = self.gpu.phase("report");
+        report::refresh(directory, false);
+        outcome
+    }
+
+    /// The loop. `past` are the lines of the iterations that are done.
+    fn work(
+        &mut self,
+        options: &RunOptions<'_>,
+        log: &mut MetricsLog,
+        past: &[Record],
+        mut unmeasured: Option<Record>,
+    ) -> Result<Outcome> {
+        let (directory, begin) = (options.directory, self.saved);
+        let rewards = self.trainer.rewards();
+        rewards.record_in(directory.path())?;
+        rewards.stop_at(options.stop);
         let holdouts = rewards.names().iter().zip(rewards.weights()).filter(|(_, weight)| **weight == 0.0);
         let holdouts: Vec<String> = holdouts.map(|(name, _)| name.clone()).collect();
-        let mut past = if begin > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
-        past.retain(|line| line["iteration"].as_u64() <= Some(begin));
-        let mut keeper = BestKeeper::open(directory.best(), &config, holdouts.clone());
-        let mut guard = Guard::new(Watch::new(&config, holdouts, dim), &past, directory.warnings());
-        let total = config.train.iterations as u64;
-        let mut progress = Progress::new("training", total, options.verbosity).starting_at(done);
-        if done > 0 {
-            progress.println(&format!("resumed after iteration {done}"));
+        let mut keeper = BestKeeper::open(directory.best(), &self.config, holdouts.clone());
+        let mut guard = Guard::new(Watch::new(&self.config, holdouts, self.dim), past, directory.warnings());
+        let total = self.config.train.iterations as u64;
+        let mut progress = Progress::new("training", total, options.verbosity).starting_at(begin);
+        if begin > 0 {
+            progress.println(&format!("resumed after iteration {begin}"));
         }
         // The base is measured each time a run begins: same seeds, same numbers. But a person first wants to see
-        // that training works, so it waits until the first iteration is done. Its plans are not kept.
-        let mut base_preview = Some(base_preview);
+        // that training works, so it waits until the first iteration is done.
         let mut base = None;
         let mut tuned = None;
         let mut shown = None;
-        let mut saved = done;
         loop {
-            let working = done < total && guard.stop.is_none() && !options.stop.load(Ordering::Relaxed);
-            let found = working.then(|| trainer.iteration(done));
-            // First of all, and also if the iteration has failed: then it is wanted most.
-            if let (Some(file), Some(bytes)) = (&dump, trainer.take_dump()) {
-                files::write_atomically(file, &bytes)?;
-            }
-            let keep = config.checkpoint.keep;
-            let found = match found.transpose() {
-                Ok(found) => found,
-                Err(cause) => return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep)),
+            let working = self.done < total && guard.stop.is_none() && !options.stop.load(Ordering::Relaxed);
+            let line = match unmeasured.take() {
+                Some(line) => Some(line),
+                None => working.then(|| self.iterate(&mut progress)).transpose()?,
             };
-            if let Some(found) = &found {
-                done += 1;
-                tell(&mut progress, done, found);
-            }
-            if let Some(mut preview) = base_preview.take() {
-                let _phase = gpu.phase("base");
-                let images = preview.draw(&table)?;
-                let captions = preview.captions(&images, trainer.rewards(), 0)?;
-                let evaluation = evaluator.evaluate_base(trainer.rewards())?.expect("the base is among the stores");
+            if let Some(mut preview) = self.base_preview.take() {
+                let _phase = self.gpu.phase("base");
+                let rewards = self.trainer.rewards();
+                let images = preview.draw(&self.table)?;
+                let captions = preview.captions(&images, rewards, 0)?;
+                let evaluation = self.evaluator.evaluate_base(rewards)?.expect("the base is among the stores");
                 let line = evaluation_line(0, &evaluation);
                 if begin == 0 {
                     preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
-                    metrics.append_picture(0, &directory.sample(0))?;
-                    metrics.append(&line)?;
+                    log.append_picture(0, &directory.sample(0))?;
+                    log.append(&line)?;
                 }
                 guard.observe(&line, &progress)?;
                 base = Some(Base { evaluation, images, captions });
             }
-            let Some(found) = found else { break };
-            let due = |every: usize| done == total || (every > 0 && done.is_multiple_of(every as u64));
-            let mut line = found.to_json(config.train.learning_rate);
-            if due(config.eval.every) {
-                let _phase = gpu.phase("evaluation");
-                let evaluation = match evaluator.evaluate(trainer.rewards(), done) {
-                    Ok(evaluation) => evaluation,
-                    Err(cause) => {
-                        metrics.append(&line)?;
-                        return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep));
-                    }
-                };
-                line.append(&mut evaluation_line(done, &evaluation));
-                line.extend(base.as_ref().and_then(|base| kl_efficiency(&base.evaluation, &evaluation)));
-                tuned = Some(evaluation);
+            let Some(mut line) = line else { break };
+            let done = self.done + 1;
+            let evaluation = self.due(self.config.eval.every, done).then(|| {
+                let _phase = self.gpu.phase("evaluation");
+                self.evaluator.evaluate(self.trainer.rewards(), done)
+            });
+            if let Some(Ok(evaluation)) = &evaluation {
+                line.append(&mut evaluation_line(done, evaluation));
+                line.extend(base.as_ref().and_then(|base| kl_efficiency(&base.evaluation, evaluation)));
             }
-            metrics.append(&line)?;
+            // The iteration is done, whether it could be measured or not.
+            log.append(&line)?;
+            self.done = done;
+            tuned = evaluation.transpose()?.or(tuned);
             guard.observe(&line, &progress)?;
-            keeper.offer(&line, || Ok(trainer.averaged_model()?.to_bytes()))?;
-            if due(config.preview.every) {
-                let _phase = gpu.phase("preview");
+            keeper.offer(&line, || self.trainer.averaged_files())?;
+            let [show, save] = [self.config.preview.every, self.config.checkpoint.every].map(|it| self.due(it, done));
+            if show {
+                let _phase = self.gpu.phase("preview");
                 let (file, heading) = (directory.sample(done), format!("iteration {done}"));
-                match preview.write(&file, &table, &heading, Some((trainer.rewards(), done))) {
-                    Ok(written) => shown = Some(written),
-                    Err(cause) => return Err(keep_work(cause, &trainer, &mut metrics, directory, [saved, done], keep)),
-                }
-                metrics.append_picture(done, &file)?;
+                let rewards = Some((self.trainer.rewards(), done));
+                shown = Some(self.preview.write(&file, &self.table, &heading, rewards)?);
+                log.append_picture(done, &file)?;
             }
-            if due(config.checkpoint.every) {
-                let _phase = gpu.phase("checkpoint");
-                save(&trainer, &mut metrics, directory, done, keep)?;
-                saved = done;
+            if save && self.saved < done {
+                self.save(directory, log)?;
             }
-            if done < total && (due(config.preview.every) || due(config.checkpoint.every)) {
-                let _phase = gpu.phase("report");
+            if done < total && (show || save) {
+                let _phase = self.gpu.phase("report");
                 report::refresh(directory, true);
             }
         }
         let base = base.expect("the first pass measures it");
-        if saved < done {
-            let _phase = gpu.phase("checkpoint");
-            save(&trainer, &mut metrics, directory, done, config.checkpoint.keep)?;
+        if self.saved < self.done {
+            self.save(directory, log)?;
         }
-        let (best, warnings) = (keeper.best().cloned(), guard.warnings);
+        let (done, best, warnings) = (self.done, keeper.best().cloned(), guard.warnings);
         if done < total {
             progress.finish(&format!("stopped after iteration {done}"));
-            report::refresh(directory, false);
             return match guard.stop {
-                Some(reason) => {
-                    Err(Error::Guarded(format!("stopped after iteration {done}, which is saved: {reason}")))
-                }
+                Some(reason) => Err(Error::Guarded(format!("stopped after iteration {done}: {reason}"))),
                 None => Ok(Outcome { iterations: done, base: base.evaluation, tuned: None, best, warnings }),
             };
         }
         if tuned.is_none() {
-            let _phase = gpu.phase("evaluation");
-            tuned = Some(evaluator.evaluate(trainer.rewards(), done)?);
+            let _phase = self.gpu.phase("evaluation");
+            tuned = Some(self.evaluator.evaluate(self.trainer.rewards(), done)?);
         }
         progress.finish(&format!("{done} iterations"));
-        trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
-        if let Some(adapter) = trainer.averaged_adapter()? {
-            adapter.save(&directory.adapter(), &trainer.network().dit)?;
+        self.trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
+        if let Some(adapter) = self.trainer.averaged_adapter()? {
+            adapter.save(&directory.adapter(), &self.trainer.network().dit)?;
         }
         // The last iteration has drawn them, unless a finished run is resumed.
         let (images, captions) = match shown {
             Some(shown) => shown,
             None => {
-                let images = preview.draw(&table)?;
-                let captions = preview.captions(&images, trainer.rewards(), done)?;
+                let images = self.preview.draw(&self.table)?;
+                let captions = self.preview.captions(&images, self.trainer.rewards(), done)?;
                 (images, captions)
             }
         };
         before_after(
             &directory.before_after(),
-            &preview.panel(&base.images, "base", &base.captions),
-            &preview.panel(&images, "tuned", &captions),
+            &self.preview.panel(&base.images, "base", &base.captions),
+            &self.preview.panel(&images, "tuned", &captions),
         )?;
-        report::refresh(directory, false);
         Ok(Outcome { iterations: done, base: base.evaluation, tuned, best, warnings })
+    }
+
+    /// The next iteration, as a line of metrics.
+    fn iterate(&mut self, progress: &mut Progress) -> Result<Record> {
+        let found = self.trainer.iteration(self.done);
+        // First of all, and also if the iteration has failed: then it is wanted most.
+        if let (Some(file), Some(bytes)) = (&self.dump, self.trainer.take_dump()) {
+            files::write_atomically(file, &bytes)?;
+        }
+        let found = found?;
+        tell(progress, self.done + 1, &found);
+        Ok(found.to_json(self.config.train.learning_rate))
+    }
+
+    /// Whether what is done `every` so many iterations is done after this one.
+    fn due(&self, every: usize, done: u64) -> bool {
+        done == self.config.train.iterations as u64 || (every > 0 && done.is_multiple_of(every as u64))
+    }
+
+    /// Writes a checkpoint.
+    fn save(&mut self, directory: &RunDirectory, log: &MetricsLog) -> Result<()> {
+        let _phase = self.gpu.phase("checkpoint");
+        // The metrics of an iteration must not be lost where its checkpoint is kept.
+        log.sync()?;
+        let files = self.trainer.checkpoint(self.done)?;
+        checkpoint::save(&directory.checkpoints(), self.done, &files, self.config.checkpoint.keep)?;
+        self.saved = self.done;
+        Ok(())
+    }
+
+    /// What is to be done where a run ends before its end, and said to the person. If it is a reward that has failed, the
+    /// model is whole, and is saved as it was after the last whole iteration.
+    fn ended(&mut self, cause: Error, directory: &RunDirectory, log: &MetricsLog) -> Error {
+        let mut more = String::new();
+        if matches!(cause, Error::Reward(_))
+            && self.saved < self.done
+            && let Err(cause) = self.save(directory, log)
+        {
+            more = format!("; and what was learned after iteration {} is lost: {cause}", self.saved);
+        }
+        let saved = match self.saved {
+            0 => "nothing is saved yet, so it begins anew".to_owned(),
+            saved => format!("the run is saved up to iteration {saved}"),
+        };
+        let path = directory.path().display();
+        more += &match &cause {
+            Error::Reward(_) if self.saved.max(self.done) == 0 => {
+                "; nothing was trained yet: mend the reward, and run the same command again".to_owned()
+            }
+            Error::Reward(_) => format!("; {saved}: mend the reward, and go on with: train --resume --out {path}"),
+            Error::NotFinite(_) | Error::Guarded(_) => {
+                format!("; {saved}: choose other values, and go on with: train --resume --out {path} --set KEY=VALUE")
+            }
+            _ => format!("; {saved}: go on with: train --resume --out {path}"),
+        };
+        let error = cause.followed_by(&more);
+        if matches!(error, Error::NotFinite(_) | Error::Guarded(_))
+            && let Err(cause) = directory.record_failure(&error.to_string())
+        {
+            log::warn!("{cause}");
+        }
+        error
     }
 }
 
@@ -288,41 +372,13 @@ fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
     let moved = match found.objective {
         // It has neither densities nor a mask.
         ObjectiveName::Nft => format!("velocity moved {change:.2e}"),
-        _ => format!("kl {change:.2e}  masked {:4.1} %", 100.0 * found.mean(|update| update.masked_fraction)),
+        _ => format!("kl {change:.2e}  masked {:.1} %", 100.0 * found.mean(|update| update.masked_fraction)),
     };
     let (reward, rate) = (found.reward[0], found.images_per_second());
     progress.update(done, &format!("reward {reward:.3}  {moved}  {rate:.0} images/s"));
     if found.skipped() > 0 {
         progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
     }
-}
-
-fn save(trainer: &Trainer, metrics: &mut MetricsLog, directory: &RunDirectory, done: u64, keep: usize) -> Result<()> {
-    // The metrics of an iteration must not be lost where its checkpoint is kept.
-    metrics.sync()?;
-    checkpoint::save(&directory.checkpoints(), done, &trainer.checkpoint(done)?, keep)
-}
-
-/// What is to be done where an iteration has failed: if it is a reward that has, the model is whole, and is saved as it
-/// was after the last whole iteration.
-fn keep_work(
-    cause: Error,
-    trainer: &Trainer,
-    metrics: &mut MetricsLog,
-    directory: &RunDirectory,
-    [saved, done]: [u64; 2],
-    keep: usize,
-) -> Error {
-    let Error::Reward(message) = cause else { return cause };
-    if saved < done
-        && let Err(cause) = save(trainer, metrics, directory, done, keep)
-    {
-        return Error::Reward(format!("{message}; and what was learned up to iteration {done} is lost: {cause}"));
-    }
-    Error::Reward(format!(
-        "{message}; the run is saved up to iteration {done}: mend the reward, and go on with: train --resume --out {}",
-        directory.path().display()
-    ))
 }
 
 /// Reward gained for each nat an element of distance from the base, once there is one.

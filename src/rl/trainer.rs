@@ -32,9 +32,10 @@ struct State {
     optimizer_step: u64,
     /// Updates skipped in a row, up to the last.
     skipped_in_a_row: usize,
-    /// With LoRA: CRC-32 of the weights that the adapter adds to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// CRC-32 of the weights that the run began with; older programs wrote it with LoRA alone.
     base_crc32: Option<u32>,
+    /// Whether the weights are an adapter's; older programs did not say.
+    adapter: Option<bool>,
     /// Version of the program.
     version: String,
 }
@@ -69,7 +70,8 @@ pub struct Trainer {
     updater: Updater,
     rewards: Rewards,
     base: Option<Arc<Buffer>>,
-    base_crc32: Option<u32>,
+    /// CRC-32 of the weights that the run began with.
+    base_crc32: u32,
     dumped: Option<Vec<u8>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
@@ -152,7 +154,6 @@ impl Trainer {
         let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let adapter = Adapter::begin(config, &dit)?;
-        let base_crc32 = adapter.as_ref().map(|_| crc32fast::hash(bytemuck::cast_slice(&model.weights)));
         let weights = adapter.as_ref().map_or(&model.weights, |it| &it.weights);
         let network = Network::new(&dit, adapter.as_ref());
         let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
@@ -181,7 +182,7 @@ impl Trainer {
             updater,
             rewards,
             base,
-            base_crc32,
+            base_crc32: crc32fast::hash(bytemuck::cast_slice(&model.weights)),
             dumped: None,
             optimizer,
         })
@@ -296,6 +297,18 @@ impl Trainer {
         Ok(Some(Adapter { lora, weights: self.optimizer.read(AVERAGE)? }))
     }
 
+    /// The averaged weights as files: the model, and what was trained of it if that is an adapter.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn averaged_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut files = vec![("model.safetensors", self.averaged_model()?.to_bytes())];
+        if let Some(adapter) = self.averaged_adapter()? {
+            files.extend(adapter.files(&self.network.dit));
+        }
+        Ok(files)
+    }
+
     fn saved(&self) -> Saved<'_> {
         Saved { network: &self.network, class_names: &self.class_names }
     }
@@ -314,7 +327,8 @@ impl Trainer {
             iteration,
             optimizer_step: self.optimizer.step,
             skipped_in_a_row: self.optimizer.skipped_in_a_row,
-            base_crc32: self.base_crc32,
+            base_crc32: Some(self.base_crc32),
+            adapter: Some(self.network.lora.is_some()),
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
@@ -326,12 +340,12 @@ impl Trainer {
     /// Goes back to a checkpoint; returns the iterations done.
     ///
     /// # Errors
-    /// If it belongs to another model.
+    /// If it belongs to another model, or to another base.
     pub fn restore(&mut self, checkpoint: &LoadedCheckpoint) -> Result<u64> {
         let name = |file: &str| checkpoint.path.join(file).display().to_string();
         let state: State = serde_json::from_slice(checkpoint.file("state.json")?)
             .map_err(|cause| Error::input(format!("{} cannot be read: {cause}", name("state.json"))))?;
-        self.check_base(&checkpoint.path.display().to_string(), state.base_crc32)?;
+        self.check_base(&checkpoint.path.display().to_string(), &state)?;
         let [current, average] = self.saved().read(checkpoint)?;
         self.optimizer.write(PARAMETERS, &current);
         self.optimizer.write(AVERAGE, &average);
@@ -354,15 +368,17 @@ impl Trainer {
         Ok(state.iteration)
     }
 
-    /// Whether a checkpoint, with the base that its adapter adds to, is one of this run.
-    fn check_base(&self, checkpoint: &str, base_crc32: Option<u32>) -> Result<()> {
-        let problem = match (base_crc32, self.base_crc32) {
-            (found, expected) if found == expected => return Ok(()),
-            (Some(found), Some(expected)) => format!(
-                "adds to a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {expected:08x}"
+    /// Whether a checkpoint, with the base that it was trained from, is one of this run.
+    fn check_base(&self, checkpoint: &str, state: &State) -> Result<()> {
+        let is_adapter = state.adapter.unwrap_or(state.base_crc32.is_some());
+        let problem = match (is_adapter, self.network.lora.is_some(), state.base_crc32) {
+            (true, false, _) => "holds an adapter, but `lora` now trains all weights".to_owned(),
+            (false, true, _) => "holds all weights, but `lora` now trains an adapter".to_owned(),
+            (.., Some(found)) if found != self.base_crc32 => format!(
+                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {:08x}",
+                self.base_crc32
             ),
-            (Some(_), None) => "holds an adapter, but `lora` now trains all weights".to_owned(),
-            _ => "holds all weights, but `lora` now trains an adapter".to_owned(),
+            _ => return Ok(()),
         };
         Err(Error::input(format!("{checkpoint} {problem}: resume with the model and configuration that began the run")))
     }

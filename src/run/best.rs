@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{Record, number};
-use crate::config::{Config, KeepBest};
+use crate::config::{Config, Eval, KeepBest, Reward};
 use crate::files::write_atomically;
 use crate::{Error, Result};
 
-/// The model, with averaged weights.
-const MODEL: &str = "model.safetensors";
-/// What is known of it.
+/// What is known of the model.
 const NUMBERS: &str = "best.json";
 /// Numbers come back from JSON with a relative error of up to 2⁻⁵²: what is nearer is the same.
 const SAME: f64 = 1e-12;
@@ -27,8 +25,18 @@ pub struct Best {
     pub value: f64,
     /// The evaluation, by the keys of `metrics.jsonl`.
     pub evaluation: Record,
-    /// Checksum of `model.safetensors`, so that the two belong together.
+    /// Its files.
+    #[serde(default = "model_alone")]
+    pub files: Vec<String>,
+    /// Checksum of those, one behind the other, so that all belong together.
     pub crc32: u32,
+    /// Checksum of the keys that give the value its meaning; older programs wrote none.
+    pub scored_by: Option<u32>,
+}
+
+/// What older programs kept.
+fn model_alone() -> Vec<String> {
+    vec!["model.safetensors".into()]
 }
 
 /// Keeps the best model that it is offered.
@@ -37,6 +45,7 @@ pub struct BestKeeper {
     folder: PathBuf,
     by: KeepBest,
     holdouts: Vec<String>,
+    scored_by: u32,
     best: Option<Best>,
 }
 
@@ -50,7 +59,7 @@ impl BestKeeper {
             KeepBest::Auto => KeepBest::Reward,
             chosen => chosen,
         };
-        let mut keeper = Self { folder, by, holdouts, best: None };
+        let mut keeper = Self { folder, by, holdouts, scored_by: scored_by(config), best: None };
         keeper.best = keeper.read();
         keeper
     }
@@ -60,22 +69,17 @@ impl BestKeeper {
         self.best.as_ref()
     }
 
-    /// Where its model is.
-    pub fn model(&self) -> PathBuf {
-        self.folder.join(MODEL)
-    }
-
     /// Takes the model that `line` of `metrics.jsonl` evaluates if it is better than all before; of equals the first
-    /// stays. `bytes` gives its file.
+    /// stays. `files` gives its files by name.
     ///
     /// # Errors
-    /// Those of `bytes`, and a disk that refuses; what was kept is then still there.
-    pub fn offer(&mut self, line: &Record, bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+    /// Those of `files`, and a disk that refuses.
+    pub fn offer(&mut self, line: &Record, files: impl FnOnce() -> Result<Vec<(&'static str, Vec<u8>)>>) -> Result<()> {
         let Some(value) = self.value(line) else { return Ok(()) };
         if self.best.as_ref().is_some_and(|best| value <= best.value + SAME * best.value.abs()) {
             return Ok(());
         }
-        let bytes = bytes()?;
+        let files = files()?;
         let mut evaluation = line.clone();
         evaluation.retain(|key, _| key.starts_with("eval/"));
         let best = Best {
@@ -83,13 +87,15 @@ impl BestKeeper {
             by: self.name().to_owned(),
             value,
             evaluation,
-            crc32: crc32fast::hash(&bytes),
+            files: files.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            crc32: crc32(files.iter().map(|(_, bytes)| bytes)),
+            scored_by: Some(self.scored_by),
         };
         let numbers = self.folder.join(NUMBERS);
         let json = serde_json::to_vec_pretty(&best).map_err(|cause| Error::unwritable(&numbers, cause))?;
         std::fs::create_dir_all(&self.folder).map_err(|cause| Error::unwritable(&self.folder, cause))?;
-        // A crash between the two leaves a model that its numbers' checksum does not fit, and `read` sees that.
-        write_atomically(&self.model(), &bytes)?;
+        // A crash in between leaves files that the numbers' checksum does not fit, and `read` sees that.
+        files.iter().try_for_each(|(name, bytes)| write_atomically(&self.folder.join(name), bytes))?;
         write_atomically(&numbers, &json)?;
         self.best = Some(best);
         Ok(())
@@ -99,13 +105,21 @@ impl BestKeeper {
     fn read(&self) -> Option<Best> {
         let numbers = std::fs::read(self.folder.join(NUMBERS)).ok()?;
         let best = serde_json::from_slice::<Best>(&numbers).ok();
-        let whole =
-            best.filter(|best| std::fs::read(self.model()).is_ok_and(|bytes| crc32fast::hash(&bytes) == best.crc32));
-        let Some(best) = whole else {
-            log::warn!("{} is not whole: the next evaluation begins it anew", self.folder.display());
-            return None;
+        let read = |name: &String| std::fs::read(self.folder.join(name)).ok();
+        let is_whole = |best: &Best| {
+            best.files.iter().map(read).collect::<Option<Vec<_>>>().is_some_and(|files| crc32(&files) == best.crc32)
         };
-        Some(Best { value: self.value(&best.evaluation)?, by: self.name().to_owned(), ..best })
+        let problem = match best.filter(is_whole) {
+            None => "is not whole",
+            Some(best) if best.scored_by.is_some_and(|it| it != self.scored_by) => {
+                "was chosen by other rewards, or evaluated otherwise"
+            }
+            Some(best) => {
+                return Some(Best { value: self.value(&best.evaluation)?, by: self.name().to_owned(), ..best });
+            }
+        };
+        log::warn!("{} {problem}: the next evaluation begins it anew", self.folder.display());
+        None
     }
 
     /// What decides.
@@ -131,6 +145,23 @@ impl BestKeeper {
     }
 }
 
+/// Of several files, as if they were one.
+fn crc32<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    files.into_iter().for_each(|bytes| hasher.update(bytes));
+    hasher.finalize()
+}
+
+/// Checksum of all keys that the scores of an evaluation depend on.
+fn scored_by(config: &Config) -> u32 {
+    // How a reward is asked changes no score.
+    let Reward { timeout_seconds, retries, batch, workers, .. } = Reward::default();
+    let alike = |reward: &Reward| Reward { timeout_seconds, retries, batch, workers, ..reward.clone() };
+    let rewards: Vec<Reward> = config.reward.iter().map(alike).collect();
+    let eval = Eval { every: 0, ..config.eval.clone() };
+    crc32fast::hash(&serde_json::to_vec(&(rewards, eval)).expect("keys are text, numbers and lists"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,17 +180,25 @@ mod tests {
     fn keeper(folder: &Path, by: KeepBest) -> BestKeeper {
         let mut config = Config::default();
         config.checkpoint.keep_best = by;
-        BestKeeper::open(folder.join("best"), &config, vec!["ink".into(), "symmetry".into()])
+        open(folder, &config)
+    }
+
+    fn open(folder: &Path, config: &Config) -> BestKeeper {
+        BestKeeper::open(folder.join("best"), config, vec!["ink".into(), "symmetry".into()])
     }
 
     /// Offers a model whose bytes are its iteration.
     fn offer(keeper: &mut BestKeeper, iteration: u64, judge: f64, reward: f64) {
-        keeper.offer(&line(iteration, judge, reward), || Ok(vec![iteration as u8; 9])).unwrap();
+        let bytes = || vec![iteration as u8; 9];
+        let files = || Ok(vec![("model.safetensors", bytes()), ("adapter_model.safetensors", bytes())]);
+        keeper.offer(&line(iteration, judge, reward), files).unwrap();
     }
 
     fn kept(keeper: &BestKeeper) -> (u64, f64) {
         let best = keeper.best().unwrap();
-        assert_eq!(fs::read(keeper.model()).unwrap(), [best.iteration as u8; 9]);
+        for file in ["model.safetensors", "adapter_model.safetensors"] {
+            assert_eq!(fs::read(keeper.folder.join(file)).unwrap(), [best.iteration as u8; 9]);
+        }
         (best.iteration, best.value)
     }
 
@@ -203,13 +242,49 @@ mod tests {
     fn half_a_best_is_none() {
         let folder = tempfile::tempdir().unwrap();
         offer(&mut keeper(folder.path(), KeepBest::Judge), 1, 0.7, 0.0);
-        // The crash came after the next model and before its numbers.
-        fs::write(folder.path().join("best/model.safetensors"), [2; 9]).unwrap();
-        let mut resumed = keeper(folder.path(), KeepBest::Judge);
-        assert_eq!(resumed.best(), None);
-        offer(&mut resumed, 2, 0.8, 0.0);
-        assert_eq!(kept(&resumed), (2, 0.8));
+        // The crash came after the next model, or after its adapter, too, and before its numbers.
+        for (iteration, file) in [(2, "model.safetensors"), (3, "adapter_model.safetensors")] {
+            fs::write(folder.path().join("best").join(file), [9; 9]).unwrap();
+            let mut resumed = keeper(folder.path(), KeepBest::Judge);
+            assert_eq!(resumed.best(), None);
+            offer(&mut resumed, iteration, 0.8, 0.0);
+            assert_eq!(kept(&resumed), (iteration, 0.8));
+        }
         fs::write(folder.path().join("best/best.json"), "{").unwrap();
         assert_eq!(keeper(folder.path(), KeepBest::Judge).best(), None);
+    }
+
+    #[test]
+    fn scores_of_other_rewards_are_not_compared() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        offer(&mut open(folder.path(), &config), 1, 0.9, 5.0);
+        let resumed = |change: fn(&mut Config)| {
+            let mut config = config.clone();
+            change(&mut config);
+            open(folder.path(), &config).best().map(|best| best.iteration)
+        };
+        let same: [fn(&mut Config); 3] =
+            [|it| it.eval.every = 1, |it| it.reward[0].retries = 9, |it| it.train.learning_rate = 1.0];
+        assert_eq!(same.map(resumed), [Some(1); 3]);
+        let other: [fn(&mut Config); 4] = [
+            |it| it.reward[0].file = "another".into(),
+            |it| it.reward.push(Reward::default()),
+            |it| it.eval.seed = 0,
+            |it| it.eval.judge = "another".into(),
+        ];
+        assert_eq!(other.map(resumed), [None; 4]);
+
+        // An older program's numbers are taken as they are.
+        let file = folder.path().join("best/best.json");
+        let mut numbers: Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        numbers.remove("scored_by");
+        numbers.remove("files");
+        numbers["crc32"] = json!(crc32fast::hash(&[1; 9]));
+        fs::write(&file, serde_json::to_vec(&numbers).unwrap()).unwrap();
+        assert_eq!(resumed(|it| it.eval.seed = 0), Some(1));
+        let mut worse = open(folder.path(), &config);
+        offer(&mut worse, 2, 0.8, 0.0);
+        assert_eq!(kept(&worse), (1, 0.9));
     }
 }

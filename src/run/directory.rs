@@ -12,11 +12,11 @@
 //!   tensorboard/           the metrics and the preview grids as event files
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
-//!   best/                  the best of the evaluated models, and its numbers
+//!   best/                  the best of the evaluated models, its adapter if one is trained, and its numbers
 //!   model.safetensors      the tuned model
 //!   adapter/               what was trained of it, if that was an adapter, as PEFT writes it
 //!   before_after.png       base and tuned model, written last: the run is finished
-//!   failed.txt             why a run of a sweep cannot go on
+//!   failed.txt             why the run ended before its end, if it did so by itself; gone once it goes on
 //!   trace.json, profile.json   where the time went, with --profile
 //!   .lock                  held by the process that works here
 //! ```
@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::files::write_atomically;
 use crate::{Error, Result};
 
@@ -146,14 +146,34 @@ impl RunDirectory {
         self.path.join("tensorboard")
     }
 
-    /// Writes down on which device the run works, `device.json`.
+    /// Writes down what the run does, `config.toml`, and on which device, `device.json`. How it ended before no longer
+    /// holds.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a file cannot be written or removed.
+    pub fn record_start(&self, config: &Config, device: &impl Serialize) -> Result<()> {
+        let path = self.path.join("device.json");
+        let text = serde_json::to_vec_pretty(device).map_err(|cause| Error::unwritable(&path, cause))?;
+        write_atomically(&self.config(), config.to_toml().as_bytes())?;
+        write_atomically(&path, &text)?;
+        match fs::remove_file(self.failure()) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::unwritable(&self.failure(), cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes down why the run ended before its end, `failed.txt`.
     ///
     /// # Errors
     /// [`Error::Failed`] if the file cannot be written.
-    pub fn record_device(&self, device: &impl Serialize) -> Result<()> {
-        let path = self.path.join("device.json");
-        let text = serde_json::to_vec_pretty(device).map_err(|cause| Error::unwritable(&path, cause))?;
-        write_atomically(&path, &text)
+    pub fn record_failure(&self, message: &str) -> Result<()> {
+        write_atomically(&self.failure(), format!("{message}\n").as_bytes())
+    }
+
+    fn failure(&self) -> PathBuf {
+        self.path.join(FAILURE)
     }
 
     /// The trace of a profiled run, `trace.json`.
@@ -242,8 +262,9 @@ pub const BEFORE_AFTER: &str = "before_after.png";
 /// A run as one page.
 pub const REPORT: &str = "report.html";
 
-/// File in the directory of a run that ended with numbers that are not finite, or was stopped by a guard rail; it holds
-/// the message.
+/// File in the directory of a run that ended by itself, with numbers that are not finite or by a guard rail; it holds
+/// the message. What ended for want of something else (a reward, a device, space on the disk) has none: it goes on once
+/// that is mended.
 pub const FAILURE: &str = "failed.txt";
 
 /// File whose lock says that a process works in the directory; the system lifts it when the process ends.

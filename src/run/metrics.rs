@@ -5,9 +5,11 @@
 //! same or a later iteration. So the reader sees one unbroken history, and the file still holds all that
 //! ever happened.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -115,8 +117,11 @@ impl MetricsLog {
     }
 }
 
+/// Torn lines that were told of, by file and number.
+static TOLD: Mutex<BTreeSet<(PathBuf, usize)>> = Mutex::new(BTreeSet::new());
+
 /// Reads a log back, in order of iteration, each iteration once (see the module's text). Lines that a
-/// crash tore are skipped with a warning.
+/// crash tore are skipped, with a warning the first time.
 ///
 /// # Errors
 /// [`Error::Input`] if the file cannot be read.
@@ -130,7 +135,10 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
         let parsed = serde_json::from_slice::<Record>(line).ok();
         let Some((iteration, record)) = parsed.and_then(|record| Some((record.get(ITERATION)?.as_u64()?, record)))
         else {
-            log::warn!("{}: line {} is torn, skipped", path.display(), number + 1);
+            let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert((path.to_owned(), number)) {
+                log::warn!("{}: line {} is torn, skipped", path.display(), number + 1);
+            }
             continue;
         };
         let superseded = records.partition_point(|(earlier, _)| *earlier < iteration);

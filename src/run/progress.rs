@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 
 /// How much the person wants to hear (`-q`, nothing, `-v`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +22,32 @@ pub enum Verbosity {
 /// Without a terminal: how long to be silent between two lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The bar on the terminal, as long as there is one.
+static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
+/// Does what writes to standard error with the bar out of the way, so that neither tears the other.
+pub fn above_bar<T>(write: impl FnOnce() -> T) -> T {
+    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(WeakProgressBar::upgrade);
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// Standard error above the bar, for the log.
+#[derive(Debug)]
+pub struct AboveBar;
+
+impl Write for AboveBar {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        above_bar(|| std::io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
 /// The progress of one piece of work, told on standard error.
 pub struct Progress(Teller);
 
@@ -36,7 +63,7 @@ impl Progress {
         let label = label.into();
         Self(match verbosity {
             Verbosity::Quiet => Teller::Silent,
-            _ if std::io::stderr().is_terminal() => Teller::Bar(bar(label, total)),
+            _ if std::io::stderr().is_terminal() => Teller::Bar(bar(label, total, ProgressDrawTarget::stderr())),
             Verbosity::Normal => Teller::Lines(Lines::new(label, total, LINE_INTERVAL)),
             Verbosity::Verbose => Teller::Lines(Lines::new(label, total, Duration::ZERO)),
         })
@@ -93,15 +120,15 @@ impl Progress {
     }
 }
 
-fn bar(label: Cow<'static, str>, total: u64) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{prefix:.bold} {bar:24.cyan/dim} {pos}/{len}  {wide_msg}  {eta_precise:.dim}")
-            .expect("the template is a constant")
-            .progress_chars("━╸─");
-    let bar =
-        ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style).with_prefix(label);
+fn bar(label: Cow<'static, str>, total: u64, target: ProgressDrawTarget) -> ProgressBar {
+    // So narrow that 80 columns have room for what is said of an iteration.
+    let style = ProgressStyle::with_template("{prefix:.bold} {bar:6.cyan/dim} {pos}/{len} {eta:.dim}  {wide_msg}")
+        .expect("the template is a constant")
+        .progress_chars("━╸─");
+    let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_prefix(label);
     // The estimate of the time left goes on counting while a long iteration works.
     bar.enable_steady_tick(Duration::from_secs(1));
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
     bar
 }
 
@@ -157,6 +184,81 @@ fn clock(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use indicatif::TermLike;
+    use std::sync::Arc;
+
+    /// A terminal of 80 columns that remembers what is done to it, a line a doing.
+    #[derive(Clone, Debug, Default)]
+    struct Terminal(Arc<Mutex<Vec<String>>>);
+
+    impl Terminal {
+        fn remember(&self, what: &str) -> std::io::Result<()> {
+            self.0.lock().unwrap().push(what.to_owned());
+            Ok(())
+        }
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.remember(text)
+        }
+
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            self.remember(text)
+        }
+
+        fn clear_line(&self) -> std::io::Result<()> {
+            self.remember("clear")
+        }
+
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_log_goes_above_a_bar_that_fits_80_columns() {
+        let terminal = Terminal::default();
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let mut progress = Progress(Teller::Bar(bar("training".into(), 30, target)));
+        let message = "reward 0.812  kl 1.23e-4  masked 5.0 %  120 images/s";
+        progress.update(12, message);
+        above_bar(|| terminal.remember("warning").unwrap());
+        let done = terminal.0.lock().unwrap().clone();
+        let at = done.iter().position(|line| line == "warning").unwrap();
+        let bars = |part: &[String]| part.iter().filter(|line| line.contains("12/30")).count();
+        assert!(
+            done[..at].iter().rev().take_while(|line| !line.contains("12/30")).any(|line| line == "clear"),
+            "{done:?}"
+        );
+        assert!(bars(&done[at..]) > 0, "the bar comes back: {done:?}");
+        assert!(done[at..].iter().any(|line| line.contains(message)), "{done:?}");
+        // Nothing is taken away where there is no bar any more.
+        progress.finish("done");
+        let before = terminal.0.lock().unwrap().len();
+        above_bar(|| ());
+        assert_eq!(terminal.0.lock().unwrap().len(), before);
+    }
 
     fn lines(total: u64, interval: u64) -> Lines {
         Lines::new("training".into(), total, Duration::from_secs(interval))
@@ -193,11 +295,8 @@ mod tests {
 
     #[test]
     fn every_way_of_telling_takes_every_call() {
-        let tellers = [Teller::Silent, Teller::Bar(bar("training".into(), 3)), Teller::Lines(lines(3, 0))];
-        for teller in tellers {
-            if let Teller::Bar(bar) = &teller {
-                bar.set_draw_target(ProgressDrawTarget::hidden());
-            }
+        let bar = bar("training".into(), 3, ProgressDrawTarget::hidden());
+        for teller in [Teller::Silent, Teller::Bar(bar), Teller::Lines(lines(3, 0))] {
             let mut progress = Progress(teller).starting_at(1);
             progress.update(2, "reward 0.5");
             progress.println("a line");

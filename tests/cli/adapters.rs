@@ -66,6 +66,42 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
 }
 
 #[test]
+fn the_best_model_has_its_adapter() {
+    let here = Workplace::new();
+    let read = |name: &str| fs::read(here.path(name)).unwrap();
+    here.run("train --config train.toml --out run --set lora.rank=2 --set train.learning_rate=0.01 --set eval.every=1")
+        .succeeds();
+    here.run("merge --model base.safetensors --adapter run/best best.safetensors").succeeds();
+    assert!(read("best.safetensors") == read("run/best/model.safetensors"));
+    let sample = |arguments: &str| {
+        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png {arguments}")).succeeds();
+        read("x")
+    };
+    let best = sample("--model run/best/model.safetensors");
+    assert!(sample("--model base.safetensors --adapter run/best") == best);
+    assert!(sample("--model base.safetensors") != best);
+}
+
+#[test]
+fn a_run_goes_on_without_the_adapter_that_it_began_with() {
+    let here = Workplace::new();
+    trained(&here);
+    fs::rename(here.path("run/adapter"), here.path("brought")).unwrap();
+    let more = "--out more --set train.learning_rate=0.01 --set lora.adapter=brought";
+    here.run(&format!("train --config train.toml {more}")).succeeds();
+    fs::remove_dir_all(here.path("brought")).unwrap();
+    let resume = "train --resume --out more --set train.iterations=3";
+    assert!(here.run(&format!("{resume} --dry-run")).succeeds().contains("planned device memory"));
+    here.run(resume).succeeds();
+    let config: Value =
+        serde_json::from_slice(&fs::read(here.path("more/adapter/adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["r"].as_u64(), Some(2));
+    assert!(fs::read_to_string(here.path("more/config.toml")).unwrap().contains("adapter = \"brought\""));
+    let refused = here.run("train --resume --out more --set lora.rank=5");
+    assert!(refused.code == Some(2) && refused.err.contains("`lora.rank` is 5"), "{}", refused.err);
+}
+
+#[test]
 fn what_it_costs_is_known_before() {
     let here = Workplace::new();
     let dry = here.run("train --config train.toml --dry-run --set lora.rank=2").succeeds();
@@ -160,9 +196,16 @@ fn wrong_adapters() {
                 trained(here);
                 fs::copy(here.path("run/model.safetensors"), here.path("base.safetensors")).unwrap();
             },
-            "-q train --resume --out run",
+            "train --resume --out run",
             2,
-            &["adds to a base whose weights have the CRC-32", "resume with the model and configuration"],
+            &["was trained from a base whose weights have the CRC-32", "resume with the model and configuration"],
+        ),
+        // It changes nothing in the run, which goes on as it was begun.
+        case(
+            trained,
+            "train --resume --out run --set lora.rank=5",
+            2,
+            &["holds another adapter than `lora` describes"],
         ),
     ]);
 }

@@ -506,6 +506,18 @@ fn points_are_pretrained_fitted_tuned_and_drawn_as_a_scatter() {
     assert!(both.0 > 2 * 440 && both.1 == one.1, "{both:?} {one:?}");
 }
 
+#[test]
+fn a_torn_line_of_metrics_is_told_of_once() {
+    let here = Workplace::new();
+    here.run("train --config train.toml --out run").succeeds();
+    let log = here.path("run/metrics.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, format!("{{\"iteration\": 0, \"rew\n{text}")).unwrap();
+    // Four reports are written meanwhile, and each reads the log.
+    let resumed = here.run("train --resume --out run --set train.iterations=5");
+    assert_eq!((resumed.code, resumed.err.matches("line 1 is torn").count()), (Some(0), 1), "{}", resumed.err);
+}
+
 /// The claim of configs/rings/train.toml, on four of its twenty rollouts.
 #[test]
 fn tuning_the_rings_raises_the_reward() {

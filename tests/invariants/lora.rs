@@ -184,7 +184,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
         let refusal = |trainer: &mut Trainer| trainer.restore(&found).expect_err("it is another run").to_string();
         let other = tiny::disturbed(model.clone(), 0.01, 9);
         let message = refusal(&mut trainer(&file, &other, change));
-        assert!(message.contains("adds to a base whose weights have the CRC-32"), "{message}");
+        assert!(message.contains("was trained from a base whose weights have the CRC-32"), "{message}");
         let message = refusal(&mut trainer(&file, &model, |config| {
             change(config);
             config.lora.alpha = Some(3.0);
@@ -196,6 +196,28 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
         }));
         assert!(message.contains("holds an adapter, but `lora` now trains all weights"), "{message}");
     }
+}
+
+#[test]
+fn all_weights_are_bound_to_their_base_too() {
+    let (folder, file) = classifier_file();
+    let (model, other) = (tiny::dit(1), tiny::disturbed(tiny::dit(1), 0.01, 9));
+    let trainer = |model: &Model| Trainer::new(gpu(), &tiny::config(&file), model).expect("it is small");
+    let mut files = trainer(&model).checkpoint(3).expect("the device works");
+    let restored = |model: &Model, files: &[(&'static str, Vec<u8>)]| {
+        checkpoint::save(folder.path(), 3, files, 1).expect("the folder is writable");
+        trainer(model).restore(&checkpoint::latest(folder.path()).expect("it is whole").expect("there is one"))
+    };
+    assert_eq!(restored(&model, &files).expect("it is the same run"), 3);
+    let message = restored(&other, &files).expect_err("it is another base").to_string();
+    assert!(message.contains("was trained from a base whose weights have the CRC-32"), "{message}");
+    // An older program did not say which base it was.
+    let (_, state) = files.iter_mut().find(|(name, _)| *name == "state.json").expect("it is there");
+    let mut value: Value = serde_json::from_slice(state).expect("it is JSON");
+    let keys = value.as_object_mut().expect("it is a table");
+    assert!(["base_crc32", "adapter"].iter().all(|key| keys.remove(*key).is_some()));
+    *state = value.to_string().into_bytes();
+    assert_eq!(restored(&other, &files).expect("it may be the same run"), 3);
 }
 
 #[test]

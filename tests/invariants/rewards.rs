@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use flowdppo_wgpu::reward::{Batch, ClassifierScorer, Purpose, Reward, Rewards, classifier_for};
 use flowdppo_wgpu::rl::{Outcome, Run, RunOptions};
-use flowdppo_wgpu::run::{RunDirectory, Verbosity, metrics};
+use flowdppo_wgpu::run::{RunDirectory, Verbosity, checkpoint, metrics};
 use flowdppo_wgpu::{Error, Result};
 
 use super::super::{classifier_file, dit_of};
@@ -47,19 +47,20 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
     (config.eval.every, config.preview.every) = (2, 2);
     (config.run.out_dir, config.run.name) = (folder.to_owned(), "run".into());
     let model = tiny::dit(1);
-    let mut run = Run::prepare(gpu(), &config, &model, None)?;
+    let begun = resume.then(|| RunDirectory::open(&folder.join("run"))).transpose()?;
+    let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
+    let mut run = Run::prepare(gpu(), &config, &model, newest.flatten(), None)?;
     if let Some((fails, quietly)) = fails {
         let inner = classifier_for(gpu(), &config.reward[0].file, dit_of(&model))?;
         let flaky = Box::new(Flaky { inner, fails, quietly });
         *run.rewards() = Rewards::of(vec![("classifier".into(), flaky, 1.0.into())], dit_of(&model), &[])?;
     }
-    let directory = match resume {
-        true => RunDirectory::open(&folder.join("run"))?,
-        false => RunDirectory::create_for(&config.run, None)?,
+    let directory = match begun {
+        Some(directory) => directory,
+        None => RunDirectory::create_for(&config.run, None)?,
     };
-    fs::write(directory.config(), config.to_toml()).expect("the folder is writable");
     let stop = Arc::new(AtomicBool::new(false));
-    run.execute(&RunOptions { directory: &directory, resume, verbosity: Verbosity::Quiet, stop: &stop })
+    run.execute(&RunOptions { directory: &directory, verbosity: Verbosity::Quiet, stop: &stop })
 }
 
 /// The last line for each iteration, purpose and sample of `rewards.csv`, in their order.
@@ -76,10 +77,20 @@ fn scores(run: &Path) -> Vec<(Vec<String>, Vec<String>)> {
     last.into_iter().collect()
 }
 
-fn rewards_of(run: &Path) -> Vec<(u64, serde_json::Value)> {
-    let records = metrics::read(&run.join("metrics.jsonl")).expect("the log is whole");
-    let reward = |record: &metrics::Record| record.get("reward_mean").cloned().unwrap_or_default();
-    records.iter().map(|record| (record["iteration"].as_u64().expect("a number"), reward(record))).collect()
+/// All that was measured, save time.
+fn history(run: &Path) -> Vec<metrics::Record> {
+    let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is whole");
+    for record in &mut records {
+        record.retain(|key, _| !key.starts_with("seconds_") && key != "images_per_second");
+    }
+    records
+}
+
+/// How the run stands, as its page tells.
+fn state(run: &Path) -> String {
+    let page = fs::read_to_string(run.join("report.html")).expect("there is a page");
+    let (_, rest) = page.split_once("<span class=\"state ").expect("it says how the run stands");
+    rest[..rest.find('<').expect("a tag ends it")].to_owned()
 }
 
 #[test]
@@ -111,7 +122,8 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
         assert_eq!(error.exit_code(), 1);
         let here = folder.path().join("run");
         assert!(here.join("checkpoints/000002/manifest.json").exists(), "{purpose:?}");
-        assert!(!here.join("model.safetensors").exists());
+        assert!(!here.join("model.safetensors").exists() && !here.join("failed.txt").exists());
+        assert_eq!(state(&here), "stopped\">not finished");
 
         run(folder.path(), &classifier, true, None).expect("the reward is mended");
         for file in [
@@ -123,9 +135,24 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
             let [actual, expected] = [&here, &undisturbed].map(|run| fs::read(run.join(file)).expect("the run ended"));
             assert!(actual == expected, "{purpose:?}: {file} has other bytes");
         }
-        assert_eq!(rewards_of(&here), rewards_of(&undisturbed), "{purpose:?}");
-        if purpose != Purpose::Evaluation {
-            assert_eq!(scores(&here), scores(&undisturbed), "{purpose:?}");
-        }
+        assert_eq!(history(&here), history(&undisturbed), "{purpose:?}");
+        assert_eq!(scores(&here), scores(&undisturbed), "{purpose:?}");
+        assert_eq!(state(&here), "finished\">finished");
+    }
+}
+
+#[test]
+fn a_reward_that_fails_at_once_leaves_a_run_that_can_be_begun_again() {
+    let (_folder, classifier) = classifier_file();
+    for purpose in [Purpose::Training, Purpose::Preview, Purpose::Evaluation] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let error = run(folder.path(), &classifier, false, Some(((purpose, 0), false))).expect_err("the reward fails");
+        let end = "; nothing was trained yet: mend the reward, and run the same command again";
+        assert!(error.to_string().ends_with(end), "{error}");
+        assert_eq!(state(&folder.path().join("run")), "stopped\">not finished");
+        let outcome = run(folder.path(), &classifier, false, None).expect("the reward is mended");
+        assert_eq!(outcome.iterations, 4);
+        assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 1, "the directory is the same");
+        assert_eq!(history(&folder.path().join("run")).len(), 5);
     }
 }

@@ -92,6 +92,19 @@ fn a_healthy_run_is_left_in_peace() {
 }
 
 #[test]
+fn other_numbers_of_the_base_are_another_yardstick() {
+    let good = Seen { judge: 0.95, reward: 0.9, ..BASE };
+    // Resumed with another judge and another reward, which find half of the same pictures good.
+    let [base, worse] = [BASE, good].map(|seen| Seen { judge: seen.judge / 2.0, reward: seen.reward / 2.0, ..seen });
+    let lines = [BASE.line(0), good.line(1), base.line(0), worse.line(2), worse.line(3)];
+    assert_eq!(told(watch(|_| {}), lines).0, []);
+    // What was told by the old ones is told again by the new ones.
+    let bad = Seen { judge: 0.3, ..good };
+    let lines = [BASE.line(0), bad.line(1), BASE.line(0), bad.line(2), Seen { ink: 0.31, ..BASE }.line(0), bad.line(3)];
+    assert_eq!(told(watch(|_| {}), lines).0, [(1, Kind::Judge), (3, Kind::Judge)]);
+}
+
+#[test]
 fn each_way_of_hacking_is_seen_once_until_it_gets_worse() {
     let up = Seen { reward: 0.95, ..BASE };
     type Worsen = fn(Seen, f64) -> Seen;

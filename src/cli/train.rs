@@ -6,15 +6,15 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Global, RunArguments, check_output, eval, say, stop_at_interrupt};
-use crate::config::{Command, Config, ModelSource, Train};
+use crate::config::{self, Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Profile;
 use crate::model::DitConfig;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
-use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
+use crate::run::{RunDirectory, checkpoint};
 use crate::{assets, files, reward, rl};
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let (config, directory) = match arguments.resume {
-        true => resumed(&arguments.run)?,
+        true => resumed(global, &arguments.run)?,
         false => (arguments.run.config.load(Command::Train)?, None),
     };
     let ModelSource::File(file) = config.model.source()? else {
@@ -95,7 +95,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 }
 
 /// The configuration that a run was begun with, changed by `--set`, and its directory.
-fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
+fn resumed(global: &Global, arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
     let path: PathBuf = match &arguments.out {
         Some(out) => out.clone(),
         None => {
@@ -105,7 +105,8 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
     };
     let directory = RunDirectory::open(&path)?;
     let overrides = &arguments.config.overrides()?;
-    let config = Config::load(Some(&directory.config()), overrides)?;
+    let begun = Config::load(Some(&directory.config()), &[])?;
+    let mut config = Config::load(Some(&directory.config()), overrides)?;
     if let Some(file) = &arguments.config.config
         && Config::load(Some(file), overrides)? != config
     {
@@ -115,7 +116,31 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
             file.display()
         );
     }
+    let place = |run: &config::Run| (run.name.clone(), run.out_dir.clone());
+    if arguments.out.is_some() && place(&config.run) != place(&begun.run) {
+        return Err(Error::input(format!(
+            "`run.name` and `run.out_dir` cannot change in a resumed run, which stays in {}: leave them as they are",
+            path.display()
+        )));
+    }
+    // Without --out they have said where it is, and no more.
+    (config.run.name, config.run.out_dir) = place(&begun.run);
     config.validate(Command::Train)?;
+    if config.train.iterations < begun.train.iterations
+        && let Some(newest) = checkpoint::latest(&directory.checkpoints())?
+        && (config.train.iterations as u64) < newest.iteration
+    {
+        return Err(Error::input(format!(
+            "`train.iterations` must be at least {}, as so many are done in {}, not {}",
+            newest.iteration,
+            path.display(),
+            config.train.iterations
+        )));
+    }
+    let changes = begun.changes(&config);
+    if !changes.is_empty() {
+        global.announce(format_args!("changed: {}", changes.join(", ")));
+    }
     Ok((config, Some(directory)))
 }
 

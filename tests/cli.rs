@@ -10,9 +10,11 @@ mod cli {
     mod config;
     mod dashboard;
     mod documents;
+    mod evaluation;
     mod interruption;
     mod outside;
     mod profile;
+    mod samples;
     mod sweep;
     mod workplace;
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use flowdppo_wgpu::cli::Cli;
-use flowdppo_wgpu::config::{Command, Config, ObjectiveName, PRESETS, Sweep, reference};
+use flowdppo_wgpu::config::{Checked, Command, Config, ObjectiveName, PRESETS, Sweep, reference};
 use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
 use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
 use flowdppo_wgpu::rl::guard::Kind;
 use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
+use flowdppo_wgpu::run::checkpoint;
 
 #[path = "common/command_lines.rs"]
 mod command_lines;
@@ -185,10 +186,10 @@ fn the_reference_is_what_the_code_says() {
     check_or_update(path, &format!("{by_hand} -->\n\n{}", reference()));
 }
 
-/// What the program says to a configuration, in its own words.
+/// What a command says to a configuration, in its own words.
 fn message(command: Command, input: &str) -> String {
     let (text, overrides) = match input.strip_prefix("--set ") {
-        Some(set) => ("", vec![set.to_owned()]),
+        Some(set) => ("", set.split(" --set ").map(str::to_owned).collect()),
         None => (input, Vec::new()),
     };
     match Config::parse(text, "my.toml", &overrides).and_then(|config| config.validate(command)) {
@@ -196,30 +197,79 @@ fn message(command: Command, input: &str) -> String {
             assert_eq!(cause.exit_code(), 2, "{input}");
             cause.to_string()
         }
-        Ok(()) => panic!("docs/errors.md: nothing is wrong with {input}"),
+        Ok(()) => panic!("nothing is wrong with {input} for {command}"),
     }
 }
 
-#[test]
-fn what_is_said_about_mistakes_is_what_the_document_shows() {
-    let path = "docs/errors.md";
-    let mut command = Command::Train;
-    let mut expected = String::new();
-    let mut count = 0;
+/// What `config check` says first to a file.
+fn message_of_check(input: &str) -> String {
+    let found = Checked::text(input, "my.toml", &[], None);
+    let said = found.errors.iter().chain(&found.missing).next();
+    said.unwrap_or_else(|| panic!("nothing is wrong with {input}")).to_string()
+}
+
+/// What a whole command line says, in a folder with a run, a sweep and a configuration; nothing new is left there.
+fn message_of_program(arguments: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name);
+    checkpoint::save(&here("run/checkpoints"), 3, &[], 0).unwrap();
+    for (name, text) in [
+        ("run/config.toml", Config::default().to_toml()),
+        ("run/metrics.jsonl", "{\"iteration\": 3}\n".to_owned()),
+        ("sweep.toml", "grid.run.seed = [1, 2]\n".to_owned()),
+        ("train.toml", "[train]\n".to_owned()),
+    ] {
+        std::fs::write(here(name), text).unwrap();
+    }
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
+    let ended = program.current_dir(folder.path()).args(arguments.split(' ')).env_remove("RUST_LOG").output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap().replace(std::path::MAIN_SEPARATOR, "/");
+    assert_eq!(ended.status.code(), Some(2), "{arguments}: {said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "{arguments}");
+    let sentence = said.strip_prefix("error: ").unwrap_or_else(|| panic!("{arguments}: {said}")).trim_end();
+    assert_eq!(sentence.lines().count(), 1, "{arguments}: {said}");
+    sentence.to_owned()
+}
+
+/// Asserts that the tables of a document show what the program says: `ask` is given the section and what stands in the
+/// first column as code, and gives nothing where that is no input.
+fn check_messages(path: &str, least: usize, ask: impl Fn(&str, &str) -> Option<String>) {
+    let (mut section, mut expected, mut count) = (String::new(), String::new(), 0);
     for line in read(path).lines() {
-        if line.starts_with("## ") && line.contains("`fit-classifier`") {
-            command = Command::FitClassifier;
+        if let Some(heading) = line.strip_prefix("## ") {
+            heading.clone_into(&mut section);
         }
-        match line.strip_prefix("| `").and_then(|rest| rest.split_once("` |")) {
-            Some((input, _)) => {
-                expected += &format!("| `{input}` | {} |\n", message(command, input).replace('|', "\\|"));
+        let input = line.strip_prefix("| `").and_then(|rest| rest.split_once("` |"));
+        match input.and_then(|(input, _)| Some((input, ask(&section, input)?))) {
+            Some((input, message)) => {
+                expected += &format!("| `{input}` | {} |\n", message.replace('|', "\\|"));
                 count += 1;
             }
             None => expected += &format!("{line}\n"),
         }
     }
-    assert!(count >= 40, "{count}");
+    assert!(count >= least, "{path}: {count}");
     check_or_update(path, &expected);
+}
+
+#[test]
+fn what_is_said_about_mistakes_is_what_the_document_shows() {
+    check_messages("docs/errors.md", 100, |section, input| {
+        let commands = [Command::Train, Command::Eval, Command::Pretrain, Command::FitClassifier];
+        Some(match section {
+            "Keys, names and types" => message(Command::Train, input),
+            "Sweeps" | "What `config check` finds missing" => message_of_check(input),
+            "Command lines" => message_of_program(input),
+            _ => {
+                let is_for = |command: &Command| section == format!("Values for `{command}`");
+                let command = commands.into_iter().find(is_for).unwrap_or_else(|| panic!("whom is {section} for?"));
+                message(command, input)
+            }
+        })
+    });
+    check_messages("docs/rewards.md", 15, |section, input| {
+        (section == "What the messages mean").then(|| message(Command::Train, &format!("reward = [{{ {input} }}]")))
+    });
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! `completions`: what makes a shell complete commands and options.
 
-use clap::{Args, CommandFactory};
+use std::ffi::OsStr;
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args, Command, CommandFactory};
 
 use super::{Cli, say};
+use crate::config::PRESETS;
 use crate::error::Result;
 
 #[derive(Debug, Args)]
@@ -10,6 +14,27 @@ pub(super) struct Arguments {
     /// Shell to write for
     #[arg(value_enum)]
     shell: clap_complete::Shell,
+}
+
+/// The name of a preset: shells complete it. What is said of a misspelt one is the configuration's.
+#[derive(Clone, Debug)]
+pub(super) struct PresetNames;
+
+impl TypedValueParser for PresetNames {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> std::result::Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(PRESETS.iter().map(|preset| PossibleValue::new(preset.name))))
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {

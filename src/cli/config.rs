@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{ConfigArguments, Global, say};
+use super::completions::PresetNames;
+use super::{Changes, ConfigArguments, Global, say};
 use crate::config::{self, Checked, Command, Config, PRESETS, Preset, Style};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
@@ -62,6 +63,8 @@ struct Check {
     /// Configuration files (TOML)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    changes: Changes,
     /// Command that the files are for; without it the one that their sections are of
     #[arg(long = "for", value_name = "COMMAND", value_enum)]
     command: Option<Command>,
@@ -70,7 +73,7 @@ struct Check {
 #[derive(Debug, Args)]
 struct Presets {
     /// Preset to show
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = PresetNames)]
     name: Option<String>,
 }
 
@@ -90,8 +93,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
                     path.display()
                 )));
             }
+            let config = init.config.read()?;
+            // A file that it names may be made later.
+            if let Some(error) = init.check()?.errors.into_iter().next() {
+                return Err(error);
+            }
             let style = Style { comments: true, command: init.command, base: None };
-            init.out.write(global, &format!("{HEADER}{}", init.config.read()?.as_document(style)))
+            init.out.write(global, &format!("{HEADER}{}", config.as_document(style)))
         }
         Action::Print(print) => {
             let config = print.config.read()?;
@@ -123,6 +131,16 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
 }
 
+impl Init {
+    fn check(&self) -> Result<Checked> {
+        let overrides = self.config.overrides()?;
+        match &self.config.config {
+            Some(path) => Checked::file(path, &overrides, self.command),
+            None => Ok(Checked::text("", "", &overrides, self.command)),
+        }
+    }
+}
+
 impl Out {
     fn write(&self, global: &Global, text: &str) -> Result<()> {
         match &self.out {
@@ -141,9 +159,10 @@ impl Check {
     fn run(&self) -> Result<()> {
         let (mut problems, mut wrong) = (0, 0);
         for path in &self.files {
-            let found = Checked::file(path, &[], self.command)?;
-            found.errors.iter().for_each(say);
-            if found.errors.is_empty() {
+            let found = Checked::file(path, &self.changes.overrides()?, self.command)?;
+            let count = found.errors.len() + found.missing.len();
+            found.errors.iter().chain(&found.missing).for_each(say);
+            if count == 0 {
                 let commands: Vec<&str> = found.commands.iter().map(|command| command.name()).collect();
                 say(match (found.runs, &commands[..]) {
                     (Some(runs), _) => format!("{}: OK, a sweep of {runs} runs", path.display()),
@@ -153,8 +172,8 @@ impl Check {
                     (None, _) => format!("{}: OK for {}", path.display(), commands.join(" and ")),
                 });
             }
-            problems += found.errors.len();
-            wrong += usize::from(!found.errors.is_empty());
+            problems += count;
+            wrong += usize::from(count > 0);
         }
         match problems {
             0 => Ok(()),

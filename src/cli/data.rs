@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ConfigArguments, check_output, say};
+use super::{ConfigArguments, check_picture, say};
 use crate::config::Command;
 use crate::data;
 use crate::error::Result;
@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // The command that needs the fewest sections beside `[data]`.
     let config = arguments.config.load(Command::FitClassifier)?;
-    check_output(&arguments.out)?;
+    check_picture(&arguments.out)?;
     let data = data::load(&config.data)?;
     say(data::summary::summary(&data).trim_end());
     data::contact::write(&arguments.out, &data)?;

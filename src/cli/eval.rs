@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let mut config = arguments.config.load(Command::Train)?;
+    let mut config = arguments.config.load(Command::Eval)?;
     // Nothing stays here that would have to be small.
     config.train.half_base = false;
     let model = arguments.adapter.load_model(&arguments.model)?;

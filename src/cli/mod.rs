@@ -119,8 +119,15 @@ struct ConfigArguments {
     /// Configuration file (TOML); without it the built-in default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+/// What changes a configuration.
+#[derive(Clone, Debug, Args)]
+struct Changes {
     /// Named settings over the file, repeatable; `config presets` lists them
-    #[arg(long = "preset", value_name = "NAME")]
+    #[arg(long = "preset", value_name = "NAME", value_parser = completions::PresetNames)]
     presets: Vec<String>,
     /// Set a key over file and presets, repeatable, for instance train.iterations=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -186,8 +193,8 @@ impl RunArguments {
     }
 }
 
-impl ConfigArguments {
-    /// What changes the file: presets, then `--set`.
+impl Changes {
+    /// Presets, then `--set`, as after `--set`.
     fn overrides(&self) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for name in &self.presets {
@@ -195,6 +202,13 @@ impl ConfigArguments {
         }
         all.extend_from_slice(&self.overrides);
         Ok(all)
+    }
+}
+
+impl ConfigArguments {
+    /// What changes the file.
+    fn overrides(&self) -> Result<Vec<String>> {
+        self.changes.overrides()
     }
 
     /// The configuration, whose values may still be out of range.
@@ -303,6 +317,17 @@ fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
     })
     .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;
     Ok(stop)
+}
+
+/// Checks that a picture can be written before the work for it begins.
+fn check_picture(path: &Path) -> Result<()> {
+    match path.extension() {
+        Some(ending) if ending.eq_ignore_ascii_case("png") => check_output(path),
+        _ => Err(Error::input(format!(
+            "cannot write {}: pictures are written as PNG; choose a name that ends in .png",
+            path.display()
+        ))),
+    }
 }
 
 /// Checks that a file can be written before the work for it begins.

@@ -69,7 +69,7 @@ pub(super) struct Arguments {
     /// Also save `trajectory` [steps + 1, N, C, S, S], from noise to samples
     #[arg(long, requires = "save_tensors")]
     trajectory: bool,
-    /// Picture to write
+    /// Picture to write (PNG)
     #[arg(long, value_name = "FILE", default_value = "samples.png")]
     out: PathBuf,
 }
@@ -78,7 +78,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     check(arguments, dit)?;
-    super::check_output(&arguments.out)?;
+    super::check_picture(&arguments.out)?;
     if let Some(path) = &arguments.save_tensors {
         super::check_output(path)?;
     }

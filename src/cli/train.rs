@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Global, RunArguments, check_output, eval, say, stop_at_interrupt};
-use crate::config::{Command, Config, ModelSource, Train};
+use crate::config::{self, Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Profile;
@@ -14,7 +14,7 @@ use crate::model::DitConfig;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::directory::REPORT;
-use crate::run::{RunDirectory, checkpoint};
+use crate::run::{LoadedCheckpoint, RunDirectory, checkpoint};
 use crate::{assets, reward, rl};
 
 #[derive(Debug, Args)]
@@ -34,16 +34,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let (config, begun) = match arguments.resume {
-        true => resumed(&arguments.run)?,
-        false => (arguments.run.config.load(Command::Train)?, None),
+    let (config, begun, newest) = match arguments.resume {
+        true => resumed(global, &arguments.run)?,
+        false => (arguments.run.config.load(Command::Train)?, None, None),
     };
     let ModelSource::File(file) = config.model.source()? else {
         return Err(Error::input("train starts from a trained model: give `model.file`"));
     };
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
-    let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?.flatten();
     if arguments.dry_run {
         return dry_run(global, &rl::going_on(&config, newest.as_ref()), dit, &model.class_names);
     }
@@ -91,8 +90,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.report_profile(&gpu, &directory)
 }
 
-/// The configuration that a run was begun with, changed by `--set`, and its directory.
-fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
+/// What a run goes on from: a configuration, the directory, and the newest whole checkpoint.
+type Begun = (Config, Option<RunDirectory>, Option<LoadedCheckpoint>);
+
+/// The configuration that a run was begun with, changed by `--set`, and what there is of it.
+fn resumed(global: &Global, arguments: &RunArguments) -> Result<Begun> {
     let path: PathBuf = match &arguments.out {
         Some(out) => out.clone(),
         None => {
@@ -102,7 +104,8 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
     };
     let directory = RunDirectory::open(&path)?;
     let overrides = &arguments.config.overrides()?;
-    let config = Config::load(Some(&directory.config()), overrides)?;
+    let begun = Config::load(Some(&directory.config()), &[])?;
+    let mut config = Config::load(Some(&directory.config()), overrides)?;
     if let Some(file) = &arguments.config.config
         && Config::load(Some(file), overrides)? != config
     {
@@ -112,8 +115,33 @@ fn resumed(arguments: &RunArguments) -> Result<(Config, Option<RunDirectory>)> {
             file.display()
         );
     }
+    let place = |run: &config::Run| (run.name.clone(), run.out_dir.clone());
+    if arguments.out.is_some() && place(&config.run) != place(&begun.run) {
+        return Err(Error::input(format!(
+            "`run.name` and `run.out_dir` cannot change in a resumed run, which stays in {}: leave them as they are",
+            path.display()
+        )));
+    }
+    // Without --out they have said where it is, and no more.
+    (config.run.name, config.run.out_dir) = place(&begun.run);
     config.validate(Command::Train)?;
-    Ok((config, Some(directory)))
+    let newest = checkpoint::latest(&directory.checkpoints())?;
+    if config.train.iterations < begun.train.iterations
+        && let Some(newest) = &newest
+        && (config.train.iterations as u64) < newest.iteration
+    {
+        return Err(Error::input(format!(
+            "`train.iterations` must be at least {}, as so many are done in {}, not {}",
+            newest.iteration,
+            path.display(),
+            config.train.iterations
+        )));
+    }
+    let changes = begun.changes(&config);
+    if !changes.is_empty() {
+        global.announce(format_args!("changed: {}", changes.join(", ")));
+    }
+    Ok((config, Some(directory), newest))
 }
 
 /// Loads rewards and judge once, so that what is wrong with them is known before anything is written.

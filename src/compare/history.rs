@@ -87,7 +87,8 @@ impl History {
         let iterations = records.last().and_then(|last| last["iteration"].as_u64()).unwrap_or(0);
         let command = command_of(&records);
         let (section, key) = match command {
-            Command::Train => ("train", "iterations"),
+            // `eval` leaves no run.
+            Command::Train | Command::Eval => ("train", "iterations"),
             Command::Pretrain => ("pretrain", "steps"),
             Command::FitClassifier => ("classifier", "steps"),
         };

@@ -1,15 +1,17 @@
 //! Everything that is wrong with a configuration at once, for who mends it.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 
 use super::decode::decode_all;
 use super::schema::{out_of_range, sections};
+use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
-use super::{Command, Config, ModelSource, Sweep, parse_with_overrides};
+use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target, builtin, parse_with_overrides};
 use crate::error::{Error, Result};
 
 /// What was found in a configuration file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Checked {
     /// The commands that it was checked for.
     pub commands: Vec<Command>,
@@ -17,11 +19,14 @@ pub struct Checked {
     pub runs: Option<usize>,
     /// What is wrong with it, in words.
     pub errors: Vec<Error>,
+    /// What it names that is not there, if nothing else is wrong: files, built-in models, programs.
+    pub missing: Vec<Error>,
 }
 
 impl Checked {
-    /// Looks for everything that is wrong with a file, for `command` or, without one, for those that it is made for:
-    /// they have a section in it that no other command reads, or else read all of its sections.
+    /// Looks for everything that is wrong with a file, as `overrides` change it, for `command` or, without one, for
+    /// those that it is made for: they have a section in it that no other command reads (but `eval`, which has none of
+    /// its own). Where there are none, it is for the commands that read all of its sections and accept it.
     ///
     /// What a misspelt key or a wrong type makes of the rest is not known, so ranges are looked at without them, and
     /// what values make of each other only when there is nothing else.
@@ -36,33 +41,58 @@ impl Checked {
     /// [`Checked::file`] of a file's text; `name` stands for it in messages.
     pub fn text(text: &str, name: &str, overrides: &[String], command: Option<Command>) -> Self {
         let sources = Sources { file: name, overrides };
+        let in_file = |error: Error| if name.is_empty() { error } else { Error::input(format!("{name}: {error}")) };
         let root = match parse_with_overrides(text, sources) {
             Ok(root) => root,
-            Err(error) => return Self { commands: Vec::from_iter(command), runs: None, errors: vec![error] },
-        };
-        if root.keys().any(|key| ["sweep", "grid", "variant"].contains(&key)) {
-            let runs = Sweep::parse(&root, sources).and_then(|sweep| sweep.runs(name, Path::new("runs")));
-            let count = runs.as_ref().map(Vec::len).ok();
-            return Self { commands: vec![Command::Train], runs: count, errors: Vec::from_iter(runs.err()) };
-        }
-        let commands = command.map_or_else(|| commands_of(&root), |command| vec![command]);
-        let (config, mut errors) = decode_all::<Config>(root, sources);
-        let in_file = |error: Error| Error::input(format!("{name}: {error}"));
-        for command in &commands {
-            let Some(config) = &config else { break };
-            let mut found = out_of_range(config, *command);
-            if found.is_empty() && errors.is_empty() {
-                found.extend(config.validate_together(*command).err());
-                found.extend(config.missing_files(*command));
+            Err(error) => {
+                return Self { commands: Vec::from_iter(command), errors: vec![error], ..Self::default() };
             }
-            errors.extend(found.into_iter().map(in_file));
+        };
+        if is_sweep(&root) {
+            let commands = vec![Command::Train];
+            return match Sweep::parse(&root, sources).and_then(|sweep| sweep.runs(name, Path::new("runs"))) {
+                Ok(runs) => {
+                    let missing = runs.iter().flat_map(|run| run.config.missing(Command::Train)).map(in_file);
+                    Self { commands, runs: Some(runs.len()), missing: distinct(missing), ..Self::default() }
+                }
+                Err(error) => Self { commands, errors: vec![error], ..Self::default() },
+            };
         }
-        errors.dedup_by_key(|error| error.to_string());
-        Self { commands, runs: None, errors }
+        let (mut commands, is_certain) = command.map_or_else(|| commands_of(&root), |command| (vec![command], true));
+        let (config, errors) = decode_all::<Config>(root, sources);
+        let Some(config) = config else {
+            return Self { commands, errors, ..Self::default() };
+        };
+        let wrong_for = |command: Command| {
+            let mut found = out_of_range(&config, command);
+            if found.is_empty() && errors.is_empty() {
+                found.extend(config.validate_together(command).err());
+            }
+            found
+        };
+        if !is_certain && commands.iter().any(|command| wrong_for(*command).is_empty()) {
+            commands.retain(|command| wrong_for(*command).is_empty());
+        }
+        let wrong: Vec<Error> = commands.iter().flat_map(|command| wrong_for(*command)).map(in_file).collect();
+        let errors = distinct(errors.into_iter().chain(wrong));
+        let missing = commands.iter().filter(|_| errors.is_empty()).flat_map(|command| config.missing(*command));
+        Self { missing: distinct(missing.map(in_file)), commands, runs: None, errors }
     }
 }
 
-fn commands_of(root: &Node) -> Vec<Command> {
+/// Each message once.
+fn distinct(errors: impl Iterator<Item = Error>) -> Vec<Error> {
+    let mut found: Vec<Error> = Vec::new();
+    for error in errors {
+        if found.iter().all(|earlier| earlier.to_string() != error.to_string()) {
+            found.push(error);
+        }
+    }
+    found
+}
+
+/// The commands that a file is made for, and whether each of them is: else at least one.
+fn commands_of(root: &Node) -> (Vec<Command>, bool) {
     let all = [Command::Train, Command::Pretrain, Command::FitClassifier];
     let sections = sections();
     let readers = |name: &str| -> Vec<Command> {
@@ -71,40 +101,76 @@ fn commands_of(root: &Node) -> Vec<Command> {
             .filter(|command| section.is_none_or(|section| section.commands.contains(&command.name())))
             .collect()
     };
-    let given: Vec<Vec<Command>> = root.keys().map(readers).collect();
+    // What is set over a file does not change what it is for.
+    let in_file: Vec<&str> = root.keys_of_file().collect();
+    let keys = if in_file.is_empty() { root.keys().collect() } else { in_file };
+    let given: Vec<Vec<Command>> = keys.into_iter().map(readers).collect();
     let made_for = |command: &Command| given.iter().any(|readers| readers == &[*command]);
     let read_all = |command: &Command| given.iter().all(|readers| readers.contains(command));
-    let mut found: Vec<Command> = all.into_iter().filter(made_for).collect();
-    if found.is_empty() {
-        found.extend(all.into_iter().filter(read_all));
-    }
-    found
+    let found: Vec<Command> = all.into_iter().filter(made_for).collect();
+    if found.is_empty() { (all.into_iter().filter(read_all).collect(), false) } else { (found, true) }
 }
 
 impl Config {
-    /// Files of a person's that `command` would read, and that are not there.
-    fn missing_files(&self, command: Command) -> Vec<Error> {
+    /// Files, built-in models and programs that `command` would use, and that are not there.
+    fn missing(&self, command: Command) -> Vec<Error> {
         let mut named: Vec<(String, &Path)> = Vec::new();
+        let mut programs = Vec::new();
         if let (Command::Train | Command::Pretrain, Ok(ModelSource::File(file))) = (command, self.model.source()) {
             named.push(("model.file".into(), file.as_ref()));
         }
-        if command == Command::Train {
-            let rewards = self.reward.iter().enumerate();
-            named.extend(rewards.map(|(at, reward)| (format!("reward.{at}.file"), reward.file.as_ref())));
+        if matches!(command, Command::Train | Command::Eval) {
+            for (at, reward) in self.reward.iter().enumerate() {
+                named.extend(reward.files().map(|(key, file)| (format!("reward.{at}.{key}"), file.as_ref())));
+                programs.extend(reward.program.first().map(|program| (format!("reward.{at}.program"), program)));
+            }
             named.push(("eval.judge".into(), self.eval.judge.as_ref()));
-        } else {
+        }
+        if let (Command::Train, Some(adapter)) = (command, &self.lora.adapter) {
+            named.push(("lora.adapter".into(), adapter));
+        }
+        if matches!(command, Command::Pretrain | Command::FitClassifier) {
             let paths = [("data.path", &self.data.path), ("data.labels", &self.data.labels)];
             named.extend(paths.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.as_deref()?))));
         }
-        let is_file = |path: &Path| !path.as_os_str().is_empty() && !path.to_string_lossy().starts_with("builtin:");
-        named.retain(|(_, path)| is_file(path) && !path.exists());
-        let error = |(key, path): (String, &Path)| {
-            Error::input(format!(
+        let file = |(key, path): (String, &Path)| match builtin(&path.to_string_lossy()) {
+            Err(cause) => Some(Error::input(format!("`{key}`: {cause}"))),
+            Ok(None) if !path.as_os_str().is_empty() && !path.exists() => Some(Error::input(format!(
                 "`{key}` names {}, which does not exist: make it first, or correct the path, which starts in the \
                  current directory",
                 path.display()
+            ))),
+            Ok(_) => None,
+        };
+        let program = |(key, name): (String, &String)| {
+            Error::input(format!(
+                "`{key}` names {name}, which cannot be found: install it, or correct its name; what lies in the current \
+                 directory is called ./NAME"
             ))
         };
-        named.into_iter().map(error).collect()
+        let programs = programs.into_iter().filter(|(_, name)| !is_program(name)).map(program);
+        named.into_iter().filter_map(file).chain(programs).collect()
     }
+}
+
+impl Reward {
+    /// The files that it names, with their keys.
+    fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let output = match &self.output {
+            Output::Cosine { target: Target::File(file) } => Some(("output.target", file.as_str())),
+            Output::Ctc { alphabet } => Some(("output.alphabet", alphabet.as_str())),
+            _ => None,
+        };
+        std::iter::once(("file", self.file.as_str())).chain(output)
+    }
+}
+
+/// Whether a system would find a program: where its path says, or else in one of the folders of `PATH`.
+fn is_program(name: &str) -> bool {
+    let has_folder = Path::new(name).components().count() > 1;
+    let folders = env::var_os("PATH").filter(|_| !has_folder).unwrap_or_default();
+    let is_in = |folder: PathBuf| {
+        [name, &format!("{name}{}", env::consts::EXE_SUFFIX)].iter().any(|name| folder.join(name).is_file())
+    };
+    env::split_paths(&folders).any(is_in)
 }

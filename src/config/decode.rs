@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use super::schema::elsewhere;
 use super::tree::{Entry, Node, Place, Sources, Value};
 use crate::error::{Error, Result};
 
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The first unknown key, unknown name or wrong type: place, key path, what was expected.
 pub(super) fn decode<'de, T: Deserialize<'de>>(root: &Node, sources: Sources) -> Result<T> {
-    T::deserialize(root).map_err(|fault| sources.error(fault.place.unwrap_or(root.place), &fault))
+    T::deserialize(root).map_err(|fault| fault.explain(root, sources))
 }
 
 /// Reads a `T` from the tree with everything that is wrong with it, in the order of the file: what is wrong is left
@@ -27,8 +28,13 @@ pub(super) fn decode_all<'de, T: Deserialize<'de>>(mut root: Node, sources: Sour
         match T::deserialize(&root) {
             Ok(value) => break Some(value),
             Err(fault) => {
+                let error = fault.explain(&root, sources);
                 let is_gone = root.remove_path(&fault.path());
-                faults.push((fault.place.unwrap_or(root.place), fault));
+                // What is missing may be what was taken out.
+                let follows = |(earlier, _): &(Fault, Error)| earlier.path().starts_with(&fault.path());
+                if !(matches!(fault.what, What::MissingKey(_)) && faults.iter().any(follows)) {
+                    faults.push((fault, error));
+                }
                 if !is_gone {
                     break None;
                 }
@@ -36,14 +42,14 @@ pub(super) fn decode_all<'de, T: Deserialize<'de>>(mut root: Node, sources: Sour
         }
     };
     // In the order of the file, which is not that of the sections.
-    faults.sort_by_key(|(place, _)| *place);
-    (value, faults.into_iter().map(|(place, fault)| sources.error(place, fault)).collect())
+    faults.sort_by_key(|(fault, _)| fault.place.unwrap_or(root.place));
+    (value, faults.into_iter().map(|(_, error)| error).collect())
 }
 
 /// The keys that the table at `path` may have, in the order in which they are declared: what the answer to an unknown
 /// one names.
 pub(super) fn known_keys<'de, T: Deserialize<'de>>(path: &[&str]) -> Names {
-    let node = |value| Node { value, place: Place::Default };
+    let node = |value| Node { value, place: Place::Default, written: None };
     let table =
         |key: &str, inner| node(Value::Table(vec![Entry { key: key.to_owned(), place: Place::Default, node: inner }]));
     let unknown = table("?", node(Value::Bool(true)));
@@ -109,6 +115,26 @@ impl Fault {
         self.at(node.place)
     }
 
+    /// What is said of it; `root` is the tree that it was found in.
+    fn explain(&self, root: &Node, sources: Sources) -> Error {
+        let path = self.path();
+        let find = |path: &[&str]| path.iter().try_fold(root, |node, key| node.get(key));
+        let place = self.place.unwrap_or(root.place);
+        let table = &path[..path.len().saturating_sub(1)];
+        let kind = find(table).and_then(|table| table.get("kind"));
+        match (&self.what, find(&path), kind.map(|kind| &kind.value)) {
+            // Nobody has written that key: it came with the default, of which an override has changed the kind.
+            (What::UnknownKey { known, .. }, Some(Node { place: Place::Default, .. }), Some(Value::Text(kind))) => {
+                let (table, keys) = (table.join("."), known.iter().map(|key| format!(",{key}=...")));
+                let whole = format!("{table}={{kind='{kind}'{}}}", keys.collect::<String>());
+                let message =
+                    format!("the default `{table}` has keys of another kind: give it whole, --set \"{whole}\"");
+                sources.error(place, message)
+            }
+            _ => sources.error(place, self),
+        }
+    }
+
     /// The keys that lead to what is wrong.
     fn path(&self) -> Vec<&str> {
         let unknown = match &self.what {
@@ -151,17 +177,26 @@ impl fmt::Display for Fault {
         let keys: Vec<&str> = self.keys.iter().rev().map(String::as_str).collect();
         let path = keys.join(".");
         match &self.what {
-            What::UnknownKey { key, known } if path.is_empty() => {
-                write!(f, "unknown section [{key}]; ")?;
-                match nearest(key, known) {
-                    Some(name) => write!(f, "did you mean [{name}]?"),
-                    None => write!(f, "the sections are {}", known.join(", ")),
-                }
-            }
             What::UnknownKey { key, known } => {
-                write!(f, "unknown key `{path}.{key}`; ")?;
-                match nearest(key, known) {
-                    Some(name) => write!(f, "did you mean `{path}.{name}`?"),
+                let near = nearest(key, known);
+                let section: Vec<&str> = keys.into_iter().filter(|key| key.parse::<usize>().is_err()).collect();
+                // The files of sweeps have other sections.
+                let is_config = !path.is_empty() || known.contains(&"train");
+                let others = match near {
+                    None if is_config => elsewhere(&section.join("."), key),
+                    _ => Vec::new(),
+                };
+                let is_section = path.is_empty() && others.is_empty();
+                let quoted = |key: &str| match path.as_str() {
+                    "" if is_section => format!("[{key}]"),
+                    "" => format!("`{key}`"),
+                    path => format!("`{path}.{key}`"),
+                };
+                write!(f, "unknown {} {}; ", if is_section { "section" } else { "key" }, quoted(key))?;
+                match near {
+                    Some(name) => write!(f, "did you mean {}?", quoted(name)),
+                    None if !others.is_empty() => write!(f, "did you mean `{}`?", others.join("` or `")),
+                    None if is_section => write!(f, "the sections are {}", known.join(", ")),
                     None => write!(f, "the keys of `{path}` are {}", known.join(", ")),
                 }
             }
@@ -238,6 +273,17 @@ impl<'de> de::Deserializer<'de> for &Node {
         }
     }
 
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Fault> {
+        match (&self.value, &self.written) {
+            (Value::Text(_) | Value::List(_) | Value::Table(_), _) | (_, None) => self.deserialize_any(visitor),
+            (_, Some(written)) => visitor.visit_str(written),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> std::result::Result<V::Value, Fault> {
         visitor.visit_some(self)
     }
@@ -279,7 +325,7 @@ impl<'de> de::Deserializer<'de> for &Node {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char bytes byte_buf unit unit_struct
         seq tuple tuple_struct map identifier ignored_any
     }
 }

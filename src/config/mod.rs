@@ -1,10 +1,11 @@
-//! The configuration of `train`, `pretrain` and `fit-classifier`: one TOML schema for all.
+//! The configuration of `train`, `eval`, `pretrain` and `fit-classifier`: one TOML schema for all.
 //!
 //! Each command reads its own sections and leaves the others alone, so one file can serve several
 //! commands. Every key has a built-in default; together the defaults train on 8x8 digits. The
 //! fields of the section structs are the reference. Paths are relative to the current directory,
 //! not to the configuration file.
 
+mod builtin;
 mod check;
 mod choices;
 mod decode;
@@ -22,12 +23,14 @@ mod sweep;
 mod tree;
 mod validate;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use builtin::builtin;
 pub use check::Checked;
 pub use choices::*;
 pub(crate) use decode::nearest;
@@ -123,6 +126,8 @@ impl Default for Config {
 pub enum Command {
     /// `train`: needs `model.file`.
     Train,
+    /// `eval`: takes its model from the command line.
+    Eval,
     /// `pretrain`: needs the model's sizes, or a file to go on from.
     Pretrain,
     /// `fit-classifier`.
@@ -140,6 +145,7 @@ impl Command {
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
+            Self::Eval => "eval",
             Self::Pretrain => "pretrain",
             Self::FitClassifier => "fit-classifier",
         }
@@ -172,14 +178,23 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self> {
         let sources = Sources { file: name, overrides };
-        decode::decode(&parse_with_overrides(text, sources)?, sources)
+        let root = parse_with_overrides(text, sources)?;
+        if sweep::is_sweep(&root) {
+            return Err(Error::input(format!("{name} is a sweep: flowdppo-wgpu sweep {name} --out DIR")));
+        }
+        decode::decode(&root, sources)
     }
 
     /// The dotted keys in which two configurations differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        let table =
-            |config: &Self| toml::Table::try_from(config).expect("every value of a configuration has a TOML form");
-        differences(&table(self), &table(other))
+        differences(&self.to_table(), &other.to_table())
+    }
+
+    /// What another configuration changes in this one: `run.seed 0 → 5`.
+    pub fn changes(&self, other: &Self) -> Vec<String> {
+        let text = |value: Option<&toml::Value>| value.map_or_else(|| "not set".to_owned(), reference::toml_of);
+        let (from, to) = (self.to_table(), other.to_table());
+        unequal(&from, &to).into_iter().map(|(key, from, to)| format!("{key} {} → {}", text(from), text(to))).collect()
     }
 
     /// The resolved configuration as TOML: every key with its value, but of a reward only those of its
@@ -227,17 +242,31 @@ fn default_tree() -> Result<Node> {
 
 /// The dotted keys in which two tables differ.
 pub fn differences(a: &toml::Table, b: &toml::Table) -> Vec<String> {
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort();
-    keys.dedup();
+    unequal(a, b).into_iter().map(|(key, ..)| key).collect()
+}
+
+type Unequal<'a> = (String, Option<&'a toml::Value>, Option<&'a toml::Value>);
+
+/// The dotted keys in which two tables differ, with their values.
+fn unequal<'a>(a: &'a toml::Table, b: &'a toml::Table) -> Vec<Unequal<'a>> {
+    use toml::Value::{Array, Table};
+    let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let mut found = Vec::new();
     for key in keys {
+        let within = |inner: Vec<Unequal<'a>>, key: &str| {
+            inner.into_iter().map(|(inner, a, b)| (format!("{key}.{inner}"), a, b)).collect::<Vec<_>>()
+        };
         match (a.get(key), b.get(key)) {
             (a, b) if a == b => {}
-            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
-                found.extend(differences(a, b).into_iter().map(|inner| format!("{key}.{inner}")));
+            (Some(Table(a)), Some(Table(b))) => found.extend(within(unequal(a, b), key)),
+            (Some(Array(a)), Some(Array(b))) if a.len() == b.len() && a.iter().all(toml::Value::is_table) => {
+                for (at, pair) in a.iter().zip(b).enumerate() {
+                    if let (Table(a), Table(b)) = pair {
+                        found.extend(within(unequal(a, b), &format!("{key}.{at}")));
+                    }
+                }
             }
-            _ => found.push(key.clone()),
+            (a, b) => found.push((key.clone(), a, b)),
         }
     }
     found

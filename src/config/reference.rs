@@ -169,7 +169,7 @@ impl Section {
 }
 
 /// A value on one line, a table's `kind` first.
-fn toml_of(value: &Value) -> String {
+pub(super) fn toml_of(value: &Value) -> String {
     match value {
         // Shorter than TOML's own writer: 1e-8.
         Value::Float(value) => format!("{value:?}").replace("NaN", "nan"),

@@ -81,16 +81,13 @@ pub struct Reward {
     pub workers: usize,
 }
 
-/// `reward.file` where none is given.
-const DEFAULT_CLASSIFIER: &str = "builtin:digits8-classifier";
-
 impl Default for Reward {
     fn default() -> Self {
         Self {
             kind: RewardKind::Classifier,
             name: String::new(),
             weight: Weight::All(1.0),
-            file: DEFAULT_CLASSIFIER.into(),
+            file: "builtin:digits8-classifier".into(),
             quality: 75,
             colour: None,
             axis: Axis::LeftRight,
@@ -340,8 +337,12 @@ impl Reward {
             RewardKind::Classifier if self.file.is_empty() => {
                 wrong(key("file"), "a safetensors file or builtin:NAME", "empty")
             }
-            RewardKind::Onnx if matches!(self.file.as_str(), "" | DEFAULT_CLASSIFIER) => {
-                wrong(key("file"), "an ONNX file with the kind \"onnx\"", format_args!("{:?}", self.file))
+            RewardKind::Onnx | RewardKind::Template if self.file.is_empty() || self.file.starts_with("builtin:") => {
+                let what = if self.kind == RewardKind::Onnx { "an ONNX model" } else { "a picture" };
+                Err(Error::input(format!(
+                    "a reward of the kind \"{kind}\" needs `{}`: the path of {what}, as none is built in",
+                    key("file")
+                )))
             }
             RewardKind::Command if self.program.first().is_none_or(String::is_empty) => wrong(
                 key("program"),
@@ -362,12 +363,6 @@ impl Reward {
                     None => Ok(()),
                 }
             }
-            // The default is a classifier, and so none was given.
-            RewardKind::Template if self.file.is_empty() || self.file.starts_with("builtin:") => wrong(
-                key("file"),
-                "a picture, as `reward.kind` = \"template\" compares with one",
-                format_args!("\"{}\"", self.file),
-            ),
             RewardKind::Colour => match &self.colour {
                 None => Err(Error::input(format!(
                     "a reward of the kind \"colour\" needs `{}`: add [red, green, blue] from 0 to 1, or text such as \

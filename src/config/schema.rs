@@ -60,6 +60,21 @@ pub(super) fn sections() -> Vec<Section> {
     found
 }
 
+/// The keys of this name in other sections that a reader of the section `path` reads, too; of any section if it is none.
+pub(super) fn elsewhere(path: &str, name: &str) -> Vec<String> {
+    let sections = sections();
+    let here = sections.iter().find(|section| section.path == path);
+    if here.is_none() && !path.is_empty() {
+        return Vec::new();
+    }
+    let is_near = |section: &&Section| {
+        here.is_none_or(|here| here.commands.iter().any(|command| section.commands.contains(command)))
+    };
+    let has_it = |section: &&Section| section.keys.iter().any(|key| key.name == name);
+    let near = sections.iter().filter(is_near).filter(has_it);
+    near.map(|section| format!("{}{}.{name}", section.path, if section.is_list { ".0" } else { "" })).collect()
+}
+
 fn collect(path: &str, is_list: bool, commands: Vec<&'static str>, schema: &'static Json, found: &mut Vec<Section>) {
     let place: Vec<&str> = path.split('.').chain(is_list.then_some("0")).collect();
     let mut text = paragraphs(schema);
@@ -141,10 +156,12 @@ impl Key {
                 (low, _) => format!("{} or more", low.unwrap_or(0.0)),
             },
             Some("number") => {
-                let range = match (bound("exclusiveMinimum"), bound("minimum"), bound("exclusiveMaximum")) {
+                let (below, high) = (bound("exclusiveMaximum"), bound("maximum"));
+                let range = match (bound("exclusiveMinimum"), bound("minimum"), below, high) {
                     (Some(low), ..) => format!("> {low}"),
-                    (_, Some(low), Some(high)) => format!("{low} to below {high}"),
-                    (_, Some(low), None) => format!("≥ {low}"),
+                    (_, Some(low), Some(high), _) => format!("{low} to below {high}"),
+                    (_, Some(low), None, Some(high)) => format!("{low} to {high}"),
+                    (_, Some(low), None, None) => format!("≥ {low}"),
                     _ => "a number".to_owned(),
                 };
                 if self.schema["x-inf"] == true { format!("{range}, or `inf`") } else { range }

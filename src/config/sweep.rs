@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::decode::decode;
+use super::schema::sections;
 use super::tree::{Node, Sources, parse_file};
 use super::{Command, Config};
 use crate::error::{Error, Result};
@@ -55,6 +56,11 @@ pub struct Variant {
 /// Keys of the configuration and the values that each goes through.
 type Grid = BTreeMap<String, toml::Value>;
 
+/// Whether a file describes a sweep.
+pub(super) fn is_sweep(root: &Node) -> bool {
+    root.keys_of_file().any(|key| ["sweep", "grid", "variant"].contains(&key))
+}
+
 /// One run of a sweep.
 #[derive(Clone, Debug)]
 pub struct SweepRun {
@@ -77,6 +83,14 @@ impl Sweep {
 
     /// The sweep that a file's tree describes.
     pub(super) fn parse(root: &Node, sources: Sources) -> Result<Self> {
+        let is_config = |key: &str| sections().iter().any(|section| section.path == key);
+        if !is_sweep(root) && root.keys().any(is_config) {
+            return Err(Error::input(format!(
+                "{0} is no sweep but the configuration of a run: flowdppo-wgpu train --config {0}; a sweep names it as \
+                 `sweep.base`",
+                sources.file
+            )));
+        }
         decode(root, sources)
     }
 
@@ -195,7 +209,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Sweep> {
         let sources = Sources { file: "my.toml", overrides: &[] };
-        decode(&parse_file(text, sources)?, sources)
+        Sweep::parse(&parse_file(text, sources)?, sources)
     }
 
     fn runs(text: &str) -> Result<Vec<SweepRun>> {
@@ -244,6 +258,8 @@ mod tests {
             ("", "nothing to run"),
             ("[sweep]\nseed = [1]\n", "my.toml:2:1: unknown key `sweep.seed`; did you mean `sweep.seeds`?"),
             ("[grids]\n", "unknown section [grids]; did you mean [grid]?"),
+            ("learning_rate = 1e-4\n", "unknown section [learning_rate]; the sections are sweep, grid, variant"),
+            ("[train]\niterations = 3\n", "my.toml is no sweep but the configuration of a run: flowdppo-wgpu train"),
             ("[[variant]]\nlable = \"x\"\n", "did you mean `variant.0.label`?"),
             ("[[variant]]\nset = []\n", "needs a `label`"),
             ("[sweep]\nseeds = []\n[[variant]]\nlabel = \"x\"\n", "`sweep.seeds` is empty"),

@@ -42,6 +42,8 @@ impl Sources<'_> {
 pub(super) struct Node {
     pub value: Value,
     pub place: Place,
+    /// What stands after the `=` of an override: where text is wanted, `run.name=2024` is text.
+    pub written: Option<String>,
 }
 
 /// A TOML value. Dates are kept as their text: no key takes one, so they are only ever refused.
@@ -72,7 +74,9 @@ pub(super) fn parse_file(text: &str, sources: Sources) -> Result<Node> {
     let place = |offset| place_in_file(text, offset);
     let table = DeTable::parse(text).map_err(|e| {
         let offset = e.span().map_or(0, |span| span.start);
-        sources.error(place(offset), format!("not valid TOML: {}", e.message()))
+        let key = e.span().filter(|_| e.message() == "duplicate key").and_then(|span| text.get(span));
+        let key = key.map_or_else(String::new, |key| format!(" `{key}`"));
+        sources.error(place(offset), format!("not valid TOML: {}{key}", e.message()))
     })?;
     let span = table.span();
     let root = Spanned::new(span, DeValue::Table(table.into_inner()));
@@ -94,11 +98,12 @@ pub(super) fn apply_override(root: &mut Node, defaults: &Node, index: usize, sou
         let message = "the key is empty; expected a path such as train.iterations";
         return Err(sources.error(place, message));
     }
-    let value = value.trim();
-    let value = match DeValue::parse(value) {
-        Ok(parsed) => convert(&parsed, &|_| place, sources)?,
-        Err(_) => Node { value: Value::Text(value.to_owned()), place },
+    let written = value.trim();
+    let value = match DeValue::parse(written) {
+        Ok(parsed) => convert(&parsed, &|_| place, sources)?.value,
+        Err(_) => Value::Text(written.to_owned()),
     };
+    let value = Node { value, place, written: Some(written.to_owned()) };
     let mut node = root;
     let mut default = Some(defaults);
     let mut walked = String::new();
@@ -106,6 +111,10 @@ pub(super) fn apply_override(root: &mut Node, defaults: &Node, index: usize, sou
         default = default.and_then(|d| d.get(segment));
         node = descend(node, segment, default, place)
             .map_err(|problem| sources.error(place, format!("`{walked}` {problem}")))?;
+        // Who changes a part of a default answers for the whole.
+        if node.place == Place::Default {
+            node.place = place;
+        }
         if !walked.is_empty() {
             walked.push('.');
         }
@@ -122,7 +131,8 @@ fn descend<'n>(
     default: Option<&Node>,
     place: Place,
 ) -> std::result::Result<&'n mut Node, String> {
-    let fresh = || default.cloned().unwrap_or(Node { value: Value::Table(Vec::new()), place });
+    let empty = Node { value: Value::Table(Vec::new()), place, written: None };
+    let fresh = || default.cloned().unwrap_or(empty);
     match &mut node.value {
         Value::Table(entries) => {
             let at = entries.iter().position(|e| e.key == segment).unwrap_or_else(|| {
@@ -155,8 +165,14 @@ impl Node {
         entries.iter().map(|e| e.key.as_str())
     }
 
+    /// The keys of a table that stand in the file.
+    pub fn keys_of_file(&self) -> impl Iterator<Item = &str> {
+        let entries = if let Value::Table(entries) = &self.value { &entries[..] } else { &[] };
+        entries.iter().filter(|e| matches!(e.place, Place::File { .. })).map(|e| e.key.as_str())
+    }
+
     /// The child of that key or index.
-    fn get(&self, segment: &str) -> Option<&Self> {
+    pub fn get(&self, segment: &str) -> Option<&Self> {
         match &self.value {
             Value::Table(entries) => entries.iter().find(|e| e.key == segment).map(|e| &e.node),
             Value::List(items) => items.get(segment.parse::<usize>().ok()?),
@@ -242,7 +258,7 @@ fn convert(value: &Spanned<DeValue>, place_of: PlaceOf, sources: Sources) -> Res
             Value::Table(entries.collect::<Result<_>>()?)
         }
     };
-    Ok(Node { value, place })
+    Ok(Node { value, place, written: None })
 }
 
 fn place_in_file(text: &str, offset: usize) -> Place {

@@ -26,10 +26,15 @@ impl Config {
                 self.validate_train_model()?;
                 self.rollout.validate(self.objective.name)?;
                 self.validate_rewards()?;
+                self.validate_weights()?;
                 self.validate_objective()?;
                 self.validate_updates()?;
                 self.lora.validate(&self.train)?;
                 self.validate_best()
+            }
+            Command::Eval => {
+                self.rollout.validate_levels()?;
+                self.validate_rewards()
             }
             Command::Pretrain => {
                 self.refuse_lora(command)?;
@@ -80,11 +85,10 @@ impl Config {
     }
 
     fn validate_train_model(&self) -> Result<()> {
-        match self.model.source()? {
-            ModelSource::File(_) => Ok(()),
-            ModelSource::New(_) => Err(Error::input(
-                "train starts from a trained model: give `model.file` in place of the sizes, and \
-                 make the file with pretrain",
+        match self.model.file {
+            Some(_) => self.model.source().map(drop),
+            None => Err(Error::input(
+                "train starts from a trained model: give `model.file` in place of sizes, and make the file with pretrain",
             )),
         }
     }
@@ -114,6 +118,10 @@ impl Config {
             let expected = "a name that no other reward has";
             return wrong(format_args!("reward.{index}.name"), expected, format_args!("\"{}\"", names[index]));
         }
+        Ok(())
+    }
+
+    fn validate_weights(&self) -> Result<()> {
         if self.reward.iter().all(|reward| reward.weight.is_zero()) {
             return Err(Error::input(
                 "train has nothing to learn from: give at least one [[reward]] a `weight` other \
@@ -242,8 +250,13 @@ impl Rollout {
             }
             _ => {}
         }
+        self.validate_trained_steps(&self.validate_levels()?)
+    }
+
+    /// Every step's eta and noise level, which `eval` measures drift at; returns the levels.
+    fn validate_levels(&self) -> Result<Vec<f64>> {
         self.validate_eta()?;
-        self.validate_trained_steps()
+        self.schedule.sigmas(self.steps).map_err(|cause| in_key("rollout.schedule", cause))
     }
 
     fn validate_eta(&self) -> Result<()> {
@@ -275,15 +288,13 @@ impl Rollout {
     }
 
     /// Every step that some rollout may train on has a density, and one that can be divided by.
-    fn validate_trained_steps(&self) -> Result<()> {
-        let in_key = |key: &str, cause: Error| Error::input(format!("`{key}`: {cause}"));
-        let sigmas = self.schedule.sigmas(self.steps).map_err(|cause| in_key("rollout.schedule", cause))?;
+    fn validate_trained_steps(&self, sigmas: &[f64]) -> Result<()> {
         let candidates =
             self.trained_steps.candidates(self.steps).map_err(|cause| in_key("rollout.trained_steps", cause))?;
         if self.sampler == Sampler::Ode {
             return Ok(());
         }
-        let rows = self.sampler.table(&sigmas, |step| self.eta.at(step))?;
+        let rows = self.sampler.table(sigmas, |step| self.eta.at(step))?;
         for step in candidates {
             let (row, eta) = (rows[step], self.eta.at(step));
             if !row.has_density() {
@@ -308,6 +319,10 @@ impl Rollout {
         }
         Ok(())
     }
+}
+
+fn in_key(key: &str, cause: Error) -> Error {
+    Error::input(format!("`{key}`: {cause}"))
 }
 
 impl Pretrain {

@@ -69,7 +69,7 @@ impl RunDirectory {
     pub fn check_free(path: &Path) -> Result<()> {
         match (Self { path: path.to_owned(), lock: None }).held() {
             Some(what) => Err(Error::input(format!(
-                "{} already holds a run ({what}): continue it with --resume, or choose another --out or run.name",
+                "{} already holds a run ({what}): choose another --out or run.name; a run of train goes on with train --resume",
                 path.display()
             ))),
             None => Ok(()),

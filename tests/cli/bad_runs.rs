@@ -59,6 +59,24 @@ fn runs_to_compare() {
     ]);
 }
 
+#[test]
+fn runs_to_resume() {
+    // Two iterations.
+    let finished: fn(&Workplace) = |here| _ = here.run("-q train --config train.toml --out run").succeeds();
+    const STAYS: &[&str] = &["`run.name` and `run.out_dir` cannot change", "stays in run"];
+    check(&[
+        case(
+            finished,
+            "train --resume --out run --set train.iterations=1",
+            2,
+            &["`train.iterations` must be at least 2, as so many are done in run, not 1"],
+        ),
+        case(finished, "train --resume --out run --set run.name=other", 2, STAYS),
+        case(finished, "train --resume --out run --set run.out_dir=elsewhere", 2, STAYS),
+        case(finished, "train --resume --out run --set train.iterations=0", 2, &["`train.iterations` must be"]),
+    ]);
+}
+
 /// Writes `sweep.toml`.
 fn sweep(here: &Workplace, text: &str) {
     fs::write(here.path("sweep.toml"), text).unwrap();
@@ -69,6 +87,18 @@ fn sweeps() {
     const SWEEP: &str = "sweep sweep.toml --out s";
     check(&[
         case(nothing, SWEEP, 2, &["cannot read sweep.toml"]),
+        case(
+            |here| sweep(here, "[grid]\ntrain.iterations = [1, 2]\n"),
+            "train --config sweep.toml",
+            2,
+            &["sweep.toml is a sweep: flowdppo-wgpu sweep sweep.toml"],
+        ),
+        case(
+            nothing,
+            "sweep train.toml --out s",
+            2,
+            &["train.toml is no sweep", "flowdppo-wgpu train --config train.toml", "`sweep.base`"],
+        ),
         case(|here| sweep(here, ""), SWEEP, 2, &["sweep.toml has nothing to run", "[[variant]]", "[grid]"]),
         case(
             |here| sweep(here, "[sweep]\nseds = [1]\n"),

@@ -1,28 +1,12 @@
-//! Every command with good input: what it prints and what it leaves behind.
+//! Commands with good input: what it prints and what it leaves behind.
 
 use std::path::Path;
 
 use flowdppo_wgpu::config::Config;
-use flowdppo_wgpu::graph::{Graph, Interpreter};
-use flowdppo_wgpu::model::{Dit, Model, Tensors, read_tensors, write_tensors};
-use flowdppo_wgpu::optimizer::PARAMETERS;
+use flowdppo_wgpu::model::{Model, read_tensors};
 use serde_json::Value;
 
-use super::workplace::{Ended, MADE, Workplace, program, sit_tiny};
-
-fn picture(path: &Path) -> (u32, u32) {
-    let picture = image::open(path).unwrap_or_else(|cause| panic!("{}: {cause}", path.display()));
-    (picture.width(), picture.height())
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {line}"))).collect()
-}
-
-fn number(value: &Value, key: &str) -> f64 {
-    value[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
-}
+use super::workplace::{Ended, MADE, Workplace, lines, number, picture, program};
 
 #[test]
 fn devices_lists_and_tests_every_adapter() {
@@ -263,6 +247,7 @@ fn training_twice_loses_nothing_and_a_resumed_run_ends_like_an_uninterrupted_one
     let ended = here.run("train --config train.toml --resume --set train.iterations=2");
     assert!(ended.err.contains("resumed after iteration 1"), "{}", ended.err);
     assert!(!ended.err.contains("keeps its own configuration"), "{}", ended.err);
+    assert!(ended.out.starts_with("changed: train.iterations 1 → 2\n"), "{}", ended.out);
     ended.succeeds();
     assert_eq!(std::fs::read(here.path("runs/tiny/model.safetensors")).unwrap(), whole);
     let iterations = lines(&here.path("runs/tiny/metrics.jsonl"));
@@ -272,161 +257,12 @@ fn training_twice_loses_nothing_and_a_resumed_run_ends_like_an_uninterrupted_one
     assert!(ended.err.contains("keeps its own configuration, runs/tiny/config.toml"), "{}", ended.err);
     ended.succeeds();
     // The directory's configuration is that of the run as it is now.
-    assert_eq!(Config::load(Some(&here.path("runs/tiny/config.toml")), &[]).unwrap().train.iterations, 2);
-}
-
-#[test]
-fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
-    let here = Workplace::new();
-    let sample = |arguments: &str| -> Tensors {
-        here.run(&format!("sample --model base.safetensors --steps 3 --save-tensors x.safetensors {arguments}"))
-            .succeeds();
-        picture(&here.path("samples.png"));
-        read_tensors(&here.path("x.safetensors")).unwrap()
-    };
-    let classes = "--class 3 --class 7 --count 2";
-    let drawn = sample(&format!("{classes} --trajectory"));
-    assert_eq!(drawn["labels"].1, [3.0, 3.0, 7.0, 7.0]);
-    assert_eq!(drawn["x0"].0, [4, 1, 8, 8]);
-    let (shape, trajectory) = &drawn["trajectory"];
-    assert_eq!(*shape, [4, 4, 1, 8, 8]);
-    let (noise, last) = (&trajectory[..256], &trajectory[3 * 256..]);
-    assert_eq!(last, drawn["x0"].1);
-
-    let file = Tensors::from([
-        ("x".to_owned(), (vec![4, 1, 8, 8], noise.to_vec())),
-        ("labels".to_owned(), drawn["labels"].clone()),
-    ]);
-    write_tensors(&here.path("noise.safetensors"), &file).unwrap();
-    let from_noise = sample("--noise noise.safetensors");
-    assert_eq!(from_noise["x0"], drawn["x0"]);
-    assert!(!from_noise.contains_key("trajectory"));
-
-    assert_eq!(sample(classes)["x0"], drawn["x0"], "the same seed");
-    assert_ne!(sample(&format!("{classes} --seed 1"))["x0"], drawn["x0"]);
-    assert_ne!(sample(&format!("{classes} --guidance-scale 3"))["x0"], drawn["x0"]);
-    // Without strength a stochastic sampler is the deterministic one; with it, its noise has the seed's key.
-    assert_eq!(sample(&format!("{classes} --sampler flow-sde --eta 0"))["x0"], drawn["x0"]);
-    let stochastic = sample(&format!("{classes} --sampler flow-sde"));
-    assert_ne!(stochastic["x0"], drawn["x0"]);
-    assert_eq!(sample("--sampler flow-sde --noise noise.safetensors")["x0"], stochastic["x0"]);
-
-    let all = sample("--count 1 --out all.png");
-    assert_eq!(all["labels"].1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
-    assert_eq!(sample("--class 10 --count 1")["labels"].1, [10.0], "no class");
-    picture(&here.path("all.png"));
-}
-
-#[test]
-fn an_imported_model_goes_back_to_the_file_that_it_came_from() {
-    let here = Workplace::new();
-    here.import_sit();
-    here.run("export --format sit sit.safetensors back.safetensors").succeeds();
-    let [foreign, back] = ["foreign", "back"].map(|name| read_tensors(&here.path(&format!("{name}.safetensors"))));
-    assert_eq!(foreign.unwrap(), back.unwrap());
-    // It says nothing of this program: it is as foreign as before.
-    here.run("import --format sit --num-heads 2 back.safetensors again.safetensors").succeeds();
-    let read = |name: &str| std::fs::read(here.path(name)).unwrap();
-    assert!(read("again.safetensors") == read("sit.safetensors"));
-}
-
-/// A foreign model through the whole program, against Euler steps by the f64 twins of the ops.
-#[test]
-fn an_imported_model_samples_by_plain_euler_steps() {
-    const STEPS: usize = 7;
-    let here = Workplace::new();
-    here.import_sit();
-    let io = read_tensors(&sit_tiny("io.safetensors")).unwrap();
-    let labels = &io["y"].1;
-    let noise = Tensors::from([("x".to_owned(), io["x"].clone()), ("labels".to_owned(), io["y"].clone())]);
-    write_tensors(&here.path("noise.safetensors"), &noise).unwrap();
-    here.run(
-        "sample --model sit.safetensors --sampler ode --steps 7 --shift 1 --noise noise.safetensors --save-tensors \
-         x.safetensors --trajectory",
-    )
-    .succeeds();
-    let actual = read_tensors(&here.path("x.safetensors")).unwrap();
-
-    let model = Model::load(&here.path("sit.safetensors")).unwrap();
-    let config = model.dit("it").unwrap();
-    let mut graph = Graph::new();
-    let x = graph.input("x", &config.image_shape(labels.len()));
-    let [time, classes] = ["time", "labels"].map(|name| graph.input(name, &[labels.len()]));
-    let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
-    let velocity = Dit::new(config, parameters).velocity(&mut graph, x, time, classes);
-    let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
-    let mut twin = Interpreter::new([(PARAMETERS, wide(&model.weights))].into());
-    let mut state = wide(&io["x"].1);
-    for step in 0..=STEPS {
-        let at = &actual["trajectory"].1[step * state.len()..][..state.len()];
-        let error: f64 = at.iter().zip(&state).map(|(a, e)| (f64::from(*a) - e).powi(2)).sum();
-        let scale: f64 = state.iter().map(|value| value * value).sum();
-        // A relative error of 1e-5: some roundings of f32 in each of a dozen layers, over seven steps.
-        assert!(error <= 1e-10 * scale, "step {step}: {:.1e}", (error / scale).sqrt());
-        // SiT's own time runs from 0 at noise to 1 at data.
-        twin.write(x, &state);
-        twin.write(time, &vec![step as f64 / STEPS as f64; labels.len()]);
-        twin.write(classes, &wide(labels));
-        twin.run(&graph);
-        for (value, v) in state.iter_mut().zip(twin.value(&graph, velocity)) {
-            *value -= v / STEPS as f64;
-        }
-    }
-}
-
-#[test]
-fn eval_measures_a_model_and_its_drift() {
-    let here = Workplace::new();
-    here.run("train --config train.toml --out run --set train.learning_rate=0.01").succeeds();
-    let eval = |arguments: &str| here.run(&format!("eval --config train.toml {arguments}")).succeeds();
-    let json = |arguments: &str| -> Value { serde_json::from_str(&eval(&format!("{arguments} --json"))).unwrap() };
-
-    let text = eval("--model base.safetensors");
-    assert!(text.contains("reward") && text.contains("judge's accuracy") && !text.contains("drift"), "{text}");
-    let alone = json("--model base.safetensors");
-    assert_eq!((alone["samples"].as_u64(), &alone["drift"]), (Some(20), &Value::Null));
-    assert!((0.0..=1.0).contains(&number(&alone, "judge_accuracy")) && number(&alone, "diversity") > 0.0);
-
-    let tuned = json("--model run/model.safetensors --base base.safetensors");
-    assert!(number(&tuned["drift"], "velocity_msd") > 0.0 && number(&tuned["drift"], "kl_mean") > 0.0);
-    assert_eq!(tuned["drift"]["kl_by_step"].as_array().unwrap().len(), 4);
-    let unmoved = json("--model base.safetensors --base base.safetensors");
-    assert_eq!((number(&unmoved["drift"], "velocity_msd"), number(&unmoved["drift"], "image_msd")), (0.0, 0.0));
-    assert!(eval("--model run/model.safetensors --base base.safetensors").contains("KL by step"));
-    // What training said in the end is what `eval` says of the files.
-    let last = lines(&here.path("run/metrics.jsonl")).pop().unwrap();
-    assert_eq!(last["eval/reward_mean"], tuned["reward_mean"]);
-}
-
-#[test]
-fn eval_tells_trained_classes_from_others_and_rewards_apart() {
-    let here = Workplace::new();
-    here.run("train --config train.toml --out run --set train.learning_rate=0.01").succeeds();
-    let json = |arguments: &str| -> Value {
-        let model = "eval --config train.toml --json --model run/model.safetensors";
-        serde_json::from_str(&here.run(&format!("{model} {arguments}")).succeeds()).unwrap()
-    };
-    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
-    let all = json("--base base.safetensors");
-    assert!(["reward_untrained", "components"].iter().all(|key| all.get(*key).is_none()), "{all}");
-
-    // Four of ten classes.
-    let part = json("--base base.safetensors --set rollout.classes=[0,3,4,9]");
-    for [whole, trained, untrained] in
-        [["reward_mean", "reward_trained", "reward_untrained"], ["judge_accuracy", "judge_trained", "judge_untrained"]]
-    {
-        close(number(&part, whole), number(&all, whole));
-        close(number(&part, whole), 0.4 * number(&part, trained) + 0.6 * number(&part, untrained));
-    }
-    assert_ne!(part["reward_trained"], part["reward_untrained"]);
-    let [moved, everywhere] = [number(&part, "image_msd_untrained"), number(&part["drift"], "image_msd")];
-    assert!(moved > 0.0 && moved < everywhere / 0.6, "{moved} of {everywhere}");
-
-    let ink = json("--set reward.1.kind=ink --set reward.1.weight=-0.5");
-    let [classifier, ink_of] = ["classifier", "ink"].map(|name| number(&ink["components"], name));
-    close(number(&ink, "reward_mean"), classifier - 0.5 * ink_of);
-    close(classifier, number(&all, "reward_mean"));
-    assert!(ink_of > 0.0 && ink_of < 1.0, "{ink_of}");
+    let config = |run: &str| Config::load(Some(&here.path(&format!("runs/{run}/config.toml"))), &[]).unwrap();
+    assert_eq!(config("tiny").train.iterations, 2);
+    // Without --out the name says where the run is; its own it keeps.
+    let out = here.run("train --resume --set run.name=tiny-2 --set run.seed=5 --set train.iterations=3").succeeds();
+    assert!(out.starts_with("changed: run.seed 0 → 5, train.iterations 2 → 3\n"), "{out}");
+    assert_eq!((config("tiny-2").run.name.as_str(), config("tiny-2").run.seed), ("tiny", 5));
 }
 
 #[test]

@@ -42,6 +42,41 @@ fn a_check_shows_everything_and_ends_with_two() {
 }
 
 #[test]
+fn a_check_takes_what_a_run_takes() {
+    let here = Workplace::new();
+    let check = |arguments: &str| here.run(&format!("config check {arguments}"));
+    assert_eq!(check("--preset quick train.toml").succeeds(), "train.toml: OK for train\n");
+    assert_eq!(check("train.toml --set train.micro_batch=3 --for eval").succeeds(), "train.toml: OK for eval\n");
+    assert_eq!(check("pretrain.toml --for eval").succeeds(), "pretrain.toml: OK for eval\n");
+    for (arguments, said) in [
+        ("train.toml --set train.micro_batch=3", "train.toml: `train.micro_batch` = 3 must divide"),
+        ("train.toml --set train.iteratons=3", "--set train.iteratons=3: unknown key"),
+        ("train.toml --set lora.adapter=nowhere", "train.toml: `lora.adapter` names nowhere, which does not exist"),
+    ] {
+        let ended = check(arguments);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(2), "error: 1 to mend in 1 of 1 files\n"), "{arguments}");
+        assert!(ended.out.starts_with(said), "{}", ended.out);
+    }
+    assert!(check("train.toml --preset quik").err.contains("did you mean `quick`?"));
+}
+
+#[test]
+fn what_would_be_refused_is_not_written() {
+    let here = Workplace::new();
+    let before = here.snapshot();
+    for arguments in ["--set train.iterations=0", "--config train.toml --set train.micro_batch=3 --for train"] {
+        let ended = here.run(&format!("config init {arguments} --out my.toml"));
+        assert_eq!(ended.code, Some(2), "{arguments}");
+        assert!(ended.err.starts_with("error: ") && ended.err.contains("`train."), "{}", ended.err);
+    }
+    assert_eq!(here.snapshot(), before);
+    // Nobody trains with it; and what it names may be made later.
+    here.run("config init --for eval --set train.iterations=0 --out eval.toml").succeeds();
+    here.run("config init --set model.file=later.safetensors --out later.toml").succeeds();
+    here.run("config init --config pretrain.toml --out sizes.toml").succeeds();
+}
+
+#[test]
 fn presets_go_over_the_file_and_under_set() {
     let here = Workplace::new();
     let print = |arguments: &str| here.run(&format!("config print --config train.toml {arguments}")).succeeds();
@@ -66,5 +101,7 @@ fn every_shell_gets_completions() {
         for word in ["fit-classifier", "preset", "completions"] {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
+        // The others complete no values.
+        assert!(script.contains("whole-batch") || ["powershell", "elvish"].contains(&shell), "{shell}");
     }
 }

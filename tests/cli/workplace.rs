@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Eight pixels, one block: an iteration is a matter of milliseconds, even on a software driver.
@@ -177,4 +178,20 @@ impl Ended {
         assert!(!self.err.contains("error"), "{}", self.err);
         self.out
     }
+}
+
+/// Width and height of a picture.
+pub fn picture(path: &Path) -> (u32, u32) {
+    let picture = image::open(path).unwrap_or_else(|cause| panic!("{}: {cause}", path.display()));
+    (picture.width(), picture.height())
+}
+
+/// The lines of a file of JSON lines.
+pub fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|cause| panic!("{cause}: {line}"))).collect()
+}
+
+pub fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
 }

@@ -1,6 +1,6 @@
 //! Configurations as the program writes and explains them: schema, commented files, presets, differences, checks.
 
-use flowdppo_wgpu::config::{Checked, Command, Config, PRESETS, Preset, Style, schema};
+use flowdppo_wgpu::config::{Checked, Command, Config, PRESETS, Preset, Style, reference, schema};
 
 use crate::{METHODS, SHIPPED, parse, shipped};
 
@@ -190,6 +190,13 @@ fn bounds_of_the_schema_are_those_of_the_program() {
 }
 
 #[test]
+fn a_range_in_the_reference_has_both_ends() {
+    let line = |key: &str| reference().lines().find(|line| line.contains(&format!("| `{key}` |"))).map(str::to_owned);
+    assert!(line("guard.max_masked_fraction").unwrap().contains("| 0 to 1 |"));
+    assert!(line("guard.min_diversity").unwrap().contains("| 0 to below 1 |"));
+}
+
+#[test]
 fn a_commented_configuration_gives_the_same_configuration_back() {
     let mut all = shipped_files();
     all.push(("the defaults".into(), Config::default()));
@@ -238,6 +245,9 @@ fn for_a_command_only_what_it_reads_is_written() {
     let text = Config::default().as_document(style);
     let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
     assert_eq!(headers, ["[run]", "[data]", "[classifier]"]);
+    let text = Config::default().as_document(Style { command: Some(Command::Eval), ..Style::default() });
+    let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
+    assert_eq!(headers, ["[run]", "[rollout]", "[[reward]]", "[eval]"]);
 }
 
 #[test]
@@ -282,7 +292,14 @@ fn presets_can_be_combined_and_trained_with() {
 }
 
 fn errors(text: &str, command: Option<Command>) -> Vec<String> {
-    Checked::text(text, "my.toml", &[], command).errors.iter().map(ToString::to_string).collect()
+    errors_with(text, &[], command)
+}
+
+/// Everything that a check says.
+fn errors_with(text: &str, set: &[&str], command: Option<Command>) -> Vec<String> {
+    let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+    let found = Checked::text(text, "my.toml", &set, command);
+    found.errors.iter().chain(&found.missing).map(ToString::to_string).collect()
 }
 
 #[test]
@@ -315,6 +332,69 @@ fn a_check_finds_files_that_are_not_there() {
     assert!(found[1].starts_with("my.toml: `reward.0.file` names nor this"), "{found:?}");
     let data = "[data]\nkind = 'folder'\npath = 'no'\n[classifier]\nsteps = 3\n";
     assert!(errors(data, None)[0].starts_with("my.toml: `data.path` names no,"));
+    let adapter = "[lora]\nadapter = 'no'\n";
+    assert!(errors(adapter, None)[0].starts_with("my.toml: `lora.adapter` names no,"));
+    let onnx = "[[reward]]\nkind = 'onnx'\nfile = 'Cargo.toml'\noutput = { kind = 'ctc', alphabet = 'no.txt' }\n";
+    assert!(errors(onnx, None)[0].starts_with("my.toml: `reward.0.output.alphabet` names no.txt,"));
+    // What a run is not resumed or begun with does not count.
+    assert!(Checked::text(adapter, "my.toml", &[], None).errors.is_empty());
+}
+
+#[test]
+fn a_check_finds_built_in_models_that_there_are_not() {
+    for (text, expected) in [
+        (
+            "[model]\nfile = 'builtin:digit8-base'\n",
+            "`model.file`: there is no model `builtin:digit8-base`; did you mean `builtin:digits8-base`?",
+        ),
+        (
+            "[eval]\njudge = 'builtin:digits8-jugde'\n",
+            "`eval.judge`: there is no model `builtin:digits8-jugde`; did you mean `builtin:digits8-judge`?",
+        ),
+        (
+            "[[reward]]\nfile = 'builtin:x'\n",
+            "`reward.0.file`: there is no model `builtin:x`: use builtin:digits8-base, builtin:digits8-classifier, \
+          builtin:digits8-judge, builtin:rings-base, builtin:rings-classifier, builtin:rings-judge, or a file",
+        ),
+    ] {
+        assert_eq!(errors(text, None), [format!("my.toml: {expected}")]);
+    }
+    assert!(errors("[[reward]]\n", Some(Command::Eval)).is_empty());
+    assert_eq!(errors("[[reward]]\nfile = 'builtin:x'\n", Some(Command::Eval)).len(), 1);
+    let sweep = "[grid]\neval.judge = ['', 'builtin:x', 'builtin:y']\n";
+    assert_eq!(errors(sweep, None).len(), 2);
+}
+
+#[test]
+fn a_check_finds_programs_that_there_are_not() {
+    let check = |program: &str| errors(&format!("[[reward]]\nkind = 'command'\nprogram = ['{program}', 'x']\n"), None);
+    assert_eq!(
+        check("no-such-program"),
+        ["my.toml: `reward.0.program` names no-such-program, which cannot be found: install it, or correct its name; \
+          what lies in the current directory is called ./NAME"]
+    );
+    assert_eq!(check("./Cargo").len(), 1);
+    // A name is looked for in PATH, a path from the current directory.
+    assert_eq!(check("Cargo.toml").len(), 1);
+    for found in ["./Cargo.toml", "cargo", "src/lib.rs"] {
+        assert_eq!(check(found), [""; 0], "{found}");
+    }
+}
+
+/// What is taken out to go on reading leaves a hole, which is nobody's mistake.
+#[test]
+fn a_check_blames_nobody_for_what_follows_from_another_mistake() {
+    for (text, expected) in [
+        ("rollout.trained_steps.kind = 'sparse_early'\n", "did you mean \"sparse-early\"?"),
+        ("rollout.schedule = { kind = 'static-shift', shfit = 1.0 }\n", "did you mean `rollout.schedule.shift`?"),
+    ] {
+        let found = errors(text, None);
+        assert!(found.len() == 1 && found[0].ends_with(expected), "{found:?}");
+    }
+    let found = errors("rollout.schedule = { shift = 1.0 }\n", None);
+    assert_eq!(found, ["my.toml:1:20: `rollout.schedule` needs the key `kind`"]);
+    let found = errors_with("", &["rollout.trained_steps.kind=list"], None);
+    assert!(found.len() == 1 && found[0].contains("give it whole"), "{found:?}");
 }
 
 #[test]
@@ -323,12 +403,25 @@ fn a_check_knows_what_a_file_is_for() {
     assert_eq!(commands("[run]\n[rollout]\n[model]\n"), [Command::Train]);
     assert_eq!(commands("[train]\n[pretrain]\n"), [Command::Train, Command::Pretrain]);
     assert_eq!(commands("[run]\n[model]\n[data]\n"), [Command::Pretrain]);
+    assert_eq!(commands("[rollout]\n[[reward]]\n[eval]\n"), [Command::Train]);
+    // Sizes are for pretrain, a file for both.
+    let sizes =
+        "[model]\nimage_size=8\nchannels=1\npatch_size=2\nhidden_size=64\ndepth=3\nnum_heads=4\nnum_classes=10\n";
+    assert_eq!(commands(sizes), [Command::Pretrain]);
+    assert!(errors(sizes, None).is_empty());
+    assert_eq!(commands("[model]\nfile='builtin:digits8-base'\n"), [Command::Train, Command::Pretrain]);
+    assert_eq!(errors("[model]\ndepth=3\n", None).len(), 2);
     assert_eq!(commands("[data]\n[classifier]\n"), [Command::FitClassifier]);
     assert_eq!(commands("[nonsense]\n[train]\n"), [Command::Train]);
     let sweep = |text: &str| Checked::text(text, "my.toml", &[], None);
     assert_eq!(sweep("[grid]\ntrain.iterations = [1, 2, 3]\n").runs, Some(3));
     let wrong = sweep("[grid]\ntrain.iterations = [1, 0]\n").errors;
     assert!(wrong[0].to_string().contains("`train.iterations` must be a whole number"), "{wrong:?}");
+    // What is set over a file is checked, and does not change what the file is for.
+    let set = Checked::text(sizes, "my.toml", &["train.iterations=0".to_owned()], None);
+    assert_eq!((set.commands.as_slice(), set.errors.len()), (&[Command::Pretrain][..], 0));
+    assert_eq!(errors_with("[train]\n", &["train.iterations=0"], None).len(), 1);
+    assert_eq!(errors("[[reward]]\nweight = 0\n", Some(Command::Eval)), [""; 0]);
     // Ranges of a command's own sections alone.
     assert_eq!(errors("[train]\niterations = 0\n[pretrain]\nsteps = 0\n", Some(Command::Pretrain)).len(), 1);
 }

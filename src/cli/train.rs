@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let (config, begun, newest) = match arguments.resume {
-        true => resumed(global, &arguments.run)?,
+        true => resumed(&arguments.run)?,
         false => (arguments.run.config.load(Command::Train)?, None, None),
     };
     let ModelSource::File(file) = config.model.source()? else {
@@ -57,7 +57,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.start_profiling(&gpu)?;
     let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     let directory = match begun {
-        Some(directory) => directory,
+        Some(directory) => {
+            let changes = Config::load(Some(&directory.config()), &[])?.changes(&config);
+            if !changes.is_empty() {
+                global.announce(format_args!("changed: {}", changes.join(", ")));
+            }
+            directory
+        }
         None => RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?,
     };
     global.announce(format_args!(
@@ -94,7 +100,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 type Begun = (Config, Option<RunDirectory>, Option<LoadedCheckpoint>);
 
 /// The configuration that a run was begun with, changed by `--set`, and what there is of it.
-fn resumed(global: &Global, arguments: &RunArguments) -> Result<Begun> {
+fn resumed(arguments: &RunArguments) -> Result<Begun> {
     let path: PathBuf = match &arguments.out {
         Some(out) => out.clone(),
         None => {
@@ -126,8 +132,7 @@ fn resumed(global: &Global, arguments: &RunArguments) -> Result<Begun> {
     (config.run.name, config.run.out_dir) = place(&begun.run);
     config.validate(Command::Train)?;
     let newest = checkpoint::latest(&directory.checkpoints())?;
-    if config.train.iterations < begun.train.iterations
-        && let Some(newest) = &newest
+    if let Some(newest) = &newest
         && (config.train.iterations as u64) < newest.iteration
     {
         return Err(Error::input(format!(
@@ -136,10 +141,6 @@ fn resumed(global: &Global, arguments: &RunArguments) -> Result<Begun> {
             path.display(),
             config.train.iterations
         )));
-    }
-    let changes = begun.changes(&config);
-    if !changes.is_empty() {
-        global.announce(format_args!("changed: {}", changes.join(", ")));
     }
     Ok((config, Some(directory), newest))
 }

@@ -37,26 +37,12 @@ impl Config {
                 self.validate_rewards()
             }
             Command::Pretrain => {
-                self.refuse_lora(command)?;
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
                 self.pretrain.validate()
             }
-            Command::FitClassifier => {
-                self.refuse_lora(command)?;
-                self.data.validate()
-            }
+            Command::FitClassifier => self.data.validate(),
         }
-    }
-
-    fn refuse_lora(&self, command: Command) -> Result<()> {
-        if self.lora.is_used() {
-            return Err(Error::input(format!(
-                "{command} trains all weights, so `lora.rank` and `lora.adapter` do nothing: remove them, or train with \
-                 `train`"
-            )));
-        }
-        Ok(())
     }
 
     /// Samples of a rollout: groups x group_size, or `usize::MAX` if that is more.

@@ -135,18 +135,6 @@ fn wrong_adapters() {
             2,
             &["`lora.alpha` does nothing with `lora.adapter`"],
         ),
-        case(
-            nothing,
-            "pretrain --config pretrain.toml --set lora.rank=4",
-            2,
-            &["pretrain trains all weights", "`lora.rank`"],
-        ),
-        case(
-            nothing,
-            "fit-classifier --config fit.toml --set lora.adapter=run/adapter",
-            2,
-            &["fit-classifier trains all weights", "`lora.adapter`"],
-        ),
         case(nothing, "train --config train.toml --set lora.rank=2 --set lora.alpha=0", 2, &["`lora.alpha`"]),
         case(
             nothing,

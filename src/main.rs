@@ -10,9 +10,10 @@ use flowdppo_wgpu::run::progress::AboveBar;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // https://no-color.org
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let style = if std::io::stderr().is_terminal() && !plain { "always" } else { "never" };
+    // https://no-color.org; and where TERM says nothing, nobody promises that colours are understood.
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let style = if std::io::stderr().is_terminal() && !is_plain { "always" } else { "never" };
     Builder::from_env(Env::default().default_filter_or(cli.log_filter()).default_write_style_or(style))
         .format_timestamp(None)
         .format_target(false)

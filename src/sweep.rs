@@ -111,7 +111,7 @@ impl SweepPlan {
             Some(directory) => directory,
             None => RunDirectory::create_for(&config.run, Some(&path))?,
         };
-        match prepared.execute(&RunOptions { directory: &directory, verbosity, stop }) {
+        match prepared.execute(&RunOptions { directory: &directory, verbosity, stop, in_sweep: true }) {
             Ok(outcome) => Ok(Ended::Trained(Box::new(outcome))),
             Err(Error::NotFinite(message) | Error::Guarded(message)) => Ok(Ended::Failed(message)),
             Err(other) => Err(other),

@@ -44,7 +44,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
     if arguments.dry_run {
-        return dry_run(global, &rl::going_on(&config, newest.as_ref()), dit, &model.class_names);
+        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), dit, &model.class_names);
     }
     if let (None, Some(out)) = (&begun, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -72,7 +72,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         directory.path().display()
     ));
     let stop = stop_at_interrupt()?;
-    let outcome = run.execute(&RunOptions { directory: &directory, verbosity: global.verbosity(), stop: &stop })?;
+    let verbosity = global.verbosity();
+    let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
@@ -142,6 +143,13 @@ fn resumed(arguments: &RunArguments) -> Result<Begun> {
             config.train.iterations
         )));
     }
+    if newest.is_some() && config.lora.adapter != begun.lora.adapter {
+        return Err(Error::input(format!(
+            "`lora.adapter` cannot change in a resumed run: the checkpoints in {} hold what became of it; leave it as it \
+             is, or begin another run",
+            path.display()
+        )));
+    }
     Ok((config, Some(directory), newest))
 }
 
@@ -154,11 +162,12 @@ fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, class_names: 
     Ok(())
 }
 
-fn dry_run(global: &Global, config: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
+/// Says what `config` is and what training with it would take; `trained` is what it comes to where the run has begun.
+fn dry_run(global: &Global, config: &Config, trained: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
     check_scorers(&gpu, config, dit, class_names)?;
     let profile = Profile::of(&gpu);
-    let cost: Cost = Trainer::cost(config, dit, &profile)?;
+    let cost: Cost = Trainer::cost(trained, dit, &profile)?;
     say(config.to_toml().trim_end());
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let gigaflops = |flops: u64| flops as f64 / 1e9;
@@ -184,7 +193,7 @@ fn dry_run(global: &Global, config: &Config, dit: &DitConfig, class_names: &[Str
         ("half_base", |train| &mut train.half_base),
     ];
     for (key, switch) in switches {
-        let mut other = config.clone();
+        let mut other = trained.clone();
         let on = switch(&mut other.train);
         *on = !*on;
         let setting = format!("train.{key} = {on}");

@@ -161,7 +161,7 @@ impl Reward {
             Output::Ctc { alphabet } => Some(("output.alphabet", alphabet.as_str())),
             _ => None,
         };
-        std::iter::once(("file", self.file.as_str())).chain(output)
+        [("file", self.file.as_str()), ("metadata", self.metadata.as_str())].into_iter().chain(output)
     }
 }
 

@@ -430,12 +430,12 @@ impl Watch {
     }
 }
 
-/// Whether two lines hold the same evaluation, as far as numbers survive being written and read.
+/// Whether two lines hold the same evaluation, to what another device or driver may round otherwise.
 fn same_evaluation(a: &Record, b: &Record) -> bool {
     fn same(a: Option<&Value>, b: &Value) -> bool {
         match (a, b) {
             (Some(Value::Number(a)), Value::Number(b)) => match (a.as_f64(), b.as_f64()) {
-                (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs(),
+                (Some(a), Some(b)) => (a - b).abs() <= 1e-3 * a.abs(),
                 _ => false,
             },
             (Some(Value::Object(a)), Value::Object(b)) => same_all(a, b, |_| true),

@@ -35,6 +35,8 @@ pub struct RunOptions<'a> {
     pub verbosity: Verbosity,
     /// Set when the person wants to stop: the iteration is finished, saved, and the run ends.
     pub stop: &'a Arc<AtomicBool>,
+    /// Whether a sweep does it, whose file has the configuration: nobody should change it in the run's directory.
+    pub in_sweep: bool,
 }
 
 /// How a run ended.
@@ -178,9 +180,10 @@ impl Run {
         if unmeasured.is_some() {
             self.done -= 1;
         }
-        let mut log = MetricsLog::open(directory, self.done)?;
+        // The base's numbers stay where a checkpoint is: they are not written again.
+        let mut log = MetricsLog::open(directory, self.done.max(self.saved.min(1)))?;
         let outcome = self.work(options, &mut log, &past, unmeasured);
-        let outcome = outcome.map_err(|cause| self.ended(cause, directory, &log));
+        let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
         let _phase = self.gpu.phase("report");
         report::refresh(directory, false);
         outcome
@@ -333,7 +336,8 @@ impl Run {
 
     /// What is to be done where a run ends before its end, and said to the person. If it is a reward that has failed, the
     /// model is whole, and is saved as it was after the last whole iteration.
-    fn ended(&mut self, cause: Error, directory: &RunDirectory, log: &MetricsLog) -> Error {
+    fn ended(&mut self, cause: Error, options: &RunOptions<'_>, log: &MetricsLog) -> Error {
+        let directory = options.directory;
         let mut more = String::new();
         if matches!(cause, Error::Reward(_))
             && self.saved < self.done
@@ -351,6 +355,7 @@ impl Run {
                 "; nothing was trained yet: mend the reward, and run the same command again".to_owned()
             }
             Error::Reward(_) => format!("; {saved}: mend the reward, and go on with: train --resume --out {path}"),
+            Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
             Error::NotFinite(_) | Error::Guarded(_) => {
                 format!("; {saved}: choose other values, and go on with: train --resume --out {path} --set KEY=VALUE")
             }

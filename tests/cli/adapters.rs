@@ -91,7 +91,7 @@ fn a_run_goes_on_without_the_adapter_that_it_began_with() {
     here.run(&format!("train --config train.toml {more}")).succeeds();
     fs::remove_dir_all(here.path("brought")).unwrap();
     let resume = "train --resume --out more --set train.iterations=3";
-    assert!(here.run(&format!("{resume} --dry-run")).succeeds().contains("planned device memory"));
+    assert!(here.run(&format!("{resume} --dry-run")).succeeds().contains("adapter = \"brought\""));
     here.run(resume).succeeds();
     let config: Value =
         serde_json::from_slice(&fs::read(here.path("more/adapter/adapter_config.json")).unwrap()).unwrap();
@@ -99,6 +99,8 @@ fn a_run_goes_on_without_the_adapter_that_it_began_with() {
     assert!(fs::read_to_string(here.path("more/config.toml")).unwrap().contains("adapter = \"brought\""));
     let refused = here.run("train --resume --out more --set lora.rank=5");
     assert!(refused.code == Some(2) && refused.err.contains("`lora.rank` is 5"), "{}", refused.err);
+    let refused = here.run("train --resume --out more --set lora.adapter=run/best");
+    assert!(refused.code == Some(2) && refused.err.contains("`lora.adapter` cannot change"), "{}", refused.err);
 }
 
 #[test]

@@ -336,6 +336,8 @@ fn a_check_finds_files_that_are_not_there() {
     assert!(errors(adapter, None)[0].starts_with("my.toml: `lora.adapter` names no,"));
     let onnx = "[[reward]]\nkind = 'onnx'\nfile = 'Cargo.toml'\noutput = { kind = 'ctc', alphabet = 'no.txt' }\n";
     assert!(errors(onnx, None)[0].starts_with("my.toml: `reward.0.output.alphabet` names no.txt,"));
+    let metadata = "[[reward]]\nkind = 'http'\nurl = 'http://127.0.0.1:1'\nrewards = ['x']\nmetadata = 'no.json'\n";
+    assert!(errors(metadata, None)[0].starts_with("my.toml: `reward.0.metadata` names no.json,"));
     // What a run is not resumed or begun with does not count.
     assert!(Checked::text(adapter, "my.toml", &[], None).errors.is_empty());
 }

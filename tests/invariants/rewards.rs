@@ -60,7 +60,7 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
         None => RunDirectory::create_for(&config.run, None)?,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    run.execute(&RunOptions { directory: &directory, verbosity: Verbosity::Quiet, stop: &stop })
+    run.execute(&RunOptions { directory: &directory, verbosity: Verbosity::Quiet, stop: &stop, in_sweep: false })
 }
 
 /// The last line for each iteration, purpose and sample of `rewards.csv`, in their order.

@@ -95,9 +95,9 @@ fn every_command_line_of_the_documents_runs() {
     }
     let drawn = Command::new("python3").arg("docs/tutorial/draw.py").current_dir(here).status();
     assert!(drawn.expect("python3 is needed, as for the rewards that are programs").success());
-    // The README's two files.
+    // The README's files.
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    for block in readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+    for block in readme.split("\n```").filter_map(|block| block.split_once('\n')).map(|(_, block)| block) {
         if let Some(name) = block.lines().next().and_then(|line| line.strip_prefix("# ")) {
             std::fs::write(here.join(name), block).unwrap();
         }

@@ -22,7 +22,7 @@ pub const SCRIPT: &str = include_str!("../../assets/pages/script.js");
 
 /// Files of a run's directory: name, what it is, and whether a browser can show it.
 pub(super) const FILES: [(&str, &str, bool); 14] = [
-    ("model.safetensors", "the tuned model", false),
+    ("model.safetensors", "the model that was made", false),
     ("adapter", "what was trained of it", false),
     ("best", "the best of the evaluated models", false),
     ("before_after.png", "base and tuned side by side", true),

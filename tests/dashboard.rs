@@ -107,6 +107,8 @@ fn the_index_leads_to_runs_and_their_files() {
         assert_eq!((answer.status, answer.header("content-type")), (200, Some(kind)), "{path}");
         assert!(answer.body.contains(words), "{path}");
     }
+    let typed = get(address, "/runs/first");
+    assert_eq!((typed.status, typed.header("location")), (308, Some("/runs/first/")));
     let head = ask(address, "HEAD", "/runs/first/", &[]);
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 
 use crate::error::{Error, Result};
@@ -90,6 +90,7 @@ fn router(site: Arc<Site>) -> Router {
         .route("/", get(index))
         .route("/style.css", get(async || text("text/css; charset=utf-8", STYLE)))
         .route("/script.js", get(async || text("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/runs/{run}", get(async |uri: Uri| Redirect::permanent(&format!("{}/", uri.path()))))
         .route("/runs/{run}/", get(run))
         .route("/runs/{run}/{*file}", get(file))
         .fallback(async || StatusCode::NOT_FOUND)

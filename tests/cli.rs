@@ -4,6 +4,7 @@
 mod cli {
     mod adapters;
     mod bad_input;
+    mod bad_pictures;
     mod bad_runs;
     mod bench;
     mod commands;

@@ -1,0 +1,80 @@
+//! Bad pictures, and folders of them that do not fit.
+
+use std::fs;
+
+use super::bad_input::{case, check, halve, nothing};
+use super::workplace::Workplace;
+
+/// A folder `pictures` of two classes with a picture each.
+fn pictures(here: &Workplace) {
+    for class in ["cats", "dogs"] {
+        fs::create_dir_all(here.path("pictures").join(class)).unwrap();
+        image::RgbImage::new(8, 8).save(here.path("pictures").join(class).join("a.png")).unwrap();
+    }
+}
+
+#[test]
+fn pictures_and_their_folders() {
+    const FOLDER: &str = "pretrain --config pretrain.toml --set data.kind=folder --set data.path=pictures";
+    check(&[
+        case(nothing, FOLDER, 2, &["cannot read pictures"]),
+        case(|here| fs::create_dir(here.path("pictures")).unwrap(), FOLDER, 2, &["pictures", "no sub-folders"]),
+        case(
+            |here| {
+                pictures(here);
+                fs::create_dir(here.path("pictures/empty")).unwrap();
+            },
+            FOLDER,
+            2,
+            &["empty", "no picture"],
+        ),
+        case(
+            |here| {
+                pictures(here);
+                halve(&here.path("pictures/cats/a.png"), &here.path("pictures/dogs/b.png"));
+            },
+            FOLDER,
+            2,
+            &["b.png", "cannot read", "replace it by a whole picture, or remove it"],
+        ),
+        case(
+            |here| {
+                pictures(here);
+                let file = here.path("pictures/dogs/b.jpg");
+                image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, 7])).save(&file).unwrap();
+                halve(&file.clone(), &file);
+            },
+            FOLDER,
+            2,
+            &["b.jpg: the end of the JPEG is missing", "replace it by a whole picture, or remove it"],
+        ),
+        case(
+            |here| {
+                pictures(here);
+                fs::write(here.path("pictures/dogs/b.ppm"), "P6 2000000 2000000 255\n").unwrap();
+            },
+            FOLDER,
+            2,
+            &["b.ppm: it claims to have 2000000x2000000 pixels", "too much to decode"],
+        ),
+        case(
+            pictures,
+            "pretrain --config pretrain.toml --set data.kind=folder --set data.path=pictures --set model.num_classes=1",
+            2,
+            &["2 classes", "`model.num_classes` is 1"],
+        ),
+        case(
+            pictures,
+            "pretrain --set model.file=base.safetensors --set data.kind=folder --set data.path=pictures --set \
+             data.image_size=16",
+            2,
+            &["16x16", "8x8"],
+        ),
+        case(
+            |here| fs::write(here.path("labels.txt"), "0 1 two").unwrap(),
+            "fit-classifier --set data.kind=sheet --set data.path=nowhere.png --set data.labels=labels.txt",
+            2,
+            &["nowhere.png"],
+        ),
+    ]);
+}

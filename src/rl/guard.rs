@@ -430,7 +430,8 @@ impl Watch {
     }
 }
 
-/// Whether two lines hold the same evaluation, to what another device or driver may round otherwise.
+/// Whether two lines hold the same evaluation, to what another device or driver may round otherwise:
+/// its sums of some thousand floats differ by 1e-5 or so, and other rewards, judges or seeds by percents.
 fn same_evaluation(a: &Record, b: &Record) -> bool {
     fn same(a: Option<&Value>, b: &Value) -> bool {
         match (a, b) {

@@ -102,6 +102,10 @@ fn other_numbers_of_the_base_are_another_yardstick() {
     let bad = Seen { judge: 0.3, ..good };
     let lines = [BASE.line(0), bad.line(1), BASE.line(0), bad.line(2), Seen { ink: 0.31, ..BASE }.line(0), bad.line(3)];
     assert_eq!(told(watch(|_| {}), lines).0, [(1, Kind::Judge), (3, Kind::Judge)]);
+    // Another device rounds otherwise, and is no other yardstick: what was told stays told, the best stays the best.
+    let rounded = Seen { diversity: BASE.diversity * (1.0 + 1e-5), ..BASE };
+    let lines = [BASE.line(0), bad.line(1), rounded.line(0), bad.line(2)];
+    assert_eq!(told(watch(|_| {}), lines).0, [(1, Kind::Judge)]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 # Everything a person needs is one of these words; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint evidence setup
+.PHONY: help demo test lint dist evidence setup
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -9,11 +9,15 @@ demo: setup ## set up, build, and tune the built-in model (prints base and tuned
 	cargo run --release -- train
 
 test: setup ## set up, then all tests
-	cargo test --release
+	cargo test --release --features onnx
 
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --check
+	cargo clippy --release --all-targets --features onnx -- -D warnings
 	cargo clippy --release --all-targets -- -D warnings
+
+dist: ## pack the program, licences, configurations and documents for this platform into target/dist
+	.ci/dist
 
 evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (an hour without a GPU; goes on where it was)
 	.ci/evidence

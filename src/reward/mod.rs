@@ -174,8 +174,8 @@ impl Rewards {
                 #[cfg(not(feature = "onnx"))]
                 RewardKind::Onnx => {
                     return Err(Error::input(format!(
-                        "the reward {name} has the kind \"onnx\", which this program was built without: build it with \
-                         `cargo build --release --features onnx`"
+                        "the reward {name} has the kind \"onnx\", but this program was built without support for it: build it \
+                         with `cargo build --release --features onnx`"
                     )));
                 }
             };

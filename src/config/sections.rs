@@ -306,7 +306,7 @@ pub struct Train {
     /// Updates (optimizer steps) per pass over a rollout; must divide groups × group_size.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub updates_per_rollout: usize,
-    /// Passes over a rollout. The mask acts from the second update on; with a single update, all policy objectives are
+    /// Passes over a rollout. The mask acts from the second update on; with a single update, `flow-dppo` and `flow-grpo` are
     /// the same.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub inner_epochs: usize,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::choices::*;
 use super::ranges::*;
 
-/// `[run]`: the run's name, place, seed and device.
+/// `[run]`: the run's name, directory, seed and device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
@@ -29,7 +29,7 @@ impl Default for Run {
     }
 }
 
-/// `[model]`: a model from a file, or the sizes of a new one. Never both.
+/// `[model]`: a model from a file, or the sizes of a new one; never both.
 ///
 /// `train` needs a file; `pretrain` takes either, and continues from a file; `eval` takes its model from `--model`. If
 /// there is a `[model]` section, `file` and the sizes have no defaults.

@@ -12,8 +12,8 @@ use crate::files::write_atomically;
 
 /// Where editors find the schema, and how it comes there.
 const HEADER: &str = "#:schema flowdppo-wgpu.schema.json\n\
-# A configuration of flowdppo-wgpu: every key with its value. What is not given has the default, so whatever\n\
-# you do not change may go. For completion and checks in an editor, put the schema beside this file:\n\
+# A configuration of flowdppo-wgpu: every key with its value. Omitted keys have their defaults, so you can delete\n\
+# whatever you do not change. For completion and checks in an editor, put the schema next to this file:\n\
 #   flowdppo-wgpu config schema --out flowdppo-wgpu.schema.json\n\n";
 
 #[derive(Debug, Args)]

@@ -9,21 +9,21 @@ use super::Train;
 use super::ranges::*;
 use crate::error::{Error, Result};
 
-/// `[lora]`: `train` learns low-rank additions to layers (LoRA, Hu et al. 2021) in place of all weights.
+/// `[lora]`: `train` learns low-rank additions to layers (LoRA, Hu et al. 2021) instead of all weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lora {
-    /// Rank of the additions; 0 = none, all weights are trained.
+    /// Rank of the adapter; 0 trains all weights instead.
     #[schemars(range(max = MAX_SIZE))]
     pub rank: usize,
-    /// An addition counts alpha / rank times; twice the rank if not given.
+    /// Each addition is scaled by alpha / rank. Default: twice the rank.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: Option<f64>,
-    /// The layers that are added to, by their names or the last parts of them as in PEFT; `*` stands for any text.
+    /// The layers to adapt, by name or the last parts of it as in PEFT; `*` matches any text.
     pub targets: Vec<String>,
-    /// Go on from the adapter in this folder, as PEFT or an earlier run wrote it; rank, alpha and targets are then its
-    /// own. Relative to the current directory.
+    /// Continue from the adapter in this directory, written by PEFT or an earlier run, with its own rank, alpha and
+    /// targets. Relative to the current directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
 }

@@ -64,6 +64,9 @@ pub struct Submitted {
 /// them more easily.
 const LARGEST_CHUNK: u64 = 1 << 30;
 
+/// More than this is written in pieces, so that the driver's copies do not pile up on the host.
+const LARGEST_WRITE: usize = 1 << 26;
+
 /// What went wrong on the device since the last look.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -328,7 +331,16 @@ impl Gpu {
     /// Writes to a buffer; seen by everything that is encoded or submitted later, and by nothing before.
     pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
         self.flush();
-        self.queue.write_buffer(&buffer.raw, offset, bytemuck::cast_slice(data));
+        let data: &[u8] = bytemuck::cast_slice(data);
+        for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
+            if index > 0 {
+                // The one before is on the device then, and its copy on the host is freed. Trouble shows at the next
+                // command.
+                self.queue.submit([]);
+                let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+            }
+            self.queue.write_buffer(&buffer.raw, offset + (index * LARGEST_WRITE) as u64, piece);
+        }
     }
 
     /// The first trouble that the device reported, if any.

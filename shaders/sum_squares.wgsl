@@ -1,20 +1,21 @@
-// Of a chunk of a long tensor: the sum of squares of the finite elements, and the number of the others. A
-// workgroup a chunk.
+// Of blocks of a long tensor: the sum of squares of the finite elements, and the number of the others. One workgroup
+// per block.
 //!import grid
 //!import block_sum
 //!import non_finite
 
-const CHUNK: u32 = 4096u;
-
 struct Params {
-    elements: u32,
-    chunks: u32,
+    blocks: u32,
+    // Where the first block's pair goes.
+    first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;
-// [chunks, 2]
-@group(0) @binding(2) var<storage, read_write> partial_sums: array<vec2<f32>>;
+// First element of each block, and the one behind its last.
+@group(0) @binding(2) var<storage, read> bounds: array<vec2<u32>>;
+// [all blocks, 2]
+@group(0) @binding(3) var<storage, read_write> partial_sums: array<vec2<f32>>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -22,14 +23,13 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let chunk = linear_workgroup(workgroup, workgroups);
-    if chunk >= params.chunks {
+    let block = linear_workgroup(workgroup, workgroups);
+    if block >= params.blocks {
         return;
     }
-    let first = chunk * CHUNK;
-    let last = min(first + CHUNK, params.elements);
+    let ends = bounds[block];
     var sums = vec2<f32>();
-    for (var i = first + lane; i < last; i += 64u) {
+    for (var i = ends.x + lane; i < ends.y; i += 64u) {
         let bits = x[i];
         let non_finite = is_non_finite(bits);
         // Chosen before it is squared, so that no infinity enters the arithmetic.
@@ -38,6 +38,6 @@ fn main(
     }
     sums = block_sum(lane, sums);
     if lane == 0u {
-        partial_sums[chunk] = sums;
+        partial_sums[params.first + block] = sums;
     }
 }

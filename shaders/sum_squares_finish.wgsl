@@ -1,8 +1,8 @@
-// Adds up the pairs of all chunks, in one workgroup.
+// Adds up the pairs of all blocks, in one workgroup.
 //!import block_sum
 
 struct Params {
-    chunks: u32,
+    blocks: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -12,8 +12,8 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) lane: u32) {
     var sums = vec2<f32>();
-    for (var chunk = lane; chunk < params.chunks; chunk += 64u) {
-        sums += partial_sums[chunk];
+    for (var block = lane; block < params.blocks; block += 64u) {
+        sums += partial_sums[block];
     }
     sums = block_sum(lane, sums);
     if lane == 0u {

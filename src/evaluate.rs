@@ -12,8 +12,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
-use crate::gpu::{Buffer, Command, Gpu, Region};
-use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::gpu::{Command, Gpu, Region};
+use crate::graph::{Graph, Plan, StoreMemory, Stores, Tensor};
 pub use crate::model::BASE;
 use crate::model::{Dit, DitConfig, Network, Parameters};
 use crate::ops::PolicyStats;
@@ -112,13 +112,11 @@ pub fn base_bytes(config: &Config, dit: &DitConfig) -> u64 {
 ///
 /// # Errors
 /// If the device has not enough memory.
-pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<Arc<Buffer>> {
-    let buffer = gpu.allocate(BASE.0, base_bytes(config, dit))?;
+pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<StoreMemory> {
     match config.train.half_base {
-        true => gpu.write(&buffer, 0, &dit.layout().pack(weights)),
-        false => gpu.write(&buffer, 0, weights),
+        true => dit.layout().upload_packed(gpu, BASE.0, weights),
+        false => dit.layout().upload(gpu, BASE.0, weights),
     }
-    Ok(buffer)
 }
 
 /// Declares the parameters of a [`BASE`].
@@ -140,7 +138,7 @@ impl Evaluator {
         config: &Config,
         network: &Network,
         stores: &Stores,
-        base: Option<&Arc<Buffer>>,
+        base: Option<&StoreMemory>,
     ) -> Result<Self> {
         let (eval, dit) = (&config.eval, &network.dit);
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();

@@ -1,13 +1,13 @@
 //! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average,
-//! each one flat store, updated by one dispatch.
+//! each one flat store, updated by one dispatch per chunk.
 
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
-use crate::graph::{self, Graph, Plan, Profile, Store, Stores, Tensor};
+use crate::graph::{self, Graph, Plan, Profile, Store, StoreMemory, Stores, Tensor};
 use crate::model::Layout;
-use crate::ops::{AdamW, AdamWSettings, Optimized, sum_squares};
+use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -36,17 +36,26 @@ pub struct Optimizer {
 }
 
 /// The recorded update, its settings, and the sum of squares of the gradients.
-fn record(layout: &Layout) -> (Graph, Tensor, Tensor) {
-    let shape = [layout.trainable_elements()];
+fn record(layout: &Layout, chunk_bytes: Option<u64>) -> (Graph, Tensor, Tensor) {
     let mut graph = Graph::new();
     let settings = graph.input("optimizer settings", &[9]);
-    let [parameters, gradients, first_moment, second_moment, average] =
-        [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
-            .map(|store| graph.stored(store.0, &shape, store, 0));
+    let mut chunks = Vec::new();
+    let mut summed = Vec::new();
+    for chunk in layout.trainable_chunks(chunk_bytes) {
+        let [parameters, gradients, first_moment, second_moment, average] =
+            [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
+                .map(|store| graph.stored(store.0, &[chunk.len()], store, chunk.start));
+        chunks.push(Optimized { parameters, first_moment, second_moment, gradients, average });
+        let entries = layout.entries().iter().filter(|entry| chunk.contains(&entry.offset));
+        let ranges =
+            entries.map(|entry| entry.offset - chunk.start..entry.offset - chunk.start + entry.stored_elements());
+        summed.push(Summed { tensor: gradients, ranges: ranges.collect() });
+    }
     let sum_squares = graph.scope("optimizer", |graph| {
-        let sum_squares = sum_squares(graph, gradients);
-        let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
-        AdamW.record(graph, optimized, settings, sum_squares);
+        let sum_squares = sum_squares_of(graph, &summed);
+        for optimized in chunks {
+            AdamW.record(graph, optimized, settings, sum_squares);
+        }
         sum_squares
     });
     graph.keep(sum_squares);
@@ -56,7 +65,7 @@ fn record(layout: &Layout) -> (Graph, Tensor, Tensor) {
 /// Device bytes of all stores and plans of an optimizer.
 pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
     let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
-    stores + graph::planned_bytes(&record(layout).0, profile).reused
+    stores + graph::planned_bytes(&record(layout, profile.chunk_bytes).0, profile).reused
 }
 
 impl Optimizer {
@@ -68,15 +77,14 @@ impl Optimizer {
         assert_eq!(weights.len(), layout.elements(), "weights are laid out");
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout, &Profile::of(gpu)))?;
         let mut stores = Stores::new();
+        let (most, trained) = (gpu.chunk_bytes(), layout.trainable_chunks(gpu.chunk_bytes()));
         for store in [PARAMETERS, AVERAGE] {
-            let buffer = gpu.allocate(store.0, 4 * layout.elements() as u64)?;
-            gpu.write(&buffer, 0, weights);
-            stores.insert(store, buffer);
+            stores.insert(store, layout.upload(gpu, store.0, weights)?);
         }
         for store in [GRADIENTS, FIRST_MOMENT, SECOND_MOMENT] {
-            stores.insert(store, gpu.allocate(store.0, 4 * layout.trainable_elements() as u64)?);
+            stores.insert(store, StoreMemory::allocate(gpu, store.0, &trained)?);
         }
-        let (update, settings, sum_squares) = record(&layout);
+        let (update, settings, sum_squares) = record(&layout, most);
         Ok(Self {
             gpu: gpu.clone(),
             update: Plan::new(gpu, &update, &stores)?,
@@ -157,8 +165,7 @@ impl Optimizer {
     /// # Errors
     /// If the device is lost.
     pub fn read(&self, store: Store) -> Result<Vec<f32>> {
-        let buffer = &self.stores[&store];
-        self.gpu.read(&[&Region { buffer: buffer.clone(), offset: 0, bytes: buffer.bytes() }])
+        self.stores[&store].read(&self.gpu)
     }
 
     /// Overwrites a store.
@@ -166,9 +173,7 @@ impl Optimizer {
     /// # Panics
     /// If the number of elements is not the store's.
     pub fn write(&self, store: Store, data: &[f32]) {
-        let buffer = &self.stores[&store];
-        assert_eq!(4 * data.len() as u64, buffer.bytes(), "a store is written whole");
-        self.gpu.write(buffer, 0, data);
+        self.stores[&store].write(&self.gpu, data);
     }
 
     /// Where the parameters lie.

@@ -3,6 +3,7 @@
 mod common;
 
 mod invariants {
+    mod chunks;
     mod dump;
     mod gradients;
     mod lora;
@@ -70,6 +71,8 @@ impl Parts {
             _ => optimizer.stores().clone(),
         };
         drawing.extend(frozen.clone());
+        let cost = Trainer::cost(config, dit, &Profile::of(gpu)).expect("it fits the model");
+        let _held = cost.reserve(gpu).expect("it is small");
         let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
         let mut others = collector.stores();
         others.extend(frozen);
@@ -90,18 +93,19 @@ impl Parts {
     /// velocities.
     fn trajectory(&self) -> [Vec<u32>; 2] {
         let stores = self.collector.stores();
-        [STATES, VELOCITIES].map(|store| stores.get(&store).map_or(Vec::new(), |buffer| read(gpu(), buffer)))
+        [STATES, VELOCITIES]
+            .map(|store| stores.get(&store).map_or(Vec::new(), |memory| memory.read(gpu()).expect("the device works")))
     }
-}
-
-/// Some advantage of either sign.
-fn advantage(sample: usize) -> f64 {
-    2.0 * (0.7 + 1.3 * sample as f64).sin()
 }
 
 fn read(gpu: &Gpu, buffer: &Arc<Buffer>) -> Vec<u32> {
     let region = Region { buffer: buffer.clone(), offset: 0, bytes: buffer.bytes() };
     gpu.read(&[&region]).expect("the device works")
+}
+
+/// Some advantage of either sign.
+fn advantage(sample: usize) -> f64 {
+    2.0 * (0.7 + 1.3 * sample as f64).sin()
 }
 
 // Columns of an outcome.
@@ -236,8 +240,7 @@ fn nothing_is_made_after_the_first_iteration() {
     let (config, model) = (tiny::config(&file), tiny::dit(1));
     let dit = dit_of(&model);
     let mut trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
-    let base = gpu.allocate("base", 4 * model.weights.len() as u64).expect("it is small");
-    gpu.write(&base, 0, &model.weights);
+    let base = dit.layout().upload(&gpu, "base", &model.weights).expect("it is small");
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
     let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&base)).expect("it is small");
@@ -300,7 +303,9 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         let of_rewards = held() - before;
         drop(rewards);
         let trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
-        assert_eq!(held() - before, cost.bytes + of_rewards, "the whole trainer");
+        let of_trainer = held() - before;
+        // The classifier's slots may be those of the update.
+        assert!((cost.bytes..=cost.bytes + of_rewards).contains(&of_trainer), "the whole trainer: {of_trainer}");
         drop(trainer);
     }
 }

@@ -32,7 +32,7 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_sc
     graph.keep(v);
     let weights = gpu().allocate("weights", 4 * model.weights.len() as u64).expect("it is small");
     gpu().write(&weights, 0, &model.weights);
-    let mut plan = Plan::new(gpu(), &graph, &Stores::from([(PARAMETERS, weights)])).expect("it is small");
+    let mut plan = Plan::new(gpu(), &graph, &Stores::from([(PARAMETERS, weights.into())])).expect("it is small");
     plan.write(tensors[0], x);
     let time: Vec<f32> = sigma.iter().map(|sigma| config.time_of(*sigma)).collect();
     plan.write(tensors[1], &time);

@@ -63,7 +63,7 @@ impl Case {
         gpu.check_memory(gpu.counters().bytes_held + sizes.values().map(|size| 4 * *size as u64).sum::<u64>())?;
         let mut stores = Stores::new();
         for (store, elements) in sizes {
-            stores.insert(store, gpu.allocate(store.0, 4 * elements as u64)?);
+            stores.insert(store, gpu.allocate(store.0, 4 * elements as u64)?.into());
         }
         let plan = Plan::new(gpu, &self.graph, &stores)?;
         let is_input = |tensor: &Tensor| self.graph.origin(*tensor) == Origin::Input;

@@ -1,7 +1,6 @@
 //! `eval`: a model on fixed seeds, judged independently, and its drift from a base.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use clap::Args;
 
@@ -10,8 +9,7 @@ use crate::assets;
 use crate::config::Command;
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, Evaluation, Evaluator};
-use crate::gpu::Buffer;
-use crate::graph::{Store, Stores};
+use crate::graph::{Store, StoreMemory, Stores};
 use crate::model::Model;
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
@@ -42,11 +40,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
     let gpu = global.open(&config.run.device)?;
     let mut stores = Stores::new();
-    let mut upload = |store: Store, model: &Model| -> Result<Arc<Buffer>> {
-        let buffer = gpu.allocate(store.0, 4 * model.weights.len() as u64)?;
-        gpu.write(&buffer, 0, &model.weights);
-        stores.insert(store, buffer.clone());
-        Ok(buffer)
+    let mut upload = |store: Store, model: &Model| -> Result<StoreMemory> {
+        let memory = dit.layout().upload(&gpu, store.0, &model.weights)?;
+        stores.insert(store, memory.clone());
+        Ok(memory)
     };
     upload(PARAMETERS, &model)?;
     let base = match &base {

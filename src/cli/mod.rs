@@ -252,6 +252,7 @@ impl Global {
             limits: self.limits,
             checked: self.checked,
             pipeline_cache: true,
+            chunk_bytes: None,
         };
         let options = options.or_environment();
         Ok((Gpu::open(&options)?, options))

@@ -99,8 +99,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
 
     let gpu = global.open("")?;
-    let weights = gpu.allocate("model", 4 * model.weights.len() as u64)?;
-    gpu.write(&weights, 0, &model.weights);
+    let weights = dit.layout().upload(&gpu, "model", &model.weights)?;
     let stores = Stores::from([(PARAMETERS, weights)]);
     let batches = [requests.len(), requests.len().min(BATCH)];
     let mut sampling =

@@ -26,6 +26,8 @@ pub struct Options {
     pub checked: bool,
     /// Keeps compiled pipelines on the disk, in [`crate::cache::directory`], where the backend can.
     pub pipeline_cache: bool,
+    /// Cuts stores into chunks no larger than this, where the device would allow more: for tests.
+    pub chunk_bytes: Option<u64>,
 }
 
 impl Options {

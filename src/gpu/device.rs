@@ -11,6 +11,7 @@ use super::profiler::Profiler;
 use super::submission::Finished;
 use super::timing::Timestamps;
 use super::tuning::Tuning;
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 
 /// A device buffer. Freed when the last owner drops it.
@@ -59,6 +60,13 @@ pub struct Submitted {
     pub dispatches: u64,
 }
 
+/// Large stores are cut into chunks of this size even where a device takes larger buffers: allocators find room for
+/// them more easily.
+const LARGEST_CHUNK: u64 = 1 << 30;
+
+/// More than this is written in pieces, so that the driver's copies do not pile up on the host.
+const LARGEST_WRITE: usize = 1 << 26;
+
 /// What went wrong on the device since the last look.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -72,6 +80,7 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     limits: wgpu::Limits,
+    chunk_bytes: u64,
     description: AdapterDescription,
     pub(super) checked: bool,
     subgroups: bool,
@@ -94,6 +103,7 @@ pub struct Gpu {
     pub(super) profiler: OnceLock<Arc<Profiler>>,
     kernel_nanoseconds: AtomicU64,
     tuning: Arc<Tuning>,
+    workspace: Workspace,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -160,6 +170,7 @@ impl Gpu {
             unused: OnceLock::new(),
             readback: Mutex::default(),
             pending: Mutex::default(),
+            chunk_bytes: options.chunk_bytes.unwrap_or(LARGEST_CHUNK),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
             checked: options.checked,
@@ -178,6 +189,7 @@ impl Gpu {
             profiler: OnceLock::new(),
             kernel_nanoseconds: AtomicU64::new(0),
             tuning,
+            workspace: Workspace::default(),
         };
         gpu.finished = Some(Finished::new(&gpu)?);
         let unused = Region { buffer: gpu.allocate("unused", 256)?, offset: 0, bytes: 256 };
@@ -204,6 +216,18 @@ impl Gpu {
         self.unused.get().expect("the device is open")
     }
 
+    /// The largest tensor that a kernel can be given, in bytes.
+    pub fn binding_bytes(&self) -> u64 {
+        // Kernels count elements in 32 bits. Up to 4 GiB there are 2^30, and no index that they form, even of
+        // an invocation beyond the end, wraps round.
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size).min(1 << 32)
+    }
+
+    /// The largest chunk that a store is cut into, in bytes.
+    pub fn chunk_bytes(&self) -> Option<u64> {
+        Some(self.chunk_bytes.min(self.binding_bytes()))
+    }
+
     /// Objects made so far.
     pub fn counters(&self) -> Counters {
         Counters {
@@ -225,6 +249,11 @@ impl Gpu {
     /// The kernels that `bench --tune` found fastest on this adapter; empty where it has not run.
     pub fn tuning(&self) -> &Arc<Tuning> {
         &self.tuning
+    }
+
+    /// The memory that plans on this device share.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
     }
 
     /// Time that replays have spent in kernels so far, as each plan's dispatches were timed before.
@@ -302,7 +331,16 @@ impl Gpu {
     /// Writes to a buffer; seen by everything that is encoded or submitted later, and by nothing before.
     pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
         self.flush();
-        self.queue.write_buffer(&buffer.raw, offset, bytemuck::cast_slice(data));
+        let data: &[u8] = bytemuck::cast_slice(data);
+        for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
+            if index > 0 {
+                // The one before is on the device then, and its copy on the host is freed. Trouble shows at the next
+                // command.
+                self.queue.submit([]);
+                let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+            }
+            self.queue.write_buffer(&buffer.raw, offset + (index * LARGEST_WRITE) as u64, piece);
+        }
     }
 
     /// The first trouble that the device reported, if any.
@@ -334,9 +372,7 @@ impl Gpu {
     }
 
     pub(super) fn check_binding(&self, bytes: u64) -> Result<()> {
-        // Kernels count elements in 32 bits. Up to 4 GiB there are 2^30, and no index that they form, even of
-        // an invocation beyond the end, wraps round.
-        let most = self.limits.max_storage_buffer_binding_size.min(1 << 32);
+        let most = self.binding_bytes();
         if bytes > most {
             return Err(Error::Device(format!(
                 "a tensor of {} MiB is larger than the {} MiB that {} lets a kernel see: lower the micro-batch or \

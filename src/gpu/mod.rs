@@ -11,6 +11,7 @@ pub mod shader;
 mod submission;
 mod timing;
 mod tuning;
+mod workspace;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu, Submitted};
@@ -19,3 +20,4 @@ pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};
 pub use submission::{Command, Throttle};
 pub use timing::Timing;
 pub use tuning::Tuning;
+pub use workspace::Workspace;

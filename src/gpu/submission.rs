@@ -52,6 +52,9 @@ impl Throttle {
 /// Large enough for the readbacks of ordinary iterations, so that they never allocate.
 const SMALLEST_STAGING: u64 = 1 << 20;
 
+/// The staging buffer does not grow beyond this: what is larger is transferred in pieces.
+const LARGEST_STAGING: u64 = 1 << 26;
+
 /// The staging buffer of [`Gpu::read`], kept between calls and grown when needed.
 #[derive(Debug, Default)]
 pub(super) struct Readback {
@@ -202,7 +205,20 @@ impl Gpu {
     /// If the device is lost, or a submission before this one did not finish.
     pub fn read<T: bytemuck::Pod>(&self, regions: &[&Region]) -> Result<Vec<T>> {
         let bytes: u64 = regions.iter().map(|region| region.bytes).sum();
+        let mut data = vec![T::zeroed(); bytes as usize / size_of::<T>()];
+        let mut rest: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
         let mut readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in pieces(regions, LARGEST_STAGING) {
+            let (these, others) = rest.split_at_mut(piece.iter().map(|region| region.bytes as usize).sum());
+            self.read_piece(&mut readback, &piece, these)?;
+            rest = others;
+        }
+        Ok(data)
+    }
+
+    /// Reads regions that fit into the staging buffer together.
+    fn read_piece(&self, readback: &mut Readback, regions: &[Region], into: &mut [u8]) -> Result<()> {
+        let bytes = into.len() as u64;
         let staging = match &readback.staging {
             Some(staging) if staging.bytes() >= bytes + 4 => staging.clone(),
             _ => {
@@ -237,11 +253,31 @@ impl Gpu {
         let mapped = slice.get_mapped_range().map_err(|cause| lost(cause.to_string()))?;
         let (data, tail) = mapped.split_at(at as usize);
         let finished = tail == submitted.to_ne_bytes().as_slice();
-        let result = bytemuck::pod_collect_to_vec(data);
+        into.copy_from_slice(data);
         drop(mapped);
         staging.raw().unmap();
-        if finished { Ok(result) } else { Err(lost("the driver dropped a submission".into())) }
+        if finished { Ok(()) } else { Err(lost("the driver dropped a submission".into())) }
     }
+}
+
+/// Regions in order, cut into groups of at most `most` bytes each.
+fn pieces(regions: &[&Region], most: u64) -> Vec<Vec<Region>> {
+    let mut pieces: Vec<Vec<Region>> = Vec::new();
+    let mut room = 0;
+    for region in regions {
+        let mut taken = 0;
+        while taken < region.bytes {
+            if room == 0 {
+                pieces.push(Vec::new());
+                room = most;
+            }
+            let bytes = room.min(region.bytes - taken);
+            let part = Region { buffer: region.buffer.clone(), offset: region.offset + taken, bytes };
+            pieces.last_mut().expect("one was just made").push(part);
+            (taken, room) = (taken + bytes, room - bytes);
+        }
+    }
+    pieces
 }
 
 #[cfg(test)]
@@ -261,5 +297,21 @@ mod tests {
         *finished.submitted.lock().expect("nobody panicked") += 1;
         let error = gpu.read::<u32>(&[&region]).expect_err("the counts differ");
         assert_eq!(error.exit_code(), 4, "{error}");
+    }
+    #[test]
+    fn what_is_large_is_transferred_in_pieces() {
+        let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
+        let elements = (LARGEST_STAGING / 4 + 100) as usize;
+        let region = |bytes| Region { buffer: gpu.allocate("data", bytes).expect("it fits"), offset: 0, bytes };
+        let (small, large) = (region(12), region(4 * elements as u64));
+        let data: Vec<u32> = (0..elements as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+        gpu.write(&small.buffer, 0, &[1_u32, 2, 3]);
+        gpu.write(&large.buffer, 0, &data);
+        let read = gpu.read::<u32>(&[&small, &large, &small]).expect("the device works");
+        assert_eq!((&read[..3], &read[3 + elements..]), (&[1, 2, 3][..], &[1, 2, 3][..]));
+        assert!(read[3..3 + elements] == data, "a piece is lost or at the wrong place");
+        let staging = gpu.readback.lock().expect("nobody panicked").staging.as_ref().map(|staging| staging.bytes());
+        assert_eq!(staging, Some(LARGEST_STAGING + 4));
+        assert_eq!(pieces(&[&small, &small], 8).iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
     }
 }

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 use super::{Graph, Node, Origin, Profile, Tensor};
+use crate::error::{Error, Result};
 use crate::gpu::PARAMS_STRIDE;
 
 /// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last
-/// time. Each slot becomes a buffer of its own, because WebGPU does not let a kernel read and write two
+/// time. What is kept for the host has memory of its own, because other plans use the slots between two replays. Each slot becomes a buffer of its own, because WebGPU does not let a kernel read and write two
 /// ranges of one buffer.
 #[derive(Debug)]
 pub struct MemoryPlan {
@@ -16,8 +17,10 @@ pub struct MemoryPlan {
     pub slot_of: HashMap<Tensor, usize>,
     /// Bytes of each slot.
     pub slots: Vec<u64>,
-    /// Bytes of the tensors that the host writes.
-    pub input_bytes: u64,
+    /// The computed tensors that are kept.
+    pub kept: Vec<Tensor>,
+    /// Bytes of the tensors that the host writes, and of those that are kept for it.
+    pub own_bytes: u64,
     /// Bytes that the computed tensors would take without reuse.
     pub naive_bytes: u64,
 }
@@ -33,14 +36,18 @@ impl MemoryPlan {
         let mut lives: BTreeMap<Tensor, RangeInclusive<usize>> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
             for tensor in used(graph, node, profile) {
-                let kept = graph.tensors[tensor.0].kept;
-                let end = if kept { nodes.len() } else { index };
-                let life = lives.entry(tensor).or_insert(index..=end);
-                *life = *life.start()..=end;
+                let life = lives.entry(tensor).or_insert(index..=index);
+                *life = *life.start()..=index;
             }
         }
         let of_origin = |origin: Origin| graph.tensors().filter(move |tensor| graph.origin(*tensor) == origin);
-        let input_bytes = of_origin(Origin::Input).map(bytes).sum();
+        let is_kept = |tensor: &Tensor| graph.is_kept(*tensor) && lives.contains_key(tensor);
+        let kept: Vec<Tensor> = of_origin(Origin::Computed).filter(is_kept).collect();
+        let kept_bytes = kept.iter().map(|tensor| bytes(*tensor)).sum::<u64>();
+        let own_bytes = of_origin(Origin::Input).map(bytes).sum::<u64>() + kept_bytes;
+        for tensor in &kept {
+            lives.remove(tensor);
+        }
         let mut computed: Vec<(Tensor, RangeInclusive<usize>)> =
             of_origin(Origin::Computed).filter_map(|tensor| Some((tensor, lives.remove(&tensor)?))).collect();
         let naive_bytes = computed.iter().map(|(tensor, _)| bytes(*tensor)).sum();
@@ -60,7 +67,7 @@ impl MemoryPlan {
             taken[free].push(life);
             slot_of.insert(tensor, free);
         }
-        Self { slot_of, slots, input_bytes, naive_bytes }
+        Self { slot_of, slots, kept, own_bytes, naive_bytes }
     }
 }
 
@@ -71,18 +78,75 @@ fn used(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
     bindings.filter_map(|binding| node.bound(*binding)).collect()
 }
 
+/// Checks that kernels on such a device can be given every tensor that they use, before any memory is taken.
+///
+/// # Errors
+/// [`Error::Device`] with the name and size of the largest tensor that is too large.
+pub fn check_tensors(graph: &Graph, profile: &Profile) -> Result<()> {
+    let Some(most) = profile.binding_bytes else { return Ok(()) };
+    let executed = graph.executed();
+    let tensors = executed.iter().flat_map(|node| used(graph, node, profile));
+    let bytes = |tensor: &Tensor| 4 * graph.elements(*tensor) as u64;
+    let Some(largest) = tensors.filter(|tensor| bytes(tensor) > most).max_by_key(bytes) else { return Ok(()) };
+    let advice = match graph.origin(largest) {
+        Origin::Stored(..) => {
+            "choose a smaller model or a smaller rollout, or a device with larger limits (`flowdppo-wgpu devices` lists \
+             them; --limits webgpu-default lowers them)"
+        }
+        Origin::Input | Origin::Computed => {
+            "lower the micro-batches (`train.micro_batch`, `rollout.micro_batch`, `pretrain.micro_batch`), or choose a \
+             smaller model"
+        }
+    };
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    Err(Error::Device(format!(
+        "the tensor `{}` needs {:.1} MiB in one piece, but the device lets a kernel see {:.1} MiB at most: {advice}",
+        graph.name(largest),
+        mebibytes(bytes(&largest)),
+        mebibytes(most),
+    )))
+}
+
 /// Device bytes of a plan, known before it is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// What the plan will hold.
+    /// What the plan will hold, alone on the device.
     pub reused: u64,
     /// What it would hold if every tensor had memory of its own.
     pub naive: u64,
+    /// Bytes of the slots among it, which plans of one device share.
+    pub slots: Vec<u64>,
 }
 
-/// Bytes that a graph's plan will hold on such a device: slots, inputs and the parameters of its dispatches.
+/// Bytes that a graph's plan will hold on such a device: slots, inputs, kept tensors and the parameters of its
+/// dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &Profile) -> Planned {
     let memory = MemoryPlan::new(graph, &graph.executed(), profile);
-    let fixed = memory.input_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
-    Planned { reused: fixed + memory.slots.iter().sum::<u64>(), naive: fixed + memory.naive_bytes }
+    let own = memory.own_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
+    let reused = own + memory.slots.iter().sum::<u64>();
+    Planned { reused, naive: own + memory.naive_bytes, slots: memory.slots }
+}
+
+/// Bytes that plans hold together if they are bound in this order: they run one after another and share their slots.
+pub fn planned_together(plans: &[Planned]) -> u64 {
+    let mut pool: Vec<u64> = Vec::new();
+    let mut own = 0;
+    for plan in plans {
+        own += plan.reused - plan.slots.iter().sum::<u64>();
+        let fitting = share(&pool, &plan.slots);
+        pool.extend(plan.slots.iter().zip(fitting).filter(|(_, found)| found.is_none()).map(|(bytes, _)| bytes));
+    }
+    own + pool.iter().sum::<u64>()
+}
+
+/// Which buffer of a pool each slot takes: the smallest that is large enough and that no other slot of the plan has;
+/// `None` where a new one is needed.
+pub(super) fn share(pool: &[u64], slots: &[u64]) -> Vec<Option<usize>> {
+    let mut free: BTreeSet<(u64, usize)> = pool.iter().copied().zip(0..).collect();
+    let mut take = |bytes: u64| {
+        let found = *free.range((bytes, 0)..).next()?;
+        free.remove(&found);
+        Some(found.1)
+    };
+    slots.iter().map(|bytes| take(*bytes)).collect()
 }

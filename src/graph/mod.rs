@@ -16,17 +16,19 @@ mod interpreter;
 mod memory;
 mod op;
 mod plan;
+mod store;
 
 pub use interpreter::Interpreter;
-pub use memory::{MemoryPlan, Planned, planned_bytes};
+pub use memory::{MemoryPlan, Planned, check_tensors, planned_bytes, planned_together};
 pub use op::{Binding, Choice, Node, Op, Profile, Shapes, Wanted};
-pub use plan::{Plan, Stores};
+pub use plan::{Plan, reserve};
+pub use store::{StoreMemory, Stores};
 
 /// A tensor of one graph. Elements are f32 or u32, always 4 bytes, row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tensor(usize);
 
-/// A device buffer that outlives plans: parameters, gradients, moments, trajectories.
+/// Device memory that outlives plans: parameters, gradients, moments, trajectories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Store(pub &'static str);
 

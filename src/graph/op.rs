@@ -30,6 +30,10 @@ pub struct Profile {
     pub forced: Option<String>,
     /// What `bench --tune` measured on this adapter.
     pub tuning: Arc<Tuning>,
+    /// The largest chunk of a store, in bytes; `None` for no limit. No kernel depends on it.
+    pub chunk_bytes: Option<u64>,
+    /// The largest tensor that a kernel can be given, in bytes; `None` for no limit.
+    pub binding_bytes: Option<u64>,
 }
 
 impl Profile {
@@ -41,6 +45,8 @@ impl Profile {
             subgroup_size: (gpu.has_subgroups() && smallest == largest && smallest > 0).then_some(smallest),
             forced: std::env::var("FLOWDPPO_KERNEL").ok().filter(|name| !name.is_empty()),
             tuning: gpu.tuning().clone(),
+            chunk_bytes: gpu.chunk_bytes(),
+            binding_bytes: Some(gpu.binding_bytes()),
         }
     }
 

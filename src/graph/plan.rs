@@ -1,16 +1,16 @@
 //! A graph bound to a device: replayed, never rebuilt.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Binding, Graph, Initial, MemoryPlan, Node, Origin, Profile, Store, Tensor, planned_bytes};
+use super::{
+    Binding, Graph, Initial, MemoryPlan, Node, Origin, Profile, Stores, Tensor, check_tensors, memory::share,
+    planned_bytes,
+};
 use crate::error::Result;
 use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, Work};
-
-/// The buffers that stored tensors live in.
-pub type Stores = BTreeMap<Store, Arc<Buffer>>;
 
 /// A submission should not run longer than this: drivers kill long ones (Windows after two seconds, some
 /// laptops earlier), and the desktop wants its turn.
@@ -47,35 +47,37 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &Profile) -> Result<Self> {
+        check_tensors(graph, profile)?;
         let nodes = graph.executed();
         let memory = MemoryPlan::new(graph, &nodes, profile);
         let planned_bytes = planned_bytes(graph, profile).reused;
-        gpu.check_memory(gpu.counters().bytes_held + planned_bytes)?;
-        let slots: Vec<Arc<Buffer>> =
-            memory.slots.iter().map(|bytes| gpu.allocate("intermediate tensors", *bytes)).collect::<Result<_>>()?;
+        let slots = slots(gpu, &memory.slots, planned_bytes)?;
         let mut regions = HashMap::new();
         let mut elements = HashMap::new();
         for tensor in graph.tensors() {
             let bytes = 4 * graph.elements(tensor) as u64;
-            let (buffer, offset) = match graph.origin(tensor) {
-                Origin::Input => (gpu.allocate(graph.name(tensor), bytes)?, 0),
+            let region = match graph.origin(tensor) {
+                Origin::Input => Region { buffer: gpu.allocate(graph.name(tensor), bytes)?, offset: 0, bytes },
                 Origin::Stored(store, element) => {
-                    let buffer = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
-                    (buffer.clone(), 4 * element as u64)
+                    let memory = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
+                    let region = memory.region(4 * element as u64, bytes);
+                    region.unwrap_or_else(|| panic!("{} reaches beyond a chunk of its store", graph.name(tensor)))
+                }
+                Origin::Computed if memory.kept.contains(&tensor) => {
+                    Region { buffer: gpu.allocate(graph.name(tensor), bytes)?, offset: 0, bytes }
                 }
                 Origin::Computed => match memory.slot_of.get(&tensor) {
-                    Some(slot) => (slots[*slot].clone(), 0),
+                    Some(slot) => Region { buffer: slots[*slot].clone(), offset: 0, bytes },
                     // No kernel touches it: joined kernels keep their values to themselves.
                     None => continue,
                 },
             };
             match &graph.tensors[tensor.0].initial {
-                Some(Initial::F32(data)) => gpu.write(&buffer, offset, data),
-                Some(Initial::U32(data)) => gpu.write(&buffer, offset, data),
+                Some(Initial::F32(data)) => gpu.write(&region.buffer, region.offset, data),
+                Some(Initial::U32(data)) => gpu.write(&region.buffer, region.offset, data),
                 None => {}
             }
-            assert!(offset + bytes <= buffer.bytes(), "{} reaches beyond its store", graph.name(tensor));
-            regions.insert(tensor, Region { buffer, offset, bytes });
+            regions.insert(tensor, region);
             elements.insert(tensor, graph.elements(tensor));
         }
         let mut unbound: Vec<Dispatch<Region>> = Vec::new();
@@ -112,7 +114,7 @@ impl Plan {
         })
     }
 
-    /// Bytes that this plan holds, as [`planned_bytes`] said before.
+    /// Bytes that this plan would hold alone on the device, as [`planned_bytes`] said before.
     pub fn planned_bytes(&self) -> u64 {
         self.planned_bytes
     }
@@ -165,6 +167,7 @@ impl Plan {
     /// # Errors
     /// If the device is lost.
     pub fn run(&mut self) -> Result<()> {
+        let _replaying = self.gpu.workspace().replay();
         self.gpu.flush();
         if let Some(profiler) = self.gpu.profiler() {
             profiler.record(&self.works, &self.gpu.time(&self.dispatches)?);
@@ -191,6 +194,32 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Makes room for the slots of a plan before others are bound, which share them. It is there as long as the result or a
+/// plan that uses it.
+///
+/// # Errors
+/// If the device has not enough memory.
+pub fn reserve(gpu: &Gpu, slots: &[u64]) -> Result<Vec<Arc<Buffer>>> {
+    self::slots(gpu, slots, slots.iter().sum())
+}
+
+/// Buffers for a plan's slots, from those that other plans of the device have, as far as they fit. All that a plan
+/// holds is `planned_bytes`.
+fn slots(gpu: &Gpu, bytes: &[u64], planned_bytes: u64) -> Result<Vec<Arc<Buffer>>> {
+    let pool = gpu.workspace().buffers();
+    let sizes: Vec<u64> = pool.iter().map(|buffer| buffer.bytes()).collect();
+    let fitting = share(&sizes, bytes);
+    let shared: u64 = fitting.iter().zip(bytes).filter(|(found, _)| found.is_some()).map(|(_, bytes)| bytes).sum();
+    gpu.check_memory(gpu.counters().bytes_held + planned_bytes - shared)?;
+    let buffer = |(found, bytes): (Option<usize>, &u64)| match found {
+        Some(index) => Ok(pool[index].clone()),
+        None => gpu.allocate("intermediate tensors", *bytes),
+    };
+    let slots: Vec<Arc<Buffer>> = fitting.into_iter().zip(bytes).map(buffer).collect::<Result<_>>()?;
+    gpu.workspace().add(&slots);
+    Ok(slots)
 }
 
 /// What the dispatches of a node are for. They share its operations equally.

@@ -1,8 +1,12 @@
 //! Where the parameters of a network lie in its one flat store.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
-use crate::graph::{Graph, STORE_ALIGNMENT, Store, Tensor};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
 use crate::ops::{Add, FromHalf, MatMul, Scale, linear, pack_half};
 
 /// Bound of a size that a file claims, so that products of them can be counted.
@@ -35,6 +39,11 @@ impl Entry {
         }
     }
 
+    /// Elements in the store, padding included.
+    pub fn stored_elements(&self) -> usize {
+        self.elements().next_multiple_of(STORE_ALIGNMENT)
+    }
+
     fn packed_words(&self) -> usize {
         self.elements().div_ceil(2).next_multiple_of(STORE_ALIGNMENT)
     }
@@ -55,9 +64,9 @@ impl Layout {
         let (trainable, frozen): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|(_, _, trainable)| *trainable);
         let mut layout = Self::default();
         for (name, shape, trainable) in trainable.into_iter().chain(frozen) {
-            let elements: usize = shape.iter().product();
-            layout.entries.push(Entry { name, shape, offset: layout.elements, trainable });
-            layout.elements += elements.next_multiple_of(STORE_ALIGNMENT);
+            let entry = Entry { name, shape, offset: layout.elements, trainable };
+            layout.elements += entry.stored_elements();
+            layout.entries.push(entry);
             if trainable {
                 layout.trainable_elements = layout.elements;
             }
@@ -83,6 +92,39 @@ impl Layout {
     /// Number of parameters, padding excluded.
     pub fn parameter_count(&self) -> usize {
         self.entries.iter().map(Entry::elements).sum()
+    }
+
+    /// The store in chunks of at most `most` bytes, cut between tensors. A tensor that is larger by itself is a chunk
+    /// of its own, which the device then refuses.
+    pub fn chunks(&self, most: Option<u64>) -> Vec<Range<usize>> {
+        cut(self.entries.iter().map(Entry::stored_elements), most)
+    }
+
+    /// The same of the range that the optimizer runs over.
+    pub fn trainable_chunks(&self, most: Option<u64>) -> Vec<Range<usize>> {
+        let chunks = self.chunks(most).into_iter().map(|chunk| chunk.start..chunk.end.min(self.trainable_elements));
+        chunks.filter(|chunk| !chunk.is_empty()).collect()
+    }
+
+    /// The same of what [`Layout::pack`] gives.
+    pub fn packed_chunks(&self, most: Option<u64>) -> Vec<Range<usize>> {
+        cut(self.entries.iter().map(Entry::packed_words), most)
+    }
+
+    /// Puts weights, laid out, on the device.
+    ///
+    /// # Errors
+    /// If the device has not enough memory, or does not take so large a tensor.
+    pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
+        StoreMemory::upload(gpu, label, &self.chunks(gpu.chunk_bytes()), weights)
+    }
+
+    /// The same in 16 bits, for [`Layout::declare_packed`].
+    ///
+    /// # Errors
+    /// As [`Layout::upload`].
+    pub fn upload_packed(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
+        StoreMemory::upload(gpu, label, &self.packed_chunks(gpu.chunk_bytes()), &self.pack(weights))
     }
 
     /// Declares the parameters in a graph; with `gradients`, backward passes add to that store.
@@ -129,6 +171,22 @@ impl Layout {
     pub fn packed_words(&self) -> usize {
         self.entries.iter().map(Entry::packed_words).sum()
     }
+}
+
+/// Groups lengths (of 4-byte elements) that follow each other into ranges of at most `most` bytes.
+fn cut(lengths: impl Iterator<Item = usize>, most: Option<u64>) -> Vec<Range<usize>> {
+    let mut chunks: Vec<Range<usize>> = Vec::new();
+    let mut end = 0;
+    for length in lengths {
+        match chunks.last_mut() {
+            Some(chunk) if most.is_none_or(|most| 4 * (end + length - chunk.start) as u64 <= most) => {
+                chunk.end = end + length;
+            }
+            _ => chunks.push(end..end + length),
+        }
+        end += length;
+    }
+    chunks
 }
 
 /// The parameters of a network in one graph, by name.

@@ -49,7 +49,7 @@ pub use policy_stats::PolicyStats;
 pub use sampler_step::{SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use sum_rows::SumRows;
-pub use sum_squares::{SumSquares, sum_squares};
+pub use sum_squares::{SumSquares, Summed, sum_squares, sum_squares_of};
 pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::gpu::{Dispatch, Kernel, grid_1d};

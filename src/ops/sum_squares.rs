@@ -1,25 +1,69 @@
-//! The squared norm of a long tensor, and whether all of it is finite.
+//! The squared norm of long tensors, and whether all of it is finite.
+
+use std::ops::Range;
 
 use super::{word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
 
 /// Elements that one workgroup of the first pass adds up.
-const CHUNK: usize = 4096;
+const BLOCK: usize = 4096;
 
-/// Any tensor to
-/// 0. `[2]`: the sum of the squares of its finite elements, and the number of the others (an f32, exact up
-///    to 2²⁴ and never 0 if there are any),
-/// 1. partial sums (scratch).
+/// A tensor that is summed, and the ranges in it that are cut into blocks: its parameters, say. How a store is cut into
+/// tensors then does not change the sum, to the bit.
+#[derive(Clone, Debug)]
+pub struct Summed {
+    /// Any tensor.
+    pub tensor: Tensor,
+    /// Disjoint ranges of its elements; what lies between them is left out.
+    pub ranges: Vec<Range<usize>>,
+}
+
+/// Records the sum of the squares of all finite elements of `parts` and the number of the others, `[2]` (an f32, exact
+/// up to 2²⁴ and never 0 if there are any).
 ///
 /// The sum may overflow although every element is finite: whoever uses it asks whether it is finite.
-/// Results of several tensors may be added.
-#[derive(Clone, Copy, Debug)]
-pub struct SumSquares;
+pub fn sum_squares_of(graph: &mut Graph, parts: &[Summed]) -> Tensor {
+    let blocks: Vec<Vec<Range<usize>>> = parts.iter().map(|part| blocks(&part.ranges)).collect();
+    let count = blocks.iter().map(Vec::len).sum::<usize>();
+    // Each part writes its range of these sums, so they outlive a node: an input that the host never writes.
+    let partial = graph.constant("partial sums of squares", &[count, 2], vec![0.0; 2 * count]);
+    let mut first = 0;
+    for (part, blocks) in parts.iter().zip(blocks) {
+        let bounds = blocks.iter().flat_map(|block| [word(block.start), word(block.end)]).collect();
+        let bounds = graph.constant_indices("blocks of squares", &[blocks.len(), 2], bounds);
+        graph.push_into(SumSquares { first }, &[part.tensor, bounds, partial], &[partial]);
+        first += blocks.len();
+    }
+    graph.apply(SumSquaresFinish, &[partial])
+}
 
-/// Records the sum of squares of `x` and its count of elements that are not finite, `[2]`.
+/// Records the sum of squares of `x` and its count of elements that are not finite, `[2]`: [`sum_squares_of`] one tensor.
 pub fn sum_squares(graph: &mut Graph, x: Tensor) -> Tensor {
-    graph.push(SumSquares, &[x])[0]
+    let all = 0..graph.elements(x);
+    sum_squares_of(graph, &[Summed { tensor: x, ranges: vec![all] }])
+}
+
+/// Each range in blocks, the last of which may be shorter.
+fn blocks(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let of = |range: &Range<usize>| {
+        let end = range.end;
+        range.clone().step_by(BLOCK).map(move |start| start..end.min(start + BLOCK))
+    };
+    ranges.iter().flat_map(of).collect()
+}
+
+fn sums(elements: &[f64]) -> [f64; 2] {
+    let finite = elements.iter().filter(|value| value.is_finite());
+    let not_finite = elements.len() - finite.clone().count();
+    [finite.map(|value| value * value).sum(), not_finite as f64]
+}
+
+/// The first pass: any tensor, the bounds of blocks in it `[blocks, 2]`, and the pairs of all blocks `[all blocks, 2]`
+/// to the latter, of which it writes those from `first` on.
+#[derive(Clone, Copy, Debug)]
+pub struct SumSquares {
+    first: usize,
 }
 
 impl Op for SumSquares {
@@ -28,28 +72,47 @@ impl Op for SumSquares {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let elements: usize = inputs[0].iter().product();
-        vec![vec![2], vec![elements.div_ceil(CHUNK), 2]]
+        vec![inputs[2].to_vec()]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.input_elements(0);
-        let chunks = elements.div_ceil(CHUNK);
-        let [input, sums, partial] = [Binding::Input(0), Binding::Output(0), Binding::Output(1)];
-        let kernel = Kernel::new("sum_squares").with("CHUNK", word(CHUNK));
-        let finish = Kernel::new("sum_squares_finish");
-        vec![
-            workgroup_a_row(kernel, &[input], &[partial], [elements, chunks].map(word).to_vec(), chunks),
-            workgroup_a_row(finish, &[partial], &[sums], vec![word(chunks)], 1),
-        ]
+        let blocks = shapes.inputs[1][0];
+        let reads = [Binding::Input(0), Binding::Input(1)];
+        let params = [blocks, self.first].map(word).to_vec();
+        vec![workgroup_a_row(Kernel::new("sum_squares"), &reads, &[Binding::Output(0)], params, blocks)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let sums = |elements: &[f64]| -> [f64; 2] {
-            let finite = elements.iter().filter(|value| value.is_finite());
-            let non_finite = elements.len() - finite.clone().count();
-            [finite.map(|value| value * value).sum(), non_finite as f64]
-        };
-        vec![sums(inputs[0]).to_vec(), inputs[0].chunks(CHUNK).flat_map(sums).collect()]
+        let mut partial = inputs[2].to_vec();
+        for (block, bounds) in inputs[1].chunks(2).enumerate() {
+            let pair = sums(&inputs[0][bounds[0] as usize..bounds[1] as usize]);
+            partial[2 * (self.first + block)..][..2].copy_from_slice(&pair);
+        }
+        vec![partial]
+    }
+}
+
+/// The second pass: pairs `[blocks, 2]` to their sum `[2]`.
+#[derive(Clone, Copy, Debug)]
+pub struct SumSquaresFinish;
+
+impl Op for SumSquaresFinish {
+    fn name(&self) -> &'static str {
+        "sum_squares_finish"
+    }
+
+    fn output_shapes(&self, _: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![vec![2]]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let params = vec![word(shapes.inputs[0][0])];
+        let kernel = Kernel::new("sum_squares_finish");
+        vec![workgroup_a_row(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, 1)]
+    }
+
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let add = |total: [f64; 2], pair: &[f64]| [total[0] + pair[0], total[1] + pair[1]];
+        vec![inputs[0].chunks(2).fold([0.0; 2], add).to_vec()]
     }
 }

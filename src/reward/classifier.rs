@@ -31,8 +31,7 @@ impl ClassifierScorer {
     /// If the model is none, or the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, model: &Model, name: &str) -> Result<Self> {
         let config = model.classifier(name)?.clone();
-        let weights = gpu.allocate("classifier", 4 * model.weights.len() as u64)?;
-        gpu.write(&weights, 0, &model.weights);
+        let weights = config.layout().upload(gpu, "classifier", &model.weights)?;
         let mut graph = Graph::new();
         let images = graph.input("images", &[BATCH, config.dim()]);
         let labels = graph.input("labels", &[BATCH]);

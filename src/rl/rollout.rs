@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::config::{Config, ObjectiveName};
 use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
-use crate::gpu::{Buffer, Command, Gpu, Region};
-use crate::graph::{Store, Stores};
+use crate::gpu::{Command, Gpu};
+use crate::graph::{Store, StoreMemory, Stores};
 use crate::model::{DitConfig, Network};
 use crate::sampling::{Request, Sampling, Table};
 
@@ -87,7 +87,7 @@ impl RolloutCollector {
                 stores,
             )?,
             stores: trajectories
-                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?)))
+                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?.into())))
                 .collect::<Result<_>>()?,
         })
     }
@@ -121,7 +121,7 @@ impl RolloutCollector {
             let Some(slot) = trained.iter().position(|step| *step == moment.step) else { return Ok(()) };
             let Some(velocities) = stores.get(&VELOCITIES) else { return Ok(()) };
             let offset = 4 * ((slot * samples + moment.first) * dim) as u64;
-            let to = |buffer: &Arc<Buffer>| Region { buffer: buffer.clone(), offset, bytes: moment.x.bytes };
+            let to = |memory: &StoreMemory| memory.region(offset, moment.x.bytes).expect("trajectories have room");
             let (to_states, to_velocities) = (to(&stores[&STATES]), to(velocities));
             gpu.encode([
                 Command::Copy { from: moment.x, to: &to_states },
@@ -129,7 +129,7 @@ impl RolloutCollector {
             ])
         })?;
         if self.config.objective.name == ObjectiveName::Nft {
-            self.gpu.write(&self.stores[&STATES], 0, &images);
+            self.stores[&STATES].write(&self.gpu, &images);
         }
         Ok(Rollout { index, requests, table, trained, images })
     }

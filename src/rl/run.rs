@@ -124,11 +124,7 @@ impl Run {
         };
         let base_store = match config.train.half_base {
             false => frozen.clone(),
-            true => {
-                let store = gpu.allocate("base model", 4 * base.weights.len() as u64)?;
-                gpu.write(&store, 0, &base.weights);
-                store
-            }
+            true => dit.layout().upload(gpu, "base model", &base.weights)?,
         };
         let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
         let mut stores = trainer.optimizer.average_stores();

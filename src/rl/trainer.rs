@@ -15,8 +15,8 @@ use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, base_bytes, upload_base};
 use crate::flow::standard_ratio::StandardRatio;
-use crate::gpu::{Buffer, Gpu, ITERATION, Region};
-use crate::graph::{Graph, Profile, Stores, planned_bytes};
+use crate::gpu::{Buffer, Gpu, ITERATION};
+use crate::graph::{Graph, Profile, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve};
 use crate::model::{Adapter, DitConfig, Model, Network, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::reward::{Moment, Purpose, Rewards};
@@ -41,7 +41,7 @@ struct State {
 }
 
 /// What an iteration costs, known before it runs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
     /// Parameters of the model.
     pub parameters: usize,
@@ -57,6 +57,18 @@ pub struct Cost {
     pub bytes: u64,
     /// What they would be if no memory were reused.
     pub naive_bytes: u64,
+    /// Bytes of the slots of an update, which the rollout's plans share.
+    update_slots: Vec<u64>,
+}
+
+impl Cost {
+    /// Makes room for the update before the rollout's plans are bound, so that they share its memory.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn reserve(&self, gpu: &Gpu) -> Result<Vec<Arc<Buffer>>> {
+        reserve(gpu, &self.update_slots)
+    }
 }
 
 /// Reinforcement learning of one model, by whichever objective.
@@ -69,7 +81,7 @@ pub struct Trainer {
     collector: RolloutCollector,
     updater: Updater,
     rewards: Rewards,
-    base: Option<Arc<Buffer>>,
+    base: Option<StoreMemory>,
     /// CRC-32 of the weights that the run began with.
     base_crc32: u32,
     dumped: Option<Vec<u8>>,
@@ -114,7 +126,11 @@ impl Trainer {
         let steps = (samples / config.rollout_micro_batch() * config.rollout.steps) as u64;
         let passes = (samples / config.update_micro_batch() * slots * config.train.inner_epochs) as u64;
         let (layout, all) = (network.layout(), dit.layout().parameter_count());
-        let plans = [&step.graph, &noise, &update.graph].map(|graph| planned_bytes(graph, profile));
+        for graph in [&update.graph, &step.graph, &noise] {
+            check_tensors(graph, profile)?;
+        }
+        // The largest first: the others find room in its slots.
+        let plans = [&update.graph, &step.graph, &noise].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + if keeps_base(config) { base_bytes(config, dit) } else { 0 }
@@ -127,8 +143,9 @@ impl Trainer {
             rollout_flops: step.graph.flops() * steps,
             update_flops: update.graph.flops() * passes,
             dispatches: dispatches(&step.graph, steps) + dispatches(&update.graph, passes),
-            bytes: fixed + plans.iter().map(|plan| plan.reused).sum::<u64>(),
+            bytes: fixed + planned_together(&plans),
             naive_bytes: fixed + plans.iter().map(|plan| plan.naive).sum::<u64>(),
+            update_slots: plans[0].slots.clone(),
         })
     }
 
@@ -168,6 +185,7 @@ impl Trainer {
             _ => optimizer.stores().clone(),
         };
         drawing.extend(frozen());
+        let _held = cost.reserve(gpu)?;
         let collector = RolloutCollector::new(gpu, config, &network, classes, &drawing)?;
         let mut others = collector.stores();
         others.extend(frozen());
@@ -200,7 +218,7 @@ impl Trainer {
 
     /// The weights that training began with, if an adapter on them or a penalty on the distance to them keeps them on
     /// the device.
-    pub fn base(&self) -> Option<&Arc<Buffer>> {
+    pub fn base(&self) -> Option<&StoreMemory> {
         self.base.as_ref()
     }
 
@@ -280,10 +298,7 @@ impl Trainer {
     /// If the device is lost.
     pub fn averaged_model(&self) -> Result<Model> {
         match (self.averaged_adapter()?, &self.base) {
-            (Some(adapter), Some(base)) => {
-                let base = Region { buffer: base.clone(), offset: 0, bytes: base.bytes() };
-                adapter.merge("the base", &self.saved().model(self.gpu.read(&[&base])?), 1.0)
-            }
+            (Some(adapter), Some(base)) => adapter.merge("the base", &self.saved().model(base.read(&self.gpu)?), 1.0),
             _ => Ok(self.saved().model(self.optimizer.read(AVERAGE)?)),
         }
     }

@@ -72,12 +72,12 @@ impl Loss<'_> {
             .map(|(store, values)| {
                 let buffer = gpu().allocate(store.0, 4 * values.len() as u64).expect("it is small");
                 gpu().write(&buffer, 0, values);
-                (*store, buffer)
+                (*store, buffer.into())
             })
             .collect();
         let bytes = 4 * self.layout.trainable_elements() as u64;
         let gradients = gpu().allocate(GRADIENTS.0, bytes).expect("it is small");
-        stores.insert(GRADIENTS, gradients.clone());
+        stores.insert(GRADIENTS, gradients.clone().into());
         let mut plan = Plan::new(gpu(), self.graph, &stores).expect("it is small");
         for (tensor, values) in &self.inputs {
             match values {

@@ -50,7 +50,7 @@ fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Ve
         buffer
     };
     let trained = adapter.map_or(&model.weights, |adapter| &adapter.weights);
-    let stores = Stores::from([(PARAMETERS, buffer(trained)), (BASE, buffer(&model.weights))]);
+    let stores = Stores::from([(PARAMETERS, buffer(trained).into()), (BASE, buffer(&model.weights).into())]);
     let mut plan = Plan::new(gpu(), &graph, &stores).expect("it is small");
     let mut random = Random(3);
     plan.write(x, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());

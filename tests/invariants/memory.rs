@@ -6,9 +6,11 @@ use flowdppo_wgpu::autodiff::Activations;
 use flowdppo_wgpu::config::Config;
 use flowdppo_wgpu::data;
 use flowdppo_wgpu::evaluate::{BASE, base_bytes, declare_base, upload_base};
-use flowdppo_wgpu::graph::{Graph, MemoryPlan, Node, Origin, Plan, Profile, Stores, Tensor, planned_bytes};
+use flowdppo_wgpu::graph::{
+    Graph, MemoryPlan, Node, Origin, Plan, Profile, Stores, Tensor, planned_bytes, planned_together,
+};
 use flowdppo_wgpu::model::{Dit, DitConfig};
-use flowdppo_wgpu::ops::MatMul;
+use flowdppo_wgpu::ops::{MatMul, Scale};
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
@@ -34,7 +36,7 @@ fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
         buffer
     };
     let gradients = buffer(&vec![0.0; dit.layout().trainable_elements()]);
-    let stores = Stores::from([(PARAMETERS, buffer(&model.weights)), (GRADIENTS, gradients.clone())]);
+    let stores = Stores::from([(PARAMETERS, buffer(&model.weights).into()), (GRADIENTS, gradients.clone().into())]);
     let mut plan = Plan::new(gpu(), &it.graph, &stores).expect("it is small");
     let mut random = Random(5);
     plan.write(it.images, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
@@ -131,7 +133,9 @@ fn no_slot_is_wanted_by_two_tensors_at_once() {
             let mut holds: Vec<Option<Tensor>> = vec![None; plan.slots.len()];
             for node in &nodes {
                 let touched = touched(&graph, node, &profile);
-                let computed = |tensor: &&Tensor| graph.origin(**tensor) == Origin::Computed;
+                // What is kept has memory of its own.
+                let computed =
+                    |tensor: &&Tensor| graph.origin(**tensor) == Origin::Computed && !plan.kept.contains(*tensor);
                 for tensor in node.inputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
                     assert_eq!(holds[plan.slot_of[tensor]], Some(*tensor), "{}: overwritten", node.label);
                 }
@@ -150,6 +154,45 @@ fn no_slot_is_wanted_by_two_tensors_at_once() {
     }
 }
 
+/// Plans run one after another, so their slots are the same memory; what is kept of one stays while another runs.
+#[test]
+fn plans_share_their_slots_and_keep_their_results() {
+    let gpu = own_gpu();
+    let plan = |elements: usize, factor: f32| {
+        let mut graph = Graph::new();
+        let x = graph.input("x", &[elements]);
+        let between = graph.apply(Scale(factor), &[x]);
+        let y = graph.apply(Scale(factor), &[between]);
+        graph.keep(y);
+        let planned = planned_bytes(&graph, &Profile::of(&gpu));
+        (Plan::new(&gpu, &graph, &Stores::new()).expect("it is small"), x, y, planned)
+    };
+    // The first readback makes the memory of all.
+    gpu.read::<u32>(&[gpu.unused()]).expect("the device works");
+    let before = gpu.counters().bytes_held;
+    let (mut large, large_x, large_y, large_planned) = plan(1000, 2.0);
+    assert_eq!(gpu.counters().bytes_held - before, large_planned.reused, "alone it holds all of it");
+    let (mut small, small_x, small_y, small_planned) = plan(300, 3.0);
+    let together = planned_together(&[large_planned.clone(), small_planned.clone()]);
+    assert_eq!(gpu.counters().bytes_held - before, together);
+    assert_eq!(together, large_planned.reused + small_planned.reused - 1200, "the smaller slot is shared");
+    // In the other order nothing fits, unless there is room before.
+    assert_eq!(
+        planned_together(&[small_planned.clone(), large_planned.clone()]),
+        large_planned.reused + small_planned.reused
+    );
+    large.write(large_x, &[1.0_f32; 1000]);
+    small.write(small_x, &[1.0_f32; 300]);
+    for _ in 0..3 {
+        large.run().expect("the device works");
+        small.run().expect("the device works");
+        assert_eq!(large.read::<f32>(&[large_y]).expect("the device works"), [4.0; 1000]);
+        assert_eq!(small.read::<f32>(&[small_y]).expect("the device works"), [9.0; 300]);
+    }
+    drop((large, small));
+    assert_eq!(gpu.counters().bytes_held, before, "memory is given back");
+}
+
 #[test]
 fn scratch_that_no_kernel_reads_takes_no_memory() {
     let product = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
@@ -166,7 +209,7 @@ fn scratch_that_no_kernel_reads_takes_no_memory() {
     let gpu = own_gpu();
     let store = gpu.allocate("gradients", 4 * 128).expect("it is small");
     let before = gpu.counters().buffers;
-    Plan::with_profile(&gpu, &graph, &Stores::from([(GRADIENTS, store)]), &profiles()[0]).expect("it is small");
+    Plan::with_profile(&gpu, &graph, &Stores::from([(GRADIENTS, store.into())]), &profiles()[0]).expect("it is small");
     assert_eq!(gpu.counters().buffers - before, 3, "two inputs and the parameters");
 }
 

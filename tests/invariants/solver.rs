@@ -17,7 +17,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     let dit = dit_of(&model);
     let weights = gpu().allocate("model", 4 * model.weights.len() as u64).expect("it is small");
     gpu().write(&weights, 0, &model.weights);
-    let stores = Stores::from([(PARAMETERS, weights)]);
+    let stores = Stores::from([(PARAMETERS, weights.into())]);
     let mut sampling =
         Sampling::new_for(gpu(), &dit.into(), [6, 4], 1.0, Solver::DpmSolverPlusPlus, &stores).expect("it is small");
     let schedule = Schedule::StaticShift { shift: 2.0 };

@@ -48,7 +48,7 @@ impl Training {
             let values = if store == STORES[0] { parameters.to_vec() } else { vec![0.0; elements] };
             let buffer = gpu().allocate(store.0, 4 * elements as u64).expect("it is small");
             gpu().write(&buffer, 0, &values);
-            stores.insert(store, buffer);
+            stores.insert(store, buffer.into());
             contents.insert(store, values.iter().map(|value| f64::from(*value)).collect());
         }
         let plan = Plan::new(gpu(), &graph, &stores).expect("it is small");

@@ -151,7 +151,8 @@ fn matmul_accumulates_over_slices_of_k() {
             let scratch = graph.scratch(&scratch);
             graph.push_into(op, &tensors, &[sum, scratch]);
             for variant in VARIANTS {
-                let stores = Stores::from([(SUM, gpu().allocate("sum", 4 * (m * n) as u64).expect("it is small"))]);
+                let stores =
+                    Stores::from([(SUM, gpu().allocate("sum", 4 * (m * n) as u64).expect("it is small").into())]);
                 let mut plan = Plan::with_profile(gpu(), &graph, &stores, &forcing(variant)).expect("it is small");
                 let mut twin = Interpreter::new([(SUM, vec![0.0; m * n])].into());
                 let mut random = Random(5);
@@ -259,7 +260,7 @@ fn parameter_gradients_accumulate() {
     flowdppo_wgpu::autodiff::backward(&mut graph, &[(y, seed)], &[]);
     let mut stores = Stores::new();
     for store in [PARAMETERS, GRADIENTS] {
-        stores.insert(store, gpu().allocate(store.0, 512).expect("it is small"));
+        stores.insert(store, gpu().allocate(store.0, 512).expect("it is small").into());
     }
     let mut plan = Plan::new(gpu(), &graph, &stores).expect("it is small");
     plan.write(x, &[2.0_f32, 3.0]);

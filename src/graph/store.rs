@@ -1,0 +1,105 @@
+//! The device memory of stores: cut into chunks, so that a store may be larger than what a device binds at once.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Store;
+use crate::error::Result;
+use crate::gpu::{Buffer, Gpu, Region};
+
+/// The memory that stored tensors live in.
+pub type Stores = BTreeMap<Store, StoreMemory>;
+
+/// The memory of one store: buffers that follow each other. No stored tensor lies in two of them.
+#[derive(Clone, Debug)]
+pub struct StoreMemory {
+    chunks: Arc<[Chunk]>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    /// Where it begins in the store, in bytes.
+    first: u64,
+    buffer: Arc<Buffer>,
+}
+
+/// A store of one chunk.
+impl From<Arc<Buffer>> for StoreMemory {
+    fn from(buffer: Arc<Buffer>) -> Self {
+        Self { chunks: Arc::new([Chunk { first: 0, buffer }]) }
+    }
+}
+
+impl StoreMemory {
+    /// Zeroed memory for these ranges of 4-byte elements, which follow each other.
+    ///
+    /// # Errors
+    /// If a range is larger than the device allows, or memory is short.
+    pub fn allocate(gpu: &Arc<Gpu>, label: &str, ranges: &[Range<usize>]) -> Result<Self> {
+        let chunk = |range: &Range<usize>| {
+            Ok(Chunk { first: 4 * range.start as u64, buffer: gpu.allocate(label, 4 * range.len() as u64)? })
+        };
+        Ok(Self { chunks: ranges.iter().map(chunk).collect::<Result<_>>()? })
+    }
+
+    /// Memory for these ranges that holds `data`.
+    ///
+    /// # Errors
+    /// As [`StoreMemory::allocate`].
+    pub fn upload<T: bytemuck::NoUninit>(
+        gpu: &Arc<Gpu>,
+        label: &str,
+        ranges: &[Range<usize>],
+        data: &[T],
+    ) -> Result<Self> {
+        let memory = Self::allocate(gpu, label, ranges)?;
+        memory.write(gpu, data);
+        Ok(memory)
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.buffer.bytes()).sum()
+    }
+
+    /// Number of buffers.
+    pub fn chunk_count(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Where `bytes` from `offset` on lie; `None` if they reach beyond the end or into another chunk.
+    pub fn region(&self, offset: u64, bytes: u64) -> Option<Region> {
+        let chunk = self.chunks.iter().rfind(|chunk| chunk.first <= offset)?;
+        let offset = offset - chunk.first;
+        (offset + bytes <= chunk.buffer.bytes()).then(|| Region { buffer: chunk.buffer.clone(), offset, bytes })
+    }
+
+    /// All of it, in order.
+    pub fn regions(&self) -> Vec<Region> {
+        let whole = |chunk: &Chunk| Region { buffer: chunk.buffer.clone(), offset: 0, bytes: chunk.buffer.bytes() };
+        self.chunks.iter().map(whole).collect()
+    }
+
+    /// Overwrites all of it.
+    ///
+    /// # Panics
+    /// If `data` has another size.
+    pub fn write<T: bytemuck::NoUninit>(&self, gpu: &Gpu, data: &[T]) {
+        let mut rest: &[u8] = bytemuck::cast_slice(data);
+        assert_eq!(rest.len() as u64, self.bytes(), "a store is written whole");
+        for chunk in &*self.chunks {
+            let (these, others) = rest.split_at(chunk.buffer.bytes() as usize);
+            gpu.write(&chunk.buffer, 0, these);
+            rest = others;
+        }
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read<T: bytemuck::Pod>(&self, gpu: &Gpu) -> Result<Vec<T>> {
+        gpu.read(&self.regions().iter().collect::<Vec<_>>())
+    }
+}

@@ -128,7 +128,7 @@ pub fn declare_base(graph: &mut Graph, config: &Config, dit: &DitConfig) -> Para
 }
 
 impl Evaluator {
-    /// Binds the model whose weights are the `PARAMETERS` of `stores`. With a `base` (the weights as they are) and its
+    /// Binds the model whose weights are the `PARAMETERS` of `stores`, and whose classes have these names. With a `base` (the weights as they are) and its
     /// [`BASE`] among the stores, drift from it is measured too.
     ///
     /// # Errors
@@ -137,6 +137,7 @@ impl Evaluator {
         gpu: &Arc<Gpu>,
         config: &Config,
         network: &Network,
+        class_names: &[String],
         stores: &Stores,
         base: Option<&StoreMemory>,
     ) -> Result<Self> {
@@ -148,7 +149,7 @@ impl Evaluator {
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
-            file => Some(reward::classifier_for(gpu, file, dit)?),
+            file => Some(reward::classifier_for(gpu, file, dit, class_names)?),
         };
         let batches = [requests.len(), batch];
         let draws = |network: &Network, stores: &Stores| {

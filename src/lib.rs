@@ -8,6 +8,7 @@ pub mod assets;
 pub mod autodiff;
 pub mod bench;
 pub mod cache;
+pub mod classes;
 pub mod cli;
 pub mod compare;
 pub mod config;

@@ -243,7 +243,7 @@ fn nothing_is_made_after_the_first_iteration() {
     let base = dit.layout().upload(&gpu, "base", &model.weights).expect("it is small");
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
-    let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&base)).expect("it is small");
+    let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &[], &stores, Some(&base)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {

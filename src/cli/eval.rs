@@ -48,7 +48,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     upload(PARAMETERS, &model)?;
     let base = match &base {
         None => None,
-        Some(base) if base.kind == model.kind => Some(upload(BASE, base)?),
+        Some(base) if base.kind == model.kind => {
+            let name = arguments.base.as_deref().unwrap_or_default();
+            model.classes(&arguments.model).check_same(base.classes(name))?;
+            Some(upload(BASE, base)?)
+        }
         Some(_) => {
             return Err(Error::input(format!(
                 "{} is another network than {}: drift is measured between models of one kind",
@@ -58,7 +62,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let mut rewards = Rewards::new(&gpu, &config.reward, dit, &model.class_names)?;
-    let evaluation = Evaluator::new(&gpu, &config, &dit.into(), &stores, base.as_ref())?.evaluate(&mut rewards, 0)?;
+    let evaluation = Evaluator::new(&gpu, &config, &dit.into(), &model.class_names, &stores, base.as_ref())?
+        .evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::say;
+use super::{Global, say};
 use crate::error::Result;
 use crate::model::{import_sit, read_foreign_tensors};
 
@@ -29,12 +29,12 @@ pub(super) enum Format {
     Sit,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let tensors = read_foreign_tensors(&arguments.input)?;
     let model = match arguments.format {
         Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads)?,
     };
-    super::check_output(&arguments.output)?;
+    global.outputs().reads(&arguments.input).file(&arguments.output)?;
     model.save(&arguments.output)?;
     let config = model.dit("the new model")?;
     say(format_args!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{AdapterArguments, Global, say};
+use super::{AdapterArguments, Global, Outputs, say};
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
 use crate::data::scatter::{self, Scatter};
@@ -78,9 +78,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     check(arguments, dit)?;
-    super::check_picture(&arguments.out)?;
+    let inputs = [&arguments.noise, &arguments.adapter.adapter];
+    let mut outputs = inputs.into_iter().flatten().fold(global.outputs().reads(&arguments.model), Outputs::reads);
+    outputs.image(&arguments.out)?;
     if let Some(path) = &arguments.save_tensors {
-        super::check_output(path)?;
+        outputs.file(path)?;
     }
     let (requests, start) = match &arguments.noise {
         Some(path) => from_noise(path, dit, arguments.seed)?,

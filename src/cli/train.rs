@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Global, RunArguments, check_output, eval, say, stop_at_interrupt};
+use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{self, Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -49,12 +49,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let (None, Some(out)) = (&begun, &arguments.run.out) {
         RunDirectory::check_free(out)?;
     }
+    let mut outputs = arguments.run.config.outputs(global, &config);
     if let Some(file) = &arguments.dump_update {
-        check_output(file)?;
+        outputs.file(file)?;
     }
     // Everything is bound, and what is resumed is seen to fit, before anything is written.
     let gpu = global.open(&config.run.device)?;
-    arguments.run.start_profiling(&gpu)?;
+    arguments.run.start_profiling(&gpu, &mut outputs)?;
     let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     let directory = match begun {
         Some(directory) => {
@@ -157,7 +158,7 @@ fn resumed(arguments: &RunArguments) -> Result<Begun> {
 fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
     Rewards::new(gpu, &config.reward, dit, class_names)?;
     if !config.eval.judge.is_empty() {
-        reward::classifier_for(gpu, &config.eval.judge, dit)?;
+        reward::classifier_for(gpu, &config.eval.judge, dit, class_names)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Entry, Layout};
 use super::{ClassifierConfig, DitConfig};
+use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
@@ -71,7 +72,7 @@ impl Model {
                  checkpoint, convert it first with `flowdppo-wgpu import --format sit`"
             )));
         };
-        let Description { kind, class_names } = serde_json::from_str(description)
+        let Description { kind, class_names }: Description = serde_json::from_str(description)
             .map_err(|cause| Error::input(format!("{name} describes its network in an unknown way: {cause}")))?;
         match &kind {
             ModelKind::Dit(config) => config.check(),
@@ -79,7 +80,17 @@ impl Model {
         }
         .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
         let weights = gather(name, &kind.layout(), tensors)?;
+        let class_names = class_names.iter().map(|class| normal_name(class)).collect();
         Ok(Self { kind, class_names, weights })
+    }
+
+    /// Its classes; `of` is what messages call the model.
+    pub fn classes<'a>(&'a self, of: &'a str) -> Classes<'a> {
+        let count = match &self.kind {
+            ModelKind::Dit(config) => config.num_classes,
+            ModelKind::Classifier(config) => config.num_classes,
+        };
+        Classes { of, count, names: &self.class_names }
     }
 
     /// Reads a native file from disk.

@@ -140,7 +140,7 @@ impl Run {
             gpu: gpu.clone(),
             preview: preview_of(network, &stores)?,
             base_preview: Some(preview_of(&(&dit).into(), &only_base)?),
-            evaluator: Evaluator::new(gpu, config, network, &stores, Some(&base_store))?,
+            evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&base_store))?,
             table: Table::ode(1.0, config.preview.steps)?,
             dim: dit.dim(),
             config: config.clone(),

@@ -1,5 +1,6 @@
 //! The weights of a run as files of its checkpoints: those in training and their average, as models or as adapters.
 
+use crate::classes::Classes;
 use crate::error::{Error, Result};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network};
 use crate::run::LoadedCheckpoint;
@@ -56,6 +57,8 @@ impl Saved<'_> {
         let name = checkpoint.path.join(file).display().to_string();
         let model = Model::from_bytes(&name, checkpoint.file(file)?)?;
         if model.kind == ModelKind::Dit(self.network.dit.clone()) {
+            let begun = Classes { of: "`model.file`", count: self.network.dit.num_classes, names: self.class_names };
+            model.classes(&name).check_same(begun)?;
             return Ok(model.weights);
         }
         Err(Error::input(format!(

@@ -142,6 +142,8 @@ impl Evaluator {
         base: Option<&StoreMemory>,
     ) -> Result<Self> {
         let (eval, dit) = (&config.eval, &network.dit);
+        config.rollout.chosen_classes(dit.num_classes)?;
+        dit.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
         let table = Table::solve(&Schedule::default(), eval.steps, eval.solver)?;

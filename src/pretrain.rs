@@ -117,6 +117,12 @@ impl<'a> Pretraining<'a> {
                 dit.num_classes
             )));
         }
+        if !dit.has_null_class && config.pretrain.class_dropout > 0.0 {
+            return Err(Error::input(format!(
+                "`pretrain.class_dropout` is {}, but `model.file` has no \"no class\" that it could train: set it to 0",
+                config.pretrain.class_dropout
+            )));
+        }
         let micro_batch = config.pretrain_micro_batch();
         let activations =
             Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };
@@ -171,7 +177,8 @@ impl<'a> Pretraining<'a> {
                 let flip = self.horizontal_flip && augment.uniform() < 0.5;
                 push_image(&mut images, self.data, index, flip);
                 let dropped = dropout.uniform() < self.config.class_dropout;
-                labels.push(if dropped { self.dit.null_class() } else { self.data.labels[index] });
+                let null_class = self.dit.null_class().filter(|_| dropped);
+                labels.push(null_class.unwrap_or(self.data.labels[index]));
                 let sigma = self.draw_sigma(&mut times);
                 time.push(self.dit.time_of(sigma));
                 to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);

@@ -11,7 +11,8 @@ use super::{ClassifierConfig, DitConfig};
 use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_file, write_atomically};
+use crate::sniff::what_is;
 
 /// Metadata key under which a file describes itself, as JSON.
 const KEY: &str = "flowdppo_wgpu";
@@ -98,7 +99,7 @@ impl Model {
     /// # Errors
     /// As [`Model::from_bytes`], and if it cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+        let bytes = read_file(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
@@ -152,7 +153,7 @@ impl Model {
 /// # Errors
 /// [`Error::Input`] naming the file and the tensor.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let bytes = read_file(path)?;
     parse_tensors(&path.display().to_string(), &bytes)
 }
 
@@ -162,7 +163,7 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
 /// As [`read_tensors`], and if it is a native model: its tensors have the same names as SiT's, but its conventions of time
 /// may be others.
 pub fn read_foreign_tensors(path: &Path) -> Result<Tensors> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let bytes = read_file(path)?;
     let name = path.display().to_string();
     match parse(&name, &bytes)? {
         (_, metadata) if metadata.contains_key(KEY) => {
@@ -206,12 +207,13 @@ pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> 
 /// Tensors and metadata of a safetensors file.
 fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
     let broken = |cause: &dyn std::fmt::Display| {
-        Error::input(match is_pytorch(bytes) {
-            true => format!(
+        Error::input(match (is_pytorch(bytes), what_is(bytes)) {
+            (true, _) => format!(
                 "{name} is a PyTorch checkpoint, not safetensors: convert it with the line of Python under \"Import a \
                  checkpoint\" in docs/models.md"
             ),
-            false => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
+            (false, Some(what)) => format!("{name} is not safetensors: it is {what}"),
+            (false, None) => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
         })
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;

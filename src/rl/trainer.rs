@@ -92,19 +92,6 @@ pub struct Trainer {
 /// How an updater is made.
 type BindUpdater = fn(&Arc<Gpu>, &Config, &Network, &Optimizer, Stores) -> Result<Updater>;
 
-/// The classes that groups go through.
-fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
-    if let Some(class) = config.rollout.classes.iter().find(|class| **class >= dit.num_classes) {
-        return Err(Error::input(format!(
-            "`rollout.classes` names class {class}, but the model has {} classes, 0 to {}",
-            dit.num_classes,
-            dit.num_classes - 1
-        )));
-    }
-    let chosen: Vec<u32> = config.rollout.classes.iter().map(|class| *class as u32).collect();
-    Ok(if chosen.is_empty() { (0..dit.num_classes as u32).collect() } else { chosen })
-}
-
 /// Whether an adapter or the penalty on the distance to the base needs its weights.
 fn keeps_base(config: &Config) -> bool {
     config.lora.is_used() || config.objective.reference.beta > 0.0
@@ -116,7 +103,8 @@ impl Trainer {
     /// # Errors
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Result<Cost> {
-        classes(config, dit)?;
+        config.rollout.chosen_classes(dit.num_classes)?;
+        dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
         let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref());
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;
@@ -167,7 +155,7 @@ impl Trainer {
 
     fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model, updater: BindUpdater) -> Result<Self> {
         let dit = model.dit("`model.file`")?.clone();
-        let classes = classes(config, &dit)?;
+        let classes = config.rollout.chosen_classes(dit.num_classes)?;
         let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let adapter = Adapter::begin(config, &dit)?;

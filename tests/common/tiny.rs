@@ -19,6 +19,7 @@ pub fn dit(depth: usize) -> Model {
         num_heads: 2,
         mlp_ratio: 2.0,
         num_classes: 3,
+        has_null_class: true,
         learn_sigma: false,
         time: TimeConvention::Sigma,
         time_scale: 1000.0,

@@ -64,6 +64,20 @@ impl FlowMatchingGraph {
     }
 }
 
+/// Checks that a model takes the images of a data set.
+///
+/// # Errors
+/// [`Error::Input`] with both sizes if it does not.
+pub fn check_shape(data: &Dataset, dit: &DitConfig) -> Result<()> {
+    if data.image_size == dit.image_size && data.channels == dit.channels {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and `model` agree",
+        data.image_size, data.channels, dit.image_size, dit.channels
+    )))
+}
+
 /// Flow-matching pretraining of one model on one data set.
 #[derive(Debug)]
 pub struct Pretraining<'a> {
@@ -103,13 +117,7 @@ impl<'a> Pretraining<'a> {
         data: &'a Dataset,
         weights: &[f32],
     ) -> Result<Self> {
-        if data.image_size != dit.image_size || data.channels != dit.channels {
-            return Err(Error::input(format!(
-                "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and \
-                 `model` agree",
-                data.image_size, data.channels, dit.image_size, dit.channels
-            )));
-        }
+        check_shape(data, &dit)?;
         if data.class_names.len() > dit.num_classes {
             return Err(Error::input(format!(
                 "the data has {} classes, but `model.num_classes` is {}: raise it",

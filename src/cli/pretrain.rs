@@ -31,6 +31,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         ModelSource::File(file) => {
             let model = assets::load_model(file)?;
             let dit = model.dit(file)?.clone();
+            crate::pretrain::check_shape(&data, &dit)?;
             data.take_classes_of(model.classes(file))?;
             (dit, model.weights)
         }

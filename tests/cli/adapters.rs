@@ -40,7 +40,7 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
     assert!(read("none.safetensors") == base);
 
     let sample = |arguments: &str| {
-        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png {arguments}")).succeeds();
+        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png --force {arguments}")).succeeds();
         read("x")
     };
     let tuned = sample("--model run/model.safetensors");
@@ -74,7 +74,7 @@ fn the_best_model_has_its_adapter() {
     here.run("merge --model base.safetensors --adapter run/best best.safetensors").succeeds();
     assert!(read("best.safetensors") == read("run/best/model.safetensors"));
     let sample = |arguments: &str| {
-        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png {arguments}")).succeeds();
+        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png --force {arguments}")).succeeds();
         read("x")
     };
     let best = sample("--model run/best/model.safetensors");

@@ -188,8 +188,8 @@ impl Lora {
         let keys: Map<String, Value> = serde_json::from_slice(bytes).map_err(unreadable)?;
         for (key, plain) in plain_values() {
             let found = keys.get(key).unwrap_or(&Value::Null);
-            // An empty list or object says as little as `null`.
-            let is_empty = found.as_array().is_some_and(Vec::is_empty) || found.as_object().is_some_and(Map::is_empty);
+            // An empty list means the same as `null`.
+            let is_empty = found.as_array().is_some_and(Vec::is_empty);
             if !found.is_null() && !is_empty && *found != plain {
                 return Err(Error::input(format!(
                     "{name} has `{key}` = {found}: only plain LoRA can be read, where it is {plain}"

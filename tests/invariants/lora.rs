@@ -378,6 +378,11 @@ fn a_wrong_adapter_says_what_is_wrong() {
             &["is not finite at element 3"],
         ),
     ];
+    // Empty lists mean the same as null.
+    for key in ["modules_to_save", "layers_to_transform", "exclude_modules", "trainable_token_indices"] {
+        let folder = peft_folder(set(key, json!([])));
+        Adapter::load(folder.path(), dit_of(&model)).unwrap_or_else(|cause| panic!("{key}: {cause}"));
+    }
     for (change, parts) in cases {
         let folder = peft_folder(change);
         let message = Adapter::load(folder.path(), dit_of(&model)).expect_err("it is wrong").to_string();

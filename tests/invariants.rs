@@ -19,7 +19,7 @@ use std::sync::Arc;
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
-use flowdppo_wgpu::evaluate::{BASE, Evaluator, upload_base};
+use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, upload_base};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::{Profile, Stores};
 use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network};
@@ -61,6 +61,11 @@ impl Parts {
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
         let mut frozen = Stores::new();
+        if config.lora.starts_from_adapter() {
+            let store = gpu.allocate(START.0, 4 * weights.len() as u64).expect("it is small");
+            gpu.write(&store, 0, weights);
+            frozen.insert(START, store);
+        }
         if adapter.is_some() || config.objective.reference.beta > 0.0 {
             let base = upload_base(gpu, config, dit, &model.weights).expect("it is small");
             frozen.insert(BASE, base);
@@ -240,7 +245,8 @@ fn nothing_is_made_after_the_first_iteration() {
     gpu.write(&base, 0, &model.weights);
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
-    let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&base)).expect("it is small");
+    let reference = Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, base)]) };
+    let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&reference)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {

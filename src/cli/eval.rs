@@ -9,7 +9,7 @@ use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
 use crate::config::Command;
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::evaluate::{BASE, Evaluation, Evaluator, Reference};
 use crate::gpu::Buffer;
 use crate::graph::{Store, Stores};
 use crate::model::Model;
@@ -51,7 +51,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     upload(PARAMETERS, &model)?;
     let base = match &base {
         None => None,
-        Some(base) if base.kind == model.kind => Some(upload(BASE, base)?),
+        Some(base) if base.kind == model.kind => {
+            Some(Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, upload(BASE, base)?)]) })
+        }
         Some(_) => {
             return Err(Error::input(format!(
                 "{} is another network than {}: drift is measured between models of one kind",

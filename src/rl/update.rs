@@ -61,7 +61,7 @@ pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usi
 
 impl Updater {
     /// Binds the update to the optimizer's stores and to `others`: the collector's, and with LoRA or a penalty
-    /// on the distance to the base [`crate::evaluate::BASE`].
+    /// on the distance to the base [`crate::model::BASE`], and [`crate::model::START`] where that is measured from it.
     ///
     /// # Errors
     /// If the device has not enough memory.

@@ -12,11 +12,11 @@ use super::rollout::{STATES, VELOCITIES, stored_slots};
 use crate::autodiff::{Activations, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
-use crate::evaluate::declare_base;
+use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
-use crate::model::{Dit, Network};
+use crate::model::Network;
 use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
@@ -207,8 +207,7 @@ impl UpdateGraph {
             let guidance_scale = config.objective.reference.guidance_scale as f32;
             let (time, labels) = (self.time, self.labels);
             let v_base = self.graph.scope("reference", |graph| {
-                let parameters = declare_base(graph, config, dit);
-                Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
+                declare_reference(graph, config, network).guided_velocity(graph, x, time, labels, guidance_scale)
             });
             let factor = self.graph.input("penalty factors", &[batch]);
             let weight = self.graph.input("penalty weight", &[batch]);

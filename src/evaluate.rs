@@ -110,8 +110,11 @@ pub fn base_bytes(config: &Config, dit: &DitConfig) -> u64 {
 /// Uploads the frozen weights as a [`BASE`]: in 16 bits if `train.half_base` says so.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device has not enough memory, or 16 bits cannot hold a weight.
 pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<Arc<Buffer>> {
+    if config.train.half_base {
+        dit.layout().check_half(weights, "train.half_base")?;
+    }
     let buffer = gpu.allocate(BASE.0, base_bytes(config, dit))?;
     match config.train.half_base {
         true => gpu.write(&buffer, 0, &dit.layout().pack(weights)),

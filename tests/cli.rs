@@ -12,6 +12,7 @@ mod cli {
     mod dashboard;
     mod documents;
     mod evaluation;
+    mod half;
     mod interruption;
     mod outside;
     mod profile;

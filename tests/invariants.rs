@@ -22,7 +22,7 @@ use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
 use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, upload_base};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::{Profile, Stores};
-use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network};
+use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network, START};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
@@ -265,7 +265,7 @@ fn nothing_is_made_after_the_first_iteration() {
 
 #[test]
 fn the_plan_says_how_many_bytes_will_be_held() {
-    let (_folder, file) = classifier_file();
+    let (folder, file) = classifier_file();
     let gpu = own_gpu();
     let model = tiny::dit(2);
     let profile = Profile::of(&gpu);
@@ -292,6 +292,12 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.train.half_activations = micro_batch < 5;
         config.train.half_base = activation_checkpointing && rank == 0;
         config.lora.rank = rank;
+        if rank > 2 {
+            let adapter = Adapter::begin(&config, dit_of(&model)).expect("it fits the model").expect("there is one");
+            let folder = folder.path().join("adapter");
+            adapter.save(&folder, dit_of(&model)).expect("the folder is writable");
+            config.lora.adapter = Some(folder);
+        }
         let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 

@@ -320,10 +320,11 @@ pub struct Train {
     /// about a third more work in updates; the results are the same bit for bit.
     pub activation_checkpointing: bool,
     /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
-    /// activations rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change.
+    /// activations rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change. An update with values beyond 65504 is
+    /// skipped, and a warning names the tensor.
     pub half_activations: bool,
     /// Keep the frozen base, from which drift and `objective.reference` are measured, in 16 bits: half the memory,
-    /// its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits.
+    /// its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits. A base with weights that 16 bits cannot hold is refused.
     pub half_base: bool,
     /// Order of the samples in a pass.
     pub order: Order,

@@ -11,6 +11,7 @@ use super::rollout::{self, RolloutCollector, trained_slots};
 use super::saved::Saved;
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
+use crate::autodiff::LostInHalf;
 use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::evaluate::{base_bytes, upload_base};
@@ -279,6 +280,7 @@ impl Trainer {
             by_step: Vec::new(),
             on_policy: [0.0; 2],
             standard_ratio: None,
+            lost_in_half: self.updater.lost_in_half.take(),
             dim: self.network.dit.dim(),
             seconds: [rollout_seconds, reward_seconds, update_seconds],
             images: labels.len(),
@@ -288,7 +290,14 @@ impl Trainer {
         guard(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
-            self.optimizer.settle(record.norm, self.config.train.max_skipped_updates, &when, "train.learning_rate")?;
+            let most = self.config.train.max_skipped_updates;
+            let settled = self.optimizer.settle(record.norm, most, &when, "train.learning_rate");
+            let lost = metrics.lost_in_half.iter();
+            let lost = lost.filter_map(|lost| LostInHalf::explain(lost, "train.half_activations")).next();
+            settled.map_err(|cause| match lost {
+                Some(lost) => cause.followed_by(&format!("; {lost}")),
+                None => cause,
+            })?;
         }
         Ok(metrics)
     }

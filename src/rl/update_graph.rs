@@ -9,7 +9,7 @@
 //! | loss | [`PolicyStats`], [`PolicyObjective`] | [`NftLoss`] |
 
 use super::rollout::{STATES, VELOCITIES, stored_slots};
-use crate::autodiff::{Activations, backward_with};
+use crate::autodiff::{Activations, Halves, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
 use crate::evaluate::declare_reference;
@@ -116,6 +116,8 @@ pub struct UpdateGraph {
     pub outcomes: Tensor,
     /// What went into the loss.
     pub terms: Terms,
+    /// What is kept in 16 bits, if anything is.
+    pub halves: Option<Halves>,
 }
 
 impl UpdateGraph {
@@ -162,6 +164,7 @@ impl UpdateGraph {
             penalty: None,
             outcomes: state,
             terms: Terms { x: state, epsilon, v_old: state, v_new: state },
+            halves: None,
         };
         let losses = match config.objective.name {
             ObjectiveName::Nft => it.record_nft(config, network, state, epsilon),
@@ -170,7 +173,7 @@ impl UpdateGraph {
         it.graph.keep(it.outcomes);
         let activations =
             Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
-        backward_with(&mut it.graph, &losses, &[], activations);
+        it.halves = backward_with(&mut it.graph, &losses, &[], activations).halves;
         Ok(it)
     }
 

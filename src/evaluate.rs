@@ -15,9 +15,8 @@ use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, StoreMemory, Stores, Tensor};
 pub use crate::model::BASE;
-use crate::model::{Dit, DitConfig, Network, Parameters};
+use crate::model::{Dit, DitConfig, Network, Parameters, START};
 use crate::ops::PolicyStats;
-use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
@@ -111,8 +110,11 @@ pub fn base_bytes(config: &Config, dit: &DitConfig) -> u64 {
 /// Uploads the frozen weights as a [`BASE`]: in 16 bits if `train.half_base` says so.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device has not enough memory, or 16 bits cannot hold a weight.
 pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<StoreMemory> {
+    if config.train.half_base {
+        dit.layout().check_half(weights, "train.half_base")?;
+    }
     match config.train.half_base {
         true => dit.layout().upload_packed(gpu, BASE.0, weights),
         false => dit.layout().upload(gpu, BASE.0, weights),
@@ -127,9 +129,28 @@ pub fn declare_base(graph: &mut Graph, config: &Config, dit: &DitConfig) -> Para
     }
 }
 
+/// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
+/// adapter of [`START`] if the run went on from one.
+pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Network) -> Dit<'a> {
+    match network.lora.is_some() && config.lora.starts_from_adapter() {
+        // The same kernels as those of the policy: at first their difference is zero to the bit.
+        true => network.declare(graph, START, None),
+        false => Dit::new(&network.dit, declare_base(graph, config, &network.dit)),
+    }
+}
+
+/// A model that another is measured from, as it is: not in 16 bits.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// Its network.
+    pub network: Network,
+    /// Its weights, as `PARAMETERS`; with an adapter also [`BASE`].
+    pub stores: Stores,
+}
+
 impl Evaluator {
-    /// Binds the model whose weights are the `PARAMETERS` of `stores`, and whose classes have these names. With a `base` (the weights as they are) and its
-    /// [`BASE`] among the stores, drift from it is measured too.
+    /// Binds the model whose weights are the `PARAMETERS` of `stores`, and whose classes have these names. With a
+    /// `reference`, and what [`declare_reference`] reads among the stores, drift from it is measured too.
     ///
     /// # Errors
     /// If the judge does not fit the model, or the device has not enough memory.
@@ -139,7 +160,7 @@ impl Evaluator {
         network: &Network,
         class_names: &[String],
         stores: &Stores,
-        base: Option<&StoreMemory>,
+        reference: Option<&Reference>,
     ) -> Result<Self> {
         let (eval, dit) = (&config.eval, &network.dit);
         config.rollout.chosen_classes(dit.num_classes)?;
@@ -158,10 +179,9 @@ impl Evaluator {
             Sampling::new_for(gpu, network, batches, eval.guidance_scale, eval.solver, stores)
         };
         let (mut drift, mut base_sampling) = (None, None);
-        if let Some(base) = base {
-            let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            base_sampling = Some(draws(&dit.into(), &only_base)?);
-            drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
+        if let Some(reference) = reference {
+            base_sampling = Some(draws(&reference.network, &reference.stores)?);
+            drift = Some(DriftMeter::new(gpu, config, network, batch, stores)?);
         }
         Ok(Self {
             count: eval.count,
@@ -295,15 +315,16 @@ struct DriftMeter {
 }
 
 impl DriftMeter {
-    fn new(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, batch: usize, stores: &Stores) -> Result<Self> {
+    fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, batch: usize, stores: &Stores) -> Result<Self> {
+        let dit = &network.dit;
         let mut graph = Graph::new();
         let x = graph.input("x", &dit.image_shape(batch));
         let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
         let time = graph.input("time", &[batch]);
         let labels = graph.input("labels", &[batch]);
-        let parameters = declare_base(&mut graph, config, dit);
         let guidance_scale = config.eval.guidance_scale as f32;
-        let base = Dit::new(dit, parameters).guided_velocity(&mut graph, x, time, labels, guidance_scale);
+        let base =
+            declare_reference(&mut graph, config, network).guided_velocity(&mut graph, x, time, labels, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
         let stats = graph.apply(PolicyStats, &[velocity, base, base]);
         graph.keep(stats);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::autodiff::{Activations, backward_with};
+use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
 use crate::config::{self, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub struct FlowMatchingGraph {
     pub weight: Tensor,
     /// Weighted losses, `[B]`.
     pub loss: Tensor,
+    /// What is kept in 16 bits, if anything is.
+    pub halves: Option<Halves>,
 }
 
 impl FlowMatchingGraph {
@@ -59,8 +61,8 @@ impl FlowMatchingGraph {
         let loss = graph.scope("loss", |graph| mean_squared_error(graph, velocity, target, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
-        backward_with(&mut graph, &[(loss, ones)], &[], activations);
-        Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss }
+        let halves = backward_with(&mut graph, &[(loss, ones)], &[], activations).halves;
+        Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss, halves }
     }
 }
 
@@ -92,6 +94,8 @@ pub struct Pretraining<'a> {
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
     plan: Plan,
+    /// Whether it was reported that activations do not fit in 16 bits.
+    reported: bool,
 }
 
 /// What one step did.
@@ -148,6 +152,7 @@ impl<'a> Pretraining<'a> {
             optimizer,
             step_graph,
             plan,
+            reported: false,
         })
     }
 
@@ -219,7 +224,19 @@ impl<'a> Pretraining<'a> {
         })?;
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
-        self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate")?;
+        let lost = match &self.step_graph.halves {
+            Some(halves) => LostInHalf::explain(&halves.take(&self.plan)?, "pretrain.half_activations"),
+            None => None,
+        };
+        if let Some(lost) = lost.as_ref().filter(|_| !self.reported) {
+            log::warn!("{when}: {lost}");
+            self.reported = true;
+        }
+        let settled = self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate");
+        settled.map_err(|cause| match lost {
+            Some(lost) => cause.followed_by(&format!("; {lost}")),
+            None => cause,
+        })?;
         Ok(StepReport { loss, norm, learning_rate })
     }
 

@@ -13,6 +13,7 @@ mod cli {
     mod dashboard;
     mod documents;
     mod evaluation;
+    mod half;
     mod interruption;
     mod outputs;
     mod outside;

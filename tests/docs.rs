@@ -328,6 +328,7 @@ fn the_reference_names_every_metric() {
         by_step: vec![StepMetrics::default()],
         on_policy: [0.0; 2],
         standard_ratio: Some(StandardRatio::default()),
+        lost_in_half: Some(Vec::new()),
         dim: 64,
         seconds: [1.0; 3],
         images: 1,

@@ -8,7 +8,7 @@ use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
 use crate::config::Command;
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::evaluate::{BASE, Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
 use crate::model::Model;
 use crate::optimizer::PARAMETERS;
@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Some(base) if base.kind == model.kind => {
             let name = arguments.base.as_deref().unwrap_or_default();
             model.classes(&arguments.model).check_same(base.classes(name))?;
-            Some(upload(BASE, base)?)
+            Some(Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, upload(BASE, base)?)]) })
         }
         Some(_) => {
             return Err(Error::input(format!(

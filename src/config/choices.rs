@@ -69,6 +69,17 @@ pub enum KeepBest {
     None,
 }
 
+/// Which model counts as the start of a run that continues from an adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraReference {
+    /// The base with the adapter: the model that the run starts from.
+    #[default]
+    Start,
+    /// The base alone.
+    Base,
+}
+
 /// Which of the two forward passes of guidance learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Train;
+use super::choices::LoraReference;
 use super::ranges::*;
 use crate::error::{Error, Result};
 
@@ -26,12 +27,15 @@ pub struct Lora {
     /// targets. Relative to the current directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
+    /// With `lora.adapter`: the model that drift and `objective.reference` are measured from, and that iteration 0 and
+    /// the `[guard]` take as the one before training.
+    pub reference: LoraReference,
 }
 
 impl Default for Lora {
     fn default() -> Self {
         let targets = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"].map(String::from).to_vec();
-        Self { rank: 0, alpha: None, targets, adapter: None }
+        Self { rank: 0, alpha: None, targets, adapter: None, reference: LoraReference::default() }
     }
 }
 
@@ -46,7 +50,24 @@ impl Lora {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
     }
 
+    /// Whether the model that the run starts from is the base with an adapter on it, and everything is measured from
+    /// that.
+    pub fn starts_from_adapter(&self) -> bool {
+        self.adapter.is_some() && self.reference == LoraReference::Start
+    }
+
+    /// What the model is called that a run is measured from.
+    pub fn reference_name(&self) -> &'static str {
+        if self.starts_from_adapter() { "start" } else { "base" }
+    }
+
     pub(super) fn validate(&self, train: &Train) -> Result<()> {
+        if self.adapter.is_none() && self.reference != LoraReference::default() {
+            return Err(Error::input(
+                "`lora.reference` does nothing without `lora.adapter`, as a new adapter starts from the base itself: \
+                 remove it, or set `lora.adapter`",
+            ));
+        }
         if !self.is_used() && *self != Self::default() {
             return Err(Error::input(
                 "`lora.alpha` and `lora.targets` do nothing, as all weights are trained: set `lora.rank` above 0, or \

@@ -318,10 +318,12 @@ pub struct Train {
     /// more work in updates, with bit-identical results.
     pub activation_checkpointing: bool,
     /// Store the activations that the backward pass needs in 16 bits: half the memory; gradients see activations
-    /// rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change.
+    /// rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change. An update with values beyond 65504 is skipped, and
+    /// a warning names the tensor.
     pub half_activations: bool,
     /// Store the frozen base, which drift and `objective.reference` are measured against, in 16 bits: half the memory,
-    /// with its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits.
+    /// with its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits. A base with weights that 16 bits cannot hold is
+    /// rejected.
     pub half_base: bool,
     /// Order of the samples in a pass.
     pub order: Order,

@@ -78,6 +78,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "attention",
     "block_sum",
     "cos_sin",
+    "decayed",
     "gelu",
     "grid",
     "matmul",

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::Result;
+use half::f16;
+
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
-use crate::ops::{Add, FromHalf, MatMul, Scale, linear, pack_half};
+use crate::ops::{Add, FromHalf, HALF_BOUND, MatMul, Scale, linear, pack_half};
 
 /// Bound of a size that a file claims, so that products of them can be counted.
 pub(super) const MOST: usize = 65_535;
@@ -156,7 +158,25 @@ impl Layout {
         Parameters::new(tensors.collect())
     }
 
-    /// Weights, laid out, as words of two 16-bit numbers each.
+    /// Whether [`Layout::pack`] rounds every tensor by no more than 2⁻¹¹ of its norm, and at most a hundredth of its
+    /// weights to zero. `key` is what asks for it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a weight is too large for 16 bits, or most of a tensor too small.
+    pub fn check_half(&self, weights: &[f32], key: &str) -> Result<()> {
+        for entry in &self.entries {
+            let values = &weights[entry.offset..entry.offset + entry.elements()];
+            if let Some(problem) = lost_in_half(values) {
+                return Err(Error::input(format!(
+                    "`{key}` cannot keep {} of the base in 16 bits: {problem}; set `{key}` = false",
+                    entry.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights, laid out, as words of two 16-bit numbers each; [`Layout::check_half`] says whether they fit.
     pub fn pack(&self, weights: &[f32]) -> Vec<u32> {
         let mut packed = Vec::with_capacity(self.packed_words());
         for entry in &self.entries {
@@ -187,6 +207,32 @@ fn cut(lengths: impl Iterator<Item = usize>, most: Option<u64>) -> Vec<Range<usi
         end += length;
     }
     chunks
+}
+
+/// What 16 bits would lose of a tensor's weights, if it is more than they promise.
+fn lost_in_half(values: &[f32]) -> Option<String> {
+    let count = |is: &dyn Fn(f32) -> bool| values.iter().filter(|value| is(value.abs())).count();
+    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let all = values.len();
+    if largest >= HALF_BOUND {
+        let beyond = count(&|value| value >= HALF_BOUND);
+        return Some(format!("{beyond} of its {all} values are beyond 65504, the largest is {largest:.3e}"));
+    }
+    let rounded = |value: f32| f16::from_f32(value).to_f64() - f64::from(value);
+    let squares = |of: &dyn Fn(f32) -> f64| values.iter().map(|value| of(*value).powi(2)).sum::<f64>();
+    let is_exact = squares(&rounded).sqrt() <= squares(&|value| value.into()).sqrt() / 2048.0;
+    let [small, lost] = [
+        count(&|value| value > 0.0 && value < f16::MIN_POSITIVE.to_f32()),
+        count(&|value| value > 0.0 && f16::from_f32(value) == f16::ZERO),
+    ];
+    // One or another weight that rounds to zero is in every large model. More of them are a part of the tensor that is
+    // lost, such as the values of attention, even if its norm hardly knows of it.
+    if is_exact && 100 * lost <= all {
+        return None;
+    }
+    Some(format!(
+        "{small} of its {all} values are below 6.1e-5 and lose digits, {lost} of them round to 0, the largest is {largest:.1e}"
+    ))
 }
 
 /// The parameters of a network in one graph, by name.

@@ -19,4 +19,4 @@ pub use file::{
 pub use import::{NullClass, default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Lora, LoraLayer};
-pub use network::{BASE, Network};
+pub use network::{BASE, Network, START};

@@ -8,10 +8,51 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Op, Profile, Shapes};
 
+/// What rounds to the largest number of 16 bits, 65504, lies below this.
+pub const HALF_BOUND: f32 = 65520.0;
+
+/// A tensor whose largest magnitude lies below this keeps less than seven of its significant bits: 16 bits have
+/// multiples of 2⁻²⁴ there.
+const TINY: f32 = 1.0 / (1 << 18) as f32;
+
 /// `x [..]` to words `[elements / 2, rounded up]`: each element rounded to the nearest of 11 significant bits
-/// (below 2⁻¹⁴ to a multiple of 2⁻²⁴), ties to even, and cut to ±65504; what is not finite becomes NaN.
+/// (below 2⁻¹⁴ to a multiple of 2⁻²⁴), ties to even. What does not fit, from [`HALF_BOUND`] on, becomes NaN, as does
+/// what is not finite: a gradient that is computed from it is then not finite either, and never just wrong.
+///
+/// The second input is also the second output: a [`HalfRange`] of each packed tensor, `[tensors, 2]` whole numbers
+/// (how many finite elements did not fit, and the bits of the largest finite magnitude), of which this op updates that
+/// of its `slot`. They go on from replay to replay until the host writes zeros.
 #[derive(Clone, Copy, Debug)]
-pub struct ToHalf;
+pub struct ToHalf {
+    /// Index of the tensor among the ranges.
+    pub slot: usize,
+}
+
+/// What [`ToHalf`] found in a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HalfRange {
+    /// Finite elements that 16 bits cannot hold; modulo 2³².
+    pub beyond: u32,
+    /// The largest finite magnitude.
+    pub largest: f32,
+}
+
+impl HalfRange {
+    /// From the two words of a tensor.
+    pub fn from_words([beyond, largest]: [u32; 2]) -> Self {
+        Self { beyond, largest: f32::from_bits(largest) }
+    }
+
+    /// Whether elements did not fit.
+    pub fn overflows(&self) -> bool {
+        self.largest >= HALF_BOUND
+    }
+
+    /// Whether all elements are so small that next to nothing is left of them.
+    pub fn underflows(&self) -> bool {
+        self.largest > 0.0 && self.largest < TINY
+    }
+}
 
 /// Words of [`ToHalf`] to the tensor of `shape`.
 #[derive(Clone, Debug)]
@@ -28,8 +69,8 @@ pub fn pack_half(values: &[f32]) -> impl Iterator<Item = u32> {
 /// A word of two numbers.
 fn packed(low: f64, high: f64) -> u32 {
     let bits = |value: f64| {
-        let finite = if value.is_finite() { value.clamp(-65504.0, 65504.0) } else { f64::NAN };
-        u32::from(f16::from_f64(finite).to_bits())
+        let half = f16::from_f64(value);
+        u32::from(if half.is_finite() { half } else { f16::NAN }.to_bits())
     };
     bits(low) | bits(high) << 16
 }
@@ -40,18 +81,25 @@ impl Op for ToHalf {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![vec![inputs[0].iter().product::<usize>().div_ceil(2)]]
+        assert!(self.slot < inputs[1][0] && inputs[1][1..] == [2], "ranges of all packed tensors");
+        vec![vec![inputs[0].iter().product::<usize>().div_ceil(2)], inputs[1].to_vec()]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let params = vec![word(shapes.input_elements(0))];
-        let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
+        let params = [shapes.input_elements(0), self.slot].map(word).to_vec();
+        let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0), Binding::Output(1)]);
         vec![independent(Kernel::new("to_half"), &reads, &writes, params, shapes.output_elements(0))]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let words = inputs[0].chunks(2).map(|pair| packed(pair[0], pair.get(1).copied().unwrap_or(0.0)));
-        vec![words.map(f64::from).collect()]
+        let mut ranges = inputs[1].to_vec();
+        for magnitude in inputs[0].iter().filter(|value| value.is_finite()).map(|value| value.abs()) {
+            let [beyond, largest] = [2 * self.slot, 2 * self.slot + 1];
+            ranges[beyond] += if magnitude >= f64::from(HALF_BOUND) { 1.0 } else { 0.0 };
+            ranges[largest] = ranges[largest].max(f64::from((magnitude as f32).to_bits()));
+        }
+        vec![words.map(f64::from).collect(), ranges]
     }
 }
 

@@ -12,11 +12,11 @@ use super::trainer::Trainer;
 use crate::config::{Config, ObjectiveName};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
+use crate::evaluate::{Evaluation, Evaluator, Reference, upload_base};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{ADAPTER_CONFIG, Model, Network};
+use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report;
@@ -126,9 +126,16 @@ impl Run {
             false => frozen.clone(),
             true => dit.layout().upload(gpu, "base model", &base.weights)?,
         };
-        let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
         let mut stores = trainer.optimizer.average_stores();
-        stores.insert(BASE, frozen);
+        stores.insert(BASE, frozen.clone());
+        let reference = match trainer.start() {
+            None => Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, base_store)]) },
+            Some(start) => {
+                stores.insert(START, start.clone());
+                let stores = Stores::from([(PARAMETERS, start.clone()), (BASE, frozen)]);
+                Reference { network: trainer.network().clone(), stores }
+            }
+        };
 
         let guidance_scale = config.eval.guidance_scale;
         let micro_batch = config.rollout_micro_batch();
@@ -139,8 +146,8 @@ impl Run {
         Ok(Self {
             gpu: gpu.clone(),
             preview: preview_of(network, &stores)?,
-            base_preview: Some(preview_of(&(&dit).into(), &only_base)?),
-            evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&base_store))?,
+            base_preview: Some(preview_of(&reference.network, &reference.stores)?),
+            evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&reference))?,
             table: Table::ode(1.0, config.preview.steps)?,
             dim: dit.dim(),
             config: config.clone(),
@@ -296,7 +303,7 @@ impl Run {
         };
         before_after(
             &directory.before_after(),
-            &self.preview.panel(&base.images, "base", &base.captions),
+            &self.preview.panel(&base.images, self.config.lora.reference_name(), &base.captions),
             &self.preview.panel(&images, "tuned", &captions),
         )?;
         Ok(Outcome { iterations: done, base: base.evaluation, tuned, best, warnings })

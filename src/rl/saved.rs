@@ -12,6 +12,9 @@ const AVERAGED_MODEL: &str = "ema.safetensors";
 /// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that the folder is what PEFT reads.
 const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";
 
+/// The adapter that the run began with, if it went on from one.
+const ADAPTER_AT_START: &str = "adapter_start.safetensors";
+
 /// What the weights are of.
 pub(super) struct Saved<'a> {
     pub network: &'a Network,
@@ -36,6 +39,26 @@ impl Saved<'_> {
                 let [config, average] = files(average);
                 vec![(ADAPTER_IN_TRAINING, current), config, average]
             }
+        }
+    }
+
+    /// The file of the adapter that the run began with.
+    pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Vec<u8>)> {
+        let lora = self.network.lora.clone()?;
+        let [_, (_, bytes)] = Adapter { lora, weights }.files(&self.network.dit);
+        Some((ADAPTER_AT_START, bytes))
+    }
+
+    /// The adapter that the run began with; `None` if an older version wrote the checkpoint, which did not keep it.
+    ///
+    /// # Errors
+    /// If it belongs to another network.
+    pub fn read_start(&self, checkpoint: &LoadedCheckpoint) -> Result<Option<Vec<f32>>> {
+        match &self.network.lora {
+            Some(lora) if checkpoint.has(ADAPTER_AT_START) => {
+                self.read_adapter(checkpoint, lora, ADAPTER_AT_START).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 

@@ -11,13 +11,14 @@ use super::rollout::{self, RolloutCollector, trained_slots};
 use super::saved::Saved;
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
+use crate::autodiff::LostInHalf;
 use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, base_bytes, upload_base};
+use crate::evaluate::{base_bytes, upload_base};
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{Graph, Profile, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve};
-use crate::model::{Adapter, DitConfig, Model, Network, Tensors, parse_tensors, serialize_tensors};
+use crate::model::{Adapter, BASE, DitConfig, Model, Network, START, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::run::LoadedCheckpoint;
@@ -82,6 +83,10 @@ pub struct Trainer {
     updater: Updater,
     rewards: Rewards,
     base: Option<StoreMemory>,
+    /// The adapter that the run began with, if it went on from one, as checkpoints keep it.
+    began_with: Option<Vec<f32>>,
+    /// The same on the device, if the distance to the start is measured from it.
+    start: Option<StoreMemory>,
     /// CRC-32 of the weights that the run began with.
     base_crc32: u32,
     dumped: Option<Vec<u8>>,
@@ -122,6 +127,7 @@ impl Trainer {
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + if keeps_base(config) { base_bytes(config, dit) } else { 0 }
+            + if config.lora.starts_from_adapter() { 4 * layout.elements() as u64 } else { 0 }
             + images_bytes(dit, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
@@ -166,7 +172,15 @@ impl Trainer {
             true => Some(upload_base(gpu, config, &dit, &model.weights)?),
             false => None,
         };
-        let frozen = || base.iter().map(|store| (BASE, store.clone()));
+        let began_with = adapter.filter(|_| config.lora.adapter.is_some()).map(|adapter| adapter.weights);
+        let start = match &began_with {
+            Some(weights) if config.lora.starts_from_adapter() => Some(network.layout().upload(gpu, START.0, weights)?),
+            _ => None,
+        };
+        let frozen = || {
+            let stores = [(BASE, &base), (START, &start)].into_iter();
+            stores.filter_map(|(store, buffer)| Some((store, buffer.clone()?)))
+        };
         let mut drawing = match config.objective.name {
             // The old policy draws the samples; the first update need not be on-policy.
             ObjectiveName::Nft => optimizer.average_stores(),
@@ -188,6 +202,8 @@ impl Trainer {
             updater,
             rewards,
             base,
+            began_with,
+            start,
             base_crc32: crc32fast::hash(bytemuck::cast_slice(&model.weights)),
             dumped: None,
             optimizer,
@@ -208,6 +224,11 @@ impl Trainer {
     /// the device.
     pub fn base(&self) -> Option<&StoreMemory> {
         self.base.as_ref()
+    }
+
+    /// The adapter that the run began with, if drift and the penalty on the distance are measured from it.
+    pub fn start(&self) -> Option<&StoreMemory> {
+        self.start.as_ref()
     }
 
     /// Iteration `index`, counted from 0; it alone decides what is drawn.
@@ -261,6 +282,7 @@ impl Trainer {
             by_step: Vec::new(),
             on_policy: [0.0; 2],
             standard_ratio: None,
+            lost_in_half: self.updater.lost_in_half.take(),
             dim: self.network.dit.dim(),
             seconds: [rollout_seconds, reward_seconds, update_seconds],
             images: labels.len(),
@@ -270,7 +292,14 @@ impl Trainer {
         guard(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
-            self.optimizer.settle(record.norm, self.config.train.max_skipped_updates, &when, "train.learning_rate")?;
+            let most = self.config.train.max_skipped_updates;
+            let settled = self.optimizer.settle(record.norm, most, &when, "train.learning_rate");
+            let lost = metrics.lost_in_half.iter();
+            let lost = lost.filter_map(|lost| LostInHalf::explain(lost, "train.half_activations")).next();
+            settled.map_err(|cause| match lost {
+                Some(lost) => cause.followed_by(&format!("; {lost}")),
+                None => cause,
+            })?;
         }
         Ok(metrics)
     }
@@ -335,6 +364,7 @@ impl Trainer {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
+        files.extend(self.began_with.as_ref().and_then(|weights| self.saved().start(weights.clone())));
         files.push(("optimizer.safetensors", serialize_tensors(&tensors)));
         files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
         Ok(files)
@@ -352,6 +382,15 @@ impl Trainer {
         let [current, average] = self.saved().read(checkpoint)?;
         self.optimizer.write(PARAMETERS, &current);
         self.optimizer.write(AVERAGE, &average);
+        if self.began_with.is_some() {
+            // What stands there came from the folder of `lora.adapter`, which may hold what became of it.
+            self.began_with = self.saved().read_start(checkpoint)?;
+            match (&self.start, &self.began_with) {
+                (Some(store), Some(weights)) => store.write(&self.gpu, weights),
+                (Some(_), None) => return Err(no_start(&checkpoint.path.display().to_string(), &state.version)),
+                (None, _) => {}
+            }
+        }
         let file = "optimizer.safetensors";
         let tensors = parse_tensors(&name(file), checkpoint.file(file)?)?;
         let expected = self.optimizer.layout().trainable_elements();
@@ -385,6 +424,14 @@ impl Trainer {
         };
         Err(Error::input(format!("{checkpoint} {problem}: resume with the model and configuration that began the run")))
     }
+}
+
+/// A checkpoint of a version that measured from the base, whatever adapter a run went on from.
+fn no_start(checkpoint: &str, version: &str) -> Error {
+    Error::input(format!(
+        "{checkpoint} was written by version {version}, which measured from the base and did not keep the adapter that \
+         the run began with: resume with --set lora.reference=base, or begin another run"
+    ))
 }
 
 /// How the Gaussian's ratio is distributed over samples that are new to a policy that has moved: those of the first

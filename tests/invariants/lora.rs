@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler};
+use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
@@ -237,6 +237,33 @@ fn training_goes_on_from_a_saved_adapter() {
     (config.lora.rank, config.lora.adapter) = (5, Some(path));
     let message = Adapter::begin(&config, dit_of(&model)).expect_err("it has another rank").to_string();
     assert!(message.contains("`lora.rank` is 5, but `lora.adapter`") && message.contains("has rank 2"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone() {
+    let (folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    let path = folder.path().join("adapter");
+    trainer(&file, &model, |_| {}).averaged_adapter().unwrap().unwrap().save(&path, dit_of(&model)).unwrap();
+    let resumed = |reference| {
+        trainer(&file, &model, |config| {
+            (config.lora.rank, config.lora.adapter, config.lora.reference) = (0, Some(path.clone()), reference);
+        })
+    };
+    let mut files = resumed(LoraReference::Start).checkpoint(1).expect("the device works");
+    let checkpoints = folder.path().join("checkpoints");
+    let restored = |reference, files: &[(&'static str, Vec<u8>)]| {
+        checkpoint::save(&checkpoints, 1, files, 1).expect("the folder is writable");
+        resumed(reference).restore(&checkpoint::latest(&checkpoints).expect("it is whole").expect("there is one"))
+    };
+    for reference in [LoraReference::Start, LoraReference::Base] {
+        assert_eq!(restored(reference, &files).expect("it is the same run"), 1);
+    }
+    // As an older version wrote it.
+    files.retain(|(name, _)| *name != "adapter_start.safetensors");
+    assert_eq!(restored(LoraReference::Base, &files).expect("it measures as that version did"), 1);
+    let message = restored(LoraReference::Start, &files).expect_err("nothing says where it began").to_string();
+    assert!(message.contains("resume with --set lora.reference=base"), "{message}");
 }
 
 /// The configuration that PEFT wrote for another model, for the layers of ours.

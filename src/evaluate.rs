@@ -16,7 +16,7 @@ use crate::gpu::{Buffer, Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 pub use crate::model::BASE;
 use crate::model::{Dit, DitConfig, Network, Parameters};
-use crate::ops::PolicyStats;
+use crate::ops::policy_stats;
 use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
@@ -304,7 +304,7 @@ impl DriftMeter {
         let guidance_scale = config.eval.guidance_scale as f32;
         let base = Dit::new(dit, parameters).guided_velocity(&mut graph, x, time, labels, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
-        let stats = graph.apply(PolicyStats, &[velocity, base, base]);
+        let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
         let rollout = &config.rollout;
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };

@@ -1,6 +1,6 @@
 //! The squared norm of a long tensor, and whether all of it is finite.
 
-use super::{word, workgroup_a_row};
+use super::{sum_pairs, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
 
@@ -37,10 +37,9 @@ impl Op for SumSquares {
         let chunks = elements.div_ceil(CHUNK);
         let [input, sums, partial] = [Binding::Input(0), Binding::Output(0), Binding::Output(1)];
         let kernel = Kernel::new("sum_squares").with("CHUNK", word(CHUNK));
-        let finish = Kernel::new("sum_squares_finish");
         vec![
             workgroup_a_row(kernel, &[input], &[partial], [elements, chunks].map(word).to_vec(), chunks),
-            workgroup_a_row(finish, &[partial], &[sums], vec![word(chunks)], 1),
+            sum_pairs(partial, sums, 1, chunks),
         ]
     }
 

@@ -16,7 +16,7 @@ use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, StoreMemory, Stores, Tensor};
 pub use crate::model::BASE;
 use crate::model::{Dit, DitConfig, Network, Parameters, START};
-use crate::ops::PolicyStats;
+use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
@@ -326,7 +326,7 @@ impl DriftMeter {
         let base =
             declare_reference(&mut graph, config, network).guided_velocity(&mut graph, x, time, labels, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
-        let stats = graph.apply(PolicyStats, &[velocity, base, base]);
+        let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
         let rollout = &config.rollout;
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };

@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | input x | the stored state of a trained step | the stored sample with noise on it |
 //! | old velocity | stored with it | the averaged weights' |
-//! | loss | [`PolicyStats`], [`PolicyObjective`] | [`NftLoss`] |
+//! | loss | [`policy_stats`], [`PolicyObjective`] | [`NftLoss`] |
 
 use super::rollout::{STATES, VELOCITIES, stored_slots};
 use crate::autodiff::{Activations, Halves, backward_with};
@@ -17,7 +17,7 @@ use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
 use crate::model::Network;
-use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step};
+use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
 /// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
@@ -199,7 +199,7 @@ impl UpdateGraph {
         let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
         let (advantages, rows) = (self.advantages, self.rows);
         let found = self.graph.scope("loss", |graph| {
-            let stats = graph.apply(PolicyStats, &[v_new, v_old, epsilon]);
+            let stats = policy_stats(graph, v_new, v_old, epsilon);
             let op = PolicyObjective::new(objective, config.objective.log_prob);
             graph.push(op, &[stats, advantages, rows, step_weight, settings])
         });

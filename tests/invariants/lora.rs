@@ -1,14 +1,15 @@
 //! Adapters: they begin as nothing, learn as all weights do, and are merged, saved and resumed without loss.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler};
-use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::graph::{Graph, Origin, Plan, Profile, Stores};
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
-use flowdppo_wgpu::rl::Trainer;
+use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 use flowdppo_wgpu::run::checkpoint;
 use serde_json::{Value, json};
 
@@ -73,6 +74,46 @@ fn a_new_adapter_changes_no_bit() {
         let [base, with] = [None, Some(&adapter)].map(|adapter| velocity(&model, adapter, guidance_scale));
         assert_eq!(bits(&with), bits(&base));
     }
+}
+
+/// An adapter on the layers of attention alone needs no gradient of shifts, scales and gates, nor of what lies before
+/// the first block.
+#[test]
+fn an_update_computes_no_gradient_that_is_thrown_away() {
+    let model = tiny::dit(2);
+    let dit = dit_of(&model);
+    let mut dispatches = Vec::new();
+    for (rank, targets, activation_checkpointing) in
+        [(0, vec![], false), (3, vec!["*"], false), (3, vec!["attn.*"], false), (3, vec!["attn.*"], true)]
+    {
+        let mut config = config();
+        config.rollout.guidance_scale = 2.0;
+        config.train.activation_checkpointing = activation_checkpointing;
+        (config.lora.rank, config.lora.targets) = (rank, targets.into_iter().map(str::to_owned).collect());
+        let adapter = Adapter::begin(&config, dit).expect("it fits");
+        let network = Network::new(dit, adapter.as_ref());
+        let graph = UpdateGraph::record(&config, &network).expect("it fits").graph;
+        let profile = Profile::of(gpu());
+        let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
+        for node in graph.nodes() {
+            for dispatch in node.op.dispatches(&graph.shapes(node), &profile) {
+                read.extend(dispatch.reads.iter().filter_map(|binding| node.bound(*binding)));
+                if node.label.contains("backward.") {
+                    written.extend(dispatch.writes.iter().filter_map(|binding| node.bound(*binding)));
+                }
+            }
+        }
+        assert!(written.len() > 20, "the backward pass is found by its labels");
+        let useless: Vec<&str> = written
+            .iter()
+            .filter(|tensor| graph.origin(**tensor) == Origin::Computed && !graph.is_kept(**tensor))
+            .filter(|tensor| !read.contains(*tensor))
+            .map(|tensor| graph.name(*tensor))
+            .collect();
+        assert!(useless.is_empty(), "rank {rank} on {:?}: {useless:?}", config.lora.targets);
+        dispatches.push(graph.dispatch_count(&profile));
+    }
+    assert!(dispatches[2] < dispatches[1], "{dispatches:?}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub mod roofline;
 pub mod run;
 pub mod sampling;
 pub mod self_test;
+pub mod sniff;
 pub mod sweep;
 
 pub use error::{Error, Result};

@@ -89,7 +89,8 @@ pub enum Order {
     Contiguous,
 }
 
-/// How the decay of the averaged weights begins, after t iterations.
+/// How the decay of the averaged weights begins. The t of an iteration counts those done before it, so it is 0 in the
+/// first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmaWarmUp {
@@ -100,7 +101,7 @@ pub enum EmaWarmUp {
 }
 
 impl EmaWarmUp {
-    /// The decay after `t` iterations on the way to `target`.
+    /// The decay of the iteration that has `t` iterations before it, on the way to `target`.
     pub fn decay(self, target: f64, t: u64) -> f64 {
         let t = t as f64;
         target.min(match self {

@@ -36,7 +36,8 @@ pub struct Pretrain {
     /// The gradient's global norm is cut to this; `inf` is not at all.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_grad_norm: f64,
-    /// Decay a step of the averaged weights, which are sampled from and saved; 0 is none.
+    /// Decay a step of the averaged weights, which are sampled from and saved; 0 is none. At most (1 + t) / (10 + t),
+    /// where t counts the steps done before.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
     /// Probability that a picture's class becomes "no class", which guidance needs.

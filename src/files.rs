@@ -5,6 +5,36 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+/// Text that a user wrote, from the bytes of a file: UTF-8, with or without a byte order mark in front, which is left out.
+///
+/// # Errors
+/// Which other encoding it is in, or where it is no text, and how to fix it.
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, String> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("it is text in UTF-16: save it as UTF-8".into());
+    }
+    let bytes = without_mark(bytes);
+    std::str::from_utf8(bytes).map_err(|cause| {
+        let at = cause.valid_up_to();
+        let line = 1 + bytes[..at].iter().filter(|byte| **byte == b'\n').count();
+        format!("line {line} is not UTF-8 (it has the byte 0x{:02X}): save the file as UTF-8", bytes[at])
+    })
+}
+
+/// Bytes without the mark of UTF-8 at their beginning, which Windows' programs like to write.
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// The text of a user's file: see [`text`].
+///
+/// # Errors
+/// [`Error::Input`] naming the file if it cannot be read or is no text.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    text(&bytes).map(str::to_owned).map_err(|cause| Error::unreadable(path, cause))
+}
+
 /// Replaces the file at `path` by one that holds `bytes`.
 ///
 /// A reader sees the old file or the new one and never a part of either: the bytes go to a temporary
@@ -105,6 +135,29 @@ mod tests {
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn text_is_utf_8_with_or_without_a_mark() {
+        assert_eq!(text("\u{feff}größe".as_bytes()), Ok("größe"));
+        assert_eq!(text(b""), Ok(""));
+        // A mark that is not in front is a character like any other.
+        assert_eq!(text("a\u{feff}".as_bytes()), Ok("a\u{feff}"));
+        for (bytes, expected) in [
+            (b"\xff\xfe0\0".as_slice(), "UTF-16"),
+            (b"\xfe\xff\x000", "UTF-16"),
+            (b"a\nb\ngr\xf6\xdfe\n", "line 3 is not UTF-8 (it has the byte 0xF6): save the file as UTF-8"),
+            // Cut within a character.
+            (b"\xef\xbb\xbfgr\xc3", "line 1 is not UTF-8 (it has the byte 0xC3)"),
+        ] {
+            let cause = text(bytes).unwrap_err();
+            assert!(cause.contains(expected), "{cause}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.txt");
+        std::fs::write(&path, b"\xff\xfe0\0").unwrap();
+        let message = read_text(&path).unwrap_err().to_string();
+        assert!(message.contains("labels.txt: it is text in UTF-16"), "{message}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::Timing;
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::gpu::{AdapterDescription, Gpu, LimitsMode, Options};
 use crate::graph::Profile;
 use crate::roofline::Roofline;
@@ -142,7 +143,7 @@ impl Results {
     /// # Errors
     /// [`Error::Input`] if the file cannot be read or holds anything else.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::unreadable(path, cause))?;
+        let text = read_text(path)?;
         let wrong = |cause: String| {
             let path = path.display();
             Error::input(format!("{path} holds no results that `bench --out` or `bench --json` wrote: {cause}"))

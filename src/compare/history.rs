@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::config::{Command, Config};
 use crate::error::{Error, Result};
-use crate::files::own_file;
+use crate::files::{own_file, read_text};
 use crate::run::directory::FAILURE;
 use crate::run::metrics::{self, Record};
 
@@ -185,7 +185,7 @@ pub(super) fn sum(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
 
 /// A configuration as a table: complete, if this version of the program understands it, else as it stands there.
 fn read_config(path: &Path) -> Result<toml::Table> {
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let text = read_text(path)?;
     let complete = Config::parse(&text, &path.display().to_string(), &[]).map(|config| config.to_toml());
     toml::from_str(&complete.unwrap_or(text)).map_err(|cause| Error::unreadable(path, cause.message()))
 }

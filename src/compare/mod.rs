@@ -61,8 +61,8 @@ impl Comparison {
     /// Reads the directories and sorts them into groups.
     ///
     /// # Errors
-    /// [`Error::Input`] if a directory is no run of `train`, has no iteration yet, or is given twice, or if a label
-    /// stands for runs of different configurations.
+    /// [`Error::Input`] if a directory is no run of `train`, has no iteration yet, or is given twice, if two runs of a
+    /// group have the same seed, or if a label stands for runs of different configurations.
     pub fn read(sources: &[Source]) -> Result<Self> {
         let mut seen: Vec<PathBuf> = Vec::new();
         let mut groups: Vec<(Option<&str>, Vec<History>)> = Vec::new();
@@ -80,6 +80,7 @@ impl Comparison {
             }
         }
         for (index, (label, runs)) in groups.iter().enumerate() {
+            refuse_repeated_seeds(runs)?;
             if let Some(label) = label
                 && let Some((_, others)) = groups[..index].iter().find(|(earlier, _)| *earlier == Some(label))
             {
@@ -158,6 +159,25 @@ impl Comparison {
         }
         Ok(written)
     }
+}
+
+/// Runs of one configuration and one seed are the same run twice: as two seeds they would make the spread too small.
+fn refuse_repeated_seeds(runs: &[History]) -> Result<()> {
+    for (index, run) in runs.iter().enumerate() {
+        if let Some(seed) = run.seed
+            && let Some(earlier) = runs[..index].iter().find(|earlier| earlier.seed == Some(seed))
+        {
+            return Err(Error::input(format!(
+                "{} and {} have the same configuration and the same seed, {seed}, so they are not two samples: leave \
+                 one out, or show them side by side with a label each, such as first={} second={}",
+                earlier.path.display(),
+                run.path.display(),
+                earlier.path.display(),
+                run.path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What labels of one family share: all up to a comma.

@@ -83,6 +83,18 @@ fn seeds_of_one_configuration_are_a_group_and_their_numbers_a_mean() {
 }
 
 #[test]
+fn a_seed_counts_once() {
+    let root = tempfile::tempdir().unwrap();
+    let runs = ["first", "second"].map(|name| run(&root, name, &config(3, 1e-4), &[0.5, 0.8]));
+    let message = read(&runs).unwrap_err().to_string();
+    assert!(message.contains("have the same configuration and the same seed, 3"), "{message}");
+    // With a label each they are shown side by side.
+    let labelled = |label: &str, path: &PathBuf| Source { label: Some(label.to_owned()), path: path.clone() };
+    let comparison = Comparison::read(&[labelled("a", &runs[0]), labelled("b", &runs[1])]).unwrap();
+    assert_eq!(comparison.groups().len(), 2);
+}
+
+#[test]
 fn the_table_and_every_figure_are_written() {
     let root = tempfile::tempdir().unwrap();
     let runs = [

@@ -9,6 +9,7 @@ use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
 use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target, builtin, parse_with_overrides};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// What was found in a configuration file.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ impl Checked {
     /// # Errors
     /// [`Error::Input`] if the file cannot be read.
     pub fn file(path: &Path, overrides: &[String], command: Option<Command>) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::unreadable(path, cause))?;
+        let text = read_text(path)?;
         Ok(Self::text(&text, &path.display().to_string(), overrides, command))
     }
 

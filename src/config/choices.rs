@@ -100,7 +100,8 @@ pub enum Order {
     Contiguous,
 }
 
-/// The upper limit on the decay of the averaged weights after t iterations.
+/// The upper limit on the decay of the averaged weights in an iteration, where t counts the iterations done before it:
+/// 0 in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmaWarmUp {
@@ -111,7 +112,7 @@ pub enum EmaWarmUp {
 }
 
 impl EmaWarmUp {
-    /// The decay after `t` iterations on the way to `target`.
+    /// The decay of the iteration that has `t` iterations before it, on the way to `target`.
     pub fn decay(self, target: f64, t: u64) -> f64 {
         let t = t as f64;
         target.min(match self {

@@ -46,6 +46,7 @@ pub use sections_guard::Guard;
 pub use sweep::{Sweep, SweepRun};
 
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use tree::{Node, Sources};
 
 /// A whole configuration; see the sections for what the keys mean.
@@ -165,7 +166,7 @@ impl Config {
     pub fn load(path: Option<&Path>, overrides: &[String]) -> Result<Self> {
         match path {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| Error::unreadable(path, e))?;
+                let text = read_text(path)?;
                 Self::parse(&text, &path.display().to_string(), overrides)
             }
             None => Self::parse("", "", overrides),

@@ -51,7 +51,7 @@ pub struct Reward {
     /// `{ kind = "scalar", index = 0 }`, `{ kind = "cosine", target = "vector.json" }`, or
     /// `{ kind = "ctc", alphabet = "symbols.txt" }`.
     pub output: Output,
-    /// Of `onnx`: which of the model's outputs to read; empty means the first.
+    /// Of `onnx`: which of the model's outputs to read. A model with a single output does not need it.
     pub output_name: String,
     /// Of `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,

@@ -36,7 +36,8 @@ pub struct Pretrain {
     /// The global norm of the gradient is clipped to this; `inf` disables it.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_grad_norm: f64,
-    /// Decay per step of the averaged weights, which are sampled from and saved; 0 disables averaging.
+    /// Decay per step of the averaged weights, which are sampled from and saved; 0 disables averaging. At most
+    /// (1 + t) / (10 + t), where t counts the steps done before.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
     /// Probability that an image's class is replaced by "no class", which guidance needs.

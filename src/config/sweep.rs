@@ -10,6 +10,7 @@ use super::schema::sections;
 use super::tree::{Node, Sources, parse_file};
 use super::{Command, Config};
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// A whole file: `[sweep]`, `[grid]` and `[[variant]]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -76,7 +77,7 @@ impl Sweep {
     /// # Errors
     /// [`Error::Input`]: an unreadable file, invalid TOML, an unknown key or a wrong type, with its place.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|cause| Error::unreadable(path, cause))?;
+        let text = read_text(path)?;
         let sources = Sources { file: &path.display().to_string(), overrides: &[] };
         Self::parse(&parse_file(&text, sources)?, sources)
     }

@@ -1,18 +1,22 @@
 //! A folder of pictures: one sub-folder a class, pictures in it.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 
-use super::{Dataset, Originals, check_shape, picture, push_planes};
+use super::picture::{self, Reader, Unreadable};
+use super::{Dataset, Originals, check_shape, push_planes};
 use crate::classes::normal_name;
 use crate::{Error, Result};
 
-/// Endings of pictures that nothing here can read. Leaving one out in silence would surprise; any other file is no
-/// picture and is skipped.
+/// Endings of pictures that nothing here can read. Leaving one out in silence would surprise. Any other file that does
+/// not begin like a picture is skipped.
 const UNREADABLE: [&str; 13] =
     ["avif", "cr2", "dds", "dng", "exr", "heic", "heif", "jp2", "jxl", "nef", "psd", "svg", "xcf"];
+/// Bytes that tell what a file is.
+const HEAD: u64 = 64;
 /// As many broken pictures are named.
 const MOST_NAMED: usize = 5;
 
@@ -45,14 +49,15 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
     };
     let mut originals = Originals { skipped: beside, ..Originals::default() };
     let mut broken = Vec::new();
+    let mut reader = Reader::default();
     for (class, path) in classes.iter().enumerate() {
         let before = data.len() + broken.len();
         for file in list(path)? {
-            if !is_picture(&file)? {
+            if !is_picture(&file) {
                 originals.skipped.push(file);
                 continue;
             }
-            match open(&file) {
+            match open(&mut reader, &file) {
                 Ok(picture) => {
                     originals.add(picture.dimensions(), image_size);
                     push_planes(&mut data.images, &fit(&picture, image_size), channels);
@@ -74,19 +79,20 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
         data.class_names.push(name);
     }
     refuse_broken(&broken)?;
+    reader.warn();
     data.originals = Some(originals);
     Ok(data)
 }
 
 /// Names the broken pictures together: whoever cleans a folder wants to do it once.
-fn refuse_broken(broken: &[(PathBuf, Box<dyn std::error::Error>)]) -> Result<()> {
+fn refuse_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
     let Some(((first, cause), others)) = broken.split_first() else { return Ok(()) };
-    let mut message = format!("cannot read {}: {cause}; replace it by a whole picture, or remove it", first.display());
+    let mut message = format!("cannot read {}: {cause}", first.display());
     if !others.is_empty() {
         let names: Vec<String> =
             others.iter().take(MOST_NAMED - 1).map(|(file, _)| file.display().to_string()).collect();
         let more = if others.len() >= MOST_NAMED { ", …" } else { "" };
-        message += &format!("; so are {} more: {}{more}", others.len(), names.join(", "));
+        message += &format!("; {} more cannot be read: {}{more}", others.len(), names.join(", "));
     }
     Err(Error::input(message))
 }
@@ -107,28 +113,34 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     read().map_err(|cause| Error::unreadable(folder, cause))
 }
 
-fn is_picture(file: &Path) -> Result<bool> {
+/// Whether its ending or its first bytes are those of a picture.
+fn is_picture(file: &Path) -> bool {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     // Besides folders, reading from a pipe or a device could take for ever. A link that leads nowhere is broken.
     if file.metadata().is_ok_and(|it| !it.is_file()) {
-        return Ok(false);
+        return false;
     }
-    if UNREADABLE.contains(&&*ending) {
-        return Err(Error::unreadable(
-            file,
-            "this format is not supported: convert it to PNG, JPEG or WebP, or remove it",
-        ));
-    }
-    Ok(ImageFormat::from_extension(ending).is_some_and(|format| format.reading_enabled()))
+    let is_named = ImageFormat::from_extension(&ending).is_some_and(|format| format.reading_enabled());
+    is_named || UNREADABLE.contains(&&*ending) || begins_like_a_picture(file)
+}
+
+/// What cannot be read is none, as its ending is not that of a picture either.
+fn begins_like_a_picture(file: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+    read.is_ok() && picture::is_certain(&head)
 }
 
 /// One picture, as [`load`] brings each to size.
 pub(super) fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
-    open(file).map(|picture| fit(&picture, image_size)).map_err(|cause| Error::unreadable(file, cause))
+    let mut reader = Reader::default();
+    let picture = open(&mut reader, file).map_err(|cause| Error::unreadable(file, cause))?;
+    reader.warn();
+    Ok(fit(&picture, image_size))
 }
 
-fn open(file: &Path) -> std::result::Result<RgbImage, Box<dyn std::error::Error>> {
-    picture::decode(file, &std::fs::read(file)?)
+fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
+    reader.decode(file, &std::fs::read(file)?)
 }
 
 /// The square in the middle of a picture, at the wanted size.
@@ -236,7 +248,7 @@ mod tests {
             std::fs::write(root.path().join(format!("cat/broken{index}.png")), b"\x89PNG\r\n").unwrap();
         }
         let message = load(root.path(), 4, 3).unwrap_err().to_string();
-        for part in ["broken1.png", "replace it", "so are 6 more", "broken5.png, …"] {
+        for part in ["broken1.png", "replace it", "6 more cannot be read", "broken5.png, …"] {
             assert!(message.contains(part), "{message}");
         }
         assert!(!message.contains("broken6"), "{message}");
@@ -345,7 +357,11 @@ mod tests {
                 "half.PNG",
                 "cannot read",
             ),
-            (|root| std::fs::write(root.join("cat/d.heic"), b"ftyp").unwrap(), "d.heic", "not supported"),
+            (
+                |root| std::fs::write(root.join("cat/d.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap(),
+                "d.heic",
+                "it is a HEIC picture, which is not supported; convert it to PNG",
+            ),
             (|root| std::fs::write(root.join("cat/d.dds"), b"DDS ").unwrap(), "d.dds", "not supported"),
         ];
         for (spoil, name, expected) in cases {

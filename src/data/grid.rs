@@ -9,6 +9,16 @@ use super::to_byte;
 const TILE: usize = 64;
 /// Between tiles.
 const GUTTER: usize = 4;
+/// Between rows that take several lines each.
+const ROW_GAP: usize = 20;
+/// Between columns of rows.
+const BAND_GAP: usize = 36;
+/// A row that would be wider continues on the next line.
+const MOST_WIDTH: usize = 2048;
+/// A grid that would be higher has its rows in several columns, if that makes it squarer.
+const MOST_HEIGHT: usize = 4608;
+/// As much of a row's title is shown.
+const MOST_TITLE: usize = 320;
 
 /// A grid of equally large images. Texts are optional: an empty slice draws none and takes no room.
 ///
@@ -21,11 +31,11 @@ pub struct Grid<'a> {
     pub image_size: usize,
     /// `C`: 1 is grey. Of more than three, as a latent has, the first three are shown as colours.
     pub channels: usize,
-    /// Images in a row; the last row may be shorter.
+    /// Images in a row; the last row may be shorter. A long row is shown on several lines.
     pub columns: usize,
     /// Above everything.
     pub heading: &'a str,
-    /// Above each column.
+    /// Above each column, unless rows take several lines.
     pub column_titles: &'a [String],
     /// Left of each row, such as the names of the classes.
     pub row_titles: &'a [String],
@@ -55,23 +65,31 @@ impl<'a> Grid<'a> {
     pub(super) fn draw(&self, canvas: &mut RgbImage, left: usize) {
         let (layout, left) = (&Layout::of(self), left + MARGIN);
         write_text(canvas, &HEADING, self.heading, left, MARGIN);
-        let (left, top) = (left + layout.tiles_left, MARGIN + layout.tiles_top);
+        let top = MARGIN + layout.tiles_top;
         let centred = |text: &str| layout.tile.saturating_sub(text_width(text, &CAPTION)) / 2;
 
-        for (column, title) in self.column_titles.iter().take(self.columns).enumerate() {
-            let title = cut(title, layout.tile);
-            let x = left + column * layout.column_pitch + centred(title);
-            write_text(canvas, &TITLE, title, x, top - layout.column_title_height);
+        if layout.columns == self.columns {
+            for (band, (column, title)) in
+                (0..layout.bands()).flat_map(|band| self.column_titles.iter().enumerate().map(move |it| (band, it)))
+            {
+                if column < self.columns {
+                    let title = cut(title, layout.tile);
+                    let x = left + layout.of_band(band) + column * layout.column_pitch + centred(title);
+                    write_text(canvas, &TITLE, title, x, top - layout.column_title_height);
+                }
+            }
         }
         for (row, title) in self.row_titles.iter().take(layout.rows).enumerate() {
-            let x = left - PAD - text_width(title, &TITLE);
-            let y = top + row * layout.row_pitch + layout.tile.saturating_sub(TITLE.size.val()) / 2;
+            let title = cut(title, MOST_TITLE);
+            let [x, y] = layout.place(row, 0);
+            let x = left + x - PAD - text_width(title, &TITLE);
+            let y = top + y + layout.tile.saturating_sub(TITLE.size.val()) / 2;
             write_text(canvas, &TITLE, title, x, y);
         }
         let image_len = self.channels * self.image_size * self.image_size;
         for (index, image) in self.images.chunks_exact(image_len).enumerate() {
-            let x = left + index % self.columns * layout.column_pitch;
-            let y = top + index / self.columns * layout.row_pitch;
+            let [x, y] = layout.place(index / self.columns, index % self.columns);
+            let (x, y) = (left + x, top + y);
             if !image[0].is_nan() {
                 self.draw_tile(canvas, image, layout.tile, x, y);
             }
@@ -103,8 +121,14 @@ impl<'a> Grid<'a> {
 struct Layout {
     tile: usize,
     rows: usize,
+    /// Tiles on a line.
+    columns: usize,
+    /// Rows below each other; more rows stand beside them.
+    rows_in_band: usize,
     column_pitch: usize,
+    line_pitch: usize,
     row_pitch: usize,
+    band_pitch: usize,
     tiles_left: usize,
     tiles_top: usize,
     column_title_height: usize,
@@ -120,20 +144,36 @@ impl Layout {
         let room = |present: bool, size: usize| if present { size } else { 0 };
 
         let caption_height = room(!grid.captions.is_empty(), CAPTION.size.val() + GUTTER);
-        let (column_pitch, row_pitch) = (tile + GUTTER, tile + caption_height + GUTTER);
-        let title_width = grid.row_titles.iter().map(|title| text_width(title, &TITLE)).max();
+        let (column_pitch, line_pitch) = (tile + GUTTER, tile + caption_height + GUTTER);
+        let title_width = grid.row_titles.iter().map(|title| text_width(title, &TITLE).min(MOST_TITLE)).max();
         let tiles_left = title_width.map_or(0, |width| width + PAD);
         let column_title_height = room(!grid.column_titles.is_empty(), TITLE.size.val() + GUTTER);
         let tiles_top = room(!grid.heading.is_empty(), HEADING.size.val() + PAD) + column_title_height;
 
-        let tiles_width = (grid.columns * column_pitch).saturating_sub(GUTTER);
-        let inner_width = (tiles_left + tiles_width).max(text_width(grid.heading, &HEADING));
-        let inner_height = tiles_top + (rows * row_pitch).saturating_sub(GUTTER);
+        let columns = columns_on_a_line(grid.columns, count, column_pitch);
+        let lines = grid.columns.div_ceil(columns);
+        let row_pitch = lines * line_pitch + if lines > 1 { ROW_GAP } else { 0 };
+        let tiles_width = columns * column_pitch - GUTTER;
+        let band_pitch = tiles_left + tiles_width + BAND_GAP;
+        let bands = match rows * row_pitch {
+            height if height > MOST_HEIGHT => ((height / band_pitch).isqrt()).clamp(1, rows),
+            _ => 1,
+        };
+        let rows_in_band = rows.div_ceil(bands).max(1);
+        let bands = rows.div_ceil(rows_in_band).max(1);
+
+        let inner_width = (bands * band_pitch - BAND_GAP).max(text_width(grid.heading, &HEADING));
+        let between = row_pitch - lines * line_pitch + GUTTER;
+        let inner_height = tiles_top + (rows.min(rows_in_band) * row_pitch).saturating_sub(between);
         Self {
             tile,
             rows,
+            columns,
+            rows_in_band,
             column_pitch,
+            line_pitch,
             row_pitch,
+            band_pitch,
             tiles_left,
             tiles_top,
             column_title_height,
@@ -141,6 +181,32 @@ impl Layout {
             height: inner_height + 2 * MARGIN,
         }
     }
+
+    fn bands(&self) -> usize {
+        self.rows.div_ceil(self.rows_in_band)
+    }
+
+    /// Where the tiles of a band begin.
+    fn of_band(&self, band: usize) -> usize {
+        band * self.band_pitch + self.tiles_left
+    }
+
+    /// The upper left corner of a tile, from that of the tiles' area without the titles of rows.
+    fn place(&self, row: usize, column: usize) -> [usize; 2] {
+        let (band, row) = (row / self.rows_in_band, row % self.rows_in_band);
+        let x = self.of_band(band) + column % self.columns * self.column_pitch;
+        [x, row * self.row_pitch + column / self.columns * self.line_pitch]
+    }
+}
+
+/// How many tiles of a row of `columns` stand on a line: all if there is room, else as many as fit or as make all `count`
+/// tiles a square, spread evenly over the lines.
+fn columns_on_a_line(columns: usize, count: usize, pitch: usize) -> usize {
+    if columns * pitch <= MOST_WIDTH {
+        return columns;
+    }
+    let most = (MOST_WIDTH / pitch).max(count.isqrt()).clamp(1, columns);
+    columns.div_ceil(columns.div_ceil(most))
 }
 
 #[cfg(test)]
@@ -226,7 +292,7 @@ mod tests {
         for row in 0..10 {
             for (x, y) in (0..64).flat_map(|x| (0..64).map(move |y| (x, y))) {
                 let x_after = MARGIN + layout.tiles_left + x;
-                let y_after = MARGIN + layout.tiles_top + row * layout.row_pitch + y;
+                let y_after = MARGIN + layout.tiles_top + layout.place(row, 0)[1] + y;
                 let expected = pixel(&before, MARGIN + x, MARGIN + row * 68 + y);
                 assert_eq!(pixel(&after, x_after, y_after), expected);
             }
@@ -241,6 +307,56 @@ mod tests {
         assert!(inked(MARGIN + layout.tiles_left, tiles_top + 64, 64, 16), "caption");
         // Nothing runs into the margin.
         assert!(!inked(after.width() as usize - MARGIN, 0, MARGIN, after.height() as usize));
+    }
+
+    /// A grid of `classes` rows of `columns` images of one pixel; the value tells the image.
+    fn layout_of(classes: usize, columns: usize, image_size: usize) -> (Layout, [usize; 2]) {
+        let titles: Vec<String> = (0..classes).map(|class| format!("class {class}")).collect();
+        let images = vec![0.0; classes * columns * image_size * image_size];
+        let grid = Grid { row_titles: &titles, ..Grid::new(&images, image_size, 1, columns) };
+        (Layout::of(&grid), grid.size())
+    }
+
+    #[test]
+    fn long_rows_and_many_rows_make_a_sheet_that_can_be_looked_at() {
+        for (classes, columns, image_size) in [
+            (1, 2000, 8),
+            (10, 1000, 8),
+            (1, 10_000, 8),
+            (1000, 8, 8),
+            (1000, 1, 8),
+            (2, 300, 256),
+            (7, 1, 8),
+            (1, 31, 8),
+        ] {
+            let (layout, [width, height]) = layout_of(classes, columns, image_size);
+            let what = format!("{classes} x {columns} of {image_size}: {width} x {height}");
+            let longest = width.max(height);
+            assert!(longest < 5000 || longest < 4 * width.min(height), "{what}");
+            // No two tiles meet, and all lie on the sheet.
+            let mut places = std::collections::BTreeSet::new();
+            for (row, column) in (0..classes).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+                let [x, y] = layout.place(row, column);
+                let on_grid = (x - layout.of_band(row / layout.rows_in_band)) % layout.column_pitch == 0;
+                assert!(on_grid && places.insert([x, y]), "{what}");
+                assert!(MARGIN + x + layout.tile <= width - MARGIN, "{what}");
+                assert!(MARGIN + layout.tiles_top + y + layout.tile <= height - MARGIN, "{what}");
+            }
+            // Rows that take several lines are kept apart.
+            if layout.columns < columns && layout.rows_in_band > 1 {
+                let [_, last] = layout.place(0, columns - 1);
+                assert_eq!(layout.place(1, 0)[1] - last, layout.line_pitch + ROW_GAP, "{what}");
+            }
+        }
+        let (small, _) = layout_of(10, 16, 8);
+        assert_eq!((small.columns, small.rows_in_band, small.place(9, 15)[1]), (16, 10, 9 * 68));
+    }
+
+    #[test]
+    fn a_long_title_is_cut() {
+        let titles = ["x".repeat(255)];
+        let grid = Grid { row_titles: &titles, ..Grid::new(&[0.0; 64], 8, 1, 1) };
+        assert!(grid.size()[0] < MOST_TITLE + 64 + 2 * MARGIN + 2 * PAD);
     }
 
     #[test]
@@ -261,5 +377,23 @@ mod tests {
         let expected = |images: &[f32]| [to_byte(images[2 * 8 + 3]); 3];
         assert_eq!(pixel(&shown, MARGIN + base.tiles_left + 24, y), expected(&left));
         assert_eq!(pixel(&shown, base.width + MARGIN + tuned.tiles_left + 24, y), expected(&right));
+    }
+
+    /// One class with 2,000 samples would be a row of 136,000 pixels.
+    #[test]
+    fn a_long_row_is_wrapped_into_a_readable_grid() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long.png");
+        let (count, size) = (2000, 8);
+        let images = vec![0.0; count * size * size];
+        Panel::Grid(Grid::new(&images, 1, size, count)).write(&path).unwrap();
+        let (width, height) = image::image_dimensions(&path).unwrap();
+        assert!(width <= 5000 && height <= 5000, "{width}x{height}");
+        // As before, if there is room.
+        let few = vec![0.0; 10 * size * size];
+        let other = folder.path().join("few.png");
+        Panel::Grid(Grid::new(&few, 1, size, 10)).write(&other).unwrap();
+        let (width, height) = image::image_dimensions(&other).unwrap();
+        assert!(width > 5 * height, "{width}x{height}");
     }
 }

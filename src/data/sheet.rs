@@ -14,7 +14,7 @@ use image::GenericImageView;
 
 use super::{Dataset, check_shape, picture, push_planes};
 use crate::classes::normal_name;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The bytes of a file and the name by which errors call it.
 pub(super) struct Source<'a> {
@@ -75,7 +75,7 @@ pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channel
 
 /// The class of every image, and the names of the classes.
 fn parse_labels(labels: &Source) -> Result<(Vec<u32>, Vec<String>)> {
-    let text = std::str::from_utf8(labels.bytes).map_err(|_| Error::unreadable(labels.name, "it is not UTF-8 text"))?;
+    let text = files::text(labels.bytes).map_err(|cause| Error::unreadable(labels.name, cause))?;
     match labels.name.extension().and_then(|it| it.to_str()) {
         Some("txt") => parse_numbers(text),
         Some("json") => parse_categories(text),

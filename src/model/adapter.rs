@@ -13,7 +13,7 @@ use super::layout::MOST;
 use super::lora::{Lora, LoraLayer, matches};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{read_file, write_atomically};
+use crate::files::{read_file, without_mark, write_atomically};
 
 /// The file that says what an adapter is.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -185,7 +185,7 @@ impl Lora {
     fn from_peft(name: &str, bytes: &[u8], dit: &DitConfig) -> Result<Self> {
         let unreadable =
             |cause: serde_json::Error| Error::input(format!("{name} is no adapter's configuration: {cause}"));
-        let keys: Map<String, Value> = serde_json::from_slice(bytes).map_err(unreadable)?;
+        let keys: Map<String, Value> = serde_json::from_slice(without_mark(bytes)).map_err(unreadable)?;
         for (key, plain) in plain_values() {
             let found = keys.get(key).unwrap_or(&Value::Null);
             // An empty list means the same as `null`.

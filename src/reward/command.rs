@@ -18,6 +18,7 @@ use super::outside::{check_subject, excerpt, finite, listed, quoted, why_no_json
 use super::process::{LONGEST_LINE, NoAnswer, Process};
 use crate::config::PictureForm;
 use crate::error::{Error, Result};
+use crate::files::without_mark;
 
 /// Version of the protocol.
 const PROTOCOL: u32 = 1;
@@ -234,7 +235,7 @@ impl Launch {
             .process
             .ask(request, self.limits.timeout)
             .map_err(|why| self.no_answer(&mut running.process, &why))?;
-        let answer: Answer = serde_json::from_slice(&said).map_err(|cause| {
+        let answer: Answer = serde_json::from_slice(without_mark(&said)).map_err(|cause| {
             let (program, said, why) = (self.name(), quoted(&said, "an empty line"), why_no_json(&said, &cause));
             Failure::Lasting(format!(
                 "{program} answered {said}: {why}; its standard output is for answers alone, a JSON object such as \

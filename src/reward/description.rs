@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::classes::normal_name;
 use crate::config::{self, nearest};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// What a metadata file should be.
 const EXPECTED: &str = "it should be a JSON list with an object for each class, or an object with one for each name";
@@ -50,8 +51,8 @@ impl Description {
 
 /// The object of each class in a file.
 fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String> {
-    let text = std::fs::read_to_string(file).map_err(|cause| cause.to_string())?;
-    let entries = match serde_json::from_str(&text).map_err(|cause| format!("{cause}; {EXPECTED}"))? {
+    let bytes = std::fs::read(file).map_err(|cause| cause.to_string())?;
+    let entries = match serde_json::from_str(files::text(&bytes)?).map_err(|cause| format!("{cause}; {EXPECTED}"))? {
         Value::Array(entries) if entries.len() != names.len() => {
             let (found, classes) = (entries.len(), names.len());
             return Err(format!("its list has {found} entries, but the model has {classes} classes"));

@@ -16,6 +16,7 @@ use super::outside::{About, Failure, Limits, Outside, Sample, Scorer, Subject};
 use super::outside::{check_subject, excerpt, finite, grey, insist, listed, quoted, why_no_json, with_words};
 use crate::config::nearest;
 use crate::error::{Error, Result};
+use crate::files::without_mark;
 
 /// The largest body that is read, in bytes.
 const LARGEST_BODY: u64 = 64 << 20;
@@ -243,7 +244,7 @@ impl Service {
             let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
             return Err(if may_pass { Failure::Passing(message) } else { Failure::Lasting(message) });
         }
-        serde_json::from_slice(&body).map_err(|cause| {
+        serde_json::from_slice(without_mark(&body)).map_err(|cause| {
             Failure::Lasting(format!(
                 "{url} answered {}: {}",
                 quoted(&body, "an empty body"),

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::directory::RunDirectory;
 use super::tensorboard::EventFile;
+use crate::files::without_mark;
 use crate::{Error, Result};
 
 /// One line of the log.
@@ -128,7 +129,7 @@ static TOLD: Mutex<BTreeSet<(PathBuf, usize)>> = Mutex::new(BTreeSet::new());
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
     let mut records: Vec<(u64, Record)> = Vec::new();
-    for (number, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+    for (number, line) in without_mark(&bytes).split(|&byte| byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }

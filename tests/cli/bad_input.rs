@@ -323,8 +323,10 @@ fn rewards_and_judges() {
 #[cfg(feature = "onnx")]
 #[test]
 fn onnx_models() {
-    const ONNX: &str = "train --config train.toml --set reward.0.kind=onnx --set reward.0.file=model.onnx";
-    const DRY: &str = "train --config train.toml --dry-run --set reward.0.kind=onnx --set reward.0.file=model.onnx";
+    const ONNX: &str = "train --config train.toml --set reward.0.kind=onnx --set reward.0.file=model.onnx --set \
+                        reward.0.output_name=logits";
+    const DRY: &str = "train --config train.toml --dry-run --set reward.0.kind=onnx --set reward.0.file=model.onnx --set \
+                        reward.0.output_name=logits";
     let copy: Prepare = |here| {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/classifier.onnx");
         fs::copy(model, here.path("model.onnx")).unwrap();

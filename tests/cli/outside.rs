@@ -107,7 +107,7 @@ fn a_name_that_would_write_on_the_terminal_is_refused() {
 fn a_run_learns_from_an_onnx_model() {
     let here = Workplace::new();
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/onnx/classifier.onnx"), here.path("scorer.onnx")).unwrap();
-    let reward = "[[reward]]\nkind = \"onnx\"\nfile = \"scorer.onnx\"\noutput = { kind = \"scalar\", index = 1 }";
+    let reward = "[[reward]]\nkind = \"onnx\"\nfile = \"scorer.onnx\"\noutput_name = \"logits\"\noutput = { kind = \"scalar\", index = 1 }";
     replace_reward(&here, reward);
     here.run("-q train --config train.toml --out run").succeeds();
     let scores = fs::read_to_string(here.path("run/rewards.csv")).unwrap();

@@ -4,11 +4,10 @@ mod ctc;
 mod network;
 mod picture;
 
-use std::path::Path;
-
 use super::{Batch, Reward};
 use crate::config::{self, Output, PerChannel, Target};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::DitConfig;
 use network::{Network, Wanted};
 use picture::Preparation;
@@ -224,9 +223,9 @@ fn read_target(target: &Target) -> std::result::Result<Vec<f64>, String> {
     match target {
         Target::Vector(vector) => Ok(vector.clone()),
         Target::File(file) => {
-            let text =
-                std::fs::read_to_string(file).map_err(|cause| format!("cannot read `target` {file}: {cause}"))?;
-            serde_json::from_str(&text)
+            let unreadable = |cause: &dyn std::fmt::Display| format!("cannot read `target` {file}: {cause}");
+            let bytes = std::fs::read(file).map_err(|cause| unreadable(&cause))?;
+            serde_json::from_str(files::text(&bytes).map_err(|cause| unreadable(&cause))?)
                 .map_err(|cause| format!("`target` {file} must be a JSON list of numbers: {cause}"))
         }
     }
@@ -239,8 +238,11 @@ fn read_alphabet(file: &str, network: &Network) -> std::result::Result<Vec<Strin
             .alphabet
             .clone()
             .ok_or("the model carries no alphabet: name a file with a symbol a line by `alphabet`")?,
-        file => std::fs::read_to_string(Path::new(file))
-            .map_err(|cause| format!("cannot read `alphabet` {file}: {cause}"))?,
+        file => {
+            let unreadable = |cause: &dyn std::fmt::Display| format!("cannot read `alphabet` {file}: {cause}");
+            let bytes = std::fs::read(file).map_err(|cause| unreadable(&cause))?;
+            files::text(&bytes).map_err(|cause| unreadable(&cause))?.to_owned()
+        }
     };
     // Not `lines`: a recogniser may know unusual white space, and a trailing line end is no symbol.
     let text = text.strip_suffix('\n').unwrap_or(&text);

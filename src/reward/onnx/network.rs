@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::{ModelProto, ValueInfoProto, tensor_proto, tensor_shape_proto, type_proto};
 use tract_onnx::prelude::*;
 
 use crate::config::TensorLayout;
 use crate::error::{Error, Result};
+use crate::sniff;
 
 /// What a model is fed with, as far as the configuration and the pictures say it.
 pub(super) struct Wanted<'a> {
@@ -20,7 +21,7 @@ pub(super) struct Wanted<'a> {
     pub input_size: Option<[usize; 2]>,
     /// Order of the input's dimensions.
     pub layout: TensorLayout,
-    /// The output that is read; empty = the first.
+    /// The output that is read; empty if there is but one.
     pub output_name: &'a str,
 }
 
@@ -60,7 +61,13 @@ impl Network {
         let framework = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
         let mut reader = bytes;
         let proto = framework.proto_model_for_read(&mut reader).ok().filter(|proto| proto.graph.is_some());
-        let proto = proto.ok_or_else(|| bad("it is no ONNX model".into()))?;
+        let proto = proto.ok_or_else(|| {
+            let what = sniff::what_is(bytes).filter(|what| *what != "an ONNX model");
+            bad(match what {
+                Some(what) => format!("it is no ONNX model but {what}"),
+                None => "it is no ONNX model".into(),
+            })
+        })?;
         let graph = proto.graph.as_ref().expect("a model without a graph has been refused");
         if let Some(node) = graph.node.iter().find(|node| !framework.op_register.0.contains_key(&node.op_type)) {
             return Err(bad(format!(
@@ -156,11 +163,43 @@ fn dimensions(layout: TensorLayout, channels: usize, [height, width]: [usize; 2]
 
 /// The place of the output that is asked for.
 fn select_output(proto: &ModelProto, name: &str) -> std::result::Result<usize, String> {
-    let outputs = proto.graph.iter().flat_map(|graph| &graph.output);
-    let names: Vec<&str> = outputs.map(|output| &*output.name).collect();
-    let found =
-        if name.is_empty() { (!names.is_empty()).then_some(0) } else { names.iter().position(|it| *it == name) };
-    found.ok_or_else(|| format!("it has no output {name:?}: set `output_name` to one of {}", names.join(", ")))
+    let outputs: Vec<&ValueInfoProto> = proto.graph.iter().flat_map(|graph| &graph.output).collect();
+    let listed = || outputs.iter().map(|output| described(output)).collect::<Vec<_>>().join(", ");
+    match outputs.len() {
+        0 => Err("it has no outputs".into()),
+        1 if name.is_empty() => Ok(0),
+        count if name.is_empty() => {
+            Err(format!("it has {count} outputs: set `output_name` to the one that holds the score, of {}", listed()))
+        }
+        _ => outputs
+            .iter()
+            .position(|output| output.name == name)
+            .ok_or_else(|| format!("it has no output {name:?}: set `output_name` to one of {}", listed())),
+    }
+}
+
+/// An output for a message: its name, its type and its shape, as far as the file says them.
+fn described(output: &ValueInfoProto) -> String {
+    let kind = match output.r#type.as_ref().and_then(|it| it.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => {
+            let dimension = |dimension: &tensor_shape_proto::Dimension| match &dimension.value {
+                Some(tensor_shape_proto::dimension::Value::DimValue(size)) => size.to_string(),
+                Some(tensor_shape_proto::dimension::Value::DimParam(name)) if !name.is_empty() => name.clone(),
+                _ => "?".into(),
+            };
+            let shape = tensor.shape.as_ref();
+            let shape = shape.map(|shape| shape.dim.iter().map(dimension).collect::<Vec<_>>().join(", "));
+            format!("{}{}", element_type(tensor.elem_type), shape.map_or(String::new(), |shape| format!(" [{shape}]")))
+        }
+        _ => "no tensor".into(),
+    };
+    format!("{} ({kind})", output.name)
+}
+
+/// ONNX's name of a type.
+fn element_type(number: i32) -> String {
+    let name = tensor_proto::DataType::try_from(number).map_or("an unknown type", |it| it.as_str_name());
+    name.to_lowercase()
 }
 
 /// Channels, height and width: what the file fixes, then what the configuration says, then what the pictures have.

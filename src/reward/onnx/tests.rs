@@ -24,7 +24,14 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 fn onnx(name: &str) -> config::Reward {
-    config::Reward { kind: RewardKind::Onnx, file: file(name), ..config::Reward::default() }
+    // These have two outputs.
+    let output_name = match name {
+        "classifier.onnx" => "logits",
+        "reader.onnx" => "probabilities",
+        _ => "",
+    }
+    .to_owned();
+    config::Reward { kind: RewardKind::Onnx, file: file(name), output_name, ..config::Reward::default() }
 }
 
 fn dit(channels: usize, num_classes: usize) -> DitConfig {
@@ -129,7 +136,7 @@ fn folder_with_target(target: &serde_json::Value) -> tempfile::TempDir {
 #[test]
 fn everything_that_does_not_fit_is_said_at_the_start() {
     type Change = fn(&mut config::Reward);
-    let cases: [(&str, Change, &[&str]); 24] = [
+    let cases: [(&str, Change, &[&str]); 26] = [
         ("missing.onnx", |_| (), &["cannot read", "missing.onnx"]),
         ("make.py", |_| (), &["make.py", "it is no ONNX model"]),
         ("two_inputs.onnx", |_| (), &["2 inputs (x, y)", "one is expected"]),
@@ -144,7 +151,14 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
             |it| (it.layout, it.input_size) = (TensorLayout::Nhwc, Some([5, 7])),
             &["has the width 6", "`input_size` says 7"],
         ),
-        ("classifier.onnx", |it| it.output_name = "logit".into(), &["no output \"logit\"", "logits, features"]),
+        (
+            "classifier.onnx",
+            |it| it.output_name = "logit".into(),
+            &["no output \"logit\"", "logits (float [N, 3]), features (float [N, 4])"],
+        ),
+        ("classifier.onnx", |it| it.output_name.clear(), &["it has 2 outputs: set `output_name`", "logits (float"]),
+        // The first one is the label.
+        ("two_outputs.onnx", |_| (), &["it has 2 outputs: set `output_name`", "label (int64", "score (float"]),
         ("classifier.onnx", |it| it.mean = PerChannel::Each(vec![0.5; 2]), &["3 channels", "`mean` has 2 numbers"]),
         ("reader.onnx", |it| it.std = PerChannel::Each(vec![0.5; 3]), &["1 channels", "`std` has 3 numbers"]),
         (

@@ -1,0 +1,152 @@
+//! Pictures that the decoders of the crate `image` refuse or misread, although they are whole.
+
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageFormat, Rgba, Rgba32FImage};
+use tiff::decoder::{Decoder, DecodingResult};
+use tiff::tags::Tag;
+use tiff::{ColorType, TiffError};
+
+use super::{Pixels, Unreadable, claim};
+
+const ASSOCIATED_ALPHA: u16 = 1;
+const UNASSOCIATED_ALPHA: u16 = 2;
+
+/// Whether the colours of a picture with alpha are multiplied by it already: TIFF and TGA can say so.
+pub(super) fn is_premultiplied(format: ImageFormat, bytes: &[u8]) -> bool {
+    match format {
+        ImageFormat::Tiff => {
+            Decoder::new(Cursor::new(bytes)).is_ok_and(|mut tiff| extra_sample(&mut tiff) == Some(ASSOCIATED_ALPHA))
+        }
+        ImageFormat::Tga => attributes_of_tga(bytes) == Some(4),
+        _ => false,
+    }
+}
+
+fn extra_sample(tiff: &mut Decoder<Cursor<&[u8]>>) -> Option<u16> {
+    tiff.find_tag_unsigned_vec(Tag::ExtraSamples).ok()??.first().copied()
+}
+
+/// The type of a TGA's attributes (TGA 2.0, field 24): 4 is premultiplied alpha.
+fn attributes_of_tga(bytes: &[u8]) -> Option<u8> {
+    let footer = &bytes[bytes.len().checked_sub(26)?..];
+    let offset = u32::from_le_bytes(footer[..4].try_into().ok()?) as usize;
+    if &footer[8..24] != b"TRUEVISION-XFILE" || offset == 0 {
+        return None;
+    }
+    bytes.get(offset.checked_add(494)?).copied()
+}
+
+/// The picture of an icon that has the most colours, and of those the largest, where it is a PNG. Only those with alpha
+/// are allowed, but others are common.
+pub(super) fn png_of_icon(bytes: &[u8]) -> Option<&[u8]> {
+    let short = |at: usize| Some(usize::from(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));
+    let long = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
+    let side = |at: usize| bytes.get(at).map(|side| if *side == 0 { 256 } else { usize::from(*side) });
+    let entries = (0..short(4)?).map(|index| 6 + 16 * index);
+    let score = |at: usize| Some((short(at + 6)?, side(at)? * side(at + 1)?));
+    let best = entries.max_by_key(|at| score(*at))?;
+    let data = bytes.get(long(best + 12)?..)?;
+    let png = data.get(..long(best + 8)?).unwrap_or(data);
+    png.starts_with(b"\x89PNG\r\n\x1a\n").then_some(png)
+}
+
+/// The samples of a TIFF, from 0 to 1.
+struct Samples {
+    values: Vec<f32>,
+    is_float: bool,
+}
+
+/// Reads a TIFF with grey and alpha, or with few or many bits per sample.
+///
+/// # Errors
+/// If it is damaged or of a kind that nothing here reads.
+pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
+    let mut tiff = Decoder::new(Cursor::new(bytes))?;
+    let (width, height) = tiff.dimensions()?;
+    let color = tiff.colortype()?;
+    let kind = || Unreadable::unsupported(format!("a TIFF of the kind {color:?} is not supported"));
+    let (channels, bits) = match color {
+        ColorType::Gray(bits) => (1, bits),
+        ColorType::GrayA(bits) | ColorType::Multiband { bit_depth: bits, num_samples: 2 } => (2, bits),
+        ColorType::RGB(bits) => (3, bits),
+        ColorType::RGBA(bits) => (4, bits),
+        _ => return Err(kind()),
+    };
+    let pixels = u64::from(width) * u64::from(height);
+    // The samples as the file has them, and four numbers a pixel.
+    claim((width, height), pixels.saturating_mul(u64::from(bits).div_ceil(8) * channels as u64 + 16))?;
+    let extra = extra_sample(&mut tiff);
+    let profile = tiff.find_tag(Tag::IccProfile).ok().flatten().and_then(|profile| profile.into_u8_vec().ok());
+    let orientation = tiff.find_tag_unsigned::<u16>(Tag::Orientation).ok().flatten();
+    let mut buffer = DecodingResult::U8(Vec::new());
+    let layout = tiff.read_image_to_buffer(&mut buffer)?;
+    if layout.planes > 1 {
+        return Err(Unreadable::unsupported("a TIFF with a plane for each channel is not supported"));
+    }
+    let samples = samples(buffer, bits, width as usize * channels).ok_or_else(kind)?;
+    let is_associated = extra == Some(ASSOCIATED_ALPHA);
+    let has_alpha = is_associated || extra == Some(UNASSOCIATED_ALPHA);
+    let colour = |pixel: &[f32]| match *pixel {
+        [grey] => [grey, grey, grey, 1.0],
+        [grey, alpha] => [grey, grey, grey, if has_alpha { alpha } else { 1.0 }],
+        [red, green, blue] => [red, green, blue, 1.0],
+        ref pixel => [pixel[0], pixel[1], pixel[2], pixel[3]],
+    };
+    let values = samples.values.chunks_exact(channels).flat_map(colour).collect();
+    let picture: Rgba32FImage = image::ImageBuffer::<Rgba<f32>, _>::from_raw(width, height, values)
+        .ok_or_else(|| Unreadable::broken("its pixels end early"))?;
+    let mut picture = DynamicImage::ImageRgba32F(picture);
+    if let Some(orientation) = orientation.and_then(|it| Orientation::from_exif(u8::try_from(it).ok()?)) {
+        picture.apply_orientation(orientation);
+    }
+    Ok(Pixels { picture, is_grey: channels < 3, is_linear: samples.is_float, is_premultiplied: is_associated, profile })
+}
+
+/// `None` if such numbers have no agreed meaning. `in_row` samples make a row, which fills whole bytes.
+fn samples(buffer: DecodingResult, bits: u8, in_row: usize) -> Option<Samples> {
+    let of = |values: Vec<f32>| Some(Samples { values, is_float: false });
+    let float = |values: Vec<f32>| Some(Samples { values, is_float: true });
+    match buffer {
+        DecodingResult::U8(bytes) => {
+            // A field never crosses a byte.
+            if ![1, 2, 4, 8].contains(&bits) {
+                return None;
+            }
+            let largest = f32::from(u8::MAX >> (8 - bits));
+            let packed = (in_row * usize::from(bits)).div_ceil(8).max(1);
+            let unpacked = bytes.chunks_exact(packed).flat_map(|row| {
+                (0..in_row).map(move |index| {
+                    let at = index * usize::from(bits);
+                    let shifted = row[at / 8] >> (8 - usize::from(bits) - at % 8);
+                    f32::from(shifted & (u8::MAX >> (8 - bits)))
+                })
+            });
+            of(unpacked.map(|value| value / largest).collect())
+        }
+        DecodingResult::U16(values) if bits == 16 => {
+            of(values.into_iter().map(|value| f32::from(value) / 65535.0).collect())
+        }
+        DecodingResult::U32(values) if bits == 32 => {
+            of(values.into_iter().map(|value| (f64::from(value) / f64::from(u32::MAX)) as f32).collect())
+        }
+        DecodingResult::U64(values) if bits == 64 => {
+            of(values.into_iter().map(|value| (value as f64 / u64::MAX as f64) as f32).collect())
+        }
+        DecodingResult::F16(values) => float(values.into_iter().map(|value| value.to_f32()).collect()),
+        DecodingResult::F32(values) => float(values),
+        DecodingResult::F64(values) => float(values.into_iter().map(|value| value as f32).collect()),
+        _ => None,
+    }
+}
+
+impl From<TiffError> for Unreadable {
+    fn from(cause: TiffError) -> Self {
+        match cause {
+            TiffError::UnsupportedError(cause) => Self::unsupported(cause.to_string()),
+            TiffError::IoError(cause) => Self::broken(cause.to_string()),
+            cause => Self::unknown(cause.to_string()),
+        }
+    }
+}

@@ -129,6 +129,21 @@ pub fn declare_base(graph: &mut Graph, config: &Config, dit: &DitConfig) -> Para
     }
 }
 
+/// The classes that `rollout.classes` names, of those of a model; none where all are meant.
+///
+/// # Errors
+/// [`Error::Input`] if the model has no such class.
+pub fn classes_of(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
+    if let Some(class) = config.rollout.classes.iter().find(|class| **class >= dit.num_classes) {
+        return Err(Error::input(format!(
+            "`rollout.classes` names class {class}, but the model has {} classes, 0 to {}",
+            dit.num_classes,
+            dit.num_classes - 1
+        )));
+    }
+    Ok(config.rollout.classes.iter().map(|class| *class as u32).collect())
+}
+
 impl Evaluator {
     /// Binds the model whose weights are the `PARAMETERS` of `stores`. With a `base` (the weights as they are) and its
     /// [`BASE`] among the stores, drift from it is measured too.
@@ -164,7 +179,7 @@ impl Evaluator {
         }
         Ok(Self {
             count: eval.count,
-            trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
+            trained: classes_of(config, dit)?,
             sampling: draws(network, stores)?,
             dit: dit.clone(),
             requests,

@@ -91,6 +91,28 @@ pub struct StepReport {
     pub learning_rate: f64,
 }
 
+/// Checks that a data set has the pictures and classes of a model.
+///
+/// # Errors
+/// [`Error::Input`] with both.
+pub fn check_data(data: &Dataset, dit: &DitConfig) -> Result<()> {
+    if data.image_size != dit.image_size || data.channels != dit.channels {
+        return Err(Error::input(format!(
+            "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and \
+             `model` agree",
+            data.image_size, data.channels, dit.image_size, dit.channels
+        )));
+    }
+    if data.class_names.len() > dit.num_classes {
+        return Err(Error::input(format!(
+            "the data has {} classes, but `model.num_classes` is {}: raise it",
+            data.class_names.len(),
+            dit.num_classes
+        )));
+    }
+    Ok(())
+}
+
 impl<'a> Pretraining<'a> {
     /// Prepares training from `weights`.
     ///
@@ -103,20 +125,7 @@ impl<'a> Pretraining<'a> {
         data: &'a Dataset,
         weights: &[f32],
     ) -> Result<Self> {
-        if data.image_size != dit.image_size || data.channels != dit.channels {
-            return Err(Error::input(format!(
-                "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and \
-                 `model` agree",
-                data.image_size, data.channels, dit.image_size, dit.channels
-            )));
-        }
-        if data.class_names.len() > dit.num_classes {
-            return Err(Error::input(format!(
-                "the data has {} classes, but `model.num_classes` is {}: raise it",
-                data.class_names.len(),
-                dit.num_classes
-            )));
-        }
+        check_data(data, &dit)?;
         let micro_batch = config.pretrain_micro_batch();
         let activations =
             Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };

@@ -82,14 +82,7 @@ type BindUpdater = fn(&Arc<Gpu>, &Config, &Network, &Optimizer, Stores) -> Resul
 
 /// The classes that groups go through.
 fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
-    if let Some(class) = config.rollout.classes.iter().find(|class| **class >= dit.num_classes) {
-        return Err(Error::input(format!(
-            "`rollout.classes` names class {class}, but the model has {} classes, 0 to {}",
-            dit.num_classes,
-            dit.num_classes - 1
-        )));
-    }
-    let chosen: Vec<u32> = config.rollout.classes.iter().map(|class| *class as u32).collect();
+    let chosen = classes_of(config, dit)?;
     Ok(if chosen.is_empty() { (0..dit.num_classes as u32).collect() } else { chosen })
 }
 

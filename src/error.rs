@@ -80,3 +80,26 @@ impl Error {
         }
     }
 }
+
+/// A character as a message names it: as it is, or by its code point where nobody would see it.
+pub(crate) fn character(c: char) -> String {
+    match c {
+        ' ' => "a space".to_owned(),
+        '\t' => "a tab (U+0009)".to_owned(),
+        '\n' => "a line break (U+000A)".to_owned(),
+        '"' | '\'' | '\\' => format!("`{c}`"),
+        // What Rust would write as an escape has no form of its own.
+        c if c == '`' || c.escape_debug().count() > 1 => format!("U+{:04X}", u32::from(c)),
+        c => format!("`{c}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn characters_that_nobody_would_see_are_named_by_their_code_points() {
+        let named = [':', ' ', '\t', '\u{200b}', '\u{202e}', '\0', '\u{feff}', '"', 'é'].map(super::character);
+        let expected = ["`:`", "a space", "a tab (U+0009)", "U+200B", "U+202E", "U+0000", "U+FEFF", "`\"`", "`é`"];
+        assert_eq!(named, expected);
+    }
+}

@@ -13,6 +13,16 @@ use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
 use crate::pretrain::push_image;
 
+/// The classifier that a data set asks for.
+pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig {
+    ClassifierConfig {
+        image_size: data.image_size,
+        channels: data.channels,
+        hidden_size: config.hidden_size,
+        num_classes: data.class_names.len(),
+    }
+}
+
 /// Training of a classifier on one data set.
 #[derive(Debug)]
 pub struct Fitting<'a> {

@@ -25,6 +25,7 @@ pub mod model;
 pub mod ops;
 pub mod optimizer;
 pub mod plot;
+pub mod preflight;
 pub mod pretrain;
 pub mod preview;
 pub mod profile;

@@ -109,6 +109,29 @@ pub struct StepReport {
     pub learning_rate: f64,
 }
 
+/// Checks that a model can learn from a data set.
+///
+/// # Errors
+/// [`Error::Input`] with both sizes if it does not take the images, has too few classes, or has no "no class" for the
+/// dropout of classes.
+pub fn check_data(data: &Dataset, dit: &DitConfig, config: &config::Pretrain) -> Result<()> {
+    check_shape(data, dit)?;
+    if data.class_names.len() > dit.num_classes {
+        return Err(Error::input(format!(
+            "the data has {} classes, but `model.num_classes` is {}: raise it",
+            data.class_names.len(),
+            dit.num_classes
+        )));
+    }
+    if !dit.has_null_class && config.class_dropout > 0.0 {
+        return Err(Error::input(format!(
+            "`pretrain.class_dropout` is {}, but `model.file` has no \"no class\" that it could train: set it to 0",
+            config.class_dropout
+        )));
+    }
+    Ok(())
+}
+
 impl<'a> Pretraining<'a> {
     /// Prepares training from `weights`.
     ///
@@ -121,20 +144,7 @@ impl<'a> Pretraining<'a> {
         data: &'a Dataset,
         weights: &[f32],
     ) -> Result<Self> {
-        check_shape(data, &dit)?;
-        if data.class_names.len() > dit.num_classes {
-            return Err(Error::input(format!(
-                "the data has {} classes, but `model.num_classes` is {}: raise it",
-                data.class_names.len(),
-                dit.num_classes
-            )));
-        }
-        if !dit.has_null_class && config.pretrain.class_dropout > 0.0 {
-            return Err(Error::input(format!(
-                "`pretrain.class_dropout` is {}, but `model.file` has no \"no class\" that it could train: set it to 0",
-                config.pretrain.class_dropout
-            )));
-        }
+        check_data(data, &dit, &config.pretrain)?;
         let micro_batch = config.pretrain_micro_batch();
         let activations =
             Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };

@@ -176,7 +176,7 @@ fn check_unchanged(config: &Config) -> Result<()> {
     if !Path::is_file(&path) {
         return Ok(());
     }
-    let mut begun = Config::load(Some(&path), &[])?;
+    let mut begun = Config::of_run(&path, &[])?;
     // The same place may be written in several ways.
     begun.run.out_dir.clone_from(&config.run.out_dir);
     begun.run.device.clone_from(&config.run.device);

@@ -9,6 +9,7 @@ use super::{Changes, ConfigArguments, Global, say};
 use crate::config::{self, Checked, Command, Config, PRESETS, Preset, Style};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::preflight;
 
 /// Where editors find the schema, and how it comes there.
 const HEADER: &str = "#:schema flowdppo-wgpu.schema.json\n\
@@ -158,8 +159,15 @@ impl Check {
         let (mut problems, mut wrong) = (0, 0);
         for path in &self.files {
             let found = Checked::file(path, &self.changes.overrides()?, self.command)?;
-            let count = found.errors.len() + found.missing.len();
+            // What would be refused once the files are read is looked at only where all else is right.
+            let refused = if found.missing.is_empty() { preflight::refusals(&found.configs) } else { Vec::new() };
+            let refused: Vec<String> = refused.iter().map(|error| format!("{}: {error}", path.display())).collect();
+            let count = found.errors.len() + found.missing.len() + found.more + refused.len();
             found.errors.iter().chain(&found.missing).for_each(say);
+            refused.iter().for_each(say);
+            if found.more > 0 {
+                say(format_args!("{}: and {} more", path.display(), found.more));
+            }
             if count == 0 {
                 let commands: Vec<&str> = found.commands.iter().map(|command| command.name()).collect();
                 say(match (found.runs, &commands[..]) {

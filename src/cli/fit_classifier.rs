@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::fit_classifier::Fitting;
 use crate::gpu::ITERATION;
 use crate::graph::Profile;
-use crate::model::{ClassifierConfig, Model, ModelKind};
+use crate::model::{Model, ModelKind};
 use crate::optimizer::PARAMETERS;
 use crate::reward::ClassifierScorer;
 use crate::run::{MetricsLog, Progress, RunDirectory};
@@ -27,12 +27,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let data = data::load(&config.data)?;
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
-    let network = ClassifierConfig {
-        image_size: data.image_size,
-        channels: data.channels,
-        hidden_size: config.classifier.hidden_size,
-        num_classes: data.class_names.len(),
-    };
+    let network = crate::fit_classifier::network(&data, &config.classifier);
     network.check()?;
     gpu.check_memory(optimizer::planned_bytes(&network.layout(), &Profile::of(&gpu)))?;
     let mut fitting = Fitting::new(&gpu, &config, &network, &data)?;

@@ -59,7 +59,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     let directory = match begun {
         Some(directory) => {
-            let changes = Config::load(Some(&directory.config()), &[])?.changes(&config);
+            let changes = Config::of_run(&directory.config(), &[])?.changes(&config);
             if !changes.is_empty() {
                 global.announce(format_args!("changed: {}", changes.join(", ")));
             }
@@ -112,8 +112,8 @@ fn resumed(arguments: &RunArguments) -> Result<Begun> {
     };
     let directory = RunDirectory::open(&path)?;
     let overrides = &arguments.config.overrides()?;
-    let begun = Config::load(Some(&directory.config()), &[])?;
-    let mut config = Config::load(Some(&directory.config()), overrides)?;
+    let begun = Config::of_run(&directory.config(), &[])?;
+    let mut config = Config::of_run(&directory.config(), overrides)?;
     if let Some(file) = &arguments.config.config
         && Config::load(Some(file), overrides)? != config
     {

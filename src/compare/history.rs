@@ -186,6 +186,6 @@ pub(super) fn sum(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
 /// A configuration as a table: complete, if this version of the program understands it, else as it stands there.
 fn read_config(path: &Path) -> Result<toml::Table> {
     let text = read_text(path)?;
-    let complete = Config::parse(&text, &path.display().to_string(), &[]).map(|config| config.to_toml());
+    let complete = Config::parse_of_run(&text, &path.display().to_string()).map(|config| config.to_toml());
     toml::from_str(&complete.unwrap_or(text)).map_err(|cause| Error::unreadable(path, cause.message()))
 }

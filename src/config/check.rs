@@ -1,13 +1,14 @@
 //! Everything that is wrong with a configuration at once, for who mends it.
 
+use std::collections::HashSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::decode::decode_all;
+use super::decode::{MOST_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
-use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target, builtin, parse_with_overrides};
+use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target, builtin, foreign, parse_with_overrides};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 
@@ -22,6 +23,10 @@ pub struct Checked {
     pub errors: Vec<Error>,
     /// What it names that is not there, if nothing else is wrong: files, built-in models, programs.
     pub missing: Vec<Error>,
+    /// How much more is wrong than `errors` and `missing` say: they are cut where nobody would read on.
+    pub more: usize,
+    /// The configurations that it makes, if nothing is wrong with it.
+    pub configs: Vec<(Command, Config)>,
 }
 
 impl Checked {
@@ -43,7 +48,7 @@ impl Checked {
     pub fn text(text: &str, name: &str, overrides: &[String], command: Option<Command>) -> Self {
         let sources = Sources { file: name, overrides };
         let in_file = |error: Error| if name.is_empty() { error } else { Error::input(format!("{name}: {error}")) };
-        let root = match parse_with_overrides(text, sources) {
+        let mut root = match parse_with_overrides(text, sources) {
             Ok(root) => root,
             Err(error) => {
                 return Self { commands: Vec::from_iter(command), errors: vec![error], ..Self::default() };
@@ -53,17 +58,27 @@ impl Checked {
             let commands = vec![Command::Train];
             return match Sweep::parse(&root, sources).and_then(|sweep| sweep.runs(name, Path::new("runs"))) {
                 Ok(runs) => {
-                    let missing = runs.iter().flat_map(|run| run.config.missing(Command::Train)).map(in_file);
-                    Self { commands, runs: Some(runs.len()), missing: distinct(missing), ..Self::default() }
+                    let missing = distinct(runs.iter().flat_map(|run| run.config.missing(Command::Train)).map(in_file));
+                    let count = Some(runs.len());
+                    let configs = runs.into_iter().map(|run| (Command::Train, run.config)).collect();
+                    Self { commands, runs: count, missing, configs, ..Self::default() }.cut()
                 }
                 Err(error) => Self { commands, errors: vec![error], ..Self::default() },
             };
         }
         let (mut commands, is_certain) = command.map_or_else(|| commands_of(&root), |command| (vec![command], true));
-        let (config, errors) = decode_all::<Config>(root, sources);
-        let Some(config) = config else {
-            return Self { commands, errors, ..Self::default() };
+        let decoded = decode_all::<Config>(&mut root, sources);
+        let (mut errors, more) = (decoded.errors, decoded.more);
+        let Some(mut config) = decoded.value else {
+            return Self { commands, errors, more, ..Self::default() }.cut();
         };
+        let foreign = foreign::check(&mut root, &config, sources, false);
+        errors.extend(foreign.errors);
+        if foreign.has_removed
+            && let Some(read_again) = decode_all(&mut root, sources).value
+        {
+            config = read_again;
+        }
         let wrong_for = |command: Command| {
             let mut found = out_of_range(&config, command);
             if found.is_empty() && errors.is_empty() {
@@ -71,25 +86,35 @@ impl Checked {
             }
             found
         };
-        if !is_certain && commands.iter().any(|command| wrong_for(*command).is_empty()) {
-            commands.retain(|command| wrong_for(*command).is_empty());
+        let mut wrong: Vec<(Command, Vec<Error>)> =
+            commands.iter().map(|command| (*command, wrong_for(*command))).collect();
+        if !is_certain && wrong.iter().any(|(_, wrong)| wrong.is_empty()) {
+            wrong.retain(|(_, wrong)| wrong.is_empty());
+            commands = wrong.iter().map(|(command, _)| *command).collect();
         }
-        let wrong: Vec<Error> = commands.iter().flat_map(|command| wrong_for(*command)).map(in_file).collect();
-        let errors = distinct(errors.into_iter().chain(wrong));
-        let missing = commands.iter().filter(|_| errors.is_empty()).flat_map(|command| config.missing(*command));
-        Self { missing: distinct(missing.map(in_file)), commands, runs: None, errors }
+        let errors = distinct(errors.into_iter().chain(wrong.into_iter().flat_map(|(_, wrong)| wrong).map(in_file)));
+        if !errors.is_empty() {
+            return Self { commands, errors, more, ..Self::default() }.cut();
+        }
+        let missing = distinct(commands.iter().flat_map(|command| config.missing(*command)).map(in_file));
+        let configs = commands.iter().map(|command| (*command, config.clone())).collect();
+        Self { commands, missing, more, configs, ..Self::default() }.cut()
+    }
+
+    /// Leaves no more messages than anybody reads, and counts the others.
+    fn cut(mut self) -> Self {
+        for messages in [&mut self.errors, &mut self.missing] {
+            self.more += messages.len().saturating_sub(MOST_FAULTS);
+            messages.truncate(MOST_FAULTS);
+        }
+        self
     }
 }
 
 /// Each message once.
 fn distinct(errors: impl Iterator<Item = Error>) -> Vec<Error> {
-    let mut found: Vec<Error> = Vec::new();
-    for error in errors {
-        if found.iter().all(|earlier| earlier.to_string() != error.to_string()) {
-            found.push(error);
-        }
-    }
-    found
+    let mut seen = HashSet::new();
+    errors.filter(|error| seen.insert(error.to_string())).collect()
 }
 
 /// The commands that a file is made for, and whether each of them is: else at least one.

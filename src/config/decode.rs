@@ -20,30 +20,58 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(root: &Node, sources: Sources) ->
     T::deserialize(root).map_err(|fault| fault.explain(root, sources))
 }
 
-/// Reads a `T` from the tree with everything that is wrong with it, in the order of the file: what is wrong is left
-/// out, and the rest read again.
-pub(super) fn decode_all<'de, T: Deserialize<'de>>(mut root: Node, sources: Sources) -> (Option<T>, Vec<Error>) {
-    let mut faults = Vec::new();
+/// Most faults of one file that are put into words: nobody reads more at once.
+pub(super) const MOST_FAULTS: usize = 50;
+
+/// What [`decode_all`] has found.
+pub(super) struct Decoded<T> {
+    /// The value, read without what is wrong; none if the rest cannot be read at all.
+    pub value: Option<T>,
+    /// What is wrong, in the order of the file, at most [`MOST_FAULTS`].
+    pub errors: Vec<Error>,
+    /// How many more faults were seen.
+    pub more: usize,
+}
+
+/// Reads a `T` from the tree with everything that is wrong with it: what is wrong is left out, and the rest read
+/// again. The unknown keys of a table are left out together, and after [`MOST_FAULTS`] readings there are no more, so
+/// that the time does not grow with the square of the file.
+pub(super) fn decode_all<'de, T: Deserialize<'de>>(root: &mut Node, sources: Sources) -> Decoded<T> {
+    let mut faults: Vec<(Place, Vec<String>, Error)> = Vec::new();
+    let mut more = 0;
     let value = loop {
-        match T::deserialize(&root) {
+        let fault = match T::deserialize(&*root) {
             Ok(value) => break Some(value),
-            Err(fault) => {
-                let error = fault.explain(&root, sources);
-                let is_gone = root.remove_path(&fault.path());
-                // What is missing may be what was taken out.
-                let follows = |(earlier, _): &(Fault, Error)| earlier.path().starts_with(&fault.path());
-                if !(matches!(fault.what, What::MissingKey(_)) && faults.iter().any(follows)) {
-                    faults.push((fault, error));
-                }
-                if !is_gone {
-                    break None;
-                }
+            Err(fault) => fault,
+        };
+        if faults.len() >= MOST_FAULTS {
+            more += 1;
+            break None;
+        }
+        let others = fault.other_unknown_keys(root);
+        for fault in std::iter::once(&fault).chain(&others) {
+            if faults.len() >= MOST_FAULTS {
+                more += 1;
+                continue;
             }
+            let path: Vec<String> = fault.path().into_iter().map(str::to_owned).collect();
+            // What is missing may be what was taken out.
+            let follows = |(_, earlier, _): &(Place, Vec<String>, Error)| earlier.starts_with(&path);
+            if !(matches!(fault.what, What::MissingKey(_)) && faults.iter().any(follows)) {
+                faults.push((fault.place.unwrap_or(root.place), path, fault.explain(root, sources)));
+            }
+        }
+        let is_gone = match &fault.what {
+            What::UnknownKey { key, known } if key != "kind" => root.retain_keys(&fault.table(), known),
+            _ => root.remove_path(&fault.path()),
+        };
+        if !is_gone {
+            break None;
         }
     };
     // In the order of the file, which is not that of the sections.
-    faults.sort_by_key(|(fault, _)| fault.place.unwrap_or(root.place));
-    (value, faults.into_iter().map(|(_, error)| error).collect())
+    faults.sort_by_key(|(place, ..)| *place);
+    Decoded { value, errors: faults.into_iter().map(|(.., error)| error).collect(), more }
 }
 
 /// The keys that the table at `path` may have, in the order in which they are declared: what the answer to an unknown
@@ -135,6 +163,29 @@ impl Fault {
         }
     }
 
+    /// The keys that lead to the table that the fault is in.
+    fn table(&self) -> Vec<&str> {
+        self.keys.iter().rev().map(String::as_str).collect()
+    }
+
+    /// If this is an unknown key: the same of the other keys of its table that are unknown.
+    fn other_unknown_keys(&self, root: &Node) -> Vec<Self> {
+        let What::UnknownKey { key, known } = &self.what else { return Vec::new() };
+        let table = self.table().into_iter().try_fold(root, |node, key| node.get(key));
+        let Some(Value::Table(entries)) = table.map(|table| &table.value) else { return Vec::new() };
+        let others = entries.iter().filter(|entry| entry.key != *key && !known.contains(&entry.key.as_str()));
+        // The tag of an enum is none of the keys of its variants.
+        let others = others.filter(|entry| entry.key != "kind");
+        // Nobody has written the defaults: one message says why they do not fit.
+        let others = others.filter(|entry| entry.place != Place::Default);
+        let fault = |entry: &Entry| Self {
+            keys: self.keys.clone(),
+            place: Some(entry.place),
+            what: What::UnknownKey { key: entry.key.clone(), known },
+        };
+        others.map(fault).collect()
+    }
+
     /// The keys that lead to what is wrong.
     fn path(&self) -> Vec<&str> {
         let unknown = match &self.what {
@@ -222,10 +273,17 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Bytes of the longest name that is compared with others.
+const LONGEST_NAME: usize = 200;
+
 /// The known name that a misspelt one most likely means.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase().replace('_', "-");
     let distance = |k: &str| strsim::damerau_levenshtein(&name, &k.replace('_', "-"));
+    // No name is that long, and the work grows with the length.
+    if name.len() > LONGEST_NAME {
+        return None;
+    }
     let best = known.iter().min_by_key(|k| distance(k))?;
     (distance(best) <= 1.max(name.chars().count() / 3)).then_some(best)
 }

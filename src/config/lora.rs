@@ -68,17 +68,6 @@ impl Lora {
                  remove it, or set `lora.adapter`",
             ));
         }
-        if !self.is_used() && *self != Self::default() {
-            return Err(Error::input(
-                "`lora.alpha` and `lora.targets` do nothing, as all weights are trained: set `lora.rank` above 0, or \
-                 remove them",
-            ));
-        }
-        if self.alpha.is_some() && self.adapter.is_some() {
-            return Err(Error::input(
-                "`lora.alpha` does nothing with `lora.adapter`, which brings its own: remove one of the two",
-            ));
-        }
         if self.rank > 0 && self.targets.is_empty() {
             return wrong("lora.targets", "names of layers, such as \"attn.qkv\"", "an empty list");
         }

@@ -9,6 +9,7 @@ mod builtin;
 mod check;
 mod choices;
 mod decode;
+mod foreign;
 mod lora;
 mod model;
 mod presets;
@@ -26,6 +27,7 @@ mod validate;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -173,33 +175,75 @@ impl Config {
         }
     }
 
+    /// The configuration that the program itself has written into the directory of a run, changed by the overrides.
+    ///
+    /// It holds every key that was read. Where an override changes the objective, a kind or a mode, the keys of the
+    /// earlier one are dropped: nobody has written them by hand. In a file that is loaded they are an error.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of_run(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::unreadable(path, e))?;
+        Self::parse_as(&text, &path.display().to_string(), overrides, true)
+    }
+
+    /// The configuration that the runs of a sweep have in common, changed for one of them. Where a change chooses another
+    /// objective, kind or mode, the file's keys of the earlier one are dropped.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_base(path: Option<&Path>, overrides: &[String]) -> Result<Self> {
+        match path {
+            Some(path) => Self::of_run(path, overrides),
+            None => Self::load(None, overrides),
+        }
+    }
+
     /// [`Config::load`] from the text of a file; `name` stands for it in messages.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Self> {
+        Self::parse_as(text, name, overrides, false)
+    }
+
+    /// [`Config::of_run`] from the text of a file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse_of_run(text: &str, name: &str) -> Result<Self> {
+        Self::parse_as(text, name, &[], true)
+    }
+
+    fn parse_as(text: &str, name: &str, overrides: &[String], is_record: bool) -> Result<Self> {
         let sources = Sources { file: name, overrides };
-        let root = parse_with_overrides(text, sources)?;
+        let mut root = parse_with_overrides(text, sources)?;
         if sweep::is_sweep(&root) {
             return Err(Error::input(format!("{name} is a sweep: flowdppo-wgpu sweep {name} --out DIR")));
         }
-        decode::decode(&root, sources)
+        let config: Self = decode::decode(&root, sources)?;
+        let foreign = foreign::check(&mut root, &config, sources, is_record);
+        match foreign.errors.into_iter().next() {
+            Some(error) => Err(error),
+            None if foreign.has_removed => decode::decode(&root, sources),
+            None => Ok(config),
+        }
     }
 
     /// The dotted keys in which two configurations differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
-        differences(&self.to_table(), &other.to_table())
+        differences(&self.to_compared(), &other.to_compared())
     }
 
     /// What another configuration changes in this one: `run.seed 0 → 5`.
     pub fn changes(&self, other: &Self) -> Vec<String> {
         let text = |value: Option<&toml::Value>| value.map_or_else(|| "not set".to_owned(), reference::toml_of);
-        let (from, to) = (self.to_table(), other.to_table());
+        let (from, to) = (self.to_compared(), other.to_compared());
         unequal(&from, &to).into_iter().map(|(key, from, to)| format!("{key} {} → {}", text(from), text(to))).collect()
     }
 
-    /// The resolved configuration as TOML: every key with its value, but of a reward only those of its
-    /// kind. [`Config::parse`] gives the same configuration back.
+    /// The resolved configuration as TOML: every key that is read, with its value; those of another objective, kind or
+    /// mode are left out. [`Config::parse`] gives the same configuration back.
     ///
     /// # Panics
     /// If a seed that did not come from TOML is over `i64::MAX`, TOML's largest integer.
@@ -207,13 +251,17 @@ impl Config {
         self.as_document(Style::default())
     }
 
-    /// The values as a table; of a reward only those of its kind.
+    /// The values as a table, without keys that nothing reads.
     fn to_table(&self) -> toml::Table {
-        let mut table = toml::Table::try_from(self).expect("every value of a configuration has a TOML form");
-        let entries = table.get_mut("reward").and_then(toml::Value::as_array_mut).into_iter().flatten();
-        for (entry, reward) in entries.filter_map(toml::Value::as_table_mut).zip(&self.reward) {
-            reward.silent_keys().into_iter().for_each(|key| drop(entry.remove(key)));
-        }
+        let mut table = foreign::complete(self);
+        foreign::remove_silent(&mut table);
+        table
+    }
+
+    /// The values as a table to compare with another's; of a reward only those of its kind.
+    fn to_compared(&self) -> toml::Table {
+        let mut table = foreign::complete(self);
+        foreign::remove_silent_of_rewards(&mut table);
         table
     }
 }
@@ -222,9 +270,9 @@ impl Config {
 fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
     let mut root = tree::parse_file(text, sources)?;
     if !sources.overrides.is_empty() {
-        let defaults = default_tree()?;
+        let defaults = default_tree();
         for index in 0..sources.overrides.len() {
-            tree::apply_override(&mut root, &defaults, index, sources)?;
+            tree::apply_override(&mut root, defaults, index, sources)?;
         }
     }
     Ok(root)
@@ -233,12 +281,17 @@ fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
 /// The defaults as a tree, for overrides that change a part of a default value.
 ///
 /// `[model]` is left out: its default, a file, must go when sizes are given.
-fn default_tree() -> Result<Node> {
-    let text = Config::default().to_toml();
+fn default_tree() -> &'static Node {
+    static TREE: LazyLock<Node> = LazyLock::new(make_default_tree);
+    &TREE
+}
+
+fn make_default_tree() -> Node {
+    let text = toml::to_string(&Config::default().to_compared()).expect("the defaults are plain TOML");
     let sources = Sources { file: "built-in defaults", overrides: &[] };
-    let mut root = tree::parse_file(&text, sources)?;
+    let mut root = tree::parse_file(&text, sources).expect("the defaults are plain TOML");
     root.remove("model");
-    Ok(root.into_default())
+    root.into_default()
 }
 
 /// The dotted keys in which two tables differ.

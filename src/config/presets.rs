@@ -1,6 +1,7 @@
 //! Presets: settings with a name. A preset is nothing but lines of `key = value`, each as after `--set`.
 
 use super::decode::nearest;
+use super::tree::PRESET;
 use crate::error::{Error, Result};
 
 /// Settings with a name.
@@ -48,9 +49,9 @@ impl Preset {
         self.text
     }
 
-    /// `key=value` of each line, as after `--set`.
+    /// `--preset NAME: key=value` of each line, which is read as after `--set` and says where it comes from.
     pub fn overrides(&self) -> Vec<String> {
         let lines = self.text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        lines.map(|line| line.replacen(" = ", "=", 1)).collect()
+        lines.map(|line| format!("{PRESET}{}: {}", self.name, line.replacen(" = ", "=", 1))).collect()
     }
 }

@@ -1,22 +1,22 @@
 //! What the schema says, as text for people: the reference of all keys, and configurations with a comment for each.
 
-use toml::{Table, Value};
+use toml::Value;
 
 use super::schema::{Choice, Key, Section, sections};
-use super::{Command, Config, Reward};
+use super::{Command, Config};
 
 /// Columns of a comment.
 const WIDTH: usize = 100;
 
 /// The reference of every section and key, as Markdown: what docs/configuration.md holds.
 pub fn reference() -> String {
-    let defaults = Table::try_from(Config::default()).expect("every value of a configuration has a TOML form");
+    let defaults = super::foreign::defaults();
     let mut text = String::new();
     for section in sections() {
         let (header, commands) = (section.header(), section.commands.join(", "));
         text += &format!("## `{header}` ({commands})\n\n{}\n\n", section.text.join("\n\n"));
         text += "| key | default | range | meaning |\n|---|---|---|---|\n";
-        let tables = section.tables(&defaults);
+        let tables = section.tables(defaults);
         let default = |key: &Key| tables.first().and_then(|(_, table)| table.get(key.name));
         for key in &section.keys {
             let default = default(key).map_or("–".to_owned(), |value| format!("`{}`", toml_of(value)));
@@ -86,7 +86,7 @@ impl Config {
             }
             for (index, (_, table)) in tables.iter().enumerate() {
                 let before = before.as_ref().filter(|_| !is_whole).and_then(|tables| tables.first());
-                let defaults = Table::try_from(Reward::default()).ok().filter(|_| section.path == "reward");
+                let defaults = section.tables(super::foreign::defaults());
                 let mut lines = Vec::new();
                 for key in &section.keys {
                     let value = table.get(key.name);
@@ -99,8 +99,8 @@ impl Config {
                     match value {
                         Some(value) => lines.push(format!("{} = {}", key.name, toml_of(value))),
                         None if style.comments && index == 0 => {
-                            // What another kind of reward would take.
-                            let default = defaults.as_ref().and_then(|table| table.get(key.name)).map(toml_of);
+                            // What another kind or objective would take.
+                            let default = defaults.first().and_then(|(_, table)| table.get(key.name)).map(toml_of);
                             lines.push(
                                 format!("# {} = {}", key.name, default.unwrap_or_default()).trim_end().to_owned(),
                             );

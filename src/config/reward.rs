@@ -1,13 +1,13 @@
 //! `[[reward]]`: what scores a sample.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Axis, ColourOrder, PictureForm, RewardKind, TensorLayout};
 use super::ranges::{MAX_COUNT, MAX_SIZE, bounded, count, finite, positive, wrong};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, character};
 
 /// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries. An entry may set only the keys
 /// of its own kind. docs/rewards.md explains what each kind measures.
@@ -250,7 +250,7 @@ pub enum Target {
 const COLUMNS: [&str; 5] = ["iteration", "purpose", "sample", "class", "total"];
 
 /// The keys that only some kinds have, and those kinds.
-const KEYS: [(&str, &[&str]); 22] = [
+pub(super) const KEYS: [(&str, &[&str]); 22] = [
     ("file", &["classifier", "template", "onnx"]),
     ("quality", &["jpeg-size"]),
     ("colour", &["colour"]),
@@ -276,32 +276,13 @@ const KEYS: [(&str, &[&str]); 22] = [
 ];
 
 impl Reward {
-    /// The keys of other kinds, with those kinds, and whether each has another value than the default.
-    fn foreign_keys(&self) -> impl Iterator<Item = (&'static str, &'static [&'static str], bool)> {
-        let table = |reward: &Self| toml::Table::try_from(reward).expect("every reward has a TOML form");
-        let (own, default, kind) = (table(self), table(&Self::default()), self.kind.name());
-        let foreign = KEYS.into_iter().filter(move |(_, kinds)| !kinds.contains(&kind));
-        foreign.map(move |(key, kinds)| (key, kinds, own.get(key) != default.get(key)))
-    }
-
-    /// The keys that this kind does not have and that are as they are by default: they say nothing.
-    pub(super) fn silent_keys(&self) -> Vec<&'static str> {
-        self.foreign_keys().filter(|(.., is_set)| !is_set).map(|(key, ..)| key).collect()
-    }
-
     /// Checks entry `index`.
     pub(super) fn validate(&self, index: usize) -> Result<()> {
         let key = |name: &str| format!("reward.{index}.{name}");
         let kind = self.kind.name();
-        if let Some((name, kinds, _)) = self.foreign_keys().find(|(.., is_set)| *is_set) {
-            let kinds = kinds.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(" or ");
-            return Err(Error::input(format!(
-                "`{}` is for the kind {kinds}, not for \"{kind}\": remove it, or choose another kind",
-                key(name)
-            )));
-        }
-        if !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
-            return wrong(key("name"), "letters, digits, _ and -", format_args!("\"{}\"", self.name));
+        if let Some(c) = self.name.chars().find(|c| !c.is_ascii_alphanumeric() && !"_-".contains(*c)) {
+            let found = format!("{:?}, which has {}", self.name, character(c));
+            return wrong(key("name"), "made of the letters a to z, digits, _ and -", found);
         }
         if COLUMNS.contains(&&*self.name) {
             let expected = "a name that no other column of rewards.csv has";
@@ -355,14 +336,13 @@ impl Reward {
             RewardKind::Http if self.rewards.is_empty() => {
                 wrong(key("rewards"), "a list of rewards that the service has, such as [\"ocr\"]", "empty")
             }
-            RewardKind::Http => {
-                match (1..self.rewards.len()).find(|at| self.rewards[..*at].contains(&self.rewards[*at])) {
-                    Some(twice) => {
-                        wrong(key("rewards"), "a list of different names", format_args!("{:?}", self.rewards[twice]))
-                    }
-                    None => Ok(()),
+            RewardKind::Http => match first_repeated(&self.rewards) {
+                Some(twice) => {
+                    let found = format_args!("{:?}", self.rewards[twice]);
+                    wrong(key("rewards"), "a list of different names", found)
                 }
-            }
+                None => Ok(()),
+            },
             RewardKind::Colour => match &self.colour {
                 None => Err(Error::input(format!(
                     "a reward of the kind \"colour\" needs `{}`: add [red, green, blue] from 0 to 1, or text such as \
@@ -384,9 +364,17 @@ impl Reward {
 pub fn reward_names(rewards: &[Reward]) -> Vec<String> {
     let given: Vec<&str> =
         rewards.iter().map(|reward| if reward.name.is_empty() { reward.kind.name() } else { &reward.name }).collect();
-    let is_shared = |name: &str| given.iter().filter(|other| **other == name).count() > 1;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    given.iter().for_each(|name| *counts.entry(name).or_default() += 1);
+    let is_shared = |name: &str| counts[name] > 1;
     let unique = |(index, name): (usize, &&str)| {
         if is_shared(name) { format!("{name}_{index}") } else { (*name).to_owned() }
     };
     given.iter().enumerate().map(unique).collect()
+}
+
+/// The index of the first name that has come before.
+pub(super) fn first_repeated(names: &[String]) -> Option<usize> {
+    let mut seen = BTreeSet::new();
+    names.iter().position(|name| !seen.insert(name))
 }

@@ -49,7 +49,12 @@ pub(super) struct Choice {
 }
 
 /// Every section.
-pub(super) fn sections() -> Vec<Section> {
+pub(super) fn sections() -> &'static [Section] {
+    static SECTIONS: LazyLock<Vec<Section>> = LazyLock::new(collect_all);
+    &SECTIONS
+}
+
+fn collect_all() -> Vec<Section> {
     let mut found = Vec::new();
     for name in known_keys::<Config>(&[]) {
         let property = &schema()["properties"][name];
@@ -218,7 +223,8 @@ fn thousands(number: u64) -> String {
 
 /// What is out of the range that the schema gives it, in the sections that `command` reads.
 pub(super) fn out_of_range(config: &Config, command: Command) -> Vec<crate::Error> {
-    let values = config.to_table();
+    // Also keys that nothing reads: a value out of range is a mistake wherever it stands.
+    let values = super::foreign::complete(config);
     let mut errors = Vec::new();
     for section in sections().iter().filter(|section| section.commands.contains(&command.name())) {
         for (path, table) in section.tables(&values) {

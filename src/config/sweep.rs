@@ -1,6 +1,6 @@
 //! A sweep: a set of runs of `train`, as a small file describes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,6 +11,9 @@ use super::tree::{Node, Sources, parse_file};
 use super::{Command, Config};
 use crate::error::{Error, Result};
 use crate::files::read_text;
+
+/// Most runs of one sweep: beyond, a grid was not meant so.
+const MOST_RUNS: usize = 10_000;
 
 /// A whole file: `[sweep]`, `[grid]` and `[[variant]]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -111,11 +114,19 @@ impl Sweep {
         let unnamed = [Variant::default()];
         let variants = if self.variant.is_empty() { &unnamed[..] } else { &self.variant };
         let mut runs: Vec<SweepRun> = Vec::new();
+        let mut folders: HashMap<String, usize> = HashMap::new();
         for variant in variants {
             if variant.label.is_empty() && !self.variant.is_empty() {
                 return Err(Error::input(format!("{name}: a [[variant]] needs a `label`, its name in tables")));
             }
             let axes = [shared.clone(), flatten(name, &variant.grid)?].concat();
+            let sizes = axes.iter().map(|(_, values)| values.len());
+            let new = sizes.fold(self.sweep.seeds.len(), usize::saturating_mul);
+            if runs.len().saturating_add(new) > MOST_RUNS {
+                return Err(Error::input(format!(
+                    "{name} makes more than {MOST_RUNS} runs: shorten `sweep.seeds` or the lists of the grid"
+                )));
+            }
             for values in combinations(&axes) {
                 let label = label(&variant.label, &values);
                 for seed in &self.sweep.seeds {
@@ -123,7 +134,7 @@ impl Sweep {
                     let overrides: Vec<String> =
                         self.sweep.set.iter().chain(&variant.set).cloned().chain(set).collect();
                     let load = || -> Result<Config> {
-                        let mut config = Config::load(self.sweep.base.as_deref(), &overrides)?;
+                        let mut config = Config::load_base(self.sweep.base.as_deref(), &overrides)?;
                         config.run.seed = *seed;
                         config.run.name = format!("{}-seed{seed}", file_name(&label));
                         config.run.out_dir = out_dir.to_owned();
@@ -131,7 +142,9 @@ impl Sweep {
                         Ok(config)
                     };
                     let config = load().map_err(|cause| Error::input(format!("{name}, `{label}`: {cause}")))?;
-                    if let Some(twin) = runs.iter().find(|run| is_one_folder(run, &config)) {
+                    // Some file systems make no difference between large and small letters.
+                    if let Some(twin) = folders.insert(config.run.name.to_lowercase(), runs.len()) {
+                        let twin = &runs[twin];
                         return Err(Error::input(format!(
                             "{name}: two runs are called {} (`{}` and `{label}`): give variants different labels, and \
                              list a seed or value once",
@@ -197,11 +210,6 @@ fn file_name(label: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_.+".contains(c);
     let words: Vec<&str> = label.split(|c| !plain(c)).filter(|word| !word.is_empty()).collect();
     words.join("-")
-}
-
-/// Whether two runs would share a directory: some file systems make no difference between large and small letters.
-fn is_one_folder(run: &SweepRun, config: &Config) -> bool {
-    run.config.run.name.to_lowercase() == config.run.name.to_lowercase()
 }
 
 #[cfg(test)]

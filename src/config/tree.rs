@@ -31,10 +31,26 @@ impl Sources<'_> {
     pub fn error(&self, place: Place, message: impl std::fmt::Display) -> Error {
         Error::input(match place {
             Place::File { line, column } => format!("{}:{line}:{column}: {message}", self.file),
-            Place::Override(index) => format!("--set {}: {message}", self.overrides[index]),
+            Place::Override(index) => match preset_of(&self.overrides[index]) {
+                Some((preset, assignment)) => format!("{preset}, {assignment}: {message}"),
+                None => format!("--set {}: {message}", self.overrides[index]),
+            },
             Place::Default => message.to_string(),
         })
     }
+}
+
+/// What stands before an override that comes from a preset: `--preset NAME: `.
+pub(super) const PRESET: &str = "--preset ";
+
+/// The preset that an override comes from, as `--preset NAME`, and what it sets.
+fn preset_of(text: &str) -> Option<(&str, &str)> {
+    if text.starts_with(PRESET) { text.split_once(": ") } else { None }
+}
+
+/// Whether an override comes from a preset.
+pub(super) fn is_of_preset(text: &str) -> bool {
+    preset_of(text).is_some()
 }
 
 /// A value and its place.
@@ -71,16 +87,30 @@ pub(super) struct Entry {
 /// # Errors
 /// What is not TOML, with line and column, and integers that do not fit in 64 bits.
 pub(super) fn parse_file(text: &str, sources: Sources) -> Result<Node> {
-    let place = |offset| place_in_file(text, offset);
     let table = DeTable::parse(text).map_err(|e| {
         let offset = e.span().map_or(0, |span| span.start);
         let key = e.span().filter(|_| e.message() == "duplicate key").and_then(|span| text.get(span));
         let key = key.map_or_else(String::new, |key| format!(" `{key}`"));
-        sources.error(place(offset), format!("not valid TOML: {}{key}", e.message()))
+        let hint = if is_at_backslash(text, offset) { BACKSLASH } else { "" };
+        sources.error(place_in_file(text, offset), format!("not valid TOML: {}{key}{hint}", e.message()))
     })?;
     let span = table.span();
     let root = Spanned::new(span, DeValue::Table(table.into_inner()));
-    convert(&root, &|span| place(span.start), sources)
+    let places = Places::of(text);
+    convert(&root, &|span| places.at(span.start), sources)
+}
+
+/// What to do about a path of Windows.
+const BACKSLASH: &str =
+    "; within double quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /";
+
+/// Whether a fault is in an escape: a backslash stands there or within the few characters of its code before it, on the
+/// same line.
+fn is_at_backslash(text: &str, offset: usize) -> bool {
+    let line = text.get(..offset).map_or(0, |before| before.rfind('\n').map_or(0, |newline| newline + 1));
+    let rest = text.get(line..).unwrap_or_default();
+    let nearby = rest.char_indices().take_while(|(at, c)| *c != '\n' && line + at <= offset + 1);
+    nearby.filter(|(_, c)| *c == '\\').last().is_some_and(|(at, _)| offset.saturating_sub(line + at) <= 10)
 }
 
 /// Applies override `index`, `key.path=value`, to the tree.
@@ -90,7 +120,8 @@ pub(super) fn parse_file(text: &str, sources: Sources) -> Result<Node> {
 /// list or table can be changed.
 pub(super) fn apply_override(root: &mut Node, defaults: &Node, index: usize, sources: Sources) -> Result<()> {
     let place = Place::Override(index);
-    let text = &sources.overrides[index];
+    let text = sources.overrides[index].as_str();
+    let text = preset_of(text).map_or(text, |(_, assignment)| assignment);
     let (path, value) =
         text.split_once('=').ok_or_else(|| sources.error(place, "expected key=value, such as train.iterations=3"))?;
     let path = path.trim();
@@ -101,6 +132,12 @@ pub(super) fn apply_override(root: &mut Node, defaults: &Node, index: usize, sou
     let written = value.trim();
     let value = match DeValue::parse(written) {
         Ok(parsed) => convert(&parsed, &|_| place, sources)?.value,
+        // Quotes say that it should be TOML.
+        Err(cause)
+            if written.len() > 1 && written.starts_with('"') && written.ends_with('"') && written.contains('\\') =>
+        {
+            return Err(sources.error(place, format!("the value is not valid TOML: {}{BACKSLASH}", cause.message())));
+        }
         Err(_) => Value::Text(written.to_owned()),
     };
     let value = Node { value, place, written: Some(written.to_owned()) };
@@ -198,6 +235,23 @@ impl Node {
         }
     }
 
+    /// Removes the keys of the table at `path` that are not `known`, its tag aside, and says whether there were any.
+    pub fn retain_keys(&mut self, path: &[&str], known: &[&str]) -> bool {
+        let table = path.iter().try_fold(&mut *self, |node, key| node.get_mut(key));
+        let Some(Value::Table(entries)) = table.map(|table| &mut table.value) else { return false };
+        let before = entries.len();
+        entries.retain(|entry| entry.key == "kind" || known.contains(&entry.key.as_str()));
+        entries.len() < before
+    }
+
+    fn get_mut(&mut self, segment: &str) -> Option<&mut Self> {
+        match &mut self.value {
+            Value::Table(entries) => entries.iter_mut().find(|e| e.key == segment).map(|e| &mut e.node),
+            Value::List(items) => items.get_mut(segment.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+
     /// Removes a key of a table.
     pub fn remove(&mut self, key: &str) {
         if let Value::Table(entries) = &mut self.value {
@@ -231,7 +285,11 @@ fn convert(value: &Spanned<DeValue>, place_of: PlaceOf, sources: Sources) -> Res
         DeValue::Integer(i) => {
             let parsed = i64::from_str_radix(i.as_str(), i.radix());
             Value::Integer(parsed.map_err(|_| {
-                let message = format!("the whole number {i} does not fit in 64 bits");
+                let message = format!(
+                    "the whole number {i} is too large or too small: TOML's are from {} to {} (2^63 - 1)",
+                    i64::MIN,
+                    i64::MAX
+                );
                 sources.error(place, message)
             })?)
         }
@@ -262,7 +320,67 @@ fn convert(value: &Spanned<DeValue>, place_of: PlaceOf, sources: Sources) -> Res
 }
 
 fn place_in_file(text: &str, offset: usize) -> Place {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Place::File { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+    Places::of(text).at(offset)
+}
+
+/// Bytes between the offsets whose character is counted beforehand.
+const STRIDE: usize = 256;
+
+/// Finds lines and columns in a time that does not grow with the file, as every value of it asks.
+struct Places<'a> {
+    text: &'a str,
+    /// Where the lines begin.
+    lines: Vec<usize>,
+    /// The characters before every [`STRIDE`]th byte.
+    characters: Vec<usize>,
+}
+
+impl<'a> Places<'a> {
+    fn of(text: &'a str) -> Self {
+        let after = |(at, _): (usize, &str)| at + 1;
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(after)).collect();
+        let mut characters = Vec::with_capacity(text.len() / STRIDE + 1);
+        let mut count = 0;
+        for block in text.as_bytes().chunks(STRIDE) {
+            characters.push(count);
+            count += starts(block);
+        }
+        characters.push(count);
+        Self { text, lines, characters }
+    }
+
+    /// The place of a byte.
+    fn at(&self, offset: usize) -> Place {
+        let offset = offset.min(self.text.len());
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let column = self.characters_before(offset) - self.characters_before(self.lines[line - 1]) + 1;
+        Place::File { line, column }
+    }
+
+    fn characters_before(&self, offset: usize) -> usize {
+        let block = offset / STRIDE;
+        self.characters[block] + starts(&self.text.as_bytes()[block * STRIDE..offset])
+    }
+}
+
+/// Bytes that begin a character.
+fn starts(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_lines_and_columns_of_characters() {
+        let text = format!("é = 1\n\n# {}\nlast = 'ü'", "ö".repeat(1000));
+        let places = Places::of(&text);
+        for (offset, _) in text.char_indices().chain([(text.len(), ' ')]) {
+            let before = &text[..offset];
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+            assert_eq!(places.at(offset), Place::File { line, column }, "{offset}");
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! Ranges and arithmetic: what a type cannot say.
 
 use super::ranges::*;
+use super::reward::first_repeated;
 use super::schema::out_of_range;
 use super::*;
+use crate::error::character;
 use crate::flow::sampler::{DETERMINISTIC_ETA, LARGEST_KAPPA};
 
 impl Config {
@@ -100,7 +102,7 @@ impl Config {
             reward.validate(index)?;
         }
         let names = reward_names(&self.reward);
-        if let Some(index) = (1..names.len()).find(|index| names[..*index].contains(&names[*index])) {
+        if let Some(index) = first_repeated(&names) {
             let expected = "a name that no other reward has";
             return wrong(format_args!("reward.{index}.name"), expected, format_args!("\"{}\"", names[index]));
         }
@@ -169,11 +171,13 @@ impl Config {
 
 impl Run {
     fn validate(&self) -> Result<()> {
-        let plain = !matches!(self.name.as_str(), "" | "." | "..")
-            && !self.name.contains(|c: char| "/\\:*?\"<>|".contains(c) || c.is_control());
-        if !plain {
-            let found = format!("\"{}\"", self.name);
-            return wrong("run.name", "a plain directory name, without / or \\", found);
+        if matches!(self.name.as_str(), "" | "." | "..") {
+            let found = format!("{:?}", self.name);
+            return wrong("run.name", "the name of a directory, such as \"digits8\"", found);
+        }
+        if let Some(c) = self.name.chars().find(|c| "/\\:*?\"<>|".contains(*c) || c.is_control()) {
+            let found = format!("{:?}, which has {}", self.name, character(c));
+            return wrong("run.name", "the name of a directory on any system", found);
         }
         if self.out_dir.as_os_str().is_empty() {
             return wrong("run.out_dir", "a directory, such as \"runs\"", "empty");

@@ -273,7 +273,7 @@ impl Service {
 }
 
 /// An address without a slash at its end.
-fn checked_url(url: &str) -> Result<String> {
+pub(super) fn checked_url(url: &str) -> Result<String> {
     if url.contains('@') {
         // Not quoted, as it may hold a password.
         return Err(Error::input(

@@ -31,7 +31,7 @@ use crate::classes::Classes;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::DitConfig;
+use crate::model::{DitConfig, Model};
 use crate::run::RewardLog;
 
 /// The largest score: the squares of any number of them are finite, and so is their spread.
@@ -147,25 +147,8 @@ impl Rewards {
                 image_size: dit.image_size,
                 descriptions: &descriptions,
             };
-            let pixels = |formula: Formula| -> Result<Box<dyn Reward>> {
-                formula.check(dit.channels, &format!("reward.{index}.kind"))?;
-                Ok(Box::new(PixelReward::new(reward.kind.name(), formula)))
-            };
             let scorer: Box<dyn Reward> = match reward.kind {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit, class_names)?),
-                RewardKind::Ink => pixels(Formula::Ink)?,
-                RewardKind::JpegSize => pixels(Formula::JpegSize(reward.quality as u8))?,
-                RewardKind::Brightness => pixels(Formula::Brightness)?,
-                RewardKind::Colour => {
-                    let rgb = reward.colour.as_ref().and_then(config::Colour::rgb);
-                    let lacks = || Error::input(format!("`reward.{index}.colour` must be a colour"));
-                    pixels(Formula::Colour(rgb.ok_or_else(lacks)?))?
-                }
-                RewardKind::Symmetry => pixels(Formula::Symmetry(reward.axis))?,
-                RewardKind::TotalVariation => pixels(Formula::TotalVariation)?,
-                RewardKind::Template => {
-                    pixels(Formula::Template(Template::load(&reward.file, dit.image_size, dit.channels)?))?
-                }
                 RewardKind::Command => {
                     Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
                 }
@@ -173,16 +156,38 @@ impl Rewards {
                 #[cfg(feature = "onnx")]
                 RewardKind::Onnx => Box::new(OnnxReward::new(reward, dit, class_names)?),
                 #[cfg(not(feature = "onnx"))]
-                RewardKind::Onnx => {
-                    return Err(Error::input(format!(
-                        "the reward {name} has the kind \"onnx\", but this program was built without support for it: build it \
-                         with `cargo build --release --features onnx`"
-                    )));
-                }
+                RewardKind::Onnx => return Err(no_onnx(&name)),
+                _ => Box::new(PixelReward::new(reward.kind.name(), formula_of(reward, index, dit)?)),
             };
             Ok((name, scorer, reward.weight.clone()))
         };
         Self::of(rewards.iter().zip(names).enumerate().map(member).collect::<Result<_>>()?, dit, class_names)
+    }
+
+    /// Everything that [`Rewards::new`] refuses before it needs a device, a program or a service.
+    ///
+    /// # Errors
+    /// As [`Rewards::new`].
+    pub fn check(rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<()> {
+        for (index, reward) in rewards.iter().enumerate() {
+            let descriptions = Description::of_classes(reward, dit.num_classes, class_names)?;
+            let (channels, image_size) = (dit.channels, dit.image_size);
+            let subject = Subject { class_names, channels, image_size, descriptions: &descriptions };
+            match reward.kind {
+                RewardKind::Classifier => check_classifier(&reward.file, dit, class_names)?,
+                RewardKind::Command => outside::check_subject("command", &subject)?,
+                RewardKind::Http => {
+                    outside::check_subject("http", &subject)?;
+                    http::checked_url(&reward.url)?;
+                }
+                #[cfg(feature = "onnx")]
+                RewardKind::Onnx => drop(OnnxReward::new(reward, dit, class_names)?),
+                #[cfg(not(feature = "onnx"))]
+                RewardKind::Onnx => return Err(no_onnx(&config::reward_names(rewards)[index])),
+                _ => drop(formula_of(reward, index, dit)?),
+            }
+        }
+        Ok(())
     }
 
     /// Any rewards, with names that differ and their weights.
@@ -295,6 +300,36 @@ impl Rewards {
     }
 }
 
+#[cfg(not(feature = "onnx"))]
+fn no_onnx(name: &str) -> Error {
+    Error::input(format!(
+        "the reward {name} has the kind \"onnx\", which this program was built without: build it with \
+         `cargo build --release --features onnx`"
+    ))
+}
+
+/// The formula of a reward that has one, which must suit the pictures.
+fn formula_of(reward: &config::Reward, index: usize, dit: &DitConfig) -> Result<Formula> {
+    let formula = match reward.kind {
+        RewardKind::Ink => Formula::Ink,
+        RewardKind::JpegSize => Formula::JpegSize(reward.quality as u8),
+        RewardKind::Brightness => Formula::Brightness,
+        RewardKind::Colour => {
+            let rgb = reward.colour.as_ref().and_then(config::Colour::rgb);
+            let lacks = || Error::input(format!("`reward.{index}.colour` must be a colour"));
+            Formula::Colour(rgb.ok_or_else(lacks)?)
+        }
+        RewardKind::Symmetry => Formula::Symmetry(reward.axis),
+        RewardKind::TotalVariation => Formula::TotalVariation,
+        RewardKind::Template => Formula::Template(Template::load(&reward.file, dit.image_size, dit.channels)?),
+        RewardKind::Classifier | RewardKind::Onnx | RewardKind::Command | RewardKind::Http => {
+            unreachable!("{} is no formula", reward.kind.name())
+        }
+    };
+    formula.check(dit.channels, &format!("reward.{index}.kind"))?;
+    Ok(formula)
+}
+
 /// The first score that nothing can be learned from, and its place.
 fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
     scores.iter().copied().enumerate().find(|(_, score)| score.is_nan() || score.abs() > LARGEST)
@@ -305,6 +340,20 @@ fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
 /// # Errors
 /// If the file is bad or does not fit the model.
 pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig, class_names: &[String]) -> Result<ClassifierScorer> {
+    let (model, classes) = fitting_classifier(file, dit, class_names)?;
+    Ok(ClassifierScorer::new(gpu, &model, file)?.with_classes(classes))
+}
+
+/// Checks what [`classifier_for`] refuses, without a device.
+///
+/// # Errors
+/// As [`classifier_for`].
+pub fn check_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> Result<()> {
+    fitting_classifier(file, dit, class_names).map(drop)
+}
+
+/// The classifier in a file, and its class for each class of the model.
+fn fitting_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> Result<(Model, Vec<usize>)> {
     let model = assets::load_model(file)?;
     let network = model.classifier(file)?;
     if (network.image_size, network.channels) != (dit.image_size, dit.channels) {
@@ -316,7 +365,7 @@ pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig, class_names: 
     }
     let ours = Classes { of: "the model", count: dit.num_classes, names: class_names };
     let classes = model.classes(&format!("the classifier {file}")).indices_of(ours)?;
-    Ok(ClassifierScorer::new(gpu, &model, file)?.with_classes(classes))
+    Ok((model, classes))
 }
 
 #[cfg(test)]

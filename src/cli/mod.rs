@@ -32,6 +32,7 @@ use crate::config::{Command as ConfigCommand, Config, Preset};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
 use crate::model::Model;
+use crate::ops;
 use crate::profile::Profile;
 use crate::run::progress::above_bar;
 use crate::run::{RunDirectory, Verbosity};
@@ -274,6 +275,7 @@ impl Global {
             chunk_bytes: None,
         };
         let options = options.or_environment();
+        ops::check_forced()?;
         Ok((Gpu::open(&options)?, options))
     }
 }

@@ -38,8 +38,8 @@ impl Options {
         self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
         match variable("FLOWDPPO_LIMITS").as_deref() {
             Some("webgpu-default") => self.limits = LimitsMode::WebgpuDefault,
-            None | Some("adapter") => {}
-            Some(other) => log::warn!("FLOWDPPO_LIMITS={other} is ignored: it is webgpu-default or adapter"),
+            // Anything else is an error when a device is opened.
+            _ => {}
         }
         self.checked |= is_on("FLOWDPPO_CHECKED");
         self.pipeline_cache &= !is_on("FLOWDPPO_NO_PIPELINE_CACHE");
@@ -55,6 +55,39 @@ pub(super) fn variable(name: &str) -> Option<String> {
 /// A switch in the environment: set, and not to 0.
 pub(super) fn is_on(name: &str) -> bool {
     variable(name).is_some_and(|value| value != "0")
+}
+
+/// `FLOWDPPO_MEMORY_LIMIT_MIB`, in bytes.
+pub(super) fn memory_limit() -> Option<u64> {
+    variable(MEMORY_LIMIT)?.parse::<u64>().ok()?.checked_mul(1 << 20)
+}
+
+const MEMORY_LIMIT: &str = "FLOWDPPO_MEMORY_LIMIT_MIB";
+
+/// Checks the variables that change how a device is used: a misspelt value must not be ignored.
+///
+/// # Errors
+/// [`Error::Input`] naming the variable and what it may be.
+pub(super) fn check_environment() -> Result<()> {
+    let wrong = |name: &str, value: &str, expected: &str| {
+        Err(Error::input(format!("{name}={value} is not valid: it must be {expected}, or not set")))
+    };
+    if let Some(value) = variable("FLOWDPPO_LIMITS")
+        && !["webgpu-default", "adapter"].contains(&value.as_str())
+    {
+        return wrong("FLOWDPPO_LIMITS", &value, "webgpu-default or adapter");
+    }
+    for name in ["FLOWDPPO_CHECKED", "FLOWDPPO_NO_SUBGROUPS", "FLOWDPPO_NO_PIPELINE_CACHE"] {
+        if let Some(value) = variable(name)
+            && !["0", "1"].contains(&value.as_str())
+        {
+            return wrong(name, &value, "0 or 1");
+        }
+    }
+    match variable(MEMORY_LIMIT) {
+        Some(value) if memory_limit().is_none() => wrong(MEMORY_LIMIT, &value, "a whole number of MiB"),
+        _ => Ok(()),
+    }
 }
 
 /// What kind of processor stands behind an adapter; the order is the order of preference.

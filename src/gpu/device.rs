@@ -114,8 +114,10 @@ impl Gpu {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no adapter, none of that name, or the driver refuses.
+    /// [`Error::Device`] if there is no adapter, none of that name, or the driver refuses; [`Error::Input`] if a variable
+    /// of the environment has an unknown value.
     pub fn open(options: &Options) -> Result<Arc<Self>> {
+        adapter::check_environment()?;
         let (adapter, description) = adapter::choose(adapter::listed(&adapter::instance()), options.device.as_deref())?;
         if description.kind == DeviceKind::Cpu {
             log::warn!("{} is a software driver: the CPU does the work of a graphics processor", description.name);
@@ -308,14 +310,7 @@ impl Gpu {
     /// [`Error::Device`] with both numbers. Where the backend does not tell its memory, nothing is refused
     /// here and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
     pub fn check_memory(&self, bytes: u64) -> Result<()> {
-        let asked = adapter::variable("FLOWDPPO_MEMORY_LIMIT_MIB").and_then(|text| {
-            let limit = text.parse::<u64>();
-            if limit.is_err() {
-                log::warn!("FLOWDPPO_MEMORY_LIMIT_MIB={text} is ignored: it is a whole number of MiB");
-            }
-            limit.ok()
-        });
-        let available = asked.map(|mebibytes| mebibytes << 20).or(self.description.memory_bytes);
+        let available = adapter::memory_limit().or(self.description.memory_bytes);
         match available {
             Some(available) if bytes > available => Err(Error::Device(format!(
                 "the plan needs {:.1} MiB of device memory, but {} has {:.1} MiB: lower the micro-batches \

@@ -101,7 +101,7 @@ impl Geometry {
 const ROWS: usize = 4;
 
 /// The kernels, by the name that asks for them.
-const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
+pub(super) const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
 
 /// The subgroup size, if subgroups should share rows: what is asked for, else where a CPU plays the device and
 /// loads are dear. Elsewhere a row an invocation keeps more of the device busy. Never a function of the batch or

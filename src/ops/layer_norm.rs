@@ -27,7 +27,7 @@ struct LayerNormBackwardModulation {
 
 /// The kernels of [`LayerNorm`] and [`LayerNormBackward`], by the name that asks for them: a row has an invocation,
 /// or a workgroup that reads neighbouring elements together and adds up in a tree.
-const KERNELS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
+pub(super) const KERNELS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
 
 /// Rows of fewer columns leave most of a workgroup idle.
 const WORTH_A_WORKGROUP: usize = 64;

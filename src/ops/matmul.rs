@@ -48,7 +48,7 @@ pub(super) enum Variant {
 }
 
 /// Every variant by name; those of subgroups with the rows of a tile.
-const KERNELS: [(&str, Option<usize>); 5] = [
+pub(super) const KERNELS: [(&str, Option<usize>); 5] = [
     ("matmul_register", None),
     ("matmul_tiled", None),
     ("matmul_subgroup", Some(SUBGROUP_ROWS)),

@@ -52,8 +52,28 @@ pub use sum_rows::SumRows;
 pub use sum_squares::{SumSquares, Summed, sum_squares, sum_squares_of};
 pub use time_features::{TimeFeatures, time_frequencies};
 
+use crate::error::{Error, Result};
 use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::{Binding, Profile};
+
+/// Every variant that `FLOWDPPO_KERNEL` can force.
+pub fn variants() -> impl Iterator<Item = &'static str> {
+    matmul::KERNELS.iter().map(|(name, _)| *name).chain(attention::KERNELS).chain(layer_norm::KERNELS)
+}
+
+/// Checks the name in `FLOWDPPO_KERNEL`, which forces a variant where an op has one of that name.
+///
+/// # Errors
+/// [`Error::Input`] with all names if it is unknown.
+pub fn check_forced() -> Result<()> {
+    match std::env::var("FLOWDPPO_KERNEL") {
+        Ok(name) if !name.is_empty() && !variants().any(|variant| variant == name) => Err(Error::input(format!(
+            "FLOWDPPO_KERNEL={name} is not a variant of a kernel: it must be {}, or not set",
+            variants().collect::<Vec<_>>().join(", ")
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Invocations of a workgroup in kernels that give every element, row or tile an invocation of its own.
 const WORKGROUP: u64 = 64;

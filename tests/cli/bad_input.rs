@@ -396,6 +396,21 @@ fn classes_noise_and_counts() {
 }
 
 #[test]
+fn variables_of_the_environment() {
+    const TRAIN: &str = "-q train --config train.toml --out run";
+    let cases: [(&'static [(&str, &str)], &'static [&str]); 5] = [
+        (&[("FLOWDPPO_LIMITS", "webgpu-defualt")], &["FLOWDPPO_LIMITS=webgpu-defualt", "webgpu-default or adapter"]),
+        (&[("FLOWDPPO_CHECKED", "yes")], &["FLOWDPPO_CHECKED=yes", "0 or 1"]),
+        (&[("FLOWDPPO_NO_SUBGROUPS", "true")], &["FLOWDPPO_NO_SUBGROUPS=true", "0 or 1"]),
+        (&[("FLOWDPPO_MEMORY_LIMIT_MIB", "1 GiB")], &["FLOWDPPO_MEMORY_LIMIT_MIB=1 GiB", "a whole number of MiB"]),
+        (&[("FLOWDPPO_KERNEL", "matmul_tield")], &["FLOWDPPO_KERNEL=matmul_tield", "matmul_register, matmul_tiled"]),
+    ];
+    for (environment, says) in cases {
+        case(nothing, TRAIN, 2, says).with(environment).check();
+    }
+}
+
+#[test]
 fn places_that_cannot_be_written() {
     check(&[
         case(blocked, "train --config train.toml --out blocked/run", 2, &["blocked/run", "--out"]),

@@ -271,3 +271,24 @@ fn parameter_gradients_accumulate() {
         assert_eq!(gradients, [32.0 * round as f32, 11.0 * round as f32]);
     }
 }
+
+/// Whatever an op may choose can be forced by its name, and is listed where a misspelt name is refused.
+#[test]
+fn every_choice_has_a_listed_name() {
+    let variants: Vec<&str> = flowdppo_wgpu::ops::variants().collect();
+    let mut graph = Graph::new();
+    let [x, weight] = [[96, 128], [128, 128]].map(|shape| graph.input("operand", &shape));
+    graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight]);
+    let qkv = graph.input("qkv", &[2, 9, 3 * 16]);
+    graph.push(flowdppo_wgpu::ops::Attention { num_heads: 2 }, &[qkv]);
+    let profile = Profile { subgroup_size: Some(8), ..Profile::default() };
+    let mut count = 0;
+    for node in graph.nodes() {
+        let choice = node.op.choice(&graph.shapes(node), &profile).expect("it has variants");
+        for kernel in choice.kernels.iter().chain([&choice.usual]) {
+            assert!(variants.contains(kernel), "{kernel} is not among {variants:?}");
+            count += 1;
+        }
+    }
+    assert!(count >= 6, "{count}");
+}

@@ -88,9 +88,9 @@ fn large_models() {
         let seed = Input::normal(&sizes);
         for profile in profiles() {
             let name = format!("{sizes:?} cpu={}", profile.cpu);
-            let inputs = [&of_layer_norm(sizes)[..], &[seed.clone()]].concat();
+            let inputs = [&of_layer_norm(sizes)[..], std::slice::from_ref(&seed)].concat();
             check_forward_on(&profile, &name, &inputs, FEW_ROUNDINGS, with_gradient(layer_norm));
-            let inputs = [&of_gated_residual(sizes)[..], &[seed.clone()]].concat();
+            let inputs = [&of_gated_residual(sizes)[..], std::slice::from_ref(&seed)].concat();
             check_forward_on(&profile, &name, &inputs, FEW_ROUNDINGS, with_gradient(gated_residual));
         }
     }

@@ -11,7 +11,6 @@ use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
-use crate::pretrain::push_image;
 
 /// The classifier that a data set asks for.
 pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig {
@@ -91,7 +90,7 @@ impl<'a> Fitting<'a> {
         let (mut images, mut labels, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for sample in 0..self.config.batch_size {
             let index = choice.below(self.data.len() as u32) as usize;
-            push_image(&mut images, self.data, index, self.horizontal_flip && augment.uniform() < 0.5);
+            self.data.push_image(&mut images, index, self.horizontal_flip && augment.uniform() < 0.5);
             labels.push(self.data.labels[index]);
             let key = NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
             keys.extend(key.words());

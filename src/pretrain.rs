@@ -198,7 +198,7 @@ impl<'a> Pretraining<'a> {
             for sample in first..first + self.micro_batch {
                 let index = choice.below(self.data.len() as u32) as usize;
                 let flip = self.horizontal_flip && augment.uniform() < 0.5;
-                push_image(&mut images, self.data, index, flip);
+                self.data.push_image(&mut images, index, flip);
                 let dropped = dropout.uniform() < self.config.class_dropout;
                 let null_class = self.dit.null_class().filter(|_| dropped);
                 labels.push(null_class.unwrap_or(self.data.labels[index]));
@@ -266,15 +266,5 @@ impl<'a> Pretraining<'a> {
     /// If the device is lost.
     pub fn averaged_weights(&self) -> Result<Vec<f32>> {
         self.optimizer.read(AVERAGE)
-    }
-}
-
-/// Appends an image `[C, S, S]`, mirrored left to right if asked.
-pub(crate) fn push_image(images: &mut Vec<f32>, data: &Dataset, index: usize, flip: bool) {
-    for row in data.image(index).chunks(data.image_size) {
-        match flip {
-            true => images.extend(row.iter().rev()),
-            false => images.extend(row),
-        }
     }
 }

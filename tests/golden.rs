@@ -42,7 +42,6 @@ struct Golden {
     #[serde(rename = "ema_decay_flow_grpo_target0.9")]
     ema_decay: BTreeMap<u64, f64>,
     flow_grpo_num_train_timesteps: BTreeMap<String, usize>,
-    gradient_check_worst_relative_error: f64,
 }
 
 #[derive(Deserialize)]
@@ -369,10 +368,8 @@ fn no_section_is_forgotten() {
     ];
     let file: BTreeMap<String, serde_json::Value> = serde_json::from_str(include_str!("golden.json")).unwrap();
     let here = [include_str!("golden.rs"), include_str!("golden/losses.rs")].concat();
-    for section in file.keys().filter(|key| !["meta", "gradient_check_worst_relative_error"].contains(&key.as_str())) {
+    for section in file.keys().filter(|key| key.as_str() != "meta") {
         let (_, test) = tested.iter().find(|(name, _)| name == section).unwrap_or_else(|| panic!("{section}"));
         assert!(here.contains(&format!("#[test]\nfn {test}() {{")), "{section} is tested by {test}");
     }
-    // The program's own gradients agreed with differences.
-    assert!(numbers().gradient_check_worst_relative_error < 1e-7);
 }

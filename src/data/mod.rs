@@ -109,6 +109,16 @@ impl Dataset {
         let size = self.channels * self.image_size * self.image_size;
         &self.images[index * size..][..size]
     }
+
+    /// Appends an image to others, mirrored left to right if asked.
+    pub(crate) fn push_image(&self, images: &mut Vec<f32>, index: usize, flip: bool) {
+        for row in self.image(index).chunks(self.image_size) {
+            match flip {
+                true => images.extend(row.iter().rev()),
+                false => images.extend(row),
+            }
+        }
+    }
 }
 
 /// A data set that is compiled into the program: `digits8`, 1797 handwritten digits of 8x8 grey pixels, or `rings`,

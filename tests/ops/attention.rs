@@ -1,7 +1,7 @@
 use flowdppo_wgpu::graph::{Graph, Op, Plan, Profile, Shapes, Stores};
 use flowdppo_wgpu::ops::Attention;
 
-use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, floats, forcing, gpu};
+use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, floats, forcing, gpu, skip};
 
 /// Logits of a few units with about sqrt(d) roundings of 6e-8 each, which the exponential passes on as
 /// relative errors of the probabilities: below 3e-6, squared.
@@ -32,9 +32,21 @@ fn attention_subgroup() {
 
 #[test]
 fn attention_register() {
-    // Large heads are left to the other variant: a software driver compiles them for half a minute here.
-    for case in CASES {
-        check_both("attention_register", case, Values::Normal, TOLERANCE);
+    // The heads of real models, with few tokens: a software driver compiles the largest for half a minute each.
+    let large = if skip::long_tests() { &[[1, 5, 1, 64], [1, 3, 2, 72], [1, 257, 1, 32]][..] } else { &[] };
+    for case in CASES.iter().chain(&[[1, 9, 1, 32]]).chain(large) {
+        check_both("attention_register", *case, Values::Normal, TOLERANCE);
+    }
+}
+
+/// More keys than any loop over them would unroll, and a last block of a single row.
+#[test]
+fn attention_over_many_tokens() {
+    let tokens = if skip::long_tests() { &[129, 257][..] } else { &[129] };
+    for variant in ["attention_subgroup", "attention_register"] {
+        for tokens in tokens {
+            check_both(variant, [1, *tokens, 1, 8], Values::Normal, TOLERANCE);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use flowdppo_wgpu::gpu::{DeviceKind, Tuning};
 use flowdppo_wgpu::graph::{Graph, Interpreter, Op, Plan, Profile, Shapes, Store, Stores};
 use flowdppo_wgpu::ops::{MatMul, SumRows, linear};
 
-use crate::common::{Input, Random, check, check_forward, check_forward_on, check_gradient, forcing, gpu, nmse};
+use crate::common::{Input, Random, check, check_forward, check_forward_on, check_gradient, forcing, gpu, nmse, skip};
 
 /// A sum of K products in f32: about sqrt(K) roundings, below 1e-6 relative for the K used here.
 const TOLERANCE: f64 = 1e-12;
@@ -41,6 +41,32 @@ fn matmul_all_transposes_and_odd_shapes() {
                 vec![graph.apply(op, &[x[0], x[1]])]
             });
         }
+    }
+}
+
+/// The sizes of real models: sums over the hidden size or that of the MLP, and rows of more than a tile.
+#[test]
+fn matmul_of_real_sizes() {
+    let mut shapes = vec![[3, 131, 1536], [67, 200, 33]];
+    if skip::long_tests() {
+        shapes.extend([[3, 131, 6144], [129, 1536, 384], [66, 384, 1536]]);
+    }
+    for shape in shapes {
+        let [m, n, k] = shape;
+        for (transpose_a, transpose_b) in transposes() {
+            let inputs = operands(transpose_a, transpose_b, shape);
+            let op = MatMul { transpose_a, transpose_b, ..MatMul::default() };
+            for variant in VARIANTS {
+                let name = format!("{variant} {op:?} {m}x{n}x{k}");
+                check_forward_on(&forcing(variant), &name, &inputs, TOLERANCE, |graph, x| {
+                    vec![graph.apply(op, &[x[0], x[1]])]
+                });
+            }
+        }
+        let [a, b] = operands(false, true, shape);
+        check_gradient(&format!("linear {m}x{n}x{k}"), &[a, b, Input::normal(&[n])], TOLERANCE, |graph, x| {
+            vec![linear(graph, x[0], x[1], x[2])]
+        });
     }
 }
 
@@ -124,7 +150,7 @@ fn matmul_of_a_row_does_not_depend_on_the_number_of_rows() {
 fn matmul_variants_agree_bit_for_bit_on_a_cpu() {
     // All add in the same order with one rounding a step. Graphics drivers may take liberties, these do not.
     if gpu().description().kind != DeviceKind::Cpu {
-        return;
+        return skip::not_checked("variants of matmul bit for bit: the device is no software driver");
     }
     // The second one is read four elements at a time.
     for shape in [[70, 37, 45], [68, 36, 20]] {

@@ -71,7 +71,7 @@ fn layer_norm_of_constant_rows_is_finite() {
 }
 
 #[test]
-fn a_gated_residual_and_its_gradient() {
+fn gated_residual_and_its_gradient() {
     for sizes in [[1, 1, 1], [2, 3, 7], [5, 16, 64], [3, 65, 33], [2, 130, 68]] {
         check("gated_residual", &of_gated_residual(sizes), FEW_ROUNDINGS, gated_residual);
         for profile in profiles() {

@@ -56,7 +56,7 @@ fn add_broadcast() {
 }
 
 #[test]
-fn split_and_join() {
+fn copy_columns_by_split_and_join() {
     for (rows, columns, parts) in [(1, 1, 1), (3, 7, 2), (13, 5, 6), (70, 33, 6)] {
         check("split", &[Input::normal(&[rows, columns * parts])], ONE_ROUNDING, |graph, x| {
             graph.push(Split { parts }, &[x[0]])
@@ -98,7 +98,7 @@ fn time_features() {
 }
 
 #[test]
-fn patches_both_ways() {
+fn patchify_both_ways() {
     for (images, channels, vector_channels, image_size, patch_size) in
         [(1, 1, 1, 1, 1), (3, 1, 1, 8, 2), (2, 3, 3, 12, 4), (5, 4, 8, 6, 3)]
     {

@@ -1,0 +1,201 @@
+//! The floors of the program, and the names that ops, shaders and tests share: read from the source, so that neither can
+//! drift from what the documents say of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules from the top down. One names only modules of the floors below its own, none beside it.
+const FLOORS: [&[&str]; 28] = [
+    &["cli"],
+    &["preflight"],
+    &["sweep", "dashboard"],
+    &["bench"],
+    &["rl"],
+    &["evaluate", "preview"],
+    &["reward"],
+    &["sampling", "pretrain", "fit_classifier", "self_test"],
+    &["optimizer", "assets"],
+    &["model"],
+    &["autodiff"],
+    &["ops"],
+    &["profile"],
+    &["roofline"],
+    &["graph"],
+    &["gpu"],
+    &["report"],
+    &["compare"],
+    &["plot"],
+    &["run"],
+    &["data"],
+    &["config"],
+    &["flow"],
+    &["cache"],
+    &["files", "classes", "sniff"],
+    &["error"],
+    // The roots: `lib` only declares, `main` only calls `cli`.
+    &["lib"],
+    &["main"],
+];
+
+/// Shaders that no op runs, with who does.
+const NOT_OF_OPS: [(&str, &str); 4] =
+    [("bench_empty", "bench"), ("finished", "gpu"), ("roofline_copy", "roofline"), ("roofline_fma", "roofline")];
+
+/// Ops that are several kernels of other names than their file's: each direction, function or half has its own.
+const OTHER_NAMES: [(&str, &[&str]); 7] = [
+    ("activation", &["gelu", "gelu_backward", "silu", "silu_backward"]),
+    ("add", &["accumulate"]),
+    ("copy_columns", &["join_six", "split_six"]),
+    ("half_precision", &["from_half", "to_half"]),
+    // A matmul kernel with an epilogue: shaders/epilogues.
+    ("matmul_joined", &[]),
+    ("patchify", &["unpatchify"]),
+    // The second pass of `policy_stats`, too.
+    ("sum_squares", &["sum_pairs"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below a folder with this ending, and their text.
+fn files(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, ending: &str, found: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, ending, found);
+            } else if path.extension().is_some_and(|other| other == ending) {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), ending, &mut found);
+    found.sort();
+    assert!(!found.is_empty(), "{folder}");
+    found
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap().to_string_lossy().into_owned()
+}
+
+/// The names of the files directly in a folder, without their ending.
+fn stems(folder: &str, ending: &str) -> BTreeSet<String> {
+    let directly = |path: &PathBuf| path.parent() == Some(&root().join(folder));
+    files(folder, ending).iter().map(|(path, _)| path).filter(|path| directly(path)).map(|path| stem(path)).collect()
+}
+
+/// The top-level module that a file of `src` belongs to.
+fn module_of(path: &Path) -> String {
+    let inside = path.strip_prefix(root().join("src")).unwrap();
+    inside.with_extension("").iter().next().unwrap().to_string_lossy().into_owned()
+}
+
+/// Code without comments and without the tests at its end.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// The names behind `crate::` in code: `crate::a::b`, `crate::{a::b, c}`.
+fn named(code: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let word = |text: &str| text.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect::<String>();
+    for rest in code.split("crate::").skip(1) {
+        let Some(list) = rest.strip_prefix('{') else {
+            names.insert(word(rest));
+            continue;
+        };
+        let (mut depth, mut starts) = (0, true);
+        for (at, letter) in list.char_indices() {
+            match letter {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => starts = true,
+                letter if starts && !letter.is_whitespace() => {
+                    names.insert(word(&list[at..]));
+                    starts = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    // These two are re-exported by the root.
+    names.into_iter().map(|name| if name == "Error" || name == "Result" { "error".into() } else { name }).collect()
+}
+
+#[test]
+fn names_are_found_in_every_form() {
+    let code = code("use crate::a::{B, c};\nuse crate::{d::{E, f}, g, Error};\nlet x = crate::h(1); // crate::no\n");
+    assert_eq!(named(&code).iter().map(String::as_str).collect::<Vec<_>>(), ["a", "d", "error", "g", "h"]);
+}
+
+#[test]
+fn modules_name_only_modules_of_the_floors_below() {
+    let floor = |module: &str| FLOORS.iter().position(|floor| floor.contains(&module));
+    let mut wrong = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (path, text) in files("src", "rs") {
+        let module = module_of(&path);
+        seen.insert(module.clone());
+        if ["lib", "main"].contains(&module.as_str()) || path.ends_with("tests.rs") {
+            continue;
+        }
+        let Some(own) = floor(&module) else { panic!("src/{module} stands on no floor: add it to FLOORS") };
+        for name in named(&code(&text)).into_iter().filter(|name| *name != module) {
+            // Macros and other items of the root are none.
+            if floor(&name).is_some_and(|other| other <= own) {
+                wrong.push(format!("{}: {module} names {name}, which does not stand below it", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    let planned: BTreeSet<String> = FLOORS.iter().flat_map(|floor| floor.iter().map(|it| (*it).to_owned())).collect();
+    assert_eq!(seen, planned, "the floors are those of the tree");
+}
+
+/// Kernels of an op carry its name, as its file does: `layer_norm`, `layer_norm_backward`.
+#[test]
+fn every_shader_carries_the_name_of_its_op() {
+    let ops: Vec<(String, String)> =
+        files("src/ops", "rs").into_iter().map(|(path, text)| (stem(&path), text)).filter(|it| it.0 != "mod").collect();
+    let other_names = |op: &str| OTHER_NAMES.iter().find(|(name, _)| *name == op).map_or(&[][..], |(_, names)| names);
+    let mut with_shader = BTreeSet::new();
+    for shader in stems("shaders", "wgsl") {
+        if let Some((_, module)) = NOT_OF_OPS.iter().find(|(name, _)| *name == shader) {
+            let text: String =
+                files("src", "rs").into_iter().filter(|(path, _)| module_of(path) == *module).map(|it| it.1).collect();
+            assert!(text.contains(&format!("\"{shader}\"")), "src/{module} does not run shaders/{shader}.wgsl");
+            continue;
+        }
+        let owners: Vec<&(String, String)> = (ops.iter())
+            .filter(|(op, _)| {
+                let is_named = shader == *op || shader.starts_with(&format!("{op}_"));
+                is_named || other_names(op).contains(&shader.as_str())
+            })
+            .filter(|(_, text)| text.contains(&format!("\"{shader}\"")))
+            .collect();
+        assert_eq!(owners.len(), 1, "shaders/{shader}.wgsl has the name of one op in src/ops that runs it: {owners:?}");
+        with_shader.insert(owners[0].0.clone());
+    }
+    for (op, _) in &ops {
+        let is_joined = OTHER_NAMES.iter().any(|(name, names)| name == op && names.is_empty());
+        assert!(with_shader.contains(op) || is_joined, "no shader carries the name of src/ops/{op}.rs");
+    }
+}
+
+/// A file or a test of `tests/ops` for each op, by its name.
+#[test]
+fn every_op_has_a_test_of_its_name() {
+    let tests = files("tests/ops", "rs");
+    for op in stems("src/ops", "rs").iter().filter(|op| *op != "mod") {
+        let has_file = tests.iter().any(|(path, _)| stem(path) == *op);
+        let has_test = tests.iter().any(|(_, text)| text.contains(&format!("#[test]\nfn {op}")));
+        assert!(has_file || has_test, "tests/ops has neither {op}.rs nor a test whose name begins with {op}");
+    }
+}

@@ -82,16 +82,29 @@ fn seeds_of_one_configuration_are_a_group_and_their_numbers_a_mean() {
     assert_eq!(by_step, [[0.0, 2e-3], [1.0, 1e-3], [3.0, 2e-2]]);
 }
 
+/// The same run twice is not two seeds: its spread of 0 would look like certainty.
 #[test]
-fn a_seed_counts_once() {
+fn a_repeated_seed_is_refused_unless_its_runs_are_labelled() {
     let root = tempfile::tempdir().unwrap();
-    let runs = ["first", "second"].map(|name| run(&root, name, &config(3, 1e-4), &[0.5, 0.8]));
-    let message = read(&runs).unwrap_err().to_string();
-    assert!(message.contains("have the same configuration and the same seed, 3"), "{message}");
-    // With a label each they are shown side by side.
-    let labelled = |label: &str, path: &PathBuf| Source { label: Some(label.to_owned()), path: path.clone() };
-    let comparison = Comparison::read(&[labelled("a", &runs[0]), labelled("b", &runs[1])]).unwrap();
-    assert_eq!(comparison.groups().len(), 2);
+    let runs = [
+        run(&root, "first", &config(0, 1e-4), &[0.5, 0.8, 0.7]),
+        run(&root, "other", &config(1, 1e-4), &[0.5, 0.8, 0.7]),
+        run(&root, "again", &config(0, 1e-4), &[0.5, 0.8, 0.7]),
+    ];
+    let error = read(&runs).unwrap_err();
+    let message = error.to_string();
+    for part in ["first and ", "again have the same configuration and the same seed, 0", "leave one out"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(error.exit_code(), 2);
+    let labelled: Vec<Source> = ["a", "a", "b"]
+        .iter()
+        .zip(&runs)
+        .map(|(label, path)| Source { label: Some((*label).to_owned()), path: path.clone() })
+        .collect();
+    let comparison = Comparison::read(&labelled).unwrap();
+    let counts: Vec<usize> = comparison.groups().iter().map(|group| group.runs.len()).collect();
+    assert_eq!(counts, [2, 1]);
 }
 
 #[test]

@@ -378,22 +378,4 @@ mod tests {
         assert_eq!(pixel(&shown, MARGIN + base.tiles_left + 24, y), expected(&left));
         assert_eq!(pixel(&shown, base.width + MARGIN + tuned.tiles_left + 24, y), expected(&right));
     }
-
-    /// One class with 2,000 samples would be a row of 136,000 pixels.
-    #[test]
-    fn a_long_row_is_wrapped_into_a_readable_grid() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("long.png");
-        let (count, size) = (2000, 8);
-        let images = vec![0.0; count * size * size];
-        Panel::Grid(Grid::new(&images, 1, size, count)).write(&path).unwrap();
-        let (width, height) = image::image_dimensions(&path).unwrap();
-        assert!(width.max(height) < 10_000 && 2 * width > height, "{width}x{height}");
-        // As before, if there is room.
-        let few = vec![0.0; 10 * size * size];
-        let other = folder.path().join("few.png");
-        Panel::Grid(Grid::new(&few, 1, size, 10)).write(&other).unwrap();
-        let (width, height) = image::image_dimensions(&other).unwrap();
-        assert!(width > height, "{width}x{height}");
-    }
 }

@@ -189,18 +189,16 @@ fn format_of(name: &Path, bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     if bytes.is_empty() {
         return Err(Unreadable::broken("it is empty"));
     }
-    match format_by_contents(bytes) {
-        Some(format) if format.reading_enabled() => return Ok(format),
-        Some(format) => {
-            return Err(Unreadable::unsupported(format!("pictures in the format {format:?} are not supported")));
-        }
-        None => {}
+    let known = format_by_contents(bytes);
+    if let Some(format) = known.filter(|format| format.reading_enabled()) {
+        return Ok(format);
     }
     let named = ImageFormat::from_path(name).ok();
     match sniff::what_is(bytes) {
         Some(what) if what.ends_with(" picture") || what == "an SVG drawing" => {
             Err(Unreadable::unsupported(format!("it is {what}, which is not supported")))
         }
+        _ if known.is_some() => Err(Unreadable::unsupported("pictures in this format are not supported")),
         Some(what) => Err(Unreadable::broken(format!("it is {what}"))),
         None if named == Some(ImageFormat::Tga) => Ok(ImageFormat::Tga),
         None if named.is_some_and(|format| format.reading_enabled()) => {
@@ -222,13 +220,17 @@ fn read(format: ImageFormat, bytes: &[u8]) -> Result<Result<Pixels, ImageError>,
     let (dimensions, total) = (decoder.dimensions(), decoder.total_bytes());
     let limits = claim(dimensions, total)?;
     let decoded = || -> Result<Pixels, ImageError> {
+        let profile = match format {
+            ImageFormat::Tiff => rare::profile_of_tiff(bytes),
+            _ => decoder.icc_profile().unwrap_or_default(),
+        };
         decoder.set_limits(limits)?;
         let color = decoder.color_type();
         Ok(Pixels {
             is_grey: !color.has_color(),
             is_linear: is_linear(format, bytes, color),
             is_premultiplied: color.has_alpha() && rare::is_premultiplied(format, bytes),
-            profile: decoder.icc_profile().unwrap_or_default(),
+            profile,
             picture: {
                 let orientation = decoder.orientation()?;
                 let mut picture = DynamicImage::from_decoder(decoder)?;

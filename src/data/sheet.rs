@@ -145,6 +145,18 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
+        assert_eq!(load_with("labels.txt", "\u{feff}0 1 2 2 1", 2).unwrap().labels, [0, 1, 2, 2, 1]);
+        let pairs = "\u{feff}[[\"a\", \"x\"], [\"b\", \"y\"], [\"c\", \"x\"], [\"d\", \"y\"]]";
+        assert_eq!(load_with("labels.json", pairs, 2).unwrap().labels, [0, 1, 0, 1]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.txt");
+        std::fs::write(&path, b"\xff\xfe0\0").unwrap();
+        let message = load(&sheet_file(folder.path()), &path, 2, 3).unwrap_err().to_string();
+        assert!(message.contains("labels.txt: it is text in UTF-16: save it as UTF-8"), "{message}");
+    }
+
+    #[test]
     fn categories_become_classes_in_order_of_name() {
         let labels = r#"[["hash", "Symbols"], ["cat", "Animals"], ["one", "Symbols"], ["pie", "Food"]]"#;
         let data = load_with("labels.json", labels, 2).unwrap();

@@ -323,10 +323,10 @@ fn rewards_and_judges() {
 #[cfg(feature = "onnx")]
 #[test]
 fn onnx_models() {
-    const ONNX: &str = "train --config train.toml --set reward.0.kind=onnx --set reward.0.file=model.onnx --set \
-                        reward.0.output_name=logits";
-    const DRY: &str = "train --config train.toml --dry-run --set reward.0.kind=onnx --set reward.0.file=model.onnx --set \
-                        reward.0.output_name=logits";
+    const ONNX: &str = "train --config train.toml --set reward.0.kind=onnx --set reward.0.file=model.onnx";
+    const DRY: &str = "train --config train.toml --dry-run --set reward.0.kind=onnx --set reward.0.file=model.onnx";
+    const NAMED: &str = "train --config train.toml --set reward.0.kind=onnx --set reward.0.file=model.onnx --set \
+                         reward.0.output_name=logits";
     let copy: Prepare = |here| {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/onnx/classifier.onnx");
         fs::copy(model, here.path("model.onnx")).unwrap();
@@ -340,9 +340,19 @@ fn onnx_models() {
                 2,
                 &["model.onnx", "no ONNX model"],
             ),
-            case(copy, arguments, 2, &["model.onnx", "3 numbers a picture, but the model has 10 classes"]),
+            case(
+                |here| {
+                    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n";
+                    fs::write(here.path("model.onnx"), pointer).unwrap();
+                },
+                arguments,
+                2,
+                &["model.onnx: it is no ONNX model but a Git LFS pointer", "git lfs pull"],
+            ),
+            case(copy, arguments, 2, &["model.onnx: it has 2 outputs: set `output_name`", "logits (float [N, 3])"]),
         ]);
     }
+    check(&[case(copy, NAMED, 2, &["model.onnx", "3 numbers a picture, but the model has 10 classes"])]);
 }
 
 #[test]

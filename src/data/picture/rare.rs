@@ -24,6 +24,15 @@ pub(super) fn is_premultiplied(format: ImageFormat, bytes: &[u8]) -> bool {
     }
 }
 
+/// The profile of a TIFF: the decoder of `image` finds none that is larger than the pixels.
+pub(super) fn profile_of_tiff(bytes: &[u8]) -> Option<Vec<u8>> {
+    profile(&mut Decoder::new(Cursor::new(bytes)).ok()?)
+}
+
+fn profile(tiff: &mut Decoder<Cursor<&[u8]>>) -> Option<Vec<u8>> {
+    tiff.find_tag(Tag::IccProfile).ok()??.into_u8_vec().ok()
+}
+
 fn extra_sample(tiff: &mut Decoder<Cursor<&[u8]>>) -> Option<u16> {
     tiff.find_tag_unsigned_vec(Tag::ExtraSamples).ok()??.first().copied()
 }
@@ -52,13 +61,13 @@ pub(super) fn png_of_icon(bytes: &[u8]) -> Option<&[u8]> {
     png.starts_with(b"\x89PNG\r\n\x1a\n").then_some(png)
 }
 
-/// The samples of a TIFF, from 0 to 1.
+/// The samples of a TIFF, from 0 to 1, a palette's as they are.
 struct Samples {
     values: Vec<f32>,
     is_float: bool,
 }
 
-/// Reads a TIFF with grey and alpha, or with few or many bits per sample.
+/// Reads a TIFF with a palette, with grey and alpha, or with few or many bits a sample.
 ///
 /// # Errors
 /// If it is damaged or of a kind that nothing here reads.
@@ -68,7 +77,7 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
     let color = tiff.colortype()?;
     let kind = || Unreadable::unsupported(format!("a TIFF of the kind {color:?} is not supported"));
     let (channels, bits) = match color {
-        ColorType::Gray(bits) => (1, bits),
+        ColorType::Gray(bits) | ColorType::Palette(bits) => (1, bits),
         ColorType::GrayA(bits) | ColorType::Multiband { bit_depth: bits, num_samples: 2 } => (2, bits),
         ColorType::RGB(bits) => (3, bits),
         ColorType::RGBA(bits) => (4, bits),
@@ -78,21 +87,30 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
     // The samples as the file has them, and four numbers a pixel.
     claim((width, height), pixels.saturating_mul(u64::from(bits).div_ceil(8) * channels as u64 + 16))?;
     let extra = extra_sample(&mut tiff);
-    let profile = tiff.find_tag(Tag::IccProfile).ok().flatten().and_then(|profile| profile.into_u8_vec().ok());
+    let profile = profile(&mut tiff);
     let orientation = tiff.find_tag_unsigned::<u16>(Tag::Orientation).ok().flatten();
+    let palette = match color {
+        ColorType::Palette(bits @ 1..=8) => Some(palette(&mut tiff, bits)?),
+        ColorType::Palette(_) => return Err(kind()),
+        _ => None,
+    };
     let mut buffer = DecodingResult::U8(Vec::new());
     let layout = tiff.read_image_to_buffer(&mut buffer)?;
     if layout.planes > 1 {
         return Err(Unreadable::unsupported("a TIFF with a plane for each channel is not supported"));
     }
-    let samples = samples(buffer, bits, width as usize * channels).ok_or_else(kind)?;
+    let samples = samples(buffer, bits, width as usize * channels, palette.is_none()).ok_or_else(kind)?;
     let is_associated = extra == Some(ASSOCIATED_ALPHA);
     let has_alpha = is_associated || extra == Some(UNASSOCIATED_ALPHA);
-    let colour = |pixel: &[f32]| match *pixel {
-        [grey] => [grey, grey, grey, 1.0],
-        [grey, alpha] => [grey, grey, grey, if has_alpha { alpha } else { 1.0 }],
-        [red, green, blue] => [red, green, blue, 1.0],
-        ref pixel => [pixel[0], pixel[1], pixel[2], pixel[3]],
+    let colour = |pixel: &[f32]| match (pixel, &palette) {
+        (&[index], Some(palette)) => {
+            let [red, green, blue] = palette[index as usize];
+            [red, green, blue, 1.0]
+        }
+        (&[grey], None) => [grey, grey, grey, 1.0],
+        (&[grey, alpha], _) => [grey, grey, grey, if has_alpha { alpha } else { 1.0 }],
+        (&[red, green, blue], _) => [red, green, blue, 1.0],
+        (pixel, _) => [pixel[0], pixel[1], pixel[2], pixel[3]],
     };
     let values = samples.values.chunks_exact(channels).flat_map(colour).collect();
     let picture: Rgba32FImage = image::ImageBuffer::<Rgba<f32>, _>::from_raw(width, height, values)
@@ -101,11 +119,23 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
     if let Some(orientation) = orientation.and_then(|it| Orientation::from_exif(u8::try_from(it).ok()?)) {
         picture.apply_orientation(orientation);
     }
-    Ok(Pixels { picture, is_grey: channels < 3, is_linear: samples.is_float, is_premultiplied: is_associated, profile })
+    let is_grey = channels < 3 && palette.is_none();
+    Ok(Pixels { picture, is_grey, is_linear: samples.is_float, is_premultiplied: is_associated, profile })
+}
+
+/// The colours of a palette, from 0 to 1.
+fn palette(tiff: &mut Decoder<Cursor<&[u8]>>, bits: u8) -> Result<Vec<[f32; 3]>, Unreadable> {
+    let map = tiff.get_tag_u16_vec(Tag::ColorMap)?;
+    let count = 1_usize << bits;
+    if map.len() != 3 * count {
+        return Err(Unreadable::broken(format!("its palette has {} numbers, not {}", map.len(), 3 * count)));
+    }
+    let value = |at: usize| f32::from(map[at]) / 65535.0;
+    Ok((0..count).map(|index| [value(index), value(count + index), value(2 * count + index)]).collect())
 }
 
 /// `None` if such numbers have no agreed meaning. `in_row` samples make a row, which fills whole bytes.
-fn samples(buffer: DecodingResult, bits: u8, in_row: usize) -> Option<Samples> {
+fn samples(buffer: DecodingResult, bits: u8, in_row: usize, is_scaled: bool) -> Option<Samples> {
     let of = |values: Vec<f32>| Some(Samples { values, is_float: false });
     let float = |values: Vec<f32>| Some(Samples { values, is_float: true });
     match buffer {
@@ -123,7 +153,7 @@ fn samples(buffer: DecodingResult, bits: u8, in_row: usize) -> Option<Samples> {
                     f32::from(shifted & (u8::MAX >> (8 - bits)))
                 })
             });
-            of(unpacked.map(|value| value / largest).collect())
+            of(unpacked.map(|value| if is_scaled { value / largest } else { value }).collect())
         }
         DecodingResult::U16(values) if bits == 16 => {
             of(values.into_iter().map(|value| f32::from(value) / 65535.0).collect())

@@ -23,15 +23,33 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// A reward by a model of the tests; of those with several outputs the first is taken.
 fn onnx(name: &str) -> config::Reward {
-    // These have two outputs.
     let output_name = match name {
         "classifier.onnx" => "logits",
         "reader.onnx" => "probabilities",
         _ => "",
+    };
+    config::Reward {
+        kind: RewardKind::Onnx,
+        file: file(name),
+        output_name: output_name.into(),
+        ..config::Reward::default()
     }
-    .to_owned();
-    config::Reward { kind: RewardKind::Onnx, file: file(name), output_name, ..config::Reward::default() }
+}
+
+/// A label in whole numbers and a score: which of them is meant must be said.
+#[test]
+fn one_of_several_outputs_must_be_named() {
+    let scalar = config::Reward { output: Output::Scalar { index: 0 }, ..onnx("two_out.onnx") };
+    let message = OnnxReward::new(&scalar, &dit(1, 1), &names(&["a"])).unwrap_err().to_string();
+    let expected = "it has 2 outputs: set `output_name` to the one that holds the score, of label (int64 [1]), \
+                    score (float [1])";
+    assert!(message.contains("two_out.onnx") && message.contains(expected), "{message}");
+    let score = config::Reward { output_name: "score".into(), ..scalar };
+    let pictures: Vec<f32> = [vec![0.0; 64], vec![1.0; 64]].concat();
+    let means = &scores(&score, &pictures, 1, &names(&["a"]))[0];
+    assert!((means[0] - 0.5).abs() < TOLERANCE && (means[1] - 1.0).abs() < TOLERANCE, "{means:?}");
 }
 
 fn dit(channels: usize, num_classes: usize) -> DitConfig {
@@ -136,7 +154,7 @@ fn folder_with_target(target: &serde_json::Value) -> tempfile::TempDir {
 #[test]
 fn everything_that_does_not_fit_is_said_at_the_start() {
     type Change = fn(&mut config::Reward);
-    let cases: [(&str, Change, &[&str]); 26] = [
+    let cases: [(&str, Change, &[&str]); 24] = [
         ("missing.onnx", |_| (), &["cannot read", "missing.onnx"]),
         ("make.py", |_| (), &["make.py", "it is no ONNX model"]),
         ("two_inputs.onnx", |_| (), &["2 inputs (x, y)", "one is expected"]),
@@ -156,9 +174,6 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
             |it| it.output_name = "logit".into(),
             &["no output \"logit\"", "logits (float [N, 3]), features (float [N, 4])"],
         ),
-        ("classifier.onnx", |it| it.output_name.clear(), &["it has 2 outputs: set `output_name`", "logits (float"]),
-        // The first one is the label.
-        ("two_outputs.onnx", |_| (), &["it has 2 outputs: set `output_name`", "label (int64", "score (float"]),
         ("classifier.onnx", |it| it.mean = PerChannel::Each(vec![0.5; 2]), &["3 channels", "`mean` has 2 numbers"]),
         ("reader.onnx", |it| it.std = PerChannel::Each(vec![0.5; 3]), &["1 channels", "`std` has 3 numbers"]),
         (

@@ -34,6 +34,10 @@ impl Classes<'_> {
                     self.of, self.count, others.of, others.count
                 )));
             }
+            if self.names.is_empty() != others.names.is_empty() {
+                let (unnamed, named) = if self.names.is_empty() { (self.of, others.of) } else { (others.of, self.of) };
+                log::warn!("the classes of {unnamed} have no names, so they are matched by number with those of {named}");
+            }
             return Ok((0..others.count).collect());
         }
         let index = |name: &String| self.names.iter().position(|ours| normal_name(ours) == normal_name(name));

@@ -34,6 +34,8 @@ pub mod roofline;
 pub mod run;
 pub mod sampling;
 pub mod self_test;
+pub mod supervised;
 pub mod sweep;
+pub mod text;
 
 pub use error::{Error, Result};

@@ -14,7 +14,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
-use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
+use crate::optimizer::{GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -80,10 +80,10 @@ pub struct Pretraining<'a> {
     plan: Plan,
 }
 
-/// What one step did.
+/// What one step of supervised training did.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
-    /// Mean squared error over the batch.
+    /// Mean loss over the batch.
     pub loss: f64,
     /// Gradient norm, and whether the update was skipped.
     pub norm: GradientNorm,
@@ -118,8 +118,7 @@ impl<'a> Pretraining<'a> {
             )));
         }
         let micro_batch = config.pretrain_micro_batch();
-        let activations =
-            Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };
+        let activations = Activations::of(&config.pretrain);
         let optimizer = Optimizer::new(gpu, dit.layout(), weights)?;
         let step_graph = FlowMatchingGraph::record(&dit, micro_batch, activations);
         let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
@@ -216,14 +215,6 @@ impl<'a> Pretraining<'a> {
                 1.0 / (1.0 + (-logit).exp())
             }
         }
-    }
-
-    /// The moving average of the weights: what is saved.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn averaged_weights(&self) -> Result<Vec<f32>> {
-        self.optimizer.read(AVERAGE)
     }
 }
 

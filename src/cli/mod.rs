@@ -19,7 +19,7 @@ mod sweep;
 mod train;
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +34,7 @@ use crate::model::Model;
 use crate::profile::Profile;
 use crate::run::progress::above_bar;
 use crate::run::{RunDirectory, Verbosity};
+use crate::text::printable;
 
 /// First steps, below the list of commands.
 const EXAMPLES: &str = "\
@@ -262,7 +263,8 @@ impl Cli {
     /// The log level that `-v` and `-q` ask for.
     pub fn log_filter(&self) -> &'static str {
         match (self.global.quiet, self.global.verbose) {
-            (true, _) => "error",
+            // Quiet, but not about data that is damaged.
+            (true, _) => "error,flowdppo_wgpu::damage=warn",
             (false, 0) => "warn",
             (false, 1) => "warn,flowdppo_wgpu=info",
             (false, _) => "info,flowdppo_wgpu=debug",
@@ -299,7 +301,12 @@ impl Cli {
 
 /// Prints a line. A reader that went away (`| head`) is no reason to stop, nor to panic as `println!` does.
 fn say(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let (text, mut out) = (text.to_string(), std::io::stdout());
+    // What is piped stays as it is.
+    let _ = match out.is_terminal() {
+        true => writeln!(out, "{}", printable(&text)),
+        false => writeln!(out, "{text}"),
+    };
 }
 
 /// Becomes true at the first Ctrl-C, which ends the work after the present step or iteration, saved; the
@@ -333,10 +340,10 @@ fn check_picture(path: &Path) -> Result<()> {
 /// Checks that a file can be written before the work for it begins.
 fn check_output(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let problem = match tempfile::tempfile_in(folder) {
-        Ok(_) if path.is_dir() => "it is a folder".to_owned(),
+    let cause = match tempfile::tempfile_in(folder) {
+        Ok(_) if path.is_dir() => std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a folder"),
         Ok(_) => return Ok(()),
-        Err(cause) => cause.to_string(),
+        Err(cause) => cause,
     };
-    Err(Error::input(format!("cannot write {}: {problem}; choose another place", path.display())))
+    Err(Error::unusable(format!("cannot write {}: {cause}; choose another place", path.display()), &cause))
 }

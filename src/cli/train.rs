@@ -76,7 +76,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
-        say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
+        say(format_args!("tuned model: {}", directory.model().display()));
         if config.lora.is_used() {
             say(format_args!("adapter: {}", directory.adapter().display()));
         }

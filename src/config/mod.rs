@@ -11,6 +11,7 @@ mod choices;
 mod decode;
 mod lora;
 mod model;
+mod paths;
 mod presets;
 mod ranges;
 mod reference;

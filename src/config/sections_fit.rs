@@ -54,7 +54,8 @@ pub struct Pretrain {
     pub log_every: usize,
     /// Steps between grids of samples; 0 is only the last.
     pub sample_every: usize,
-    /// Steps between writings of the model so far; 0 is only at the end.
+    /// Steps between checkpoints, from which `--resume` goes on, each with the model so far; 0 is only at the end. The
+    /// two newest are kept.
     pub save_every: usize,
 }
 
@@ -106,6 +107,9 @@ pub struct Classifier {
     /// the score is smooth around them.
     #[schemars(range(min = 0))]
     pub noise_std: f64,
+    /// Steps between checkpoints, from which `--resume` goes on, each with the model so far; 0 is only at the end. The
+    /// two newest are kept.
+    pub save_every: usize,
 }
 
 impl Default for Classifier {

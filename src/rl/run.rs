@@ -285,7 +285,7 @@ impl Run {
             tuned = Some(self.evaluator.evaluate(self.trainer.rewards(), done)?);
         }
         progress.finish(&format!("{done} iterations"));
-        self.trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
+        self.trainer.averaged_model()?.save(&directory.model())?;
         if let Some(adapter) = self.trainer.averaged_adapter()? {
             adapter.save(&directory.adapter(), &self.trainer.network().dit)?;
         }

@@ -17,8 +17,8 @@ use crate::evaluate::{BASE, base_bytes, upload_base};
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, Region};
 use crate::graph::{Graph, Profile, Stores, planned_bytes};
-use crate::model::{Adapter, DitConfig, Model, Network, Tensors, parse_tensors, serialize_tensors};
-use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
+use crate::model::{Adapter, DitConfig, Model, Network};
+use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
@@ -318,11 +318,6 @@ impl Trainer {
     /// # Errors
     /// If the device is lost.
     pub fn checkpoint(&self, iteration: u64) -> Result<Vec<(&'static str, Vec<u8>)>> {
-        let mut tensors = Tensors::new();
-        for (name, store) in OPTIMIZER_TENSORS {
-            let values = self.optimizer.read(store)?;
-            tensors.insert(name.into(), (vec![values.len()], values));
-        }
         let state = State {
             iteration,
             optimizer_step: self.optimizer.step,
@@ -332,7 +327,7 @@ impl Trainer {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
-        files.push(("optimizer.safetensors", serialize_tensors(&tensors)));
+        files.push(("optimizer.safetensors", self.optimizer.moments()?));
         files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
         Ok(files)
     }
@@ -350,19 +345,7 @@ impl Trainer {
         self.optimizer.write(PARAMETERS, &current);
         self.optimizer.write(AVERAGE, &average);
         let file = "optimizer.safetensors";
-        let tensors = parse_tensors(&name(file), checkpoint.file(file)?)?;
-        let expected = self.optimizer.layout().trainable_elements();
-        for (tensor, store) in OPTIMIZER_TENSORS {
-            match tensors.get(tensor) {
-                Some((_, values)) if values.len() == expected => self.optimizer.write(store, values),
-                _ => {
-                    return Err(Error::input(format!(
-                        "{}: the tensor `{tensor}` should have {expected} elements",
-                        name(file)
-                    )));
-                }
-            }
-        }
+        self.optimizer.restore_moments(&name(file), checkpoint.file(file)?)?;
         self.optimizer.step = state.optimizer_step;
         self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
@@ -411,6 +394,3 @@ fn guard(metrics: &IterationMetrics) -> Result<()> {
     )))
 }
 
-/// AdamW's moments in a checkpoint.
-const OPTIMIZER_TENSORS: [(&str, crate::graph::Store); 2] =
-    [("first_moment", FIRST_MOMENT), ("second_moment", SECOND_MOMENT)];

@@ -36,7 +36,9 @@ impl Classes<'_> {
             }
             if self.names.is_empty() != others.names.is_empty() {
                 let (unnamed, named) = if self.names.is_empty() { (self.of, others.of) } else { (others.of, self.of) };
-                log::warn!("the classes of {unnamed} have no names, so they are matched by number with those of {named}");
+                log::warn!(
+                    "the classes of {unnamed} have no names, so they are matched by number with those of {named}"
+                );
             }
             return Ok((0..others.count).collect());
         }

@@ -5,6 +5,9 @@
 
 use std::path::Path;
 
+/// Target of log messages about data that was lost or found damaged: `-q` shows them, too.
+pub const DAMAGE: &str = "flowdppo_wgpu::damage";
+
 /// Everything that can go wrong, by who has to act on it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,6 +59,17 @@ impl Error {
         Self::Failed(format!("cannot write {}: {cause}", path.display()))
     }
 
+    /// A place that was chosen for output and cannot be written: [`Error::Input`] where another place would help (it is
+    /// missing, forbidden, or something else stands there), [`Error::Failed`] where the disk itself refuses.
+    pub fn unusable(message: impl Into<String>, cause: &std::io::Error) -> Self {
+        use std::io::ErrorKind::*;
+        match cause.kind() {
+            NotFound | PermissionDenied | AlreadyExists | NotADirectory | IsADirectory | ReadOnlyFilesystem
+            | InvalidInput | InvalidFilename | Unsupported => Self::Input(message.into()),
+            _ => Self::Failed(message.into()),
+        }
+    }
+
     /// The same error with more at the end of its message.
     #[must_use]
     pub fn followed_by(mut self, more: &str) -> Self {
@@ -96,10 +110,22 @@ pub(crate) fn character(c: char) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn characters_that_nobody_would_see_are_named_by_their_code_points() {
-        let named = [':', ' ', '\t', '\u{200b}', '\u{202e}', '\0', '\u{feff}', '"', 'é'].map(super::character);
+        let named = [':', ' ', '\t', '\u{200b}', '\u{202e}', '\0', '\u{feff}', '"', 'é'].map(character);
         let expected = ["`:`", "a space", "a tab (U+0009)", "U+200B", "U+202E", "U+0000", "U+FEFF", "`\"`", "`é`"];
         assert_eq!(named, expected);
+    }
+
+    #[test]
+    fn only_the_choice_of_a_bad_place_is_bad_input() {
+        use std::io::{Error as Cause, ErrorKind};
+        let code = |kind: ErrorKind| Error::unusable("no", &Cause::from(kind)).exit_code();
+        let input = [ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::NotADirectory];
+        assert_eq!(input.map(code), [2; 3]);
+        let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge, ErrorKind::Other];
+        assert_eq!(disk.map(code), [1; 4]);
     }
 }

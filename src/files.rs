@@ -47,6 +47,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = parent(path);
     let write = || -> std::io::Result<()> {
         let mut file = temporary_file(folder)?;
+        // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
+        let _ = file.as_file().try_lock();
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -64,6 +66,35 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().map_err(|cause| Error::unwritable(path, cause))
 }
+
+/// Appends to a file that others read line by line or record by record: all of `bytes` or, if the disk refuses, nothing.
+pub(crate) fn append_whole(file: &mut std::fs::File, bytes: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    // One unbuffered write: a crash truncates at most the last record.
+    file.write_all(bytes).inspect_err(|_| drop(file.set_len(before)))
+}
+
+/// Removes the temporary files of [`write_atomically`] that a killed process left in `folder`. Those of a process that
+/// is still writing stay. Failing to remove one is no failure.
+pub(crate) fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
+        let path = entry.path();
+        let is_abandoned = || {
+            let file = std::fs::File::options().read(true).write(true).open(&path).ok()?;
+            file.try_lock().ok()
+        };
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) && is_abandoned().is_some() {
+            match std::fs::remove_file(&path) {
+                Ok(()) => log::info!("removed {}, which a killed process left", path.display()),
+                Err(cause) => log::warn!("cannot remove {}: {cause}", path.display()),
+            }
+        }
+    }
+}
+
+/// What the names of temporary files begin with.
+const TEMPORARY: &str = ".writing-";
 
 /// Makes renames and removals in `folder` survive a power cut.
 ///
@@ -123,7 +154,7 @@ fn temporary_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    builder.prefix(".writing-").tempfile_in(folder)
+    builder.prefix(TEMPORARY).tempfile_in(folder)
 }
 
 #[cfg(test)]
@@ -184,6 +215,22 @@ mod tests {
         write_atomically(&taken, b"x").unwrap_err();
         assert_eq!(names(folder.path()), ["taken"]);
         assert_eq!(std::fs::read(taken.join("inside")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn only_abandoned_temporary_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".writing-dead", ".writing-live", ".other", "metrics.jsonl"] {
+            std::fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        let live = std::fs::File::options().write(true).open(folder.path().join(".writing-live")).unwrap();
+        live.lock().unwrap();
+        remove_abandoned(folder.path());
+        assert_eq!(names(folder.path()), [".other", ".writing-live", "metrics.jsonl"]);
+        drop(live);
+        remove_abandoned(folder.path());
+        assert_eq!(names(folder.path()), [".other", "metrics.jsonl"]);
+        remove_abandoned(&folder.path().join("nowhere"));
     }
 
     #[cfg(unix)]

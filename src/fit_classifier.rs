@@ -10,7 +10,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
-use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
+use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// The classifier that a data set asks for.
 pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig {
@@ -39,20 +39,26 @@ pub struct Fitting<'a> {
     loss: Tensor,
 }
 
-impl<'a> Fitting<'a> {
-    /// Prepares training from weights drawn from the seed. Images get normal noise, so that the classifier
-    /// also knows what to make of imperfect samples.
-    ///
-    /// # Errors
-    /// If the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &config::Config, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
-        let batch = config.classifier.batch_size;
-        let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
+/// Forward and backward pass of one batch.
+#[derive(Debug)]
+pub struct FittingGraph {
+    /// The computation.
+    pub graph: Graph,
+    images: Tensor,
+    labels: Tensor,
+    keys: Tensor,
+    loss: Tensor,
+}
+
+impl FittingGraph {
+    /// Records a batch. Images get normal noise, so that the classifier also knows what to make of imperfect samples.
+    pub fn record(config: &config::Classifier, network: &ClassifierConfig) -> Self {
+        let batch = config.batch_size;
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input("labels", &[batch]);
         let keys = graph.input("noise keys", &[batch, 5]);
-        let mixture = [1.0, 0.0, config.classifier.noise_std as f32].repeat(batch);
+        let mixture = [1.0, 0.0, config.noise_std as f32].repeat(batch);
         let mixture = graph.constant("mixture", &[batch, 3], mixture);
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
         let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
@@ -63,7 +69,19 @@ impl<'a> Fitting<'a> {
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         crate::autodiff::backward(&mut graph, &[(loss, ones)], &[]);
-        let plan = Plan::new(gpu, &graph, optimizer.stores())?;
+        Self { graph, images, labels, keys, loss }
+    }
+}
+
+impl<'a> Fitting<'a> {
+    /// Prepares training from weights drawn from the seed.
+    ///
+    /// # Errors
+    /// If the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &config::Config, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
+        let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
+        let it = FittingGraph::record(&config.classifier, network);
+        let plan = Plan::new(gpu, &it.graph, optimizer.stores())?;
         Ok(Self {
             config: config.classifier.clone(),
             horizontal_flip: config.data.horizontal_flip,
@@ -72,18 +90,18 @@ impl<'a> Fitting<'a> {
             data,
             optimizer,
             plan,
-            images,
-            labels,
-            keys,
-            loss,
+            images: it.images,
+            labels: it.labels,
+            keys: it.keys,
+            loss: it.loss,
         })
     }
 
-    /// Trains on one batch; returns the mean cross-entropy.
+    /// Trains on one batch; the loss is the mean cross-entropy.
     ///
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
-    pub fn step(&mut self, step: usize) -> Result<f64> {
+    pub fn step(&mut self, step: usize) -> Result<StepReport> {
         let stream =
             |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
@@ -113,6 +131,6 @@ impl<'a> Fitting<'a> {
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
         self.optimizer.settle(norm, self.max_skipped_updates, &when, "classifier.learning_rate")?;
-        Ok(loss)
+        Ok(StepReport { loss, norm, learning_rate: self.config.learning_rate })
     }
 }

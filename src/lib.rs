@@ -37,6 +37,8 @@ pub mod run;
 pub mod sampling;
 pub mod self_test;
 pub mod sniff;
+pub mod supervised;
 pub mod sweep;
+pub mod text;
 
 pub use error::{Error, Result};

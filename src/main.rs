@@ -1,12 +1,13 @@
 //! `flowdppo-wgpu`: parse, log, run, and turn errors into exit codes.
 
-use std::io::{ErrorKind, IsTerminal};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use env_logger::{Builder, Env, Target};
 use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::run::progress::AboveBar;
+use flowdppo_wgpu::text::printable;
 
 /// Prints help, the version, or what is wrong with the command line.
 fn print(message: &clap::Error) -> ExitCode {
@@ -20,6 +21,8 @@ fn print(message: &clap::Error) -> ExitCode {
 }
 
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    report_files_that_are_too_large();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => return print(&message),
@@ -29,15 +32,34 @@ fn main() -> ExitCode {
         || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let style = if std::io::stderr().is_terminal() && !is_plain { "always" } else { "never" };
     Builder::from_env(Env::default().default_filter_or(cli.log_filter()).default_write_style_or(style))
-        .format_timestamp(None)
-        .format_target(false)
+        .format(|buffer, record| {
+            let style = buffer.default_level_style(record.level());
+            // What programs, services and files say gets into messages; it must not steer the terminal.
+            let text = record.args().to_string();
+            writeln!(buffer, "[{style}{:<5}{style:#}] {}", record.level(), printable(&text))
+        })
         .target(Target::Pipe(Box::new(AboveBar)))
         .init();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // With standard error closed or full there is nobody to tell, and that must not be a panic.
+            let _ = writeln!(std::io::stderr(), "error: {}", printable(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Makes a write beyond the limit of `ulimit -f` an error like that of a full disk, where SIGXFSZ would kill the process
+/// without a word. A handler, unlike `SIG_IGN`, is not inherited by reward programs.
+#[cfg(unix)]
+fn report_files_that_are_too_large() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    extern "C" fn ignore(_: std::ffi::c_int) {}
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, so it is safe at any moment.
+    if let Err(cause) = unsafe { sigaction(Signal::SIGXFSZ, &action) } {
+        log::debug!("SIGXFSZ stays as it is: {cause}");
     }
 }

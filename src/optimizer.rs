@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
 use crate::graph::{self, Graph, Plan, Profile, Store, StoreMemory, Stores, Tensor};
-use crate::model::Layout;
+use crate::model::{Layout, Tensors, parse_tensors, serialize_tensors};
 use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
 /// The weights that are trained.
@@ -19,6 +19,9 @@ pub const FIRST_MOMENT: Store = Store("first moment");
 pub const SECOND_MOMENT: Store = Store("second moment");
 /// The moving average of the weights.
 pub const AVERAGE: Store = Store("average");
+
+/// AdamW's moments in a checkpoint.
+const MOMENTS: [(&str, crate::graph::Store); 2] = [("first_moment", FIRST_MOMENT), ("second_moment", SECOND_MOMENT)];
 
 /// AdamW with global norm clipping over the trainable parameters of a network, and their moving average.
 #[derive(Debug)]
@@ -176,6 +179,37 @@ impl Optimizer {
         self.stores[&store].write(&self.gpu, data);
     }
 
+    /// AdamW's moments as the bytes of a safetensors file, for a checkpoint.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn moments(&self) -> Result<Vec<u8>> {
+        let mut tensors = Tensors::new();
+        for (name, store) in MOMENTS {
+            let values = self.read(store)?;
+            tensors.insert(name.into(), (vec![values.len()], values));
+        }
+        Ok(serialize_tensors(&tensors))
+    }
+
+    /// Takes the moments back; `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they are those of another network.
+    pub fn restore_moments(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let tensors = parse_tensors(name, bytes)?;
+        let expected = self.layout.trainable_elements();
+        for (tensor, store) in MOMENTS {
+            match tensors.get(tensor) {
+                Some((_, values)) if values.len() == expected => self.write(store, values),
+                _ => {
+                    return Err(Error::input(format!("{name}: the tensor `{tensor}` should have {expected} elements")));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Where the parameters lie.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -189,6 +223,17 @@ pub struct GradientNorm {
     pub norm: f32,
     /// The gradients were not finite, so the update was skipped.
     pub skipped: bool,
+}
+
+/// What one step of supervised training did.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Mean loss over the batch.
+    pub loss: f64,
+    /// Gradient norm, and whether the update was skipped.
+    pub norm: GradientNorm,
+    /// Learning rate.
+    pub learning_rate: f64,
 }
 
 impl GradientNorm {

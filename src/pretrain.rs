@@ -14,7 +14,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
-use crate::optimizer::{AVERAGE, GRADIENTS, GradientNorm, Optimizer, PARAMETERS};
+use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -66,6 +66,11 @@ impl FlowMatchingGraph {
     }
 }
 
+/// What becomes of activations in pretraining.
+pub fn activations(config: &config::Pretrain) -> Activations {
+    Activations { recompute: config.activation_checkpointing, half: config.half_activations }
+}
+
 /// Checks that a model takes the images of a data set.
 ///
 /// # Errors
@@ -96,17 +101,6 @@ pub struct Pretraining<'a> {
     plan: Plan,
     /// Whether it was reported that activations do not fit in 16 bits.
     reported: bool,
-}
-
-/// What one step did.
-#[derive(Clone, Copy, Debug)]
-pub struct StepReport {
-    /// Mean squared error over the batch.
-    pub loss: f64,
-    /// Gradient norm, and whether the update was skipped.
-    pub norm: GradientNorm,
-    /// Learning rate.
-    pub learning_rate: f64,
 }
 
 /// Checks that a model can learn from a data set.
@@ -146,8 +140,7 @@ impl<'a> Pretraining<'a> {
     ) -> Result<Self> {
         check_data(data, &dit, &config.pretrain)?;
         let micro_batch = config.pretrain_micro_batch();
-        let activations =
-            Activations { recompute: config.pretrain.activation_checkpointing, half: config.pretrain.half_activations };
+        let activations = activations(&config.pretrain);
         let optimizer = Optimizer::new(gpu, dit.layout(), weights)?;
         let step_graph = FlowMatchingGraph::record(&dit, micro_batch, activations);
         let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
@@ -258,13 +251,5 @@ impl<'a> Pretraining<'a> {
                 1.0 / (1.0 + (-logit).exp())
             }
         }
-    }
-
-    /// The moving average of the weights: what is saved.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn averaged_weights(&self) -> Result<Vec<f32>> {
-        self.optimizer.read(AVERAGE)
     }
 }

@@ -180,7 +180,7 @@ fn check_unchanged(config: &Config) -> Result<()> {
     // The same place may be written in several ways.
     begun.run.out_dir.clone_from(&config.run.out_dir);
     begun.run.device.clone_from(&config.run.device);
-    let differences = begun.differences(config);
+    let differences = begun.differences(&config.anchored());
     if differences.is_empty() {
         return Ok(());
     }

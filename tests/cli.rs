@@ -18,6 +18,7 @@ mod cli {
     mod outputs;
     mod outside;
     mod profile;
+    mod resumed;
     mod samples;
     mod sweep;
     mod workplace;

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules from the top down. One names only modules of the floors below its own, none beside it.
-const FLOORS: [&[&str]; 28] = [
+const FLOORS: [&[&str]; 29] = [
     &["cli"],
     &["preflight"],
-    &["sweep", "dashboard"],
+    &["sweep", "dashboard", "supervised"],
     &["bench"],
     &["rl"],
     &["evaluate", "preview"],
@@ -32,6 +32,7 @@ const FLOORS: [&[&str]; 28] = [
     &["flow"],
     &["cache"],
     &["files", "classes", "sniff"],
+    &["text"],
     &["error"],
     // The roots: `lib` only declares, `main` only calls `cli`.
     &["lib"],

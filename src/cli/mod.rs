@@ -15,7 +15,9 @@ mod merge;
 mod output;
 mod pretrain;
 mod report;
+mod resume;
 mod sample;
+mod supervised;
 mod sweep;
 mod train;
 
@@ -170,6 +172,15 @@ struct RunArguments {
     /// The run's directory; without it run.out_dir/run.name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Continue the run in --out (or run.out_dir/run.name) from its newest checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Resume although files that the run depends on have changed since it was started
+    #[arg(long, requires = "resume")]
+    accept_changes: bool,
+    /// Only print the resolved configuration and what it will cost
+    #[arg(long)]
+    dry_run: bool,
     /// Time every dispatch (slower, same results): tables at the end, profile.json and a trace for Perfetto,
     /// trace.json in the run's directory or FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
@@ -284,7 +295,8 @@ impl Cli {
     /// The log level that `-v` and `-q` ask for.
     pub fn log_filter(&self) -> &'static str {
         match (self.global.quiet, self.global.verbose) {
-            (true, _) => "error",
+            // Quiet, but not about data that is damaged.
+            (true, _) => "error,flowdppo_wgpu::damage=warn",
             (false, 0) => "warn",
             (false, 1) => "warn,flowdppo_wgpu=info",
             (false, _) => "info,flowdppo_wgpu=debug",

@@ -1,11 +1,12 @@
 //! What commands print and which files they may write.
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
+use crate::text::printable;
 
 /// Why standard output could not be written, if it could not.
 static FAILED: Mutex<Option<String>> = Mutex::new(None);
@@ -13,7 +14,10 @@ static FAILED: Mutex<Option<String>> = Mutex::new(None);
 /// Prints a line. A reader that has gone away (`| head`) is not an error. Anything else, such as a full disk, must not
 /// stop the work that is under way either: [`check_printed`] reports it at the end.
 pub(super) fn say(text: impl Display) {
-    match writeln!(std::io::stdout(), "{text}") {
+    let (text, mut out) = (text.to_string(), std::io::stdout());
+    // What is piped stays as it is.
+    let shown = if out.is_terminal() { printable(&text) } else { text.as_str().into() };
+    match writeln!(out, "{shown}") {
         Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
             if let Ok(mut failed) = FAILED.lock() {
                 failed.get_or_insert_with(|| cause.to_string());

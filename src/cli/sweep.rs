@@ -64,10 +64,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 
 /// Makes the folder, and keeps the file that says what is in it.
 fn prepare_folder(out: &Path, file: &Path) -> Result<()> {
-    let unwritable = |cause: &dyn std::fmt::Display| {
-        Error::input(format!("cannot write into {}: {cause}; choose another --out", out.display()))
-    };
-    std::fs::create_dir_all(out).map_err(|cause| unwritable(&cause))?;
+    std::fs::create_dir_all(out).map_err(|cause| {
+        Error::unusable(format!("cannot write into {}: {cause}; choose another --out", out.display()), &cause)
+    })?;
     let text = std::fs::read(file).map_err(|cause| Error::unreadable(file, cause))?;
     write_atomically(&out.join("sweep.toml"), &text)
 }

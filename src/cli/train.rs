@@ -1,49 +1,44 @@
 //! `train`: Flow-DPPO, or what else `objective` names.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
+use super::resume::Begun;
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
-use crate::config::{self, Command, Config, ModelSource, Train};
+use crate::config::{Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Profile;
 use crate::model::DitConfig;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
+use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
-use crate::run::{LoadedCheckpoint, RunDirectory, checkpoint};
+use crate::text::quoted;
 use crate::{assets, reward, rl};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Continue the run in --out (or run.out_dir/run.name) from its newest checkpoint
-    #[arg(long)]
-    resume: bool,
     /// Write the first two updates of the first rollout to a safetensors file: inputs, velocities, losses, gradients,
     /// weights before and after (docs/method.md names them)
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     dump_update: Option<PathBuf>,
-    /// Only print the resolved configuration and what training will cost
-    #[arg(long)]
-    dry_run: bool,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let (config, begun, newest) = match arguments.resume {
-        true => resumed(&arguments.run)?,
-        false => (arguments.run.config.load(Command::Train)?, None, None),
-    };
+    let begun = Begun::of(&arguments.run, Command::Train)?;
+    begun.check_length("train.iterations", begun.config.train.iterations)?;
+    let Begun { config, directory: begun, newest } = begun;
     let ModelSource::File(file) = config.model.source()? else {
         return Err(Error::input("train starts from a trained model: give `model.file`"));
     };
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
-    if arguments.dry_run {
+    if arguments.run.dry_run {
         return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), dit, &model.class_names);
     }
     if let (None, Some(out)) = (&begun, &arguments.run.out) {
@@ -59,7 +54,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     let directory = match begun {
         Some(directory) => {
-            let changes = Config::of_run(&directory.config(), &[])?.changes(&config);
+            let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
             if !changes.is_empty() {
                 global.announce(format_args!("changed: {}", changes.join(", ")));
             }
@@ -77,7 +72,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
-        say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
+        say(format_args!("tuned model: {}", directory.model().display()));
         if config.lora.is_used() {
             say(format_args!("adapter: {}", directory.adapter().display()));
         }
@@ -89,69 +84,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(format_args!("report: {}", directory.path().join(REPORT).display()));
         say(format_args!("samples: {}", directory.path().join("samples").display()));
     } else {
-        let (iterations, path) = (outcome.iterations, directory.path().display());
+        let (iterations, path) = (outcome.iterations, quoted(directory.path()));
         say(format_args!("stopped after iteration {iterations}; continue with: train --resume --out {path}"));
     }
     if outcome.warnings > 0 {
         say(format_args!("warnings: {}, in {}", outcome.warnings, directory.warnings().display()));
     }
     arguments.run.report_profile(&gpu, &directory)
-}
-
-/// What a run goes on from: a configuration, the directory, and the newest whole checkpoint.
-type Begun = (Config, Option<RunDirectory>, Option<LoadedCheckpoint>);
-
-/// The configuration that a run was begun with, changed by `--set`, and what there is of it.
-fn resumed(arguments: &RunArguments) -> Result<Begun> {
-    let path: PathBuf = match &arguments.out {
-        Some(out) => out.clone(),
-        None => {
-            let run = arguments.config.read()?.run;
-            Path::new(&run.out_dir).join(run.name)
-        }
-    };
-    let directory = RunDirectory::open(&path)?;
-    let overrides = &arguments.config.overrides()?;
-    let begun = Config::of_run(&directory.config(), &[])?;
-    let mut config = Config::of_run(&directory.config(), overrides)?;
-    if let Some(file) = &arguments.config.config
-        && Config::load(Some(file), overrides)? != config
-    {
-        log::warn!(
-            "a resumed run keeps its own configuration, {}: what is different in {} is not used; change keys with --set or --preset",
-            directory.config().display(),
-            file.display()
-        );
-    }
-    let place = |run: &config::Run| (run.name.clone(), run.out_dir.clone());
-    if arguments.out.is_some() && place(&config.run) != place(&begun.run) {
-        return Err(Error::input(format!(
-            "`run.name` and `run.out_dir` cannot change in a resumed run, which stays in {}: leave them as they are",
-            path.display()
-        )));
-    }
-    // Without --out they have said where it is, and no more.
-    (config.run.name, config.run.out_dir) = place(&begun.run);
-    config.validate(Command::Train)?;
-    let newest = checkpoint::latest(&directory.checkpoints())?;
-    if let Some(newest) = &newest
-        && (config.train.iterations as u64) < newest.iteration
-    {
-        return Err(Error::input(format!(
-            "`train.iterations` must be at least {}, as so many are done in {}, not {}",
-            newest.iteration,
-            path.display(),
-            config.train.iterations
-        )));
-    }
-    if newest.is_some() && config.lora.adapter != begun.lora.adapter {
-        return Err(Error::input(format!(
-            "`lora.adapter` cannot change in a resumed run: the checkpoints in {} hold what became of it; leave it as it \
-             is, or begin another run",
-            path.display()
-        )));
-    }
-    Ok((config, Some(directory), newest))
 }
 
 /// Loads rewards and judge once, so that what is wrong with them is known before anything is written.

@@ -138,7 +138,7 @@ impl Comparison {
     /// [`Error::Input`] if the folder cannot be made, [`Error::Failed`] if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         std::fs::create_dir_all(folder).map_err(|cause| {
-            Error::input(format!("cannot write into {}: {cause}; choose another --out", folder.display()))
+            Error::unusable(format!("cannot write into {}: {cause}; choose another --out", folder.display()), &cause)
         })?;
         let mut written = Vec::new();
         let mut text = format!("# Comparison\n\n{}\n{}\n", self.table(), self.legend());

@@ -12,6 +12,7 @@ mod decode;
 mod foreign;
 mod lora;
 mod model;
+mod paths;
 mod presets;
 mod ranges;
 mod reference;

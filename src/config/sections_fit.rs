@@ -55,7 +55,8 @@ pub struct Pretrain {
     pub log_every: usize,
     /// Steps between grids of samples; 0 means only at the end.
     pub sample_every: usize,
-    /// Steps between saves of the model; 0 means only at the end.
+    /// Steps between checkpoints, which `--resume` continues from, each with the model so far; 0 means only at the end.
+    /// The two newest are kept.
     pub save_every: usize,
 }
 
@@ -106,6 +107,9 @@ pub struct Classifier {
     /// Standard deviation of the normal noise added to the images (-1 to 1), which makes the score smooth around them.
     #[schemars(range(min = 0))]
     pub noise_std: f64,
+    /// Steps between checkpoints, which `--resume` continues from, each with the model so far; 0 means only at the end.
+    /// The two newest are kept.
+    pub save_every: usize,
 }
 
 impl Default for Classifier {
@@ -117,6 +121,7 @@ impl Default for Classifier {
             learning_rate: 1e-3,
             weight_decay: 0.01,
             noise_std: 0.15,
+            save_every: 500,
         }
     }
 }

@@ -102,7 +102,7 @@ fn router(site: Arc<Site>) -> Router {
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let mut response = if ![Method::GET, Method::HEAD].contains(request.method()) {
         (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response()
-    } else if site.loopback && !names_this_machine(request.headers()) {
+    } else if site.loopback && !is_for_this_machine(&request) {
         (StatusCode::FORBIDDEN, "open the dashboard as localhost or 127.0.0.1").into_response()
     } else {
         next.run(request).await
@@ -121,9 +121,17 @@ async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
     response
 }
 
-/// Whether the header `Host` is a name of the loopback interface, with any port.
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+/// Whether a request names the loopback interface and nothing else: by exactly one header `Host`, and by the host of its
+/// target if it has one.
+fn is_for_this_machine(request: &Request) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let target = request.uri().authority().is_none_or(|target| names_this_machine(target.as_str()));
+    target && host.to_str().is_ok_and(names_this_machine)
+}
+
+/// Whether a host is a name of the loopback interface, with any port.
+fn names_this_machine(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

@@ -212,8 +212,8 @@ fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)>
                 "{name} is a PyTorch checkpoint, not safetensors: convert it with the line of Python under \"Import a \
                  checkpoint\" in docs/models.md"
             ),
-            (false, Some(what)) => format!("{name} is not safetensors: it is {what}"),
-            (false, None) => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
+            (false, Some(what)) if !bytes.is_empty() => format!("{name} is not safetensors: it is {what}"),
+            (false, _) => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
         })
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;

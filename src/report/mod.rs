@@ -10,10 +10,11 @@ mod pictures;
 use std::path::{Path, PathBuf};
 
 use crate::compare::History;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{own_file, write_atomically};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
+use crate::text::quoted;
 
 pub use page::{ChartView, Page, SCRIPT, STYLE, State, number, render};
 
@@ -45,6 +46,19 @@ pub fn refresh(directory: &RunDirectory, in_progress: bool) {
         log::warn!("{cause}");
     }
     log::info!("{REPORT} written in {:.0} ms", 1e3 * begin.elapsed().as_secs_f64());
+}
+
+/// Writes the report of a run that has ended.
+///
+/// # Errors
+/// [`Error::Failed`] if it cannot be written; all else of the run is there.
+pub fn conclude(directory: &RunDirectory) -> Result<()> {
+    write(directory.path(), false).map(drop).map_err(|cause| {
+        let run = quoted(directory.path());
+        Error::failed(format!(
+            "{cause}; the run itself is saved: write its report again with: flowdppo-wgpu report {run}"
+        ))
+    })
 }
 
 /// What the page of a run may lead to: files that a browser can show, each known by its name and looked up, never a

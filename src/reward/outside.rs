@@ -20,6 +20,7 @@ use super::{Batch, Purpose, Reward};
 use crate::config;
 use crate::data::to_byte;
 use crate::error::{Error, Result};
+use crate::text::is_deceptive;
 
 /// Before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -316,7 +317,7 @@ pub(super) fn with_words(message: String, said: &[u8]) -> String {
 pub(super) fn excerpt(said: &[u8]) -> String {
     const LONGEST: usize = 300;
     let text = String::from_utf8_lossy(said);
-    let text = text.trim().replace(|c: char| c.is_control(), " ");
+    let text = text.trim().replace(|c: char| c.is_control() || is_deceptive(c), " ");
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

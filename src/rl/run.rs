@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::guard::{Guard, Watch};
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
-use crate::config::{Config, ObjectiveName};
+use crate::config::{Command, Config, ObjectiveName};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference, upload_base};
@@ -25,6 +25,7 @@ use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::Table;
+use crate::text::quoted;
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -171,7 +172,10 @@ impl Run {
     /// is saved, and how to go on. What was saved stays whole.
     pub fn execute(mut self, options: &RunOptions<'_>) -> Result<Outcome> {
         let directory = options.directory;
-        directory.record_start(&self.config, self.gpu.description())?;
+        if self.done > 0 || self.saved > 0 {
+            directory.recover()?;
+        }
+        directory.record_start(Command::Train, &self.config, self.gpu.description())?;
         let mut past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
         past.retain(|line| line["iteration"].as_u64() <= Some(self.done));
         // If an iteration could not be measured, it ends again.
@@ -288,7 +292,7 @@ impl Run {
             tuned = Some(self.evaluator.evaluate(self.trainer.rewards(), done)?);
         }
         progress.finish(&format!("{done} iterations"));
-        self.trainer.averaged_model()?.save(&directory.path().join("model.safetensors"))?;
+        self.trainer.averaged_model()?.save(&directory.model())?;
         if let Some(adapter) = self.trainer.averaged_adapter()? {
             adapter.save(&directory.adapter(), &self.trainer.network().dit)?;
         }
@@ -348,16 +352,19 @@ impl Run {
         {
             more = format!("; and what was learned after iteration {} is lost: {cause}", self.saved);
         }
-        let saved = match self.saved {
+        // A directory that was deleted in the meantime holds nothing.
+        let saved = match checkpoint::newest_published(&directory.checkpoints()).unwrap_or(0) {
             0 => "nothing is saved yet, so it begins anew".to_owned(),
             saved => format!("the run is saved up to iteration {saved}"),
         };
-        let path = directory.path().display();
+        let path = quoted(directory.path());
         more += &match &cause {
             Error::Reward(_) if self.saved.max(self.done) == 0 => {
                 "; nothing was trained yet: mend the reward, and run the same command again".to_owned()
             }
-            Error::Reward(_) => format!("; {saved}: mend the reward, and go on with: train --resume --out {path}"),
+            Error::Reward(_) => {
+                format!("; {saved}: mend the reward, and go on with: train --resume --accept-changes --out {path}")
+            }
             Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
             Error::NotFinite(_) | Error::Guarded(_) => {
                 format!("; {saved}: choose other values, and go on with: train --resume --out {path} --set KEY=VALUE")

@@ -18,8 +18,8 @@ use crate::evaluate::{base_bytes, upload_base};
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{Graph, Profile, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve};
-use crate::model::{Adapter, BASE, DitConfig, Model, Network, START, Tensors, parse_tensors, serialize_tensors};
-use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
+use crate::model::{Adapter, BASE, DitConfig, Model, Network, START};
+use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
@@ -350,11 +350,6 @@ impl Trainer {
     /// # Errors
     /// If the device is lost.
     pub fn checkpoint(&self, iteration: u64) -> Result<Vec<(&'static str, Vec<u8>)>> {
-        let mut tensors = Tensors::new();
-        for (name, store) in OPTIMIZER_TENSORS {
-            let values = self.optimizer.read(store)?;
-            tensors.insert(name.into(), (vec![values.len()], values));
-        }
         let state = State {
             iteration,
             optimizer_step: self.optimizer.step,
@@ -365,7 +360,7 @@ impl Trainer {
         };
         let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
         files.extend(self.began_with.as_ref().and_then(|weights| self.saved().start(weights.clone())));
-        files.push(("optimizer.safetensors", serialize_tensors(&tensors)));
+        files.push(("optimizer.safetensors", self.optimizer.moments()?));
         files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
         Ok(files)
     }
@@ -392,19 +387,7 @@ impl Trainer {
             }
         }
         let file = "optimizer.safetensors";
-        let tensors = parse_tensors(&name(file), checkpoint.file(file)?)?;
-        let expected = self.optimizer.layout().trainable_elements();
-        for (tensor, store) in OPTIMIZER_TENSORS {
-            match tensors.get(tensor) {
-                Some((_, values)) if values.len() == expected => self.optimizer.write(store, values),
-                _ => {
-                    return Err(Error::input(format!(
-                        "{}: the tensor `{tensor}` should have {expected} elements",
-                        name(file)
-                    )));
-                }
-            }
-        }
+        self.optimizer.restore_moments(&name(file), checkpoint.file(file)?)?;
         self.optimizer.step = state.optimizer_step;
         self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
@@ -460,7 +443,3 @@ fn guard(metrics: &IterationMetrics) -> Result<()> {
         metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
     )))
 }
-
-/// AdamW's moments in a checkpoint.
-const OPTIMIZER_TENSORS: [(&str, crate::graph::Store); 2] =
-    [("first_moment", FIRST_MOMENT), ("second_moment", SECOND_MOMENT)];

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::create_if_missing;
 use super::metrics::{Record, number};
 use crate::config::{Config, Eval, KeepBest, Reward};
+use crate::error::DAMAGE;
 use crate::files::write_atomically;
 use crate::{Error, Result};
 
@@ -59,7 +61,7 @@ impl BestKeeper {
             KeepBest::Auto => KeepBest::Reward,
             chosen => chosen,
         };
-        let mut keeper = Self { folder, by, holdouts, scored_by: scored_by(config), best: None };
+        let mut keeper = Self { folder, by, holdouts, scored_by: scored_by(&config.anchored()), best: None };
         keeper.best = keeper.read();
         keeper
     }
@@ -93,7 +95,7 @@ impl BestKeeper {
         };
         let numbers = self.folder.join(NUMBERS);
         let json = serde_json::to_vec_pretty(&best).map_err(|cause| Error::unwritable(&numbers, cause))?;
-        std::fs::create_dir_all(&self.folder).map_err(|cause| Error::unwritable(&self.folder, cause))?;
+        create_if_missing(&self.folder).map_err(|cause| Error::unwritable(&self.folder, cause))?;
         // A crash in between leaves files that the numbers' checksum does not fit, and `read` sees that.
         files.iter().try_for_each(|(name, bytes)| write_atomically(&self.folder.join(name), bytes))?;
         write_atomically(&numbers, &json)?;
@@ -118,7 +120,7 @@ impl BestKeeper {
                 return Some(Best { value: self.value(&best.evaluation)?, by: self.name().to_owned(), ..best });
             }
         };
-        log::warn!("{} {problem}: the next evaluation begins it anew", self.folder.display());
+        log::warn!(target: DAMAGE, "{} {problem}: the next evaluation begins it anew", self.folder.display());
         None
     }
 
@@ -152,7 +154,7 @@ fn crc32<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> u32 {
     hasher.finalize()
 }
 
-/// Checksum of all keys that the scores of an evaluation depend on.
+/// Checksum of all keys (with absolute paths) that the scores of an evaluation depend on.
 fn scored_by(config: &Config) -> u32 {
     // How a reward is asked changes no score.
     let Reward { timeout_seconds, retries, batch, workers, .. } = Reward::default();

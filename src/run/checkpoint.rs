@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DAMAGE;
 use crate::files::{sync_folder, write_synced};
 use crate::{Error, Result};
 
@@ -59,7 +60,8 @@ impl LoadedCheckpoint {
     }
 }
 
-/// Writes the checkpoint of `iteration` into the folder `checkpoints` (created if missing), replacing
+/// Writes the checkpoint of `iteration` into the folder `checkpoints` (created if missing, within one that exists: a run
+/// whose directory was deleted does not come back as a part of itself), replacing
 /// one of the same iteration, and then removes all but the `keep` newest up to this one (0 keeps all).
 ///
 /// # Errors
@@ -71,18 +73,9 @@ pub fn save(checkpoints: &Path, iteration: u64, files: &[(&str, Vec<u8>)], keep:
     let unwritable = |cause| Error::unwritable(&target, cause);
 
     remove_if_present(&temporary).map_err(unwritable)?;
-    fs::create_dir_all(&temporary).map_err(unwritable)?;
-    let mut manifest = Manifest { iteration, files: Vec::new() };
-    for (name, bytes) in files {
-        write_synced(&temporary.join(name), bytes)?;
-        manifest.files.push(Entry {
-            name: (*name).to_owned(),
-            size: bytes.len() as u64,
-            crc32: crc32fast::hash(bytes),
-        });
-    }
-    let manifest = serde_json::to_vec_pretty(&manifest).map_err(|cause| unwritable(cause.into()))?;
-    write_synced(&temporary.join(MANIFEST), &manifest)?;
+    create_if_missing(checkpoints).and_then(|()| fs::create_dir(&temporary)).map_err(unwritable)?;
+    // A disk that refuses must not be left fuller than it was.
+    write_all(&temporary, iteration, files).inspect_err(|_| drop(remove_if_present(&temporary)))?;
 
     let publish = || -> std::io::Result<()> {
         sync_folder(&temporary)?;
@@ -100,6 +93,44 @@ pub fn save(checkpoints: &Path, iteration: u64, files: &[(&str, Vec<u8>)], keep:
     Ok(())
 }
 
+/// Writes the files of a checkpoint, the manifest last.
+fn write_all(folder: &Path, iteration: u64, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    let mut manifest = Manifest { iteration, files: Vec::new() };
+    for (name, bytes) in files {
+        write_synced(&folder.join(name), bytes)?;
+        manifest.files.push(Entry {
+            name: (*name).to_owned(),
+            size: bytes.len() as u64,
+            crc32: crc32fast::hash(bytes),
+        });
+    }
+    let path = folder.join(MANIFEST);
+    let manifest = serde_json::to_vec_pretty(&manifest).map_err(|cause| Error::unwritable(&path, cause))?;
+    write_synced(&path, &manifest)
+}
+
+/// After a kill: gives a complete checkpoint that has only its hidden name the published one, and removes what is
+/// incomplete. For the process that alone works here. Failing to do so is no failure.
+pub(super) fn recover(checkpoints: &Path) {
+    let hidden = list(checkpoints).unwrap_or_default().into_iter().filter(|it| !it.published);
+    for found in hidden.rev() {
+        let target = checkpoints.join(folder_name(found.iteration));
+        let tidied = match !target.exists() && load(&found).is_ok() {
+            true => fs::rename(&found.path, &target),
+            false => remove_if_present(&found.path),
+        };
+        if let Err(cause) = tidied {
+            log::warn!("cannot tidy up {}: {cause}", found.path.display());
+        }
+    }
+}
+
+/// The newest iteration with a published checkpoint, as far as names tell.
+pub fn newest_published(checkpoints: &Path) -> Option<u64> {
+    let published = list(checkpoints).unwrap_or_default().into_iter().filter(|it| it.published);
+    published.filter(|it| it.path.join(MANIFEST).is_file()).map(|it| it.iteration).max()
+}
+
 /// Reads the newest checkpoint that is complete and whose files have the recorded sizes and hashes.
 /// A damaged one is skipped with a warning, and the one before it is tried.
 ///
@@ -115,7 +146,7 @@ pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
             Err(cause) if !found.published => log::debug!("{}: {cause}", found.path.display()),
             Err(cause) => {
                 damaged += 1;
-                log::warn!("checkpoint {} is damaged, skipped: {cause}", found.path.display());
+                log::warn!(target: DAMAGE, "checkpoint {} is damaged, skipped: {cause}", found.path.display());
             }
         }
     }
@@ -191,6 +222,13 @@ fn tidy(checkpoints: &Path, iteration: u64, keep: usize) {
         if let Err(cause) = remove_if_present(&path) {
             log::warn!("cannot remove {}: {cause}", path.display());
         }
+    }
+}
+
+pub(super) fn create_if_missing(folder: &Path) -> std::io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => Err(cause),
+        _ => Ok(()),
     }
 }
 

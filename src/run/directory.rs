@@ -7,6 +7,7 @@
 //!   data.png               pictures of each class, of pretraining and of fitting a classifier
 //!   rewards.csv            a line an image that was scored, only ever appended to
 //!   warnings.jsonl         what looked wrong, if anything did: one JSON object a warning, only ever appended to
+//!   inputs.json            the files that the run depends on, with their checksums
 //!   device.json            the adapter and its limits
 //!   report.html            the run as one page
 //!   tensorboard/           the metrics and the preview grids as event files
@@ -28,8 +29,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::inputs::Inputs;
+use super::{checkpoint, metrics, repair};
 use crate::config::{self, Config};
-use crate::files::write_atomically;
+use crate::files::{remove_abandoned, write_atomically};
 use crate::{Error, Result};
 
 /// The directory of a run; it exists, is writable, and has its sub-folders.
@@ -38,6 +41,8 @@ pub struct RunDirectory {
     path: PathBuf,
     /// Locked as long as this process works in the directory.
     lock: Option<File>,
+    /// Whether the lock shows that no other process works here.
+    exclusive: bool,
 }
 
 impl RunDirectory {
@@ -57,7 +62,7 @@ impl RunDirectory {
 
     fn begin(path: PathBuf) -> Result<Self> {
         Self::check_free(&path)?;
-        let mut run = Self { path, lock: None };
+        let mut run = Self { path, lock: None, exclusive: false };
         run.prepare()?;
         Ok(run)
     }
@@ -67,7 +72,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is one.
     pub fn check_free(path: &Path) -> Result<()> {
-        match (Self { path: path.to_owned(), lock: None }).held() {
+        match (Self { path: path.to_owned(), lock: None, exclusive: false }).held() {
             Some(what) => Err(Error::input(format!(
                 "{} already holds a run ({what}): choose another --out or run.name; a run of train goes on with train --resume",
                 path.display()
@@ -88,7 +93,7 @@ impl RunDirectory {
         // A run that has just begun elsewhere has left no trace yet, but it holds the lock.
         let taken = |name: &str| {
             let path = run.out_dir.join(name);
-            lock_held(&path.join(LOCK)) || Self { path, lock: None }.held().is_some()
+            lock_held(&path.join(LOCK)) || Self { path, lock: None, exclusive: false }.held().is_some()
         };
         let numbered = (2..).map(|number| format!("{}-{number}", run.name));
         let free = std::iter::once(run.name.clone()).chain(numbered).find(|name| !taken(name));
@@ -100,7 +105,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is no run at `path`, or it is not writable.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut run = Self { path: path.to_owned(), lock: None };
+        let mut run = Self { path: path.to_owned(), lock: None, exclusive: false };
         if !run.config().is_file() {
             return Err(Error::input(format!(
                 "{} holds no run to resume (it has no config.toml): check --out and run.name, or leave out --resume",
@@ -109,6 +114,24 @@ impl RunDirectory {
         }
         run.prepare()?;
         Ok(run)
+    }
+
+    /// Removes what a killed process left half-written, and makes every file that is only ever appended to whole again.
+    /// What was cut off is reported.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if a file cannot be repaired.
+    pub fn recover(&self) -> Result<()> {
+        for log in [self.metrics(), self.warnings()] {
+            repair::lines(&log, metrics::is_record)?;
+        }
+        repair::event_files(&self.tensorboard())?;
+        if self.exclusive {
+            let folders = [self.path.clone(), self.samples(), self.best(), self.adapter()];
+            folders.iter().for_each(|folder| remove_abandoned(folder));
+            checkpoint::recover(&self.checkpoints());
+        }
+        Ok(())
     }
 
     /// The directory itself.
@@ -146,16 +169,20 @@ impl RunDirectory {
         self.path.join("tensorboard")
     }
 
-    /// Writes down what the run does, `config.toml`, and on which device, `device.json`. How it ended before no longer
-    /// holds.
+    /// Writes down what `command` does here, `config.toml`, with which files, `inputs.json`, and on which device,
+    /// `device.json`. How the run ended before no longer holds. Paths become absolute, so that the run goes on from any
+    /// working directory.
     ///
     /// # Errors
     /// [`Error::Failed`] if a file cannot be written or removed.
-    pub fn record_start(&self, config: &Config, device: &impl Serialize) -> Result<()> {
+    pub fn record_start(&self, command: config::Command, config: &Config, device: &impl Serialize) -> Result<()> {
+        let config = config.anchored();
+        let inputs = Inputs::of(&config, command);
         let path = self.path.join("device.json");
         let text = serde_json::to_vec_pretty(device).map_err(|cause| Error::unwritable(&path, cause))?;
         write_atomically(&self.config(), config.to_toml().as_bytes())?;
         write_atomically(&path, &text)?;
+        inputs.write(&self.inputs())?;
         match fs::remove_file(self.failure()) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::unwritable(&self.failure(), cause))
@@ -170,6 +197,11 @@ impl RunDirectory {
     /// [`Error::Failed`] if the file cannot be written.
     pub fn record_failure(&self, message: &str) -> Result<()> {
         write_atomically(&self.failure(), format!("{message}\n").as_bytes())
+    }
+
+    /// The checksums of what the run was begun with, `inputs.json`.
+    pub fn inputs(&self) -> PathBuf {
+        self.path.join("inputs.json")
     }
 
     fn failure(&self) -> PathBuf {
@@ -189,6 +221,11 @@ impl RunDirectory {
     /// The folder of a finished run's adapter, `adapter/`.
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")
+    }
+
+    /// The model of a run, `model.safetensors`.
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model.safetensors")
     }
 
     /// The last file of a finished run, `before_after.png`.
@@ -231,15 +268,19 @@ impl RunDirectory {
             File::create(self.path.join(LOCK))
         };
         let lock = prepare().map_err(|cause| {
-            Error::input(format!(
+            let message = format!(
                 "cannot write into the run directory {}: {cause}; choose another --out or run.out_dir",
                 self.path.display()
-            ))
+            );
+            Error::unusable(message, &cause)
         })?;
         // Who only looks whether somebody works here (`in_progress`) holds the lock for a moment.
         let mut held = true;
         for _ in 0..5 {
-            held = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+            let locked = lock.try_lock();
+            held = matches!(locked, Err(TryLockError::WouldBlock));
+            // A file system without locks lets everybody in.
+            self.exclusive = locked.is_ok();
             if !held {
                 break;
             }

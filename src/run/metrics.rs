@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,8 +14,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::directory::RunDirectory;
+use super::repair;
 use super::tensorboard::EventFile;
-use crate::files::without_mark;
+use crate::error::DAMAGE;
+use crate::files::{append_whole, without_mark};
 use crate::{Error, Result};
 
 /// One line of the log.
@@ -43,25 +44,14 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log, or begins one. A last line that a crash cut short gets its line end first, so that
-    /// the next record starts on a line of its own.
+    /// Opens the log, or begins one. What a crash truncated is cut off first, so that every line is a record.
     ///
     /// # Errors
     /// [`Error::Failed`] if the file cannot be opened for writing.
     pub fn open_append(path: &Path) -> Result<Self> {
-        let open = || -> std::io::Result<File> {
-            let mut file = File::options().read(true).append(true).create(true).open(path)?;
-            if file.seek(SeekFrom::End(0))? > 0 {
-                let mut last = [0];
-                file.seek(SeekFrom::End(-1))?;
-                file.read_exact(&mut last)?;
-                if last != *b"\n" {
-                    file.write_all(b"\n")?;
-                }
-            }
-            Ok(file)
-        };
-        Ok(Self { file: open().map_err(|cause| Error::unwritable(path, cause))?, path: path.to_owned(), events: None })
+        repair::lines(path, is_record)?;
+        let file = File::options().append(true).create(true).open(path);
+        Ok(Self { file: file.map_err(|cause| Error::unwritable(path, cause))?, path: path.to_owned(), events: None })
     }
 
     /// Opens the log of a run that has done `done` iterations, and begins an event file for TensorBoard, which gets
@@ -104,8 +94,8 @@ impl MetricsLog {
         if let Some(events) = &mut self.events {
             events.append_metrics(iteration, record)?;
         }
-        // One unbuffered write for the line and its end: a crash tears at most the last line.
-        self.file.write_all(format!("{value}\n").as_bytes()).map_err(|cause| Error::unwritable(&self.path, cause))
+        append_whole(&mut self.file, format!("{value}\n").as_bytes())
+            .map_err(|cause| Error::unwritable(&self.path, cause))
     }
 
     /// Waits until every record is on the disk. Called before a checkpoint, so that after a power cut
@@ -118,8 +108,19 @@ impl MetricsLog {
     }
 }
 
-/// Torn lines that were told of, by file and number.
-static TOLD: Mutex<BTreeSet<(PathBuf, usize)>> = Mutex::new(BTreeSet::new());
+/// Truncated lines that were reported, by file and number.
+static REPORTED: Mutex<BTreeSet<(PathBuf, usize)>> = Mutex::new(BTreeSet::new());
+
+/// A line as a record, with its iteration.
+fn parse(line: &[u8]) -> Option<(u64, Record)> {
+    let record = serde_json::from_slice::<Record>(line).ok()?;
+    Some((record.get(ITERATION)?.as_u64()?, record))
+}
+
+/// Whether a line is a whole record.
+pub(super) fn is_record(line: &[u8]) -> bool {
+    parse(line).is_some()
+}
 
 /// Reads a log back, in order of iteration, each iteration once (see the module's text). Lines that a
 /// crash tore are skipped, with a warning the first time.
@@ -133,12 +134,10 @@ pub fn read(path: &Path) -> Result<Vec<Record>> {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let parsed = serde_json::from_slice::<Record>(line).ok();
-        let Some((iteration, record)) = parsed.and_then(|record| Some((record.get(ITERATION)?.as_u64()?, record)))
-        else {
-            let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.insert((path.to_owned(), number)) {
-                log::warn!("{}: line {} is torn, skipped", path.display(), number + 1);
+        let Some((iteration, record)) = parse(line) else {
+            let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+            if reported.insert((path.to_owned(), number)) {
+                log::warn!(target: DAMAGE, "{}: line {} is truncated, skipped", path.display(), number + 1);
             }
             continue;
         };
@@ -196,7 +195,20 @@ mod tests {
             let mut log = MetricsLog::open_append(&path).unwrap();
             log.append(&json!({"iteration": 1, "reward_mean": 1.0})).unwrap();
             assert_eq!(rewards(&path), [(0, 0.5), (1, 1.0)], "cut at {cut}");
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(text, format!("{whole}{{\"iteration\":1,\"reward_mean\":1.0}}\n"), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_is_no_record_goes_and_what_lacks_only_its_end_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let [zero, one] = [0, 1].map(|iteration| format!("{{\"iteration\":{iteration},\"reward_mean\":0.5}}"));
+        // A line in the middle, as programs before this one left it, zeros after a power cut, and the end of a line.
+        std::fs::write(&path, format!("{zero}\n{{\"iteration\":1,\"rew\n\0\0\0\n\n{one}")).unwrap();
+        drop(MetricsLog::open_append(&path).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{zero}\n{one}\n"));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! A run on disk: its directory, its metrics, its checkpoints, and its progress on the terminal.
 //!
 //! Everything here holds at any moment of a crash: a metrics line is appended whole or recognised as
-//! torn, a checkpoint is complete or not there.
+//! truncated and cut off on resume, a checkpoint is complete or not there.
 
 pub mod best;
 pub mod checkpoint;
 pub mod directory;
+pub mod inputs;
 pub mod metrics;
 pub mod progress;
+mod repair;
 pub mod rewards;
 pub mod tensorboard;
 

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::text::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 
 /// How much the person wants to hear (`-q`, nothing, `-v`).
@@ -90,7 +91,7 @@ impl Progress {
             Teller::Silent => {}
             Teller::Bar(bar) => {
                 bar.set_position(position);
-                bar.set_message(message.to_owned());
+                bar.set_message(printable(message).into_owned());
             }
             Teller::Lines(lines) => {
                 let now = Instant::now();
@@ -105,7 +106,7 @@ impl Progress {
     pub fn println(&self, line: &str) {
         match &self.0 {
             Teller::Silent => {}
-            Teller::Bar(bar) => bar.println(line),
+            Teller::Bar(bar) => bar.println(printable(line)),
             Teller::Lines(_) => tell(line),
         }
     }
@@ -114,7 +115,7 @@ impl Progress {
     pub fn finish(self, message: &str) {
         match self.0 {
             Teller::Silent => {}
-            Teller::Bar(bar) => bar.abandon_with_message(with_time(message, bar.elapsed())),
+            Teller::Bar(bar) => bar.abandon_with_message(with_time(&printable(message), bar.elapsed())),
             Teller::Lines(lines) => tell(&format!("{}: {}", lines.label, with_time(message, lines.started.elapsed()))),
         }
     }
@@ -138,7 +139,7 @@ fn with_time(message: &str, time: Duration) -> String {
 
 /// A closed standard error (`2>&-`, a reader that went away) is no reason to stop the work.
 fn tell(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }
 
 /// Decides which updates deserve a line where there is no terminal: the first, the last, and between

@@ -5,9 +5,10 @@
 //! the last one counts.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::repair;
+use crate::files::append_whole;
 use crate::{Error, Result};
 
 /// The columns before those of the components.
@@ -30,19 +31,24 @@ impl RewardLog {
         let columns = COLUMNS.into_iter().chain(components.iter().map(String::as_str)).chain(["total"]);
         let header = lines([columns.map(str::to_owned).collect()])?;
         let mut path = folder.join("rewards.csv");
+        let commas = COLUMNS.len() + components.len();
+        // All but the header are numbers and words without a comma. A number that lacks its end may be another one.
+        let is_row =
+            |line: &[u8], is_ended: bool| is_ended && line.iter().filter(|byte| **byte == b',').count() == commas;
         for number in 2.. {
             let unwritable = |cause| Error::unwritable(&path, cause);
-            let mut file = File::options().read(true).append(true).create(true).open(&path).map_err(unwritable)?;
-            let mut text = Vec::new();
-            file.read_to_end(&mut text).map_err(unwritable)?;
-            let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            if whole < text.len() {
-                file.set_len(whole as u64).map_err(unwritable)?;
-            }
-            if whole == 0 {
-                file.seek(SeekFrom::End(0)).and_then(|_| file.write_all(&header)).map_err(unwritable)?;
-            }
-            if whole == 0 || text.starts_with(&header) {
+            let text = match std::fs::read(&path) {
+                Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+                read => read.map_err(unwritable)?,
+            };
+            // Half a header is none.
+            let is_begun = text.contains(&b'\n');
+            if !is_begun || text.starts_with(&header) {
+                repair::lines_from(&path, if is_begun { header.len() } else { 0 }, is_row)?;
+                let mut file = File::options().append(true).create(true).open(&path).map_err(unwritable)?;
+                if !is_begun {
+                    append_whole(&mut file, &header).map_err(unwritable)?;
+                }
                 return Ok(Self { file, path });
             }
             path = folder.join(format!("rewards-{number}.csv"));
@@ -67,8 +73,7 @@ impl RewardLog {
             place.into_iter().chain(scores.map(|score| score.to_string())).collect()
         };
         let lines = lines(labels.iter().enumerate().map(line))?;
-        // One unbuffered write: a crash tears at most the last line.
-        self.file.write_all(&lines).map_err(|cause| Error::unwritable(&self.path, cause))
+        append_whole(&mut self.file, &lines).map_err(|cause| Error::unwritable(&self.path, cause))
     }
 }
 
@@ -103,7 +108,7 @@ mod tests {
         assert_eq!(read(folder, "rewards.csv"), expected);
 
         // A crash tears the last line, anywhere.
-        for torn in ["4", "4,training,0,7,0.1,0.2"] {
+        for torn in ["4", "4,training,0,7,0.1,0.2", "4,training,0,7,0.1,0.2,0.3", "4,train\n\0\0\n"] {
             std::fs::write(folder.join("rewards.csv"), format!("{expected}{torn}")).unwrap();
             RewardLog::open(folder, &names).unwrap();
             assert_eq!(read(folder, "rewards.csv"), expected);

@@ -6,7 +6,6 @@
 //! next process begins a file of its own: TensorBoard reads all files of a folder in the order of their names.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +13,7 @@ use prost::Message;
 use serde_json::Value;
 
 use super::metrics::Record;
+use crate::files::append_whole;
 use crate::{Error, Result};
 
 /// What happened at a time and a step.
@@ -183,8 +183,8 @@ impl EventFile {
     }
 
     fn append(&mut self, event: Event) -> Result<()> {
-        // One unbuffered write: a crash tears at most this record.
-        self.file.write_all(&tf_record(&event.encode_to_vec())).map_err(|cause| Error::unwritable(&self.path, cause))
+        append_whole(&mut self.file, &tf_record(&event.encode_to_vec()))
+            .map_err(|cause| Error::unwritable(&self.path, cause))
     }
 }
 
@@ -236,6 +236,24 @@ fn scalars(tag: &str, value: &Value, steps: Option<&Vec<Value>>, found: &mut Vec
 fn tf_record(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     [&length[..], &masked_crc(&length).to_le_bytes(), bytes, &masked_crc(bytes).to_le_bytes()].concat()
+}
+
+/// How many bytes at the beginning of an event file are whole records.
+pub(super) fn whole_records(bytes: &[u8]) -> usize {
+    let mut whole = 0;
+    while let Some((length, rest)) = bytes[whole..].split_first_chunk::<8>() {
+        let Some((check, rest)) = rest.split_first_chunk::<4>() else { break };
+        let size = u64::from_le_bytes(*length) as usize;
+        if *check != masked_crc(length).to_le_bytes() || size > rest.len() {
+            break;
+        }
+        let (body, rest) = rest.split_at(size);
+        if rest.first_chunk::<4>() != Some(&masked_crc(body).to_le_bytes()) {
+            break;
+        }
+        whole += 16 + size;
+    }
+    whole
 }
 
 /// CRC-32C, turned and moved, since a CRC of bytes that hold a CRC is no good check.
@@ -347,6 +365,11 @@ mod tests {
         let whole = std::fs::read(&first).unwrap();
         for cut in 1..30 {
             std::fs::write(&first, &whole[..whole.len() - cut]).unwrap();
+            assert_eq!(values(&events(&first)), [(1, "reward_mean".into(), 0.25)], "cut by {cut}");
+            crate::run::repair::event_files(folder.path()).unwrap();
+            let kept = std::fs::read(&first).unwrap();
+            assert!(whole.starts_with(&kept) && kept.len() < whole.len() - cut, "cut by {cut}");
+            assert_eq!(whole_records(&kept), kept.len(), "cut by {cut}");
             assert_eq!(values(&events(&first)), [(1, "reward_mean".into(), 0.25)], "cut by {cut}");
         }
         let mut file = EventFile::create(folder.path(), 1, "").unwrap();

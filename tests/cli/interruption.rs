@@ -122,7 +122,13 @@ pub mod ctrl_c {
             "pretrain --config pretrain.toml --out run --set pretrain.steps=1000000 --set pretrain.sample_every=0",
             &here.path("run/metrics.jsonl"),
         );
-        assert!(out.contains("model: run"), "{out}");
+        let (_, rest) = out.split_once("stopped after step ").unwrap_or_else(|| panic!("{out}"));
+        let step: u64 = rest.split(';').next().unwrap().parse().unwrap();
         Model::load(&here.path("run/model.safetensors")).unwrap();
+        assert!(here.path(&format!("run/checkpoints/{step:06}/manifest.json")).exists());
+        // The command that it recommends.
+        let (_, command) = rest.split_once("with: ").unwrap();
+        let more = format!("{} --set pretrain.steps={}", command.trim(), step + 1);
+        assert!(here.run(&more).succeeds().contains("model: run/model.safetensors"));
     }
 }

@@ -111,7 +111,7 @@ fn a_run_stands_for_its_model() {
             |here| fs::write(here.path("a.safetensors"), "version https://git-lfs.github.com/spec/v1\noid x").unwrap(),
             "sample --model a.safetensors",
             2,
-            &["a.safetensors is not safetensors: it is a pointer of Git LFS"],
+            &["a.safetensors is not safetensors: it is a Git LFS pointer"],
         ),
         case(
             |here| {
@@ -121,7 +121,7 @@ fn a_run_stands_for_its_model() {
             },
             "sample --model model.safetensors.index.json",
             2,
-            &["it is the index of a model in several files"],
+            &["it is the index of a sharded model"],
         ),
     ]);
     let ended = here.run("config check train.toml --set model.file=/ --set reward.0.file=.");

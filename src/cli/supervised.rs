@@ -1,0 +1,86 @@
+//! What `pretrain` and `fit-classifier` have in common.
+
+use std::sync::Arc;
+
+use super::resume::Begun;
+use super::{Global, RunArguments, say, stop_at_interrupt};
+use crate::config::{Command, Config};
+use crate::data::{self, Dataset};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::run::RunDirectory;
+use crate::supervised::{self, Cost, Learner, Options, Pace};
+use crate::text::quoted;
+
+/// Prints the resolved configuration, and what training with it will cost.
+///
+/// # Errors
+/// If the device has not enough memory.
+pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> Result<()> {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let gigaflops = cost.flops as f64 / 1e9;
+    say(config.to_toml().trim_end());
+    say("");
+    say(format_args!("device                 {}", gpu.description().name));
+    say(format_args!("parameters             {}", cost.parameters));
+    say(format_args!("a step                 {gigaflops:.2} GFLOP, {} dispatches", cost.dispatches));
+    say(format_args!("{:<22} {:.1} GFLOP", format!("{} steps", pace.steps), gigaflops * pace.steps as f64));
+    say(format_args!(
+        "planned device memory  {:.1} MiB ({:.1} MiB if nothing were reused)",
+        mebibytes(cost.bytes),
+        mebibytes(cost.naive_bytes)
+    ));
+    if let Some(memory) = gpu.description().memory_bytes {
+        say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
+    }
+    gpu.check_memory(cost.bytes)
+}
+
+/// Trains a learner to its end, in a new directory or in that of the run that is resumed.
+///
+/// # Errors
+/// Everything of [`supervised::train`], and a directory that cannot be made.
+pub(super) fn train(
+    global: &Global,
+    arguments: &RunArguments,
+    command: Command,
+    gpu: &Arc<Gpu>,
+    begun: Begun,
+    data: &Dataset,
+    learner: &mut impl Learner,
+    pace: &Pace,
+) -> Result<()> {
+    let Begun { config, directory, newest } = begun;
+    // Everything that can be wrong with the input has been looked at: now the disk.
+    let directory = match directory {
+        Some(directory) => {
+            directory.recover()?;
+            let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
+            if !changes.is_empty() {
+                global.announce(format_args!("changed: {}", changes.join(", ")));
+            }
+            directory
+        }
+        None => RunDirectory::create_for(&config.run, arguments.out.as_deref())?,
+    };
+    directory.record_start(command, &config, gpu.description())?;
+    global.announce(data::summary::summary(data).trim_end());
+    data::contact::write(&directory.data(), data)?;
+    global.announce(format_args!(
+        "{} on {} images of {} classes into {}",
+        pace.label,
+        data.len(),
+        data.class_names.len(),
+        directory.path().display()
+    ));
+    let stop = stop_at_interrupt()?;
+    let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop };
+    let outcome = supervised::train(learner, pace, newest.as_ref(), &options)?;
+    if outcome.finished {
+        say(format_args!("model: {}", directory.model().display()));
+    } else {
+        let (name, path) = (command.name(), quoted(directory.path()));
+        say(format_args!("stopped after step {}; continue with: {name} --resume --out {path}", outcome.done));
+    }
+    arguments.report_profile(gpu, &directory)
+}

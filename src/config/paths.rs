@@ -1,0 +1,184 @@
+//! The files that a configuration names.
+
+use std::path::{Path, PathBuf};
+
+use super::{Command, Config, Output, Reward, RewardKind, Target};
+
+/// A key with a path, written as text or as a path.
+enum Named<'a> {
+    Text(&'a mut String),
+    Path(&'a mut PathBuf),
+}
+
+impl Named<'_> {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Text(text) => Path::new(text.as_str()),
+            Self::Path(path) => path,
+        }
+    }
+
+    /// Nothing, or a model that is built in.
+    fn is_no_file(&self) -> bool {
+        let path = self.path();
+        path.as_os_str().is_empty() || path.to_string_lossy().starts_with("builtin:")
+    }
+
+    /// Makes it independent of the working directory. A path that TOML cannot hold stays as it is.
+    fn anchor(&mut self) {
+        let Ok(absolute) = std::path::absolute(self.path()) else { return };
+        match self {
+            Self::Text(text) => {
+                if let Some(absolute) = absolute.to_str() {
+                    absolute.clone_into(text);
+                }
+            }
+            Self::Path(path) => **path = absolute,
+        }
+    }
+}
+
+impl Config {
+    /// The same configuration with absolute paths, so that it means the same in every working directory. Built-in models
+    /// keep their names, and `run.out_dir` stays as it is: a run knows where it lies.
+    #[must_use]
+    pub fn anchored(&self) -> Self {
+        let mut config = self.clone();
+        for command in [Command::Train, Command::Pretrain] {
+            config.named(command).into_iter().for_each(|(_, mut named)| named.anchor());
+        }
+        config
+    }
+
+    /// The files and folders that `command` depends on, with the keys that name them.
+    pub fn inputs(&self, command: Command) -> Vec<(String, PathBuf)> {
+        let mut config = self.clone();
+        let named = config.named(command).into_iter();
+        let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
+        // The folder may be that of a run, which holds more than the adapter.
+        if let Some(at) = found.iter().position(|(key, _)| key == "lora.adapter") {
+            let (key, folder) = found.swap_remove(at);
+            let files = ["adapter_config.json", "adapter_model.safetensors"];
+            found.extend(files.map(|file| (key.clone(), folder.join(file))));
+        }
+        found
+    }
+
+    /// Every path that `command` uses.
+    fn named(&mut self, command: Command) -> Vec<(String, Named<'_>)> {
+        let mut found = Vec::new();
+        if matches!(command, Command::Train | Command::Pretrain) {
+            found.extend(self.model.file.as_mut().map(|file| ("model.file".to_owned(), Named::Text(file))));
+        }
+        if matches!(command, Command::Train | Command::Eval) {
+            let rewards = self.reward.iter_mut().enumerate();
+            found.extend(rewards.flat_map(|(at, reward)| {
+                reward.named().into_iter().map(move |(key, named)| (format!("reward.{at}.{key}"), named))
+            }));
+            found.push(("eval.judge".into(), Named::Text(&mut self.eval.judge)));
+        }
+        if command == Command::Train {
+            found.extend(self.lora.adapter.as_mut().map(|folder| ("lora.adapter".to_owned(), Named::Path(folder))));
+        }
+        if matches!(command, Command::Pretrain | Command::FitClassifier) {
+            found.extend(self.data.path.as_mut().map(|path| ("data.path".to_owned(), Named::Path(path))));
+            found.extend(self.data.labels.as_mut().map(|path| ("data.labels".to_owned(), Named::Path(path))));
+        }
+        found.retain(|(_, named)| !named.is_no_file());
+        found
+    }
+}
+
+impl Reward {
+    fn named(&mut self) -> Vec<(&'static str, Named<'_>)> {
+        let mut found = vec![("metadata", Named::Text(&mut self.metadata))];
+        if matches!(self.kind, RewardKind::Classifier | RewardKind::Template | RewardKind::Onnx) {
+            found.push(("file", Named::Text(&mut self.file)));
+        }
+        match &mut self.output {
+            Output::Cosine { target: Target::File(file) } => found.push(("output.target", Named::Text(file))),
+            Output::Ctc { alphabet } => found.push(("output.alphabet", Named::Text(alphabet))),
+            _ => {}
+        }
+        // A bare name is looked up in PATH. Of the arguments those count that are files, such as scripts.
+        let is_file = |(at, word): &(usize, &mut String)| match at {
+            0 => Path::new(word.as_str()).components().count() > 1,
+            _ => Path::new(word.as_str()).is_file(),
+        };
+        let words = self.program.iter_mut().enumerate().filter(is_file);
+        found.extend(words.map(|(_, word)| ("program", Named::Text(word))));
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_becomes_absolute_and_nothing_else_changes() {
+        let text = r#"
+            [run]
+            out_dir = "runs"
+            [model]
+            file = "m.safetensors"
+            [data]
+            kind = "folder"
+            path = "pictures"
+            [[reward]]
+            file = "builtin:digits8-classifier"
+            [[reward]]
+            kind = "onnx"
+            file = "o.onnx"
+            output = { kind = "ctc", alphabet = "a.txt" }
+            [[reward]]
+            kind = "command"
+            program = ["python3", "Cargo.toml", "src", "--count=5", "nowhere.py"]
+            metadata = "meta.json"
+            [[reward]]
+            kind = "command"
+            program = ["./score"]
+            [eval]
+            judge = "j.safetensors"
+            [lora]
+            adapter = "a"
+        "#;
+        let config = Config::parse(text, "x.toml", &[]).unwrap();
+        let anchored = config.anchored();
+        let here = |name: &str| std::path::absolute(name).unwrap();
+        let text = |name: &str| here(name).to_str().unwrap().to_owned();
+        assert_eq!(anchored.model.file, Some(text("m.safetensors")));
+        assert_eq!(anchored.reward[0].file, "builtin:digits8-classifier");
+        assert_eq!(anchored.reward[1].file, text("o.onnx"));
+        assert_eq!(anchored.reward[1].output, Output::Ctc { alphabet: text("a.txt") });
+        assert_eq!(anchored.reward[2].program, ["python3", &text("Cargo.toml"), "src", "--count=5", "nowhere.py"]);
+        assert_eq!(anchored.reward[2].metadata, text("meta.json"));
+        assert_eq!(anchored.reward[3].program, [text("./score")]);
+        assert_eq!(
+            (anchored.eval.judge.clone(), anchored.lora.adapter.clone()),
+            (text("j.safetensors"), Some(here("a")))
+        );
+        assert_eq!((anchored.data.path.clone(), &anchored.run), (Some(here("pictures")), &config.run));
+        assert_eq!(anchored.anchored(), anchored);
+
+        let keys = |command| {
+            let mut keys: Vec<String> = config.inputs(command).into_iter().map(|(key, _)| key).collect();
+            keys.sort();
+            keys
+        };
+        let of_train = [
+            "eval.judge",
+            "lora.adapter",
+            "lora.adapter",
+            "model.file",
+            "reward.1.file",
+            "reward.1.output.alphabet",
+            "reward.2.metadata",
+            "reward.2.program",
+            "reward.3.program",
+        ];
+        assert_eq!(keys(Command::Train), of_train);
+        assert_eq!(keys(Command::Pretrain), ["data.path", "model.file"]);
+        assert_eq!(keys(Command::FitClassifier), ["data.path"]);
+    }
+}

@@ -1,0 +1,204 @@
+//! `inputs.json`: the files that a run depends on, with their checksums, so that a run that is resumed never goes on with
+//! other ones unnoticed.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Command, Config};
+use crate::files::write_atomically;
+use crate::text::quoted;
+use crate::{Error, Result};
+
+/// How deep folders are looked into: a folder of pictures has one for each class.
+const DEPTH: usize = 3;
+/// How many changed files a message names.
+const NAMED: usize = 8;
+
+/// What a command depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The command, as on the command line.
+    pub command: String,
+    /// The files.
+    pub files: Vec<Input>,
+}
+
+/// A file or a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// The key of the configuration that names it.
+    pub key: String,
+    /// Its path, absolute.
+    pub path: PathBuf,
+    /// Bytes; of a folder those of all files in it.
+    pub size: u64,
+    /// CRC-32C; of a folder that of the names, sizes and checksums of all files in it.
+    pub crc32c: u32,
+}
+
+impl Inputs {
+    /// What `command` depends on with this configuration, as it is now. What is not there is left out: who needs it says
+    /// so.
+    pub fn of(config: &Config, command: Command) -> Self {
+        let measured = |(key, path): (String, PathBuf)| {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            let (size, crc32c) = measure(&path, DEPTH).ok()?;
+            Some(Input { key, path, size, crc32c })
+        };
+        Self {
+            command: command.name().to_owned(),
+            files: config.inputs(command).into_iter().filter_map(measured).collect(),
+        }
+    }
+
+    /// Reads them back; `None` for a run of a program that wrote none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file cannot be read.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        match fs::read(path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::unreadable(path, cause)),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
+                Error::unreadable(
+                    path,
+                    format!("{cause}; restore it from a copy, or remove it to go on without checks"),
+                )
+            }),
+        }
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the disk refuses.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|cause| Error::unwritable(path, cause))?;
+        write_atomically(path, &text)
+    }
+
+    /// Checks that a run in `directory` is resumed by the command that began it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that names the right command.
+    pub fn check_command(&self, command: Command, directory: &Path) -> Result<()> {
+        if self.command == command.name() {
+            return Ok(());
+        }
+        let (path, begun, quoted) = (directory.display(), &self.command, quoted(directory));
+        Err(Error::input(format!(
+            "{path} holds a run of {begun}, not of {command}: go on with: flowdppo-wgpu {begun} --resume --out {quoted}"
+        )))
+    }
+
+    /// What is different now in files that both name by the same key, a line for each.
+    pub fn changes(&self, now: &Self) -> Vec<String> {
+        let change = |then: &Input| {
+            let now = now.files.iter().find(|now| now.key == then.key && now.path == then.path)?;
+            (now != then).then(|| {
+                format!(
+                    "`{}` names {}, which has changed since the run began ({} bytes with CRC-32C {:08x} then, {} bytes \
+                     with {:08x} now)",
+                    then.key,
+                    then.path.display(),
+                    then.size,
+                    then.crc32c,
+                    now.size,
+                    now.crc32c
+                )
+            })
+        };
+        self.files.iter().filter_map(change).collect()
+    }
+}
+
+/// All changes in one error; `remedy` says how to go on.
+pub fn changed(changes: &[String], remedy: &str) -> Error {
+    let mut text = changes[..changes.len().min(NAMED)].join("; ");
+    if changes.len() > NAMED {
+        text += &format!("; and {} more", changes.len() - NAMED);
+    }
+    Error::input(format!("{text}: {remedy}"))
+}
+
+/// Size and CRC-32C of a file or, up to a depth, of all files in a folder.
+fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
+    let kind = fs::metadata(path)?;
+    if kind.is_file() {
+        return measure_file(path);
+    }
+    if !kind.is_dir() || depth == 0 {
+        return Ok((0, 0));
+    }
+    let mut entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort();
+    let (mut total, mut crc) = (0, 0);
+    for entry in entries {
+        let (size, inner) = measure(&entry, depth - 1)?;
+        let name = entry.file_name().unwrap_or_default().as_encoded_bytes();
+        crc = [name, &[0], &size.to_le_bytes(), &inner.to_le_bytes()]
+            .into_iter()
+            .fold(crc, |crc, bytes| crc32c::crc32c_append(crc, bytes));
+        total += size;
+    }
+    Ok((total, crc))
+}
+
+fn measure_file(path: &Path) -> std::io::Result<(u64, u32)> {
+    let mut file = File::open(path)?;
+    let mut piece = vec![0; 1 << 18];
+    let (mut size, mut crc) = (0, 0);
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok((size, crc));
+        }
+        size += read as u64;
+        crc = crc32c::crc32c_append(crc, &piece[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_change_is_seen_and_a_copy_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::create_dir_all(path.join("data/cat")).unwrap();
+        fs::write(path.join("data/cat/1.png"), b"123456789").unwrap();
+        // The check value of CRC-32C.
+        assert_eq!(measure(&path.join("data/cat/1.png"), DEPTH).unwrap(), (9, 0xe306_9283));
+        let before = measure(&path.join("data"), DEPTH).unwrap();
+        assert_eq!(before.0, 9);
+        for (name, text) in [("cat/1.png", "123456780"), ("cat/2.png", ""), ("cat/1.png", "12345678")] {
+            let file = path.join("data").join(name);
+            let old = fs::read(&file).ok();
+            fs::write(&file, text).unwrap();
+            assert_ne!(measure(&path.join("data"), DEPTH).unwrap(), before, "{name}");
+            match old {
+                Some(old) => fs::write(&file, old).unwrap(),
+                None => fs::remove_file(&file).unwrap(),
+            }
+            assert_eq!(measure(&path.join("data"), DEPTH).unwrap(), before, "{name}");
+        }
+        fs::rename(path.join("data/cat/1.png"), path.join("data/cat/3.png")).unwrap();
+        assert_ne!(measure(&path.join("data"), DEPTH).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_set_to_another_file_is_no_change_of_a_file() {
+        let input = |path: &str, crc32c| Input { key: "model.file".into(), path: path.into(), size: 1, crc32c };
+        let inputs = |input: Input| Inputs { command: "train".into(), files: vec![input] };
+        let then = inputs(input("/a", 1));
+        assert!(then.changes(&then).is_empty() && then.changes(&inputs(input("/b", 2))).is_empty());
+        let changes = then.changes(&inputs(input("/a", 2)));
+        assert!(changes.len() == 1 && changes[0].contains("`model.file` names /a"), "{changes:?}");
+        let many = changed(&vec![changes[0].clone(); 10], "restore it").to_string();
+        assert!(many.ends_with("; and 2 more: restore it"), "{many}");
+    }
+}

@@ -1,0 +1,271 @@
+//! The loop of supervised training, `pretrain` and `fit-classifier`: steps, metrics, checkpoints, and the model at the end.
+
+mod learners;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, ITERATION};
+use crate::graph::{Graph, Profile, Store, planned_bytes};
+use crate::model::{Layout, Model};
+use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
+use crate::report;
+use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
+
+pub use learners::{Fitter, Pretrainer};
+
+/// Checkpoints that are kept: the newest, and one to fall back to.
+const KEEP: usize = 2;
+
+/// File of a checkpoint with the weights in training.
+const MODEL: &str = "model.safetensors";
+/// File of a checkpoint with the weights that become the result, where those are others.
+const RESULT: &str = "ema.safetensors";
+/// File of a checkpoint with AdamW's moments.
+const MOMENTS: &str = "optimizer.safetensors";
+/// File of a checkpoint with [`State`].
+const STATE: &str = "state.json";
+
+/// What is trained.
+pub trait Learner {
+    /// Trains on one batch; `step` counts from 0 and alone decides what is drawn.
+    ///
+    /// # Errors
+    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
+    fn step(&mut self, step: usize) -> Result<StepReport>;
+
+    /// Weights and moments.
+    fn optimizer(&mut self) -> &mut Optimizer;
+
+    /// Which weights are the result: those in training, or their average.
+    fn result(&self) -> Store;
+
+    /// A model of these weights.
+    fn model(&self, weights: Vec<f32>) -> Model;
+
+    /// Draws what the model can do after `done` steps into a file, where there is something to see.
+    ///
+    /// # Errors
+    /// If the device is lost, or the file cannot be written.
+    fn preview(&mut self, file: &Path, done: u64) -> Result<bool>;
+
+    /// What is to be said of the model at the end, beside the loss.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn verdict(&mut self, model: &Model) -> Result<Option<String>>;
+}
+
+/// How long is trained, and what happens every so many steps; 0 is only at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// What the progress is called.
+    pub label: &'static str,
+    /// Steps.
+    pub steps: usize,
+    /// Steps between lines of metrics.
+    pub log_every: usize,
+    /// Steps between previews.
+    pub preview_every: usize,
+    /// Steps between checkpoints, each with the model so far.
+    pub save_every: usize,
+}
+
+/// What training costs, known before it runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Floating-point operations of a step.
+    pub flops: u64,
+    /// Dispatches of a step.
+    pub dispatches: u64,
+    /// Device bytes that training holds.
+    pub bytes: u64,
+    /// What they would be if no memory were reused.
+    pub naive_bytes: u64,
+}
+
+impl Cost {
+    /// Of a step that replays `graph` so many times and then updates what `layout` describes.
+    pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &Profile) -> Self {
+        let (fixed, planned) = (optimizer::planned_bytes(layout, profile), planned_bytes(graph, profile));
+        Self {
+            parameters: layout.parameter_count(),
+            flops: graph.flops() * replays as u64,
+            dispatches: (graph.dispatch_count(profile) * replays) as u64,
+            bytes: fixed + planned.reused,
+            naive_bytes: fixed + planned.naive,
+        }
+    }
+}
+
+/// Where training happens and how.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// The device.
+    pub gpu: &'a Arc<Gpu>,
+    /// The directory of the run.
+    pub directory: &'a RunDirectory,
+    /// How much to say.
+    pub verbosity: Verbosity,
+    /// Set when the user wants to stop: the step is finished, saved, and training ends.
+    pub stop: &'a Arc<AtomicBool>,
+}
+
+/// How training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Steps done.
+    pub done: usize,
+    /// Whether those are all.
+    pub finished: bool,
+}
+
+/// What a checkpoint holds beside tensors. What is drawn is a function of seed and step, so no generator state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct State {
+    /// Steps done.
+    step: usize,
+    /// Optimizer steps done.
+    optimizer_step: u64,
+    /// Updates skipped in a row, up to the last.
+    skipped_in_a_row: usize,
+    /// The bits of the sum of losses since the last line of metrics: JSON would round it.
+    loss_sum_bits: u64,
+    /// How many losses are in the sum.
+    loss_count: u32,
+    /// Version of the program.
+    version: String,
+}
+
+/// Trains, from the beginning or from the `newest` checkpoint, until all steps are done or the user stops it.
+///
+/// # Errors
+/// Everything of [`Learner::step`], a checkpoint of another network, and files that cannot be written. What was saved
+/// stays whole.
+pub fn train(
+    learner: &mut impl Learner,
+    pace: &Pace,
+    newest: Option<&LoadedCheckpoint>,
+    options: &Options<'_>,
+) -> Result<Outcome> {
+    let Options { gpu, directory, verbosity, stop } = options;
+    let mut state = newest.map(|newest| restore(learner, newest)).transpose()?.unwrap_or_default();
+    let mut metrics = MetricsLog::open(directory, state.step as u64)?;
+    let mut progress = Progress::new(pace.label, pace.steps as u64, *verbosity).starting_at(state.step as u64);
+    let mut saved = state.step;
+    let mut last = None;
+    while state.step < pace.steps && !stop.load(Ordering::Relaxed) {
+        let _iteration = gpu.phase(ITERATION);
+        let update = gpu.phase("update");
+        let report = learner.step(state.step)?;
+        drop(update);
+        state.step += 1;
+        let done = state.step;
+        let due = |every: usize| done == pace.steps || (every > 0 && done.is_multiple_of(every));
+        let loss = f64::from_bits(state.loss_sum_bits) + report.loss;
+        (state.loss_sum_bits, state.loss_count) = (loss.to_bits(), state.loss_count + 1);
+        if due(pace.log_every) {
+            let mean = loss / f64::from(state.loss_count);
+            (state.loss_sum_bits, state.loss_count, last) = (0, 0, Some(mean));
+            metrics.append(&json!({
+                "iteration": done,
+                "loss": mean,
+                "grad_norm": report.norm.norm,
+                "lr": report.learning_rate,
+            }))?;
+        }
+        progress.update(done as u64, &format!("loss {:.4}", report.loss));
+        if due(pace.preview_every) {
+            let _phase = gpu.phase("preview");
+            let file = directory.sample(done as u64);
+            if learner.preview(&file, done as u64)? {
+                metrics.append_picture(done as u64, &file)?;
+                report::refresh(directory, true);
+            }
+        }
+        if due(pace.save_every) {
+            let _phase = gpu.phase("checkpoint");
+            save(learner, &state, directory, &metrics)?;
+            saved = done;
+        }
+    }
+    if saved < state.step {
+        save(learner, &state, directory, &metrics)?;
+    }
+    let finished = state.step == pace.steps;
+    if finished {
+        let result = result(learner)?;
+        let verdict = learner.verdict(&result)?;
+        let loss = last.map(|last| format!("loss {last:.4} over the last steps"));
+        progress.finish(&[loss, verdict].into_iter().flatten().collect::<Vec<_>>().join(", "));
+        result.save(&directory.model())?;
+    } else {
+        progress.finish(&format!("stopped after step {}", state.step));
+    }
+    report::conclude(directory)?;
+    Ok(Outcome { done: state.step, finished })
+}
+
+/// The model as it is now.
+fn result(learner: &mut impl Learner) -> Result<Model> {
+    let store = learner.result();
+    let weights = learner.optimizer().read(store)?;
+    Ok(learner.model(weights))
+}
+
+/// Writes a checkpoint, and the model so far.
+fn save(learner: &mut impl Learner, state: &State, directory: &RunDirectory, metrics: &MetricsLog) -> Result<()> {
+    // The metrics of a step must not be lost where its checkpoint is kept.
+    metrics.sync()?;
+    let optimizer = learner.optimizer();
+    let state = State {
+        optimizer_step: optimizer.step,
+        skipped_in_a_row: optimizer.skipped_in_a_row,
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..state.clone()
+    };
+    let (weights, moments) = (optimizer.read(PARAMETERS)?, optimizer.moments()?);
+    let result = result(learner)?;
+    let mut files = vec![(MODEL, learner.model(weights).to_bytes()), (MOMENTS, moments)];
+    if learner.result() != PARAMETERS {
+        files.push((RESULT, result.to_bytes()));
+    }
+    files.push((STATE, serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
+    checkpoint::save(&directory.checkpoints(), state.step as u64, &files, KEEP)?;
+    result.save(&directory.model())
+}
+
+/// Goes back to a checkpoint.
+fn restore(learner: &mut impl Learner, checkpoint: &LoadedCheckpoint) -> Result<State> {
+    let name = |file: &str| checkpoint.path.join(file).display().to_string();
+    let state: State = serde_json::from_slice(checkpoint.file(STATE)?)
+        .map_err(|cause| Error::unreadable(&checkpoint.path.join(STATE), cause))?;
+    let mut stores = vec![(MODEL, PARAMETERS)];
+    if learner.result() != PARAMETERS {
+        stores.push((RESULT, learner.result()));
+    }
+    for (file, store) in stores {
+        let model = Model::from_bytes(&name(file), checkpoint.file(file)?)?;
+        let expected = learner.model(Vec::new());
+        if model.kind != expected.kind || model.class_names != expected.class_names {
+            return Err(Error::input(format!(
+                "{} holds another network, or one of other classes, than the configuration and the data describe: resume \
+                 with those that began the run",
+                name(file)
+            )));
+        }
+        learner.optimizer().write(store, &model.weights);
+    }
+    let optimizer = learner.optimizer();
+    optimizer.restore_moments(&name(MOMENTS), checkpoint.file(MOMENTS)?)?;
+    optimizer.step = state.optimizer_step;
+    optimizer.skipped_in_a_row = state.skipped_in_a_row;
+    Ok(state)
+}

@@ -1,0 +1,203 @@
+//! What is trained under supervision: a flow model, and the small classifier.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Cost, Learner, Pace};
+use crate::config::{Config, ModelSource};
+use crate::data::Dataset;
+use crate::error::Result;
+use crate::fit_classifier::{Fitting, FittingGraph};
+use crate::gpu::Gpu;
+use crate::graph::{Profile, Store};
+use crate::model::{ClassifierConfig, DitConfig, Model, ModelKind};
+use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
+use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
+use crate::preview::Preview;
+use crate::reward::ClassifierScorer;
+use crate::sampling::Table;
+use crate::{assets, fit_classifier};
+
+/// Steps of `fit-classifier` between lines of metrics.
+const FIT_LOG_EVERY: usize = 100;
+
+/// A flow model in pretraining, with what shows its progress.
+#[derive(Debug)]
+pub struct Pretrainer<'a> {
+    training: Pretraining<'a>,
+    preview: Preview,
+    table: Table,
+    dit: DitConfig,
+    class_names: &'a [String],
+}
+
+impl<'a> Pretrainer<'a> {
+    /// Binds everything that pretraining needs.
+    ///
+    /// # Errors
+    /// If data and model do not fit each other, the model cannot be read, or the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset) -> Result<Self> {
+        let (dit, weights) = match config.model.source()? {
+            ModelSource::File(file) => {
+                let model = assets::load_model(file)?;
+                (model.dit(file)?.clone(), model.weights)
+            }
+            ModelSource::New(_) => {
+                let dit = Self::network(config)?;
+                // Before the weights are drawn: the host would need as much.
+                gpu.check_memory(optimizer::planned_bytes(&dit.layout(), &Profile::of(gpu)))?;
+                let weights = dit.initial_weights(config.run.seed);
+                (dit, weights)
+            }
+        };
+        let training = Pretraining::new(gpu, config, dit.clone(), data, &weights)?;
+        let stores = training.optimizer.average_stores();
+        let batch = config.pretrain_micro_batch();
+        let preview = Preview::new(gpu, config, &(&dit).into(), &data.class_names, batch, 1.0, &stores)?;
+        let table = Table::ode(1.0, config.preview.steps)?;
+        Ok(Self { training, preview, table, dit, class_names: &data.class_names })
+    }
+
+    /// The network that a configuration describes.
+    ///
+    /// # Errors
+    /// If sizes do not fit each other, or a file cannot be read.
+    pub fn network(config: &Config) -> Result<DitConfig> {
+        match config.model.source()? {
+            ModelSource::File(file) => Ok(assets::load_model(file)?.dit(file)?.clone()),
+            ModelSource::New(sizes) => {
+                let dit = DitConfig::new(&config.model, sizes);
+                dit.check()?;
+                Ok(dit)
+            }
+        }
+    }
+
+    /// What pretraining a network costs, previews aside.
+    pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Cost {
+        let micro_batch = config.pretrain_micro_batch();
+        let graph = FlowMatchingGraph::record(dit, micro_batch, activations(&config.pretrain)).graph;
+        Cost::of(&dit.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
+    }
+
+    /// How often what happens.
+    pub fn pace(config: &Config) -> Pace {
+        let pretrain = &config.pretrain;
+        Pace {
+            label: "pretraining",
+            steps: pretrain.steps,
+            log_every: pretrain.log_every,
+            preview_every: pretrain.sample_every,
+            save_every: pretrain.save_every,
+        }
+    }
+
+    /// Parameters of the model.
+    pub fn parameter_count(&self) -> usize {
+        self.dit.layout().parameter_count()
+    }
+}
+
+impl Learner for Pretrainer<'_> {
+    fn step(&mut self, step: usize) -> Result<StepReport> {
+        self.training.step(step)
+    }
+
+    fn optimizer(&mut self) -> &mut Optimizer {
+        &mut self.training.optimizer
+    }
+
+    fn result(&self) -> Store {
+        AVERAGE
+    }
+
+    fn model(&self, weights: Vec<f32>) -> Model {
+        Model { kind: ModelKind::Dit(self.dit.clone()), class_names: self.class_names.to_vec(), weights }
+    }
+
+    fn preview(&mut self, file: &Path, done: u64) -> Result<bool> {
+        self.preview.write(file, &self.table, &format!("step {done}"), None)?;
+        Ok(true)
+    }
+
+    fn verdict(&mut self, _: &Model) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+/// A classifier in training.
+#[derive(Debug)]
+pub struct Fitter<'a> {
+    gpu: Arc<Gpu>,
+    fitting: Fitting<'a>,
+    network: ClassifierConfig,
+    data: &'a Dataset,
+}
+
+impl<'a> Fitter<'a> {
+    /// Binds everything that training needs.
+    ///
+    /// # Errors
+    /// If sizes are too large, or the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset) -> Result<Self> {
+        let network = Self::network(config, data)?;
+        gpu.check_memory(optimizer::planned_bytes(&network.layout(), &Profile::of(gpu)))?;
+        Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })
+    }
+
+    /// The network that a configuration describes for a data set.
+    ///
+    /// # Errors
+    /// If sizes are too large.
+    pub fn network(config: &Config, data: &Dataset) -> Result<ClassifierConfig> {
+        let network = fit_classifier::network(data, &config.classifier);
+        network.check()?;
+        Ok(network)
+    }
+
+    /// What training a network costs.
+    pub fn cost(config: &Config, network: &ClassifierConfig, profile: &Profile) -> Cost {
+        Cost::of(&network.layout(), &FittingGraph::record(&config.classifier, network).graph, 1, profile)
+    }
+
+    /// How often what happens.
+    pub fn pace(config: &Config) -> Pace {
+        let classifier = &config.classifier;
+        Pace {
+            label: "fitting",
+            steps: classifier.steps,
+            log_every: FIT_LOG_EVERY,
+            preview_every: 0,
+            save_every: classifier.save_every,
+        }
+    }
+}
+
+impl Learner for Fitter<'_> {
+    fn step(&mut self, step: usize) -> Result<StepReport> {
+        self.fitting.step(step)
+    }
+
+    fn optimizer(&mut self) -> &mut Optimizer {
+        &mut self.fitting.optimizer
+    }
+
+    fn result(&self) -> Store {
+        PARAMETERS
+    }
+
+    fn model(&self, weights: Vec<f32>) -> Model {
+        let kind = ModelKind::Classifier(self.network.clone());
+        Model { kind, class_names: self.data.class_names.clone(), weights }
+    }
+
+    fn preview(&mut self, _: &Path, _: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn verdict(&mut self, model: &Model) -> Result<Option<String>> {
+        let mut scorer = ClassifierScorer::new(&self.gpu, model, "the new classifier")?;
+        let accuracy = scorer.accuracy(&self.data.images, &self.data.labels)?;
+        Ok(Some(format!("accuracy on the clean training images {accuracy:.3}")))
+    }
+}

@@ -1,0 +1,66 @@
+//! Text for terminals and shells.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Whether a character could make a terminal show something other than the text: control characters but for line ends
+/// and tabs, and the marks that change the direction of text.
+pub fn is_deceptive(letter: char) -> bool {
+    let marks =
+        matches!(letter, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    marks || (letter.is_control() && !matches!(letter, '\n' | '\t'))
+}
+
+/// Text for a terminal: deceptive characters as `\u001b`, which in JSON means the same.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_deceptive) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for letter in text.chars() {
+        match is_deceptive(letter) {
+            true => shown.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            false => shown.push(letter),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// A path as an argument of a command that can be pasted into a shell.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c) || (cfg!(windows) && c == '\\');
+    // What begins with a minus sign would be an option.
+    let path = if path.starts_with('-') { format!("./{path}") } else { path };
+    match !path.is_empty() && path.chars().all(is_plain) {
+        true => path,
+        // No name on Windows has a double quote, and neither of its shells knows the others in the same way.
+        false if cfg!(windows) => format!("\"{path}\""),
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_steers_a_terminal_is_printed() {
+        assert_eq!(printable("a\tb\nçé 漢"), "a\tb\nçé 漢");
+        let hostile = "\u{1b}[2J\r\u{202e}gnp\u{2066}\u{9b}1m\u{200f}\0";
+        assert_eq!(printable(hostile), r"\u001b[2J\u000d\u202egnp\u2066\u009b1m\u200f\u0000");
+        // JSON stays what it is.
+        let read: String = serde_json::from_str(&printable("\"a\u{202e}b\"")).unwrap();
+        assert_eq!(read, "a\u{202e}b");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_quoted_path_is_one_word_of_a_shell() {
+        for path in ["runs/first", "d e", "it's", "-x", "$HOME/*", "", "a\\b", "çé"] {
+            let words = shlex::split(&quoted(Path::new(path))).unwrap();
+            assert!(words == [path] || words == [format!("./{path}")], "{path}: {words:?}");
+        }
+        assert_eq!(quoted(Path::new("runs/first")), "runs/first");
+    }
+}

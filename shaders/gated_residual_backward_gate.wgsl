@@ -1,4 +1,4 @@
-// d_gate [batch, columns] = sum of dy h over tokens, one invocation an element.
+// d_gate [batch, columns] = sum of dy h over tokens, one invocation per element.
 //!import grid
 
 struct Params {

@@ -1,4 +1,4 @@
-// Gradient of layer norm + modulation with respect to shift and scale [batch, columns], one invocation each:
+// Gradient of layer norm + modulation with respect to shift and scale [batch, columns], one invocation per element:
 // d_shift = sum of dy over tokens, d_scale = sum of dy n.
 //!import grid
 

@@ -1,5 +1,5 @@
-// Of a chunk of a long tensor: the sum of squares of the finite elements, and the number of the others. A
-// workgroup a chunk.
+// The sum of squares of the finite elements in each chunk of a long tensor, and the number of the others: one
+// workgroup per chunk.
 //!import grid
 //!import block_sum
 //!import non_finite
@@ -32,7 +32,7 @@ fn main(
     for (var i = first + lane; i < last; i += 64u) {
         let bits = x[i];
         let non_finite = is_non_finite(bits);
-        // Chosen before it is squared, so that no infinity enters the arithmetic.
+        // Selected before it is squared, so that no infinity enters the arithmetic.
         let value = bitcast<f32>(select(bits, 0u, non_finite));
         sums += vec2<f32>(value * value, select(0.0, 1.0, non_finite));
     }

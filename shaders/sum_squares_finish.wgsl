@@ -1,4 +1,4 @@
-// Adds up the pairs of all chunks, in one workgroup.
+// Sums the pairs of all chunks in one workgroup.
 //!import block_sum
 
 struct Params {

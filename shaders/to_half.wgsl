@@ -1,4 +1,4 @@
-// Two numbers a word, each in 16 bits: x[2w] in the low half of words[w], x[2w + 1] in the high one.
+// Packs two 16-bit numbers per word: x[2w] in the low half of words[w], x[2w + 1] in the high half.
 //!import grid
 
 struct Params {
@@ -9,8 +9,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 
-// IEEE 754 binary16 by whole numbers alone: packing functions round as the driver likes, and some software
-// drivers lack them. The nearest, ties to even, and no more than 65504; what is not finite becomes NaN.
+// IEEE 754 binary16 in integer arithmetic: the rounding of packing functions depends on the driver, and some
+// software drivers lack them. Rounds to nearest, ties to even, at most 65504; non-finite values become NaN.
 fn half_bits(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     let sign = (bits >> 16u) & 0x8000u;
@@ -22,7 +22,7 @@ fn half_bits(x: f32) -> u32 {
         // Below 2^-14: multiples of 2^-24.
         return sign | u32(round(bitcast<f32>(magnitude) * 16777216.0));
     }
-    // The exponent's bias falls from 127 to 15, the fraction from 23 bits to 10.
+    // The exponent's bias drops from 127 to 15, the fraction from 23 bits to 10.
     let rebased = min(magnitude, 0x477fe000u) - 0x38000000u;
     return sign | ((rebased + 0xfffu + ((rebased >> 13u) & 1u)) >> 13u);
 }

@@ -57,7 +57,7 @@ struct Outcome {
     beyond: bool,
 }
 
-// Reported as the ratio of a dropped term.
+// The constant that replaces the ratio of a dropped term.
 struct Held {
     dropped: bool,
     value: f32,

@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use super::{Graph, Node, Origin, Profile, Tensor};
 use crate::gpu::PARAMS_STRIDE;
 
-/// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last
-/// time. Each slot becomes a buffer of its own, because WebGPU does not let a kernel read and write two
-/// ranges of one buffer.
+/// A slot for every intermediate tensor; a slot is reused once its tensor has been read for the last time. Each
+/// slot becomes a separate buffer, because WebGPU does not let a kernel read one range of a buffer and write
+/// another.
 #[derive(Debug)]
 pub struct MemoryPlan {
     /// Slot of each computed tensor.
@@ -18,16 +18,16 @@ pub struct MemoryPlan {
     pub slots: Vec<u64>,
     /// Bytes of the tensors that the host writes.
     pub input_bytes: u64,
-    /// Bytes that the computed tensors would take without reuse.
+    /// Bytes that the computed tensors would need without reuse.
     pub naive_bytes: u64,
 }
 
 impl MemoryPlan {
-    /// Plans a graph for such a device; its nodes are executed as [`Graph::executed`] says. A tensor that no
-    /// kernel there reads or writes, such as the scratch of a kernel that was not chosen, gets no memory.
+    /// Plans a graph for a device with this profile; `nodes` are those of [`Graph::executed`]. A tensor that no
+    /// kernel reads or writes, such as the scratch of a kernel that was not chosen, gets no memory.
     ///
     /// The largest tensors choose first (greedy by size, Pisarchyk & Lee 2020): each takes the smallest slot that
-    /// is free as long as it lives, which is large enough, since what chose before is no smaller.
+    /// is free for its lifetime. That slot is large enough, since all earlier tensors are at least as large.
     pub fn new(graph: &Graph, nodes: &[Node], profile: &Profile) -> Self {
         let bytes = |tensor: Tensor| 4 * graph.elements(tensor) as u64;
         let mut lives: BTreeMap<Tensor, RangeInclusive<usize>> = BTreeMap::new();
@@ -51,7 +51,7 @@ impl MemoryPlan {
         let mut taken: Vec<Vec<RangeInclusive<usize>>> = Vec::new();
         for (tensor, life) in computed {
             let apart = |other: &RangeInclusive<usize>| other.end() < life.start() || life.end() < other.start();
-            // Slots are made in order of size, so the last is the smallest.
+            // Slots are created in order of size, so the last is the smallest.
             let free = taken.iter().rposition(|others| others.iter().all(apart)).unwrap_or_else(|| {
                 slots.push(bytes(tensor));
                 taken.push(Vec::new());
@@ -74,13 +74,14 @@ fn used(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
 /// Device bytes of a plan, known before it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// What the plan will hold.
+    /// Bytes with memory reused.
     pub reused: u64,
-    /// What it would hold if every tensor had memory of its own.
+    /// Bytes if every tensor had its own memory.
     pub naive: u64,
 }
 
-/// Bytes that a graph's plan will hold on such a device: slots, inputs and the parameters of its dispatches.
+/// Bytes that a graph's plan needs on a device with this profile: slots, inputs and the parameters of its
+/// dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &Profile) -> Planned {
     let memory = MemoryPlan::new(graph, &graph.executed(), profile);
     let fixed = memory.input_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;

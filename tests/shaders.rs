@@ -136,13 +136,13 @@ fn shaders_come_with_every_combination_of_their_constants() {
 // A kernel cannot be made with a constant that the combinations leave out, so none escapes the tests above.
 
 #[test]
-#[should_panic(expected = "not among the constants that are tested")]
+#[should_panic(expected = "is not among the tested constants")]
 fn a_constant_that_is_not_tested_cannot_be_replaced() {
     shader::source("matmul_tiled", &[("DEPTH", 8)]);
 }
 
 #[test]
-#[should_panic(expected = "not among the constants that are tested")]
+#[should_panic(expected = "is not among the tested constants")]
 fn a_choice_that_is_not_tested_cannot_be_made() {
     shader::source("policy_objective", &[("OBJECTIVE", 5)]);
 }

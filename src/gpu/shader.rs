@@ -150,7 +150,7 @@ pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
             Values::OneOf(values) => key == constant && values.contains(value),
             Values::SuchAs(_) => key == constant,
         });
-        assert!(known, "{name}.wgsl with {constant} = {value} is not one of the tested combinations");
+        assert!(known, "{name}.wgsl with {constant} = {value} is not among the tested constants");
     }
     let mut out = String::with_capacity(2 * text.len());
     let used = expand(name, text, constants, &mut out);

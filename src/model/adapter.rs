@@ -84,7 +84,7 @@ impl Adapter {
         let settings = &config.lora;
         if let Some(folder) = &settings.adapter {
             let adapter = Self::load(folder, dit)?;
-            let other = adapter.lora.layers().iter().find(|it| settings.rank != 0 && it.rank != settings.rank);
+            let other = adapter.lora.layers().iter().find(|layer| settings.rank != 0 && layer.rank != settings.rank);
             return match other {
                 None => Ok(Some(adapter)),
                 Some(LoraLayer { layer, rank, .. }) => Err(Error::input(format!(
@@ -231,7 +231,7 @@ impl Lora {
         }
         check_patterns(&format!("{name}: `rank_pattern`"), &config.rank_pattern, lora.layers())?;
         check_patterns(&format!("{name}: `alpha_pattern`"), &config.alpha_pattern, lora.layers())?;
-        let is_wrong = |it: &&LoraLayer| !(1..=MOST).contains(&it.rank) || !it.factor().is_finite();
+        let is_wrong = |layer: &&LoraLayer| !(1..=MOST).contains(&layer.rank) || !layer.factor().is_finite();
         match lora.layers().iter().find(is_wrong) {
             None => Ok(lora),
             Some(LoraLayer { layer, rank, alpha }) => Err(Error::input(format!(
@@ -246,9 +246,12 @@ impl Lora {
         let number = |value: f32| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
         let layers = self.layers();
         let first = &layers[0];
-        let ranks = layers.iter().filter(|it| it.rank != first.rank).map(|it| (it.layer.clone(), json!(it.rank)));
-        let alphas = layers.iter().filter(|it| it.alpha != first.alpha);
-        let alphas = alphas.map(|it| (it.layer.clone(), number(it.alpha)));
+        let ranks = layers
+            .iter()
+            .filter(|layer| layer.rank != first.rank)
+            .map(|layer| (layer.layer.clone(), json!(layer.rank)));
+        let alphas = layers.iter().filter(|layer| layer.alpha != first.alpha);
+        let alphas = alphas.map(|layer| (layer.layer.clone(), number(layer.alpha)));
         json!({
             "alpha_pattern": alphas.collect::<Map<String, Value>>(),
             "auto_mapping": null,
@@ -263,7 +266,7 @@ impl Lora {
             "peft_type": "LORA",
             "r": first.rank,
             "rank_pattern": ranks.collect::<Map<String, Value>>(),
-            "target_modules": layers.iter().map(|it| it.layer.as_str()).collect::<Vec<_>>(),
+            "target_modules": layers.iter().map(|layer| layer.layer.as_str()).collect::<Vec<_>>(),
             "task_type": null,
             "use_dora": false,
             "use_rslora": false,
@@ -289,7 +292,7 @@ fn check_patterns<T: PartialEq + Display>(
     patterns: &BTreeMap<String, T>,
     layers: &[LoraLayer],
 ) -> Result<()> {
-    if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|it| names(pattern, &it.layer))) {
+    if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|layer| names(pattern, &layer.layer))) {
         return Err(Error::input(format!(
             "{name} has the key \"{pattern}\", which names none of the adapter's layers: give whole names or their last \
              parts, such as \"attn.qkv\", as regular expressions are not read"

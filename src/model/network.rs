@@ -48,7 +48,7 @@ impl Network {
         let trained = self.layout().declare(graph, store, gradients);
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
-            lora.layers().iter().map(|it| (it.layer.clone(), it.factor() as f32)).collect();
+            lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
         self.dit.layout().declare(graph, BASE, None).with_lora(trained, factors)
     }
 }

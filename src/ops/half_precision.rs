@@ -1,6 +1,7 @@
-//! Numbers in 16 bits (IEEE 754 binary16), two a word, for what is only kept and not computed with.
+//! Numbers in 16 bits (IEEE 754 binary16), two per word, for values that are only stored, not computed with.
 //!
-//! The kernels convert by whole numbers: no optional feature of a device is needed, and all give the same bits.
+//! The kernels convert in integer arithmetic: no optional device feature is needed, and all devices give the same
+//! bits.
 
 use half::f16;
 
@@ -8,24 +9,24 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Op, Profile, Shapes};
 
-/// `x [..]` to words `[elements / 2, rounded up]`: each element rounded to the nearest of 11 significant bits
-/// (below 2⁻¹⁴ to a multiple of 2⁻²⁴), ties to even, and cut to ±65504; what is not finite becomes NaN.
+/// `x [..]` to words `[elements / 2, rounded up]`: each element is rounded to nearest with 11 significant bits
+/// (below 2⁻¹⁴ to a multiple of 2⁻²⁴), ties to even, and clamped to ±65504; non-finite values become NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct ToHalf;
 
-/// Words of [`ToHalf`] to the tensor of `shape`.
+/// Words of [`ToHalf`] to a tensor of `shape`.
 #[derive(Clone, Debug)]
 pub struct FromHalf {
-    /// Shape of the tensor that was packed.
+    /// Shape of the packed tensor.
     pub shape: Vec<usize>,
 }
 
-/// The words that [`ToHalf`] gives, on the host.
+/// [`ToHalf`] on the host.
 pub fn pack_half(values: &[f32]) -> impl Iterator<Item = u32> {
     values.chunks(2).map(|pair| packed(pair[0].into(), pair.get(1).copied().unwrap_or(0.0).into()))
 }
 
-/// A word of two numbers.
+/// Packs two numbers into a word.
 fn packed(low: f64, high: f64) -> u32 {
     let bits = |value: f64| {
         let finite = if value.is_finite() { value.clamp(-65504.0, 65504.0) } else { f64::NAN };
@@ -61,7 +62,11 @@ impl Op for FromHalf {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], [self.shape.iter().product::<usize>().div_ceil(2)], "words of that many elements");
+        assert_eq!(
+            inputs[0],
+            [self.shape.iter().product::<usize>().div_ceil(2)],
+            "the number of words must fit the shape"
+        );
         vec![self.shape.clone()]
     }
 

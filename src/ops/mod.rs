@@ -1,5 +1,5 @@
-//! One op, one name, one place: `shaders/NAME.wgsl`, `src/ops/NAME.rs` (shape rule, gradient, dispatch and
-//! f64 twin) and its tests carry the same name.
+//! The ops. An op has the same name everywhere: in `shaders/NAME.wgsl`, in `src/ops/NAME.rs` (shape rule, gradient,
+//! dispatch and f64 twin) and in its tests.
 
 mod activation;
 mod adamw;
@@ -55,10 +55,10 @@ pub use time_features::{TimeFeatures, time_frequencies};
 use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::Binding;
 
-/// Invocations of a workgroup in kernels that give every element, row or tile an invocation of its own.
+/// Invocations per workgroup in kernels with one invocation per element, row or tile.
 const WORKGROUP: u64 = 64;
 
-/// A dispatch in which `invocations` work independently of each other; the shader guards the remainder.
+/// A dispatch of `invocations` that work independently of each other; the shader guards the remainder.
 fn independent(
     kernel: Kernel,
     reads: &[Binding],
@@ -70,7 +70,7 @@ fn independent(
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid }
 }
 
-/// A dispatch with a workgroup for each row; the shader guards the remainder.
+/// A dispatch with one workgroup per row; the shader guards the remainder.
 fn workgroup_a_row(
     kernel: Kernel,
     reads: &[Binding],
@@ -81,13 +81,13 @@ fn workgroup_a_row(
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid: grid_1d(rows as u64) }
 }
 
-/// A shape as (rows, columns): all dimensions but the first belong to the row.
+/// A shape as (rows, columns): the first dimension is the rows, all others form the columns.
 fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
     (shape[0], shape[1..].iter().product())
 }
 
-/// A size as a shader parameter. One beyond 32 bits belongs to a tensor that no device can hold: binding it
-/// fails, so what stands here for it is never read.
+/// A size as a shader parameter. A size of more than 32 bits belongs to a tensor that no device can hold: binding
+/// it fails, so the value used here is never read.
 fn word(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }

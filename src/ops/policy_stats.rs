@@ -1,10 +1,10 @@
-//! The two sums that policy objectives are functions of.
+//! The two sums that the policy objectives depend on.
 
 use super::{independent, rows_and_columns, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `v_new`, `v_old` and `ε`, all `[R, ..]`, to `[R, 2]` of S1 = Σ ε·Δ and S2 = Σ Δ² with Δ = v_new − v_old
+/// `v_new`, `v_old` and `ε`, all `[R, ..]`, to S1 = Σ ε·Δ and S2 = Σ Δ² with Δ = v_new − v_old, `[R, 2]`
 /// (see [`crate::flow::objective`]).
 ///
 /// Only `v_new` has a gradient: `v_old` and `ε` belong to the rollout.
@@ -12,7 +12,7 @@ use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 pub struct PolicyStats;
 
 fn assert_one_shape(inputs: &[&[usize]]) {
-    assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and noise have one shape");
+    assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and noise must have the same shape");
 }
 
 impl Op for PolicyStats {
@@ -60,7 +60,7 @@ impl Op for PolicyStats {
     }
 }
 
-/// `v_new`, `v_old`, `ε` and the gradient `[R, 2]` of the sums to that of `v_new`: dS1·ε + 2·dS2·Δ.
+/// `v_new`, `v_old`, `ε` and the gradient `[R, 2]` of the sums to the gradient of `v_new`: dS1·ε + 2·dS2·Δ.
 #[derive(Clone, Copy, Debug)]
 struct PolicyStatsBackward;
 

@@ -1,14 +1,14 @@
-//! Sums over rows: gradients of biases, of positions, of whatever was broadcast.
+//! Sums over rows: gradients of biases, positions and anything else that was broadcast.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// Rows that one invocation of the first pass adds up.
+/// Rows that one invocation of the first pass sums.
 const CHUNK: usize = 64;
 
-/// `x` seen as `[outer, rows, columns]` is summed over its rows to `[outer, columns]`, in two passes: first
-/// over chunks of rows, then over chunks, so that tall and narrow inputs still fill a device.
+/// Sums `x`, viewed as `[outer, rows, columns]`, over its rows to `[outer, columns]` in two passes: first within
+/// chunks of rows, then over chunks, so that tall and narrow inputs still fill the device.
 ///
 /// Outputs: the sum, and the partial sums (scratch).
 #[derive(Clone, Copy, Debug)]
@@ -17,18 +17,18 @@ pub struct SumRows {
     pub outer: usize,
     /// Number of columns.
     pub columns: usize,
-    /// Adds to the output, which is a stored tensor.
+    /// Add to the output, which is a stored tensor.
     pub accumulate: bool,
 }
 
-/// One pass that adds all `rows` of `x [rows, columns]` to `y [columns]`.
+/// A single pass that sums all `rows` of `x [rows, columns]` to `y [columns]`.
 pub(super) fn add_up(x: Binding, y: Binding, rows: usize, columns: usize) -> Dispatch<Binding> {
     let params = [1, rows, columns, rows, 1, 1].map(word).to_vec();
     independent(Kernel::new("sum_rows"), &[x], &[y], params, columns)
 }
 
 impl SumRows {
-    /// Records the sum of `x` as the gradient that is wanted.
+    /// Records the sum of `x` as the requested gradient.
     pub fn of(self, graph: &mut Graph, x: Tensor, wanted: Wanted) -> Option<Tensor> {
         match wanted {
             Wanted::No => None,
@@ -42,7 +42,7 @@ impl SumRows {
     }
 
     fn rows(&self, elements: usize) -> usize {
-        assert_eq!(elements % (self.outer * self.columns), 0, "rows are whole");
+        assert_eq!(elements % (self.outer * self.columns), 0, "x must have a whole number of rows");
         elements / (self.outer * self.columns)
     }
 

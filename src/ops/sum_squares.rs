@@ -1,23 +1,23 @@
-//! The squared norm of a long tensor, and whether all of it is finite.
+//! The squared norm of a long tensor, and whether all its elements are finite.
 
 use super::{word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
 
-/// Elements that one workgroup of the first pass adds up.
+/// Elements that one workgroup of the first pass sums.
 const CHUNK: usize = 4096;
 
 /// Any tensor to
-/// 0. `[2]`: the sum of the squares of its finite elements, and the number of the others (an f32, exact up
+/// 0. `[2]`: the sum of the squares of the finite elements, and the number of the others (an f32, exact up
 ///    to 2²⁴ and never 0 if there are any),
 /// 1. partial sums (scratch).
 ///
-/// The sum may overflow although every element is finite: whoever uses it asks whether it is finite.
-/// Results of several tensors may be added.
+/// The sum may overflow even if every element is finite, so callers must check that it is finite. The results
+/// of several tensors may be added.
 #[derive(Clone, Copy, Debug)]
 pub struct SumSquares;
 
-/// Records the sum of squares of `x` and its count of elements that are not finite, `[2]`.
+/// Records the sum of squares of `x` and the number of its non-finite elements, `[2]`.
 pub fn sum_squares(graph: &mut Graph, x: Tensor) -> Tensor {
     graph.push(SumSquares, &[x])[0]
 }

@@ -121,7 +121,7 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.rank=2 --set lora.targets=[\"attn.qvk\"]",
             2,
-            &["`lora.targets` names \"attn.qvk\", which is no layer of the model", "did you mean \"attn.qkv\"?"],
+            &["`lora.targets` contains \"attn.qvk\", which is not a layer of the model", "did you mean \"attn.qkv\"?"],
         ),
         case(nothing, "train --config train.toml --set lora.rank=2 --set lora.targets=[]", 2, &["`lora.targets`"]),
         case(nothing, "train --config train.toml --set lora.alpha=4", 2, &["`lora.alpha`", "set `lora.rank` above 0"]),

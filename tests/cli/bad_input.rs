@@ -145,13 +145,13 @@ fn models() {
             |here| halve(&here.path("base.safetensors"), &here.path("bad.safetensors")),
             "sample --model bad.safetensors",
             2,
-            &["bad.safetensors", "not a whole safetensors file"],
+            &["bad.safetensors", "not a complete safetensors file"],
         ),
         case(
             |here| fs::write(here.path("bad.safetensors"), "").unwrap(),
             "train --config train.toml --set model.file=bad.safetensors",
             2,
-            &["bad.safetensors", "not a whole safetensors file"],
+            &["bad.safetensors", "not a complete safetensors file"],
         ),
         case(
             |here| spoil(here, |tensors, _| tensors.get_mut("pos_embed").unwrap().1[3] = f32::NAN),
@@ -260,7 +260,7 @@ fn models() {
             |here| fs::write(here.path("cut.safetensors"), b"\x80\x02\0\0\0\0\0\0{\"a\"").unwrap(),
             "sample --model cut.safetensors",
             2,
-            &["cut.safetensors is not a whole safetensors file"],
+            &["cut.safetensors is not a complete safetensors file"],
         ),
         case(
             nothing,
@@ -272,7 +272,7 @@ fn models() {
             |here| noise(here, [1, 1, 8, 8], 0.0, 0.0),
             "import --format sit noise.safetensors other.safetensors",
             2,
-            &["no SiT checkpoint", "`x_embedder.proj.weight`"],
+            &["not a SiT checkpoint", "`x_embedder.proj.weight`"],
         ),
     ]);
 }

@@ -1,5 +1,5 @@
-// AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm, in place; the gradients
-// are cleared, and the moving average follows. Gradients with anything that is not finite change no parameter.
+// AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm, in place; clears the
+// gradients and updates the averaged weights. Gradients with a non-finite element change no parameter.
 //!import grid
 //!import non_finite
 
@@ -16,15 +16,15 @@ struct Settings {
     // 1 - beta^step
     bias_correction1: f32,
     bias_correction2: f32,
-    // 0 for no clipping
+    // 0 disables clipping
     max_grad_norm: f32,
-    // 1 leaves the average as it is
+    // 1 leaves the average unchanged
     average_decay: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> settings: Settings;
-// The sum of squares of all gradients and the number of those not finite, as bits.
+// The sum of squares of all gradients and the number of non-finite ones, as bits.
 @group(0) @binding(2) var<storage, read> sum_squares: array<u32>;
 @group(0) @binding(3) var<storage, read_write> parameters: array<f32>;
 @group(0) @binding(4) var<storage, read_write> first_moment: array<f32>;
@@ -64,8 +64,8 @@ fn main(
     let gradient = gradients[i];
     gradients[i] = 0.0;
     var parameter = parameters[i];
-    // The sum overflows before the largest gradient does: such a step is skipped too. The count is a
-    // number that is at least 0, so its bits are 0 exactly if it is.
+    // The sum overflows before the largest gradient does: such a step is skipped too. The count is never
+    // negative, so its bits are 0 exactly if it is 0.
     if !is_non_finite(sum_squares[0]) && sum_squares[1] == 0u {
         parameter = step(i, gradient);
         parameters[i] = parameter;

@@ -1,4 +1,4 @@
-// y = x + term, the term repeated along x.
+// y = x + term, with the term repeated along x.
 //!import grid
 
 struct Params {

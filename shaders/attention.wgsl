@@ -1,9 +1,9 @@
-// o = softmax(q·kᵀ / sqrt(d))·v and the logarithm of each softmax's denominator, head by head: the online
-// softmax of Milakov and Gimelshein (arXiv 1805.02867) as in FlashAttention (arXiv 2205.14135). No matrix of
-// probabilities is ever stored.
+// o = softmax(q·kᵀ / sqrt(d))·v and the logarithm of each softmax's denominator, head by head, with the online
+// softmax of Milakov and Gimelshein (arXiv 1805.02867) as in FlashAttention (arXiv 2205.14135). The matrix of
+// probabilities is never stored.
 //
 // Each invocation owns one query row of one head and walks the keys in increasing order: a row's bits depend
-// on its own sample alone.
+// only on its own sample.
 //!import attention
 //!import decayed
 //!import grid
@@ -42,7 +42,7 @@ fn main(
     let head = head_index % params.heads;
     let row = index % params.tokens;
     let width = params.heads * HEAD_DIM;
-    // Of token 0 of this sample: where q of this head starts; k and v follow at multiples of the width.
+    // Where q of this head starts in token 0 of this sample; k and v follow at multiples of the width.
     let q_start = batch * params.tokens * 3u * width + head * HEAD_DIM;
 
     var q: array<vec4<f32>, CHUNKS>;

@@ -1,6 +1,6 @@
 // The gradients of attention with respect to its keys and values, after attention_backward_query:
 //   d_v_j = Σ_i p_ij d_o_i,  d_k_j = Σ_i ds_ij q_i / sqrt(d),
-// with p and ds as there.
+// with p and ds as defined there.
 //
 // Each invocation owns one key row of one head and walks the queries in increasing order.
 //!import attention
@@ -68,7 +68,7 @@ fn main(
         var logits = vec4<f32>();
         var d_weights = vec4<f32>();
         for (var c = 0u; c < CHUNKS; c++) {
-            // Scaled before the product, as in the other passes: the same logits.
+            // Scaled before the product, as in the other passes, so that the logits are the same.
             q[c] = load_qkv(q_start + row * 3u * width, c) * params.scale;
             g[c] = load_d_o(o_start + row * width, c);
             logits = fma(q[c], k[c], logits);

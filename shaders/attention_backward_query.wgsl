@@ -1,5 +1,5 @@
 // The gradient of attention with respect to its queries, and delta = Σ d_o·o of every query row, which the
-// keys and values need too (FlashAttention, arXiv 2205.14135, appendix B.4). Probabilities are computed again
+// keys and values need too (FlashAttention, arXiv 2205.14135, appendix B.4). Probabilities are recomputed
 // from the stored logsumexp:
 //   p_ij = exp(s_ij - logsumexp_i),  ds_ij = p_ij (d_o_i·v_j - delta_i),  d_q_i = Σ_j ds_ij k_j / sqrt(d).
 //

@@ -1,4 +1,4 @@
-// The same as attention_backward_query, for drivers where loads are what costs: a workgroup of one subgroup
+// The same as attention_backward_query, for drivers where loads dominate the cost: a workgroup of one subgroup
 // owns ROWS query rows of a head, with its lanes across the head, so that every value is loaded once for all
 // those rows. Rows beyond the last one repeat it and are not stored.
 //!import decayed
@@ -7,7 +7,7 @@
 const HEAD_DIM: u32 = 8u;
 const SUBGROUP: u32 = 8u;
 const ROWS: u32 = 4u;
-// Registers that each lane has for a row.
+// Registers of each lane per row.
 const CHUNKS: u32 = (HEAD_DIM + SUBGROUP - 1u) / SUBGROUP;
 
 struct Params {
@@ -43,7 +43,7 @@ fn main(
     let width = params.heads * HEAD_DIM;
     let q_start = batch * params.tokens * 3u * width + head * HEAD_DIM;
     let o_start = batch * params.tokens * width + head * HEAD_DIM;
-    // The lane's elements of the head; those beyond its end repeat the last one, and one factor of their
+    // The lane's elements of the head; those past its end repeat the last one, and one factor of their
     // products is zero.
     var element: array<u32, CHUNKS>;
     var mask: array<f32, CHUNKS>;

@@ -1,3 +1,3 @@
-// Does nothing: what is left is the cost of a dispatch.
+// Does nothing, to measure the cost of a dispatch.
 @compute @workgroup_size(1)
 fn main() {}

@@ -1,4 +1,4 @@
-// Copies `columns` columns of x [rows, from_stride] into y [rows, to_stride]: a part of a split or of a
+// Copies `columns` columns of x [rows, from_stride] into y [rows, to_stride]: one part of a split or a
 // concatenation.
 //!import grid
 

@@ -1,4 +1,4 @@
-// Softmax of the logits, and -weight * ln of the label's probability. An invocation a row: classes are few.
+// Softmax of the logits, and -weight * ln of the label's probability. One invocation per row: classes are few.
 //!import grid
 
 struct Params {
@@ -38,9 +38,9 @@ fn main(
     for (var k = 0u; k < params.classes; k++) {
         probabilities[start + k] /= sum;
     }
-    // Never reads beyond the row, whatever the label.
+    // Never reads past the row, whatever the label.
     let at = start + min(labels[row], params.classes - 1u);
     label_probability[row] = probabilities[at];
-    // The sum holds exp(0), so its logarithm is at least 0.
+    // The sum contains exp(0), so its logarithm is at least 0.
     loss[row] = weight[row] * (log(sum) + (largest - logits[at]));
 }

@@ -20,7 +20,7 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        // Never reads beyond the table, whatever the index.
+        // Never reads past the table, whatever the index.
         let entry = min(indices[i / params.columns], params.entries - 1u);
         y[i] = table[entry * params.columns + i % params.columns];
     }

@@ -1,5 +1,5 @@
-// d_table += the rows of dy that were looked up there. One invocation an element of the table, which walks
-// over all rows: no atomics, and always the same order.
+// Adds each row of dy to the row of d_table that it was looked up from. One invocation per element of the table
+// walks over all rows: no atomics, and always the same order.
 //!import grid
 
 struct Params {

@@ -1,4 +1,4 @@
-// The numbers that to_half packed.
+// Unpacks the numbers that to_half packed.
 //!import grid
 
 struct Params {
@@ -11,7 +11,7 @@ struct Params {
 
 fn from_bits(half: u32) -> f32 {
     let magnitude = half & 0x7fffu;
-    // Below 2^-14 there are multiples of 2^-24, above it only the exponent's bias differs, and NaN is NaN.
+    // Below 2^-14 the values are multiples of 2^-24; above, only the exponent's bias differs. NaN stays NaN.
     var bits = bitcast<u32>(f32(magnitude) / 16777216.0);
     if magnitude >= 0x7c00u {
         bits = 0x7fc00000u;

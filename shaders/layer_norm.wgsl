@@ -1,6 +1,6 @@
 // Layer norm without affine, then adaLN modulation (Peebles & Xie 2022):
 // y = (x - mean) / sqrt(variance + 1e-6) * (1 + scale) + shift, scale and shift [batch, columns].
-// One invocation a row; the row's mean and 1/std are kept for the backward pass.
+// One invocation per row; the row's mean and 1/std are kept for the backward pass.
 //!import grid
 
 struct Params {

@@ -1,4 +1,4 @@
-// Gradient of layer norm + modulation with respect to x, one invocation a row:
+// Gradient of layer norm + modulation with respect to x, one invocation per row:
 // g = dy (1 + scale), n = (x - mean) / std, dx = (g - mean(g) - n mean(g n)) / std.
 //!import grid
 

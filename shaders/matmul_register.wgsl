@@ -1,13 +1,13 @@
-// A tile of 4x4 in the registers of each invocation, no workgroup memory, no barrier and no subgroups: runs
-// everywhere, and decently where barriers are dear.
+// A 4x4 tile in the registers of each invocation, without workgroup memory, barriers or subgroups: runs
+// everywhere, and reasonably well where barriers are expensive.
 //
-// Loads beyond an edge repeat the last row or column; their results are not stored.
+// Loads past an edge repeat the last row or column, and their results are not stored.
 //!import grid
 //!import matmul
 //!import operands
 //!import epilogue
 
-// Which epilogue that is.
+// Number of the epilogue.
 const EPILOGUE: u32 = 0u;
 
 fn store_row(batch: u32, row: u32, column: u32, sums: vec4<f32>) {

@@ -1,18 +1,18 @@
-// For drivers where loads are what costs: a workgroup of one subgroup with its lanes across the columns.
-// Each lane loads a different k of A's rows and the lanes hand their values round, so that one load serves
-// SUBGROUP steps of K.
+// For drivers where loads dominate the cost: a workgroup of one subgroup with its lanes across the columns.
+// Each lane loads a different k of A's rows and the lanes broadcast their values in turn, so that one load
+// serves SUBGROUP steps of K.
 //
-// Loads beyond an edge repeat the last row or column, whose results are not stored; beyond the end of K, A
+// Loads past an edge repeat the last row or column, and their results are not stored; past the end of K, A
 // counts as zero. All lanes take part in every shuffle.
 //!import grid
 //!import matmul
 //!import operands
 //!import epilogue
 
-// Which epilogue that is.
+// Number of the epilogue.
 const EPILOGUE: u32 = 0u;
 const SUBGROUP: u32 = 8u;
-// Rows of C that a subgroup computes, and columns of each lane, SUBGROUP apart.
+// Rows of C per subgroup, and columns per lane, SUBGROUP apart.
 const ROWS: u32 = 16u;
 const COLUMNS: u32 = 2u;
 

@@ -1,6 +1,6 @@
-// For graphics processors: tiles in workgroup memory, loaded element by element, so for operands of any shape.
+// For GPUs: tiles in workgroup memory, loaded element by element, so for operands of any shape.
 //
-// Loads beyond an edge repeat the last row or column, whose results are not stored; beyond the end of K, A
+// Loads past an edge repeat the last row or column, and their results are not stored; past the end of K, A
 // counts as zero.
 //!import grid
 //!import matmul
@@ -8,11 +8,11 @@
 //!import epilogue
 //!import tiles
 
-// Which epilogue that is.
+// Number of the epilogue.
 const EPILOGUE: u32 = 0u;
 
-// Which (k, row or column) of a tile an invocation loads in each of four rounds: neighbours take neighbours
-// in memory.
+// The (k, row or column) of a tile that an invocation loads in each of four rounds: neighbouring invocations
+// read neighbouring addresses.
 fn place(round: u32, lane: u32, k_is_contiguous: bool) -> vec2<u32> {
     let along_k = vec2<u32>(lane % DEPTH, lane / DEPTH + round * 16u);
     let across_k = vec2<u32>(lane / TILE + round * 4u, lane % TILE);

@@ -1,6 +1,6 @@
-// For graphics processors: tiles in workgroup memory, a vec4 of each operand an invocation.
+// For GPUs: tiles in workgroup memory, loaded as one vec4 of each operand per invocation.
 //
-// Loads beyond an edge repeat the last rows or columns, whose results are not stored; beyond the end of K, A
+// Loads past an edge repeat the last rows or columns, and their results are not stored; past the end of K, A
 // counts as zero.
 //!import grid
 //!import matmul
@@ -8,17 +8,17 @@
 //!import epilogue
 //!import tiles
 
-// Which epilogue that is.
+// Number of the epilogue.
 const EPILOGUE: u32 = 0u;
 
-// Which (k, row or column) of a tile an invocation loads first, and three more behind it: along K, or across it.
+// The (k, row or column) of a tile that an invocation loads first; three more follow it, along K or across it.
 fn place(lane: u32, k_is_contiguous: bool) -> vec2<u32> {
     let along_k = vec2<u32>(lane % 4u * 4u, lane / 4u);
     let across_k = vec2<u32>(lane / 16u, lane % 16u * 4u);
     return select(across_k, along_k, k_is_contiguous);
 }
 
-// Where the four numbers of an invocation go in a tile, and how far apart.
+// Where an invocation's four numbers go in a tile, and how far apart.
 fn places(from_place: vec2<u32>, k_is_contiguous: bool) -> vec4<u32> {
     let step = select(1u, STRIDE, k_is_contiguous);
     return vec4<u32>(from_place.x * STRIDE + from_place.y) + vec4<u32>(0u, 1u, 2u, 3u) * step;

@@ -1,4 +1,4 @@
-// loss = weight * mean of (prediction - target)^2: a workgroup a row.
+// loss = weight * mean of (prediction - target)^2: one workgroup per row.
 //!import grid
 //!import block_sum
 

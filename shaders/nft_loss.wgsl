@@ -1,4 +1,4 @@
-// DiffusionNFT's loss of a sample and the factors of its gradient, as src/flow/nft.rs says: a workgroup a row.
+// DiffusionNFT's loss of a sample and the factors of its gradient, as in src/flow/nft.rs: one workgroup per row.
 //!import grid
 //!import block_sum
 
@@ -41,7 +41,7 @@ fn main(
     for (var column = lane; column < params.columns; column += 64u) {
         let i = row * params.columns + column;
         let delta = v_new[i] - v_old[i];
-        // Errors of the positive and of the negative policy.
+        // Errors of the positive and the negative policy.
         let error = vec2<f32>(u[i] - v_old[i]) - settings.beta * delta * vec2<f32>(1.0, -1.0);
         absolute += abs(error);
         squared += error * error;

@@ -1,4 +1,4 @@
-// d_v_new = d_loss*(q*(u - v_minus) - p*(u - v_plus)), with p and q of the row's outcomes.
+// d_v_new = d_loss*(q*(u - v_minus) - p*(u - v_plus)), with p and q from the row's outcomes.
 //!import grid
 
 struct Params {

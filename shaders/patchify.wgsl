@@ -1,5 +1,5 @@
 // x [images, channels, size, size] to patch vectors y [images, tokens, patch^2 vector_channels], times a factor.
-// Channels that an image does not have are zero.
+// Channels that the image lacks are zero.
 //!import grid
 //!import patch_index
 

@@ -1,5 +1,5 @@
-// Standard normals as a function of their place, or with RAW the random words behind them. Each invocation
-// makes the four of one block.
+// Standard normals as a function of their position, or with RAW the random words that they are made from. Each
+// invocation makes the four of one block.
 //!import cos_sin
 //!import grid
 //!import philox
@@ -22,8 +22,8 @@ fn cell_centre(word: u32) -> f32 {
     return (f32(word >> 9u) + 0.5) * 0x1p-23f;
 }
 
-// ln, with the mantissa brought between the roots of 1/2 and 2, where five terms of 2*atanh suffice. Drivers'
-// own functions differ by up to 1e-4 of a normal from each other, these polynomials by roundings.
+// ln, with the mantissa scaled to between the square roots of 1/2 and 2, where five terms of 2*atanh are enough.
+// Drivers' own functions make normals that differ by up to 1e-4; with these polynomials only rounding differs.
 fn natural_log(x: f32) -> f32 {
     let bits = bitcast<u32>(x);
     var exponent = f32(bits >> 23u) - 127.0;
@@ -38,7 +38,7 @@ fn natural_log(x: f32) -> f32 {
     return exponent * 0.6931472 + t * series;
 }
 
-// (cos, sin) of a full turn times x from 0 to 1: the nearest quarter turn is exact.
+// (cos, sin) of x full turns, with x from 0 to 1: the nearest quarter turn is exact.
 fn cos_sin_turn(x: f32) -> vec2<f32> {
     let quarters = round(4.0 * x);
     return cos_sin((4.0 * x - quarters) * 1.5707964, quarters);

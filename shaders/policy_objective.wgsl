@@ -1,5 +1,5 @@
-// The policy objectives: from (S1, S2), advantage and transition of a row to its loss and gradient. The
-// functions have the names of those in src/flow/objective.rs, which says what they mean and why.
+// The policy objectives: a row's loss and gradient from its (S1, S2), advantage and transition. The functions
+// have the same names as in src/flow/objective.rs, which explains them.
 //!import grid
 //!import non_finite
 
@@ -8,14 +8,14 @@ const FLOW_DPPO_SYMMETRIC: u32 = 1u;
 const FLOW_DPPO_NO_MASK: u32 = 2u;
 const FLOW_GRPO: u32 = 3u;
 const GRPO_GUARD: u32 = 4u;
-// Which of these this kernel is.
+// The objective of this kernel.
 const OBJECTIVE: u32 = 0u;
 
 const GAUSSIAN: u32 = 0u;
 const CPS_SPECIAL: u32 = 1u;
 const LOG_PROB: u32 = 0u;
 
-// What the mask compares with its threshold.
+// The quantity that the mask compares with its threshold.
 const KL: u32 = 0u;
 const KL_UNNORMALISED: u32 = 1u;
 const VELOCITY: u32 = 2u;
@@ -30,7 +30,7 @@ struct Settings {
     kl_mask_threshold: f32,
     clip_low: f32,
     clip_high: f32,
-    // ln(1 - clip_low) and ln(1 + clip_high), which need more digits than f32 has on the way.
+    // ln(1 - clip_low) and ln(1 + clip_high), from the host: computing them needs more digits than f32 has.
     log_clip_low: f32,
     log_clip_high: f32,
     unused_0: f32,
@@ -57,7 +57,7 @@ struct Outcome {
     beyond: bool,
 }
 
-// What stands in for the ratio of a dropped term.
+// The constant that replaces the ratio of a dropped term.
 struct Held {
     dropped: bool,
     value: f32,
@@ -91,7 +91,7 @@ fn exponent(term: Term) -> vec2<f32> {
     return vec2<f32>(term.b / term.s, kappa(term)) / settings.dim;
 }
 
-// exp without overflow. The series is exactly 1 at 0 on every device, and more exact than exp nearby.
+// exp without overflow. The series is exactly 1 at 0 on every device, and more accurate than exp nearby.
 fn ratio_of(log_ratio: f32) -> f32 {
     let x = clamp(log_ratio, -20.0, 20.0);
     let series = 1.0 + x * (1.0 + x * (0.5 + x * (1.0 / 6.0)));
@@ -149,7 +149,7 @@ fn evaluate(term: Term) -> Outcome {
         held = clipped_at(log_ratio, term.advantage);
     }
     let gain = -weight(term) * term.advantage;
-    // Chosen, never multiplied by 0: what is dropped may be huge.
+    // Selected, never multiplied by 0: a dropped value may be huge.
     let slope = select(gain * ratio, 0.0, held.dropped);
     return Outcome(
         gain * select(ratio, held.value, held.dropped),
@@ -177,7 +177,7 @@ fn main(
     let s2 = bitcast<f32>(stats[i * 2u + 1u]);
     let term = Term(s1, s2, rows[i * 3u + 1u], rows[i * 3u + 2u], advantage[i], step_weight[i]);
     let outcome = evaluate(term);
-    // Sums that are not finite must not become finite by the clamp.
+    // The clamp must not turn a non-finite sum into a finite one.
     let broken = is_non_finite(stats[i * 2u]) || is_non_finite(stats[i * 2u + 1u]);
     let values = vec3<f32>(outcome.loss, outcome.d_s1, outcome.d_s2);
     let result = select(values, vec3<f32>(s1 + s2), broken);

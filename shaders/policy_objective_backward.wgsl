@@ -1,4 +1,4 @@
-// d_stats = d_loss * (dL/dS1, dL/dS2), which the forward pass left in its outcomes.
+// d_stats = d_loss * (dL/dS1, dL/dS2), which the forward pass stored in its outcomes.
 //!import grid
 
 struct Params {

@@ -1,4 +1,4 @@
-// y = x, four elements at a time: as fast as the device reads and writes its memory.
+// y = x, four elements at a time, as fast as the device can read and write its memory.
 //!import grid
 
 struct Params {

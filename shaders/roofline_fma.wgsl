@@ -1,5 +1,5 @@
-// Fused multiply-adds as fast as the device makes them: 8 independent chains of vec4 an invocation, nothing to
-// wait for. Factors come from outside, so that no compiler can sum the chain up. FLOPs: 64 a round and invocation.
+// Fused multiply-adds as fast as the device can issue them: 8 independent chains of vec4 per invocation, without
+// stalls. The factors are inputs, so that no compiler can fold the chain. 64 FLOPs per round and invocation.
 
 struct Params {
     rounds: u32,

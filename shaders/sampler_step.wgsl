@@ -1,4 +1,4 @@
-// One step of any sampler: y = a*x + b*v + s*epsilon, with (a, b, s) of the row.
+// One step of any sampler: y = a*x + b*v + s*epsilon, with the row's (a, b, s).
 //!import grid
 
 struct Params {

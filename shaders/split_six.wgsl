@@ -1,4 +1,4 @@
-// x [rows, 6 columns] to six tensors [rows, columns]: the shifts, scales and gates of a block in one go.
+// x [rows, 6 columns] to six tensors [rows, columns]: the shifts, scales and gates of a block in one dispatch.
 //!import grid
 
 struct Params {

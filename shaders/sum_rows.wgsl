@@ -1,5 +1,5 @@
-// x [outer, rows, columns] to y [outer, chunks, columns]: each invocation adds up the rows of one chunk in
-// one column.
+// x [outer, rows, columns] to y [outer, chunks, columns]: each invocation sums the rows of one chunk in one
+// column.
 //!import grid
 
 struct Params {

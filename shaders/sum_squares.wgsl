@@ -32,7 +32,7 @@ fn main(
     for (var i = ends.x + lane; i < ends.y; i += 64u) {
         let bits = x[i];
         let non_finite = is_non_finite(bits);
-        // Chosen before it is squared, so that no infinity enters the arithmetic.
+        // Selected before it is squared, so that no infinity enters the arithmetic.
         let value = bitcast<f32>(select(bits, 0u, non_finite));
         sums += vec2<f32>(value * value, select(0.0, 1.0, non_finite));
     }

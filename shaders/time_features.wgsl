@@ -1,6 +1,6 @@
 // Sinusoidal features of a time: y [rows, 2 half] = [cos(time w_j) | sin(time w_j)].
 //
-// Times reach 1000, so the nearest quarter turns are taken off first, with pi/2 in two parts (Cody & Waite).
+// Times reach 1000, so the nearest quarter turns are subtracted first, with pi/2 in two parts (Cody & Waite).
 //!import cos_sin
 //!import grid
 

@@ -1,4 +1,4 @@
-// Two numbers a word, each in 16 bits: x[2w] in the low half of words[w], x[2w + 1] in the high one.
+// Packs two 16-bit numbers per word: x[2w] in the low half of words[w], x[2w + 1] in the high half.
 //!import grid
 
 struct Params {

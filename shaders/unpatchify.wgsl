@@ -1,5 +1,5 @@
 // Patch vectors x [images, tokens, patch^2 vector_channels] to y [images, channels, size, size], times a
-// factor. Further channels of the vectors are dropped.
+// factor. Extra channels of the vectors are dropped.
 //!import grid
 //!import patch_index
 

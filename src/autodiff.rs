@@ -1,4 +1,4 @@
-//! Reverse-mode differentiation: the backward pass is graph too.
+//! Reverse-mode differentiation: the backward pass is part of the graph too.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use crate::error::Result;
 use crate::graph::{Graph, Node, Plan, Tensor, Wanted};
 use crate::ops::{Accumulate, Add, FromHalf, HalfRange, ToHalf};
 
-/// What becomes of the tensors that the forward pass computes and the backward pass reads. None of this
-/// changes the forward pass.
+/// How to store the tensors that the forward pass computes and the backward pass reads. The forward pass is not
+/// affected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activations {
-    /// Of each segment of the graph only what enters it is kept, and the rest computed again where the
-    /// backward pass comes to it (activation checkpointing, Chen et al. 2016): less memory for a second
-    /// forward pass. Gradients are the same to the bit.
+    /// Keep only the inputs of each segment of the graph, and recompute the rest when the backward pass reaches it
+    /// (activation checkpointing, Chen et al. 2016): less memory at the expense of a second forward pass.
+    /// Gradients are the same bit for bit.
     pub recompute: bool,
     /// What of the segments is kept, is kept in 16 bits and expanded where the backward pass reads it: half the
     /// memory, and gradients of tensors that are rounded by at most 2⁻¹¹ of their value. Gradients of what does not fit
@@ -97,13 +97,13 @@ const WORTH_HALVING: usize = 1024;
 ///
 /// A seed is a tensor together with the gradient of the final scalar with respect to it.
 ///
-/// Parameter gradients accumulate (`+=`), activation gradients are written once: so several micro-batches
-/// add up, and the optimizer clears what it has used.
+/// Parameter gradients accumulate (`+=`), activation gradients are written once: this way several
+/// micro-batches add up, and the optimizer clears the gradients it has used.
 pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]) -> Vec<Option<Tensor>> {
     backward_with(graph, seeds, wanted, Activations::default()).gradients
 }
 
-/// [`backward`] with a choice of what becomes of the forward pass's tensors until it reads them.
+/// [`backward`] with a choice of how to store the forward pass's tensors.
 pub fn backward_with(
     graph: &mut Graph,
     seeds: &[(Tensor, Tensor)],
@@ -120,8 +120,8 @@ pub fn backward_with(
     let mut gradients: BTreeMap<Tensor, Tensor> = seeds.iter().copied().collect();
     let forward = graph.nodes().len();
     let mut segments = if activations.recompute { graph.segments().to_vec() } else { Vec::new() };
-    // A segment's tensors and those that stand for them. Whatever reads them outside of it comes later in the
-    // forward pass, so it has been dealt with before they are in here.
+    // The recomputed tensors of segments, by the originals. Readers outside the segment come later in the
+    // forward pass, so they have been handled before the segment's tensors are added here.
     let mut recomputed: HashMap<Tensor, Tensor> = HashMap::new();
     let mut repetitions = Vec::new();
     for index in (0..forward).rev() {
@@ -152,7 +152,7 @@ pub fn backward_with(
         };
         graph.scope(&format!("backward.{scope}"), |graph| {
             let found = op.vjp(graph, &present(&inputs), &present(&outputs), &of_outputs, &wants);
-            assert_eq!(found.len(), inputs.len(), "the gradient of {} has an entry an input", op.name());
+            assert_eq!(found.len(), inputs.len(), "the gradient of {} needs one entry per input", op.name());
             for ((tensor, gradient), want) in inputs.iter().zip(found).zip(wants) {
                 match (gradient, want) {
                     (None, _) | (_, Wanted::No) => {}
@@ -168,7 +168,7 @@ pub fn backward_with(
             }
         });
     }
-    // The last results of a segment are of no use to its gradients.
+    // The gradients of a segment do not need its last results.
     for repetition in repetitions.into_iter().rev() {
         graph.prune(repetition);
     }

@@ -18,7 +18,7 @@ pub fn directory() -> Option<PathBuf> {
 const MAGIC: [u8; 8] = *b"FLOWDPP1";
 
 /// What `file` in the cache holds for `key`; `None` if it is missing, damaged or holds something for another
-/// key. A cache that cannot be used is no error: what it held is made again.
+/// key. A cache that cannot be used is not an error: its content is made again.
 pub fn read(file: &str, key: &str) -> Option<Vec<u8>> {
     let path = directory()?.join(file);
     let bytes = match std::fs::read(&path) {
@@ -35,7 +35,7 @@ pub fn read(file: &str, key: &str) -> Option<Vec<u8>> {
     content.map(<[u8]>::to_vec)
 }
 
-/// Keeps `content` for `key` in `file`, whole or not at all. That it cannot be written is no error either.
+/// Keeps `content` for `key` in `file`, whole or not at all. It is not an error either if it cannot be written.
 pub fn write(file: &str, key: &str, content: &[u8]) {
     let Some(directory) = directory() else { return };
     let path = directory.join(file);

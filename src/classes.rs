@@ -16,7 +16,7 @@ pub struct Classes<'a> {
     pub of: &'a str,
     /// How many there are.
     pub count: usize,
-    /// Their names; empty if nobody gave any.
+    /// Their names; empty if there are none.
     pub names: &'a [String],
 }
 
@@ -30,7 +30,7 @@ impl Classes<'_> {
         if self.names.is_empty() || others.names.is_empty() {
             if self.count < others.count {
                 return Err(Error::input(format!(
-                    "{} knows {} classes, but {} has {}: both must have the same classes",
+                    "{} has {} classes, but {} has {}: both must have the same classes",
                     self.of, self.count, others.of, others.count
                 )));
             }

@@ -1,7 +1,7 @@
 //! The one error type, and what each kind means for the exit code.
 //!
-//! A message is one sentence that a person can act on: what is wrong, where (file, key or tensor),
-//! what was expected, and how to mend it.
+//! A message is one sentence that the user can act on: what is wrong, where (file, key or tensor),
+//! what was expected, and how to fix it.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ pub const DAMAGE: &str = "flowdppo_wgpu::damage";
 /// Everything that can go wrong, by who has to act on it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Bad usage, configuration or input file: the person corrects it and runs again (exit code 2).
+    /// Bad usage, configuration or input file: the user corrects it and runs again (exit code 2).
     #[error("{0}")]
     Input(String),
     /// No adapter that can run the work, or not enough memory on it (exit code 3).
@@ -23,7 +23,7 @@ pub enum Error {
     /// Training diverged: numbers are not finite, and would not become so again (exit code 1).
     #[error("{0}")]
     NotFinite(String),
-    /// A reward could not score images: the model is as good as before, and the run can go on once the reward works
+    /// A reward could not score images: the model is as good as before, and the run can continue once the reward works
     /// (exit code 1).
     #[error("{0}")]
     Reward(String),
@@ -49,7 +49,7 @@ impl Error {
         Self::Failed(message.into())
     }
 
-    /// A file of the person's that could not be read: names the file and the cause.
+    /// A file of the user's that could not be read: names the file and the cause.
     pub fn unreadable(path: &Path, cause: impl std::fmt::Display) -> Self {
         Self::Input(format!("cannot read {}: {cause}", path.display()))
     }

@@ -75,7 +75,7 @@ pub struct Drift {
     /// Mean squared difference of the velocities at the same states, an element; states are those of the
     /// model's own deterministic trajectories.
     pub velocity_msd: f64,
-    /// The same difference as KL of the stochastic sampler at each step, in nats an element; `None` where the
+    /// The same difference as KL of the stochastic sampler at each step, in nats per element; `None` where the
     /// sampler has no density.
     pub kl_by_step: Vec<Option<f64>>,
     /// Mean of those, without the last step, whose weight would drown the others.

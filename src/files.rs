@@ -57,7 +57,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|cause| Error::unwritable(path, cause))
 }
 
-/// Writes a file that nobody reads until something else names it, and waits until it is on the disk.
+/// Writes a file that is not read until something else refers to it, and waits until it is on the disk.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(path)?;
@@ -108,7 +108,7 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
 }
 
 /// What is called `name` within `folder`, if it is there and no link: one could lead anywhere. A `/` leads into folders,
-/// which must be none either.
+/// which must not be links either.
 pub(crate) fn own(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut path = folder.to_owned();
     for part in name.split('/') {

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return print(&message),
     };
-    // https://no-color.org; and where TERM says nothing, nobody promises that colours are understood.
+    // https://no-color.org; and without TERM, colours may not be understood.
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let style = if std::io::stderr().is_terminal() && !is_plain { "always" } else { "never" };

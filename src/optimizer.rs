@@ -11,13 +11,13 @@ use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
-/// Where backward passes add up gradients.
+/// Where backward passes accumulate gradients.
 pub const GRADIENTS: Store = Store("gradients");
 /// AdamW's running mean of gradients.
 pub const FIRST_MOMENT: Store = Store("first moment");
 /// AdamW's running mean of squared gradients.
 pub const SECOND_MOMENT: Store = Store("second moment");
-/// The moving average of the weights.
+/// The averaged weights.
 pub const AVERAGE: Store = Store("average");
 
 /// AdamW's moments in a checkpoint.
@@ -32,9 +32,9 @@ pub struct Optimizer {
     update: Plan,
     settings: Tensor,
     sum_squares: Tensor,
-    /// Updates so far, skipped ones excluded once [`Optimizer::settle`] knows of them.
+    /// Updates so far, without the skipped ones that [`Optimizer::settle`] has seen.
     pub step: u64,
-    /// Updates skipped in a row, up to the last.
+    /// Updates skipped in a row up to now.
     pub skipped_in_a_row: usize,
 }
 
@@ -72,12 +72,12 @@ pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
 }
 
 impl Optimizer {
-    /// Uploads weights; moments and gradients are zero, the average equals the weights.
+    /// Uploads weights; moments and gradients start at zero, the averaged weights equal the weights.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, layout: Layout, weights: &[f32]) -> Result<Self> {
-        assert_eq!(weights.len(), layout.elements(), "weights are laid out");
+        assert_eq!(weights.len(), layout.elements(), "the weights must fit the layout");
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout, &Profile::of(gpu)))?;
         let mut stores = Stores::new();
         let (most, trained) = (gpu.chunk_bytes(), layout.trainable_chunks(gpu.chunk_bytes()));
@@ -100,23 +100,23 @@ impl Optimizer {
         })
     }
 
-    /// Dispatches and submissions of an update.
+    /// Number of dispatches and submissions of an update.
     pub fn update_counts(&self) -> [usize; 2] {
         [self.update.dispatch_count(), self.update.submission_count()]
     }
 
-    /// The stores, for plans that compute with them.
+    /// The stores, for plans that use them.
     pub fn stores(&self) -> &Stores {
         &self.stores
     }
 
-    /// Stores in which the parameters are the moving average: plans made with them evaluate it.
+    /// Stores whose parameters are the averaged weights, for plans that evaluate those.
     pub fn average_stores(&self) -> Stores {
         Stores::from([(PARAMETERS, self.stores[&AVERAGE].clone())])
     }
 
-    /// One update from the accumulated gradients, which it clears, and of the moving average. If a gradient is not
-    /// finite, parameters and moments stay as they are, which [`Optimizer::norm`] tells afterwards.
+    /// Updates the parameters from the accumulated gradients, which it clears, and then the averaged weights. If a
+    /// gradient is not finite, parameters and moments stay unchanged, as [`Optimizer::norm`] reports afterwards.
     ///
     /// # Errors
     /// If the device is lost.
@@ -126,13 +126,13 @@ impl Optimizer {
         self.update.run()
     }
 
-    /// Where the newest update left the squared norm of the gradients and the number of non-finite ones: two
-    /// f32, see [`GradientNorm::from_sums`].
+    /// The squared norm of the last update's gradients and the number of non-finite ones: two f32, see
+    /// [`GradientNorm::from_sums`].
     pub fn sum_squares(&self) -> &Region {
         self.update.region(self.sum_squares)
     }
 
-    /// The gradient norm of the newest update. Waits for it.
+    /// The gradient norm of the last update. Waits for it.
     ///
     /// # Errors
     /// If the device is lost.
@@ -141,11 +141,11 @@ impl Optimizer {
         Ok(GradientNorm::from_sums([sums[0], sums[1]]))
     }
 
-    /// Takes note of what became of an update: one that was skipped is no step.
+    /// Records the outcome of an update: a skipped one does not count as a step.
     ///
     /// # Errors
-    /// If more than `most` in a row were skipped. `when` says which update it was, `key` which learning rate
-    /// to lower.
+    /// If more than `most` in a row were skipped. For the message, `when` is the update and `key` the learning
+    /// rate to lower.
     pub fn settle(&mut self, norm: GradientNorm, most: usize, when: &str, key: &str) -> Result<()> {
         if !norm.skipped {
             self.skipped_in_a_row = 0;
@@ -157,8 +157,8 @@ impl Optimizer {
             return Ok(());
         }
         Err(Error::NotFinite(format!(
-            "{} updates in a row had gradients that are not finite and were skipped ({when}), but \
-             `train.max_skipped_updates` is {most}: lower `{key}`, or start again from an earlier model",
+            "{} updates in a row were skipped because their gradients were not finite ({when}), but \
+            `train.max_skipped_updates` is {most}: lower `{key}`, or start again from an earlier model",
             self.skipped_in_a_row
         )))
     }
@@ -210,18 +210,18 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Where the parameters lie.
+    /// The layout of the parameters.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 }
 
-/// What became of an update.
+/// The gradients of an update, and whether it was skipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GradientNorm {
-    /// Global norm before clipping.
+    /// The global norm before clipping.
     pub norm: f32,
-    /// The gradients were not finite, so the update was skipped.
+    /// Whether the update was skipped because the gradients were not finite.
     pub skipped: bool,
 }
 

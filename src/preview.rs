@@ -1,4 +1,4 @@
-//! The samples on fixed seeds that a person watches while a model trains.
+//! The samples on fixed seeds that a user watches while a model trains.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -67,7 +67,7 @@ impl Preview {
         self.sampling.draw(table, &self.requests)
     }
 
-    /// Drawn samples with their captions, if there are any: a grid with a row a class, or points.
+    /// Drawn samples with their captions, if there are any: a grid with one row per class, or points.
     pub fn panel<'a>(&'a self, images: &'a [f32], heading: &'a str, captions: &'a [String]) -> Panel<'a> {
         if is_point(&self.dit) {
             return Panel::Scatter(Scatter {

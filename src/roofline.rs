@@ -26,7 +26,7 @@ pub const FLOPS_A_ROUND: u64 = 64 * INVOCATIONS;
 /// The limits of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Roofline {
-    /// Floating-point operations a second in f32, a multiply-add counted as two.
+    /// Floating-point operations per second in f32, a multiply-add counted as two.
     pub flops_per_second: f64,
     /// Bytes read and written a second.
     pub bytes_per_second: f64,
@@ -41,7 +41,7 @@ impl Roofline {
         Ok(Self { flops_per_second: measure_fma(gpu)?, bytes_per_second: measure_copy(gpu)? })
     }
 
-    /// The most operations a second that work with so many operations a byte can reach.
+    /// The most operations per second that work with so many operations per byte can reach.
     pub fn attainable(&self, flops_per_byte: f64) -> f64 {
         self.flops_per_second.min(flops_per_byte * self.bytes_per_second)
     }

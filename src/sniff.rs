@@ -107,14 +107,14 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
         return Some("a git-annex pointer, not the file itself: fetch it with `git annex get`");
     }
     if ["<!doctype html", "<html", "<head", "<body"].iter().any(|start| begins(start)) {
-        return Some("a web page (HTML), probably an error or login page saved in place of the file");
+        return Some("a web page (HTML), probably an error or login page saved instead of the file");
     }
     if begins("<svg") || (begins("<?xml") && contains(head, b"<svg")) {
         return Some("an SVG drawing");
     }
     if begins("<?xml") {
         return Some(match contains(head, b"<html") {
-            true => "a web page (HTML), probably an error or login page saved in place of the file",
+            true => "a web page (HTML), probably an error or login page saved instead of the file",
             false => "an XML document",
         });
     }

@@ -1,7 +1,7 @@
 //! A set of training runs, one after another on one device; what is done is not done again.
 //!
 //! Every run has a directory of its own, with the usual checkpoints. So whatever ends a sweep (Ctrl-C, a crash, a
-//! power cut), the same command goes on where it was.
+//! power cut), the same command continues where it was.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub enum Progress {
 /// What running one run led to.
 #[derive(Debug)]
 pub enum Ended {
-    /// It was trained to its end, or stopped by the person.
+    /// It was trained to its end, or stopped by the user.
     Trained(Box<Outcome>),
     /// Its numbers were not finite, or a guard rail stopped it; the message is kept in its directory.
     Failed(String),
@@ -90,7 +90,7 @@ impl SweepPlan {
         Trainer::cost(&run.config, self.models[file].dit(file)?, profile)
     }
 
-    /// Begins a run, or goes on with it.
+    /// Starts a run, or continues it.
     ///
     /// # Errors
     /// Everything of [`Run::prepare`] and [`Run::execute`], save numbers that are not finite and what a guard rail
@@ -170,7 +170,7 @@ fn model_file(config: &Config) -> Result<&str> {
     }
 }
 
-/// Refuses to go on with a run that was begun with another configuration: its directory would then tell a mixture.
+/// Rejects a run that was started with another configuration: its directory would then be a mixture.
 fn check_unchanged(config: &Config) -> Result<()> {
     let path = path(config).join("config.toml");
     if !Path::is_file(&path) {
@@ -185,7 +185,7 @@ fn check_unchanged(config: &Config) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(format!(
-        "{} was begun with another configuration, which differs in {}: choose another --out, or undo the change",
+        "{} was started with another configuration, which differs in {}: choose another --out, or undo the change",
         path.parent().unwrap_or(&path).display(),
         differences.join(", ")
     )))

@@ -1,4 +1,4 @@
-//! The program as a person meets it: every command by its binary, what it leaves on disk, and what it says to
+//! The program as a user meets it: every command by its binary, what it leaves on disk, and what it says to
 //! bad input.
 
 mod cli {

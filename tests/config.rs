@@ -188,7 +188,7 @@ fn rewards_have_names_weights_and_the_keys_of_their_kind() {
     assert_eq!(reward_names(&shipped.reward), ["classifier", "jpeg-size", "symmetry"]);
 }
 
-/// As a person types it: TOML's quotes are for text in a file.
+/// As a user types it: TOML's quotes are for text in a file.
 #[test]
 fn what_is_written_after_set_is_text_where_text_is_wanted() {
     let set = ["run.name=2024", "run.device=1", "run.out_dir=2026-01-01", "eval.judge=1e3", "model.file=true"];

@@ -40,7 +40,7 @@ const HACKED: [&str; 10] = [
 fn train(name: &str, resume: bool, settings: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
     command.arg("train").arg("--out").arg(folder().join(name));
-    // Not the person's own.
+    // Not the user's own.
     command.env("FLOWDPPO_CACHE_DIR", folder().join("cache"));
     match resume {
         true => command.arg("--resume"),
@@ -94,8 +94,9 @@ fn a_reward_that_is_hacked_is_warned_of_and_the_best_model_stays() {
     assert_eq!(stopped.status.code(), Some(1), "{err}");
     let iteration = warnings("stopped")[0]["iteration"].as_u64().unwrap();
     let path = folder().join("stopped").display().to_string();
-    let how =
-        format!("saved up to iteration {iteration}: choose other values, and go on with: train --resume --out {path} ");
+    let how = format!(
+        "saved up to iteration {iteration}: choose other values, then resume with: train --resume --out {path} "
+    );
     for part in [&format!("stopped after iteration {iteration}: the reward is being hacked"), &how] {
         assert!(err.contains(part), "{part} is missing: {err}");
     }

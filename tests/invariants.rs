@@ -127,7 +127,7 @@ fn the_first_update_is_on_policy_to_the_bit() {
             config.rollout.micro_batch = 4;
             config.train.updates_per_rollout = updates;
             config.train.micro_batch = micro_batch;
-            // What becomes of activations afterwards is no matter of the forward pass.
+            // What becomes of activations afterwards does not affect the forward pass.
             config.train.half_activations = micro_batch == 3;
             config.train.activation_checkpointing = micro_batch == 6;
             let mut parts = Parts::new(gpu(), &config, &model);

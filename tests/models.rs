@@ -217,11 +217,11 @@ fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
         ),
         (
             &|it| renamed(it, "x_embedder.proj.weight", "x_embeder.proj.weight"),
-            &["no SiT checkpoint", "`x_embedder.proj.weight`", "it has `x_embeder.proj.weight`"],
+            &["not a SiT checkpoint", "`x_embedder.proj.weight`", "it has `x_embeder.proj.weight`"],
         ),
         (
             &|it| drop(it.insert("blocks.0.attn.scale".into(), (vec![1], vec![1.0]))),
-            &["has a tensor `blocks.0.attn.scale` that its network does not know"],
+            &["has a tensor `blocks.0.attn.scale` that its network does not have"],
         ),
         (
             &|it| it.get_mut("blocks.1.mlp.fc2.weight").expect("it is there").0 = vec![128, 32],

@@ -42,7 +42,7 @@ fn folder() -> &'static Path {
 fn train(name: &str, resume: bool) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
     command.arg("train").arg("--out").arg(folder().join(name));
-    // Not the person's own.
+    // Not the user's own.
     command.env("FLOWDPPO_CACHE_DIR", folder().join("cache"));
     match resume {
         true => command.arg("--resume"),

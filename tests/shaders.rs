@@ -36,7 +36,7 @@ fn validate_spirv(folder: &Path, label: &str, words: &[u32]) -> Result<(), Strin
     run(Command::new("spirv-val").args(["--target-env", "vulkan1.2"]).arg(file))
 }
 
-/// Fails with every message at once, so that one run shows all that is to be mended.
+/// Fails with every message at once, so that one run shows everything that has to be fixed.
 fn report(errors: &[String]) {
     assert!(errors.is_empty(), "\n{}", errors.join("\n"));
 }
@@ -139,13 +139,13 @@ fn shaders_come_with_every_combination_of_their_constants() {
 // A kernel cannot be made with a constant that the combinations leave out, so none escapes the tests above.
 
 #[test]
-#[should_panic(expected = "not among the constants that are tested")]
+#[should_panic(expected = "is not among the tested constants")]
 fn a_constant_that_is_not_tested_cannot_be_replaced() {
     shader::source("matmul_tiled", &[("DEPTH", 8)]);
 }
 
 #[test]
-#[should_panic(expected = "not among the constants that are tested")]
+#[should_panic(expected = "is not among the tested constants")]
 fn a_choice_that_is_not_tested_cannot_be_made() {
     shader::source("policy_objective", &[("OBJECTIVE", 5)]);
 }

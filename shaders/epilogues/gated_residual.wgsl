@@ -1,4 +1,4 @@
-// H = A·B + bias, C = X + gate H. H is kept if the backward pass wants it, as in gelu.wgsl.
+// H = A·B + bias, C = X + gate H. H is kept if the backward pass needs it, as in gelu.wgsl.
 @group(0) @binding(4) var<storage, read> x: array<f32>;
 @group(0) @binding(5) var<storage, read> gate: array<f32>;
 @group(0) @binding(6) var<storage, read_write> c: array<f32>;

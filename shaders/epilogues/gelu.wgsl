@@ -1,5 +1,5 @@
-// H = A·B + bias, C = GELU(H). H is kept if the backward pass wants it: by a branch and not by a kernel of its own,
-// so that C has the same bits in either case.
+// H = A·B + bias, C = GELU(H). H is kept if the backward pass needs it. This is a branch, not a separate kernel, so
+// that C has the same bits in both cases.
 //!import gelu
 
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;

@@ -1,4 +1,4 @@
-// What the attention kernels share that give every row an invocation of its own. The kernel states HEAD_DIM.
+// Shared by the attention kernels with one invocation per row. The kernel defines HEAD_DIM.
 
 struct Params {
     batches: u32,
@@ -13,12 +13,12 @@ struct Params {
 // A head in registers, four elements at a time.
 const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
 
-// Where four elements of a head lie; those beyond its end repeat the last one.
+// Positions of four elements of a head; those past its end repeat the last one.
 fn elements(chunk: u32) -> vec4<u32> {
     return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
 }
 
-// False beyond the head: there, one factor of every product is made zero.
+// False past the end of the head, where one factor of every product is set to zero.
 fn inside(chunk: u32) -> vec4<bool> {
     return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
 }

@@ -1,9 +1,9 @@
-// Two sums at once over the 64 lanes of a workgroup, in an order that is always the same.
+// Two sums at once over the 64 lanes of a workgroup, always in the same order.
 
 var<workgroup> block_sums: array<vec2<f32>, 64>;
 
-// Every lane must call it, and every lane gets the sums. The first barrier lets a slower lane read the
-// sums of the call before.
+// Every lane must call it, and every lane gets the sums. The first barrier lets slower lanes read the sums
+// of the previous call.
 fn block_sum(lane: u32, value: vec2<f32>) -> vec2<f32> {
     workgroupBarrier();
     block_sums[lane] = value;

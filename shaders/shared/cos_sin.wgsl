@@ -1,6 +1,6 @@
-// (cos, sin) of an angle from -pi/4 to pi/4, turned on by a whole number of quarter turns. Drivers promise
-// their own functions to 5e-4 only, and some are no better than 1e-4; these polynomials (Taylor) are as good
-// as f32 everywhere.
+// (cos, sin) of an angle from -pi/4 to pi/4 plus a whole number of quarter turns. Drivers guarantee their own
+// functions only to 5e-4, and some are no better than 1e-4; these Taylor polynomials are accurate to f32
+// everywhere.
 fn cos_sin(angle: f32, quarters: f32) -> vec2<f32> {
     let a2 = angle * angle;
     let sin = angle * (1.0 + a2 * (-1.0 / 6.0 + a2 * (1.0 / 120.0 + a2 * (-1.0 / 5040.0 + a2 / 362880.0))));

@@ -1,8 +1,8 @@
-// What all matmul kernels read. Rows, columns and K have strides, so transposes cost nothing. What becomes of an
-// element is the epilogue's: a file in shaders/epilogues, which declares what else is bound and how to `store`.
+// Shared by all matmul kernels. Rows, columns and K have strides, so transposes cost nothing. What happens to an
+// element is up to the epilogue, a file in shaders/epilogues that declares the other bindings and how to `store`.
 
 struct Params {
-    // Independent products: a batch, or slices of K of one product, whose results are added up later.
+    // Independent products: a batch, or slices of K of one product whose results are summed later.
     batches: u32,
     m: u32,
     n: u32,
@@ -15,33 +15,33 @@ struct Params {
     b_column: u32,
     tiles_m: u32,
     tiles_n: u32,
-    // K of a slice, and how far the next slice is (0 in a batch).
+    // K of one slice, and the distance to the next slice (0 in a batch).
     k_slice: u32,
     k_step: u32,
     has_bias: u32,
     accumulate: u32,
     // Rows that share a gate.
     tokens: u32,
-    // Whether an epilogue also writes the product itself.
+    // Whether the epilogue also writes the product itself.
     keep: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 
-// Batch, row of tiles and column of tiles of a tile.
+// Batch, tile row and tile column of a tile.
 fn tile_of(index: u32) -> vec3<u32> {
     let tiles = params.tiles_m * params.tiles_n;
     let tile = index % tiles;
     return vec3<u32>(index / tiles, tile / params.tiles_n, tile % params.tiles_n);
 }
 
-// Number of products that each element of this batch is the sum of.
+// Number of products summed in each element of this batch.
 fn inner_size(batch: u32) -> u32 {
     return min(params.k_slice, params.k - batch * params.k_step);
 }
 
-// Tiles reach beyond the edges of C.
+// Tiles extend past the edges of C.
 fn is_beyond(row: u32, column: u32) -> bool {
     return row >= params.m || column >= params.n;
 }

@@ -1,4 +1,4 @@
-// Where element (channel, row, column) of an image lies in its patch vectors.
+// The position of element (channel, row, column) of an image in its patch vectors.
 fn patch_index(image: u32, channel: u32, row: u32, column: u32) -> u32 {
     let side = params.image_size / params.patch_size;
     let token = (row / params.patch_size) * side + column / params.patch_size;

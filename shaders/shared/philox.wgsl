@@ -1,13 +1,13 @@
-// Philox4x32-10 (Salmon et al., SC 2011), as in src/flow/noise.rs: the same words on every device.
+// Philox4x32-10 (Salmon et al., SC 2011), as in src/flow/noise.rs: every device computes the same words.
 
-// 32 x 32 to 64 bits as (high, low), in halves of 16 bits: WGSL has no wider integers.
+// The 64-bit product of two 32-bit words as (high, low), from 16-bit halves: WGSL has no wider integers.
 fn wide_product(a: u32, b: u32) -> vec2<u32> {
     let a_low = a & 0xffffu;
     let a_high = a >> 16u;
     let b_low = b & 0xffffu;
     let b_high = b >> 16u;
     let low = a_low * b_low;
-    // Cannot overflow: (2^16 - 1)^2 + 2^16 - 1 < 2^32, and likewise below.
+    // Cannot overflow, here or below: (2^16 - 1)^2 + 2^16 - 1 < 2^32.
     let middle = a_high * b_low + (low >> 16u);
     let middle_low = a_low * b_high + (middle & 0xffffu);
     let high = a_high * b_high + (middle >> 16u) + (middle_low >> 16u);

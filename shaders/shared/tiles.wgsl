@@ -1,11 +1,12 @@
-// 64x64 elements of C a workgroup, 16 steps of K at a time through workgroup memory, 4x4 elements in the registers of
-// each invocation. A kernel brings `load_tiles`: everything of A and B from this row and column and step of K on.
+// 64x64 elements of C per workgroup, 16 steps of K at a time through workgroup memory, 4x4 elements in the registers
+// of each invocation. The kernel defines `load_tiles`, which loads the tiles of A and B that start at this row,
+// column and step of K.
 //
 // The rows and columns of an invocation are 16 apart, so that neighbours read and write neighbouring
 // addresses. Every branch around a barrier is the same for the whole workgroup.
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
-// A row of the tiles in workgroup memory: one more than its elements, so that a column lies in different banks.
+// Row stride of the tiles in workgroup memory: one more than a row has, so that a column spans different banks.
 const STRIDE: u32 = TILE + 1u;
 
 // [k][row] and [k][column].

@@ -36,7 +36,7 @@ pub struct Row {
     pub quartiles: [f64; 2],
     /// Runs, warm-up excluded.
     pub runs: usize,
-    /// Floating-point operations a second / 10⁹, where they are counted.
+    /// Floating-point operations per second / 10⁹, where they are counted.
     pub gflop_per_second: Option<f64>,
     /// Bytes that must be moved at least, a second / 10⁹, where they are counted.
     pub gigabytes_per_second: Option<f64>,

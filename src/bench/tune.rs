@@ -74,8 +74,8 @@ pub fn tune(gpu: &Arc<Gpu>, model: Option<&DitConfig>, quick: bool) -> Result<(T
         times.sort_by(|a, b| a.1.total_cmp(&b.1));
         tuned.push(Tuned { workload, kernels: times, usual: choice.usual });
     }
-    let others = tuned.iter().filter(|it| it.chosen() != it.usual);
-    Ok((Tuning::new(others.map(|it| (it.workload.clone(), it.chosen().to_owned()))), tuned))
+    let others = tuned.iter().filter(|tuned| tuned.chosen() != tuned.usual);
+    Ok((Tuning::new(others.map(|tuned| (tuned.workload.clone(), tuned.chosen().to_owned()))), tuned))
 }
 
 /// What the networks compute.
@@ -108,7 +108,7 @@ fn workloads(graphs: &[Graph], profile: &Profile) -> BTreeMap<String, Vec<Instan
             let owned = |shapes: &[&[usize]]| shapes.iter().map(|shape| shape.to_vec()).collect::<Vec<_>>();
             let (inputs, outputs) = (owned(&shapes.inputs), owned(&shapes.outputs));
             let instances = found.entry(choice.workload).or_default();
-            match instances.iter_mut().find(|it| it.inputs == inputs && it.outputs == outputs) {
+            match instances.iter_mut().find(|instance| instance.inputs == inputs && instance.outputs == outputs) {
                 Some(instance) => instance.count += 1,
                 None => instances.push(Instance { op: node.op.clone(), inputs, outputs, count: 1 }),
             }
@@ -139,12 +139,12 @@ impl Instance {
             .op
             .dispatches(&self.shapes(), profile)
             .into_iter()
-            .map(|it| Dispatch {
-                reads: it.reads.iter().map(region).collect(),
-                writes: it.writes.iter().map(region).collect(),
-                kernel: it.kernel,
-                params: it.params,
-                grid: it.grid,
+            .map(|dispatch| Dispatch {
+                reads: dispatch.reads.iter().map(region).collect(),
+                writes: dispatch.writes.iter().map(region).collect(),
+                kernel: dispatch.kernel,
+                params: dispatch.params,
+                grid: dispatch.grid,
             })
             .collect();
         Ok(pace.dispatches(gpu, &gpu.bind(&dispatches)?)?.median())

@@ -29,7 +29,7 @@ enum Action {
     Init(Init),
     /// Show the configuration that a file, presets and --set make together
     Print(Print),
-    /// Say everything that is wrong with configuration files (exit code 2 if anything is)
+    /// Report everything that is wrong with configuration files (exit code 2 if anything is)
     Check(Check),
     /// List the presets, or show what one sets
     Presets(Presets),
@@ -183,7 +183,7 @@ impl Check {
         }
         match problems {
             0 => Ok(()),
-            count => Err(Error::input(format!("{count} to mend in {wrong} of {} files", self.files.len()))),
+            count => Err(Error::input(format!("{count} problems in {wrong} of {} files", self.files.len()))),
         }
     }
 }

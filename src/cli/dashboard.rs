@@ -1,4 +1,4 @@
-//! `dashboard`: runs in the browser, as they go on.
+//! `dashboard`: runs in the browser, live.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,9 +22,9 @@ pub(super) struct Arguments {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let dashboard = Dashboard::open(&arguments.runs, arguments.listen)?;
     if !arguments.listen.ip().is_loopback() {
-        log::warn!("{} is open to the network: whoever reaches it sees these runs", arguments.listen);
+        log::warn!("{} is open to the network: anyone who can reach it sees these runs", arguments.listen);
     }
-    // A browser asks for a run that is being written again and again; its torn last line is no news.
+    // A browser asks for a run that is being written again and again; its truncated last line is nothing new.
     log::set_max_level(log::LevelFilter::Error);
     ctrlc::set_handler(|| std::process::exit(0))
         .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;

@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let failed = reports.iter().flat_map(|report| &report.self_test).filter(|check| !check.passed).count();
     match failed {
         0 => Ok(()),
-        count => Err(Error::failed(format!("{count} checks failed: results on such a device cannot be trusted"))),
+        count => Err(Error::failed(format!("{count} checks failed: results on this device cannot be trusted"))),
     }
 }
 
@@ -62,7 +62,7 @@ fn print(report: &Report) {
         DeviceKind::Integrated => "integrated graphics",
         DeviceKind::Virtual => "virtual graphics",
         DeviceKind::Other => "unknown kind",
-        DeviceKind::Cpu => "software driver: the CPU does the work",
+        DeviceKind::Cpu => "software driver, runs on the CPU",
     };
     let yes = |offered: bool| if offered { "yes" } else { "no" };
     say(format_args!("{}: {} ({kind})", it.index, it.name));
@@ -71,13 +71,13 @@ fn print(report: &Report) {
         say(format_args!("   memory {} MiB", bytes >> 20));
     }
     say(format_args!(
-        "   largest buffer {} MiB, largest tensor {} MiB, {} storage buffers a kernel",
+        "   largest buffer {} MiB, largest tensor {} MiB, {} storage buffers per kernel",
         it.max_buffer_size >> 20,
         it.max_storage_buffer_binding_size >> 20,
         it.max_storage_buffers_per_shader_stage
     ));
     say(format_args!(
-        "   {} invocations a workgroup, {} KiB of workgroup memory, {} workgroups a dimension",
+        "   {} invocations per workgroup, {} KiB of workgroup memory, {} workgroups per dimension",
         it.max_compute_invocations_per_workgroup,
         it.max_compute_workgroup_storage_size >> 10,
         it.max_compute_workgroups_per_dimension

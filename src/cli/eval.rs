@@ -91,7 +91,7 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
         ("high frequencies", |it| it.high_frequency.map(|share| format!("{share:.4}"))),
         ("drift: velocity", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.velocity_msd))),
         ("drift: images", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.image_msd))),
-        ("drift: KL a step", |it| it.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),
+        ("drift: KL per step", |it| it.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),
     ];
     let cells = |cell: &dyn Fn(&Evaluation) -> Option<String>| columns.iter().map(|(_, it)| cell(it)).collect();
     let mut rows: Vec<(String, Vec<Option<String>>)> =

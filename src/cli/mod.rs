@@ -1,4 +1,4 @@
-//! The commands: one file each; they talk to the person and hold no logic.
+//! The commands: one file each; they talk to the user and contain no logic.
 
 mod bench;
 mod compare;
@@ -43,8 +43,8 @@ use output::{Outputs, say};
 /// First steps, below the list of commands.
 const EXAMPLES: &str = "\
 First steps:
-  flowdppo-wgpu devices                                # the devices, and whether they compute right
-  flowdppo-wgpu train --preset quick                   # a look at training, with built-in models
+  flowdppo-wgpu devices                                # the devices, and whether they compute correctly
+  flowdppo-wgpu train --preset quick                   # a quick look at training, with built-in models
   flowdppo-wgpu train                                  # the whole example: before and after
   flowdppo-wgpu config init --for train --out my.toml  # your own file, every key explained
   flowdppo-wgpu train --dry-run --config my.toml       # what it will cost";
@@ -63,10 +63,10 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct Global {
-    /// Say more; twice for everything (RUST_LOG overrides)
+    /// Print more; twice for everything (RUST_LOG overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// Say only results and what went wrong
+    /// Print only results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Adapter to use: part of its name, or its index in `devices`
@@ -75,7 +75,7 @@ struct Global {
     /// Limits to ask of the device
     #[arg(long, value_enum, default_value = "adapter", global = true)]
     limits: LimitsMode,
-    /// Turn every run-time check in shaders on (slower)
+    /// Turn on every run-time check in shaders (slower)
     #[arg(long, global = true)]
     checked: bool,
     /// Replace output files that exist
@@ -97,13 +97,13 @@ enum Command {
     FitClassifier(fit_classifier::Arguments),
     /// Show the pictures that pretrain and fit-classifier would learn from
     Data(data::Arguments),
-    /// Do a set of training runs, and compare them
+    /// Do a set of training runs and compare them
     Sweep(sweep::Arguments),
-    /// Put runs side by side: a table and pictures
+    /// Compare runs: a table and figures
     Compare(compare::Arguments),
-    /// Write a run as one page, report.html in its directory; training does so by itself
+    /// Write a run as one page, report.html in its directory; training also does this
     Report(report::Arguments),
-    /// Show runs in the browser, as they go on
+    /// Show runs in the browser, live
     Dashboard(dashboard::Arguments),
     /// Convert a checkpoint of another program
     Import(import::Arguments),
@@ -117,7 +117,7 @@ enum Command {
     Devices(devices::Arguments),
     /// Measure kernels, training steps and iterations on a device
     Bench(bench::Arguments),
-    /// Print what makes a shell complete commands and options
+    /// Print a completion script for a shell
     Completions(completions::Arguments),
 }
 
@@ -345,7 +345,7 @@ fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
             crate::reward::end_programs();
             std::process::exit(130);
         }
-        let text = "\nfinishing what has begun and saving it; once more to stop at once";
+        let text = "\nfinishing the current work and saving it; press Ctrl-C again to stop immediately";
         let _ = above_bar(|| writeln!(std::io::stderr(), "{text}"));
     })
     .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;

@@ -84,7 +84,7 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<Begun> {
     let newest = checkpoint::latest(&directory.checkpoints())?;
     if newest.is_some() && config.lora.adapter != begun.lora.adapter {
         return Err(Error::input(format!(
-            "`lora.adapter` cannot change in a resumed run: the checkpoints in {} hold what became of it; leave it as it \
+            "`lora.adapter` cannot change in a resumed run: the checkpoints in {} contain it as it was trained; leave it as it \
              is, or begin another run",
             path.display()
         )));

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// Class to draw, repeatable; without it all
     #[arg(long = "class", value_name = "N")]
     classes: Vec<u32>,
-    /// Samples a class
+    /// Samples per class
     #[arg(long, default_value_t = 8)]
     count: usize,
     /// Sampling steps
@@ -177,7 +177,7 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
     dit.check_guidance("--guidance-scale", arguments.guidance_scale)?;
     match arguments.classes.iter().find(|class| **class > dit.largest_label()) {
         Some(class) => Err(Error::input(format!(
-            "--class {class} is out of range: {} knows classes 0 to {}{}",
+            "--class {class} is out of range: {} has classes 0 to {}{}",
             arguments.model,
             dit.num_classes - 1,
             null_class_hint(dit)
@@ -191,7 +191,7 @@ fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<Request>, 
     let name = path.display();
     let mut tensors = read_tensors(path)?;
     let mut take = |tensor: &str| {
-        tensors.remove(tensor).ok_or_else(|| Error::input(format!("{name} lacks the tensor `{tensor}`")))
+        tensors.remove(tensor).ok_or_else(|| Error::input(format!("{name} is missing the tensor `{tensor}`")))
     };
     let ((shape, x), (_, labels)) = (take("x")?, take("labels")?);
     let expected = dit.image_shape(labels.len());
@@ -221,7 +221,7 @@ fn null_class_hint(dit: &DitConfig) -> String {
     dit.null_class().map_or_else(String::new, |label| format!(" ({label} means no class)"))
 }
 
-/// A grid with one row a class where samples of a class stand together, or points.
+/// A grid with one row per class where samples of a class stand together, or points.
 fn write_panel(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], images: &[f32]) -> Result<()> {
     if scatter::is_point(dit.image_size, dit.channels) {
         let (class_names, data) = (&model.class_names, scatter::data_of(&model.class_names));

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
     /// The sweep: base configuration, seeds, variants and grids (TOML)
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Folder for the runs and their comparison; the same command goes on where it was interrupted
+    /// Folder for the runs and their comparison; the same command continues where it was interrupted
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Only list the runs and what training them will cost
@@ -53,7 +53,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         })?;
         if stop.load(Ordering::Relaxed) {
             let done = plan.runs().iter().filter(|run| plan.progress(run) != Progress::Open).count();
-            say(format_args!("stopped with {done} of {total} runs done; the same command goes on"));
+            say(format_args!("stopped with {done} of {total} runs done; the same command continues"));
         }
     }
     match plan.comparison()? {

@@ -51,7 +51,7 @@ pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
             chart(
                 "Reward against drift of the velocity",
                 ends,
-                Axis { title: "squared difference from the base's velocity, mean an element", scale: Scale::FromZero },
+                Axis { title: "squared difference from the base's velocity, mean per element", scale: Scale::FromZero },
                 reward,
                 &against_drift("eval/drift.velocity_msd"),
             ),
@@ -61,7 +61,7 @@ pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
             chart(
                 "Reward against KL to the base",
                 ends,
-                Axis { title: "KL to the base, mean over steps [nats an element]", scale: Scale::FromZero },
+                Axis { title: "KL to the base, mean over steps [nats per element]", scale: Scale::FromZero },
                 reward,
                 &against_drift("eval/drift.kl_mean"),
             ),
@@ -92,7 +92,7 @@ pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
                 "KL within an iteration, by trained step",
                 "Policy against that of the rollout, mean over iterations. Line: mean over seeds. Band: smallest to largest.",
                 Axis { title: "step k of the trajectory (0 is pure noise)", scale: Scale::Whole },
-                Axis { title: "KL [nats an element]", scale: Scale::Log },
+                Axis { title: "KL [nats per element]", scale: Scale::Log },
                 &|group| over_seeds(group, true, History::kl_by_step),
             ),
         ),

@@ -49,7 +49,7 @@ impl History {
     /// Reads the directory of a run of `train`, finished or not. Lines of metrics that a crash cut are left out.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is no run of `train`, or has no iteration yet.
+    /// [`Error::Input`] if it is not a run of `train`, or has no iteration yet.
     pub fn read(path: &Path) -> Result<Self> {
         if own_file(path, CONFIG).is_some() && own_file(path, METRICS).is_none() {
             return Err(no_run(path, "it has no metrics.jsonl"));
@@ -175,7 +175,7 @@ fn command_of(records: &[Record]) -> Command {
 }
 
 fn no_run(path: &Path, what: &str) -> Error {
-    Error::input(format!("{} is no run of train: {what}; name directories of runs", path.display()))
+    Error::input(format!("{} is not a run of train: {what}; give the directories of runs", path.display()))
 }
 
 /// Two lists added, number by number.

@@ -20,7 +20,7 @@ pub use summary::{QUANTITIES, Quantity, Statistic};
 /// A directory to compare, and what to call it; without a label its own name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// What the person calls it.
+    /// What the user calls it.
     pub label: Option<String>,
     /// The run's directory.
     pub path: PathBuf,
@@ -61,7 +61,7 @@ impl Comparison {
     /// Reads the directories and sorts them into groups.
     ///
     /// # Errors
-    /// [`Error::Input`] if a directory is no run of `train`, has no iteration yet, or is given twice, if two runs of a
+    /// [`Error::Input`] if a directory is not a run of `train`, has no iteration yet, or is given twice, if two runs of a
     /// group have the same seed, or if a label stands for runs of different configurations.
     pub fn read(sources: &[Source]) -> Result<Self> {
         let mut seen: Vec<PathBuf> = Vec::new();
@@ -85,8 +85,8 @@ impl Comparison {
                 && let Some((_, others)) = groups[..index].iter().find(|(earlier, _)| *earlier == Some(label))
             {
                 return Err(Error::input(format!(
-                    "the label `{label}` stands for runs of different configurations, which are no seeds of each \
-                     other: {} and {} differ in {}; give them different labels",
+                    "the label `{label}` stands for runs of different configurations, which differ in more than \
+                     their seed: {} and {} differ in {}; give them different labels",
                     others[0].path.display(),
                     runs[0].path.display(),
                     differences(&others[0].config, &runs[0].config).join(", ")

@@ -57,7 +57,7 @@ pub const QUANTITIES: [Quantity; 16] = [
     Quantity {
         key: "image_msd_untrained",
         title: "untrained drift",
-        definition: "mean squared difference from the base's pictures of those classes an element, last evaluation",
+        definition: "mean squared difference from the base's pictures of those classes per element, last evaluation",
         value: |run| last(run, "eval/image_msd_untrained"),
         print: |value| format!("{value:.4}"),
     },
@@ -74,7 +74,7 @@ pub const QUANTITIES: [Quantity; 16] = [
     Quantity {
         key: "judge_accuracy",
         title: "judge",
-        definition: "share of samples that the independent judge takes for the class asked for, last evaluation",
+        definition: "share of samples that the independent judge recognises as the requested class, last evaluation",
         value: |run| last(run, "eval/judge_accuracy"),
         print: three,
     },
@@ -88,14 +88,14 @@ pub const QUANTITIES: [Quantity; 16] = [
     Quantity {
         key: "velocity_msd",
         title: "velocity drift",
-        definition: "mean squared difference from the base's velocity an element, last evaluation",
+        definition: "mean squared difference from the base's velocity per element, last evaluation",
         value: |run| last(run, "eval/drift.velocity_msd"),
         print: |value| format!("{value:.4}"),
     },
     Quantity {
         key: "kl_to_base",
         title: "KL to base",
-        definition: "KL to the base of the stochastic sampler, mean over steps, nats an element, last evaluation",
+        definition: "KL to the base of the stochastic sampler, mean over steps, nats per element, last evaluation",
         value: |run| last(run, "eval/drift.kl_mean"),
         print: |value| if value >= 1e-3 || value == 0.0 { format!("{value:.4}") } else { format!("{value:.1e}") },
     },
@@ -230,7 +230,7 @@ fn rollouts(group: &Group) -> String {
 }
 
 impl Comparison {
-    /// The table in Markdown, a row a group, and what became of runs that failed.
+    /// The table in Markdown, one row per group, and what became of runs that failed.
     pub fn table(&self) -> String {
         let shown: Vec<&Quantity> = QUANTITIES.iter().filter(|quantity| self.has(quantity)).collect();
         let mut rows = vec![vec!["run".to_owned(), "seeds".into(), "rollouts".into()]];

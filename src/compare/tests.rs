@@ -132,7 +132,7 @@ fn the_table_and_every_figure_are_written() {
     ] {
         assert!(table.contains(words), "{words} is missing in\n{table}");
     }
-    // What no run has is no column.
+    // What no run has gets no column.
     assert!(["masked |", "base reward"].iter().all(|title| table.contains(title)) && !table.contains("untrained"));
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("comparison.json")).unwrap()).unwrap();
     assert_eq!(json["groups"][0]["runs"][1]["status"], "failed");

@@ -1,4 +1,4 @@
-//! Models that are compiled into the program: `builtin:NAME` in place of a file.
+//! Models that are compiled into the program: `builtin:NAME` instead of a file.
 
 use super::decode::nearest;
 use crate::error::{Error, Result};

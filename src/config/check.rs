@@ -1,4 +1,4 @@
-//! Everything that is wrong with a configuration at once, for who mends it.
+//! Everything that is wrong with a configuration at once, for whoever fixes it.
 
 use std::collections::HashSet;
 use std::env;
@@ -162,8 +162,8 @@ impl Config {
         let file = |(key, path): (String, &Path)| match builtin(&path.to_string_lossy()) {
             Err(cause) => Some(Error::input(format!("`{key}`: {cause}"))),
             Ok(None) if !path.as_os_str().is_empty() && !path.exists() => Some(Error::input(format!(
-                "`{key}` names {}, which does not exist: make it first, or correct the path, which starts in the \
-                 current directory",
+                "`{key}` names {}, which does not exist: create it first, or correct the path (relative to the \
+                 current directory)",
                 path.display()
             ))),
             Ok(None) if !path.as_os_str().is_empty() && !may_be_directory(&key) => not_a_file(&key, path),

@@ -155,8 +155,9 @@ impl Fault {
             (What::UnknownKey { known, .. }, Some(Node { place: Place::Default, .. }), Some(Value::Text(kind))) => {
                 let (table, keys) = (table.join("."), known.iter().map(|key| format!(",{key}=...")));
                 let whole = format!("{table}={{kind='{kind}'{}}}", keys.collect::<String>());
-                let message =
-                    format!("the default `{table}` has keys of another kind: give it whole, --set \"{whole}\"");
+                let message = format!(
+                    "the default `{table}` has the keys of another kind: set the whole table, --set \"{whole}\""
+                );
                 sources.error(place, message)
             }
             _ => sources.error(place, self),

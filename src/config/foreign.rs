@@ -150,7 +150,7 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     if !adapter && number("lora.rank") == 0.0 {
         for path in ["lora.alpha", "lora.targets"] {
             let why = format!(
-                "`lora.alpha` and `lora.targets` do nothing, as all weights are trained: set `lora.rank` above 0, or \
+                "`lora.alpha` and `lora.targets` have no effect, as all weights are trained: set `lora.rank` above 0, or \
                  remove `{path}`"
             );
             push(path, "lora.rank", why, false);
@@ -158,7 +158,7 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     }
     if adapter {
         for path in ["lora.alpha", "lora.targets"] {
-            let why = format!("`{path}` does nothing with `lora.adapter`, which brings its own: remove one of the two");
+            let why = format!("`{path}` has no effect with `lora.adapter`, which has its own: remove one of the two");
             push(path, "lora.adapter", why, false);
         }
     }
@@ -166,7 +166,7 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
         for path in ["model.time", "model.time_scale", "model.positions"] {
             let why = format!(
                 "`{path}` does nothing with `model.file`, which carries its own: remove it, or give the sizes of a new \
-                 model in place of the file"
+                 model instead of the file"
             );
             push(path, "model.file", why, false);
         }

@@ -1,4 +1,4 @@
-//! `[lora]`: what is trained in place of all weights.
+//! `[lora]`: what is trained instead of all weights.
 
 use std::path::PathBuf;
 

@@ -132,7 +132,7 @@ pub enum Command {
     Train,
     /// `eval`: takes its model from the command line.
     Eval,
-    /// `pretrain`: needs the model's sizes, or a file to go on from.
+    /// `pretrain`: needs the model's sizes, or a file to continue from.
     Pretrain,
     /// `fit-classifier`.
     FitClassifier,

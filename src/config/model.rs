@@ -75,7 +75,7 @@ impl Model {
             given[index].1.ok_or_else(|| {
                 let keys: Vec<_> = missing.iter().map(|(key, _)| *key).collect();
                 let keys = keys.join(", ");
-                Error::input(format!("the new model's sizes are incomplete: [model] lacks {keys}"))
+                Error::input(format!("the new model's sizes are incomplete: [model] is missing {keys}"))
             })
         };
         let sizes = ModelSizes {

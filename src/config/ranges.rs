@@ -88,7 +88,7 @@ pub(super) fn check_by_schema(key: String, value: &toml::Value, schema: &Json) -
     }
 }
 
-/// `value` must divide `total`, which `of` describes; the mend is the nearest divisor.
+/// `value` must divide `total`, which `of` describes; the fix is the nearest divisor.
 pub(super) fn divides(key: &str, value: usize, of: &str, total: usize) -> Result<()> {
     if total.is_multiple_of(value) {
         return Ok(());

@@ -178,7 +178,7 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// Red, green, blue, each 0 to 1; `None` if it is none.
+    /// Red, green, blue, each 0 to 1; `None` if it is not one.
     pub fn rgb(&self) -> Option<[f64; 3]> {
         match self {
             Self::Rgb(rgb) => rgb.iter().all(|value| (0.0..=1.0).contains(value)).then_some(*rgb),
@@ -321,7 +321,7 @@ impl Reward {
             RewardKind::Onnx | RewardKind::Template if self.file.is_empty() || self.file.starts_with("builtin:") => {
                 let what = if self.kind == RewardKind::Onnx { "an ONNX model" } else { "a picture" };
                 Err(Error::input(format!(
-                    "a reward of the kind \"{kind}\" needs `{}`: the path of {what}, as none is built in",
+                    "a reward of kind \"{kind}\" needs `{}`, the path of {what} (none is built in)",
                     key("file")
                 )))
             }
@@ -345,7 +345,7 @@ impl Reward {
             },
             RewardKind::Colour => match &self.colour {
                 None => Err(Error::input(format!(
-                    "a reward of the kind \"colour\" needs `{}`: add [red, green, blue] from 0 to 1, or text such as \
+                    "a reward of kind \"colour\" needs `{}`: add [red, green, blue] from 0 to 1, or text such as \
                      \"#ff8000\"",
                     key("colour")
                 ))),

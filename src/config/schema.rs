@@ -65,7 +65,7 @@ fn collect_all() -> Vec<Section> {
     found
 }
 
-/// The keys of this name in other sections that a reader of the section `path` reads, too; of any section if it is none.
+/// The keys of this name in other sections that a reader of the section `path` reads, too; of any section if there is none.
 pub(super) fn elsewhere(path: &str, name: &str) -> Vec<String> {
     let sections = sections();
     let here = sections.iter().find(|section| section.path == path);
@@ -199,7 +199,7 @@ fn type_of(schema: &Json) -> Option<&str> {
     }
 }
 
-/// A description as paragraphs of one line each; what is no prose (tables, lists) keeps its lines.
+/// A description as paragraphs of one line each; anything but prose (tables, lists) keeps its lines.
 fn paragraphs(schema: &Json) -> Vec<String> {
     let text = schema["description"].as_str().unwrap_or_default();
     let one_line = |paragraph: &str| match paragraph.starts_with(['|', '-', '*']) {

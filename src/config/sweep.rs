@@ -90,7 +90,7 @@ impl Sweep {
         let is_config = |key: &str| sections().iter().any(|section| section.path == key);
         if !is_sweep(root) && root.keys().any(is_config) {
             return Err(Error::input(format!(
-                "{0} is no sweep but the configuration of a run: flowdppo-wgpu train --config {0}; a sweep names it as \
+                "{0} is the configuration of a run, not a sweep: flowdppo-wgpu train --config {0}; a sweep refers to it as \
                  `sweep.base`",
                 sources.file
             )));
@@ -268,7 +268,7 @@ mod tests {
             ("[sweep]\nseed = [1]\n", "my.toml:2:1: unknown key `sweep.seed`; did you mean `sweep.seeds`?"),
             ("[grids]\n", "unknown section [grids]; did you mean [grid]?"),
             ("learning_rate = 1e-4\n", "unknown section [learning_rate]; the sections are sweep, grid, variant"),
-            ("[train]\niterations = 3\n", "my.toml is no sweep but the configuration of a run: flowdppo-wgpu train"),
+            ("[train]\niterations = 3\n", "my.toml is the configuration of a run, not a sweep: flowdppo-wgpu train"),
             ("[[variant]]\nlable = \"x\"\n", "did you mean `variant.0.label`?"),
             ("[[variant]]\nset = []\n", "needs a `label`"),
             ("[sweep]\nseeds = []\n[[variant]]\nlabel = \"x\"\n", "`sweep.seeds` is empty"),

@@ -12,7 +12,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Input`] with the first key that is out of range or does not fit with another, the
-    /// numbers, and how to mend it.
+    /// numbers, and how to fix it.
     pub fn validate(&self, command: Command) -> Result<()> {
         match out_of_range(self, command).into_iter().next() {
             Some(error) => Err(error),
@@ -76,7 +76,7 @@ impl Config {
         match self.model.file {
             Some(_) => self.model.source().map(drop),
             None => Err(Error::input(
-                "train starts from a trained model: give `model.file` in place of sizes, and make the file with pretrain",
+                "train starts from a trained model: give `model.file` instead of sizes, and create the file with pretrain",
             )),
         }
     }
@@ -165,7 +165,9 @@ impl Config {
             }
             _ => return Ok(()),
         };
-        Err(Error::input(format!("`checkpoint.keep_best` names what is not measured, as {missing}, or set \"auto\"")))
+        Err(Error::input(format!(
+            "`checkpoint.keep_best` selects by something that is not measured, as {missing}, or set \"auto\""
+        )))
     }
 }
 
@@ -213,11 +215,11 @@ impl Data {
         };
         for (key, is_given, is_needed) in given {
             if is_given != is_needed {
-                let (verb, mend) = match is_needed {
+                let (verb, fix) = match is_needed {
                     true => ("needs", "add it"),
                     false => ("does not take", "remove it, or choose another kind"),
                 };
-                return Err(Error::input(format!("data of `data.kind` = \"{kind}\" {verb} `data.{key}`; {mend}")));
+                return Err(Error::input(format!("data of `data.kind` = \"{kind}\" {verb} `data.{key}`; {fix}")));
             }
         }
         Ok(())

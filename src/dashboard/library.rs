@@ -134,7 +134,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), root.path().join("out")).unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret"), root.path().join("link")).unwrap();
         assert!(find(&[root.path().to_owned()]).is_empty());
-        // But a person may name one.
+        // But a user may name one.
         assert_eq!(find(&[root.path().join("link")])[0].name, "secret");
     }
 }

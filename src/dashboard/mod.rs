@@ -46,7 +46,7 @@ impl Dashboard {
         // The default folder comes into being with the first run.
         if let Some(missing) = places.iter().find(|place| !place.exists() && **place != *std::path::Path::new("runs")) {
             return Err(Error::input(format!(
-                "{} does not exist: name directories of runs, or a folder of such",
+                "{} does not exist: give the directories of runs, or a folder of such",
                 missing.display()
             )));
         }
@@ -76,7 +76,7 @@ impl Dashboard {
     /// # Errors
     /// [`Error::Failed`] if the system refuses.
     pub fn serve(self) -> Result<()> {
-        let failed = |cause: std::io::Error| Error::failed(format!("the dashboard cannot go on: {cause}"));
+        let failed = |cause: std::io::Error| Error::failed(format!("the dashboard cannot continue: {cause}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(self.listener).map_err(failed)?;

@@ -8,7 +8,7 @@ use super::panel::Panel;
 use super::scatter::{Scatter, is_point};
 use crate::Result;
 
-/// Pictures a class.
+/// Images per class.
 const COLUMNS: usize = 10;
 /// Classes that are shown; of more the first are.
 const MOST_ROWS: usize = 64;

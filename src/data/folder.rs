@@ -36,7 +36,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
     if classes.is_empty() {
         return Err(Error::unreadable(
             folder,
-            "it has no sub-folders: put the pictures of each class into a sub-folder of its own",
+            "it has no sub-directories: put the images of each class into a sub-directory of its own",
         ));
     }
     let mut data = Dataset {
@@ -67,12 +67,12 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
             }
         }
         if data.len() + broken.len() == before {
-            return Err(Error::unreadable(path, "it holds no picture: add some, or remove the folder"));
+            return Err(Error::unreadable(path, "it contains no images: add some, or remove the directory"));
         }
         let name = normal_name(&path.file_name().unwrap_or_default().to_string_lossy());
         if data.class_names.contains(&name) {
             let cause = format!(
-                "another sub-folder has the same name, {name:?}, with its accents stored in another way: rename one"
+                "another sub-directory has the same name, {name:?}, with its accents stored in another way: rename one"
             );
             return Err(Error::unreadable(path, cause));
         }

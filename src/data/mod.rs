@@ -46,7 +46,7 @@ pub struct Originals {
     pub cut: usize,
     /// How many were smaller than wanted, and so are blurred.
     pub enlarged: usize,
-    /// What was found that is no picture in a class.
+    /// What was found that is not an image in a class.
     pub skipped: Vec<PathBuf>,
 }
 

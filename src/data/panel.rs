@@ -9,7 +9,7 @@ use super::grid::Grid;
 use super::scatter::Scatter;
 use crate::Result;
 
-/// Samples as a person sees them.
+/// Samples as a user sees them.
 #[derive(Debug, Clone, Copy)]
 pub enum Panel<'a> {
     /// Pictures.

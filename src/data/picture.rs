@@ -98,7 +98,7 @@ impl Reader {
         }
         // The decoder would make up the missing part of a JPEG in flat grey.
         if format == ImageFormat::Jpeg && !has_end_of_jpeg(bytes) {
-            let cause = "the end of the JPEG is missing, so it was not copied or downloaded to its end";
+            let cause = "the end of the JPEG is missing, so it was not copied or downloaded completely";
             return Err(Unreadable::broken(cause));
         }
         let pixels = match read(format, bytes)? {
@@ -246,7 +246,7 @@ fn read(format: ImageFormat, bytes: &[u8]) -> Result<Result<Pixels, ImageError>,
 fn claim((width, height): (u32, u32), bytes: u64) -> Result<Limits, Unreadable> {
     let mut limits = Limits::default();
     limits.reserve(bytes).map_err(|cause| {
-        Unreadable::broken(format!("it claims to have {width}x{height} pixels, which is too much to decode ({cause})"))
+        Unreadable::broken(format!("its header says {width}x{height} pixels, which is too much to decode ({cause})"))
     })?;
     Ok(limits)
 }

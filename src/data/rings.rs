@@ -1,7 +1,7 @@
-//! A toy set in the plane: points on noisy concentric rings, a class a ring.
+//! A toy set in the plane: points on noisy concentric rings, one class per ring.
 //!
 //! A point is a "picture" of one pixel with two channels, x and y. So every network, sampler and objective works on it
-//! unchanged, in a fraction of the time, and a person can see the whole distribution.
+//! unchanged, in a fraction of the time, and a user can see the whole distribution.
 
 use std::f64::consts::TAU;
 

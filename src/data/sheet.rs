@@ -92,7 +92,7 @@ fn parse_numbers(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), Str
             word.parse().ok().filter(|&label| label < 100_000).ok_or_else(|| {
                 let shown: String = word.chars().take(20).collect();
                 format!(
-                    "{shown:?} is no label: whole numbers from 0, \
+                    "{shown:?} is not a label: whole numbers from 0, \
                      separated by white space, are expected"
                 )
             })

@@ -75,7 +75,7 @@ fn originals(data: &Dataset) -> Vec<String> {
         let names: Vec<String> =
             originals.skipped.iter().take(MOST_NAMED).map(|path| shown(&path.display().to_string())).collect();
         lines.push(format!(
-            "skipped, as they are no pictures in the sub-folder of a class: {}{}",
+            "skipped, as they are not images in the sub-directory of a class: {}{}",
             names.join(", "),
             match originals.skipped.len() - names.len() {
                 0 => String::new(),
@@ -86,12 +86,12 @@ fn originals(data: &Dataset) -> Vec<String> {
     lines
 }
 
-/// What a person may want to change.
+/// What a user may want to change.
 fn notes(data: &Dataset, counts: &[usize]) -> Vec<String> {
     let mut notes = Vec::new();
     for (few, text) in [
         (0, "has no picture: the model would never learn it"),
-        (1, "has one picture: the model would learn it by heart; add more"),
+        (1, "has one picture: the model would memorise it; add more"),
     ] {
         let mut names = data.class_names.iter().zip(counts).filter(|(_, count)| **count == few).map(|(name, _)| name);
         if let Some(first) = names.next() {

@@ -264,7 +264,7 @@ impl Objective {
         let log_ratio = p * term.s1 - q * term.s2;
         let ratio = log_ratio.exp();
 
-        // A dropped term has a constant in place of its ratio: chosen, never multiplied by 0, since
+        // A dropped term has a constant instead of its ratio: chosen, never multiplied by 0, since
         // ρ may have overflowed and ∞·0 is not a number.
         let constant = match self {
             Self::FlowDppo { mask, .. } => {

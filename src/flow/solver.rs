@@ -133,7 +133,7 @@ mod tests {
         // k from the end is h²/k, and the sum of them has a logarithm.
         let found = ratios(Solver::DpmSolverPlusPlus, &linear);
         assert!(found.is_sorted() && found[0] > 3.2 && found[2] < 4.0, "{found:?}");
-        let [euler, second] = [Solver::Euler, Solver::DpmSolverPlusPlus].map(|it| error(it, &linear(20), 20));
+        let [euler, second] = [Solver::Euler, Solver::DpmSolverPlusPlus].map(|solver| error(solver, &linear(20), 20));
         assert!(second < 0.1 * euler, "{second} {euler}");
     }
 

@@ -1,39 +1,39 @@
-//! Which adapters there are, what they offer, and which one is chosen.
+//! Lists the adapters with what they offer, and chooses one.
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// Which limits the device is opened with.
+/// The limits that the device is opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LimitsMode {
-    /// All that the adapter offers.
+    /// Everything that the adapter offers.
     #[default]
     Adapter,
-    /// Only what WebGPU promises everywhere, and no optional feature: shows what a plain browser-grade
-    /// device would do.
+    /// Only what WebGPU guarantees everywhere, and no optional features: shows how a minimal WebGPU device
+    /// would behave.
     WebgpuDefault,
 }
 
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Part of an adapter's name, or its index in [`adapters`]; `None` takes the best one.
+    /// Part of an adapter's name, or its index in [`adapters`]; `None` picks the best one.
     pub device: Option<String>,
-    /// Which limits to ask for.
+    /// The limits to request.
     pub limits: LimitsMode,
-    /// Turns every run-time check in shaders back on (bounds, loop limits, zeroed workgroup memory).
+    /// Turns all run-time checks in shaders back on (bounds, loop limits, zeroed workgroup memory).
     pub checked: bool,
-    /// Keeps compiled pipelines on the disk, in [`crate::cache::directory`], where the backend can.
+    /// Caches compiled pipelines on disk, in [`crate::cache::directory`], where the backend can.
     pub pipeline_cache: bool,
     /// Cuts stores into chunks no larger than this, where the device would allow more: for tests.
     pub chunk_bytes: Option<u64>,
 }
 
 impl Options {
-    /// Fills what the caller left open from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
-    /// `FLOWDPPO_CHECKED`, so that a whole test suite can be run on another device or limit, and turns the
-    /// pipeline cache off if `FLOWDPPO_NO_PIPELINE_CACHE` says so.
+    /// Fills in what the caller left open from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
+    /// `FLOWDPPO_CHECKED`, so that a whole test suite can run on another device or with other limits, and turns
+    /// the pipeline cache off if `FLOWDPPO_NO_PIPELINE_CACHE` is set.
     pub fn or_environment(mut self) -> Self {
         self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
         match variable("FLOWDPPO_LIMITS").as_deref() {
@@ -47,12 +47,12 @@ impl Options {
     }
 }
 
-/// An environment variable, if it is set to something.
+/// An environment variable, if it is set and not empty.
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// A switch in the environment: set, and not to 0.
+/// Whether a switch in the environment is on: set, and not to 0.
 pub(super) fn is_on(name: &str) -> bool {
     variable(name).is_some_and(|value| value != "0")
 }
@@ -94,19 +94,19 @@ pub(super) fn check_environment() -> Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// A graphics card with memory of its own.
+    /// A GPU with its own memory.
     Discrete,
-    /// A graphics processor that shares memory with the CPU.
+    /// A GPU that shares memory with the CPU.
     Integrated,
-    /// A graphics processor lent to a virtual machine.
+    /// A GPU passed to a virtual machine.
     Virtual,
     /// The driver does not say.
     Other,
-    /// No graphics processor at all: the CPU pretends (lavapipe, SwiftShader, WARP).
+    /// A software driver that runs on the CPU (lavapipe, SwiftShader, WARP).
     Cpu,
 }
 
-/// One adapter, for people and for `devices --json`.
+/// One adapter, as `devices` prints it, also with `--json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct AdapterDescription {
     /// Position in the list that `--device` accepts.
@@ -117,36 +117,36 @@ pub struct AdapterDescription {
     pub backend: String,
     /// Driver name and version.
     pub driver: String,
-    /// What stands behind it.
+    /// The kind of processor.
     pub kind: DeviceKind,
-    /// Size of the largest memory heap in bytes, where the backend tells.
+    /// Size of the largest memory heap in bytes, where the backend reports it.
     pub memory_bytes: Option<u64>,
     /// Largest buffer, bytes.
     pub max_buffer_size: u64,
-    /// Largest range of a buffer that a kernel can see, bytes.
+    /// Largest range of a buffer that a kernel can access, bytes.
     pub max_storage_buffer_binding_size: u64,
-    /// Storage buffers a kernel can see at once.
+    /// Storage buffers that a kernel can access at once.
     pub max_storage_buffers_per_shader_stage: u32,
     /// Workgroup memory, bytes.
     pub max_compute_workgroup_storage_size: u32,
-    /// Invocations a workgroup.
+    /// Invocations per workgroup.
     pub max_compute_invocations_per_workgroup: u32,
     /// Workgroups along one dimension of a dispatch.
     pub max_compute_workgroups_per_dimension: u32,
-    /// Subgroup operations are offered.
+    /// Whether subgroup operations are supported.
     pub subgroups: bool,
     /// Smallest and largest subgroup.
     pub subgroup_size: [u32; 2],
-    /// 16-bit floats are offered.
+    /// Whether 16-bit floats are supported.
     pub shader_f16: bool,
-    /// Timestamp queries are offered.
+    /// Whether timestamp queries are supported.
     pub timestamps: bool,
 }
 
-/// All adapters, best first: a graphics processor always stands before a CPU driver.
+/// All adapters, best first: a GPU always comes before a software driver.
 ///
-/// `WGPU_BACKEND` narrows the backends. OpenGL is not asked for: compute through it is second-rate
-/// and probing it prints noise on machines without a display.
+/// `WGPU_BACKEND` restricts the backends. OpenGL is never used: its compute support is second-rate, and probing
+/// it prints noise on machines without a display.
 pub fn adapters() -> Vec<AdapterDescription> {
     listed(&instance()).into_iter().map(|(_, description)| description).collect()
 }
@@ -173,22 +173,22 @@ pub(super) fn listed(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterDe
     found
 }
 
-/// Picks the adapter that `wanted` (or `WGPU_ADAPTER_NAME`) names, else the best.
+/// Picks the adapter that `wanted` (or `WGPU_ADAPTER_NAME`) refers to, or else the best one.
 pub(super) fn choose(
     mut found: Vec<(wgpu::Adapter, AdapterDescription)>,
     wanted: Option<&str>,
 ) -> Result<(wgpu::Adapter, AdapterDescription)> {
     if found.is_empty() {
         return Err(Error::Device(
-            "no Vulkan, Metal or DX12 adapter was found: install a graphics driver, or on a machine without a \
-             graphics processor the software one (`make setup` does it on Debian; package mesa-vulkan-drivers)"
+            "no Vulkan, Metal or DX12 adapter was found: install a graphics driver, or on a machine without a GPU \
+             a software driver (`make setup` does this on Debian; package mesa-vulkan-drivers)"
                 .into(),
         ));
     }
     let wanted = wanted.filter(|name| !name.is_empty()).map(str::to_owned).or_else(|| variable("WGPU_ADAPTER_NAME"));
     let position = match &wanted {
         None => Some(0),
-        // A number that is no index may still be part of a name: 4090.
+        // A number that is not an index may still be part of a name: 4090.
         Some(wanted) => wanted.parse::<usize>().ok().filter(|index| *index < found.len()).or_else(|| {
             let wanted = wanted.to_lowercase();
             found.iter().position(|(_, description)| description.name.to_lowercase().contains(&wanted))
@@ -197,10 +197,14 @@ pub(super) fn choose(
     match position {
         Some(position) => Ok(found.swap_remove(position)),
         None => {
-            let names: Vec<String> =
-                found.iter().map(|(_, it)| format!("{} = {} ({})", it.index, it.name, it.backend)).collect();
+            let names: Vec<String> = found
+                .iter()
+                .map(|(_, description)| {
+                    format!("{} = {} ({})", description.index, description.name, description.backend)
+                })
+                .collect();
             Err(Error::Device(format!(
-                "no adapter is called `{}`: give part of a name or an index from this list: {}",
+                "no adapter matches `{}`: give part of a name or an index from this list: {}",
                 wanted.unwrap_or_default(),
                 names.join(", ")
             )))
@@ -238,10 +242,10 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
     }
 }
 
-/// Size of the largest device-local heap. Only Vulkan tells it through wgpu.
+/// Size of the largest device-local heap. wgpu exposes it only for Vulkan.
 #[cfg(not(target_vendor = "apple"))]
 fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
-    // SAFETY: the handles are only read from, and not kept beyond this function.
+    // SAFETY: the handles are only read from, and do not outlive this function.
     let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
     let instance = hal.shared_instance().raw_instance();
     // SAFETY: both handles are alive as long as `hal` is.

@@ -38,25 +38,25 @@ impl Drop for Buffer {
     }
 }
 
-/// How many objects have been made so far; constant while a training loop runs.
+/// The number of objects created so far; constant while a training loop runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
-    /// Buffers ever made.
+    /// Buffers created.
     pub buffers: u64,
-    /// Pipelines ever made.
+    /// Pipelines created.
     pub pipelines: u64,
-    /// Bind groups ever made.
+    /// Bind groups created.
     pub bind_groups: u64,
-    /// Bytes of all living buffers.
+    /// Bytes of all live buffers.
     pub bytes_held: u64,
 }
 
-/// How much has been sent to the device so far.
+/// The work sent to the device so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Submitted {
-    /// Submissions to its queue.
+    /// Submissions to the queue.
     pub submissions: u64,
-    /// Dispatches within them, without those that count submissions.
+    /// Dispatches in them, without those that count submissions.
     pub dispatches: u64,
 }
 
@@ -92,7 +92,7 @@ pub struct Gpu {
     pub(super) finished: Option<Finished>,
     pub(super) readback: Mutex<super::submission::Readback>,
     unused: OnceLock<Region>,
-    /// Commands that wait to be submitted together.
+    /// Commands waiting to be submitted together.
     pub(super) pending: Mutex<Option<wgpu::CommandEncoder>>,
     buffers_made: AtomicU64,
     pub(super) pipelines_made: AtomicU64,
@@ -120,7 +120,7 @@ impl Gpu {
         adapter::check_environment()?;
         let (adapter, description) = adapter::choose(adapter::listed(&adapter::instance()), options.device.as_deref())?;
         if description.kind == DeviceKind::Cpu {
-            log::warn!("{} is a software driver: the CPU does the work of a graphics processor", description.name);
+            log::warn!("{} is a software driver: everything runs on the CPU", description.name);
         }
         let (required_limits, wanted_features) = match options.limits {
             LimitsMode::Adapter => (
@@ -137,11 +137,11 @@ impl Gpu {
             label: Some("flowdppo-wgpu"),
             required_features,
             required_limits: required_limits.clone(),
-            // Memory is planned before the run starts: large blocks held in reserve would only hide the figure.
+            // Memory is planned before the run starts: large reserved blocks would only obscure the real need.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         }))
-        .map_err(|cause| Error::Device(format!("{} refuses to open a device: {cause}", description.name)))?;
+        .map_err(|cause| Error::Device(format!("{} cannot open a device: {cause}", description.name)))?;
 
         let caches = options.pipeline_cache && required_features.contains(wgpu::Features::PIPELINE_CACHE);
         let pipeline_cache = caches.then(|| PipelineCache::load(&device, &adapter.get_info())).flatten();
@@ -203,17 +203,17 @@ impl Gpu {
         Ok(Arc::new(gpu))
     }
 
-    /// The adapter behind the device.
+    /// The adapter of the device.
     pub fn description(&self) -> &AdapterDescription {
         &self.description
     }
 
-    /// Subgroup operations may be used.
+    /// Whether subgroup operations may be used.
     pub fn has_subgroups(&self) -> bool {
         self.subgroups
     }
 
-    /// What is bound where a kernel has a binding that a dispatch does not use.
+    /// Bound where a kernel has a binding that a dispatch does not use.
     pub fn unused(&self) -> &Region {
         self.unused.get().expect("the device is open")
     }
@@ -240,7 +240,7 @@ impl Gpu {
         }
     }
 
-    /// What was submitted so far.
+    /// The work submitted so far.
     pub fn submitted(&self) -> Submitted {
         Submitted {
             submissions: self.submissions.load(Ordering::Relaxed),
@@ -248,7 +248,7 @@ impl Gpu {
         }
     }
 
-    /// The kernels that `bench --tune` found fastest on this adapter; empty where it has not run.
+    /// The kernels that `bench --tune` found fastest on this adapter; empty if it has not been run.
     pub fn tuning(&self) -> &Arc<Tuning> {
         &self.tuning
     }
@@ -271,7 +271,7 @@ impl Gpu {
     /// A zeroed buffer that kernels can use, of at least 4 bytes.
     ///
     /// # Errors
-    /// If it is larger than the device allows or than its memory.
+    /// If it is larger than the device allows or than the device's memory.
     pub fn allocate(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
         self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
     }
@@ -304,11 +304,11 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Checks a plan's need against the device's memory, before anything is allocated.
+    /// Checks the memory that a plan needs against the device's, before anything is allocated.
     ///
     /// # Errors
-    /// [`Error::Device`] with both numbers. Where the backend does not tell its memory, nothing is refused
-    /// here and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
+    /// [`Error::Device`] with both numbers. Where the backend does not report its memory, this check always passes
+    /// and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
     pub fn check_memory(&self, bytes: u64) -> Result<()> {
         let available = adapter::memory_limit().or(self.description.memory_bytes);
         match available {
@@ -323,7 +323,7 @@ impl Gpu {
         }
     }
 
-    /// Writes to a buffer; seen by everything that is encoded or submitted later, and by nothing before.
+    /// Writes to a buffer. Everything encoded or submitted later sees the write, nothing earlier does.
     pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
         self.flush();
         let data: &[u8] = bytemuck::cast_slice(data);
@@ -338,15 +338,16 @@ impl Gpu {
         }
     }
 
-    /// The first trouble that the device reported, if any.
+    /// Reports the first error of the device, if there was one.
     ///
     /// # Errors
-    /// That trouble.
+    /// That error.
     pub fn check(&self) -> Result<()> {
         let mut trouble = lock(&self.trouble);
         if let Some(message) = &trouble.lost {
             return Err(Error::DeviceLost(format!(
-                "the device {} was lost ({}): what was saved is whole; run again, train with --resume",
+                "the device {} was lost ({}): saved files are intact; run the command again, and continue train with \
+                 --resume",
                 self.description.name,
                 message.lines().next().unwrap_or("no reason given")
             )));
@@ -354,7 +355,7 @@ impl Gpu {
         trouble.error.take().map_or(Ok(()), Err)
     }
 
-    /// Gives the device up, as a driver does when it crashes; everything after it fails with
+    /// Marks the device as lost, as if the driver had crashed: everything afterwards fails with
     /// [`Error::DeviceLost`]. For tests of that path.
     pub fn lose(&self) {
         lock(&self.trouble).lost = Some("given up on purpose".into());
@@ -370,7 +371,7 @@ impl Gpu {
         let most = self.binding_bytes();
         if bytes > most {
             return Err(Error::Device(format!(
-                "a tensor of {} MiB is larger than the {} MiB that {} lets a kernel see: lower the micro-batch or \
+                "a tensor of {} MiB is larger than the {} MiB that {} lets a kernel access: lower the micro-batch or \
                  choose a smaller model",
                 bytes >> 20,
                 most >> 20,

@@ -1,6 +1,6 @@
-//! The only floor that names wgpu: adapters, the device, buffers, pipelines, submission, timing.
+//! The only floor that uses wgpu: adapters, the device, buffers, pipelines, submission, timing.
 //!
-//! Everything above it speaks of [`Buffer`]s, [`Dispatch`]es and [`Command`]s.
+//! Everything above it works with [`Buffer`]s, [`Dispatch`]es and [`Command`]s.
 
 mod adapter;
 mod device;

@@ -1,4 +1,4 @@
-//! Kernels, what they are bound to, and the pipelines made of them.
+//! Kernels, their bindings, and the pipelines made from them.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
@@ -10,22 +10,22 @@ use super::device::{Buffer, Gpu};
 use super::shader;
 use crate::error::Result;
 
-/// A shader with its constants: all that decides which pipeline runs.
+/// A shader with its constants, which together determine the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// File name in `shaders/` without its ending.
+    /// File name in `shaders/` without the extension.
     pub shader: &'static str,
-    /// Constants of the file that are replaced.
+    /// Constants of the file to replace.
     pub constants: Vec<(&'static str, u32)>,
 }
 
 impl Kernel {
-    /// A kernel with the constants that its file states.
+    /// A kernel with the default constants of its file.
     pub fn new(shader: &'static str) -> Self {
         Self { shader, constants: Vec::new() }
     }
 
-    /// The same with one constant replaced.
+    /// The same kernel with one constant replaced.
     pub fn with(mut self, constant: &'static str, value: u32) -> Self {
         self.constants.push((constant, value));
         self
@@ -35,7 +35,7 @@ impl Kernel {
 /// A range of a buffer.
 #[derive(Clone, Debug)]
 pub struct Region {
-    /// Which buffer.
+    /// The buffer.
     pub buffer: Arc<Buffer>,
     /// First byte; a multiple of 256.
     pub offset: u64,
@@ -43,27 +43,27 @@ pub struct Region {
     pub bytes: u64,
 }
 
-/// One dispatch: `B` says how tensors are named (graph tensors while recording, [`Region`]s when bound).
+/// One dispatch: `B` is how tensors are referred to (graph tensors while recording, [`Region`]s when bound).
 ///
-/// Group 0 of the shader is laid out in this order: binding 0 the uniform parameters, then the tensors
-/// that are only read, then those that are written.
+/// The bindings of group 0 are, in this order: the uniform parameters at binding 0, the tensors that are only
+/// read, and those that are written.
 #[derive(Clone, Debug)]
 pub struct Dispatch<B> {
-    /// What runs.
+    /// The kernel.
     pub kernel: Kernel,
     /// Tensors that are only read.
     pub reads: Vec<B>,
     /// Tensors that are written (and may be read).
     pub writes: Vec<B>,
-    /// The uniform struct, one word a member.
+    /// The uniform struct, one word per member.
     pub params: Vec<u32>,
     /// Workgroups along x, y, z.
     pub grid: [u32; 3],
 }
 
-/// Folds a number of workgroups into two dimensions of at most 65 535, which is all that WebGPU
-/// promises. Shaders undo it with `linear_workgroup` and must guard the remainder. More than fit there would
-/// have tensors that no device can hold; binding those fails.
+/// Folds a number of workgroups into two dimensions of at most 65 535, the limit that WebGPU guarantees.
+/// Shaders undo this with `linear_workgroup` and must guard the remainder. A larger number would need tensors
+/// that no device can hold, and binding those fails.
 pub fn grid_1d(workgroups: u64) -> [u32; 3] {
     const MOST: u64 = 65_535;
     let workgroups = workgroups.clamp(1, MOST * MOST);
@@ -72,20 +72,20 @@ pub fn grid_1d(workgroups: u64) -> [u32; 3] {
     [x as u32, y as u32, 1]
 }
 
-/// A dispatch with its pipeline and bind group made: only to be replayed.
+/// A dispatch with its pipeline and bind group, ready to replay.
 #[derive(Debug)]
 pub struct BoundDispatch {
     pipeline: Arc<Pipeline>,
     bind_group: wgpu::BindGroup,
     grid: [u32; 3],
-    /// Its bind group holds this buffer in any case; so it is counted as held.
+    /// The bind group keeps this buffer alive in any case, so it is counted as held.
     _params: Arc<Buffer>,
-    /// Name of the shader, for tables and traces.
+    /// The shader's name, for tables and traces.
     pub shader: &'static str,
 }
 
 impl BoundDispatch {
-    /// Its kernel has run in this process, here or elsewhere: drivers have finished compiling it.
+    /// Whether its kernel has run in this process, here or elsewhere, so that the driver has compiled it.
     pub fn has_run(&self) -> bool {
         self.pipeline.ran.load(Ordering::Relaxed)
     }
@@ -99,14 +99,14 @@ impl BoundDispatch {
     }
 }
 
-/// What makes a pipeline unique: its kernel and how many tensors it reads and writes.
+/// What identifies a pipeline: its kernel and the number of tensors it reads and writes.
 pub(super) type Key = (Kernel, usize, usize);
 
 /// A compiled kernel.
 #[derive(Debug)]
 pub(super) struct Pipeline {
     raw: wgpu::ComputePipeline,
-    /// It has been submitted at least once.
+    /// Whether it has been submitted at least once.
     ran: AtomicBool,
 }
 
@@ -122,8 +122,8 @@ fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> wgpu::ComputePipeline {
     let module = if checked {
         device.create_shader_module(source)
     } else {
-        // SAFETY: the text is ours and constant; the op suite also runs with all checks on, where an
-        // index out of bounds would change results.
+        // SAFETY: the text is our own and constant; the op tests also run with all checks on, where an
+        // out-of-bounds index would change results.
         unsafe { device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) }
     };
     let entries: Vec<wgpu::BindGroupLayoutEntry> = (0..=reads + *writes)
@@ -162,14 +162,14 @@ fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> wgpu::ComputePipeline {
 }
 
 /// Bytes between the parameters of two dispatches: the largest alignment that WebGPU allows a device to
-/// ask for.
+/// require.
 pub const PARAMS_STRIDE: u64 = 256;
 
 impl Gpu {
-    /// A pipeline for each dispatch. Those that do not exist yet are made on all cores: most of a start is
+    /// A pipeline for each dispatch. Missing ones are compiled on all cores, since most of the start-up time is
     /// spent here.
     fn pipelines_for(&self, dispatches: &[Dispatch<Region>]) -> Vec<Arc<Pipeline>> {
-        let key = |it: &Dispatch<Region>| (it.kernel.clone(), it.reads.len(), it.writes.len());
+        let key = |dispatch: &Dispatch<Region>| (dispatch.kernel.clone(), dispatch.reads.len(), dispatch.writes.len());
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = dispatches.iter().map(key);
         let missing: HashSet<Key> = keys.filter(|key| !pipelines.contains_key(key)).collect();
@@ -181,7 +181,7 @@ impl Gpu {
         };
         let made: Vec<(Key, wgpu::ComputePipeline)> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
-            workers.into_iter().flat_map(|it| it.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
         if !made.is_empty() {
             log::debug!("{} pipelines made in {} ms", made.len(), start.elapsed().as_millis());
@@ -192,10 +192,10 @@ impl Gpu {
         dispatches.iter().map(|dispatch| pipelines[&key(dispatch)].clone()).collect()
     }
 
-    /// Makes pipelines, parameters and bind groups for a list of dispatches.
+    /// Creates pipelines, parameters and bind groups for a list of dispatches.
     ///
     /// # Errors
-    /// If a kernel is refused by the driver, a region is larger than a kernel may see, or memory is short.
+    /// If the driver rejects a kernel, a region is larger than a kernel may access, or memory runs out.
     pub fn bind(&self, dispatches: &[Dispatch<Region>]) -> Result<Vec<BoundDispatch>> {
         let params = self.allocate_uniform("parameters", PARAMS_STRIDE * dispatches.len().max(1) as u64)?;
         let mut words = vec![0_u32; params.bytes() as usize / 4];

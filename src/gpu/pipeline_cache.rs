@@ -1,7 +1,7 @@
-//! Compiled pipelines on the disk, so that the next start need not compile them again.
+//! Compiled pipelines on disk, so that the next start need not compile them again.
 //!
-//! Most desktop drivers keep such a cache of their own; where one does not, or is fresh, this one helps. Only
-//! Vulkan lets a program have it.
+//! Most desktop drivers have their own cache; this one helps where a driver has none, or an empty one. Only
+//! Vulkan lets a program manage such a cache.
 
 use super::device::Gpu;
 use crate::cache;
@@ -12,22 +12,22 @@ pub(super) struct PipelineCache {
     pub(super) raw: wgpu::PipelineCache,
     file: String,
     key: String,
-    /// What the file held, to see whether anything is new.
+    /// The content of the file, to detect whether anything is new.
     loaded: Option<Vec<u8>>,
 }
 
 impl PipelineCache {
-    /// The cache of an adapter, with what is on the disk; `None` where the backend has none.
+    /// The cache of an adapter, loaded from disk; `None` where the backend has none.
     pub(super) fn load(device: &wgpu::Device, adapter: &wgpu::AdapterInfo) -> Option<Self> {
         let name = wgpu::util::pipeline_cache_key(adapter)?;
         let file = format!("{name}.bin");
-        // Drivers should refuse what another version made. This one does not rely on it.
+        // Drivers should reject data from another version. We do not rely on it.
         let version = env!("CARGO_PKG_VERSION");
         let key = format!("{version} {name} {} {} {}", adapter.name, adapter.driver, adapter.driver_info);
         let loaded = cache::read(&file, &key);
         let descriptor = wgpu::PipelineCacheDescriptor { label: None, data: loaded.as_deref(), fallback: true };
-        // SAFETY: the data is what `get_data` returned for this adapter, driver and version: key and checksum
-        // were compared.
+        // SAFETY: `get_data` returned this data for the same adapter, driver and version: key and checksum
+        // match.
         let raw = unsafe { device.create_pipeline_cache(&descriptor) };
         Some(Self { raw, file, key, loaded })
     }
@@ -41,7 +41,7 @@ impl PipelineCache {
 }
 
 impl Drop for Gpu {
-    /// Keeps the pipelines that were made. Nothing that goes wrong here matters.
+    /// Saves the compiled pipelines. Failures are ignored: the cache only saves time.
     fn drop(&mut self) {
         if let Some(cache) = self.pipeline_cache.take()
             && self.counters().pipelines > 0

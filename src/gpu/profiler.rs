@@ -1,8 +1,8 @@
-//! What ran when and for how long: filled by plans and phases while a device is profiled, read by reports.
+//! What ran when and for how long: recorded by plans and phases while a device is profiled, read by reports.
 //!
 //! Profiling is a property of the open device ([`Gpu::start_profiling`]). While it is on, plans time every
-//! dispatch. Results are the same to the bit, but the run is slower: every dispatch is a submission of its
-//! own, and the host waits for each replay.
+//! dispatch. Results are the same bit for bit, but the run is slower: every dispatch is a separate submission,
+//! and the host waits for each replay.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use super::device::Gpu;
 use super::timing::Timing;
 
-/// The phase that counts the iterations of a loop; events of single dispatches are kept for the first few.
+/// The phase that counts the iterations of a loop; single dispatches are kept as events for the first few.
 pub const ITERATION: &str = "iteration";
 
-/// Iterations whose dispatches are kept one by one: one to warm up, and two.
+/// Iterations whose dispatches are kept one by one: one to warm up and two more.
 const RECORDED_ITERATIONS: usize = 3;
 
-/// Events that are kept at most, about 50 MB of trace.
+/// The most events that are kept, about 50 MB of trace.
 const MOST_EVENTS: usize = 200_000;
 
-/// What one dispatch of a plan is for.
+/// What one dispatch of a plan does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Work {
     /// Label of its node.
@@ -29,44 +29,44 @@ pub struct Work {
     pub op: &'static str,
     /// Name of its shader.
     pub shader: &'static str,
-    /// Floating-point operations: its share of the node's.
+    /// Its share of the node's floating-point operations.
     pub flops: u64,
-    /// Bytes of all that it reads and writes, counted once each: what is bound, of which a lookup reads less.
+    /// Bytes of everything bound to it, each tensor counted once; a lookup reads fewer.
     pub bytes: u64,
 }
 
-/// How often a dispatch ran and for how long.
+/// How often a dispatch ran, and for how long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Times that it ran.
+    /// Number of runs.
     pub count: u64,
-    /// Time of all of them.
+    /// Their total time.
     pub took: Duration,
 }
 
 /// One interval of the recording.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Begin, since profiling was started.
+    /// Start, since profiling was started.
     pub start: Duration,
-    /// Length.
+    /// Duration.
     pub took: Duration,
-    /// What the host was doing: the innermost phase, or the phase itself.
+    /// What the host was doing: the innermost phase, or the event's own.
     pub phase: &'static str,
-    /// The dispatch, if it is one; else the event is the phase.
+    /// The dispatch, or `None` if the event is a phase.
     pub work: Option<Arc<Work>>,
-    /// The kernel ran for the first time, which is no measure of it: drivers finish compiling then.
+    /// Whether the kernel ran for the first time, when drivers finish compiling, so its time means little.
     pub first: bool,
 }
 
-/// A snapshot of what was recorded.
+/// A snapshot of the recording.
 #[derive(Clone, Debug)]
 pub struct Recording {
-    /// Totals of every dispatch, by the host's phase; without the first run of each kernel.
+    /// Totals of every dispatch by the host's phase, without the first run of each kernel.
     pub totals: Vec<(&'static str, Arc<Work>, Totals)>,
-    /// Totals of the host's phases; a phase within another one counts in both.
+    /// Totals of the host's phases; a nested phase counts in both.
     pub phases: BTreeMap<&'static str, Totals>,
-    /// First runs of kernels, which the totals leave out.
+    /// First runs of kernels, which are not in the totals.
     pub first_runs: Totals,
     /// The first events, in the order in which they ended.
     pub events: Vec<Event>,
@@ -102,7 +102,7 @@ impl Profiler {
         Self { start: Instant::now(), state: Mutex::default() }
     }
 
-    /// Adds a timed replay: what each dispatch is for, and when it ran.
+    /// Adds a timed replay: what each dispatch does, and when it ran.
     pub fn record(&self, works: &[Arc<Work>], timings: &[Timing]) {
         let mut state = self.lock();
         let phase = state.stack.last().copied().unwrap_or("other");
@@ -112,7 +112,7 @@ impl Profiler {
                 true => state.first_runs.add(timing.took),
                 false => state.totals.entry((phase, work.clone())).or_default().add(timing.took),
             }
-            // A device may begin a dispatch while the one before it ends; in the trace they follow each other.
+            // A device may start a dispatch before the previous one ends; in the trace they must not overlap.
             let start = timing.start.saturating_duration_since(self.start).max(state.device_end);
             let end = (timing.start + timing.took).saturating_duration_since(self.start).max(start);
             state.device_end = end;
@@ -123,7 +123,7 @@ impl Profiler {
         }
     }
 
-    /// What has been recorded so far.
+    /// The recording so far.
     pub fn recording(&self) -> Recording {
         let state = self.lock();
         let totals = state.totals.iter().map(|((phase, work), totals)| (*phase, work.clone(), *totals));
@@ -140,7 +140,7 @@ impl Profiler {
     }
 }
 
-/// Something that the host does, from [`Gpu::phase`] until this is dropped.
+/// A phase of the host, from [`Gpu::phase`] until this is dropped.
 #[derive(Debug)]
 #[must_use = "the phase ends when this is dropped"]
 pub struct Phase(Option<(Arc<Profiler>, &'static str, Instant)>);
@@ -159,7 +159,7 @@ impl Drop for Phase {
 }
 
 impl Gpu {
-    /// From now on every replay of a plan made after this is timed and recorded.
+    /// From now on, every replay of a plan made after this call is timed and recorded.
     pub fn start_profiling(&self) {
         self.profiler.get_or_init(|| Arc::new(Profiler::new()));
     }
@@ -169,7 +169,7 @@ impl Gpu {
         self.profiler.get().map(Arc::as_ref)
     }
 
-    /// Says what the host does until the result is dropped. Phases may nest. Costs nothing unless profiling.
+    /// Starts a phase of the host, which ends when the result is dropped. Phases may nest. Free unless profiling.
     pub fn phase(&self, name: &'static str) -> Phase {
         Phase(self.profiler.get().map(|profiler| {
             profiler.lock().stack.push(name);
@@ -191,7 +191,7 @@ mod tests {
             took: Duration::from_millis(3),
             first,
         };
-        // The second begins before the first has ended.
+        // The second starts before the first has ended.
         profiler.record(&[work.clone(), work.clone()], &[at(0, true), at(2, false)]);
         let recording = profiler.recording();
         assert_eq!(recording.totals, [("other", work.clone(), Totals { count: 1, took: Duration::from_millis(3) })]);

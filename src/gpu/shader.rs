@@ -1,10 +1,10 @@
-//! The shaders, as text: one file a pipeline, compiled into the binary.
+//! The shaders as text: one file per pipeline, compiled into the binary.
 //!
-//! Two small mechanisms keep every file readable as plain WGSL:
+//! Two small mechanisms keep every file plain WGSL:
 //! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, and `//!import epilogue` by the file in
-//!   `shaders/epilogues` that the constant `EPILOGUE` numbers;
-//! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace, for
-//!   what WGSL cannot size at pipeline creation (arrays in registers), if `CONSTANTS` knows the name.
+//!   `shaders/epilogues` with the number given by the constant `EPILOGUE`;
+//! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace if `CONSTANTS` lists
+//!   the name, for what WGSL cannot size at pipeline creation (arrays in registers).
 
 use std::borrow::Cow;
 
@@ -80,7 +80,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "unpatchify",
 ];
 
-/// `(name, text)` of what pipelines import.
+/// `(name, text)` of every import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
     "attention",
     "block_sum",
@@ -106,7 +106,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "tiles",
 ];
 
-/// `(name, text)` of what a matmul kernel can do with an element, by number: [`epilogue`] gives it.
+/// `(name, text)` of the epilogues of matmul kernels, in the order of their numbers, see [`epilogue`].
 const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
     "none",
     "gelu",
@@ -117,28 +117,28 @@ const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
 /// The number of an epilogue.
 ///
 /// # Panics
-/// If there is none of this name.
+/// If no epilogue has this name.
 pub fn epilogue(name: &str) -> u32 {
     let found = EPILOGUES.iter().position(|(key, _)| *key == name);
-    found.unwrap_or_else(|| panic!("no epilogue is called `{name}`")) as u32
+    found.unwrap_or_else(|| panic!("no epilogue is named `{name}`")) as u32
 }
 
-/// What a constant may be.
+/// The values that a constant may have.
 #[derive(Clone, Copy, Debug)]
 enum Values {
     /// One of these.
     OneOf(&'static [u32]),
-    /// Any size that a model or a device brings along, such as these.
+    /// Any size that a model or a device may have, such as these.
     SuchAs(&'static [u32]),
 }
 
-/// The constants that kernels may replace. [`all`] makes every shader with all of these values.
+/// The constants that kernels may replace. [`all`] builds every shader with all of these values.
 const CONSTANTS: &[(&str, Values)] = &[
     ("CHUNK", Values::OneOf(&[4096])),
     ("COLUMNS", Values::OneOf(&[1, 2])),
     ("DIVERGENCE", Values::OneOf(&[0, 1, 2])),
     ("EPILOGUE", Values::OneOf(&[0, 1, 2, 3])),
-    // A lone element, less than a vector of four, whole vectors, sizes in use, and more than a subgroup.
+    // A single element, a partial vector of four, whole vectors, sizes in use, and more than a subgroup.
     ("HEAD_DIM", Values::SuchAs(&[1, 5, 8, 16, 32, 64, 72])),
     ("LOG_PROB", Values::OneOf(&[0, 1])),
     ("OBJECTIVE", Values::OneOf(&[0, 1, 2, 3, 4])),
@@ -154,19 +154,19 @@ fn defines(line: &str, constant: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(": u32 ="))
 }
 
-/// The text of a shader with its imports in place and the constants replaced.
+/// The text of a shader with its imports resolved and the constants replaced.
 ///
 /// # Panics
-/// If the shader, an import or a constant does not exist, or [`CONSTANTS`] does not allow the value: a
-/// mistake in this program, found by any test that touches the kernel.
+/// If the shader, an import or a constant does not exist, or [`CONSTANTS`] does not allow the value: a bug
+/// in this program, which any test of the kernel finds.
 pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
-    let text = find(PIPELINES, name).unwrap_or_else(|| panic!("no shader is called `{name}`"));
+    let text = find(PIPELINES, name).unwrap_or_else(|| panic!("no shader is named `{name}`"));
     for (constant, value) in constants {
         let known = CONSTANTS.iter().any(|(key, values)| match values {
             Values::OneOf(values) => key == constant && values.contains(value),
             Values::SuchAs(_) => key == constant,
         });
-        assert!(known, "{name}.wgsl with {constant} = {value} is not among the constants that are tested");
+        assert!(known, "{name}.wgsl with {constant} = {value} is not among the tested constants");
     }
     let mut out = String::with_capacity(2 * text.len());
     let used = expand(name, text, constants, &mut out);
@@ -178,7 +178,7 @@ fn find(table: &[(&'static str, &'static str)], name: &str) -> Option<&'static s
     table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
 }
 
-/// Appends a text with its imports, and theirs, in place; returns how many constants it has replaced.
+/// Appends a text with its imports resolved recursively; returns the number of constants replaced.
 fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut String) -> usize {
     let mut used = 0;
     for line in text.lines() {
@@ -204,8 +204,8 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut S
     used
 }
 
-/// Every pipeline's name and text with every combination of its constants, for tests that translate them
-/// all.
+/// The name and text of every pipeline with every combination of its constants, for tests that compile all of
+/// them.
 pub fn all() -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (name, text) in PIPELINES {

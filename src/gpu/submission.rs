@@ -1,7 +1,7 @@
-//! Sending work and fetching results.
+//! Submitting work and reading results back.
 //!
-//! Commands gather in one encoder ([`Gpu::encode`]) until something must come after them: a write of the host, a
-//! readback, or a submission of its own. So a replay and the copies behind it are one submission.
+//! Commands are batched in one encoder ([`Gpu::encode`]) until something must come after them: a write by the host,
+//! a readback, or a separate submission. So a replay and the copies after it are one submission.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub enum Command<'a> {
     /// Runs a kernel.
     Dispatch(&'a BoundDispatch),
-    /// Copies as many bytes as `from` has into `to`.
+    /// Copies all bytes of `from` into `to`.
     Copy {
         /// Source.
         from: &'a Region,
@@ -25,17 +25,17 @@ pub enum Command<'a> {
     },
 }
 
-/// Lets the host run ahead of the device, but not far: every submission that waits holds staging memory.
+/// Lets the host run ahead of the device, but not far: every pending submission holds staging memory.
 #[derive(Debug, Default)]
 pub struct Throttle {
     ahead: VecDeque<wgpu::SubmissionIndex>,
 }
 
 impl Throttle {
-    /// Parts of the work that may wait for the device.
+    /// The number of parts of the work that may be pending.
     const MOST: usize = 2;
 
-    /// To be called after each part of the work: submits it, and returns when no more than two parts wait.
+    /// Call this after each part of the work: submits it, and returns when at most two parts are pending.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
@@ -49,7 +49,7 @@ impl Throttle {
     }
 }
 
-/// Large enough for the readbacks of ordinary iterations, so that they never allocate.
+/// Large enough for the readbacks of typical iterations, so that they never allocate.
 const SMALLEST_STAGING: u64 = 1 << 20;
 
 /// The staging buffer does not grow beyond this: what is larger is transferred in pieces.
@@ -90,8 +90,8 @@ impl Gpu {
         dispatch.encode(pass);
     }
 
-    /// Submits what is encoded, with the count of submissions behind it; returns where it stands, and the count
-    /// before.
+    /// Submits what is encoded, followed by the dispatch that counts submissions; returns the submission's index
+    /// and the count before it.
     pub(super) fn send(&self, mut encoder: wgpu::CommandEncoder) -> (wgpu::SubmissionIndex, u32) {
         self.submissions.fetch_add(1, Ordering::Relaxed);
         let Some(finished) = &self.finished else {
@@ -104,7 +104,7 @@ impl Gpu {
         (self.queue.submit([encoder.finish()]), before)
     }
 
-    /// Submits what waits, if anything does. Trouble shows at the next command or readback.
+    /// Submits the pending commands, if any. Errors show up at the next command or readback.
     pub fn flush(&self) {
         let mut pending = self.pending();
         if let Some(encoder) = pending.take() {
@@ -112,8 +112,8 @@ impl Gpu {
         }
     }
 
-    /// What waits to be submitted. Whoever takes it sends it before letting go of the lock: other threads must
-    /// not overtake their own commands.
+    /// The pending commands. Whoever takes them must submit them before releasing the lock, so that no thread's
+    /// later commands overtake its earlier ones.
     fn pending(&self) -> MutexGuard<'_, Option<wgpu::CommandEncoder>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +122,7 @@ impl Gpu {
         self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    /// Submits commands in order, with what waited before them, as one submission. Does not wait.
+    /// Submits commands in order, after the pending ones, as one submission. Does not wait.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
@@ -132,8 +132,8 @@ impl Gpu {
         self.check()
     }
 
-    /// Puts commands in order behind those that wait. They are submitted before the host next writes to a
-    /// buffer or reads one, with whatever is encoded until then.
+    /// Appends commands to the pending ones. They are submitted before the host next writes to or reads a
+    /// buffer, together with everything encoded until then.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
@@ -151,7 +151,7 @@ impl Gpu {
                     from.bytes,
                 ),
                 Command::Dispatch(first) => {
-                    // Dispatches that follow each other share a pass: a pass of its own costs twice as much.
+                    // Consecutive dispatches share a pass: one pass per dispatch costs twice as much.
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     let mut next = Some(first);
                     while let Some(dispatch) = next {
@@ -171,7 +171,7 @@ impl Gpu {
         self.check()
     }
 
-    /// Submits what waits, and returns when all of it is done.
+    /// Submits the pending commands and waits until everything is done.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
@@ -189,20 +189,20 @@ impl Gpu {
         }
     }
 
-    /// Submits what waits; returns where the last submission stands.
+    /// Submits the pending commands; returns the index of the last submission.
     fn mark(&self) -> wgpu::SubmissionIndex {
         let mut pending = self.pending();
         let encoder = pending.take().unwrap_or_else(|| self.encoder());
         self.send(encoder).0
     }
 
-    /// Reads regions back, one after the other into one vector, after all that was submitted or waits to be.
+    /// Reads regions back, one after the other into one vector, after everything submitted or pending.
     ///
-    /// Some drivers answer a killed submission with stale bytes and no error; so every submission adds one to a
+    /// Some drivers return stale bytes and no error for a killed submission, so every submission increments a
     /// counter on the device, and every readback compares it with the host's.
     ///
     /// # Errors
-    /// If the device is lost, or a submission before this one did not finish.
+    /// If the device is lost, or an earlier submission did not finish.
     pub fn read<T: bytemuck::Pod>(&self, regions: &[&Region]) -> Result<Vec<T>> {
         let bytes: u64 = regions.iter().map(|region| region.bytes).sum();
         let mut data = vec![T::zeroed(); bytes as usize / size_of::<T>()];
@@ -244,7 +244,7 @@ impl Gpu {
         let (sender, receiver) = mpsc::channel();
         let slice = staging.raw().slice(..at + 4);
         slice.map_async(wgpu::MapMode::Read, move |outcome| {
-            // The receiver lives until the message is taken below; if not, nobody waits for it.
+            // The receiver lives until the message is taken below; otherwise no one is waiting for it.
             let _ = sender.send(outcome);
         });
         self.wait()?;
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(gpu.read::<u32>(&[&region]).expect("nothing was dropped"), [7]);
         // The host counts a submission that the device never finishes.
         let finished = gpu.finished.as_ref().expect("the device is open");
-        *finished.submitted.lock().expect("nobody panicked") += 1;
+        *finished.submitted.lock().expect("no thread panicked") += 1;
         let error = gpu.read::<u32>(&[&region]).expect_err("the counts differ");
         assert_eq!(error.exit_code(), 4, "{error}");
     }

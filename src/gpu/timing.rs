@@ -1,4 +1,4 @@
-//! How long dispatches take: by the device's own clock where it has one, else by the host's.
+//! How long dispatches take, by the device's clock where it has one, otherwise by the host's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use super::pipeline::{BoundDispatch, Region};
 use super::submission::Command;
 use crate::error::Result;
 
-/// Dispatches whose timestamps fit one set of queries: WebGPU allows 4096 queries, each takes two.
+/// Dispatches whose timestamps fit in one query set: WebGPU allows 4096 queries, and each dispatch takes two.
 const A_SET: usize = 2048;
 
-/// A set of queries and where they are resolved to; made once, when the device is opened.
+/// A query set and the buffer that it is resolved to; made once, when the device is opened.
 #[derive(Debug)]
 pub(super) struct Timestamps {
     queries: wgpu::QuerySet,
@@ -36,23 +36,23 @@ impl Timestamps {
 /// When a dispatch ran.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Its begin. Of a replay that is timed by the device's clock, the first dispatch stands at the moment
-    /// when the host began to submit, and the others as far behind it as the device says.
+    /// When it started. With the device's clock, the first dispatch of a replay is placed at the moment when the
+    /// host started to submit, and the others follow at the distances that the device measured.
     pub start: Instant,
-    /// How long it took; by the host's clock with the time of a submission.
+    /// How long it took; with the host's clock this includes the time of a submission.
     pub took: Duration,
-    /// Its kernel had not run before.
+    /// Whether its kernel had not run before.
     pub first: bool,
 }
 
 impl Gpu {
-    /// Dispatches are timed by the device's own clock; without one by the host's, each with the time of a
-    /// submission.
+    /// Whether dispatches are timed by the device's clock; if not, the host's clock is used and each time includes
+    /// that of a submission.
     pub fn has_timestamps(&self) -> bool {
         self.timestamps.is_some()
     }
 
-    /// Runs dispatches one by one, each in a submission of its own, and says when each ran.
+    /// Runs dispatches one by one, each in its own submission, and returns when each ran.
     ///
     /// # Errors
     /// If the device is lost.
@@ -66,7 +66,7 @@ impl Gpu {
         for set in dispatches.chunks(A_SET) {
             timings.extend(self.time_on_device(timestamps, set)?);
         }
-        // A clock that stands still says nothing; then all that is known is the time of the whole.
+        // If the device's clock stands still, only the total time is known.
         if timings.iter().all(|timing| timing.took.is_zero()) {
             let share = start.elapsed() / dispatches.len().max(1) as u32;
             for (index, timing) in timings.iter_mut().enumerate() {

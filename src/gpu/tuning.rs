@@ -1,4 +1,4 @@
-//! Which of several kernels is fastest on an adapter: measured by `bench --tune`, kept in the user's cache.
+//! The fastest of several kernels on an adapter: measured by `bench --tune`, stored in the user's cache.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,18 +10,18 @@ use crate::cache;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// The fastest kernel for each workload on one adapter. A workload is named by its op and the sizes that a choice
-/// may depend on: never a number of rows, because a row's bits must not change with its batch.
+/// The fastest kernel for each workload on one adapter. A workload's name consists of its op and the sizes that the
+/// choice may depend on: never a number of rows, because a row's bits must not change with its batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     kernels: BTreeMap<String, String>,
 }
 
-/// A table as it lies in its file.
+/// A table as stored in its file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    /// Of the program: other kernels may be there in another one.
+    /// The program's version: another one may have other kernels.
     version: String,
     adapter: String,
     driver: String,
@@ -40,7 +40,7 @@ impl Table {
         }
     }
 
-    /// Whose table it is.
+    /// What the table is for.
     fn key(&self) -> [&str; 4] {
         [&self.version, &self.adapter, &self.driver, &self.backend]
     }
@@ -59,23 +59,23 @@ impl Tuning {
         Self { kernels: kernels.into_iter().collect() }
     }
 
-    /// The kernel that was fastest for a workload.
+    /// The fastest kernel for a workload.
     pub fn kernel(&self, workload: &str) -> Option<&str> {
         self.kernels.get(workload).map(String::as_str)
     }
 
-    /// The table of an adapter. One that is missing, damaged, or made by another version or for another driver is
-    /// as good as none; but for the first, a line in the log says so.
+    /// The table of an adapter. It is empty if the file is missing, damaged, or made by another version or for
+    /// another driver; all but a missing file are logged.
     pub(super) fn load(adapter: &AdapterDescription) -> Self {
         let Some(path) = path(adapter) else { return Self::default() };
         let Ok(text) = std::fs::read_to_string(&path) else { return Self::default() };
         match Self::parse(&text, adapter) {
             Ok(tuning) => {
-                log::info!("kernels are chosen by {}", path.display());
+                log::info!("kernels are chosen according to {}", path.display());
                 tuning
             }
             Err(problem) => {
-                log::warn!("{} is ignored: {problem}; `bench --tune` makes it again", path.display());
+                log::warn!("{} is ignored: {problem}; `bench --tune` regenerates it", path.display());
                 Self::default()
             }
         }
@@ -93,13 +93,13 @@ impl Tuning {
         serde_json::to_string_pretty(&Table::new(adapter, self)).expect("text is JSON")
     }
 
-    /// Keeps the table for every device that is opened on this adapter from now on; returns its file.
+    /// Saves the table for every device opened on this adapter from now on; returns its file.
     ///
     /// # Errors
-    /// If there is no place for it, or it is not writable.
+    /// If there is no cache directory, or it is not writable.
     pub fn save(&self, adapter: &AdapterDescription) -> Result<PathBuf> {
         let path = path(adapter).ok_or_else(|| {
-            Error::failed("this system has no cache folder: set FLOWDPPO_CACHE_DIR to a folder for the table")
+            Error::failed("this system has no cache directory: set FLOWDPPO_CACHE_DIR to a directory for the table")
         })?;
         let folder = path.parent().expect("the file is in a folder");
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;

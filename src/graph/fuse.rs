@@ -1,7 +1,7 @@
-//! Joins a node with the one that reads its result, where an op has a kernel that does both.
+//! Fuses a node with the one that reads its result, where an op has a kernel that does both.
 //!
-//! This happens when a plan is made. What a model records, what is differentiated and what the interpreter runs
-//! are the plain ops: so the joined kernels have the plain ones as their oracle.
+//! This happens when a plan is made. Models record the plain ops, and these are what is differentiated and what the
+//! interpreter runs, so the plain ops are the oracle of the fused kernels.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,7 +33,7 @@ impl Graph {
         self.nodes.iter().enumerate().filter_map(executed).collect()
     }
 
-    /// The first reader of a node's only output, and the node that does both in the reader's place.
+    /// The first reader of a node's only output, and the fused node that replaces the reader.
     fn joined_with_reader(
         &self,
         index: usize,
@@ -50,7 +50,7 @@ impl Graph {
         }
         let mut places = (0..next.inputs.len()).filter(|place| next.inputs[*place] == value);
         let (place, None) = (places.next()?, places.next()) else { return None };
-        // The first node moves down to the second: what it reads must not change on the way.
+        // The first node moves down to the second: its inputs must not change in between.
         if self.nodes[index + 1..reader].iter().any(|between| self.overwrites(between, &node.inputs)) {
             return None;
         }
@@ -66,7 +66,7 @@ impl Graph {
         Some((reader, both))
     }
 
-    /// Only stored tensors are ever written twice.
+    /// Whether a node writes to any of the tensors. Only stored tensors are ever written twice.
     fn overwrites(&self, node: &Node, tensors: &[Tensor]) -> bool {
         let store = |tensor: &Tensor| match self.origin(*tensor) {
             Origin::Stored(store, _) => Some(store),

@@ -1,10 +1,10 @@
-//! The same graph on the host, in f64.
+//! Runs a graph on the host, in f64.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Graph, Initial, Origin, Store, Tensor};
 
-/// Runs a graph by the f64 twins of its ops. u32 elements are held as whole numbers.
+/// Runs a graph with the f64 twins of its ops. u32 elements are stored as whole numbers.
 #[derive(Debug, Default)]
 pub struct Interpreter {
     /// Contents of the stores, by element.

@@ -26,11 +26,11 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Plans a graph for such a device; its nodes are executed as [`Graph::executed`] says. A tensor that no
-    /// kernel there reads or writes, such as the scratch of a kernel that was not chosen, gets no memory.
+    /// Plans a graph for a device with this profile; `nodes` are those of [`Graph::executed`]. A tensor that no
+    /// kernel reads or writes, such as the scratch of a kernel that was not chosen, gets no memory.
     ///
     /// The largest tensors choose first (greedy by size, Pisarchyk & Lee 2020): each takes the smallest slot that
-    /// is free as long as it lives, which is large enough, since what chose before is no smaller.
+    /// is free for its lifetime. That slot is large enough, since all earlier tensors are at least as large.
     pub fn new(graph: &Graph, nodes: &[Node], profile: &Profile) -> Self {
         let bytes = |tensor: Tensor| 4 * graph.elements(tensor) as u64;
         let mut lives: BTreeMap<Tensor, RangeInclusive<usize>> = BTreeMap::new();
@@ -58,7 +58,7 @@ impl MemoryPlan {
         let mut taken: Vec<Vec<RangeInclusive<usize>>> = Vec::new();
         for (tensor, life) in computed {
             let apart = |other: &RangeInclusive<usize>| other.end() < life.start() || life.end() < other.start();
-            // Slots are made in order of size, so the last is the smallest.
+            // Slots are created in order of size, so the last is the smallest.
             let free = taken.iter().rposition(|others| others.iter().all(apart)).unwrap_or_else(|| {
                 slots.push(bytes(tensor));
                 taken.push(Vec::new());
@@ -112,7 +112,7 @@ pub fn check_tensors(graph: &Graph, profile: &Profile) -> Result<()> {
 pub struct Planned {
     /// What the plan will hold, alone on the device.
     pub reused: u64,
-    /// What it would hold if every tensor had memory of its own.
+    /// Bytes if every tensor had its own memory.
     pub naive: u64,
     /// Bytes of the slots among it, which plans of one device share.
     pub slots: Vec<u64>,

@@ -1,11 +1,11 @@
-//! Computations as data: recorded once for fixed shapes, planned, then only replayed.
+//! Computations as data: recorded once for fixed shapes, planned, and then replayed.
 //!
 //! - [`Graph`] is a list of [`Node`]s in execution order; each applies one [`Op`] to tensors.
-//! - [`MemoryPlan`] gives every intermediate tensor a slot in memory that is reused by lifetime.
-//! - [`Plan`] binds it all to a device and replays it.
-//! - [`Interpreter`] runs the same graph on the host in f64: the oracle of every test.
+//! - [`MemoryPlan`] gives every intermediate tensor a slot in memory; slots are reused by lifetime.
+//! - [`Plan`] binds a graph to a device and replays it.
+//! - [`Interpreter`] runs a graph on the host in f64: the oracle of every test.
 //!
-//! No op is named here; they live on the floor above and only meet this one through the trait.
+//! This module names no op: ops live on the floor above and are used here only through the trait.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -33,7 +33,7 @@ pub struct Tensor(usize);
 pub struct Store(pub &'static str);
 
 /// Stored tensors start at multiples of this many elements: 256 bytes, the largest alignment of a binding
-/// that WebGPU allows a device to ask for.
+/// that WebGPU allows a device to require.
 pub const STORE_ALIGNMENT: usize = 64;
 
 /// Where a tensor's values come from.
@@ -41,13 +41,13 @@ pub const STORE_ALIGNMENT: usize = 64;
 pub enum Origin {
     /// Written by the host before a replay; keeps its value until it is written again.
     Input,
-    /// A range of a [`Store`], from this element on.
+    /// A range of a [`Store`] that starts at this element.
     Stored(Store, usize),
     /// The output of a node.
     Computed,
 }
 
-/// What an input holds before the host writes to it.
+/// The value of an input before the host writes to it.
 #[derive(Debug)]
 enum Initial {
     F32(Vec<f32>),
@@ -60,9 +60,9 @@ struct TensorInfo {
     shape: Vec<usize>,
     origin: Origin,
     kept: bool,
-    /// An input's value until the host writes another one.
+    /// An input's value until the host writes to it.
     initial: Option<Initial>,
-    /// Where its gradient accumulates, for trainable parameters.
+    /// The tensor that accumulates its gradient, for trainable parameters.
     gradient: Option<Tensor>,
 }
 
@@ -88,27 +88,27 @@ impl Graph {
 
     /// A tensor whose value never changes.
     pub fn constant(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> Tensor {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} has an element a place");
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} needs one value per element");
         let tensor = self.input(name, shape);
         self.tensors[tensor.0].initial = Some(Initial::F32(data));
         tensor
     }
 
-    /// A tensor of indices that never change.
+    /// A tensor of constant indices.
     pub fn constant_indices(&mut self, name: &str, shape: &[usize], data: Vec<u32>) -> Tensor {
-        assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} has an element a place");
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} needs one value per element");
         let tensor = self.input(name, shape);
         self.tensors[tensor.0].initial = Some(Initial::U32(data));
         tensor
     }
 
-    /// A tensor in a store, from element `offset` on, which is a multiple of [`STORE_ALIGNMENT`].
+    /// A tensor in a store that starts at element `offset`, a multiple of [`STORE_ALIGNMENT`].
     pub fn stored(&mut self, name: &str, shape: &[usize], store: Store, offset: usize) -> Tensor {
         assert_eq!(offset % STORE_ALIGNMENT, 0, "{name} is not aligned");
         self.declare(name.to_owned(), shape.to_vec(), Origin::Stored(store, offset))
     }
 
-    /// Declares that gradients of `parameter` accumulate in `gradient`, a stored tensor of its shape.
+    /// Declares that gradients of `parameter` accumulate in `gradient`, a stored tensor of the same shape.
     pub fn set_gradient(&mut self, parameter: Tensor, gradient: Tensor) {
         assert_eq!(self.shape(parameter), self.shape(gradient), "a gradient has its parameter's shape");
         self.tensors[parameter.0].gradient = Some(gradient);
@@ -132,27 +132,27 @@ impl Graph {
     /// Applies an op with one output.
     pub fn apply(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Tensor {
         let outputs = self.push(op, inputs);
-        assert_eq!(outputs.len(), 1, "an op with several outputs is pushed");
+        assert_eq!(outputs.len(), 1, "an op with several outputs needs `push`");
         outputs[0]
     }
 
-    /// Applies an op whose outputs are tensors that exist already, in a store.
+    /// Applies an op whose outputs are existing tensors in a store.
     pub fn push_into(&mut self, op: impl Op + 'static, inputs: &[Tensor], outputs: &[Tensor]) {
         let label = self.scoped(op.name());
         self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec(), label });
     }
 
-    /// Records `body` as a segment, such as a block of a network: a part that only reads what entered it and
-    /// computes, so that a backward pass may run it again instead of keeping its tensors.
+    /// Records `body` as a segment, such as a block of a network: a part that only reads and computes, so that a
+    /// backward pass may run it again instead of keeping its tensors.
     ///
     /// # Panics
-    /// If it holds another segment, or writes to a store.
+    /// If it contains another segment, or writes to a store.
     pub fn segment<T>(&mut self, body: impl FnOnce(&mut Self) -> T) -> T {
         let (start, segments) = (self.nodes.len(), self.segments.len());
         let result = body(self);
-        assert_eq!(self.segments.len(), segments, "segments lie beside each other");
+        assert_eq!(self.segments.len(), segments, "segments do not nest");
         let mut outputs = self.nodes[start..].iter().flat_map(|node| &node.outputs);
-        assert!(outputs.all(|tensor| self.origin(*tensor) == Origin::Computed), "a segment writes to no store");
+        assert!(outputs.all(|tensor| self.origin(*tensor) == Origin::Computed), "a segment must not write to a store");
         self.segments.push(start..self.nodes.len());
         result
     }
@@ -162,7 +162,7 @@ impl Graph {
         &self.segments
     }
 
-    /// Records the nodes of a segment once more, with outputs of their own; says which tensor stands for which.
+    /// Records the nodes of a segment again, with new outputs; returns the new tensor for each old one.
     pub fn repeat(&mut self, segment: Range<usize>) -> HashMap<Tensor, Tensor> {
         let mut repeated: HashMap<Tensor, Tensor> = HashMap::new();
         for index in segment {
@@ -182,18 +182,18 @@ impl Graph {
         repeated
     }
 
-    /// Moves the nodes from `first` on, one for each place: each to before the node that stood at its place.
+    /// Moves the nodes from `first` on, one for each entry of `places`: each to before the node at that place.
     pub fn move_nodes(&mut self, first: usize, places: &[usize]) {
         let mut moved: Vec<(usize, Node)> = places.iter().copied().zip(self.nodes.drain(first..)).collect();
         moved.sort_by_key(|(place, _)| *place);
-        // From the last on, so that the places before stay where they are.
+        // From last to first, so that earlier places stay valid.
         for (place, node) in moved.into_iter().rev() {
             self.nodes.insert(place, node);
         }
         self.segments.clear();
     }
 
-    /// Lets nodes read another tensor in place of one.
+    /// Makes nodes read another tensor instead of this one.
     pub fn replace_input(&mut self, nodes: Range<usize>, tensor: Tensor, other: Tensor) {
         for input in self.nodes[nodes].iter_mut().flat_map(|node| &mut node.inputs) {
             if *input == tensor {
@@ -202,12 +202,12 @@ impl Graph {
         }
     }
 
-    /// A tensor's value is readable after a replay.
+    /// Whether a tensor's value is readable after a replay.
     pub fn is_kept(&self, tensor: Tensor) -> bool {
         self.tensors[tensor.0].kept
     }
 
-    /// Removes those of the nodes whose results nothing reads; they write to no store.
+    /// Removes the nodes in a range whose results are never read; they must not write to a store.
     pub fn prune(&mut self, nodes: Range<usize>) {
         for index in nodes.rev() {
             let is_read = |tensor: &Tensor| {
@@ -219,7 +219,7 @@ impl Graph {
         }
     }
 
-    /// A tensor for a node to write to while it works; nothing else reads it.
+    /// A scratch tensor of a node; nothing else reads it.
     pub fn scratch(&mut self, shape: &[usize]) -> Tensor {
         let name = self.scoped("scratch");
         self.declare(name, shape.to_vec(), Origin::Computed)
@@ -231,8 +231,8 @@ impl Graph {
         tensor
     }
 
-    /// Records `body` with `name` in front of its nodes' labels. Within `blocks.0` the layer `blocks.0.attn.qkv`
-    /// does not repeat it: the scope is `attn.qkv`.
+    /// Records `body` with `name` as a prefix of its nodes' labels. Inside `blocks.0` the layer `blocks.0.attn.qkv`
+    /// does not repeat the prefix: its scope is `attn.qkv`.
     pub fn scope<T>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> T) -> T {
         let around = self.scope.last().and_then(|around| name.strip_prefix(around)?.strip_prefix('.'));
         let name = around.unwrap_or(name);
@@ -262,12 +262,12 @@ impl Graph {
         self.tensors[tensor.0].origin
     }
 
-    /// Where a tensor's gradient accumulates, if it is a trainable parameter.
+    /// The tensor that accumulates a tensor's gradient, if it is a trainable parameter.
     pub fn gradient(&self, tensor: Tensor) -> Option<Tensor> {
         self.tensors[tensor.0].gradient
     }
 
-    /// The nodes as they were recorded, in order.
+    /// The nodes as recorded, in order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -278,12 +278,12 @@ impl Graph {
         Shapes { inputs: of(&node.inputs), outputs: of(&node.outputs) }
     }
 
-    /// Floating-point operations of one replay, a multiply-add counted as two.
+    /// Floating-point operations of one replay; a multiply-add counts as two.
     pub fn flops(&self) -> u64 {
         self.nodes.iter().map(|node| node.op.flops(&self.shapes(node))).sum()
     }
 
-    /// Dispatches of one replay on such a device.
+    /// Dispatches of one replay on a device with this profile.
     pub fn dispatch_count(&self, profile: &Profile) -> usize {
         self.executed().iter().map(|node| node.op.dispatches(&self.shapes(node), profile).len()).sum()
     }

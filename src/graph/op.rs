@@ -1,32 +1,32 @@
-//! What an op is: shapes, gradient, dispatches, and a twin in f64.
+//! The definition of an op: shapes, gradient, dispatches, and an f64 twin.
 
 use std::sync::Arc;
 
 use super::{Graph, Tensor};
 use crate::gpu::{DeviceKind, Dispatch, Gpu, Tuning};
 
-/// Names a tensor of a node in a dispatch.
+/// Refers to a tensor of a node in a dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// The node's input of this index.
+    /// The node's input with this index.
     Input(usize),
-    /// The node's output of this index.
+    /// The node's output with this index.
     Output(usize),
-    /// A few bytes that the kernel does not touch, where it has a binding that this dispatch does not use.
+    /// Fills a binding of the kernel that this dispatch does not use.
     Unused,
 }
 
-/// What an op may know of the device when it chooses a kernel.
+/// What an op may know about the device when it chooses a kernel.
 ///
 /// A choice may depend on this and on the inner sizes of tensors, never on the number of rows: a row's
-/// result must not change with the batch that it is part of.
+/// result must not depend on its batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
-    /// The CPU plays the graphics processor: loads are dear, barriers dearer.
+    /// A software driver: loads are expensive, and barriers even more so.
     pub cpu: bool,
-    /// Subgroup size, if it is fixed and subgroup operations may be used.
+    /// The subgroup size, if it is fixed and subgroup operations may be used.
     pub subgroup_size: Option<u32>,
-    /// `FLOWDPPO_KERNEL`: forces a variant where an op has one of that name.
+    /// `FLOWDPPO_KERNEL`: forces the variant of this name in every op that has it.
     pub forced: Option<String>,
     /// What `bench --tune` measured on this adapter.
     pub tuning: Arc<Tuning>,
@@ -50,8 +50,8 @@ impl Profile {
         }
     }
 
-    /// Names of kernels that are asked for, the more important first: one that is forced for every op that has it,
-    /// and the fastest one that was measured for this workload.
+    /// Names of the requested kernels in order of priority: the one forced for every op that has it, and the
+    /// fastest one measured for this workload.
     pub fn wanted(&self, workload: &str) -> impl Iterator<Item = &str> {
         self.forced.as_deref().into_iter().chain(self.tuning.kernel(workload))
     }
@@ -60,55 +60,55 @@ impl Profile {
 /// Shapes of a node's inputs and outputs.
 #[derive(Clone, Debug)]
 pub struct Shapes<'a> {
-    /// Of the inputs.
+    /// Shapes of the inputs.
     pub inputs: Vec<&'a [usize]>,
-    /// Of the outputs.
+    /// Shapes of the outputs.
     pub outputs: Vec<&'a [usize]>,
 }
 
 impl Shapes<'_> {
-    /// Elements of an input.
+    /// Number of elements of an input.
     pub fn input_elements(&self, index: usize) -> usize {
         self.inputs[index].iter().product()
     }
 
-    /// Elements of an output.
+    /// Number of elements of an output.
     pub fn output_elements(&self, index: usize) -> usize {
         self.outputs[index].iter().product()
     }
 }
 
-/// A choice among several kernels for one workload.
+/// A choice between several kernels for one workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// The op and all that the choice may depend on: inner sizes, never a number of rows.
+    /// The op and everything the choice may depend on: inner sizes, never a number of rows.
     pub workload: String,
-    /// Names of the kernels that run on the device.
+    /// Names of the kernels that can run on the device.
     pub kernels: Vec<&'static str>,
-    /// The one that is taken if none is asked for.
+    /// The one used if none is requested.
     pub usual: &'static str,
 }
 
-/// How the gradient of an input is wanted.
+/// What to do with the gradient of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// Not at all.
+    /// It is not needed.
     No,
-    /// As a new tensor: activations.
+    /// Return it as a new tensor: activations.
     Fresh,
-    /// Added to this stored tensor: parameters.
+    /// Add it to this stored tensor: parameters.
     Into(Tensor),
 }
 
-/// One kind of computation.
+/// A kind of computation.
 pub trait Op: std::fmt::Debug + Send + Sync {
-    /// Its name, which is also that of its file and shader.
+    /// Its name, which is also the name of its file and shader.
     fn name(&self) -> &'static str;
 
     /// Shapes of the outputs.
     ///
     /// # Panics
-    /// If the inputs do not fit: models check what a person gave them before they record.
+    /// If the inputs do not fit: models check user input before they record.
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>>;
 
     /// Records the vector-Jacobian product. `gradients` are those of the outputs, `None` where nothing flows
@@ -130,31 +130,31 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// The dispatches that compute the outputs.
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>>;
 
-    /// What [`Op::dispatches`] chooses among, if there are several kernels.
+    /// The kernels that [`Op::dispatches`] chooses from, if there are several.
     fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
         let _ = (shapes, profile);
         None
     }
 
-    /// The same in plain f64, written for clarity: the oracle.
+    /// The f64 twin, written for clarity: the oracle.
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>>;
 
-    /// The result is added to outputs that are stored tensors, instead of replacing them.
+    /// Whether the result is added to outputs that are stored tensors instead of replacing them.
     fn accumulates(&self) -> bool {
         false
     }
 
-    /// The op that does this one and then the op called `next`, whose input `place` is this one's only output;
-    /// `None` if there is no kernel for both.
+    /// This op fused with the op named `next`, whose input `place` is this one's only output; `None` if there is
+    /// no kernel for both.
     ///
-    /// Its inputs are this op's and then the other inputs of `next`; its outputs are that of `next` and then, if
-    /// it has to `keep` it for others, this op's own.
+    /// Its inputs are this op's followed by the other inputs of `next`; its outputs are that of `next` and, if
+    /// other nodes need it (`keep`), this op's own.
     fn joined_with(&self, next: &str, place: usize, keep: bool) -> Option<Arc<dyn Op>> {
         let _ = (next, place, keep);
         None
     }
 
-    /// Floating-point operations, where they are worth counting.
+    /// Floating-point operations, where worth counting.
     fn flops(&self, shapes: &Shapes<'_>) -> u64 {
         let _ = shapes;
         0
@@ -164,18 +164,18 @@ pub trait Op: std::fmt::Debug + Send + Sync {
 /// One application of an op.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What is computed.
+    /// The op.
     pub op: Arc<dyn Op>,
-    /// From what.
+    /// The tensors it reads.
     pub inputs: Vec<Tensor>,
-    /// Into what.
+    /// The tensors it writes.
     pub outputs: Vec<Tensor>,
-    /// Where it stands in the model, for tables.
+    /// Its place in the model, for tables.
     pub label: String,
 }
 
 impl Node {
-    /// The tensor that a dispatch of this node names, if it is one.
+    /// The tensor that a binding of this node refers to, if any.
     pub fn bound(&self, binding: Binding) -> Option<Tensor> {
         match binding {
             Binding::Input(index) => Some(self.inputs[index]),

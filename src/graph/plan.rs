@@ -13,36 +13,36 @@ use crate::error::Result;
 use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, Work};
 
 /// A submission should not run longer than this: drivers kill long ones (Windows after two seconds, some
-/// laptops earlier), and the desktop wants its turn.
+/// laptops earlier), and the desktop needs the GPU too.
 const SUBMISSION_BUDGET: Duration = Duration::from_millis(100);
 
-/// A graph with its memory, pipelines and bind groups made.
+/// A graph with its memory, pipelines and bind groups.
 #[derive(Debug)]
 pub struct Plan {
     gpu: Arc<Gpu>,
     dispatches: Vec<BoundDispatch>,
     regions: HashMap<Tensor, Region>,
     elements: HashMap<Tensor, usize>,
-    /// Dispatches of each submission, once their time has been measured.
+    /// The dispatches of each submission, once their times have been measured.
     submissions: Vec<Range<usize>>,
-    /// What each dispatch is for; empty unless the device is profiled.
+    /// What each dispatch does; empty unless the device is profiled.
     works: Vec<Arc<Work>>,
-    /// Of one replay, once it has been measured.
+    /// Time in kernels of one replay, once measured.
     kernel_time: Duration,
     planned_bytes: u64,
 }
 
 impl Plan {
-    /// Plans and binds a graph. This is the only place where a computation allocates.
+    /// Plans and binds a graph. Computations allocate nowhere else.
     ///
     /// # Errors
-    /// If a store is too large for the device, memory is short, or a kernel is refused.
+    /// If a store is too large for the device, memory runs out, or the driver rejects a kernel.
     pub fn new(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores) -> Result<Self> {
         Self::with_profile(gpu, graph, stores, &Profile::of(gpu))
     }
 
-    /// The same with kernels chosen as on a device of this profile, for tests and measurements of variants
-    /// that would not be chosen here.
+    /// [`Plan::new`] with kernels chosen as on a device with this profile, for tests and measurements of variants
+    /// that would not be chosen otherwise.
     ///
     /// # Errors
     /// As [`Plan::new`].
@@ -129,12 +129,12 @@ impl Plan {
         &self.dispatches
     }
 
-    /// Submissions of one replay; none before the second, which measures them.
+    /// Submissions of one replay; 0 before the second replay, which determines them.
     pub fn submission_count(&self) -> usize {
         self.submissions.len()
     }
 
-    /// Where a tensor lives, for copies and readbacks.
+    /// The region of a tensor, for copies and readbacks.
     pub fn region(&self, tensor: Tensor) -> &Region {
         &self.regions[&tensor]
     }
@@ -142,9 +142,9 @@ impl Plan {
     /// Writes an input.
     ///
     /// # Panics
-    /// If the number of elements is another one than the tensor's.
+    /// If the number of elements differs from the tensor's.
     pub fn write<T: bytemuck::NoUninit>(&self, tensor: Tensor, data: &[T]) {
-        assert_eq!(data.len(), self.elements[&tensor], "an input is written whole");
+        assert_eq!(data.len(), self.elements[&tensor], "an input must be written as a whole");
         let region = self.region(tensor);
         self.gpu.write(&region.buffer, region.offset, data);
     }
@@ -158,11 +158,11 @@ impl Plan {
         self.gpu.read(&regions)
     }
 
-    /// Replays the graph with the inputs as they stand. Does not wait for the result.
+    /// Replays the graph with the current inputs. Does not wait for the result.
     ///
-    /// At first it runs dispatch by dispatch: once to let the driver finish compiling, unless all kernels have
-    /// run elsewhere, and once timed, which says how many dispatches make a submission. While the device is
-    /// profiled every replay is timed, and recorded. The results are the same.
+    /// The first replays run dispatch by dispatch: one lets the driver finish compiling, unless all kernels have
+    /// already run elsewhere, and one is timed to decide how many dispatches go into a submission. While the
+    /// device is profiled, every replay is timed and recorded. The results are the same.
     ///
     /// # Errors
     /// If the device is lost.
@@ -175,7 +175,7 @@ impl Plan {
             let mut ranges = self.submissions.iter().peekable();
             while let Some(range) = ranges.next() {
                 let commands = self.dispatches[range.clone()].iter().map(Command::Dispatch);
-                // What is copied after the replay may join its last submission.
+                // Copies after the replay may join its last submission.
                 match ranges.peek() {
                     Some(_) => self.gpu.submit(commands)?,
                     None => self.gpu.encode(commands)?,
@@ -244,7 +244,7 @@ fn works_of<'a>(
     })
 }
 
-/// Groups consecutive dispatches so that no group takes longer than the budget, unless it is one alone.
+/// Groups consecutive dispatches so that no group exceeds the budget, unless it is a single dispatch.
 fn cut(times: impl IntoIterator<Item = Duration>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut spent = Duration::ZERO;

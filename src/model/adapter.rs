@@ -1,4 +1,4 @@
-//! Adapters: LoRA's matrices, their files as PEFT writes them, and merging them into the weights of their base.
+//! Adapters: LoRA's matrices, their files in PEFT's format, and merging them into the weights of the base.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,24 +15,24 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark, write_atomically};
 
-/// The file that says what an adapter is.
+/// The file with an adapter's configuration.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// The file of its matrices.
+/// The file with its matrices.
 pub const ADAPTER_MODEL: &str = "adapter_model.safetensors";
 
-/// What PEFT puts before the name of a layer.
+/// PEFT's prefix for the name of a layer.
 const PREFIX: &str = "base_model.model.";
 
 /// LoRA's matrices for a network, on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
-    /// What is added to which layers.
+    /// The adapted layers.
     pub lora: Lora,
-    /// All A and B, laid out as [`Lora::layout`].
+    /// All A and B, laid out according to [`Lora::layout`].
     pub weights: Vec<f32>,
 }
 
-/// The keys of `adapter_config.json` that matter here.
+/// The keys of `adapter_config.json` that are used here.
 #[derive(Deserialize)]
 struct PeftConfig {
     peft_type: String,
@@ -48,7 +48,7 @@ struct PeftConfig {
     use_rslora: bool,
 }
 
-/// Keys that change what an adapter computes, or which tensors it has: beside `null` only this value is plain LoRA.
+/// Keys that change what an adapter computes, or which tensors it has: only this value or `null` is plain LoRA.
 fn plain_values() -> [(&'static str, Value); 16] {
     let no = || json!(false);
     [
@@ -71,25 +71,25 @@ fn plain_values() -> [(&'static str, Value); 16] {
     ]
 }
 
-/// Values of `init_lora_weights` that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) change its weights.
+/// Values of `init_lora_weights` that leave the base unchanged; others (PiSSA, OLoRA, CorDA, LoftQ) change its weights.
 const PLAIN_BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl Adapter {
-    /// The adapter that training begins with: that of `lora.adapter`, or a new one, whose B is zero so that it adds
-    /// nothing yet; `None` if all weights are trained.
+    /// The adapter that training starts with: that of `lora.adapter`, or a new one, whose B is zero so that it has no
+    /// effect yet; `None` if all weights are trained.
     ///
     /// # Errors
-    /// [`Error::Input`] if a target names no layer, or as [`Adapter::load`].
+    /// [`Error::Input`] if a target matches no layer, or as for [`Adapter::load`].
     pub fn begin(config: &Config, dit: &DitConfig) -> Result<Option<Self>> {
         let settings = &config.lora;
         if let Some(folder) = &settings.adapter {
             let adapter = Self::load(folder, dit)?;
-            let other = adapter.lora.layers().iter().find(|it| settings.rank != 0 && it.rank != settings.rank);
+            let other = adapter.lora.layers().iter().find(|layer| settings.rank != 0 && layer.rank != settings.rank);
             return match other {
                 None => Ok(Some(adapter)),
                 Some(LoraLayer { layer, rank, .. }) => Err(Error::input(format!(
-                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: leave the rank out, the \
-                     adapter brings its own",
+                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: omit the rank, the adapter \
+                     has its own",
                     settings.rank,
                     folder.display()
                 ))),
@@ -104,19 +104,19 @@ impl Adapter {
         Ok(Some(Self { lora, weights }))
     }
 
-    /// Reads a folder as PEFT's `save_pretrained` writes it.
+    /// Reads a directory written by PEFT's `save_pretrained`.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the file, and the key or tensor that does not fit the network or is no plain LoRA.
+    /// [`Error::Input`] with the file, and the key or tensor that does not fit the network or is not plain LoRA.
     pub fn load(folder: &Path, dit: &DitConfig) -> Result<Self> {
         let read = |name: &str| read_file(&folder.join(name));
         Self::from_bytes(&folder.display().to_string(), [&read(ADAPTER_CONFIG)?, &read(ADAPTER_MODEL)?], dit)
     }
 
-    /// [`Adapter::load`] from the bytes of the two files. `folder` stands for where they are in messages.
+    /// [`Adapter::load`] from the bytes of the two files. `folder` is their directory in messages.
     ///
     /// # Errors
-    /// As [`Adapter::load`].
+    /// As for [`Adapter::load`].
     pub fn from_bytes(folder: &str, [config, tensors]: [&[u8]; 2], dit: &DitConfig) -> Result<Self> {
         let lora = Lora::from_peft(&format!("{folder}/{ADAPTER_CONFIG}"), config, dit)?;
         let name = format!("{folder}/{ADAPTER_MODEL}");
@@ -124,14 +124,14 @@ impl Adapter {
         Ok(Self { lora, weights })
     }
 
-    /// The two files, by name, as PEFT writes them.
+    /// The two files, by name, in PEFT's format.
     pub fn files(&self, dit: &DitConfig) -> [(&'static str, Vec<u8>); 2] {
         let config = serde_json::to_vec_pretty(&self.lora.to_peft()).expect("names and numbers are JSON");
         let tensors = scatter(&self.lora.layout_named(dit, PREFIX), &self.weights);
         [(ADAPTER_CONFIG, config), (ADAPTER_MODEL, serialize(&tensors, Some(("format", "pt".into()))))]
     }
 
-    /// Writes the folder.
+    /// Writes the directory.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -140,11 +140,11 @@ impl Adapter {
         self.files(dit).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
     }
 
-    /// A model with `scale` times the additions in its weights: W + scale · (alpha / rank) · B·A, summed in f64 and
-    /// rounded once. Weights that nothing is added to keep their bits.
+    /// A model with `scale` times the adapter merged into its weights: W + scale · (alpha / rank) · B·A, summed in f64
+    /// and rounded once. All other weights keep their bits.
     ///
     /// # Errors
-    /// [`Error::Input`] if `model` is no flow model, or a sum is too large for an f32.
+    /// [`Error::Input`] if `model` is not a flow model, or a sum is too large for an f32.
     pub fn merge(&self, name: &str, model: &Model, scale: f64) -> Result<Model> {
         let dit = model.dit(name)?;
         let (layout, ours) = (dit.layout(), self.lora.layout(dit));
@@ -170,8 +170,8 @@ impl Adapter {
             }
             if !is_finite {
                 return Err(Error::input(format!(
-                    "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a number of \
-                     32 bits; choose a smaller scale",
+                    "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a 32-bit \
+                    number; choose a smaller scale",
                     added.layer
                 )));
             }
@@ -181,10 +181,10 @@ impl Adapter {
 }
 
 impl Lora {
-    /// Reads an `adapter_config.json`; `name` stands for it in messages.
+    /// Reads an `adapter_config.json`; `name` is its path in messages.
     fn from_peft(name: &str, bytes: &[u8], dit: &DitConfig) -> Result<Self> {
         let unreadable =
-            |cause: serde_json::Error| Error::input(format!("{name} is no adapter's configuration: {cause}"));
+            |cause: serde_json::Error| Error::input(format!("{name} is not the configuration of an adapter: {cause}"));
         let keys: Map<String, Value> = serde_json::from_slice(without_mark(bytes)).map_err(unreadable)?;
         for (key, plain) in plain_values() {
             let found = keys.get(key).unwrap_or(&Value::Null);
@@ -192,7 +192,7 @@ impl Lora {
             let is_empty = found.as_array().is_some_and(Vec::is_empty);
             if !found.is_null() && !is_empty && *found != plain {
                 return Err(Error::input(format!(
-                    "{name} has `{key}` = {found}: only plain LoRA can be read, where it is {plain}"
+                    "{name} has `{key}` = {found}: only plain LoRA can be read, which has {plain}"
                 )));
             }
         }
@@ -202,14 +202,14 @@ impl Lora {
             .map_or(beginning.is_null() || beginning.is_boolean(), |beginning| PLAIN_BEGINNINGS.contains(&beginning));
         if !is_plain {
             return Err(Error::input(format!(
-                "{name} has `init_lora_weights` = {beginning}, which may have changed the weights of the base that \
-                 it adds to: only plain LoRA can be read, where it is true, false or one of {PLAIN_BEGINNINGS:?}; let \
-                 PEFT convert it by `path_initial_model_for_weight_conversion`"
+                "{name} has `init_lora_weights` = {beginning}, which may have changed the weights of the base: only \
+                plain LoRA can be read, which has true, false or one of {PLAIN_BEGINNINGS:?}; convert it in PEFT \
+                with `path_initial_model_for_weight_conversion`"
             )));
         }
         if let Some(Value::String(pattern)) = keys.get("target_modules") {
             return Err(Error::input(format!(
-                "{name} has the regular expression `target_modules` = \"{pattern}\": give a list of names in its place"
+                "{name} has the regular expression `target_modules` = \"{pattern}\": replace it with a list of names"
             )));
         }
         let config: PeftConfig = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
@@ -226,28 +226,31 @@ impl Lora {
         };
         let lora = Self::new(&format!("{name}: `target_modules`"), dit, &config.target_modules, size)?;
         if lora.layers().is_empty() {
-            return Err(Error::input(format!("{name} has an empty list `target_modules`")));
+            return Err(Error::input(format!("{name} has an empty list of `target_modules`")));
         }
         check_patterns(&format!("{name}: `rank_pattern`"), &config.rank_pattern, lora.layers())?;
         check_patterns(&format!("{name}: `alpha_pattern`"), &config.alpha_pattern, lora.layers())?;
-        let is_wrong = |it: &&LoraLayer| !(1..=MOST).contains(&it.rank) || !it.factor().is_finite();
+        let is_wrong = |layer: &&LoraLayer| !(1..=MOST).contains(&layer.rank) || !layer.factor().is_finite();
         match lora.layers().iter().find(is_wrong) {
             None => Ok(lora),
             Some(LoraLayer { layer, rank, alpha }) => Err(Error::input(format!(
-                "{name} has rank {rank} and alpha {alpha} at {layer}: a rank from 1 to {MOST} and a finite alpha are \
-                 expected"
+                "{name} has rank {rank} and alpha {alpha} at {layer}: expected a rank from 1 to {MOST} and a finite \
+                alpha"
             ))),
         }
     }
 
-    /// An `adapter_config.json`; layers of another rank or alpha than the first have patterns of their own.
+    /// An `adapter_config.json`; layers whose rank or alpha differs from the first layer's get their own patterns.
     fn to_peft(&self) -> Value {
         let number = |value: f32| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
         let layers = self.layers();
         let first = &layers[0];
-        let ranks = layers.iter().filter(|it| it.rank != first.rank).map(|it| (it.layer.clone(), json!(it.rank)));
-        let alphas = layers.iter().filter(|it| it.alpha != first.alpha);
-        let alphas = alphas.map(|it| (it.layer.clone(), number(it.alpha)));
+        let ranks = layers
+            .iter()
+            .filter(|layer| layer.rank != first.rank)
+            .map(|layer| (layer.layer.clone(), json!(layer.rank)));
+        let alphas = layers.iter().filter(|layer| layer.alpha != first.alpha);
+        let alphas = alphas.map(|layer| (layer.layer.clone(), number(layer.alpha)));
         json!({
             "alpha_pattern": alphas.collect::<Map<String, Value>>(),
             "auto_mapping": null,
@@ -262,7 +265,7 @@ impl Lora {
             "peft_type": "LORA",
             "r": first.rank,
             "rank_pattern": ranks.collect::<Map<String, Value>>(),
-            "target_modules": layers.iter().map(|it| it.layer.as_str()).collect::<Vec<_>>(),
+            "target_modules": layers.iter().map(|layer| layer.layer.as_str()).collect::<Vec<_>>(),
             "task_type": null,
             "use_dora": false,
             "use_rslora": false,
@@ -270,28 +273,28 @@ impl Lora {
     }
 }
 
-/// The value whose key names a layer.
+/// The value whose key matches a layer.
 fn pattern_of<T: Copy>(patterns: &BTreeMap<String, T>, layer: &str) -> Option<T> {
     patterns.iter().find(|(pattern, _)| names(pattern, layer)).map(|(_, value)| *value)
 }
 
-/// Whether a key of a pattern names a layer, by its whole name or its last parts. In PEFT it is a regular expression,
-/// which a name is as well, for itself; a `*` is part of no name.
+/// Whether a pattern's key matches a layer, by its whole name or its last parts. PEFT uses regular expressions, and a
+/// plain name is one that matches itself; no name contains a `*`.
 fn names(pattern: &str, layer: &str) -> bool {
     !pattern.contains('*') && matches(pattern, layer)
 }
 
-/// Refuses what would give a layer another value than PEFT does: keys that are no names, and keys of which the first in
-/// the file counts.
+/// Rejects patterns that would give a layer another value than in PEFT: keys that are not names, and layers with
+/// several keys, where PEFT uses the first in the file.
 fn check_patterns<T: PartialEq + Display>(
     name: &str,
     patterns: &BTreeMap<String, T>,
     layers: &[LoraLayer],
 ) -> Result<()> {
-    if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|it| names(pattern, &it.layer))) {
+    if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|layer| names(pattern, &layer.layer))) {
         return Err(Error::input(format!(
-            "{name} has the key \"{pattern}\", which names none of the adapter's layers: give whole names or their last \
-             parts, such as \"attn.qkv\", as regular expressions are not read"
+            "{name} has the key \"{pattern}\", which matches none of the adapter's layers: give whole names or their \
+             last parts, such as \"attn.qkv\"; regular expressions are not supported"
         )));
     }
     for LoraLayer { layer, .. } in layers {
@@ -300,7 +303,7 @@ fn check_patterns<T: PartialEq + Display>(
             && let Some((second, other)) = found.find(|(_, other)| *other != value)
         {
             return Err(Error::input(format!(
-                "{name} gives {layer} {value} by \"{first}\" and {other} by \"{second}\": leave one of the two"
+                "{name} gives {layer} {value} by \"{first}\" and {other} by \"{second}\": remove one of the two"
             )));
         }
     }

@@ -1,4 +1,4 @@
-//! The small classifier that scores images and judges models: two linear layers on pixels.
+//! The small classifier that scores images and judges models: two linear layers on the pixels.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::ops::Activation;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierConfig {
-    /// Side of an image.
+    /// Side length of an image.
     pub image_size: usize,
     /// Channels of an image.
     pub channels: usize,
@@ -25,7 +25,7 @@ impl ClassifierConfig {
     /// Checks the sizes.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the one that is zero.
+    /// [`Error::Input`] with the size that is out of range.
     pub fn check(&self) -> Result<()> {
         let sizes = [
             ("image_size", self.image_size),
@@ -41,7 +41,7 @@ impl ClassifierConfig {
         }
     }
 
-    /// Elements of one image.
+    /// Number of elements of an image.
     pub fn dim(&self) -> usize {
         self.channels * self.image_size * self.image_size
     }
@@ -56,14 +56,14 @@ impl ClassifierConfig {
     }
 }
 
-/// A classifier being recorded into one graph.
+/// A classifier being recorded into a graph.
 #[derive(Debug)]
 pub struct Classifier {
     parameters: Parameters,
 }
 
 impl Classifier {
-    /// A network whose parameters are already declared in the graph.
+    /// A network whose parameters have been declared in the graph.
     pub fn new(parameters: Parameters) -> Self {
         Self { parameters }
     }

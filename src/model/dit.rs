@@ -1,8 +1,8 @@
-//! The diffusion transformer (Peebles & Xie 2022) as SiT (Ma et al. 2024) uses it: adaLN-zero blocks, and
-//! exactly their names and layouts of tensors.
+//! The diffusion transformer (Peebles & Xie 2022) as used by SiT (Ma et al. 2024): adaLN-zero blocks, with exactly
+//! their tensor names and layouts.
 //!
-//! Everything outside of a network speaks of sigma: 1 is noise, 0 is data, and the velocity is dx/dsigma =
-//! noise − data. A network of the other convention is turned round here, at its edges.
+//! Outside the network, everything uses sigma: 1 is noise, 0 is data, and the velocity is dx/dsigma = noise − data. A
+//! network with the other convention is converted here, at its boundaries.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +19,11 @@ use crate::ops::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DitConfig {
-    /// Side of an image.
+    /// Side length of an image.
     pub image_size: usize,
     /// Channels of an image.
     pub channels: usize,
-    /// Side of a patch.
+    /// Side length of a patch.
     pub patch_size: usize,
     /// Width of a token.
     pub hidden_size: usize,
@@ -31,7 +31,7 @@ pub struct DitConfig {
     pub depth: usize,
     /// Attention heads.
     pub num_heads: usize,
-    /// Width of the MLP in token widths.
+    /// Width of the MLP, in multiples of the token width.
     pub mlp_ratio: f64,
     /// Classes.
     pub num_classes: usize,
@@ -40,9 +40,9 @@ pub struct DitConfig {
     pub has_null_class: bool,
     /// The network also predicts a variance, which is not used.
     pub learn_sigma: bool,
-    /// Which way time runs.
+    /// The direction of time.
     pub time: TimeConvention,
-    /// The network's time is multiplied by this before its features are taken.
+    /// The network's time is multiplied by this before its features are computed.
     pub time_scale: f64,
     /// Position embeddings.
     pub positions: Positions,
@@ -61,7 +61,7 @@ fn is_true(value: &bool) -> bool {
 const TIME_FEATURES: usize = 128;
 
 impl DitConfig {
-    /// A new network as a configuration describes it.
+    /// A new network as described by a configuration.
     pub fn new(model: &config::Model, sizes: config::ModelSizes) -> Self {
         Self {
             image_size: sizes.image_size,
@@ -80,10 +80,10 @@ impl DitConfig {
         }
     }
 
-    /// Checks that the sizes fit each other.
+    /// Checks that the sizes fit together.
     ///
     /// # Errors
-    /// [`Error::Input`] naming both numbers.
+    /// [`Error::Input`] with the numbers that do not.
     pub fn check(&self) -> Result<()> {
         let sizes = [
             ("image_size", self.image_size),
@@ -98,11 +98,11 @@ impl DitConfig {
             return Err(Error::input(format!("model.{name} is 0: it must be at least 1")));
         }
         if let Some((name, size)) = sizes.iter().find(|(_, size)| *size > MOST) {
-            return Err(Error::input(format!("model.{name} is {size}: {MOST} is the most")));
+            return Err(Error::input(format!("model.{name} is {size}: the maximum is {MOST}")));
         }
         let patch = self.channels * self.patch_size * self.patch_size;
         if patch > MOST {
-            return Err(Error::input(format!("a patch of the model has {patch} values: {MOST} is the most")));
+            return Err(Error::input(format!("a patch of the model has {patch} values: the maximum is {MOST}")));
         }
         if !self.image_size.is_multiple_of(self.patch_size) {
             return Err(Error::input(format!(
@@ -118,7 +118,7 @@ impl DitConfig {
         }
         if self.positions == Positions::SinCos && !self.hidden_size.is_multiple_of(4) {
             return Err(Error::input(format!(
-                "model.hidden_size {} is not a multiple of 4, which sin-cos positions need",
+                "model.hidden_size {} is not a multiple of 4, as sin-cos positions require",
                 self.hidden_size
             )));
         }
@@ -139,7 +139,7 @@ impl DitConfig {
         (self.hidden_size as f64 * self.mlp_ratio).round() as usize
     }
 
-    /// Elements of one image.
+    /// Number of elements of an image.
     pub fn dim(&self) -> usize {
         self.channels * self.image_size * self.image_size
     }
@@ -172,7 +172,7 @@ impl DitConfig {
         )))
     }
 
-    /// The network's time at a noise level.
+    /// The network's time for a noise level.
     pub fn time_of(&self, sigma: f64) -> f32 {
         let time = match self.time {
             TimeConvention::Sigma => sigma,
@@ -181,7 +181,7 @@ impl DitConfig {
         (self.time_scale * time) as f32
     }
 
-    /// Patches of the input: what a convolution with stride `patch_size` sees.
+    /// Patches of the input, as in a convolution with stride `patch_size`.
     fn input_patches(&self) -> Patches {
         Patches {
             channels: self.channels,
@@ -193,7 +193,7 @@ impl DitConfig {
         }
     }
 
-    /// Patches of the output. SiT's velocity points from noise to data: the sign turns it round.
+    /// Patches of the output. SiT's velocity points from noise to data, so its sign is reversed.
     fn output_patches(&self) -> Patches {
         Patches {
             vector_channels: if self.learn_sigma { 2 * self.channels } else { self.channels },
@@ -241,7 +241,7 @@ impl DitConfig {
     }
 }
 
-/// A diffusion transformer being recorded into one graph.
+/// A diffusion transformer being recorded into a graph.
 #[derive(Debug)]
 pub struct Dit<'a> {
     config: &'a DitConfig,
@@ -249,7 +249,7 @@ pub struct Dit<'a> {
 }
 
 impl<'a> Dit<'a> {
-    /// A network whose parameters are already declared in the graph.
+    /// A network whose parameters have been declared in the graph.
     pub fn new(config: &'a DitConfig, parameters: Parameters) -> Self {
         Self { config, parameters }
     }
@@ -279,7 +279,7 @@ impl<'a> Dit<'a> {
         })
     }
 
-    /// The velocity with classifier-free guidance; a scale of 1 costs one forward pass only.
+    /// The velocity with classifier-free guidance; a scale of 1 needs only one forward pass.
     pub fn guided_velocity(
         &self,
         graph: &mut Graph,
@@ -291,7 +291,7 @@ impl<'a> Dit<'a> {
         self.velocity_guided_by(self, graph, x, time, labels, guidance_scale)
     }
 
-    /// [`Dit::guided_velocity`] with the pass without a class by `unguided`, such as the same weights without
+    /// [`Dit::guided_velocity`] with the unconditional pass run by `unguided`, such as the same weights without
     /// gradients.
     pub fn velocity_guided_by(
         &self,
@@ -313,7 +313,7 @@ impl<'a> Dit<'a> {
         graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }
 
-    /// SiLU of the sum of time and class embeddings, `[B, hidden]`: what every adaLN layer starts from.
+    /// SiLU of the sum of time and class embeddings, `[B, hidden]`: the input of every adaLN layer.
     fn condition(&self, graph: &mut Graph, time: Tensor, labels: Tensor) -> Tensor {
         let frequencies = graph.constant("frequencies", &[TIME_FEATURES], time_frequencies(TIME_FEATURES));
         let features = graph.apply(TimeFeatures, &[time, frequencies]);

@@ -1,4 +1,4 @@
-//! Model files: safetensors with one metadata entry that says what the network is.
+//! Model files: safetensors with one metadata entry that describes the network.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::files::{read_file, write_atomically};
 use crate::sniff::what_is;
 
-/// Metadata key under which a file describes itself, as JSON.
+/// Metadata key of a file's description, as JSON.
 const KEY: &str = "flowdppo_wgpu";
 
 /// Tensors by name: shape and values as f32.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// What a network is.
+/// The kind of a network, with its configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ModelKind {
@@ -31,7 +31,7 @@ pub enum ModelKind {
 }
 
 impl ModelKind {
-    /// Where its parameters lie.
+    /// The layout of its parameters.
     pub fn layout(&self) -> Layout {
         match self {
             Self::Dit(config) => config.layout(),
@@ -43,11 +43,11 @@ impl ModelKind {
 /// A network with its weights, on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// What it is.
+    /// Its kind.
     pub kind: ModelKind,
-    /// Names of its classes; empty if nobody gave any.
+    /// Names of its classes; empty if none were given.
     pub class_names: Vec<String>,
-    /// All parameters, laid out as [`ModelKind::layout`].
+    /// All parameters, laid out according to [`ModelKind::layout`].
     pub weights: Vec<f32>,
 }
 
@@ -60,16 +60,16 @@ struct Description {
 }
 
 impl Model {
-    /// Reads a native file. `name` stands for the file in messages.
+    /// Reads a native file. `name` is the file in messages.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is no safetensors file, not one of ours, or a tensor is missing, misshapen,
+    /// [`Error::Input`] if it is not a safetensors file, not one of ours, or if a tensor is missing, misshapen,
     /// unknown or not finite.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = parse(name, bytes)?;
         let Some(description) = metadata.get(KEY) else {
             return Err(Error::input(format!(
-                "{name} does not say what network it holds (no `{KEY}` in its metadata): if it is a SiT or DiT \
+                "{name} does not describe its network (no `{KEY}` in its metadata): if it is a SiT or DiT \
                  checkpoint, convert it first with `flowdppo-wgpu import --format sit`"
             )));
         };
@@ -97,13 +97,13 @@ impl Model {
     /// Reads a native file from disk.
     ///
     /// # Errors
-    /// As [`Model::from_bytes`], and if it cannot be read.
+    /// As for [`Model::from_bytes`], and if it cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = read_file(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
-    /// The flow model that this is.
+    /// The configuration, if this is a flow model.
     ///
     /// # Errors
     /// [`Error::Input`] if it is a classifier.
@@ -111,23 +111,23 @@ impl Model {
         match &self.kind {
             ModelKind::Dit(config) => Ok(config),
             ModelKind::Classifier(_) => {
-                Err(Error::input(format!("{name} is a classifier: a flow model is needed here")))
+                Err(Error::input(format!("{name} is a classifier, but a flow model is needed here")))
             }
         }
     }
 
-    /// The classifier that this is.
+    /// The configuration, if this is a classifier.
     ///
     /// # Errors
     /// [`Error::Input`] if it is a flow model.
     pub fn classifier(&self, name: &str) -> Result<&ClassifierConfig> {
         match &self.kind {
             ModelKind::Classifier(config) => Ok(config),
-            ModelKind::Dit(_) => Err(Error::input(format!("{name} is a flow model: a classifier is needed here"))),
+            ModelKind::Dit(_) => Err(Error::input(format!("{name} is a flow model, but a classifier is needed here"))),
         }
     }
 
-    /// The file's bytes; the same model gives the same bytes.
+    /// The bytes of the file; the same model always gives the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
         let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
@@ -139,7 +139,7 @@ impl Model {
         scatter(&self.kind.layout(), &self.weights)
     }
 
-    /// Writes the file: whole or not at all.
+    /// Writes the file atomically.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -151,42 +151,42 @@ impl Model {
 /// Reads all tensors of a safetensors file as f32; whole numbers are converted.
 ///
 /// # Errors
-/// [`Error::Input`] naming the file and the tensor.
+/// [`Error::Input`] with the file and the tensor.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
     let bytes = read_file(path)?;
     parse_tensors(&path.display().to_string(), &bytes)
 }
 
-/// [`read_tensors`] of another program's file.
+/// [`read_tensors`] for another program's file.
 ///
 /// # Errors
-/// As [`read_tensors`], and if it is a native model: its tensors have the same names as SiT's, but its conventions of time
-/// may be others.
+/// As for [`read_tensors`], and if it is a native model: its tensors have the same names as SiT's, but its time
+/// convention may differ.
 pub fn read_foreign_tensors(path: &Path) -> Result<Tensors> {
     let bytes = read_file(path)?;
     let name = path.display().to_string();
     match parse(&name, &bytes)? {
         (_, metadata) if metadata.contains_key(KEY) => {
-            Err(Error::input(format!("{name} is a native model already: use it as it is")))
+            Err(Error::input(format!("{name} is a native model already: use it directly")))
         }
         (tensors, _) => Ok(tensors),
     }
 }
 
-/// Reads all tensors of a safetensors file's bytes as f32. `name` stands for the file in messages.
+/// Reads all tensors from the bytes of a safetensors file as f32. `name` is the file in messages.
 ///
 /// # Errors
-/// [`Error::Input`] naming the file and the tensor.
+/// [`Error::Input`] with the file and the tensor.
 pub fn parse_tensors(name: &str, bytes: &[u8]) -> Result<Tensors> {
     Ok(parse(name, bytes)?.0)
 }
 
-/// The bytes of a safetensors file of f32 tensors.
+/// The bytes of a safetensors file with f32 tensors.
 pub fn serialize_tensors(tensors: &Tensors) -> Vec<u8> {
     serialize(tensors, None)
 }
 
-/// Writes tensors as f32: whole or not at all.
+/// Writes tensors as f32, atomically.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -194,12 +194,12 @@ pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
     write_atomically(path, &serialize_tensors(tensors))
 }
 
-/// The bytes of a safetensors file. One metadata entry at most: several would come in random order.
+/// The bytes of a safetensors file. At most one metadata entry, since several would be written in random order.
 pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
     let views = tensors.iter().map(|(name, (shape, values))| {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor has an element a place"))
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape fits the number of values"))
     });
     safetensors::serialize(views, metadata).expect("f32 tensors are always writable")
 }
@@ -223,7 +223,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)>
     for (tensor, view) in file.tensors() {
         let values = convert(&view).ok_or_else(|| {
             Error::input(format!(
-                "{name}: tensor `{tensor}` has type {:?}: F64, F32, F16, BF16, I64, I32 and U32 can be read",
+                "{name}: tensor `{tensor}` has type {:?}, but only F64, F32, F16, BF16, I64, I32 and U32 are supported",
                 view.dtype()
             ))
         })?;
@@ -232,8 +232,8 @@ fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)>
     Ok((tensors, metadata))
 }
 
-/// Whether a file begins as `torch.save` writes: as a zip archive, or, until 2020, as a pickle. Safetensors begins with a
-/// length of eight bytes, which may look like that, and a `{`.
+/// Whether a file starts like the output of `torch.save`: as a zip archive or, until 2020, as a pickle. Safetensors
+/// files start with a length of eight bytes, which may look the same, and a `{`.
 fn is_pytorch(bytes: &[u8]) -> bool {
     (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80")) && bytes.get(8) != Some(&b'{')
 }
@@ -267,7 +267,7 @@ fn half_to_f32(bits: u16) -> f32 {
     }
 }
 
-/// Parameters, laid out, by name.
+/// Laid-out parameters by name.
 pub(super) fn scatter(layout: &Layout, weights: &[f32]) -> Tensors {
     let tensor = |entry: &Entry| {
         let values = weights[entry.offset..entry.offset + entry.elements()].to_vec();
@@ -276,21 +276,24 @@ pub(super) fn scatter(layout: &Layout, weights: &[f32]) -> Tensors {
     layout.entries().iter().map(tensor).collect()
 }
 
-/// What to say of a name that is not there, where a similar one is.
+/// A hint for a missing name if there is a similar one.
 pub(super) fn nearest_tensor<'a>(tensor: &str, present: impl IntoIterator<Item = &'a String>) -> String {
     let present: Vec<&str> = present.into_iter().map(String::as_str).collect();
-    nearest(tensor, &present).map_or_else(String::new, |near| format!("; it has `{near}`, which may be meant"))
+    nearest(tensor, &present).map_or_else(String::new, |near| format!("; it has `{near}`, which is similar"))
 }
 
-/// Puts tensors where a layout wants them.
+/// Arranges tensors according to a layout.
 pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Result<Vec<f32>> {
-    // Every tensor is looked at before memory is taken for all: the sizes are only what the file claims.
+    // Every tensor is checked before memory is allocated, because the sizes are only the file's claims.
     for entry in layout.entries() {
         let tensor = &entry.name;
         let Some((shape, values)) = tensors.get(tensor) else {
             let known = |name: &String| layout.entries().iter().any(|entry| entry.name == *name);
             let hint = nearest_tensor(tensor, tensors.keys().filter(|name| !known(name)));
-            return Err(Error::input(format!("{name} lacks the tensor `{tensor}` of shape {:?}{hint}", entry.shape)));
+            return Err(Error::input(format!(
+                "{name} is missing the tensor `{tensor}` of shape {:?}{hint}",
+                entry.shape
+            )));
         };
         if *shape != entry.shape {
             return Err(Error::input(format!(
@@ -300,8 +303,8 @@ pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Resul
         }
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::input(format!(
-                "{name}: tensor `{tensor}` is not finite at element {index} ({}): the file is damaged or its \
-                 training diverged",
+                "{name}: tensor `{tensor}` is not finite at element {index} ({}): the file is damaged, or its \
+                training diverged",
                 values[index]
             )));
         }
@@ -313,7 +316,7 @@ pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Resul
         }
     }
     match tensors.keys().next() {
-        Some(extra) => Err(Error::input(format!("{name} has a tensor `{extra}` that its network does not know"))),
+        Some(extra) => Err(Error::input(format!("{name} has a tensor `{extra}` that its network does not have"))),
         None => Ok(weights),
     }
 }

@@ -1,4 +1,5 @@
-//! Checkpoints of SiT and DiT (Facebook Research) as native models, whose sizes are read from the shapes, and back.
+//! Converts checkpoints of SiT and DiT (Facebook Research) to native models, whose sizes are read from the shapes, and
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +8,8 @@ use super::file::{Model, ModelKind, Tensors, gather, nearest_tensor};
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 
-/// Attention heads, which no shape tells: those of the published sizes (S 384/6, B 768/12, L 1024/16,
-/// XL 1152/16).
+/// The number of attention heads, which no shape shows: those of the published sizes (S 384/6, B 768/12,
+/// L 1024/16, XL 1152/16).
 pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     match hidden_size {
         384 => Some(6),
@@ -48,9 +49,9 @@ impl NullClass {
 }
 
 impl DitConfig {
-    /// The network that SiT's tensors of these shapes make up. `name` stands for the file in messages.
+    /// The network described by SiT tensors with these shapes. `name` is the file in messages.
     ///
-    /// DiT's checkpoints have the same names and shapes: nothing tells them apart.
+    /// DiT's checkpoints have the same names and shapes, so the two cannot be told apart.
     ///
     /// # Errors
     /// [`Error::Input`] naming a tensor that the sizes are read from and that is missing or misshapen, or asking for
@@ -69,7 +70,9 @@ impl DitConfig {
                 ))),
                 None => {
                     let hint = nearest_tensor(tensor, shapes.keys());
-                    Err(Error::input(format!("{name} is no SiT checkpoint: it lacks the tensor `{tensor}`{hint}")))
+                    Err(Error::input(format!(
+                        "{name} is not a SiT checkpoint: it is missing the tensor `{tensor}`{hint}"
+                    )))
                 }
             }
         };
@@ -79,28 +82,29 @@ impl DitConfig {
         let tokens = shape("pos_embed", 3)?[1];
         let side = tokens.isqrt();
         if side * side != tokens {
-            return Err(Error::input(format!("{name}: `pos_embed` has {tokens} tokens, which is no square")));
+            return Err(Error::input(format!("{name}: `pos_embed` has {tokens} tokens, which is not a square number")));
         }
         let rows = shape("y_embedder.embedding_table.weight", 2)?[0];
         let (num_classes, has_null_class) = null_class.split(name, rows)?;
         let outputs = shape("final_layer.linear.weight", 2)?[0];
         let mlp_hidden = shape("blocks.0.mlp.fc1.weight", 2)?[0];
-        // By any tensor of the last block, so that a missing one is found missing, and no other one to be too much.
+        // The last block counts if any of its tensors exists, so that missing ones are reported as missing instead of
+        // the others as unexpected.
         let block = |tensor: &String| tensor.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
         let depth = shapes.keys().filter_map(block).max().unwrap_or(0).saturating_add(1);
         let num_heads = num_heads.or_else(|| default_num_heads(hidden_size)).ok_or_else(|| {
             Error::input(format!(
-                "{name} has hidden size {hidden_size}, which is none of the published SiT sizes: say how many \
-                 attention heads it has with --num-heads"
+                "{name} has hidden size {hidden_size}, which is not one of the published SiT sizes: give the number \
+                of attention heads with --num-heads"
             ))
         })?;
-        // An empty tensor's other sizes can be anything; the check of the configuration refuses what is too large.
+        // An empty tensor's other sizes can be anything; checking the configuration rejects those that are too large.
         let plain = patch_size.saturating_mul(patch_size).saturating_mul(channels);
         let both = plain.saturating_mul(2);
         if outputs != plain && outputs != both {
             return Err(Error::input(format!(
                 "{name}: `final_layer.linear.weight` has {outputs} outputs, but {plain} (velocity) or {both} \
-                 (velocity and variance) are expected"
+                (velocity and variance) are expected"
             )));
         }
         let config = Self {
@@ -118,12 +122,12 @@ impl DitConfig {
             time_scale: 1.0,
             positions: Positions::SinCos,
         };
-        config.check().map_err(|cause| Error::input(format!("{name} cannot be this network: {cause}")))?;
+        config.check().map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
         Ok(config)
     }
 }
 
-/// Makes a native model of SiT's tensors. `name` stands for the file in messages.
+/// Converts SiT's tensors to a native model. `name` is the file in messages.
 ///
 /// # Errors
 /// [`Error::Input`] as [`DitConfig::of_sit`], or naming a tensor that is missing, unknown, misshapen or not finite.
@@ -134,13 +138,12 @@ pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>, null_c
     Ok(Model { kind, class_names: Vec::new(), weights })
 }
 
-/// A native model as SiT's tensors: what [`import_sit`] was given, for a model that it has made. `name` stands for the
-/// model in messages.
+/// Converts a native model to SiT's tensors, the inverse of [`import_sit`]. `name` is the model in messages.
 ///
 /// # Errors
-/// [`Error::Input`] if the network is none that SiT's program could run: its sign and direction of time are SiT's, and
-/// it sees time as it is. A network of other conventions computes other features of time, which no change of weights
-/// makes the same to the bit.
+/// [`Error::Input`] if SiT's program could not run the network: it must have SiT's sign and direction of time, and an
+/// unscaled time. A network with other conventions computes other time features, which no change of weights can
+/// reproduce bit for bit.
 pub fn export_sit(name: &str, model: &Model) -> Result<Tensors> {
     let config = model.dit(name)?;
     if config.time != TimeConvention::Sit || config.time_scale != 1.0 {

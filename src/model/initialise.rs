@@ -1,4 +1,4 @@
-//! Initial weights, all drawn from the run's seed.
+//! Initial weights, drawn from the run's seed.
 
 use super::dit::DitConfig;
 use super::layout::{Entry, Layout};
@@ -6,8 +6,8 @@ use crate::config::Positions;
 use crate::flow::noise::{INITIAL_WEIGHTS, NoiseKey, Stream};
 
 impl DitConfig {
-    /// Weights before training, laid out as [`DitConfig::layout`]: linear layers Xavier uniform, embeddings
-    /// normal(0.02), and everything that closes a residual branch or the output zero (adaLN-zero), so that
+    /// Weights before training, laid out according to [`DitConfig::layout`]: linear layers Xavier uniform, embeddings
+    /// normal(0.02), and everything that ends a residual branch or makes the output zero (adaLN-zero), so that
     /// the network starts as the zero function.
     pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
         let positions = self.positions;
@@ -40,7 +40,8 @@ impl super::ClassifierConfig {
 }
 
 impl super::Lora {
-    /// Matrices before training, as PEFT's: A uniform in ± 1 / sqrt(inputs) and B zero, so that nothing is added yet.
+    /// Matrices before training, as in PEFT: A uniform in ± 1 / sqrt(inputs), and B zero, so that the adapter has no
+    /// effect yet.
     pub fn initial_weights(&self, dit: &DitConfig, seed: u64) -> Vec<f32> {
         fill(&self.layout(dit), seed, |entry, stream| {
             let bound = if entry.name.ends_with(".lora_A.weight") {
@@ -53,7 +54,7 @@ impl super::Lora {
     }
 }
 
-/// Fills a store; each tensor has a stream of its own, so that a change in one does not move the others.
+/// Fills a store; each tensor has its own random stream, so that a change in one does not affect the others.
 fn fill(layout: &Layout, seed: u64, mut draw: impl FnMut(&Entry, &mut Stream) -> Vec<f32>) -> Vec<f32> {
     let mut store = vec![0.0; layout.elements()];
     for (index, entry) in layout.entries().iter().enumerate() {
@@ -81,8 +82,8 @@ fn uniform(entry: &Entry, bound: f64, stream: &mut Stream) -> Vec<f32> {
     (0..entry.elements()).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
 }
 
-/// Fixed positions of DiT for a square of `side` tokens: the first half of a vector for the column, the
-/// second for the row, each half sines then cosines.
+/// DiT's fixed positions for a square of `side` tokens: the first half of a vector encodes the column, the second
+/// the row; each half consists of sines, then cosines.
 fn sin_cos_positions(side: usize, hidden_size: usize) -> Vec<f32> {
     let quarter = hidden_size / 4;
     let mut positions = Vec::with_capacity(side * side * hidden_size);

@@ -1,4 +1,4 @@
-//! Where the parameters of a network lie in its one flat store.
+//! The layout of a network's parameters in one flat store.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,19 +11,19 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
 use crate::ops::{Add, FromHalf, HALF_BOUND, MatMul, Scale, linear, pack_half};
 
-/// Bound of a size that a file claims, so that products of them can be counted.
+/// Upper bound of the sizes in a file, so that their products do not overflow.
 pub(super) const MOST: usize = 65_535;
 
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Name as in checkpoints.
+    /// Its name in checkpoints.
     pub name: String,
-    /// Shape as in checkpoints.
+    /// Its shape in checkpoints.
     pub shape: Vec<usize>,
-    /// First element in the store.
+    /// Its first element in the store.
     pub offset: usize,
-    /// The optimizer may change it.
+    /// Whether the optimizer may change it.
     pub trainable: bool,
 }
 
@@ -33,7 +33,7 @@ impl Entry {
         self.shape.iter().product()
     }
 
-    /// The shape in a graph: more than two dimensions are a matrix `[first, rest]`.
+    /// The shape in a graph: more than two dimensions become a matrix `[first, rest]`.
     fn declared_shape(&self) -> Vec<usize> {
         match self.shape.as_slice() {
             [first, _, _, ..] => vec![*first, self.elements() / first],
@@ -51,8 +51,8 @@ impl Entry {
     }
 }
 
-/// All parameters of a network. Trainable ones come first, so that the optimizer runs over one range; the
-/// elements between tensors, which pad them to an aligned offset, are zero and stay zero.
+/// All parameters of a network. Trainable ones come first, so that the optimizer runs over one range; the padding
+/// elements that align the tensors are zero and stay zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     entries: Vec<Entry>,
@@ -76,22 +76,22 @@ impl Layout {
         layout
     }
 
-    /// The parameters, in the order of the store.
+    /// The parameters, in store order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Elements of the store, padding included.
+    /// Number of elements of the store, including padding.
     pub fn elements(&self) -> usize {
         self.elements
     }
 
-    /// Elements of the range that the optimizer runs over.
+    /// Number of elements of the range that the optimizer runs over.
     pub fn trainable_elements(&self) -> usize {
         self.trainable_elements
     }
 
-    /// Number of parameters, padding excluded.
+    /// Number of parameters, without padding.
     pub fn parameter_count(&self) -> usize {
         self.entries.iter().map(Entry::elements).sum()
     }
@@ -131,8 +131,8 @@ impl Layout {
 
     /// Declares the parameters in a graph; with `gradients`, backward passes add to that store.
     ///
-    /// A tensor of more than two dimensions is declared as a matrix `[first, rest]`: a convolution whose stride
-    /// is its size is a linear layer.
+    /// A tensor with more than two dimensions is declared as a matrix `[first, rest]`: a convolution whose stride
+    /// equals its size is a linear layer.
     pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Parameters {
         let tensors = self.entries.iter().map(|entry| {
             let shape = entry.declared_shape();
@@ -146,8 +146,8 @@ impl Layout {
         Parameters::new(tensors.collect())
     }
 
-    /// Declares parameters that [`Layout::pack`] has packed: frozen ones, which only forward passes read. Each use
-    /// expands its tensor again, so that no more than a layer is ever there in 32 bits.
+    /// Declares frozen parameters packed by [`Layout::pack`], which only forward passes read. Each use expands its
+    /// tensor again, so that at most one layer exists in 32 bits at a time.
     pub fn declare_packed(&self, graph: &mut Graph, store: Store) -> Parameters {
         let mut offset = 0;
         let tensors = self.entries.iter().map(|entry| {
@@ -187,7 +187,7 @@ impl Layout {
         packed
     }
 
-    /// Number of words that [`Layout::pack`] gives.
+    /// Number of words that [`Layout::pack`] returns.
     pub fn packed_words(&self) -> usize {
         self.entries.iter().map(Entry::packed_words).sum()
     }
@@ -242,14 +242,14 @@ fn lost_in_half(values: &[f32], is_matrix: bool) -> Option<String> {
 #[derive(Clone, Debug)]
 pub struct Parameters {
     tensors: BTreeMap<String, Parameter>,
-    /// Factors of the low-rank additions, by layer.
+    /// LoRA's factors, by layer.
     lora: BTreeMap<String, f32>,
 }
 
 #[derive(Clone, Debug)]
 enum Parameter {
     Plain(Tensor),
-    /// Words of two numbers, and the shape of what they hold.
+    /// Words of two numbers, and the shape of the tensor.
     Packed(Tensor, Vec<usize>),
 }
 
@@ -258,26 +258,25 @@ impl Parameters {
         Self { tensors, lora: BTreeMap::new() }
     }
 
-    /// These parameters with LoRA's: matrices `LAYER.lora_A.weight` and `LAYER.lora_B.weight` for each layer that has
-    /// one of the `factors`.
+    /// Adds LoRA's parameters: matrices `LAYER.lora_A.weight` and `LAYER.lora_B.weight` for each layer in `factors`.
     pub fn with_lora(mut self, matrices: Self, factors: BTreeMap<String, f32>) -> Self {
         self.tensors.extend(matrices.tensors);
         self.lora = factors;
         self
     }
 
-    /// The tensor of a name; one that is packed is expanded here.
+    /// The tensor with this name; a packed one is expanded here.
     ///
     /// # Panics
     /// If the network has no such parameter: layout and forward pass disagree.
     pub fn get(&self, graph: &mut Graph, name: &str) -> Tensor {
-        match self.tensors.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`")) {
+        match self.tensors.get(name).unwrap_or_else(|| panic!("no parameter is named `{name}`")) {
             Parameter::Plain(tensor) => *tensor,
             Parameter::Packed(words, shape) => graph.apply(FromHalf { shape: shape.clone() }, &[*words]),
         }
     }
 
-    /// A linear layer: x·Wᵀ + b, and what LoRA adds to it, factor·(x·Aᵀ)·Bᵀ.
+    /// A linear layer, x·Wᵀ + b, plus its LoRA term, factor·(x·Aᵀ)·Bᵀ.
     pub fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
         let [weight, bias] = ["weight", "bias"].map(|part| self.get(graph, &format!("{layer}.{part}")));
         let y = linear(graph, x, weight, bias);

@@ -1,5 +1,5 @@
-//! Low-rank adaptation (LoRA, Hu et al. 2021): a layer's x·Wᵀ + b stays as it is, and (alpha / rank)·(x·Aᵀ)·Bᵀ is
-//! added, of which only A `[rank, inputs]` and B `[outputs, rank]` are trained.
+//! Low-rank adaptation (LoRA, Hu et al. 2021): a layer's x·Wᵀ + b stays frozen, and (alpha / rank)·(x·Aᵀ)·Bᵀ is
+//! added; only A `[rank, inputs]` and B `[outputs, rank]` are trained.
 
 use std::collections::BTreeMap;
 
@@ -8,46 +8,46 @@ use super::layout::Layout;
 use crate::config::nearest;
 use crate::error::{Error, Result};
 
-/// What is added to one layer.
+/// The adapter of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraLayer {
     /// Name of the layer, such as `blocks.0.attn.qkv`.
     pub layer: String,
-    /// Rank of the addition.
+    /// The rank.
     pub rank: usize,
-    /// The addition counts alpha / rank times. In f32, which files of text give back exactly.
+    /// The adapter's term is multiplied by alpha / rank. In f32, which text files reproduce exactly.
     pub alpha: f32,
 }
 
 impl LoraLayer {
-    /// Factor of the addition.
+    /// The factor alpha / rank.
     pub fn factor(&self) -> f64 {
         f64::from(self.alpha) / self.rank as f64
     }
 }
 
-/// What is added to which layers of a network, in the order of its layout.
+/// The adapted layers of a network, in the order of its layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
     layers: Vec<LoraLayer>,
 }
 
 impl Lora {
-    /// Additions to every layer that one of the `targets` names, see [`matches`]; `size` gives rank and alpha of a
-    /// layer. `name` stands for where the targets come from in messages.
+    /// An adapter for every layer that one of the `targets` matches, see [`matches`]; `size` returns the rank and alpha
+    /// of a layer. `name` is the source of the targets in messages.
     ///
     /// # Errors
-    /// [`Error::Input`] if a target names no layer.
+    /// [`Error::Input`] if a target matches no layer.
     pub fn new(name: &str, dit: &DitConfig, targets: &[String], size: impl Fn(&str) -> (usize, f32)) -> Result<Self> {
         let known = linear_layers(dit);
         if let Some(target) = targets.iter().find(|target| !known.iter().any(|layer| matches(target, layer))) {
-            // A block's layers are those of the others, too.
+            // All blocks have the same layers.
             let ends: Vec<&str> = known.iter().filter_map(|layer| layer.strip_prefix("blocks.0.")).collect();
             let hint = nearest(target, &ends).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
             let mut names: Vec<String> = ends.iter().map(|end| format!("blocks.*.{end}")).collect();
             names.extend(known.iter().filter(|layer| !layer.starts_with("blocks.")).cloned());
             return Err(Error::input(format!(
-                "{name} names \"{target}\", which is no layer of the model{hint} (its layers are {})",
+                "{name} contains \"{target}\", which is not a layer of the model{hint} (its layers are {})",
                 names.join(", ")
             )));
         }
@@ -59,17 +59,17 @@ impl Lora {
         Ok(Self { layers: layers.collect() })
     }
 
-    /// The layers that something is added to.
+    /// The adapted layers.
     pub fn layers(&self) -> &[LoraLayer] {
         &self.layers
     }
 
-    /// Names and shapes of all A and B, as PEFT has them: those of a convolution have four dimensions.
+    /// Names and shapes of all A and B, as in PEFT: those of a convolution have four dimensions.
     pub fn layout(&self, dit: &DitConfig) -> Layout {
         self.layout_named(dit, "")
     }
 
-    /// [`Lora::layout`] with a prefix before every name.
+    /// [`Lora::layout`] with a prefix for every name.
     pub(super) fn layout_named(&self, dit: &DitConfig, prefix: &str) -> Layout {
         let layout = dit.layout();
         let shapes: BTreeMap<&str, &[usize]> =
@@ -84,15 +84,15 @@ impl Lora {
     }
 }
 
-/// Names of the layers that LoRA can add to: all with a weight and a bias.
+/// Names of the layers that LoRA can adapt: all with a weight and a bias.
 fn linear_layers(dit: &DitConfig) -> Vec<String> {
     let layout = dit.layout();
     let biases = layout.entries().iter().filter_map(|entry| entry.name.strip_suffix(".bias"));
     biases.map(str::to_owned).collect()
 }
 
-/// Whether a target names a layer as PEFT's `target_modules` do, by its whole name or by its last parts; `*` in it
-/// stands for any text.
+/// Whether a target matches a layer as in PEFT's `target_modules`, by its whole name or its last parts; `*` in a
+/// target matches any text.
 pub(super) fn matches(target: &str, layer: &str) -> bool {
     let ends = layer.match_indices('.').map(|(dot, _)| &layer[dot + 1..]);
     [layer].into_iter().chain(ends).any(|end| matches_whole(target, end))

@@ -1,4 +1,4 @@
-//! A flow model together with what of it is trained: all weights, or an adapter's.
+//! A flow model together with its trained part: all weights, or an adapter.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use super::layout::{Layout, Parameters};
 use super::lora::Lora;
 use crate::graph::{Graph, Store};
 
-/// Frozen weights of a flow model: those that an adapter adds to, and from which drift and the penalty on the distance
-/// are measured. They lie on the device once for all of that.
+/// The frozen weights of the base model: an adapter is added to them, and drift and the reference penalty are measured
+/// against them. One copy on the device serves all three.
 pub const BASE: Store = Store("base parameters");
 
 /// The adapter that training started from, frozen: with [`BASE`] it is the model that drift and the penalty on the
@@ -21,29 +21,29 @@ pub const START: Store = Store("starting adapter");
 pub struct Network {
     /// Sizes and conventions.
     pub dit: DitConfig,
-    /// What is added to [`BASE`]; `None` if the store holds all weights.
+    /// The adapter of [`BASE`]; `None` if the store contains all weights.
     pub lora: Option<Lora>,
 }
 
 impl From<&DitConfig> for Network {
-    /// All weights lie in one store.
+    /// A model with all weights in one store.
     fn from(dit: &DitConfig) -> Self {
         Self::new(dit, None)
     }
 }
 
 impl Network {
-    /// The flow model with an adapter's layers, if there is one.
+    /// A flow model with an adapter's layers, if there is one.
     pub fn new(dit: &DitConfig, adapter: Option<&Adapter>) -> Self {
         Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()) }
     }
 
-    /// What lies in the store that is trained.
+    /// The layout of the trained store.
     pub fn layout(&self) -> Layout {
         self.lora.as_ref().map_or_else(|| self.dit.layout(), |lora| lora.layout(&self.dit))
     }
 
-    /// The network with the weights of `store` in a graph; with `gradients`, backward passes add to that store.
+    /// Declares the network with the weights of `store` in a graph; with `gradients`, backward passes accumulate there.
     pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Dit<'_> {
         Dit::new(&self.dit, self.parameters(graph, store, gradients))
     }
@@ -52,7 +52,7 @@ impl Network {
         let trained = self.layout().declare(graph, store, gradients);
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
-            lora.layers().iter().map(|it| (it.layer.clone(), it.factor() as f32)).collect();
+            lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
         self.dit.layout().declare(graph, BASE, None).with_lora(trained, factors)
     }
 }

@@ -18,7 +18,7 @@ pub enum Activation {
 pub(super) struct ActivationBackward(Activation);
 
 impl Activation {
-    /// The op of its gradient.
+    /// The op that computes its gradient.
     pub(super) fn backward(self) -> ActivationBackward {
         ActivationBackward(self)
     }

@@ -5,30 +5,30 @@ use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with decoupled weight decay, after clipping by the global
-/// norm; in place, clears the gradients, and lets the moving average of the parameters follow.
+/// norm; works in place, clears the gradients, and updates the averaged weights.
 ///
-/// If any gradient is not finite, or the sum of their squares is not, gradients are cleared and neither
-/// parameters nor moments change. Whoever counts steps for the bias corrections reads the sums to know.
+/// If any gradient, or the sum of their squares, is not finite, the gradients are cleared and neither parameters
+/// nor moments change. The caller, who counts steps for the bias corrections, detects this from the sums.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW;
 
-/// The stored tensors that [`AdamW`] changes, all of one shape.
+/// The stored tensors that [`AdamW`] changes, all of the same shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Optimized {
     /// Trainable parameters.
     pub parameters: Tensor,
     /// Running mean of the gradients.
     pub first_moment: Tensor,
-    /// Running mean of their squares.
+    /// Running mean of the squared gradients.
     pub second_moment: Tensor,
     /// Accumulated gradients; zero afterwards.
     pub gradients: Tensor,
-    /// Moving average of the parameters.
+    /// The averaged weights.
     pub average: Tensor,
 }
 
 impl AdamW {
-    /// Records one step. `settings` `[9]` come from [`AdamWSettings::at_step`], `sum_squares` `[2]` are the
+    /// Records one step. `settings` `[9]` come from [`AdamWSettings::at_step`]; `sum_squares` `[2]` are the
     /// sums of [`super::SumSquares`] over all gradients that are clipped together.
     pub fn record(self, graph: &mut Graph, optimized: Optimized, settings: Tensor, sum_squares: Tensor) {
         let Optimized { parameters, first_moment, second_moment, gradients, average } = optimized;
@@ -40,7 +40,7 @@ impl AdamW {
 /// Hyper-parameters of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWSettings {
-    /// Step size.
+    /// The learning rate.
     pub learning_rate: f64,
     /// Decay of the first moment, below 1.
     pub beta1: f64,
@@ -48,20 +48,20 @@ pub struct AdamWSettings {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Share of a parameter that decays at learning rate 1.
+    /// Fraction of a parameter that decays at learning rate 1.
     pub weight_decay: f64,
-    /// Largest norm of all gradients together; 0 or infinity for no limit.
+    /// Largest global norm of the gradients; 0 or infinity for no limit.
     pub max_grad_norm: f64,
     /// `average = decay · average + (1 − decay) · parameters`: 0 copies the new parameters, 1 leaves the average
-    /// as it is.
+    /// unchanged.
     pub average_decay: f64,
 }
 
 impl AdamWSettings {
-    /// The settings input for a step, counted from 1 and without those that were skipped.
+    /// The settings input for a step; steps count from 1, without skipped ones.
     pub fn at_step(&self, step: u64) -> [f32; 9] {
-        // Of the decays as the device knows them, rounded to f32: 1 - 0.999 differs by 1e-5 otherwise.
-        // Shaders may assume that there is no infinity.
+        // From the decays rounded to f32, as the device sees them: otherwise 1 - 0.999 would be off by 1e-5.
+        // Shaders may assume that there are no infinities.
         let max_grad_norm = if self.max_grad_norm.is_finite() { self.max_grad_norm } else { 0.0 };
         let correction = |beta: f64| 1.0 - f64::from(beta as f32).powf(step as f64);
         [
@@ -90,8 +90,8 @@ impl Op for AdamW {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
-        assert!((2..7).all(|index| shapes.input_elements(index) == elements), "all are of one size");
-        // The other inputs are the outputs: bound once, as what is written.
+        assert!((2..7).all(|index| shapes.input_elements(index) == elements), "all tensors must have the same size");
+        // The other inputs are also the outputs: bound once, as written tensors.
         let reads = [0, 1].map(Binding::Input);
         let writes = [0, 1, 2, 3, 4].map(Binding::Output);
         vec![independent(Kernel::new("adamw"), &reads, &writes, vec![word(elements)], elements)]

@@ -1,4 +1,4 @@
-//! Sums of two tensors of one shape, and adding to a stored tensor.
+//! Sums of two tensors of the same shape, and adding to a stored tensor.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
@@ -14,7 +14,7 @@ impl Op for Add {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], inputs[1], "both terms have one shape");
+        assert_eq!(inputs[0], inputs[1], "both terms must have the same shape");
         vec![inputs[0].to_vec()]
     }
 
@@ -40,7 +40,7 @@ impl Op for Add {
     }
 }
 
-/// `y += x`, for gradients of parameters whose op cannot add by itself.
+/// `y += x`, for gradients of parameters whose op cannot accumulate on its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Accumulate;
 

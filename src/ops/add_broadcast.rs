@@ -1,10 +1,10 @@
-//! Adding one tensor to every sample of another: positions.
+//! Adds one tensor to every sample of another: positions.
 
 use super::{SumRows, independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `y = x + term`, the term (of as many elements as a sample of `x` has) repeated for every sample.
+/// `y = x + term`, with the term (as many elements as a sample of `x`) repeated for every sample.
 #[derive(Clone, Copy, Debug)]
 pub struct AddBroadcast;
 
@@ -15,7 +15,7 @@ impl Op for AddBroadcast {
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
         let period: usize = inputs[1].iter().product();
-        assert_eq!(inputs[0].iter().product::<usize>() % period, 0, "the term fits a whole number of times");
+        assert_eq!(inputs[0].iter().product::<usize>() % period, 0, "the term must fit into x a whole number of times");
         vec![inputs[0].to_vec()]
     }
 

@@ -4,12 +4,12 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `softmax(q·kᵀ / sqrt(d))·v`, head by head.
+/// `softmax(q·kᵀ / sqrt(d))·v` for every head.
 ///
 /// Input `qkv [B, T, 3·H·d]`, the last dimension ordered (3, H, d): the result of one projection for
 /// queries, keys and values. Outputs: `o [B, T, H·d]`, the heads side by side, and
-/// `logsumexp [B, H, T]` of each row of `q·kᵀ / sqrt(d)`, which the backward pass needs. Gradients flow
-/// through `o` only.
+/// `logsumexp [B, H, T]` of each row of `q·kᵀ / sqrt(d)`, for the backward pass. Gradients flow only
+/// through `o`.
 ///
 /// Online softmax over the keys in increasing order (FlashAttention, arXiv 2205.14135): memory grows with T,
 /// not with T², and a row's bits do not depend on the batch size.
@@ -27,7 +27,7 @@ pub struct AttentionBackward {
     pub num_heads: usize,
 }
 
-/// Sizes of an attention.
+/// Sizes of an attention layer.
 #[derive(Clone, Copy)]
 struct Geometry {
     batches: usize,
@@ -39,7 +39,7 @@ struct Geometry {
 impl Geometry {
     fn new(num_heads: usize, qkv: &[usize]) -> Self {
         let [batches, tokens, width] = *qkv else { panic!("qkv is [B, T, 3·H·d], not {qkv:?}") };
-        assert_eq!(width % (3 * num_heads), 0, "qkv {qkv:?} splits into 3 x {num_heads} heads");
+        assert_eq!(width % (3 * num_heads), 0, "qkv {qkv:?} must split into 3 x {num_heads} heads");
         Self { batches, tokens, heads: num_heads, head_dim: width / (3 * num_heads) }
     }
 
@@ -47,13 +47,13 @@ impl Geometry {
         1.0 / (self.head_dim as f64).sqrt()
     }
 
-    /// Where a token's query (`part` 0), key (1) or value (2) of a head lies in `qkv`.
+    /// The range in `qkv` of a token's query (`part` 0), key (1) or value (2) for one head.
     fn qkv(&self, batch: usize, token: usize, part: usize, head: usize) -> std::ops::Range<usize> {
         let start = (((batch * self.tokens + token) * 3 + part) * self.heads + head) * self.head_dim;
         start..start + self.head_dim
     }
 
-    /// The same in `o`.
+    /// The range of a token's output for one head in `o`.
     fn o(&self, batch: usize, token: usize, head: usize) -> std::ops::Range<usize> {
         let start = ((batch * self.tokens + token) * self.heads + head) * self.head_dim;
         start..start + self.head_dim
@@ -69,7 +69,7 @@ impl Geometry {
         (0..self.batches).flat_map(move |batch| (0..self.heads).map(move |head| (batch, head)))
     }
 
-    /// A pass over all rows of all heads; each shader has a twin in which a subgroup shares a row.
+    /// A pass over all rows of all heads; each shader has a variant in which a subgroup shares rows.
     fn pass(
         &self,
         [portable, in_subgroups]: [&'static str; 2],
@@ -103,11 +103,11 @@ const ROWS: usize = 4;
 /// The kernels, by the name that asks for them.
 pub(super) const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
 
-/// The subgroup size, if subgroups should share rows: what is asked for, else where a CPU plays the device and
-/// loads are dear. Elsewhere a row an invocation keeps more of the device busy. Never a function of the batch or
-/// the number of tokens.
-fn lanes(op: &dyn Op, it: &Geometry, profile: &Profile) -> Option<u32> {
-    let asked = profile.wanted(&workload(op, it)).find(|name| KERNELS.contains(name));
+/// The subgroup size, if subgroups should share rows: if requested, or else on software drivers, where loads are
+/// expensive. Elsewhere one row per invocation keeps more of the device busy. Never a function of the batch or the
+/// number of tokens.
+fn lanes(op: &dyn Op, geometry: &Geometry, profile: &Profile) -> Option<u32> {
+    let asked = profile.wanted(&workload(op, geometry)).find(|name| KERNELS.contains(name));
     match asked {
         Some("attention_register") => None,
         Some(_) => profile.subgroup_size,
@@ -115,9 +115,9 @@ fn lanes(op: &dyn Op, it: &Geometry, profile: &Profile) -> Option<u32> {
     }
 }
 
-/// The name under which measurements are kept.
-fn workload(op: &dyn Op, it: &Geometry) -> String {
-    format!("{} head_dim={}", op.name(), it.head_dim)
+/// The name under which measurements are stored.
+fn workload(op: &dyn Op, geometry: &Geometry) -> String {
+    format!("{} head_dim={}", op.name(), geometry.head_dim)
 }
 
 fn choice(op: &dyn Op, num_heads: usize, shapes: &Shapes<'_>, profile: &Profile) -> Choice {
@@ -145,8 +145,11 @@ impl Op for Attention {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let it = Geometry::new(self.num_heads, inputs[0]);
-        vec![vec![it.batches, it.tokens, it.heads * it.head_dim], vec![it.batches, it.heads, it.tokens]]
+        let geometry = Geometry::new(self.num_heads, inputs[0]);
+        vec![
+            vec![geometry.batches, geometry.tokens, geometry.heads * geometry.head_dim],
+            vec![geometry.batches, geometry.heads, geometry.tokens],
+        ]
     }
 
     fn vjp(
@@ -157,17 +160,17 @@ impl Op for Attention {
         gradients: &[Option<Tensor>],
         _: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        assert!(gradients[1].is_none(), "gradients flow through the first output of an attention only");
+        assert!(gradients[1].is_none(), "gradients flow only through the first output of attention");
         let Some(d_o) = gradients[0] else { return vec![None] };
         let op = AttentionBackward { num_heads: self.num_heads };
         vec![Some(graph.push(op, &[inputs[0], outputs[0], outputs[1], d_o])[0])]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
-        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let writes = [Binding::Output(0), Binding::Output(1)];
-        let lanes = lanes(self, &it, profile);
-        vec![it.pass(["attention", "attention_subgroup"], lanes, &[Binding::Input(0)], &writes)]
+        let lanes = lanes(self, &geometry, profile);
+        vec![geometry.pass(["attention", "attention_subgroup"], lanes, &[Binding::Input(0)], &writes)]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
@@ -175,19 +178,19 @@ impl Op for Attention {
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let qkv = inputs[0];
         let mut o = vec![0.0; shapes.output_elements(0)];
         let mut logsumexp = Vec::with_capacity(shapes.output_elements(1));
-        for (batch, head) in it.heads() {
-            for query in 0..it.tokens {
-                let logits = it.logits(qkv, batch, head, query);
+        for (batch, head) in geometry.heads() {
+            for query in 0..geometry.tokens {
+                let logits = geometry.logits(qkv, batch, head, query);
                 let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = logits.iter().map(|s| (s - largest).exp()).sum();
                 logsumexp.push(largest + total.ln());
                 for (key, s) in logits.iter().enumerate() {
                     let weight = (s - largest).exp() / total;
-                    add_scaled(&mut o[it.o(batch, query, head)], weight, &qkv[it.qkv(batch, key, 2, head)]);
+                    add_scaled(&mut o[geometry.o(batch, query, head)], weight, &qkv[geometry.qkv(batch, key, 2, head)]);
                 }
             }
         }
@@ -205,20 +208,20 @@ impl Op for AttentionBackward {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[1], inputs[3], "the gradient of o has the shape of o");
+        assert_eq!(inputs[1], inputs[3], "the gradient of o must have the shape of o");
         vec![inputs[0].to_vec(), inputs[2].to_vec()]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
-        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let [qkv, o, logsumexp, d_o] = [0, 1, 2, 3].map(Binding::Input);
         let [d_qkv, delta] = [0, 1].map(Binding::Output);
         let query = ["attention_backward_query", "attention_backward_query_subgroup"];
-        let lanes = lanes(self, &it, profile);
+        let lanes = lanes(self, &geometry, profile);
         let key_value = ["attention_backward_key_value", "attention_backward_key_value_subgroup"];
         vec![
-            it.pass(query, lanes, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
-            it.pass(key_value, lanes, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
+            geometry.pass(query, lanes, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
+            geometry.pass(key_value, lanes, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
         ]
     }
 
@@ -227,21 +230,21 @@ impl Op for AttentionBackward {
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = Geometry::new(self.num_heads, shapes.inputs[0]);
+        let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let [qkv, o, logsumexp, d_o] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         let mut d_qkv = vec![0.0; shapes.output_elements(0)];
         let mut deltas = Vec::with_capacity(shapes.output_elements(1));
-        for (batch, head) in it.heads() {
-            for query in 0..it.tokens {
-                let row = it.o(batch, query, head);
+        for (batch, head) in geometry.heads() {
+            for query in 0..geometry.tokens {
+                let row = geometry.o(batch, query, head);
                 let delta = dot(&d_o[row.clone()], &o[row.clone()]);
                 let denominator = logsumexp[deltas.len()];
                 deltas.push(delta);
-                let at_q = it.qkv(batch, query, 0, head);
-                for (key, s) in it.logits(qkv, batch, head, query).into_iter().enumerate() {
-                    let (at_k, at_v) = (it.qkv(batch, key, 1, head), it.qkv(batch, key, 2, head));
+                let at_q = geometry.qkv(batch, query, 0, head);
+                for (key, s) in geometry.logits(qkv, batch, head, query).into_iter().enumerate() {
+                    let (at_k, at_v) = (geometry.qkv(batch, key, 1, head), geometry.qkv(batch, key, 2, head));
                     let weight = (s - denominator).exp();
-                    let d_logit = it.scale() * weight * (dot(&d_o[row.clone()], &qkv[at_v.clone()]) - delta);
+                    let d_logit = geometry.scale() * weight * (dot(&d_o[row.clone()], &qkv[at_v.clone()]) - delta);
                     add_scaled(&mut d_qkv[at_q.clone()], d_logit, &qkv[at_k.clone()]);
                     add_scaled(&mut d_qkv[at_k], d_logit, &qkv[at_q.clone()]);
                     add_scaled(&mut d_qkv[at_v], weight, &d_o[row.clone()]);
@@ -256,8 +259,8 @@ impl Op for AttentionBackward {
     }
 }
 
-/// Floating-point operations of so many products of T x d by d x T, a head.
+/// Floating-point operations of `count` products of T x d by d x T per head.
 fn products(num_heads: usize, shapes: &Shapes<'_>, count: u64) -> u64 {
-    let it = Geometry::new(num_heads, shapes.inputs[0]);
-    2 * count * (it.batches * it.heads * it.tokens * it.tokens * it.head_dim) as u64
+    let geometry = Geometry::new(num_heads, shapes.inputs[0]);
+    2 * count * (geometry.batches * geometry.heads * geometry.tokens * geometry.tokens * geometry.head_dim) as u64
 }

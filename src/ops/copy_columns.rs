@@ -1,5 +1,5 @@
-//! Splitting and joining along the last dimension: six parts, as adaLN makes them, in one dispatch, others in one
-//! for each.
+//! Splitting and joining along the last dimension: in one dispatch for six parts, the number in adaLN, and otherwise
+//! in one dispatch per part.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
@@ -8,11 +8,11 @@ use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 /// `x [rows, parts · columns]` to `parts` tensors `[rows, columns]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Split {
-    /// How many.
+    /// Number of parts.
     pub parts: usize,
 }
 
-/// Tensors `[rows, columns]`, all alike, to one `[rows, parts · columns]`.
+/// Tensors `[rows, columns]` of the same shape to one `[rows, parts · columns]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Join;
 
@@ -48,8 +48,8 @@ impl Op for Split {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let [rows, columns] = inputs[0] else { panic!("a matrix is split, not {:?}", inputs[0]) };
-        assert_eq!(columns % self.parts, 0, "parts are alike");
+        let [rows, columns] = inputs[0] else { panic!("split takes a matrix, not {:?}", inputs[0]) };
+        assert_eq!(columns % self.parts, 0, "parts must have the same size");
         vec![vec![*rows, columns / self.parts]; self.parts]
     }
 
@@ -107,7 +107,7 @@ impl Op for Join {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert!(inputs.iter().all(|shape| *shape == inputs[0]), "parts are alike");
+        assert!(inputs.iter().all(|shape| *shape == inputs[0]), "parts must have the same shape");
         vec![vec![inputs[0][0], inputs[0][1] * inputs.len()]]
     }
 

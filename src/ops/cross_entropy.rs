@@ -1,17 +1,17 @@
-//! Classification: softmax and its loss.
+//! Softmax and the cross-entropy loss of classification.
 
 use super::{independent, rows_and_columns, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// Logits `[R, C]`, labels `[R]` (u32, below C) and weights `[R]` to
-/// 0. losses `[R]`, −weight · ln of the label's probability: the one output with a gradient (to the logits),
+/// 0. losses `[R]`, −weight · ln of the label's probability: the only output with a gradient (to the logits),
 /// 1. probabilities `[R, C]`,
 /// 2. the probability of the label, `[R]`.
 #[derive(Clone, Copy, Debug)]
 pub struct CrossEntropy;
 
-/// Records losses, probabilities and the probabilities of the labels.
+/// Records the op; returns losses, probabilities and the probabilities of the labels.
 pub fn cross_entropy(graph: &mut Graph, logits: Tensor, labels: Tensor, weight: Tensor) -> [Tensor; 3] {
     let outputs = graph.push(CrossEntropy, &[logits, labels, weight]);
     [outputs[0], outputs[1], outputs[2]]
@@ -23,9 +23,9 @@ impl Op for CrossEntropy {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0].len(), 2, "logits have rows and classes");
+        assert_eq!(inputs[0].len(), 2, "logits must have rows and classes");
         let rows = inputs[0][0];
-        assert!(*inputs[1] == [rows] && *inputs[2] == [rows], "a row has a label and a weight");
+        assert!(*inputs[1] == [rows] && *inputs[2] == [rows], "each row needs a label and a weight");
         vec![vec![rows], inputs[0].to_vec(), vec![rows]]
     }
 
@@ -37,7 +37,7 @@ impl Op for CrossEntropy {
         gradients: &[Option<Tensor>],
         wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        assert!(gradients[1].is_none() && gradients[2].is_none(), "probabilities have no gradient, losses have");
+        assert!(gradients[1].is_none() && gradients[2].is_none(), "only the losses have a gradient");
         let d_loss = gradients[0].filter(|_| wanted[0] != Wanted::No);
         let d_logits =
             d_loss.map(|d_loss| graph.apply(CrossEntropyBackward, &[outputs[1], inputs[1], inputs[2], d_loss]));
@@ -68,7 +68,7 @@ impl Op for CrossEntropy {
     }
 }
 
-/// Probabilities, labels, weights and the gradient `[R]` of the losses to that of the logits.
+/// Probabilities, labels, weights and the gradient `[R]` of the losses to the gradient of the logits.
 #[derive(Clone, Copy, Debug)]
 struct CrossEntropyBackward;
 

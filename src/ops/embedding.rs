@@ -4,7 +4,8 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index beyond the table takes its last entry.
+/// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index past the end of the table takes the last
+/// entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;
 

@@ -28,8 +28,8 @@ impl Op for GatedResidual {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], inputs[1], "x and h have one shape");
-        assert_eq!(inputs[2], [inputs[0][0], inputs[0][2]], "a gate a sample and column");
+        assert_eq!(inputs[0], inputs[1], "x and h must have the same shape");
+        assert_eq!(inputs[2], [inputs[0][0], inputs[0][2]], "the gate needs one value per sample and column");
         vec![inputs[0].to_vec()]
     }
 

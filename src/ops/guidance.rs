@@ -4,11 +4,11 @@ use super::{Scale, independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `v = v_u + guidance_scale (v_c − v_u)` (Ho & Salimans 2022). Inputs: `v_c` (with its class) and `v_u` (with
-/// the null class), of one shape. Gradients flow to both.
+/// `v = v_u + guidance_scale (v_c − v_u)` (Ho & Salimans 2022). Inputs: `v_c` (with the class) and `v_u` (with
+/// the null class), of the same shape. Gradients flow to both.
 #[derive(Clone, Copy, Debug)]
 pub struct Guidance {
-    /// 1 is no guidance.
+    /// 1 disables guidance.
     pub guidance_scale: f32,
 }
 
@@ -18,7 +18,7 @@ impl Op for Guidance {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], inputs[1], "both velocities have one shape");
+        assert_eq!(inputs[0], inputs[1], "both velocities must have the same shape");
         vec![inputs[0].to_vec()]
     }
 

@@ -1,6 +1,7 @@
-//! Numbers in 16 bits (IEEE 754 binary16), two a word, for what is only kept and not computed with.
+//! Numbers in 16 bits (IEEE 754 binary16), two per word, for values that are only stored, not computed with.
 //!
-//! The kernels convert by whole numbers: no optional feature of a device is needed, and all give the same bits.
+//! The kernels convert in integer arithmetic: no optional device feature is needed, and all devices give the same
+//! bits.
 
 use half::f16;
 
@@ -54,19 +55,19 @@ impl HalfRange {
     }
 }
 
-/// Words of [`ToHalf`] to the tensor of `shape`.
+/// Words of [`ToHalf`] to a tensor of `shape`.
 #[derive(Clone, Debug)]
 pub struct FromHalf {
-    /// Shape of the tensor that was packed.
+    /// Shape of the packed tensor.
     pub shape: Vec<usize>,
 }
 
-/// The words that [`ToHalf`] gives, on the host.
+/// [`ToHalf`] on the host.
 pub fn pack_half(values: &[f32]) -> impl Iterator<Item = u32> {
     values.chunks(2).map(|pair| packed(pair[0].into(), pair.get(1).copied().unwrap_or(0.0).into()))
 }
 
-/// A word of two numbers.
+/// Packs two numbers into a word.
 fn packed(low: f64, high: f64) -> u32 {
     let bits = |value: f64| {
         let half = f16::from_f64(value);
@@ -109,7 +110,11 @@ impl Op for FromHalf {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], [self.shape.iter().product::<usize>().div_ceil(2)], "words of that many elements");
+        assert_eq!(
+            inputs[0],
+            [self.shape.iter().product::<usize>().div_ceil(2)],
+            "the number of words must fit the shape"
+        );
         vec![self.shape.clone()]
     }
 

@@ -73,9 +73,9 @@ impl Op for LayerNorm {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let [batch, tokens, columns] = inputs[0] else { panic!("layer norm takes three dimensions") };
-        assert_eq!(inputs[1], [*batch, *columns], "a shift a sample and column");
-        assert_eq!(inputs[2], [*batch, *columns], "a scale a sample and column");
+        let [batch, tokens, columns] = inputs[0] else { panic!("layer norm takes [batch, tokens, columns]") };
+        assert_eq!(inputs[1], [*batch, *columns], "the shift needs one value per sample and column");
+        assert_eq!(inputs[2], [*batch, *columns], "the scale needs one value per sample and column");
         vec![inputs[0].to_vec(), vec![*batch, *tokens, 2]]
     }
 

@@ -1,4 +1,4 @@
-//! Matrix products: all transposes, batched, with bias, replacing or accumulating.
+//! Matrix products: any transposes, optionally batched, with bias, or accumulating.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
 ///
 /// Inputs `A [.., M, K]` (or `[.., K, M]` if transposed), `B [K, N]` (or `[N, K]`) and, optionally, `bias [N]`.
-/// Without `batched`, the leading dimensions of `A` count as rows. With it, both have one leading dimension
-/// over which products are independent.
+/// Without `batched`, the leading dimensions of `A` count as rows. With it, both operands have one leading
+/// dimension over which products are independent.
 ///
-/// Every element is a sum over K in increasing order in one invocation, in every kernel: a row's bits do not
-/// depend on the rows around it, nor on the kernel where a device rounds as it is told. Only where a product
-/// accumulates into a stored tensor with a second output for [`MatMul::scratch`] may K be cut into slices
-/// that are added up in a second pass: gradients of weights have small outputs and a K of all rows of a
+/// In every kernel, each element is summed over K in increasing order in one invocation: a row's bits do not
+/// depend on the rows around it, nor on the kernel if the device rounds correctly. Only a product that
+/// accumulates into a stored tensor, with a second output for [`MatMul::scratch`], may cut K into slices whose
+/// sums are added in a second pass: gradients of weights have small outputs, and their K is all rows of a
 /// batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MatMul {
@@ -27,7 +27,7 @@ pub struct MatMul {
     pub transpose_b: bool,
     /// Both operands have a leading batch dimension.
     pub batched: bool,
-    /// Adds to the output, which is a stored tensor.
+    /// Add to the output, which is a stored tensor.
     pub accumulate: bool,
 }
 
@@ -36,14 +36,14 @@ pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Tensor) -> Ten
     graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight, bias])
 }
 
-/// The kernels, by the name that forces them.
+/// The kernels; their names can be forced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
     /// `matmul_register`: runs everywhere.
     Register,
-    /// `matmul_subgroup`, for subgroups of so many lanes and tiles of so many rows.
+    /// `matmul_subgroup`, with this many lanes per subgroup and rows per tile.
     Subgroup { lanes: u32, rows: usize },
-    /// `matmul_tiled`, or `matmul_tiled_vec4` where rows have whole vectors.
+    /// `matmul_tiled`, or `matmul_tiled_vec4` where rows consist of whole vectors.
     Tiled,
 }
 
@@ -57,7 +57,7 @@ pub(super) const KERNELS: [(&str, Option<usize>); 5] = [
 ];
 
 impl Variant {
-    /// The variant of a name, if the device can run it.
+    /// The variant with this name, if the device can run it.
     fn named(name: &str, profile: &Profile) -> Option<Self> {
         let (_, rows) = KERNELS.iter().find(|(known, _)| *known == name)?;
         match rows {
@@ -71,13 +71,13 @@ impl Variant {
 /// Rows and columns of a tile of `matmul_tiled`.
 const TILE: usize = 64;
 
-/// Workgroups that fill a graphics processor: slices of K are cut until there are about as many.
+/// Workgroups that fill a GPU: K is sliced until there are about this many.
 const ENOUGH_TILES: usize = 256;
 
-/// Shortest slice of K: a shorter one costs more in its second pass than it gains.
+/// Shortest slice of K: the second pass of a shorter one costs more than it saves.
 const SHORTEST_SLICE: usize = 128;
 
-/// Rows of a tile of `matmul_subgroup` unless others were measured to be better.
+/// Rows of a tile of `matmul_subgroup`, unless another number was measured to be faster.
 const SUBGROUP_ROWS: usize = 16;
 
 /// Sizes and strides of a product, in elements.
@@ -86,7 +86,7 @@ pub(super) struct Geometry {
     m: usize,
     /// Columns of the result.
     pub(super) n: usize,
-    /// Products that each of its elements is the sum of.
+    /// Number of products summed in each element.
     pub(super) k: usize,
     /// Strides of `A` along rows and along K.
     a: [usize; 2],
@@ -95,40 +95,40 @@ pub(super) struct Geometry {
 }
 
 impl MatMul {
-    /// Shape of the scratch tensor in which the partial sums of a large K are kept, `[slices, M, N]`, if this
-    /// accumulating product profits from one.
+    /// Shape `[slices, M, N]` of the scratch tensor for the partial sums of a large K, if this accumulating product
+    /// benefits from one.
     pub fn scratch(&self, a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
-        let it = self.geometry(a, b);
-        let slices = it.k.div_ceil(it.slice());
-        (self.accumulate && !self.batched && slices > 1).then(|| vec![slices, it.m, it.n])
+        let geometry = self.geometry(a, b);
+        let slices = geometry.k.div_ceil(geometry.slice());
+        (self.accumulate && !self.batched && slices > 1).then(|| vec![slices, geometry.m, geometry.n])
     }
 
-    /// The product without its number of rows: what was measured is kept under this name. The K of an accumulating
-    /// product is all rows of a batch, so that the gradient of a weight is named by its own sizes, M and N.
-    fn workload(&self, it: &Geometry) -> String {
+    /// The product without its number of rows: the name under which measurements are stored. The K of an accumulating
+    /// product is all rows of a batch, so the gradient of a weight is named after its own sizes, M and N.
+    fn workload(&self, geometry: &Geometry) -> String {
         let Self { transpose_a, transpose_b, batched, accumulate } = self;
-        let (other, size) = if *accumulate { ("m", it.m) } else { ("k", it.k) };
+        let (other, size) = if *accumulate { ("m", geometry.m) } else { ("k", geometry.k) };
         let marks =
             [(*transpose_a, " at"), (*transpose_b, " bt"), (*batched, " batched"), (*accumulate, " accumulate")];
         let marks: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
-        format!("matmul n={} {other}={size}{marks}", it.n)
+        format!("matmul n={} {other}={size}{marks}", geometry.n)
     }
 
-    /// What is asked for, else what is usual. The same with any epilogue: whether a value is kept must not change
-    /// its bits.
-    pub(super) fn variant(&self, it: &Geometry, profile: &Profile) -> Variant {
-        let asked = profile.wanted(&self.workload(it)).find_map(|name| Variant::named(name, profile));
-        let usual = || Variant::named(self.usual(it, profile), profile);
-        asked.or_else(usual).expect("what is usual runs on the device")
+    /// The requested variant, or else the usual one. It does not depend on the epilogue: whether a value is kept
+    /// must not change its bits.
+    pub(super) fn variant(&self, geometry: &Geometry, profile: &Profile) -> Variant {
+        let asked = profile.wanted(&self.workload(geometry)).find_map(|name| Variant::named(name, profile));
+        let usual = || Variant::named(self.usual(geometry, profile), profile);
+        asked.or_else(usual).expect("the usual variant runs on every device")
     }
 
-    /// A CPU driver wants few loads and no barriers, a graphics processor wants tiles in workgroup memory; for a
-    /// few columns or a short K those would be mostly empty. Never a function of the number of rows.
-    fn usual(&self, it: &Geometry, profile: &Profile) -> &'static str {
+    /// Software drivers need few loads and no barriers; GPUs need tiles in workgroup memory, but with few columns
+    /// or a short K those would be mostly empty. Never a function of the number of rows.
+    fn usual(&self, geometry: &Geometry, profile: &Profile) -> &'static str {
         match profile.subgroup_size {
             Some(_) if profile.cpu => "matmul_subgroup",
             None if profile.cpu => "matmul_register",
-            _ if self.accumulate || (it.n >= 32 && it.k >= 16) => "matmul_tiled",
+            _ if self.accumulate || (geometry.n >= 32 && geometry.k >= 16) => "matmul_tiled",
             _ => "matmul_register",
         }
     }
@@ -142,9 +142,9 @@ impl MatMul {
         let ((a_rows, a_columns), (b_rows, b_columns)) = (matrix(a), matrix(b));
         let (m, k) = if self.transpose_a { (a_columns, a_rows) } else { (a_rows, a_columns) };
         let (n, k_of_b) = if self.transpose_b { (b_rows, b_columns) } else { (b_columns, b_rows) };
-        assert_eq!(k, k_of_b, "inner sizes agree: {a:?} by {b:?} in {self:?}");
+        assert_eq!(k, k_of_b, "inner sizes must match: {a:?} by {b:?} in {self:?}");
         let batches = if self.batched { a[0] } else { 1 };
-        assert!(!self.batched || b[0] == batches, "both operands have one number of batches");
+        assert!(!self.batched || b[0] == batches, "both operands must have the same number of batches");
         Geometry {
             batches,
             m,
@@ -164,13 +164,13 @@ impl Geometry {
         self.k.div_ceil(slices).max(SHORTEST_SLICE).next_multiple_of(16)
     }
 
-    /// Both operands can be read four elements at a time. Depends on the sizes of rows, and not on how many there are:
-    /// of two strides one is 1, and the other the length of a row.
+    /// Whether both operands can be read four elements at a time. Depends on the length of rows, not on their number:
+    /// of the two strides one is 1, and the other is the length of a row.
     fn has_vectors(&self) -> bool {
         [self.a, self.b].iter().all(|strides| strides.contains(&1) && strides.iter().any(|stride| stride % 4 == 0))
     }
 
-    /// One dispatch of a kernel; with a `slice`, a result for every slice of K.
+    /// One dispatch of a kernel; with a `slice`, it has one result per slice of K.
     pub(super) fn dispatch(
         &self,
         variant: Variant,
@@ -208,19 +208,19 @@ impl Geometry {
     }
 }
 
-/// What a kernel does with the elements that it has computed.
+/// What a kernel does with the elements it has computed.
 pub(super) struct Epilogue<'a> {
     /// File in `shaders/epilogues`.
     pub(super) name: &'a str,
-    /// What it reads beside the product.
+    /// What it reads besides the product.
     pub(super) reads: &'a [Binding],
     /// What it writes.
     pub(super) writes: &'a [Binding],
-    /// Adds to what is there.
+    /// Add to the existing values.
     pub(super) accumulate: bool,
     /// Rows that share a gate.
     pub(super) tokens: usize,
-    /// Writes the product itself, too.
+    /// Also write the product itself.
     pub(super) keep: bool,
 }
 
@@ -230,16 +230,16 @@ impl Op for MatMul {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let it = self.geometry(inputs[0], inputs[1]);
+        let geometry = self.geometry(inputs[0], inputs[1]);
         if let Some(bias) = inputs.get(2) {
-            assert_eq!(*bias, [it.n], "a bias has an element a column");
+            assert_eq!(*bias, [geometry.n], "the bias needs one element per column");
         }
         let mut shape = match (self.batched, self.transpose_a) {
-            (true, _) => vec![it.batches, it.m],
-            (false, true) => vec![it.m],
+            (true, _) => vec![geometry.batches, geometry.m],
+            (false, true) => vec![geometry.m],
             (false, false) => inputs[0][..inputs[0].len() - 1].to_vec(),
         };
-        shape.push(it.n);
+        shape.push(geometry.n);
         vec![shape]
     }
 
@@ -254,7 +254,7 @@ impl Op for MatMul {
         let [a, b] = [inputs[0], inputs[1]];
         let Some(dc) = gradients[0] else { return vec![None; inputs.len()] };
         // C = op(A)·op(B): the four cases of dA = dC·op(B)ᵀ and dB = op(A)ᵀ·dC, each as a product that reads
-        // its operands as they are stored.
+        // its operands as stored.
         let da = match (self.transpose_a, self.transpose_b) {
             (false, transpose_b) => ([dc, b], false, !transpose_b),
             (true, false) => ([b, dc], false, true),
@@ -294,48 +294,50 @@ impl Op for MatMul {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        let variant = self.variant(&it, profile);
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let variant = self.variant(&geometry, profile);
         let has_bias = shapes.inputs.len() > 2;
-        // Without a bias its binding is filled by an operand that is not read there.
+        // Without a bias, an operand fills its binding; the kernel does not read it there.
         let reads = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
         let [c, partial] = [0, 1].map(|index| [Binding::Output(index)]);
         let into =
             |writes, accumulate| Epilogue { name: "none", reads: &[], writes, accumulate, tokens: 1, keep: false };
         if shapes.outputs.len() < 2 || variant != Variant::Tiled {
-            return vec![it.dispatch(variant, reads, has_bias, &into(&c, self.accumulate), None)];
+            return vec![geometry.dispatch(variant, reads, has_bias, &into(&c, self.accumulate), None)];
         }
         vec![
-            it.dispatch(variant, reads, false, &into(&partial, false), Some(it.slice())),
-            add_up(partial[0], c[0], it.k.div_ceil(it.slice()), it.m * it.n),
+            geometry.dispatch(variant, reads, false, &into(&partial, false), Some(geometry.slice())),
+            add_up(partial[0], c[0], geometry.k.div_ceil(geometry.slice()), geometry.m * geometry.n),
         ]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
         let names = KERNELS.iter().map(|(name, _)| *name);
         Some(Choice {
-            workload: self.workload(&it),
+            workload: self.workload(&geometry),
             kernels: names.filter(|name| Variant::named(name, profile).is_some()).collect(),
-            usual: self.usual(&it, profile),
+            usual: self.usual(&geometry, profile),
         })
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        let mut c = Vec::with_capacity(it.batches * it.m * it.n);
-        for batch in 0..it.batches {
-            let a = &inputs[0][batch * it.m * it.k..];
-            let b = &inputs[1][batch * it.k * it.n..];
-            for row in 0..it.m {
-                for column in 0..it.n {
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let mut c = Vec::with_capacity(geometry.batches * geometry.m * geometry.n);
+        for batch in 0..geometry.batches {
+            let a = &inputs[0][batch * geometry.m * geometry.k..];
+            let b = &inputs[1][batch * geometry.k * geometry.n..];
+            for row in 0..geometry.m {
+                for column in 0..geometry.n {
                     let start = inputs.get(2).map_or(0.0, |bias| bias[column]);
-                    let product = |k: usize| a[row * it.a[0] + k * it.a[1]] * b[k * it.b[0] + column * it.b[1]];
-                    c.push(start + (0..it.k).map(product).sum::<f64>());
+                    let product = |k: usize| {
+                        a[row * geometry.a[0] + k * geometry.a[1]] * b[k * geometry.b[0] + column * geometry.b[1]]
+                    };
+                    c.push(start + (0..geometry.k).map(product).sum::<f64>());
                 }
             }
         }
-        // Scratch stays zero here: nothing reads it.
+        // The twin leaves the scratch zero: nothing reads it.
         let scratch = (1..shapes.outputs.len()).map(|index| vec![0.0; shapes.output_elements(index)]);
         [c].into_iter().chain(scratch).collect()
     }
@@ -350,7 +352,7 @@ impl Op for MatMul {
     }
 
     fn flops(&self, shapes: &Shapes<'_>) -> u64 {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        2 * (it.batches * it.m * it.n * it.k) as u64
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        2 * (geometry.batches * geometry.m * geometry.n * geometry.k) as u64
     }
 }

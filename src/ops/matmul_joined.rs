@@ -1,15 +1,15 @@
-//! Matrix products with the next op as their epilogue: the elements are still in registers there.
+//! Matrix products with the next op as their epilogue, which runs while the elements are still in registers.
 
 use super::matmul::Epilogue;
 use super::{Activation, GatedResidual, MatMul};
 use crate::gpu::Dispatch;
 use crate::graph::{Binding, Choice, Op, Profile, Shapes};
 
-/// A product and the op that reads it, in one kernel. [`crate::graph::Graph::executed`] makes these; a model never
-/// records them.
+/// A product fused with the op that reads it. [`crate::graph::Graph::executed`] makes these; models never record
+/// them.
 ///
-/// Inputs are those of the product (`A`, `B` and, optionally, a bias) and then the other inputs of the second op.
-/// Outputs are that of the second op and then, if somebody else reads it, the product.
+/// The inputs are those of the product (`A`, `B` and, optionally, a bias) followed by the other inputs of the second
+/// op. The outputs are that of the second op and, if another node reads it, the product.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MatMulJoined {
     product: MatMul,
@@ -22,14 +22,14 @@ pub(super) struct MatMulJoined {
 enum Next {
     /// `gelu` of the product.
     Gelu,
-    /// `gelu_backward` at another tensor, with the product as the gradient that comes in.
+    /// `gelu_backward` at another tensor, with the product as the incoming gradient.
     GeluBackward,
-    /// `gated_residual` with the product as what is gated.
+    /// `gated_residual` with the product as the gated tensor.
     GatedResidual,
 }
 
 impl MatMulJoined {
-    /// `None` if there is no kernel for this pair.
+    /// The fused op; `None` if there is no kernel for this pair.
     pub(super) fn new(product: MatMul, next: &str, place: usize, keep: bool) -> Option<Self> {
         let next = match (next, place, keep) {
             ("gelu", 0, _) => Next::Gelu,
@@ -40,7 +40,7 @@ impl MatMulJoined {
         Some(Self { product, next, keep })
     }
 
-    /// Number of inputs that belong to the second op alone.
+    /// Number of inputs that belong only to the second op.
     fn others(&self) -> usize {
         match self.next {
             Next::Gelu => 0,
@@ -65,7 +65,7 @@ impl Op for MatMulJoined {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
-        let it = self.product.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let geometry = self.product.geometry(shapes.inputs[0], shapes.inputs[1]);
         let operands = shapes.inputs.len() - self.others();
         let has_bias = operands > 2;
         let reads: Vec<Binding> = (operands..shapes.inputs.len()).map(Binding::Input).collect();
@@ -87,7 +87,7 @@ impl Op for MatMulJoined {
             },
         };
         let product = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
-        vec![it.dispatch(self.product.variant(&it, profile), product, has_bias, &epilogue, None)]
+        vec![geometry.dispatch(self.product.variant(&geometry, profile), product, has_bias, &epilogue, None)]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {

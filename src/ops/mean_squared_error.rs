@@ -1,10 +1,10 @@
-//! Weighted squared distance, row by row: the loss of flow matching, and penalties.
+//! Weighted squared distance of each row: the loss of flow matching, and penalties.
 
 use super::{independent, rows_and_columns, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// Prediction and target `[R, ..]` and weight `[R]` to `[R]` of weight · mean (prediction − target)².
+/// Prediction and target `[R, ..]` and weight `[R]` to weight · mean (prediction − target)², `[R]`.
 ///
 /// Only the prediction has a gradient.
 #[derive(Clone, Copy, Debug)]
@@ -16,8 +16,8 @@ pub fn mean_squared_error(graph: &mut Graph, prediction: Tensor, target: Tensor,
 }
 
 fn assert_shapes(inputs: &[&[usize]]) {
-    assert_eq!(inputs[0], inputs[1], "prediction and target have one shape");
-    assert_eq!(*inputs[2], [inputs[0][0]], "a row has a weight");
+    assert_eq!(inputs[0], inputs[1], "prediction and target must have the same shape");
+    assert_eq!(*inputs[2], [inputs[0][0]], "each row needs a weight");
 }
 
 impl Op for MeanSquaredError {
@@ -62,7 +62,7 @@ impl Op for MeanSquaredError {
     }
 }
 
-/// Prediction, target, weight and the gradient `[R]` of the losses to that of the prediction.
+/// Prediction, target, weight and the gradient `[R]` of the losses to the gradient of the prediction.
 #[derive(Clone, Copy, Debug)]
 struct MeanSquaredErrorBackward;
 

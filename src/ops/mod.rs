@@ -1,5 +1,5 @@
-//! One op, one name, one place: `shaders/NAME.wgsl`, `src/ops/NAME.rs` (shape rule, gradient, dispatch and
-//! f64 twin) and its tests carry the same name.
+//! The ops. An op has the same name everywhere: in `shaders/NAME.wgsl`, in `src/ops/NAME.rs` (shape rule, gradient,
+//! dispatch and f64 twin) and in its tests.
 
 mod activation;
 mod adamw;
@@ -75,10 +75,10 @@ pub fn check_forced() -> Result<()> {
     }
 }
 
-/// Invocations of a workgroup in kernels that give every element, row or tile an invocation of its own.
+/// Invocations per workgroup in kernels with one invocation per element, row or tile.
 const WORKGROUP: u64 = 64;
 
-/// A dispatch in which `invocations` work independently of each other; the shader guards the remainder.
+/// A dispatch of `invocations` that work independently of each other; the shader guards the remainder.
 fn independent(
     kernel: Kernel,
     reads: &[Binding],
@@ -90,7 +90,7 @@ fn independent(
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid }
 }
 
-/// A dispatch with a workgroup for each row; the shader guards the remainder.
+/// A dispatch with one workgroup per row; the shader guards the remainder.
 fn workgroup_a_row(
     kernel: Kernel,
     reads: &[Binding],
@@ -106,7 +106,7 @@ fn sum_pairs(partial: Binding, totals: Binding, rows: usize, chunks: usize) -> D
     workgroup_a_row(Kernel::new("sum_pairs"), &[partial], &[totals], [rows, chunks].map(word).to_vec(), rows)
 }
 
-/// Whether a kernel should read rows of so many columns four elements at a time: graphics processors load vectors
+/// Whether a kernel should read rows of so many columns four elements at a time: GPUs load vectors
 /// faster, CPU drivers do not.
 fn takes_vectors(columns: usize, profile: &Profile) -> bool {
     !profile.cpu && columns.is_multiple_of(4)
@@ -117,8 +117,8 @@ fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
     (shape[0], shape[1..].iter().product())
 }
 
-/// A size as a shader parameter. One beyond 32 bits belongs to a tensor that no device can hold: binding it
-/// fails, so what stands here for it is never read.
+/// A size as a shader parameter. A size of more than 32 bits belongs to a tensor that no device can hold: binding
+/// it fails, so the value used here is never read.
 fn word(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }

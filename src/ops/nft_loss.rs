@@ -1,4 +1,4 @@
-//! DiffusionNFT's loss on the device: a thin shell around [`crate::flow::nft`].
+//! DiffusionNFT's loss on the device: a thin wrapper around [`crate::flow::nft`].
 
 use super::policy_objective::OUTCOME;
 use super::{independent, rows_and_columns, word, workgroup_a_row};
@@ -6,25 +6,25 @@ use crate::flow::nft::{Sums, evaluate, mixed};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// Loss of every sample at one time.
+/// The loss of every sample at one time.
 ///
 /// Inputs:
-/// 0. `v_new [R, ..]`, the one input with a gradient,
-/// 1. `v_old` of that shape,
-/// 2. `u = ε − x_data` of that shape,
+/// 0. `v_new [R, ..]`, the only input with a gradient,
+/// 1. `v_old` of the same shape,
+/// 2. `u = ε − x_data` of the same shape,
 /// 3. advantages `[R]`,
-/// 4. rows `[R, 3]` of (1 − σ, 0, σ), which put the noise on the sample: σ is the time,
+/// 4. rows `[R, 3]` of (1 − σ, 0, σ), which mix noise into the sample: σ is the time,
 /// 5. settings `[2]`: β and the advantages' clip.
 ///
 /// Outputs:
-/// 0. losses `[R]`, the one output with a gradient,
-/// 1. outcomes `[R, 8]`, to be looked at: loss, 0, r, mean (v_new − v_old)², 1, p, q, 0, in the places where
-///    [`super::PolicyObjective`] has what is comparable.
+/// 0. losses `[R]`, the only output with a gradient,
+/// 1. outcomes `[R, 8]`, for inspection: loss, 0, r, mean (v_new − v_old)², 1, p, q, 0, in the order of the
+///    comparable values of [`super::PolicyObjective`].
 #[derive(Clone, Copy, Debug)]
 pub struct NftLoss;
 
 fn assert_shapes(inputs: &[&[usize]]) {
-    assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and target have one shape");
+    assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and target must have the same shape");
 }
 
 impl Op for NftLoss {
@@ -35,9 +35,9 @@ impl Op for NftLoss {
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
         assert_shapes(inputs);
         let rows = inputs[0][0];
-        assert_eq!(*inputs[3], [rows], "a row has an advantage");
-        assert_eq!(*inputs[4], [rows, 3], "a row has a transition (a, b, s)");
-        assert_eq!(*inputs[5], [2], "there are two settings");
+        assert_eq!(*inputs[3], [rows], "each row needs an advantage");
+        assert_eq!(*inputs[4], [rows, 3], "each row needs a transition (a, b, s)");
+        assert_eq!(*inputs[5], [2], "there must be two settings");
         vec![vec![rows], vec![rows, OUTCOME]]
     }
 
@@ -49,7 +49,7 @@ impl Op for NftLoss {
         gradients: &[Option<Tensor>],
         wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        assert!(gradients[1].is_none(), "outcomes have no gradient, losses have");
+        assert!(gradients[1].is_none(), "only the losses have a gradient");
         let mut found = vec![None; inputs.len()];
         if let (Some(d_loss), true) = (gradients[0], wanted[0] != Wanted::No) {
             let [v_new, v_old, u, settings] = [inputs[0], inputs[1], inputs[2], inputs[5]];
@@ -80,16 +80,25 @@ impl Op for NftLoss {
                     }
                     moved += (v_new[i] - v_old[i]).powi(2);
                 }
-                let it = evaluate(sums, dim, inputs[4][row * 3 + 2], inputs[3][row], beta, clip);
-                [it.loss, 0.0, it.share, moved / dim as f64, 1.0, it.pull_positive, it.pull_negative, 0.0]
+                let outcome = evaluate(sums, dim, inputs[4][row * 3 + 2], inputs[3][row], beta, clip);
+                [
+                    outcome.loss,
+                    0.0,
+                    outcome.share,
+                    moved / dim as f64,
+                    1.0,
+                    outcome.pull_positive,
+                    outcome.pull_negative,
+                    0.0,
+                ]
             })
             .collect();
         vec![outcomes.iter().map(|outcome| outcome[0]).collect(), outcomes.concat()]
     }
 }
 
-/// `v_new`, `v_old`, `u`, outcomes `[R, 8]`, settings `[2]` and the gradient `[R]` of the losses to that of
-/// `v_new`.
+/// `v_new`, `v_old`, `u`, outcomes `[R, 8]`, settings `[2]` and the gradient `[R]` of the losses to the gradient
+/// of `v_new`.
 #[derive(Clone, Copy, Debug)]
 struct NftLossBackward;
 

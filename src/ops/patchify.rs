@@ -9,15 +9,15 @@ use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 pub struct Patches {
     /// Channels of the image.
     pub channels: usize,
-    /// Channels of a patch vector: those of the image, or more (a model that also predicts a variance).
+    /// Channels of a patch vector: those of the image, or more (if the model also predicts a variance).
     pub vector_channels: usize,
-    /// Side of an image.
+    /// Side length of an image.
     pub image_size: usize,
-    /// Side of a patch.
+    /// Side length of a patch.
     pub patch_size: usize,
-    /// Patch vectors run over (channel, row, column), as a convolution does; else (row, column, channel).
+    /// Whether patch vectors are ordered (channel, row, column), as in a convolution; otherwise (row, column, channel).
     pub channel_first: bool,
-    /// Every element is multiplied by this: −1 turns the direction of a velocity.
+    /// Every element is multiplied by this: −1 reverses a velocity.
     pub factor: f32,
 }
 
@@ -26,17 +26,17 @@ pub struct Patches {
 #[derive(Clone, Copy, Debug)]
 pub struct Patchify(pub Patches);
 
-/// The way back; further channels are dropped.
+/// The inverse; extra channels are dropped.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpatchify(pub Patches);
 
 impl Patches {
-    /// Patches of an image.
+    /// Number of patches of an image.
     pub fn tokens(&self) -> usize {
         (self.image_size / self.patch_size).pow(2)
     }
 
-    /// Elements of a patch vector.
+    /// Number of elements of a patch vector.
     pub fn vector(&self) -> usize {
         self.patch_size * self.patch_size * self.vector_channels
     }
@@ -56,7 +56,7 @@ impl Patches {
         params
     }
 
-    /// Where each element of a patch vector tensor comes from in the image tensor, if the image has it.
+    /// The index in the image tensor of each element of the patch vectors, if the image has it.
     fn sources(&self, images: usize) -> impl Iterator<Item = Option<usize>> {
         let Self { channels, vector_channels, image_size, patch_size, channel_first, .. } = *self;
         let side = image_size / patch_size;
@@ -82,7 +82,7 @@ impl Op for Patchify {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], self.0.image_shape(inputs[0][0]), "an image fits its patches");
+        assert_eq!(inputs[0], self.0.image_shape(inputs[0][0]), "the image must fit the patches");
         vec![self.0.patch_shape(inputs[0][0])]
     }
 
@@ -115,7 +115,7 @@ impl Op for Unpatchify {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], self.0.patch_shape(inputs[0][0]), "patch vectors fit their image");
+        assert_eq!(inputs[0], self.0.patch_shape(inputs[0][0]), "the patch vectors must fit the image");
         vec![self.0.image_shape(inputs[0][0])]
     }
 

@@ -7,13 +7,13 @@ use crate::graph::{Binding, Op, Profile, Shapes};
 
 /// The noise of [`crate::flow::noise`]: keys `[R, 5]` u32 ([`NoiseKey::words`]) to `[R, row_shape..]` f32.
 ///
-/// A row is a function of its key alone. Words are the same on every device, and normals differ by roundings
-/// of f32: their logarithm, sine and cosine are not the driver's.
+/// A row is a function only of its key. Words are the same on every device, and normals differ only by f32
+/// rounding, because their logarithm, sine and cosine are not the driver's.
 #[derive(Clone, Debug)]
 pub struct PhiloxNormal {
-    /// Shape of the noise of one key.
+    /// Shape of the noise for one key.
     pub row_shape: Vec<usize>,
-    /// The random words (u32) instead of the normals made of them.
+    /// Whether to return the random words (u32) instead of normals.
     pub raw: bool,
 }
 
@@ -34,7 +34,7 @@ impl Op for PhiloxNormal {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0][1..], [5], "a key has five words");
+        assert_eq!(inputs[0][1..], [5], "a key must have five words");
         vec![[&inputs[0][..1], &self.row_shape].concat()]
     }
 

@@ -1,4 +1,4 @@
-//! The policy objectives on the device: a thin shell around [`crate::flow::objective`].
+//! The policy objectives on the device: a thin wrapper around [`crate::flow::objective`].
 
 use super::{independent, word};
 use crate::flow::divergence::Divergence;
@@ -7,10 +7,10 @@ use crate::flow::sampler::Row;
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// Numbers of a row of outcomes.
+/// Number of values in a row of outcomes.
 pub(super) const OUTCOME: usize = 8;
 
-/// Which objective; its thresholds are an input.
+/// The objective; its thresholds are an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     FlowDppo(Mask, Divergence),
@@ -18,21 +18,21 @@ enum Kind {
     GrpoGuard,
 }
 
-/// Loss and gradient of every (sample, step), by [`Objective::evaluate`] in f32.
+/// Loss and gradient of every (sample, step), as in [`Objective::evaluate`] but in f32.
 ///
 /// Inputs:
 /// 0. sums `[R, 2]` from [`super::PolicyStats`],
 /// 1. advantages `[R]`,
 /// 2. transitions `[R, 3]` of (a, b, s), with s > 0,
-/// 3. step weights `[R]`, which only GRPO-Guard heeds,
+/// 3. step weights `[R]`, which only GRPO-Guard uses,
 /// 4. settings `[8]` from [`PolicyObjective::settings`].
 ///
 /// Outputs:
-/// 0. losses `[R]`, the one output with a gradient (to the sums alone),
-/// 1. outcomes `[R, 8]`, to be looked at: loss, ln ρ, ρ, KL, kept (1 or 0), ∂L/∂S1, ∂L/∂S2, and whether the
-///    term is beyond the trust region ([`Objective::is_beyond`], 1 or 0).
+/// 0. losses `[R]`, the only output with a gradient (to the sums only),
+/// 1. outcomes `[R, 8]`, for inspection: loss, ln ρ, ρ, KL, kept (1 or 0), ∂L/∂S1, ∂L/∂S2, and whether the
+///    term is outside the trust region ([`Objective::is_beyond`], 1 or 0).
 ///
-/// ln ρ is clamped to ±20 before it is raised. Sums that are not finite make a loss that is not.
+/// ln ρ is clamped to ±20 before exponentiation. Non-finite sums give a non-finite loss.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyObjective {
     kind: Kind,
@@ -40,7 +40,7 @@ pub struct PolicyObjective {
 }
 
 impl PolicyObjective {
-    /// The kernel for an objective, whatever its thresholds.
+    /// The kernel for an objective, independent of its thresholds.
     pub fn new(objective: Objective, log_prob: LogProb) -> Self {
         let kind = match objective {
             Objective::FlowDppo { mask, divergence, .. } => Kind::FlowDppo(mask, divergence),
@@ -50,11 +50,11 @@ impl PolicyObjective {
         Self { kind, log_prob }
     }
 
-    /// The settings input: D, the threshold and the clip range, these also as logarithms, which have
-    /// digits that 1 ± c lacks in f32. Step weights are an input of their own.
+    /// The settings input: D, the threshold and the clip range, the latter also as logarithms, which keep
+    /// digits that 1 ± c loses in f32. Step weights are a separate input.
     pub fn settings(objective: Objective, dim: usize) -> [f32; 8] {
         let (threshold, low, high) = match objective {
-            // Shaders may assume that there is no infinity.
+            // Shaders may assume that there are no infinities.
             Objective::FlowDppo { kl_mask_threshold, .. } => (kl_mask_threshold.min(f64::from(f32::MAX)), 0.0, 0.0),
             Objective::FlowGrpo { clip_low, clip_high } | Objective::GrpoGuard { clip_low, clip_high, .. } => {
                 (0.0, clip_low, clip_high.min(f64::from(f32::MAX)))
@@ -103,11 +103,11 @@ impl Op for PolicyObjective {
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
         let rows = inputs[0][0];
-        assert_eq!(*inputs[0], [rows, 2], "a row has two sums");
-        assert_eq!(*inputs[1], [rows], "a row has an advantage");
-        assert_eq!(*inputs[2], [rows, 3], "a row has a transition (a, b, s)");
-        assert_eq!(*inputs[3], [rows], "a row has a step weight");
-        assert_eq!(*inputs[4], [8], "there are eight settings");
+        assert_eq!(*inputs[0], [rows, 2], "each row needs two sums");
+        assert_eq!(*inputs[1], [rows], "each row needs an advantage");
+        assert_eq!(*inputs[2], [rows, 3], "each row needs a transition (a, b, s)");
+        assert_eq!(*inputs[3], [rows], "each row needs a step weight");
+        assert_eq!(*inputs[4], [8], "there must be eight settings");
         vec![vec![rows], vec![rows, OUTCOME]]
     }
 
@@ -119,7 +119,7 @@ impl Op for PolicyObjective {
         gradients: &[Option<Tensor>],
         wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        assert!(gradients[1].is_none(), "outcomes have no gradient, losses have");
+        assert!(gradients[1].is_none(), "only the losses have a gradient");
         let mut found = vec![None; inputs.len()];
         if let (Some(d_loss), true) = (gradients[0], wanted[0] != Wanted::No) {
             found[0] = Some(graph.apply(PolicyObjectiveBackward, &[outputs[1], d_loss]));
@@ -148,17 +148,17 @@ impl Op for PolicyObjective {
                     advantage: advantages[row],
                 };
                 let objective = self.objective(settings, step_weights[row]);
-                let it = objective.evaluate(self.log_prob, &term);
-                let beyond = objective.is_beyond(&term, it.log_ratio);
-                let [kept, beyond] = [it.kept, beyond].map(|holds| f64::from(u8::from(holds)));
-                [it.loss, it.log_ratio, it.ratio, it.kl, kept, it.d_s1, it.d_s2, beyond]
+                let outcome = objective.evaluate(self.log_prob, &term);
+                let beyond = objective.is_beyond(&term, outcome.log_ratio);
+                let [kept, beyond] = [outcome.kept, beyond].map(|holds| f64::from(u8::from(holds)));
+                [outcome.loss, outcome.log_ratio, outcome.ratio, outcome.kl, kept, outcome.d_s1, outcome.d_s2, beyond]
             })
             .collect();
         vec![outcomes.iter().map(|outcome| outcome[0]).collect(), outcomes.concat()]
     }
 }
 
-/// Outcomes `[R, 8]` and the gradient `[R]` of the losses to that of the sums, `[R, 2]`.
+/// Outcomes `[R, 8]` and the gradient `[R]` of the losses to the gradient of the sums, `[R, 2]`.
 #[derive(Clone, Copy, Debug)]
 struct PolicyObjectiveBackward;
 
@@ -168,7 +168,7 @@ impl Op for PolicyObjectiveBackward {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(*inputs[0], [inputs[1][0], OUTCOME], "a loss has a row of outcomes");
+        assert_eq!(*inputs[0], [inputs[1][0], OUTCOME], "each loss needs a row of outcomes");
         vec![vec![inputs[1][0], 2]]
     }
 

@@ -1,4 +1,4 @@
-//! The two sums that policy objectives are functions of.
+//! The two sums that the policy objectives depend on.
 
 use super::{independent, rows_and_columns, sum_pairs, takes_vectors, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
@@ -21,7 +21,7 @@ pub fn policy_stats(graph: &mut Graph, v_new: Tensor, v_old: Tensor, epsilon: Te
 }
 
 fn assert_one_shape(inputs: &[&[usize]]) {
-    assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and noise have one shape");
+    assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and noise must have the same shape");
 }
 
 impl Op for PolicyStats {
@@ -80,7 +80,7 @@ impl Op for PolicyStats {
     }
 }
 
-/// `v_new`, `v_old`, `ε` and the gradient `[R, 2]` of the sums to that of `v_new`: dS1·ε + 2·dS2·Δ.
+/// `v_new`, `v_old`, `ε` and the gradient `[R, 2]` of the sums to the gradient of `v_new`: dS1·ε + 2·dS2·Δ.
 #[derive(Clone, Copy, Debug)]
 struct PolicyStatsBackward;
 

@@ -1,4 +1,4 @@
-//! One step of a sampler, whichever it is.
+//! One step of any sampler.
 
 use super::{independent, rows_and_columns, word};
 use crate::gpu::{Dispatch, Kernel};
@@ -20,8 +20,11 @@ impl Op for SamplerStep {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "latent, velocity and noise have one shape");
-        assert_eq!(*inputs[3], [inputs[0][0], 3], "a row of the sampler's table has three numbers");
+        assert!(
+            inputs[1] == inputs[0] && inputs[2] == inputs[0],
+            "latent, velocity and noise must have the same shape"
+        );
+        assert_eq!(*inputs[3], [inputs[0][0], 3], "each row of the sampler's table must have three numbers");
         vec![inputs[0].to_vec()]
     }
 

@@ -1,14 +1,14 @@
-//! Sums over rows: gradients of biases, of positions, of whatever was broadcast.
+//! Sums over rows: gradients of biases, positions and anything else that was broadcast.
 
 use super::{independent, takes_vectors, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// Rows that one invocation of the first pass adds up.
+/// Rows that one invocation of the first pass sums.
 const CHUNK: usize = 64;
 
-/// `x` seen as `[outer, rows, columns]` is summed over its rows to `[outer, columns]`, in two passes: first
-/// over chunks of rows, then over chunks, so that tall and narrow inputs still fill a device.
+/// Sums `x`, viewed as `[outer, rows, columns]`, over its rows to `[outer, columns]` in two passes: first within
+/// chunks of rows, then over chunks, so that tall and narrow inputs still fill the device.
 ///
 /// Outputs: the sum, and the partial sums (scratch).
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,7 @@ pub struct SumRows {
     pub outer: usize,
     /// Number of columns.
     pub columns: usize,
-    /// Adds to the output, which is a stored tensor.
+    /// Add to the output, which is a stored tensor.
     pub accumulate: bool,
 }
 
@@ -101,7 +101,7 @@ pub(super) fn add_up(x: Binding, y: Binding, rows: usize, columns: usize) -> Dis
 }
 
 impl SumRows {
-    /// Records the sum of `x` as the gradient that is wanted.
+    /// Records the sum of `x` as the requested gradient.
     pub fn of(self, graph: &mut Graph, x: Tensor, wanted: Wanted) -> Option<Tensor> {
         match wanted {
             Wanted::No => None,

@@ -1,4 +1,4 @@
-//! Sinusoidal features of a time (Vaswani et al. 2017), in the order that DiT and SiT use.
+//! Sinusoidal features of a time (Vaswani et al. 2017), in the order used by DiT and SiT.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
@@ -30,7 +30,7 @@ impl Op for TimeFeatures {
         _: &[Option<Tensor>],
         _: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        // Times are data.
+        // Times are data and have no gradient.
         vec![None; 2]
     }
 

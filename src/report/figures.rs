@@ -37,13 +37,13 @@ const TRAIN: [Curves; 13] = [
     ),
     curves(
         "Reward of trained and other classes",
-        "Evaluations. Where the second falls, what is not trained is forgotten.",
+        "Evaluations. If the second falls, the model forgets what is not trained.",
         Scale::Linear,
         &[("eval/reward_trained", "trained"), ("eval/reward_untrained", "untrained")],
     ),
     curves(
         "Judge",
-        "Share of samples that a network which takes no part in training recognises.",
+        "Share of samples recognised by a classifier that takes no part in training.",
         Scale::Linear,
         &[("eval/judge_accuracy", "accuracy")],
     ),
@@ -61,19 +61,19 @@ const TRAIN: [Curves; 13] = [
     ),
     curves(
         "Drift from the base",
-        "KL to the base, mean over steps, nats an element.",
+        "KL to the base, mean over steps, nats per element.",
         Scale::FromZero,
         &[("eval/drift.kl_mean", "KL to the base")],
     ),
     curves(
         "Dropped terms",
-        "Beyond the trust region, whichever way they point; and of these, those that were dropped.",
+        "Terms outside the trust region, in either direction, and the share that was dropped.",
         Scale::FromZero,
         &[("masked_fraction", "dropped"), ("kl_mask_fraction", "beyond"), ("clip_fraction", "beyond")],
     ),
     curves(
         "KL within an iteration",
-        "Policy against that of the rollout, nats an element.",
+        "Policy against that of the rollout, nats per element.",
         Scale::Log,
         &[("kl_new_old_mean", "mean"), ("kl_new_old_max", "largest")],
     ),

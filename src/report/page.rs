@@ -27,11 +27,11 @@ pub(super) const FILES: [(&str, &str, bool); 14] = [
     ("best", "the best of the evaluated models", false),
     ("before_after.png", "base and tuned side by side", true),
     ("data.png", "what it learned from", true),
-    ("config.toml", "every key that was in force", true),
-    ("metrics.jsonl", "a JSON object an iteration", true),
-    ("rewards.csv", "a line an image that was scored", false),
-    ("warnings.jsonl", "what was noticed on the way", true),
-    ("failed.txt", "why it cannot go on", true),
+    ("config.toml", "every key that was in effect", true),
+    ("metrics.jsonl", "one JSON object per iteration", true),
+    ("rewards.csv", "one line per scored image", false),
+    ("warnings.jsonl", "what was noticed during the run", true),
+    ("failed.txt", "why it cannot continue", true),
     ("device.json", "the adapter and its limits", true),
     ("profile.json", "where the time went", true),
     ("trace.json", "every dispatch, for Perfetto", false),
@@ -76,7 +76,7 @@ pub struct State {
 }
 
 impl State {
-    /// Of a run in which somebody works, or nobody does.
+    /// Of a run that a process is working in, or not.
     pub fn of(run: &History, in_progress: bool) -> Self {
         let (class, text) = match (&run.status, in_progress) {
             (Status::Failed(_), _) => ("failed", "failed"),
@@ -251,7 +251,7 @@ pub fn render(name: &str, content: &impl Serialize) -> Result<String> {
         .map_err(|cause| Error::failed(format!("cannot make {name}: {cause}")))
 }
 
-/// What a person asks first.
+/// What a user asks first.
 fn headline(run: &History) -> Option<Headline> {
     let candidates =
         [("reward on fixed seeds", "eval/reward_mean"), ("reward of the rollouts", "reward_mean"), ("loss", "loss")];
@@ -266,7 +266,7 @@ fn read(run: &Path, name: &str) -> Vec<u8> {
     own_file(run, name).and_then(|file| fs::read(file).ok()).unwrap_or_default()
 }
 
-/// The lines of `warnings.jsonl` that can be read, the newest first. A run that goes on from an earlier checkpoint warns
+/// The lines of `warnings.jsonl` that can be read, the newest first. A run that continues from an earlier checkpoint warns
 /// again of what is done again.
 fn warnings(run: &Path) -> Vec<Warning> {
     let text = read(run, "warnings.jsonl");

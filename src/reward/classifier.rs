@@ -30,7 +30,7 @@ impl ClassifierScorer {
     /// Uploads a classifier; `name` stands for its file in messages.
     ///
     /// # Errors
-    /// If the model is none, or the device has not enough memory.
+    /// If the model is not a classifier, or the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, model: &Model, name: &str) -> Result<Self> {
         let config = model.classifier(name)?.clone();
         let weights = config.layout().upload(gpu, "classifier", &model.weights)?;

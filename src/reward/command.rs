@@ -190,7 +190,7 @@ impl Launch {
              relative to the current directory"
                 .to_owned()
         } else {
-            format!("what lies in the current directory is called `./{file}`")
+            format!("for a file in the current directory, write `./{file}`")
         };
         format!("cannot start {}: {cause}; {hint}", self.name())
     }
@@ -238,8 +238,8 @@ impl Launch {
         let answer: Answer = serde_json::from_slice(without_mark(&said)).map_err(|cause| {
             let (program, said, why) = (self.name(), quoted(&said, "an empty line"), why_no_json(&said, &cause));
             Failure::Lasting(format!(
-                "{program} answered {said}: {why}; its standard output is for answers alone, a JSON object such as \
-                 {{\"id\": {id}, \"scores\": [0.5]}} on one line, and everything else belongs to standard error"
+                "{program} answered {said}: {why}; its standard output must contain only answers, a JSON object such as \
+                 {{\"id\": {id}, \"scores\": [0.5]}} on one line, and everything else must go to standard error"
             ))
         })?;
         if answer.id != id {
@@ -270,12 +270,12 @@ impl Launch {
                     LONGEST_LINE >> 20
                 ));
             }
-            NoAnswer::Ended(how) => format!("{how} instead of giving an answer"),
+            NoAnswer::Ended(how) => format!("{how} instead of answering"),
         };
         process.kill();
         let said = process.last_words();
         let said = if said.is_empty() {
-            "it said nothing on standard error".to_owned()
+            "it wrote nothing to standard error".to_owned()
         } else {
             format!("its standard error ends with: {}", said.join(" | "))
         };

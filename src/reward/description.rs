@@ -1,4 +1,4 @@
-//! What a program or a service is told of each class: words, and what else it wants to know.
+//! What a program or a service is told about each class: a prompt, and further metadata.
 
 use std::path::Path;
 
@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// What a metadata file should be.
-const EXPECTED: &str = "it should be a JSON list with an object for each class, or an object with one for each name";
+const EXPECTED: &str =
+    "it should be a JSON list with an object for each class, or an object with one for each class name";
 
 /// What every request says of a sample itself.
 const TAKEN: [&str; 6] = ["image", "path", "label", "iteration", "purpose", "sample"];
@@ -25,7 +26,7 @@ pub struct Description {
 }
 
 impl Description {
-    /// What a reward is told of each of `classes` classes: by its `prompt`, and its `metadata`, whose own `prompt` for
+    /// What a reward is told about each of `classes` classes: by its `prompt`, and its `metadata`, whose own `prompt` for
     /// a class goes first.
     ///
     /// # Errors
@@ -66,14 +67,14 @@ fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String>
                 let hint = nearest(unknown, &known).map_or(String::new(), |name| format!("; did you mean {name:?}?"));
                 return Err(format!("it has {unknown:?}, but the model has no such class{hint}"));
             }
-            let entry = |name| entries.get(name).cloned().ok_or_else(|| format!("it lacks the class {name:?}"));
+            let entry = |name| entries.get(name).cloned().ok_or_else(|| format!("it is missing the class {name:?}"));
             names.iter().map(entry).collect::<Result<_, _>>()?
         }
         _ => return Err(EXPECTED.into()),
     };
     let object = |(entry, name): (Value, &String)| match entry {
         Value::Object(entry) => match TAKEN.into_iter().find(|key| entry.contains_key(*key)) {
-            Some(key) => Err(format!("`{key}` of the class {name:?} must go, as each request has its own")),
+            Some(key) => Err(format!("`{key}` of the class {name:?} must be removed, as each request has its own")),
             None => Ok(entry),
         },
         other => Err(format!("the class {name:?} must have an object, not {other}")),

@@ -27,7 +27,7 @@ const LARGEST_BODY: u64 = 64 << 20;
 /// has components `reward.score`.
 ///
 /// # Errors
-/// [`Error::Input`] if `url` is none, nobody answers there, a reward is unknown, or the model makes no pictures.
+/// [`Error::Input`] if `url` is not an address, no one answers there, a reward is unknown, or the model does not make images.
 pub fn http(url: &str, rewards: &[String], limits: Limits, subject: &Subject<'_>) -> Result<Outside<Service>> {
     check_subject("http", subject)?;
     let mut service = Service {
@@ -130,7 +130,7 @@ impl Service {
     fn check_health(&self) -> Result<()> {
         let health: Value = self.insist(|| self.get("health"))?;
         if let Some(status) = health.get("status").and_then(Value::as_str).filter(|status| *status != "ok") {
-            log::warn!("the service at {} says of itself: {status}", self.url);
+            log::warn!("the service at {} reports its status as: {status}", self.url);
         }
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Service {
         if status != StatusCode::OK {
             let message = match answer.headers().get("location").filter(|_| status.is_redirection()) {
                 Some(location) => {
-                    // What was asked for is no part of `url`.
+                    // What was asked for is not part of `url`.
                     let location = excerpt(location.as_bytes());
                     let base = location.strip_suffix(&url[self.url.len()..]).filter(|base| !base.is_empty());
                     format!("{url} redirects to {}: put that into `url`", base.unwrap_or(&location))
@@ -281,7 +281,7 @@ pub(super) fn checked_url(url: &str) -> Result<String> {
         ));
     }
     let refused = |why: &str| Error::input(format!("the reward `http` cannot use `url` = {url:?}: {why}"));
-    let expected = "it should be like \"http://127.0.0.1:8080\"";
+    let expected = "it should look like \"http://127.0.0.1:8080\"";
     let uri: Uri = url.parse().map_err(|cause| refused(&format!("{cause}; {expected}")))?;
     match uri.scheme_str() {
         Some("https") => {

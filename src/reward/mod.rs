@@ -44,7 +44,7 @@ pub struct Batch<'a> {
     pub images: &'a [f32],
     /// `[N]`: the classes that the images were asked to show.
     pub labels: &'a [u32],
-    /// What classes are called; empty if nobody named them.
+    /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
     /// C.
     pub channels: usize,
@@ -104,7 +104,7 @@ pub trait Reward: std::fmt::Debug {
     /// If the scorer failed; never a wrong score.
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
 
-    /// From now on what has failed is not tried again while `flag` is set: the person wants to stop.
+    /// From now on what has failed is not tried again while `flag` is set: the user wants to stop.
     fn stop_at(&mut self, _flag: &Arc<AtomicBool>) {}
 }
 
@@ -247,7 +247,7 @@ impl Rewards {
         Ok(())
     }
 
-    /// From now on a reward that has failed is not tried again while `flag` is set: the person wants to stop.
+    /// From now on a reward that has failed is not tried again while `flag` is set: the user wants to stop.
     pub fn stop_at(&mut self, flag: &Arc<AtomicBool>) {
         self.members.iter_mut().for_each(|member| member.stop_at(flag));
     }

@@ -25,7 +25,7 @@ use crate::text::is_deceptive;
 /// Before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How soon a pause ends that nobody waits for any more.
+/// How soon a pause ends that no one is waiting for any more.
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// How much is asked at once, and how patiently.
@@ -54,7 +54,7 @@ impl Limits {
 /// What a model makes, as far as a scorer must know it before the first sample.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Subject<'a> {
-    /// What classes are called; empty if nobody named them.
+    /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
     /// C.
     pub channels: usize,
@@ -102,7 +102,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What is said to the person.
+    /// What the user is told.
     pub fn message(self) -> String {
         match self {
             Self::Passing(message) | Self::Lasting(message) => message,
@@ -129,7 +129,7 @@ pub struct Outside<S: Scorer> {
     workers: Vec<S>,
     limits: Limits,
     descriptions: Vec<Description>,
-    /// Set when the person wants to stop.
+    /// Set when the user wants to stop.
     stop: Arc<AtomicBool>,
 }
 
@@ -407,7 +407,7 @@ mod tests {
             asked.fetch_add(1, Ordering::Relaxed);
             Err::<(), _>(Failure::Passing("not yet".into()))
         };
-        // Another worker fails for good, or the person stops, while this one waits.
+        // Another worker fails for good, or the user stops, while this one waits.
         let in_vain = || looked.fetch_add(1, Ordering::Relaxed) > 0;
         assert_eq!(insist(9, in_vain, attempt).unwrap_err(), "not yet (attempt 1 of 10)");
         assert_eq!(asked.into_inner(), 1);

@@ -162,7 +162,7 @@ impl Drop for Process {
     }
 }
 
-/// A program that reads slowly, or never, stops this thread and nobody else.
+/// A program that reads slowly, or never, stops only this thread.
 fn write_lines(mut stdin: ChildStdin, lines: &Receiver<Vec<u8>>) {
     for line in lines {
         if stdin.write_all(&line).and_then(|()| stdin.flush()).is_err() {

@@ -210,7 +210,7 @@ impl File {
     fn into_bytes(self, config: &Config) -> Vec<u8> {
         let metadata = HashMap::from([("config".to_owned(), config.to_toml())]);
         let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
-            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor has an element a place"))
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor has one element per index"))
         });
         safetensors::serialize(views, Some(metadata)).expect("f32 and i32 tensors are always writable")
     }

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::run::metrics::{Record, number};
 use crate::run::{MetricsLog, Progress};
 
-/// Standard errors by which something must be beyond its limit, so that noise is none.
+/// Standard errors by which something must be beyond its limit, so that noise does not count.
 const NOISE: f64 = 3.0;
 /// A warning is given again once what it speaks of is this many times worse.
 const WORSE: f64 = 1.5;
@@ -109,7 +109,7 @@ pub struct Warning {
 pub struct Findings {
     /// What is seen for the first time, or has become much worse.
     pub warnings: Vec<Warning>,
-    /// Why the run should not go on.
+    /// Why the run should stop.
     pub stop: Option<String>,
 }
 
@@ -193,7 +193,7 @@ impl Watch {
         let iteration = line["iteration"].as_u64().unwrap_or(0);
         let mut signs = Vec::new();
         // A run that resumes measures the base again. Other numbers mean other rewards, another judge or other
-        // samples, and what was measured with those is no yardstick any more.
+        // samples, and what was measured with those no longer serves as a yardstick.
         if iteration == 0
             && let Some(base) = &self.base
         {
@@ -229,7 +229,7 @@ impl Watch {
         let masked = self.streaks.get(&Kind::Masked).copied().unwrap_or(0);
         if self.limits.stop_after_masked > 0 && masked >= self.limits.stop_after_masked {
             findings.stop = Some(format!(
-                "more than {} of the terms were dropped for {}, so next to nothing is learned; {}, or change \
+                "more than {} of the terms were dropped for {}, so almost nothing is learned; {}, or change \
                  `guard.stop_after_masked`",
                 self.limits.max_masked_fraction,
                 in_a_row(masked),
@@ -262,7 +262,7 @@ impl Watch {
                     "all samples of every group had the same reward for {lasted}, so they teach \
                      nothing"
                 ),
-                "take a reward that tells them apart, or raise `rollout.group_size` or `rollout.eta`".into(),
+                "use a reward that distinguishes them, or raise `rollout.group_size` or `rollout.eta`".into(),
             );
         }
         if let Some(lasted) = self.lasts(Kind::Saturated, saturated) {
@@ -274,7 +274,7 @@ impl Watch {
                     "the reward of rollouts is saturated: mean {mean:.3}, and its standard deviation fell from \
                      {most:.2e} to {spread:.2e}, for {lasted}"
                 ),
-                "end the run here by `train.iterations`, or take a harder reward".into(),
+                "end the run here with `train.iterations`, or use a harder reward".into(),
             );
         }
         if let Some(lasted) = self.lasts(Kind::Masked, masked > self.limits.max_masked_fraction) {
@@ -313,7 +313,7 @@ impl Watch {
                     "nothing was dropped in {} iterations by {threshold}: this is the plain policy gradient",
                     self.limits.idle_after
                 ),
-                "lower the threshold, mind `objective.threshold_unit`, or raise `train.inner_epochs`".into(),
+                "lower the threshold (check `objective.threshold_unit`), or raise `train.inner_epochs`".into(),
             );
         }
     }
@@ -395,7 +395,7 @@ impl Watch {
                 let kl = number(line, "eval/drift.kl_mean").unwrap_or(f64::NAN);
                 let seen = format!(
                     "samples lie {moved:.3} from the base's of the same noise, {drift:.2} times as far as two of the \
-                     base's of a class from each other (KL to the base {kl:.1e} nats an element)"
+                     base's of a class from each other (KL to the base {kl:.1e} nats per element)"
                 );
                 sign(Kind::Drift, drift, seen);
             }
@@ -424,7 +424,7 @@ impl Watch {
             }
             ObjectiveName::Nft => "lower `train.learning_rate`",
         };
-        format!("{keys}, end earlier, or add to the [[reward]]s what they miss")
+        format!("{keys}, end earlier, or add a [[reward]] for what the others miss")
     }
 
     /// What lets more terms through.
@@ -461,7 +461,7 @@ fn in_a_row(iterations: usize) -> String {
     if iterations == 1 { "one iteration".into() } else { format!("{iterations} iterations in a row") }
 }
 
-/// Tells a person what a [`Watch`] finds, and writes it down.
+/// Tells a user what a [`Watch`] finds, and writes it down.
 #[derive(Debug)]
 pub(super) struct Guard {
     watch: Watch,
@@ -470,7 +470,7 @@ pub(super) struct Guard {
     log: Option<MetricsLog>,
     /// Warnings of this process.
     pub(super) warnings: usize,
-    /// Why the run should not go on.
+    /// Why the run should stop.
     pub(super) stop: Option<String>,
 }
 

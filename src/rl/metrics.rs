@@ -200,7 +200,7 @@ impl IterationMetrics {
         self.updates.iter().filter(|update| update.skipped).count()
     }
 
-    /// Samples a second over the whole iteration.
+    /// Samples per second over the whole iteration.
     pub fn images_per_second(&self) -> f64 {
         self.images as f64 / self.seconds.iter().sum::<f64>().max(1e-9)
     }

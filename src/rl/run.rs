@@ -34,9 +34,9 @@ pub struct RunOptions<'a> {
     pub directory: &'a RunDirectory,
     /// How much to say.
     pub verbosity: Verbosity,
-    /// Set when the person wants to stop: the iteration is finished, saved, and the run ends.
+    /// Set when the user wants to stop: the iteration is finished, saved, and the run ends.
     pub stop: &'a Arc<AtomicBool>,
-    /// Whether a sweep does it, whose file has the configuration: nobody should change it in the run's directory.
+    /// Whether a sweep does it, whose file has the configuration: it should not be changed in the run's directory.
     pub in_sweep: bool,
 }
 
@@ -47,7 +47,7 @@ pub struct Outcome {
     pub iterations: u64,
     /// The base model, evaluated.
     pub base: Evaluation,
-    /// The tuned model, evaluated; `None` if the person stopped the run.
+    /// The tuned model, evaluated; `None` if the user stopped the run.
     pub tuned: Option<Evaluation>,
     /// The best of the evaluated models, if there is one.
     pub best: Option<Best>,
@@ -83,8 +83,8 @@ struct Base {
     captions: Vec<String>,
 }
 
-/// The configuration with which a run goes on from a checkpoint. An adapter that it brought along is now in there: the
-/// folder that it came from is needed no more.
+/// The configuration with which a run continues from a checkpoint. An adapter that it started from is now in there: the
+/// directory that it came from is no longer needed.
 pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
     let mut config = config.clone();
     if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
@@ -169,7 +169,7 @@ impl Run {
     ///
     /// # Errors
     /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written; with what
-    /// is saved, and how to go on. What was saved stays whole.
+    /// is saved, and how to continue. What was saved stays intact.
     pub fn execute(mut self, options: &RunOptions<'_>) -> Result<Outcome> {
         let directory = options.directory;
         if self.done > 0 || self.saved > 0 {
@@ -217,7 +217,7 @@ impl Run {
         if begin > 0 {
             progress.println(&format!("resumed after iteration {begin}"));
         }
-        // The base is measured each time a run begins: same seeds, same numbers. But a person first wants to see
+        // The base is measured each time a run begins: same seeds, same numbers. But a user first wants to see
         // that training works, so it waits until the first iteration is done.
         let mut base = None;
         let mut tuned = None;
@@ -341,7 +341,7 @@ impl Run {
         Ok(())
     }
 
-    /// What is to be done where a run ends before its end, and said to the person. If it is a reward that has failed, the
+    /// What to do, and to tell the user, when a run ends early. If it is a reward that has failed, the
     /// model is whole, and is saved as it was after the last whole iteration.
     fn ended(&mut self, cause: Error, options: &RunOptions<'_>, log: &MetricsLog) -> Error {
         let directory = options.directory;
@@ -354,22 +354,22 @@ impl Run {
         }
         // A directory that was deleted in the meantime holds nothing.
         let saved = match checkpoint::newest_published(&directory.checkpoints()).unwrap_or(0) {
-            0 => "nothing is saved yet, so it begins anew".to_owned(),
+            0 => "nothing has been saved, so the run will start over".to_owned(),
             saved => format!("the run is saved up to iteration {saved}"),
         };
         let path = quoted(directory.path());
         more += &match &cause {
             Error::Reward(_) if self.saved.max(self.done) == 0 => {
-                "; nothing was trained yet: mend the reward, and run the same command again".to_owned()
+                "; nothing has been trained yet: fix the reward, then run the same command again".to_owned()
             }
             Error::Reward(_) => {
-                format!("; {saved}: mend the reward, and go on with: train --resume --accept-changes --out {path}")
+                format!("; {saved}: fix the reward, then resume with: train --resume --accept-changes --out {path}")
             }
             Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
             Error::NotFinite(_) | Error::Guarded(_) => {
-                format!("; {saved}: choose other values, and go on with: train --resume --out {path} --set KEY=VALUE")
+                format!("; {saved}: choose other values, then resume with: train --resume --out {path} --set KEY=VALUE")
             }
-            _ => format!("; {saved}: go on with: train --resume --out {path}"),
+            _ => format!("; {saved}: resume with: train --resume --out {path}"),
         };
         let error = cause.followed_by(&more);
         if matches!(error, Error::NotFinite(_) | Error::Guarded(_))
@@ -381,7 +381,7 @@ impl Run {
     }
 }
 
-/// What a person wants to know of an iteration.
+/// What the user wants to know of an iteration.
 fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
     let change = found.last_kl();
     let moved = match found.objective {

@@ -405,7 +405,9 @@ impl Trainer {
             ),
             _ => return Ok(()),
         };
-        Err(Error::input(format!("{checkpoint} {problem}: resume with the model and configuration that began the run")))
+        Err(Error::input(format!(
+            "{checkpoint} {problem}: resume with the model and configuration that the run was started with"
+        )))
     }
 }
 
@@ -438,7 +440,7 @@ fn guard(metrics: &IterationMetrics) -> Result<()> {
     }
     Err(Error::failed(format!(
         "the first update of iteration {} is not on-policy: the ratio differs from 1 by {:.1e} and the KL is {:.1e}, \
-         but both must be 0 to the bit. A kernel gives a sample other bits in another batch on this device; please \
+         but both must be 0 to the bit. A kernel computes other bits for a sample in another batch on this device; please \
          report it with the output of `flowdppo-wgpu devices`",
         metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
     )))

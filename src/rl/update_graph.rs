@@ -31,7 +31,7 @@ pub const OUTCOME: usize = 8;
 /// If a threshold makes no sense for so few elements.
 ///
 /// # Panics
-/// With `nft`, which is no policy objective.
+/// With `nft`, which is not a policy objective.
 pub fn policy_objective(config: &Config, dim: usize, progress: f64) -> Result<Objective> {
     use crate::config::Divergence;
     let it = &config.objective;

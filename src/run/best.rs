@@ -120,7 +120,7 @@ impl BestKeeper {
                 return Some(Best { value: self.value(&best.evaluation)?, by: self.name().to_owned(), ..best });
             }
         };
-        log::warn!(target: DAMAGE, "{} {problem}: the next evaluation begins it anew", self.folder.display());
+        log::warn!(target: DAMAGE, "{} {problem}: the next evaluation starts it over", self.folder.display());
         None
     }
 

@@ -142,7 +142,7 @@ pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
     for found in list(checkpoints)?.into_iter().rev() {
         match load(&found) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
-            // What was never finished is no loss.
+            // Losing what was never finished is fine.
             Err(cause) if !found.published => log::debug!("{}: {cause}", found.path.display()),
             Err(cause) => {
                 damaged += 1;
@@ -152,7 +152,7 @@ pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
     }
     if damaged > 0 {
         return Err(Error::input(format!(
-            "no checkpoint in {} is intact: restore one from a copy, or start afresh with another --out",
+            "no checkpoint in {} is intact: restore one from a copy, or start over with another --out",
             checkpoints.display()
         )));
     }
@@ -194,7 +194,7 @@ fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
     let manifest: Manifest =
         serde_json::from_slice(&read(MANIFEST)?).map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
     if manifest.iteration != found.iteration {
-        return Err(format!("{MANIFEST} speaks of iteration {}", manifest.iteration));
+        return Err(format!("{MANIFEST} is of iteration {}", manifest.iteration));
     }
     let mut files = BTreeMap::new();
     for Entry { name, size, crc32 } in manifest.files {
@@ -203,7 +203,7 @@ fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
             return Err(format!("{name} has {} bytes instead of {size}", bytes.len()));
         }
         if crc32fast::hash(&bytes) != crc32 {
-            return Err(format!("the content of {name} does not match its recorded hash"));
+            return Err(format!("the content of {name} does not match its recorded checksum"));
         }
         files.insert(name, bytes);
     }
@@ -212,7 +212,7 @@ fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
 
 /// After a successful save: removes what crashes left half-written, and all but the `keep` newest
 /// checkpoints up to `iteration`. A newer one is not ours to judge (a damaged one that was skipped on
-/// resume, say) and stays until its iteration comes round again. Failing to remove is no failure.
+/// resume, say) and stays until its iteration comes round again. Failing to remove it is not an error.
 fn tidy(checkpoints: &Path, iteration: u64, keep: usize) {
     let Ok(found) = list(checkpoints) else { return };
     let (published, hidden): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.published);

@@ -5,7 +5,7 @@
 //!   config.toml            the resolved configuration
 //!   metrics.jsonl          one JSON object an iteration, only ever appended to
 //!   data.png               pictures of each class, of pretraining and of fitting a classifier
-//!   rewards.csv            a line an image that was scored, only ever appended to
+//!   rewards.csv            one line per scored image, only ever appended to
 //!   warnings.jsonl         what looked wrong, if anything did: one JSON object a warning, only ever appended to
 //!   inputs.json            the files that the run depends on, with their checksums
 //!   device.json            the adapter and its limits
@@ -17,7 +17,7 @@
 //!   model.safetensors      the tuned model
 //!   adapter/               what was trained of it, if that was an adapter, as PEFT writes it
 //!   before_after.png       base and tuned model, written last: the run is finished
-//!   failed.txt             why the run ended before its end, if it did so by itself; gone once it goes on
+//!   failed.txt             why the run ended early, if it ended on its own; removed when it is resumed
 //!   trace.json, profile.json   where the time went, with --profile
 //!   .lock                  held by the process that works here
 //! ```
@@ -74,7 +74,7 @@ impl RunDirectory {
     pub fn check_free(path: &Path) -> Result<()> {
         match (Self { path: path.to_owned(), lock: None, exclusive: false }).held() {
             Some(what) => Err(Error::input(format!(
-                "{} already holds a run ({what}): choose another --out or run.name; a run of train goes on with train --resume",
+                "{} already contains a run ({what}): choose another --out or run.name, or continue it with --resume",
                 path.display()
             ))),
             None => Ok(()),
@@ -82,7 +82,7 @@ impl RunDirectory {
     }
 
     /// Makes the directory of a new run: exactly `out` if it is given, else `out_dir/name`, or, where a run is
-    /// already there, `out_dir/name-2`, `-3` and so on: a person who trains twice loses nothing.
+    /// already there, `out_dir/name-2`, `-3` and so on: a user who trains twice loses nothing.
     ///
     /// # Errors
     /// As [`RunDirectory::create`].
@@ -108,7 +108,7 @@ impl RunDirectory {
         let mut run = Self { path: path.to_owned(), lock: None, exclusive: false };
         if !run.config().is_file() {
             return Err(Error::input(format!(
-                "{} holds no run to resume (it has no config.toml): check --out and run.name, or leave out --resume",
+                "{} has no run to resume (config.toml is missing): check --out and run.name, or leave out --resume",
                 path.display()
             )));
         }
@@ -304,8 +304,8 @@ pub const BEFORE_AFTER: &str = "before_after.png";
 pub const REPORT: &str = "report.html";
 
 /// File in the directory of a run that ended by itself, with numbers that are not finite or by a guard rail; it holds
-/// the message. What ended for want of something else (a reward, a device, space on the disk) has none: it goes on once
-/// that is mended.
+/// the message. What ended for want of something else (a reward, a device, space on the disk) has none: it continues once
+/// that is fixed.
 pub const FAILURE: &str = "failed.txt";
 
 /// File whose lock says that a process works in the directory; the system lifts it when the process ends.

@@ -80,7 +80,7 @@ impl MetricsLog {
     /// JSON has no infinities and no NaN; such a number becomes `null`.
     ///
     /// # Errors
-    /// [`Error::Failed`] if `record` is no such object, or the disk is full.
+    /// [`Error::Failed`] if `record` is not such an object, or the disk is full.
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
         let value = serde_json::to_value(record).map_err(|cause| Error::unwritable(&self.path, cause))?;
         let record = value.as_object();

@@ -1,4 +1,4 @@
-//! Progress for a person: a bar on a terminal, plain lines elsewhere, nothing with `-q`.
+//! Progress for a user: a bar on a terminal, plain lines elsewhere, nothing with `-q`.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::text::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 
-/// How much the person wants to hear (`-q`, nothing, `-v`).
+/// How much to print (`-q`, nothing, `-v`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verbosity {
     /// Only errors.
@@ -127,7 +127,7 @@ fn bar(label: Cow<'static, str>, total: u64, target: ProgressDrawTarget) -> Prog
         .expect("the template is a constant")
         .progress_chars("━╸─");
     let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_prefix(label);
-    // The estimate of the time left goes on counting while a long iteration works.
+    // The estimate of the time left keeps counting while a long iteration works.
     bar.enable_steady_tick(Duration::from_secs(1));
     *BAR.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
     bar
@@ -137,7 +137,7 @@ fn with_time(message: &str, time: Duration) -> String {
     format!("{message} in {}", clock(time.as_secs_f64()))
 }
 
-/// A closed standard error (`2>&-`, a reader that went away) is no reason to stop the work.
+/// A closed standard error (`2>&-`, a reader that went away) is not a reason to stop the work.
 fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }
@@ -188,7 +188,7 @@ mod tests {
     use indicatif::TermLike;
     use std::sync::Arc;
 
-    /// A terminal of 80 columns that remembers what is done to it, a line a doing.
+    /// A terminal of 80 columns that remembers what is done to it, one line per call.
     #[derive(Clone, Debug, Default)]
     struct Terminal(Arc<Mutex<Vec<String>>>);
 

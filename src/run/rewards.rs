@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(read(folder, "rewards.csv"), expected);
             assert_eq!(read(folder, "rewards-2.csv"), "iteration,purpose,sample,class,classifier,total\n");
         }
-        // A torn header is none.
+        // A truncated header is ignored.
         std::fs::write(folder.join("rewards.csv"), "iteration,pur").unwrap();
         RewardLog::open(folder, &names).unwrap();
         assert_eq!(read(folder, "rewards.csv"), expected.lines().next().unwrap().to_owned() + "\n");

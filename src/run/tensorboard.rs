@@ -116,7 +116,7 @@ pub struct SessionLog {
     pub status: i32,
 }
 
-/// Lists in metrics that are no values over time.
+/// Lists in metrics that are not values over time.
 const NO_SCALARS: [&str; 3] = ["iteration", "trained_steps", "z_fresh_histogram"];
 
 /// An event file, open for appending.
@@ -136,7 +136,7 @@ impl EventFile {
         let (file, path) = create_file(folder).map_err(|cause| Error::unwritable(folder, cause))?;
         let mut events = Self { file, path };
         events.append(Event { file_version: Some("brain.Event:2".into()), ..event(0) })?;
-        // Whoever begins anew writes iteration 0 as well.
+        // A run that starts over writes iteration 0 again.
         let begin = if done == 0 { 0 } else { done + 1 };
         events.append(Event { session_log: Some(SessionLog { status: 1 }), ..event(begin) })?;
         let text = SummaryValue {
@@ -256,7 +256,7 @@ pub(super) fn whole_records(bytes: &[u8]) -> usize {
     whole
 }
 
-/// CRC-32C, turned and moved, since a CRC of bytes that hold a CRC is no good check.
+/// CRC-32C, turned and moved, since a CRC of bytes that hold a CRC is not a good check.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// The events of a file; what is torn or damaged ends it.
+    /// The events of a file; the first truncated or damaged event ends it.
     fn events(path: &Path) -> Vec<Event> {
         let bytes = std::fs::read(path).unwrap();
         let (mut at, mut found) = (0, Vec::new());

@@ -118,7 +118,7 @@ fn brought(here: &Workplace) {
     here.run("merge --model base.safetensors --adapter brought tuned.safetensors").succeeds();
 }
 
-/// A run that goes on from that adapter.
+/// A run that continues from that adapter.
 const ON: &str = "train --config train.toml --set lora.adapter=brought --set objective.reference.beta=1 \
     --set eval.every=1 --set train.learning_rate=";
 
@@ -195,7 +195,7 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.rank=2 --set lora.targets=[\"attn.qvk\"]",
             2,
-            &["`lora.targets` names \"attn.qvk\", which is no layer of the model", "did you mean \"attn.qkv\"?"],
+            &["`lora.targets` contains \"attn.qvk\", which is not a layer of the model", "did you mean \"attn.qkv\"?"],
         ),
         case(nothing, "train --config train.toml --set lora.rank=2 --set lora.targets=[]", 2, &["`lora.targets`"]),
         case(nothing, "train --config train.toml --set lora.alpha=4", 2, &["`lora.alpha`", "set `lora.rank` above 0"]),

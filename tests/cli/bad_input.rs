@@ -147,13 +147,13 @@ fn models() {
             |here| halve(&here.path("base.safetensors"), &here.path("bad.safetensors")),
             "sample --model bad.safetensors",
             2,
-            &["bad.safetensors", "not a whole safetensors file"],
+            &["bad.safetensors", "not a complete safetensors file"],
         ),
         case(
             |here| fs::write(here.path("bad.safetensors"), "").unwrap(),
             "train --config train.toml --set model.file=bad.safetensors",
             2,
-            &["bad.safetensors", "not a whole safetensors file"],
+            &["bad.safetensors", "not a complete safetensors file"],
         ),
         case(
             |here| spoil(here, |tensors, _| tensors.get_mut("pos_embed").unwrap().1[3] = f32::NAN),
@@ -262,7 +262,7 @@ fn models() {
             |here| fs::write(here.path("cut.safetensors"), b"\x80\x02\0\0\0\0\0\0{\"a\"").unwrap(),
             "sample --model cut.safetensors",
             2,
-            &["cut.safetensors is not a whole safetensors file"],
+            &["cut.safetensors is not a complete safetensors file"],
         ),
         case(
             nothing,
@@ -274,7 +274,7 @@ fn models() {
             |here| noise(here, [1, 1, 8, 8], 0.0, 0.0),
             "import --format sit noise.safetensors other.safetensors",
             2,
-            &["no SiT checkpoint", "`x_embedder.proj.weight`"],
+            &["not a SiT checkpoint", "`x_embedder.proj.weight`"],
         ),
     ]);
 }
@@ -340,7 +340,7 @@ fn onnx_models() {
                 |here| fs::write(here.path("model.onnx"), "a text").unwrap(),
                 arguments,
                 2,
-                &["model.onnx", "no ONNX model"],
+                &["model.onnx", "not an ONNX model"],
             ),
             case(
                 |here| {
@@ -349,12 +349,12 @@ fn onnx_models() {
                 },
                 arguments,
                 2,
-                &["model.onnx: it is no ONNX model but a Git LFS pointer", "git lfs pull"],
+                &["model.onnx: it is not an ONNX model but a Git LFS pointer", "git lfs pull"],
             ),
             case(copy, arguments, 2, &["model.onnx: it has 2 outputs: set `output_name`", "logits (float [N, 3])"]),
         ]);
     }
-    check(&[case(copy, NAMED, 2, &["model.onnx", "3 numbers a picture, but the model has 10 classes"])]);
+    check(&[case(copy, NAMED, 2, &["model.onnx", "3 numbers per image, but the model has 10 classes"])]);
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn classes_noise_and_counts() {
             nothing,
             "sample --model base.safetensors --noise base.safetensors",
             2,
-            &["base.safetensors lacks the tensor `x`"],
+            &["base.safetensors is missing the tensor `x`"],
         ),
         case(
             |here| noise(here, [1, 3, 8, 8], 0.0, 0.0),
@@ -443,7 +443,7 @@ fn places_that_cannot_be_written() {
             |here| _ = here.run("train --config train.toml --out run").succeeds(),
             "train --config train.toml --out run",
             2,
-            &["run already holds a run", "--resume"],
+            &["run already contains a run", "--resume"],
         ),
         case(nothing, "train --config train.toml --resume", 2, &["runs/tiny holds no run to resume"]),
         case(

@@ -16,8 +16,8 @@ fn one_run(here: &Workplace) {
 #[test]
 fn runs_to_compare() {
     check(&[
-        case(nothing, "compare nowhere --out c", 2, &["nowhere is no run of train", "no such directory"]),
-        case(nothing, "compare x=train.toml --out c", 2, &["train.toml is no run of train", "it is a file"]),
+        case(nothing, "compare nowhere --out c", 2, &["nowhere is not a run of train", "no such directory"]),
+        case(nothing, "compare x=train.toml --out c", 2, &["train.toml is not a run of train", "it is a file"]),
         case(nothing, "compare . --out c", 2, &["is no run of train", "it has no config.toml"]),
         case(
             |here| {
@@ -26,7 +26,7 @@ fn runs_to_compare() {
             },
             "-q compare run --out c",
             2,
-            &["run is no run of train", "no iteration yet"],
+            &["run is not a run of train", "no iteration yet"],
         ),
         case(
             |here| {
@@ -97,7 +97,7 @@ fn sweeps() {
             nothing,
             "sweep train.toml --out s",
             2,
-            &["train.toml is no sweep", "flowdppo-wgpu train --config train.toml", "`sweep.base`"],
+            &["is the configuration of a run, not a sweep", "flowdppo-wgpu train --config train.toml", "`sweep.base`"],
         ),
         case(|here| sweep(here, ""), SWEEP, 2, &["sweep.toml has nothing to run", "[[variant]]", "[grid]"]),
         case(

@@ -96,10 +96,10 @@ fn a_table_of_kernels_is_used_and_a_damaged_one_is_ignored_with_a_line() {
         ended.err
     };
     let said = run(&table.to_string());
-    assert!(said.contains("kernels are chosen by") && !said.contains("is ignored"), "{said}");
+    assert!(said.contains("kernels are chosen according to") && !said.contains("is ignored"), "{said}");
     for damaged in [&table.to_string()[..40], &table.to_string().replace(&text("version"), "0.0.1"), ""] {
         let said = run(damaged);
         assert_eq!(said.matches("is ignored").count(), 1, "{said}");
-        assert!(!said.contains("kernels are chosen by"), "{said}");
+        assert!(!said.contains("kernels are chosen according to"), "{said}");
     }
 }

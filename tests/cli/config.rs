@@ -1,4 +1,4 @@
-//! `config` and `completions`, as a person uses them.
+//! `config` and `completions`, as a user uses them.
 
 use super::workplace::Workplace;
 
@@ -40,7 +40,7 @@ fn a_check_shows_everything_and_ends_with_two() {
          bad.toml:2:1: unknown key `train.iteratons`; did you mean `train.iterations`?\n\
          bad.toml:3:9: `train.beta1` must be a number, not the text \"x\"\n"
     );
-    assert_eq!(ended.err, "error: 2 to mend in 1 of 2 files\n");
+    assert_eq!(ended.err, "error: 2 problems in 1 of 2 files\n");
     assert_eq!(here.run("config check no.toml").code, Some(2));
 }
 
@@ -57,7 +57,7 @@ fn a_check_takes_what_a_run_takes() {
         ("train.toml --set lora.adapter=nowhere", "train.toml: `lora.adapter` names nowhere, which does not exist"),
     ] {
         let ended = check(arguments);
-        assert_eq!((ended.code, ended.err.as_str()), (Some(2), "error: 1 to mend in 1 of 1 files\n"), "{arguments}");
+        assert_eq!((ended.code, ended.err.as_str()), (Some(2), "error: 1 problems in 1 of 1 files\n"), "{arguments}");
         assert!(ended.out.starts_with(said), "{}", ended.out);
     }
     assert!(check("train.toml --preset quik").err.contains("did you mean `quick`?"));

@@ -1,4 +1,4 @@
-//! What ends a run early: a lost device, and a person who presses Ctrl-C.
+//! What ends a run early: a lost device, and a user who presses Ctrl-C.
 
 use flowdppo_wgpu::Error;
 use flowdppo_wgpu::config::Config;

@@ -1,4 +1,4 @@
-//! Training with a program or a foreign model as reward: what a person sees when it works, and when it does not.
+//! Training with a program or a foreign model as reward: what a user sees when it works, and when it does not.
 
 use std::fs;
 
@@ -46,7 +46,7 @@ fn a_program_that_does_not_start_is_found_before_anything_is_written() {
             |here| learn_from(here, "echo 'no model' >&2; exit 3\n"),
             "-q train --config train.toml --out run",
             2,
-            &["the program `sh score.sh` ended with exit", "3 instead of giving an answer", "ends with: no model"],
+            &["the program `sh score.sh` ended with exit", "3 instead of answering", "ends with: no model"],
         ),
         case(
             |here| learn_from(here, "echo hello; cat\n"),
@@ -58,7 +58,7 @@ fn a_program_that_does_not_start_is_found_before_anything_is_written() {
             |here| learn_from(here, "exit 3\n"),
             "-q train --config train.toml --dry-run",
             2,
-            &["the program `sh score.sh` ended with exit", "it said nothing on standard error"],
+            &["the program `sh score.sh` ended with exit", "it wrote nothing to standard error"],
         ),
     ]);
 }
@@ -73,15 +73,11 @@ fn a_program_that_fails_in_the_middle_stops_the_run_which_goes_on_with_a_mended_
     let ended = here.run("-q train --config train.toml --out run --set checkpoint.every=0");
     assert_eq!(ended.code, Some(1), "{}", ended.err);
     assert!(ended.err.starts_with("error: the program `sh score.sh` ended with exit"), "{}", ended.err);
-    assert!(
-        ended.err.contains("4 instead of giving an answer; its standard error ends with: out of paper"),
-        "{}",
-        ended.err
-    );
+    assert!(ended.err.contains("4 instead of answering; its standard error ends with: out of paper"), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "one sentence: {}", ended.err);
     assert!(here.path("run/checkpoints/000001/manifest.json").exists() && !here.path("run/model.safetensors").exists());
     // The command that it recommends.
-    let (_, command) = ended.err.split_once("saved up to iteration 1: mend the reward, and go on with: ").unwrap();
+    let (_, command) = ended.err.split_once("saved up to iteration 1: fix the reward, then resume with: ").unwrap();
     fs::write(here.path("score.sh"), labels("")).unwrap();
     here.run(&format!("-q {}", command.trim())).succeeds();
     let metrics = fs::read_to_string(here.path("run/metrics.jsonl")).unwrap();
@@ -153,7 +149,7 @@ mod ctrl_c {
         let code = wait_for("the end of the program", || child.try_wait().unwrap()).code();
         let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
         assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("out of paper") && said.contains("saved up to iteration 1: mend"), "{said}");
+        assert!(said.contains("out of paper") && said.contains("saved up to iteration 1: fix"), "{said}");
         assert!(here.path("run/checkpoints/000001/manifest.json").exists());
     }
 

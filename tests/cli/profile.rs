@@ -85,7 +85,7 @@ fn a_profiled_run_ends_with_the_same_bytes_and_says_where_the_time_went() {
     check(&json(&here.path("profiled/profile.json")), &json(&here.path("profiled/trace.json")));
     assert!(!here.path("plain/trace.json").exists() && !here.path("plain/profile.json").exists());
 
-    // Without timestamps by wall time, and into a file of the person's choice.
+    // Without timestamps by wall time, and into a file of the user's choice.
     let arguments = "train --config train.toml --limits webgpu-default --out limited";
     let out = here.run(&format!("{arguments} --profile here.json")).succeeds();
     assert!(out.contains("by wall time") && out.contains("no timestamps"), "{out}");

@@ -141,7 +141,7 @@ impl Workplace {
 pub fn program(folder: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
     command.current_dir(folder).args(arguments.split_whitespace()).env_remove("RUST_LOG").stdin(Stdio::null());
-    // Not the person's own.
+    // Not the user's own.
     command.env("FLOWDPPO_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command
 }

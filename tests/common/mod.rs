@@ -203,7 +203,7 @@ fn assert_forced(name: &str, graph: &Graph, profile: &Profile) {
                     .all(|other| shader.contains(&format!("_{other}")) == (kind == *other)),
                 None => shader.starts_with(forced.split('.').next().unwrap_or_default()) || shader == "sum_rows",
             };
-            assert!(is_forced, "{name}: {} runs {shader} in place of {forced} ({choice:?})", node.label);
+            assert!(is_forced, "{name}: {} runs {shader} instead of {forced} ({choice:?})", node.label);
             runs += 1;
         }
     }

@@ -384,7 +384,7 @@ fn a_check_finds_programs_that_there_are_not() {
     assert_eq!(
         check("no-such-program"),
         ["my.toml: `reward.0.program` names no-such-program, which cannot be found: install it, or correct its name; \
-          what lies in the current directory is called ./NAME"]
+          for a file in the current directory, write ./NAME"]
     );
     assert_eq!(check("./Cargo").len(), 1);
     // A name is looked for in PATH, a path from the current directory.

@@ -414,14 +414,14 @@ fn a_wrong_adapter_says_what_is_wrong() {
             &["`alpha_pattern` gives blocks.1.attn.qkv 16 by \"blocks.1.attn.qkv\" and 2 by \"qkv\""],
         ),
         (Box::new(set("target_modules", json!(".*qkv"))), &["the regular expression `target_modules` = \".*qkv\""]),
-        (Box::new(set("target_modules", json!([]))), &["an empty list `target_modules`"]),
+        (Box::new(set("target_modules", json!([]))), &["an empty list of `target_modules`"]),
         (
             Box::new(set("target_modules", json!(["attn.qvk"]))),
-            &["\"attn.qvk\", which is no layer of the model", "did you mean \"attn.qkv\"?", "blocks.*.mlp.fc1"],
+            &["\"attn.qvk\", which is not a layer of the model", "did you mean \"attn.qkv\"?", "blocks.*.mlp.fc1"],
         ),
-        (Box::new(set("target_modules", json!(["attn.to_q"]))), &["\"attn.to_q\", which is no layer of the model"]),
+        (Box::new(set("target_modules", json!(["attn.to_q"]))), &["\"attn.to_q\", which is not a layer of the model"]),
         (Box::new(set("r", json!(0))), &["rank 0 and alpha 8 at blocks.0.attn.qkv", "a rank from 1"]),
-        (Box::new(set("r", json!("four"))), &["is no adapter's configuration"]),
+        (Box::new(set("r", json!("four"))), &["is not the configuration of an adapter"]),
         (Box::new(set("r", json!(8))), &["has shape [4, 16], but [8, 16] is expected"]),
         (
             Box::new(|_, tensors| drop(tensors.remove(PROJ))),
@@ -439,7 +439,7 @@ fn a_wrong_adapter_says_what_is_wrong() {
         ),
         (
             Box::new(|_, tensors| drop(tensors.insert("other".into(), (vec![1], vec![0.0])))),
-            &["has a tensor `other` that its network does not know"],
+            &["has a tensor `other` that its network does not have"],
         ),
         (
             Box::new(|_, tensors| tensors.get_mut(PROJ).expect("it is there").1[3] = f32::INFINITY),

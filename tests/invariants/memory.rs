@@ -20,7 +20,7 @@ use crate::{classifier_file, config, dit_of, own_gpu, read};
 
 const RECOMPUTE: Activations = Activations { recompute: true, half: false };
 
-/// The profiles of a software driver and of a graphics processor.
+/// The profiles of a software driver and of a GPU.
 fn profiles() -> [Profile; 2] {
     [Profile { cpu: true, ..Profile::default() }, Profile::default()]
 }
@@ -259,7 +259,7 @@ fn a_network_learns_alike_with_half_activations() {
             config.pretrain.activation_checkpointing = activation_checkpointing;
         });
         assert_ne!(half, last, "no gradient is rounded");
-        assert!((half - last).abs() < 1e-3 * last, "{half} in place of {last}");
+        assert!((half - last).abs() < 1e-3 * last, "{half} instead of {last}");
     }
 }
 

@@ -115,7 +115,7 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
         let message = error.to_string();
         let says = if quietly { "gave NaN for sample 1" } else { "the service is out of order" };
         let end = format!(
-            "saved up to iteration 2: mend the reward, and go on with: train --resume --accept-changes --out {}",
+            "saved up to iteration 2: fix the reward, then resume with: train --resume --accept-changes --out {}",
             folder.path().join("run").display()
         );
         assert!(message.contains(says) && message.ends_with(&end), "{message}");
@@ -125,7 +125,7 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
         assert!(!here.join("model.safetensors").exists() && !here.join("failed.txt").exists());
         assert_eq!(state(&here), "stopped\">not finished");
 
-        run(folder.path(), &classifier, true, None).expect("the reward is mended");
+        run(folder.path(), &classifier, true, None).expect("the reward is fixed");
         for file in [
             "checkpoints/000004/model.safetensors",
             "checkpoints/000004/optimizer.safetensors",
@@ -147,10 +147,10 @@ fn a_reward_that_fails_at_once_leaves_a_run_that_can_be_begun_again() {
     for purpose in [Purpose::Training, Purpose::Preview, Purpose::Evaluation] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let error = run(folder.path(), &classifier, false, Some(((purpose, 0), false))).expect_err("the reward fails");
-        let end = "; nothing was trained yet: mend the reward, and run the same command again";
+        let end = "; nothing has been trained yet: fix the reward, then run the same command again";
         assert!(error.to_string().ends_with(end), "{error}");
         assert_eq!(state(&folder.path().join("run")), "stopped\">not finished");
-        let outcome = run(folder.path(), &classifier, false, None).expect("the reward is mended");
+        let outcome = run(folder.path(), &classifier, false, None).expect("the reward is fixed");
         assert_eq!(outcome.iterations, 4);
         assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 1, "the directory is the same");
         assert_eq!(history(&folder.path().join("run")).len(), 5);

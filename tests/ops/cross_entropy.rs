@@ -2,7 +2,7 @@ use flowdppo_wgpu::ops::cross_entropy;
 
 use crate::common::{Input, Values, check_forward, check_gradient, check_rows_are_independent, floats, run, words};
 
-/// Exponential and logarithm of graphics processors: errors of about 1e-6.
+/// Exponential and logarithm of GPUs: errors of about 1e-6.
 const TOLERANCE: f64 = 1e-11;
 
 /// A gradient is a probability less one: where that is 1e-2, an error of 1e-7 is one of 1e-5.

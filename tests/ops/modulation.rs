@@ -12,7 +12,7 @@ const FEW_ROUNDINGS: f64 = 1e-12;
 /// One interface, one oracle.
 const VARIANTS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
 
-/// Kernels as on this device, and as on a graphics processor: in vectors where rows have whole ones.
+/// Kernels as on this device, and as on a GPU: in vectors where rows have whole ones.
 fn profiles() -> [Profile; 2] {
     let here = Profile::of(gpu());
     [Profile { cpu: true, ..here.clone() }, Profile { cpu: false, ..here }]

@@ -23,7 +23,7 @@ fn odd_shapes() {
     }
 }
 
-/// As a graphics processor would: in vectors where rows have whole ones.
+/// As a GPU would: in vectors where rows have whole ones.
 #[test]
 fn odd_shapes_in_vectors() {
     let profile = Profile { cpu: false, ..Profile::of(gpu()) };

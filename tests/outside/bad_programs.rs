@@ -29,11 +29,11 @@ fn answers_that_are_none() {
         ("return {'id': 1, 'error': 'the font is missing'}", &["reports an error: the font is missing"]),
         (
             "print('Traceback\\nValueError: no font', file=sys.stderr)\nos._exit(3)",
-            &["ended with exit", "3 instead of giving an answer", "ends with: Traceback | ValueError: no font"],
+            &["ended with exit", "3 instead of answering", "ends with: Traceback | ValueError: no font"],
         ),
         (
             "sys.stdout.write('{\"id\": 1, \"scores\": [1, 2, 3')\nsys.stdout.flush()\nos._exit(0)",
-            &["ended with exit", "0 instead of giving an answer; it said nothing on standard error"],
+            &["ended with exit", "0 instead of answering; it wrote nothing to standard error"],
         ),
     ];
     let pictures = pictures(3);

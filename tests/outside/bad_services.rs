@@ -44,7 +44,7 @@ fn answers_that_are_none() {
         let server = serve(changed(change));
         let mut reward = start(&server.url, &["ocr"], limits(3, 1, 2), &pictures).unwrap();
         assert_failed(pictures.score(&mut reward), needles);
-        assert_eq!(server.scored(), 1, "asking again does not mend {needles:?}");
+        assert_eq!(server.scored(), 1, "asking again does not help with {needles:?}");
     }
 }
 
@@ -126,16 +126,16 @@ fn a_service_that_is_wrong_before_the_first_sample_is_input() {
     assert_input(start(&format!("{}/v2", server.url), &["ocr"], 0), &["/v2/health answered 404 Not Found"]);
     let cases = [
         ("https://127.0.0.1:1", "this program has no TLS; reach the service over http://"),
-        ("127.0.0.1:8080", "it should be like \"http://127.0.0.1:8080\""),
-        ("localhost", "it should be like \"http://127.0.0.1:8080\""),
-        ("ftp://localhost", "it should be like \"http://127.0.0.1:8080\""),
-        ("http://a b", "it should be like \"http://127.0.0.1:8080\""),
+        ("127.0.0.1:8080", "it should look like \"http://127.0.0.1:8080\""),
+        ("localhost", "it should look like \"http://127.0.0.1:8080\""),
+        ("ftp://localhost", "it should look like \"http://127.0.0.1:8080\""),
+        ("http://a b", "it should look like \"http://127.0.0.1:8080\""),
         ("http://localhost/?x=1", "it has a query or a fragment"),
         ("http://localhost/#x", "it has a query or a fragment"),
         ("http://localhost:99999", "its port must be a number from 1 to 65535"),
         ("http://localhost:0/v1", "its port must be a number from 1 to 65535"),
         ("http://[::1]:70000", "its port must be a number from 1 to 65535"),
-        ("", "it should be like"),
+        ("", "it should look like"),
     ];
     for (url, needle) in cases {
         assert_input(start(url, &["ocr"], 0), &["the reward `http` cannot use `url` = ", needle]);

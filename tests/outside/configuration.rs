@@ -53,15 +53,15 @@ fn what_is_missing_or_wrong_is_explained() {
 fn metadata_that_does_not_fit_is_explained() {
     let cases = [
         ("{", "EOF while parsing an object at line 1 column 1; it should be a JSON list with an object for each class"),
-        ("3", "it should be a JSON list with an object for each class, or an object with one for each name"),
+        ("3", "it should be a JSON list with an object for each class, or an object with one for each class name"),
         ("[{}]", "its list has 1 entries, but the model has 2 classes"),
         ("[{}, 3]", "the class \"dogs\" must have an object, not 3"),
-        ("{\"cat\": {}}", "it lacks the class \"dogs\""),
+        ("{\"cat\": {}}", "it is missing the class \"dogs\""),
         (
             "{\"cat\": {}, \"dogs\": {}, \"dgos\": {}}",
             "it has \"dgos\", but the model has no such class; did you mean \"dogs\"?",
         ),
-        ("[{}, {\"label\": 1}]", "`label` of the class \"dogs\" must go, as each request has its own"),
+        ("[{}, {\"label\": 1}]", "`label` of the class \"dogs\" must be removed, as each request has its own"),
         ("[{}, {\"prompt\": 3}]", "the `prompt` of the class \"dogs\" must be text, not 3"),
     ];
     let folder = tempfile::tempdir().unwrap();

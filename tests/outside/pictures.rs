@@ -62,7 +62,7 @@ pub fn assert_close(actual: &[f64], expected: &[f64]) {
     }
 }
 
-/// Checks that an error is the person's to correct, before anything runs.
+/// Checks that an error is the user's to correct, before anything runs.
 pub fn assert_input<T: std::fmt::Debug>(result: Result<T>, needles: &[&str]) {
     match result.expect_err("it should be refused") {
         Error::Input(message) => assert_says(&message, needles),

@@ -30,7 +30,7 @@ enum Measure {
     Scalar(usize),
     /// The cosine with a vector.
     Cosine(Vec<f64>),
-    /// The probability a character of the text of each class.
+    /// The probability per character of the text of each class.
     Ctc { symbols: usize, texts: Vec<Vec<usize>> },
 }
 
@@ -133,7 +133,7 @@ fn check_steps(file: &str, symbols: usize, output: &[f64]) -> Result<()> {
     if output.chunks(symbols).all(|step| are_shares(step) && (step.iter().sum::<f64>() - 1.0).abs() < 1e-2) {
         return Ok(());
     }
-    Err(Error::input(format!("the steps of the output of {file} are no probabilities: export it with a softmax")))
+    Err(Error::input(format!("the steps of the output of {file} are not probabilities: export it with a softmax")))
 }
 
 /// Whether numbers are what `output.softmax` takes them for.
@@ -141,7 +141,7 @@ fn check_probabilities(file: &str, softmax: bool, output: &[f64]) -> Result<()> 
     let are_shares = are_shares(output);
     if !softmax && !are_shares {
         return Err(Error::input(format!(
-            "the output of {file} are no probabilities, as they leave 0 to 1: set `softmax = true` in `output`"
+            "the output of {file} are not probabilities, as they are not from 0 to 1: set `softmax = true` in `output`"
         )));
     }
     if softmax && are_shares && (output.iter().sum::<f64>() - 1.0).abs() < 1e-3 {
@@ -164,18 +164,18 @@ impl Measure {
         let count: usize = shape.iter().product();
         match output {
             Output::ClassProbability { .. } if count < classes => {
-                Err(format!("it has {count} numbers a picture, but the model has {classes} classes"))
+                Err(format!("it has {count} numbers per image, but the model has {classes} classes"))
             }
             Output::ClassProbability { softmax } => Ok(Self::ClassProbability { softmax: *softmax }),
             Output::Scalar { index } if *index >= count => Err(format!(
-                "it has {count} numbers a picture, so `index` = {index} is none of 0 to {}",
+                "it has {count} numbers per image, so `index` = {index} is not one of 0 to {}",
                 count.max(1) - 1
             )),
             Output::Scalar { index } => Ok(Self::Scalar(*index)),
             Output::Cosine { target } => {
                 let target = read_target(target)?;
                 if target.len() != count {
-                    return Err(format!("it has {count} numbers a picture, but `target` has {}", target.len()));
+                    return Err(format!("it has {count} numbers per image, but `target` has {}", target.len()));
                 }
                 if target.iter().any(|value| !value.is_finite()) || norm(&target) == 0.0 {
                     return Err("`target` must be finite numbers that are not all 0".into());
@@ -237,14 +237,14 @@ fn read_alphabet(file: &str, network: &Network) -> std::result::Result<Vec<Strin
         "" => network
             .alphabet
             .clone()
-            .ok_or("the model carries no alphabet: name a file with a symbol a line by `alphabet`")?,
+            .ok_or("the model carries no alphabet: name a file with one symbol per line by `alphabet`")?,
         file => {
             let unreadable = |cause: &dyn std::fmt::Display| format!("cannot read `alphabet` {file}: {cause}");
             let bytes = std::fs::read(file).map_err(|cause| unreadable(&cause))?;
             files::text(&bytes).map_err(|cause| unreadable(&cause))?.to_owned()
         }
     };
-    // Not `lines`: a recogniser may know unusual white space, and a trailing line end is no symbol.
+    // Not `lines`: a recogniser may know unusual white space, and a trailing line end is not a symbol.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.split('\n').map(|symbol| symbol.strip_suffix('\r').unwrap_or(symbol).to_owned()).collect())
 }

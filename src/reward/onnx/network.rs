@@ -45,12 +45,12 @@ impl Network {
     /// Loads a model, fixes the shape of its input, and runs it once.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the file if it cannot be read, is no ONNX, has operators that tract lacks, or does not
+    /// [`Error::Input`] naming the file if it cannot be read, is not ONNX, has operators that tract does not have, or does not
     /// take one picture.
     pub fn load(file: &str, wanted: &Wanted) -> Result<Self> {
         let path = Path::new(file);
         let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
-        // Files that contradict themselves make tract panic; to the person they are bad input like any other.
+        // Files that contradict themselves make tract panic; for the user they are bad input like any other.
         let loaded = catch_unwind(AssertUnwindSafe(|| Self::of(file, &bytes, wanted)));
         loaded.unwrap_or_else(|_| Err(Error::unreadable(path, "it is damaged: no plan can be made of its operators")))
     }
@@ -64,8 +64,8 @@ impl Network {
         let proto = proto.ok_or_else(|| {
             let what = sniff::what_is(bytes).filter(|what| *what != "an ONNX model");
             bad(match what {
-                Some(what) => format!("it is no ONNX model but {what}"),
-                None => "it is no ONNX model".into(),
+                Some(what) => format!("it is not an ONNX model but {what}"),
+                None => "it is not an ONNX model".into(),
             })
         })?;
         let graph = proto.graph.as_ref().expect("a model without a graph has been refused");

@@ -156,7 +156,7 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
     type Change = fn(&mut config::Reward);
     let cases: [(&str, Change, &[&str]); 24] = [
         ("missing.onnx", |_| (), &["cannot read", "missing.onnx"]),
-        ("make.py", |_| (), &["make.py", "it is no ONNX model"]),
+        ("make.py", |_| (), &["make.py", "it is not an ONNX model"]),
         ("two_inputs.onnx", |_| (), &["2 inputs (x, y)", "one is expected"]),
         ("unsupported.onnx", |_| (), &["operator Guess (node \"guess\")", "not supported"]),
         ("not_finite.onnx", |_| (), &["not_finite.onnx", "NaN", "check `mean`"]),
@@ -179,13 +179,13 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
         (
             "classifier.onnx",
             |it| it.output = Output::ClassProbability { softmax: false },
-            &["are no probabilities", "`softmax = true`"],
+            &["are not probabilities", "`softmax = true`"],
         ),
         ("classifier.onnx", |it| it.output = Output::Scalar { index: 3 }, &["3 numbers", "`index` = 3", "0 to 2"]),
         (
             "classifier.onnx",
             |it| it.output = Output::Cosine { target: Target::Vector(vec![1.0; 4]) },
-            &["3 numbers a picture, but `target` has 4"],
+            &["3 numbers per image, but `target` has 4"],
         ),
         (
             "classifier.onnx",
@@ -220,7 +220,7 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
         OnnxReward::new(reward, dit, class_names).unwrap_err().to_string()
     };
     let message_of_classes = message(&dit(3, 4), &onnx("classifier.onnx"), &[]);
-    assert!(message_of_classes.contains("3 numbers a picture, but the model has 4 classes"), "{message_of_classes}");
+    assert!(message_of_classes.contains("3 numbers per image, but the model has 4 classes"), "{message_of_classes}");
     let points = message(&dit(2, 3), &onnx("classifier.onnx"), &[]);
     assert!(points.contains("2 channels"), "{points}");
     let long = config::Reward { output: ctc(""), ..onnx("reader.onnx") };
@@ -228,7 +228,7 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
     assert!(long.contains("8 steps") && long.contains("needs 9"), "{long}");
     let logits = config::Reward { output_name: "logits".into(), output: ctc(""), ..onnx("reader.onnx") };
     let logits = message(&dit(3, 1), &logits, &names(&["ab"]));
-    assert!(logits.contains("reader.onnx are no probabilities: export it with a softmax"), "{logits}");
+    assert!(logits.contains("reader.onnx are not probabilities: export it with a softmax"), "{logits}");
 }
 
 fn ctc(alphabet: &str) -> Output {

@@ -183,7 +183,7 @@ fn if_nothing_is_intact_the_run_does_not_start_over_in_silence() {
     fs::remove_file(root.path().join("000003").join(MANIFEST)).unwrap();
     let message = latest(root.path()).unwrap_err().to_string();
     assert!(message.contains("intact"), "{message}");
-    // A first save that never finished is no checkpoint at all.
+    // A first save that never finished is not a checkpoint.
     let fresh = tempfile::tempdir().unwrap();
     fs::create_dir(fresh.path().join(".000001.tmp-1")).unwrap();
     assert_eq!(latest(fresh.path()).unwrap(), None);

@@ -10,15 +10,15 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::flow::sampler::{Row, Sampler};
+use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, StoreMemory, Stores, Tensor};
 pub use crate::model::BASE;
 use crate::model::{Dit, DitConfig, Network, Parameters, START};
 use crate::ops::policy_stats;
-use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
-use crate::sampling::{Request, Sampling, Table, class_requests};
+use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
 /// What an evaluation found.
@@ -91,8 +91,8 @@ pub struct Evaluator {
     count: usize,
     /// Classes that rollouts draw; empty = all.
     trained: Vec<u32>,
-    requests: Vec<Request>,
-    table: Table,
+    requests: Vec<SampleRequest>,
+    table: SamplerTable,
     sampling: Sampling,
     judge: Option<ClassifierScorer>,
     drift: Option<DriftMeter>,
@@ -167,7 +167,7 @@ impl Evaluator {
         dit.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
-        let table = Table::solve(&Schedule::default(), eval.steps, eval.solver)?;
+        let table = SamplerTable::solve(&Schedule::default(), eval.steps, eval.solver)?;
         // What a rollout may take, an evaluation may; samples do not depend on it.
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
@@ -240,7 +240,7 @@ impl Evaluator {
     /// Everything that samples alone can tell.
     fn score(&mut self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
-        let scores = rewards.score(images, &labels, Moment { purpose: Purpose::Evaluation, iteration })?;
+        let scores = rewards.score(images, &labels, ScoringContext { purpose: Purpose::Evaluation, iteration })?;
         let totals = scores.totals;
         let components = rewards.names().iter().cloned().zip(scores.components.iter().map(|it| Estimate::mean(it)));
         let components: Vec<(String, Estimate)> =
@@ -291,7 +291,7 @@ impl Evaluator {
 }
 
 /// The images `[N, dim]` whose class is wanted.
-fn part(images: &[f32], dim: usize, requests: &[Request], wanted: impl Fn(u32) -> bool) -> Vec<f32> {
+fn part(images: &[f32], dim: usize, requests: &[SampleRequest], wanted: impl Fn(u32) -> bool) -> Vec<f32> {
     let images = images.chunks(dim).zip(requests).filter(|(_, request)| wanted(request.label));
     images.flat_map(|(image, _)| image).copied().collect()
 }
@@ -303,9 +303,9 @@ struct DriftMeter {
     dit: DitConfig,
     batch: usize,
     /// The deterministic trajectory along which both are compared: that of a rollout.
-    ode: Table,
+    ode: SamplerTable,
     /// Transitions of the stochastic sampler, for the KL.
-    stochastic: Vec<Row>,
+    stochastic: Vec<Transition>,
     plan: Plan,
     x: Tensor,
     velocity: Tensor,
@@ -334,8 +334,8 @@ impl DriftMeter {
             gpu: gpu.clone(),
             dit: dit.clone(),
             batch,
-            ode: Table::new(&rollout.schedule, rollout.steps, Sampler::Ode, |_| 0.0)?,
-            stochastic: Table::new(&rollout.schedule, rollout.steps, sampler, |step| rollout.eta.at(step))?.rows,
+            ode: SamplerTable::new(&rollout.schedule, rollout.steps, Sampler::Ode, |_| 0.0)?,
+            stochastic: SamplerTable::new(&rollout.schedule, rollout.steps, sampler, |step| rollout.eta.at(step))?.rows,
             plan: Plan::new(gpu, &graph, stores)?,
             x,
             velocity,
@@ -345,29 +345,29 @@ impl DriftMeter {
         })
     }
 
-    fn measure(&mut self, sampling: &mut Sampling, requests: &[Request], image_msd: f64) -> Result<Drift> {
+    fn measure(&mut self, sampling: &mut Sampling, requests: &[SampleRequest], image_msd: f64) -> Result<Drift> {
         let Self { gpu, dit, batch, ode, plan, .. } = self;
         let mut sums = vec![0.0; ode.steps()];
-        sampling.draw_visited(ode, requests, None, |moment| {
-            let part = |tensor| Region { bytes: moment.x.bytes, ..plan.region(tensor).clone() };
+        sampling.draw_visited(ode, requests, None, |context| {
+            let part = |tensor| Region { bytes: context.x.bytes, ..plan.region(tensor).clone() };
             let (x, velocity) = (part(self.x), part(self.velocity));
             gpu.encode([
-                Command::Copy { from: moment.x, to: &x },
-                Command::Copy { from: moment.velocity, to: &velocity },
+                Command::Copy { from: context.x, to: &x },
+                Command::Copy { from: context.velocity, to: &velocity },
             ])?;
             let mut labels: Vec<u32> =
-                requests[moment.first..moment.first + moment.count].iter().map(|request| request.label).collect();
+                requests[context.first..context.first + context.count].iter().map(|request| request.label).collect();
             labels.resize(*batch, 0);
             plan.write(self.labels, &labels);
-            plan.write(self.time, &vec![dit.time_of(ode.sigmas[moment.step]); *batch]);
+            plan.write(self.time, &vec![dit.time_of(ode.sigmas[context.step]); *batch]);
             plan.run()?;
             let stats: Vec<f32> = plan.read(&[self.stats])?;
-            sums[moment.step] += stats.chunks(2).take(moment.count).map(|row| f64::from(row[1])).sum::<f64>();
+            sums[context.step] += stats.chunks(2).take(context.count).map(|row| f64::from(row[1])).sum::<f64>();
             Ok(())
         })?;
         let elements = (requests.len() * dit.dim()) as f64;
         let msd_by_step: Vec<f64> = sums.iter().map(|sum| sum / elements).collect();
-        let kl = |(msd, row): (&f64, &Row)| row.has_density().then(|| row.kappa() * msd);
+        let kl = |(msd, row): (&f64, &Transition)| row.has_density().then(|| row.kappa() * msd);
         let kl_by_step: Vec<Option<f64>> = msd_by_step.iter().zip(&self.stochastic).map(kl).collect();
         let last = kl_by_step.len() - 1;
         let known: Vec<f64> = kl_by_step[..last].iter().flatten().copied().collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
-use crate::graph::{self, Graph, Plan, Profile, Store, StoreMemory, Stores, Tensor};
+use crate::graph::{self, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::{Layout, Tensors, parse_tensors, serialize_tensors};
 use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
@@ -66,7 +66,7 @@ fn record(layout: &Layout, chunk_bytes: Option<u64>) -> (Graph, Tensor, Tensor) 
 }
 
 /// Device bytes of all stores and plans of an optimizer.
-pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
+pub fn planned_bytes(layout: &Layout, profile: &DeviceProfile) -> u64 {
     let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
     stores + graph::planned_bytes(&record(layout, profile.chunk_bytes).0, profile).reused
 }
@@ -78,7 +78,7 @@ impl Optimizer {
     /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, layout: Layout, weights: &[f32]) -> Result<Self> {
         assert_eq!(weights.len(), layout.elements(), "the weights must fit the layout");
-        gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout, &Profile::of(gpu)))?;
+        gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout, &DeviceProfile::of(gpu)))?;
         let mut stores = Stores::new();
         let (most, trained) = (gpu.chunk_bytes(), layout.trainable_chunks(gpu.chunk_bytes()));
         for store in [PARAMETERS, AVERAGE] {

@@ -3,7 +3,7 @@
 
 use crate::config::{Command, Config, ModelSource};
 use crate::error::{Error, Result};
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::model::DitConfig;
 use crate::reward::{Rewards, check_classifier};
 use crate::rl::Trainer;
@@ -41,7 +41,7 @@ fn check_train(config: &Config) -> Result<()> {
     let ModelSource::File(file) = config.model.source()? else { return Ok(()) };
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
-    Trainer::cost(config, dit, &Profile::default())?;
+    Trainer::cost(config, dit, &DeviceProfile::default())?;
     dit.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
     Rewards::check(&config.reward, dit, &model.class_names)?;
     match config.eval.judge.as_str() {

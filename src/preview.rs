@@ -13,8 +13,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
 use crate::model::{DitConfig, Network};
-use crate::reward::{Moment, Purpose, Rewards};
-use crate::sampling::{Request, Sampling, Table, class_requests};
+use crate::reward::{Purpose, Rewards, ScoringContext};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
 
 /// Classes that a grid has room for.
 const MOST_CLASSES: usize = 16;
@@ -23,7 +23,7 @@ const MOST_CLASSES: usize = 16;
 #[derive(Debug)]
 pub struct Preview {
     sampling: Sampling,
-    requests: Vec<Request>,
+    requests: Vec<SampleRequest>,
     labels: Vec<u32>,
     titles: Vec<String>,
     dit: DitConfig,
@@ -63,7 +63,7 @@ impl Preview {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn draw(&mut self, table: &Table) -> Result<Vec<f32>> {
+    pub fn draw(&mut self, table: &SamplerTable) -> Result<Vec<f32>> {
         self.sampling.draw(table, &self.requests)
     }
 
@@ -92,8 +92,8 @@ impl Preview {
     /// # Errors
     /// If the reward fails.
     pub fn captions(&self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Vec<String>> {
-        let moment = Moment { purpose: Purpose::Preview, iteration };
-        let scores = rewards.score(images, &self.labels, moment)?.totals;
+        let context = ScoringContext { purpose: Purpose::Preview, iteration };
+        let scores = rewards.score(images, &self.labels, context)?.totals;
         if is_point(&self.dit) {
             let means = scores.chunks(self.per_class).map(|scores| scores.iter().sum::<f64>() / scores.len() as f64);
             return Ok(means.map(|mean| format!("reward {mean:.2}")).collect());
@@ -108,7 +108,7 @@ impl Preview {
     pub fn write(
         &mut self,
         path: &Path,
-        table: &Table,
+        table: &SamplerTable,
         heading: &str,
         rewards: Option<(&mut Rewards, u64)>,
     ) -> Result<(Vec<f32>, Vec<String>)> {

@@ -17,7 +17,7 @@ const MOST_ROWS: usize = 25;
 
 /// Dispatches of one kind, added up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Row {
+pub struct ProfileRow {
     /// What they have in common.
     pub name: String,
     /// Times that they ran.
@@ -47,7 +47,7 @@ pub struct KernelRow {
     pub shader: &'static str,
     /// Figures; the name is the phase of the work.
     #[serde(flatten)]
-    pub row: Row,
+    pub row: ProfileRow,
 }
 
 /// A phase of the host.
@@ -79,11 +79,11 @@ pub struct Profile {
     /// Their time.
     pub first_run_seconds: f64,
     /// Dispatches by op.
-    pub by_op: Vec<Row>,
+    pub by_op: Vec<ProfileRow>,
     /// Dispatches by layer, blocks of a network taken together.
-    pub by_layer: Vec<Row>,
+    pub by_layer: Vec<ProfileRow>,
     /// Dispatches by what they are for: sampling, forward, loss, backward, optimizer, evaluation …
-    pub by_phase: Vec<Row>,
+    pub by_phase: Vec<ProfileRow>,
     /// Phases of the host.
     pub host: Vec<HostRow>,
     /// Everything, one by one.
@@ -107,14 +107,14 @@ impl Profile {
         let all = &recording.totals;
         let seconds = all.iter().map(|(_, _, totals)| totals.took.as_secs_f64()).sum();
         let by = |name: &dyn Fn(&str, &Work) -> String| {
-            let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+            let mut rows: BTreeMap<String, ProfileRow> = BTreeMap::new();
             for (phase, work, totals) in all {
                 rows.entry(name(phase, work)).or_default().add(work, totals, &roofline);
             }
-            finish(rows.into_iter().map(|(name, row)| Row { name, ..row }).collect(), seconds)
+            finish(rows.into_iter().map(|(name, row)| ProfileRow { name, ..row }).collect(), seconds)
         };
         let kernels = all.iter().map(|(host_phase, work, totals)| {
-            let mut row = Row { name: phase_of(host_phase, work).to_owned(), ..Row::default() };
+            let mut row = ProfileRow { name: phase_of(host_phase, work).to_owned(), ..ProfileRow::default() };
             row.add(work, totals, &roofline);
             let row = finish(vec![row], seconds).remove(0);
             KernelRow { host_phase, label: work.label.clone(), op: work.op, shader: work.shader, row }
@@ -211,7 +211,7 @@ impl Profile {
     }
 }
 
-impl Row {
+impl ProfileRow {
     /// Adds dispatches. Until [`finish`], `of_roofline` holds the seconds that they take at least.
     fn add(&mut self, work: &Work, totals: &Totals, roofline: &Roofline) {
         let (flops, bytes) = (work.flops as f64 * totals.count as f64, work.bytes as f64 * totals.count as f64);
@@ -224,7 +224,7 @@ impl Row {
 }
 
 /// Turns sums into shares, the slowest first.
-fn finish(mut rows: Vec<Row>, seconds: f64) -> Vec<Row> {
+fn finish(mut rows: Vec<ProfileRow>, seconds: f64) -> Vec<ProfileRow> {
     for row in &mut rows {
         row.share = if seconds > 0.0 { row.seconds / seconds } else { 0.0 };
         row.of_roofline = if row.seconds > 0.0 { row.of_roofline / row.seconds } else { 0.0 };
@@ -257,13 +257,13 @@ fn layer_of(work: &Work) -> String {
     if parts.is_empty() { "(none)".into() } else { parts.join(".") }
 }
 
-fn table(title: &str, rows: &[Row]) -> String {
+fn table(title: &str, rows: &[ProfileRow]) -> String {
     let width = rows.iter().take(MOST_ROWS).map(|row| row.name.len()).max().unwrap_or(0).max(title.len()).max(9);
     let mut text = format!(
         "{title:<width$} {:>9} {:>11} {:>7} {:>9} {:>8} {:>9}\n",
         "count", "time", "share", "GFLOP/s", "GB/s", "roofline"
     );
-    let mut line = |row: &Row| {
+    let mut line = |row: &ProfileRow| {
         let rate = |amount: f64| if row.seconds > 0.0 { amount / row.seconds / 1e9 } else { 0.0 };
         let _ = writeln!(
             text,
@@ -279,7 +279,7 @@ fn table(title: &str, rows: &[Row]) -> String {
     };
     rows.iter().take(MOST_ROWS).for_each(&mut line);
     if let Some(rest) = rows.get(MOST_ROWS..).filter(|rest| !rest.is_empty()) {
-        let mut sum = Row { name: format!("{} others", rest.len()), ..Row::default() };
+        let mut sum = ProfileRow { name: format!("{} others", rest.len()), ..ProfileRow::default() };
         for row in rest {
             sum.count += row.count;
             sum.seconds += row.seconds;
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn every_table_holds_all_the_time() {
         let profile = profile();
-        let names = |rows: &[Row]| rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+        let names = |rows: &[ProfileRow]| rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&profile.by_phase), ["sampling", "forward", "backward", "loss"]);
         assert_eq!(names(&profile.by_layer), ["blocks.*.attn.qkv", "backward.blocks.*", "loss"]);
         for rows in [&profile.by_op, &profile.by_layer, &profile.by_phase] {
@@ -348,7 +348,8 @@ mod tests {
 
     #[test]
     fn a_long_table_is_cut_and_nothing_is_lost() {
-        let row = |index: usize| Row { name: format!("op {index}"), count: 1, seconds: 1.0, ..Row::default() };
+        let row =
+            |index: usize| ProfileRow { name: format!("op {index}"), count: 1, seconds: 1.0, ..ProfileRow::default() };
         let rows = finish((0..MOST_ROWS + 3).map(row).collect(), (MOST_ROWS + 3) as f64);
         let text = table("op", &rows);
         assert_eq!(text.lines().count(), 1 + MOST_ROWS + 1);

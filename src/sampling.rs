@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
-use crate::flow::sampler::{Row, Sampler};
+use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
@@ -15,16 +15,16 @@ use crate::optimizer::PARAMETERS;
 
 /// Noise levels and transitions of a trajectory: all that a sampler is.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Table {
+pub struct SamplerTable {
     /// Noise levels, one more than there are steps, from 1 to 0.
     pub sigmas: Vec<f64>,
     /// Transitions.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Transition>,
     /// Weights of the data predicted one step before, where a solver uses them; empty where none does.
     pub history: Vec<f64>,
 }
 
-impl Table {
+impl SamplerTable {
     /// A sampler along a schedule; `eta` gives the exploration strength of each step.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Table {
         let table = solver.table(&sigmas)?;
         Ok(Self {
             sigmas,
-            rows: table.iter().map(|row| Row { a: row.a, b: row.b, s: 0.0 }).collect(),
+            rows: table.iter().map(|row| Transition { a: row.a, b: row.b, s: 0.0 }).collect(),
             history: if solver.has_history() { table.iter().map(|row| row.c).collect() } else { Vec::new() },
         })
     }
@@ -134,7 +134,7 @@ pub fn noise_graph(config: &DitConfig, batch: usize) -> (Graph, Tensor, Tensor) 
 
 /// What one sample is: which class is asked for, and the key of all its noise (its step is ignored).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct SampleRequest {
     /// Class, or the null class.
     pub label: u32,
     /// Noise.
@@ -158,7 +158,7 @@ pub struct Sampling {
 
 /// A moment of a trajectory that a visitor sees: the state and the velocity there, on the device.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment<'a> {
+pub struct Visit<'a> {
     /// Step, from 0.
     pub step: usize,
     /// First sample of this batch.
@@ -215,7 +215,7 @@ impl Sampling {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn draw(&mut self, table: &Table, requests: &[Request]) -> Result<Vec<f32>> {
+    pub fn draw(&mut self, table: &SamplerTable, requests: &[SampleRequest]) -> Result<Vec<f32>> {
         self.draw_visited(table, requests, None, |_| Ok(()))
     }
 
@@ -226,10 +226,10 @@ impl Sampling {
     /// If the device is lost, or what the visitor returns.
     pub fn draw_visited(
         &mut self,
-        table: &Table,
-        requests: &[Request],
+        table: &SamplerTable,
+        requests: &[SampleRequest],
         start: Option<&[f32]>,
-        mut visit: impl FnMut(Moment<'_>) -> Result<()>,
+        mut visit: impl FnMut(Visit<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
         let dim = self.config.dim();
         match self.step.history {
@@ -278,7 +278,7 @@ impl Sampling {
                 let bytes = 4 * (count * dim) as u64;
                 let part = |tensor| Region { bytes, ..self.plan.region(tensor).clone() };
                 let (x, velocity) = (part(self.step.x), part(self.step.velocity));
-                visit(Moment { step, first, count, x: &x, velocity: &velocity })?;
+                visit(Visit { step, first, count, x: &x, velocity: &velocity })?;
                 let (from, to) = (self.plan.region(self.step.x_next), self.plan.region(self.step.x));
                 self.gpu.encode([Command::Copy { from, to }])?;
                 if let Some(history) = self.step.history {
@@ -311,15 +311,18 @@ pub fn images_bytes(config: &DitConfig, count: usize) -> u64 {
 }
 
 /// Noise keys as the device wants them.
-pub fn words(requests: impl Iterator<Item = Request>, step: u32) -> Vec<u32> {
+pub fn words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<u32> {
     requests.flat_map(|request| NoiseKey { step, ..request.key }.words()).collect()
 }
 
 /// Requests for `per_class` samples of every class, class by class, under one seed.
-pub fn class_requests(classes: &[u32], per_class: usize, seed: u64) -> Vec<Request> {
+pub fn class_requests(classes: &[u32], per_class: usize, seed: u64) -> Vec<SampleRequest> {
     let labels = classes.iter().flat_map(|class| std::iter::repeat_n(*class, per_class));
     labels
         .enumerate()
-        .map(|(index, label)| Request { label, key: NoiseKey { seed, rollout: 0, sample: index as u32, step: 0 } })
+        .map(|(index, label)| SampleRequest {
+            label,
+            key: NoiseKey { seed, rollout: 0, sample: index as u32, step: 0 },
+        })
         .collect()
 }

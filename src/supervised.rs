@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, ITERATION};
-use crate::graph::{Graph, Profile, Store, planned_bytes};
+use crate::graph::{DeviceProfile, Graph, Store, planned_bytes};
 use crate::model::{Layout, Model};
 use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
 use crate::report;
@@ -93,7 +93,7 @@ pub struct Cost {
 
 impl Cost {
     /// Of a step that replays `graph` so many times and then updates what `layout` describes.
-    pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &Profile) -> Self {
+    pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Self {
         let (fixed, planned) = (optimizer::planned_bytes(layout, profile), planned_bytes(graph, profile));
         Self {
             parameters: layout.parameter_count(),

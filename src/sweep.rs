@@ -13,15 +13,15 @@ use crate::compare::{Comparison, Source};
 use crate::config::{Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::model::Model;
-use crate::rl::{Cost, Outcome, Run, RunOptions, Trainer};
+use crate::rl::{Cost, RunOptions, RunSummary, Trainer, TrainingRun};
 use crate::run::directory::{FAILURE, RunDirectory};
 use crate::run::{Verbosity, checkpoint, metrics};
 
 /// How far a run of a sweep has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum RunState {
     /// Not begun, or interrupted: it will run.
     Open,
     /// Done, with everything written.
@@ -35,7 +35,7 @@ pub enum Progress {
 #[derive(Debug)]
 pub enum Ended {
     /// It was trained to its end, or stopped by the user.
-    Trained(Box<Outcome>),
+    Trained(Box<RunSummary>),
     /// Its numbers were not finite, or a guard rail stopped it; the message is kept in its directory.
     Failed(String),
 }
@@ -70,14 +70,14 @@ impl SweepPlan {
     }
 
     /// How far a run has come.
-    pub fn progress(&self, run: &SweepRun) -> Progress {
+    pub fn progress(&self, run: &SweepRun) -> RunState {
         let path = path(&run.config);
         if let Ok(message) = std::fs::read_to_string(path.join(FAILURE)) {
-            return Progress::Failed(message.trim().to_owned());
+            return RunState::Failed(message.trim().to_owned());
         }
         match path.join(crate::run::directory::BEFORE_AFTER).is_file() {
-            true => Progress::Finished,
-            false => Progress::Open,
+            true => RunState::Finished,
+            false => RunState::Open,
         }
     }
 
@@ -85,7 +85,7 @@ impl SweepPlan {
     ///
     /// # Errors
     /// If the configuration does not fit the model.
-    pub fn cost(&self, run: &SweepRun, profile: &Profile) -> Result<Cost> {
+    pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
         let file = model_file(&run.config)?;
         Trainer::cost(&run.config, self.models[file].dit(file)?, profile)
     }
@@ -106,7 +106,7 @@ impl SweepPlan {
         let path = path(config);
         let begun = path.join("config.toml").is_file().then(|| RunDirectory::open(&path)).transpose()?;
         let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
-        let prepared = Run::prepare(gpu, config, &self.models[model_file(config)?], newest.flatten(), None)?;
+        let prepared = TrainingRun::prepare(gpu, config, &self.models[model_file(config)?], newest.flatten(), None)?;
         let directory = match begun {
             Some(directory) => directory,
             None => RunDirectory::create_for(&config.run, Some(&path))?,
@@ -131,7 +131,7 @@ impl SweepPlan {
         mut tell: impl FnMut(usize, &SweepRun, Option<&Ended>),
     ) -> Result<()> {
         for (index, run) in self.runs.iter().enumerate() {
-            if self.progress(run) != Progress::Open {
+            if self.progress(run) != RunState::Open {
                 continue;
             }
             if stop.load(Ordering::Relaxed) {
@@ -151,7 +151,7 @@ impl SweepPlan {
         let begun = self.runs.iter().filter(|run| {
             let log = path(&run.config).join("metrics.jsonl");
             let has_metrics = || metrics::read(&log).is_ok_and(|records| !records.is_empty());
-            matches!(self.progress(run), Progress::Failed(_)) || has_metrics()
+            matches!(self.progress(run), RunState::Failed(_)) || has_metrics()
         });
         let sources: Vec<Source> =
             begun.map(|run| Source { label: Some(run.label.clone()), path: path(&run.config) }).collect();

@@ -8,7 +8,7 @@ use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::config::{Checked, Command, Config, ObjectiveName, PRESETS, Sweep, reference};
 use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
 use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
-use flowdppo_wgpu::rl::guard::Kind;
+use flowdppo_wgpu::rl::guard::WarningKind;
 use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
 use flowdppo_wgpu::run::checkpoint;
 
@@ -307,7 +307,7 @@ fn make_has_every_target_that_the_documents_name() {
 #[test]
 fn every_warning_is_explained() {
     let guide = read("docs/troubleshooting.md");
-    for kind in Kind::ALL {
+    for kind in WarningKind::ALL {
         assert!(guide.contains(&format!("| `{}` |", kind.name())), "docs/troubleshooting.md lacks {kind:?}");
     }
 }

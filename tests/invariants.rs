@@ -22,13 +22,13 @@ use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
 use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, upload_base};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
-use flowdppo_wgpu::graph::{Profile, Stores};
+use flowdppo_wgpu::graph::{DeviceProfile, Stores};
 use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network, START};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
 use flowdppo_wgpu::rl::{Rollout, RolloutCollector, STATES, Trainer, UpdateRecord, Updater, VELOCITIES};
-use flowdppo_wgpu::sampling::Table;
+use flowdppo_wgpu::sampling::SamplerTable;
 
 /// The tiny classifier as a file, which configurations name.
 fn classifier_file() -> (tempfile::TempDir, PathBuf) {
@@ -76,7 +76,7 @@ impl Parts {
             _ => optimizer.stores().clone(),
         };
         drawing.extend(frozen.clone());
-        let cost = Trainer::cost(config, dit, &Profile::of(gpu)).expect("it fits the model");
+        let cost = Trainer::cost(config, dit, &DeviceProfile::of(gpu)).expect("it fits the model");
         let _held = cost.reserve(gpu).expect("it is small");
         let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
         let mut others = collector.stores();
@@ -252,7 +252,7 @@ fn nothing_is_made_after_the_first_iteration() {
     let mut evaluator =
         Evaluator::new(&gpu, &config, &dit.into(), &[], &stores, Some(&reference)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
-    let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
+    let table = SamplerTable::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {
         trainer.iteration(index)?;
         evaluator.evaluate(trainer.rewards(), index)?;
@@ -272,7 +272,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
     let (folder, file) = classifier_file();
     let gpu = own_gpu();
     let model = tiny::dit(2);
-    let profile = Profile::of(&gpu);
+    let profile = DeviceProfile::of(&gpu);
     for (guidance_scale, micro_batch, rollout_micro_batch, group_size, beta, name, activation_checkpointing, rank) in [
         (1.0, 3, 4, 6, 0.0, ObjectiveName::FlowDppo, false, 0),
         (2.5, 1, 12, 6, 0.1, ObjectiveName::FlowDppo, true, 0),

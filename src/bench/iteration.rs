@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::Suite;
 use super::measure::{Timing, seconds};
-use super::results::Row;
+use super::results::Measurement;
 use crate::assets;
 use crate::config::{Config, ModelSource};
 use crate::error::{Error, Result};
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
 use crate::rl::{RolloutCollector, Trainer};
@@ -28,7 +28,7 @@ impl Suite<'_> {
     pub(super) fn rollout(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
         let dit = model.dit("the built-in model")?;
-        let cost = Trainer::cost(&config, dit, &Profile::of(&self.gpu))?;
+        let cost = Trainer::cost(&config, dit, &DeviceProfile::of(&self.gpu))?;
         let optimizer = Optimizer::new(&self.gpu, dit.layout(), &model.weights)?;
         let classes = (0..dit.num_classes as u32).collect();
         let mut collector = RolloutCollector::new(&self.gpu, &config, &dit.into(), classes, optimizer.stores())?;
@@ -42,7 +42,7 @@ impl Suite<'_> {
         let before = self.gpu.kernel_time();
         let mut spent = 0.0;
         let timing = self.pace.repeat(|| run().inspect(|seconds| spent += seconds))?;
-        let row = Row::new("rollout", timing, cost.rollout_flops, 0).against(self.limits);
+        let row = Measurement::new("rollout", timing, cost.rollout_flops, 0).against(self.limits);
         let kernels = share_of_kernels(self.gpu.kernel_time() - before, spent);
         self.add(row.with([("images/s", config.samples_per_rollout() as f64 / timing.median()), kernels]));
         Ok(())
@@ -51,7 +51,7 @@ impl Suite<'_> {
     /// Whole iterations: rollout, reward, updates.
     pub(super) fn rl_iteration(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
-        let cost = Trainer::cost(&config, model.dit("the built-in model")?, &Profile::of(&self.gpu))?;
+        let cost = Trainer::cost(&config, model.dit("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
         let mut trainer = Trainer::new(&self.gpu, &config, &model)?;
         let mut index = 0;
         let mut parts: Vec<[f64; 4]> = Vec::new();
@@ -76,7 +76,7 @@ impl Suite<'_> {
             let times = parts[1..].iter().map(|parts| 1e3 * parts[part]).collect();
             Timing::new(times).median()
         };
-        let row = Row::new("rl-iteration", timing, flops, 0).against(self.limits).with([
+        let row = Measurement::new("rl-iteration", timing, flops, 0).against(self.limits).with([
             ("images/s", config.samples_per_rollout() as f64 / timing.median()),
             ("rollout ms", of_part(0)),
             ("reward ms", of_part(1)),

@@ -3,7 +3,7 @@
 use super::Suite;
 use super::cases::Case;
 use super::measure::{seconds, submit};
-use super::results::Row;
+use super::results::Measurement;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Kernel, Region};
 use crate::roofline;
@@ -34,7 +34,7 @@ impl Suite<'_> {
         let timing = self.pace.dispatches(&self.gpu, &bound)?.per(rounds as usize);
         let flops = roofline::FLOPS_A_ROUND;
         self.limits.flops_per_second = flops as f64 / timing.fastest;
-        self.add(Row::new("fma", timing, flops, 0));
+        self.add(Measurement::new("fma", timing, flops, 0));
         Ok(())
     }
 
@@ -43,7 +43,7 @@ impl Suite<'_> {
         let (dispatch, bytes) = roofline::copy(&self.gpu)?;
         let timing = self.pace.dispatches(&self.gpu, &[dispatch])?;
         self.limits.bytes_per_second = bytes as f64 / timing.fastest;
-        self.add(Row::new("copy", timing, 0, bytes));
+        self.add(Measurement::new("copy", timing, 0, bytes));
         Ok(())
     }
 
@@ -61,8 +61,8 @@ impl Suite<'_> {
         many()?;
         let timing = self.pace.repeat(|| seconds(many))?.per(DISPATCHES);
         let alone = self.pace.repeat(|| seconds(|| submit(&self.gpu, &bound)))?;
-        self.add(Row::new("dispatch in a submission", timing, 0, 0));
-        self.add(Row::new("dispatch, submit, wait", alone, 0, 0));
+        self.add(Measurement::new("dispatch in a submission", timing, 0, 0));
+        self.add(Measurement::new("dispatch, submit, wait", alone, 0, 0));
         Ok(())
     }
 
@@ -73,7 +73,7 @@ impl Suite<'_> {
             let read = || self.gpu.read::<u32>(&[&region]).map(|_| ());
             read()?;
             let timing = self.pace.repeat(|| seconds(read))?;
-            self.add(Row::new(&format!("readback {name}"), timing, 0, bytes));
+            self.add(Measurement::new(&format!("readback {name}"), timing, 0, bytes));
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ impl Suite<'_> {
             let Some(plan) = self.or_too_large(&case.name, bound)? else { continue };
             let timing = self.pace.dispatches(&self.gpu, plan.dispatches())?;
             seconds_by_work = timing.median() / work;
-            self.add(Row::new(&case.name, timing, flops, bytes).against(self.limits));
+            self.add(Measurement::new(&case.name, timing, flops, bytes).against(self.limits));
         }
         Ok(())
     }

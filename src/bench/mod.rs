@@ -11,7 +11,7 @@ mod scaling;
 mod tune;
 
 pub use network::BenchmarkStep;
-pub use results::{Limit, Results, Row};
+pub use results::{Limit, Measurement, Results};
 pub use scaling::plot;
 pub use tune::{Tuned, tune};
 
@@ -46,7 +46,7 @@ const LONGEST_RUN: f64 = 10.0;
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// Something was measured.
-    Measured(&'a Row),
+    Measured(&'a Measurement),
     /// Something was left out, or is worth a sentence.
     Noted(&'a str),
 }
@@ -115,7 +115,7 @@ impl<'a> Suite<'a> {
         &self.results
     }
 
-    fn add(&mut self, row: Row) {
+    fn add(&mut self, row: Measurement) {
         (self.listener)(Event::Measured(&row));
         self.results.rows.push(row);
     }

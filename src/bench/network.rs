@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::Suite;
 use super::cases::adamw_settings;
 use super::measure::seconds;
-use super::results::Row;
+use super::results::Measurement;
 use crate::autodiff::backward;
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Plan, Profile, Tensor, planned_bytes};
+use crate::graph::{DeviceProfile, Graph, Plan, Tensor, planned_bytes};
 use crate::model::{Dit, DitConfig};
 use crate::ops::{mean_squared_error, sampler_step};
 use crate::optimizer::{self, GRADIENTS, Optimizer, PARAMETERS};
@@ -123,7 +123,7 @@ impl StepGraph {
     /// If the device has not enough memory.
     pub(super) fn bind(self, gpu: &Arc<Gpu>) -> Result<BenchmarkStep> {
         let layout = self.config.layout();
-        let profile = Profile::of(gpu);
+        let profile = DeviceProfile::of(gpu);
         let fixed = optimizer::planned_bytes(&layout, &profile);
         let memory = planned_bytes(&self.graph, &profile);
         gpu.check_memory(gpu.counters().bytes_held + fixed + memory.reused)?;
@@ -205,7 +205,7 @@ impl BenchmarkStep {
 
 impl Suite<'_> {
     /// A row of a bound step; it must have been run before.
-    pub(super) fn measure_step(&mut self, name: &str, step: &mut BenchmarkStep) -> Result<Row> {
+    pub(super) fn measure_step(&mut self, name: &str, step: &mut BenchmarkStep) -> Result<Measurement> {
         let gpu = self.gpu.clone();
         let timing = self.pace.repeat(|| {
             seconds(|| {
@@ -214,7 +214,7 @@ impl Suite<'_> {
             })
         })?;
         let images = step.batch as f64 / timing.median();
-        Ok(Row::new(name, timing, step.flops, 0).against(self.limits).with([("images/s", images)]))
+        Ok(Measurement::new(name, timing, step.flops, 0).against(self.limits).with([("images/s", images)]))
     }
 
     /// The benchmark network's training step.

@@ -9,7 +9,7 @@ use super::measure::Timing;
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::gpu::{AdapterDescription, Gpu, LimitsMode, Options};
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::roofline::Roofline;
 
 /// What every file of results begins with; another number is another form.
@@ -27,7 +27,7 @@ pub enum Limit {
 
 /// One benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct Measurement {
     /// What was measured.
     pub name: String,
     /// Median time of a run in seconds.
@@ -48,7 +48,7 @@ pub struct Row {
     pub details: BTreeMap<String, f64>,
 }
 
-impl Row {
+impl Measurement {
     /// A row of a benchmark that does `flops` operations and moves `bytes` bytes in a run, 0 where it is not
     /// counted.
     pub(super) fn new(name: &str, timing: Timing, flops: u64, bytes: u64) -> Self {
@@ -111,7 +111,7 @@ pub struct Results {
     /// The variant that `FLOWDPPO_KERNEL` forced.
     pub kernel: Option<String>,
     /// What was measured.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Measurement>,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }
@@ -132,7 +132,7 @@ impl Results {
             backend,
             limits: limits.into(),
             checked: options.checked,
-            kernel: Profile::of(gpu).forced,
+            kernel: DeviceProfile::of(gpu).forced,
             rows: Vec::new(),
             notes: Vec::new(),
         }
@@ -162,8 +162,8 @@ impl Results {
     }
 
     /// Old and new of everything that was measured both times.
-    pub fn beside<'a>(&'a self, old: &'a Self) -> Vec<(&'a Row, &'a Row)> {
-        let old = |row: &Row| old.rows.iter().find(|old| old.name == row.name);
+    pub fn beside<'a>(&'a self, old: &'a Self) -> Vec<(&'a Measurement, &'a Measurement)> {
+        let old = |row: &Measurement| old.rows.iter().find(|old| old.name == row.name);
         self.rows.iter().filter_map(|row| Some((old(row)?, row))).collect()
     }
 
@@ -194,9 +194,9 @@ mod tests {
 
     const LIMITS: Roofline = Roofline { flops_per_second: 100e9, bytes_per_second: 10e9 };
 
-    fn row(seconds: f64, flops: u64, bytes: u64) -> Row {
+    fn row(seconds: f64, flops: u64, bytes: u64) -> Measurement {
         let timing = Timing { quartiles: [0.9 * seconds, seconds, 1.1 * seconds], fastest: 0.8 * seconds, runs: 5 };
-        Row::new("it", timing, flops, bytes).against(LIMITS)
+        Measurement::new("it", timing, flops, bytes).against(LIMITS)
     }
 
     #[test]

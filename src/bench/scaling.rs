@@ -6,7 +6,7 @@ use plotters::prelude::*;
 
 use super::Suite;
 use super::network::StepGraph;
-use super::results::{Results, Row};
+use super::results::{Measurement, Results};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -80,7 +80,7 @@ impl Suite<'_> {
 
 /// The points of a series: what is varied, and milliseconds a unit.
 fn points(results: &Results, series: &Series) -> Vec<(f64, f64)> {
-    let point = |row: &Row| {
+    let point = |row: &Measurement| {
         let varied = row.name.strip_prefix(series.name)?.trim().parse().ok()?;
         Some((varied, *row.details.get(series.detail)?))
     };

@@ -10,7 +10,7 @@ use crate::autodiff::Activations;
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Region, Tuning};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes};
 use crate::model::{DitConfig, Network};
 use crate::pretrain::FlowMatchingGraph;
 use crate::rl::UpdateGraph;
@@ -58,13 +58,13 @@ struct Instance {
 /// If the device is lost or has not enough memory.
 pub fn tune(gpu: &Arc<Gpu>, model: Option<&DitConfig>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
     let pace = if quick { Pace::QUICK } else { Pace::TUNING };
-    let profile = Profile { forced: None, ..Profile::of(gpu) };
+    let profile = DeviceProfile { forced: None, ..DeviceProfile::of(gpu) };
     let mut tuned = Vec::new();
     for (workload, instances) in workloads(&networks(model)?, &profile) {
         let choice = instances[0].op.choice(&instances[0].shapes(), &profile).expect("workloads have a choice");
         let mut times = Vec::new();
         for kernel in choice.kernels {
-            let profile = Profile { forced: Some(kernel.to_owned()), ..profile.clone() };
+            let profile = DeviceProfile { forced: Some(kernel.to_owned()), ..profile.clone() };
             let of = |instance: &Instance| -> Result<f64> {
                 Ok(instance.count as f64 * instance.seconds(gpu, &profile, &pace)?)
             };
@@ -97,7 +97,7 @@ fn networks(model: Option<&DitConfig>) -> Result<Vec<Graph>> {
 }
 
 /// All ops that have a choice, by the name of their workload.
-fn workloads(graphs: &[Graph], profile: &Profile) -> BTreeMap<String, Vec<Instance>> {
+fn workloads(graphs: &[Graph], profile: &DeviceProfile) -> BTreeMap<String, Vec<Instance>> {
     let mut found: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
     for graph in graphs {
         for node in graph.executed() {
@@ -124,7 +124,7 @@ impl Instance {
     }
 
     /// The time of the op with the kernel that the profile forces, on buffers of its own.
-    fn seconds(&self, gpu: &Gpu, profile: &Profile, pace: &Pace) -> Result<f64> {
+    fn seconds(&self, gpu: &Gpu, profile: &DeviceProfile, pace: &Pace) -> Result<f64> {
         let regions = |shapes: &[Vec<usize>]| -> Result<Vec<Region>> {
             let sizes = shapes.iter().map(|shape| 4 * shape.iter().product::<usize>() as u64);
             sizes.map(|bytes| Ok(Region { buffer: gpu.allocate("tuning", bytes)?, offset: 0, bytes })).collect()
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn workloads_have_no_rows_in_their_names() {
-        let profile = Profile { cpu: true, subgroup_size: Some(8), ..Profile::default() };
+        let profile = DeviceProfile { cpu: true, subgroup_size: Some(8), ..DeviceProfile::default() };
         let names = |batch: usize| -> Vec<String> {
             workloads(&[StepGraph::record(batch, 32).graph], &profile).into_keys().collect()
         };

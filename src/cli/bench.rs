@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Global, say};
-use crate::bench::{self, Event, Limit, NAMES, Results, Row, Suite};
+use crate::bench::{self, Event, Limit, Measurement, NAMES, Results, Suite};
 use crate::config::nearest;
 use crate::error::{Error, Result};
 use crate::profile::Profile;
@@ -114,7 +114,7 @@ fn names(arguments: &Arguments) -> Result<Vec<&str>> {
     Ok(if all_by_default { NAMES.into() } else { arguments.names.iter().map(String::as_str).collect() })
 }
 
-fn print_row(row: &Row) {
+fn print_row(row: &Measurement) {
     let rate = |rate: Option<f64>| rate.map_or(String::new(), significant);
     let limit = match (row.limit, row.share_of_limit) {
         (Some(limit), Some(share)) => {

@@ -7,7 +7,7 @@ use super::{Global, RunArguments, supervised};
 use crate::config::Command;
 use crate::data;
 use crate::error::Result;
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::supervised::Fitter;
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
     if arguments.run.dry_run {
         let network = Fitter::network(&config, &data)?;
-        return supervised::dry_run(&gpu, &config, &pace, &Fitter::cost(&config, &network, &Profile::of(&gpu)));
+        return supervised::dry_run(&gpu, &config, &pace, &Fitter::cost(&config, &network, &DeviceProfile::of(&gpu)));
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let mut fitter = Fitter::new(&gpu, &config, &data)?;

@@ -7,7 +7,7 @@ use super::{Global, RunArguments, supervised};
 use crate::config::{Command, ModelSource};
 use crate::data;
 use crate::error::Result;
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::supervised::Pretrainer;
 use crate::{assets, pretrain};
 
@@ -32,7 +32,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if arguments.run.dry_run {
         let dit = Pretrainer::network(&config)?;
         pretrain::check_data(&data, &dit, &config.pretrain)?;
-        return supervised::dry_run(&gpu, &config, &pace, &Pretrainer::cost(&config, &dit, &Profile::of(&gpu)));
+        return supervised::dry_run(&gpu, &config, &pace, &Pretrainer::cost(&config, &dit, &DeviceProfile::of(&gpu)));
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let mut pretrainer = Pretrainer::new(&gpu, &config, &data)?;

@@ -16,7 +16,7 @@ use crate::gpu::Region;
 use crate::graph::Stores;
 use crate::model::{DitConfig, Model, Tensors, read_tensors, write_tensors};
 use crate::optimizer::PARAMETERS;
-use crate::sampling::{Request, Sampling, Table, class_requests};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
 
 /// Samples that are drawn together.
 const BATCH: usize = 100;
@@ -96,8 +96,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let schedule = Schedule::StaticShift { shift: arguments.shift };
     let eta = |step: usize| if step < last { arguments.eta } else { 0.0 };
     let table = match arguments.sampler {
-        Sampler::Ode => Table::solve(&schedule, arguments.steps, arguments.solver)?,
-        sampler => Table::new(&schedule, arguments.steps, sampler, eta)?,
+        Sampler::Ode => SamplerTable::solve(&schedule, arguments.steps, arguments.solver)?,
+        sampler => SamplerTable::new(&schedule, arguments.steps, sampler, eta)?,
     };
 
     let gpu = global.open("")?;
@@ -187,7 +187,7 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
 }
 
 /// Requests and states from a file of noise.
-fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<Request>, Option<Vec<f32>>)> {
+fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<SampleRequest>, Option<Vec<f32>>)> {
     let name = path.display();
     let mut tensors = read_tensors(path)?;
     let mut take = |tensor: &str| {

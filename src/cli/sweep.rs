@@ -9,8 +9,8 @@ use super::{Global, compare, say, stop_at_interrupt};
 use crate::config::{Sweep, SweepRun};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::graph::Profile;
-use crate::sweep::{Ended, Progress, SweepPlan};
+use crate::graph::DeviceProfile;
+use crate::sweep::{Ended, RunState, SweepPlan};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -33,7 +33,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if arguments.dry_run {
         return dry_run(global, &plan, &device);
     }
-    let open = plan.runs().iter().filter(|run| plan.progress(run) == Progress::Open).count();
+    let open = plan.runs().iter().filter(|run| plan.progress(run) == RunState::Open).count();
     let total = plan.runs().len();
     if open > 0 {
         let gpu = global.open(&device)?;
@@ -52,7 +52,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             Some(Ended::Failed(message)) => global.announce(format_args!("{} failed: {message}", count(index))),
         })?;
         if stop.load(Ordering::Relaxed) {
-            let done = plan.runs().iter().filter(|run| plan.progress(run) != Progress::Open).count();
+            let done = plan.runs().iter().filter(|run| plan.progress(run) != RunState::Open).count();
             say(format_args!("stopped with {done} of {total} runs done; the same command continues"));
         }
     }
@@ -77,7 +77,7 @@ fn title(run: &SweepRun) -> String {
 
 fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
     let gpu = global.open(device)?;
-    let profile = Profile::of(&gpu);
+    let profile = DeviceProfile::of(&gpu);
     let width = plan.runs().iter().map(|run| title(run).chars().count()).max().unwrap_or(0);
     let mut left = 0.0;
     for run in plan.runs() {
@@ -85,9 +85,9 @@ fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
         let iterations = run.config.train.iterations;
         let gigaflops = (cost.rollout_flops + cost.update_flops) as f64 * iterations as f64 / 1e9;
         let state = match plan.progress(run) {
-            Progress::Open => "",
-            Progress::Finished => "  finished",
-            Progress::Failed(_) => "  failed",
+            RunState::Open => "",
+            RunState::Finished => "  finished",
+            RunState::Failed(_) => "  failed",
         };
         if state.is_empty() {
             left += gigaflops;

@@ -10,7 +10,7 @@ use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, ModelSource, Train};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::Profile;
+use crate::graph::DeviceProfile;
 use crate::model::DitConfig;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Everything is bound, and what is resumed is seen to fit, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
-    let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
+    let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     let directory = match begun {
         Some(directory) => {
             let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
@@ -106,7 +106,7 @@ fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, class_names: 
 fn dry_run(global: &Global, config: &Config, trained: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
     check_scorers(&gpu, config, dit, class_names)?;
-    let profile = Profile::of(&gpu);
+    let profile = DeviceProfile::of(&gpu);
     let cost: Cost = Trainer::cost(trained, dit, &profile)?;
     say(config.to_toml().trim_end());
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);

@@ -45,7 +45,7 @@ impl Prepared {
 
 /// A run in the index.
 #[derive(Serialize)]
-struct Row {
+struct RunRow {
     slug: String,
     name: String,
     state: State,
@@ -66,7 +66,7 @@ struct Number {
 #[derive(Serialize)]
 struct Index {
     places: String,
-    runs: Vec<Row>,
+    runs: Vec<RunRow>,
     charts: Vec<ChartView>,
 }
 
@@ -96,7 +96,7 @@ fn index_of(places: String, runs: &[Known], chosen: &[String]) -> Index {
             compared.push(Source { label: None, path: run.path.clone() });
         }
         let shown = QUANTITIES.iter().filter(|quantity| NUMBERS.contains(&quantity.key));
-        rows.push(Row {
+        rows.push(RunRow {
             slug: run.slug.clone(),
             name: run.name.clone(),
             state: State::of(&history, in_progress(&run.path)),

@@ -5,7 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::sampler::Row;
+use crate::flow::sampler::Transition;
 
 /// What Flow-DPPO's mask compares with its threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -25,7 +25,7 @@ pub enum Divergence {
 
 impl Divergence {
     /// The factor of mean Δv².
-    pub fn factor(self, row: Row) -> f64 {
+    pub fn factor(self, row: Transition) -> f64 {
         match self {
             Self::Kl | Self::Tv => row.kappa(),
             Self::KlUnnormalised => 0.5 * row.b * row.b,
@@ -51,7 +51,7 @@ pub enum ReferenceKind {
 
 impl ReferenceKind {
     /// The factor of mean Δv² at the step from `sigma` to `sigma_next` with transition `row`.
-    pub fn factor(self, sigma: f64, sigma_next: f64, row: Row) -> f64 {
+    pub fn factor(self, sigma: f64, sigma_next: f64, row: Transition) -> f64 {
         match self {
             Self::Exact => row.kappa(),
             Self::FlowGrpo => row.kappa() * (sigma - sigma_next),
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_factors_are_those_of_the_table() {
-        let row = Row { a: 0.9, b: -0.2, s: 0.5 };
+        let row = Transition { a: 0.9, b: -0.2, s: 0.5 };
         assert_eq!(Divergence::Kl.factor(row), row.kappa());
         assert_eq!(Divergence::Tv.factor(row), row.kappa());
         assert_eq!(Divergence::KlUnnormalised.factor(row), row.kappa() * 0.25);

@@ -40,7 +40,7 @@ pub struct Sums {
 
 /// What becomes of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
+pub struct NftOutcome {
     /// L.
     pub loss: f64,
     /// r, the advantage as a probability.
@@ -57,13 +57,13 @@ pub fn mixed(v: f64, v_old: f64, beta: f64) -> [f64; 2] {
 }
 
 /// Loss and factors of the gradient of a sample of `dim` elements at time `t`.
-pub fn evaluate(sums: Sums, dim: usize, t: f64, advantage: f64, beta: f64, clip: f64) -> Outcome {
+pub fn evaluate(sums: Sums, dim: usize, t: f64, advantage: f64, beta: f64, clip: f64) -> NftOutcome {
     let dim = dim as f64;
     let r = (advantage / (2.0 * clip) + 0.5).clamp(0.0, 1.0);
     let weight = |absolute: f64| (t * absolute / dim).max(SMALLEST_WEIGHT);
     let pull = |share: f64, absolute: f64| clip * t * t * share / (dim * weight(absolute));
     let [positive, negative] = [pull(r, sums.absolute[0]), pull(1.0 - r, sums.absolute[1])];
-    Outcome {
+    NftOutcome {
         loss: (positive * sums.squared[0] + negative * sums.squared[1]) / beta,
         share: r,
         pull_positive: 2.0 * positive,

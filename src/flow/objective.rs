@@ -63,7 +63,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::flow::divergence::Divergence;
-use crate::flow::sampler::Row;
+use crate::flow::sampler::Transition;
 
 /// Which exponent stands for the log-likelihood ratio.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -105,7 +105,7 @@ pub enum StepWeight {
 
 impl StepWeight {
     /// The weight of the step from `sigma` to `sigma_next` with transition `row`.
-    pub fn of(self, sigma: f64, sigma_next: f64, row: Row) -> f64 {
+    pub fn of(self, sigma: f64, sigma_next: f64, row: Transition) -> f64 {
         match self {
             Self::InverseDt => (sigma - sigma_next).recip(),
             Self::InverseB => row.b.abs().recip(),
@@ -199,8 +199,8 @@ pub struct Term {
     pub s2: f64,
     /// D, the number of elements.
     pub dim: usize,
-    /// The transition; its `s` must be above 0 ([`Row::has_density`]).
-    pub row: Row,
+    /// The transition; its `s` must be above 0 ([`Transition::has_density`]).
+    pub row: Transition,
     /// A of the sample.
     pub advantage: f64,
 }
@@ -208,7 +208,7 @@ pub struct Term {
 /// What an objective makes of a [`Term`]. The loss of a batch is the mean over all its terms,
 /// dropped ones included, so the caller scales `loss`, `d_s1` and `d_s2` by one over their number.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outcome {
+pub struct PolicyOutcome {
     /// L, to be minimised.
     pub loss: f64,
     /// The exponent of `ratio`.
@@ -256,7 +256,7 @@ impl Objective {
     }
 
     /// Loss, ratio, divergence and gradient of one term.
-    pub fn evaluate(self, log_prob: LogProb, term: &Term) -> Outcome {
+    pub fn evaluate(self, log_prob: LogProb, term: &Term) -> PolicyOutcome {
         let dim = term.dim as f64;
         let kl = term.row.kappa() / dim * term.s2;
 
@@ -280,7 +280,7 @@ impl Objective {
             None => gain * ratio,
             Some(_) => 0.0,
         };
-        Outcome {
+        PolicyOutcome {
             loss: gain * constant.unwrap_or(ratio),
             log_ratio,
             ratio,
@@ -292,8 +292,8 @@ impl Objective {
     }
 
     /// The (p, q) of ln ρ = p·S1 − q·S2.
-    fn exponent(self, log_prob: LogProb, row: Row, dim: f64) -> (f64, f64) {
-        let Row { b, s, .. } = row;
+    fn exponent(self, log_prob: LogProb, row: Transition, dim: f64) -> (f64, f64) {
+        let Transition { b, s, .. } = row;
         match (self, log_prob) {
             (Self::GrpoGuard { .. }, _) => (b / dim, 0.0),
             (_, LogProb::Gaussian) => (b / (s * dim), row.kappa() / dim),

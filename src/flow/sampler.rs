@@ -101,7 +101,7 @@ pub enum Sampler {
 
 /// One transition: `mean = a·x + b·v`, `x' = mean + s·ε`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Row {
+pub struct Transition {
     /// The weight of the latent.
     pub a: f64,
     /// The weight of the velocity; negative, since σ falls.
@@ -110,7 +110,7 @@ pub struct Row {
     pub s: f64,
 }
 
-impl Row {
+impl Transition {
     /// κ = b² / (2s²): turns a squared velocity difference into a KL divergence; ∞ if `s` is 0.
     pub fn kappa(self) -> f64 {
         let slope = self.b / self.s;
@@ -134,7 +134,7 @@ impl Sampler {
     /// `sigma_max` is the schedule's second point σ_1. It stands in for σ where Flow-SDE's
     /// diffusion divides by 1 − σ, which is 0 at the first step; no later σ exceeds it, so it acts
     /// there alone.
-    pub fn row(self, sigma: f64, sigma_next: f64, sigma_max: f64, eta: f64) -> Row {
+    pub fn row(self, sigma: f64, sigma_next: f64, sigma_max: f64, eta: f64) -> Transition {
         let dt = sigma_next - sigma;
         if eta < DETERMINISTIC_ETA {
             return euler(dt);
@@ -170,7 +170,7 @@ impl Sampler {
     ///
     /// [`Error::Input`] for points that are no schedule, and for an η that is negative, not finite,
     /// or above 1 with [`Sampler::Cps`].
-    pub fn table(self, sigmas: &[f64], eta: impl Fn(usize) -> f64) -> Result<Vec<Row>> {
+    pub fn table(self, sigmas: &[f64], eta: impl Fn(usize) -> f64) -> Result<Vec<Transition>> {
         schedule::check(sigmas)?;
         let sigma_max = sigmas[1];
         sigmas
@@ -195,23 +195,23 @@ impl Sampler {
     }
 }
 
-fn euler(dt: f64) -> Row {
-    Row { a: 1.0, b: dt, s: 0.0 }
+fn euler(dt: f64) -> Transition {
+    Transition { a: 1.0, b: dt, s: 0.0 }
 }
 
 /// One Euler–Maruyama step of `dx = [v + g²/(2σ)·(x + (1−σ)v)] dσ + g dw`: the reverse-time SDE
 /// that has the ODE's marginals, since x + (1−σ)v is the predicted noise, and −1/σ of that the
 /// score.
-fn euler_maruyama(sigma: f64, dt: f64, g_squared: f64) -> Row {
+fn euler_maruyama(sigma: f64, dt: f64, g_squared: f64) -> Transition {
     let pull = g_squared / (2.0 * sigma);
-    Row { a: 1.0 + pull * dt, b: (1.0 + pull * (1.0 - sigma)) * dt, s: (g_squared * -dt).sqrt() }
+    Transition { a: 1.0 + pull * dt, b: (1.0 + pull * (1.0 - sigma)) * dt, s: (g_squared * -dt).sqrt() }
 }
 
 /// Puts the predicted data x − σv and the predicted noise x + (1−σ)v together again at level σ',
 /// where the noise is `kept` of the predicted and `fresh` of new noise, and `kept² + fresh² = 1`.
-fn remix(sigma: f64, sigma_next: f64, kept: f64, fresh: f64) -> Row {
+fn remix(sigma: f64, sigma_next: f64, kept: f64, fresh: f64) -> Transition {
     let (data, noise) = (1.0 - sigma_next, sigma_next * kept);
-    Row { a: data + noise, b: -sigma * data + (1.0 - sigma) * noise, s: sigma_next * fresh }
+    Transition { a: data + noise, b: -sigma * data + (1.0 - sigma) * noise, s: sigma_next * fresh }
 }
 
 /// The shares (kept, fresh) of the noise when its correlation decays as exp(−x/2); `exp_m1` keeps

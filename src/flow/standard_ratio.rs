@@ -49,14 +49,14 @@ mod tests {
     use crate::flow::divergence::Divergence;
     use crate::flow::noise::{NoiseKey, normals};
     use crate::flow::objective::{LogProb, Mask, Objective, Term};
-    use crate::flow::sampler::Row;
+    use crate::flow::sampler::Transition;
 
     /// A term whose noise has been drawn independently of the drift, by the objective's own formulas.
     fn term(dim: usize, drift: f64, sample: u32) -> [f64; 2] {
         let noise = normals(NoiseKey { seed: 7, rollout: 0, sample, step: 0 }, dim);
         let delta = drift / (dim as f64).sqrt();
         let s1 = noise.iter().map(|noise| noise * delta).sum();
-        let term = Term { s1, s2: drift * drift, dim, row: Row { a: 0.9, b: -0.1, s: 0.3 }, advantage: 1.0 };
+        let term = Term { s1, s2: drift * drift, dim, row: Transition { a: 0.9, b: -0.1, s: 0.3 }, advantage: 1.0 };
         let (mask, divergence) = (Mask::None, Divergence::Kl);
         let objective = Objective::FlowDppo { kl_mask_threshold: 1.0, divergence, mask };
         let found = objective.evaluate(LogProb::Gaussian, &term);

@@ -20,7 +20,7 @@ pub struct Tuning {
 /// A table as stored in its file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct TuningFile {
     /// The program's version: another one may have other kernels.
     version: String,
     adapter: String,
@@ -29,7 +29,7 @@ struct Table {
     kernels: BTreeMap<String, String>,
 }
 
-impl Table {
+impl TuningFile {
     fn new(adapter: &AdapterDescription, tuning: &Tuning) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -82,15 +82,15 @@ impl Tuning {
     }
 
     fn parse(text: &str, adapter: &AdapterDescription) -> std::result::Result<Self, String> {
-        let table: Table = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
-        if table.key() != Table::new(adapter, &Self::default()).key() {
+        let table: TuningFile = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
+        if table.key() != TuningFile::new(adapter, &Self::default()).key() {
             return Err("it was made by another version or for another driver".into());
         }
         Ok(Self { kernels: table.kernels })
     }
 
     fn to_text(&self, adapter: &AdapterDescription) -> String {
-        serde_json::to_string_pretty(&Table::new(adapter, self)).expect("text is JSON")
+        serde_json::to_string_pretty(&TuningFile::new(adapter, self)).expect("text is JSON")
     }
 
     /// Saves the table for every device opened on this adapter from now on; returns its file.

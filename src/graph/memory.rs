@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
-use super::{Graph, Node, Origin, Profile, Tensor};
+use super::{DeviceProfile, Graph, Node, Origin, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::PARAMS_STRIDE;
 
@@ -31,7 +31,7 @@ impl MemoryPlan {
     ///
     /// The largest tensors choose first (greedy by size, Pisarchyk & Lee 2020): each takes the smallest slot that
     /// is free for its lifetime. That slot is large enough, since all earlier tensors are at least as large.
-    pub fn new(graph: &Graph, nodes: &[Node], profile: &Profile) -> Self {
+    pub fn new(graph: &Graph, nodes: &[Node], profile: &DeviceProfile) -> Self {
         let bytes = |tensor: Tensor| 4 * graph.elements(tensor) as u64;
         let mut lives: BTreeMap<Tensor, RangeInclusive<usize>> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
@@ -72,7 +72,7 @@ impl MemoryPlan {
 }
 
 /// The tensors that the dispatches of a node read and write.
-fn used(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
+fn used(graph: &Graph, node: &Node, profile: &DeviceProfile) -> BTreeSet<Tensor> {
     let dispatches = node.op.dispatches(&graph.shapes(node), profile);
     let bindings = dispatches.iter().flat_map(|dispatch| dispatch.reads.iter().chain(&dispatch.writes));
     bindings.filter_map(|binding| node.bound(*binding)).collect()
@@ -82,7 +82,7 @@ fn used(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
 ///
 /// # Errors
 /// [`Error::Device`] with the name and size of the largest tensor that is too large.
-pub fn check_tensors(graph: &Graph, profile: &Profile) -> Result<()> {
+pub fn check_tensors(graph: &Graph, profile: &DeviceProfile) -> Result<()> {
     let Some(most) = profile.binding_bytes else { return Ok(()) };
     let executed = graph.executed();
     let tensors = executed.iter().flat_map(|node| used(graph, node, profile));
@@ -120,7 +120,7 @@ pub struct Planned {
 
 /// Bytes that a graph's plan will hold on such a device: slots, inputs, kept tensors and the parameters of its
 /// dispatches.
-pub fn planned_bytes(graph: &Graph, profile: &Profile) -> Planned {
+pub fn planned_bytes(graph: &Graph, profile: &DeviceProfile) -> Planned {
     let memory = MemoryPlan::new(graph, &graph.executed(), profile);
     let own = memory.own_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
     let reused = own + memory.slots.iter().sum::<u64>();

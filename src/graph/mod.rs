@@ -20,7 +20,7 @@ mod store;
 
 pub use interpreter::Interpreter;
 pub use memory::{MemoryPlan, Planned, check_tensors, planned_bytes, planned_together};
-pub use op::{Binding, Choice, Node, Op, Profile, Shapes, Wanted};
+pub use op::{Binding, Choice, DeviceProfile, Node, Op, Shapes, Wanted};
 pub use plan::{Plan, reserve};
 pub use store::{StoreMemory, Stores};
 
@@ -284,7 +284,7 @@ impl Graph {
     }
 
     /// Dispatches of one replay on a device with this profile.
-    pub fn dispatch_count(&self, profile: &Profile) -> usize {
+    pub fn dispatch_count(&self, profile: &DeviceProfile) -> usize {
         self.executed().iter().map(|node| node.op.dispatches(&self.shapes(node), profile).len()).sum()
     }
 

@@ -21,7 +21,7 @@ pub enum Binding {
 /// A choice may depend on this and on the inner sizes of tensors, never on the number of rows: a row's
 /// result must not depend on its batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Profile {
+pub struct DeviceProfile {
     /// A software driver: loads are expensive, and barriers even more so.
     pub cpu: bool,
     /// The subgroup size, if it is fixed and subgroup operations may be used.
@@ -36,7 +36,7 @@ pub struct Profile {
     pub binding_bytes: Option<u64>,
 }
 
-impl Profile {
+impl DeviceProfile {
     /// The profile of an open device.
     pub fn of(gpu: &Gpu) -> Self {
         let [smallest, largest] = gpu.description().subgroup_size;
@@ -128,10 +128,10 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     }
 
     /// The dispatches that compute the outputs.
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>>;
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>>;
 
     /// The kernels that [`Op::dispatches`] chooses from, if there are several.
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         let _ = (shapes, profile);
         None
     }

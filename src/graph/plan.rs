@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Binding, Graph, Initial, MemoryPlan, Node, Origin, Profile, Stores, Tensor, check_tensors, memory::share,
+    Binding, DeviceProfile, Graph, Initial, MemoryPlan, Node, Origin, Stores, Tensor, check_tensors, memory::share,
     planned_bytes,
 };
 use crate::error::Result;
@@ -38,7 +38,7 @@ impl Plan {
     /// # Errors
     /// If a store is too large for the device, memory runs out, or the driver rejects a kernel.
     pub fn new(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores) -> Result<Self> {
-        Self::with_profile(gpu, graph, stores, &Profile::of(gpu))
+        Self::with_profile(gpu, graph, stores, &DeviceProfile::of(gpu))
     }
 
     /// [`Plan::new`] with kernels chosen as on a device with this profile, for tests and measurements of variants
@@ -46,7 +46,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &Profile) -> Result<Self> {
+    pub fn with_profile(gpu: &Arc<Gpu>, graph: &Graph, stores: &Stores, profile: &DeviceProfile) -> Result<Self> {
         check_tensors(graph, profile)?;
         let nodes = graph.executed();
         let memory = MemoryPlan::new(graph, &nodes, profile);

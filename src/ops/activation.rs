@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = f(x)`, element by element; shaders `gelu`, `silu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Op for Activation {
         vec![gradients[0].map(|dy| graph.apply(self.backward(), &[inputs[0], dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let kernel = Kernel::new(self.name());
         vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], vec![word(elements)], elements)]
@@ -86,7 +86,7 @@ impl Op for ActivationBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let reads = [Binding::Input(0), Binding::Input(1)];
         vec![independent(Kernel::new(self.name()), &reads, &[Binding::Output(0)], vec![word(elements)], elements)]

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with decoupled weight decay, after clipping by the global
 /// norm; works in place, clears the gradients, and updates the averaged weights.
@@ -88,7 +88,7 @@ impl Op for AdamW {
         vec![inputs[2].to_vec(); 5]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         assert!((2..7).all(|index| shapes.input_elements(index) == elements), "all tensors must have the same size");
         // The other inputs are also the outputs: bound once, as written tensors.

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = a + b`.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ impl Op for Add {
         vec![gradients[0]; 2]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let reads = [Binding::Input(0), Binding::Input(1)];
         vec![independent(Kernel::new("add"), &reads, &[Binding::Output(0)], vec![word(elements)], elements)]
@@ -53,7 +53,7 @@ impl Op for Accumulate {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let kernel = Kernel::new("accumulate");
         vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], vec![word(elements)], elements)]

@@ -2,7 +2,7 @@
 
 use super::{SumRows, independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = x + term`, with the term (as many elements as a sample of `x`) repeated for every sample.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl Op for AddBroadcast {
         vec![Some(dy), sum.of(graph, dy, wanted[1])]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let params = vec![word(elements), word(shapes.input_elements(1))];
         let reads = [Binding::Input(0), Binding::Input(1)];

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel, grid_1d};
-use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `softmax(q·kᵀ / sqrt(d))·v` for every head.
 ///
@@ -106,7 +106,7 @@ pub(super) const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup
 /// The subgroup size, if subgroups should share rows: if requested, or else on software drivers, where loads are
 /// expensive. Elsewhere one row per invocation keeps more of the device busy. Never a function of the batch or the
 /// number of tokens.
-fn lanes(op: &dyn Op, geometry: &Geometry, profile: &Profile) -> Option<u32> {
+fn lanes(op: &dyn Op, geometry: &Geometry, profile: &DeviceProfile) -> Option<u32> {
     let asked = profile.wanted(&workload(op, geometry)).find(|name| KERNELS.contains(name));
     match asked {
         Some("attention_register") => None,
@@ -120,7 +120,7 @@ fn workload(op: &dyn Op, geometry: &Geometry) -> String {
     format!("{} head_dim={}", op.name(), geometry.head_dim)
 }
 
-fn choice(op: &dyn Op, num_heads: usize, shapes: &Shapes<'_>, profile: &Profile) -> Choice {
+fn choice(op: &dyn Op, num_heads: usize, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Choice {
     let has_subgroups = profile.subgroup_size.is_some();
     Choice {
         workload: workload(op, &Geometry::new(num_heads, shapes.inputs[0])),
@@ -166,14 +166,14 @@ impl Op for Attention {
         vec![Some(graph.push(op, &[inputs[0], outputs[0], outputs[1], d_o])[0])]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let writes = [Binding::Output(0), Binding::Output(1)];
         let lanes = lanes(self, &geometry, profile);
         vec![geometry.pass(["attention", "attention_subgroup"], lanes, &[Binding::Input(0)], &writes)]
     }
 
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         Some(choice(self, self.num_heads, shapes, profile))
     }
 
@@ -212,7 +212,7 @@ impl Op for AttentionBackward {
         vec![inputs[0].to_vec(), inputs[2].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let [qkv, o, logsumexp, d_o] = [0, 1, 2, 3].map(Binding::Input);
         let [d_qkv, delta] = [0, 1].map(Binding::Output);
@@ -225,7 +225,7 @@ impl Op for AttentionBackward {
         ]
     }
 
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         Some(choice(self, self.num_heads, shapes, profile))
     }
 

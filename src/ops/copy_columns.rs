@@ -3,7 +3,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `x [rows, parts · columns]` to `parts` tensors `[rows, columns]`.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ impl Op for Split {
         vec![Some(graph.apply(Join, &parts))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         if self.parts == 6 {
             let parts: Vec<Binding> = (0..6).map(Binding::Output).collect();
             return vec![all_six("split_six", &[Binding::Input(0)], &parts, shapes.outputs[0])];
@@ -131,7 +131,7 @@ impl Op for Join {
         wanted.iter().enumerate().map(part).collect()
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let [rows, columns] = [shapes.inputs[0][0], shapes.inputs[0][1]];
         if shapes.inputs.len() == 6 {
             let parts: Vec<Binding> = (0..6).map(Binding::Input).collect();
@@ -162,7 +162,7 @@ impl Op for Part {
         vec![Split { parts: self.parts }.output_shapes(inputs).remove(self.index)]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let ([rows, stride], columns) = ([shapes.inputs[0][0], shapes.inputs[0][1]], shapes.outputs[0][1]);
         let from = [stride, self.index * columns];
         vec![copy_part(Binding::Input(0), Binding::Output(0), rows, columns, from, [columns, 0])]

@@ -2,7 +2,7 @@
 
 use super::{independent, rows_and_columns, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Logits `[R, C]`, labels `[R]` (u32, below C) and weights `[R]` to
 /// 0. losses `[R]`, −weight · ln of the label's probability: the only output with a gradient (to the logits),
@@ -44,7 +44,7 @@ impl Op for CrossEntropy {
         vec![d_logits, None, None]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, classes) = rows_and_columns(shapes.inputs[0]);
         let params = [rows, classes].map(word).to_vec();
         let reads = [0, 1, 2].map(Binding::Input);
@@ -81,7 +81,7 @@ impl Op for CrossEntropyBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, classes) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * classes;
         let params = [elements, classes].map(word).to_vec();

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index past the end of the table takes the last
 /// entry.
@@ -46,7 +46,7 @@ impl Op for Embedding {
         vec![d_table, None]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let columns = elements / shapes.inputs[1][0];
         let params = [elements, columns, shapes.inputs[0][0]].map(word).to_vec();
@@ -73,7 +73,7 @@ impl Op for EmbeddingBackward {
         vec![[&[self.entries], &inputs[1][1..]].concat()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let rows = shapes.inputs[1][0];
         let columns = shapes.input_elements(1) / rows;
         let params = vec![word(self.entries), word(columns), word(rows), u32::from(self.accumulate)];

@@ -3,7 +3,7 @@
 use super::sum_rows::RowSums;
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = x + gate · h`: `x`, `h [batch, tokens, columns]`, `gate [batch, columns]`.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ impl Op for GatedResidual {
         vec![Some(dy), dh, d_gate]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let reads = [Binding::Input(0), Binding::Input(1), Binding::Input(2)];
         let params = params(shapes.inputs[0]);
         let kernel = Kernel::new("gated_residual");
@@ -73,7 +73,7 @@ impl Op for GatedResidualBackward {
         vec![inputs[1].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let reads = [0, 1].map(Binding::Input);
         let kernel = Kernel::new("gated_residual_backward");
         let elements = shapes.output_elements(0);
@@ -102,7 +102,7 @@ impl Op for GatedResidualBackwardGate {
         over_tokens(inputs[0]).shapes().to_vec()
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let it = over_tokens(shapes.inputs[0]);
         let [h, dy] = [0, 1].map(Binding::Input);
         let [d_gate, partial] = [0, 1].map(Binding::Output);

@@ -2,7 +2,7 @@
 
 use super::{Scale, independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `v = v_u + guidance_scale (v_c − v_u)` (Ho & Salimans 2022). Inputs: `v_c` (with the class) and `v_u` (with
 /// the null class), of the same shape. Gradients flow to both.
@@ -36,7 +36,7 @@ impl Op for Guidance {
         factors.into_iter().zip(wanted).map(scaled).collect()
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let params = vec![word(elements), self.guidance_scale.to_bits()];
         let reads = [Binding::Input(0), Binding::Input(1)];

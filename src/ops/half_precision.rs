@@ -7,7 +7,7 @@ use half::f16;
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Op, Profile, Shapes};
+use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
 /// What rounds to the largest number of 16 bits, 65504, lies below this.
 pub const HALF_BOUND: f32 = 65520.0;
@@ -86,7 +86,7 @@ impl Op for ToHalf {
         vec![vec![inputs[0].iter().product::<usize>().div_ceil(2)], inputs[1].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let params = [shapes.input_elements(0), self.slot].map(word).to_vec();
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0), Binding::Output(1)]);
         vec![independent(Kernel::new("to_half"), &reads, &writes, params, shapes.output_elements(0))]
@@ -118,7 +118,7 @@ impl Op for FromHalf {
         vec![self.shape.clone()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let params = vec![word(shapes.output_elements(0))];
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
         vec![independent(Kernel::new("from_half"), &reads, &writes, params, shapes.input_elements(0))]

@@ -3,7 +3,7 @@
 use super::sum_rows::RowSums;
 use super::{independent, takes_vectors, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Added to the variance, as DiT and SiT do.
 const EPSILON: f64 = 1e-6;
@@ -32,7 +32,7 @@ pub(super) const KERNELS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgrou
 /// Rows of fewer columns leave most of a workgroup idle.
 const WORTH_A_WORKGROUP: usize = 64;
 
-fn choice(op: &dyn Op, columns: usize, profile: &Profile) -> Choice {
+fn choice(op: &dyn Op, columns: usize, profile: &DeviceProfile) -> Choice {
     // On a CPU, barriers cost more than the workgroup gains.
     let in_workgroups = !profile.cpu && columns >= WORTH_A_WORKGROUP;
     Choice {
@@ -47,7 +47,7 @@ fn pass(
     op: &dyn Op,
     [serial, workgroup, vec4]: [&'static str; 3],
     sizes: [usize; 3],
-    profile: &Profile,
+    profile: &DeviceProfile,
     [reads, writes]: [&[Binding]; 2],
 ) -> Dispatch<Binding> {
     let [rows, _, columns] = sizes;
@@ -101,14 +101,14 @@ impl Op for LayerNorm {
         vec![dx, d_shift, d_scale]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let reads = [0, 1, 2].map(Binding::Input);
         let writes = [0, 1].map(Binding::Output);
         let names = ["layer_norm", "layer_norm_workgroup", "layer_norm_workgroup_vec4"];
         vec![pass(self, names, sizes(shapes.inputs[0]), profile, [&reads, &writes])]
     }
 
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         Some(choice(self, sizes(shapes.inputs[0])[2], profile))
     }
 
@@ -140,13 +140,13 @@ impl Op for LayerNormBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let reads = [0, 1, 2, 3].map(Binding::Input);
         let names = ["layer_norm_backward", "layer_norm_backward_workgroup", "layer_norm_backward_workgroup_vec4"];
         vec![pass(self, names, sizes(shapes.inputs[0]), profile, [&reads, &[Binding::Output(0)]])]
     }
 
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         Some(choice(self, sizes(shapes.inputs[0])[2], profile))
     }
 
@@ -190,7 +190,7 @@ impl Op for LayerNormBackwardModulation {
         [vec![sums; count], vec![partial; count]].concat()
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let it = Self::sums(shapes.inputs[0]);
         let count = shapes.outputs.len() / 2;
         let targets = |index: usize| [Binding::Output(index), Binding::Output(count + index)];

@@ -6,7 +6,7 @@ use super::matmul_joined::MatMulJoined;
 use super::sum_rows::add_up;
 use super::{SumRows, independent, word};
 use crate::gpu::{Dispatch, Kernel, grid_1d, shader};
-use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
 ///
@@ -58,7 +58,7 @@ pub(super) const KERNELS: [(&str, Option<usize>); 5] = [
 
 impl Variant {
     /// The variant with this name, if the device can run it.
-    fn named(name: &str, profile: &Profile) -> Option<Self> {
+    fn named(name: &str, profile: &DeviceProfile) -> Option<Self> {
         let (_, rows) = KERNELS.iter().find(|(known, _)| *known == name)?;
         match rows {
             Some(rows) => profile.subgroup_size.map(|lanes| Self::Subgroup { lanes, rows: *rows }),
@@ -116,7 +116,7 @@ impl MatMul {
 
     /// The requested variant, or else the usual one. It does not depend on the epilogue: whether a value is kept
     /// must not change its bits.
-    pub(super) fn variant(&self, geometry: &Geometry, profile: &Profile) -> Variant {
+    pub(super) fn variant(&self, geometry: &Geometry, profile: &DeviceProfile) -> Variant {
         let asked = profile.wanted(&self.workload(geometry)).find_map(|name| Variant::named(name, profile));
         let usual = || Variant::named(self.usual(geometry, profile), profile);
         asked.or_else(usual).expect("the usual variant runs on every device")
@@ -124,7 +124,7 @@ impl MatMul {
 
     /// Software drivers need few loads and no barriers; GPUs need tiles in workgroup memory, but with few columns
     /// or a short K those would be mostly empty. Never a function of the number of rows.
-    fn usual(&self, geometry: &Geometry, profile: &Profile) -> &'static str {
+    fn usual(&self, geometry: &Geometry, profile: &DeviceProfile) -> &'static str {
         match profile.subgroup_size {
             Some(_) if profile.cpu => "matmul_subgroup",
             None if profile.cpu => "matmul_register",
@@ -293,7 +293,7 @@ impl Op for MatMul {
         found
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
         let variant = self.variant(&geometry, profile);
         let has_bias = shapes.inputs.len() > 2;
@@ -311,7 +311,7 @@ impl Op for MatMul {
         ]
     }
 
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
         let names = KERNELS.iter().map(|(name, _)| *name);
         Some(Choice {

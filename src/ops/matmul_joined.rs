@@ -3,7 +3,7 @@
 use super::matmul::Epilogue;
 use super::{Activation, GatedResidual, MatMul};
 use crate::gpu::Dispatch;
-use crate::graph::{Binding, Choice, Op, Profile, Shapes};
+use crate::graph::{Binding, Choice, DeviceProfile, Op, Shapes};
 
 /// A product fused with the op that reads it. [`crate::graph::Graph::executed`] makes these; models never record
 /// them.
@@ -64,7 +64,7 @@ impl Op for MatMulJoined {
         [shape.clone(), if self.keep { shape } else { Vec::new() }].concat()
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = self.product.geometry(shapes.inputs[0], shapes.inputs[1]);
         let operands = shapes.inputs.len() - self.others();
         let has_bias = operands > 2;
@@ -90,7 +90,7 @@ impl Op for MatMulJoined {
         vec![geometry.dispatch(self.product.variant(&geometry, profile), product, has_bias, &epilogue, None)]
     }
 
-    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
         self.product.choice(shapes, profile)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{independent, rows_and_columns, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Prediction and target `[R, ..]` and weight `[R]` to weight · mean (prediction − target)², `[R]`.
 ///
@@ -44,7 +44,7 @@ impl Op for MeanSquaredError {
         vec![d_prediction, None, None]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let params = [rows, columns].map(word).to_vec();
         let reads = [0, 1, 2].map(Binding::Input);
@@ -76,7 +76,7 @@ impl Op for MeanSquaredErrorBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
         let params = [elements, columns].map(word).to_vec();

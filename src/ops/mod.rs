@@ -54,7 +54,7 @@ pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Dispatch, Kernel, grid_1d};
-use crate::graph::{Binding, Profile};
+use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
 pub fn variants() -> impl Iterator<Item = &'static str> {
@@ -108,7 +108,7 @@ fn sum_pairs(partial: Binding, totals: Binding, rows: usize, chunks: usize) -> D
 
 /// Whether a kernel should read rows of so many columns four elements at a time: GPUs load vectors
 /// faster, CPU drivers do not.
-fn takes_vectors(columns: usize, profile: &Profile) -> bool {
+fn takes_vectors(columns: usize, profile: &DeviceProfile) -> bool {
     !profile.cpu && columns.is_multiple_of(4)
 }
 

@@ -4,7 +4,7 @@ use super::policy_objective::OUTCOME;
 use super::{independent, rows_and_columns, word, workgroup_a_row};
 use crate::flow::nft::{Sums, evaluate, mixed};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// The loss of every sample at one time.
 ///
@@ -58,7 +58,7 @@ impl Op for NftLoss {
         found
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let params = [rows, columns].map(word).to_vec();
         let reads = [0, 1, 2, 3, 4, 5].map(Binding::Input);
@@ -112,7 +112,7 @@ impl Op for NftLossBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
         let params = [elements, columns].map(word).to_vec();

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// How an image is cut into patches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,7 +97,7 @@ impl Op for Patchify {
         vec![gradients[0].map(|dy| graph.apply(Unpatchify(self.0), &[dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let params = self.0.params(shapes.inputs[0][0]);
         let kernel = Kernel::new("patchify");
         vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, shapes.output_elements(0))]
@@ -130,7 +130,7 @@ impl Op for Unpatchify {
         vec![gradients[0].map(|dy| graph.apply(Patchify(self.0), &[dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let params = self.0.params(shapes.inputs[0][0]);
         let kernel = Kernel::new("unpatchify");
         vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, shapes.output_elements(0))]

@@ -3,7 +3,7 @@
 use super::{independent, word};
 use crate::flow::noise::{NoiseKey, normals};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Op, Profile, Shapes};
+use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
 /// The noise of [`crate::flow::noise`]: keys `[R, 5]` u32 ([`NoiseKey::words`]) to `[R, row_shape..]` f32.
 ///
@@ -38,7 +38,7 @@ impl Op for PhiloxNormal {
         vec![[&inputs[0][..1], &self.row_shape].concat()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = (shapes.inputs[0][0], self.columns());
         let blocks = columns.div_ceil(4);
         let kernel = Kernel::new("philox_normal").with("RAW", u32::from(self.raw));

@@ -3,16 +3,16 @@
 use super::{independent, word};
 use crate::flow::divergence::Divergence;
 use crate::flow::objective::{LogProb, Mask, Objective, Term};
-use crate::flow::sampler::Row;
+use crate::flow::sampler::Transition;
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Number of values in a row of outcomes.
 pub(super) const OUTCOME: usize = 8;
 
 /// The objective; its thresholds are an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ObjectiveKind {
     FlowDppo(Mask, Divergence),
     FlowGrpo,
     GrpoGuard,
@@ -35,7 +35,7 @@ enum Kind {
 /// ln ρ is clamped to ±20 before exponentiation. Non-finite sums give a non-finite loss.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyObjective {
-    kind: Kind,
+    kind: ObjectiveKind,
     log_prob: LogProb,
 }
 
@@ -43,9 +43,9 @@ impl PolicyObjective {
     /// The kernel for an objective, independent of its thresholds.
     pub fn new(objective: Objective, log_prob: LogProb) -> Self {
         let kind = match objective {
-            Objective::FlowDppo { mask, divergence, .. } => Kind::FlowDppo(mask, divergence),
-            Objective::FlowGrpo { .. } => Kind::FlowGrpo,
-            Objective::GrpoGuard { .. } => Kind::GrpoGuard,
+            Objective::FlowDppo { mask, divergence, .. } => ObjectiveKind::FlowDppo(mask, divergence),
+            Objective::FlowGrpo { .. } => ObjectiveKind::FlowGrpo,
+            Objective::GrpoGuard { .. } => ObjectiveKind::GrpoGuard,
         };
         Self { kind, log_prob }
     }
@@ -66,27 +66,27 @@ impl PolicyObjective {
     fn objective(&self, settings: &[f64], step_weight: f64) -> Objective {
         let [kl_mask_threshold, clip_low, clip_high] = [settings[1], settings[2], settings[3]];
         match self.kind {
-            Kind::FlowDppo(mask, divergence) => Objective::FlowDppo { kl_mask_threshold, divergence, mask },
-            Kind::FlowGrpo => Objective::FlowGrpo { clip_low, clip_high },
-            Kind::GrpoGuard => Objective::GrpoGuard { clip_low, clip_high, step_weight },
+            ObjectiveKind::FlowDppo(mask, divergence) => Objective::FlowDppo { kl_mask_threshold, divergence, mask },
+            ObjectiveKind::FlowGrpo => Objective::FlowGrpo { clip_low, clip_high },
+            ObjectiveKind::GrpoGuard => Objective::GrpoGuard { clip_low, clip_high, step_weight },
         }
     }
 
     fn kernel(&self) -> Kernel {
         let objective = match self.kind {
-            Kind::FlowDppo(Mask::Asymmetric, _) => 0,
-            Kind::FlowDppo(Mask::Symmetric, _) => 1,
-            Kind::FlowDppo(Mask::None, _) => 2,
-            Kind::FlowGrpo => 3,
-            Kind::GrpoGuard => 4,
+            ObjectiveKind::FlowDppo(Mask::Asymmetric, _) => 0,
+            ObjectiveKind::FlowDppo(Mask::Symmetric, _) => 1,
+            ObjectiveKind::FlowDppo(Mask::None, _) => 2,
+            ObjectiveKind::FlowGrpo => 3,
+            ObjectiveKind::GrpoGuard => 4,
         };
         let log_prob = match self.log_prob {
             LogProb::Gaussian => 0,
             LogProb::CpsSpecial => 1,
         };
         let divergence = match self.kind {
-            Kind::FlowDppo(_, Divergence::KlUnnormalised) => 1,
-            Kind::FlowDppo(_, Divergence::Velocity) => 2,
+            ObjectiveKind::FlowDppo(_, Divergence::KlUnnormalised) => 1,
+            ObjectiveKind::FlowDppo(_, Divergence::Velocity) => 2,
             _ => 0,
         };
         Kernel::new("policy_objective")
@@ -127,7 +127,7 @@ impl Op for PolicyObjective {
         found
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let rows = shapes.inputs[0][0];
         let reads = [0, 1, 2, 3, 4].map(Binding::Input);
         let writes = [0, 1].map(Binding::Output);
@@ -144,7 +144,7 @@ impl Op for PolicyObjective {
                     s1: stats[row * 2],
                     s2: stats[row * 2 + 1],
                     dim: settings[0] as usize,
-                    row: Row { a, b, s },
+                    row: Transition { a, b, s },
                     advantage: advantages[row],
                 };
                 let objective = self.objective(settings, step_weights[row]);
@@ -172,7 +172,7 @@ impl Op for PolicyObjectiveBackward {
         vec![vec![inputs[1][0], 2]]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let rows = shapes.inputs[0][0];
         let reads = [0, 1].map(Binding::Input);
         let kernel = Kernel::new("policy_objective_backward");

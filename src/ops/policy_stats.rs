@@ -2,7 +2,7 @@
 
 use super::{independent, rows_and_columns, sum_pairs, takes_vectors, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Elements of a row that one workgroup adds up.
 const CHUNK: usize = 4096;
@@ -51,7 +51,7 @@ impl Op for PolicyStats {
         vec![d_v_new, None, None]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let (chunk, chunks) = (columns.min(CHUNK), columns.div_ceil(CHUNK));
         let params = [rows, columns, chunk, chunks].map(word).to_vec();
@@ -94,7 +94,7 @@ impl Op for PolicyStatsBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
         let params = [elements, columns].map(word).to_vec();

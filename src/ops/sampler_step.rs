@@ -2,7 +2,7 @@
 
 use super::{independent, rows_and_columns, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// `x' = a·x + b·v + s·ε`: `x`, `v` and `ε` `[R, ..]`, rows `[R, 3]` of (a, b, s) as in
 /// [`crate::flow::sampler`]. It has no gradient: rollouts are not differentiated.
@@ -28,7 +28,7 @@ impl Op for SamplerStep {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
         let params = [elements, columns].map(word).to_vec();

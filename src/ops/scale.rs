@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = factor · x`.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ impl Op for Scale {
         vec![gradients[0].map(|dy| graph.apply(*self, &[dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let params = vec![word(elements), self.0.to_bits()];
         vec![independent(Kernel::new("scale"), &[Binding::Input(0)], &[Binding::Output(0)], params, elements)]

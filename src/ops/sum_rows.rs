@@ -2,7 +2,7 @@
 
 use super::{independent, takes_vectors, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Rows that one invocation of the first pass sums.
 const CHUNK: usize = 64;
@@ -56,7 +56,7 @@ impl RowSums {
     pub(super) fn first_pass(
         &self,
         [plain, vec4]: [&'static str; 2],
-        profile: &Profile,
+        profile: &DeviceProfile,
         reads: &[Binding],
         writes: &[Binding],
         further: &[u32],
@@ -131,7 +131,7 @@ impl Op for SumRows {
         self.sums(inputs[0].iter().product()).shapes().to_vec()
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let it = self.sums(shapes.input_elements(0));
         let [input, sum, partial] = [Binding::Input(0), Binding::Output(0), Binding::Output(1)];
         let second = it.second_pass(partial, sum, self.accumulate);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{sum_pairs, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// Elements that one workgroup of the first pass adds up.
 const BLOCK: usize = 4096;
@@ -75,7 +75,7 @@ impl Op for SumSquares {
         vec![inputs[2].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let blocks = shapes.inputs[1][0];
         let reads = [Binding::Input(0), Binding::Input(1)];
         let params = [blocks, self.first].map(word).to_vec();
@@ -105,7 +105,7 @@ impl Op for SumPairs {
         vec![vec![2]]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         vec![sum_pairs(Binding::Input(0), Binding::Output(0), 1, shapes.inputs[0][0])]
     }
 

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `time [rows]`, `frequencies [half]` to `[rows, 2 half]`: `[cos(time w) | sin(time w)]`.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl Op for TimeFeatures {
         vec![None; 2]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let [rows, half] = [shapes.inputs[0][0], shapes.inputs[1][0]];
         let reads = [Binding::Input(0), Binding::Input(1)];
         let kernel = Kernel::new("time_features");

@@ -97,7 +97,7 @@ struct Hello<'a> {
 
 /// A line to the program.
 #[derive(Serialize)]
-struct Request<'a> {
+struct ScoreRequest<'a> {
     id: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     hello: Option<&'a Value>,
@@ -230,7 +230,7 @@ impl Launch {
     fn exchange(&self, running: &mut Running, hello: Option<&Value>, items: Vec<Item<'_>>) -> Result<Answer, Failure> {
         let id = running.requests;
         running.requests += 1;
-        let request = serde_json::to_vec(&Request { id, hello, items }).expect("plain data has a JSON form");
+        let request = serde_json::to_vec(&ScoreRequest { id, hello, items }).expect("plain data has a JSON form");
         let said = running
             .process
             .ask(request, self.limits.timeout)

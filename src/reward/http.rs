@@ -77,11 +77,11 @@ struct Component {
 
 #[derive(Serialize)]
 struct Requests<'a> {
-    requests: Vec<Request<'a>>,
+    requests: Vec<ScoreRequest<'a>>,
 }
 
 #[derive(Serialize)]
-struct Request<'a> {
+struct ScoreRequest<'a> {
     history: [Turn<'a>; 1],
     required_rewards: &'a [String],
     metadata: &'a About,
@@ -182,7 +182,7 @@ impl Service {
 
     /// Asks for the scores of samples. As many results come back as there are samples, and none has an error.
     fn post<'a>(&'a self, samples: &'a [Sample]) -> Result<Answer, Failure> {
-        let request = |Sample { png, about }: &'a Sample| Request {
+        let request = |Sample { png, about }: &'a Sample| ScoreRequest {
             history: [Turn { text: &about.prompt, image_b64: BASE64.encode(png) }],
             required_rewards: &self.rewards,
             metadata: about,

@@ -51,19 +51,19 @@ pub struct Batch<'a> {
     /// S.
     pub image_size: usize,
     /// What the images are for.
-    pub moment: Moment,
+    pub context: ScoringContext,
 }
 
 /// What images are scored for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct ScoringContext {
     /// Why.
     pub purpose: Purpose,
     /// Iterations that are done.
     pub iteration: u64,
 }
 
-impl Moment {
+impl ScoringContext {
     /// The iteration whose line of the metrics tells of it, and the name of the purpose; `None` for what is not
     /// recorded.
     fn recorded(self) -> Option<(u64, &'static str)> {
@@ -257,9 +257,9 @@ impl Rewards {
     /// # Errors
     /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is beyond 10¹⁰⁰ or no number;
     /// [`Error::NotFinite`] if an image is not.
-    pub fn score(&mut self, images: &[f32], labels: &[u32], moment: Moment) -> Result<Scores> {
+    pub fn score(&mut self, images: &[f32], labels: &[u32], context: ScoringContext) -> Result<Scores> {
         let Self { members, class_names, channels, image_size, .. } = self;
-        let batch = Batch { images, labels, class_names, channels: *channels, image_size: *image_size, moment };
+        let batch = Batch { images, labels, class_names, channels: *channels, image_size: *image_size, context };
         if let Some(sample) = batch.each().position(|image| image.iter().any(|x| !x.is_finite())) {
             return Err(Error::NotFinite(format!(
                 "sample {sample} has pixels that are not finite, so no reward can score it: the model has diverged; \
@@ -293,7 +293,7 @@ impl Rewards {
                  -{LARGEST:e} to {LARGEST:e}: lower the weights"
             )));
         }
-        if let (Some(log), Some((iteration, purpose))) = (&mut self.log, moment.recorded()) {
+        if let (Some(log), Some((iteration, purpose))) = (&mut self.log, context.recorded()) {
             log.append([&iteration.to_string(), purpose], labels, &components, &totals)?;
         }
         Ok(Scores { components, totals })
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn scores_that_nothing_can_be_learned_from_are_refused_before_they_are_written() {
-        let moment = Moment { purpose: Purpose::Training, iteration: 0 };
+        let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
         let cases: [(&[f64], f64, &str); 5] = [
             (
                 &[1.0, 1e200],
@@ -418,13 +418,13 @@ mod tests {
         for (scores, weight, needle) in cases {
             let mut rewards = rewards(&["a", "b"], scores, weight).unwrap();
             rewards.record_in(folder.path()).unwrap();
-            let error = rewards.score(&[0.0; 2], &[0, 1], moment).unwrap_err();
+            let error = rewards.score(&[0.0; 2], &[0, 1], context).unwrap_err();
             assert!(matches!(&error, Error::Reward(message) if message.contains(needle)), "{error:?}");
         }
         let written = std::fs::read_to_string(folder.path().join("rewards.csv")).unwrap();
         assert_eq!(written, "iteration,purpose,sample,class,mine.a,mine.b,total\n");
         let mut most = rewards(&["a", "b"], &[1e100, -1e100], 1.0).unwrap();
-        assert_eq!(most.score(&[0.0; 2], &[0, 1], moment).unwrap().totals, [0.0; 2]);
+        assert_eq!(most.score(&[0.0; 2], &[0, 1], context).unwrap().totals, [0.0; 2]);
     }
 
     #[test]

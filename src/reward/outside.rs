@@ -267,8 +267,8 @@ fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Resu
     let about = About {
         label,
         prompt,
-        iteration: batch.moment.iteration,
-        purpose: match batch.moment.purpose {
+        iteration: batch.context.iteration,
+        purpose: match batch.context.purpose {
             Purpose::Training => "training",
             Purpose::Evaluation => "evaluation",
             Purpose::Preview => "preview",
@@ -344,7 +344,7 @@ pub(super) fn finite(value: &serde_json::Value) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reward::Moment;
+    use crate::reward::ScoringContext;
 
     /// Answers brightness and number of a sample, after failing as often as it is told.
     #[derive(Debug)]
@@ -374,9 +374,9 @@ mod tests {
         let workers = (0..limits.workers).map(|_| Echo { failures }).collect();
         let descriptions = [Description::default()];
         let subject = Subject { class_names: &[], channels: 1, image_size: 1, descriptions: &descriptions };
-        let moment = Moment { purpose: Purpose::Training, iteration: 0 };
+        let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
         let labels = vec![0; images.len()];
-        let batch = Batch { images, labels: &labels, class_names: &[], channels: 1, image_size: 1, moment };
+        let batch = Batch { images, labels: &labels, class_names: &[], channels: 1, image_size: 1, context };
         Outside::new(vec!["brightness".into(), "number".into()], workers, limits, &subject).score(&batch)
     }
 
@@ -417,8 +417,8 @@ mod tests {
     fn nothing_is_tried_again_for_a_person_who_wants_to_stop() {
         let descriptions = [Description::default()];
         let subject = Subject { class_names: &[], channels: 1, image_size: 1, descriptions: &descriptions };
-        let moment = Moment { purpose: Purpose::Training, iteration: 0 };
-        let batch = Batch { images: &[1.0; 4], labels: &[0; 4], class_names: &[], channels: 1, image_size: 1, moment };
+        let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
+        let batch = Batch { images: &[1.0; 4], labels: &[0; 4], class_names: &[], channels: 1, image_size: 1, context };
         let names = vec!["brightness".into(), "number".into()];
         let mut outside = Outside::new(names, vec![Echo { failures: 2 }], limits(2, 1, 9), &subject);
         let stop = Arc::new(AtomicBool::new(true));

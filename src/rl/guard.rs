@@ -24,7 +24,7 @@ mod half;
 /// What a warning is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum WarningKind {
     /// The judge's accuracy falls.
     Judge,
     /// A reward of weight 0 falls.
@@ -51,7 +51,7 @@ pub enum Kind {
     HalfActivations,
 }
 
-impl Kind {
+impl WarningKind {
     /// All of them.
     pub const ALL: [Self; 12] = [
         Self::Judge,
@@ -70,7 +70,7 @@ impl Kind {
 
     /// Whether evaluations show it.
     fn is_evaluated(self) -> bool {
-        use Kind::{Diversity, Drift, HighFrequency, Holdout, Judge, Reward};
+        use WarningKind::{Diversity, Drift, HighFrequency, Holdout, Judge, Reward};
         matches!(self, Judge | Holdout | Reward | Diversity | HighFrequency | Drift)
     }
 
@@ -99,7 +99,7 @@ pub struct Warning {
     /// Iterations done when it was seen.
     pub iteration: u64,
     /// What it is about.
-    pub kind: Kind,
+    pub kind: WarningKind,
     /// What is seen, in numbers, and what to change.
     pub message: String,
 }
@@ -115,7 +115,7 @@ pub struct Findings {
 
 /// Something that looks wrong.
 struct Sign {
-    kind: Kind,
+    kind: WarningKind,
     /// What tells it from others of its kind; empty for most.
     name: String,
     /// How bad it is; only compared with that of the same sign.
@@ -149,12 +149,12 @@ pub struct Watch {
     base: Option<Record>,
     best: BTreeMap<String, Score>,
     /// Iterations in a row that a sign has lasted.
-    streaks: BTreeMap<Kind, usize>,
+    streaks: BTreeMap<WarningKind, usize>,
     largest_spread: f64,
     /// Iterations in which nothing was dropped, until something is.
     idle: Option<usize>,
     /// The severity of what was told.
-    told: BTreeMap<(Kind, String), f64>,
+    told: BTreeMap<(WarningKind, String), f64>,
 }
 
 impl Watch {
@@ -226,7 +226,7 @@ impl Watch {
                 findings.warnings.push(Warning { iteration, kind, message });
             }
         }
-        let masked = self.streaks.get(&Kind::Masked).copied().unwrap_or(0);
+        let masked = self.streaks.get(&WarningKind::Masked).copied().unwrap_or(0);
         if self.limits.stop_after_masked > 0 && masked >= self.limits.stop_after_masked {
             findings.stop = Some(format!(
                 "more than {} of the terms were dropped for {}, so almost nothing is learned; {}, or change \
@@ -254,9 +254,9 @@ impl Watch {
         let mut sign = |kind, severity, seen: String, change: String| {
             signs.push(Sign { kind, name: String::new(), severity, hack: false, seen, change });
         };
-        if let Some(lasted) = self.lasts(Kind::NoSignal, no_signal) {
+        if let Some(lasted) = self.lasts(WarningKind::NoSignal, no_signal) {
             sign(
-                Kind::NoSignal,
+                WarningKind::NoSignal,
                 1.0,
                 format!(
                     "all samples of every group had the same reward for {lasted}, so they teach \
@@ -265,10 +265,10 @@ impl Watch {
                 "use a reward that distinguishes them, or raise `rollout.group_size` or `rollout.eta`".into(),
             );
         }
-        if let Some(lasted) = self.lasts(Kind::Saturated, saturated) {
+        if let Some(lasted) = self.lasts(WarningKind::Saturated, saturated) {
             let (mean, most) = (number(line, "reward_mean").unwrap_or(f64::NAN), self.largest_spread);
             sign(
-                Kind::Saturated,
+                WarningKind::Saturated,
                 1.0,
                 format!(
                     "the reward of rollouts is saturated: mean {mean:.3}, and its standard deviation fell from \
@@ -277,9 +277,9 @@ impl Watch {
                 "end the run here with `train.iterations`, or use a harder reward".into(),
             );
         }
-        if let Some(lasted) = self.lasts(Kind::Masked, masked > self.limits.max_masked_fraction) {
+        if let Some(lasted) = self.lasts(WarningKind::Masked, masked > self.limits.max_masked_fraction) {
             sign(
-                Kind::Masked,
+                WarningKind::Masked,
                 masked,
                 format!(
                     "{masked:.2} of the terms after the first update were dropped, more than \
@@ -289,9 +289,9 @@ impl Watch {
                 self.loosen(),
             );
         }
-        if let Some(lasted) = self.lasts(Kind::GradientCut, cut > self.limits.max_gradient_cut) {
+        if let Some(lasted) = self.lasts(WarningKind::GradientCut, cut > self.limits.max_gradient_cut) {
             sign(
-                Kind::GradientCut,
+                WarningKind::GradientCut,
                 cut,
                 format!(
                     "every gradient was more than {cut:.0} times as long as `train.max_grad_norm` = {} for {lasted}",
@@ -307,7 +307,7 @@ impl Watch {
             && self.idle == Some(self.limits.idle_after)
         {
             sign(
-                Kind::IdleMask,
+                WarningKind::IdleMask,
                 1.0,
                 format!(
                     "nothing was dropped in {} iterations by {threshold}: this is the plain policy gradient",
@@ -319,7 +319,7 @@ impl Watch {
     }
 
     /// Counts how long a sign lasts; says so once it is long enough.
-    fn lasts(&mut self, kind: Kind, holds: bool) -> Option<String> {
+    fn lasts(&mut self, kind: WarningKind, holds: bool) -> Option<String> {
         let streak = self.streaks.entry(kind).or_insert(0);
         *streak = if holds { *streak + 1 } else { 0 };
         (self.limits.patience > 0 && *streak >= self.limits.patience).then(|| in_a_row(*streak))
@@ -332,16 +332,16 @@ impl Watch {
             // Agresti and Coull's: also right where all samples are recognised, or none.
             let share = (value * samples + 2.0) / (samples + 4.0);
             let standard_error = (share * (1.0 - share) / (samples + 4.0)).sqrt();
-            scores.push((Kind::Judge, "the judge's accuracy".to_owned(), value, standard_error));
+            scores.push((WarningKind::Judge, "the judge's accuracy".to_owned(), value, standard_error));
         }
         for name in &self.holdouts {
             let of = |key: &str| number(line, &format!("eval/{key}.{name}"));
             if let (Some(value), Some(standard_error)) = (of("components"), of("components_standard_error")) {
-                scores.push((Kind::Holdout, format!("the hold-out `{name}`"), value, standard_error));
+                scores.push((WarningKind::Holdout, format!("the hold-out `{name}`"), value, standard_error));
             }
         }
         if let Some(standard_error) = number(line, "eval/reward_standard_error") {
-            scores.push((Kind::Reward, "the reward".to_owned(), reward, standard_error));
+            scores.push((WarningKind::Reward, "the reward".to_owned(), reward, standard_error));
         }
         for (kind, name, value, standard_error) in scores {
             let now = Score { iteration, value, standard_error, reward };
@@ -351,7 +351,7 @@ impl Watch {
                 *best = now;
             } else if fall > self.limits.max_drop * best.standard_error.hypot(standard_error)
                 // If a hold-out fell as well, that says it all.
-                && !(kind == Kind::Reward && signs.iter().any(|it| matches!(it.kind, Kind::Judge | Kind::Holdout)))
+                && !(kind == WarningKind::Reward && signs.iter().any(|it| matches!(it.kind, WarningKind::Judge | WarningKind::Holdout)))
             {
                 let seen = format!("{name} fell from {:.3} (iteration {}) to {value:.3}", best.value, best.iteration);
                 let rewards = [best.reward, reward];
@@ -374,7 +374,7 @@ impl Watch {
             let share = now / before;
             if now + NOISE * error.hypot(limit * error_before) < limit * before {
                 let seen = format!("diversity fell from {before:.3} to {now:.3}, {share:.2} of the base's");
-                sign(Kind::Diversity, share.recip(), seen);
+                sign(WarningKind::Diversity, share.recip(), seen);
             }
         }
         if let Some(([before, now], [error_before, error])) = measured("eval/high_frequency") {
@@ -385,7 +385,7 @@ impl Watch {
                     "the share of high frequencies in the samples rose from {before:.3} to {now:.3}, {factor:.1} times \
                      the base's"
                 );
-                sign(Kind::HighFrequency, factor, seen);
+                sign(WarningKind::HighFrequency, factor, seen);
             }
         }
         let moved = number(line, "eval/drift.image_msd").map(|msd| (msd * self.dim as f64).sqrt());
@@ -397,16 +397,16 @@ impl Watch {
                     "samples lie {moved:.3} from the base's of the same noise, {drift:.2} times as far as two of the \
                      base's of a class from each other (KL to the base {kl:.1e} nats per element)"
                 );
-                sign(Kind::Drift, drift, seen);
+                sign(WarningKind::Drift, drift, seen);
             }
         }
     }
 
     /// A sign of an evaluation, with what the reward did meanwhile.
-    fn evaluated(&self, kind: Kind, name: String, severity: f64, seen: String, [before, now]: [f64; 2]) -> Sign {
+    fn evaluated(&self, kind: WarningKind, name: String, severity: f64, seen: String, [before, now]: [f64; 2]) -> Sign {
         let hack = now > before;
         let meanwhile = match kind {
-            Kind::Reward => String::new(),
+            WarningKind::Reward => String::new(),
             _ if hack => format!(" while the reward rose from {before:.3} to {now:.3}"),
             _ => format!(", and the reward did not rise ({before:.3}, then {now:.3})"),
         };
@@ -463,7 +463,7 @@ fn in_a_row(iterations: usize) -> String {
 
 /// Tells a user what a [`Watch`] finds, and writes it down.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct RunGuard {
     watch: Watch,
     file: PathBuf,
     /// Open from the first warning on.
@@ -474,7 +474,7 @@ pub(super) struct Guard {
     pub(super) stop: Option<String>,
 }
 
-impl Guard {
+impl RunGuard {
     /// Warnings go to `file`. `past` are the lines of the iterations that are done: what they show was told.
     pub(super) fn new(mut watch: Watch, past: &[Record], file: PathBuf) -> Self {
         for line in past {

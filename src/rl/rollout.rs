@@ -8,7 +8,7 @@ use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Command, Gpu};
 use crate::graph::{Store, StoreMemory, Stores};
 use crate::model::{DitConfig, Network};
-use crate::sampling::{Request, Sampling, Table};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling};
 
 /// States x_k of the trained steps, `[slots · samples, C, S, S]`; with DiffusionNFT the samples themselves,
 /// `[samples, C, S, S]`.
@@ -23,9 +23,9 @@ pub struct Rollout {
     /// Which one; part of every noise key.
     pub index: u32,
     /// What was asked for: groups of siblings, next to each other.
-    pub requests: Vec<Request>,
+    pub requests: Vec<SampleRequest>,
     /// Noise levels and transitions: stochastic at the trained steps, Euler elsewhere.
-    pub table: Table,
+    pub table: SamplerTable,
     /// The trained steps, ascending; slot i of the stores holds the i-th.
     pub trained: Vec<usize>,
     /// Final images, `[N, C, S, S]`.
@@ -106,26 +106,26 @@ impl RolloutCollector {
         let seed = self.config.run.seed;
         let trained = settings.trained_steps.choose(settings.steps, seed, index)?;
         let eta = |step: usize| if trained.contains(&step) { settings.eta.at(step) } else { 0.0 };
-        let table = Table::new(&settings.schedule, settings.steps, settings.sampler, eta)?;
+        let table = SamplerTable::new(&settings.schedule, settings.steps, settings.sampler, eta)?;
         let samples = self.config.samples_per_rollout();
-        let requests: Vec<Request> = (0..samples)
+        let requests: Vec<SampleRequest> = (0..samples)
             .map(|sample| {
                 let group = index as usize * settings.groups + sample / settings.group_size;
                 let key = NoiseKey { seed, rollout: index, sample: sample as u32, step: 0 };
-                Request { label: self.classes[group % self.classes.len()], key }
+                SampleRequest { label: self.classes[group % self.classes.len()], key }
             })
             .collect();
         let start = settings.shared_noise.then(|| self.shared_noise(&requests));
         let (gpu, dim, stores) = (&self.gpu, self.dim, &self.stores);
-        let images = self.sampling.draw_visited(&table, &requests, start.as_deref(), |moment| {
-            let Some(slot) = trained.iter().position(|step| *step == moment.step) else { return Ok(()) };
+        let images = self.sampling.draw_visited(&table, &requests, start.as_deref(), |visit| {
+            let Some(slot) = trained.iter().position(|step| *step == visit.step) else { return Ok(()) };
             let Some(velocities) = stores.get(&VELOCITIES) else { return Ok(()) };
-            let offset = 4 * ((slot * samples + moment.first) * dim) as u64;
-            let to = |memory: &StoreMemory| memory.region(offset, moment.x.bytes).expect("trajectories have room");
+            let offset = 4 * ((slot * samples + visit.first) * dim) as u64;
+            let to = |memory: &StoreMemory| memory.region(offset, visit.x.bytes).expect("trajectories have room");
             let (to_states, to_velocities) = (to(&stores[&STATES]), to(velocities));
             gpu.encode([
-                Command::Copy { from: moment.x, to: &to_states },
-                Command::Copy { from: moment.velocity, to: &to_velocities },
+                Command::Copy { from: visit.x, to: &to_states },
+                Command::Copy { from: visit.velocity, to: &to_velocities },
             ])
         })?;
         if self.config.objective.name == ObjectiveName::Nft {
@@ -135,9 +135,9 @@ impl RolloutCollector {
     }
 
     /// The initial noise of each group's first sample, for all of the group.
-    fn shared_noise(&self, requests: &[Request]) -> Vec<f32> {
+    fn shared_noise(&self, requests: &[SampleRequest]) -> Vec<f32> {
         let group_size = self.config.rollout.group_size;
-        let noise = |group: &[Request]| -> Vec<f32> {
+        let noise = |group: &[SampleRequest]| -> Vec<f32> {
             let key = NoiseKey { step: INITIAL_NOISE, ..group[0].key };
             let first: Vec<f32> = normals(key, self.dim).iter().map(|value| *value as f32).collect();
             first.repeat(group.len())

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use super::guard::{Guard, Watch};
+use super::guard::{RunGuard, Watch};
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
 use crate::config::{Command, Config, ObjectiveName};
@@ -24,7 +24,7 @@ use crate::reward::Rewards;
 use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
-use crate::sampling::Table;
+use crate::sampling::SamplerTable;
 use crate::text::quoted;
 
 /// Where a run happens and how.
@@ -42,7 +42,7 @@ pub struct RunOptions<'a> {
 
 /// How a run ended.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RunSummary {
     /// Iterations done.
     pub iterations: u64,
     /// The base model, evaluated.
@@ -57,7 +57,7 @@ pub struct Outcome {
 
 /// A run with everything bound, but nothing computed or written yet.
 #[derive(Debug)]
-pub struct Run {
+pub struct TrainingRun {
     gpu: Arc<Gpu>,
     config: Config,
     trainer: Trainer,
@@ -65,7 +65,7 @@ pub struct Run {
     preview: Preview,
     /// Until the base has been drawn: its plans are not kept.
     base_preview: Option<Preview>,
-    table: Table,
+    table: SamplerTable,
     /// Elements of an image.
     dim: usize,
     /// Where the first updates are written out.
@@ -95,7 +95,7 @@ pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
     config
 }
 
-impl Run {
+impl TrainingRun {
     /// Binds every plan that the run will need, so that a lack of memory or a file that does not fit shows now; and goes
     /// back to the `newest` checkpoint of a run that is resumed. The first two updates of the first rollout are written
     /// to the file `dump`, with all that is needed to compute them again.
@@ -149,7 +149,7 @@ impl Run {
             preview: preview_of(network, &stores)?,
             base_preview: Some(preview_of(&reference.network, &reference.stores)?),
             evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&reference))?,
-            table: Table::ode(1.0, config.preview.steps)?,
+            table: SamplerTable::ode(1.0, config.preview.steps)?,
             dim: dit.dim(),
             config: config.clone(),
             trainer,
@@ -170,7 +170,7 @@ impl Run {
     /// # Errors
     /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written; with what
     /// is saved, and how to continue. What was saved stays intact.
-    pub fn execute(mut self, options: &RunOptions<'_>) -> Result<Outcome> {
+    pub fn execute(mut self, options: &RunOptions<'_>) -> Result<RunSummary> {
         let directory = options.directory;
         if self.done > 0 || self.saved > 0 {
             directory.recover()?;
@@ -203,7 +203,7 @@ impl Run {
         log: &mut MetricsLog,
         past: &[Record],
         mut unmeasured: Option<Record>,
-    ) -> Result<Outcome> {
+    ) -> Result<RunSummary> {
         let (directory, begin) = (options.directory, self.saved);
         let rewards = self.trainer.rewards();
         rewards.record_in(directory.path())?;
@@ -211,7 +211,7 @@ impl Run {
         let holdouts = rewards.names().iter().zip(rewards.weights()).filter(|(_, weight)| **weight == 0.0);
         let holdouts: Vec<String> = holdouts.map(|(name, _)| name.clone()).collect();
         let mut keeper = BestKeeper::open(directory.best(), &self.config, holdouts.clone());
-        let mut guard = Guard::new(Watch::new(&self.config, holdouts, self.dim), past, directory.warnings());
+        let mut guard = RunGuard::new(Watch::new(&self.config, holdouts, self.dim), past, directory.warnings());
         let total = self.config.train.iterations as u64;
         let mut progress = Progress::new("training", total, options.verbosity).starting_at(begin);
         if begin > 0 {
@@ -284,7 +284,7 @@ impl Run {
             progress.finish(&format!("stopped after iteration {done}"));
             return match guard.stop {
                 Some(reason) => Err(Error::Guarded(format!("stopped after iteration {done}: {reason}"))),
-                None => Ok(Outcome { iterations: done, base: base.evaluation, tuned: None, best, warnings }),
+                None => Ok(RunSummary { iterations: done, base: base.evaluation, tuned: None, best, warnings }),
             };
         }
         if tuned.is_none() {
@@ -310,7 +310,7 @@ impl Run {
             &self.preview.panel(&base.images, self.config.lora.reference_name(), &base.captions),
             &self.preview.panel(&images, "tuned", &captions),
         )?;
-        Ok(Outcome { iterations: done, base: base.evaluation, tuned, best, warnings })
+        Ok(RunSummary { iterations: done, base: base.evaluation, tuned, best, warnings })
     }
 
     /// The next iteration, as a line of metrics.

@@ -17,10 +17,12 @@ use crate::error::{Error, Result};
 use crate::evaluate::{base_bytes, upload_base};
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
-use crate::graph::{Graph, Profile, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve};
+use crate::graph::{
+    DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
+};
 use crate::model::{Adapter, BASE, DitConfig, Model, Network, START};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
-use crate::reward::{Moment, Purpose, Rewards};
+use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
 
@@ -107,7 +109,7 @@ impl Trainer {
     ///
     /// # Errors
     /// If the configuration does not fit the model.
-    pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Result<Cost> {
+    pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Result<Cost> {
         config.rollout.chosen_classes(dit.num_classes)?;
         dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
         let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref());
@@ -162,7 +164,7 @@ impl Trainer {
     fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model, updater: BindUpdater) -> Result<Self> {
         let dit = model.dit("`model.file`")?.clone();
         let classes = config.rollout.chosen_classes(dit.num_classes)?;
-        let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
+        let cost = Self::cost(config, &dit, &DeviceProfile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let adapter = Adapter::begin(config, &dit)?;
         let weights = adapter.as_ref().map_or(&model.weights, |it| &it.weights);
@@ -245,8 +247,8 @@ impl Trainer {
 
         let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
         let labels: Vec<u32> = rollout.requests.iter().map(|request| request.label).collect();
-        let moment = Moment { purpose: Purpose::Training, iteration: index };
-        let scores = self.rewards.score(&rollout.images, &labels, moment)?;
+        let context = ScoringContext { purpose: Purpose::Training, iteration: index };
+        let scores = self.rewards.score(&rollout.images, &labels, context)?;
         let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
         let group_size = self.config.rollout.group_size;
         let advantages =

@@ -9,7 +9,7 @@ use crate::autodiff::LostInHalf;
 use crate::config::{Config, ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
-use crate::flow::sampler::Row;
+use crate::flow::sampler::Transition;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{Plan, Stores};
 use crate::model::{DitConfig, Network};
@@ -55,9 +55,9 @@ pub(super) fn record_bytes(config: &Config) -> Result<u64> {
 }
 
 /// The row (a, b, s) of a trained step. DiffusionNFT puts noise on the sample itself: x = (1 − σ)·x_0 + σ·ε.
-pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usize) -> Row {
+pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usize) -> Transition {
     match objective {
-        ObjectiveName::Nft => Row { a: 1.0 - rollout.table.sigmas[step], b: 0.0, s: rollout.table.sigmas[step] },
+        ObjectiveName::Nft => Transition { a: 1.0 - rollout.table.sigmas[step], b: 0.0, s: rollout.table.sigmas[step] },
         _ => rollout.table.rows[step],
     }
 }

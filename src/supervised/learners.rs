@@ -9,13 +9,13 @@ use crate::data::Dataset;
 use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
 use crate::gpu::Gpu;
-use crate::graph::{Profile, Store};
+use crate::graph::{DeviceProfile, Store};
 use crate::model::{ClassifierConfig, DitConfig, Model, ModelKind};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
 use crate::reward::ClassifierScorer;
-use crate::sampling::Table;
+use crate::sampling::SamplerTable;
 use crate::{assets, fit_classifier};
 
 /// Steps of `fit-classifier` between lines of metrics.
@@ -26,7 +26,7 @@ const FIT_LOG_EVERY: usize = 100;
 pub struct Pretrainer<'a> {
     training: Pretraining<'a>,
     preview: Preview,
-    table: Table,
+    table: SamplerTable,
     dit: DitConfig,
     class_names: &'a [String],
 }
@@ -45,7 +45,7 @@ impl<'a> Pretrainer<'a> {
             ModelSource::New(_) => {
                 let dit = Self::network(config)?;
                 // Before the weights are drawn: the host would need as much.
-                gpu.check_memory(optimizer::planned_bytes(&dit.layout(), &Profile::of(gpu)))?;
+                gpu.check_memory(optimizer::planned_bytes(&dit.layout(), &DeviceProfile::of(gpu)))?;
                 let weights = dit.initial_weights(config.run.seed);
                 (dit, weights)
             }
@@ -54,7 +54,7 @@ impl<'a> Pretrainer<'a> {
         let stores = training.optimizer.average_stores();
         let batch = config.pretrain_micro_batch();
         let preview = Preview::new(gpu, config, &(&dit).into(), &data.class_names, batch, 1.0, &stores)?;
-        let table = Table::ode(1.0, config.preview.steps)?;
+        let table = SamplerTable::ode(1.0, config.preview.steps)?;
         Ok(Self { training, preview, table, dit, class_names: &data.class_names })
     }
 
@@ -74,7 +74,7 @@ impl<'a> Pretrainer<'a> {
     }
 
     /// What pretraining a network costs, previews aside.
-    pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Cost {
+    pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Cost {
         let micro_batch = config.pretrain_micro_batch();
         let graph = FlowMatchingGraph::record(dit, micro_batch, activations(&config.pretrain)).graph;
         Cost::of(&dit.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
@@ -141,7 +141,7 @@ impl<'a> Fitter<'a> {
     /// If sizes are too large, or the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset) -> Result<Self> {
         let network = Self::network(config, data)?;
-        gpu.check_memory(optimizer::planned_bytes(&network.layout(), &Profile::of(gpu)))?;
+        gpu.check_memory(optimizer::planned_bytes(&network.layout(), &DeviceProfile::of(gpu)))?;
         Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })
     }
 
@@ -156,7 +156,7 @@ impl<'a> Fitter<'a> {
     }
 
     /// What training a network costs.
-    pub fn cost(config: &Config, network: &ClassifierConfig, profile: &Profile) -> Cost {
+    pub fn cost(config: &Config, network: &ClassifierConfig, profile: &DeviceProfile) -> Cost {
         Cost::of(&network.layout(), &FittingGraph::record(&config.classifier, network).graph, 1, profile)
     }
 

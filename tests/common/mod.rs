@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::gpu::{Gpu, Options};
-use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Profile, Stores, Tensor};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Interpreter, Plan, Stores, Tensor};
 
 /// The device of this test binary. No adapter is a failure, never a pass.
 pub fn gpu() -> &'static Arc<Gpu> {
@@ -171,8 +171,8 @@ pub fn check_rows_are_independent(
 /// The device's profile, with this kernel variant forced where an op has it. What a device without subgroups cannot
 /// run is reported, and the kernel that it would choose is tested in its place; the checks below see to it that any
 /// other variant is run.
-pub fn forcing(variant: &str) -> Profile {
-    let profile = Profile { forced: Some(variant.to_owned()), ..Profile::of(gpu()) };
+pub fn forcing(variant: &str) -> DeviceProfile {
+    let profile = DeviceProfile { forced: Some(variant.to_owned()), ..DeviceProfile::of(gpu()) };
     if variant.contains("subgroup") && profile.subgroup_size.is_none() {
         let what = format!("{variant}: the device has no subgroups of one size");
         // Some steps of .ci/run are about just that.
@@ -183,7 +183,7 @@ pub fn forcing(variant: &str) -> Profile {
 }
 
 /// Asserts that ops with a kernel of the forced name run it, and that there is one.
-fn assert_forced(name: &str, graph: &Graph, profile: &Profile) {
+fn assert_forced(name: &str, graph: &Graph, profile: &DeviceProfile) {
     let Some(forced) = profile.forced.as_deref() else { return };
     if forced.contains("subgroup") && profile.subgroup_size.is_none() {
         return;
@@ -217,12 +217,12 @@ pub fn check_forward(
     tolerance: f64,
     build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
 ) {
-    check_forward_on(&Profile::of(gpu()), name, inputs, tolerance, build);
+    check_forward_on(&DeviceProfile::of(gpu()), name, inputs, tolerance, build);
 }
 
 /// [`check_forward`] with kernels chosen by a profile.
 pub fn check_forward_on(
-    profile: &Profile,
+    profile: &DeviceProfile,
     name: &str,
     inputs: &[Input],
     tolerance: f64,
@@ -260,12 +260,12 @@ pub fn check_gradient(
     tolerance: f64,
     build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
 ) {
-    check_gradient_on(&Profile::of(gpu()), name, inputs, tolerance, build);
+    check_gradient_on(&DeviceProfile::of(gpu()), name, inputs, tolerance, build);
 }
 
 /// [`check_gradient`] with kernels chosen by a profile.
 pub fn check_gradient_on(
-    profile: &Profile,
+    profile: &DeviceProfile,
     name: &str,
     inputs: &[Input],
     tolerance: f64,

@@ -83,7 +83,7 @@ fn a_tensor_that_no_kernel_can_see_is_refused_by_name() {
     let x = graph.input("hidden states", &[1024, 1024]);
     let y = graph.apply(Scale(2.0), &[x]);
     graph.keep(y);
-    let profile = |binding_bytes| Profile { binding_bytes, ..Profile::default() };
+    let profile = |binding_bytes| DeviceProfile { binding_bytes, ..DeviceProfile::default() };
     assert!(check_tensors(&graph, &profile(None)).is_ok() && check_tensors(&graph, &profile(Some(4 << 20))).is_ok());
     let Err(Error::Device(message)) = check_tensors(&graph, &profile(Some(4 << 10))) else { panic!("it is refused") };
     assert!(message.contains("needs 4.0 MiB in one piece"), "{message}");
@@ -95,7 +95,7 @@ fn a_tensor_that_no_kernel_can_see_is_refused_by_name() {
 fn the_cost_of_training_knows_the_limits_of_the_device() {
     let (_folder, file) = classifier_file();
     let (config, model) = (tiny::config(&file), tiny::dit(1));
-    let profile = Profile { binding_bytes: Some(1 << 10), ..Profile::default() };
+    let profile = DeviceProfile { binding_bytes: Some(1 << 10), ..DeviceProfile::default() };
     let Err(Error::Device(message)) = Trainer::cost(&config, dit_of(&model), &profile) else { panic!("it is refused") };
     assert!(message.contains("in one piece"), "{message}");
 }

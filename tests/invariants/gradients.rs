@@ -9,7 +9,7 @@ use flowdppo_wgpu::config::{
 };
 use flowdppo_wgpu::evaluate::BASE;
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
-use flowdppo_wgpu::flow::sampler::Row;
+use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
 use flowdppo_wgpu::model::{Adapter, Classifier, DitConfig, Layout, Network};
 use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
@@ -156,7 +156,8 @@ fn inputs(
     };
     let transition = |_: usize, step: usize| {
         let sigma = sigmas(step).0;
-        let Row { a, b, s } = if is_nft { Row { a: 1.0 - sigma, b: 0.0, s: sigma } } else { rollout.table.rows[step] };
+        let Transition { a, b, s } =
+            if is_nft { Transition { a: 1.0 - sigma, b: 0.0, s: sigma } } else { rollout.table.rows[step] };
         [a, b, s].map(|factor| factor as f32).to_vec()
     };
     let mean = 1.0 / rows.len() as f32;
@@ -218,7 +219,7 @@ fn an_update_sees_what_the_rollout_drew() {
     let dim = dit.dim();
     let mut checked = 0;
     for (slot, pair) in rollout.trained.windows(2).enumerate().filter(|(_, pair)| pair[1] == pair[0] + 1) {
-        let Row { a, b, s } = rollout.table.rows[pair[0]];
+        let Transition { a, b, s } = rollout.table.rows[pair[0]];
         for sample in 0..12 {
             let key = NoiseKey { seed: 0, rollout: 3, sample: sample as u32, step: pair[0] as u32 };
             let at = |values: &[f32], slot: usize, i: usize| f64::from(values[(slot * 12 + sample) * dim + i]);
@@ -291,7 +292,7 @@ const CASES: [(&str, Change); 12] = [
 ];
 
 /// Puts the threshold or the clip range between two terms, so that some are dropped and none is at the edge.
-fn put_threshold_between(config: &mut Config, outcomes: &[Vec<f64>], row: Row) {
+fn put_threshold_between(config: &mut Config, outcomes: &[Vec<f64>], row: Transition) {
     let middle = |column: usize| {
         let mut values: Vec<f64> = outcomes.iter().map(|outcome| outcome[column].abs()).collect();
         values.sort_by(f64::total_cmp);

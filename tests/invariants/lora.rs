@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler};
-use flowdppo_wgpu::graph::{Graph, Origin, Plan, Profile, Stores};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Origin, Plan, Stores};
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
 };
@@ -93,7 +93,7 @@ fn an_update_computes_no_gradient_that_is_thrown_away() {
         let adapter = Adapter::begin(&config, dit).expect("it fits");
         let network = Network::new(dit, adapter.as_ref());
         let graph = UpdateGraph::record(&config, &network).expect("it fits").graph;
-        let profile = Profile::of(gpu());
+        let profile = DeviceProfile::of(gpu());
         let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
         for node in graph.nodes() {
             for dispatch in node.op.dispatches(&graph.shapes(node), &profile) {

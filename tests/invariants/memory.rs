@@ -7,7 +7,7 @@ use flowdppo_wgpu::config::Config;
 use flowdppo_wgpu::data;
 use flowdppo_wgpu::evaluate::{BASE, base_bytes, declare_base, upload_base};
 use flowdppo_wgpu::graph::{
-    Graph, MemoryPlan, Node, Origin, Plan, Profile, Stores, Tensor, planned_bytes, planned_together,
+    DeviceProfile, Graph, MemoryPlan, Node, Origin, Plan, Stores, Tensor, planned_bytes, planned_together,
 };
 use flowdppo_wgpu::model::{Dit, DitConfig};
 use flowdppo_wgpu::ops::{MatMul, Scale};
@@ -21,8 +21,8 @@ use crate::{classifier_file, config, dit_of, own_gpu, read};
 const RECOMPUTE: Activations = Activations { recompute: true, half: false };
 
 /// The profiles of a software driver and of a GPU.
-fn profiles() -> [Profile; 2] {
-    [Profile { cpu: true, ..Profile::default() }, Profile::default()]
+fn profiles() -> [DeviceProfile; 2] {
+    [DeviceProfile { cpu: true, ..DeviceProfile::default() }, DeviceProfile::default()]
 }
 
 /// Gradients of flow matching on a batch of four, and the loss.
@@ -116,7 +116,7 @@ fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
 }
 
 /// The tensors that a node's kernels touch, on such a device.
-fn touched(graph: &Graph, node: &Node, profile: &Profile) -> BTreeSet<Tensor> {
+fn touched(graph: &Graph, node: &Node, profile: &DeviceProfile) -> BTreeSet<Tensor> {
     let dispatches = node.op.dispatches(&graph.shapes(node), profile);
     dispatches.iter().flat_map(|it| it.reads.iter().chain(&it.writes)).filter_map(|it| node.bound(*it)).collect()
 }
@@ -164,7 +164,7 @@ fn plans_share_their_slots_and_keep_their_results() {
         let between = graph.apply(Scale(factor), &[x]);
         let y = graph.apply(Scale(factor), &[between]);
         graph.keep(y);
-        let planned = planned_bytes(&graph, &Profile::of(&gpu));
+        let planned = planned_bytes(&graph, &DeviceProfile::of(&gpu));
         (Plan::new(&gpu, &graph, &Stores::new()).expect("it is small"), x, y, planned)
     };
     // The first readback makes the memory of all.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use flowdppo_wgpu::reward::{Batch, ClassifierScorer, Purpose, Reward, Rewards, classifier_for};
-use flowdppo_wgpu::rl::{Outcome, Run, RunOptions};
+use flowdppo_wgpu::rl::{RunOptions, RunSummary, TrainingRun};
 use flowdppo_wgpu::run::{RunDirectory, Verbosity, checkpoint, metrics};
 use flowdppo_wgpu::{Error, Result};
 
@@ -29,7 +29,7 @@ impl Reward for Flaky {
 
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
         let mut scores = self.inner.score(batch)?;
-        if (batch.moment.purpose, batch.moment.iteration) == self.fails {
+        if (batch.context.purpose, batch.context.iteration) == self.fails {
             match self.quietly {
                 true => scores[0][1] = f64::NAN,
                 false => return Err(Error::input("the service is out of order")),
@@ -40,7 +40,7 @@ impl Reward for Flaky {
 }
 
 /// Four iterations into a folder, whose only checkpoint by itself is the last; the reward may fail at a moment.
-fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, u64), bool)>) -> Result<Outcome> {
+fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, u64), bool)>) -> Result<RunSummary> {
     let mut config = tiny::config(classifier);
     config.train.iterations = 4;
     config.checkpoint.every = 0;
@@ -49,7 +49,7 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
     let model = tiny::dit(1);
     let begun = resume.then(|| RunDirectory::open(&folder.join("run"))).transpose()?;
     let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
-    let mut run = Run::prepare(gpu(), &config, &model, newest.flatten(), None)?;
+    let mut run = TrainingRun::prepare(gpu(), &config, &model, newest.flatten(), None)?;
     if let Some((fails, quietly)) = fails {
         let inner = classifier_for(gpu(), &config.reward[0].file, dit_of(&model), &[])?;
         let flaky = Box::new(Flaky { inner, fails, quietly });

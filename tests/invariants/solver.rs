@@ -4,7 +4,7 @@ use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::flow::solver::Solver;
 use flowdppo_wgpu::graph::Stores;
 use flowdppo_wgpu::optimizer::PARAMETERS;
-use flowdppo_wgpu::sampling::{Sampling, Table, class_requests};
+use flowdppo_wgpu::sampling::{SamplerTable, Sampling, class_requests};
 
 use crate::common::{gpu, tiny};
 use crate::dit_of;
@@ -21,7 +21,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     let mut sampling =
         Sampling::new_for(gpu(), &dit.into(), [6, 4], 1.0, Solver::DpmSolverPlusPlus, &stores).expect("it is small");
     let schedule = Schedule::StaticShift { shift: 2.0 };
-    let table = Table::solve(&schedule, STEPS, Solver::DpmSolverPlusPlus).expect("it is a schedule");
+    let table = SamplerTable::solve(&schedule, STEPS, Solver::DpmSolverPlusPlus).expect("it is a schedule");
     assert!(table.history[2..STEPS - 1].iter().all(|c| *c < 0.0), "the middle steps use the one before");
 
     // Six samples in batches of four: the second batch must not see the history of the first.
@@ -52,7 +52,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     assert_eq!(checked, 6 * (STEPS - 1) * dit.dim());
 
     // A plan with a history makes the steps of any deterministic table.
-    let euler = Table::solve(&schedule, STEPS, Solver::Euler).expect("it is a schedule");
+    let euler = SamplerTable::solve(&schedule, STEPS, Solver::Euler).expect("it is a schedule");
     let with_history = sampling.draw(&euler, &requests).expect("the device works");
     let mut plain = Sampling::new(gpu(), &dit.into(), [6, 4], 1.0, &stores).expect("it is small");
     assert_eq!(with_history, plain.draw(&euler, &requests).expect("the device works"));

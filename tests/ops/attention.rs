@@ -1,4 +1,4 @@
-use flowdppo_wgpu::graph::{Graph, Op, Plan, Profile, Shapes, Stores};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Op, Plan, Shapes, Stores};
 use flowdppo_wgpu::ops::Attention;
 
 use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, floats, forcing, gpu, skip};
@@ -149,7 +149,7 @@ fn attention_shares_rows_in_subgroups_only_where_the_cpu_plays_the_device() {
     let shapes: [&[usize]; 3] = [&[2, 16, 192], &[2, 16, 64], &[2, 4, 16]];
     let shapes = Shapes { inputs: shapes[..1].to_vec(), outputs: shapes[1..].to_vec() };
     let chosen = |cpu, subgroup_size| {
-        let profile = Profile { cpu, subgroup_size, ..Profile::default() };
+        let profile = DeviceProfile { cpu, subgroup_size, ..DeviceProfile::default() };
         Attention { num_heads: 4 }.dispatches(&shapes, &profile)[0].kernel.clone()
     };
     for subgroup_size in [None, Some(32), Some(64)] {

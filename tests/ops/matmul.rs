@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use flowdppo_wgpu::gpu::{DeviceKind, Tuning};
-use flowdppo_wgpu::graph::{Graph, Interpreter, Op, Plan, Profile, Shapes, Store, Stores};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Interpreter, Op, Plan, Shapes, Store, Stores};
 use flowdppo_wgpu::ops::{MatMul, SumRows, linear};
 
 use crate::common::{Input, Random, check, check_forward, check_forward_on, check_gradient, forcing, gpu, nmse, skip};
@@ -203,12 +203,12 @@ fn matmul_accumulates_over_slices_of_k() {
 #[test]
 fn the_kernel_does_not_depend_on_the_number_of_rows() {
     let profiles = [
-        Profile::default(),
-        Profile { subgroup_size: Some(32), ..Profile::default() },
-        Profile { cpu: true, ..Profile::default() },
-        Profile { cpu: true, subgroup_size: Some(8), ..Profile::default() },
+        DeviceProfile::default(),
+        DeviceProfile { subgroup_size: Some(32), ..DeviceProfile::default() },
+        DeviceProfile { cpu: true, ..DeviceProfile::default() },
+        DeviceProfile { cpu: true, subgroup_size: Some(8), ..DeviceProfile::default() },
     ];
-    let chosen = |profile: &Profile, rows: usize, n: usize, k: usize| {
+    let chosen = |profile: &DeviceProfile, rows: usize, n: usize, k: usize| {
         let shapes = [[rows, k], [k, n], [rows, n]];
         let shapes = Shapes { inputs: vec![&shapes[0], &shapes[1]], outputs: vec![&shapes[2]] };
         MatMul::default().dispatches(&shapes, profile).into_iter().map(|dispatch| dispatch.kernel).collect::<Vec<_>>()
@@ -231,8 +231,8 @@ fn a_measured_kernel_is_taken_for_its_workload_whatever_the_rows() {
     let kernels =
         [("matmul n=64 k=32", "matmul_register"), ("matmul n=64 m=16 at accumulate", "matmul_subgroup.ROWS=4")];
     let tuning = Tuning::new(kernels.map(|(workload, kernel)| (workload.to_owned(), kernel.to_owned())));
-    let tuned = Profile { subgroup_size: Some(8), tuning: Arc::new(tuning), ..Profile::default() };
-    let kernel = |profile: &Profile, op: MatMul, [m, n, k]: [usize; 3]| {
+    let tuned = DeviceProfile { subgroup_size: Some(8), tuning: Arc::new(tuning), ..DeviceProfile::default() };
+    let kernel = |profile: &DeviceProfile, op: MatMul, [m, n, k]: [usize; 3]| {
         let a = if op.transpose_a { [k, m] } else { [m, k] };
         let b = if op.transpose_b { [n, k] } else { [k, n] };
         let c = [m, n];
@@ -251,12 +251,12 @@ fn a_measured_kernel_is_taken_for_its_workload_whatever_the_rows() {
         let transposed = MatMul { transpose_b: true, ..MatMul::default() };
         assert_eq!(kernel(&tuned, transposed, [rows, 64, 32]).shader, "matmul_tiled_vec4");
     }
-    let forced = Profile { forced: Some("matmul_tiled".into()), ..tuned.clone() };
+    let forced = DeviceProfile { forced: Some("matmul_tiled".into()), ..tuned.clone() };
     assert_eq!(kernel(&forced, MatMul::default(), [8, 64, 32]).shader, "matmul_tiled_vec4", "what is forced wins");
-    let other = Profile { forced: Some("attention_register".into()), ..tuned.clone() };
+    let other = DeviceProfile { forced: Some("attention_register".into()), ..tuned.clone() };
     assert_eq!(kernel(&other, MatMul::default(), [8, 64, 32]).shader, "matmul_register", "but only for its op");
     // A table must not ask for what the device cannot do.
-    let without = Profile { subgroup_size: None, ..tuned };
+    let without = DeviceProfile { subgroup_size: None, ..tuned };
     assert_eq!(kernel(&without, gradient, [16, 64, 8]).shader, "matmul_tiled_vec4");
 }
 
@@ -307,7 +307,7 @@ fn every_choice_has_a_listed_name() {
     graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight]);
     let qkv = graph.input("qkv", &[2, 9, 3 * 16]);
     graph.push(flowdppo_wgpu::ops::Attention { num_heads: 2 }, &[qkv]);
-    let profile = Profile { subgroup_size: Some(8), ..Profile::default() };
+    let profile = DeviceProfile { subgroup_size: Some(8), ..DeviceProfile::default() };
     let mut count = 0;
     for node in graph.nodes() {
         let choice = node.op.choice(&graph.shapes(node), &profile).expect("it has variants");

@@ -1,5 +1,5 @@
 use flowdppo_wgpu::autodiff::backward;
-use flowdppo_wgpu::graph::{Graph, Profile, Tensor};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Tensor};
 use flowdppo_wgpu::ops::{Activation, GatedResidual, linear};
 
 use crate::common::{Input, check_forward_on, check_gradient, forcing, gpu, run};
@@ -36,7 +36,7 @@ fn executed(inputs: &[Input], build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tenso
     for tensor in build(&mut graph, &tensors) {
         graph.keep(tensor);
     }
-    assert_eq!(graph.dispatch_count(&Profile::of(gpu())), graph.executed().len(), "a node is a dispatch here");
+    assert_eq!(graph.dispatch_count(&DeviceProfile::of(gpu())), graph.executed().len(), "a node is a dispatch here");
     graph.executed().iter().map(|node| node.op.name()).collect()
 }
 

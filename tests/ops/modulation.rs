@@ -1,7 +1,7 @@
 //! Layer norm and gates with adaLN modulation, at the small sizes of this program's models and at those of large ones.
 
 use flowdppo_wgpu::autodiff::backward;
-use flowdppo_wgpu::graph::{Graph, Op, Plan, Profile, Shapes, Stores, Tensor};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Op, Plan, Shapes, Stores, Tensor};
 use flowdppo_wgpu::ops::{GatedResidual, LayerNorm};
 
 use crate::common::{Input, Random, Values, check, check_forward, check_forward_on, check_gradient_on, forcing, gpu};
@@ -13,9 +13,9 @@ const FEW_ROUNDINGS: f64 = 1e-12;
 const VARIANTS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
 
 /// Kernels as on this device, and as on a GPU: in vectors where rows have whole ones.
-fn profiles() -> [Profile; 2] {
-    let here = Profile::of(gpu());
-    [Profile { cpu: true, ..here.clone() }, Profile { cpu: false, ..here }]
+fn profiles() -> [DeviceProfile; 2] {
+    let here = DeviceProfile::of(gpu());
+    [DeviceProfile { cpu: true, ..here.clone() }, DeviceProfile { cpu: false, ..here }]
 }
 
 fn layer_norm(graph: &mut Graph, x: &[Tensor]) -> Vec<Tensor> {
@@ -52,7 +52,7 @@ fn layer_norm_with_modulation() {
     for sizes in [[1, 1, 5], [2, 3, 7], [5, 16, 64], [3, 65, 33], [2, 130, 68]] {
         for variant in VARIANTS {
             for profile in profiles() {
-                let profile = Profile { forced: Some(variant.into()), ..profile };
+                let profile = DeviceProfile { forced: Some(variant.into()), ..profile };
                 let name = format!("{variant} {sizes:?} cpu={}", profile.cpu);
                 check_forward_on(&profile, &name, &of_layer_norm(sizes), FEW_ROUNDINGS, layer_norm);
                 check_gradient_on(&profile, &name, &of_layer_norm(sizes), FEW_ROUNDINGS, layer_norm);
@@ -98,7 +98,7 @@ fn large_models() {
 
 /// Runs what `build` records with kernels chosen by a profile; returns the words of every output.
 fn run_on(
-    profile: &Profile,
+    profile: &DeviceProfile,
     inputs: &[(Vec<usize>, &[u32])],
     build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
 ) -> Vec<Vec<u32>> {
@@ -157,7 +157,7 @@ fn sums_over_tokens_have_the_same_bits_in_vectors() {
         inputs.iter().zip(&data).map(|(input, words)| (input.shape.clone(), &words[..])).collect();
     let [plain, vectors] = profiles().map(|profile| {
         // The rows' statistics by one kernel, so that only the sums over tokens may differ.
-        let profile = Profile { forced: Some("layer_norm_serial".into()), ..profile };
+        let profile = DeviceProfile { forced: Some("layer_norm_serial".into()), ..profile };
         run_on(&profile, &cases, with_gradient(layer_norm))
     });
     assert_eq!(plain, vectors);
@@ -165,7 +165,7 @@ fn sums_over_tokens_have_the_same_bits_in_vectors() {
 
 #[test]
 fn a_workgroup_a_row_is_chosen_by_width_and_device_alone() {
-    let name = |profile: &Profile, sizes: [usize; 3]| {
+    let name = |profile: &DeviceProfile, sizes: [usize; 3]| {
         let [batch, tokens, columns] = sizes;
         let (x, modulation, stats) = ([batch, tokens, columns], [batch, columns], [batch, tokens, 2]);
         let shapes = Shapes { inputs: vec![&x, &modulation, &modulation], outputs: vec![&x, &stats] };

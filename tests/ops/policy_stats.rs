@@ -1,4 +1,4 @@
-use flowdppo_wgpu::graph::{Graph, Profile, Tensor};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Tensor};
 use flowdppo_wgpu::ops::policy_stats;
 
 use crate::common::{
@@ -26,7 +26,7 @@ fn odd_shapes() {
 /// As a GPU would: in vectors where rows have whole ones.
 #[test]
 fn odd_shapes_in_vectors() {
-    let profile = Profile { cpu: false, ..Profile::of(gpu()) };
+    let profile = DeviceProfile { cpu: false, ..DeviceProfile::of(gpu()) };
     for shape in [vec![1, 4], vec![1, 63], vec![3, 64], vec![2, 260], vec![2, 4096], vec![2, 4100], vec![3, 8191]] {
         let inputs = inputs(&shape);
         check_forward_on(&profile, &format!("policy_stats {shape:?}"), &inputs, TOLERANCE, record);
@@ -38,7 +38,7 @@ fn odd_shapes_in_vectors() {
 #[test]
 fn rows_of_large_pictures() {
     for cpu in [true, false] {
-        let profile = Profile { cpu, ..Profile::of(gpu()) };
+        let profile = DeviceProfile { cpu, ..DeviceProfile::of(gpu()) };
         for shape in [[3, 65_536], [1, 262_144]] {
             check_forward_on(&profile, &format!("policy_stats {shape:?}"), &inputs(&shape), TOLERANCE, record);
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use flowdppo_wgpu::autodiff::backward;
-use flowdppo_wgpu::graph::{Binding, Graph, Plan, Profile, Stores, Tensor};
+use flowdppo_wgpu::graph::{Binding, DeviceProfile, Graph, Plan, Stores, Tensor};
 use flowdppo_wgpu::ops::{
     Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, Guidance, Join, LayerNorm, MatMul, Patches,
     Patchify, Scale, Split, policy_stats,
@@ -45,7 +45,7 @@ impl Recorded {
 
     /// Fails if a dispatch of the backward pass writes what is neither wanted nor read.
     fn assert_nothing_is_thrown_away(&self, name: &str) {
-        let profile = Profile::of(gpu());
+        let profile = DeviceProfile::of(gpu());
         let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
         for node in &self.graph.nodes()[self.forward..] {
             for dispatch in node.op.dispatches(&self.graph.shapes(node), &profile) {

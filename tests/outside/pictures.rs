@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flowdppo_wgpu::config;
 use flowdppo_wgpu::data::from_byte;
-use flowdppo_wgpu::reward::{Batch, Description, Limits, Moment, Purpose, Reward, Subject};
+use flowdppo_wgpu::reward::{Batch, Description, Limits, Purpose, Reward, ScoringContext, Subject};
 use flowdppo_wgpu::{Error, Result};
 
 /// Grey pictures of 4x4, each of another pattern.
@@ -39,8 +39,8 @@ impl Pictures {
 
     pub fn score(&self, reward: &mut impl Reward) -> Result<Vec<Vec<f64>>> {
         let Self { images, labels, class_names, .. } = self;
-        let moment = Moment { purpose: Purpose::Training, iteration: 5 };
-        reward.score(&Batch { images, labels, class_names, channels: 1, image_size: 4, moment })
+        let context = ScoringContext { purpose: Purpose::Training, iteration: 5 };
+        reward.score(&Batch { images, labels, class_names, channels: 1, image_size: 4, context })
     }
 
     /// The mean of each picture, 0 to 1.

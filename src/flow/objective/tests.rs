@@ -15,7 +15,7 @@ const fn dppo(kl_mask_threshold: f64, mask: Mask) -> Objective {
 }
 
 /// The transitions of a middle step for each sampler with a density.
-fn rows() -> Vec<(Sampler, Row)> {
+fn rows() -> Vec<(Sampler, Transition)> {
     [Sampler::FlowSde, Sampler::Dance, Sampler::Cps, Sampler::Precise, Sampler::DancePrecise]
         .map(|sampler| (sampler, sampler.row(0.875, 0.8, 0.96, 0.7)))
         .to_vec()
@@ -115,7 +115,7 @@ fn guard_is_the_bias_corrected_ratio() {
 
 #[test]
 fn an_overflowing_ratio_is_dropped_without_a_nan() {
-    let row = Row { a: 1.0, b: -1.0, s: 1.0 };
+    let row = Transition { a: 1.0, b: -1.0, s: 1.0 };
     let term = Term { s1: -1e4, s2: 1.0, dim: 1, row, advantage: 1.0 };
     for objective in [DPPO, dppo(1e-5, Mask::Symmetric), GRPO, GUARD] {
         let outcome = objective.evaluate(LogProb::Gaussian, &term);
@@ -128,7 +128,7 @@ fn an_overflowing_ratio_is_dropped_without_a_nan() {
 #[test]
 fn beyond_the_trust_region_in_either_direction() {
     // With b² = 2 and s = 1 the KL is S2/D.
-    let row = Row { a: 1.0, b: -(2.0_f64.sqrt()), s: 1.0 };
+    let row = Transition { a: 1.0, b: -(2.0_f64.sqrt()), s: 1.0 };
     let term = |kl: f64| Term { s1: 0.0, s2: 4.0 * kl, dim: 4, row, advantage: 1.0 };
     assert!(DPPO.is_beyond(&term(1.01e-5), 0.0) && !DPPO.is_beyond(&term(0.9e-5), 1.0));
     for objective in [GRPO, GUARD] {

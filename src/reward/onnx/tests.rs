@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{ColourOrder, ModelSizes, RewardKind, TensorLayout};
-use crate::reward::{Moment, Purpose};
+use crate::reward::{Purpose, ScoringContext};
 
 /// Two roundings of f32 in every layer and in the resizing, on numbers of about 1.
 const TOLERANCE: f64 = 1e-5;
@@ -61,10 +61,10 @@ fn dit(channels: usize, num_classes: usize) -> DitConfig {
 /// The score of each of the two pictures for each label: `[label][picture]`.
 fn scores(reward: &config::Reward, pictures: &[f32], channels: usize, class_names: &[String]) -> Vec<Vec<f64>> {
     let mut onnx = OnnxReward::new(reward, &dit(channels, class_names.len()), class_names).unwrap();
-    let moment = Moment { purpose: Purpose::Training, iteration: 0 };
+    let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
     let score = |label: u32| {
         let labels = [label; 2];
-        let batch = Batch { images: pictures, labels: &labels, class_names, channels, image_size: 8, moment };
+        let batch = Batch { images: pictures, labels: &labels, class_names, channels, image_size: 8, context };
         onnx.score(&batch).unwrap().remove(0)
     };
     (0..class_names.len() as u32).map(score).collect()

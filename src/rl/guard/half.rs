@@ -1,6 +1,6 @@
 //! Activations that `train.half_activations` cannot keep.
 
-use super::{Kind, Sign};
+use super::{Sign, WarningKind};
 use crate::autodiff::LostInHalf;
 use crate::run::metrics::Record;
 
@@ -10,7 +10,7 @@ pub(super) fn sign(line: &Record) -> Option<Sign> {
     let explained = LostInHalf::explain(&lost, "train.half_activations")?;
     let (seen, change) = explained.rsplit_once(": ")?;
     Some(Sign {
-        kind: Kind::HalfActivations,
+        kind: WarningKind::HalfActivations,
         name: String::new(),
         severity: lost.len() as f64,
         hack: false,

@@ -51,7 +51,7 @@ impl Seen {
 }
 
 /// The kinds that a history is warned of, with their iterations; and whether it is stopped.
-fn told(mut watch: Watch, lines: impl IntoIterator<Item = Record>) -> (Vec<(u64, Kind)>, bool) {
+fn told(mut watch: Watch, lines: impl IntoIterator<Item = Record>) -> (Vec<(u64, WarningKind)>, bool) {
     let (mut told, mut stopped) = (Vec::new(), false);
     for line in lines {
         let findings = watch.observe(&line);
@@ -101,28 +101,28 @@ fn other_numbers_of_the_base_are_another_yardstick() {
     // What was told by the old ones is told again by the new ones.
     let bad = Seen { judge: 0.3, ..good };
     let lines = [BASE.line(0), bad.line(1), BASE.line(0), bad.line(2), Seen { ink: 0.31, ..BASE }.line(0), bad.line(3)];
-    assert_eq!(told(watch(|_| {}), lines).0, [(1, Kind::Judge), (3, Kind::Judge)]);
+    assert_eq!(told(watch(|_| {}), lines).0, [(1, WarningKind::Judge), (3, WarningKind::Judge)]);
     // Another device rounds otherwise, and is no other yardstick: what was told stays told, the best stays the best.
     let rounded = Seen { diversity: BASE.diversity * (1.0 + 1e-5), ..BASE };
     let lines = [BASE.line(0), bad.line(1), rounded.line(0), bad.line(2)];
-    assert_eq!(told(watch(|_| {}), lines).0, [(1, Kind::Judge)]);
+    assert_eq!(told(watch(|_| {}), lines).0, [(1, WarningKind::Judge)]);
 }
 
 #[test]
 fn each_way_of_hacking_is_seen_once_until_it_gets_worse() {
     let up = Seen { reward: 0.95, ..BASE };
     type Worsen = fn(Seen, f64) -> Seen;
-    let cases: [(Kind, Worsen); 5] = [
-        (Kind::Judge, |seen, bad| Seen { judge: 0.82 - 0.2 * bad, ..seen }),
-        (Kind::Holdout, |seen, bad| Seen { ink: 0.3 - 0.08 * bad, ..seen }),
-        (Kind::Diversity, |seen, bad| Seen { diversity: 1.9 / bad, ..seen }),
-        (Kind::HighFrequency, |seen, bad| Seen { high_frequency: 0.18 * bad, ..seen }),
-        (Kind::Drift, |seen, bad| Seen { image_msd: 0.8 * bad * bad, ..seen }),
+    let cases: [(WarningKind, Worsen); 5] = [
+        (WarningKind::Judge, |seen, bad| Seen { judge: 0.82 - 0.2 * bad, ..seen }),
+        (WarningKind::Holdout, |seen, bad| Seen { ink: 0.3 - 0.08 * bad, ..seen }),
+        (WarningKind::Diversity, |seen, bad| Seen { diversity: 1.9 / bad, ..seen }),
+        (WarningKind::HighFrequency, |seen, bad| Seen { high_frequency: 0.18 * bad, ..seen }),
+        (WarningKind::Drift, |seen, bad| Seen { image_msd: 0.8 * bad * bad, ..seen }),
     ];
     for (kind, make) in cases {
         let course = [0.0001, 1.0, 1.1, 1.4, 2.0].map(|bad| make(up, bad));
         let mut lines = evaluations(&course);
-        if matches!(kind, Kind::Diversity) {
+        if matches!(kind, WarningKind::Diversity) {
             lines[1] = up.line(1);
         }
         assert_eq!(told(watch(|_| {}), lines.clone()).0, [(2, kind), (5, kind)]);
@@ -142,7 +142,7 @@ fn each_way_of_hacking_is_seen_once_until_it_gets_worse() {
 fn a_fall_counts_from_the_best_of_the_run_and_by_its_noise() {
     let better = Seen { reward: 0.95, judge: 0.97, ..BASE };
     let worse = Seen { reward: 0.99, judge: 0.86, ..better };
-    assert_eq!(told(watch(|_| {}), evaluations(&[better, worse])).0, [(2, Kind::Judge)]);
+    assert_eq!(told(watch(|_| {}), evaluations(&[better, worse])).0, [(2, WarningKind::Judge)]);
     let message = {
         let mut watch = watch(|_| {});
         let lines = evaluations(&[better, worse]);
@@ -174,7 +174,7 @@ fn damage_is_no_hack() {
         line.insert("eval/judge_accuracy".into(), Value::Null);
         line
     });
-    assert_eq!(told(self::watch(|_| {}), lines), (vec![(1, Kind::Reward)], false));
+    assert_eq!(told(self::watch(|_| {}), lines), (vec![(1, WarningKind::Reward)], false));
 }
 
 #[test]
@@ -197,8 +197,8 @@ fn masking_that_lasts_is_told_and_then_stops_the_run() {
     let masked =
         |share: f64| move |_: u64, line: &mut Record| drop(line.insert("masked_fraction_later".into(), json!(share)));
     assert_eq!(told(watch(|_| {}), rollouts(9, masked(0.85))), (vec![], false));
-    assert_eq!(told(watch(|_| {}), rollouts(4, masked(0.95))), (vec![(3, Kind::Masked)], false));
-    assert_eq!(told(watch(|_| {}), rollouts(5, masked(0.95))), (vec![(3, Kind::Masked)], true));
+    assert_eq!(told(watch(|_| {}), rollouts(4, masked(0.95))), (vec![(3, WarningKind::Masked)], false));
+    assert_eq!(told(watch(|_| {}), rollouts(5, masked(0.95))), (vec![(3, WarningKind::Masked)], true));
     // An iteration that learns breaks the row.
     let now_and_then = |iteration: u64, line: &mut Record| {
         masked(if iteration.is_multiple_of(3) { 0.5 } else { 1.0 })(iteration, line)
@@ -220,7 +220,7 @@ fn masking_that_lasts_is_told_and_then_stops_the_run() {
 fn a_threshold_that_never_acts_is_told() {
     let nothing = |_: u64, line: &mut Record| drop(line.insert("masked_fraction_later".into(), json!(0.0)));
     let lines = rollouts(20, nothing);
-    assert_eq!(told(watch(|_| {}), lines.clone()).0, [(10, Kind::IdleMask)]);
+    assert_eq!(told(watch(|_| {}), lines.clone()).0, [(10, WarningKind::IdleMask)]);
     assert_eq!(told(watch(|config| config.objective.name = ObjectiveName::FlowGrpo), lines.clone()).0.len(), 1);
     let quiet: [fn(&mut Config); 4] = [
         |config| config.guard.idle_after = 0,
@@ -249,11 +249,11 @@ fn a_reward_without_differences_is_told() {
         line.insert("zero_std_group_ratio".into(), json!(1.0));
         line.insert("reward_std".into(), json!(0.0));
     });
-    assert_eq!(told(watch(|_| {}), blind).0, [(3, Kind::NoSignal)]);
+    assert_eq!(told(watch(|_| {}), blind).0, [(3, WarningKind::NoSignal)]);
     let saturated = rollouts(9, |iteration, line| {
         line.insert("reward_std".into(), json!(if iteration < 5 { 0.3 } else { 0.01 }));
     });
-    assert_eq!(told(watch(|_| {}), saturated).0, [(7, Kind::Saturated)]);
+    assert_eq!(told(watch(|_| {}), saturated).0, [(7, WarningKind::Saturated)]);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn gradients_that_are_always_cut_hard_are_told() {
         move |_: u64, line: &mut Record| drop(line.insert("grad_norm_by_update".into(), json!([90.0, least, f64::NAN])))
     };
     assert_eq!(told(watch(|_| {}), rollouts(9, norms(9.0))).0, []);
-    assert_eq!(told(watch(|_| {}), rollouts(9, norms(11.0))).0, [(3, Kind::GradientCut)]);
+    assert_eq!(told(watch(|_| {}), rollouts(9, norms(11.0))).0, [(3, WarningKind::GradientCut)]);
     assert_eq!(told(watch(|config| config.train.max_grad_norm = f64::INFINITY), rollouts(9, norms(11.0))).0, []);
 }
 
@@ -274,10 +274,10 @@ fn a_resumed_run_is_watched_as_if_it_had_never_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("warnings.jsonl");
     let progress = Progress::new("training", 3, crate::run::Verbosity::Quiet);
-    let mut guard = Guard::new(watch(|_| {}), &[], file.clone());
+    let mut guard = RunGuard::new(watch(|_| {}), &[], file.clone());
     lines[..2].iter().for_each(|line| guard.observe(line, &progress).unwrap());
     assert_eq!(guard.warnings, 1);
-    let mut resumed = Guard::new(watch(|_| {}), &lines[..3], file.clone());
+    let mut resumed = RunGuard::new(watch(|_| {}), &lines[..3], file.clone());
     // The base is measured again.
     for line in [&lines[0], &lines[3]] {
         resumed.observe(line, &progress).unwrap();
@@ -291,7 +291,7 @@ fn a_resumed_run_is_watched_as_if_it_had_never_stopped() {
 
 #[test]
 fn a_kind_is_written_by_its_name() {
-    for kind in Kind::ALL {
+    for kind in WarningKind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
     }
 }

@@ -56,7 +56,7 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
         [b'P', b'K', 3, 4, ..] => Some(zip()),
         [b'P', b'K', 5, 6, ..] => Some("a ZIP archive"),
         // Protocols 2 to 5 of Python's pickle, which PyTorch wrote before it wrote ZIP files.
-        [0x80, 2..=5, next, ..] if matches!(next, 0x8a | 0x95 | b'c' | b'}' | b']' | b'(' | b'X') => {
+        [0x80, 2..=5, 0x8a | 0x95 | b'c' | b'}' | b']' | b'(' | b'X', ..] => {
             Some("a Python pickle, such as an old PyTorch checkpoint (.pt, .pth, .bin)")
         }
         _ if bytes.get(257..262) == Some(b"ustar".as_slice()) => Some("a tar archive"),
@@ -88,11 +88,10 @@ fn riff(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The first entry of the ZIP file that `torch.save` writes is `NAME/data.pkl`.
+/// The first entries of the ZIP file that `torch.save` writes are `NAME/data.pkl` and `NAME/.format_version`.
 fn is_torch_zip(bytes: &[u8]) -> bool {
-    let Some([low, high]) = bytes.get(26..28) else { return false };
-    let length = usize::from(u16::from_le_bytes([*low, *high]));
-    bytes.get(30..30 + length).is_some_and(|name| name.ends_with(b"/data.pkl") || name.ends_with(b"/.format_version"))
+    let head = &bytes[..bytes.len().min(512)];
+    contains(head, b"/data.pkl") || contains(head, b"/.format_version")
 }
 
 /// Kinds of text, which may follow a byte order mark and blanks.
@@ -107,14 +106,14 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
         return Some("a git-annex pointer, not the file itself: fetch it with `git annex get`");
     }
     if ["<!doctype html", "<html", "<head", "<body"].iter().any(|start| begins(start)) {
-        return Some("a web page (HTML), probably an error or login page saved instead of the file");
+        return Some("a web page (HTML), probably an error or login page saved in place of the file");
     }
     if begins("<svg") || (begins("<?xml") && contains(head, b"<svg")) {
         return Some("an SVG drawing");
     }
     if begins("<?xml") {
         return Some(match contains(head, b"<html") {
-            true => "a web page (HTML), probably an error or login page saved instead of the file",
+            true => "a web page (HTML), probably an error or login page saved in place of the file",
             false => "an XML document",
         });
     }
@@ -124,7 +123,13 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
         Some(b'{') if is_text && contains(&bytes[..bytes.len().min(1 << 20)], b"\"weight_map\"") => {
             Some("the index of a sharded model (.index.json), not the model itself")
         }
-        Some(b'{' | b'[') if is_text => Some("a text file, by its looks JSON"),
+        Some(b'{') if is_text => Some("a text file, by its looks JSON"),
+        // Not the head of a TOML section.
+        Some(b'[')
+            if is_text && head[1..].trim_ascii_start().first().is_some_and(|it| b"[{\"-]0123456789".contains(it)) =>
+        {
+            Some("a text file, by its looks JSON")
+        }
         Some(_) if is_text => Some("a text file"),
         _ => None,
     }
@@ -133,10 +138,7 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
 /// An ONNX model is a protocol buffer without a magic number: field 1 is the version of the format, a small number, and
 /// the name of the program that wrote it (field 2), an import of operators (field 8) or the graph (field 7) follows.
 fn is_onnx(bytes: &[u8]) -> bool {
-    match bytes {
-        [0x08, 1..=0x20, next, ..] => matches!(next, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42),
-        _ => false,
-    }
+    matches!(bytes, [0x08, 1..=0x20, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42, ..])
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
@@ -159,7 +161,7 @@ mod tests {
         };
         let mut tar = vec![b'a'; 512];
         tar[257..262].copy_from_slice(b"ustar");
-        let cases: [(&[u8], &str); 20] = [
+        let cases: [(&[u8], &str); 22] = [
             (b"", "an empty file"),
             (b"\n <!DOCTYPE html><html>", "a web page (HTML)"),
             (b"\xef\xbb\xbf<HTML><head>", "a web page (HTML)"),
@@ -181,6 +183,8 @@ mod tests {
                 "the index of a sharded",
             ),
             (b"{\"a\": 1}", "a text file, by its looks JSON"),
+            (b"[train]\nsteps = 1\n", "a text file"),
+            (b"[ [1, 2]]", "a text file, by its looks JSON"),
             ("größer\n".as_bytes(), "a text file"),
             (b"<?xml version=\"1.0\"?><svg/>", "an SVG drawing"),
         ];

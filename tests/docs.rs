@@ -221,6 +221,7 @@ fn message_of_check(input: &str) -> String {
 fn message_of_program(arguments: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
+    std::fs::create_dir(here("run")).unwrap();
     checkpoint::save(&here("run/checkpoints"), 3, &[], 0).unwrap();
     for (name, text) in [
         ("run/config.toml", Config::default().to_toml()),

@@ -29,5 +29,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let mut fitter = Fitter::new(&gpu, &config, &data)?;
-    supervised::train(global, &arguments.run, Command::FitClassifier, &gpu, begun, &data, &mut fitter, &pace)
+    let (arguments, command) = (&arguments.run, Command::FitClassifier);
+    let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
+    supervised::train(&work, begun, &mut fitter)
 }

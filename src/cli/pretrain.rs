@@ -36,5 +36,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let mut pretrainer = Pretrainer::new(&gpu, &config, &data)?;
-    supervised::train(global, &arguments.run, Command::Pretrain, &gpu, begun, &data, &mut pretrainer, &pace)
+    let (arguments, command) = (&arguments.run, Command::Pretrain);
+    let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
+    supervised::train(&work, begun, &mut pretrainer)
 }

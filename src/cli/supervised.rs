@@ -36,20 +36,22 @@ pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> R
     gpu.check_memory(cost.bytes)
 }
 
+/// What a command trains with.
+pub(super) struct Work<'a> {
+    pub global: &'a Global,
+    pub arguments: &'a RunArguments,
+    pub command: Command,
+    pub gpu: &'a Arc<Gpu>,
+    pub data: &'a Dataset,
+    pub pace: Pace,
+}
+
 /// Trains a learner to its end, in a new directory or in that of the run that is resumed.
 ///
 /// # Errors
 /// Everything of [`supervised::train`], and a directory that cannot be made.
-pub(super) fn train(
-    global: &Global,
-    arguments: &RunArguments,
-    command: Command,
-    gpu: &Arc<Gpu>,
-    begun: Begun,
-    data: &Dataset,
-    learner: &mut impl Learner,
-    pace: &Pace,
-) -> Result<()> {
+pub(super) fn train(work: &Work<'_>, begun: Begun, learner: &mut impl Learner) -> Result<()> {
+    let Work { global, arguments, command, gpu, data, pace } = work;
     let Begun { config, directory, newest } = begun;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = match directory {
@@ -63,7 +65,7 @@ pub(super) fn train(
         }
         None => RunDirectory::create_for(&config.run, arguments.out.as_deref())?,
     };
-    directory.record_start(command, &config, gpu.description())?;
+    directory.record_start(*command, &config, gpu.description())?;
     global.announce(data::summary::summary(data).trim_end());
     data::contact::write(&directory.data(), data)?;
     global.announce(format_args!(

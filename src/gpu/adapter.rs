@@ -36,10 +36,9 @@ impl Options {
     /// the pipeline cache off if `FLOWDPPO_NO_PIPELINE_CACHE` is set.
     pub fn or_environment(mut self) -> Self {
         self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
-        match variable("FLOWDPPO_LIMITS").as_deref() {
-            Some("webgpu-default") => self.limits = LimitsMode::WebgpuDefault,
-            // Anything else is an error when a device is opened.
-            _ => {}
+        // Anything unknown is an error when a device is opened.
+        if variable("FLOWDPPO_LIMITS").as_deref() == Some("webgpu-default") {
+            self.limits = LimitsMode::WebgpuDefault;
         }
         self.checked |= is_on("FLOWDPPO_CHECKED");
         self.pipeline_cache &= !is_on("FLOWDPPO_NO_PIPELINE_CACHE");

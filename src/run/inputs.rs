@@ -139,9 +139,7 @@ fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
     for entry in entries {
         let (size, inner) = measure(&entry, depth - 1)?;
         let name = entry.file_name().unwrap_or_default().as_encoded_bytes();
-        crc = [name, &[0], &size.to_le_bytes(), &inner.to_le_bytes()]
-            .into_iter()
-            .fold(crc, |crc, bytes| crc32c::crc32c_append(crc, bytes));
+        crc = [name, &[0], &size.to_le_bytes(), &inner.to_le_bytes()].into_iter().fold(crc, crc32c::crc32c_append);
         total += size;
     }
     Ok((total, crc))

@@ -410,7 +410,8 @@ fn classes_noise_and_counts() {
 #[test]
 fn variables_of_the_environment() {
     const TRAIN: &str = "-q train --config train.toml --out run";
-    let cases: [(&'static [(&str, &str)], &'static [&str]); 5] = [
+    type Variables = &'static [(&'static str, &'static str)];
+    let cases: [(Variables, &'static [&'static str]); 5] = [
         (&[("FLOWDPPO_LIMITS", "webgpu-defualt")], &["FLOWDPPO_LIMITS=webgpu-defualt", "webgpu-default or adapter"]),
         (&[("FLOWDPPO_CHECKED", "yes")], &["FLOWDPPO_CHECKED=yes", "0 or 1"]),
         (&[("FLOWDPPO_NO_SUBGROUPS", "true")], &["FLOWDPPO_NO_SUBGROUPS=true", "0 or 1"]),

@@ -51,6 +51,8 @@ pub(super) struct Process {
     said: Arc<Mutex<VecDeque<String>>>,
     /// Ends when standard error does.
     said_all: Receiver<Infallible>,
+    /// It has ended, and what it had started with it.
+    ended: bool,
 }
 
 /// What standard output had.
@@ -99,7 +101,7 @@ impl Process {
         thread::spawn(move || read_lines(stdout.expect(piped), &to_read));
         let (name, kept) = (argv[0].clone(), Arc::clone(&said));
         thread::spawn(move || keep_last_lines(stderr.expect(piped), &name, &kept, still_open));
-        Ok(Self { child, requests: Some(requests), answers, said, said_all })
+        Ok(Self { child, requests: Some(requests), answers, said, said_all, ended: false })
     }
 
     /// Sends a line, without its end, and waits for one.
@@ -131,8 +133,8 @@ impl Process {
 
     /// Ends it at once, with all that it has started.
     pub(super) fn kill(&mut self) {
-        // The id of a process that has been waited for may belong to another by now.
-        if let Ok(None) = self.child.try_wait() {
+        // The id of a process that was waited for a while ago may belong to another by now.
+        if !self.ended {
             kill_group(self.child.id());
         }
         // It fails where the process has ended already.
@@ -144,7 +146,13 @@ impl Process {
         let begin = Instant::now();
         loop {
             match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status.to_string()),
+                Ok(Some(status)) => {
+                    // What it has started ends with it. The group keeps its id as long as one of them lives.
+                    if !std::mem::replace(&mut self.ended, true) {
+                        kill_group(self.child.id());
+                    }
+                    return Some(status.to_string());
+                }
                 Ok(None) if begin.elapsed() < patience => thread::sleep(Duration::from_millis(5)),
                 Ok(None) | Err(_) => return None,
             }

@@ -205,6 +205,24 @@ fn what_a_program_has_started_is_killed_with_it() {
     assert_dead(&fs::read_to_string(marker).unwrap());
 }
 
+/// A program that exits on its own takes what it has started along.
+#[cfg(unix)]
+#[test]
+fn what_a_program_has_started_ends_with_it() {
+    for redirect in [">/dev/null 2>&1", ""] {
+        let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures(1));
+        let marker = folder.path().join("pid");
+        let script = format!(
+            "read -r line; echo '{{\"id\": 0}}'; read -r line; sleep 77 {redirect} & printf $! >\"$1\"; exit 1"
+        );
+        let argv = argv(&["sh", "-c", &script, "sh", marker.to_str().unwrap()]);
+        let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
+        let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
+        assert!(pictures.score(&mut reward).is_err(), "it gave no answer");
+        assert_dead(&fs::read_to_string(marker).unwrap());
+    }
+}
+
 /// Waits for the end of a process that has been killed; somebody else has to take its exit status.
 #[cfg(unix)]
 fn assert_dead(pid: &str) {

@@ -144,19 +144,29 @@ struct State {
     version: String,
 }
 
-/// Trains, from the beginning or from the `newest` checkpoint, until all steps are done or the user stops it.
+/// Where training begins; only [`begin`] makes one.
+#[derive(Debug)]
+pub struct Start(State);
+
+/// Goes back to the `newest` checkpoint if there is one, before anything is written.
 ///
 /// # Errors
-/// Everything of [`Learner::step`], a checkpoint of another network, and files that cannot be written. What was saved
-/// stays whole.
+/// [`Error::Input`] if it belongs to another network.
+pub fn begin(learner: &mut impl Learner, newest: Option<&LoadedCheckpoint>) -> Result<Start> {
+    newest.map_or_else(|| Ok(State::default()), |newest| restore(learner, newest)).map(Start)
+}
+
+/// Trains from a start until all steps are done or the user stops it.
+///
+/// # Errors
+/// Everything of [`Learner::step`], and files that cannot be written. What was saved stays whole.
 pub fn train(
     learner: &mut impl Learner,
     pace: &Pace,
-    newest: Option<&LoadedCheckpoint>,
+    Start(mut state): Start,
     options: &Options<'_>,
 ) -> Result<Outcome> {
     let Options { gpu, directory, verbosity, stop } = options;
-    let mut state = newest.map(|newest| restore(learner, newest)).transpose()?.unwrap_or_default();
     let mut metrics = MetricsLog::open(directory, state.step as u64)?;
     let mut progress = Progress::new(pace.label, pace.steps as u64, *verbosity).starting_at(state.step as u64);
     let mut saved = state.step;

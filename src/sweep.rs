@@ -10,13 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::assets;
 use crate::compare::{Comparison, Source};
-use crate::config::{Config, ModelSource, SweepRun};
+use crate::config::{Command, Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::Model;
 use crate::rl::{Cost, RunOptions, RunSummary, Trainer, TrainingRun};
-use crate::run::directory::{FAILURE, RunDirectory};
+use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
+use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
 
 /// How far a run of a sweep has come.
@@ -182,11 +183,24 @@ fn check_unchanged(config: &Config) -> Result<()> {
     begun.run.device.clone_from(&config.run.device);
     let differences = begun.differences(&config.anchored());
     if differences.is_empty() {
-        return Ok(());
+        return check_inputs(config, &path);
     }
     Err(Error::input(format!(
         "{} was started with another configuration, which differs in {}: choose another --out, or undo the change",
         path.parent().unwrap_or(&path).display(),
         differences.join(", ")
     )))
+}
+
+/// Rejects other files than those that a run was started with. A run that has finished or failed is not asked.
+fn check_inputs(config: &Config, config_file: &Path) -> Result<()> {
+    let folder = config_file.parent().unwrap_or(config_file);
+    if [BEFORE_AFTER, FAILURE].iter().any(|file| folder.join(file).is_file()) {
+        return Ok(());
+    }
+    let Some(then) = Inputs::read(&folder.join("inputs.json"))? else { return Ok(()) };
+    match then.changes(&Inputs::of(&config.anchored(), Command::Train)) {
+        changes if changes.is_empty() => Ok(()),
+        changes => Err(inputs::changed(&changes, "restore what it was, or choose another --out")),
+    }
 }

@@ -53,6 +53,7 @@ pub(super) struct Work<'a> {
 pub(super) fn train(work: &Work<'_>, begun: Begun, learner: &mut impl Learner) -> Result<()> {
     let Work { global, arguments, command, gpu, data, pace } = work;
     let Begun { config, directory, newest } = begun;
+    let start = supervised::begin(learner, newest.as_ref())?;
     // Everything that can be wrong with the input has been looked at: now the disk.
     let directory = match directory {
         Some(directory) => {
@@ -77,7 +78,7 @@ pub(super) fn train(work: &Work<'_>, begun: Begun, learner: &mut impl Learner) -
     ));
     let stop = stop_at_interrupt()?;
     let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop };
-    let outcome = supervised::train(learner, pace, newest.as_ref(), &options)?;
+    let outcome = supervised::train(learner, pace, start, &options)?;
     if outcome.finished {
         say(format_args!("model: {}", directory.model().display()));
     } else {

@@ -192,7 +192,10 @@ impl TrainingRun {
         let outcome = self.work(options, &mut log, &past, unmeasured);
         let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
         let _phase = self.gpu.phase("report");
-        report::refresh(directory, false);
+        match report::conclude(directory) {
+            Err(cause) if outcome.is_err() => log::warn!("{cause}"),
+            concluded => concluded?,
+        }
         outcome
     }
 
@@ -352,7 +355,11 @@ impl TrainingRun {
         {
             more = format!("; and what was learned after iteration {} is lost: {cause}", self.saved);
         }
-        // A directory that was deleted in the meantime holds nothing.
+        let here = directory.path();
+        if !directory.config().is_file() {
+            let gone = format!("; nothing of the run is left, because {} was deleted: start it again", here.display());
+            return cause.followed_by(&(more + &gone));
+        }
         let saved = match checkpoint::newest_published(&directory.checkpoints()).unwrap_or(0) {
             0 => "nothing has been saved, so the run will start over".to_owned(),
             saved => format!("the run is saved up to iteration {saved}"),

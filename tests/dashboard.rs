@@ -221,6 +221,11 @@ fn only_this_machine_may_ask_and_only_to_read() {
     ] {
         assert_eq!(ask(address, "GET", "/", &[("Host", &host)]).status, status, "{host:?}");
     }
+    // A second header could be the one that a browser was tricked into.
+    let (ours, theirs) = (address.to_string(), "evil.example");
+    for hosts in [[ours.as_str(), theirs], [theirs, ours.as_str()]] {
+        assert_ne!(ask(address, "GET", "/", &hosts.map(|host| ("Host", host))).status, 200, "{hosts:?}");
+    }
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         for path in ["/", "/runs/first/", "/nowhere"] {
             let answer = ask(address, method, path, &[]);

@@ -85,6 +85,17 @@ fn a_program_that_fails_in_the_middle_stops_the_run_which_goes_on_with_a_mended_
     assert!(here.path("run/model.safetensors").exists());
 }
 
+/// What was saved counts, not what once was: the directory may be gone.
+#[test]
+fn a_run_whose_directory_was_deleted_promises_nothing() {
+    let here = Workplace::new();
+    learn_from(&here, &labels("case $line in *'\"iteration\":1,'*) rm -rf run; exit 4;; esac"));
+    let ended = here.run("-q train --config train.toml --out run --set checkpoint.every=1");
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    assert!(ended.err.contains("nothing of the run is left, because run was deleted"), "{}", ended.err);
+    assert!(!ended.err.contains("saved up to"), "{}", ended.err);
+}
+
 /// Names a component that clears the screen.
 const NAMES: &str = r#"read -r line; printf '%s\n' '{"id": 0, "components": ["a", "b\u001b[2J"]}'; cat >/dev/null"#;
 

@@ -200,20 +200,20 @@ fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
     let cases: [Case<'_>; 9] = [
         (
             &|it| drop(it.remove("blocks.1.attn.proj.bias")),
-            &["lacks the tensor `blocks.1.attn.proj.bias` of shape [32]"],
+            &["is missing the tensor `blocks.1.attn.proj.bias` of shape [32]"],
         ),
         (
             &|it| renamed(it, "blocks.1.attn.proj.bias", "blocks.1.attn.proj.bais"),
-            &["lacks the tensor `blocks.1.attn.proj.bias`", "it has `blocks.1.attn.proj.bais`"],
+            &["is missing the tensor `blocks.1.attn.proj.bias`", "it has `blocks.1.attn.proj.bais`"],
         ),
         // Not that those after it are too much, or that there is none.
         (
             &|it| drop(it.remove("blocks.1.attn.qkv.weight")),
-            &["lacks the tensor `blocks.1.attn.qkv.weight` of shape [96, 32]"],
+            &["is missing the tensor `blocks.1.attn.qkv.weight` of shape [96, 32]"],
         ),
         (
             &|it| renamed(it, "blocks.0.attn.qkv.weight", "blocks.0.attn.qvk.weight"),
-            &["lacks the tensor `blocks.0.attn.qkv.weight`", "it has `blocks.0.attn.qvk.weight`"],
+            &["is missing the tensor `blocks.0.attn.qkv.weight`", "it has `blocks.0.attn.qvk.weight`"],
         ),
         (
             &|it| renamed(it, "x_embedder.proj.weight", "x_embeder.proj.weight"),

@@ -171,8 +171,8 @@ impl Config {
         };
         let program = |(key, name): (String, &String)| {
             Error::input(format!(
-                "`{key}` names {name}, which cannot be found: install it, or correct its name; what lies in the current \
-                 directory is called ./NAME"
+                "`{key}` names {name}, which cannot be found: install it, or correct its name; for a file in the \
+                 current directory, write ./NAME"
             ))
         };
         let programs = programs.into_iter().filter(|(_, name)| !is_program(name)).map(program);

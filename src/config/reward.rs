@@ -319,7 +319,7 @@ impl Reward {
                 wrong(key("file"), "a safetensors file or builtin:NAME", "empty")
             }
             RewardKind::Onnx | RewardKind::Template if self.file.is_empty() || self.file.starts_with("builtin:") => {
-                let what = if self.kind == RewardKind::Onnx { "an ONNX model" } else { "a picture" };
+                let what = if self.kind == RewardKind::Onnx { "an ONNX model" } else { "an image" };
                 Err(Error::input(format!(
                     "a reward of kind \"{kind}\" needs `{}`, the path of {what} (none is built in)",
                     key("file")

@@ -307,7 +307,7 @@ mod tests {
             crate::data::load_picture(&file, 4, 3).unwrap_err(),
         ] {
             let message = error.to_string();
-            assert!(message.contains("vast.ppm: it claims to have 2000000x2000000 pixels"), "{message}");
+            assert!(message.contains("vast.ppm: its header says 2000000x2000000 pixels"), "{message}");
         }
     }
 
@@ -345,9 +345,9 @@ mod tests {
                     }
                 },
                 "",
-                "no sub-folders",
+                "no sub-directories",
             ),
-            (|root| std::fs::create_dir(root.join("empty")).unwrap(), "empty", "no picture"),
+            (|root| std::fs::create_dir(root.join("empty")).unwrap(), "empty", "no images"),
             (|root| std::fs::write(root.join("dog/c.png"), b"\x89PNG").unwrap(), "c.png", "cannot read"),
             (
                 |root| {

@@ -98,7 +98,7 @@ impl Reader {
         }
         // The decoder would make up the missing part of a JPEG in flat grey.
         if format == ImageFormat::Jpeg && !has_end_of_jpeg(bytes) {
-            let cause = "the end of the JPEG is missing, so it was not copied or downloaded completely";
+            let cause = "the end of the JPEG is missing, so it was not copied or downloaded to its end";
             return Err(Unreadable::broken(cause));
         }
         let pixels = match read(format, bytes)? {

@@ -182,7 +182,7 @@ mod tests {
         for line in [
             "sizes found: 3x2 to 640x480; 3 not square, cut to the middle\n",
             "note: 1 picture is smaller than 4x4 and enlarged",
-            "no pictures in the sub-folder of a class: a, b, c, d, e and 2 more\n",
+            "not images in the sub-directory of a class: a, b, c, d, e and 2 more\n",
         ] {
             assert!(text.contains(line), "{text}");
         }

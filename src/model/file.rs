@@ -213,7 +213,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)>
                  checkpoint\" in docs/models.md"
             ),
             (false, Some(what)) if !bytes.is_empty() => format!("{name} is not safetensors: it is {what}"),
-            (false, _) => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
+            (false, _) => format!("{name} is not a complete safetensors file ({cause}): fetch or write it again"),
         })
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;

@@ -182,7 +182,7 @@ fn models() {
             },
             "sample --model bad.safetensors",
             2,
-            &["lacks the tensor `final_layer.linear.bias` of shape [16]"],
+            &["is missing the tensor `final_layer.linear.bias` of shape [16]"],
         ),
         case(
             |here| spoil(here, |tensors, _| _ = tensors.insert("lora".into(), (vec![1], vec![0.0]))),
@@ -311,7 +311,7 @@ fn rewards_and_judges() {
             |here| classifier(here, 8, 9),
             "train --config train.toml --set reward.0.file=small.safetensors",
             2,
-            &["small.safetensors knows 9 classes", "has 10"],
+            &["small.safetensors has 9 classes", "has 10"],
         ),
         case(
             |here| classifier(here, 6, 10),
@@ -446,7 +446,7 @@ fn places_that_cannot_be_written() {
             2,
             &["run already contains a run", "--resume"],
         ),
-        case(nothing, "train --config train.toml --resume", 2, &["runs/tiny holds no run to resume"]),
+        case(nothing, "train --config train.toml --resume", 2, &["runs/tiny has no run to resume"]),
         case(
             |here| {
                 here.run("train --config train.toml --out run").succeeds();

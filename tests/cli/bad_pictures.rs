@@ -18,7 +18,7 @@ fn pictures_and_their_folders() {
     const FOLDER: &str = "pretrain --config pretrain.toml --set data.kind=folder --set data.path=pictures";
     check(&[
         case(nothing, FOLDER, 2, &["cannot read pictures"]),
-        case(|here| fs::create_dir(here.path("pictures")).unwrap(), FOLDER, 2, &["pictures", "no sub-folders"]),
+        case(|here| fs::create_dir(here.path("pictures")).unwrap(), FOLDER, 2, &["pictures", "no sub-directories"]),
         case(
             |here| {
                 pictures(here);

@@ -18,7 +18,7 @@ fn runs_to_compare() {
     check(&[
         case(nothing, "compare nowhere --out c", 2, &["nowhere is not a run of train", "no such directory"]),
         case(nothing, "compare x=train.toml --out c", 2, &["train.toml is not a run of train", "it is a file"]),
-        case(nothing, "compare . --out c", 2, &["is no run of train", "it has no config.toml"]),
+        case(nothing, "compare . --out c", 2, &["is not a run of train", "it has no config.toml"]),
         case(
             |here| {
                 one_run(here);
@@ -144,7 +144,7 @@ fn sweeps() {
             },
             SWEEP,
             2,
-            &["s/runs/x-seed0 was begun with another configuration", "train.iterations", "--out"],
+            &["s/runs/x-seed0 was started with another configuration", "train.iterations", "--out"],
         ),
     ]);
 }

@@ -108,3 +108,54 @@ fn every_shell_gets_completions() {
         assert!(script.contains("whole-batch") || ["powershell", "elvish"].contains(&shell), "{shell}");
     }
 }
+
+/// The time of a check grows with the file and not with its square, and its answer stays readable.
+#[test]
+fn a_check_of_an_enormous_file_is_quick_and_short() {
+    let here = Workplace::new();
+    let unknown: String = (0..20_000).map(|key| format!("unknown_{key} = 1\n")).collect();
+    let classes: Vec<String> = (0..200_000).map(|class| class.to_string()).collect();
+    let files = [
+        format!("[train]\n{unknown}"),
+        format!("[rollout]\nclasses = [{}]\n", classes.join(", ")),
+        format!("[rollout]\nclasses = [{}]\n", vec!["-1"; 200_000].join(", ")),
+    ];
+    for text in files {
+        std::fs::write(here.path("huge.toml"), text).unwrap();
+        let begin = std::time::Instant::now();
+        let ended = here.run("config check huge.toml");
+        // A fraction of a second on an idle machine; with the square it took half a minute and more.
+        assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+        assert_eq!(ended.code, Some(2), "{}", ended.out.chars().take(500).collect::<String>());
+        assert!(ended.out.lines().count() < 100, "{} lines", ended.out.lines().count());
+    }
+    std::fs::write(here.path("huge.toml"), format!("[train]\n{unknown}")).unwrap();
+    assert!(here.run("config check huge.toml").out.contains("more"), "the rest is counted");
+}
+
+/// What `train` would refuse before it opens a device, `config check` refuses too.
+#[test]
+fn a_check_refuses_what_training_would() {
+    let here = Workplace::new();
+    let reward = "\n[[reward]]\nkind = \"http\"\nrewards = [\"ocr\"]\n";
+    let text = std::fs::read_to_string(here.path("train.toml")).unwrap();
+    for (url, says) in [
+        ("https://127.0.0.1:8080", "no TLS"),
+        ("127.0.0.1:8080", "http://"),
+        ("http://user:secret@127.0.0.1:8080", "password"),
+        ("http://127.0.0.1:99999", "port"),
+    ] {
+        std::fs::write(here.path("http.toml"), format!("{text}{reward}url = \"{url}\"\n")).unwrap();
+        let ended = here.run("config check http.toml");
+        assert_eq!(ended.code, Some(2), "{url}: {}", ended.out);
+        assert!(ended.out.contains(says), "{url}: {}", ended.out);
+        assert!(!ended.out.contains("secret"), "{}", ended.out);
+        let trained = here.run("-q train --config http.toml --out run");
+        assert_eq!(trained.code, Some(2), "{url}: {}", trained.err);
+    }
+    let ended = here.run("config check train.toml --set rollout.classes=[12]");
+    assert!(ended.out.contains("`rollout.classes` names class 12"), "{}", ended.out);
+    let ended = here.run("eval --config train.toml --model base.safetensors --set rollout.classes=[12]");
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("`rollout.classes` names class 12"), "{}", ended.err);
+}

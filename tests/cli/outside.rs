@@ -52,7 +52,7 @@ fn a_program_that_does_not_start_is_found_before_anything_is_written() {
             |here| learn_from(here, "echo hello; cat\n"),
             "-q train --config train.toml --out run",
             2,
-            &["the program `sh score.sh` answered `hello`", "everything else belongs to standard error"],
+            &["the program `sh score.sh` answered `hello`", "everything else must go to standard error"],
         ),
         case(
             |here| learn_from(here, "exit 3\n"),
@@ -175,7 +175,7 @@ mod ctrl_c {
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         interrupt(&child);
         // Two signals at the same moment would be one.
-        let told = |line: &str| line.contains("once more to stop at once");
+        let told = |line: &str| line.contains("again to stop immediately");
         assert!(stderr.by_ref().lines().any(|line| told(&line.unwrap())));
         interrupt(&child);
         assert_eq!(wait_for("the end of the program", || child.try_wait().unwrap()).code(), Some(130));

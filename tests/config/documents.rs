@@ -407,7 +407,7 @@ fn a_check_blames_nobody_for_what_follows_from_another_mistake() {
     let found = errors("rollout.schedule = { shift = 1.0 }\n", None);
     assert_eq!(found, ["my.toml:1:20: `rollout.schedule` needs the key `kind`"]);
     let found = errors_with("", &["rollout.trained_steps.kind=list"], None);
-    assert!(found.len() == 1 && found[0].contains("give it whole"), "{found:?}");
+    assert!(found.len() == 1 && found[0].contains("set the whole table"), "{found:?}");
 }
 
 #[test]

@@ -393,7 +393,7 @@ fn a_wrong_adapter_says_what_is_wrong() {
     type Change = Box<dyn Fn(&mut Value, &mut Tensors)>;
     let cases: Vec<(Change, &[&str])> = vec![
         (Box::new(set("use_dora", json!(true))), &["`use_dora` = true", "only plain LoRA can be read"]),
-        (Box::new(set("bias", json!("all"))), &["`bias` = \"all\"", "it is \"none\""]),
+        (Box::new(set("bias", json!("all"))), &["`bias` = \"all\"", "which has \"none\""]),
         (Box::new(set("modules_to_save", json!(["y_embedder"]))), &["`modules_to_save`", "only plain LoRA"]),
         (Box::new(set("peft_type", json!("LOHA"))), &["`peft_type` = \"LOHA\"", "only \"LORA\""]),
         (Box::new(set("kasa_config", json!({}))), &["`kasa_config` = {}", "only plain LoRA"]),
@@ -425,7 +425,7 @@ fn a_wrong_adapter_says_what_is_wrong() {
         (Box::new(set("r", json!(8))), &["has shape [4, 16], but [8, 16] is expected"]),
         (
             Box::new(|_, tensors| drop(tensors.remove(PROJ))),
-            &["lacks the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight` of shape [4, 16]"],
+            &["is missing the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight` of shape [4, 16]"],
         ),
         (
             Box::new(|_, tensors| {
@@ -433,7 +433,7 @@ fn a_wrong_adapter_says_what_is_wrong() {
                 tensors.insert(PROJ.replace("proj", "prij"), tensor);
             }),
             &[
-                "lacks the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight`",
+                "is missing the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight`",
                 "it has `base_model.model.blocks.1.attn.prij",
             ],
         ),

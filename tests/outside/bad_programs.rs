@@ -21,7 +21,7 @@ fn answers_that_are_none() {
         ("return {'id': 1, 'scores': [True, 2, 3]}", &["scored sample 0 with true, but a score must be a finite"]),
         ("return {'id': 1, 'scores': [{'a': 1}] * 3}", &["sample 0 with {\"a\":1}", "\"components\": [their names]"]),
         ("return {'id': 7, 'scores': [1, 2, 3]}", &["answered request 7 when it was asked request 1"]),
-        ("return 'Loading model\\n'", &["answered `Loading model`: expected value", "belongs to standard error"]),
+        ("return 'Loading model\\n'", &["answered `Loading model`: expected value", "must go to standard error"]),
         ("return [1, 2, 3]", &["answered `[1, 2, 3]`", "a JSON object such as {\"id\": 1, \"scores\": [0.5]}"]),
         ("return 'x' * (9 << 20)", &["wrote 8 MiB to its standard output without an end of line"]),
         ("return {'id': 1, 'error': ' '}", &["reports an error"]),

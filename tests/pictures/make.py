@@ -54,7 +54,7 @@ for ending in ["png", "jpg", "webp", "tif"]:
 Image.new("L", (4, 4), 60).save("grey_linear.png", icc_profile=grey)
 Image.new("RGB", (8, 8), skin).save("srgb.png", icc_profile=srgb)
 Image.new("RGB", (8, 8), skin).save("broken_profile.png", icc_profile=b"no profile")
-Image.new("CMYK", (8, 8), (0, 100, 200, 20)).save("cmyk.jpg", icc_profile=wide)
+Image.new("CMYK", (8, 8), (0, 100, 200, 20)).save("cmyk.jpg", icc_profile=profile(b"CMYK", []))
 for color, mode, icc in [(skin, "RGB", wide), ((230, 60, 50), "RGB", wide), ((60, 200, 70), "RGB", wide), (60, "L", grey)]:
     print(color, mode, shown(color, mode, icc))
 

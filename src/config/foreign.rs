@@ -165,7 +165,7 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     if find(table, "model.file").is_some() {
         for path in ["model.time", "model.time_scale", "model.positions"] {
             let why = format!(
-                "`{path}` does nothing with `model.file`, which carries its own: remove it, or give the sizes of a new \
+                "`{path}` does nothing with `model.file`, which has its own: remove it, or give the sizes of a new \
                  model instead of the file"
             );
             push(path, "model.file", why, false);

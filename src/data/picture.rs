@@ -19,9 +19,10 @@ pub(super) struct Unreadable {
     advice: &'static str,
 }
 
-const REPLACE: &str = "replace it by a whole picture, or remove it";
+const REPLACE: &str = "replace it with a complete image, or remove it";
 const CONVERT: &str = "convert it to PNG, or remove it";
-const EITHER: &str = "if other programs show it, convert it to PNG, else replace it by a whole picture, or remove it";
+const EITHER: &str =
+    "if other programs show it, convert it to PNG, else replace it with a complete image, or remove it";
 
 impl Unreadable {
     /// It is not a picture, or only a part of one.

@@ -26,7 +26,7 @@ fn pictures_and_their_folders() {
             },
             FOLDER,
             2,
-            &["empty", "no picture"],
+            &["empty", "it contains no images"],
         ),
         case(
             |here| {
@@ -35,7 +35,7 @@ fn pictures_and_their_folders() {
             },
             FOLDER,
             2,
-            &["b.png", "cannot read", "replace it by a whole picture, or remove it"],
+            &["b.png", "cannot read", "replace it with a complete image, or remove it"],
         ),
         case(
             |here| {
@@ -46,7 +46,7 @@ fn pictures_and_their_folders() {
             },
             FOLDER,
             2,
-            &["b.jpg: the end of the JPEG is missing", "replace it by a whole picture, or remove it"],
+            &["b.jpg: the end of the JPEG is missing", "replace it with a complete image, or remove it"],
         ),
         case(
             |here| {
@@ -55,7 +55,7 @@ fn pictures_and_their_folders() {
             },
             FOLDER,
             2,
-            &["b.ppm: it claims to have 2000000x2000000 pixels", "too much to decode"],
+            &["b.ppm: its header says 2000000x2000000 pixels", "too much to decode"],
         ),
         case(
             pictures,

@@ -81,8 +81,8 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("", &["objective.beta=0.1"],
      "--set objective.beta=0.1: unknown key `objective.beta`; did you mean `objective.reference.beta`?"),
     ("", &["rollout.trained_steps.kind=list"],
-     "--set rollout.trained_steps.kind=list: the default `rollout.trained_steps` has keys of another kind: give it \
-      whole, --set \"rollout.trained_steps={kind='list',steps=...}\""),
+     "--set rollout.trained_steps.kind=list: the default `rollout.trained_steps` has the keys of another kind: \
+      set the whole table, --set \"rollout.trained_steps={kind='list',steps=...}\""),
     ("", &["rollout.trained_steps.count=three"],
      "--set rollout.trained_steps.count=three: a value in `rollout.trained_steps` must be a whole number of 0 or more, \
       not the text \"three\""),
@@ -97,7 +97,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "my.toml:3:11: `reward.0.quality` is for the kind \"jpeg-size\", not for \"symmetry\": remove it, or choose \
       another kind"),
     ("", &["model.file=a.safetensors", "model.time=sit"],
-     "--set model.time=sit: `model.time` does nothing with `model.file`, which carries its own: remove it, or give the \
+     "--set model.time=sit: `model.time` does nothing with `model.file`, which has its own: remove it, or give the \
       sizes of a new model instead of the file"),
     ("", &["rollout.guidance_gradient=conditional"],
      "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing without guidance, as \
@@ -270,9 +270,9 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["eval.count=1"],
      "`eval.count` must be a whole number from 2 to 10000, as diversity is a distance between samples, not 1"),
     (Command::Train, &["checkpoint.keep_best=judge", "eval.judge="],
-     "`checkpoint.keep_best` names what is not measured, as there is no judge: give `eval.judge`, or set \"auto\""),
+     "`checkpoint.keep_best` selects by something that is not measured, as there is no judge: give `eval.judge`, or set \"auto\""),
     (Command::Train, &["checkpoint.keep_best=holdout"],
-     "`checkpoint.keep_best` names what is not measured, as there is no hold-out: give a [[reward]] the `weight` 0, \
+     "`checkpoint.keep_best` selects by something that is not measured, as there is no hold-out: give a [[reward]] the `weight` 0, \
       or set \"auto\""),
     (Command::Train, &["guard.max_masked_fraction=1.5"],
      "`guard.max_masked_fraction` must be a number from 0 to 1, not 1.5"),
@@ -287,7 +287,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["model={image_size=8,channels=1,patch_size=2,hidden_size=64,depth=3,num_heads=4,num_classes=10}"],
      "train starts from a trained model: give `model.file` instead of sizes, and create the file with pretrain"),
     (Command::Pretrain, &["model={image_size=8,depth=3}"],
-     "the new model's sizes are incomplete: [model] lacks channels, patch_size, hidden_size, num_heads, num_classes"),
+     "the new model's sizes are incomplete: [model] is missing channels, patch_size, hidden_size, num_heads, num_classes"),
     (Command::Pretrain, &["model={time='sit'}"],
      "[model] needs `file` (a safetensors file, or builtin:digits8-base) or the sizes of a new model (image_size, \
       channels, patch_size, hidden_size, depth, num_heads, num_classes)"),

@@ -92,7 +92,7 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
     let cases: [(&[&str], &[&str]); 9] = [
         (&["no-such-program", "x"], &["cannot start the program `no-such-program x`", "a list of the program and"]),
         (&["./no-such-script"], &["cannot start the program `./no-such-script`", "relative to the current directory"]),
-        (&["Cargo.toml"], &["cannot start the program `Cargo.toml`", "is called `./Cargo.toml`"]),
+        (&["Cargo.toml"], &["cannot start the program `Cargo.toml`", "write `./Cargo.toml`"]),
         (&["./Cargo.toml"], &["cannot start the program `./Cargo.toml`", "[\"python3\", \"score.py\"]"]),
         (&["python3", "no-such.py"], &["`python3 no-such.py` ended with exit", "can't open file"]),
         (&["sh", "-c", "echo bad config >&2; exit 3"], &["ended with exit", "3 instead", "ends with: bad config"]),

@@ -50,7 +50,9 @@ fn attention_over_many_tokens() {
     }
 }
 
-/// What is no number reaches all that is computed from it, and nothing else: here one head of two.
+/// What is no number reaches the output and the gradients of query and key, and nothing of the other head. It arrives as
+/// NaN or as infinity. The gradient of the values is free: it depends on `exp(NaN)` alone, which WGSL leaves open and
+/// which is infinite or tiny on SwiftShader.
 #[test]
 fn what_is_no_number_in_q_or_k_reaches_the_output() {
     const TOKENS: usize = 5;
@@ -82,14 +84,20 @@ fn what_is_no_number_in_q_or_k_reaches_the_output() {
                 for head in 0..2 {
                     let values = &o[(row * 2 + head) * head_dim..][..head_dim];
                     assert!(
-                        values.iter().all(|it| it.is_nan() == is_lost(row, head)),
+                        values.iter().all(|it| it.is_finite() != is_lost(row, head)),
                         "{name} o {row} {head} {values:?}"
                     );
-                    assert_eq!(logsumexp[head * TOKENS + row].is_nan(), is_lost(row, head), "{name} {row} {head}");
+                    assert_ne!(logsumexp[head * TOKENS + row].is_finite(), is_lost(row, head), "{name} {row} {head}");
                     for (part, which) in ["d_q", "d_k", "d_v"].iter().enumerate() {
                         let values = &gradient[((row * 3 + part) * 2 + head) * head_dim..][..head_dim];
                         let lost = head == 0 && (part > 0 || is_lost(row, head));
-                        assert!(values.iter().all(|it| it.is_nan() == lost), "{name} {which} {row} {head} {values:?}");
+                        if lost && *which == "d_v" {
+                            continue;
+                        }
+                        assert!(
+                            values.iter().all(|it| it.is_finite() != lost),
+                            "{name} {which} {row} {head} {values:?}"
+                        );
                     }
                 }
             }

@@ -125,9 +125,8 @@ fn halve(graph: &mut Graph, forward: usize) {
             continue;
         };
         let last_use = graph.nodes()[..forward].iter().rposition(reads).unwrap_or(index);
-        let shape = graph.shape(tensor).to_vec();
-        let words = graph.apply(ToHalf, &[tensor]);
-        let expanded = graph.apply(FromHalf { shape }, &[words]);
+        let halved = graph.apply(ToHalf, &[tensor]);
+        let expanded = graph.apply(FromHalf, &[halved]);
         graph.replace_input(backward.clone(), tensor, expanded);
         places.extend([last_use + 1, forward + first_use]);
     }

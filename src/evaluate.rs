@@ -13,11 +13,10 @@ use crate::error::Result;
 use crate::flow::sampler::{Row, Sampler};
 use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
-use crate::graph::{Graph, Plan, StoreMemory, Stores, Tensor};
+use crate::graph::{Graph, Plan, Stores, Tensor};
 pub use crate::model::BASE;
-use crate::model::{Dit, DitConfig, Network, Parameters};
+use crate::model::{Dit, DitConfig, Frozen, Network};
 use crate::ops::PolicyStats;
-use crate::optimizer::PARAMETERS;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
@@ -102,34 +101,14 @@ pub struct Evaluator {
     base_images: Option<Vec<f32>>,
 }
 
-/// Bytes of a [`BASE`].
-pub fn base_bytes(config: &Config, dit: &DitConfig) -> u64 {
-    let layout = dit.layout();
-    4 * if config.train.half_base { layout.packed_words() } else { layout.elements() } as u64
-}
-
-/// Uploads the frozen weights as a [`BASE`]: in 16 bits if `train.half_base` says so.
-///
-/// # Errors
-/// If the device has not enough memory.
-pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<StoreMemory> {
-    match config.train.half_base {
-        true => dit.layout().upload_packed(gpu, BASE.0, weights),
-        false => dit.layout().upload(gpu, BASE.0, weights),
-    }
-}
-
-/// Declares the parameters of a [`BASE`].
-pub fn declare_base(graph: &mut Graph, config: &Config, dit: &DitConfig) -> Parameters {
-    match config.train.half_base {
-        true => dit.layout().declare_packed(graph, BASE),
-        false => dit.layout().declare(graph, BASE, None),
-    }
+/// How a configuration stores the frozen weights, a [`BASE`].
+pub fn frozen(config: &Config, dit: &DitConfig) -> Frozen {
+    Frozen::new(&dit.layout(), config.model.weights)
 }
 
 impl Evaluator {
-    /// Binds the model whose weights are the `PARAMETERS` of `stores`. With a `base` (the weights as they are) and its
-    /// [`BASE`] among the stores, drift from it is measured too.
+    /// Binds the model whose weights are the `PARAMETERS` of `stores`. With a `base` (its network and stores, as it is
+    /// drawn) and a [`BASE`] among the stores, drift from it is measured too.
     ///
     /// # Errors
     /// If the judge does not fit the model, or the device has not enough memory.
@@ -138,7 +117,7 @@ impl Evaluator {
         config: &Config,
         network: &Network,
         stores: &Stores,
-        base: Option<&StoreMemory>,
+        base: Option<(&Network, &Stores)>,
     ) -> Result<Self> {
         let (eval, dit) = (&config.eval, &network.dit);
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
@@ -155,9 +134,8 @@ impl Evaluator {
             Sampling::new_for(gpu, network, batches, eval.guidance_scale, eval.solver, stores)
         };
         let (mut drift, mut base_sampling) = (None, None);
-        if let Some(base) = base {
-            let only_base = Stores::from([(PARAMETERS, base.clone())]);
-            base_sampling = Some(draws(&dit.into(), &only_base)?);
+        if let Some((network, stores_of_base)) = base {
+            base_sampling = Some(draws(network, stores_of_base)?);
             drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
         }
         Ok(Self {
@@ -297,8 +275,8 @@ impl DriftMeter {
         let x = graph.input("x", &dit.image_shape(batch));
         let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
         let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
-        let parameters = declare_base(&mut graph, config, dit);
+        let labels = graph.input_indices("labels", &[batch]);
+        let parameters = frozen(config, dit).declare(&mut graph, BASE);
         let guidance_scale = config.eval.guidance_scale as f32;
         let base = Dit::new(dit, parameters).guided_velocity(&mut graph, x, time, labels, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.

@@ -41,8 +41,8 @@ impl<'a> Fitting<'a> {
         let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
-        let labels = graph.input("labels", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
+        let labels = graph.input_indices("labels", &[batch]);
+        let keys = graph.input_indices("noise keys", &[batch, 5]);
         let mixture = [1.0, 0.0, config.classifier.noise_std as f32].repeat(batch);
         let mixture = graph.constant("mixture", &[batch, 3], mixture);
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
-use crate::graph::{self, Graph, Plan, Profile, Store, StoreMemory, Stores, Tensor};
+use crate::graph::{self, DType, Graph, Plan, Profile, Store, StoreMemory, Stores, Tensor};
 use crate::model::Layout;
 use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
@@ -64,7 +64,7 @@ fn record(layout: &Layout, chunk_bytes: Option<u64>) -> (Graph, Tensor, Tensor) 
 
 /// Device bytes of all stores and plans of an optimizer.
 pub fn planned_bytes(layout: &Layout, profile: &Profile) -> u64 {
-    let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
+    let stores = DType::F32.bytes(&[2 * layout.elements() + 3 * layout.trainable_elements()]);
     stores + graph::planned_bytes(&record(layout, profile.chunk_bytes).0, profile).reused
 }
 

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
-use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
-use flowdppo_wgpu::evaluate::{BASE, Evaluator, upload_base};
+use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit, WeightType};
+use flowdppo_wgpu::evaluate::{BASE, Evaluator, frozen};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::{Profile, Stores};
 use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network};
@@ -58,24 +58,24 @@ impl Parts {
     fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
         let dit = dit_of(model);
         let adapter = Adapter::begin(config, dit).expect("it fits the model");
-        let network = Network::new(dit, adapter.as_ref());
+        let network = Network::new(dit, adapter.as_ref(), config.model.weights);
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
-        let mut frozen = Stores::new();
+        let mut kept = Stores::new();
         if adapter.is_some() || config.objective.reference.beta > 0.0 {
-            let base = upload_base(gpu, config, dit, &model.weights).expect("it is small");
-            frozen.insert(BASE, base);
+            let base = frozen(config, dit).upload(gpu, BASE.0, &model.weights).expect("it is small");
+            kept.insert(BASE, base);
         }
         let mut drawing = match config.objective.name {
             ObjectiveName::Nft => optimizer.average_stores(),
             _ => optimizer.stores().clone(),
         };
-        drawing.extend(frozen.clone());
+        drawing.extend(kept.clone());
         let cost = Trainer::cost(config, dit, &Profile::of(gpu)).expect("it fits the model");
         let _held = cost.reserve(gpu).expect("it is small");
         let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
         let mut others = collector.stores();
-        others.extend(frozen);
+        others.extend(kept);
         let updater = Updater::new(gpu, config, &network, &optimizer, others).expect("it is small");
         Self { optimizer, collector, updater }
     }
@@ -243,7 +243,8 @@ fn nothing_is_made_after_the_first_iteration() {
     let base = dit.layout().upload(&gpu, "base", &model.weights).expect("it is small");
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
-    let mut evaluator = Evaluator::new(&gpu, &config, &dit.into(), &stores, Some(&base)).expect("it is small");
+    let (network, base) = (Network::from(dit), Stores::from([(PARAMETERS, base)]));
+    let mut evaluator = Evaluator::new(&gpu, &config, &network, &stores, Some((&network, &base))).expect("it is small");
     let mut preview = Preview::new(&gpu, &config, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {
@@ -287,7 +288,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.train.micro_batch = micro_batch;
         config.train.activation_checkpointing = activation_checkpointing;
         config.train.half_activations = micro_batch < 5;
-        config.train.half_base = activation_checkpointing && rank == 0;
+        config.model.weights = if activation_checkpointing { WeightType::Q8_0 } else { WeightType::F16 };
         config.lora.rank = rank;
         let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;

@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
-use crate::config::Command;
+use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, Evaluation, Evaluator};
 use crate::graph::{Store, StoreMemory, Stores};
-use crate::model::Model;
+use crate::model::{Model, Network};
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
 
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut config = arguments.config.load(Command::Eval)?;
     // Nothing stays here that would have to be small.
-    config.train.half_base = false;
+    config.model.weights = WeightType::F32;
     let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
@@ -48,7 +48,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     upload(PARAMETERS, &model)?;
     let base = match &base {
         None => None,
-        Some(base) if base.kind == model.kind => Some(upload(BASE, base)?),
+        Some(base) if base.kind == model.kind => Some(Stores::from([(PARAMETERS, upload(BASE, base)?)])),
         Some(_) => {
             return Err(Error::input(format!(
                 "{} is another network than {}: drift is measured between models of one kind",
@@ -58,7 +58,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let mut rewards = Rewards::new(&gpu, &config.reward, dit, &model.class_names)?;
-    let evaluation = Evaluator::new(&gpu, &config, &dit.into(), &stores, base.as_ref())?.evaluate(&mut rewards, 0)?;
+    let network = Network::from(dit);
+    let base = base.as_ref().map(|stores| (&network, stores));
+    let evaluation = Evaluator::new(&gpu, &config, &network, &stores, base)?.evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

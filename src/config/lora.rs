@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Train;
 use super::ranges::*;
 use crate::error::{Error, Result};
 
@@ -46,7 +45,7 @@ impl Lora {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
     }
 
-    pub(super) fn validate(&self, train: &Train) -> Result<()> {
+    pub(super) fn validate(&self) -> Result<()> {
         if !self.is_used() && *self != Self::default() {
             return Err(Error::input(
                 "`lora.alpha` and `lora.targets` do nothing, as all weights are trained: set `lora.rank` above 0, or \
@@ -60,12 +59,6 @@ impl Lora {
         }
         if self.rank > 0 && self.targets.is_empty() {
             return wrong("lora.targets", "names of layers, such as \"attn.qkv\"", "an empty list");
-        }
-        if self.is_used() && train.half_base {
-            return Err(Error::input(
-                "`train.half_base` rounds the frozen base, but with `lora` it is a part of the policy itself, whose \
-                 weights are those of the model: set `train.half_base` = false",
-            ));
         }
         Ok(())
     }

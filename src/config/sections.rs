@@ -80,6 +80,9 @@ pub struct Model {
     pub time_scale: f64,
     /// Position embedding. For new models only.
     pub positions: Positions,
+    /// How `train` keeps frozen weights on the device: the base of an adapter (`lora`), or of a run that trains all
+    /// weights the base that drift and `objective.reference` are measured from. Files keep 32 bits.
+    pub weights: WeightType,
 }
 
 impl Default for Model {
@@ -97,6 +100,7 @@ impl Default for Model {
             time: TimeConvention::Sigma,
             time_scale: 1000.0,
             positions: Positions::Learned,
+            weights: WeightType::F32,
         }
     }
 }
@@ -322,9 +326,6 @@ pub struct Train {
     /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
     /// activations rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change.
     pub half_activations: bool,
-    /// Keep the frozen base, from which drift and `objective.reference` are measured, in 16 bits: half the memory,
-    /// its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits.
-    pub half_base: bool,
     /// Order of the samples in a pass.
     pub order: Order,
     /// AdamW's learning rate, constant.
@@ -364,7 +365,6 @@ impl Default for Train {
             micro_batch: 80,
             activation_checkpointing: false,
             half_activations: false,
-            half_base: false,
             order: Order::Shuffled,
             learning_rate: 1e-4,
             beta1: 0.9,

@@ -1,8 +1,9 @@
 //! The shaders, as text: one file a pipeline, compiled into the binary.
 //!
 //! Two small mechanisms keep every file readable as plain WGSL:
-//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, and `//!import epilogue` by the file in
-//!   `shaders/epilogues` that the constant `EPILOGUE` numbers;
+//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, `//!import epilogue` by the file in
+//!   `shaders/epilogues` that the constant `EPILOGUE` numbers, and `//!import weights` or `//!import weights_vec4` by the
+//!   file in `shaders/weights` that the constant `WEIGHTS` numbers;
 //! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace, for
 //!   what WGSL cannot size at pipeline creation (arrays in registers), if `CONSTANTS` knows the name.
 
@@ -80,12 +81,14 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "cos_sin",
     "gelu",
     "grid",
+    "half",
     "matmul",
     "non_finite",
     "operands",
     "operands_vec4",
     "patch_index",
     "philox",
+    "q8_0",
     "sigmoid",
     "tiles",
 ];
@@ -98,6 +101,12 @@ const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
     "gated_residual",
 ];
 
+/// `(name, text)` of how a matmul kernel loads an element of its second operand, by number: [`weights`] gives it.
+const WEIGHTS: &[(&str, &str)] = shaders!["weights/": "f32", "f16", "q8_0"];
+
+/// The same for four elements at a time, in the same order.
+const WEIGHTS_VEC4: &[(&str, &str)] = shaders!["weights/": "f32_vec4", "f16_vec4", "q8_0_vec4"];
+
 /// The number of an epilogue.
 ///
 /// # Panics
@@ -105,6 +114,15 @@ const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
 pub fn epilogue(name: &str) -> u32 {
     let found = EPILOGUES.iter().position(|(key, _)| *key == name);
     found.unwrap_or_else(|| panic!("no epilogue is called `{name}`")) as u32
+}
+
+/// The number of a type of weights.
+///
+/// # Panics
+/// If there is none of this name.
+pub fn weights(name: &str) -> u32 {
+    let found = WEIGHTS.iter().position(|(key, _)| *key == name);
+    found.unwrap_or_else(|| panic!("no weights are called `{name}`")) as u32
 }
 
 /// What a constant may be.
@@ -129,6 +147,7 @@ const CONSTANTS: &[(&str, Values)] = &[
     ("RAW", Values::OneOf(&[0, 1])),
     ("ROWS", Values::OneOf(&[4, 8, 16])),
     ("SUBGROUP", Values::SuchAs(&[4, 8, 16, 32, 64])),
+    ("WEIGHTS", Values::OneOf(&[0, 1, 2])),
 ];
 
 /// Whether a line of WGSL defines this constant.
@@ -167,11 +186,14 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut S
     let mut used = 0;
     for line in text.lines() {
         if let Some(import) = line.strip_prefix("//!import ") {
+            let numbered = |table: &[(&str, &'static str)], constant: &str| {
+                let number = constants.iter().find(|(key, _)| *key == constant);
+                table[number.map_or(0, |(_, number)| *number as usize)].1
+            };
             let imported = match import.trim() {
-                "epilogue" => {
-                    let number = constants.iter().find(|(constant, _)| *constant == "EPILOGUE");
-                    EPILOGUES[number.map_or(0, |(_, number)| *number as usize)].1
-                }
+                "epilogue" => numbered(EPILOGUES, "EPILOGUE"),
+                "weights" => numbered(WEIGHTS, "WEIGHTS"),
+                "weights_vec4" => numbered(WEIGHTS_VEC4, "WEIGHTS"),
                 import => find(SHARED, import).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")),
             };
             used += expand(name, imported, constants, out);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
-use crate::ops::{Add, FromHalf, MatMul, Scale, linear, pack_half};
+use crate::graph::{DType, Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
+use crate::ops::{Add, MatMul, Scale, linear};
 
 /// Bound of a size that a file claims, so that products of them can be counted.
 pub(super) const MOST: usize = 65_535;
@@ -32,7 +32,7 @@ impl Entry {
     }
 
     /// The shape in a graph: more than two dimensions are a matrix `[first, rest]`.
-    fn declared_shape(&self) -> Vec<usize> {
+    pub(super) fn declared_shape(&self) -> Vec<usize> {
         match self.shape.as_slice() {
             [first, _, _, ..] => vec![*first, self.elements() / first],
             shape => shape.to_vec(),
@@ -42,10 +42,6 @@ impl Entry {
     /// Elements in the store, padding included.
     pub fn stored_elements(&self) -> usize {
         self.elements().next_multiple_of(STORE_ALIGNMENT)
-    }
-
-    fn packed_words(&self) -> usize {
-        self.elements().div_ceil(2).next_multiple_of(STORE_ALIGNMENT)
     }
 }
 
@@ -106,25 +102,12 @@ impl Layout {
         chunks.filter(|chunk| !chunk.is_empty()).collect()
     }
 
-    /// The same of what [`Layout::pack`] gives.
-    pub fn packed_chunks(&self, most: Option<u64>) -> Vec<Range<usize>> {
-        cut(self.entries.iter().map(Entry::packed_words), most)
-    }
-
     /// Puts weights, laid out, on the device.
     ///
     /// # Errors
     /// If the device has not enough memory, or does not take so large a tensor.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
         StoreMemory::upload(gpu, label, &self.chunks(gpu.chunk_bytes()), weights)
-    }
-
-    /// The same in 16 bits, for [`Layout::declare_packed`].
-    ///
-    /// # Errors
-    /// As [`Layout::upload`].
-    pub fn upload_packed(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
-        StoreMemory::upload(gpu, label, &self.packed_chunks(gpu.chunk_bytes()), &self.pack(weights))
     }
 
     /// Declares the parameters in a graph; with `gradients`, backward passes add to that store.
@@ -139,47 +122,19 @@ impl Layout {
                 let gradient = graph.stored(&entry.name, &shape, gradients, entry.offset);
                 graph.set_gradient(tensor, gradient);
             }
-            (entry.name.clone(), Parameter::Plain(tensor))
+            (entry.name.clone(), tensor)
         });
         Parameters::new(tensors.collect())
-    }
-
-    /// Declares parameters that [`Layout::pack`] has packed: frozen ones, which only forward passes read. Each use
-    /// expands its tensor again, so that no more than a layer is ever there in 32 bits.
-    pub fn declare_packed(&self, graph: &mut Graph, store: Store) -> Parameters {
-        let mut offset = 0;
-        let tensors = self.entries.iter().map(|entry| {
-            let words = graph.stored(&entry.name, &[entry.elements().div_ceil(2)], store, offset);
-            offset += entry.packed_words();
-            (entry.name.clone(), Parameter::Packed(words, entry.declared_shape()))
-        });
-        Parameters::new(tensors.collect())
-    }
-
-    /// Weights, laid out, as words of two 16-bit numbers each.
-    pub fn pack(&self, weights: &[f32]) -> Vec<u32> {
-        let mut packed = Vec::with_capacity(self.packed_words());
-        for entry in &self.entries {
-            let end = packed.len() + entry.packed_words();
-            packed.extend(pack_half(&weights[entry.offset..entry.offset + entry.elements()]));
-            packed.resize(end, 0);
-        }
-        packed
-    }
-
-    /// Number of words that [`Layout::pack`] gives.
-    pub fn packed_words(&self) -> usize {
-        self.entries.iter().map(Entry::packed_words).sum()
     }
 }
 
-/// Groups lengths (of 4-byte elements) that follow each other into ranges of at most `most` bytes.
-fn cut(lengths: impl Iterator<Item = usize>, most: Option<u64>) -> Vec<Range<usize>> {
+/// Groups lengths (of words of 4 bytes) that follow each other into ranges of at most `most` bytes.
+pub(super) fn cut(lengths: impl Iterator<Item = usize>, most: Option<u64>) -> Vec<Range<usize>> {
     let mut chunks: Vec<Range<usize>> = Vec::new();
     let mut end = 0;
     for length in lengths {
         match chunks.last_mut() {
-            Some(chunk) if most.is_none_or(|most| 4 * (end + length - chunk.start) as u64 <= most) => {
+            Some(chunk) if most.is_none_or(|most| DType::U32.bytes(&[end + length - chunk.start]) <= most) => {
                 chunk.end = end + length;
             }
             _ => chunks.push(end..end + length),
@@ -192,20 +147,13 @@ fn cut(lengths: impl Iterator<Item = usize>, most: Option<u64>) -> Vec<Range<usi
 /// The parameters of a network in one graph, by name.
 #[derive(Clone, Debug)]
 pub struct Parameters {
-    tensors: BTreeMap<String, Parameter>,
+    tensors: BTreeMap<String, Tensor>,
     /// Factors of the low-rank additions, by layer.
     lora: BTreeMap<String, f32>,
 }
 
-#[derive(Clone, Debug)]
-enum Parameter {
-    Plain(Tensor),
-    /// Words of two numbers, and the shape of what they hold.
-    Packed(Tensor, Vec<usize>),
-}
-
 impl Parameters {
-    fn new(tensors: BTreeMap<String, Parameter>) -> Self {
+    pub(super) fn new(tensors: BTreeMap<String, Tensor>) -> Self {
         Self { tensors, lora: BTreeMap::new() }
     }
 
@@ -217,23 +165,20 @@ impl Parameters {
         self
     }
 
-    /// The tensor of a name; one that is packed is expanded here.
+    /// The tensor of a name.
     ///
     /// # Panics
     /// If the network has no such parameter: layout and forward pass disagree.
-    pub fn get(&self, graph: &mut Graph, name: &str) -> Tensor {
-        match self.tensors.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`")) {
-            Parameter::Plain(tensor) => *tensor,
-            Parameter::Packed(words, shape) => graph.apply(FromHalf { shape: shape.clone() }, &[*words]),
-        }
+    pub fn get(&self, name: &str) -> Tensor {
+        *self.tensors.get(name).unwrap_or_else(|| panic!("no parameter is called `{name}`"))
     }
 
     /// A linear layer: x·Wᵀ + b, and what LoRA adds to it, factor·(x·Aᵀ)·Bᵀ.
     pub fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
-        let [weight, bias] = ["weight", "bias"].map(|part| self.get(graph, &format!("{layer}.{part}")));
+        let [weight, bias] = ["weight", "bias"].map(|part| self.get(&format!("{layer}.{part}")));
         let y = linear(graph, x, weight, bias);
         let Some(factor) = self.lora.get(layer) else { return y };
-        let [a, b] = ["lora_A", "lora_B"].map(|part| self.get(graph, &format!("{layer}.{part}.weight")));
+        let [a, b] = ["lora_A", "lora_B"].map(|part| self.get(&format!("{layer}.{part}.weight")));
         let product = MatMul { transpose_b: true, ..MatMul::default() };
         let narrow = graph.apply(product, &[x, a]);
         let narrow = graph.apply(Scale(*factor), &[narrow]);

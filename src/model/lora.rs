@@ -59,6 +59,11 @@ impl Lora {
         Ok(Self { layers: layers.collect() })
     }
 
+    /// Nothing is added to any layer.
+    pub(super) fn none() -> Self {
+        Self { layers: Vec::new() }
+    }
+
     /// The layers that something is added to.
     pub fn layers(&self) -> &[LoraLayer] {
         &self.layers

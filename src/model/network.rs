@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::adapter::Adapter;
 use super::dit::{Dit, DitConfig};
+use super::frozen::Frozen;
 use super::layout::{Layout, Parameters};
 use super::lora::Lora;
+use crate::config::WeightType;
 use crate::graph::{Graph, Store};
 
 /// Frozen weights of a flow model: those that an adapter adds to, and from which drift and the penalty on the distance
@@ -19,19 +21,26 @@ pub struct Network {
     pub dit: DitConfig,
     /// What is added to [`BASE`]; `None` if the store holds all weights.
     pub lora: Option<Lora>,
+    /// How [`BASE`] is stored.
+    pub weights: WeightType,
 }
 
 impl From<&DitConfig> for Network {
     /// All weights lie in one store.
     fn from(dit: &DitConfig) -> Self {
-        Self::new(dit, None)
+        Self::new(dit, None, WeightType::F32)
     }
 }
 
 impl Network {
-    /// The flow model with an adapter's layers, if there is one.
-    pub fn new(dit: &DitConfig, adapter: Option<&Adapter>) -> Self {
-        Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()) }
+    /// The flow model with an adapter's layers, if there is one, on a base that is stored like this.
+    pub fn new(dit: &DitConfig, adapter: Option<&Adapter>, weights: WeightType) -> Self {
+        Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights }
+    }
+
+    /// The flow model of [`BASE`] alone: as an adapter sees it that adds nothing.
+    pub fn base(dit: &DitConfig, weights: WeightType) -> Self {
+        Self { dit: dit.clone(), lora: Some(Lora::none()), weights }
     }
 
     /// What lies in the store that is trained.
@@ -49,6 +58,6 @@ impl Network {
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
             lora.layers().iter().map(|it| (it.layer.clone(), it.factor() as f32)).collect();
-        self.dit.layout().declare(graph, BASE, None).with_lora(trained, factors)
+        Frozen::new(&self.dit.layout(), self.weights).declare(graph, BASE).with_lora(trained, factors)
     }
 }

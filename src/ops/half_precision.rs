@@ -1,4 +1,4 @@
-//! Numbers in 16 bits (IEEE 754 binary16), two a word, for what is only kept and not computed with.
+//! Numbers in 16 bits (IEEE 754 binary16), two a word ([`DType::F16`]), for what is only kept and not computed with.
 //!
 //! The kernels convert by whole numbers: no optional feature of a device is needed, and all give the same bits.
 
@@ -6,33 +6,16 @@ use half::f16;
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Op, Profile, Shapes};
+use crate::graph::{Binding, DType, Op, Profile, Shapes, half_bits};
 
-/// `x [..]` to words `[elements / 2, rounded up]`: each element rounded to the nearest of 11 significant bits
+/// `x [..]` to the same in 16 bits: each element rounded to the nearest of 11 significant bits
 /// (below 2⁻¹⁴ to a multiple of 2⁻²⁴), ties to even, and cut to ±65504; what is not finite becomes NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct ToHalf;
 
-/// Words of [`ToHalf`] to the tensor of `shape`.
-#[derive(Clone, Debug)]
-pub struct FromHalf {
-    /// Shape of the tensor that was packed.
-    pub shape: Vec<usize>,
-}
-
-/// The words that [`ToHalf`] gives, on the host.
-pub fn pack_half(values: &[f32]) -> impl Iterator<Item = u32> {
-    values.chunks(2).map(|pair| packed(pair[0].into(), pair.get(1).copied().unwrap_or(0.0).into()))
-}
-
-/// A word of two numbers.
-fn packed(low: f64, high: f64) -> u32 {
-    let bits = |value: f64| {
-        let finite = if value.is_finite() { value.clamp(-65504.0, 65504.0) } else { f64::NAN };
-        u32::from(f16::from_f64(finite).to_bits())
-    };
-    bits(low) | bits(high) << 16
-}
+/// The result of [`ToHalf`] in 32 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct FromHalf;
 
 impl Op for ToHalf {
     fn name(&self) -> &'static str {
@@ -40,18 +23,22 @@ impl Op for ToHalf {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![vec![inputs[0].iter().product::<usize>().div_ceil(2)]]
+        vec![inputs[0].to_vec()]
+    }
+
+    fn output_type(&self, _: usize) -> DType {
+        DType::F16
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let params = vec![word(shapes.input_elements(0))];
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
-        vec![independent(Kernel::new("to_half"), &reads, &writes, params, shapes.output_elements(0))]
+        let words = DType::F16.words(shapes.outputs[0]);
+        vec![independent(Kernel::new("to_half"), &reads, &writes, params, words)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let words = inputs[0].chunks(2).map(|pair| packed(pair[0], pair.get(1).copied().unwrap_or(0.0)));
-        vec![words.map(f64::from).collect()]
+        vec![inputs[0].iter().map(|value| f16::from_bits(half_bits(*value)).to_f64()).collect()]
     }
 }
 
@@ -61,18 +48,21 @@ impl Op for FromHalf {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(inputs[0], [self.shape.iter().product::<usize>().div_ceil(2)], "words of that many elements");
-        vec![self.shape.clone()]
+        vec![inputs[0].to_vec()]
+    }
+
+    fn input_type(&self, _: usize) -> DType {
+        DType::F16
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
         let params = vec![word(shapes.output_elements(0))];
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
-        vec![independent(Kernel::new("from_half"), &reads, &writes, params, shapes.input_elements(0))]
+        let words = DType::F16.words(shapes.inputs[0]);
+        vec![independent(Kernel::new("from_half"), &reads, &writes, params, words)]
     }
 
-    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let halves = inputs[0].iter().flat_map(|words| [*words as u32 as u16, (*words as u32 >> 16) as u16]);
-        vec![halves.map(|bits| f16::from_bits(bits).to_f64()).take(shapes.output_elements(0)).collect()]
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![inputs[0].to_vec()]
     }
 }

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use super::guard::{Guard, Watch};
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
-use crate::config::{Config, ObjectiveName};
+use crate::config::{Config, ObjectiveName, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator, upload_base};
+use crate::evaluate::{BASE, Evaluation, Evaluator, frozen};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
@@ -116,17 +116,21 @@ impl Run {
             Some(_) => Trainer::observed(gpu, &trained, base)?,
         };
         let done = newest.map(|newest| trainer.restore(&newest)).transpose()?.unwrap_or(0);
-        // What drift is measured against stays, as the trainer's penalty may need it too; the weights as they are
-        // only until the base is measured.
+        // What drift is measured against stays, as the trainer's penalty may need it too.
         let frozen = match trainer.base() {
             Some(store) => store.clone(),
-            None => upload_base(gpu, config, &dit, &base.weights)?,
+            None => frozen(config, &dit).upload(gpu, BASE.0, &base.weights)?,
         };
-        let base_store = match config.train.half_base {
-            false => frozen.clone(),
-            true => dit.layout().upload(gpu, "base model", &base.weights)?,
+        // The model that the run begins with, until it is measured: an adapter begins with its base as it is stored, all
+        // weights begin as they are in the file.
+        let (base_network, base_stores) = match (config.lora.is_used(), config.model.weights) {
+            (true, weights) => (Network::base(&dit, weights), Stores::from([(BASE, frozen.clone())])),
+            (false, WeightType::F32) => (Network::from(&dit), Stores::from([(PARAMETERS, frozen.clone())])),
+            (false, _) => {
+                let whole = dit.layout().upload(gpu, "base model", &base.weights)?;
+                (Network::from(&dit), Stores::from([(PARAMETERS, whole)]))
+            }
         };
-        let only_base = Stores::from([(PARAMETERS, base_store.clone())]);
         let mut stores = trainer.optimizer.average_stores();
         stores.insert(BASE, frozen);
 
@@ -139,8 +143,8 @@ impl Run {
         Ok(Self {
             gpu: gpu.clone(),
             preview: preview_of(network, &stores)?,
-            base_preview: Some(preview_of(&(&dit).into(), &only_base)?),
-            evaluator: Evaluator::new(gpu, config, network, &stores, Some(&base_store))?,
+            base_preview: Some(preview_of(&base_network, &base_stores)?),
+            evaluator: Evaluator::new(gpu, config, network, &stores, Some((&base_network, &base_stores)))?,
             table: Table::ode(1.0, config.preview.steps)?,
             dim: dit.dim(),
             config: config.clone(),

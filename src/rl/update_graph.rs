@@ -12,7 +12,7 @@ use super::rollout::{STATES, VELOCITIES, stored_slots};
 use crate::autodiff::{Activations, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
-use crate::evaluate::declare_base;
+use crate::evaluate::{BASE, frozen};
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
@@ -135,10 +135,10 @@ impl UpdateGraph {
         let dit = &network.dit;
         let batch = config.update_micro_batch();
         let mut graph = Graph::new();
-        let indices = graph.input("rows of the trajectory", &[batch]);
+        let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
+        let labels = graph.input_indices("labels", &[batch]);
+        let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
@@ -207,7 +207,7 @@ impl UpdateGraph {
             let guidance_scale = config.objective.reference.guidance_scale as f32;
             let (time, labels) = (self.time, self.labels);
             let v_base = self.graph.scope("reference", |graph| {
-                let parameters = declare_base(graph, config, dit);
+                let parameters = frozen(config, dit).declare(graph, BASE);
                 Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
             });
             let factor = self.graph.input("penalty factors", &[batch]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler};
+use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, WeightType};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
@@ -37,10 +37,10 @@ fn adapter(model: &Model) -> Adapter {
 /// The guided velocity at four states, of a model or of an adapter on it.
 fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Vec<f32> {
     let dit = dit_of(model);
-    let network = Network::new(dit, adapter);
+    let network = Network::new(dit, adapter, WeightType::F32);
     let mut graph = Graph::new();
     let x = graph.input("x", &dit.image_shape(4));
-    let [time, labels] = ["time", "labels"].map(|name| graph.input(name, &[4]));
+    let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let v = network.declare(&mut graph, PARAMETERS, None);
     let v = v.guided_velocity(&mut graph, x, time, labels, guidance_scale);
     graph.keep(v);
@@ -99,10 +99,14 @@ fn merged_weights_compute_what_the_adapter_does() {
 #[test]
 fn an_adapter_is_on_policy_at_first_and_learns() {
     let model = tiny::dit(2);
-    for (guidance_scale, activation_checkpointing, half_activations, beta) in
-        [(1.0, false, false, 0.0), (2.5, true, false, 0.1), (1.0, false, true, 0.0)]
-    {
+    for (guidance_scale, activation_checkpointing, half_activations, beta, weights) in [
+        (1.0, false, false, 0.0, WeightType::F32),
+        (2.5, true, false, 0.1, WeightType::F16),
+        (1.0, false, true, 0.0, WeightType::Q8_0),
+        (2.5, false, false, 0.1, WeightType::Q8_0),
+    ] {
         let mut config = config();
+        config.model.weights = weights;
         config.lora.rank = 2;
         config.rollout.guidance_scale = guidance_scale;
         config.objective.reference.beta = beta;
@@ -150,7 +154,9 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
     for name in [ObjectiveName::FlowDppo, ObjectiveName::Nft] {
         let change = |config: &mut Config| {
             config.objective.name = name;
+            config.model.weights = WeightType::Q8_0;
             if name == ObjectiveName::Nft {
+                config.model.weights = WeightType::F16;
                 config.rollout.sampler = Sampler::Ode;
             }
         };
@@ -218,6 +224,19 @@ fn all_weights_are_bound_to_their_base_too() {
     assert!(["base_crc32", "adapter"].iter().all(|key| keys.remove(*key).is_some()));
     *state = value.to_string().into_bytes();
     assert_eq!(restored(&other, &files).expect("it may be the same run"), 3);
+}
+
+#[test]
+fn an_adapter_is_merged_into_the_weights_of_the_file() {
+    let (_folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    for weights in WeightType::ALL {
+        let mut trainer = trainer(&file, &model, |config| config.model.weights = weights);
+        trainer.iteration(0).expect("the device works");
+        let adapter = trainer.averaged_adapter().expect("the device works").expect("there is one");
+        let merged = trainer.averaged_model().expect("the device works");
+        assert!(merged == adapter.merge("it", &model, 1.0).expect("it fits"), "{weights:?}");
+    }
 }
 
 #[test]

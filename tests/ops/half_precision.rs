@@ -1,4 +1,4 @@
-use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Stores};
+use flowdppo_wgpu::graph::{DType, Graph, Interpreter, Plan, Stores};
 use flowdppo_wgpu::ops::{FromHalf, ToHalf};
 
 use crate::common::{Random, gpu, words};
@@ -8,7 +8,7 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     let mut graph = Graph::new();
     let input = graph.input("x", &[x.len()]);
     let packed = graph.apply(ToHalf, &[input]);
-    let back = graph.apply(FromHalf { shape: vec![x.len()] }, &[packed]);
+    let back = graph.apply(FromHalf, &[packed]);
     graph.keep(packed);
     graph.keep(back);
     let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("it is small");
@@ -17,7 +17,8 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     let mut twin = Interpreter::default();
     twin.write(input, &x.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>());
     twin.run(&graph);
-    let of_twin = twin.value(&graph, packed).iter().map(|word| *word as u32).collect();
+    let of_twin: Vec<f32> = twin.value(&graph, packed).iter().map(|value| *value as f32).collect();
+    let of_twin = DType::F16.encode(&of_twin);
     let on_device = plan.read(&[packed]).expect("the device works");
     let unpacked = plan.read(&[back]).expect("the device works");
     ([on_device, of_twin], unpacked, twin.value(&graph, back).to_vec())

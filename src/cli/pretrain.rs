@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 
 use super::{Global, RunArguments, say, stop_at_interrupt};
-use crate::config::{Command, ModelSource};
+use crate::config::{Command, ModelSource, WeightType};
 use crate::error::Result;
 use crate::gpu::ITERATION;
 use crate::graph::Profile;
@@ -41,6 +41,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             (dit, weights)
         }
     };
+    if config.model.weights != WeightType::F32 {
+        log::warn!(
+            "`model.weights` = \"{}\" is for frozen weights, and pretrain has none: it trains all of them in 32 bits",
+            config.model.weights.name()
+        );
+    }
     let mut training = Pretraining::new(&gpu, &config, dit.clone(), &data, &weights)?;
     let stores = training.optimizer.average_stores();
     let mut preview =

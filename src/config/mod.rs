@@ -225,8 +225,35 @@ fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
         for index in 0..sources.overrides.len() {
             tree::apply_override(&mut root, &defaults, index, sources)?;
         }
+        keep_default_model(&mut root, text, sources)?;
     }
     Ok(root)
+}
+
+/// Puts the default file back where overrides have begun a section `[model]` that names neither a file nor a size, as
+/// `model.weights=f16` does: they say something of the model that would be taken without them.
+fn keep_default_model(root: &mut Node, text: &str, sources: Sources) -> Result<()> {
+    const CHOOSE: [&str; 9] = [
+        "file",
+        "image_size",
+        "channels",
+        "patch_size",
+        "hidden_size",
+        "depth",
+        "num_heads",
+        "mlp_ratio",
+        "num_classes",
+    ];
+    let is_begun = root.get("model").is_some_and(|model| {
+        let mut keys = model.keys().peekable();
+        keys.peek().is_some() && !keys.any(|key| CHOOSE.contains(&key))
+    });
+    if is_begun && tree::parse_file(text, sources)?.get("model").is_none() {
+        let file = Config::default().model.file.unwrap_or_default();
+        let overrides = [format!("model.file={file}")];
+        tree::apply_override(root, &default_tree()?, 0, Sources { overrides: &overrides, ..sources })?;
+    }
+    Ok(())
 }
 
 /// The defaults as a tree, for overrides that change a part of a default value.

@@ -147,7 +147,7 @@ pub fn block_scale(block: &[f32]) -> f32 {
 /// it was before it is rounded to 16 bits, halves rounded away from zero.
 ///
 /// An element is off by at most half a step and the rounding of d: |d·q − x| ≤ (1/2 + 127·2⁻¹¹)·d < max|x| / 225, where
-/// d is at least 2⁻¹⁴; below that d itself is a multiple of 2⁻²⁴.
+/// d is at least 2⁻¹⁴; below that d is a multiple of 2⁻²⁴, which adds up to 127·2⁻²⁵.
 fn encode_block(block: &[f32; BLOCK]) -> (u16, [i8; BLOCK]) {
     let scale = block_scale(block);
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };

@@ -111,7 +111,12 @@ fn what_it_costs_is_known_before() {
     // A and B of 8 -> 24, 8 -> 8, 8 -> 32 and 32 -> 8.
     let trained = 2 * (8 + 24 + 8 + 8 + 8 + 32 + 32 + 8);
     assert!(parameters.ends_with(&format!("({trained} trained)")), "{parameters}");
-    assert!(dry.contains("with train.half_activations = true") && !dry.contains("with train.half_base"), "{dry}");
+    assert!(
+        dry.contains("with train.half_activations = true")
+            && dry.contains("with model.weights = \"q8_0\"")
+            && dry.contains("frozen base "),
+        "{dry}"
+    );
 }
 
 #[test]

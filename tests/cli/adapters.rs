@@ -147,7 +147,7 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.rank=2 --set train.half_base=true",
             2,
-            &["`train.half_base`", "a part of the policy itself"],
+            &["`train.half_base` is now `model.weights`", "set `model.weights` = \"f16\""],
         ),
         case(
             nothing,

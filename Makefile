@@ -1,26 +1,26 @@
-# Everything a person needs is one of these words; `make` alone lists them.
+# The common tasks; `make` without arguments lists them.
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint dist evidence setup
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## set up, build, and tune the built-in model (prints base and tuned side by side)
+demo: setup ## set up, build, and tune the built-in model (prints base and tuned model side by side)
 	cargo run --release -- train
 
-test: setup ## set up, then all tests
+test: setup ## set up, then run all tests
 	cargo test --release --features onnx
 
-lint: ## formatting and clippy, warnings are errors
+lint: ## check formatting and run clippy, with warnings as errors
 	cargo fmt --check
 	cargo clippy --release --all-targets --features onnx -- -D warnings
 	cargo clippy --release --all-targets -- -D warnings
 
-dist: ## pack the program, licences, configurations and documents for this platform into target/dist
+dist: ## package a release for this platform in target/dist
 	.ci/dist
 
-evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (an hour without a GPU; goes on where it was)
+evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (an hour without a GPU; continues if interrupted)
 	.ci/evidence
 
-setup: ## install Mesa's Vulkan driver where there is none (UPGRADE=1: a newer one on Debian 12)
+setup: ## install Mesa's Vulkan driver if there is none (UPGRADE=1: a newer one on Debian 12)
 	@UPGRADE=$(UPGRADE) .ci/install-driver

@@ -1,11 +1,11 @@
 #!/usr/bin/env node
-// Compiles WGSL files with Tint, the compiler of Chrome, and exits with 1 if it refuses one:
+// Compiles WGSL files with Tint, Chrome's compiler, and exits with 1 if it rejects one:
 //
 //   node .ci/tint-check.mjs FILE.wgsl...
 //
-// naga, which the program itself uses, does not check that barriers are reached by a whole workgroup;
-// Tint does, and so would every browser. Dawn's null backend needs no GPU. Each entry point is also
-// made into a pipeline under WebGPU's default limits.
+// naga, which the program uses, does not check that a whole workgroup reaches every barrier; Tint does.
+// Dawn's null backend needs no GPU. Each entry point is also compiled to a pipeline under WebGPU's
+// default limits.
 //
 // npm install --prefix target/tint --no-save webgpu@0.6.2
 
@@ -20,16 +20,16 @@ if (files.length === 0 || !existsSync(binding)) {
   process.exit(2);
 }
 const { create } = await import(binding);
-// Held to the end: were it collected, Dawn would abort or hang under the device.
+// Kept alive to the end: if it were collected, Dawn would abort or hang.
 globalThis.gpu = create(['backend=null']);
 const adapter = await globalThis.gpu.requestAdapter();
 const device = await adapter.requestDevice({ requiredFeatures: ['subgroups'] });
 
-/** What Tint says against a file, one line a message. */
+/** Tint's errors for a file, one line per message. */
 async function complaints(file) {
   const source = readFileSync(file, 'utf8');
-  // naga refuses the directive and Tint insists on it, so it is added here, on the first line: line
-  // numbers stay those of the file.
+  // naga rejects the directive and Tint requires it, so add it here, on the first line, which keeps line
+  // numbers unchanged.
   const text = source.replace(/\/\/.*$/gm, '');
   const code = /\bsubgroup[A-Z_]/.test(text) ? `enable subgroups; ${source}` : source;
 

@@ -5,6 +5,7 @@
 // Each invocation owns one query row of one head and walks the keys in increasing order: a row's bits depend
 // on its own sample alone.
 //!import attention
+//!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
@@ -60,7 +61,7 @@ fn main(
         }
         let logit = total(products);
         // Either the sum so far or the new term is scaled down; one exponential serves both.
-        let smaller = exp(max(-abs(logit - largest), -87.0));
+        let smaller = decayed(-abs(logit - largest));
         let correction = select(1.0, smaller, logit > largest);
         let weight = select(smaller, 1.0, logit > largest);
         denominator = fma(denominator, correction, weight);

@@ -4,6 +4,7 @@
 //
 // Each invocation owns one key row of one head and walks the queries in increasing order.
 //!import attention
+//!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
@@ -74,7 +75,7 @@ fn main(
             d_weights = fma(g[c], v[c], d_weights);
         }
         let at = head_index * params.tokens + row;
-        let weight = exp(clamp(total(logits) - logsumexp[at], -87.0, 0.0));
+        let weight = decayed(total(logits) - logsumexp[at]);
         let d_logit = weight * (total(d_weights) - delta[at]);
         for (var c = 0u; c < CHUNKS; c++) {
             d_k[c] = fma(vec4<f32>(d_logit), q[c], d_k[c]);

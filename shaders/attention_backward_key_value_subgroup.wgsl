@@ -1,6 +1,7 @@
 // The same as attention_backward_key_value, for drivers where loads are what costs: a workgroup of one
 // subgroup owns ROWS key rows of a head, with its lanes across the head, so that every value is loaded once
 // for all those rows. Rows beyond the last one repeat it and are not stored.
+//!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
@@ -79,7 +80,7 @@ fn main(
                 logits = fma(q[c], k[r][c], logits);
                 d_weights = fma(g[c], v[r][c], d_weights);
             }
-            let weight = exp(clamp(subgroupAdd(logits) - row_logsumexp, -87.0, 0.0));
+            let weight = decayed(subgroupAdd(logits) - row_logsumexp);
             let d_logit = weight * (subgroupAdd(d_weights) - row_delta);
             for (var c = 0u; c < CHUNKS; c++) {
                 d_k[r][c] = fma(d_logit, q[c], d_k[r][c]);

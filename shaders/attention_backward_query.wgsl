@@ -5,6 +5,7 @@
 //
 // Each invocation owns one query row of one head and walks the keys in increasing order.
 //!import attention
+//!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
@@ -81,7 +82,7 @@ fn main(
             logits = fma(q[c], k[c], logits);
             d_weights = fma(g[c], load_qkv(k_start + width, c), d_weights);
         }
-        let weight = exp(clamp(total(logits) - row_logsumexp, -87.0, 0.0));
+        let weight = decayed(total(logits) - row_logsumexp);
         let d_logit = weight * (total(d_weights) - row_delta);
         for (var c = 0u; c < CHUNKS; c++) {
             d_q[c] = fma(vec4<f32>(d_logit), k[c], d_q[c]);

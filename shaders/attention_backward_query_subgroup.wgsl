@@ -1,6 +1,7 @@
 // The same as attention_backward_query, for drivers where loads are what costs: a workgroup of one subgroup
 // owns ROWS query rows of a head, with its lanes across the head, so that every value is loaded once for all
 // those rows. Rows beyond the last one repeat it and are not stored.
+//!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
@@ -83,7 +84,7 @@ fn main(
                 logits = fma(q[r][c], k[c], logits);
                 d_weights = fma(g[r][c], v[c], d_weights);
             }
-            let weight = exp(clamp(subgroupAdd(logits) - row_logsumexp[r], -87.0, 0.0));
+            let weight = decayed(subgroupAdd(logits) - row_logsumexp[r]);
             let d_logit = weight * (subgroupAdd(d_weights) - row_delta[r]);
             for (var c = 0u; c < CHUNKS; c++) {
                 d_q[r][c] = fma(d_logit, k[c], d_q[r][c]);

@@ -1,6 +1,7 @@
 // The same as attention, for drivers where loads are what costs: a workgroup of one subgroup owns ROWS query
 // rows of a head, with its lanes across the head, so that every value is loaded once for all those rows. Rows
 // beyond the last one repeat it and are not stored.
+//!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
@@ -76,7 +77,7 @@ fn main(
             }
             let logit = subgroupAdd(products);
             // Either the sum so far or the new term is scaled down; one exponential serves both.
-            let smaller = exp(max(-abs(logit - largest[r]), -87.0));
+            let smaller = decayed(-abs(logit - largest[r]));
             let correction = select(1.0, smaller, logit > largest[r]);
             let weight = select(smaller, 1.0, logit > largest[r]);
             denominator[r] = fma(denominator[r], correction, weight);

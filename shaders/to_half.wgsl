@@ -3,19 +3,26 @@
 
 struct Params {
     elements: u32,
+    slot: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
+// Of each packed tensor: how many finite elements did not fit, and the bits of the largest finite magnitude.
+@group(0) @binding(3) var<storage, read_write> ranges: array<atomic<u32>>;
+
+// From this on 16 bits would round up to infinity: the bits of 65520.
+const BOUND: u32 = 0x477ff000u;
+const INFINITY: u32 = 0x7f800000u;
 
 // IEEE 754 binary16 by whole numbers alone: packing functions round as the driver likes, and some software
-// drivers lack them. The nearest, ties to even, and no more than 65504; what is not finite becomes NaN.
+// drivers lack them. The nearest, ties to even; what does not fit or is not finite becomes NaN.
 fn half_bits(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
-    if magnitude >= 0x7f800000u {
+    if magnitude >= BOUND {
         return 0x7e00u;
     }
     if magnitude < 0x38800000u {
@@ -23,8 +30,25 @@ fn half_bits(x: f32) -> u32 {
         return sign | u32(round(bitcast<f32>(magnitude) * 16777216.0));
     }
     // The exponent's bias falls from 127 to 15, the fraction from 23 bits to 10.
-    let rebased = min(magnitude, 0x477fe000u) - 0x38000000u;
+    let rebased = magnitude - 0x38000000u;
     return sign | ((rebased + 0xfffu + ((rebased >> 13u) & 1u)) >> 13u);
+}
+
+// Bits order magnitudes as their values do; one that is not finite counts as none.
+fn finite_magnitude(x: f32) -> u32 {
+    let magnitude = bitcast<u32>(x) & 0x7fffffffu;
+    return select(magnitude, 0u, magnitude >= INFINITY);
+}
+
+// Whole numbers come out the same in any order. Almost all invocations only look: the largest is soon found.
+fn note_range(largest: u32, beyond: u32) {
+    let at = 2u * params.slot;
+    if beyond > 0u {
+        atomicAdd(&ranges[at], beyond);
+    }
+    if largest > atomicLoad(&ranges[at + 1u]) {
+        atomicMax(&ranges[at + 1u], largest);
+    }
 }
 
 @compute @workgroup_size(64)
@@ -38,8 +62,14 @@ fn main(
         return;
     }
     var word = half_bits(x[first]);
+    var largest = finite_magnitude(x[first]);
+    var beyond = u32(largest >= BOUND);
     if first + 1u < params.elements {
         word |= half_bits(x[first + 1u]) << 16u;
+        let magnitude = finite_magnitude(x[first + 1u]);
+        largest = max(largest, magnitude);
+        beyond += u32(magnitude >= BOUND);
     }
     words[first / 2u] = word;
+    note_range(largest, beyond);
 }

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::graph::{Graph, Node, Tensor, Wanted};
-use crate::ops::{Accumulate, Add, FromHalf, ToHalf};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::graph::{DType, Graph, Node, Plan, Tensor, Wanted};
+use crate::ops::{Accumulate, Add, FromHalf, HalfRange, ToHalf};
 
 /// What becomes of the tensors that the forward pass computes and the backward pass reads. None of this
 /// changes the forward pass.
@@ -15,8 +18,75 @@ pub struct Activations {
     /// forward pass. Gradients are the same to the bit.
     pub recompute: bool,
     /// What of the segments is kept, is kept in 16 bits and expanded where the backward pass reads it: half the
-    /// memory, and gradients of tensors that are rounded by at most 2⁻¹¹ of their value.
+    /// memory, and gradients of tensors that are rounded by at most 2⁻¹¹ of their value. Gradients of what does not fit
+    /// in 16 bits are not finite; [`Halves`] says what that was.
     pub half: bool,
+}
+
+/// The tensors that a graph keeps in 16 bits.
+#[derive(Clone, Debug)]
+pub struct Halves {
+    /// What [`ToHalf`] finds in each of them, an input that kernels add to.
+    ranges: Tensor,
+    /// Where each of them is computed.
+    names: Vec<String>,
+}
+
+impl Halves {
+    /// The tensors that 16 bits did not hold since this was asked for last.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn take(&self, plan: &Plan) -> Result<Vec<LostInHalf>> {
+        let words: Vec<u32> = plan.read(&[self.ranges])?;
+        plan.write(self.ranges, &vec![0_u32; words.len()]);
+        let ranges = words.as_chunks().0.iter().map(|words| HalfRange::from_words(*words));
+        let lost = self.names.iter().zip(ranges).filter(|(_, range)| range.overflows() || range.underflows());
+        Ok(lost
+            .map(|(tensor, HalfRange { beyond, largest })| LostInHalf { tensor: tensor.clone(), beyond, largest })
+            .collect())
+    }
+}
+
+/// A tensor that 16 bits do not hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LostInHalf {
+    /// Where it is computed, such as `blocks.0.attn.attention`.
+    pub tensor: String,
+    /// Values that are too large; none if all are too small.
+    pub beyond: u32,
+    /// The largest magnitude.
+    pub largest: f32,
+}
+
+impl LostInHalf {
+    /// What is wrong with these tensors, if there are any, and that `key` is to be turned off.
+    pub fn explain(all: &[Self], key: &str) -> Option<String> {
+        let largest = |it: &&Self| it.largest;
+        let worst = all.iter().max_by(|a, b| largest(a).total_cmp(&largest(b)))?;
+        let Self { tensor, beyond, largest } = worst;
+        let more = match all.len() - 1 {
+            0 => String::new(),
+            1 => " (and one more tensor)".to_owned(),
+            more => format!(" (and {more} more tensors)"),
+        };
+        let seen = match HalfRange::from_words([*beyond, largest.to_bits()]).overflows() {
+            true => {
+                format!("{beyond} values of {tensor} are beyond 65504, up to {largest:.3e}, and do not fit in 16 bits")
+            }
+            false => format!("all values of {tensor} are so small, at most {largest:.1e}, that 16 bits lose them"),
+        };
+        Some(format!("{seen}{more}: set `{key}` = false"))
+    }
+}
+
+/// What [`backward_with`] has recorded.
+#[derive(Clone, Debug)]
+pub struct Backward {
+    /// Gradients of the wanted tensors; `None` where nothing depends on one.
+    pub gradients: Vec<Option<Tensor>>,
+    /// What is kept in 16 bits, if anything is.
+    pub halves: Option<Halves>,
 }
 
 /// A tensor of fewer elements is not worth two dispatches.
@@ -30,7 +100,7 @@ const WORTH_HALVING: usize = 1024;
 /// Parameter gradients accumulate (`+=`), activation gradients are written once: so several micro-batches
 /// add up, and the optimizer clears what it has used.
 pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]) -> Vec<Option<Tensor>> {
-    backward_with(graph, seeds, wanted, Activations::default())
+    backward_with(graph, seeds, wanted, Activations::default()).gradients
 }
 
 /// [`backward`] with a choice of what becomes of the forward pass's tensors until it reads them.
@@ -39,7 +109,7 @@ pub fn backward_with(
     seeds: &[(Tensor, Tensor)],
     wanted: &[Tensor],
     activations: Activations,
-) -> Vec<Option<Tensor>> {
+) -> Backward {
     let mut differentiable: BTreeSet<Tensor> = wanted.iter().copied().collect();
     for node in graph.nodes() {
         let depends = |tensor: &Tensor| differentiable.contains(tensor) || graph.gradient(*tensor).is_some();
@@ -102,10 +172,8 @@ pub fn backward_with(
     for repetition in repetitions.into_iter().rev() {
         graph.prune(repetition);
     }
-    if activations.half {
-        halve(graph, forward);
-    }
-    wanted.iter().map(|tensor| gradients.get(tensor).copied()).collect()
+    let halves = if activations.half { halve(graph, forward) } else { None };
+    Backward { gradients: wanted.iter().map(|tensor| gradients.get(tensor).copied()).collect(), halves }
 }
 
 /// Packs the tensors of segments after their last use in the forward pass, the first `forward` nodes, and
@@ -113,9 +181,9 @@ pub fn backward_with(
 ///
 /// Only first outputs are: the others are statistics of a row that an op leaves to its own gradient. And only
 /// those of segments: after them stands the loss, which may take differences between nearly equal tensors.
-fn halve(graph: &mut Graph, forward: usize) {
+fn halve(graph: &mut Graph, forward: usize) -> Option<Halves> {
     let backward = forward..graph.nodes().len();
-    let mut places = Vec::new();
+    let (mut chosen, mut places) = (Vec::new(), Vec::new());
     for index in graph.segments().to_vec().into_iter().flatten() {
         let tensor = graph.nodes()[index].outputs[0];
         let reads = |node: &Node| node.inputs.contains(&tensor);
@@ -125,10 +193,20 @@ fn halve(graph: &mut Graph, forward: usize) {
             continue;
         };
         let last_use = graph.nodes()[..forward].iter().rposition(reads).unwrap_or(index);
-        let halved = graph.apply(ToHalf, &[tensor]);
-        let expanded = graph.apply(FromHalf, &[halved]);
-        graph.replace_input(backward.clone(), tensor, expanded);
+        chosen.push((tensor, graph.nodes()[index].label.clone()));
         places.extend([last_use + 1, forward + first_use]);
     }
+    if chosen.is_empty() {
+        return None;
+    }
+    let ranges = graph.constant_indices("ranges of halves", &[chosen.len(), 2], vec![0; 2 * chosen.len()]);
+    for (slot, (tensor, _)) in chosen.iter().enumerate() {
+        let shape = graph.shape(*tensor).to_vec();
+        let halved = graph.scratch_of(DType::F16, &shape);
+        graph.push_into(ToHalf { slot }, &[*tensor, ranges], &[halved, ranges]);
+        let expanded = graph.apply(FromHalf, &[halved]);
+        graph.replace_input(backward.clone(), *tensor, expanded);
+    }
     graph.move_nodes(backward.end, &places);
+    Some(Halves { ranges, names: chosen.into_iter().map(|(_, name)| name).collect() })
 }

@@ -15,8 +15,8 @@ use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 pub use crate::model::BASE;
-use crate::model::{Dit, DitConfig, Frozen, Network};
-use crate::ops::PolicyStats;
+use crate::model::{Dit, DitConfig, Frozen, Network, START};
+use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Moment, Purpose, Rewards};
 use crate::sampling::{Request, Sampling, Table, class_requests};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
@@ -106,9 +106,29 @@ pub fn frozen(config: &Config, dit: &DitConfig) -> Frozen {
     Frozen::new(&dit.layout(), config.model.weights)
 }
 
+/// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
+/// adapter of [`START`] if the run went on from one.
+pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Network) -> Dit<'a> {
+    match network.lora.is_some() && config.lora.starts_from_adapter() {
+        // The same kernels as those of the policy: at first their difference is zero to the bit.
+        true => network.declare(graph, START, None),
+        false => Dit::new(&network.dit, frozen(config, &network.dit).declare(graph, BASE)),
+    }
+}
+
+/// A model that another is measured from, as it is drawn: all weights as they are in the file, or those under an adapter
+/// as they are stored.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    /// Its network.
+    pub network: Network,
+    /// Its weights, as `PARAMETERS`; with an adapter also [`BASE`].
+    pub stores: Stores,
+}
+
 impl Evaluator {
-    /// Binds the model whose weights are the `PARAMETERS` of `stores`. With a `base` (its network and stores, as it is
-    /// drawn) and a [`BASE`] among the stores, drift from it is measured too.
+    /// Binds the model whose weights are the `PARAMETERS` of `stores`, and whose classes have these names. With a
+    /// `reference`, and what [`declare_reference`] reads among the stores, drift from it is measured too.
     ///
     /// # Errors
     /// If the judge does not fit the model, or the device has not enough memory.
@@ -116,10 +136,13 @@ impl Evaluator {
         gpu: &Arc<Gpu>,
         config: &Config,
         network: &Network,
+        class_names: &[String],
         stores: &Stores,
-        base: Option<(&Network, &Stores)>,
+        reference: Option<&Reference>,
     ) -> Result<Self> {
         let (eval, dit) = (&config.eval, &network.dit);
+        config.rollout.chosen_classes(dit.num_classes)?;
+        dit.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
         let requests = class_requests(&classes, eval.count, eval.seed);
         let table = Table::solve(&Schedule::default(), eval.steps, eval.solver)?;
@@ -127,16 +150,16 @@ impl Evaluator {
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
-            file => Some(reward::classifier_for(gpu, file, dit)?),
+            file => Some(reward::classifier_for(gpu, file, dit, class_names)?),
         };
         let batches = [requests.len(), batch];
         let draws = |network: &Network, stores: &Stores| {
             Sampling::new_for(gpu, network, batches, eval.guidance_scale, eval.solver, stores)
         };
         let (mut drift, mut base_sampling) = (None, None);
-        if let Some((network, stores_of_base)) = base {
-            base_sampling = Some(draws(network, stores_of_base)?);
-            drift = Some(DriftMeter::new(gpu, config, dit, batch, stores)?);
+        if let Some(reference) = reference {
+            base_sampling = Some(draws(&reference.network, &reference.stores)?);
+            drift = Some(DriftMeter::new(gpu, config, network, batch, stores)?);
         }
         Ok(Self {
             count: eval.count,
@@ -270,17 +293,18 @@ struct DriftMeter {
 }
 
 impl DriftMeter {
-    fn new(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, batch: usize, stores: &Stores) -> Result<Self> {
+    fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, batch: usize, stores: &Stores) -> Result<Self> {
+        let dit = &network.dit;
         let mut graph = Graph::new();
         let x = graph.input("x", &dit.image_shape(batch));
         let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
         let time = graph.input("time", &[batch]);
         let labels = graph.input_indices("labels", &[batch]);
-        let parameters = frozen(config, dit).declare(&mut graph, BASE);
         let guidance_scale = config.eval.guidance_scale as f32;
-        let base = Dit::new(dit, parameters).guided_velocity(&mut graph, x, time, labels, guidance_scale);
+        let base =
+            declare_reference(&mut graph, config, network).guided_velocity(&mut graph, x, time, labels, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
-        let stats = graph.apply(PolicyStats, &[velocity, base, base]);
+        let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
         let rollout = &config.rollout;
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };

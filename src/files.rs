@@ -64,6 +64,19 @@ pub(crate) fn own_file(folder: &Path, name: &str) -> Option<PathBuf> {
     own(folder, name).filter(|path| path.is_file())
 }
 
+/// All bytes of an ordinary file. A device or a pipe could be read for ever.
+///
+/// # Errors
+/// [`Error::Input`] if it is not there, not an ordinary file, or cannot be read.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let kind = std::fs::metadata(path).map_err(|cause| Error::unreadable(path, cause))?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
+        return Err(Error::unreadable(path, format!("it is {what}, but a file is needed")));
+    }
+    std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))
+}
+
 /// The folder that holds `path`; the current one for a bare file name.
 fn parent(path: &Path) -> &Path {
     match path.parent() {

@@ -8,6 +8,7 @@ pub mod assets;
 pub mod autodiff;
 pub mod bench;
 pub mod cache;
+pub mod classes;
 pub mod cli;
 pub mod compare;
 pub mod config;
@@ -34,6 +35,7 @@ pub mod roofline;
 pub mod run;
 pub mod sampling;
 pub mod self_test;
+pub mod sniff;
 pub mod sweep;
 
 pub use error::{Error, Result};

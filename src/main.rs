@@ -1,6 +1,6 @@
 //! `flowdppo-wgpu`: parse, log, run, and turn errors into exit codes.
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,8 +8,22 @@ use env_logger::{Builder, Env, Target};
 use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::run::progress::AboveBar;
 
+/// Prints help, the version, or what is wrong with the command line.
+fn print(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write to standard output: {cause}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)),
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => return print(&message),
+    };
     // https://no-color.org; and where TERM says nothing, nobody promises that colours are understood.
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_none_or(|term| term == "dumb");

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::autodiff::{Activations, backward_with};
+use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
 use crate::config::{self, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub struct FlowMatchingGraph {
     pub weight: Tensor,
     /// Weighted losses, `[B]`.
     pub loss: Tensor,
+    /// What is kept in 16 bits, if anything is.
+    pub halves: Option<Halves>,
 }
 
 impl FlowMatchingGraph {
@@ -59,9 +61,23 @@ impl FlowMatchingGraph {
         let loss = graph.scope("loss", |graph| mean_squared_error(graph, velocity, target, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
-        backward_with(&mut graph, &[(loss, ones)], &[], activations);
-        Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss }
+        let halves = backward_with(&mut graph, &[(loss, ones)], &[], activations).halves;
+        Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss, halves }
     }
+}
+
+/// Checks that a model takes the images of a data set.
+///
+/// # Errors
+/// [`Error::Input`] with both sizes if it does not.
+pub fn check_shape(data: &Dataset, dit: &DitConfig) -> Result<()> {
+    if data.image_size == dit.image_size && data.channels == dit.channels {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and `model` agree",
+        data.image_size, data.channels, dit.image_size, dit.channels
+    )))
 }
 
 /// Flow-matching pretraining of one model on one data set.
@@ -78,6 +94,8 @@ pub struct Pretraining<'a> {
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
     plan: Plan,
+    /// Whether it was reported that activations do not fit in 16 bits.
+    reported: bool,
 }
 
 /// What one step did.
@@ -103,18 +121,18 @@ impl<'a> Pretraining<'a> {
         data: &'a Dataset,
         weights: &[f32],
     ) -> Result<Self> {
-        if data.image_size != dit.image_size || data.channels != dit.channels {
-            return Err(Error::input(format!(
-                "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and \
-                 `model` agree",
-                data.image_size, data.channels, dit.image_size, dit.channels
-            )));
-        }
+        check_shape(data, &dit)?;
         if data.class_names.len() > dit.num_classes {
             return Err(Error::input(format!(
                 "the data has {} classes, but `model.num_classes` is {}: raise it",
                 data.class_names.len(),
                 dit.num_classes
+            )));
+        }
+        if !dit.has_null_class && config.pretrain.class_dropout > 0.0 {
+            return Err(Error::input(format!(
+                "`pretrain.class_dropout` is {}, but `model.file` has no \"no class\" that it could train: set it to 0",
+                config.pretrain.class_dropout
             )));
         }
         let micro_batch = config.pretrain_micro_batch();
@@ -134,6 +152,7 @@ impl<'a> Pretraining<'a> {
             optimizer,
             step_graph,
             plan,
+            reported: false,
         })
     }
 
@@ -171,7 +190,8 @@ impl<'a> Pretraining<'a> {
                 let flip = self.horizontal_flip && augment.uniform() < 0.5;
                 push_image(&mut images, self.data, index, flip);
                 let dropped = dropout.uniform() < self.config.class_dropout;
-                labels.push(if dropped { self.dit.null_class() } else { self.data.labels[index] });
+                let null_class = self.dit.null_class().filter(|_| dropped);
+                labels.push(null_class.unwrap_or(self.data.labels[index]));
                 let sigma = self.draw_sigma(&mut times);
                 time.push(self.dit.time_of(sigma));
                 to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
@@ -204,7 +224,19 @@ impl<'a> Pretraining<'a> {
         })?;
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
-        self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate")?;
+        let lost = match &self.step_graph.halves {
+            Some(halves) => LostInHalf::explain(&halves.take(&self.plan)?, "pretrain.half_activations"),
+            None => None,
+        };
+        if let Some(lost) = lost.as_ref().filter(|_| !self.reported) {
+            log::warn!("{when}: {lost}");
+            self.reported = true;
+        }
+        let settled = self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate");
+        settled.map_err(|cause| match lost {
+            Some(lost) => cause.followed_by(&format!("; {lost}")),
+            None => cause,
+        })?;
         Ok(StepReport { loss, norm, learning_rate })
     }
 

@@ -7,12 +7,15 @@ mod cli {
     mod bad_pictures;
     mod bad_runs;
     mod bench;
+    mod classes;
     mod commands;
     mod config;
     mod dashboard;
     mod documents;
     mod evaluation;
+    mod half;
     mod interruption;
+    mod outputs;
     mod outside;
     mod profile;
     mod samples;

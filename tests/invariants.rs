@@ -20,10 +20,10 @@ use std::sync::Arc;
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit, WeightType};
-use flowdppo_wgpu::evaluate::{BASE, Evaluator, frozen};
+use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, frozen};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::{Profile, Stores};
-use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network};
+use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network, START};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
@@ -62,6 +62,11 @@ impl Parts {
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
         let mut kept = Stores::new();
+        if config.lora.starts_from_adapter() {
+            let store = gpu.allocate(START.0, 4 * weights.len() as u64).expect("it is small");
+            gpu.write(&store, 0, weights);
+            kept.insert(START, store.into());
+        }
         if adapter.is_some() || config.objective.reference.beta > 0.0 {
             let base = frozen(config, dit).upload(gpu, BASE.0, &model.weights).expect("it is small");
             kept.insert(BASE, base);
@@ -243,8 +248,9 @@ fn nothing_is_made_after_the_first_iteration() {
     let base = dit.layout().upload(&gpu, "base", &model.weights).expect("it is small");
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
-    let (network, base) = (Network::from(dit), Stores::from([(PARAMETERS, base)]));
-    let mut evaluator = Evaluator::new(&gpu, &config, &network, &stores, Some((&network, &base))).expect("it is small");
+    let reference = Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, base)]) };
+    let mut evaluator =
+        Evaluator::new(&gpu, &config, &dit.into(), &[], &stores, Some(&reference)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = Table::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {
@@ -263,7 +269,7 @@ fn nothing_is_made_after_the_first_iteration() {
 
 #[test]
 fn the_plan_says_how_many_bytes_will_be_held() {
-    let (_folder, file) = classifier_file();
+    let (folder, file) = classifier_file();
     let gpu = own_gpu();
     let model = tiny::dit(2);
     let profile = Profile::of(&gpu);
@@ -290,6 +296,12 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.train.half_activations = micro_batch < 5;
         config.model.weights = if activation_checkpointing { WeightType::Q8_0 } else { WeightType::F16 };
         config.lora.rank = rank;
+        if rank > 2 {
+            let adapter = Adapter::begin(&config, dit_of(&model)).expect("it fits the model").expect("there is one");
+            let folder = folder.path().join("adapter");
+            adapter.save(&folder, dit_of(&model)).expect("the folder is writable");
+            config.lora.adapter = Some(folder);
+        }
         let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 

@@ -8,7 +8,9 @@ use common::gpu;
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
-use flowdppo_wgpu::model::{Dit, DitConfig, Model, ModelKind, Tensors, export_sit, import_sit, read_tensors};
+use flowdppo_wgpu::model::{
+    Dit, DitConfig, Model, ModelKind, NullClass, Tensors, export_sit, import_sit, read_tensors,
+};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 
 fn formats(name: &str) -> std::path::PathBuf {
@@ -46,7 +48,7 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_sc
 
 #[test]
 fn sit_tiny_gives_its_reference_output() {
-    let model = import_sit("sit_tiny", sit_tiny(), Some(2)).expect("it is a SiT checkpoint");
+    let model = import_sit("sit_tiny", sit_tiny(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     let config = model.dit("sit_tiny").expect("it is a flow model");
     assert!(config.learn_sigma && config.num_classes == 10 && config.depth == 2 && config.image_size == 8);
     let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is whole");
@@ -63,7 +65,7 @@ fn sit_tiny_gives_its_reference_output() {
 #[test]
 fn native_files_hold_the_same_model() {
     let tensors = sit_tiny();
-    let model = import_sit("sit_tiny", tensors.clone(), Some(2)).expect("it is a SiT checkpoint");
+    let model = import_sit("sit_tiny", tensors.clone(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     let bytes = model.to_bytes();
     assert_eq!(Model::from_bytes("copy", &bytes).expect("it is native"), model);
     assert_eq!(model.to_bytes(), bytes, "the same model gives the same bytes");
@@ -77,7 +79,7 @@ fn native_files_hold_the_same_model() {
 /// ours guides them all.
 #[test]
 fn sit_tiny_gives_its_guided_reference_output() {
-    let model = import_sit("sit_tiny", sit_tiny(), Some(2)).expect("it is a SiT checkpoint");
+    let model = import_sit("sit_tiny", sit_tiny(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is whole");
     let (x, expected) = (&io["x"].1, &io["out_cfg4"].1);
     let sigma: Vec<f64> = io["t"].1.iter().map(|time| 1.0 - f64::from(*time)).collect();
@@ -103,7 +105,7 @@ fn sit_tiny_gives_its_guided_reference_output() {
 #[test]
 fn an_exported_model_is_what_was_imported() {
     let tensors = sit_tiny();
-    let model = import_sit("sit_tiny", tensors.clone(), Some(2)).expect("it is a SiT checkpoint");
+    let model = import_sit("sit_tiny", tensors.clone(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     assert_eq!(export_sit("it", &model).expect("it is SiT's convention"), tensors);
     let refusal = |change: &dyn Fn(&mut DitConfig)| {
         let mut config = model.dit("it").expect("it is a flow model").clone();
@@ -133,6 +135,7 @@ fn every_published_size_is_read_from_its_shapes() {
                 num_heads,
                 mlp_ratio: 4.0,
                 num_classes: 1000,
+                has_null_class: true,
                 learn_sigma: true,
                 time: TimeConvention::Sit,
                 time_scale: 1.0,
@@ -140,7 +143,10 @@ fn every_published_size_is_read_from_its_shapes() {
             };
             let layout = published.layout();
             let shapes = layout.entries().iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect();
-            assert_eq!(DitConfig::of_sit("it", &shapes, None).expect("it is a published size"), published);
+            assert_eq!(
+                DitConfig::of_sit("it", &shapes, None, NullClass::Assumed).expect("it is a published size"),
+                published
+            );
             let count = layout.parameter_count() as f64 / 1e6;
             assert!((count - millions).abs() < 1.0 + patch_size as f64 / 4.0, "{hidden_size}: {count} million");
             if (hidden_size, patch_size) == (1152, 2) {
@@ -150,12 +156,44 @@ fn every_published_size_is_read_from_its_shapes() {
     }
 }
 
+/// DiT trained without class dropout has no row for "no class"; nothing in the file says so.
+#[test]
+fn the_last_row_of_the_class_table_is_what_the_user_says() {
+    let import = |rows: usize, null_class| {
+        let mut tensors = sit_tiny();
+        let table = tensors.get_mut("y_embedder.embedding_table.weight").expect("it is there");
+        let width = table.0[1];
+        table.1.truncate(rows * width);
+        table.0[0] = rows;
+        import_sit("file", tensors, Some(2), null_class).map(|model| {
+            let config = model.dit("file").expect("it is a flow model").clone();
+            // It survives the native file.
+            assert_eq!(Model::from_bytes("file", &model.to_bytes()).expect("it is whole"), model);
+            (config.num_classes, config.has_null_class, config.null_class())
+        })
+    };
+    let cases = [
+        (11, NullClass::Assumed, (10, true, Some(10))),
+        (10, NullClass::Assumed, (9, true, Some(9))),
+        (10, NullClass::Absent, (10, false, None)),
+        (10, NullClass::Classes(10), (10, false, None)),
+        (11, NullClass::Classes(10), (10, true, Some(10))),
+        (1, NullClass::Assumed, (1, false, None)),
+        (1, NullClass::Absent, (1, false, None)),
+    ];
+    for (rows, null_class, expected) in cases {
+        assert_eq!(import(rows, null_class).expect("it fits"), expected, "{rows} rows, {null_class:?}");
+    }
+    let message = import(10, NullClass::Classes(7)).expect_err("it has 10 rows").to_string();
+    assert!(message.contains("--num-classes is 7") && message.contains("10 rows"), "{message}");
+}
+
 #[test]
 fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
     let said = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors = sit_tiny();
         change(&mut tensors);
-        import_sit("wrong.safetensors", tensors, Some(2)).expect_err("it is wrong").to_string()
+        import_sit("wrong.safetensors", tensors, Some(2), NullClass::Assumed).expect_err("it is wrong").to_string()
     };
     fn renamed(tensors: &mut Tensors, from: &str, to: &str) {
         let tensor = tensors.remove(from).expect("it is there");

@@ -13,6 +13,7 @@ mod ops {
     mod matmul;
     mod matmul_joined;
     mod mean_squared_error;
+    mod modulation;
     mod nft_loss;
     mod philox_normal;
     mod policy_objective;
@@ -20,4 +21,5 @@ mod ops {
     mod sampler_step;
     mod sum_squares;
     mod transformer;
+    mod unwanted;
 }

@@ -1,10 +1,10 @@
-"""A program that scores how alike the left and right halves of a picture are, 0 to 1, without any package."""
+"""Scores how well the left and right halves of an image mirror each other, 0 to 1, using only the standard library."""
 
 import base64, json, struct, sys, zlib
 
 
 def rows_of(png):
-    """The rows of a picture, each a list of pixels. Pictures come without filters, so zlib is enough."""
+    """The rows of an image, each a list of pixels. Rows have no PNG filters, so zlib is enough."""
     width, height, _, colour = struct.unpack(">IIBB", png[16:26])
     at, compressed = 8, b""
     while at < len(png):

@@ -1,8 +1,8 @@
-"""Draws pictures to try things out with: 300 discs, squares and triangles of any colour, in folders.
+"""Draws images to experiment with: 300 discs, 300 squares and 300 triangles in random colours, in directories.
 
     python3 docs/tutorial/draw.py
 
-It needs nothing but Python's standard library, and draws the same pictures each time.
+It needs only Python's standard library, and draws the same images every time.
 """
 
 import colorsys
@@ -20,14 +20,14 @@ SHAPES = {
 
 
 def picture(shape):
-    """The rows of a picture, three bytes a pixel: a shape on a ground that is darker."""
+    """The rows of an image, three bytes per pixel: a shape on a darker background."""
     colour = colorsys.hsv_to_rgb(random.random(), random.uniform(0.5, 1.0), random.uniform(0.7, 1.0))
     ground = random.uniform(0.0, 0.25)
     radius, left, top = random.uniform(10, 13), random.uniform(15, 17), random.uniform(15, 17)
     for row in range(SIDE):
         line = bytearray()
         for column in range(SIDE):
-            # Nine points in each pixel: smooth edges.
+            # Nine sample points per pixel give smooth edges.
             xs = [(column + (third + 0.5) / 3 - left) / radius for third in range(3)]
             ys = [(row + (third + 0.5) / 3 - top) / radius for third in range(3)]
             inside = sum(shape(x, y) for x in xs for y in ys) / 9

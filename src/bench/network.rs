@@ -67,6 +67,7 @@ impl StepGraph {
             num_heads: 4,
             mlp_ratio: 4.0,
             num_classes: 10,
+            has_null_class: true,
             learn_sigma: false,
             time: TimeConvention::Sit,
             time_scale: 1000.0,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Global, check_output, say};
+use super::{Global, say};
 use crate::bench::{self, Event, Limit, NAMES, Results, Row, Suite};
 use crate::config::nearest;
 use crate::error::{Error, Result};
@@ -56,8 +56,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     let names = names(arguments)?;
     let old = arguments.compare.as_deref().map(Results::read).transpose()?;
+    let mut outputs = arguments.compare.iter().fold(global.outputs(), |outputs, path| outputs.reads(path));
     for path in [&arguments.out, &arguments.plot, &arguments.profile].into_iter().flatten() {
-        check_output(path)?;
+        outputs.file(path)?;
     }
     let (gpu, options) = global.open_with_options("")?;
     if arguments.profile.is_some() {

@@ -12,8 +12,8 @@ use crate::files::write_atomically;
 
 /// Where editors find the schema, and how it comes there.
 const HEADER: &str = "#:schema flowdppo-wgpu.schema.json\n\
-# A configuration of flowdppo-wgpu: every key with its value. What is not given has the default, so whatever\n\
-# you do not change may go. For completion and checks in an editor, put the schema beside this file:\n\
+# A configuration of flowdppo-wgpu: every key with its value. Omitted keys have their defaults, so you can delete\n\
+# whatever you do not change. For completion and checks in an editor, put the schema next to this file:\n\
 #   flowdppo-wgpu config schema --out flowdppo-wgpu.schema.json\n\n";
 
 #[derive(Debug, Args)]
@@ -87,11 +87,9 @@ struct Out {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     match &arguments.action {
         Action::Init(init) => {
-            if let Some(path) = init.out.out.as_ref().filter(|path| path.exists()) {
-                return Err(Error::input(format!(
-                    "{} exists already, and is never written over: choose another --out",
-                    path.display()
-                )));
+            if let Some(path) = &init.out.out {
+                let inputs = init.config.config.iter();
+                inputs.fold(global.outputs(), |outputs, input| outputs.reads(input)).file(path)?;
             }
             let config = init.config.read()?;
             // A file that it names may be made later.
@@ -145,7 +143,7 @@ impl Out {
     fn write(&self, global: &Global, text: &str) -> Result<()> {
         match &self.out {
             Some(path) => {
-                super::check_output(path)?;
+                global.outputs().file(path)?;
                 write_atomically(path, text.as_bytes())?;
                 global.announce(format_args!("written: {}", path.display()));
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ConfigArguments, check_picture, say};
+use super::{ConfigArguments, Global, say};
 use crate::config::Command;
 use crate::data;
 use crate::error::Result;
@@ -18,10 +18,10 @@ pub(super) struct Arguments {
     out: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // The command that needs the fewest sections beside `[data]`.
     let config = arguments.config.load(Command::FitClassifier)?;
-    check_picture(&arguments.out)?;
+    arguments.config.outputs(global, &config).image(&arguments.out)?;
     let data = data::load(&config.data)?;
     say(data::summary::summary(&data).trim_end());
     data::contact::write(&arguments.out, &data)?;

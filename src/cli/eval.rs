@@ -8,9 +8,9 @@ use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
 use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator};
+use crate::evaluate::{BASE, Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
-use crate::model::{Model, Network};
+use crate::model::Model;
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
 
@@ -48,7 +48,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     upload(PARAMETERS, &model)?;
     let base = match &base {
         None => None,
-        Some(base) if base.kind == model.kind => Some(Stores::from([(PARAMETERS, upload(BASE, base)?)])),
+        Some(base) if base.kind == model.kind => {
+            let name = arguments.base.as_deref().unwrap_or_default();
+            model.classes(&arguments.model).check_same(base.classes(name))?;
+            Some(Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, upload(BASE, base)?)]) })
+        }
         Some(_) => {
             return Err(Error::input(format!(
                 "{} is another network than {}: drift is measured between models of one kind",
@@ -58,9 +62,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let mut rewards = Rewards::new(&gpu, &config.reward, dit, &model.class_names)?;
-    let network = Network::from(dit);
-    let base = base.as_ref().map(|stores| (&network, stores));
-    let evaluation = Evaluator::new(&gpu, &config, &network, &stores, base)?.evaluate(&mut rewards, 0)?;
+    let evaluation = Evaluator::new(&gpu, &config, &dit.into(), &model.class_names, &stores, base.as_ref())?
+        .evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

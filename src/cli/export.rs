@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::import::Format;
-use super::{check_output, say};
+use super::{Global, say};
 use crate::assets;
 use crate::error::Result;
 use crate::model::{export_sit, write_tensors};
@@ -21,12 +21,12 @@ pub(super) struct Arguments {
     output: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = assets::load_model(&arguments.model)?;
     let tensors = match arguments.format {
         Format::Sit => export_sit(&arguments.model, &model)?,
     };
-    check_output(&arguments.output)?;
+    global.outputs().reads(&arguments.model).file(&arguments.output)?;
     write_tensors(&arguments.output, &tensors)?;
     say(format_args!("{}: {} tensors", arguments.output.display(), tensors.len()));
     Ok(())

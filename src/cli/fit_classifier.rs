@@ -26,7 +26,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.run.config.load(Command::FitClassifier)?;
     let data = data::load(&config.data)?;
     let gpu = global.open(&config.run.device)?;
-    arguments.run.start_profiling(&gpu)?;
+    arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let network = ClassifierConfig {
         image_size: data.image_size,
         channels: data.channels,

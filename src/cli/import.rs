@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::say;
+use super::{Global, say};
 use crate::error::Result;
-use crate::model::{import_sit, read_foreign_tensors};
+use crate::model::{NullClass, import_sit, read_foreign_tensors};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -16,6 +16,12 @@ pub(super) struct Arguments {
     /// Attention heads, where the sizes are none of the published ones
     #[arg(long, value_name = "N")]
     num_heads: Option<usize>,
+    /// Classes of the model; a further row of its class table means "no class"
+    #[arg(long, value_name = "N")]
+    num_classes: Option<usize>,
+    /// The class table has no row for "no class": the model was trained without class dropout
+    #[arg(long, conflicts_with = "num_classes")]
+    no_null_class: bool,
     /// File to read (safetensors)
     input: PathBuf,
     /// Native model to write (safetensors)
@@ -29,12 +35,17 @@ pub(super) enum Format {
     Sit,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let tensors = read_foreign_tensors(&arguments.input)?;
-    let model = match arguments.format {
-        Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads)?,
+    let null_class = match (arguments.num_classes, arguments.no_null_class) {
+        (Some(classes), _) => NullClass::Classes(classes),
+        (None, true) => NullClass::Absent,
+        (None, false) => NullClass::Assumed,
     };
-    super::check_output(&arguments.output)?;
+    let model = match arguments.format {
+        Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads, null_class)?,
+    };
+    global.outputs().reads(&arguments.input).file(&arguments.output)?;
     model.save(&arguments.output)?;
     let config = model.dit("the new model")?;
     say(format_args!(
@@ -49,5 +60,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         config.num_classes,
         config.layout().parameter_count()
     ));
+    if null_class == NullClass::Assumed {
+        let rows = config.num_classes + usize::from(config.has_null_class);
+        global.announce(match config.has_null_class {
+            true => format!(
+                "assumed: of the {rows} rows of its class table the last one means \"no class\"; if it is a class, \
+                 import it with --no-null-class"
+            ),
+            false => "assumed: its only class is a class, so it has no \"no class\" and cannot be guided".to_owned(),
+        });
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{check_output, say};
+use super::{Global, say};
 use crate::assets;
 use crate::error::{Error, Result};
 use crate::model::{Adapter, Model};
@@ -24,10 +24,10 @@ pub(super) struct Arguments {
     output: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = assets::load_model(&arguments.model)?;
     let merged = merged(&arguments.model, &model, &arguments.adapter, arguments.scale)?;
-    check_output(&arguments.output)?;
+    global.outputs().reads(&arguments.model).reads(&arguments.adapter).file(&arguments.output)?;
     merged.save(&arguments.output)?;
     say(format_args!("{}: {} with {}", arguments.output.display(), arguments.model, arguments.adapter.display()));
     Ok(())

@@ -12,6 +12,7 @@ mod export;
 mod fit_classifier;
 mod import;
 mod merge;
+mod output;
 mod pretrain;
 mod report;
 mod sample;
@@ -34,6 +35,7 @@ use crate::model::Model;
 use crate::profile::Profile;
 use crate::run::progress::above_bar;
 use crate::run::{RunDirectory, Verbosity};
+use output::{Outputs, say};
 
 /// First steps, below the list of commands.
 const EXAMPLES: &str = "\
@@ -73,6 +75,9 @@ struct Global {
     /// Turn every run-time check in shaders on (slower)
     #[arg(long, global = true)]
     checked: bool,
+    /// Replace output files that exist
+    #[arg(long, global = true)]
+    force: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,10 +177,10 @@ struct RunArguments {
 
 impl RunArguments {
     /// Turns profiling on if it is asked for, before any plan is made.
-    fn start_profiling(&self, gpu: &Gpu) -> Result<()> {
+    fn start_profiling(&self, gpu: &Gpu, outputs: &mut Outputs) -> Result<()> {
         if let Some(trace) = &self.profile {
             if let Some(file) = trace {
-                check_output(file)?;
+                outputs.file(file)?;
             }
             gpu.start_profiling();
         }
@@ -216,6 +221,15 @@ impl ConfigArguments {
         Config::load(self.config.as_deref(), &self.overrides()?)
     }
 
+    /// The files that a command with this configuration writes: none of them may be one that it reads.
+    fn outputs(&self, global: &Global, config: &Config) -> Outputs {
+        let rewards = config.reward.iter().map(|reward| reward.file.as_str());
+        let models = rewards.chain(config.model.file.as_deref()).chain([config.eval.judge.as_str()]);
+        let named = models.filter(|file| !file.is_empty()).map(Path::new);
+        let paths = [&config.data.path, &config.data.labels, &config.lora.adapter, &self.config];
+        named.chain(paths.into_iter().flatten().map(PathBuf::as_path)).fold(global.outputs(), Outputs::reads)
+    }
+
     fn load(&self, command: ConfigCommand) -> Result<Config> {
         let config = self.read()?;
         config.validate(command)?;
@@ -230,6 +244,11 @@ impl Global {
             (false, 0) => Verbosity::Normal,
             (false, _) => Verbosity::Verbose,
         }
+    }
+
+    /// The files that a command writes.
+    fn outputs(&self) -> Outputs {
+        Outputs::new(self.force)
     }
 
     /// Announces what is about to happen, unless only results are wanted.
@@ -276,31 +295,30 @@ impl Cli {
     /// Whatever stopped it; [`crate::Error::exit_code`] says with which code to exit.
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
+        Self::dispatch(&global, command).and_then(|()| output::check_printed())
+    }
+
+    fn dispatch(global: &Global, command: Command) -> Result<()> {
         match command {
-            Command::Train(arguments) => train::run(&global, &arguments),
-            Command::Sample(arguments) => sample::run(&global, &arguments),
-            Command::Eval(arguments) => eval::run(&global, &arguments),
-            Command::Sweep(arguments) => sweep::run(&global, &arguments),
-            Command::Compare(arguments) => compare::run(&global, &arguments),
+            Command::Train(arguments) => train::run(global, &arguments),
+            Command::Sample(arguments) => sample::run(global, &arguments),
+            Command::Eval(arguments) => eval::run(global, &arguments),
+            Command::Sweep(arguments) => sweep::run(global, &arguments),
+            Command::Compare(arguments) => compare::run(global, &arguments),
             Command::Report(arguments) => report::run(&arguments),
-            Command::Dashboard(arguments) => dashboard::run(&global, &arguments),
-            Command::Data(arguments) => data::run(&arguments),
-            Command::Import(arguments) => import::run(&arguments),
-            Command::Export(arguments) => export::run(&arguments),
-            Command::Merge(arguments) => merge::run(&arguments),
-            Command::Config(arguments) => config::run(&global, &arguments),
+            Command::Dashboard(arguments) => dashboard::run(global, &arguments),
+            Command::Data(arguments) => data::run(global, &arguments),
+            Command::Import(arguments) => import::run(global, &arguments),
+            Command::Export(arguments) => export::run(global, &arguments),
+            Command::Merge(arguments) => merge::run(global, &arguments),
+            Command::Config(arguments) => config::run(global, &arguments),
             Command::Completions(arguments) => completions::run(&arguments),
-            Command::Devices(arguments) => devices::run(&global, &arguments),
-            Command::Bench(arguments) => bench::run(&global, &arguments),
-            Command::Pretrain(arguments) => pretrain::run(&global, &arguments),
-            Command::FitClassifier(arguments) => fit_classifier::run(&global, &arguments),
+            Command::Devices(arguments) => devices::run(global, &arguments),
+            Command::Bench(arguments) => bench::run(global, &arguments),
+            Command::Pretrain(arguments) => pretrain::run(global, &arguments),
+            Command::FitClassifier(arguments) => fit_classifier::run(global, &arguments),
         }
     }
-}
-
-/// Prints a line. A reader that went away (`| head`) is no reason to stop, nor to panic as `println!` does.
-fn say(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Becomes true at the first Ctrl-C, which ends the work after the present step or iteration, saved; the
@@ -318,26 +336,4 @@ fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
     })
     .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;
     Ok(stop)
-}
-
-/// Checks that a picture can be written before the work for it begins.
-fn check_picture(path: &Path) -> Result<()> {
-    match path.extension() {
-        Some(ending) if ending.eq_ignore_ascii_case("png") => check_output(path),
-        _ => Err(Error::input(format!(
-            "cannot write {}: pictures are written as PNG; choose a name that ends in .png",
-            path.display()
-        ))),
-    }
-}
-
-/// Checks that a file can be written before the work for it begins.
-fn check_output(path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let problem = match tempfile::tempfile_in(folder) {
-        Ok(_) if path.is_dir() => "it is a folder".to_owned(),
-        Ok(_) => return Ok(()),
-        Err(cause) => cause.to_string(),
-    };
-    Err(Error::input(format!("cannot write {}: {problem}; choose another place", path.display())))
 }

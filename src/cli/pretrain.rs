@@ -24,13 +24,16 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.run.config.load(Command::Pretrain)?;
-    let data = data::load(&config.data)?;
+    let mut data = data::load(&config.data)?;
     let gpu = global.open(&config.run.device)?;
-    arguments.run.start_profiling(&gpu)?;
+    arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let (dit, weights) = match config.model.source()? {
         ModelSource::File(file) => {
             let model = assets::load_model(file)?;
-            (model.dit(file)?.clone(), model.weights)
+            let dit = model.dit(file)?.clone();
+            crate::pretrain::check_shape(&data, &dit)?;
+            data.take_classes_of(model.classes(file))?;
+            (dit, model.weights)
         }
         ModelSource::New(sizes) => {
             let dit = DitConfig::new(&config.model, sizes);

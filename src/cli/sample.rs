@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{AdapterArguments, Global, say};
+use super::{AdapterArguments, Global, Outputs, say};
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
 use crate::data::scatter::{self, Scatter};
@@ -78,9 +78,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     check(arguments, dit)?;
-    super::check_picture(&arguments.out)?;
+    let inputs = [&arguments.noise, &arguments.adapter.adapter];
+    let mut outputs = inputs.into_iter().flatten().fold(global.outputs().reads(&arguments.model), Outputs::reads);
+    outputs.image(&arguments.out)?;
     if let Some(path) = &arguments.save_tensors {
-        super::check_output(path)?;
+        outputs.file(path)?;
     }
     let (requests, start) = match &arguments.noise {
         Some(path) => from_noise(path, dit, arguments.seed)?,
@@ -172,12 +174,13 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
     if !arguments.shift.is_finite() || arguments.shift <= 0.0 {
         return Err(Error::input(format!("--shift is {}: it must be a number above 0", arguments.shift)));
     }
-    match arguments.classes.iter().find(|class| **class > dit.null_class()) {
+    dit.check_guidance("--guidance-scale", arguments.guidance_scale)?;
+    match arguments.classes.iter().find(|class| **class > dit.largest_label()) {
         Some(class) => Err(Error::input(format!(
-            "--class {class} is out of range: {} knows classes 0 to {} ({} means no class)",
+            "--class {class} is out of range: {} knows classes 0 to {}{}",
             arguments.model,
             dit.num_classes - 1,
-            dit.null_class()
+            null_class_hint(dit)
         ))),
         None => Ok(()),
     }
@@ -201,16 +204,21 @@ fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<Request>, 
     if let Some(index) = x.iter().position(|value| !value.is_finite()) {
         return Err(Error::input(format!("{name}: `x` is not finite at element {index}")));
     }
-    let is_class = |label: &f32| label.fract() == 0.0 && (0.0..=dit.null_class() as f32).contains(label);
+    let is_class = |label: &f32| label.fract() == 0.0 && (0.0..=dit.largest_label() as f32).contains(label);
     if let Some(label) = labels.iter().find(|label| !is_class(label)) {
         return Err(Error::input(format!(
-            "{name}: `labels` holds {label}, but classes are whole numbers from 0 to {} ({} means no class)",
+            "{name}: `labels` holds {label}, but classes are whole numbers from 0 to {}{}",
             dit.num_classes - 1,
-            dit.null_class()
+            null_class_hint(dit)
         )));
     }
     let classes: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
     Ok((class_requests(&classes, 1, seed), Some(x)))
+}
+
+/// Which label means "no class", for messages.
+fn null_class_hint(dit: &DitConfig) -> String {
+    dit.null_class().map_or_else(String::new, |label| format!(" ({label} means no class)"))
 }
 
 /// A grid with one row a class where samples of a class stand together, or points.
@@ -229,7 +237,7 @@ fn write_panel(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], imag
     }
     let name = |row: &&[u32]| {
         let class = row[0] as usize;
-        let unnamed = if row[0] == dit.null_class() { "none".to_owned() } else { class.to_string() };
+        let unnamed = if dit.null_class() == Some(row[0]) { "none".to_owned() } else { class.to_string() };
         model.class_names.get(class).cloned().unwrap_or(unnamed)
     };
     let titles: Vec<String> = rows.iter().map(name).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Global, RunArguments, check_output, eval, say, stop_at_interrupt};
+use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{self, Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
 use crate::evaluate::frozen;
@@ -50,12 +50,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if let (None, Some(out)) = (&begun, &arguments.run.out) {
         RunDirectory::check_free(out)?;
     }
+    let mut outputs = arguments.run.config.outputs(global, &config);
     if let Some(file) = &arguments.dump_update {
-        check_output(file)?;
+        outputs.file(file)?;
     }
     // Everything is bound, and what is resumed is seen to fit, before anything is written.
     let gpu = global.open(&config.run.device)?;
-    arguments.run.start_profiling(&gpu)?;
+    arguments.run.start_profiling(&gpu, &mut outputs)?;
     let run = rl::Run::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     let directory = match begun {
         Some(directory) => {
@@ -76,7 +77,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let verbosity = global.verbosity();
     let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
     if let Some(tuned) = &outcome.tuned {
-        say(eval::table(&[("base", &outcome.base), ("tuned", tuned)]).trim_end());
+        say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         say(format_args!("tuned model: {}", directory.path().join("model.safetensors").display()));
         if config.lora.is_used() {
             say(format_args!("adapter: {}", directory.adapter().display()));
@@ -158,7 +159,7 @@ fn resumed(arguments: &RunArguments) -> Result<Begun> {
 fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
     Rewards::new(gpu, &config.reward, dit, class_names)?;
     if !config.eval.judge.is_empty() {
-        reward::classifier_for(gpu, &config.eval.judge, dit)?;
+        reward::classifier_for(gpu, &config.eval.judge, dit, class_names)?;
     }
     Ok(())
 }

@@ -140,6 +140,7 @@ impl Config {
                  current directory",
                 path.display()
             ))),
+            Ok(None) if !path.as_os_str().is_empty() && !may_be_directory(&key) => not_a_file(&key, path),
             Ok(_) => None,
         };
         let program = |(key, name): (String, &String)| {
@@ -151,6 +152,22 @@ impl Config {
         let programs = programs.into_iter().filter(|(_, name)| !is_program(name)).map(program);
         named.into_iter().filter_map(file).chain(programs).collect()
     }
+}
+
+/// Whether a key names a directory, or a file or directory.
+fn may_be_directory(key: &str) -> bool {
+    ["data.path", "lora.adapter"].contains(&key)
+}
+
+/// What is wrong with what should be an ordinary file, or, for models, the directory of a run.
+fn not_a_file(key: &str, path: &Path) -> Option<Error> {
+    let kind = path.metadata().ok()?;
+    let is_model = !key.contains("metadata") && !key.contains("output") && !key.contains("labels");
+    if kind.is_file() || (is_model && path.join("model.safetensors").is_file()) {
+        return None;
+    }
+    let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
+    Some(Error::input(format!("`{key}` names {}, which is {what}: a file is needed", path.display())))
 }
 
 impl Reward {

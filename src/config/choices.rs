@@ -10,18 +10,18 @@ pub use crate::flow::schedule::Schedule;
 pub use crate::flow::solver::Solver;
 pub use crate::flow::trained_steps::TrainedSteps;
 
-/// The rule that turns rewards r into advantages. "Group" is the samples of one prompt, "batch" all
-/// samples of the rollout; a standard deviation (std) is the population's unless called unbiased.
+/// The rule that turns rewards r into advantages. "Group" means the samples of one group, "batch" all samples of the
+/// rollout; a standard deviation (std) is the population's unless called unbiased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdvantageKind {
     /// `(r − group mean) / √(group variance + 1e-8)`.
     GroupStd,
-    /// `(r − group mean) / (unbiased batch std + 1e-8)`, which the Flow-DPPO authors use: one scale
-    /// for all prompts, so that a prompt whose samples hardly differ is not blown up.
+    /// `(r − group mean) / (unbiased batch std + 1e-8)`, used by the Flow-DPPO authors: one scale for all groups, so
+    /// that a group whose samples hardly differ is not amplified.
     #[default]
     GlobalStd,
-    /// `(r − batch mean) / (unbiased batch std + 1e-8)`: prompts compete with each other.
+    /// `(r − batch mean) / (unbiased batch std + 1e-8)`: groups compete with each other.
     GlobalScope,
     /// `(r − group mean) / (group std + 1e-4)`, Flow-GRPO's rule.
     FlowGrpoGroup,
@@ -31,9 +31,8 @@ pub enum AdvantageKind {
     FlowFactoryGroup,
     /// `(r − group mean) / max(batch std, 1e-6)`, Flow-Factory's default.
     FlowFactoryGlobal,
-    /// GDPO, for several rewards of different scales: each component by itself is normalised as in
-    /// `flow-factory-group`; then comes the weighted sum C; then `(C − batch mean) / max(batch std,
-    /// 1e-6)`.
+    /// GDPO, for several rewards of different scales: each component is normalised separately as in
+    /// `flow-factory-group`; their weighted sum C becomes `(C − batch mean) / max(batch std, 1e-6)`.
     Gdpo,
     /// `(r − group mean) / (unbiased group std + 1e-4)`, verl-omni's rule.
     VerlOmni,
@@ -53,19 +52,20 @@ pub enum ObjectiveName {
     Nft,
 }
 
-/// What decides which of the evaluated models is the best.
+/// How the best of the evaluated models is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeepBest {
-    /// The judge's accuracy if there is a judge, else the rewards of weight 0 if there are any, else the reward.
+    /// By the judge's accuracy if there is a judge, else by the rewards of weight 0 if there are any, else by the
+    /// reward.
     Auto,
-    /// The judge's accuracy.
+    /// By the judge's accuracy.
     Judge,
-    /// The sum of the rewards of weight 0, which training does not see.
+    /// By the sum of the rewards of weight 0, which training does not see.
     Holdout,
-    /// The reward that is trained.
+    /// By the reward that is trained.
     Reward,
-    /// Nothing: none is kept.
+    /// Not at all: no model is kept.
     None,
 }
 
@@ -98,27 +98,38 @@ impl WeightType {
     }
 }
 
-/// Which of guidance's two forward passes learn.
+/// Which model counts as the start of a run that continues from an adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraReference {
+    /// The base with the adapter: the model that the run starts from.
+    #[default]
+    Start,
+    /// The base alone.
+    Base,
+}
+
+/// Which of the two forward passes of guidance learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuidanceGradient {
     /// The one with the class and the one without.
     Both,
-    /// The one with the class; the one without is taken as it is.
+    /// Only the one with the class; the one without is treated as constant.
     Conditional,
 }
 
-/// The order in which an epoch visits the samples of a rollout.
+/// The order in which a pass visits the samples of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Drawn for each epoch, so that every update sees all classes.
+    /// Shuffled for each pass, so that every update sees all classes.
     Shuffled,
-    /// As they were drawn, group after group: an update sees some of the classes only.
+    /// As they were drawn, group after group: an update sees only some of the classes.
     Contiguous,
 }
 
-/// How the decay of the averaged weights begins, after t iterations.
+/// The upper limit on the decay of the averaged weights after t iterations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmaWarmUp {
@@ -145,7 +156,7 @@ impl EmaWarmUp {
 pub enum TimeConvention {
     /// Time is sigma: 1 is noise, 0 is data; the velocity is noise - data.
     Sigma,
-    /// SiT's (arXiv 2401.08740): 0 is noise, 1 is data; the velocity is data - noise.
+    /// SiT's convention (arXiv 2401.08740): 0 is noise, 1 is data; the velocity is data - noise.
     Sit,
 }
 
@@ -159,43 +170,43 @@ pub enum Positions {
     SinCos,
 }
 
-/// Where pictures and their classes come from.
+/// Where images and their classes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataKind {
     /// A data set that is compiled into the program.
     Builtin,
-    /// One picture of many equal tiles, in rows, and a text file of their labels.
+    /// One image of many equal tiles, in rows, and a text file of their labels.
     Sheet,
-    /// A folder with a sub-folder of pictures for each class.
+    /// A directory with one sub-directory of images per class.
     Folder,
 }
 
-/// What scores a picture.
+/// What scores an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RewardKind {
-    /// The probability that a trained classifier gives to the class that was asked for.
+    /// The probability that a trained classifier assigns to the requested class.
     Classifier,
-    /// How bright the picture is, whatever its class: the mean over all channels, 0 for black and 1 for white.
+    /// How bright the image is, whatever its class: the mean over all channels, 0 for black and 1 for white.
     Ink,
     /// Any ONNX model.
     Onnx,
-    /// The size of the picture as a JPEG file, in KiB. A positive weight wants detail, a negative one plainness.
+    /// The size of the image as a JPEG file, in KiB. A positive weight rewards detail, a negative one plainness.
     JpegSize,
     /// The mean luma (Rec. 709), 0 to 1.
     Brightness,
-    /// How near the pixels are to a colour, 0 to 1.
+    /// How close the pixels are to a colour, 0 to 1.
     Colour,
-    /// How alike the halves of the picture are, mirrored, 0 to 1.
+    /// How well the halves of the image mirror each other, 0 to 1.
     Symmetry,
-    /// How much neighbours differ, 0 to 1.
+    /// How much neighbouring pixels differ, 0 to 1.
     TotalVariation,
-    /// Correlation with a given picture, -1 to 1.
+    /// Correlation with a given image, -1 to 1.
     Template,
-    /// What a program of your own says.
+    /// What your own program says.
     Command,
-    /// What a service says that is reached over HTTP.
+    /// What an HTTP service says.
     Http,
 }
 
@@ -218,27 +229,27 @@ impl RewardKind {
     }
 }
 
-/// What a picture's symmetry is measured between.
+/// Which halves of an image are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Axis {
-    /// The left half and the mirrored right one.
+    /// The left half and the mirrored right half.
     LeftRight,
-    /// The upper half and the mirrored lower one.
+    /// The upper half and the mirrored lower half.
     TopBottom,
 }
 
-/// Order of the dimensions of a batch of pictures.
+/// Order of the dimensions of a batch of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TensorLayout {
-    /// Pictures, channels, rows, columns.
+    /// Images, channels, rows, columns.
     Nchw,
-    /// Pictures, rows, columns, channels.
+    /// Images, rows, columns, channels.
     Nhwc,
 }
 
-/// Order of a picture's channels.
+/// Order of an image's channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ColourOrder {
@@ -248,32 +259,32 @@ pub enum ColourOrder {
     Bgr,
 }
 
-/// How another program gets pictures.
+/// How a program gets images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PictureForm {
-    /// As PNG in base64, within the request.
+    /// As PNG in base64, in the request.
     Base64,
-    /// As a PNG file, whose path is in the request.
+    /// As a PNG file whose path is in the request.
     Path,
 }
 
-/// How the learning rate goes down.
+/// How the learning rate decays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
-    /// Half a cosine, to zero at the last step.
+    /// Along half a cosine, to zero at the last step.
     Cosine,
-    /// It does not.
+    /// Not at all.
     Constant,
 }
 
-/// How pretraining draws its times.
+/// How pretraining draws noise levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeSampling {
     /// Uniformly from 0 to 1.
     Uniform,
-    /// The logistic function of a normal number: more from the middle (SD3, arXiv 2403.03206).
+    /// The logistic function of a normal number, with more from the middle (SD3, arXiv 2403.03206).
     LogitNormal,
 }

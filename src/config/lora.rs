@@ -5,32 +5,36 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::choices::LoraReference;
 use super::ranges::*;
 use crate::error::{Error, Result};
 
-/// `[lora]`: `train` learns low-rank additions to layers (LoRA, Hu et al. 2021) in place of all weights.
+/// `[lora]`: `train` learns low-rank additions to layers (LoRA, Hu et al. 2021) instead of all weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lora {
-    /// Rank of the additions; 0 = none, all weights are trained.
+    /// Rank of the adapter; 0 trains all weights instead.
     #[schemars(range(max = MAX_SIZE))]
     pub rank: usize,
-    /// An addition counts alpha / rank times; twice the rank if not given.
+    /// Each addition is scaled by alpha / rank. Default: twice the rank.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: Option<f64>,
-    /// The layers that are added to, by their names or the last parts of them as in PEFT; `*` stands for any text.
+    /// The layers to adapt, by name or the last parts of it as in PEFT; `*` matches any text.
     pub targets: Vec<String>,
-    /// Go on from the adapter in this folder, as PEFT or an earlier run wrote it; rank, alpha and targets are then its
-    /// own. Relative to the current directory.
+    /// Continue from the adapter in this directory, written by PEFT or an earlier run, with its own rank, alpha and
+    /// targets. Relative to the current directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
+    /// With `lora.adapter`: the model that drift and `objective.reference` are measured from, and that iteration 0 and
+    /// the `[guard]` take as the one before training.
+    pub reference: LoraReference,
 }
 
 impl Default for Lora {
     fn default() -> Self {
         let targets = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"].map(String::from).to_vec();
-        Self { rank: 0, alpha: None, targets, adapter: None }
+        Self { rank: 0, alpha: None, targets, adapter: None, reference: LoraReference::default() }
     }
 }
 
@@ -45,7 +49,24 @@ impl Lora {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
     }
 
+    /// Whether the model that the run starts from is the base with an adapter on it, and everything is measured from
+    /// that.
+    pub fn starts_from_adapter(&self) -> bool {
+        self.adapter.is_some() && self.reference == LoraReference::Start
+    }
+
+    /// What the model is called that a run is measured from.
+    pub fn reference_name(&self) -> &'static str {
+        if self.starts_from_adapter() { "start" } else { "base" }
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
+        if self.adapter.is_none() && self.reference != LoraReference::default() {
+            return Err(Error::input(
+                "`lora.reference` does nothing without `lora.adapter`, as a new adapter starts from the base itself: \
+                 remove it, or set `lora.adapter`",
+            ));
+        }
         if !self.is_used() && *self != Self::default() {
             return Err(Error::input(
                 "`lora.alpha` and `lora.targets` do nothing, as all weights are trained: set `lora.rank` above 0, or \

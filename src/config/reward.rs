@@ -9,74 +9,74 @@ use super::choices::{Axis, ColourOrder, PictureForm, RewardKind, TensorLayout};
 use super::ranges::{MAX_COUNT, MAX_SIZE, bounded, count, finite, positive, wrong};
 use crate::error::{Error, Result};
 
-/// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries. An entry has the keys of all
-/// kinds, but may set only those of its own. docs/rewards.md says what each kind measures.
+/// `[[reward]]`: what scores a sample; the reward is the weighted sum over all entries. An entry may set only the keys
+/// of its own kind. docs/rewards.md explains what each kind measures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reward {
-    /// What scores.
+    /// What computes the score.
     pub kind: RewardKind,
-    /// What it is called in metrics: letters, digits, `_` and `-`; empty is the kind. Where two entries would share a
-    /// name, the index of each follows.
+    /// Its name in metrics: letters, digits, `_` and `-`; empty means the kind. If two entries would share a name,
+    /// their index is appended.
     pub name: String,
-    /// Factor in the sum; 0 is measured only, negative is avoided. Of a kind with several components also a table
-    /// with a factor for some of them, such as `{ ocr = 1.0, aesthetics = 0.5 }`: the others are only measured.
+    /// Factor in the sum; 0 only measures, a negative weight penalises. For a kind with several components also a table
+    /// of factors for some of them, such as `{ ocr = 1.0, aesthetics = 0.5 }`; the others are only measured.
     pub weight: Weight,
     /// Of `classifier`: a safetensors file that `fit-classifier` wrote, or `builtin:digits8-classifier`. Of `template`:
-    /// a picture. Of `onnx`: the model. Relative to the current directory.
+    /// an image. Of `onnx`: the model. Relative to the current directory.
     pub file: String,
-    /// Of `jpeg-size`: the quality that pictures are compressed with, 1 to 100.
+    /// Of `jpeg-size`: the JPEG quality, 1 to 100.
     #[schemars(range(min = 1, max = 100))]
     pub quality: usize,
-    /// Of `colour`: the wanted colour, `[red, green, blue]` from 0 to 1, or text such as `"#ff8000"`.
+    /// Of `colour`: the target colour, `[red, green, blue]` from 0 to 1, or text such as `"#ff8000"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub colour: Option<Colour>,
     /// Of `symmetry`: which halves are compared, `"left-right"` or `"top-bottom"`.
     pub axis: Axis,
-    /// Of `onnx`: `[height, width]` that pictures are resized to; absent is what the file says, or else as they are.
+    /// Of `onnx`: `[height, width]` to which images are resized. Default: the size in the file, or else unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_size: Option<[usize; 2]>,
     /// Of `onnx`: order of the input's dimensions, `"nchw"` or `"nhwc"`.
     pub layout: TensorLayout,
     /// Of `onnx`: order of the input's channels, `"rgb"` or `"bgr"`.
     pub colour_order: ColourOrder,
-    /// Of `onnx`: what black and white become, before `mean` and `std`. Pixels outside of black and white are clamped.
+    /// Of `onnx`: the values of black and white, before `mean` and `std`. Pixels are clamped to black and white first.
     pub range: [f64; 2],
-    /// Of `onnx`: subtracted from each pixel after `range`: a number, or a list with one for each channel, in the order
-    /// red, green, blue.
+    /// Of `onnx`: subtracted from each pixel after `range`: a number, or a list with one per channel, in the order red,
+    /// green, blue.
     pub mean: PerChannel,
-    /// Of `onnx`: each pixel is divided by this after `mean`: a number, or a list with one for each channel.
+    /// Of `onnx`: each pixel is divided by this after `mean`: a number, or a list with one per channel.
     pub std: PerChannel,
     /// Of `onnx`: what the model's output means: `{ kind = "class-probability", softmax = true }`,
     /// `{ kind = "scalar", index = 0 }`, `{ kind = "cosine", target = "vector.json" }`, or
     /// `{ kind = "ctc", alphabet = "symbols.txt" }`.
     pub output: Output,
-    /// Of `onnx`: which of the model's outputs is read; empty is the first.
+    /// Of `onnx`: which of the model's outputs to read; empty means the first.
     pub output_name: String,
     /// Of `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
-    /// Of `command`: how the program gets pictures: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
+    /// Of `command`: how the program gets images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
     pub picture: PictureForm,
     /// Of `http`: address of the service, such as `"http://127.0.0.1:8080"`; `/score` is added to it.
     pub url: String,
-    /// Of `http`: names of the rewards that the service is asked for. A component is called like its reward, or
-    /// `reward.score` where a reward has several scores.
+    /// Of `http`: names of the rewards to request from the service. A component has the name of its reward, or
+    /// `reward.score` if a reward has several scores.
     pub rewards: Vec<String>,
-    /// Of `command` and `http`: what a picture should show, in words; `{class}` stands for the name of its class.
+    /// Of `command` and `http`: what an image should show, in words; `{class}` stands for the name of its class.
     pub prompt: String,
-    /// Of `command` and `http`: a JSON file with what else is said of each class: an object for each, in a list or by
-    /// name; the `prompt` of an object goes first. Relative to the current directory; empty is nothing.
+    /// Of `command` and `http`: a JSON file with more data about each class: one object per class, in a list or by
+    /// name; an object's `prompt` overrides the general one. Relative to the current directory; empty means none.
     pub metadata: String,
-    /// Of `command` and `http`: how long an answer to a request may take, in seconds.
+    /// Of `command` and `http`: how long a request may take, in seconds.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub timeout_seconds: f64,
-    /// Of `command` and `http`: how often a failed request is tried again.
+    /// Of `command` and `http`: how often to retry a failed request.
     #[schemars(range(max = MAX_COUNT))]
     pub retries: usize,
-    /// Of `command` and `http`: pictures a request.
+    /// Of `command` and `http`: images per request.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub batch: usize,
-    /// Of `command` and `http`: requests at the same time; of `command`, each to a process of its own.
+    /// Of `command` and `http`: concurrent requests; for `command`, each goes to its own process.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub workers: usize,
 }
@@ -205,28 +205,28 @@ impl std::fmt::Display for Colour {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Output {
-    /// A number for each class: the score is the probability of the class that was asked for.
+    /// A number for each class; the score is the probability of the requested class.
     ClassProbability {
-        /// Whether the numbers are logits, of which a softmax makes probabilities.
+        /// Whether the numbers are logits, which a softmax turns into probabilities.
         #[serde(default = "yes")]
         softmax: bool,
     },
-    /// Some numbers, one of which is the score.
+    /// A list of numbers, one of which is the score.
     Scalar {
-        /// Which one.
+        /// Its index.
         #[serde(default)]
         index: usize,
     },
-    /// A vector: the score is the cosine of the angle between it and a target, -1 to 1.
+    /// A vector; the score is the cosine of the angle between it and a target, -1 to 1.
     Cosine {
         /// The target.
         target: Target,
     },
-    /// Steps of a text, each with a probability for every symbol (connectionist temporal classification), as text
-    /// recognisers give them: the score is the probability of the class's name, a character.
+    /// Steps of a text, each with a probability for every symbol (connectionist temporal classification), from a text
+    /// recogniser; the score is the probability of the class's name, per character.
     Ctc {
-        /// File with the symbols, one a line, without the blank, which is the model's first; empty is the entry
-        /// `character` of the model's metadata, as PaddleOCR's have it.
+        /// File with the symbols, one per line, without the blank, which is the model's first; empty means the entry
+        /// `character` of the model's metadata, which PaddleOCR's models have.
         #[serde(default)]
         alphabet: String,
     },
@@ -236,7 +236,7 @@ fn yes() -> bool {
     true
 }
 
-/// A vector that others are compared with.
+/// A vector to compare with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "must be the name of a JSON file, or a list of numbers")]
 pub enum Target {

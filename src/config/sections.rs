@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::choices::*;
 use super::ranges::*;
 
-/// `[run]`: the run's name, place, seed and device.
+/// `[run]`: the run's name, directory, seed and device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
     /// Name of the run's directory inside `out_dir`.
     pub name: String,
-    /// Directory that holds the runs; `--out DIR` replaces it and the name.
+    /// Directory that holds the runs; `--out DIR` overrides it and the name.
     pub out_dir: PathBuf,
     /// Seed of everything random: initial weights, data order, noise, trained steps.
     pub seed: u64,
-    /// Adapter to use: a part of its name, or its index in `flowdppo-wgpu devices`; empty is the best one.
-    /// `--device` goes before it.
+    /// Adapter to use: part of its name, or its index in `flowdppo-wgpu devices`; empty means the best one. `--device`
+    /// overrides it.
     pub device: String,
 }
 
@@ -29,30 +29,30 @@ impl Default for Run {
     }
 }
 
-/// `[model]`: a model from a file, or the sizes of a new one. Never both.
+/// `[model]`: a model from a file, or the sizes of a new one; never both.
 ///
-/// `train` needs a file; `pretrain` takes either, and goes on from a file; `eval` takes its model from `--model`. A
-/// `[model]` section that is there has no default for `file` or the sizes.
+/// `train` needs a file; `pretrain` takes either, and continues from a file; `eval` takes its model from `--model`. If
+/// there is a `[model]` section, `file` and the sizes have no defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// A trained model, which carries its sizes and conventions: a safetensors file, or `builtin:digits8-base` or
+    /// A trained model, with its sizes and conventions: a safetensors file, or `builtin:digits8-base` or
     /// `builtin:rings-base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Height and width of a picture, in pixels. Equals the data's.
+    /// Height and width of an image, in pixels. Must equal the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: Option<usize>,
-    /// Channels of a picture: 1 is grey, 3 is RGB, 2 are the coordinates of a point. Equals the data's.
+    /// Channels of an image: 1 is grey, 3 is RGB, 2 are the coordinates of a point. Must equal the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: Option<usize>,
-    /// Height and width of a patch, in pixels; a patch is a token. Divides `image_size`.
+    /// Height and width of a patch, in pixels; one patch is one token. Must divide `image_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub patch_size: Option<usize>,
-    /// Width of a token's vector. A multiple of `num_heads`; of 4 with sin-cos positions.
+    /// Width of a token's vector. A multiple of `num_heads`, and of 4 with sin-cos positions.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub hidden_size: Option<usize>,
@@ -60,25 +60,25 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub depth: Option<usize>,
-    /// Attention heads of a block.
+    /// Attention heads per block.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub num_heads: Option<usize>,
-    /// Width of a block's inner layer, as a multiple of `hidden_size`, a whole number together; 4 if not given.
+    /// Width of a block's inner layer, as a multiple of `hidden_size`; the product must be an integer. Default 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub mlp_ratio: Option<f64>,
-    /// Classes of the data; "no class", for guidance, comes on top.
+    /// Classes of the data, not counting "no class", which guidance uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub num_classes: Option<usize>,
-    /// Which way time and velocity run. For new models only.
+    /// Direction of time and velocity. Only for new models.
     pub time: TimeConvention,
-    /// What time, 0 to 1, is multiplied by before the model's sinusoidal time features. SiT's own checkpoints use
-    /// 1. For new models only.
+    /// Factor for time (0 to 1) before the model's sinusoidal time features. SiT's own checkpoints use 1. Only for new
+    /// models.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub time_scale: f64,
-    /// Position embedding. For new models only.
+    /// Position embedding. Only for new models.
     pub positions: Positions,
     /// How `train` keeps frozen weights on the device: the base of an adapter (`lora`), or of a run that trains all
     /// weights the base that drift and `objective.reference` are measured from. Files keep 32 bits.
@@ -105,31 +105,31 @@ impl Default for Model {
     }
 }
 
-/// `[data]`: the pictures that `pretrain` and `fit-classifier` learn from.
+/// `[data]`: the images that `pretrain` and `fit-classifier` learn from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
-    /// Where pictures come from.
+    /// Where images come from.
     pub kind: DataKind,
-    /// For `builtin`: which one, `digits8` or `rings`. The rings are points of the plane on four noisy rings, as
-    /// pictures of one pixel with two channels.
+    /// For `builtin`: which one, `digits8` or `rings`. The rings are points in the plane on four noisy rings, stored as
+    /// images of one pixel with two channels.
     pub name: String,
-    /// For `sheet`: a picture of equal tiles, row by row. For `folder`: a folder with a sub-folder of pictures for each
+    /// For `sheet`: an image of equal tiles, row by row. For `folder`: a directory with one sub-directory of images per
     /// class, in order of name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// For `sheet`: a `.txt` file with a class number for each tile, or a `.json` file with a list of `[name,
-    /// category]`.
+    /// For `sheet`: a `.txt` file with one class number per tile, or a `.json` file with a list of `[name, category]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
-    /// Height and width, in pixels, that the pictures of a folder are brought to, or that the tiles of a sheet
-    /// have. Equals the model's.
+    /// Height and width, in pixels, to which the images of a directory are resized, or of the tiles of a sheet. Must
+    /// equal the model's.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: usize,
-    /// Channels that pictures are brought to: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Equals the model's.
+    /// Channels to which images are converted: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Must equal the
+    /// model's.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: usize,
-    /// Mirror each picture left to right with probability 1/2. Not for digits or letters.
+    /// Mirror each image left to right with probability 1/2. Not for digits or letters.
     pub horizontal_flip: bool,
 }
 
@@ -151,41 +151,39 @@ impl Default for Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rollout {
-    /// Sampling steps from noise to picture. Fewer than for evaluation: training cost is proportional, and the
-    /// learning carries over.
+    /// Sampling steps from noise to image. Use fewer than for evaluation: the cost of training is proportional, and
+    /// what is learned carries over.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
-    /// Transition of the random steps; the others are Euler steps (`ode`). With the objective `nft` all are: it
-    /// takes `ode` alone, and the others do not take it.
+    /// Transition of the random steps; the others are Euler steps (`ode`). The objective `nft` requires `ode`, and the
+    /// other objectives do not allow it.
     pub sampler: Sampler,
-    /// Exploration strength of the random steps, above 0; at most 1 for `cps`. Or a list with one for each step,
-    /// such as `[1.0, 0.8, 0.5, 0]`.
+    /// Exploration strength of the random steps, above 0; at most 1 for `cps`. Or a list with one value per step, such
+    /// as `[1.0, 0.8, 0.5, 0]`.
     pub eta: Eta,
-    /// Noise levels of the steps. To change the kind, give the whole table: the default's other keys belong to its
-    /// own kind.
+    /// Noise levels of the steps. To change the kind, set the whole table, because each kind has its own keys.
     pub schedule: Schedule,
-    /// Groups a rollout; each has one class.
+    /// Groups per rollout; each has one class.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub groups: usize,
-    /// Samples of a group, whose rewards are compared with each other.
+    /// Samples per group, whose rewards are compared with each other.
     #[schemars(range(min = 2, max = MAX_SIZE), extend("x-why" = "rewards are compared within a group"))]
     pub group_size: usize,
-    /// The samples of a group start from the same noise, and differ by that of the random steps alone.
+    /// The samples of a group start from the same noise, and differ only by the noise of the random steps.
     pub shared_noise: bool,
-    /// Classifier-free guidance while sampling and training; 1 is none, at half the cost.
+    /// Classifier-free guidance in sampling and training; 1 disables it and halves the cost.
     #[schemars(range(min = 0))]
     pub guidance_scale: f64,
-    /// With guidance: which of its two forward passes learn.
+    /// With guidance: which of the two forward passes learn.
     pub guidance_gradient: GuidanceGradient,
-    /// Which steps are random and trained; for `nft` they are the times that noise is put on samples for. A trained
-    /// step needs a density: one without (the last step with `cps`, `precise` and `dance-precise`; a step whose eta
-    /// is 0), and one whose noise is so small that the KL loses its meaning (κ above 100, see docs/method.md), is
-    /// refused.
+    /// Which steps are random and trained; for `nft`, the times at which noise is added to samples. A trained step must
+    /// have a density: the last step with `cps`, `precise` and `dance-precise`, a step whose eta is 0, and a step whose
+    /// noise is so small that the KL loses its meaning (κ above 100, see docs/method.md) are errors.
     pub trained_steps: TrainedSteps,
-    /// Classes that the groups go through in turn; empty is all.
+    /// Classes that the groups take in turn; empty means all.
     pub classes: Vec<usize>,
-    /// Samples that are drawn together; divides groups × group_size, and more is "all". More is faster on a GPU and
-    /// takes more memory; the samples are the same bit for bit.
+    /// Samples drawn together; must divide groups × group_size, and a larger value means all. More is faster on a GPU
+    /// and needs more memory; the samples are bit-identical.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
 }
@@ -215,7 +213,7 @@ impl Default for Rollout {
 pub struct Advantage {
     /// How rewards r become advantages.
     pub kind: AdvantageKind,
-    /// Advantages are cut to ± this; `inf` is not at all.
+    /// Advantages are clipped to ± this; `inf` disables it.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub clip: f64,
 }
@@ -226,37 +224,37 @@ impl Default for Advantage {
     }
 }
 
-/// `[objective]`: the loss. Each name heeds its own keys and leaves the others alone. `configs/digits8/` has a file for
-/// each published method: flow-dppo, flow-dppo-cps, flow-grpo, flow-cps, grpo-guard, mix-grpo, dance-grpo and nft.
+/// `[objective]`: the loss. Each objective reads only its own keys. `configs/digits8/` has a file for each published
+/// method: flow-dppo, flow-dppo-cps, flow-grpo, flow-cps, grpo-guard, mix-grpo, dance-grpo and nft.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// The loss that is minimised.
+    /// The loss to minimise.
     pub name: ObjectiveName,
-    /// Of `flow-dppo` and `flow-grpo`: the log-probability. The KL always has the true standard deviation s.
+    /// Of `flow-dppo` and `flow-grpo`: the log-probability. The KL always uses the true standard deviation s.
     pub log_prob: LogProb,
     /// Of `flow-dppo`: which terms beyond the threshold are dropped.
     pub mask: Mask,
     /// Of `flow-dppo`: what the mask compares with the threshold.
     pub divergence: Divergence,
-    /// Of `flow-dppo`: δ. A sample's step is left out of the loss if its divergence from the rollout's policy has
-    /// reached this and the update would push it further; `inf` is never. At most 1 for `tv`.
+    /// Of `flow-dppo`: δ. A sample's step is dropped from the loss if its divergence from the rollout's policy has
+    /// reached this and the update would push it further; `inf` drops nothing. At most 1 for `tv`.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub kl_mask_threshold: f64,
-    /// Of `flow-grpo` and `grpo-guard`: the ratio is held from 1 − `clip_low`, an element's below 1, ...
+    /// Of `flow-grpo` and `grpo-guard`: the ratio is clipped below 1 − `clip_low`; must be less than 1 per element.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip_low: f64,
-    /// ... to 1 + `clip_high`.
+    /// Of `flow-grpo` and `grpo-guard`: the ratio is clipped above 1 + `clip_high`.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub clip_high: f64,
-    /// Unit of threshold and clip range. Published 1e-5 (KL) and 1e-4 (clip) are means over 65,536 elements: 0.655
+    /// Unit of threshold and clip range. The published 1e-5 (KL) and 1e-4 (clip) are means over 65,536 elements: 0.655
     /// and 6.55 as sums. `tv` has no unit.
     pub threshold_unit: ThresholdUnit,
     /// Of `flow-grpo` and `grpo-guard`: the clip range over the run.
     pub clip_schedule: ClipSchedule,
-    /// Of `grpo-guard`: weight of a step.
+    /// Of `grpo-guard`: the weight of each step.
     pub step_weight: StepWeight,
-    /// Of `nft`: how far the implicit policies lie on either side of the old one.
+    /// Of `nft`: how far the implicit policies are from the old one, on either side.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub nft_beta: f64,
     /// A penalty on the distance to the base model.
@@ -286,12 +284,12 @@ impl Default for Objective {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reference {
-    /// Its factor in the loss; 0 is none, at no cost. 0 for `nft`.
+    /// Its factor in the loss; 0 disables it, at no cost. Must be 0 for `nft`.
     #[schemars(range(min = 0))]
     pub beta: f64,
-    /// The distance, of velocities at the same states.
+    /// The distance, measured between velocities at the same states.
     pub kind: ReferenceKind,
-    /// Guidance of the base model; above `rollout.guidance_scale` the penalty distils guidance into the policy.
+    /// Guidance of the base model; above `rollout.guidance_scale`, the penalty distils guidance into the policy.
     #[schemars(range(min = 0))]
     pub guidance_scale: f64,
 }
@@ -302,29 +300,30 @@ impl Default for Reference {
     }
 }
 
-/// `[train]`: the optimisation that `train` does.
+/// `[train]`: how `train` optimises.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
     /// Rollouts, each followed by its updates.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub iterations: usize,
-    /// Updates (optimizer steps) that a pass over a rollout is split into; divides groups × group_size.
+    /// Updates (optimizer steps) per pass over a rollout; must divide groups × group_size.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub updates_per_rollout: usize,
-    /// Passes over a rollout. The mask acts from the second update on: with one update in all, every objective is
+    /// Passes over a rollout. The mask acts from the second update on; with a single update, `flow-dppo` and `flow-grpo` are
     /// the same.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub inner_epochs: usize,
-    /// Samples whose forward and backward pass run together, one trained step at a time; divides the samples of an
-    /// update, and more is "all". More is faster on a GPU and takes more memory.
+    /// Samples whose forward and backward pass run together, one trained step at a time; must divide the samples of an
+    /// update, and a larger value means all. More is faster on a GPU and needs more memory.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
-    /// Keep of each block only what enters it, and compute the rest again in the backward pass: less memory for
-    /// about a third more work in updates; the results are the same bit for bit.
+    /// Keep only the input of each block, and recompute the rest in the backward pass: less memory for about a third
+    /// more work in updates, with bit-identical results.
     pub activation_checkpointing: bool,
-    /// Keep what the backward pass needs of the blocks in 16 bits: half the memory; gradients are those of
-    /// activations rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change.
+    /// Store the activations that the backward pass needs in 16 bits: half the memory; gradients see activations
+    /// rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change. An update with values beyond 65504 is skipped, and
+    /// a warning names the tensor.
     pub half_activations: bool,
     /// Order of the samples in a pass.
     pub order: Order,
@@ -337,22 +336,22 @@ pub struct Train {
     /// AdamW's decay of the second moment.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta2: f64,
-    /// AdamW's addition to the denominator.
+    /// AdamW's epsilon, added to the denominator.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub epsilon: f64,
     /// AdamW's decoupled weight decay.
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// The gradient's global norm is cut to this; `inf` is not at all.
+    /// The global norm of the gradient is clipped to this; `inf` disables it.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_grad_norm: f64,
-    /// Decay an iteration of the averaged weights, which are evaluated and saved; 0 is none. With `nft` they also
-    /// are the old policy, which draws the samples.
+    /// Decay per iteration of the averaged weights, which are evaluated and saved; 0 disables averaging. With `nft`
+    /// they are also the old policy, which draws the samples.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
-    /// Early on the decay is smaller, at most:
+    /// Warm-up of `ema_decay`: an upper limit on the decay in the first iterations.
     pub ema_warm_up: EmaWarmUp,
-    /// An update with a non-finite loss or gradient is skipped; more than this many in a row stop the run.
+    /// An update with a non-finite loss or gradient is skipped; the run stops after more than this many in a row.
     pub max_skipped_updates: usize,
 }
 
@@ -379,27 +378,27 @@ impl Default for Train {
     }
 }
 
-/// `[eval]`: the measurement on fixed seeds, with deterministic steps and the averaged weights.
+/// `[eval]`: evaluation on fixed seeds, with deterministic steps and the averaged weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// Iterations between evaluations; 0 is only of the base and after the last.
+    /// Iterations between evaluations; 0 means only the base and the end.
     pub every: usize,
-    /// Samples a class.
+    /// Samples per class.
     #[schemars(range(min = 2, max = MAX_PER_CLASS), extend("x-why" = "diversity is a distance between samples"))]
     pub count: usize,
     /// Sampling steps, on a linear schedule.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
-    /// How they are made.
+    /// How the deterministic steps are made.
     pub solver: Solver,
-    /// Classifier-free guidance, of previews too; 1 is none.
+    /// Classifier-free guidance, also for previews; 1 disables it.
     #[schemars(range(min = 0))]
     pub guidance_scale: f64,
-    /// A classifier that is no reward and judges independently: a safetensors file, or `builtin:digits8-judge` or
-    /// `builtin:rings-judge`; empty is none.
+    /// An independent classifier that is not a reward: a safetensors file, or `builtin:digits8-judge` or
+    /// `builtin:rings-judge`; empty means none.
     pub judge: String,
-    /// Seed of the evaluation's noise, the same each time.
+    /// Seed of the evaluation's noise, the same every time.
     pub seed: u64,
 }
 
@@ -417,19 +416,19 @@ impl Default for Eval {
     }
 }
 
-/// `[preview]`: the grid of samples on fixed seeds, a row for each class.
+/// `[preview]`: the grid of samples on fixed seeds, one row per class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preview {
-    /// Iterations of `train` between grids; 0 is only of the base and after the last.
+    /// Iterations of `train` between grids; 0 means only the base and the end.
     pub every: usize,
-    /// Samples a class; at most 16 classes are shown, those of `rollout.classes` first.
+    /// Samples per class; at most 16 classes are shown, those of `rollout.classes` first.
     #[schemars(range(min = 1, max = MAX_PER_CLASS))]
     pub per_class: usize,
     /// Euler steps, on a linear schedule.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
-    /// Seed of the grid's noise, the same each time.
+    /// Seed of the grid's noise, the same every time.
     pub seed: u64,
 }
 
@@ -439,18 +438,18 @@ impl Default for Preview {
     }
 }
 
-/// `[checkpoint]`: what a run can be resumed from.
+/// `[checkpoint]`: what a run can resume from, and its best model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
-    /// Iterations of `train` between checkpoints; 0 is only the last. (`pretrain` has its own
+    /// Iterations of `train` between checkpoints; 0 means only at the end. (`pretrain` has its own
     /// `pretrain.save_every`.)
     pub every: usize,
-    /// How many of the newest are kept.
+    /// How many of the newest checkpoints to keep.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub keep: usize,
-    /// Which number of the evaluations decides which averaged model is kept in `best/`: `"judge"` (its accuracy),
-    /// `"holdout"` (sum of the rewards of weight 0), `"reward"`, `"auto"` (the first of these three that there is) or
+    /// Which number of the evaluations selects the averaged model kept in `best/`: `"judge"` (its accuracy),
+    /// `"holdout"` (sum of the rewards of weight 0), `"reward"`, `"auto"` (the first of these three that exists) or
     /// `"none"`.
     pub keep_best: KeepBest,
 }

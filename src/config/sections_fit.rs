@@ -13,15 +13,15 @@ pub struct Pretrain {
     /// Optimizer steps.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub steps: usize,
-    /// Pictures a step.
+    /// Images per step.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub batch_size: usize,
-    /// Pictures whose forward and backward pass run together; divides `batch_size`, and more is "all".
+    /// Images whose forward and backward pass run together; must divide `batch_size`, and a larger value means all.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
-    /// As `train.activation_checkpointing`.
+    /// Like `train.activation_checkpointing`.
     pub activation_checkpointing: bool,
-    /// As `train.half_activations`.
+    /// Like `train.half_activations`.
     pub half_activations: bool,
     /// AdamW's learning rate after the warm-up.
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -31,20 +31,20 @@ pub struct Pretrain {
     pub weight_decay: f64,
     /// Steps over which the learning rate rises from 0; at most `steps`.
     pub warmup_steps: usize,
-    /// What follows the warm-up.
+    /// How the learning rate continues after the warm-up.
     pub decay: Decay,
-    /// The gradient's global norm is cut to this; `inf` is not at all.
+    /// The global norm of the gradient is clipped to this; `inf` disables it.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub max_grad_norm: f64,
-    /// Decay a step of the averaged weights, which are sampled from and saved; 0 is none.
+    /// Decay per step of the averaged weights, which are sampled from and saved; 0 disables averaging.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
-    /// Probability that a picture's class becomes "no class", which guidance needs.
+    /// Probability that an image's class is replaced by "no class", which guidance needs.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub class_dropout: f64,
     /// Distribution of the noise level.
     pub time_sampling: TimeSampling,
-    /// Mean of the logit-normal distribution; above 0 is more noise.
+    /// Mean of the logit-normal distribution; above 0 means more noise.
     pub logit_mean: f64,
     /// Standard deviation of the logit-normal distribution.
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -52,9 +52,9 @@ pub struct Pretrain {
     /// Steps between lines of `metrics.jsonl`.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub log_every: usize,
-    /// Steps between grids of samples; 0 is only the last.
+    /// Steps between grids of samples; 0 means only at the end.
     pub sample_every: usize,
-    /// Steps between writings of the model so far; 0 is only at the end.
+    /// Steps between saves of the model; 0 means only at the end.
     pub save_every: usize,
 }
 
@@ -83,7 +83,7 @@ impl Default for Pretrain {
     }
 }
 
-/// `[classifier]`: the small network that serves as reward and as judge.
+/// `[classifier]`: the small network used as reward and as judge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Classifier {
@@ -93,7 +93,7 @@ pub struct Classifier {
     /// Optimizer steps.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub steps: usize,
-    /// Pictures a step.
+    /// Images per step.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub batch_size: usize,
     /// AdamW's learning rate, constant.
@@ -102,8 +102,7 @@ pub struct Classifier {
     /// AdamW's decoupled weight decay.
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// Standard deviation of the normal noise that is added to the pictures (-1 to 1), so that
-    /// the score is smooth around them.
+    /// Standard deviation of the normal noise added to the images (-1 to 1), which makes the score smooth around them.
     #[schemars(range(min = 0))]
     pub noise_std: f64,
 }

@@ -27,11 +27,11 @@ pub struct Sweep {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Common {
-    /// The configuration that all runs start from (relative to the current directory); without it the built-in one.
+    /// The configuration that all runs start from, relative to the current directory; by default the built-in one.
     pub base: Option<PathBuf>,
     /// `run.seed` of the runs of each variant.
     pub seeds: Vec<u64>,
-    /// `key=value`, as after `--set`, for all runs.
+    /// `key=value`, like `--set`, for all runs.
     pub set: Vec<String>,
 }
 
@@ -47,13 +47,13 @@ impl Default for Common {
 pub struct Variant {
     /// Its name in tables and figures.
     pub label: String,
-    /// `key=value`, as after `--set`; goes before what all runs share.
+    /// `key=value`, like `--set`; overrides what all runs share.
     pub set: Vec<String>,
-    /// Its own grid, beside that of all.
+    /// Its own grid, in addition to the common one.
     pub grid: Grid,
 }
 
-/// Keys of the configuration and the values that each goes through.
+/// Keys of the configuration and the values that each takes.
 type Grid = BTreeMap<String, toml::Value>;
 
 /// Whether a file describes a sweep.

@@ -221,6 +221,21 @@ impl Data {
 }
 
 impl Rollout {
+    /// The classes that groups go through, of a model that has so many.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model has no such class.
+    pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
+        if let Some(class) = self.classes.iter().find(|class| **class >= num_classes) {
+            return Err(Error::input(format!(
+                "`rollout.classes` names class {class}, but the model has {num_classes} classes, 0 to {}",
+                num_classes - 1
+            )));
+        }
+        let chosen: Vec<u32> = self.classes.iter().map(|class| *class as u32).collect();
+        Ok(if chosen.is_empty() { (0..num_classes as u32).collect() } else { chosen })
+    }
+
     fn validate(&self, objective: ObjectiveName) -> Result<()> {
         match (self.sampler == Sampler::Ode, objective == ObjectiveName::Nft) {
             (true, false) => {

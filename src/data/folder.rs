@@ -6,6 +6,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 
 use super::{Dataset, Originals, check_shape, picture, push_planes};
+use crate::classes::normal_name;
 use crate::{Error, Result};
 
 /// Endings of pictures that nothing here can read. Leaving one out in silence would surprise; any other file is no
@@ -63,8 +64,14 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
         if data.len() + broken.len() == before {
             return Err(Error::unreadable(path, "it holds no picture: add some, or remove the folder"));
         }
-        let name = path.file_name().unwrap_or_default();
-        data.class_names.push(name.to_string_lossy().into_owned());
+        let name = normal_name(&path.file_name().unwrap_or_default().to_string_lossy());
+        if data.class_names.contains(&name) {
+            let cause = format!(
+                "another sub-folder has the same name, {name:?}, with its accents stored in another way: rename one"
+            );
+            return Err(Error::unreadable(path, cause));
+        }
+        data.class_names.push(name);
     }
     refuse_broken(&broken)?;
     data.originals = Some(originals);

@@ -13,6 +13,7 @@ pub mod summary;
 
 use std::path::{Path, PathBuf};
 
+use crate::classes::Classes;
 use crate::config::{self, DataKind};
 use crate::{Error, Result};
 
@@ -81,6 +82,23 @@ impl Dataset {
             counts[*label as usize] += 1;
         }
         counts
+    }
+
+    /// Takes the classes of a model that is to learn these images, so that each image has the label that the model
+    /// knows its class by. A model without names takes the data's.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model lacks a class.
+    pub fn take_classes_of(&mut self, model: Classes<'_>) -> Result<()> {
+        let ours = Classes { of: "`data`", count: self.class_names.len(), names: &self.class_names };
+        let indices = model.indices_of(ours)?;
+        for label in &mut self.labels {
+            *label = indices[*label as usize] as u32;
+        }
+        if !model.names.is_empty() {
+            self.class_names = model.names.to_vec();
+        }
+        Ok(())
     }
 
     /// The pixels `[C, H, W]` of one image.

@@ -13,6 +13,7 @@ use std::path::Path;
 use image::GenericImageView;
 
 use super::{Dataset, check_shape, picture, push_planes};
+use crate::classes::normal_name;
 use crate::{Error, Result};
 
 /// The bytes of a file and the name by which errors call it.
@@ -102,8 +103,11 @@ fn parse_numbers(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), Str
 }
 
 fn parse_categories(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), String> {
-    let pairs: Vec<(String, String)> =
+    let mut pairs: Vec<(String, String)> =
         serde_json::from_str(text).map_err(|cause| format!("a list of [name, category] is expected: {cause}"))?;
+    for (_, category) in &mut pairs {
+        *category = normal_name(category);
+    }
     let categories: BTreeSet<&str> = pairs.iter().map(|(_, category)| category.as_str()).collect();
     let class_names: Vec<String> = categories.into_iter().map(str::to_owned).collect();
     let labels = pairs.iter().map(|(_, category)| class_names.partition_point(|name| name < category) as u32).collect();

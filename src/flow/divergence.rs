@@ -11,7 +11,7 @@ use crate::flow::sampler::Row;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Divergence {
-    /// The exact KL, κ·mean Δv²: the method itself.
+    /// The exact KL, κ·mean Δv²: Flow-DPPO itself.
     #[default]
     Kl,
     /// b²/2·mean Δv²: the KL as if s were 1 at every step, so late steps do not weigh more.
@@ -41,7 +41,7 @@ pub enum ReferenceKind {
     /// The exact KL: κ·mean Δv².
     #[default]
     Exact,
-    /// Flow-GRPO's: the KL with s/√(−dt) in place of s, so that late steps count more.
+    /// Flow-GRPO's: the KL with s/√(−dt) instead of s, so that late steps count more.
     FlowGrpo,
     /// Mean squared difference of the means: b²·mean Δv².
     X,

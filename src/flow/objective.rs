@@ -69,7 +69,7 @@ use crate::flow::sampler::Row;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogProb {
-    /// The Gaussian's, mean over the elements.
+    /// The Gaussian one, as a mean over the elements.
     #[default]
     Gaussian,
     /// Flow-CPS's (arXiv 2509.05952), ℓ = −mean (x' − mean)²: the Gaussian's log-ratio times 2s².
@@ -81,10 +81,10 @@ pub enum LogProb {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mask {
-    /// If the divergence is δ or more and the term would push the policy further away: the method itself.
+    /// If the divergence is δ or more and the term would push the policy further away: Flow-DPPO itself.
     #[default]
     Asymmetric,
-    /// If it is, whatever the direction: an ablation, which also blocks the way back.
+    /// If the divergence is δ or more, whatever the direction: an ablation, which also blocks the way back.
     Symmetric,
     /// Never: an ablation, plain importance weighting.
     None,
@@ -121,9 +121,9 @@ pub enum ClipSchedule {
     /// Not at all.
     #[default]
     Constant,
-    /// Down to half of it at the end of the run.
+    /// Shrinks to half at the end of the run.
     LinearDecay,
-    /// Down to nothing at the end of the run, along half a cosine.
+    /// Shrinks to zero at the end of the run, along half a cosine.
     CosineDecay,
 }
 
@@ -138,15 +138,15 @@ impl ClipSchedule {
     }
 }
 
-/// The unit that a threshold (or a clip range) is given in.
+/// The unit of a threshold or a clip range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThresholdUnit {
-    /// Mean over the elements of a latent, as the objectives use and publications quote it: 1e-5
-    /// for the 65 536 elements of a 512² image. Means something else for each size of latent.
+    /// Mean over the elements of a latent, as used in the objectives and quoted in publications: 1e-5 for the 65 536
+    /// elements of a 512² image. Its meaning depends on the size of the latent.
     #[default]
     Mean,
-    /// Sum over the elements, in nats: the same 1e-5 is 0.655, and carries over to small latents.
+    /// Sum over the elements, in nats: the same 1e-5 is 0.655, which also works for small latents.
     Sum,
 }
 

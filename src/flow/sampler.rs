@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for Eta {
     }
 }
 
-/// How a step from σ to σ' is made. η (`eta`) is the exploration strength, dt = σ' − σ < 0.
+/// How to step from σ to σ'. η (`eta`) is the exploration strength, dt = σ' − σ < 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sampler {
@@ -88,12 +88,12 @@ pub enum Sampler {
     /// DanceGRPO (arXiv 2505.07818): the same discretisation with constant diffusion `g = η`.
     Dance,
     /// Flow-CPS (coefficients-preserving sampling, arXiv 2509.05952): re-mixes the predicted data
-    /// and noise at level σ', and replaces part of the noise by fresh noise; the total keeps the
+    /// and noise at level σ', and replaces part of the noise by fresh noise; the total stays at
     /// level σ'. Needs η ≤ 1, at which all of the noise is fresh.
     Cps,
     /// Precise (arXiv 2605.23522): the exact finite-step transition of Flow-GRPO's SDE with the
-    /// predicted data held fixed. Usual η is 1.5. The first step, from σ = 1, draws all of its
-    /// noise afresh whatever η is.
+    /// predicted data held fixed. Usual η is 1.5. In the first step, from σ = 1, all of the
+    /// noise is fresh, whatever η is.
     Precise,
     /// Precise's transition for DanceGRPO's SDE. Usual η is 0.3.
     DancePrecise,

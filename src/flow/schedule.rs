@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
-    /// `t = linspace(1, 0, T+1)`, shifted by κ = `shift`: what the Flow-DPPO authors train with.
+    /// `t = linspace(1, 0, T+1)`, shifted by κ = `shift`, as used by the Flow-DPPO authors.
     StaticShift {
         /// κ > 0; 3 for Stable Diffusion 3, 1 for a linear schedule.
         shift: f64,
     },
-    /// What the `diffusers` library makes of a static shift, which the published Flow-GRPO runs
-    /// used: the grid ends at an already shifted 1/1000, is shifted again, and 0 is appended. Its
+    /// The `diffusers` library's version of a static shift, used in the published Flow-GRPO
+    /// runs: the grid ends at an already shifted 1/1000, is shifted again, and 0 is appended. Its
     /// last step is thus from about 0.009 (κ = 3) to 0.
     DiffusersStatic {
         /// κ > 0.

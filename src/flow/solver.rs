@@ -17,8 +17,8 @@ pub enum Solver {
     #[default]
     #[serde(rename = "euler")]
     Euler,
-    /// DPM-Solver++(2M) (arXiv 2211.01095), of second order at the same cost: it extends the line through
-    /// this and the last predicted data. Halving the steps quarters the error.
+    /// DPM-Solver++(2M) (arXiv 2211.01095), of second order at the same cost: it extrapolates the current
+    /// and the previous predicted data. Halving the steps quarters the error.
     #[serde(rename = "dpm-solver++")]
     #[value(name = "dpm-solver++")]
     DpmSolverPlusPlus,

@@ -12,14 +12,13 @@ use crate::flow::noise::{NoiseKey, Stream, TRAINED_STEPS};
 
 /// A rule that chooses the random steps of a rollout out of the steps 0 to T − 1.
 ///
-/// Only MixGRPO's windows reach the last step, by their definition; the others never choose it: samplers
-/// that keep the noise level have no density there, and with Flow-SDE its noise would stay in the image.
+/// Only MixGRPO's windows include the last step, by definition; the other rules never choose it, because samplers that
+/// keep the noise level have no density there, and with Flow-SDE its noise would stay in the image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TrainedSteps {
-    /// `count` different steps out of ⌊`from`·T⌋ to ⌊`to`·T⌋ − 1, drawn anew for each rollout.
-    /// Early steps decide what the image shows, and three of the first half is what Flow-DPPO
-    /// trains on.
+    /// `count` different steps out of ⌊`from`·T⌋ to ⌊`to`·T⌋ − 1, redrawn for each rollout. Early steps decide what the
+    /// image shows; Flow-DPPO trains on three of the first half.
     SparseEarly {
         /// How many steps to draw.
         count: usize,
@@ -35,10 +34,10 @@ pub enum TrainedSteps {
         /// Step numbers, from 0, in any order.
         steps: Vec<usize>,
     },
-    /// All steps but the last, as Flow-GRPO.
+    /// All steps but the last, as in Flow-GRPO.
     // Braces, since serde would let unknown keys pass on a variant without them.
     AllButLast {},
-    /// `size` steps in a row whose first is drawn from 0 to ⌊T/2⌋ for each rollout, as Flow-GRPO-Fast.
+    /// `size` steps in a row whose first is drawn from 0 to ⌊T/2⌋ for each rollout, as in Flow-GRPO-Fast.
     FastWindow {
         /// How many steps in a row.
         size: usize,
@@ -49,19 +48,19 @@ pub enum TrainedSteps {
         /// How many steps in a row.
         size: usize,
     },
-    /// `size` steps in a row that move on by `size` − `overlap` every `rollouts` rollouts: MixGRPO's
-    /// progressive strategy.
+    /// `size` steps in a row that advance by `size` − `overlap` every `rollouts` rollouts: MixGRPO's progressive
+    /// strategy.
     ProgressiveWindow {
         /// How many steps in a row.
         #[serde(default = "four")]
         size: usize,
-        /// Steps that a window shares with the one before.
+        /// Steps that a window shares with the previous one.
         #[serde(default = "one")]
         overlap: usize,
-        /// Rollouts that a window stays for.
+        /// Rollouts for which a window stays.
         #[serde(default = "twenty_five")]
         rollouts: u32,
-        /// After the last window the first comes again; without it the last one stays.
+        /// Start over with the first window after the last; otherwise the last one stays.
         #[serde(default = "yes")]
         roll_back: bool,
     },

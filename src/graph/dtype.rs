@@ -123,10 +123,10 @@ impl Element for u32 {
     const TYPE: DType = DType::U32;
 }
 
-/// The nearest binary16, ties to even, and no more than 65504; what is not finite becomes NaN.
+/// The nearest binary16, ties to even; what does not fit, or is not finite, becomes NaN.
 pub fn half_bits(value: f64) -> u16 {
-    let finite = if value.is_finite() { value.clamp(-65504.0, 65504.0) } else { f64::NAN };
-    f16::from_f64(finite).to_bits()
+    let half = f16::from_f64(value);
+    if half.is_finite() { half } else { f16::NAN }.to_bits()
 }
 
 /// Two numbers of 16 bits a word.

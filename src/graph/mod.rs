@@ -249,8 +249,13 @@ impl Graph {
 
     /// A tensor for a node to write to while it works; nothing else reads it.
     pub fn scratch(&mut self, shape: &[usize]) -> Tensor {
+        self.scratch_of(DType::F32, shape)
+    }
+
+    /// The same of any type.
+    pub fn scratch_of(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
         let name = self.scoped("scratch");
-        self.declare(name, shape.to_vec(), DType::F32, Origin::Computed)
+        self.declare(name, shape.to_vec(), dtype, Origin::Computed)
     }
 
     /// Keeps a tensor's value readable after a replay: its memory is not reused.

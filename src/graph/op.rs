@@ -124,8 +124,9 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     }
 
     /// Records the vector-Jacobian product. `gradients` are those of the outputs, `None` where nothing flows
-    /// back. Returns a gradient for every input that wants one; for [`Wanted::Into`] the op may add to that
-    /// tensor itself and return `None`, or return a tensor that is then added.
+    /// back; at least one is there, and at least one input wants its gradient. Returns a gradient for every input
+    /// that wants one; for [`Wanted::Into`] the op may add to that tensor itself and return `None`, or return a
+    /// tensor that is then added. Nothing is recorded that only serves inputs that want none.
     fn vjp(
         &self,
         graph: &mut Graph,

@@ -13,7 +13,7 @@ use super::layout::MOST;
 use super::lora::{Lora, LoraLayer, matches};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_file, write_atomically};
 
 /// The file that says what an adapter is.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -109,10 +109,7 @@ impl Adapter {
     /// # Errors
     /// [`Error::Input`] naming the file, and the key or tensor that does not fit the network or is no plain LoRA.
     pub fn load(folder: &Path, dit: &DitConfig) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).map_err(|cause| Error::unreadable(&path, cause))
-        };
+        let read = |name: &str| read_file(&folder.join(name));
         Self::from_bytes(&folder.display().to_string(), [&read(ADAPTER_CONFIG)?, &read(ADAPTER_MODEL)?], dit)
     }
 
@@ -191,7 +188,9 @@ impl Lora {
         let keys: Map<String, Value> = serde_json::from_slice(bytes).map_err(unreadable)?;
         for (key, plain) in plain_values() {
             let found = keys.get(key).unwrap_or(&Value::Null);
-            if !found.is_null() && *found != plain {
+            // An empty list means the same as `null`.
+            let is_empty = found.as_array().is_some_and(Vec::is_empty);
+            if !found.is_null() && !is_empty && *found != plain {
                 return Err(Error::input(format!(
                     "{name} has `{key}` = {found}: only plain LoRA can be read, where it is {plain}"
                 )));

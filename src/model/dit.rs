@@ -33,8 +33,11 @@ pub struct DitConfig {
     pub num_heads: usize,
     /// Width of the MLP in token widths.
     pub mlp_ratio: f64,
-    /// Classes; one more is kept for "no class".
+    /// Classes.
     pub num_classes: usize,
+    /// One more row of the class table is kept for "no class", which guidance needs.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub has_null_class: bool,
     /// The network also predicts a variance, which is not used.
     pub learn_sigma: bool,
     /// Which way time runs.
@@ -43,6 +46,15 @@ pub struct DitConfig {
     pub time_scale: f64,
     /// Position embeddings.
     pub positions: Positions,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// Half the number of time features.
@@ -60,6 +72,7 @@ impl DitConfig {
             num_heads: sizes.num_heads,
             mlp_ratio: sizes.mlp_ratio,
             num_classes: sizes.num_classes,
+            has_null_class: true,
             learn_sigma: false,
             time: model.time,
             time_scale: model.time_scale,
@@ -136,9 +149,27 @@ impl DitConfig {
         [batch, self.channels, self.image_size, self.image_size]
     }
 
-    /// The label that means "no class".
-    pub fn null_class(&self) -> u32 {
-        self.num_classes as u32
+    /// The label that means "no class", if the network has one.
+    pub fn null_class(&self) -> Option<u32> {
+        self.has_null_class.then_some(self.num_classes as u32)
+    }
+
+    /// The largest label.
+    pub fn largest_label(&self) -> u32 {
+        self.null_class().unwrap_or(self.num_classes as u32 - 1)
+    }
+
+    /// Checks that the network can be guided so strongly: anything but 1 needs "no class".
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming `key`, where the scale is from, if it cannot.
+    pub fn check_guidance(&self, key: &str, guidance_scale: f64) -> Result<()> {
+        if self.has_null_class || guidance_scale == 1.0 {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{key} is {guidance_scale}, but the model has no \"no class\", which guidance needs: set it to 1"
+        )))
     }
 
     /// The network's time at a noise level.
@@ -201,7 +232,11 @@ impl DitConfig {
         }
         linear("final_layer.adaLN_modulation.1", 2 * d, d);
         linear("final_layer.linear", self.output_patches().vector(), d);
-        tensor("y_embedder.embedding_table.weight".into(), &[self.num_classes + 1, d], true);
+        tensor(
+            "y_embedder.embedding_table.weight".into(),
+            &[self.num_classes + usize::from(self.has_null_class), d],
+            true,
+        );
         Layout::new(tensors)
     }
 }
@@ -272,7 +307,8 @@ impl<'a> Dit<'a> {
             return conditional;
         }
         let rows = graph.shape(labels)[0];
-        let null_labels = graph.constant_indices("null labels", &[rows], vec![self.config.null_class(); rows]);
+        let null_class = self.config.null_class().expect("guidance was checked");
+        let null_labels = graph.constant_indices("null labels", &[rows], vec![null_class; rows]);
         let unconditional = graph.scope("unconditional", |graph| unguided.velocity(graph, x, time, null_labels));
         graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }

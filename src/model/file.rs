@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Entry, Layout};
 use super::{ClassifierConfig, DitConfig};
+use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{read_file, write_atomically};
+use crate::sniff::what_is;
 
 /// Metadata key under which a file describes itself, as JSON.
 const KEY: &str = "flowdppo_wgpu";
@@ -71,7 +73,7 @@ impl Model {
                  checkpoint, convert it first with `flowdppo-wgpu import --format sit`"
             )));
         };
-        let Description { kind, class_names } = serde_json::from_str(description)
+        let Description { kind, class_names }: Description = serde_json::from_str(description)
             .map_err(|cause| Error::input(format!("{name} describes its network in an unknown way: {cause}")))?;
         match &kind {
             ModelKind::Dit(config) => config.check(),
@@ -79,7 +81,17 @@ impl Model {
         }
         .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
         let weights = gather(name, &kind.layout(), tensors)?;
+        let class_names = class_names.iter().map(|class| normal_name(class)).collect();
         Ok(Self { kind, class_names, weights })
+    }
+
+    /// Its classes; `of` is what messages call the model.
+    pub fn classes<'a>(&'a self, of: &'a str) -> Classes<'a> {
+        let count = match &self.kind {
+            ModelKind::Dit(config) => config.num_classes,
+            ModelKind::Classifier(config) => config.num_classes,
+        };
+        Classes { of, count, names: &self.class_names }
     }
 
     /// Reads a native file from disk.
@@ -87,7 +99,7 @@ impl Model {
     /// # Errors
     /// As [`Model::from_bytes`], and if it cannot be read.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+        let bytes = read_file(path)?;
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
@@ -141,7 +153,7 @@ impl Model {
 /// # Errors
 /// [`Error::Input`] naming the file and the tensor.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let bytes = read_file(path)?;
     parse_tensors(&path.display().to_string(), &bytes)
 }
 
@@ -151,7 +163,7 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
 /// As [`read_tensors`], and if it is a native model: its tensors have the same names as SiT's, but its conventions of time
 /// may be others.
 pub fn read_foreign_tensors(path: &Path) -> Result<Tensors> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let bytes = read_file(path)?;
     let name = path.display().to_string();
     match parse(&name, &bytes)? {
         (_, metadata) if metadata.contains_key(KEY) => {
@@ -195,12 +207,13 @@ pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> 
 /// Tensors and metadata of a safetensors file.
 fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
     let broken = |cause: &dyn std::fmt::Display| {
-        Error::input(match is_pytorch(bytes) {
-            true => format!(
+        Error::input(match (is_pytorch(bytes), what_is(bytes)) {
+            (true, _) => format!(
                 "{name} is a PyTorch checkpoint, not safetensors: convert it with the line of Python under \"Import a \
                  checkpoint\" in docs/models.md"
             ),
-            false => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
+            (false, Some(what)) => format!("{name} is not safetensors: it is {what}"),
+            (false, None) => format!("{name} is not a whole safetensors file ({cause}): fetch or write it again"),
         })
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;

@@ -18,6 +18,35 @@ pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     }
 }
 
+/// What the last row of a checkpoint's class table is, which no shape tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NullClass {
+    /// "No class", as in the published models, which are trained with class dropout; of a single row, a class.
+    #[default]
+    Assumed,
+    /// A class like the others: the model was trained without class dropout.
+    Absent,
+    /// There are so many classes; a further row is "no class".
+    Classes(usize),
+}
+
+impl NullClass {
+    /// Number of classes among the rows of a table, and whether there is one more for "no class".
+    fn split(self, name: &str, rows: usize) -> Result<(usize, bool)> {
+        match self {
+            Self::Assumed if rows > 1 => Ok((rows - 1, true)),
+            Self::Assumed | Self::Absent => Ok((rows, false)),
+            Self::Classes(classes) if classes == rows => Ok((classes, false)),
+            Self::Classes(classes) if classes + 1 == rows => Ok((classes, true)),
+            Self::Classes(classes) => Err(Error::input(format!(
+                "--num-classes is {classes}, but the class table of {name} has {rows} rows: it must be {rows}, or {} if \
+                 the last row means \"no class\"",
+                rows.saturating_sub(1)
+            ))),
+        }
+    }
+}
+
 impl DitConfig {
     /// The network that SiT's tensors of these shapes make up. `name` stands for the file in messages.
     ///
@@ -26,7 +55,12 @@ impl DitConfig {
     /// # Errors
     /// [`Error::Input`] naming a tensor that the sizes are read from and that is missing or misshapen, or asking for
     /// `--num-heads` where the size is none of the published ones.
-    pub fn of_sit(name: &str, shapes: &BTreeMap<String, Vec<usize>>, num_heads: Option<usize>) -> Result<Self> {
+    pub fn of_sit(
+        name: &str,
+        shapes: &BTreeMap<String, Vec<usize>>,
+        num_heads: Option<usize>,
+        null_class: NullClass,
+    ) -> Result<Self> {
         let shape = |tensor: &str, rank: usize| -> Result<&[usize]> {
             match shapes.get(tensor) {
                 Some(shape) if shape.len() == rank => Ok(shape),
@@ -47,7 +81,8 @@ impl DitConfig {
         if side * side != tokens {
             return Err(Error::input(format!("{name}: `pos_embed` has {tokens} tokens, which is no square")));
         }
-        let classes = shape("y_embedder.embedding_table.weight", 2)?[0];
+        let rows = shape("y_embedder.embedding_table.weight", 2)?[0];
+        let (num_classes, has_null_class) = null_class.split(name, rows)?;
         let outputs = shape("final_layer.linear.weight", 2)?[0];
         let mlp_hidden = shape("blocks.0.mlp.fc1.weight", 2)?[0];
         // By any tensor of the last block, so that a missing one is found missing, and no other one to be too much.
@@ -76,7 +111,8 @@ impl DitConfig {
             depth,
             num_heads,
             mlp_ratio: mlp_hidden as f64 / hidden_size as f64,
-            num_classes: classes.saturating_sub(1),
+            num_classes,
+            has_null_class,
             learn_sigma: outputs == both,
             time: TimeConvention::Sit,
             time_scale: 1.0,
@@ -91,9 +127,9 @@ impl DitConfig {
 ///
 /// # Errors
 /// [`Error::Input`] as [`DitConfig::of_sit`], or naming a tensor that is missing, unknown, misshapen or not finite.
-pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>) -> Result<Model> {
+pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>, null_class: NullClass) -> Result<Model> {
     let shapes = tensors.iter().map(|(tensor, (shape, _))| (tensor.clone(), shape.clone())).collect();
-    let kind = ModelKind::Dit(DitConfig::of_sit(name, &shapes, num_heads)?);
+    let kind = ModelKind::Dit(DitConfig::of_sit(name, &shapes, num_heads, null_class)?);
     let weights = gather(name, &kind.layout(), tensors)?;
     Ok(Model { kind, class_names: Vec::new(), weights })
 }

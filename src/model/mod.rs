@@ -18,7 +18,7 @@ pub use file::{
     Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
 };
 pub use frozen::Frozen;
-pub use import::{default_num_heads, export_sit, import_sit};
+pub use import::{NullClass, default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Lora, LoraLayer};
-pub use network::{BASE, Network};
+pub use network::{BASE, Network, START};

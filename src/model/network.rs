@@ -14,6 +14,10 @@ use crate::graph::{Graph, Store};
 /// are measured. They lie on the device once for all of that.
 pub const BASE: Store = Store("base parameters");
 
+/// The adapter that training started from, frozen: with [`BASE`] it is the model that drift and the penalty on the
+/// distance are measured from, if the run goes on from an adapter.
+pub const START: Store = Store("starting adapter");
+
 /// A flow model whose weights are those of one store, or those of [`BASE`] with an adapter in that store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {

@@ -16,6 +16,13 @@ pub struct Split {
 #[derive(Clone, Copy, Debug)]
 pub struct Join;
 
+/// One of the parts of a [`Split`] alone, for gradients of a [`Join`] that are not all wanted.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    index: usize,
+    parts: usize,
+}
+
 /// A dispatch between a tensor `[rows, 6 · columns]` and its six parts; WebGPU binds no more than eight at once.
 fn all_six(shader: &'static str, reads: &[Binding], writes: &[Binding], part: &[usize]) -> Dispatch<Binding> {
     let [rows, columns] = [part[0], part[1]];
@@ -46,16 +53,27 @@ impl Op for Split {
         vec![vec![*rows, columns / self.parts]; self.parts]
     }
 
+    /// Parts that nothing depends on have a gradient of zeros: one constant for all of them, and no dispatch.
     fn vjp(
         &self,
         graph: &mut Graph,
         _: &[Tensor],
-        _: &[Tensor],
+        outputs: &[Tensor],
         gradients: &[Option<Tensor>],
         _: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        let parts: Option<Vec<Tensor>> = gradients.iter().copied().collect();
-        let parts = parts.expect("every part of a split is used");
+        let mut zeros = None;
+        let parts: Vec<Tensor> = gradients
+            .iter()
+            .map(|gradient| {
+                gradient.unwrap_or_else(|| {
+                    *zeros.get_or_insert_with(|| {
+                        let shape = graph.shape(outputs[0]).to_vec();
+                        graph.constant("gradient of an unused part", &shape, vec![0.0; shape.iter().product()])
+                    })
+                })
+            })
+            .collect();
         vec![Some(graph.apply(Join, &parts))]
     }
 
@@ -99,12 +117,18 @@ impl Op for Join {
         inputs: &[Tensor],
         _: &[Tensor],
         gradients: &[Option<Tensor>],
-        _: &[Wanted],
+        wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        match gradients[0] {
-            Some(dy) => graph.push(Split { parts: inputs.len() }, &[dy]).into_iter().map(Some).collect(),
-            None => vec![None; inputs.len()],
+        let Some(dy) = gradients[0] else { return vec![None; inputs.len()] };
+        let parts = inputs.len();
+        if wanted.iter().all(|want| *want != Wanted::No) {
+            return graph.push(Split { parts }, &[dy]).into_iter().map(Some).collect();
         }
+        let part = |(index, want): (usize, &Wanted)| match want {
+            Wanted::No => None,
+            Wanted::Fresh | Wanted::Into(_) => Some(graph.apply(Part { index, parts }, &[dy])),
+        };
+        wanted.iter().enumerate().map(part).collect()
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
@@ -126,5 +150,25 @@ impl Op for Join {
         let [rows, columns] = [shapes.inputs[0][0], shapes.inputs[0][1]];
         let row = |row: usize| inputs.iter().flat_map(move |part| &part[row * columns..(row + 1) * columns]);
         vec![(0..rows).flat_map(row).copied().collect()]
+    }
+}
+
+impl Op for Part {
+    fn name(&self) -> &'static str {
+        "part"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        vec![Split { parts: self.parts }.output_shapes(inputs).remove(self.index)]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+        let ([rows, stride], columns) = ([shapes.inputs[0][0], shapes.inputs[0][1]], shapes.outputs[0][1]);
+        let from = [stride, self.index * columns];
+        vec![copy_part(Binding::Input(0), Binding::Output(0), rows, columns, from, [columns, 0])]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        vec![Split { parts: self.parts }.reference(shapes, inputs).remove(self.index)]
     }
 }

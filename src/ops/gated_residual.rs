@@ -1,5 +1,6 @@
 //! Residual connections with adaLN gates.
 
+use super::sum_rows::RowSums;
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
@@ -8,9 +9,13 @@ use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 #[derive(Clone, Copy, Debug)]
 pub struct GatedResidual;
 
-/// `h`, `gate`, `dy` to `dh`, `d_gate`.
+/// `gate`, `dy` to `dh`.
 #[derive(Clone, Copy, Debug)]
 struct GatedResidualBackward;
+
+/// `h`, `dy` to `d_gate` and, as scratch, partial sums over tokens.
+#[derive(Clone, Copy, Debug)]
+struct GatedResidualBackwardGate;
 
 fn params(x: &[usize]) -> Vec<u32> {
     assert_eq!(x.len(), 3, "[batch, tokens, columns]");
@@ -34,11 +39,13 @@ impl Op for GatedResidual {
         inputs: &[Tensor],
         _: &[Tensor],
         gradients: &[Option<Tensor>],
-        _: &[Wanted],
+        wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
         let Some(dy) = gradients[0] else { return vec![None; 3] };
-        let found = graph.push(GatedResidualBackward, &[inputs[1], inputs[2], dy]);
-        vec![Some(dy), Some(found[0]), Some(found[1])]
+        let [h, gate] = [inputs[1], inputs[2]];
+        let dh = (wanted[1] != Wanted::No).then(|| graph.apply(GatedResidualBackward, &[gate, dy]));
+        let d_gate = (wanted[2] != Wanted::No).then(|| graph.push(GatedResidualBackwardGate, &[h, dy])[0]);
+        vec![Some(dy), dh, d_gate]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
@@ -63,31 +70,48 @@ impl Op for GatedResidualBackward {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec(), inputs[1].to_vec()]
+        vec![inputs[1].to_vec()]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let params = params(shapes.inputs[0]);
-        let [h, gate, dy] = [0, 1, 2].map(Binding::Input);
+        let reads = [0, 1].map(Binding::Input);
+        let kernel = Kernel::new("gated_residual_backward");
         let elements = shapes.output_elements(0);
-        let of_h = Kernel::new("gated_residual_backward");
-        let of_gate = Kernel::new("gated_residual_backward_gate");
-        vec![
-            independent(of_h, &[gate, dy], &[Binding::Output(0)], params.clone(), elements),
-            independent(of_gate, &[h, dy], &[Binding::Output(1)], params, shapes.output_elements(1)),
-        ]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], params(shapes.inputs[1]), elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let [tokens, columns] = [shapes.inputs[0][1], shapes.inputs[0][2]];
-        let [h, gate, dy] = [inputs[0], inputs[1], inputs[2]];
-        let mut dh = Vec::with_capacity(h.len());
-        let mut d_gate = vec![0.0; gate.len()];
-        for (index, (h, dy)) in h.iter().zip(dy).enumerate() {
-            let at = index / (tokens * columns) * columns + index % columns;
-            dh.push(gate[at] * dy);
-            d_gate[at] += h * dy;
-        }
-        vec![dh, d_gate]
+        let [tokens, columns] = [shapes.inputs[1][1], shapes.inputs[1][2]];
+        let gate = |index: usize| inputs[0][index / (tokens * columns) * columns + index % columns];
+        vec![inputs[1].iter().enumerate().map(|(index, dy)| gate(index) * dy).collect()]
+    }
+}
+
+/// The sums of `[batch, tokens, columns]` over tokens.
+fn over_tokens(shape: &[usize]) -> RowSums {
+    let [outer, rows, columns] = *shape else { panic!("[batch, tokens, columns], not {shape:?}") };
+    RowSums { outer, rows, columns }
+}
+
+impl Op for GatedResidualBackwardGate {
+    fn name(&self) -> &'static str {
+        "gated_residual_backward_gate"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        over_tokens(inputs[0]).shapes().to_vec()
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+        let it = over_tokens(shapes.inputs[0]);
+        let [h, dy] = [0, 1].map(Binding::Input);
+        let [d_gate, partial] = [0, 1].map(Binding::Output);
+        let names = ["gated_residual_backward_gate", "gated_residual_backward_gate_vec4"];
+        let first = it.first_pass(names, profile, &[h, dy], &[it.first_target(d_gate, partial)], &[]);
+        [first].into_iter().chain(it.second_pass(partial, d_gate, false)).collect()
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        over_tokens(shapes.inputs[0]).reference(|index| inputs[0][index] * inputs[1][index]).to_vec()
     }
 }

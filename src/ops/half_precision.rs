@@ -6,12 +6,50 @@ use half::f16;
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, DType, Op, Profile, Shapes, half_bits};
+use crate::graph::{Binding, DType, HALF_BOUND, Op, Profile, Shapes, half_bits};
 
-/// `x [..]` to the same in 16 bits: each element rounded to the nearest of 11 significant bits
-/// (below 2⁻¹⁴ to a multiple of 2⁻²⁴), ties to even, and cut to ±65504; what is not finite becomes NaN.
+/// A tensor whose largest magnitude lies below this keeps less than seven of its significant bits: 16 bits have
+/// multiples of 2⁻²⁴ there.
+const TINY: f32 = 1.0 / (1 << 18) as f32;
+
+/// `x [..]` to the same in 16 bits: each element rounded to the nearest of 11 significant bits (below 2⁻¹⁴ to a multiple
+/// of 2⁻²⁴), ties to even. What does not fit, from [`HALF_BOUND`] on, becomes NaN, as does what is not finite: a gradient
+/// that is computed from it is then not finite either, and never just wrong.
+///
+/// The second input is also the second output: a [`HalfRange`] of each packed tensor, `[tensors, 2]` whole numbers
+/// (how many finite elements did not fit, and the bits of the largest finite magnitude), of which this op updates that
+/// of its `slot`. They go on from replay to replay until the host writes zeros.
 #[derive(Clone, Copy, Debug)]
-pub struct ToHalf;
+pub struct ToHalf {
+    /// Index of the tensor among the ranges.
+    pub slot: usize,
+}
+
+/// What [`ToHalf`] found in a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HalfRange {
+    /// Finite elements that 16 bits cannot hold; modulo 2³².
+    pub beyond: u32,
+    /// The largest finite magnitude.
+    pub largest: f32,
+}
+
+impl HalfRange {
+    /// From the two words of a tensor.
+    pub fn from_words([beyond, largest]: [u32; 2]) -> Self {
+        Self { beyond, largest: f32::from_bits(largest) }
+    }
+
+    /// Whether elements did not fit.
+    pub fn overflows(&self) -> bool {
+        self.largest >= HALF_BOUND
+    }
+
+    /// Whether all elements are so small that next to nothing is left of them.
+    pub fn underflows(&self) -> bool {
+        self.largest > 0.0 && self.largest < TINY
+    }
+}
 
 /// The result of [`ToHalf`] in 32 bits.
 #[derive(Clone, Copy, Debug)]
@@ -23,22 +61,34 @@ impl Op for ToHalf {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec()]
+        assert!(self.slot < inputs[1][0] && inputs[1][1..] == [2], "ranges of all packed tensors");
+        vec![inputs[0].to_vec(), inputs[1].to_vec()]
     }
 
-    fn output_type(&self, _: usize) -> DType {
-        DType::F16
+    fn input_type(&self, index: usize) -> DType {
+        if index == 1 { DType::U32 } else { DType::F32 }
+    }
+
+    fn output_type(&self, index: usize) -> DType {
+        if index == 1 { DType::U32 } else { DType::F16 }
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let params = vec![word(shapes.input_elements(0))];
-        let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
+        let params = [shapes.input_elements(0), self.slot].map(word).to_vec();
+        let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0), Binding::Output(1)]);
         let words = DType::F16.words(shapes.outputs[0]);
         vec![independent(Kernel::new("to_half"), &reads, &writes, params, words)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        vec![inputs[0].iter().map(|value| f16::from_bits(half_bits(*value)).to_f64()).collect()]
+        let halves = inputs[0].iter().map(|value| f16::from_bits(half_bits(*value)).to_f64());
+        let mut ranges = inputs[1].to_vec();
+        for magnitude in inputs[0].iter().filter(|value| value.is_finite()).map(|value| value.abs()) {
+            let [beyond, largest] = [2 * self.slot, 2 * self.slot + 1];
+            ranges[beyond] += if magnitude >= f64::from(HALF_BOUND) { 1.0 } else { 0.0 };
+            ranges[largest] = ranges[largest].max(f64::from((magnitude as f32).to_bits()));
+        }
+        vec![halves.collect(), ranges]
     }
 }
 

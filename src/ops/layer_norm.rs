@@ -1,8 +1,9 @@
 //! Layer norm without affine parameters, with adaLN modulation in the same kernel.
 
-use super::{independent, word};
+use super::sum_rows::RowSums;
+use super::{independent, takes_vectors, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
 /// Added to the variance, as DiT and SiT do.
 const EPSILON: f64 = 1e-6;
@@ -12,9 +13,53 @@ const EPSILON: f64 = 1e-6;
 #[derive(Clone, Copy, Debug)]
 pub struct LayerNorm;
 
-/// `x`, `scale`, stats, `dy` to `dx`, `d_shift`, `d_scale`.
+/// `x`, `scale`, stats, `dy` to `dx`.
 #[derive(Clone, Copy, Debug)]
 struct LayerNormBackward;
+
+/// `x`, stats, `dy` to those of `d_shift` and `d_scale` that are wanted and, as scratch, to a tensor of partial sums
+/// over tokens for each.
+#[derive(Clone, Copy, Debug)]
+struct LayerNormBackwardModulation {
+    shift: bool,
+    scale: bool,
+}
+
+/// The kernels of [`LayerNorm`] and [`LayerNormBackward`], by the name that asks for them: a row has an invocation,
+/// or a workgroup that reads neighbouring elements together and adds up in a tree.
+const KERNELS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
+
+/// Rows of fewer columns leave most of a workgroup idle.
+const WORTH_A_WORKGROUP: usize = 64;
+
+fn choice(op: &dyn Op, columns: usize, profile: &Profile) -> Choice {
+    // On a CPU, barriers cost more than the workgroup gains.
+    let in_workgroups = !profile.cpu && columns >= WORTH_A_WORKGROUP;
+    Choice {
+        workload: format!("{} columns={columns}", op.name()),
+        kernels: KERNELS.to_vec(),
+        usual: KERNELS[usize::from(in_workgroups)],
+    }
+}
+
+/// One pass over all rows, by a kernel for each row in an invocation, in a workgroup, and there in vectors of four.
+fn pass(
+    op: &dyn Op,
+    [serial, workgroup, vec4]: [&'static str; 3],
+    sizes: [usize; 3],
+    profile: &Profile,
+    [reads, writes]: [&[Binding]; 2],
+) -> Dispatch<Binding> {
+    let [rows, _, columns] = sizes;
+    let choice = choice(op, columns, profile);
+    let chosen = profile.wanted(&choice.workload).find(|name| KERNELS.contains(name)).unwrap_or(choice.usual);
+    let params = sizes.map(word).to_vec();
+    if chosen == KERNELS[0] {
+        return independent(Kernel::new(serial), reads, writes, params, rows);
+    }
+    let name = if takes_vectors(columns, profile) { vec4 } else { workgroup };
+    workgroup_a_row(Kernel::new(name), reads, writes, params, rows)
+}
 
 /// Sizes: rows, tokens of a sample, columns.
 fn sizes(x: &[usize]) -> [usize; 3] {
@@ -40,18 +85,31 @@ impl Op for LayerNorm {
         inputs: &[Tensor],
         outputs: &[Tensor],
         gradients: &[Option<Tensor>],
-        _: &[Wanted],
+        wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
+        assert!(gradients[1].is_none(), "gradients flow through the first output of a layer norm only");
         let Some(dy) = gradients[0] else { return vec![None; 3] };
-        let found = graph.push(LayerNormBackward, &[inputs[0], inputs[2], outputs[1], dy]);
-        found.into_iter().map(Some).collect()
+        let (x, scale, stats) = (inputs[0], inputs[2], outputs[1]);
+        let [of_x, of_shift, of_scale] = [0, 1, 2].map(|index| wanted[index] != Wanted::No);
+        let dx = of_x.then(|| graph.apply(LayerNormBackward, &[x, scale, stats, dy]));
+        if !of_shift && !of_scale {
+            return vec![dx, None, None];
+        }
+        let op = LayerNormBackwardModulation { shift: of_shift, scale: of_scale };
+        let mut found = graph.push(op, &[x, stats, dy]).into_iter();
+        let [d_shift, d_scale] = [of_shift, of_scale].map(|is_wanted| is_wanted.then(|| found.next()).flatten());
+        vec![dx, d_shift, d_scale]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let sizes = sizes(shapes.inputs[0]);
-        let reads = [Binding::Input(0), Binding::Input(1), Binding::Input(2)];
-        let writes = [Binding::Output(0), Binding::Output(1)];
-        vec![independent(Kernel::new("layer_norm"), &reads, &writes, sizes.map(word).to_vec(), sizes[0])]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+        let reads = [0, 1, 2].map(Binding::Input);
+        let writes = [0, 1].map(Binding::Output);
+        let names = ["layer_norm", "layer_norm_workgroup", "layer_norm_workgroup_vec4"];
+        vec![pass(self, names, sizes(shapes.inputs[0]), profile, [&reads, &writes])]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        Some(choice(self, sizes(shapes.inputs[0])[2], profile))
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -79,26 +137,23 @@ impl Op for LayerNormBackward {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec(), inputs[1].to_vec(), inputs[1].to_vec()]
+        vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let sizes = sizes(shapes.inputs[0]);
-        let params = sizes.map(word).to_vec();
-        let [x, scale, stats, dy] = [0, 1, 2, 3].map(Binding::Input);
-        let [dx, d_shift, d_scale] = [0, 1, 2].map(Binding::Output);
-        let kernel = Kernel::new("layer_norm_backward_modulation");
-        vec![
-            independent(Kernel::new("layer_norm_backward"), &[x, scale, stats, dy], &[dx], params.clone(), sizes[0]),
-            independent(kernel, &[x, stats, dy], &[d_shift, d_scale], params, shapes.input_elements(1)),
-        ]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+        let reads = [0, 1, 2, 3].map(Binding::Input);
+        let names = ["layer_norm_backward", "layer_norm_backward_workgroup", "layer_norm_backward_workgroup_vec4"];
+        vec![pass(self, names, sizes(shapes.inputs[0]), profile, [&reads, &[Binding::Output(0)]])]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &Profile) -> Option<Choice> {
+        Some(choice(self, sizes(shapes.inputs[0])[2], profile))
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let [_, tokens, columns] = sizes(shapes.inputs[0]);
         let [x, scale, stats, dy] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         let mut dx = Vec::with_capacity(x.len());
-        let (mut d_shift, mut d_scale) = (vec![0.0; scale.len()], vec![0.0; scale.len()]);
         for (row, (values, dy)) in x.chunks(columns).zip(dy.chunks(columns)).enumerate() {
             let [mean, inverse_std] = [stats[2 * row], stats[2 * row + 1]];
             let modulation = row / tokens * columns;
@@ -106,12 +161,62 @@ impl Op for LayerNormBackward {
             let g: Vec<f64> = (0..columns).map(|column| dy[column] * (1.0 + scale[modulation + column])).collect();
             let mean_g = g.iter().sum::<f64>() / columns as f64;
             let mean_gn = g.iter().zip(&normal).map(|(g, n)| g * n).sum::<f64>() / columns as f64;
-            for column in 0..columns {
-                dx.push(inverse_std * (g[column] - mean_g - normal[column] * mean_gn));
-                d_shift[modulation + column] += dy[column];
-                d_scale[modulation + column] += dy[column] * normal[column];
-            }
+            dx.extend((0..columns).map(|column| inverse_std * (g[column] - mean_g - normal[column] * mean_gn)));
         }
-        vec![dx, d_shift, d_scale]
+        vec![dx]
+    }
+}
+
+impl LayerNormBackwardModulation {
+    fn sums(x: &[usize]) -> RowSums {
+        let [rows, tokens, columns] = sizes(x);
+        RowSums { outer: rows / tokens, rows: tokens, columns }
+    }
+
+    /// Whether `d_shift` and `d_scale` are wanted.
+    fn wanted(&self) -> [bool; 2] {
+        [self.shift, self.scale]
+    }
+}
+
+impl Op for LayerNormBackwardModulation {
+    fn name(&self) -> &'static str {
+        "layer_norm_backward_modulation"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        let [sums, partial] = Self::sums(inputs[0]).shapes();
+        let count = self.wanted().into_iter().filter(|is_wanted| *is_wanted).count();
+        [vec![sums; count], vec![partial; count]].concat()
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
+        let it = Self::sums(shapes.inputs[0]);
+        let count = shapes.outputs.len() / 2;
+        let targets = |index: usize| [Binding::Output(index), Binding::Output(count + index)];
+        let mut wanted = (0..count).map(|index| {
+            let [sums, partial] = targets(index);
+            it.first_target(sums, partial)
+        });
+        let writes = self.wanted().map(|is_wanted| is_wanted.then(|| wanted.next()).flatten());
+        let writes = writes.map(|target| target.unwrap_or(Binding::Unused));
+        let names = ["layer_norm_backward_modulation", "layer_norm_backward_modulation_vec4"];
+        let reads = [0, 1, 2].map(Binding::Input);
+        let first = it.first_pass(names, profile, &reads, &writes, &self.wanted().map(u32::from));
+        let second = (0..count).filter_map(|index| {
+            let [sums, partial] = targets(index);
+            it.second_pass(partial, sums, false)
+        });
+        [first].into_iter().chain(second).collect()
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let it = Self::sums(shapes.inputs[0]);
+        let [x, stats, dy] = [inputs[0], inputs[1], inputs[2]];
+        let normal = |index: usize| (x[index] - stats[index / it.columns * 2]) * stats[index / it.columns * 2 + 1];
+        let [d_shift, d_scale] = [it.reference(|index| dy[index]), it.reference(|index| dy[index] * normal(index))];
+        let wanted = [(self.shift, d_shift), (self.scale, d_scale)].into_iter().filter(|(is_wanted, _)| *is_wanted);
+        let (sums, partial): (Vec<_>, Vec<_>) = wanted.map(|(_, [sums, partial])| (sums, partial)).unzip();
+        [sums, partial].concat()
     }
 }

@@ -37,7 +37,7 @@ pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use embedding::Embedding;
 pub use gated_residual::GatedResidual;
 pub use guidance::Guidance;
-pub use half_precision::{FromHalf, ToHalf};
+pub use half_precision::{FromHalf, HalfRange, ToHalf};
 pub use layer_norm::LayerNorm;
 pub use matmul::{MatMul, linear};
 pub use mean_squared_error::{MeanSquaredError, mean_squared_error};
@@ -45,7 +45,7 @@ pub use nft_loss::NftLoss;
 pub use patchify::{Patches, Patchify, Unpatchify};
 pub use philox_normal::PhiloxNormal;
 pub use policy_objective::PolicyObjective;
-pub use policy_stats::PolicyStats;
+pub use policy_stats::{PolicyStats, policy_stats};
 pub use sampler_step::{SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use sum_rows::SumRows;
@@ -53,7 +53,7 @@ pub use sum_squares::{SumSquares, Summed, sum_squares, sum_squares_of};
 pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::gpu::{Dispatch, Kernel, grid_1d};
-use crate::graph::Binding;
+use crate::graph::{Binding, Profile};
 
 /// Invocations of a workgroup in kernels that give every element, row or tile an invocation of its own.
 const WORKGROUP: u64 = 64;
@@ -79,6 +79,17 @@ fn workgroup_a_row(
     rows: usize,
 ) -> Dispatch<Binding> {
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid: grid_1d(rows as u64) }
+}
+
+/// A dispatch that adds up the pairs `[rows, chunks, 2]` of each row's chunks to `[rows, 2]`.
+fn sum_pairs(partial: Binding, totals: Binding, rows: usize, chunks: usize) -> Dispatch<Binding> {
+    workgroup_a_row(Kernel::new("sum_pairs"), &[partial], &[totals], [rows, chunks].map(word).to_vec(), rows)
+}
+
+/// Whether a kernel should read rows of so many columns four elements at a time: graphics processors load vectors
+/// faster, CPU drivers do not.
+fn takes_vectors(columns: usize, profile: &Profile) -> bool {
+    !profile.cpu && columns.is_multiple_of(4)
 }
 
 /// A shape as (rows, columns): all dimensions but the first belong to the row.

@@ -1,15 +1,24 @@
 //! The two sums that policy objectives are functions of.
 
-use super::{independent, rows_and_columns, word, workgroup_a_row};
+use super::{independent, rows_and_columns, sum_pairs, takes_vectors, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
-/// `v_new`, `v_old` and `ε`, all `[R, ..]`, to `[R, 2]` of S1 = Σ ε·Δ and S2 = Σ Δ² with Δ = v_new − v_old
-/// (see [`crate::flow::objective`]).
+/// Elements of a row that one workgroup adds up.
+const CHUNK: usize = 4096;
+
+/// `v_new`, `v_old` and `ε`, all `[R, ..]`, to
+/// 0. `[R, 2]` of S1 = Σ ε·Δ and S2 = Σ Δ² with Δ = v_new − v_old (see [`crate::flow::objective`]),
+/// 1. the same of each chunk of a row, `[R, chunks, 2]` (scratch).
 ///
 /// Only `v_new` has a gradient: `v_old` and `ε` belong to the rollout.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyStats;
+
+/// Records the two sums of each row, `[R, 2]`.
+pub fn policy_stats(graph: &mut Graph, v_new: Tensor, v_old: Tensor, epsilon: Tensor) -> Tensor {
+    graph.push(PolicyStats, &[v_new, v_old, epsilon])[0]
+}
 
 fn assert_one_shape(inputs: &[&[usize]]) {
     assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and noise have one shape");
@@ -22,7 +31,8 @@ impl Op for PolicyStats {
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
         assert_one_shape(inputs);
-        vec![vec![inputs[0][0], 2]]
+        let (rows, columns) = rows_and_columns(inputs[0]);
+        vec![vec![rows, 2], vec![rows, columns.div_ceil(CHUNK), 2]]
     }
 
     fn vjp(
@@ -41,22 +51,32 @@ impl Op for PolicyStats {
         vec![d_v_new, None, None]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &Profile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
-        let params = [rows, columns].map(word).to_vec();
+        let (chunk, chunks) = (columns.min(CHUNK), columns.div_ceil(CHUNK));
+        let params = [rows, columns, chunk, chunks].map(word).to_vec();
         let reads = [0, 1, 2].map(Binding::Input);
-        vec![workgroup_a_row(Kernel::new("policy_stats"), &reads, &[Binding::Output(0)], params, rows)]
+        let [stats, partial] = [0, 1].map(Binding::Output);
+        let kernel = Kernel::new(if takes_vectors(columns, profile) { "policy_stats_vec4" } else { "policy_stats" });
+        if chunks == 1 {
+            return vec![workgroup_a_row(kernel, &reads, &[stats], params, rows)];
+        }
+        vec![
+            workgroup_a_row(kernel, &reads, &[partial], params, rows * chunks),
+            sum_pairs(partial, stats, rows, chunks),
+        ]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let (rows, columns) = rows_and_columns(shapes.inputs[0]);
-        let sums = |row: usize| {
-            let range = row * columns..(row + 1) * columns;
-            let delta = |index: usize| inputs[0][index] - inputs[1][index];
-            let s1: f64 = range.clone().map(|index| inputs[2][index] * delta(index)).sum();
-            [s1, range.map(|index| delta(index).powi(2)).sum()]
+        let (_, columns) = rows_and_columns(shapes.inputs[0]);
+        let delta = |index: usize| inputs[0][index] - inputs[1][index];
+        let indices: Vec<usize> = (0..inputs[0].len()).collect();
+        let sums = |indices: &[usize]| -> [f64; 2] {
+            let s1 = indices.iter().map(|index| inputs[2][*index] * delta(*index)).sum();
+            [s1, indices.iter().map(|index| delta(*index).powi(2)).sum()]
         };
-        vec![(0..rows).flat_map(sums).collect()]
+        let rows = indices.chunks(columns);
+        vec![rows.clone().flat_map(sums).collect(), rows.flat_map(|row| row.chunks(CHUNK)).flat_map(sums).collect()]
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sums over rows: gradients of biases, of positions, of whatever was broadcast.
 
-use super::{independent, word};
+use super::{independent, takes_vectors, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, Graph, Op, Profile, Shapes, Tensor, Wanted};
 
@@ -21,10 +21,83 @@ pub struct SumRows {
     pub accumulate: bool,
 }
 
+/// Sums over the rows of something of the shape `[outer, rows, columns]`, in one pass if a chunk holds all rows,
+/// else in two: over the rows of each chunk, by whichever kernel computes what is added up, and then over chunks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowSums {
+    pub(super) outer: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+impl RowSums {
+    pub(super) fn chunks(&self) -> usize {
+        self.rows.div_ceil(CHUNK)
+    }
+
+    /// Rows of a chunk; all of them if there is one chunk.
+    pub(super) fn chunk(&self) -> usize {
+        self.rows.min(CHUNK)
+    }
+
+    /// Shapes of the sums and of the partial sums, which are scratch, and used only if there are several chunks.
+    pub(super) fn shapes(&self) -> [Vec<usize>; 2] {
+        [vec![self.outer, self.columns], vec![self.outer, self.chunks(), self.columns]]
+    }
+
+    /// Where the first pass writes to.
+    pub(super) fn first_target(&self, sums: Binding, partial: Binding) -> Binding {
+        if self.chunks() == 1 { sums } else { partial }
+    }
+
+    /// The pass over the rows of each chunk, an invocation for each chunk and column, by the kernel of the first
+    /// name; where vectors pay, for each chunk and four columns, by that of the second. Each column has the same bits
+    /// in both. Parameters are those of [`RowSums::pass`] without the last, and then `further` ones.
+    pub(super) fn first_pass(
+        &self,
+        [plain, vec4]: [&'static str; 2],
+        profile: &Profile,
+        reads: &[Binding],
+        writes: &[Binding],
+        further: &[u32],
+    ) -> Dispatch<Binding> {
+        let (name, pack) = if takes_vectors(self.columns, profile) { (vec4, 4) } else { (plain, 1) };
+        let mut params = [self.outer, self.rows, self.columns, self.chunk(), self.chunks()].map(word).to_vec();
+        params.extend(further);
+        independent(Kernel::new(name), reads, writes, params, self.outer * self.chunks() * self.columns / pack)
+    }
+
+    /// The pass over chunks, if there are several.
+    pub(super) fn second_pass(&self, partial: Binding, sums: Binding, accumulate: bool) -> Option<Dispatch<Binding>> {
+        let chunks = Self { rows: self.chunks(), ..*self };
+        (chunks.rows > 1).then(|| chunks.pass([partial, sums], chunks.rows, accumulate))
+    }
+
+    /// Adds up chunks of so many rows.
+    fn pass(&self, [from, to]: [Binding; 2], chunk: usize, accumulate: bool) -> Dispatch<Binding> {
+        let chunks = self.rows.div_ceil(chunk);
+        let mut params = [self.outer, self.rows, self.columns, chunk, chunks].map(word).to_vec();
+        params.push(u32::from(accumulate));
+        independent(Kernel::new("sum_rows"), &[from], &[to], params, self.outer * chunks * self.columns)
+    }
+
+    /// The sums of what `value` gives for each element, and the partial sums.
+    pub(super) fn reference(&self, value: impl Fn(usize) -> f64) -> [Vec<f64>; 2] {
+        let [mut sums, mut partial] = self.shapes().map(|shape| vec![0.0; shape.iter().product()]);
+        for index in 0..self.outer * self.rows * self.columns {
+            let row = index / self.columns % self.rows;
+            let (outer, column) = (index / self.columns / self.rows, index % self.columns);
+            let value = value(index);
+            sums[outer * self.columns + column] += value;
+            partial[(outer * self.chunks() + row / CHUNK) * self.columns + column] += value;
+        }
+        [sums, partial]
+    }
+}
+
 /// One pass that adds all `rows` of `x [rows, columns]` to `y [columns]`.
 pub(super) fn add_up(x: Binding, y: Binding, rows: usize, columns: usize) -> Dispatch<Binding> {
-    let params = [1, rows, columns, rows, 1, 1].map(word).to_vec();
-    independent(Kernel::new("sum_rows"), &[x], &[y], params, columns)
+    RowSums { outer: 1, rows, columns }.pass([x, y], rows, true)
 }
 
 impl SumRows {
@@ -34,20 +107,18 @@ impl SumRows {
             Wanted::No => None,
             Wanted::Fresh => Some(graph.push(self, &[x])[0]),
             Wanted::Into(target) => {
-                let scratch = graph.scratch(&[self.outer, self.chunks(graph.elements(x)), self.columns]);
+                let [_, scratch] = self.sums(graph.elements(x)).shapes();
+                let scratch = graph.scratch(&scratch);
                 graph.push_into(Self { accumulate: true, ..self }, &[x], &[target, scratch]);
                 None
             }
         }
     }
 
-    fn rows(&self, elements: usize) -> usize {
-        assert_eq!(elements % (self.outer * self.columns), 0, "rows are whole");
-        elements / (self.outer * self.columns)
-    }
-
-    fn chunks(&self, elements: usize) -> usize {
-        self.rows(elements).div_ceil(CHUNK)
+    fn sums(&self, elements: usize) -> RowSums {
+        let Self { outer, columns, .. } = *self;
+        assert_eq!(elements % (outer * columns), 0, "rows are whole");
+        RowSums { outer, rows: elements / (outer * columns), columns }
     }
 }
 
@@ -57,37 +128,20 @@ impl Op for SumRows {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let chunks = self.chunks(inputs[0].iter().product());
-        vec![vec![self.outer, self.columns], vec![self.outer, chunks, self.columns]]
+        self.sums(inputs[0].iter().product()).shapes().to_vec()
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let rows = self.rows(shapes.input_elements(0));
-        let chunks = self.chunks(shapes.input_elements(0));
-        let pass = |from, to, rows: usize, chunk: usize, accumulate: bool| {
-            let chunks = rows.div_ceil(chunk);
-            let mut params: Vec<u32> = [self.outer, rows, self.columns, chunk, chunks].map(word).to_vec();
-            params.push(u32::from(accumulate));
-            independent(Kernel::new("sum_rows"), &[from], &[to], params, self.outer * chunks * self.columns)
-        };
+        let it = self.sums(shapes.input_elements(0));
         let [input, sum, partial] = [Binding::Input(0), Binding::Output(0), Binding::Output(1)];
-        if chunks == 1 {
-            return vec![pass(input, sum, rows, rows, self.accumulate)];
-        }
-        vec![pass(input, partial, rows, CHUNK, false), pass(partial, sum, chunks, chunks, self.accumulate)]
+        let second = it.second_pass(partial, sum, self.accumulate);
+        let accumulate = self.accumulate && second.is_none();
+        let first = it.pass([input, it.first_target(sum, partial)], it.chunk(), accumulate);
+        [first].into_iter().chain(second).collect()
     }
 
-    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let rows = self.rows(inputs[0].len());
-        let mut sums = vec![0.0; self.outer * self.columns];
-        let mut partial = vec![0.0; shapes.output_elements(1)];
-        let chunks = rows.div_ceil(CHUNK);
-        for (index, value) in inputs[0].iter().enumerate() {
-            let (outer, row, column) = (index / self.columns / rows, index / self.columns % rows, index % self.columns);
-            sums[outer * self.columns + column] += value;
-            partial[(outer * chunks + row / CHUNK) * self.columns + column] += value;
-        }
-        vec![sums, partial]
+    fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        self.sums(inputs[0].len()).reference(|index| inputs[0][index]).to_vec()
     }
 
     fn accumulates(&self) -> bool {

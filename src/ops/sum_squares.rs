@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{word, workgroup_a_row};
+use super::{sum_pairs, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DType, Graph, Op, Profile, Shapes, Tensor};
 
@@ -35,7 +35,7 @@ pub fn sum_squares_of(graph: &mut Graph, parts: &[Summed]) -> Tensor {
         graph.push_into(SumSquares { first }, &[part.tensor, bounds, partial], &[partial]);
         first += blocks.len();
     }
-    graph.apply(SumSquaresFinish, &[partial])
+    graph.apply(SumPairs, &[partial])
 }
 
 /// Records the sum of squares of `x` and its count of elements that are not finite, `[2]`: [`sum_squares_of`] one tensor.
@@ -98,11 +98,11 @@ impl Op for SumSquares {
 
 /// The second pass: pairs `[blocks, 2]` to their sum `[2]`.
 #[derive(Clone, Copy, Debug)]
-pub struct SumSquaresFinish;
+pub struct SumPairs;
 
-impl Op for SumSquaresFinish {
+impl Op for SumPairs {
     fn name(&self) -> &'static str {
-        "sum_squares_finish"
+        "sum_pairs"
     }
 
     fn output_shapes(&self, _: &[&[usize]]) -> Vec<Vec<usize>> {
@@ -110,9 +110,7 @@ impl Op for SumSquaresFinish {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &Profile) -> Vec<Dispatch<Binding>> {
-        let params = vec![word(shapes.inputs[0][0])];
-        let kernel = Kernel::new("sum_squares_finish");
-        vec![workgroup_a_row(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, 1)]
+        vec![sum_pairs(Binding::Input(0), Binding::Output(0), 1, shapes.inputs[0][0])]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

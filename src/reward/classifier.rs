@@ -22,6 +22,8 @@ pub struct ClassifierScorer {
     images: Tensor,
     labels: Tensor,
     probabilities: Tensor,
+    /// The classifier's class for each class of the model whose images it scores.
+    classes: Vec<usize>,
 }
 
 impl ClassifierScorer {
@@ -41,7 +43,15 @@ impl ClassifierScorer {
         let [_, probabilities, _] = cross_entropy(&mut graph, logits, labels, weight);
         graph.keep(probabilities);
         let plan = Plan::new(gpu, &graph, &Stores::from([(PARAMETERS, weights)]))?;
-        Ok(Self { name: "classifier".into(), config, plan, images, labels, probabilities })
+        let classes = (0..config.num_classes).collect();
+        Ok(Self { name: "classifier".into(), config, plan, images, labels, probabilities, classes })
+    }
+
+    /// The same for images whose labels are the classes of another model: class `i` of that model is class `classes[i]`
+    /// of the classifier.
+    pub fn with_classes(mut self, classes: Vec<usize>) -> Self {
+        self.classes = classes;
+        self
     }
 
     /// Class probabilities of images `[N, C, S, S]`, `[N, classes]`.
@@ -71,7 +81,7 @@ impl ClassifierScorer {
         let probabilities = self.probabilities(images)?;
         let hits = probabilities.chunks(self.config.num_classes).zip(labels).filter(|(row, label)| {
             let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
-            best == Some(**label as usize)
+            best == Some(self.classes[**label as usize])
         });
         Ok(hits.count() as f64 / labels.len() as f64)
     }
@@ -85,6 +95,6 @@ impl Reward for ClassifierScorer {
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
         let probabilities = self.probabilities(batch.images)?;
         let rows = probabilities.chunks(self.config.num_classes).zip(batch.labels);
-        Ok(vec![rows.map(|(row, label)| f64::from(row[*label as usize])).collect()])
+        Ok(vec![rows.map(|(row, label)| f64::from(row[self.classes[*label as usize]])).collect()])
     }
 }

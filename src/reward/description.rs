@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::classes::normal_name;
 use crate::config::{self, nearest};
 use crate::error::{Error, Result};
 
@@ -57,6 +58,8 @@ fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String>
         }
         Value::Array(entries) => entries,
         Value::Object(entries) => {
+            let entries: Map<String, Value> =
+                entries.into_iter().map(|(key, value)| (normal_name(&key), value)).collect();
             if let Some(unknown) = entries.keys().find(|key| !names.contains(key)) {
                 let known: Vec<&str> = names.iter().map(String::as_str).collect();
                 let hint = nearest(unknown, &known).map_or(String::new(), |name| format!("; did you mean {name:?}?"));

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::assets;
+use crate::classes::Classes;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -151,7 +152,7 @@ impl Rewards {
                 Ok(Box::new(PixelReward::new(reward.kind.name(), formula)))
             };
             let scorer: Box<dyn Reward> = match reward.kind {
-                RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit)?),
+                RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit, class_names)?),
                 RewardKind::Ink => pixels(Formula::Ink)?,
                 RewardKind::JpegSize => pixels(Formula::JpegSize(reward.quality as u8))?,
                 RewardKind::Brightness => pixels(Formula::Brightness)?,
@@ -299,11 +300,11 @@ fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
     scores.iter().copied().enumerate().find(|(_, score)| score.is_nan() || score.abs() > LARGEST)
 }
 
-/// Loads a classifier and checks that it takes a model's images and knows its classes.
+/// Loads a classifier and checks that it takes a model's images and knows its classes, which are matched by name.
 ///
 /// # Errors
 /// If the file is bad or does not fit the model.
-pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig) -> Result<ClassifierScorer> {
+pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig, class_names: &[String]) -> Result<ClassifierScorer> {
     let model = assets::load_model(file)?;
     let network = model.classifier(file)?;
     if (network.image_size, network.channels) != (dit.image_size, dit.channels) {
@@ -313,13 +314,9 @@ pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig) -> Result<Cla
             network.image_size, network.channels, dit.image_size, dit.channels
         )));
     }
-    if network.num_classes < dit.num_classes {
-        return Err(Error::input(format!(
-            "{file} knows {} classes, but the model has {}: fit a classifier on the model's data",
-            network.num_classes, dit.num_classes
-        )));
-    }
-    ClassifierScorer::new(gpu, &model, file)
+    let ours = Classes { of: "the model", count: dit.num_classes, names: class_names };
+    let classes = model.classes(&format!("the classifier {file}")).indices_of(ours)?;
+    Ok(ClassifierScorer::new(gpu, &model, file)?.with_classes(classes))
 }
 
 #[cfg(test)]

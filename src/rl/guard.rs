@@ -19,6 +19,8 @@ const NOISE: f64 = 3.0;
 /// A warning is given again once what it speaks of is this many times worse.
 const WORSE: f64 = 1.5;
 
+mod half;
+
 /// What a warning is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,11 +47,13 @@ pub enum Kind {
     Saturated,
     /// Gradients are always cut to a small part.
     GradientCut,
+    /// Activations are too large or too small for 16 bits.
+    HalfActivations,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Judge,
         Self::Holdout,
         Self::Reward,
@@ -61,6 +65,7 @@ impl Kind {
         Self::NoSignal,
         Self::Saturated,
         Self::GradientCut,
+        Self::HalfActivations,
     ];
 
     /// Whether evaluations show it.
@@ -83,6 +88,7 @@ impl Kind {
             Self::NoSignal => "no-signal",
             Self::Saturated => "saturated",
             Self::GradientCut => "gradient-cut",
+            Self::HalfActivations => "half-activations",
         }
     }
 }
@@ -199,6 +205,7 @@ impl Watch {
         }
         if let Some(spread) = number(line, "reward_std") {
             self.observe_rollout(line, spread, &mut signs);
+            signs.extend(half::sign(line));
         }
         if let Some(reward) = number(line, "eval/reward_mean") {
             if iteration == 0 {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::advantage::Advantages;
 use super::update::UpdateRecord;
+use crate::autodiff::LostInHalf;
 use crate::config::ObjectiveName;
 use crate::flow::divergence::tv_from_kl_sum;
 use crate::flow::standard_ratio::StandardRatio;
@@ -139,6 +140,8 @@ pub struct IterationMetrics {
     pub on_policy: [f64; 2],
     /// The ratio against its law, where the ratio is the Gaussian's and an update saw new samples after a first.
     pub standard_ratio: Option<StandardRatio>,
+    /// What 16 bits did not hold of the activations; `None` if nothing is kept in them.
+    pub lost_in_half: Option<Vec<LostInHalf>>,
     /// Elements of an image: mean-reduced KL times this is in nats a sample.
     pub dim: usize,
     /// Seconds for rollout, reward and update.
@@ -230,6 +233,9 @@ impl IterationMetrics {
         for (name, [mean, std]) in &self.components {
             line.insert(format!("reward/{name}_mean"), json!(mean));
             line.insert(format!("reward/{name}_std"), json!(std));
+        }
+        if let Some(lost) = &self.lost_in_half {
+            line.insert("lost_in_half".into(), json!(lost));
         }
         let update = match self.objective {
             ObjectiveName::Nft => json!({

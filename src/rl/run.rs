@@ -12,11 +12,11 @@ use super::trainer::Trainer;
 use crate::config::{Config, ObjectiveName, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator, frozen};
+use crate::evaluate::{Evaluation, Evaluator, Reference, frozen};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{ADAPTER_CONFIG, Model, Network};
+use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report;
@@ -121,18 +121,27 @@ impl Run {
             Some(store) => store.clone(),
             None => frozen(config, &dit).upload(gpu, BASE.0, &base.weights)?,
         };
+        let mut stores = trainer.optimizer.average_stores();
+        stores.insert(BASE, frozen.clone());
         // The model that the run begins with, until it is measured: an adapter begins with its base as it is stored, all
         // weights begin as they are in the file.
-        let (base_network, base_stores) = match (config.lora.is_used(), config.model.weights) {
-            (true, weights) => (Network::base(&dit, weights), Stores::from([(BASE, frozen.clone())])),
-            (false, WeightType::F32) => (Network::from(&dit), Stores::from([(PARAMETERS, frozen.clone())])),
-            (false, _) => {
+        let reference = match (trainer.start(), config.lora.is_used(), config.model.weights) {
+            (Some(start), ..) => {
+                stores.insert(START, start.clone());
+                let stores = Stores::from([(PARAMETERS, start.clone()), (BASE, frozen)]);
+                Reference { network: trainer.network().clone(), stores }
+            }
+            (None, true, weights) => {
+                Reference { network: Network::base(&dit, weights), stores: Stores::from([(BASE, frozen)]) }
+            }
+            (None, false, WeightType::F32) => {
+                Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, frozen)]) }
+            }
+            (None, false, _) => {
                 let whole = dit.layout().upload(gpu, "base model", &base.weights)?;
-                (Network::from(&dit), Stores::from([(PARAMETERS, whole)]))
+                Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, whole)]) }
             }
         };
-        let mut stores = trainer.optimizer.average_stores();
-        stores.insert(BASE, frozen);
 
         let guidance_scale = config.eval.guidance_scale;
         let micro_batch = config.rollout_micro_batch();
@@ -143,8 +152,8 @@ impl Run {
         Ok(Self {
             gpu: gpu.clone(),
             preview: preview_of(network, &stores)?,
-            base_preview: Some(preview_of(&base_network, &base_stores)?),
-            evaluator: Evaluator::new(gpu, config, network, &stores, Some((&base_network, &base_stores)))?,
+            base_preview: Some(preview_of(&reference.network, &reference.stores)?),
+            evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&reference))?,
             table: Table::ode(1.0, config.preview.steps)?,
             dim: dit.dim(),
             config: config.clone(),
@@ -300,7 +309,7 @@ impl Run {
         };
         before_after(
             &directory.before_after(),
-            &self.preview.panel(&base.images, "base", &base.captions),
+            &self.preview.panel(&base.images, self.config.lora.reference_name(), &base.captions),
             &self.preview.panel(&images, "tuned", &captions),
         )?;
         Ok(Outcome { iterations: done, base: base.evaluation, tuned, best, warnings })

@@ -1,5 +1,6 @@
 //! The weights of a run as files of its checkpoints: those in training and their average, as models or as adapters.
 
+use crate::classes::Classes;
 use crate::error::{Error, Result};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network};
 use crate::run::LoadedCheckpoint;
@@ -10,6 +11,9 @@ const MODEL: &str = "model.safetensors";
 const AVERAGED_MODEL: &str = "ema.safetensors";
 /// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that the folder is what PEFT reads.
 const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";
+
+/// The adapter that the run began with, if it went on from one.
+const ADAPTER_AT_START: &str = "adapter_start.safetensors";
 
 /// What the weights are of.
 pub(super) struct Saved<'a> {
@@ -38,6 +42,26 @@ impl Saved<'_> {
         }
     }
 
+    /// The file of the adapter that the run began with.
+    pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Vec<u8>)> {
+        let lora = self.network.lora.clone()?;
+        let [_, (_, bytes)] = Adapter { lora, weights }.files(&self.network.dit);
+        Some((ADAPTER_AT_START, bytes))
+    }
+
+    /// The adapter that the run began with; `None` if an older version wrote the checkpoint, which did not keep it.
+    ///
+    /// # Errors
+    /// If it belongs to another network.
+    pub fn read_start(&self, checkpoint: &LoadedCheckpoint) -> Result<Option<Vec<f32>>> {
+        match &self.network.lora {
+            Some(lora) if checkpoint.has(ADAPTER_AT_START) => {
+                self.read_adapter(checkpoint, lora, ADAPTER_AT_START).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The weights in training and their average from a checkpoint.
     ///
     /// # Errors
@@ -56,6 +80,8 @@ impl Saved<'_> {
         let name = checkpoint.path.join(file).display().to_string();
         let model = Model::from_bytes(&name, checkpoint.file(file)?)?;
         if model.kind == ModelKind::Dit(self.network.dit.clone()) {
+            let begun = Classes { of: "`model.file`", count: self.network.dit.num_classes, names: self.class_names };
+            model.classes(&name).check_same(begun)?;
             return Ok(model.weights);
         }
         Err(Error::input(format!(

@@ -11,13 +11,16 @@ use super::rollout::{self, RolloutCollector, trained_slots};
 use super::saved::Saved;
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
+use crate::autodiff::LostInHalf;
 use crate::config::{Config, LogProb, ObjectiveName, WeightType};
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, frozen};
+use crate::evaluate::frozen;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
-use crate::graph::{Graph, Profile, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve};
-use crate::model::{Adapter, DitConfig, Model, Network, Tensors, parse_tensors, serialize_tensors};
+use crate::graph::{
+    DType, Graph, Profile, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
+};
+use crate::model::{Adapter, BASE, DitConfig, Model, Network, START, Tensors, parse_tensors, serialize_tensors};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::reward::{Moment, Purpose, Rewards};
 use crate::run::LoadedCheckpoint;
@@ -84,6 +87,10 @@ pub struct Trainer {
     base: Option<StoreMemory>,
     /// The weights of an adapter's base, if the device has them rounded: what the adapter is merged into.
     exact_base: Option<Vec<f32>>,
+    /// The adapter that the run began with, if it went on from one, as checkpoints keep it.
+    began_with: Option<Vec<f32>>,
+    /// The same on the device, if the distance to the start is measured from it.
+    start: Option<StoreMemory>,
     /// CRC-32 of the weights that the run began with.
     base_crc32: u32,
     dumped: Option<Vec<u8>>,
@@ -93,19 +100,6 @@ pub struct Trainer {
 
 /// How an updater is made.
 type BindUpdater = fn(&Arc<Gpu>, &Config, &Network, &Optimizer, Stores) -> Result<Updater>;
-
-/// The classes that groups go through.
-fn classes(config: &Config, dit: &DitConfig) -> Result<Vec<u32>> {
-    if let Some(class) = config.rollout.classes.iter().find(|class| **class >= dit.num_classes) {
-        return Err(Error::input(format!(
-            "`rollout.classes` names class {class}, but the model has {} classes, 0 to {}",
-            dit.num_classes,
-            dit.num_classes - 1
-        )));
-    }
-    let chosen: Vec<u32> = config.rollout.classes.iter().map(|class| *class as u32).collect();
-    Ok(if chosen.is_empty() { (0..dit.num_classes as u32).collect() } else { chosen })
-}
 
 /// Whether an adapter or the penalty on the distance to the base needs its weights.
 fn keeps_base(config: &Config) -> bool {
@@ -118,7 +112,8 @@ impl Trainer {
     /// # Errors
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, dit: &DitConfig, profile: &Profile) -> Result<Cost> {
-        classes(config, dit)?;
+        config.rollout.chosen_classes(dit.num_classes)?;
+        dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
         let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;
@@ -136,6 +131,7 @@ impl Trainer {
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
             + if keeps_base(config) { frozen(config, dit).bytes() } else { 0 }
+            + if config.lora.starts_from_adapter() { DType::F32.bytes(&[layout.elements()]) } else { 0 }
             + images_bytes(dit, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
@@ -169,7 +165,7 @@ impl Trainer {
 
     fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model, updater: BindUpdater) -> Result<Self> {
         let dit = model.dit("`model.file`")?.clone();
-        let classes = classes(config, &dit)?;
+        let classes = config.rollout.chosen_classes(dit.num_classes)?;
         let cost = Self::cost(config, &dit, &Profile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let adapter = Adapter::begin(config, &dit)?;
@@ -180,17 +176,25 @@ impl Trainer {
             true => Some(frozen(config, &dit).upload(gpu, BASE.0, &model.weights)?),
             false => None,
         };
-        let base_store = || base.iter().map(|store| (BASE, store.clone()));
+        let began_with = adapter.filter(|_| config.lora.adapter.is_some()).map(|adapter| adapter.weights);
+        let start = match &began_with {
+            Some(weights) if config.lora.starts_from_adapter() => Some(network.layout().upload(gpu, START.0, weights)?),
+            _ => None,
+        };
+        let base_stores = || {
+            let stores = [(BASE, &base), (START, &start)].into_iter();
+            stores.filter_map(|(store, buffer)| Some((store, buffer.clone()?)))
+        };
         let mut drawing = match config.objective.name {
             // The old policy draws the samples; the first update need not be on-policy.
             ObjectiveName::Nft => optimizer.average_stores(),
             _ => optimizer.stores().clone(),
         };
-        drawing.extend(base_store());
+        drawing.extend(base_stores());
         let _held = cost.reserve(gpu)?;
         let collector = RolloutCollector::new(gpu, config, &network, classes, &drawing)?;
         let mut others = collector.stores();
-        others.extend(base_store());
+        others.extend(base_stores());
         let updater = updater(gpu, config, &network, &optimizer, others)?;
         let rewards = Rewards::new(gpu, &config.reward, &dit, &model.class_names)?;
         Ok(Self {
@@ -204,6 +208,8 @@ impl Trainer {
             exact_base: (config.lora.is_used() && config.model.weights != WeightType::F32)
                 .then(|| model.weights.clone()),
             base,
+            began_with,
+            start,
             base_crc32: crc32fast::hash(bytemuck::cast_slice(&model.weights)),
             dumped: None,
             optimizer,
@@ -224,6 +230,11 @@ impl Trainer {
     /// the device.
     pub fn base(&self) -> Option<&StoreMemory> {
         self.base.as_ref()
+    }
+
+    /// The adapter that the run began with, if drift and the penalty on the distance are measured from it.
+    pub fn start(&self) -> Option<&StoreMemory> {
+        self.start.as_ref()
     }
 
     /// Iteration `index`, counted from 0; it alone decides what is drawn.
@@ -277,6 +288,7 @@ impl Trainer {
             by_step: Vec::new(),
             on_policy: [0.0; 2],
             standard_ratio: None,
+            lost_in_half: self.updater.lost_in_half.take(),
             dim: self.network.dit.dim(),
             seconds: [rollout_seconds, reward_seconds, update_seconds],
             images: labels.len(),
@@ -286,7 +298,14 @@ impl Trainer {
         guard(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
-            self.optimizer.settle(record.norm, self.config.train.max_skipped_updates, &when, "train.learning_rate")?;
+            let most = self.config.train.max_skipped_updates;
+            let settled = self.optimizer.settle(record.norm, most, &when, "train.learning_rate");
+            let lost = metrics.lost_in_half.iter();
+            let lost = lost.filter_map(|lost| LostInHalf::explain(lost, "train.half_activations")).next();
+            settled.map_err(|cause| match lost {
+                Some(lost) => cause.followed_by(&format!("; {lost}")),
+                None => cause,
+            })?;
         }
         Ok(metrics)
     }
@@ -354,6 +373,7 @@ impl Trainer {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
+        files.extend(self.began_with.as_ref().and_then(|weights| self.saved().start(weights.clone())));
         files.push(("optimizer.safetensors", serialize_tensors(&tensors)));
         files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
         Ok(files)
@@ -371,6 +391,15 @@ impl Trainer {
         let [current, average] = self.saved().read(checkpoint)?;
         self.optimizer.write(PARAMETERS, &current);
         self.optimizer.write(AVERAGE, &average);
+        if self.began_with.is_some() {
+            // What stands there came from the folder of `lora.adapter`, which may hold what became of it.
+            self.began_with = self.saved().read_start(checkpoint)?;
+            match (&self.start, &self.began_with) {
+                (Some(store), Some(weights)) => store.write(&self.gpu, weights),
+                (Some(_), None) => return Err(no_start(&checkpoint.path.display().to_string(), &state.version)),
+                (None, _) => {}
+            }
+        }
         let file = "optimizer.safetensors";
         let tensors = parse_tensors(&name(file), checkpoint.file(file)?)?;
         let expected = self.optimizer.layout().trainable_elements();
@@ -404,6 +433,14 @@ impl Trainer {
         };
         Err(Error::input(format!("{checkpoint} {problem}: resume with the model and configuration that began the run")))
     }
+}
+
+/// A checkpoint of a version that measured from the base, whatever adapter a run went on from.
+fn no_start(checkpoint: &str, version: &str) -> Error {
+    Error::input(format!(
+        "{checkpoint} was written by version {version}, which measured from the base and did not keep the adapter that \
+         the run began with: resume with --set lora.reference=base, or begin another run"
+    ))
 }
 
 /// How the Gaussian's ratio is distributed over samples that are new to a policy that has moved: those of the first

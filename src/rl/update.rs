@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::dump::UpdateDump;
 use super::rollout::{Rollout, trained_slots};
 use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
+use crate::autodiff::LostInHalf;
 use crate::config::{Config, ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
@@ -37,6 +38,8 @@ pub struct Updater {
     dit: DitConfig,
     tensors: UpdateGraph,
     plan: Plan,
+    /// What 16 bits did not hold in the newest iteration; `None` if nothing is kept in them.
+    pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, and behind them the norms of each: read once, at its end.
     record: Arc<Buffer>,
     /// The first updates are observed, if somebody wants to compute them again.
@@ -61,7 +64,7 @@ pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usi
 
 impl Updater {
     /// Binds the update to the optimizer's stores and to `others`: the collector's, and with LoRA or a penalty
-    /// on the distance to the base [`crate::evaluate::BASE`].
+    /// on the distance to the base [`crate::model::BASE`], and [`crate::model::START`] where that is measured from it.
     ///
     /// # Errors
     /// If the device has not enough memory.
@@ -104,7 +107,16 @@ impl Updater {
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
         let record = gpu.allocate("record of an iteration", record_bytes(config)?)?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), dit: dit.clone(), tensors, plan, record, dump })
+        Ok(Self {
+            gpu: gpu.clone(),
+            config: config.clone(),
+            dit: dit.clone(),
+            tensors,
+            plan,
+            lost_in_half: None,
+            record,
+            dump,
+        })
     }
 
     /// All updates of one rollout. Nothing is read back until the last one is submitted.
@@ -173,7 +185,9 @@ impl Updater {
                 rows_of_updates.push(rows);
             }
         }
-        self.read_record(rows_of_updates, at)
+        let records = self.read_record(rows_of_updates, at)?;
+        self.lost_in_half = self.tensors.halves.as_ref().map(|halves| halves.take(&self.plan)).transpose()?;
+        Ok(records)
     }
 
     /// The order in which an epoch visits the samples.

@@ -6,18 +6,18 @@
 //! |---|---|---|
 //! | input x | the stored state of a trained step | the stored sample with noise on it |
 //! | old velocity | stored with it | the averaged weights' |
-//! | loss | [`PolicyStats`], [`PolicyObjective`] | [`NftLoss`] |
+//! | loss | [`policy_stats`], [`PolicyObjective`] | [`NftLoss`] |
 
 use super::rollout::{STATES, VELOCITIES, stored_slots};
-use crate::autodiff::{Activations, backward_with};
+use crate::autodiff::{Activations, Halves, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, frozen};
+use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
-use crate::model::{Dit, Network};
-use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, PolicyStats, mean_squared_error, sampler_step};
+use crate::model::Network;
+use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
 /// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
@@ -116,6 +116,8 @@ pub struct UpdateGraph {
     pub outcomes: Tensor,
     /// What went into the loss.
     pub terms: Terms,
+    /// What is kept in 16 bits, if anything is.
+    pub halves: Option<Halves>,
 }
 
 impl UpdateGraph {
@@ -162,6 +164,7 @@ impl UpdateGraph {
             penalty: None,
             outcomes: state,
             terms: Terms { x: state, epsilon, v_old: state, v_new: state },
+            halves: None,
         };
         let losses = match config.objective.name {
             ObjectiveName::Nft => it.record_nft(config, network, state, epsilon),
@@ -170,7 +173,7 @@ impl UpdateGraph {
         it.graph.keep(it.outcomes);
         let activations =
             Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
-        backward_with(&mut it.graph, &losses, &[], activations);
+        it.halves = backward_with(&mut it.graph, &losses, &[], activations).halves;
         Ok(it)
     }
 
@@ -196,7 +199,7 @@ impl UpdateGraph {
         let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
         let (advantages, rows) = (self.advantages, self.rows);
         let found = self.graph.scope("loss", |graph| {
-            let stats = graph.apply(PolicyStats, &[v_new, v_old, epsilon]);
+            let stats = policy_stats(graph, v_new, v_old, epsilon);
             let op = PolicyObjective::new(objective, config.objective.log_prob);
             graph.push(op, &[stats, advantages, rows, step_weight, settings])
         });
@@ -207,8 +210,7 @@ impl UpdateGraph {
             let guidance_scale = config.objective.reference.guidance_scale as f32;
             let (time, labels) = (self.time, self.labels);
             let v_base = self.graph.scope("reference", |graph| {
-                let parameters = frozen(config, dit).declare(graph, BASE);
-                Dit::new(dit, parameters).guided_velocity(graph, x, time, labels, guidance_scale)
+                declare_reference(graph, config, network).guided_velocity(graph, x, time, labels, guidance_scale)
             });
             let factor = self.graph.input("penalty factors", &[batch]);
             let weight = self.graph.input("penalty weight", &[batch]);

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use flowdppo_wgpu::model::{Model, read_tensors};
+use flowdppo_wgpu::model::{Model, read_tensors, write_tensors};
 use serde_json::Value;
 
 use super::bad_input::{case, check, nothing};
-use super::workplace::Workplace;
+use super::workplace::{Workplace, lines, number};
 
 /// A run that has trained an adapter on `base.safetensors`.
 fn trained(here: &Workplace) {
@@ -40,7 +40,7 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
     assert!(read("none.safetensors") == base);
 
     let sample = |arguments: &str| {
-        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png {arguments}")).succeeds();
+        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png --force {arguments}")).succeeds();
         read("x")
     };
     let tuned = sample("--model run/model.safetensors");
@@ -74,7 +74,7 @@ fn the_best_model_has_its_adapter() {
     here.run("merge --model base.safetensors --adapter run/best best.safetensors").succeeds();
     assert!(read("best.safetensors") == read("run/best/model.safetensors"));
     let sample = |arguments: &str| {
-        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png {arguments}")).succeeds();
+        here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png --force {arguments}")).succeeds();
         read("x")
     };
     let best = sample("--model run/best/model.safetensors");
@@ -101,6 +101,80 @@ fn a_run_goes_on_without_the_adapter_that_it_began_with() {
     assert!(refused.code == Some(2) && refused.err.contains("`lora.rank` is 5"), "{}", refused.err);
     let refused = here.run("train --resume --out more --set lora.adapter=run/best");
     assert!(refused.code == Some(2) && refused.err.contains("`lora.adapter` cannot change"), "{}", refused.err);
+}
+
+/// Leaves an adapter on every layer in `brought`, which changes the model a lot, and its model in `tuned.safetensors`.
+fn brought(here: &Workplace) {
+    here.run("train --config train.toml --out run --set lora.rank=2 --set lora.targets=[\"*\"]").succeeds();
+    fs::rename(here.path("run/adapter"), here.path("brought")).unwrap();
+    let path = here.path("brought/adapter_model.safetensors");
+    let mut tensors = read_tensors(&path).unwrap();
+    for (index, (_, (_, values))) in tensors.iter_mut().filter(|(name, _)| name.contains("lora_B")).enumerate() {
+        for (at, value) in values.iter_mut().enumerate() {
+            *value = 0.3 * ((7 * at + index) as f32).sin();
+        }
+    }
+    write_tensors(&path, &tensors).unwrap();
+    here.run("merge --model base.safetensors --adapter brought tuned.safetensors").succeeds();
+}
+
+/// A run that goes on from that adapter.
+const ON: &str = "train --config train.toml --set lora.adapter=brought --set objective.reference.beta=1 \
+    --set eval.every=1 --set train.learning_rate=";
+
+#[test]
+fn a_run_is_measured_from_the_model_that_it_starts_from() {
+    let here = Workplace::new();
+    brought(&here);
+    let evaluated = |model: &str| -> f64 {
+        let out = here.run(&format!("eval --config train.toml --json --model {model}")).succeeds();
+        number(&serde_json::from_str(&out).unwrap(), "reward_mean")
+    };
+    let [tuned, base] = ["tuned.safetensors", "base.safetensors"].map(evaluated);
+    assert!((tuned - base).abs() > 1e-4, "the adapter does something: {tuned} and {base}");
+
+    // Nothing is learned: nothing has moved, nothing is pulled, and iteration 0 is what the adapter made.
+    let out = here.run(&format!("{ON}1e-12 --out start")).succeeds();
+    assert!(out.lines().next().unwrap().contains("start"), "{out}");
+    let start = lines(&here.path("start/metrics.jsonl"));
+    let kl = |line: &Value| number(&line["eval/drift"], "kl_mean");
+    // The merged weights are rounded once more than adapter and base are.
+    assert!((number(&start[0], "eval/reward_mean") - tuned).abs() < 1e-5, "{tuned}: {}", start[0]);
+    assert_eq!(start[1]["kl_ref_by_update"][0], 0.0, "the same kernels on the same weights");
+    assert!(number(&start[1], "kl_ref_mean") < 1e-12 && kl(&start[2]) < 1e-12, "{}", start[2]);
+
+    // The bare base is what it was, for who wants it.
+    let out = here.run(&format!("{ON}1e-12 --out bare --set lora.reference=base")).succeeds();
+    assert!(out.lines().next().unwrap().contains("base"), "{out}");
+    let bare = lines(&here.path("bare/metrics.jsonl"));
+    assert!((number(&bare[0], "eval/reward_mean") - base).abs() < 1e-9, "{base}: {}", bare[0]);
+    assert!(number(&bare[1], "kl_ref_mean") > 1e-6 && kl(&bare[2]) > 1e-6, "{}", bare[2]);
+    let picture = |run: &str| fs::read(here.path(&format!("{run}/samples/000000.png"))).unwrap();
+    assert!(picture("start") != picture("bare"), "iteration 0 shows what it measures");
+}
+
+#[test]
+fn a_resumed_run_is_measured_from_where_it_began() {
+    let here = Workplace::new();
+    brought(&here);
+    here.run(&format!("{ON}0.01 --out whole")).succeeds();
+    here.run(&format!("{ON}0.01 --out halves --set train.iterations=1")).succeeds();
+    fs::remove_dir_all(here.path("brought")).unwrap();
+    here.run("train --resume --out halves --set train.iterations=2").succeeds();
+    let [whole, halves] = ["whole", "halves"].map(|run| lines(&here.path(&format!("{run}/metrics.jsonl"))));
+    assert_eq!((whole.len(), halves.len()), (3, 3));
+    for key in ["eval/drift", "eval/reward_mean", "kl_ref_by_update", "eval/kl_efficiency"] {
+        assert_eq!(whole[2][key], halves[2][key], "{key}");
+    }
+    assert!(number(&whole[2]["eval/drift"], "kl_mean") > 1e-9, "it learned");
+    for file in ["model.safetensors", "checkpoints/000002/adapter_start.safetensors"] {
+        let [whole, halves] = ["whole", "halves"].map(|run| fs::read(here.path(&format!("{run}/{file}"))).unwrap());
+        assert!(whole == halves, "{file}");
+    }
+    // Another yardstick may be taken at any time.
+    here.run("train --resume --out halves --set train.iterations=3 --set lora.reference=base").succeeds();
+    let last = &lines(&here.path("halves/metrics.jsonl"))[3];
+    assert!(number(&last["eval/drift"], "kl_mean") > 2.0 * number(&whole[2]["eval/drift"], "kl_mean"), "{last}");
 }
 
 #[test]
@@ -141,6 +215,12 @@ fn wrong_adapters() {
             "train --config train.toml --set lora.adapter=run/adapter --set lora.alpha=4",
             2,
             &["`lora.alpha` does nothing with `lora.adapter`"],
+        ),
+        case(
+            nothing,
+            "train --config train.toml --set lora.rank=2 --set lora.reference=\"base\"",
+            2,
+            &["`lora.reference` does nothing without `lora.adapter`", "set `lora.adapter`"],
         ),
         case(nothing, "train --config train.toml --set lora.rank=2 --set lora.alpha=0", 2, &["`lora.alpha`"]),
         case(

@@ -14,7 +14,10 @@ fn a_new_configuration_is_written_once_checked_and_trained_with() {
     let before = here.snapshot();
     let again = here.run("config init --out my.toml");
     assert_eq!(again.code, Some(2));
-    assert_eq!(again.err, "error: my.toml exists already, and is never written over: choose another --out\n");
+    assert_eq!(
+        again.err,
+        "error: cannot write my.toml: it exists already; choose another name, or replace it with --force\n"
+    );
     assert_eq!(here.snapshot(), before);
 
     assert_eq!(here.run("config check my.toml").succeeds(), "my.toml: OK for train\n");

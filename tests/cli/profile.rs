@@ -122,7 +122,8 @@ fn a_trace_that_cannot_be_written_is_refused_before_the_work() {
 fn a_cache_of_pipelines_is_kept_and_a_damaged_one_ignored() {
     let here = Workplace::new();
     let sample = |cache: &Path, switch: Option<&str>| {
-        let mut command = program(&here.path(""), "sample --model base.safetensors --count 1 --steps 1 --seed 3");
+        let mut command =
+            program(&here.path(""), "sample --model base.safetensors --count 1 --steps 1 --seed 3 --force");
         command.env("FLOWDPPO_CACHE_DIR", cache).env_remove("FLOWDPPO_NO_PIPELINE_CACHE");
         if let Some(value) = switch {
             command.env("FLOWDPPO_NO_PIPELINE_CACHE", value);

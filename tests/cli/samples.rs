@@ -11,8 +11,10 @@ use super::workplace::{Workplace, picture, sit_tiny};
 fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
     let here = Workplace::new();
     let sample = |arguments: &str| -> Tensors {
-        here.run(&format!("sample --model base.safetensors --steps 3 --save-tensors x.safetensors {arguments}"))
-            .succeeds();
+        here.run(&format!(
+            "sample --model base.safetensors --steps 3 --save-tensors x.safetensors --force {arguments}"
+        ))
+        .succeeds();
         picture(&here.path("samples.png"));
         read_tensors(&here.path("x.safetensors")).unwrap()
     };

@@ -24,6 +24,7 @@ pub fn dit_of_width(depth: usize, hidden_size: usize) -> Model {
         num_heads: 2,
         mlp_ratio: 2.0,
         num_classes: 3,
+        has_null_class: true,
         learn_sigma: false,
         time: TimeConvention::Sigma,
         time_scale: 1000.0,

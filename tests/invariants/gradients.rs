@@ -426,7 +426,7 @@ fn the_gradient_of_flow_matching_is_right() {
     let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
     let inputs = vec![
         (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
-        (it.labels, Values::U32(vec![0, 1, 2, dit.null_class()])),
+        (it.labels, Values::U32(vec![0, 1, 2, dit.largest_label()])),
         (it.time, Values::F32(sigmas.map(|sigma| dit.time_of(f64::from(sigma))).to_vec())),
         (it.keys, Values::U32(keys.collect())),
         (it.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),

@@ -1,14 +1,15 @@
 //! Adapters: they begin as nothing, learn as all weights do, and are merged, saved and resumed without loss.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, WeightType};
-use flowdppo_wgpu::graph::{Graph, Plan, Stores};
+use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler, WeightType};
+use flowdppo_wgpu::graph::{Graph, Origin, Plan, Profile, Stores};
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
-use flowdppo_wgpu::rl::Trainer;
+use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 use flowdppo_wgpu::run::checkpoint;
 use serde_json::{Value, json};
 
@@ -73,6 +74,46 @@ fn a_new_adapter_changes_no_bit() {
         let [base, with] = [None, Some(&adapter)].map(|adapter| velocity(&model, adapter, guidance_scale));
         assert_eq!(bits(&with), bits(&base));
     }
+}
+
+/// An adapter on the layers of attention alone needs no gradient of shifts, scales and gates, nor of what lies before
+/// the first block.
+#[test]
+fn an_update_computes_no_gradient_that_is_thrown_away() {
+    let model = tiny::dit(2);
+    let dit = dit_of(&model);
+    let mut dispatches = Vec::new();
+    for (rank, targets, activation_checkpointing) in
+        [(0, vec![], false), (3, vec!["*"], false), (3, vec!["attn.*"], false), (3, vec!["attn.*"], true)]
+    {
+        let mut config = config();
+        config.rollout.guidance_scale = 2.0;
+        config.train.activation_checkpointing = activation_checkpointing;
+        (config.lora.rank, config.lora.targets) = (rank, targets.into_iter().map(str::to_owned).collect());
+        let adapter = Adapter::begin(&config, dit).expect("it fits");
+        let network = Network::new(dit, adapter.as_ref(), WeightType::F32);
+        let graph = UpdateGraph::record(&config, &network).expect("it fits").graph;
+        let profile = Profile::of(gpu());
+        let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
+        for node in graph.nodes() {
+            for dispatch in node.op.dispatches(&graph.shapes(node), &profile) {
+                read.extend(dispatch.reads.iter().filter_map(|binding| node.bound(*binding)));
+                if node.label.contains("backward.") {
+                    written.extend(dispatch.writes.iter().filter_map(|binding| node.bound(*binding)));
+                }
+            }
+        }
+        assert!(written.len() > 20, "the backward pass is found by its labels");
+        let useless: Vec<&str> = written
+            .iter()
+            .filter(|tensor| graph.origin(**tensor) == Origin::Computed && !graph.is_kept(**tensor))
+            .filter(|tensor| !read.contains(*tensor))
+            .map(|tensor| graph.name(*tensor))
+            .collect();
+        assert!(useless.is_empty(), "rank {rank} on {:?}: {useless:?}", config.lora.targets);
+        dispatches.push(graph.dispatch_count(&profile));
+    }
+    assert!(dispatches[2] < dispatches[1], "{dispatches:?}");
 }
 
 #[test]
@@ -258,6 +299,33 @@ fn training_goes_on_from_a_saved_adapter() {
     assert!(message.contains("`lora.rank` is 5, but `lora.adapter`") && message.contains("has rank 2"), "{message}");
 }
 
+#[test]
+fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone() {
+    let (folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    let path = folder.path().join("adapter");
+    trainer(&file, &model, |_| {}).averaged_adapter().unwrap().unwrap().save(&path, dit_of(&model)).unwrap();
+    let resumed = |reference| {
+        trainer(&file, &model, |config| {
+            (config.lora.rank, config.lora.adapter, config.lora.reference) = (0, Some(path.clone()), reference);
+        })
+    };
+    let mut files = resumed(LoraReference::Start).checkpoint(1).expect("the device works");
+    let checkpoints = folder.path().join("checkpoints");
+    let restored = |reference, files: &[(&'static str, Vec<u8>)]| {
+        checkpoint::save(&checkpoints, 1, files, 1).expect("the folder is writable");
+        resumed(reference).restore(&checkpoint::latest(&checkpoints).expect("it is whole").expect("there is one"))
+    };
+    for reference in [LoraReference::Start, LoraReference::Base] {
+        assert_eq!(restored(reference, &files).expect("it is the same run"), 1);
+    }
+    // As an older version wrote it.
+    files.retain(|(name, _)| *name != "adapter_start.safetensors");
+    assert_eq!(restored(LoraReference::Base, &files).expect("it measures as that version did"), 1);
+    let message = restored(LoraReference::Start, &files).expect_err("nothing says where it began").to_string();
+    assert!(message.contains("resume with --set lora.reference=base"), "{message}");
+}
+
 /// The configuration that PEFT wrote for another model, for the layers of ours.
 fn peft_config() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd3_lora_peft/adapter_config.json");
@@ -397,6 +465,11 @@ fn a_wrong_adapter_says_what_is_wrong() {
             &["is not finite at element 3"],
         ),
     ];
+    // Empty lists mean the same as null.
+    for key in ["modules_to_save", "layers_to_transform", "exclude_modules", "trainable_token_indices"] {
+        let folder = peft_folder(set(key, json!([])));
+        Adapter::load(folder.path(), dit_of(&model)).unwrap_or_else(|cause| panic!("{key}: {cause}"));
+    }
     for (change, parts) in cases {
         let folder = peft_folder(change);
         let message = Adapter::load(folder.path(), dit_of(&model)).expect_err("it is wrong").to_string();

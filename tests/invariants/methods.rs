@@ -139,7 +139,7 @@ fn one_side_of_guidance_can_be_left_as_it_is() {
         let after = parts.optimizer.read(PARAMETERS).expect("the device works");
         let layout = dit.layout();
         let table = layout.entries().iter().find(|entry| entry.name.starts_with("y_embedder")).expect("it has one");
-        let null = table.offset + dit.null_class() as usize * dit.hidden_size..table.offset + table.elements();
+        let null = table.offset + dit.num_classes * dit.hidden_size..table.offset + table.elements();
         (after[null.clone()] == model.weights[null], flops, norm)
     };
     let (both, conditional) = (gradients(GuidanceGradient::Both), gradients(GuidanceGradient::Conditional));

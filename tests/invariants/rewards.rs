@@ -51,7 +51,7 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
     let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
     let mut run = Run::prepare(gpu(), &config, &model, newest.flatten(), None)?;
     if let Some((fails, quietly)) = fails {
-        let inner = classifier_for(gpu(), &config.reward[0].file, dit_of(&model))?;
+        let inner = classifier_for(gpu(), &config.reward[0].file, dit_of(&model), &[])?;
         let flaky = Box::new(Flaky { inner, fails, quietly });
         *run.rewards() = Rewards::of(vec![("classifier".into(), flaky, 1.0.into())], dit_of(&model), &[])?;
     }

@@ -1,7 +1,7 @@
 use flowdppo_wgpu::graph::{Graph, Op, Plan, Profile, Shapes, Stores};
 use flowdppo_wgpu::ops::Attention;
 
-use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, forcing, gpu};
+use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, floats, forcing, gpu};
 
 /// Logits of a few units with about sqrt(d) roundings of 6e-8 each, which the exponential passes on as
 /// relative errors of the probabilities: below 3e-6, squared.
@@ -35,6 +35,53 @@ fn attention_register() {
     // Large heads are left to the other variant: a software driver compiles them for half a minute here.
     for case in CASES {
         check_both("attention_register", case, Values::Normal, TOLERANCE);
+    }
+}
+
+/// What is no number reaches all that is computed from it, and nothing else: here one head of two.
+#[test]
+fn what_is_no_number_in_q_or_k_reaches_the_output() {
+    const TOKENS: usize = 5;
+    let mut random = Random(4);
+    for (variant, head_dim) in [("attention_subgroup", 5), ("attention_register", 5), ("attention_register", 8)] {
+        // Query, key.
+        for part in 0..2 {
+            let mut values = floats(&random.words(&Input::normal(&[1, TOKENS, 6 * head_dim])));
+            values[2 * 6 * head_dim + part * 2 * head_dim + 1] = f32::NAN;
+            let mut graph = Graph::new();
+            let qkv = graph.input("qkv", &[1, TOKENS, 6 * head_dim]);
+            let d_o = graph.input("d_o", &[1, TOKENS, 2 * head_dim]);
+            let outputs = graph.push(Attention { num_heads: 2 }, &[qkv]);
+            let gradient = flowdppo_wgpu::autodiff::backward(&mut graph, &[(outputs[0], d_o)], &[qkv])[0];
+            let gradient = gradient.expect("o depends on qkv");
+            for tensor in [outputs[0], outputs[1], gradient] {
+                graph.keep(tensor);
+            }
+            let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
+            plan.write(qkv, &values);
+            plan.write(d_o, &[1.0_f32; TOKENS * 2].repeat(head_dim));
+            plan.run().expect("the device works");
+            let name = format!("{variant} d={head_dim} part={part}");
+            let [o, logsumexp, gradient]: [Vec<f32>; 3] =
+                [outputs[0], outputs[1], gradient].map(|tensor| plan.read(&[tensor]).expect("the device works"));
+            // A query is that of its own row; a key is every row's.
+            let is_lost = |row: usize, head: usize| head == 0 && (part == 1 || row == 2);
+            for row in 0..TOKENS {
+                for head in 0..2 {
+                    let values = &o[(row * 2 + head) * head_dim..][..head_dim];
+                    assert!(
+                        values.iter().all(|it| it.is_nan() == is_lost(row, head)),
+                        "{name} o {row} {head} {values:?}"
+                    );
+                    assert_eq!(logsumexp[head * TOKENS + row].is_nan(), is_lost(row, head), "{name} {row} {head}");
+                    for (part, which) in ["d_q", "d_k", "d_v"].iter().enumerate() {
+                        let values = &gradient[((row * 3 + part) * 2 + head) * head_dim..][..head_dim];
+                        let lost = head == 0 && (part > 0 || is_lost(row, head));
+                        assert!(values.iter().all(|it| it.is_nan() == lost), "{name} {which} {row} {head} {values:?}");
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 use flowdppo_wgpu::graph::{DType, Graph, Interpreter, Plan, Stores};
-use flowdppo_wgpu::ops::{FromHalf, ToHalf};
+use flowdppo_wgpu::ops::{FromHalf, HalfRange, ToHalf};
 
 use crate::common::{Random, gpu, words};
 
-/// Packed words and what they are unpacked to, on the device and by the twins.
+/// Packed words with the ranges behind them, and what they are unpacked to, on the device and by the twins.
 fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     let mut graph = Graph::new();
     let input = graph.input("x", &[x.len()]);
-    let packed = graph.apply(ToHalf, &[input]);
+    let ranges = graph.constant_indices("ranges", &[3, 2], vec![0; 6]);
+    let packed = graph.scratch_of(DType::F16, &[x.len()]);
+    graph.push_into(ToHalf { slot: 1 }, &[input, ranges], &[packed, ranges]);
     let back = graph.apply(FromHalf, &[packed]);
     graph.keep(packed);
     graph.keep(back);
@@ -18,8 +20,9 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     twin.write(input, &x.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>());
     twin.run(&graph);
     let of_twin: Vec<f32> = twin.value(&graph, packed).iter().map(|value| *value as f32).collect();
-    let of_twin = DType::F16.encode(&of_twin);
-    let on_device = plan.read(&[packed]).expect("the device works");
+    let mut of_twin = DType::F16.encode(&of_twin);
+    of_twin.extend(twin.value(&graph, ranges).iter().map(|word| *word as u32));
+    let on_device = plan.read(&[packed, ranges]).expect("the device works");
     let unpacked = plan.read(&[back]).expect("the device works");
     ([on_device, of_twin], unpacked, twin.value(&graph, back).to_vec())
 }
@@ -27,7 +30,7 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
 /// Both kernels are whole-number arithmetic: nothing is left to a tolerance.
 fn check(x: &[f32]) -> Vec<f32> {
     let ([device, twin], back, back_twin) = both(x);
-    assert_eq!(device.len(), x.len().div_ceil(2));
+    assert_eq!(device.len(), x.len().div_ceil(2) + 6);
     assert_eq!(device, twin, "of {x:?}");
     assert!(back.iter().zip(&back_twin).all(|(a, b)| f64::from(*a) == *b || a.is_nan() && b.is_nan()), "{back:?}");
     back
@@ -50,11 +53,39 @@ fn edges_of_16_bits() {
     let (step, least) = (2.0_f32.powi(-10), 2.0_f32.powi(-24));
     let tie = |steps: f32| 1.0 + steps * step;
     let x = [0.0, -0.0, 1.0, -1.0, tie(0.5), tie(1.5), -tie(2.5), tie(0.499), tie(0.501), 65504.0, 65519.0, 65520.0];
-    let expected = [0.0, -0.0, 1.0, -1.0, 1.0, tie(2.0), -tie(2.0), 1.0, tie(1.0), 65504.0, 65504.0, 65504.0];
+    let expected = [0.0, -0.0, 1.0, -1.0, 1.0, tie(2.0), -tie(2.0), 1.0, tie(1.0), 65504.0, 65504.0];
+    let back = check(&x);
+    assert_eq!(words(&back[..11]), words(&expected));
+    assert!(back[11].is_nan(), "65520 would round to infinity");
+    let x = [2047.5 * least, 1023.5 * least, 1024.0 * least, least, 0.5 * least, 1.5 * least, -1e-30];
+    let expected = [2048.0 * least, 1024.0 * least, 1024.0 * least, least, 0.0, 2.0 * least, -0.0];
     assert_eq!(words(&check(&x)), words(&expected));
-    let x = [-1e30, f32::MAX, 2047.5 * least, 1023.5 * least, 1024.0 * least, least, 0.5 * least, 1.5 * least, -1e-30];
-    let expected = [-65504.0, 65504.0, 2048.0 * least, 1024.0 * least, 1024.0 * least, least, 0.0, 2.0 * least, -0.0];
-    assert_eq!(words(&check(&x)), words(&expected));
+}
+
+/// What is found in a tensor of these values, which is read twice.
+fn range(x: &[f32]) -> HalfRange {
+    let ([device, _], ..) = both(x);
+    let ranges = &device[device.len() - 6..];
+    assert!([0, 1, 4, 5].map(|other| ranges[other]) == [0; 4], "the ranges of other tensors are left alone");
+    HalfRange::from_words([ranges[2], ranges[3]])
+}
+
+#[test]
+fn what_does_not_fit_is_counted() {
+    let mut x: Vec<f32> = (0..4099).map(|index| if index % 7 == 3 { -70_000.0 } else { 65_519.0 }).collect();
+    let found = range(&x);
+    assert_eq!(found, HalfRange { beyond: 586, largest: 70_000.0 });
+    assert!(found.overflows() && !found.underflows());
+    check(&x);
+    // What is not finite is no magnitude: its gradient says so by itself.
+    (x[5], x[4097]) = (f32::INFINITY, f32::NAN);
+    x[6] = -f32::MAX;
+    assert_eq!(range(&x), HalfRange { beyond: 587, largest: f32::MAX });
+    let fits = range(&[65_519.0, -3.0, 0.0]);
+    assert!(fits == HalfRange { beyond: 0, largest: 65_519.0 } && !fits.overflows() && !fits.underflows());
+    let small = range(&[1e-7, -3e-6, 0.0]);
+    assert!(small == HalfRange { beyond: 0, largest: 3e-6 } && small.underflows());
+    assert!(!range(&[0.0; 9]).underflows(), "zeros are exact");
 }
 
 #[test]

@@ -2,7 +2,7 @@ use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::flow::divergence::{Divergence, ReferenceKind};
 use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight};
 use flowdppo_wgpu::flow::sampler::Sampler;
-use flowdppo_wgpu::ops::{PolicyObjective, PolicyStats, mean_squared_error};
+use flowdppo_wgpu::ops::{PolicyObjective, mean_squared_error, policy_stats};
 use serde_json::Value;
 
 use crate::common::{Input, Values, check_forward, check_gradient, floats, run, words};
@@ -190,7 +190,7 @@ fn losses_and_gradients() {
                 (&[rows], &single(&vec![number(&case["beta_ref"]) / rows as f64; rows])),
             ],
             |graph, x| {
-                let stats = graph.apply(PolicyStats, &x[..3]);
+                let stats = policy_stats(graph, x[0], x[1], x[2]);
                 let op = PolicyObjective::new(objective, log_prob);
                 let outputs = graph.push(op, &[stats, x[3], x[4], x[5], x[6]]);
                 let penalty = mean_squared_error(graph, x[0], x[8], x[9]);

@@ -2,8 +2,7 @@
 
 use flowdppo_wgpu::graph::DType;
 use flowdppo_wgpu::ops::{
-    Activation, AddBroadcast, Embedding, GatedResidual, Guidance, Join, LayerNorm, Patches, Patchify, Scale, Split,
-    TimeFeatures, Unpatchify,
+    Activation, AddBroadcast, Embedding, Guidance, Join, Patches, Patchify, Scale, Split, TimeFeatures, Unpatchify,
 };
 
 use crate::common::{Input, Values, check, check_forward, floats, run_of, words};
@@ -113,31 +112,5 @@ fn patches_both_ways() {
             let vectors = Input::normal(&[images, patches.tokens(), patches.vector()]);
             check(&name, &[vectors], ONE_ROUNDING, |graph, x| vec![graph.apply(Unpatchify(patches), &[x[0]])]);
         }
-    }
-}
-
-#[test]
-fn layer_norm_with_modulation() {
-    for (batch, tokens, columns) in [(1, 1, 5), (2, 3, 7), (5, 16, 64), (3, 65, 33)] {
-        let modulation = Input::normal(&[batch, columns]);
-        let inputs = [Input::normal(&[batch, tokens, columns]), modulation.clone(), modulation];
-        check("layer_norm", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.push(LayerNorm, &[x[0], x[1], x[2]])[0]]);
-    }
-}
-
-#[test]
-fn layer_norm_of_constant_rows_is_finite() {
-    let inputs = [Input::new(&[2, 3, 5], Values::Between(7.0, 7.0)), Input::normal(&[2, 5]), Input::normal(&[2, 5])];
-    check_forward("layer_norm", &inputs, FEW_ROUNDINGS, |graph, x| vec![graph.push(LayerNorm, &[x[0], x[1], x[2]])[0]]);
-}
-
-#[test]
-fn gated_residual() {
-    for (batch, tokens, columns) in [(1, 1, 1), (2, 3, 7), (5, 16, 64)] {
-        let x = Input::normal(&[batch, tokens, columns]);
-        let inputs = [x.clone(), x, Input::normal(&[batch, columns])];
-        check("gated_residual", &inputs, FEW_ROUNDINGS, |graph, x| {
-            vec![graph.apply(GatedResidual, &[x[0], x[1], x[2]])]
-        });
     }
 }

@@ -1,0 +1,3 @@
+// layer_norm_backward_workgroup, four elements at a time.
+//!import pack_vec4
+//!import layer_norm_backward_workgroup

@@ -1,0 +1,3 @@
+// layer_norm_workgroup, element by element.
+//!import pack
+//!import layer_norm_workgroup

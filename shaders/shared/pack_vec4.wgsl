@@ -1,0 +1,7 @@
+// Elements four at a time, in tensors whose rows have whole vectors.
+alias Pack = vec4<f32>;
+const PACK: u32 = 4u;
+
+fn total(x: Pack) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
+}

@@ -1,0 +1,116 @@
+//! What commands print and which files they may write.
+
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::error::{Error, Result};
+
+/// Why standard output could not be written, if it could not.
+static FAILED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Prints a line. A reader that has gone away (`| head`) is not an error. Anything else, such as a full disk, must not
+/// stop the work that is under way either: [`check_printed`] reports it at the end.
+pub(super) fn say(text: impl Display) {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            if let Ok(mut failed) = FAILED.lock() {
+                failed.get_or_insert_with(|| cause.to_string());
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether everything that was to be printed has been.
+///
+/// # Errors
+/// If standard output could not be written, for another reason than a reader that has gone away.
+pub(super) fn check_printed() -> Result<()> {
+    let flushed = std::io::stdout().flush();
+    let failed = FAILED.lock().ok().and_then(|mut failed| failed.take());
+    let cause = match (failed, flushed) {
+        (Some(cause), _) => cause,
+        (None, Err(cause)) if cause.kind() != ErrorKind::BrokenPipe => cause.to_string(),
+        _ => return Ok(()),
+    };
+    Err(Error::failed(format!("cannot write to standard output: {cause}")))
+}
+
+/// The files that a command writes, checked before the work for them begins.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    /// Replace files that exist.
+    pub force: bool,
+    /// What the command reads.
+    inputs: Vec<PathBuf>,
+    outputs: Vec<PathBuf>,
+}
+
+impl Outputs {
+    /// The outputs of a command; `force` lets it replace files.
+    pub fn new(force: bool) -> Self {
+        Self { force, ..Self::default() }
+    }
+
+    /// Declares a file or folder that the command reads: none of it may be written to. What does not exist, such as
+    /// `builtin:NAME`, is fine.
+    pub fn reads(mut self, input: impl AsRef<Path>) -> Self {
+        let input = input.as_ref();
+        self.inputs.push(input.to_owned());
+        if input.is_dir() {
+            let files = std::fs::read_dir(input).into_iter().flatten().flatten().map(|entry| entry.path());
+            self.inputs.extend(files.filter(|path| path.is_file()));
+        }
+        self
+    }
+
+    /// Checks that a file can be written.
+    ///
+    /// # Errors
+    /// If it is one of the inputs or another output, if it is not an ordinary file, if it exists and may not be
+    /// replaced, or if its folder is missing or cannot be written.
+    pub fn file(&mut self, path: &Path) -> Result<()> {
+        let refused = |problem: String| Error::input(format!("cannot write {}: {problem}", path.display()));
+        let same = |other: &&PathBuf| {
+            same_file::is_same_file(path, other).unwrap_or(false)
+                || matches!((std::path::absolute(path), std::path::absolute(other)), (Ok(a), Ok(b)) if a == b)
+        };
+        if let Some(input) = self.inputs.iter().find(same) {
+            let input = input.display();
+            return Err(refused(format!("it is the input {input}, which would be lost; choose another name")));
+        }
+        if self.outputs.iter().any(|other| same(&other)) {
+            return Err(refused("two results would have this name; choose another one".to_owned()));
+        }
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(refused("it is a directory; choose another name".to_owned())),
+            Ok(found) if !found.is_file() => {
+                return Err(refused("it is a device or a pipe, not a file; choose another name".to_owned()));
+            }
+            Ok(_) if !self.force => {
+                return Err(refused("it exists already; choose another name, or replace it with --force".to_owned()));
+            }
+            _ => {}
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        tempfile::tempfile_in(folder).map_err(|cause| refused(format!("{cause}; choose another place")))?;
+        self.outputs.push(path.to_owned());
+        Ok(())
+    }
+
+    /// As [`Outputs::file`], for an image.
+    ///
+    /// # Errors
+    /// Also if its name does not end in `.png`.
+    pub fn image(&mut self, path: &Path) -> Result<()> {
+        match path.extension() {
+            Some(ending) if ending.eq_ignore_ascii_case("png") => self.file(path),
+            _ => Err(Error::input(format!(
+                "cannot write {}: images are written as PNG; choose a name that ends in .png",
+                path.display()
+            ))),
+        }
+    }
+}

@@ -144,7 +144,7 @@ fn no_slot_is_wanted_by_two_tensors_at_once() {
                 for tensor in node.outputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
                     let slot = plan.slot_of[tensor];
                     assert!(!inputs.contains(&slot), "{}: read and written at once", node.label);
-                    assert!(plan.slots[slot] >= 4 * graph.elements(*tensor) as u64);
+                    assert!(plan.slots[slot] >= graph.bytes(*tensor));
                     holds[slot] = Some(*tensor);
                 }
             }

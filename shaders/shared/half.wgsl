@@ -11,3 +11,11 @@ fn half_value(half: u32) -> f32 {
     }
     return bitcast<f32>(bits | ((half & 0x8000u) << 16u));
 }
+
+// The same of what is finite, such as a weight.
+fn finite_half_value(half: u32) -> f32 {
+    let magnitude = half & 0x7fffu;
+    let large = bitcast<f32>((magnitude << 13u) + 0x38000000u);
+    let value = select(large, f32(magnitude) * 5.9604644775390625e-8, magnitude < 0x400u);
+    return bitcast<f32>(bitcast<u32>(value) | ((half & 0x8000u) << 16u));
+}

@@ -6,7 +6,7 @@
 
 fn scale_of(block: u32) -> f32 {
     let word = b[params.n * params.k / 4u + block / 2u];
-    return half_value((word >> (block % 2u * 16u)) & 0xffffu);
+    return finite_half_value((word >> (block % 2u * 16u)) & 0xffffu);
 }
 
 // The code at a place of a word, with its sign.

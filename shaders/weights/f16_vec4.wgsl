@@ -7,9 +7,9 @@
 fn b_vec4_at(i: u32) -> vec4<f32> {
     let words = b[i];
     return vec4<f32>(
-        half_value(words.x & 0xffffu),
-        half_value(words.x >> 16u),
-        half_value(words.y & 0xffffu),
-        half_value(words.y >> 16u),
+        finite_half_value(words.x & 0xffffu),
+        finite_half_value(words.x >> 16u),
+        finite_half_value(words.y & 0xffffu),
+        finite_half_value(words.y >> 16u),
     );
 }

@@ -230,25 +230,11 @@ fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
     Ok(root)
 }
 
-/// Puts the default file back where overrides have begun a section `[model]` that names neither a file nor a size, as
-/// `model.weights=f16` does: they say something of the model that would be taken without them.
+/// Puts the default file back where overrides have begun a section `[model]` with nothing but `weights`: that says how
+/// the model is stored which would be taken without it.
 fn keep_default_model(root: &mut Node, text: &str, sources: Sources) -> Result<()> {
-    const CHOOSE: [&str; 9] = [
-        "file",
-        "image_size",
-        "channels",
-        "patch_size",
-        "hidden_size",
-        "depth",
-        "num_heads",
-        "mlp_ratio",
-        "num_classes",
-    ];
-    let is_begun = root.get("model").is_some_and(|model| {
-        let mut keys = model.keys().peekable();
-        keys.peek().is_some() && !keys.any(|key| CHOOSE.contains(&key))
-    });
-    if is_begun && tree::parse_file(text, sources)?.get("model").is_none() {
+    let has_weights_alone = root.get("model").is_some_and(|model| model.keys().eq(["weights"]));
+    if has_weights_alone && tree::parse_file(text, sources)?.get("model").is_none() {
         let file = Config::default().model.file.unwrap_or_default();
         let overrides = [format!("model.file={file}")];
         tree::apply_override(root, &default_tree()?, 0, Sources { overrides: &overrides, ..sources })?;

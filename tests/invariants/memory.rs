@@ -317,3 +317,34 @@ fn a_frozen_base_computes_as_its_rounded_weights() {
         assert!((bytes(weight_type) as f64) < share * bytes(WeightType::F32) as f64, "{weight_type:?}");
     }
 }
+
+/// What docs/models.md says of the built-in model.
+#[test]
+fn the_built_in_model_in_fewer_bits_is_nearly_itself() {
+    let model = flowdppo_wgpu::assets::load_model("builtin:digits8-base").expect("it is built in");
+    let dit = dit_of(&model);
+    let mut random = Random(10);
+    let x: Vec<f32> = (0..4 * dit.dim()).map(|_| random.normal() as f32).collect();
+    let velocity = |weights: WeightType| -> Vec<f32> {
+        let frozen = Frozen::new(&dit.layout(), weights);
+        let mut graph = Graph::new();
+        let x_in = graph.input("x", &dit.image_shape(4));
+        let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
+        let network = Dit::new(dit, frozen.declare(&mut graph, BASE));
+        let v = network.guided_velocity(&mut graph, x_in, time, labels, 1.0);
+        graph.keep(v);
+        let store = frozen.upload(gpu(), BASE.0, &model.weights).expect("it is small");
+        let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");
+        plan.write(x_in, &x);
+        plan.write(time, &[0.2, 0.5, 0.8, 1.0].map(|sigma| dit.time_of(sigma)));
+        plan.write(labels, &[0_u32, 3, 7, 9]);
+        plan.run().expect("the device works");
+        plan.read(&[v]).expect("the device works")
+    };
+    let exact: Vec<f64> = velocity(WeightType::F32).into_iter().map(f64::from).collect();
+    for (weights, most) in [(WeightType::F16, 1e-3), (WeightType::Q8_0, 3e-2)] {
+        let error = nmse(&velocity(weights), &exact).sqrt();
+        println!("{weights:?}: relative error {error:.2e}");
+        assert!(error > 1e-6 && error < most, "{weights:?}: relative error {error:.2e}");
+    }
+}

@@ -342,9 +342,8 @@ fn the_built_in_model_in_fewer_bits_is_nearly_itself() {
         plan.read(&[v]).expect("the device works")
     };
     let exact: Vec<f64> = velocity(WeightType::F32).into_iter().map(f64::from).collect();
-    for (weights, most) in [(WeightType::F16, 1e-3), (WeightType::Q8_0, 3e-2)] {
+    for (weights, most) in [(WeightType::F16, 5e-4), (WeightType::Q8_0, 7e-3)] {
         let error = nmse(&velocity(weights), &exact).sqrt();
-        println!("{weights:?}: relative error {error:.2e}");
         assert!(error > 1e-6 && error < most, "{weights:?}: relative error {error:.2e}");
     }
 }

@@ -112,3 +112,15 @@ fn a_base_that_does_not_fit_is_refused() {
     }
     Workplace::new().run("train --config train.toml --out run --set model.weights=f16").succeeds();
 }
+
+#[test]
+fn pretraining_has_no_frozen_weights() {
+    let here = Workplace::new();
+    let ended = here.run("pretrain --config pretrain.toml --out run --set model.weights=q8_0");
+    assert!(
+        ended.err.contains("`model.weights` = \"q8_0\" is for frozen weights, and pretrain has none"),
+        "{}",
+        ended.err
+    );
+    ended.succeeds();
+}

@@ -1,5 +1,6 @@
 // Unpacks the numbers that to_half packed.
 //!import grid
+//!import half
 
 struct Params {
     elements: u32,
@@ -8,18 +9,6 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> words: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
-
-fn from_bits(half: u32) -> f32 {
-    let magnitude = half & 0x7fffu;
-    // Below 2^-14 the values are multiples of 2^-24; above, only the exponent's bias differs. NaN stays NaN.
-    var bits = bitcast<u32>(f32(magnitude) / 16777216.0);
-    if magnitude >= 0x7c00u {
-        bits = 0x7fc00000u;
-    } else if magnitude >= 0x400u {
-        bits = (magnitude << 13u) + 0x38000000u;
-    }
-    return bitcast<f32>(bits | ((half & 0x8000u) << 16u));
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -32,8 +21,8 @@ fn main(
         return;
     }
     let word = words[first / 2u];
-    y[first] = from_bits(word & 0xffffu);
+    y[first] = half_value(word & 0xffffu);
     if first + 1u < params.elements {
-        y[first + 1u] = from_bits(word >> 16u);
+        y[first + 1u] = half_value(word >> 16u);
     }
 }

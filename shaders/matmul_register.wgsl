@@ -5,10 +5,12 @@
 //!import grid
 //!import matmul
 //!import operands
+//!import weights
 //!import epilogue
 
-// Number of the epilogue.
+// Numbers of the epilogue and of the type of weights.
 const EPILOGUE: u32 = 0u;
+const WEIGHTS: u32 = 0u;
 
 fn store_row(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
     store(batch, row, column, sums.x);
@@ -34,7 +36,7 @@ fn main(
     let rows = min(vec4<u32>(row, row + 1u, row + 2u, row + 3u), vec4<u32>(params.m - 1u));
     let columns = min(vec4<u32>(column, column + 1u, column + 2u, column + 3u), vec4<u32>(params.n - 1u));
     var a_at = vec4<u32>(batch * params.a_batch) + rows * params.a_row;
-    var b_at = vec4<u32>(batch * params.b_batch) + columns * params.b_column;
+    var b_place = vec4<u32>(batch * params.b_batch) + columns * params.b_column;
 
     var sums_0 = vec4<f32>();
     var sums_1 = vec4<f32>();
@@ -42,13 +44,13 @@ fn main(
     var sums_3 = vec4<f32>();
     let inner = inner_size(batch);
     for (var k = 0u; k < inner; k++) {
-        let b_k = vec4<f32>(b[b_at.x], b[b_at.y], b[b_at.z], b[b_at.w]);
+        let b_k = vec4<f32>(b_at(b_place.x), b_at(b_place.y), b_at(b_place.z), b_at(b_place.w));
         sums_0 = fma(vec4<f32>(a[a_at.x]), b_k, sums_0);
         sums_1 = fma(vec4<f32>(a[a_at.y]), b_k, sums_1);
         sums_2 = fma(vec4<f32>(a[a_at.z]), b_k, sums_2);
         sums_3 = fma(vec4<f32>(a[a_at.w]), b_k, sums_3);
         a_at += vec4<u32>(params.a_k);
-        b_at += vec4<u32>(params.b_k);
+        b_place += vec4<u32>(params.b_k);
     }
 
     store_row(batch, row, column, sums_0);

@@ -7,10 +7,12 @@
 //!import grid
 //!import matmul
 //!import operands
+//!import weights
 //!import epilogue
 
-// Number of the epilogue.
+// Numbers of the epilogue and of the type of weights.
 const EPILOGUE: u32 = 0u;
+const WEIGHTS: u32 = 0u;
 const SUBGROUP: u32 = 8u;
 // Rows of C per subgroup, and columns per lane, SUBGROUP apart.
 const ROWS: u32 = 16u;
@@ -35,9 +37,9 @@ fn main(
     for (var r = 0u; r < ROWS; r++) {
         a_at[r] = batch * params.a_batch + min(row + r, params.m - 1u) * params.a_row;
     }
-    var b_at: array<u32, COLUMNS>;
+    var b_place: array<u32, COLUMNS>;
     for (var j = 0u; j < COLUMNS; j++) {
-        b_at[j] = batch * params.b_batch + min(column + j * SUBGROUP, params.n - 1u) * params.b_column;
+        b_place[j] = batch * params.b_batch + min(column + j * SUBGROUP, params.n - 1u) * params.b_column;
     }
 
     let inner = inner_size(batch);
@@ -52,7 +54,7 @@ fn main(
             let k = min(start + step, inner - 1u);
             var b_of_lane: array<f32, COLUMNS>;
             for (var j = 0u; j < COLUMNS; j++) {
-                b_of_lane[j] = b[b_at[j] + k * params.b_k];
+                b_of_lane[j] = b_at(b_place[j] + k * params.b_k);
             }
             for (var r = 0u; r < ROWS; r++) {
                 let a_k = subgroupShuffle(a_of_lane[r], step);

@@ -5,11 +5,13 @@
 //!import grid
 //!import matmul
 //!import operands
+//!import weights
 //!import epilogue
 //!import tiles
 
-// Number of the epilogue.
+// Numbers of the epilogue and of the type of weights.
 const EPILOGUE: u32 = 0u;
+const WEIGHTS: u32 = 0u;
 
 // The (k, row or column) of a tile that an invocation loads in each of four rounds: neighbouring invocations
 // read neighbouring addresses.
@@ -30,6 +32,6 @@ fn load_tiles(batch: u32, first: vec2<u32>, start: u32, inner: u32, lane: u32) {
         let b_k = min(start + from_b.x, inner - 1u);
         let b_column = min(first.y + from_b.y, params.n - 1u);
         tile_b[from_b.x * STRIDE + from_b.y] =
-            b[batch * params.b_batch + b_k * params.b_k + b_column * params.b_column];
+            b_at(batch * params.b_batch + b_k * params.b_k + b_column * params.b_column);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::graph::{Graph, Node, Plan, Tensor, Wanted};
+use crate::graph::{DType, Graph, Node, Plan, Tensor, Wanted};
 use crate::ops::{Accumulate, Add, FromHalf, HalfRange, ToHalf};
 
 /// How to store the tensors that the forward pass computes and the backward pass reads. The forward pass is not
@@ -202,9 +202,9 @@ fn halve(graph: &mut Graph, forward: usize) -> Option<Halves> {
     let ranges = graph.constant_indices("ranges of halves", &[chosen.len(), 2], vec![0; 2 * chosen.len()]);
     for (slot, (tensor, _)) in chosen.iter().enumerate() {
         let shape = graph.shape(*tensor).to_vec();
-        let words = graph.scratch(&[graph.elements(*tensor).div_ceil(2)]);
-        graph.push_into(ToHalf { slot }, &[*tensor, ranges], &[words, ranges]);
-        let expanded = graph.apply(FromHalf { shape }, &[words]);
+        let halved = graph.scratch_of(DType::F16, &shape);
+        graph.push_into(ToHalf { slot }, &[*tensor, ranges], &[halved, ranges]);
+        let expanded = graph.apply(FromHalf, &[halved]);
         graph.replace_input(backward.clone(), *tensor, expanded);
     }
     graph.move_nodes(backward.end, &places);

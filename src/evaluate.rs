@@ -13,9 +13,9 @@ use crate::error::Result;
 use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
-use crate::graph::{Graph, Plan, StoreMemory, Stores, Tensor};
+use crate::graph::{Graph, Plan, Stores, Tensor};
 pub use crate::model::BASE;
-use crate::model::{Dit, DitConfig, Network, Parameters, START};
+use crate::model::{Dit, DitConfig, Frozen, Network, START};
 use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
@@ -101,32 +101,9 @@ pub struct Evaluator {
     base_images: Option<Vec<f32>>,
 }
 
-/// Bytes of a [`BASE`].
-pub fn base_bytes(config: &Config, dit: &DitConfig) -> u64 {
-    let layout = dit.layout();
-    4 * if config.train.half_base { layout.packed_words() } else { layout.elements() } as u64
-}
-
-/// Uploads the frozen weights as a [`BASE`]: in 16 bits if `train.half_base` says so.
-///
-/// # Errors
-/// If the device has not enough memory, or 16 bits cannot hold a weight.
-pub fn upload_base(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, weights: &[f32]) -> Result<StoreMemory> {
-    if config.train.half_base {
-        dit.layout().check_half(weights, "train.half_base")?;
-    }
-    match config.train.half_base {
-        true => dit.layout().upload_packed(gpu, BASE.0, weights),
-        false => dit.layout().upload(gpu, BASE.0, weights),
-    }
-}
-
-/// Declares the parameters of a [`BASE`].
-pub fn declare_base(graph: &mut Graph, config: &Config, dit: &DitConfig) -> Parameters {
-    match config.train.half_base {
-        true => dit.layout().declare_packed(graph, BASE),
-        false => dit.layout().declare(graph, BASE, None),
-    }
+/// How a configuration stores the frozen weights, a [`BASE`].
+pub fn frozen(config: &Config, dit: &DitConfig) -> Frozen {
+    Frozen::new(&dit.layout(), config.model.weights)
 }
 
 /// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
@@ -135,11 +112,12 @@ pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Ne
     match network.lora.is_some() && config.lora.starts_from_adapter() {
         // The same kernels as those of the policy: at first their difference is zero to the bit.
         true => network.declare(graph, START, None),
-        false => Dit::new(&network.dit, declare_base(graph, config, &network.dit)),
+        false => Dit::new(&network.dit, frozen(config, &network.dit).declare(graph, BASE)),
     }
 }
 
-/// A model that another is measured from, as it is: not in 16 bits.
+/// A model that another is measured from, as it is drawn: all weights as they are in the file, or those under an adapter
+/// as they are stored.
 #[derive(Clone, Debug)]
 pub struct Reference {
     /// Its network.
@@ -321,7 +299,7 @@ impl DriftMeter {
         let x = graph.input("x", &dit.image_shape(batch));
         let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
         let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
+        let labels = graph.input_indices("labels", &[batch]);
         let guidance_scale = config.eval.guidance_scale as f32;
         let base =
             declare_reference(&mut graph, config, network).guided_velocity(&mut graph, x, time, labels, guidance_scale);

@@ -56,8 +56,8 @@ impl FittingGraph {
         let batch = config.batch_size;
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
-        let labels = graph.input("labels", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
+        let labels = graph.input_indices("labels", &[batch]);
+        let keys = graph.input_indices("noise keys", &[batch, 5]);
         let mixture = [1.0, 0.0, config.noise_std as f32].repeat(batch);
         let mixture = graph.constant("mixture", &[batch, 3], mixture);
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Region};
-use crate::graph::{self, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
+use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::{Layout, Tensors, parse_tensors, serialize_tensors};
 use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
@@ -67,7 +67,7 @@ fn record(layout: &Layout, chunk_bytes: Option<u64>) -> (Graph, Tensor, Tensor) 
 
 /// Device bytes of all stores and plans of an optimizer.
 pub fn planned_bytes(layout: &Layout, profile: &DeviceProfile) -> u64 {
-    let stores = 4 * (2 * layout.elements() + 3 * layout.trainable_elements()) as u64;
+    let stores = DType::F32.bytes(&[2 * layout.elements() + 3 * layout.trainable_elements()]);
     stores + graph::planned_bytes(&record(layout, profile.chunk_bytes).0, profile).reused
 }
 

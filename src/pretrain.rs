@@ -46,9 +46,9 @@ impl FlowMatchingGraph {
     pub fn record(config: &DitConfig, batch: usize, activations: Activations) -> Self {
         let mut graph = Graph::new();
         let images = graph.input("images", &config.image_shape(batch));
-        let labels = graph.input("labels", &[batch]);
+        let labels = graph.input_indices("labels", &[batch]);
         let time = graph.input("time", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, 5]);
         // Both mixtures of image and noise are affine, so the sampler's kernel makes them.
         let to_noisy = graph.input("mixture of the state", &[batch, 3]);
         let to_target = graph.input("mixture of the target", &[batch, 3]);

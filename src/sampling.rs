@@ -8,7 +8,7 @@ use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
-use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{DitConfig, Network};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
@@ -101,8 +101,8 @@ impl StepGraph {
         let mut graph = Graph::new();
         let x = graph.input("x", &config.image_shape(batch));
         let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
+        let labels = graph.input_indices("labels", &[batch]);
+        let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let dit = network.declare(&mut graph, PARAMETERS, None);
         let velocity = dit.guided_velocity(&mut graph, x, time, labels, guidance_scale as f32);
@@ -126,7 +126,7 @@ impl StepGraph {
 /// The initial noise of `batch` samples: graph, keys and noise.
 pub fn noise_graph(config: &DitConfig, batch: usize) -> (Graph, Tensor, Tensor) {
     let mut graph = Graph::new();
-    let keys = graph.input("noise keys", &[batch, 5]);
+    let keys = graph.input_indices("noise keys", &[batch, 5]);
     let noise = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
     graph.keep(noise);
     (graph, keys, noise)
@@ -275,7 +275,7 @@ impl Sampling {
                 }
                 self.plan.run()?;
                 let count = requests.len();
-                let bytes = 4 * (count * dim) as u64;
+                let bytes = DType::F32.bytes(&[count, dim]);
                 let part = |tensor| Region { bytes, ..self.plan.region(tensor).clone() };
                 let (x, velocity) = (part(self.step.x), part(self.step.velocity));
                 visit(Visit { step, first, count, x: &x, velocity: &velocity })?;
@@ -286,9 +286,9 @@ impl Sampling {
                     self.gpu.encode([Command::Copy { from, to }])?;
                 }
             }
-            let bytes = 4 * (requests.len() * dim) as u64;
+            let bytes = DType::F32.bytes(&[requests.len(), dim]);
             let from = Region { bytes, ..self.plan.region(self.step.x).clone() };
-            let to = Region { offset: 4 * (first * dim) as u64, bytes, ..images.clone() };
+            let to = Region { offset: DType::F32.bytes(&[first, dim]), bytes, ..images.clone() };
             self.gpu.encode([Command::Copy { from: &from, to: &to }])?;
             throttle.pass(&self.gpu)?;
         }
@@ -307,7 +307,7 @@ impl Sampling {
 
 /// Device bytes of so many images.
 pub fn images_bytes(config: &DitConfig, count: usize) -> u64 {
-    4 * (count * config.dim()) as u64
+    DType::F32.bytes(&[count, config.dim()])
 }
 
 /// Noise keys as the device wants them.

@@ -48,7 +48,7 @@ fn compute(gpu: &Arc<Gpu>, graph: &mut Graph, inputs: &[(Tensor, &[u32])], outpu
     graph.keep(output);
     let mut plan = Plan::new(gpu, graph, &Stores::new())?;
     for (tensor, words) in inputs {
-        plan.write(*tensor, words);
+        plan.write_words(*tensor, words);
     }
     plan.run()?;
     plan.read(&[output])
@@ -88,7 +88,7 @@ fn matmul(gpu: &Arc<Gpu>) -> Result<String> {
 fn philox(gpu: &Arc<Gpu>) -> Result<String> {
     let key = NoiseKey { seed: 0x0123_4567_89ab_cdef, rollout: 7, sample: 11, step: 13 };
     let mut graph = Graph::new();
-    let keys = graph.input("keys", &[1, 5]);
+    let keys = graph.input_indices("keys", &[1, 5]);
     let words = graph.apply(PhiloxNormal { row_shape: vec![64], raw: true }, &[keys]);
     let actual = compute(gpu, &mut graph, &[(keys, &key.words())], words)?;
     let expected: Vec<u32> = (0..16).flat_map(|index| key.block(index)).collect();

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
-use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit};
-use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, upload_base};
+use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit, WeightType};
+use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, frozen};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::{DeviceProfile, Stores};
 use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network, START};
@@ -58,29 +58,29 @@ impl Parts {
     fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
         let dit = dit_of(model);
         let adapter = Adapter::begin(config, dit).expect("it fits the model");
-        let network = Network::new(dit, adapter.as_ref());
+        let network = Network::new(dit, adapter.as_ref(), config.model.weights);
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
-        let mut frozen = Stores::new();
+        let mut kept = Stores::new();
         if config.lora.starts_from_adapter() {
             let store = gpu.allocate(START.0, 4 * weights.len() as u64).expect("it is small");
             gpu.write(&store, 0, weights);
-            frozen.insert(START, store.into());
+            kept.insert(START, store.into());
         }
         if adapter.is_some() || config.objective.reference.beta > 0.0 {
-            let base = upload_base(gpu, config, dit, &model.weights).expect("it is small");
-            frozen.insert(BASE, base);
+            let base = frozen(config, dit).upload(gpu, BASE.0, &model.weights).expect("it is small");
+            kept.insert(BASE, base);
         }
         let mut drawing = match config.objective.name {
             ObjectiveName::Nft => optimizer.average_stores(),
             _ => optimizer.stores().clone(),
         };
-        drawing.extend(frozen.clone());
+        drawing.extend(kept.clone());
         let cost = Trainer::cost(config, dit, &DeviceProfile::of(gpu)).expect("it fits the model");
         let _held = cost.reserve(gpu).expect("it is small");
         let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
         let mut others = collector.stores();
-        others.extend(frozen);
+        others.extend(kept);
         let updater = Updater::new(gpu, config, &network, &optimizer, others).expect("it is small");
         Self { optimizer, collector, updater }
     }
@@ -294,7 +294,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.train.micro_batch = micro_batch;
         config.train.activation_checkpointing = activation_checkpointing;
         config.train.half_activations = micro_batch < 5;
-        config.train.half_base = activation_checkpointing && rank == 0;
+        config.model.weights = if activation_checkpointing { WeightType::Q8_0 } else { WeightType::F16 };
         config.lora.rank = rank;
         if rank > 2 {
             let adapter = Adapter::begin(&config, dit_of(&model)).expect("it fits the model").expect("there is one");

@@ -26,8 +26,11 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_sc
     let config = model.dit("model").expect("it is a flow model");
     let batch = labels.len();
     let mut graph = Graph::new();
-    let tensors =
-        [graph.input("x", &config.image_shape(batch)), graph.input("time", &[batch]), graph.input("labels", &[batch])];
+    let tensors = [
+        graph.input("x", &config.image_shape(batch)),
+        graph.input("time", &[batch]),
+        graph.input_indices("labels", &[batch]),
+    ];
     let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
     let [x_in, time, classes] = tensors;
     let v = Dit::new(config, parameters).guided_velocity(&mut graph, x_in, time, classes, guidance_scale);

@@ -7,6 +7,7 @@ mod ops {
     mod adamw;
     mod attention;
     mod cross_entropy;
+    mod data_types;
     mod elementwise;
     mod half_precision;
     mod matmul;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::autodiff::backward;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Origin, Plan, Store, Stores, Tensor};
+use crate::graph::{DType, Graph, Origin, Plan, Store, Stores, Tensor};
 use crate::ops::{
     Activation, AdamW, AdamWSettings, Attention, AttentionBackward, LayerNorm, MatMul, Optimized, PhiloxNormal,
 };
@@ -42,7 +42,7 @@ impl Case {
 
     /// Bytes that the op must at least move: every input read once and every output written once.
     pub fn bytes(&self) -> u64 {
-        let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| 4 * self.graph.elements(*tensor) as u64).sum::<u64>();
+        let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| self.graph.bytes(*tensor)).sum::<u64>();
         let nodes = self.graph.nodes().iter();
         nodes.map(|node| of(&node.inputs) + of(&node.outputs) * if node.op.accumulates() { 2 } else { 1 }).sum()
     }
@@ -53,22 +53,26 @@ impl Case {
     /// # Errors
     /// If the device has not enough memory.
     pub fn bind(&self, gpu: &Arc<Gpu>) -> Result<Plan> {
-        let mut sizes: BTreeMap<Store, usize> = BTreeMap::new();
+        let mut sizes: BTreeMap<Store, u64> = BTreeMap::new();
         for tensor in self.tensors() {
             if let Origin::Stored(store, offset) = self.graph.origin(tensor) {
                 let size = sizes.entry(store).or_default();
-                *size = (*size).max(offset + self.graph.elements(tensor));
+                *size = (*size).max(DType::U32.bytes(&[offset]) + self.graph.bytes(tensor));
             }
         }
-        gpu.check_memory(gpu.counters().bytes_held + sizes.values().map(|size| 4 * *size as u64).sum::<u64>())?;
+        gpu.check_memory(gpu.counters().bytes_held + sizes.values().sum::<u64>())?;
         let mut stores = Stores::new();
-        for (store, elements) in sizes {
-            stores.insert(store, gpu.allocate(store.0, 4 * elements as u64)?.into());
+        for (store, bytes) in sizes {
+            stores.insert(store, gpu.allocate(store.0, bytes)?.into());
         }
         let plan = Plan::new(gpu, &self.graph, &stores)?;
         let is_input = |tensor: &Tensor| self.graph.origin(*tensor) == Origin::Input;
         for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MOST_FILLED) {
-            plan.write(tensor, &filling(self.graph.elements(tensor)));
+            let values = filling(self.graph.elements(tensor));
+            match self.graph.dtype(tensor) {
+                DType::U32 => plan.write(tensor, &values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>()),
+                dtype => plan.write_words(tensor, &dtype.encode(&values)),
+            }
         }
         Ok(plan)
     }
@@ -80,10 +84,16 @@ fn filling(elements: usize) -> Vec<f32> {
 }
 
 /// `x·Wᵀ`, as in every linear layer: M rows, N outputs, K inputs.
-pub fn matmul([m, n, k]: [usize; 3]) -> Case {
-    Case::new(format!("matmul {m}x{n}x{k}"), |graph| {
-        let operands = [graph.input("x", &[m, k]), graph.input("weight", &[n, k])];
-        let y = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &operands);
+pub fn matmul(size: [usize; 3]) -> Case {
+    matmul_of(DType::F32, size)
+}
+
+/// The same with frozen weights of a type.
+pub fn matmul_of(weights: DType, [m, n, k]: [usize; 3]) -> Case {
+    let of = if weights == DType::F32 { String::new() } else { format!("{weights} ") };
+    Case::new(format!("matmul {of}{m}x{n}x{k}"), |graph| {
+        let operands = [graph.input("x", &[m, k]), graph.input_of(weights, "weight", &[n, k])];
+        let y = graph.apply(MatMul { transpose_b: true, weights, ..MatMul::default() }, &operands);
         graph.keep(y);
     })
 }
@@ -113,6 +123,7 @@ fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
 pub fn matmuls() -> Vec<Case> {
     let mut cases = vec![matmul([256, 256, 256]), matmul([256, 512, 128]), matmul([2048, 384, 128])];
     cases.extend([matmul([512, 512, 512]), matmul([2048, 512, 128])]);
+    cases.extend([DType::F16, DType::Q8_0].map(|dtype| matmul_of(dtype, [2048, 512, 128])));
     cases.extend([matmul_d_x([2048, 128, 512]), matmul_d_w([512, 128, 2048])]);
     cases.extend([matmul([1024, 1024, 1024]), matmul([2048, 1536, 384]), matmul([4096, 4096, 4096])]);
     cases
@@ -206,7 +217,7 @@ pub fn adamws() -> Vec<Case> {
 /// The noise of 1024 pictures of 32x32x3.
 pub fn philoxes() -> Vec<Case> {
     vec![Case::new("philox 3145728".into(), |graph| {
-        let keys = graph.input("keys", &[1024, 5]);
+        let keys = graph.input_indices("keys", &[1024, 5]);
         let noise = graph.apply(PhiloxNormal::new(&[3, 32, 32]), &[keys]);
         graph.keep(noise);
     })]

@@ -77,7 +77,7 @@ impl StepGraph {
         let shape = config.image_shape(batch);
         let [noise, data] = ["noise", "data"].map(|name| graph.input(name, &shape));
         let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
+        let labels = graph.input_indices("labels", &[batch]);
         let mixture = graph.input("mixture", &[batch, 3]);
         let difference = graph.constant("difference", &[batch, 3], [1.0, 0.0, -1.0].repeat(batch));
         let x_t = sampler_step(&mut graph, noise, noise, data, mixture);

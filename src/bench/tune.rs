@@ -10,7 +10,7 @@ use crate::autodiff::Activations;
 use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Region, Tuning};
-use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes};
+use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes};
 use crate::model::{DitConfig, Network};
 use crate::pretrain::FlowMatchingGraph;
 use crate::rl::UpdateGraph;
@@ -125,11 +125,12 @@ impl Instance {
 
     /// The time of the op with the kernel that the profile forces, on buffers of its own.
     fn seconds(&self, gpu: &Gpu, profile: &DeviceProfile, pace: &Pace) -> Result<f64> {
-        let regions = |shapes: &[Vec<usize>]| -> Result<Vec<Region>> {
-            let sizes = shapes.iter().map(|shape| 4 * shape.iter().product::<usize>() as u64);
+        let regions = |shapes: &[Vec<usize>], dtype: &dyn Fn(usize) -> DType| -> Result<Vec<Region>> {
+            let sizes = shapes.iter().enumerate().map(|(index, shape)| dtype(index).bytes(shape));
             sizes.map(|bytes| Ok(Region { buffer: gpu.allocate("tuning", bytes)?, offset: 0, bytes })).collect()
         };
-        let (inputs, outputs) = (regions(&self.inputs)?, regions(&self.outputs)?);
+        let inputs = regions(&self.inputs, &|index| self.op.input_type(index))?;
+        let outputs = regions(&self.outputs, &|index| self.op.output_type(index))?;
         let region = |binding: &Binding| match binding {
             Binding::Input(index) => inputs[*index].clone(),
             Binding::Output(index) => outputs[*index].clone(),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
-use crate::config::Command;
+use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
 use crate::evaluate::{BASE, Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut config = arguments.config.load(Command::Eval)?;
     // Nothing stays here that would have to be small.
-    config.train.half_base = false;
+    config.model.weights = WeightType::F32;
     let model = arguments.adapter.load_model(&arguments.model)?;
     let dit = model.dit(&arguments.model)?;
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;

@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::resume::Begun;
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
-use crate::config::{Command, Config, ModelSource, Train};
+use crate::config::{Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
+use crate::evaluate::frozen;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::DitConfig;
@@ -126,23 +127,38 @@ fn dry_run(global: &Global, config: &Config, trained: &Config, dit: &DitConfig, 
         mebibytes(cost.bytes),
         mebibytes(cost.naive_bytes)
     ));
+    let with = |other: &Config, setting: &str| -> Result<()> {
+        if other.validate(Command::Train).is_ok() {
+            let bytes = Trainer::cost(other, dit, &profile)?.bytes;
+            say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
+        }
+        Ok(())
+    };
     type Switch = fn(&mut Train) -> &mut bool;
-    let switches: [(&str, Switch); 3] = [
+    let switches: [(&str, Switch); 2] = [
         ("activation_checkpointing", |train| &mut train.activation_checkpointing),
         ("half_activations", |train| &mut train.half_activations),
-        ("half_base", |train| &mut train.half_base),
     ];
     for (key, switch) in switches {
         let mut other = trained.clone();
         let on = switch(&mut other.train);
         *on = !*on;
         let setting = format!("train.{key} = {on}");
-        if other.validate(Command::Train).is_err() {
-            continue;
-        }
-        let bytes = Trainer::cost(&other, dit, &profile)?.bytes;
-        say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
+        with(&other, &setting)?;
     }
+    for weights in WeightType::ALL.into_iter().filter(|weights| *weights != trained.model.weights) {
+        let mut other = trained.clone();
+        other.model.weights = weights;
+        with(&other, &format!("model.weights = \"{}\"", weights.name()))?;
+    }
+    let frozen = frozen(trained, dit);
+    let by_type = frozen.bytes_by_type();
+    let by_type = by_type.iter().map(|(dtype, bytes)| format!("{:.1} in {dtype}", mebibytes(*bytes)));
+    say(format_args!(
+        "frozen base            {:.1} MiB: {}",
+        mebibytes(frozen.bytes()),
+        by_type.collect::<Vec<String>>().join(", ")
+    ));
     if let Some(memory) = gpu.description().memory_bytes {
         say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
     }

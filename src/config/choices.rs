@@ -69,6 +69,35 @@ pub enum KeepBest {
     None,
 }
 
+/// How frozen weights lie on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// In 32 bits, as they are.
+    #[default]
+    F32,
+    /// Matrices in 16 bits, rounded by at most 2⁻¹¹: half the memory.
+    F16,
+    /// Matrices in 8 bits with a scale for each 32 weights of a row, as GGUF's q8_0: little more than a quarter of the
+    /// memory. Matrices whose rows are no multiple of 32 have 16 bits.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
+
+impl WeightType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
+
+    /// As a configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+}
+
 /// Which model counts as the start of a run that continues from an adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -229,6 +229,9 @@ impl fmt::Display for Fault {
         let keys: Vec<&str> = self.keys.iter().rev().map(String::as_str).collect();
         let path = keys.join(".");
         match &self.what {
+            What::UnknownKey { key, .. } if path == "train" && key == "half_base" => f.write_str(
+                "`train.half_base` is now `model.weights`: remove it, and where it was true set `model.weights` = \"f16\"",
+            ),
             What::UnknownKey { key, known } => {
                 let near = nearest(key, known);
                 let section: Vec<&str> = keys.into_iter().filter(|key| key.parse::<usize>().is_err()).collect();

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Train;
 use super::choices::LoraReference;
 use super::ranges::*;
 use crate::error::{Error, Result};
@@ -61,7 +60,7 @@ impl Lora {
         if self.starts_from_adapter() { "start" } else { "base" }
     }
 
-    pub(super) fn validate(&self, train: &Train) -> Result<()> {
+    pub(super) fn validate(&self) -> Result<()> {
         if self.adapter.is_none() && self.reference != LoraReference::default() {
             return Err(Error::input(
                 "`lora.reference` does nothing without `lora.adapter`, as a new adapter starts from the base itself: \
@@ -70,12 +69,6 @@ impl Lora {
         }
         if self.rank > 0 && self.targets.is_empty() {
             return wrong("lora.targets", "names of layers, such as \"attn.qkv\"", "an empty list");
-        }
-        if self.is_used() && train.half_base {
-            return Err(Error::input(
-                "`train.half_base` rounds the frozen base, but with `lora` it is a part of the policy itself, whose \
-                 weights are those of the model: set `train.half_base` = false",
-            ));
         }
         Ok(())
     }

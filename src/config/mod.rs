@@ -275,8 +275,21 @@ fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
         for index in 0..sources.overrides.len() {
             tree::apply_override(&mut root, defaults, index, sources)?;
         }
+        keep_default_model(&mut root, text, sources)?;
     }
     Ok(root)
+}
+
+/// Puts the default file back if overrides started a section `[model]` with only `weights`: the key says how to store
+/// the model that would be used without it.
+fn keep_default_model(root: &mut Node, text: &str, sources: Sources) -> Result<()> {
+    let has_weights_alone = root.get("model").is_some_and(|model| model.keys().eq(["weights"]));
+    if has_weights_alone && tree::parse_file(text, sources)?.get("model").is_none() {
+        let file = Config::default().model.file.unwrap_or_default();
+        let overrides = [format!("model.file={file}")];
+        tree::apply_override(root, default_tree(), 0, Sources { overrides: &overrides, ..sources })?;
+    }
+    Ok(())
 }
 
 /// The defaults as a tree, for overrides that change a part of a default value.

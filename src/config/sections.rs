@@ -80,6 +80,9 @@ pub struct Model {
     pub time_scale: f64,
     /// Position embedding. Only for new models.
     pub positions: Positions,
+    /// How `train` keeps frozen weights on the device: the base of an adapter (`lora`), or of a run that trains all
+    /// weights the base that drift and `objective.reference` are measured from. Files keep 32 bits.
+    pub weights: WeightType,
 }
 
 impl Default for Model {
@@ -97,6 +100,7 @@ impl Default for Model {
             time: TimeConvention::Sigma,
             time_scale: 1000.0,
             positions: Positions::Learned,
+            weights: WeightType::F32,
         }
     }
 }
@@ -321,10 +325,6 @@ pub struct Train {
     /// rounded by at most 2⁻¹¹. Rollouts, ratio and KL do not change. An update with values beyond 65504 is skipped, and
     /// a warning names the tensor.
     pub half_activations: bool,
-    /// Store the frozen base, which drift and `objective.reference` are measured against, in 16 bits: half the memory,
-    /// with its weights rounded by at most 2⁻¹¹. Sums stay in 32 bits. A base with weights that 16 bits cannot hold is
-    /// rejected.
-    pub half_base: bool,
     /// Order of the samples in a pass.
     pub order: Order,
     /// AdamW's learning rate, constant.
@@ -364,7 +364,6 @@ impl Default for Train {
             micro_batch: 80,
             activation_checkpointing: false,
             half_activations: false,
-            half_base: false,
             order: Order::Shuffled,
             learning_rate: 1e-4,
             beta1: 0.9,

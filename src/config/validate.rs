@@ -31,7 +31,7 @@ impl Config {
                 self.validate_weights()?;
                 self.validate_objective()?;
                 self.validate_updates()?;
-                self.lora.validate(&self.train)?;
+                self.lora.validate()?;
                 self.validate_best()
             }
             Command::Eval => {

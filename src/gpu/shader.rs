@@ -1,8 +1,9 @@
 //! The shaders as text: one file per pipeline, compiled into the binary.
 //!
 //! Two small mechanisms keep every file plain WGSL:
-//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, and `//!import epilogue` by the file in
-//!   `shaders/epilogues` with the number given by the constant `EPILOGUE`;
+//! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, `//!import epilogue` by the file in
+//!   `shaders/epilogues` with the number given by the constant `EPILOGUE`, and `//!import weights` or
+//!   `//!import weights_vec4` by the file in `shaders/weights` with the number given by the constant `WEIGHTS`;
 //! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace if `CONSTANTS` lists
 //!   the name, for what WGSL cannot size at pipeline creation (arrays in registers).
 
@@ -89,6 +90,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "gated_residual_backward_gate",
     "gelu",
     "grid",
+    "half",
     "layer_norm_backward_modulation",
     "layer_norm_backward_workgroup",
     "layer_norm_workgroup",
@@ -100,6 +102,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "pack_vec4",
     "patch_index",
     "philox",
+    "q8_0",
     "policy_stats",
     "row_sums",
     "sigmoid",
@@ -114,6 +117,12 @@ const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
     "gated_residual",
 ];
 
+/// `(name, text)` of how a matmul kernel loads an element of its second operand, by number: [`weights`] gives it.
+const WEIGHTS: &[(&str, &str)] = shaders!["weights/": "f32", "f16", "q8_0"];
+
+/// The same for four elements at a time, in the same order.
+const WEIGHTS_VEC4: &[(&str, &str)] = shaders!["weights/": "f32_vec4", "f16_vec4", "q8_0_vec4"];
+
 /// The number of an epilogue.
 ///
 /// # Panics
@@ -121,6 +130,15 @@ const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
 pub fn epilogue(name: &str) -> u32 {
     let found = EPILOGUES.iter().position(|(key, _)| *key == name);
     found.unwrap_or_else(|| panic!("no epilogue is named `{name}`")) as u32
+}
+
+/// The number of a type of weights.
+///
+/// # Panics
+/// If no type has this name.
+pub fn weights(name: &str) -> u32 {
+    let found = WEIGHTS.iter().position(|(key, _)| *key == name);
+    found.unwrap_or_else(|| panic!("no type of weights is named `{name}`")) as u32
 }
 
 /// The values that a constant may have.
@@ -145,6 +163,7 @@ const CONSTANTS: &[(&str, Values)] = &[
     ("RAW", Values::OneOf(&[0, 1])),
     ("ROWS", Values::OneOf(&[4, 8, 16])),
     ("SUBGROUP", Values::SuchAs(&[4, 8, 16, 32, 64])),
+    ("WEIGHTS", Values::OneOf(&[0, 1, 2])),
 ];
 
 /// Whether a line of WGSL defines this constant.
@@ -183,11 +202,14 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut S
     let mut used = 0;
     for line in text.lines() {
         if let Some(import) = line.strip_prefix("//!import ") {
+            let numbered = |table: &[(&str, &'static str)], constant: &str| {
+                let number = constants.iter().find(|(key, _)| *key == constant);
+                table[number.map_or(0, |(_, number)| *number as usize)].1
+            };
             let imported = match import.trim() {
-                "epilogue" => {
-                    let number = constants.iter().find(|(constant, _)| *constant == "EPILOGUE");
-                    EPILOGUES[number.map_or(0, |(_, number)| *number as usize)].1
-                }
+                "epilogue" => numbered(EPILOGUES, "EPILOGUE"),
+                "weights" => numbered(WEIGHTS, "WEIGHTS"),
+                "weights_vec4" => numbered(WEIGHTS_VEC4, "WEIGHTS"),
                 import => find(SHARED, import).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")),
             };
             used += expand(name, imported, constants, out);

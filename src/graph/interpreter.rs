@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Graph, Initial, Origin, Store, Tensor};
+use super::{DType, Graph, Initial, Origin, Store, Tensor};
 
-/// Runs a graph with the f64 twins of its ops. u32 elements are stored as whole numbers.
+/// Runs a graph with the f64 twins of its ops. u32 elements are whole numbers; elements of 16 and 8 bits are the values
+/// that they encode. Stores contain the device's words as whole numbers, which are decoded when the graph runs.
 #[derive(Debug, Default)]
 pub struct Interpreter {
-    /// Contents of the stores, by element.
+    /// Contents of the stores, by word of 4 bytes.
     pub stores: BTreeMap<Store, Vec<f64>>,
     values: HashMap<Tensor, Vec<f64>>,
 }
@@ -29,13 +30,23 @@ impl Interpreter {
     /// If it was neither written nor computed.
     pub fn value(&self, graph: &Graph, tensor: Tensor) -> &[f64] {
         match graph.origin(tensor) {
-            Origin::Stored(store, offset) => &self.stores[&store][offset..offset + graph.elements(tensor)],
+            Origin::Stored(store, offset) if !is_packed(graph, tensor) => {
+                &self.stores[&store][offset..offset + graph.elements(tensor)]
+            }
             _ => self.values.get(&tensor).unwrap_or_else(|| panic!("{} has no value", graph.name(tensor))),
         }
     }
 
     /// Runs every node in order.
     pub fn run(&mut self, graph: &Graph) {
+        for tensor in graph.tensors().filter(|tensor| is_packed(graph, *tensor)) {
+            if let Origin::Stored(store, offset) = graph.origin(tensor) {
+                let (dtype, shape) = (graph.dtype(tensor), graph.shape(tensor));
+                let words = &self.stores[&store][offset..offset + dtype.words(shape)];
+                let words: Vec<u32> = words.iter().map(|word| *word as u32).collect();
+                self.values.insert(tensor, dtype.decode(&words, graph.elements(tensor)));
+            }
+        }
         for tensor in graph.tensors() {
             if let Some(data) = &graph.tensors[tensor.0].initial {
                 self.values.entry(tensor).or_insert_with(|| match data {
@@ -65,4 +76,9 @@ impl Interpreter {
             }
         }
     }
+}
+
+/// Whether several elements share a word.
+fn is_packed(graph: &Graph, tensor: Tensor) -> bool {
+    matches!(graph.dtype(tensor), DType::F16 | DType::Q8_0)
 }

@@ -32,7 +32,7 @@ impl MemoryPlan {
     /// The largest tensors choose first (greedy by size, Pisarchyk & Lee 2020): each takes the smallest slot that
     /// is free for its lifetime. That slot is large enough, since all earlier tensors are at least as large.
     pub fn new(graph: &Graph, nodes: &[Node], profile: &DeviceProfile) -> Self {
-        let bytes = |tensor: Tensor| 4 * graph.elements(tensor) as u64;
+        let bytes = |tensor: Tensor| graph.bytes(tensor);
         let mut lives: BTreeMap<Tensor, RangeInclusive<usize>> = BTreeMap::new();
         for (index, node) in nodes.iter().enumerate() {
             for tensor in used(graph, node, profile) {
@@ -86,7 +86,7 @@ pub fn check_tensors(graph: &Graph, profile: &DeviceProfile) -> Result<()> {
     let Some(most) = profile.binding_bytes else { return Ok(()) };
     let executed = graph.executed();
     let tensors = executed.iter().flat_map(|node| used(graph, node, profile));
-    let bytes = |tensor: &Tensor| 4 * graph.elements(*tensor) as u64;
+    let bytes = |tensor: &Tensor| graph.bytes(*tensor);
     let Some(largest) = tensors.filter(|tensor| bytes(tensor) > most).max_by_key(bytes) else { return Ok(()) };
     let advice = match graph.origin(largest) {
         Origin::Stored(..) => {

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+mod dtype;
 mod fuse;
 mod interpreter;
 mod memory;
@@ -18,13 +19,14 @@ mod op;
 mod plan;
 mod store;
 
+pub use dtype::{BLOCK, DType, Element, HALF_BOUND, block_scale, half_bits};
 pub use interpreter::Interpreter;
 pub use memory::{MemoryPlan, Planned, check_tensors, planned_bytes, planned_together};
 pub use op::{Binding, Choice, DeviceProfile, Node, Op, Shapes, Wanted};
 pub use plan::{Plan, reserve};
 pub use store::{StoreMemory, Stores};
 
-/// A tensor of one graph. Elements are f32 or u32, always 4 bytes, row-major.
+/// A tensor of one graph, of elements of a [`DType`], row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tensor(usize);
 
@@ -32,7 +34,7 @@ pub struct Tensor(usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Store(pub &'static str);
 
-/// Stored tensors start at multiples of this many elements: 256 bytes, the largest alignment of a binding
+/// Stored tensors start at multiples of this many words of 4 bytes: 256 bytes, the largest alignment of a binding
 /// that WebGPU allows a device to require.
 pub const STORE_ALIGNMENT: usize = 64;
 
@@ -41,7 +43,7 @@ pub const STORE_ALIGNMENT: usize = 64;
 pub enum Origin {
     /// Written by the host before a replay; keeps its value until it is written again.
     Input,
-    /// A range of a [`Store`] that starts at this element.
+    /// A range of a [`Store`] that starts at this word of 4 bytes.
     Stored(Store, usize),
     /// The output of a node.
     Computed,
@@ -58,6 +60,7 @@ enum Initial {
 struct TensorInfo {
     name: String,
     shape: Vec<usize>,
+    dtype: DType,
     origin: Origin,
     kept: bool,
     /// An input's value until the host writes to it.
@@ -81,9 +84,19 @@ impl Graph {
         Self::default()
     }
 
-    /// A tensor that the host writes.
+    /// A tensor of f32 that the host writes.
     pub fn input(&mut self, name: &str, shape: &[usize]) -> Tensor {
-        self.declare(name.to_owned(), shape.to_vec(), Origin::Input)
+        self.input_of(DType::F32, name, shape)
+    }
+
+    /// A tensor of indices or keys, u32, that the host writes.
+    pub fn input_indices(&mut self, name: &str, shape: &[usize]) -> Tensor {
+        self.input_of(DType::U32, name, shape)
+    }
+
+    /// A tensor of any type that the host writes.
+    pub fn input_of(&mut self, dtype: DType, name: &str, shape: &[usize]) -> Tensor {
+        self.declare(name.to_owned(), shape.to_vec(), dtype, Origin::Input)
     }
 
     /// A tensor whose value never changes.
@@ -97,15 +110,20 @@ impl Graph {
     /// A tensor of constant indices.
     pub fn constant_indices(&mut self, name: &str, shape: &[usize], data: Vec<u32>) -> Tensor {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "{name} needs one value per element");
-        let tensor = self.input(name, shape);
+        let tensor = self.input_indices(name, shape);
         self.tensors[tensor.0].initial = Some(Initial::U32(data));
         tensor
     }
 
-    /// A tensor in a store that starts at element `offset`, a multiple of [`STORE_ALIGNMENT`].
+    /// A tensor of f32 in a store that starts at word `offset`, a multiple of [`STORE_ALIGNMENT`].
     pub fn stored(&mut self, name: &str, shape: &[usize], store: Store, offset: usize) -> Tensor {
+        self.stored_of(DType::F32, name, shape, store, offset)
+    }
+
+    /// The same of any type. Those of `F16` and `Q8_0` are frozen: no op writes them.
+    pub fn stored_of(&mut self, dtype: DType, name: &str, shape: &[usize], store: Store, offset: usize) -> Tensor {
         assert_eq!(offset % STORE_ALIGNMENT, 0, "{name} is not aligned");
-        self.declare(name.to_owned(), shape.to_vec(), Origin::Stored(store, offset))
+        self.declare(name.to_owned(), shape.to_vec(), dtype, Origin::Stored(store, offset))
     }
 
     /// Declares that gradients of `parameter` accumulate in `gradient`, a stored tensor of the same shape.
@@ -120,9 +138,10 @@ impl Graph {
         let outputs = op
             .output_shapes(&shapes)
             .into_iter()
-            .map(|shape| {
+            .enumerate()
+            .map(|(index, shape)| {
                 let name = self.scoped(op.name());
-                self.declare(name, shape, Origin::Computed)
+                self.declare(name, shape, op.output_type(index), Origin::Computed)
             })
             .collect::<Vec<_>>();
         self.push_into(op, inputs, &outputs);
@@ -139,6 +158,14 @@ impl Graph {
     /// Applies an op whose outputs are existing tensors in a store.
     pub fn push_into(&mut self, op: impl Op + 'static, inputs: &[Tensor], outputs: &[Tensor]) {
         let label = self.scoped(op.name());
+        for (index, tensor) in inputs.iter().enumerate() {
+            let (found, expected) = (self.dtype(*tensor), op.input_type(index));
+            assert_eq!(found, expected, "{label} reads `{}` as another type", self.name(*tensor));
+        }
+        for (index, tensor) in outputs.iter().enumerate() {
+            let (found, expected) = (self.dtype(*tensor), op.output_type(index));
+            assert_eq!(found, expected, "{label} writes `{}` as another type", self.name(*tensor));
+        }
         self.nodes.push(Node { op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.to_vec(), label });
     }
 
@@ -172,7 +199,8 @@ impl Graph {
             let again = outputs
                 .iter()
                 .map(|tensor| {
-                    let again = self.declare(label.clone(), self.shape(*tensor).to_vec(), Origin::Computed);
+                    let (shape, dtype) = (self.shape(*tensor).to_vec(), self.dtype(*tensor));
+                    let again = self.declare(label.clone(), shape, dtype, Origin::Computed);
                     repeated.insert(*tensor, again);
                     again
                 })
@@ -221,8 +249,13 @@ impl Graph {
 
     /// A scratch tensor of a node; nothing else reads it.
     pub fn scratch(&mut self, shape: &[usize]) -> Tensor {
+        self.scratch_of(DType::F32, shape)
+    }
+
+    /// The same of any type.
+    pub fn scratch_of(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
         let name = self.scoped("scratch");
-        self.declare(name, shape.to_vec(), Origin::Computed)
+        self.declare(name, shape.to_vec(), dtype, Origin::Computed)
     }
 
     /// Keeps a tensor's value readable after a replay: its memory is not reused.
@@ -250,6 +283,16 @@ impl Graph {
     /// Number of elements of a tensor.
     pub fn elements(&self, tensor: Tensor) -> usize {
         self.shape(tensor).iter().product()
+    }
+
+    /// The type of a tensor's elements.
+    pub fn dtype(&self, tensor: Tensor) -> DType {
+        self.tensors[tensor.0].dtype
+    }
+
+    /// Bytes of a tensor.
+    pub fn bytes(&self, tensor: Tensor) -> u64 {
+        self.dtype(tensor).bytes(self.shape(tensor))
     }
 
     /// A tensor's name.
@@ -288,9 +331,9 @@ impl Graph {
         self.executed().iter().map(|node| node.op.dispatches(&self.shapes(node), profile).len()).sum()
     }
 
-    fn declare(&mut self, name: String, shape: Vec<usize>, origin: Origin) -> Tensor {
+    fn declare(&mut self, name: String, shape: Vec<usize>, dtype: DType, origin: Origin) -> Tensor {
         assert!(shape.iter().all(|extent| *extent > 0), "{name} has an empty shape {shape:?}");
-        self.tensors.push(TensorInfo { name, shape, origin, kept: false, initial: None, gradient: None });
+        self.tensors.push(TensorInfo { name, shape, dtype, origin, kept: false, initial: None, gradient: None });
         Tensor(self.tensors.len() - 1)
     }
 

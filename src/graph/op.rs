@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Graph, Tensor};
+use super::{DType, Graph, Tensor};
 use crate::gpu::{DeviceKind, Dispatch, Gpu, Tuning};
 
 /// Refers to a tensor of a node in a dispatch.
@@ -110,6 +110,18 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// # Panics
     /// If the inputs do not fit: models check user input before they record.
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>>;
+
+    /// The type of the elements that it reads of an input.
+    fn input_type(&self, index: usize) -> DType {
+        let _ = index;
+        DType::F32
+    }
+
+    /// The type of the elements of an output.
+    fn output_type(&self, index: usize) -> DType {
+        let _ = index;
+        DType::F32
+    }
 
     /// Records the vector-Jacobian product. `gradients` are those of the outputs, `None` where nothing flows
     /// back; at least one is there, and at least one input wants its gradient. Returns a gradient for every input

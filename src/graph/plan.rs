@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Binding, DeviceProfile, Graph, Initial, MemoryPlan, Node, Origin, Stores, Tensor, check_tensors, memory::share,
-    planned_bytes,
+    Binding, DType, DeviceProfile, Element, Graph, Initial, MemoryPlan, Node, Origin, Stores, Tensor, check_tensors,
+    memory::share, planned_bytes,
 };
 use crate::error::Result;
 use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, Work};
@@ -22,7 +22,7 @@ pub struct Plan {
     gpu: Arc<Gpu>,
     dispatches: Vec<BoundDispatch>,
     regions: HashMap<Tensor, Region>,
-    elements: HashMap<Tensor, usize>,
+    types: HashMap<Tensor, DType>,
     /// The dispatches of each submission, once their times have been measured.
     submissions: Vec<Range<usize>>,
     /// What each dispatch does; empty unless the device is profiled.
@@ -53,14 +53,14 @@ impl Plan {
         let planned_bytes = planned_bytes(graph, profile).reused;
         let slots = slots(gpu, &memory.slots, planned_bytes)?;
         let mut regions = HashMap::new();
-        let mut elements = HashMap::new();
+        let mut types = HashMap::new();
         for tensor in graph.tensors() {
-            let bytes = 4 * graph.elements(tensor) as u64;
+            let bytes = graph.bytes(tensor);
             let region = match graph.origin(tensor) {
                 Origin::Input => Region { buffer: gpu.allocate(graph.name(tensor), bytes)?, offset: 0, bytes },
-                Origin::Stored(store, element) => {
+                Origin::Stored(store, word) => {
                     let memory = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
-                    let region = memory.region(4 * element as u64, bytes);
+                    let region = memory.region(DType::U32.bytes(&[word]), bytes);
                     region.unwrap_or_else(|| panic!("{} reaches beyond a chunk of its store", graph.name(tensor)))
                 }
                 Origin::Computed if memory.kept.contains(&tensor) => {
@@ -78,7 +78,7 @@ impl Plan {
                 None => {}
             }
             regions.insert(tensor, region);
-            elements.insert(tensor, graph.elements(tensor));
+            types.insert(tensor, graph.dtype(tensor));
         }
         let mut unbound: Vec<Dispatch<Region>> = Vec::new();
         let mut works = Vec::new();
@@ -106,7 +106,7 @@ impl Plan {
             gpu: gpu.clone(),
             dispatches,
             regions,
-            elements,
+            types,
             submissions: Vec::new(),
             works,
             kernel_time: Duration::ZERO,
@@ -142,11 +142,20 @@ impl Plan {
     /// Writes an input.
     ///
     /// # Panics
-    /// If the number of elements differs from the tensor's.
-    pub fn write<T: bytemuck::NoUninit>(&self, tensor: Tensor, data: &[T]) {
-        assert_eq!(data.len(), self.elements[&tensor], "an input must be written as a whole");
+    /// If the type or number of the elements differs from the tensor's.
+    pub fn write<T: Element>(&self, tensor: Tensor, data: &[T]) {
+        assert_eq!(T::TYPE, self.types[&tensor], "an input must be written in its own type");
+        self.write_words(tensor, bytemuck::cast_slice(data));
+    }
+
+    /// Writes an input of any type as the words that [`DType`] defines.
+    ///
+    /// # Panics
+    /// If the number of words differs from the tensor's.
+    pub fn write_words(&self, tensor: Tensor, words: &[u32]) {
         let region = self.region(tensor);
-        self.gpu.write(&region.buffer, region.offset, data);
+        assert_eq!(size_of_val(words) as u64, region.bytes, "an input is written whole");
+        self.gpu.write(&region.buffer, region.offset, words);
     }
 
     /// Reads tensors back, one after the other.

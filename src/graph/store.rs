@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Store;
+use super::{DType, Store};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Region};
 
@@ -32,13 +32,14 @@ impl From<Arc<Buffer>> for StoreMemory {
 }
 
 impl StoreMemory {
-    /// Zeroed memory for these ranges of 4-byte elements, which follow each other.
+    /// Zeroed memory for these ranges of words of 4 bytes, which follow each other.
     ///
     /// # Errors
     /// If a range is larger than the device allows, or memory is short.
     pub fn allocate(gpu: &Arc<Gpu>, label: &str, ranges: &[Range<usize>]) -> Result<Self> {
         let chunk = |range: &Range<usize>| {
-            Ok(Chunk { first: 4 * range.start as u64, buffer: gpu.allocate(label, 4 * range.len() as u64)? })
+            let bytes = |words: usize| DType::U32.bytes(&[words]);
+            Ok(Chunk { first: bytes(range.start), buffer: gpu.allocate(label, bytes(range.len()))? })
         };
         Ok(Self { chunks: ranges.iter().map(chunk).collect::<Result<_>>()? })
     }

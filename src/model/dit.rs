@@ -263,7 +263,7 @@ impl<'a> Dit<'a> {
             let patches = graph.apply(Patchify(config.input_patches()), &[x]);
             // As a linear layer the convolution's weight is [hidden, channels · patch · patch].
             let h = self.linear(graph, "x_embedder.proj", patches);
-            let positions = self.parameters.get(graph, "pos_embed");
+            let positions = self.parameters.get("pos_embed");
             graph.apply(AddBroadcast, &[h, positions])
         });
         for block in 0..config.depth {
@@ -320,7 +320,7 @@ impl<'a> Dit<'a> {
         let hidden = self.linear(graph, "t_embedder.mlp.0", features);
         let hidden = graph.apply(Activation::Silu, &[hidden]);
         let time = self.linear(graph, "t_embedder.mlp.2", hidden);
-        let table = self.parameters.get(graph, "y_embedder.embedding_table.weight");
+        let table = self.parameters.get("y_embedder.embedding_table.weight");
         let class = graph.apply(Embedding, &[table, labels]);
         let sum = graph.apply(Add, &[time, class]);
         graph.apply(Activation::Silu, &[sum])

@@ -59,6 +59,11 @@ impl Lora {
         Ok(Self { layers: layers.collect() })
     }
 
+    /// An adapter without layers.
+    pub(super) fn none() -> Self {
+        Self { layers: Vec::new() }
+    }
+
     /// The adapted layers.
     pub fn layers(&self) -> &[LoraLayer] {
         &self.layers

@@ -4,6 +4,7 @@ mod adapter;
 mod classifier;
 mod dit;
 mod file;
+mod frozen;
 mod import;
 mod initialise;
 mod layout;
@@ -16,6 +17,7 @@ pub use dit::{Dit, DitConfig};
 pub use file::{
     Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
 };
+pub use frozen::Frozen;
 pub use import::{NullClass, default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Lora, LoraLayer};

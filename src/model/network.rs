@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::adapter::Adapter;
 use super::dit::{Dit, DitConfig};
+use super::frozen::Frozen;
 use super::layout::{Layout, Parameters};
 use super::lora::Lora;
+use crate::config::WeightType;
 use crate::graph::{Graph, Store};
 
 /// The frozen weights of the base model: an adapter is added to them, and drift and the reference penalty are measured
@@ -23,19 +25,26 @@ pub struct Network {
     pub dit: DitConfig,
     /// The adapter of [`BASE`]; `None` if the store contains all weights.
     pub lora: Option<Lora>,
+    /// How [`BASE`] is stored.
+    pub weights: WeightType,
 }
 
 impl From<&DitConfig> for Network {
     /// A model with all weights in one store.
     fn from(dit: &DitConfig) -> Self {
-        Self::new(dit, None)
+        Self::new(dit, None, WeightType::F32)
     }
 }
 
 impl Network {
-    /// A flow model with an adapter's layers, if there is one.
-    pub fn new(dit: &DitConfig, adapter: Option<&Adapter>) -> Self {
-        Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()) }
+    /// A flow model with an adapter's layers, if there is one, on a base that is stored as `weights`.
+    pub fn new(dit: &DitConfig, adapter: Option<&Adapter>, weights: WeightType) -> Self {
+        Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights }
+    }
+
+    /// The flow model of [`BASE`] alone: that of an adapter without layers.
+    pub fn base(dit: &DitConfig, weights: WeightType) -> Self {
+        Self { dit: dit.clone(), lora: Some(Lora::none()), weights }
     }
 
     /// The layout of the trained store.
@@ -53,6 +62,6 @@ impl Network {
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
             lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
-        self.dit.layout().declare(graph, BASE, None).with_lora(trained, factors)
+        Frozen::new(&self.dit.layout(), self.weights).declare(graph, BASE).with_lora(trained, factors)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{independent, rows_and_columns, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Logits `[R, C]`, labels `[R]` (u32, below C) and weights `[R]` to
 /// 0. losses `[R]`, −weight · ln of the label's probability: the only output with a gradient (to the logits),
@@ -20,6 +20,10 @@ pub fn cross_entropy(graph: &mut Graph, logits: Tensor, labels: Tensor, weight: 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
+    }
+
+    fn input_type(&self, index: usize) -> DType {
+        if index == 1 { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
@@ -75,6 +79,10 @@ struct CrossEntropyBackward;
 impl Op for CrossEntropyBackward {
     fn name(&self) -> &'static str {
         "cross_entropy_backward"
+    }
+
+    fn input_type(&self, index: usize) -> DType {
+        if index == 1 { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {

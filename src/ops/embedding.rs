@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index past the end of the table takes the last
 /// entry.
@@ -19,6 +19,10 @@ struct EmbeddingBackward {
 impl Op for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
+    }
+
+    fn input_type(&self, index: usize) -> DType {
+        if index == 1 { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
@@ -67,6 +71,10 @@ impl Op for Embedding {
 impl Op for EmbeddingBackward {
     fn name(&self) -> &'static str {
         "embedding_backward"
+    }
+
+    fn input_type(&self, index: usize) -> DType {
+        if index == 0 { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {

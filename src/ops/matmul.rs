@@ -6,13 +6,16 @@ use super::matmul_joined::MatMulJoined;
 use super::sum_rows::add_up;
 use super::{SumRows, independent, word};
 use crate::gpu::{Dispatch, Kernel, grid_1d, shader};
-use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
+use crate::graph::{Binding, Choice, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
 ///
 /// Inputs `A [.., M, K]` (or `[.., K, M]` if transposed), `B [K, N]` (or `[N, K]`) and, optionally, `bias [N]`.
 /// Without `batched`, the leading dimensions of `A` count as rows. With it, both operands have one leading
 /// dimension over which products are independent.
+///
+/// `B` may be frozen weights of 16 or 8 bits: kernels decode them where they load them, exactly and in integer
+/// arithmetic, so that a product has the bits that it has with the decoded weights in f32. They have no gradient.
 ///
 /// In every kernel, each element is summed over K in increasing order in one invocation: a row's bits do not
 /// depend on the rows around it, nor on the kernel if the device rounds correctly. Only a product that
@@ -29,11 +32,13 @@ pub struct MatMul {
     pub batched: bool,
     /// Add to the output, which is a stored tensor.
     pub accumulate: bool,
+    /// The type of `B`.
+    pub weights: DType,
 }
 
 /// `y = x·Wᵀ + b`: `x [.., K]`, `weight [N, K]`, `bias [N]` to `[.., N]`.
 pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-    graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight, bias])
+    graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), ..MatMul::default() }, &[x, weight, bias])
 }
 
 /// The kernels; their names can be forced.
@@ -92,6 +97,8 @@ pub(super) struct Geometry {
     a: [usize; 2],
     /// Strides of `B` along K and along columns.
     b: [usize; 2],
+    /// The type of `B`.
+    weights: DType,
 }
 
 impl MatMul {
@@ -104,14 +111,16 @@ impl MatMul {
     }
 
     /// The product without its number of rows: the name under which measurements are stored. The K of an accumulating
-    /// product is all rows of a batch, so the gradient of a weight is named after its own sizes, M and N.
+    /// product is all rows of a batch, so the gradient of a weight is named after its own sizes, M and N. Each type of
+    /// weights is a workload of its own.
     fn workload(&self, geometry: &Geometry) -> String {
-        let Self { transpose_a, transpose_b, batched, accumulate } = self;
+        let Self { transpose_a, transpose_b, batched, accumulate, weights } = self;
         let (other, size) = if *accumulate { ("m", geometry.m) } else { ("k", geometry.k) };
         let marks =
             [(*transpose_a, " at"), (*transpose_b, " bt"), (*batched, " batched"), (*accumulate, " accumulate")];
         let marks: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
-        format!("matmul n={} {other}={size}{marks}", geometry.n)
+        let weights = if *weights == DType::F32 { String::new() } else { format!(" {weights}") };
+        format!("matmul n={} {other}={size}{marks}{weights}", geometry.n)
     }
 
     /// The requested variant, or else the usual one. It does not depend on the epilogue: whether a value is kept
@@ -152,6 +161,7 @@ impl MatMul {
             k,
             a: if self.transpose_a { [1, a_columns] } else { [a_columns, 1] },
             b: if self.transpose_b { [1, b_columns] } else { [b_columns, 1] },
+            weights: self.weights,
         }
     }
 }
@@ -189,7 +199,7 @@ impl Geometry {
                 (kernel.with("ROWS", word(rows)), [rows, (lanes * columns) as usize])
             }
         };
-        let kernel = kernel.with("EPILOGUE", shader::epilogue(epilogue.name));
+        let kernel = kernel.with("EPILOGUE", shader::epilogue(epilogue.name)).with("WEIGHTS", loader(self.weights));
         let (tiles_m, tiles_n) = (self.m.div_ceil(rows), self.n.div_ceil(columns));
         let (batches, a_batch, b_batch) = match slice {
             None => (self.batches, self.m * self.k, self.k * self.n),
@@ -205,6 +215,16 @@ impl Geometry {
             Variant::Register => independent(kernel, &reads, epilogue.writes, params, tiles),
             _ => Dispatch { kernel, reads, writes: epilogue.writes.to_vec(), params, grid: grid_1d(tiles as u64) },
         }
+    }
+}
+
+/// The number of the file in `shaders/weights` that loads weights of this type.
+fn loader(weights: DType) -> u32 {
+    match weights {
+        DType::F32 => shader::weights("f32"),
+        DType::F16 => shader::weights("f16"),
+        DType::Q8_0 => shader::weights("q8_0"),
+        DType::U32 => panic!("weights cannot be indices"),
     }
 }
 
@@ -229,7 +249,13 @@ impl Op for MatMul {
         "matmul"
     }
 
+    fn input_type(&self, index: usize) -> DType {
+        if index == 1 { self.weights } else { DType::F32 }
+    }
+
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        let is_plain = self.weights == DType::F32;
+        assert!(is_plain || !(self.transpose_a || self.batched || self.accumulate), "frozen weights: {self:?}");
         let geometry = self.geometry(inputs[0], inputs[1]);
         if let Some(bias) = inputs.get(2) {
             assert_eq!(*bias, [geometry.n], "the bias needs one element per column");
@@ -253,6 +279,7 @@ impl Op for MatMul {
     ) -> Vec<Option<Tensor>> {
         let [a, b] = [inputs[0], inputs[1]];
         let Some(dc) = gradients[0] else { return vec![None; inputs.len()] };
+        assert!(self.weights == DType::F32 || wanted[1] == Wanted::No, "weights of {} are frozen", self.weights);
         // C = op(A)·op(B): the four cases of dA = dC·op(B)ᵀ and dB = op(A)ᵀ·dC, each as a product that reads
         // its operands as stored.
         let da = match (self.transpose_a, self.transpose_b) {
@@ -270,7 +297,8 @@ impl Op for MatMul {
             .into_iter()
             .zip(wanted)
             .map(|((operands, transpose_a, transpose_b), want)| {
-                let product = Self { transpose_a, transpose_b, batched: self.batched, accumulate: false };
+                let product =
+                    Self { transpose_a, transpose_b, batched: self.batched, accumulate: false, weights: self.weights };
                 match want {
                     Wanted::No => None,
                     Wanted::Fresh => Some(graph.apply(product, &operands)),

@@ -37,7 +37,7 @@ pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use embedding::Embedding;
 pub use gated_residual::GatedResidual;
 pub use guidance::Guidance;
-pub use half_precision::{FromHalf, HALF_BOUND, HalfRange, ToHalf, pack_half};
+pub use half_precision::{FromHalf, HalfRange, ToHalf};
 pub use layer_norm::LayerNorm;
 pub use matmul::{MatMul, linear};
 pub use mean_squared_error::{MeanSquaredError, mean_squared_error};

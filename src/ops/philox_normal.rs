@@ -3,7 +3,7 @@
 use super::{independent, word};
 use crate::flow::noise::{NoiseKey, normals};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, DeviceProfile, Op, Shapes};
+use crate::graph::{Binding, DType, DeviceProfile, Op, Shapes};
 
 /// The noise of [`crate::flow::noise`]: keys `[R, 5]` u32 ([`NoiseKey::words`]) to `[R, row_shape..]` f32.
 ///
@@ -31,6 +31,14 @@ impl PhiloxNormal {
 impl Op for PhiloxNormal {
     fn name(&self) -> &'static str {
         "philox_normal"
+    }
+
+    fn input_type(&self, _: usize) -> DType {
+        DType::U32
+    }
+
+    fn output_type(&self, _: usize) -> DType {
+        if self.raw { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {

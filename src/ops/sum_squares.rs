@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{sum_pairs, word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
+use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// Elements that one workgroup of the first pass adds up.
 const BLOCK: usize = 4096;
@@ -69,6 +69,10 @@ pub struct SumSquares {
 impl Op for SumSquares {
     fn name(&self) -> &'static str {
         "sum_squares"
+    }
+
+    fn input_type(&self, index: usize) -> DType {
+        if index == 1 { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {

@@ -36,7 +36,7 @@ impl ClassifierScorer {
         let weights = config.layout().upload(gpu, "classifier", &model.weights)?;
         let mut graph = Graph::new();
         let images = graph.input("images", &[BATCH, config.dim()]);
-        let labels = graph.input("labels", &[BATCH]);
+        let labels = graph.input_indices("labels", &[BATCH]);
         let weight = graph.constant("weight", &[BATCH], vec![1.0; BATCH]);
         let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
         let logits = Classifier::new(parameters).logits(&mut graph, images);

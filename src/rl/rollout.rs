@@ -6,7 +6,7 @@ use crate::config::{Config, ObjectiveName};
 use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Command, Gpu};
-use crate::graph::{Store, StoreMemory, Stores};
+use crate::graph::{DType, Store, StoreMemory, Stores};
 use crate::model::{DitConfig, Network};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling};
 
@@ -58,7 +58,7 @@ pub(super) fn stored_slots(config: &Config) -> Result<usize> {
 
 /// The trajectory stores and their bytes.
 pub(super) fn store_bytes(config: &Config, dit: &DitConfig) -> Result<Vec<(Store, u64)>> {
-    let bytes = 4 * (stored_slots(config)? * config.samples_per_rollout() * dit.dim()) as u64;
+    let bytes = DType::F32.bytes(&[stored_slots(config)?, config.samples_per_rollout(), dit.dim()]);
     let stores: &[Store] = match config.objective.name {
         ObjectiveName::Nft => &[STATES],
         _ => &[STATES, VELOCITIES],
@@ -120,7 +120,7 @@ impl RolloutCollector {
         let images = self.sampling.draw_visited(&table, &requests, start.as_deref(), |visit| {
             let Some(slot) = trained.iter().position(|step| *step == visit.step) else { return Ok(()) };
             let Some(velocities) = stores.get(&VELOCITIES) else { return Ok(()) };
-            let offset = 4 * ((slot * samples + visit.first) * dim) as u64;
+            let offset = DType::F32.bytes(&[slot * samples + visit.first, dim]);
             let to = |memory: &StoreMemory| memory.region(offset, visit.x.bytes).expect("trajectories have room");
             let (to_states, to_velocities) = (to(&stores[&STATES]), to(velocities));
             gpu.encode([

@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use super::guard::{RunGuard, Watch};
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
-use crate::config::{Command, Config, ObjectiveName};
+use crate::config::{Command, Config, ObjectiveName, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluation, Evaluator, Reference, upload_base};
+use crate::evaluate::{Evaluation, Evaluator, Reference, frozen};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
@@ -117,24 +117,30 @@ impl TrainingRun {
             Some(_) => Trainer::observed(gpu, &trained, base)?,
         };
         let done = newest.map(|newest| trainer.restore(&newest)).transpose()?.unwrap_or(0);
-        // What drift is measured against stays, as the trainer's penalty may need it too; the weights as they are
-        // only until the base is measured.
+        // What drift is measured against stays, as the trainer's penalty may need it too.
         let frozen = match trainer.base() {
             Some(store) => store.clone(),
-            None => upload_base(gpu, config, &dit, &base.weights)?,
-        };
-        let base_store = match config.train.half_base {
-            false => frozen.clone(),
-            true => dit.layout().upload(gpu, "base model", &base.weights)?,
+            None => frozen(config, &dit).upload(gpu, BASE.0, &base.weights)?,
         };
         let mut stores = trainer.optimizer.average_stores();
         stores.insert(BASE, frozen.clone());
-        let reference = match trainer.start() {
-            None => Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, base_store)]) },
-            Some(start) => {
+        // The model that the run begins with, until it is measured: an adapter begins with its base as it is stored, all
+        // weights begin as they are in the file.
+        let reference = match (trainer.start(), config.lora.is_used(), config.model.weights) {
+            (Some(start), ..) => {
                 stores.insert(START, start.clone());
                 let stores = Stores::from([(PARAMETERS, start.clone()), (BASE, frozen)]);
                 Reference { network: trainer.network().clone(), stores }
+            }
+            (None, true, weights) => {
+                Reference { network: Network::base(&dit, weights), stores: Stores::from([(BASE, frozen)]) }
+            }
+            (None, false, WeightType::F32) => {
+                Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, frozen)]) }
+            }
+            (None, false, _) => {
+                let whole = dit.layout().upload(gpu, "base model", &base.weights)?;
+                Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, whole)]) }
             }
         };
 

@@ -12,13 +12,13 @@ use super::saved::Saved;
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
 use crate::autodiff::LostInHalf;
-use crate::config::{Config, LogProb, ObjectiveName};
+use crate::config::{Config, LogProb, ObjectiveName, WeightType};
 use crate::error::{Error, Result};
-use crate::evaluate::{base_bytes, upload_base};
+use crate::evaluate::frozen;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{
-    DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
+    DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
 };
 use crate::model::{Adapter, BASE, DitConfig, Model, Network, START};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
@@ -85,6 +85,8 @@ pub struct Trainer {
     updater: Updater,
     rewards: Rewards,
     base: Option<StoreMemory>,
+    /// The weights of an adapter's base, if the device has them rounded: what the adapter is merged into.
+    exact_base: Option<Vec<f32>>,
     /// The adapter that the run began with, if it went on from one, as checkpoints keep it.
     began_with: Option<Vec<f32>>,
     /// The same on the device, if the distance to the start is measured from it.
@@ -112,7 +114,7 @@ impl Trainer {
     pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Result<Cost> {
         config.rollout.chosen_classes(dit.num_classes)?;
         dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
-        let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref());
+        let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;
         let update = UpdateGraph::record(config, &network)?;
@@ -128,8 +130,8 @@ impl Trainer {
         let plans = [&update.graph, &step.graph, &noise].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
-            + if keeps_base(config) { base_bytes(config, dit) } else { 0 }
-            + if config.lora.starts_from_adapter() { 4 * layout.elements() as u64 } else { 0 }
+            + if keeps_base(config) { frozen(config, dit).bytes() } else { 0 }
+            + if config.lora.starts_from_adapter() { DType::F32.bytes(&[layout.elements()]) } else { 0 }
             + images_bytes(dit, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
@@ -168,10 +170,10 @@ impl Trainer {
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let adapter = Adapter::begin(config, &dit)?;
         let weights = adapter.as_ref().map_or(&model.weights, |it| &it.weights);
-        let network = Network::new(&dit, adapter.as_ref());
+        let network = Network::new(&dit, adapter.as_ref(), config.model.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
         let base = match keeps_base(config) {
-            true => Some(upload_base(gpu, config, &dit, &model.weights)?),
+            true => Some(frozen(config, &dit).upload(gpu, BASE.0, &model.weights)?),
             false => None,
         };
         let began_with = adapter.filter(|_| config.lora.adapter.is_some()).map(|adapter| adapter.weights);
@@ -179,7 +181,7 @@ impl Trainer {
             Some(weights) if config.lora.starts_from_adapter() => Some(network.layout().upload(gpu, START.0, weights)?),
             _ => None,
         };
-        let frozen = || {
+        let base_stores = || {
             let stores = [(BASE, &base), (START, &start)].into_iter();
             stores.filter_map(|(store, buffer)| Some((store, buffer.clone()?)))
         };
@@ -188,11 +190,11 @@ impl Trainer {
             ObjectiveName::Nft => optimizer.average_stores(),
             _ => optimizer.stores().clone(),
         };
-        drawing.extend(frozen());
+        drawing.extend(base_stores());
         let _held = cost.reserve(gpu)?;
         let collector = RolloutCollector::new(gpu, config, &network, classes, &drawing)?;
         let mut others = collector.stores();
-        others.extend(frozen());
+        others.extend(base_stores());
         let updater = updater(gpu, config, &network, &optimizer, others)?;
         let rewards = Rewards::new(gpu, &config.reward, &dit, &model.class_names)?;
         Ok(Self {
@@ -203,6 +205,8 @@ impl Trainer {
             collector,
             updater,
             rewards,
+            exact_base: (config.lora.is_used() && config.model.weights != WeightType::F32)
+                .then(|| model.weights.clone()),
             base,
             began_with,
             start,
@@ -311,13 +315,16 @@ impl Trainer {
         &mut self.rewards
     }
 
-    /// The averaged weights as a model, an adapter merged into its base: what is evaluated and kept.
+    /// The averaged weights as a model, an adapter merged into its base as the model's file has it: what is kept.
     ///
     /// # Errors
     /// If the device is lost.
     pub fn averaged_model(&self) -> Result<Model> {
         match (self.averaged_adapter()?, &self.base) {
-            (Some(adapter), Some(base)) => adapter.merge("the base", &self.saved().model(base.read(&self.gpu)?), 1.0),
+            (Some(adapter), Some(base)) => {
+                let weights = self.exact_base.clone().map_or_else(|| base.read(&self.gpu), Ok)?;
+                adapter.merge("the base", &self.saved().model(weights), 1.0)
+            }
             _ => Ok(self.saved().model(self.optimizer.read(AVERAGE)?)),
         }
     }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
 use crate::flow::sampler::Transition;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
-use crate::graph::{Plan, Stores};
+use crate::graph::{DType, Plan, Stores};
 use crate::model::{DitConfig, Network};
 use crate::ops::{AdamWSettings, PolicyObjective};
 use crate::optimizer::{GradientNorm, Optimizer};
@@ -51,7 +51,7 @@ pub(super) fn record_bytes(config: &Config) -> Result<u64> {
     let updates = config.train.updates_per_rollout * config.train.inner_epochs;
     let terms = updates * trained_slots(config)? * config.samples_per_update();
     let numbers = OUTCOME + usize::from(config.objective.reference.beta > 0.0);
-    Ok(4 * (terms * numbers + 2 * updates) as u64)
+    Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
 
 /// The row (a, b, s) of a trained step. DiffusionNFT puts noise on the sample itself: x = (1 − σ)·x_0 + σ·ε.

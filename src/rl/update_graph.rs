@@ -137,10 +137,10 @@ impl UpdateGraph {
         let dit = &network.dit;
         let batch = config.update_micro_batch();
         let mut graph = Graph::new();
-        let indices = graph.input("rows of the trajectory", &[batch]);
+        let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
-        let labels = graph.input("labels", &[batch]);
-        let keys = graph.input("noise keys", &[batch, 5]);
+        let labels = graph.input_indices("labels", &[batch]);
+        let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);

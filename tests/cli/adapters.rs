@@ -185,7 +185,12 @@ fn what_it_costs_is_known_before() {
     // A and B of 8 -> 24, 8 -> 8, 8 -> 32 and 32 -> 8.
     let trained = 2 * (8 + 24 + 8 + 8 + 8 + 32 + 32 + 8);
     assert!(parameters.ends_with(&format!("({trained} trained)")), "{parameters}");
-    assert!(dry.contains("with train.half_activations = true") && !dry.contains("with train.half_base"), "{dry}");
+    assert!(
+        dry.contains("with train.half_activations = true")
+            && dry.contains("with model.weights = \"q8_0\"")
+            && dry.contains("frozen base "),
+        "{dry}"
+    );
 }
 
 #[test]
@@ -222,7 +227,7 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.rank=2 --set train.half_base=true",
             2,
-            &["`train.half_base`", "a part of the policy itself"],
+            &["`train.half_base` is now `model.weights`", "set `model.weights` = \"f16\""],
         ),
         case(
             nothing,

@@ -101,12 +101,26 @@ fn a_base_that_does_not_fit_is_refused() {
     ] {
         let here = Workplace::new();
         scale_values(&here, exponent);
-        let ended = here.run("train --config train.toml --out run --set train.half_base=true");
+        let ended = here.run("train --config train.toml --out run --set model.weights=f16");
         assert_eq!(ended.code, Some(2), "{exponent}: {}", ended.err);
-        for text in expected.into_iter().chain(["`train.half_base` cannot keep", "set `train.half_base` = false"]) {
+        for text in
+            expected.into_iter().chain(["`model.weights` = \"f16\" cannot keep", "set `model.weights` = \"f32\""])
+        {
             assert!(ended.err.contains(text), "{exponent} {text}: {}", ended.err);
         }
         assert!(!here.path("run").exists(), "nothing is begun");
     }
-    Workplace::new().run("train --config train.toml --out run --set train.half_base=true").succeeds();
+    Workplace::new().run("train --config train.toml --out run --set model.weights=f16").succeeds();
+}
+
+#[test]
+fn pretraining_has_no_frozen_weights() {
+    let here = Workplace::new();
+    let ended = here.run("pretrain --config pretrain.toml --out run --set model.weights=q8_0");
+    assert!(
+        ended.err.contains("`model.weights` = \"q8_0\" is for frozen weights, and pretrain has none"),
+        "{}",
+        ended.err
+    );
+    ended.succeeds();
 }

@@ -85,7 +85,7 @@ fn an_imported_model_samples_by_plain_euler_steps() {
     let config = model.dit("it").unwrap();
     let mut graph = Graph::new();
     let x = graph.input("x", &config.image_shape(labels.len()));
-    let [time, classes] = ["time", "labels"].map(|name| graph.input(name, &[labels.len()]));
+    let (time, classes) = (graph.input("time", &[labels.len()]), graph.input_indices("labels", &[labels.len()]));
     let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
     let velocity = Dit::new(config, parameters).velocity(&mut graph, x, time, classes);
     let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::gpu::{Gpu, Options};
-use flowdppo_wgpu::graph::{DeviceProfile, Graph, Interpreter, Plan, Stores, Tensor};
+use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Interpreter, Plan, Stores, Tensor};
 
 /// The device of this test binary. No adapter is a failure, never a pass.
 pub fn gpu() -> &'static Arc<Gpu> {
@@ -64,6 +64,15 @@ impl Input {
     fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// The type of its elements.
+    pub fn dtype(&self) -> DType {
+        if matches!(self.values, Values::Index(_)) { DType::U32 } else { DType::F32 }
+    }
+
+    fn declare(&self, graph: &mut Graph) -> Tensor {
+        graph.input_of(self.dtype(), "input", &self.shape)
+    }
 }
 
 /// splitmix64: small, and independent of the generator under test.
@@ -102,8 +111,7 @@ impl Random {
 }
 
 fn as_f64(input: &Input, words: &[u32]) -> Vec<f64> {
-    let is_index = matches!(input.values, Values::Index(_));
-    words.iter().map(|word| if is_index { f64::from(*word) } else { f64::from(f32::from_bits(*word)) }).collect()
+    input.dtype().decode(words, input.elements())
 }
 
 /// Mean squared error over mean square: free of scale. 1e-12 is a relative error of 1e-6, about ten
@@ -116,18 +124,27 @@ pub fn nmse(actual: &[f32], expected: &[f64]) -> f64 {
     if error == 0.0 { 0.0 } else { error / scale.max(f64::MIN_POSITIVE) }
 }
 
-/// Runs what `build` records on the device, for inputs given as (shape, words); returns the words of every
+/// Runs what `build` records on the device, for inputs of f32 given as (shape, words); returns the words of every
 /// output.
 pub fn run(inputs: &[(&[usize], &[u32])], build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>) -> Vec<Vec<u32>> {
+    let inputs: Vec<_> = inputs.iter().map(|(shape, words)| (DType::F32, *shape, *words)).collect();
+    run_of(&inputs, build)
+}
+
+/// The same for inputs of any type.
+pub fn run_of(
+    inputs: &[(DType, &[usize], &[u32])],
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) -> Vec<Vec<u32>> {
     let mut graph = Graph::new();
-    let tensors: Vec<Tensor> = inputs.iter().map(|(shape, _)| graph.input("input", shape)).collect();
+    let tensors: Vec<Tensor> = inputs.iter().map(|(dtype, shape, _)| graph.input_of(*dtype, "input", shape)).collect();
     let outputs = build(&mut graph, &tensors);
     for tensor in &outputs {
         graph.keep(*tensor);
     }
     let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("the case fits the device");
-    for ((_, words), tensor) in inputs.iter().zip(&tensors) {
-        plan.write(*tensor, words);
+    for ((.., words), tensor) in inputs.iter().zip(&tensors) {
+        plan.write_words(*tensor, words);
     }
     plan.run().expect("the device works");
     outputs.iter().map(|tensor| plan.read(&[*tensor]).expect("the device works")).collect()
@@ -155,10 +172,10 @@ pub fn check_rows_are_independent(
     let data: Vec<Vec<u32>> = inputs.iter().map(|input| random.words(input)).collect();
     let outputs_of = |rows: usize| {
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| [&[rows], &input.shape[1..]].concat()).collect();
-        let cases: Vec<(&[usize], &[u32])> = (shapes.iter().zip(&data))
-            .map(|(shape, words)| (shape.as_slice(), &words[..shape.iter().product()]))
+        let cases: Vec<(DType, &[usize], &[u32])> = (shapes.iter().zip(inputs).zip(&data))
+            .map(|((shape, input), words)| (input.dtype(), shape.as_slice(), &words[..shape.iter().product()]))
             .collect();
-        run(&cases, &build)
+        run_of(&cases, &build)
     };
     let all = outputs_of(many);
     for rows in [1, 2, 5] {
@@ -229,7 +246,7 @@ pub fn check_forward_on(
     build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
 ) {
     let mut graph = Graph::new();
-    let tensors: Vec<Tensor> = inputs.iter().map(|input| graph.input("input", &input.shape)).collect();
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| input.declare(&mut graph)).collect();
     let outputs = build(&mut graph, &tensors);
     for tensor in &outputs {
         graph.keep(*tensor);
@@ -240,7 +257,7 @@ pub fn check_forward_on(
     let mut random = Random(1);
     for (input, tensor) in inputs.iter().zip(&tensors) {
         let words = random.words(input);
-        plan.write(*tensor, &words);
+        plan.write_words(*tensor, &words);
         twin.write(*tensor, &as_f64(input, &words));
     }
     plan.run().expect("the device works");
@@ -272,7 +289,7 @@ pub fn check_gradient_on(
     build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
 ) {
     let mut graph = Graph::new();
-    let tensors: Vec<Tensor> = inputs.iter().map(|input| graph.input("input", &input.shape)).collect();
+    let tensors: Vec<Tensor> = inputs.iter().map(|input| input.declare(&mut graph)).collect();
     let outputs = build(&mut graph, &tensors);
     let forward_nodes = graph.nodes().len();
     let seeds: Vec<Tensor> = outputs
@@ -301,7 +318,7 @@ pub fn check_gradient_on(
     let mut data: Vec<Vec<f64>> = Vec::new();
     for (input, tensor) in inputs.iter().zip(&tensors) {
         let words = random.words(input);
-        plan.write(*tensor, &words);
+        plan.write_words(*tensor, &words);
         data.push(as_f64(input, &words));
         twin.write(*tensor, &data[data.len() - 1]);
     }
@@ -317,7 +334,7 @@ pub fn check_gradient_on(
 
     // The forward part alone, for differences.
     let mut forward = Graph::new();
-    let forward_inputs: Vec<Tensor> = inputs.iter().map(|input| forward.input("input", &input.shape)).collect();
+    let forward_inputs: Vec<Tensor> = inputs.iter().map(|input| input.declare(&mut forward)).collect();
     let forward_outputs = build(&mut forward, &forward_inputs);
     assert_eq!(forward.nodes().len(), forward_nodes, "recording is repeatable");
     // The weighted sum of all outputs, and that of its terms' magnitudes.

@@ -10,11 +10,16 @@ use super::Random;
 
 /// A flow model of 16 tokens. No weight is zero, as if it were in training: gradients reach every parameter.
 pub fn dit(depth: usize) -> Model {
+    dit_of_width(depth, 16)
+}
+
+/// The same with vectors of another size. Those of 32 fit the blocks of weights of 8 bits.
+pub fn dit_of_width(depth: usize, hidden_size: usize) -> Model {
     let config = DitConfig {
         image_size: 8,
         channels: 1,
         patch_size: 2,
-        hidden_size: 16,
+        hidden_size,
         depth,
         num_heads: 2,
         mlp_ratio: 2.0,

@@ -340,3 +340,11 @@ fn what_is_out_of_range_is_explained() {
         assert_eq!(error.exit_code(), 2);
     }
 }
+
+#[test]
+fn how_weights_are_stored_does_not_choose_another_model() {
+    let file = |text: &str| parse(text, &["model.weights=q8_0"]).expect("it is a configuration").model.file;
+    assert_eq!(file("").as_deref(), Some("builtin:digits8-base"));
+    assert_eq!(file("model.file = \"mine.safetensors\"").as_deref(), Some("mine.safetensors"));
+    assert_eq!(file("model.image_size = 8"), None);
+}

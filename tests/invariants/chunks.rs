@@ -33,10 +33,13 @@ fn trained(chunk_bytes: Option<u64>, change: fn(&mut Config)) -> (Vec<Vec<u32>>,
 fn chunks_change_no_bit() {
     let cases: [fn(&mut Config); 4] = [
         |_| {},
-        |config| config.lora.rank = 2,
+        |config| {
+            config.lora.rank = 2;
+            config.model.weights = WeightType::F16;
+        },
         |config| {
             config.objective.reference.beta = 0.1;
-            config.train.half_base = true;
+            config.model.weights = WeightType::Q8_0;
         },
         |config| {
             config.objective.name = ObjectiveName::Nft;

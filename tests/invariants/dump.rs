@@ -59,8 +59,11 @@ fn velocity(
 ) -> Vec<f64> {
     let mut graph = Graph::new();
     let rows = labels.len();
-    let inputs =
-        [graph.input("x", &dit.image_shape(rows)), graph.input("time", &[rows]), graph.input("labels", &[rows])];
+    let inputs = [
+        graph.input("x", &dit.image_shape(rows)),
+        graph.input("time", &[rows]),
+        graph.input_indices("labels", &[rows]),
+    ];
     let layout = dit.layout();
     let network = Dit::new(dit, layout.declare(&mut graph, PARAMETERS, None));
     let v = network.velocity(&mut graph, inputs[0], inputs[1], inputs[2]);

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use flowdppo_wgpu::autodiff::{Activations, backward};
 use flowdppo_wgpu::config::{
-    Config, Divergence, LogProb, Mask, ObjectiveName, Reference, ReferenceKind, Sampler, ThresholdUnit,
+    Config, Divergence, LogProb, Mask, ObjectiveName, Reference, ReferenceKind, Sampler, ThresholdUnit, WeightType,
 };
 use flowdppo_wgpu::evaluate::BASE;
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
-use flowdppo_wgpu::model::{Adapter, Classifier, DitConfig, Layout, Network};
+use flowdppo_wgpu::model::{Adapter, Classifier, DitConfig, Frozen, Layout, Network};
 use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
@@ -42,6 +42,8 @@ struct Loss<'a> {
     /// The stores, those of parameters among them, without gradients.
     stores: BTreeMap<Store, Vec<f32>>,
     layout: Layout,
+    /// A [`BASE`] that is not in f32: its words, and as the twin has it.
+    base: Option<(Vec<u32>, Vec<f64>)>,
     /// The scalar that is differentiated.
     scalar: &'a dyn Fn(&Interpreter) -> f64,
 }
@@ -53,6 +55,7 @@ impl Loss<'_> {
             .map(|(store, values)| (*store, values.iter().map(|value| f64::from(*value)).collect()))
             .collect();
         stores.insert(PARAMETERS, parameters.to_vec());
+        stores.extend(self.base.iter().map(|(_, base)| (BASE, base.clone())));
         stores.insert(GRADIENTS, vec![0.0; self.layout.trainable_elements()]);
         let mut twin = Interpreter::new(stores);
         for (tensor, values) in &self.inputs {
@@ -78,6 +81,11 @@ impl Loss<'_> {
         let bytes = 4 * self.layout.trainable_elements() as u64;
         let gradients = gpu().allocate(GRADIENTS.0, bytes).expect("it is small");
         stores.insert(GRADIENTS, gradients.clone().into());
+        if let Some((words, _)) = &self.base {
+            let buffer = gpu().allocate(BASE.0, 4 * words.len() as u64).expect("it is small");
+            gpu().write(&buffer, 0, words);
+            stores.insert(BASE, buffer.into());
+        }
         let mut plan = Plan::new(gpu(), self.graph, &stores).expect("it is small");
         for (tensor, values) in &self.inputs {
             match values {
@@ -239,7 +247,7 @@ fn an_update_sees_what_the_rollout_drew() {
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
         let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
         let inputs = inputs(&config, &it, dit, &rollout, rows);
-        let loss = Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0 };
+        let loss = Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
         for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
             actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
             expected.extend([twin[LOSS], twin[LOG_RATIO], twin[KL]]);
@@ -333,7 +341,7 @@ fn the_gradient_of_every_update_is_right() {
         // Where the samples stand does not depend on the threshold, so it can be put between them.
         let it = update(&config);
         let given = inputs(&config, &it, dit, &rollout, &rows);
-        let loss = Loss { graph: &it.graph, inputs: given, stores, layout: dit.layout(), scalar: &|_| 0.0 };
+        let loss = Loss { graph: &it.graph, inputs: given, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
         put_threshold_between(&mut config, &outcomes_of(&it, &loss.twin(&weights)), row);
 
         let it = update(&config);
@@ -392,7 +400,7 @@ fn the_gradient_of_diffusion_nft_is_right() {
     let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
     let given = || inputs(&config, &it, dit, &rollout, &rows);
-    let loss = Loss { graph: &it.graph, inputs: given(), stores, layout: dit.layout(), scalar: &|_| 0.0 };
+    let loss = Loss { graph: &it.graph, inputs: given(), stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
     // p or q, whichever is not 0, is 2c·t²/(D·w): a loss over it has no w, and times its value here the right one.
     let pull = |outcome: &Vec<f64>| outcome[PULLS[0]] + outcome[PULLS[1]];
     let here = outcomes_of(&it, &loss.twin(&weights));
@@ -429,21 +437,29 @@ fn the_gradient_of_flow_matching_is_right() {
     let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);
     let scalar = |twin: &Interpreter| twin.value(&it.graph, it.loss).iter().sum();
     // The angles of time features reach 1000, where f32 rounds by 3e-5: a squared error of 1e-9 in the fastest.
-    Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &scalar }.check("flow matching", 1e-9);
+    Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &scalar, base: None }
+        .check("flow matching", 1e-9);
 }
 
 /// Both matrices of every layer that can be adapted, the convolution among them.
 #[test]
 fn the_gradient_of_an_adapter_is_right() {
+    for weights in WeightType::ALL {
+        check_adapter(weights);
+    }
+}
+
+fn check_adapter(weights: WeightType) {
+    // Rows of 256 and 32 weights have blocks of 8 bits, those of 16 do not.
     let model = tiny::dit(2);
     let dit = dit_of(&model);
     let mut config = config();
     (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
     let adapter = Adapter::begin(&config, dit).expect("it fits the model").expect("there is one");
-    let network = Network::new(dit, Some(&adapter));
+    let network = Network::new(dit, Some(&adapter), weights);
     let mut graph = Graph::new();
     let [x, target] = ["x", "target"].map(|name| graph.input(name, &dit.image_shape(4)));
-    let [time, labels] = ["time", "labels"].map(|name| graph.input(name, &[4]));
+    let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let factor = graph.constant("factor", &[4], vec![1.0; 4]);
     let velocity = network.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
     let velocity = velocity.guided_velocity(&mut graph, x, time, labels, 2.0);
@@ -461,11 +477,14 @@ fn the_gradient_of_an_adapter_is_right() {
     ];
     // With B zero no gradient reaches A.
     let matrices = disturb_adapter(&model, adapter, 0.2, 52).weights;
-    let stores = BTreeMap::from([(PARAMETERS, matrices), (BASE, model.weights.clone())]);
+    let stores = BTreeMap::from([(PARAMETERS, matrices)]);
     let scalar = |twin: &Interpreter| twin.value(&graph, loss).iter().sum::<f64>() / 4.0;
-    let loss = Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar };
+    let frozen = Frozen::new(&dit.layout(), weights);
+    let base = (frozen.pack(&model.weights).expect("it fits"), frozen.interpreted(&model.weights).expect("it fits"));
+    let base = Some(base);
+    let loss = Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar, base };
     // As flow matching, whose angles of time features these are.
-    loss.check("LoRA", 1e-9);
+    loss.check(&format!("LoRA on {}", weights.name()), 1e-9);
 }
 
 #[test]
@@ -474,7 +493,7 @@ fn the_gradient_of_the_classifier_is_right() {
     let network = model.classifier("the tiny classifier").expect("it is one");
     let mut graph = Graph::new();
     let images = graph.input("images", &[5, network.dim()]);
-    let labels = graph.input("labels", &[5]);
+    let labels = graph.input_indices("labels", &[5]);
     let weight = graph.constant("weight", &[5], vec![0.2; 5]);
     let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
     let logits = Classifier::new(parameters).logits(&mut graph, images);
@@ -489,5 +508,6 @@ fn the_gradient_of_the_classifier_is_right() {
     let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);
     let scalar = |twin: &Interpreter| twin.value(&graph, loss).iter().sum();
     // Three layers of sums of up to 64 terms.
-    Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar }.check("cross-entropy", 1e-11);
+    Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar, base: None }
+        .check("cross-entropy", 1e-11);
 }

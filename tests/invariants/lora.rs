@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler};
+use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler, WeightType};
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Origin, Plan, Stores};
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
@@ -38,10 +38,10 @@ fn adapter(model: &Model) -> Adapter {
 /// The guided velocity at four states, of a model or of an adapter on it.
 fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Vec<f32> {
     let dit = dit_of(model);
-    let network = Network::new(dit, adapter);
+    let network = Network::new(dit, adapter, WeightType::F32);
     let mut graph = Graph::new();
     let x = graph.input("x", &dit.image_shape(4));
-    let [time, labels] = ["time", "labels"].map(|name| graph.input(name, &[4]));
+    let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let v = network.declare(&mut graph, PARAMETERS, None);
     let v = v.guided_velocity(&mut graph, x, time, labels, guidance_scale);
     graph.keep(v);
@@ -91,7 +91,7 @@ fn an_update_computes_no_gradient_that_is_thrown_away() {
         config.train.activation_checkpointing = activation_checkpointing;
         (config.lora.rank, config.lora.targets) = (rank, targets.into_iter().map(str::to_owned).collect());
         let adapter = Adapter::begin(&config, dit).expect("it fits");
-        let network = Network::new(dit, adapter.as_ref());
+        let network = Network::new(dit, adapter.as_ref(), WeightType::F32);
         let graph = UpdateGraph::record(&config, &network).expect("it fits").graph;
         let profile = DeviceProfile::of(gpu());
         let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
@@ -140,10 +140,14 @@ fn merged_weights_compute_what_the_adapter_does() {
 #[test]
 fn an_adapter_is_on_policy_at_first_and_learns() {
     let model = tiny::dit(2);
-    for (guidance_scale, activation_checkpointing, half_activations, beta) in
-        [(1.0, false, false, 0.0), (2.5, true, false, 0.1), (1.0, false, true, 0.0)]
-    {
+    for (guidance_scale, activation_checkpointing, half_activations, beta, weights) in [
+        (1.0, false, false, 0.0, WeightType::F32),
+        (2.5, true, false, 0.1, WeightType::F16),
+        (1.0, false, true, 0.0, WeightType::Q8_0),
+        (2.5, false, false, 0.1, WeightType::Q8_0),
+    ] {
         let mut config = config();
+        config.model.weights = weights;
         config.lora.rank = 2;
         config.rollout.guidance_scale = guidance_scale;
         config.objective.reference.beta = beta;
@@ -191,7 +195,9 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
     for name in [ObjectiveName::FlowDppo, ObjectiveName::Nft] {
         let change = |config: &mut Config| {
             config.objective.name = name;
+            config.model.weights = WeightType::Q8_0;
             if name == ObjectiveName::Nft {
+                config.model.weights = WeightType::F16;
                 config.rollout.sampler = Sampler::Ode;
             }
         };
@@ -259,6 +265,19 @@ fn all_weights_are_bound_to_their_base_too() {
     assert!(["base_crc32", "adapter"].iter().all(|key| keys.remove(*key).is_some()));
     *state = value.to_string().into_bytes();
     assert_eq!(restored(&other, &files).expect("it may be the same run"), 3);
+}
+
+#[test]
+fn an_adapter_is_merged_into_the_weights_of_the_file() {
+    let (_folder, file) = classifier_file();
+    let model = tiny::dit(1);
+    for weights in WeightType::ALL {
+        let mut trainer = trainer(&file, &model, |config| config.model.weights = weights);
+        trainer.iteration(0).expect("the device works");
+        let adapter = trainer.averaged_adapter().expect("the device works").expect("there is one");
+        let merged = trainer.averaged_model().expect("the device works");
+        assert!(merged == adapter.merge("it", &model, 1.0).expect("it fits"), "{weights:?}");
+    }
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use flowdppo_wgpu::autodiff::Activations;
-use flowdppo_wgpu::config::Config;
+use flowdppo_wgpu::config::{Config, WeightType};
 use flowdppo_wgpu::data;
-use flowdppo_wgpu::evaluate::{BASE, base_bytes, declare_base, upload_base};
+use flowdppo_wgpu::evaluate::{BASE, frozen};
 use flowdppo_wgpu::graph::{
     DeviceProfile, Graph, MemoryPlan, Node, Origin, Plan, Stores, Tensor, planned_bytes, planned_together,
 };
-use flowdppo_wgpu::model::{Dit, DitConfig};
+use flowdppo_wgpu::model::{Dit, DitConfig, Frozen};
 use flowdppo_wgpu::ops::{MatMul, Scale};
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
@@ -144,7 +144,7 @@ fn no_slot_is_wanted_by_two_tensors_at_once() {
                 for tensor in node.outputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
                     let slot = plan.slot_of[tensor];
                     assert!(!inputs.contains(&slot), "{}: read and written at once", node.label);
-                    assert!(plan.slots[slot] >= 4 * graph.elements(*tensor) as u64);
+                    assert!(plan.slots[slot] >= graph.bytes(*tensor));
                     holds[slot] = Some(*tensor);
                 }
             }
@@ -278,36 +278,72 @@ fn half_activations_take_less_memory() {
 }
 
 #[test]
-fn a_frozen_base_in_16_bits_computes_as_its_rounded_weights() {
-    let model = tiny::dit(3);
-    let dit = dit_of(&model);
-    let layout = dit.layout();
+fn a_frozen_base_computes_as_its_rounded_weights() {
+    // Matrices of 32 inputs, so that there are blocks of 8 bits; those of the input's patches stay in 16.
+    let model = tiny::dit_of_width(2, 32);
+    let (dit, weights) = (dit_of(&model), &model.weights);
     let mut random = Random(9);
+    let layout = dit.layout();
     let x: Vec<f32> = (0..2 * dit.dim()).map(|_| random.normal() as f32).collect();
-    let velocity = |half_base: bool, weights: &[f32]| -> Vec<u32> {
+    let velocity = |weight_type: WeightType, weights: &[f32]| -> Vec<u32> {
         let mut config = config();
-        config.train.half_base = half_base;
+        config.model.weights = weight_type;
         let mut graph = Graph::new();
-        let inputs = [graph.input("x", &dit.image_shape(2)), graph.input("time", &[2]), graph.input("labels", &[2])];
-        let network = Dit::new(dit, declare_base(&mut graph, &config, dit));
-        let v = network.guided_velocity(&mut graph, inputs[0], inputs[1], inputs[2], 2.0);
+        let x_in = graph.input("x", &dit.image_shape(2));
+        let (time, labels) = (graph.input("time", &[2]), graph.input_indices("labels", &[2]));
+        let network = Dit::new(dit, frozen(&config, dit).declare(&mut graph, BASE));
+        let v = network.guided_velocity(&mut graph, x_in, time, labels, 2.0);
         graph.keep(v);
-        let store = upload_base(gpu(), &config, dit, weights).expect("it is small");
-        assert_eq!(store.bytes(), base_bytes(&config, dit));
+        let store = frozen(&config, dit).upload(gpu(), BASE.0, weights).expect("it is small");
+        assert_eq!(store.bytes(), frozen(&config, dit).bytes());
         let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");
-        plan.write(inputs[0], &x);
-        plan.write(inputs[1], &[150.0_f32, 720.0]);
-        plan.write(inputs[2], &[0_u32, 2]);
+        plan.write(x_in, &x);
+        plan.write(time, &[150.0_f32, 720.0]);
+        plan.write(labels, &[0_u32, 2]);
         plan.run().expect("the device works");
         plan.read(&[v]).expect("the device works")
     };
-    let rounded: Vec<f32> = model.weights.iter().map(|weight| half::f16::from_f32(*weight).to_f32()).collect();
-    let halved = velocity(true, &model.weights);
-    assert!(halved == velocity(false, &rounded), "other bits than those of the rounded weights");
-    assert!(halved != velocity(false, &model.weights), "nothing is rounded");
+    let exact = velocity(WeightType::F32, weights);
+    let exact_f64: Vec<f64> = floats(&exact).into_iter().map(f64::from).collect();
+    let bytes = |weights| Frozen::new(&layout, weights).bytes();
+    // Rounding by 2⁻¹² and by 1/255 of a block's largest, in a dozen layers.
+    for (weight_type, most, share) in [(WeightType::F16, 1e-3, 0.6), (WeightType::Q8_0, 4e-2, 0.45)] {
+        let rounded = Frozen::new(&layout, weight_type).rounded(weights).expect("they fit");
+        let stored = velocity(weight_type, weights);
+        assert!(stored == velocity(WeightType::F32, &rounded), "other bits than those of the rounded weights");
+        assert!(stored == velocity(weight_type, weights), "the same bits twice");
+        let error = nmse(&floats(&stored), &exact_f64).sqrt();
+        assert!(error > 0.0 && error < most, "{weight_type:?}: relative error {error:.1e}");
+        assert!((bytes(weight_type) as f64) < share * bytes(WeightType::F32) as f64, "{weight_type:?}");
+    }
+}
 
-    let mut config = config();
-    let whole = base_bytes(&config, dit);
-    config.train.half_base = true;
-    assert!(2 * base_bytes(&config, dit) < whole + 4 * 64 * layout.entries().len() as u64, "half, but for padding");
+/// What docs/models.md says of the built-in model.
+#[test]
+fn the_built_in_model_in_fewer_bits_is_nearly_itself() {
+    let model = flowdppo_wgpu::assets::load_model("builtin:digits8-base").expect("it is built in");
+    let dit = dit_of(&model);
+    let mut random = Random(10);
+    let x: Vec<f32> = (0..4 * dit.dim()).map(|_| random.normal() as f32).collect();
+    let velocity = |weights: WeightType| -> Vec<f32> {
+        let frozen = Frozen::new(&dit.layout(), weights);
+        let mut graph = Graph::new();
+        let x_in = graph.input("x", &dit.image_shape(4));
+        let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
+        let network = Dit::new(dit, frozen.declare(&mut graph, BASE));
+        let v = network.guided_velocity(&mut graph, x_in, time, labels, 1.0);
+        graph.keep(v);
+        let store = frozen.upload(gpu(), BASE.0, &model.weights).expect("it is small");
+        let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");
+        plan.write(x_in, &x);
+        plan.write(time, &[0.2, 0.5, 0.8, 1.0].map(|sigma| dit.time_of(sigma)));
+        plan.write(labels, &[0_u32, 3, 7, 9]);
+        plan.run().expect("the device works");
+        plan.read(&[v]).expect("the device works")
+    };
+    let exact: Vec<f64> = velocity(WeightType::F32).into_iter().map(f64::from).collect();
+    for (weights, most) in [(WeightType::F16, 5e-4), (WeightType::Q8_0, 7e-3)] {
+        let error = nmse(&velocity(weights), &exact).sqrt();
+        assert!(error > 1e-6 && error < most, "{weights:?}: relative error {error:.2e}");
+    }
 }

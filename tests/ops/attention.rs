@@ -131,8 +131,8 @@ fn bits(variant: &str, batches: usize, qkv_words: &[u32], d_o_words: &[u32]) -> 
         graph.keep(tensor);
     }
     let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
-    plan.write(qkv, &qkv_words[..graph.elements(qkv)]);
-    plan.write(d_o, &d_o_words[..graph.elements(d_o)]);
+    plan.write_words(qkv, &qkv_words[..graph.elements(qkv)]);
+    plan.write_words(d_o, &d_o_words[..graph.elements(d_o)]);
     plan.run().expect("the device works");
     found.map(|tensor| plan.read(&[tensor]).expect("the device works"))
 }

@@ -1,6 +1,7 @@
+use flowdppo_wgpu::graph::DType;
 use flowdppo_wgpu::ops::cross_entropy;
 
-use crate::common::{Input, Values, check_forward, check_gradient, check_rows_are_independent, floats, run, words};
+use crate::common::{Input, Values, check_forward, check_gradient, check_rows_are_independent, floats, run_of, words};
 
 /// Exponential and logarithm of GPUs: errors of about 1e-6.
 const TOLERANCE: f64 = 1e-11;
@@ -42,9 +43,10 @@ fn a_sample_does_not_depend_on_its_batch() {
 #[test]
 fn large_logits_neither_overflow_nor_vanish() {
     let logits = words(&[1e4, 0.0, -1e4, -3e38, -3e38, -3e38, 1e4, 0.0, -1e4]);
-    let outputs = run(&[(&[3, 3], &logits), (&[3], &[0, 1, 2]), (&[3], &words(&[1.0; 3]))], |graph, x| {
-        cross_entropy(graph, x[0], x[1], x[2]).to_vec()
-    });
+    let outputs = run_of(
+        &[(DType::F32, &[3, 3], &logits), (DType::U32, &[3], &[0, 1, 2]), (DType::F32, &[3], &words(&[1.0; 3]))],
+        |graph, x| cross_entropy(graph, x[0], x[1], x[2]).to_vec(),
+    );
     let [losses, probabilities, of_labels] = [0, 1, 2].map(|index| floats(&outputs[index]));
     assert!((losses[0]).abs() < 1e-6 && (losses[1] - 3_f32.ln()).abs() < 1e-5 && losses[2] == 2e4, "{losses:?}");
     assert_eq!(probabilities[..3], [1.0, 0.0, 0.0]);

@@ -1,4 +1,4 @@
-use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Stores};
+use flowdppo_wgpu::graph::{DType, Graph, Interpreter, Plan, Stores};
 use flowdppo_wgpu::ops::{FromHalf, HalfRange, ToHalf};
 
 use crate::common::{Random, gpu, words};
@@ -8,9 +8,9 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     let mut graph = Graph::new();
     let input = graph.input("x", &[x.len()]);
     let ranges = graph.constant_indices("ranges", &[3, 2], vec![0; 6]);
-    let packed = graph.scratch(&[x.len().div_ceil(2)]);
+    let packed = graph.scratch_of(DType::F16, &[x.len()]);
     graph.push_into(ToHalf { slot: 1 }, &[input, ranges], &[packed, ranges]);
-    let back = graph.apply(FromHalf { shape: vec![x.len()] }, &[packed]);
+    let back = graph.apply(FromHalf, &[packed]);
     graph.keep(packed);
     graph.keep(back);
     let mut plan = Plan::new(gpu(), &graph, &Stores::new()).expect("it is small");
@@ -19,8 +19,9 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     let mut twin = Interpreter::default();
     twin.write(input, &x.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>());
     twin.run(&graph);
-    let of_twin = [packed, ranges].map(|tensor| twin.value(&graph, tensor)).concat();
-    let of_twin = of_twin.iter().map(|word| *word as u32).collect();
+    let of_twin: Vec<f32> = twin.value(&graph, packed).iter().map(|value| *value as f32).collect();
+    let mut of_twin = DType::F16.encode(&of_twin);
+    of_twin.extend(twin.value(&graph, ranges).iter().map(|word| *word as u32));
     let on_device = plan.read(&[packed, ranges]).expect("the device works");
     let unpacked = plan.read(&[back]).expect("the device works");
     ([on_device, of_twin], unpacked, twin.value(&graph, back).to_vec())

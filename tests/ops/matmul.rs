@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use flowdppo_wgpu::gpu::{DeviceKind, Tuning};
-use flowdppo_wgpu::graph::{DeviceProfile, Graph, Interpreter, Op, Plan, Shapes, Store, Stores};
+use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Interpreter, Op, Plan, Shapes, Store, Stores};
 use flowdppo_wgpu::ops::{MatMul, SumRows, linear};
 
 use crate::common::{Input, Random, check, check_forward, check_forward_on, check_gradient, forcing, gpu, nmse, skip};
@@ -75,7 +75,7 @@ fn matmul_batched() {
     for (transpose_a, transpose_b) in transposes() {
         let a = if transpose_a { [3, 5, 6] } else { [3, 6, 5] };
         let b = if transpose_b { [3, 7, 5] } else { [3, 5, 7] };
-        let op = MatMul { transpose_a, transpose_b, batched: true, accumulate: false };
+        let op = MatMul { transpose_a, transpose_b, batched: true, ..MatMul::default() };
         let inputs = [Input::normal(&a), Input::normal(&b)];
         for variant in VARIANTS {
             check_forward_on(&forcing(variant), &format!("{variant} {op:?}"), &inputs, TOLERANCE, |graph, x| {
@@ -128,8 +128,8 @@ fn bits(variant: &str, rows: usize, (transpose_a, transpose_b): (bool, bool), [m
     let c = graph.apply(MatMul { transpose_a, transpose_b, ..MatMul::default() }, &[a, b]);
     graph.keep(c);
     let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
-    plan.write(a, &a_words);
-    plan.write(b, &b_words);
+    plan.write_words(a, &a_words);
+    plan.write_words(b, &b_words);
     plan.run().expect("the device works");
     plan.read(&[c]).expect("the device works")
 }
@@ -184,7 +184,7 @@ fn matmul_accumulates_over_slices_of_k() {
                 let mut random = Random(5);
                 for (tensor, input) in tensors.iter().zip(&inputs) {
                     let words = random.words(input);
-                    plan.write(*tensor, &words);
+                    plan.write_words(*tensor, &words);
                     let values: Vec<f64> = words.iter().map(|word| f64::from(f32::from_bits(*word))).collect();
                     twin.write(*tensor, &values);
                 }
@@ -317,4 +317,53 @@ fn every_choice_has_a_listed_name() {
         }
     }
     assert!(count >= 6, "{count}");
+}
+
+/// Weights of a type on the device, decoded by the twin: every kernel gives the bits that it gives with the decoded
+/// weights in f32, forward (x·Wᵀ, with a bias) and backward (dY·W), and is as near to f64.
+#[test]
+fn frozen_weights_are_read_as_they_are_stored() {
+    // Whole vectors of four, and with 16 bits also rows that begin in the middle of a word.
+    let shapes = [(DType::F16, [9, 7, 13]), (DType::F16, [66, 36, 20]), (DType::F16, [130, 70, 65])];
+    let shapes =
+        shapes.into_iter().chain([[1, 1, 32], [5, 3, 32], [70, 68, 96], [67, 33, 64]].map(|it| (DType::Q8_0, it)));
+    for (weights, [m, n, k]) in shapes {
+        let mut random = Random(6);
+        let [x, w, dy, bias] = [&[m, k][..], &[n, k], &[m, n], &[n]].map(|shape| random.words(&Input::normal(shape)));
+        let mut values: Vec<f32> = w.iter().map(|word| 0.1 * f32::from_bits(*word)).collect();
+        (values[0], values[1]) = (0.0, 3e-6);
+        let stored = weights.encode(&values);
+        let decoded: Vec<f32> = weights.decode(&stored, n * k).into_iter().map(|value| value as f32).collect();
+        for variant in VARIANTS {
+            let run = |dtype: DType, words: &[u32]| -> [Vec<u32>; 2] {
+                let mut graph = Graph::new();
+                let weight = graph.input_of(dtype, "weight", &[n, k]);
+                let inputs = [("x", vec![m, k]), ("dy", vec![m, n]), ("bias", vec![n])];
+                let [x_in, dy_in, bias_in] = inputs.map(|(name, shape)| graph.input(name, &shape));
+                let y = linear(&mut graph, x_in, weight, bias_in);
+                let dx = flowdppo_wgpu::autodiff::backward(&mut graph, &[(y, dy_in)], &[x_in])[0].expect("y is of x");
+                graph.keep(y);
+                graph.keep(dx);
+                let mut plan =
+                    Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
+                let mut twin = Interpreter::default();
+                for (tensor, words) in [(x_in, &x), (dy_in, &dy), (bias_in, &bias)] {
+                    plan.write_words(tensor, words);
+                    twin.write(tensor, &DType::F32.decode(words, words.len()));
+                }
+                plan.write_words(weight, words);
+                twin.write(weight, &dtype.decode(words, n * k));
+                plan.run().expect("the device works");
+                twin.run(&graph);
+                [y, dx].map(|tensor| {
+                    let actual: Vec<f32> = plan.read(&[tensor]).expect("the device works");
+                    let error = nmse(&actual, twin.value(&graph, tensor));
+                    assert!(error <= TOLERANCE, "{variant} {weights} {m}x{n}x{k}: NMSE {error:.2e}");
+                    actual.iter().map(|value| value.to_bits()).collect()
+                })
+            };
+            let as_stored = run(weights, &stored);
+            assert!(as_stored == run(DType::F32, &DType::F32.encode(&decoded)), "{variant} {weights} {m}x{n}x{k}");
+        }
+    }
 }

@@ -110,7 +110,7 @@ fn run_on(
     }
     let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), profile).expect("the case fits the device");
     for ((_, words), tensor) in inputs.iter().zip(&tensors) {
-        plan.write(*tensor, words);
+        plan.write_words(*tensor, words);
     }
     plan.run().expect("the device works");
     outputs.iter().map(|tensor| plan.read(&[*tensor]).expect("the device works")).collect()

@@ -1,7 +1,8 @@
 use flowdppo_wgpu::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
+use flowdppo_wgpu::graph::DType;
 use flowdppo_wgpu::ops::PhiloxNormal;
 
-use crate::common::{Input, check_forward, check_rows_are_independent, floats, run};
+use crate::common::{Input, check_forward, check_rows_are_independent, floats, run_of};
 
 /// Polynomials in f32, the same on every device: a few roundings.
 const TOLERANCE: f64 = 1e-13;
@@ -19,7 +20,7 @@ fn keys(count: u32) -> Vec<NoiseKey> {
 
 fn draw(keys: &[NoiseKey], op: &PhiloxNormal) -> Vec<u32> {
     let words: Vec<u32> = keys.iter().flat_map(|key| key.words()).collect();
-    run(&[(&[keys.len(), 5], &words)], |graph, x| vec![graph.apply(op.clone(), x)]).remove(0)
+    run_of(&[(DType::U32, &[keys.len(), 5], &words)], |graph, x| vec![graph.apply(op.clone(), x)]).remove(0)
 }
 
 #[test]

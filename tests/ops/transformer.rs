@@ -1,10 +1,11 @@
 //! The ops of a diffusion transformer.
 
+use flowdppo_wgpu::graph::DType;
 use flowdppo_wgpu::ops::{
     Activation, AddBroadcast, Embedding, Guidance, Join, Patches, Patchify, Scale, Split, TimeFeatures, Unpatchify,
 };
 
-use crate::common::{Input, Values, check, check_forward, floats, run, words};
+use crate::common::{Input, Values, check, check_forward, floats, run_of, words};
 
 /// Copies and single roundings: 6e-8 squared is 4e-15.
 const ONE_ROUNDING: f64 = 1e-14;
@@ -78,9 +79,10 @@ fn embedding() {
 
 #[test]
 fn embedding_never_reads_beyond_its_table() {
-    let outputs = run(&[(&[3], &words(&[1.0, 2.0, 4.0])), (&[4], &[0, 2, 3, 70])], |graph, x| {
-        vec![graph.apply(Embedding, &[x[0], x[1]])]
-    });
+    let outputs =
+        run_of(&[(DType::F32, &[3], &words(&[1.0, 2.0, 4.0])), (DType::U32, &[4], &[0, 2, 3, 70])], |graph, x| {
+            vec![graph.apply(Embedding, &[x[0], x[1]])]
+        });
     assert_eq!(floats(&outputs[0]), [1.0, 4.0, 4.0, 4.0]);
 }
 

@@ -26,7 +26,8 @@ struct Recorded {
 impl Recorded {
     fn new(inputs: &[Input], subset: &[usize], build: Build) -> Self {
         let mut graph = Graph::new();
-        let tensors: Vec<Tensor> = inputs.iter().map(|input| graph.input("input", &input.shape)).collect();
+        let tensors: Vec<Tensor> =
+            inputs.iter().map(|input| graph.input_of(input.dtype(), "input", &input.shape)).collect();
         let outputs = build(&mut graph, &tensors);
         let forward = graph.nodes().len();
         let mut pairs = Vec::new();
@@ -65,11 +66,11 @@ impl Recorded {
     fn gradients(&self, data: &[Vec<u32>]) -> Vec<Vec<u32>> {
         let mut plan = Plan::new(gpu(), &self.graph, &Stores::new()).expect("the case fits the device");
         for (tensor, words) in self.inputs.iter().zip(data) {
-            plan.write(*tensor, words);
+            plan.write_words(*tensor, words);
         }
         let mut random = Random(6);
         for seed in &self.seeds {
-            plan.write(*seed, &random.words(&Input::normal(self.graph.shape(*seed))));
+            plan.write_words(*seed, &random.words(&Input::normal(self.graph.shape(*seed))));
         }
         plan.run().expect("the device works");
         self.gradients.iter().map(|tensor| plan.read(&[*tensor]).expect("the device works")).collect()

@@ -1,0 +1,15 @@
+// Frozen weights in blocks of 32 along a row: codes q of 8 bits, four a word, and behind them all a scale d of 16 bits
+// for each block, two a word. A weight is d q, which an f32 holds exactly.
+//!import half
+
+@group(0) @binding(2) var<storage, read> b: array<u32>;
+
+fn scale_of(block: u32) -> f32 {
+    let word = b[params.n * params.k / 4u + block / 2u];
+    return finite_half_value((word >> (block % 2u * 16u)) & 0xffffu);
+}
+
+// The code at a place of a word, with its sign.
+fn code_in(word: u32, place: u32) -> f32 {
+    return f32(bitcast<i32>(word << (24u - 8u * place)) >> 24u);
+}

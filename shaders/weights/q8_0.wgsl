@@ -1,0 +1,6 @@
+// B, element by element: quantised.
+//!import q8_0
+
+fn b_at(i: u32) -> f32 {
+    return code_in(b[i / 4u], i % 4u) * scale_of(i / 32u);
+}

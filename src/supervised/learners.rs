@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Cost, Learner, Pace};
-use crate::config::{Config, ModelSource};
+use crate::config::{Config, ModelSource, WeightType};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
@@ -37,6 +37,12 @@ impl<'a> Pretrainer<'a> {
     /// # Errors
     /// If data and model do not fit each other, the model cannot be read, or the device has not enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset) -> Result<Self> {
+        if config.model.weights != WeightType::F32 {
+            log::warn!(
+                "`model.weights` = \"{}\" is for frozen weights, and pretrain has none: it trains all of them in 32 bits",
+                config.model.weights.name()
+            );
+        }
         let (dit, weights) = match config.model.source()? {
             ModelSource::File(file) => {
                 let model = assets::load_model(file)?;

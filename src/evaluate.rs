@@ -89,7 +89,7 @@ pub struct Drift {
 pub struct Evaluator {
     dit: DitConfig,
     count: usize,
-    /// Classes that rollouts draw; empty = all.
+    /// Classes that rollouts draw; empty means all.
     trained: Vec<u32>,
     requests: Vec<SampleRequest>,
     table: SamplerTable,
@@ -143,7 +143,7 @@ impl Evaluator {
         let (eval, dit) = (&config.eval, &network.dit);
         config.rollout.chosen_classes(dit.num_classes)?;
         dit.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
-        let classes: Vec<u32> = (0..dit.num_classes as u32).collect();
+        let classes = eval.chosen_classes(dit.num_classes)?;
         let requests = class_requests(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&Schedule::default(), eval.steps, eval.solver)?;
         // What a rollout may take, an evaluation may; samples do not depend on it.
@@ -249,7 +249,8 @@ impl Evaluator {
     /// The same by whether a class is trained, if some are not; `totals` are the rewards.
     fn split(&mut self, images: &[f32], totals: &[f64]) -> Result<Option<Split>> {
         let is_trained = |label: u32| self.trained.contains(&label);
-        if self.trained.is_empty() || self.requests.iter().all(|request| is_trained(request.label)) {
+        let trained = self.requests.iter().filter(|request| is_trained(request.label)).count();
+        if self.trained.is_empty() || [0, self.requests.len()].contains(&trained) {
             return Ok(None);
         }
         let mut halves = [true, false].map(|trained| (trained, 0.0, None));

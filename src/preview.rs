@@ -19,7 +19,7 @@ use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
 /// Classes that a grid has room for.
 const MOST_CLASSES: usize = 16;
 
-/// Samples of every class, or of the most that there is room for, always from the same noise.
+/// Samples of the chosen classes, or of as many as there is room for, always from the same noise.
 #[derive(Debug)]
 pub struct Preview {
     sampling: Sampling,
@@ -37,7 +37,7 @@ impl Preview {
     /// for all classes, those that rollouts draw go first.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If `preview.classes` names a class that the model does not have, or the device has not enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
@@ -48,7 +48,11 @@ impl Preview {
         stores: &Stores,
     ) -> Result<Self> {
         let dit = &network.dit;
-        let classes = shown_classes(&config.rollout.classes, dit.num_classes);
+        let chosen = config.preview.chosen_classes(dit.num_classes)?;
+        let classes = match config.preview.classes.is_empty() {
+            true => shown_classes(&config.rollout.classes, dit.num_classes),
+            false => chosen,
+        };
         let requests = class_requests(&classes, config.preview.per_class, config.preview.seed);
         let sampling =
             Sampling::new(gpu, network, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;

@@ -384,6 +384,8 @@ impl Default for Train {
 pub struct Eval {
     /// Iterations between evaluations; 0 means only the base and the end.
     pub every: usize,
+    /// Classes to evaluate; empty means all.
+    pub classes: Vec<usize>,
     /// Samples per class.
     #[schemars(range(min = 2, max = MAX_PER_CLASS), extend("x-why" = "diversity is a distance between samples"))]
     pub count: usize,
@@ -406,6 +408,7 @@ impl Default for Eval {
     fn default() -> Self {
         Self {
             every: 5,
+            classes: Vec::new(),
             count: 20,
             steps: 20,
             solver: Solver::Euler,
@@ -422,7 +425,9 @@ impl Default for Eval {
 pub struct Preview {
     /// Iterations of `train` between grids; 0 means only the base and the end.
     pub every: usize,
-    /// Samples per class; at most 16 classes are shown, those of `rollout.classes` first.
+    /// Classes to show; empty means at most 16, those of `rollout.classes` first.
+    pub classes: Vec<usize>,
+    /// Samples per class.
     #[schemars(range(min = 1, max = MAX_PER_CLASS))]
     pub per_class: usize,
     /// Euler steps, on a linear schedule.
@@ -434,7 +439,7 @@ pub struct Preview {
 
 impl Default for Preview {
     fn default() -> Self {
-        Self { every: 5, per_class: 8, steps: 20, seed: 42 }
+        Self { every: 5, classes: Vec::new(), per_class: 8, steps: 20, seed: 42 }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Ranges and arithmetic: what a type cannot say.
 
+use std::collections::BTreeSet;
+
 use super::ranges::*;
 use super::reward::first_repeated;
 use super::schema::out_of_range;
@@ -32,19 +34,33 @@ impl Config {
                 self.validate_objective()?;
                 self.validate_updates()?;
                 self.lora.validate()?;
-                self.validate_best()
+                self.validate_best()?;
+                check_distinct("eval.classes", &self.eval.classes)?;
+                check_distinct("preview.classes", &self.preview.classes)
             }
             Command::Eval => {
+                check_distinct("eval.classes", &self.eval.classes)?;
                 self.rollout.validate_levels()?;
                 self.validate_rewards()
             }
             Command::Pretrain => {
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
+                check_distinct("preview.classes", &self.preview.classes)?;
                 self.pretrain.validate()
             }
             Command::FitClassifier => self.data.validate(),
         }
+    }
+
+    /// Checks that a model with `num_classes` has the classes that rollouts, evaluations and previews name.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the key and the class that the model does not have.
+    pub fn check_classes(&self, num_classes: usize) -> Result<()> {
+        self.rollout.chosen_classes(num_classes)?;
+        self.eval.chosen_classes(num_classes)?;
+        self.preview.chosen_classes(num_classes).map(drop)
     }
 
     /// Samples of a rollout: groups x group_size, or `usize::MAX` if that is more.
@@ -226,20 +242,57 @@ impl Data {
     }
 }
 
-impl Rollout {
-    /// The classes that groups go through, of a model that has so many.
+/// The classes that the value of `key` selects from a model with `num_classes`; an empty list selects all.
+///
+/// # Errors
+/// [`Error::Input`] if the model has no such class.
+fn chosen_classes(key: &str, classes: &[usize], num_classes: usize) -> Result<Vec<u32>> {
+    if let Some(class) = classes.iter().find(|class| **class >= num_classes) {
+        return Err(Error::input(format!(
+            "`{key}` names class {class}, but the model has {num_classes} classes, 0 to {}",
+            num_classes - 1
+        )));
+    }
+    let chosen: Vec<u32> = classes.iter().map(|class| *class as u32).collect();
+    Ok(if chosen.is_empty() { (0..num_classes as u32).collect() } else { chosen })
+}
+
+/// Checks that the value of `key` names no class twice: its samples would be counted twice.
+fn check_distinct(key: &str, classes: &[usize]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match classes.iter().find(|class| !seen.insert(**class)) {
+        Some(class) => Err(Error::input(format!("`{key}` names class {class} twice: name each class once"))),
+        None => Ok(()),
+    }
+}
+
+impl Eval {
+    /// The classes to evaluate, of a model with `num_classes`.
     ///
     /// # Errors
     /// [`Error::Input`] if the model has no such class.
     pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
-        if let Some(class) = self.classes.iter().find(|class| **class >= num_classes) {
-            return Err(Error::input(format!(
-                "`rollout.classes` names class {class}, but the model has {num_classes} classes, 0 to {}",
-                num_classes - 1
-            )));
-        }
-        let chosen: Vec<u32> = self.classes.iter().map(|class| *class as u32).collect();
-        Ok(if chosen.is_empty() { (0..num_classes as u32).collect() } else { chosen })
+        chosen_classes("eval.classes", &self.classes, num_classes)
+    }
+}
+
+impl Preview {
+    /// The classes that were asked for, of a model with `num_classes`; all if none was.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model has no such class.
+    pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
+        chosen_classes("preview.classes", &self.classes, num_classes)
+    }
+}
+
+impl Rollout {
+    /// The classes that groups go through, of a model with `num_classes`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model has no such class.
+    pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
+        chosen_classes("rollout.classes", &self.classes, num_classes)
     }
 
     fn validate(&self, objective: ObjectiveName) -> Result<()> {

@@ -112,7 +112,7 @@ impl Trainer {
     /// # Errors
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Result<Cost> {
-        config.rollout.chosen_classes(dit.num_classes)?;
+        config.check_classes(dit.num_classes)?;
         dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
         let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);

@@ -362,6 +362,18 @@ fn classes_noise_and_counts() {
     check(&[
         case(
             nothing,
+            "train --config train.toml --set eval.classes=[10]",
+            2,
+            &["`eval.classes` names class 10", "0 to 9"],
+        ),
+        case(
+            nothing,
+            "train --config train.toml --set preview.classes=[3,3]",
+            2,
+            &["`preview.classes` names class 3 twice"],
+        ),
+        case(
+            nothing,
             "train --config train.toml --set rollout.classes=[3,10]",
             2,
             &["`rollout.classes` names class 10", "0 to 9"],

@@ -55,6 +55,15 @@ fn eval_tells_trained_classes_from_others_and_rewards_apart() {
     let [moved, everywhere] = [number(&part, "image_msd_untrained"), number(&part["drift"], "image_msd")];
     assert!(moved > 0.0 && moved < everywhere / 0.6, "{moved} of {everywhere}");
 
+    // Some of the evaluated classes are trained, none, or all of them.
+    let some = json("--set eval.classes=[4,5] --set rollout.classes=[0,4]");
+    assert_eq!(some["samples"].as_u64().map(|count| 5 * count), all["samples"].as_u64());
+    close(number(&some, "reward_mean"), 0.5 * (number(&some, "reward_trained") + number(&some, "reward_untrained")));
+    for trained in ["[0]", "[4,5]"] {
+        let one = json(&format!("--set eval.classes=[4,5] --set rollout.classes={trained}"));
+        assert!(one.get("reward_trained").is_none() && one["reward_mean"] == some["reward_mean"], "{one}");
+    }
+
     let ink = json("--set reward.1.kind=ink --set reward.1.weight=-0.5");
     let [classifier, ink_of] = ["classifier", "ink"].map(|name| number(&ink["components"], name));
     close(number(&ink, "reward_mean"), classifier - 0.5 * ink_of);

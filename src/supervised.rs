@@ -266,7 +266,7 @@ fn restore(learner: &mut impl Learner, checkpoint: &LoadedCheckpoint) -> Result<
         let expected = learner.model(Vec::new());
         if model.kind != expected.kind || model.class_names != expected.class_names {
             return Err(Error::input(format!(
-                "{} holds another network, or one of other classes, than the configuration and the data describe: resume \
+                "{} contains another network, or one of other classes, than the configuration and the data describe: resume \
                  with those that began the run",
                 name(file)
             )));

@@ -145,7 +145,7 @@ struct Changes {
 /// An adapter on a model.
 #[derive(Clone, Debug, Args)]
 struct AdapterArguments {
-    /// Adapter to add to the model: a folder as PEFT or a run wrote it
+    /// Adapter to add to the model: a directory as PEFT or a run wrote it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// How much of the adapter is added; 0 is the model alone

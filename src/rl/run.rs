@@ -25,7 +25,6 @@ use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::SamplerTable;
-use crate::text::quoted;
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -364,19 +363,18 @@ impl TrainingRun {
             0 => "nothing has been saved, so the run will start over".to_owned(),
             saved => format!("the run is saved up to iteration {saved}"),
         };
-        let path = quoted(directory.path());
+        let resume = directory.resume_command(Command::Train);
         more += &match &cause {
             Error::Reward(_) if self.saved.max(self.done) == 0 => {
                 "; nothing has been trained yet: fix the reward, then run the same command again".to_owned()
             }
-            Error::Reward(_) => {
-                format!("; {saved}: fix the reward, then resume with: train --resume --accept-changes --out {path}")
-            }
+            // A reward that was fixed is another file, which resuming itself asks about by name.
+            Error::Reward(_) => format!("; {saved}: fix the reward, then resume with: {resume}"),
             Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
             Error::NotFinite(_) | Error::Guarded(_) => {
-                format!("; {saved}: choose other values, then resume with: train --resume --out {path} --set KEY=VALUE")
+                format!("; {saved}: choose other values, then resume with: {resume} --set KEY=VALUE")
             }
-            _ => format!("; {saved}: resume with: train --resume --out {path}"),
+            _ => format!("; {saved}: resume with: {resume}"),
         };
         let error = cause.followed_by(&more);
         if matches!(error, Error::NotFinite(_) | Error::Guarded(_))

@@ -169,6 +169,7 @@ impl Rewards {
     /// # Errors
     /// As [`Rewards::new`].
     pub fn check(rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<()> {
+        check_addresses(rewards)?;
         for (index, reward) in rewards.iter().enumerate() {
             let descriptions = Description::of_classes(reward, dit.num_classes, class_names)?;
             let (channels, image_size) = (dit.channels, dit.image_size);
@@ -176,10 +177,7 @@ impl Rewards {
             match reward.kind {
                 RewardKind::Classifier => check_classifier(&reward.file, dit, class_names)?,
                 RewardKind::Command => outside::check_subject("command", &subject)?,
-                RewardKind::Http => {
-                    outside::check_subject("http", &subject)?;
-                    http::checked_url(&reward.url)?;
-                }
+                RewardKind::Http => outside::check_subject("http", &subject)?,
                 #[cfg(feature = "onnx")]
                 RewardKind::Onnx => drop(OnnxReward::new(reward, dit, class_names)?),
                 #[cfg(not(feature = "onnx"))]
@@ -298,6 +296,15 @@ impl Rewards {
         }
         Ok(Scores { components, totals })
     }
+}
+
+/// Checks the addresses of services, which do not depend on a model.
+///
+/// # Errors
+/// [`Error::Input`] that says what is wrong with an address.
+pub fn check_addresses(rewards: &[config::Reward]) -> Result<()> {
+    let services = rewards.iter().filter(|reward| reward.kind == RewardKind::Http);
+    services.map(|reward| http::checked_url(&reward.url).map(drop)).collect()
 }
 
 #[cfg(not(feature = "onnx"))]

@@ -29,10 +29,11 @@ use std::sync::atomic::AtomicBool;
 use crate::assets;
 use crate::classes::Classes;
 use crate::config::{self, RewardKind, Weight};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
 use crate::model::{DitConfig, Model};
 use crate::run::RewardLog;
+use crate::text::is_deceptive;
 
 /// The largest score: the squares of any number of them are finite, and so is their spread.
 const LARGEST: f64 = 1e100;
@@ -205,9 +206,11 @@ impl Rewards {
                 )));
             }
             for component in components {
-                if component.contains(char::is_control) {
+                if let Some(c) = component.chars().find(|c| is_deceptive(*c) || c.is_control()) {
                     return Err(Error::input(format!(
-                        "the reward {name} measures {component:?}, but a name must be without control characters"
+                        "the reward {name} measures {component:?}, which has {}: a name must be without control \
+                         characters and marks of the direction of text",
+                        character(c)
                     )));
                 }
                 names.push(if components.len() == 1 { name.clone() } else { format!("{name}.{component}") });
@@ -436,8 +439,13 @@ mod tests {
 
     #[test]
     fn names_that_would_write_on_the_terminal_are_refused() {
-        let error = rewards(&["a", "b\u{1b}[2J"], &[1.0, 1.0], 1.0).unwrap_err();
-        let message = "the reward mine measures \"b\\u{1b}[2J\", but a name must be without control characters";
-        assert!(matches!(&error, Error::Input(found) if found == message), "{error:?}");
+        for (name, says) in [
+            ("b\u{1b}[2J", "measures \"b\\u{1b}[2J\", which has U+001B: a name must be without"),
+            ("gnp\u{202e}.b", "which has U+202E"),
+            ("a\tb", "which has a tab (U+0009)"),
+        ] {
+            let error = rewards(&["a", name], &[1.0, 1.0], 1.0).unwrap_err();
+            assert!(matches!(&error, Error::Input(found) if found.contains(says)), "{error:?}");
+        }
     }
 }

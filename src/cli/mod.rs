@@ -66,7 +66,7 @@ struct Global {
     /// Print more; twice for everything (RUST_LOG overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// Print only results and errors
+    /// Print only results, errors, and warnings of damaged files
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Adapter to use: part of its name, or its index in `devices`

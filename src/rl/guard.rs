@@ -476,9 +476,9 @@ pub(super) struct RunGuard {
 
 impl RunGuard {
     /// Warnings go to `file`. `past` are the lines of the iterations that are done: what they show was told.
-    pub(super) fn new(mut watch: Watch, past: &[Record], file: PathBuf) -> Self {
+    pub(super) fn new(mut watch: Watch, past: Vec<Record>, file: PathBuf) -> Self {
         for line in past {
-            watch.observe(line);
+            watch.observe(&line);
         }
         Self { watch, file, log: None, warnings: 0, stop: None }
     }

@@ -19,7 +19,7 @@ use crate::graph::Stores;
 use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
-use crate::report;
+use crate::report::{self, LiveReport};
 use crate::reward::Rewards;
 use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
@@ -188,7 +188,7 @@ impl TrainingRun {
         }
         // The base's numbers stay where a checkpoint is: they are not written again.
         let mut log = MetricsLog::open(directory, self.done.max(self.saved.min(1)))?;
-        let outcome = self.work(options, &mut log, &past, unmeasured);
+        let outcome = self.work(options, &mut log, past, unmeasured);
         let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
         let _phase = self.gpu.phase("report");
         match report::conclude(directory) {
@@ -203,7 +203,7 @@ impl TrainingRun {
         &mut self,
         options: &RunOptions<'_>,
         log: &mut MetricsLog,
-        past: &[Record],
+        past: Vec<Record>,
         mut unmeasured: Option<Record>,
     ) -> Result<RunSummary> {
         let (directory, begin) = (options.directory, self.saved);
@@ -224,6 +224,7 @@ impl TrainingRun {
         let mut base = None;
         let mut tuned = None;
         let mut shown = None;
+        let mut live = LiveReport::default();
         loop {
             let working = self.done < total && guard.stop.is_none() && !options.stop.load(Ordering::Relaxed);
             let line = match unmeasured.take() {
@@ -274,7 +275,7 @@ impl TrainingRun {
             }
             if done < total && (show || save) {
                 let _phase = self.gpu.phase("report");
-                report::refresh(directory, true);
+                live.refresh(directory);
             }
         }
         let base = base.expect("the first pass measures it");

@@ -1,23 +1,31 @@
 //! Everything that a command would refuse before it needs a device, a program or a service: what `config check` accepts,
 //! the command accepts.
 
-use crate::config::{Command, Config, ModelSource};
+use std::collections::HashSet;
+
+use crate::config::{Command, Config, ModelSource, Run};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
-use crate::model::DitConfig;
-use crate::reward::{Rewards, check_classifier};
+use crate::model::{ClassifierConfig, DitConfig};
+use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::Trainer;
 use crate::{assets, data, fit_classifier, pretrain};
 
 /// What the commands would say to these configurations, such as the runs of a sweep: each message once.
 pub fn refusals(configs: &[(Command, Config)]) -> Vec<Error> {
-    let mut found: Vec<Error> = Vec::new();
-    for error in configs.iter().filter_map(|(command, config)| check(*command, config).err()) {
-        if found.iter().all(|other| other.to_string() != error.to_string()) {
-            found.push(error);
-        }
-    }
-    found
+    let mut messages = HashSet::new();
+    let found = distinct(configs).filter_map(|(command, config)| check(*command, config).err());
+    found.filter(|error| messages.insert(error.to_string())).collect()
+}
+
+/// One of all configurations that differ only in `[run]`, such as the seeds of a sweep: their files are read once.
+fn distinct(configs: &[(Command, Config)]) -> impl Iterator<Item = &(Command, Config)> {
+    let mut seen = HashSet::new();
+    configs.iter().filter(move |(command, config)| {
+        let config = Config { run: Run::default(), ..config.clone() };
+        seen.insert((command.name(), config.to_toml()))
+    })
 }
 
 /// Reads what a configuration refers to, and checks that it fits together.
@@ -27,13 +35,10 @@ pub fn refusals(configs: &[(Command, Config)]) -> Vec<Error> {
 pub fn check(command: Command, config: &Config) -> Result<()> {
     match command {
         Command::Train => check_train(config),
-        Command::Pretrain => check_pretrain(config),
-        Command::FitClassifier => {
-            let data = data::load(&config.data)?;
-            fit_classifier::network(&data, &config.classifier).check()
-        }
-        // Its model is named on the command line.
-        Command::Eval => Ok(()),
+        Command::Pretrain => pretrain(config).map(drop),
+        Command::FitClassifier => fit_classifier(config).map(drop),
+        // Its model, which the rest depends on, is named on the command line.
+        Command::Eval => reward::check_addresses(&config.reward),
     }
 }
 
@@ -50,18 +55,59 @@ fn check_train(config: &Config) -> Result<()> {
     }
 }
 
-fn check_pretrain(config: &Config) -> Result<()> {
+/// What pretraining learns from and what it starts from: the data, the network, and its weights if they are in a file.
+/// Each file is read once.
+///
+/// # Errors
+/// If a file cannot be read, or data, network and settings do not fit each other.
+pub fn pretrain(config: &Config) -> Result<(Dataset, DitConfig, Option<Vec<f32>>)> {
     let mut data = data::load(&config.data)?;
-    let dit = match config.model.source()? {
+    let (dit, weights) = match config.model.source()? {
         ModelSource::File(file) => {
             let model = assets::load_model(file)?;
             let dit = model.dit(file)?.clone();
             pretrain::check_shape(&data, &dit)?;
             data.take_classes_of(model.classes(file))?;
-            dit
+            (dit, Some(model.weights))
         }
-        ModelSource::New(sizes) => DitConfig::new(&config.model, sizes),
+        ModelSource::New(sizes) => (DitConfig::new(&config.model, sizes), None),
     };
     dit.check()?;
-    pretrain::check_data(&data, &dit, &config.pretrain)
+    pretrain::check_data(&data, &dit, &config.pretrain)?;
+    Ok((data, dit, weights))
+}
+
+/// What a classifier learns from, and the network that suits it.
+///
+/// # Errors
+/// If the data cannot be read, or sizes are too large.
+pub fn fit_classifier(config: &Config) -> Result<(Dataset, ClassifierConfig)> {
+    let data = data::load(&config.data)?;
+    let network = fit_classifier::network(&data, &config.classifier);
+    network.check()?;
+    Ok((data, network))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_differ_only_in_their_seed_are_checked_once() {
+        let with = |command: Command, seed: u64, groups: usize| {
+            let mut config = Config::default();
+            (config.run.seed, config.run.name, config.rollout.groups) = (seed, format!("run-{seed}"), groups);
+            (command, config)
+        };
+        let configs = [
+            with(Command::Train, 1, 2),
+            with(Command::Train, 2, 2),
+            with(Command::Train, 2, 3),
+            with(Command::Eval, 1, 2),
+            with(Command::Train, 3, 3),
+        ];
+        let checked: Vec<(Command, usize)> =
+            distinct(&configs).map(|(command, it)| (*command, it.rollout.groups)).collect();
+        assert_eq!(checked, [(Command::Train, 2), (Command::Train, 3), (Command::Eval, 2)]);
+    }
 }

@@ -14,7 +14,7 @@ use crate::gpu::{Gpu, ITERATION};
 use crate::graph::{DeviceProfile, Graph, Store, planned_bytes};
 use crate::model::{Layout, Model};
 use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
-use crate::report;
+use crate::report::{self, LiveReport};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 
 pub use learners::{Fitter, Pretrainer};
@@ -171,6 +171,7 @@ pub fn train(
     let mut progress = Progress::new(pace.label, pace.steps as u64, *verbosity).starting_at(state.step as u64);
     let mut saved = state.step;
     let mut last = None;
+    let mut live = LiveReport::default();
     while state.step < pace.steps && !stop.load(Ordering::Relaxed) {
         let _iteration = gpu.phase(ITERATION);
         let update = gpu.phase("update");
@@ -197,7 +198,7 @@ pub fn train(
             let file = directory.sample(done as u64);
             if learner.preview(&file, done as u64)? {
                 metrics.append_picture(done as u64, &file)?;
-                report::refresh(directory, true);
+                live.refresh(directory);
             }
         }
         if due(pace.save_every) {
@@ -266,7 +267,7 @@ fn restore(learner: &mut impl Learner, checkpoint: &LoadedCheckpoint) -> Result<
         let expected = learner.model(Vec::new());
         if model.kind != expected.kind || model.class_names != expected.class_names {
             return Err(Error::input(format!(
-                "{} holds another network, or one of other classes, than the configuration and the data describe: resume \
+                "{} contains another network, or one of other classes, than the configuration and the data describe: resume \
                  with those that began the run",
                 name(file)
             )));

@@ -3,6 +3,7 @@
 
 mod cli {
     mod adapters;
+    mod bad_devices;
     mod bad_input;
     mod bad_pictures;
     mod bad_runs;

@@ -95,7 +95,7 @@ fn a_reward_that_is_hacked_is_warned_of_and_the_best_model_stays() {
     let iteration = warnings("stopped")[0]["iteration"].as_u64().unwrap();
     let path = folder().join("stopped").display().to_string();
     let how = format!(
-        "saved up to iteration {iteration}: choose other values, then resume with: train --resume --out {path} "
+        "saved up to iteration {iteration}: choose other values, then resume with: flowdppo-wgpu train --resume --out {path} "
     );
     for part in [&format!("stopped after iteration {iteration}: the reward is being hacked"), &how] {
         assert!(err.contains(part), "{part} is missing: {err}");

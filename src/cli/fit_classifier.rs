@@ -5,9 +5,9 @@ use clap::Args;
 use super::resume::Begun;
 use super::{Global, RunArguments, supervised};
 use crate::config::Command;
-use crate::data;
 use crate::error::Result;
 use crate::graph::DeviceProfile;
+use crate::preflight;
 use crate::supervised::Fitter;
 
 #[derive(Debug, Args)]
@@ -20,15 +20,14 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let begun = Begun::of(&arguments.run, Command::FitClassifier)?;
     let config = begun.config.clone();
     begun.check_length("classifier.steps", config.classifier.steps)?;
-    let data = data::load(&config.data)?;
+    let (data, network) = preflight::fit_classifier(&config)?;
     let pace = Fitter::pace(&config);
     let gpu = global.open(&config.run.device)?;
     if arguments.run.dry_run {
-        let network = Fitter::network(&config, &data)?;
         return supervised::dry_run(&gpu, &config, &pace, &Fitter::cost(&config, &network, &DeviceProfile::of(&gpu)));
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
-    let mut fitter = Fitter::new(&gpu, &config, &data)?;
+    let mut fitter = Fitter::new(&gpu, &config, &data, network)?;
     let (arguments, command) = (&arguments.run, Command::FitClassifier);
     let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
     supervised::train(&work, begun, &mut fitter)

@@ -14,7 +14,7 @@ pub(super) struct Arguments {
     /// Model that the adapter was trained on: a file, or builtin:NAME
     #[arg(long, value_name = "FILE")]
     model: String,
-    /// Adapter: a folder as PEFT or a run wrote it
+    /// Adapter: a directory as PEFT or a run wrote it
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
     /// How much of the adapter is added

@@ -66,7 +66,7 @@ struct Global {
     /// Print more; twice for everything (RUST_LOG overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// Print only results and errors
+    /// Print only results, errors, and warnings of damaged files
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Adapter to use: part of its name, or its index in `devices`
@@ -145,7 +145,7 @@ struct Changes {
 /// An adapter on a model.
 #[derive(Clone, Debug, Args)]
 struct AdapterArguments {
-    /// Adapter to add to the model: a folder as PEFT or a run wrote it
+    /// Adapter to add to the model: a directory as PEFT or a run wrote it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// How much of the adapter is added; 0 is the model alone

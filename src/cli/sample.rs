@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::{AdapterArguments, Global, Outputs, say};
 use crate::data::grid::Grid;
@@ -23,6 +23,8 @@ const BATCH: usize = 100;
 /// Bound of a number of samples or steps: noise keys count in 32 bits, and memory ends long before.
 const MOST: usize = 10_000;
 
+/// The largest seed, as in a configuration: TOML's whole numbers end at 2^63 - 1.
+const LARGEST_SEED: u64 = i64::MAX as u64;
 /// Elements of the longest trajectory that is kept on the host: 4 GiB.
 const MOST_ELEMENTS: usize = 1 << 30;
 
@@ -58,7 +60,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 1.0)]
     guidance_scale: f64,
     /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(..=LARGEST_SEED))]
     seed: u64,
     /// Start from exactly this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, S, S] and `labels` [N]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]

@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::run::RunDirectory;
 use crate::supervised::{self, Cost, Learner, Options, Pace};
-use crate::text::quoted;
 
 /// Prints the resolved configuration, and what training with it will cost.
 ///
@@ -82,8 +81,8 @@ pub(super) fn train(work: &Work<'_>, begun: Begun, learner: &mut impl Learner) -
     if outcome.finished {
         say(format_args!("model: {}", directory.model().display()));
     } else {
-        let (name, path) = (command.name(), quoted(directory.path()));
-        say(format_args!("stopped after step {}; continue with: {name} --resume --out {path}", outcome.done));
+        let resume = directory.resume_command(*command);
+        say(format_args!("stopped after step {}; continue with: {resume}", outcome.done));
     }
     arguments.report_profile(gpu, &directory)
 }

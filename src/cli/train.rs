@@ -17,7 +17,6 @@ use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
-use crate::text::quoted;
 use crate::{assets, reward, rl};
 
 #[derive(Debug, Args)]
@@ -85,8 +84,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(format_args!("report: {}", directory.path().join(REPORT).display()));
         say(format_args!("samples: {}", directory.path().join("samples").display()));
     } else {
-        let (iterations, path) = (outcome.iterations, quoted(directory.path()));
-        say(format_args!("stopped after iteration {iterations}; continue with: train --resume --out {path}"));
+        let (iterations, resume) = (outcome.iterations, directory.resume_command(Command::Train));
+        say(format_args!("stopped after iteration {iterations}; continue with: {resume}"));
     }
     if outcome.warnings > 0 {
         say(format_args!("warnings: {}, in {}", outcome.warnings, directory.warnings().display()));

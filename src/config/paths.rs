@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::tree::BACKSLASH;
 use super::{Command, Config, Output, Reward, RewardKind, Target};
+use crate::error::{Error, Result, character};
 
 /// A key with a path, written as text or as a path.
 enum Named<'a> {
@@ -62,6 +64,23 @@ impl Config {
             found.extend(files.map(|file| (key.clone(), folder.join(file))));
         }
         found
+    }
+
+    /// Rejects control characters in what is named for `command`: TOML reads the `\t` of `"C:\temp"` as a tab.
+    pub(super) fn validate_paths(&self, command: Command) -> Result<()> {
+        let mut config = self.clone();
+        let mut paths: Vec<(String, PathBuf)> =
+            config.named(command).into_iter().map(|(key, named)| (key, named.path().to_owned())).collect();
+        paths.push(("run.out_dir".into(), self.run.out_dir.clone()));
+        for (key, path) in paths {
+            if let Some(c) = path.to_string_lossy().chars().find(|c| c.is_control()) {
+                return Err(Error::input(format!(
+                    "`{key}` must be a path, not {path:?}, which has {}{BACKSLASH}",
+                    character(c)
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Every path that `command` uses.

@@ -101,7 +101,7 @@ pub(super) fn parse_file(text: &str, sources: Sources) -> Result<Node> {
 }
 
 /// What to do about a path of Windows.
-const BACKSLASH: &str =
+pub(super) const BACKSLASH: &str =
     "; within double quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /";
 
 /// Whether a fault is in an escape: a backslash stands there or within the few characters of its code before it, on the

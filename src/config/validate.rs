@@ -25,6 +25,7 @@ impl Config {
     /// Checks what the schema cannot say: values that must fit with each other, and texts.
     pub(super) fn validate_together(&self, command: Command) -> Result<()> {
         self.run.validate()?;
+        self.validate_paths(command)?;
         match command {
             Command::Train => {
                 self.validate_train_model()?;

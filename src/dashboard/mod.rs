@@ -46,7 +46,7 @@ impl Dashboard {
         // The default folder comes into being with the first run.
         if let Some(missing) = places.iter().find(|place| !place.exists() && **place != *std::path::Path::new("runs")) {
             return Err(Error::input(format!(
-                "{} does not exist: give the directories of runs, or a folder of such",
+                "{} does not exist: give the directories of runs, or one that contains them",
                 missing.display()
             )));
         }

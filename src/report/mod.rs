@@ -8,6 +8,7 @@ mod page;
 mod pictures;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::compare::History;
 use crate::error::{Error, Result};
@@ -39,13 +40,36 @@ pub fn write(path: &Path, in_progress: bool) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Writes the report of a run that works: that it cannot be written is worth a warning, not the run.
-pub fn refresh(directory: &RunDirectory, in_progress: bool) {
-    let begin = std::time::Instant::now();
-    if let Err(cause) = write(directory.path(), in_progress) {
-        log::warn!("{cause}");
+/// The report of a run that works, at a cost that is a small part of the run's: each report reads the whole history.
+#[derive(Debug, Default)]
+pub struct LiveReport {
+    /// When it was last written, and how long that took.
+    last: Option<(Instant, Duration)>,
+}
+
+/// The report of a run that works is written when this many times as long has passed as the last one took, so that
+/// it costs at most a twentieth of the run.
+const REST: u32 = 20;
+
+impl LiveReport {
+    /// Writes the report, unless too little time has passed since the last. That it cannot be written is worth a
+    /// warning, not the run.
+    pub fn refresh(&mut self, directory: &RunDirectory) {
+        let begin = Instant::now();
+        if !self.is_due(begin) {
+            return;
+        }
+        if let Err(cause) = write(directory.path(), true) {
+            log::warn!("{cause}");
+        }
+        let took = begin.elapsed();
+        self.last = Some((begin + took, took));
+        log::info!("{REPORT} written in {:.0} ms", 1e3 * took.as_secs_f64());
     }
-    log::info!("{REPORT} written in {:.0} ms", 1e3 * begin.elapsed().as_secs_f64());
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|(written, took)| now.saturating_duration_since(written) >= REST * took)
+    }
 }
 
 /// Writes the report of a run that has ended.

@@ -61,6 +61,16 @@ fn a_report_holds_everything_and_asks_for_nothing() {
 }
 
 #[test]
+fn the_report_of_a_working_run_costs_a_twentieth_of_it() {
+    let (begin, took) = (Instant::now(), Duration::from_millis(50));
+    let mut live = LiveReport::default();
+    assert!(live.is_due(begin), "the first one at once");
+    live.last = Some((begin, took));
+    assert!(!live.is_due(begin) && !live.is_due(begin + Duration::from_millis(999)));
+    assert!(live.is_due(begin + Duration::from_millis(1000)));
+}
+
+#[test]
 fn names_are_shown_and_never_obeyed() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);

@@ -29,10 +29,11 @@ use std::sync::atomic::AtomicBool;
 use crate::assets;
 use crate::classes::Classes;
 use crate::config::{self, RewardKind, Weight};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
 use crate::model::{DitConfig, Model};
 use crate::run::RewardLog;
+use crate::text::is_deceptive;
 
 /// The largest score: the squares of any number of them are finite, and so is their spread.
 const LARGEST: f64 = 1e100;
@@ -169,6 +170,7 @@ impl Rewards {
     /// # Errors
     /// As [`Rewards::new`].
     pub fn check(rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<()> {
+        check_addresses(rewards)?;
         for (index, reward) in rewards.iter().enumerate() {
             let descriptions = Description::of_classes(reward, dit.num_classes, class_names)?;
             let (channels, image_size) = (dit.channels, dit.image_size);
@@ -176,10 +178,7 @@ impl Rewards {
             match reward.kind {
                 RewardKind::Classifier => check_classifier(&reward.file, dit, class_names)?,
                 RewardKind::Command => outside::check_subject("command", &subject)?,
-                RewardKind::Http => {
-                    outside::check_subject("http", &subject)?;
-                    http::checked_url(&reward.url)?;
-                }
+                RewardKind::Http => outside::check_subject("http", &subject)?,
                 #[cfg(feature = "onnx")]
                 RewardKind::Onnx => drop(OnnxReward::new(reward, dit, class_names)?),
                 #[cfg(not(feature = "onnx"))]
@@ -207,9 +206,11 @@ impl Rewards {
                 )));
             }
             for component in components {
-                if component.contains(char::is_control) {
+                if let Some(c) = component.chars().find(|c| is_deceptive(*c) || c.is_control()) {
                     return Err(Error::input(format!(
-                        "the reward {name} measures {component:?}, but a name must be without control characters"
+                        "the reward {name} measures {component:?}, which has {}: a name must be without control \
+                         characters and marks of the direction of text",
+                        character(c)
                     )));
                 }
                 names.push(if components.len() == 1 { name.clone() } else { format!("{name}.{component}") });
@@ -298,6 +299,15 @@ impl Rewards {
         }
         Ok(Scores { components, totals })
     }
+}
+
+/// Checks the addresses of services, which do not depend on a model.
+///
+/// # Errors
+/// [`Error::Input`] that says what is wrong with an address.
+pub fn check_addresses(rewards: &[config::Reward]) -> Result<()> {
+    let services = rewards.iter().filter(|reward| reward.kind == RewardKind::Http);
+    services.map(|reward| http::checked_url(&reward.url).map(drop)).collect()
 }
 
 #[cfg(not(feature = "onnx"))]
@@ -429,8 +439,13 @@ mod tests {
 
     #[test]
     fn names_that_would_write_on_the_terminal_are_refused() {
-        let error = rewards(&["a", "b\u{1b}[2J"], &[1.0, 1.0], 1.0).unwrap_err();
-        let message = "the reward mine measures \"b\\u{1b}[2J\", but a name must be without control characters";
-        assert!(matches!(&error, Error::Input(found) if found == message), "{error:?}");
+        for (name, says) in [
+            ("b\u{1b}[2J", "measures \"b\\u{1b}[2J\", which has U+001B: a name must be without"),
+            ("gnp\u{202e}.b", "which has U+202E"),
+            ("a\tb", "which has a tab (U+0009)"),
+        ] {
+            let error = rewards(&["a", name], &[1.0, 1.0], 1.0).unwrap_err();
+            assert!(matches!(&error, Error::Input(found) if found.contains(says)), "{error:?}");
+        }
     }
 }

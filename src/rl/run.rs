@@ -19,13 +19,12 @@ use crate::graph::Stores;
 use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
-use crate::report;
+use crate::report::{self, LiveReport};
 use crate::reward::Rewards;
 use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::SamplerTable;
-use crate::text::quoted;
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -195,7 +194,7 @@ impl TrainingRun {
         }
         // The base's numbers stay where a checkpoint is: they are not written again.
         let mut log = MetricsLog::open(directory, self.done.max(self.saved.min(1)))?;
-        let outcome = self.work(options, &mut log, &past, unmeasured);
+        let outcome = self.work(options, &mut log, past, unmeasured);
         let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
         let _phase = self.gpu.phase("report");
         match report::conclude(directory) {
@@ -210,7 +209,7 @@ impl TrainingRun {
         &mut self,
         options: &RunOptions<'_>,
         log: &mut MetricsLog,
-        past: &[Record],
+        past: Vec<Record>,
         mut unmeasured: Option<Record>,
     ) -> Result<RunSummary> {
         let (directory, begin) = (options.directory, self.saved);
@@ -231,6 +230,7 @@ impl TrainingRun {
         let mut base = None;
         let mut tuned = None;
         let mut shown = None;
+        let mut live = LiveReport::default();
         loop {
             let working = self.done < total && guard.stop.is_none() && !options.stop.load(Ordering::Relaxed);
             let line = match unmeasured.take() {
@@ -281,7 +281,7 @@ impl TrainingRun {
             }
             if done < total && (show || save) {
                 let _phase = self.gpu.phase("report");
-                report::refresh(directory, true);
+                live.refresh(directory);
             }
         }
         let base = base.expect("the first pass measures it");
@@ -370,19 +370,18 @@ impl TrainingRun {
             0 => "nothing has been saved, so the run will start over".to_owned(),
             saved => format!("the run is saved up to iteration {saved}"),
         };
-        let path = quoted(directory.path());
+        let resume = directory.resume_command(Command::Train);
         more += &match &cause {
             Error::Reward(_) if self.saved.max(self.done) == 0 => {
                 "; nothing has been trained yet: fix the reward, then run the same command again".to_owned()
             }
-            Error::Reward(_) => {
-                format!("; {saved}: fix the reward, then resume with: train --resume --accept-changes --out {path}")
-            }
+            // A reward that was fixed is another file, which resuming itself asks about by name.
+            Error::Reward(_) => format!("; {saved}: fix the reward, then resume with: {resume}"),
             Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
             Error::NotFinite(_) | Error::Guarded(_) => {
-                format!("; {saved}: choose other values, then resume with: train --resume --out {path} --set KEY=VALUE")
+                format!("; {saved}: choose other values, then resume with: {resume} --set KEY=VALUE")
             }
-            _ => format!("; {saved}: resume with: train --resume --out {path}"),
+            _ => format!("; {saved}: resume with: {resume}"),
         };
         let error = cause.followed_by(&more);
         if matches!(error, Error::NotFinite(_) | Error::Guarded(_))

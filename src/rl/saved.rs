@@ -85,7 +85,7 @@ impl Saved<'_> {
             return Ok(model.weights);
         }
         Err(Error::input(format!(
-            "{name} holds another network than `model.file`: resume with the configuration that the run was started with"
+            "{name} contains another network than `model.file`: resume with the configuration that the run was started with"
         )))
     }
 
@@ -97,7 +97,7 @@ impl Saved<'_> {
             return Ok(adapter.weights);
         }
         Err(Error::input(format!(
-            "{folder} holds another adapter than `lora` describes: resume with the configuration that the run was started with"
+            "{folder} contains another adapter than `lora` describes: resume with the configuration that the run was started with"
         )))
     }
 }

@@ -31,8 +31,9 @@ use serde::Serialize;
 
 use super::inputs::Inputs;
 use super::{checkpoint, metrics, repair};
-use crate::config::{self, Config};
+use crate::config::{self, Command, Config};
 use crate::files::{remove_abandoned, write_atomically};
+use crate::text::quoted;
 use crate::{Error, Result};
 
 /// The directory of a run; it exists, is writable, and has its sub-folders.
@@ -49,12 +50,12 @@ impl RunDirectory {
     /// Makes the directory `<out_dir>/<name>` of a new run.
     ///
     /// # Errors
-    /// [`Error::Input`] if `name` is not a plain folder name, if a run is already there, or if the
+    /// [`Error::Input`] if `name` is not a plain directory name, if a run is already there, or if the
     /// place is not writable.
     pub fn create(out_dir: &Path, name: &str) -> Result<Self> {
         if !is_plain_name(name) {
             return Err(Error::input(format!(
-                "run.name = {name:?} cannot name a folder: use a name without separators, such as \"digits8\""
+                "run.name = {name:?} cannot name a directory: use a name without separators, such as \"digits8\""
             )));
         }
         Self::begin(out_dir.join(name))
@@ -114,6 +115,11 @@ impl RunDirectory {
         }
         run.prepare()?;
         Ok(run)
+    }
+
+    /// The command line that resumes this run of `command`, to be pasted into a shell.
+    pub fn resume_command(&self, command: Command) -> String {
+        format!("flowdppo-wgpu {command} --resume --out {}", quoted(&self.path))
     }
 
     /// Removes what a killed process left half-written, and makes every file that is only ever appended to whole again.

@@ -65,7 +65,7 @@ impl Inputs {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|cause| {
                 Error::unreadable(
                     path,
-                    format!("{cause}; restore it from a copy, or remove it to go on without checks"),
+                    format!("{cause}; restore it from a copy, or remove it to continue without checks"),
                 )
             }),
         }
@@ -88,9 +88,10 @@ impl Inputs {
         if self.command == command.name() {
             return Ok(());
         }
-        let (path, begun, quoted) = (directory.display(), &self.command, quoted(directory));
+        let (path, started, quoted) = (directory.display(), &self.command, quoted(directory));
         Err(Error::input(format!(
-            "{path} holds a run of {begun}, not of {command}: go on with: flowdppo-wgpu {begun} --resume --out {quoted}"
+            "{path} contains a run of {started}, not of {command}: continue with: flowdppo-wgpu {started} --resume --out \
+             {quoted}"
         )))
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -126,11 +127,15 @@ pub(super) fn is_record(line: &[u8]) -> bool {
 /// crash tore are skipped, with a warning the first time.
 ///
 /// # Errors
-/// [`Error::Input`] if the file cannot be read.
+/// [`Error::Unreadable`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let unreadable = |cause| Error::unreadable(path, cause);
+    // Line by line: a history takes memory enough without its text.
+    let lines = BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n');
     let mut records: Vec<(u64, Record)> = Vec::new();
-    for (number, line) in without_mark(&bytes).split(|&byte| byte == b'\n').enumerate() {
+    for (number, line) in lines.enumerate() {
+        let line = line.map_err(unreadable)?;
+        let line = if number == 0 { without_mark(&line) } else { &line[..] };
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Cost, Learner, Pace};
-use crate::config::{Config, ModelSource, WeightType};
+use crate::config::{Config, WeightType};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
@@ -16,7 +16,6 @@ use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
 use crate::reward::ClassifierScorer;
 use crate::sampling::SamplerTable;
-use crate::{assets, fit_classifier};
 
 /// Steps of `fit-classifier` between lines of metrics.
 const FIT_LOG_EVERY: usize = 100;
@@ -32,28 +31,29 @@ pub struct Pretrainer<'a> {
 }
 
 impl<'a> Pretrainer<'a> {
-    /// Binds everything that pretraining needs.
+    /// Binds everything that pretraining needs. Without `weights` they are drawn.
     ///
     /// # Errors
-    /// If data and model do not fit each other, the model cannot be read, or the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset) -> Result<Self> {
+    /// If data and network do not fit each other, or the device has not enough memory.
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        data: &'a Dataset,
+        dit: DitConfig,
+        weights: Option<Vec<f32>>,
+    ) -> Result<Self> {
         if config.model.weights != WeightType::F32 {
             log::warn!(
                 "`model.weights` = \"{}\" is for frozen weights, and pretrain has none: it trains all of them in 32 bits",
                 config.model.weights.name()
             );
         }
-        let (dit, weights) = match config.model.source()? {
-            ModelSource::File(file) => {
-                let model = assets::load_model(file)?;
-                (model.dit(file)?.clone(), model.weights)
-            }
-            ModelSource::New(_) => {
-                let dit = Self::network(config)?;
-                // Before the weights are drawn: the host would need as much.
+        let weights = match weights {
+            Some(weights) => weights,
+            None => {
+                // Before they are drawn: the host would need as much.
                 gpu.check_memory(optimizer::planned_bytes(&dit.layout(), &DeviceProfile::of(gpu)))?;
-                let weights = dit.initial_weights(config.run.seed);
-                (dit, weights)
+                dit.initial_weights(config.run.seed)
             }
         };
         let training = Pretraining::new(gpu, config, dit.clone(), data, &weights)?;
@@ -62,21 +62,6 @@ impl<'a> Pretrainer<'a> {
         let preview = Preview::new(gpu, config, &(&dit).into(), &data.class_names, batch, 1.0, &stores)?;
         let table = SamplerTable::ode(1.0, config.preview.steps)?;
         Ok(Self { training, preview, table, dit, class_names: &data.class_names })
-    }
-
-    /// The network that a configuration describes.
-    ///
-    /// # Errors
-    /// If sizes do not fit each other, or a file cannot be read.
-    pub fn network(config: &Config) -> Result<DitConfig> {
-        match config.model.source()? {
-            ModelSource::File(file) => Ok(assets::load_model(file)?.dit(file)?.clone()),
-            ModelSource::New(sizes) => {
-                let dit = DitConfig::new(&config.model, sizes);
-                dit.check()?;
-                Ok(dit)
-            }
-        }
     }
 
     /// What pretraining a network costs, previews aside.
@@ -141,24 +126,13 @@ pub struct Fitter<'a> {
 }
 
 impl<'a> Fitter<'a> {
-    /// Binds everything that training needs.
+    /// Binds everything that training `network` needs.
     ///
     /// # Errors
-    /// If sizes are too large, or the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset) -> Result<Self> {
-        let network = Self::network(config, data)?;
+    /// If the device has not enough memory.
+    pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset, network: ClassifierConfig) -> Result<Self> {
         gpu.check_memory(optimizer::planned_bytes(&network.layout(), &DeviceProfile::of(gpu)))?;
         Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })
-    }
-
-    /// The network that a configuration describes for a data set.
-    ///
-    /// # Errors
-    /// If sizes are too large.
-    pub fn network(config: &Config, data: &Dataset) -> Result<ClassifierConfig> {
-        let network = fit_classifier::network(data, &config.classifier);
-        network.check()?;
-        Ok(network)
     }
 
     /// What training a network costs.

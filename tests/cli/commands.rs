@@ -286,6 +286,22 @@ fn quiet_leaves_the_results_alone() {
     }
 }
 
+/// Whatever reads a damaged file says so, as its results may lack something.
+#[test]
+fn quiet_hides_no_damage() {
+    let here = Workplace::new();
+    here.run("-q train --config train.toml --out run").succeeds();
+    let log = here.path("run/metrics.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, format!("{text}{{\"iteration\": 3, \"rew")).unwrap();
+    for command in ["compare run --out figures", "report run", "train --resume --out run"] {
+        let ended = here.run(&format!("-q {command}"));
+        assert_eq!(ended.code, Some(0), "{command}: {}", ended.err);
+        let says = |words: &str| ended.err.contains("run/metrics.jsonl: line 4") && ended.err.contains(words);
+        assert!(says("is truncated, skipped") || says("is cut off"), "{command}: {}", ended.err);
+    }
+}
+
 /// As `flowdppo-wgpu devices | head -0` does.
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {

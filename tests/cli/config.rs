@@ -150,6 +150,10 @@ fn a_check_refuses_what_training_would() {
         assert_eq!(ended.code, Some(2), "{url}: {}", ended.out);
         assert!(ended.out.contains(says), "{url}: {}", ended.out);
         assert!(!ended.out.contains("secret"), "{}", ended.out);
+        // `eval` names its model on the command line, and what needs none is checked for it, too.
+        let ended = here.run("config check http.toml --for eval");
+        assert_eq!(ended.code, Some(2), "{url}: {}", ended.out);
+        assert!(ended.out.contains(says), "{url}: {}", ended.out);
         let trained = here.run("-q train --config http.toml --out run");
         assert_eq!(trained.code, Some(2), "{url}: {}", trained.err);
     }

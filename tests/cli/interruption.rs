@@ -109,7 +109,7 @@ pub mod ctrl_c {
         Model::load(&checkpoint.join("ema.safetensors")).unwrap();
         assert!(!here.path("run/model.safetensors").exists(), "the run is not over");
         // The command that it recommends.
-        let (_, command) = rest.split_once("with: ").unwrap();
+        let (_, command) = rest.split_once("with: flowdppo-wgpu ").unwrap();
         let more = format!("{} --set train.iterations={}", command.trim(), iteration + 1);
         assert!(here.run(&more).succeeds().contains("tuned model: run"));
     }
@@ -127,7 +127,7 @@ pub mod ctrl_c {
         Model::load(&here.path("run/model.safetensors")).unwrap();
         assert!(here.path(&format!("run/checkpoints/{step:06}/manifest.json")).exists());
         // The command that it recommends.
-        let (_, command) = rest.split_once("with: ").unwrap();
+        let (_, command) = rest.split_once("with: flowdppo-wgpu ").unwrap();
         let more = format!("{} --set pretrain.steps={}", command.trim(), step + 1);
         assert!(here.run(&more).succeeds().contains("model: run/model.safetensors"));
     }

@@ -67,7 +67,7 @@ fn a_program_that_does_not_start_is_found_before_anything_is_written() {
 const FAILS: &str = "case $line in *'\"iteration\":1,'*) echo 'out of paper' >&2; exit 4;; esac";
 
 #[test]
-fn a_program_that_fails_in_the_middle_stops_the_run_which_goes_on_with_a_mended_one() {
+fn a_program_that_fails_in_the_middle_stops_the_run_which_continues_with_a_fixed_one() {
     let here = Workplace::new();
     learn_from(&here, &labels(FAILS));
     let ended = here.run("-q train --config train.toml --out run --set checkpoint.every=0");
@@ -76,10 +76,15 @@ fn a_program_that_fails_in_the_middle_stops_the_run_which_goes_on_with_a_mended_
     assert!(ended.err.contains("4 instead of answering; its standard error ends with: out of paper"), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "one sentence: {}", ended.err);
     assert!(here.path("run/checkpoints/000001/manifest.json").exists() && !here.path("run/model.safetensors").exists());
-    // The command that it recommends.
-    let (_, command) = ended.err.split_once("saved up to iteration 1: fix the reward, then resume with: ").unwrap();
+    // The command that it recommends accepts no change by itself: it names what has changed, and asks.
+    let how = "saved up to iteration 1: fix the reward, then resume with: flowdppo-wgpu ";
+    let (_, command) = ended.err.split_once(how).unwrap();
+    assert_eq!(command.trim(), "train --resume --out run");
     fs::write(here.path("score.sh"), labels("")).unwrap();
-    here.run(&format!("-q {}", command.trim())).succeeds();
+    let asked = here.run(&format!("-q {}", command.trim()));
+    assert_eq!(asked.code, Some(2), "{}", asked.err);
+    assert!(asked.err.contains("`reward.0.program` names") && asked.err.contains("--accept-changes"), "{}", asked.err);
+    here.run(&format!("-q {} --accept-changes", command.trim())).succeeds();
     let metrics = fs::read_to_string(here.path("run/metrics.jsonl")).unwrap();
     assert!(metrics.lines().last().unwrap().contains("\"iteration\":2,"), "{metrics}");
     assert!(here.path("run/model.safetensors").exists());
@@ -105,7 +110,7 @@ fn a_name_that_would_write_on_the_terminal_is_refused() {
         |here| learn_from(here, NAMES),
         "-q train --config train.toml --out run",
         2,
-        &["the reward command measures \"b\\u{1b}[2J\", but a name must be without control characters"],
+        &["the reward command measures \"b\\u{1b}[2J\", which has U+001B: a name must be without control"],
     )]);
 }
 

@@ -120,3 +120,13 @@ fn a_picture_is_called_what_it_is() {
     here.run("sample --model base.safetensors --count 1 --steps 1 --out X.PNG").succeeds();
     picture(&here.path("X.PNG"));
 }
+
+/// As in a configuration, where TOML ends there.
+#[test]
+fn a_seed_ends_where_those_of_a_configuration_do() {
+    let here = Workplace::new();
+    here.run("-q sample --model base.safetensors --count 1 --seed 9223372036854775807").succeeds();
+    let ended = here.run("-q sample --model base.safetensors --count 1 --force --seed 9223372036854775808");
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    assert!(ended.err.contains("9223372036854775808 is not in 0..=9223372036854775807"), "{}", ended.err);
+}

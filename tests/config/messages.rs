@@ -145,6 +145,15 @@ fn a_missing_file_is_named() {
 const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["run.name=../x"],
      "`run.name` must be the name of a directory on any system, not \"../x\", which has `/`"),
+    (Command::Train, &["model.file=\"C:\\temp\""],
+     "`model.file` must be a path, not \"C:\\temp\", which has a tab (U+0009); within double quotes a \
+      backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
+    (Command::Train, &["reward.0.file=\"C:\\new\""],
+     "`reward.0.file` must be a path, not \"C:\\new\", which has a line break (U+000A); within double quotes a backslash \
+      begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
+    (Command::Pretrain, &["data.kind=folder", "data.path=\"C:\\bilder\""],
+     "`data.path` must be a path, not \"C:\\u{8}ilder\", which has U+0008; within double quotes a backslash begins an \
+      escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
     (Command::Train, &["train.iterations=0"],
      "`train.iterations` must be a whole number from 1 to 100000000, not 0"),
     (Command::Train, &["train.updates_per_rollout=3"],

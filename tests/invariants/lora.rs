@@ -236,7 +236,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
             change(config);
             config.lora.alpha = Some(3.0);
         }));
-        assert!(message.contains("holds another adapter than `lora` describes"), "{message}");
+        assert!(message.contains("contains another adapter than `lora` describes"), "{message}");
         let message = refusal(&mut trainer(&file, &model, |config| {
             change(config);
             config.lora.rank = 0;

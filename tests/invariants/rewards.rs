@@ -115,7 +115,7 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
         let message = error.to_string();
         let says = if quietly { "gave NaN for sample 1" } else { "the service is out of order" };
         let end = format!(
-            "saved up to iteration 2: fix the reward, then resume with: train --resume --accept-changes --out {}",
+            "saved up to iteration 2: fix the reward, then resume with: flowdppo-wgpu train --resume --out {}",
             folder.path().join("run").display()
         );
         assert!(message.contains(says) && message.ends_with(&end), "{message}");

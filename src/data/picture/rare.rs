@@ -72,12 +72,15 @@ struct Samples {
 /// # Errors
 /// If it is damaged or of a kind that nothing here reads.
 pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
+    // The decoder refuses palettes, but reads their indices as shades of grey.
+    let indices = indices_of_palette(bytes);
+    let bytes = indices.as_deref().unwrap_or(bytes);
     let mut tiff = Decoder::new(Cursor::new(bytes))?;
     let (width, height) = tiff.dimensions()?;
     let color = tiff.colortype()?;
     let kind = || Unreadable::unsupported(format!("a TIFF of the kind {color:?} is not supported"));
     let (channels, bits) = match color {
-        ColorType::Gray(bits) | ColorType::Palette(bits) => (1, bits),
+        ColorType::Gray(bits) => (1, bits),
         ColorType::GrayA(bits) | ColorType::Multiband { bit_depth: bits, num_samples: 2 } => (2, bits),
         ColorType::RGB(bits) => (3, bits),
         ColorType::RGBA(bits) => (4, bits),
@@ -89,10 +92,10 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
     let extra = extra_sample(&mut tiff);
     let profile = profile(&mut tiff);
     let orientation = tiff.find_tag_unsigned::<u16>(Tag::Orientation).ok().flatten();
-    let palette = match color {
-        ColorType::Palette(bits @ 1..=8) => Some(palette(&mut tiff, bits)?),
-        ColorType::Palette(_) => return Err(kind()),
-        _ => None,
+    let palette = match (&indices, color) {
+        (None, _) => None,
+        (Some(_), ColorType::Gray(bits @ 1..=8)) => Some(palette(&mut tiff, bits)?),
+        (Some(_), _) => return Err(Unreadable::unsupported("a TIFF with such a palette is not supported")),
     };
     let mut buffer = DecodingResult::U8(Vec::new());
     let layout = tiff.read_image_to_buffer(&mut buffer)?;
@@ -121,6 +124,34 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
     }
     let is_grey = channels < 3 && palette.is_none();
     Ok(Pixels { picture, is_grey, is_linear: samples.is_float, is_premultiplied: is_associated, profile })
+}
+
+/// A TIFF with a palette as one whose indices are grey; `None` for any other. A file of more than 4 GiB, whose addresses
+/// have 64 bits, is left as it is.
+fn indices_of_palette(bytes: &[u8]) -> Option<Vec<u8>> {
+    const PHOTOMETRIC: usize = 262;
+    const BLACK_IS_ZERO: u8 = 1;
+    const PALETTE: usize = 3;
+    let is_little = match bytes.get(..4)? {
+        b"II\x2a\0" => true,
+        b"MM\0\x2a" => false,
+        _ => return None,
+    };
+    let number = |at: usize, size: usize| -> Option<usize> {
+        let digits = bytes.get(at..at.checked_add(size)?)?.iter().map(|digit| usize::from(*digit));
+        let append = |number: usize, digit: usize| (number << 8) | digit;
+        Some(if is_little { digits.rev().fold(0, append) } else { digits.fold(0, append) })
+    };
+    let directory = number(4, 4)?;
+    let mut entries = (0..number(directory, 2)?).map(|index| directory + 2 + 12 * index);
+    // Tag, type, count, and a value of 16 bits at the beginning of its field.
+    let value = entries.find(|at| number(*at, 2) == Some(PHOTOMETRIC))? + 8;
+    if number(value, 2)? != PALETTE {
+        return None;
+    }
+    let mut grey = bytes.to_vec();
+    grey[value + usize::from(!is_little)] = BLACK_IS_ZERO;
+    Some(grey)
 }
 
 /// The colours of a palette, from 0 to 1.

@@ -274,10 +274,10 @@ fn a_resumed_run_is_watched_as_if_it_had_never_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("warnings.jsonl");
     let progress = Progress::new("training", 3, crate::run::Verbosity::Quiet);
-    let mut guard = RunGuard::new(watch(|_| {}), &[], file.clone());
+    let mut guard = RunGuard::new(watch(|_| {}), Vec::new(), file.clone());
     lines[..2].iter().for_each(|line| guard.observe(line, &progress).unwrap());
     assert_eq!(guard.warnings, 1);
-    let mut resumed = RunGuard::new(watch(|_| {}), &lines[..3], file.clone());
+    let mut resumed = RunGuard::new(watch(|_| {}), lines[..3].to_vec(), file.clone());
     // The base is measured again.
     for line in [&lines[0], &lines[3]] {
         resumed.observe(line, &progress).unwrap();

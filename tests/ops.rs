@@ -6,6 +6,7 @@ mod common;
 mod ops {
     mod adamw;
     mod attention;
+    mod copy_tokens;
     mod cross_entropy;
     mod elementwise;
     mod half_precision;

@@ -28,6 +28,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "attention_subgroup",
     "bench_empty",
     "copy_columns",
+    "copy_tokens",
     "cross_entropy",
     "cross_entropy_backward",
     "embedding",

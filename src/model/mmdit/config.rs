@@ -96,8 +96,9 @@ impl MmditConfig {
                 )));
             }
         }
-        let is_unknown =
-            |(key, value): &(&String, &Value)| !key.starts_with('_') && !value.is_null() && !KNOWN.contains(&key.as_str());
+        let is_unknown = |(key, value): &(&String, &Value)| {
+            !key.starts_with('_') && !value.is_null() && !KNOWN.contains(&key.as_str())
+        };
         if let Some((key, value)) = keys.iter().find(is_unknown) {
             return Err(Error::input(format!(
                 "{name} has `{key}` = {value}, which is not known and may change what the network computes: it must be \
@@ -110,7 +111,9 @@ impl MmditConfig {
 
     fn of_keys(name: &str, keys: Keys) -> Result<Self> {
         if let Some(kind) = keys.qk_norm.as_ref().filter(|kind| *kind != "rms_norm") {
-            return Err(Error::input(format!("{name} has `qk_norm` = \"{kind}\": only \"rms_norm\" or null can be read")));
+            return Err(Error::input(format!(
+                "{name} has `qk_norm` = \"{kind}\": only \"rms_norm\" or null can be read"
+            )));
         }
         let out_channels = keys.out_channels.unwrap_or(keys.in_channels);
         if out_channels != keys.in_channels {
@@ -252,7 +255,11 @@ mod tests {
             ("\"num_layers\": 24, ", "", "missing field `num_layers`"),
             ("\"num_layers\": 24", "\"num_layers\": 0", "`num_layers` = 0: it must be from 1"),
             ("\"num_layers\": 24", "\"num_layers\": 12", "block 12, but the last of its 12 blocks is 11"),
-            ("\"caption_projection_dim\": 1536", "\"caption_projection_dim\": 1152", "24 heads of 64 make tokens of 1536"),
+            (
+                "\"caption_projection_dim\": 1536",
+                "\"caption_projection_dim\": 1152",
+                "24 heads of 64 make tokens of 1536",
+            ),
             ("\"out_channels\": 16", "\"out_channels\": 32", "`out_channels` = 32"),
             ("\"patch_size\": 2", "\"patch_size\": 70000", "`patch_size` = 70000"),
             ("\"patch_size\": 2", "\"patch_size\": 200", "a patch of 640000 values"),

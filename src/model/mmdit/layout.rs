@@ -35,7 +35,7 @@ impl MmditConfig {
             ("context_embedder", d, self.context_dim),
         ];
         let last = [("norm_out.linear", 2 * d, d), ("proj_out", channels * patch * patch, d)];
-        let mut linear = |tensors: &mut Vec<_>, layer: &str, outputs: usize, inputs: usize| {
+        let linear = |tensors: &mut Vec<_>, layer: &str, outputs: usize, inputs: usize| {
             tensors.push((format!("{layer}.weight"), vec![outputs, inputs], true));
             tensors.push((format!("{layer}.bias"), vec![outputs], true));
         };
@@ -62,9 +62,11 @@ impl MmditConfig {
             ("norm1.linear", if is_dual { 9 * d } else { 6 * d }, d),
             ("norm1_context.linear", if keeps_context { 6 * d } else { 2 * d }, d),
         ];
-        let projections = ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"];
-        let projections = projections.iter().filter(|layer| keeps_context || **layer != "to_add_out");
-        layers.extend(projections.map(|layer| (attention(layer), d, d)));
+        layers.extend(["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"].map(|layer| (layer, d, d)));
+        layers.extend(["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"].map(|layer| (layer, d, d)));
+        if keeps_context {
+            layers.push(("attn.to_add_out", d, d));
+        }
         if is_dual {
             layers.extend(["attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"].map(|layer| (layer, d, d)));
         }
@@ -115,19 +117,5 @@ impl MmditConfig {
             &table[start * self.hidden()..(start + columns) * self.hidden()]
         };
         (0..rows).flat_map(row).copied().collect()
-    }
-}
-
-/// The name in a block of a projection of the joint attention.
-fn attention(layer: &str) -> &'static str {
-    match layer {
-        "to_q" => "attn.to_q",
-        "to_k" => "attn.to_k",
-        "to_v" => "attn.to_v",
-        "add_q_proj" => "attn.add_q_proj",
-        "add_k_proj" => "attn.add_k_proj",
-        "add_v_proj" => "attn.add_v_proj",
-        "to_out.0" => "attn.to_out.0",
-        _ => "attn.to_add_out",
     }
 }

@@ -1,4 +1,4 @@
-// x [images, channels, size, size] to patch vectors y [images, tokens, patch^2 vector_channels], times a factor.
+// x [images, channels, height, width] to patch vectors y [images, tokens, patch^2 vector_channels], times a factor.
 // Channels that the image lacks are zero.
 //!import grid
 //!import patch_index
@@ -7,7 +7,8 @@ struct Params {
     images: u32,
     channels: u32,
     vector_channels: u32,
-    image_size: u32,
+    height: u32,
+    width: u32,
     patch_size: u32,
     channel_first: u32,
     factor: f32,
@@ -24,18 +25,18 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    let area = params.image_size * params.image_size;
+    let area = params.height * params.width;
     let image = i / (params.vector_channels * area);
     if image >= params.images {
         return;
     }
     let channel = (i / area) % params.vector_channels;
-    let row = (i / params.image_size) % params.image_size;
-    let column = i % params.image_size;
+    let row = (i / params.width) % params.height;
+    let column = i % params.width;
     var value = 0.0;
     if channel < params.channels {
-        let plane = (image * params.channels + channel) * params.image_size;
-        value = params.factor * x[(plane + row) * params.image_size + column];
+        let plane = (image * params.channels + channel) * params.height;
+        value = params.factor * x[(plane + row) * params.width + column];
     }
     y[patch_index(image, channel, row, column)] = value;
 }

@@ -1,4 +1,4 @@
-// Patch vectors x [images, tokens, patch^2 vector_channels] to y [images, channels, size, size], times a
+// Patch vectors x [images, tokens, patch^2 vector_channels] to y [images, channels, height, width], times a
 // factor. Extra channels of the vectors are dropped.
 //!import grid
 //!import patch_index
@@ -7,7 +7,8 @@ struct Params {
     images: u32,
     channels: u32,
     vector_channels: u32,
-    image_size: u32,
+    height: u32,
+    width: u32,
     patch_size: u32,
     channel_first: u32,
     factor: f32,
@@ -24,13 +25,13 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    let area = params.image_size * params.image_size;
+    let area = params.height * params.width;
     let image = i / (params.channels * area);
     if image >= params.images {
         return;
     }
     let channel = (i / area) % params.channels;
-    let row = (i / params.image_size) % params.image_size;
-    let column = i % params.image_size;
+    let row = (i / params.width) % params.height;
+    let column = i % params.width;
     y[i] = params.factor * x[patch_index(image, channel, row, column)];
 }

@@ -6,6 +6,7 @@ mod common;
 mod ops {
     mod adamw;
     mod attention;
+    mod copy_tokens;
     mod cross_entropy;
     mod data_types;
     mod elementwise;
@@ -18,6 +19,7 @@ mod ops {
     mod philox_normal;
     mod policy_objective;
     mod policy_stats;
+    mod rms_norm;
     mod sampler_step;
     mod sum_squares;
     mod transformer;

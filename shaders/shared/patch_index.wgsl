@@ -1,7 +1,8 @@
 // The position of element (channel, row, column) of an image in its patch vectors.
 fn patch_index(image: u32, channel: u32, row: u32, column: u32) -> u32 {
-    let side = params.image_size / params.patch_size;
-    let token = (row / params.patch_size) * side + column / params.patch_size;
+    let down = params.height / params.patch_size;
+    let across = params.width / params.patch_size;
+    let token = (row / params.patch_size) * across + column / params.patch_size;
     let p = row % params.patch_size;
     let q = column % params.patch_size;
     let area = params.patch_size * params.patch_size;
@@ -10,5 +11,5 @@ fn patch_index(image: u32, channel: u32, row: u32, column: u32) -> u32 {
         (channel * params.patch_size + p) * params.patch_size + q,
         params.channel_first == 1u,
     );
-    return ((image * side * side) + token) * area * params.vector_channels + within;
+    return ((image * down * across) + token) * area * params.vector_channels + within;
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::dit::DitConfig;
 use super::file::{Model, gather, parse_tensors, scatter, serialize};
 use super::layout::MOST;
-use super::lora::{Lora, LoraLayer, matches};
+use super::lora::{Adaptable, Lora, LoraLayer, matches};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark, write_atomically};
@@ -108,26 +108,26 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Input`] with the file, and the key or tensor that does not fit the network or is not plain LoRA.
-    pub fn load(folder: &Path, dit: &DitConfig) -> Result<Self> {
+    pub fn load(folder: &Path, base: &impl Adaptable) -> Result<Self> {
         let read = |name: &str| read_file(&folder.join(name));
-        Self::from_bytes(&folder.display().to_string(), [&read(ADAPTER_CONFIG)?, &read(ADAPTER_MODEL)?], dit)
+        Self::from_bytes(&folder.display().to_string(), [&read(ADAPTER_CONFIG)?, &read(ADAPTER_MODEL)?], base)
     }
 
     /// [`Adapter::load`] from the bytes of the two files. `folder` is their directory in messages.
     ///
     /// # Errors
     /// As for [`Adapter::load`].
-    pub fn from_bytes(folder: &str, [config, tensors]: [&[u8]; 2], dit: &DitConfig) -> Result<Self> {
-        let lora = Lora::from_peft(&format!("{folder}/{ADAPTER_CONFIG}"), config, dit)?;
+    pub fn from_bytes(folder: &str, [config, tensors]: [&[u8]; 2], base: &impl Adaptable) -> Result<Self> {
+        let lora = Lora::from_peft(&format!("{folder}/{ADAPTER_CONFIG}"), config, base)?;
         let name = format!("{folder}/{ADAPTER_MODEL}");
-        let weights = gather(&name, &lora.layout_named(dit, PREFIX), parse_tensors(&name, tensors)?)?;
+        let weights = gather(&name, &lora.layout_named(base, PREFIX), parse_tensors(&name, tensors)?)?;
         Ok(Self { lora, weights })
     }
 
     /// The two files, by name, in PEFT's format.
-    pub fn files(&self, dit: &DitConfig) -> [(&'static str, Vec<u8>); 2] {
+    pub fn files(&self, base: &impl Adaptable) -> [(&'static str, Vec<u8>); 2] {
         let config = serde_json::to_vec_pretty(&self.lora.to_peft()).expect("names and numbers are JSON");
-        let tensors = scatter(&self.lora.layout_named(dit, PREFIX), &self.weights);
+        let tensors = scatter(&self.lora.layout_named(base, PREFIX), &self.weights);
         [(ADAPTER_CONFIG, config), (ADAPTER_MODEL, serialize(&tensors, Some(("format", "pt".into()))))]
     }
 
@@ -135,9 +135,9 @@ impl Adapter {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn save(&self, folder: &Path, dit: &DitConfig) -> Result<()> {
+    pub fn save(&self, folder: &Path, base: &impl Adaptable) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
-        self.files(dit).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
+        self.files(base).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
     }
 
     /// A model with `scale` times the adapter merged into its weights: W + scale · (alpha / rank) · B·A, summed in f64
@@ -182,7 +182,7 @@ impl Adapter {
 
 impl Lora {
     /// Reads an `adapter_config.json`; `name` is its path in messages.
-    fn from_peft(name: &str, bytes: &[u8], dit: &DitConfig) -> Result<Self> {
+    pub(super) fn from_peft(name: &str, bytes: &[u8], base: &impl Adaptable) -> Result<Self> {
         let unreadable =
             |cause: serde_json::Error| Error::input(format!("{name} is not the configuration of an adapter: {cause}"));
         let keys: Map<String, Value> = serde_json::from_slice(without_mark(bytes)).map_err(unreadable)?;
@@ -224,7 +224,7 @@ impl Lora {
             let alpha = if config.use_rslora { alpha * (rank as f64).sqrt() } else { alpha };
             (rank, alpha as f32)
         };
-        let lora = Self::new(&format!("{name}: `target_modules`"), dit, &config.target_modules, size)?;
+        let lora = Self::new(&format!("{name}: `target_modules`"), base, &config.target_modules, size)?;
         if lora.layers().is_empty() {
             return Err(Error::input(format!("{name} has an empty list of `target_modules`")));
         }
@@ -241,7 +241,7 @@ impl Lora {
     }
 
     /// An `adapter_config.json`; layers whose rank or alpha differs from the first layer's get their own patterns.
-    fn to_peft(&self) -> Value {
+    pub(super) fn to_peft(&self) -> Value {
         let number = |value: f32| if value.fract() == 0.0 { json!(value as i64) } else { json!(value) };
         let layers = self.layers();
         let first = &layers[0];

@@ -186,7 +186,8 @@ impl DitConfig {
         Patches {
             channels: self.channels,
             vector_channels: self.channels,
-            image_size: self.image_size,
+            height: self.image_size,
+            width: self.image_size,
             patch_size: self.patch_size,
             channel_first: true,
             factor: 1.0,

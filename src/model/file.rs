@@ -205,7 +205,7 @@ pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> 
 }
 
 /// Tensors and metadata of a safetensors file.
-fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
+pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
     let broken = |cause: &dyn std::fmt::Display| {
         Error::input(match (is_pytorch(bytes), what_is(bytes)) {
             (true, _) => format!(

@@ -42,8 +42,8 @@ impl super::ClassifierConfig {
 impl super::Lora {
     /// Matrices before training, as in PEFT: A uniform in ± 1 / sqrt(inputs), and B zero, so that the adapter has no
     /// effect yet.
-    pub fn initial_weights(&self, dit: &DitConfig, seed: u64) -> Vec<f32> {
-        fill(&self.layout(dit), seed, |entry, stream| {
+    pub fn initial_weights(&self, base: &impl super::Adaptable, seed: u64) -> Vec<f32> {
+        fill(&self.layout(base), seed, |entry, stream| {
             let bound = if entry.name.ends_with(".lora_A.weight") {
                 (entry.shape[1..].iter().product::<usize>() as f64).powf(-0.5)
             } else {

@@ -1,6 +1,7 @@
 //! Low-rank adaptation (LoRA, Hu et al. 2021): a layer's x·Wᵀ + b stays frozen, and (alpha / rank)·(x·Aᵀ)·Bᵀ is
 //! added; only A `[rank, inputs]` and B `[outputs, rank]` are trained.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::dit::DitConfig;
@@ -26,6 +27,24 @@ impl LoraLayer {
     }
 }
 
+/// A network that adapters can be made for, known by its parameters.
+pub trait Adaptable {
+    /// Names and shapes of its parameters.
+    fn parameters(&self) -> Cow<'_, Layout>;
+}
+
+impl Adaptable for DitConfig {
+    fn parameters(&self) -> Cow<'_, Layout> {
+        Cow::Owned(self.layout())
+    }
+}
+
+impl Adaptable for Layout {
+    fn parameters(&self) -> Cow<'_, Layout> {
+        Cow::Borrowed(self)
+    }
+}
+
 /// The adapted layers of a network, in the order of its layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lora {
@@ -38,14 +57,23 @@ impl Lora {
     ///
     /// # Errors
     /// [`Error::Input`] if a target matches no layer.
-    pub fn new(name: &str, dit: &DitConfig, targets: &[String], size: impl Fn(&str) -> (usize, f32)) -> Result<Self> {
-        let known = linear_layers(dit);
+    pub fn new(
+        name: &str,
+        base: &impl Adaptable,
+        targets: &[String],
+        size: impl Fn(&str) -> (usize, f32),
+    ) -> Result<Self> {
+        let known = linear_layers(&base.parameters());
         if let Some(target) = targets.iter().find(|target| !known.iter().any(|layer| matches(target, layer))) {
             // All blocks have the same layers.
-            let ends: Vec<&str> = known.iter().filter_map(|layer| layer.strip_prefix("blocks.0.")).collect();
+            let blocks = known.iter().find_map(|layer| layer.split_once(".0.")).map_or("", |(blocks, _)| blocks);
+            let first = format!("{blocks}.0.");
+            let ends: Vec<&str> = known.iter().filter_map(|layer| layer.strip_prefix(&first)).collect();
             let hint = nearest(target, &ends).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
-            let mut names: Vec<String> = ends.iter().map(|end| format!("blocks.*.{end}")).collect();
-            names.extend(known.iter().filter(|layer| !layer.starts_with("blocks.")).cloned());
+            let mut names: Vec<String> = ends.iter().map(|end| format!("{blocks}.*.{end}")).collect();
+            names.extend(
+                known.iter().filter(|layer| layer.split_once('.').is_none_or(|(start, _)| start != blocks)).cloned(),
+            );
             return Err(Error::input(format!(
                 "{name} contains \"{target}\", which is not a layer of the model{hint} (its layers are {})",
                 names.join(", ")
@@ -70,13 +98,13 @@ impl Lora {
     }
 
     /// Names and shapes of all A and B, as in PEFT: those of a convolution have four dimensions.
-    pub fn layout(&self, dit: &DitConfig) -> Layout {
-        self.layout_named(dit, "")
+    pub fn layout(&self, base: &impl Adaptable) -> Layout {
+        self.layout_named(base, "")
     }
 
     /// [`Lora::layout`] with a prefix for every name.
-    pub(super) fn layout_named(&self, dit: &DitConfig, prefix: &str) -> Layout {
-        let layout = dit.layout();
+    pub(super) fn layout_named(&self, base: &impl Adaptable, prefix: &str) -> Layout {
+        let layout = base.parameters();
         let shapes: BTreeMap<&str, &[usize]> =
             layout.entries().iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice())).collect();
         let tensors = self.layers.iter().flat_map(|LoraLayer { layer, rank, .. }| {
@@ -90,8 +118,7 @@ impl Lora {
 }
 
 /// Names of the layers that LoRA can adapt: all with a weight and a bias.
-fn linear_layers(dit: &DitConfig) -> Vec<String> {
-    let layout = dit.layout();
+fn linear_layers(layout: &Layout) -> Vec<String> {
     let biases = layout.entries().iter().filter_map(|entry| entry.name.strip_suffix(".bias"));
     biases.map(str::to_owned).collect()
 }

@@ -1,6 +1,7 @@
 //! Networks as graphs: layers, the names of their parameters, their files.
 
 mod adapter;
+mod adapter_diffusers;
 mod classifier;
 mod dit;
 mod file;
@@ -9,9 +10,11 @@ mod import;
 mod initialise;
 mod layout;
 mod lora;
+mod mmdit;
 mod network;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
+pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
 pub use file::{
@@ -20,5 +23,6 @@ pub use file::{
 pub use frozen::Frozen;
 pub use import::{NullClass, default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};
-pub use lora::{Lora, LoraLayer};
+pub use lora::{Adaptable, Lora, LoraLayer};
+pub use mmdit::{Mmdit, MmditConfig, MmditNetwork, Prompts};
 pub use network::{BASE, Network, START};

@@ -7,6 +7,7 @@ mod add;
 mod add_broadcast;
 mod attention;
 mod copy_columns;
+mod copy_tokens;
 mod cross_entropy;
 mod embedding;
 mod gated_residual;
@@ -21,6 +22,7 @@ mod patchify;
 mod philox_normal;
 mod policy_objective;
 mod policy_stats;
+mod rms_norm;
 mod sampler_step;
 mod scale;
 mod sum_rows;
@@ -33,6 +35,7 @@ pub use add::{Accumulate, Add};
 pub use add_broadcast::AddBroadcast;
 pub use attention::{Attention, AttentionBackward};
 pub use copy_columns::{Join, Split};
+pub use copy_tokens::{JoinTokens, SplitTokens, TokenParts, join_tokens};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use embedding::Embedding;
 pub use gated_residual::GatedResidual;
@@ -46,6 +49,7 @@ pub use patchify::{Patches, Patchify, Unpatchify};
 pub use philox_normal::PhiloxNormal;
 pub use policy_objective::PolicyObjective;
 pub use policy_stats::{PolicyStats, policy_stats};
+pub use rms_norm::RmsNorm;
 pub use sampler_step::{SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use sum_rows::SumRows;
@@ -58,7 +62,8 @@ use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
 pub fn variants() -> impl Iterator<Item = &'static str> {
-    matmul::KERNELS.iter().map(|(name, _)| *name).chain(attention::KERNELS).chain(layer_norm::KERNELS)
+    let matmul = matmul::KERNELS.iter().map(|(name, _)| *name);
+    matmul.chain(attention::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
 }
 
 /// Checks the name in `FLOWDPPO_KERNEL`, which forces a variant where an op has one of that name.

@@ -11,8 +11,10 @@ pub struct Patches {
     pub channels: usize,
     /// Channels of a patch vector: those of the image, or more (if the model also predicts a variance).
     pub vector_channels: usize,
-    /// Side length of an image.
-    pub image_size: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
     /// Side length of a patch.
     pub patch_size: usize,
     /// Whether patch vectors are ordered (channel, row, column), as in a convolution; otherwise (row, column, channel).
@@ -21,7 +23,7 @@ pub struct Patches {
     pub factor: f32,
 }
 
-/// `[images, channels, size, size]` to `[images, tokens, patch² · vector_channels]`; channels that the image
+/// `[images, channels, height, width]` to `[images, tokens, patch² · vector_channels]`; channels that the image
 /// lacks are zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Patchify(pub Patches);
@@ -33,7 +35,7 @@ pub struct Unpatchify(pub Patches);
 impl Patches {
     /// Number of patches of an image.
     pub fn tokens(&self) -> usize {
-        (self.image_size / self.patch_size).pow(2)
+        (self.height / self.patch_size) * (self.width / self.patch_size)
     }
 
     /// Number of elements of a patch vector.
@@ -42,7 +44,7 @@ impl Patches {
     }
 
     fn image_shape(&self, images: usize) -> Vec<usize> {
-        vec![images, self.channels, self.image_size, self.image_size]
+        vec![images, self.channels, self.height, self.width]
     }
 
     fn patch_shape(&self, images: usize) -> Vec<usize> {
@@ -50,7 +52,7 @@ impl Patches {
     }
 
     fn params(&self, images: usize) -> Vec<u32> {
-        let sizes = [images, self.channels, self.vector_channels, self.image_size, self.patch_size];
+        let sizes = [images, self.channels, self.vector_channels, self.height, self.width, self.patch_size];
         let mut params = sizes.map(word).to_vec();
         params.extend([u32::from(self.channel_first), self.factor.to_bits()]);
         params
@@ -58,20 +60,19 @@ impl Patches {
 
     /// The index in the image tensor of each element of the patch vectors, if the image has it.
     fn sources(&self, images: usize) -> impl Iterator<Item = Option<usize>> {
-        let Self { channels, vector_channels, image_size, patch_size, channel_first, .. } = *self;
-        let side = image_size / patch_size;
+        let Self { channels, vector_channels, height, width, patch_size, channel_first, .. } = *self;
+        let (tokens, across) = (self.tokens(), width / patch_size);
         let vector = self.vector();
         (0..images * self.tokens() * vector).map(move |index| {
-            let (image, token, within) =
-                (index / vector / (side * side), index / vector % (side * side), index % vector);
+            let (image, token, within) = (index / vector / tokens, index / vector % tokens, index % vector);
             let (channel, p, q) = if channel_first {
                 (within / patch_size / patch_size, within / patch_size % patch_size, within % patch_size)
             } else {
                 let pixel = within / vector_channels;
                 (within % vector_channels, pixel / patch_size, pixel % patch_size)
             };
-            let (row, column) = (token / side * patch_size + p, token % side * patch_size + q);
-            (channel < channels).then_some(((image * channels + channel) * image_size + row) * image_size + column)
+            let (row, column) = (token / across * patch_size + p, token % across * patch_size + q);
+            (channel < channels).then_some(((image * channels + channel) * height + row) * width + column)
         })
     }
 }

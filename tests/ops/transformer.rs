@@ -101,13 +101,13 @@ fn time_features() {
 
 #[test]
 fn patchify_both_ways() {
-    for (images, channels, vector_channels, image_size, patch_size) in
-        [(1, 1, 1, 1, 1), (3, 1, 1, 8, 2), (2, 3, 3, 12, 4), (5, 4, 8, 6, 3)]
+    for (images, channels, vector_channels, [height, width], patch_size) in
+        [(1, 1, 1, [1, 1], 1), (3, 1, 1, [8, 8], 2), (2, 3, 3, [12, 8], 4), (5, 4, 8, [6, 15], 3), (1, 2, 2, [2, 6], 2)]
     {
         for channel_first in [false, true] {
-            let patches = Patches { channels, vector_channels, image_size, patch_size, channel_first, factor: -1.0 };
+            let patches = Patches { channels, vector_channels, height, width, patch_size, channel_first, factor: -1.0 };
             let name = format!("{patches:?}");
-            let image = Input::normal(&[images, channels, image_size, image_size]);
+            let image = Input::normal(&[images, channels, height, width]);
             check(&name, &[image], ONE_ROUNDING, |graph, x| vec![graph.apply(Patchify(patches), &[x[0]])]);
             let vectors = Input::normal(&[images, patches.tokens(), patches.vector()]);
             check(&name, &[vectors], ONE_ROUNDING, |graph, x| vec![graph.apply(Unpatchify(patches), &[x[0]])]);

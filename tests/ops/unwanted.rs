@@ -134,7 +134,8 @@ fn the_backward_pass_stops_where_nothing_is_wanted() {
         let patches = Patches {
             channels: 1,
             vector_channels: 1,
-            image_size: 4,
+            height: 4,
+            width: 4,
             patch_size: 2,
             channel_first: false,
             factor: 1.0,

@@ -1,0 +1,463 @@
+//! The transformer of Stable Diffusion 3 and 3.5 against diffusers, on tiny models with random weights.
+
+use std::path::{Path, PathBuf};
+
+use flowdppo_wgpu::autodiff::{Activations, backward_with};
+use flowdppo_wgpu::flow::schedule::Schedule;
+use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, StoreMemory, Stores, Tensor};
+use flowdppo_wgpu::model::{
+    Adapter, BASE, DIFFUSERS_ADAPTER, Layout, Mmdit, MmditConfig, MmditNetwork, Prompts, Tensors, read_tensors,
+    serialize_tensors,
+};
+
+use crate::common::{Input, Random, floats, gpu};
+
+const PARAMETERS: Store = Store("parameters");
+const GRADIENTS: Store = Store("gradients");
+
+/// Of the largest value. A few dozen layers of f32 sums, on either side: 2e-6 or so each, times their growth through
+/// three blocks.
+const FORWARD: f64 = 1e-5;
+/// Of the largest value of each tensor, against gradients in f64: as many layers again.
+const GRADIENT: f64 = 2e-5;
+
+fn formats(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
+}
+
+fn file(name: &str) -> Tensors {
+    read_tensors(&formats(name)).expect("the file is whole")
+}
+
+fn config(folder: &str) -> MmditConfig {
+    let bytes = std::fs::read(formats(folder).join("config.json")).expect("the file is there");
+    MmditConfig::from_diffusers(folder, &bytes).expect("it describes a transformer")
+}
+
+/// A folder's transformer for latents of a size, with all of its weights.
+fn model(folder: &str, size: [usize; 2]) -> (MmditNetwork, Vec<f32>) {
+    let config = config(folder);
+    let tensors = file(&format!("{folder}/diffusion_pytorch_model.safetensors"));
+    let weights = config.gather(folder, size, tensors).expect("the weights fit");
+    (MmditNetwork { config, size, lora: None, packed_base: false }, weights)
+}
+
+const SD35: &str = "sd35_tiny_pipeline/transformer";
+
+/// The largest difference, of the largest expected value.
+fn error(actual: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+    let difference = largest(&mut actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - f64::from(*e)).abs()));
+    let scale = largest(&mut expected.iter().map(|e| f64::from(e.abs())));
+    assert!(actual.iter().all(|value| value.is_finite()), "a result is not finite");
+    if difference == 0.0 { 0.0 } else { difference / scale }
+}
+
+fn stores(layout: &Layout, weights: &[f32]) -> Stores {
+    let memory = layout.upload(gpu(), "weights", weights).expect("it is small");
+    Stores::from([(PARAMETERS, memory)])
+}
+
+/// What a batch is given: latents, times, and the prompts with their shapes.
+#[derive(Clone)]
+struct Request {
+    shape: Vec<usize>,
+    x: Vec<f32>,
+    time: Vec<f32>,
+    context: (Vec<usize>, Vec<f32>),
+    pooled: (Vec<usize>, Vec<f32>),
+}
+
+impl Request {
+    /// The request of a file by the names that diffusers gives its inputs.
+    fn of(io: &Tensors) -> Self {
+        let get = |name: &str| io[name].clone();
+        let (shape, x) = get("hidden_states");
+        let (context, pooled) = (get("encoder_hidden_states"), get("pooled_projections"));
+        Self { shape, x, time: get("timestep").1, context, pooled }
+    }
+
+    /// The same of the pipeline's file, at these latents and times.
+    fn of_pipeline(io: &Tensors, x: &[f32], time: &[f32]) -> Self {
+        let [context, pooled] = ["prompt_embeds", "pooled"].map(|name| io[name].clone());
+        Self { shape: io["latents_in"].0.clone(), x: x.to_vec(), time: time.to_vec(), context, pooled }
+    }
+
+    fn declare(&self, graph: &mut Graph) -> Declared {
+        let x = graph.input("x", &self.shape);
+        let time = graph.input("time", &[self.time.len()]);
+        let [context, pooled] =
+            [("context", &self.context), ("pooled", &self.pooled)].map(|(name, it)| graph.input(name, &it.0));
+        Declared { x, time, prompts: Prompts { context, pooled } }
+    }
+
+    fn write(&self, plan: &Plan, to: &Declared) {
+        plan.write(to.x, &self.x);
+        plan.write(to.time, &self.time);
+        plan.write(to.prompts.context, &self.context.1);
+        plan.write(to.prompts.pooled, &self.pooled.1);
+    }
+
+    fn first(&self, samples: usize) -> Self {
+        let cut = |(shape, values): &(Vec<usize>, Vec<f32>)| {
+            let shape = [&[samples], &shape[1..]].concat();
+            let elements = shape.iter().product();
+            (shape, values[..elements].to_vec())
+        };
+        let (shape, x) = cut(&(self.shape.clone(), self.x.clone()));
+        let (context, pooled) = (cut(&self.context), cut(&self.pooled));
+        Self { shape, x, time: self.time[..samples].to_vec(), context, pooled }
+    }
+}
+
+struct Declared {
+    x: Tensor,
+    time: Tensor,
+    prompts: Prompts,
+}
+
+fn record(network: &Mmdit<'_>, graph: &mut Graph, declared: &Declared) -> Tensor {
+    let v = network.velocity(graph, declared.x, declared.time, declared.prompts);
+    graph.keep(v)
+}
+
+/// The velocity on the device.
+fn velocity((network, weights): &(MmditNetwork, Vec<f32>), request: &Request) -> Vec<f32> {
+    let mut graph = Graph::new();
+    let declared = request.declare(&mut graph);
+    let v = record(&network.declare(&mut graph, PARAMETERS, None), &mut graph, &declared);
+    let mut plan = Plan::new(gpu(), &graph, &stores(&network.layout(), weights)).expect("it is small");
+    request.write(&plan, &declared);
+    plan.run().expect("the device works");
+    plan.read(&[v]).expect("the device works")
+}
+
+#[test]
+fn velocities_of_sd35_are_those_of_diffusers() {
+    let model = model(SD35, [8, 8]);
+    let io = file("sd35_tiny_pipeline/io.safetensors");
+    for embeddings in ["", "not5."] {
+        for k in 0..3 {
+            let name = format!("{embeddings}velocity.{k}");
+            let mut request = Request::of_pipeline(&io, &io["latents_in"].1, &io[&format!("{name}.timestep")].1);
+            if embeddings == "not5." {
+                // Without T5 its rows are zeros.
+                let width = request.context.0[2];
+                request.context.1.chunks_mut(333 * width).for_each(|prompt| prompt[77 * width..].fill(0.0));
+            }
+            let error = error(&velocity(&model, &request), &io[&name].1);
+            assert!(error < FORWARD, "{name}: {error:.1e}");
+        }
+    }
+}
+
+/// Twelve by eight: positions are the centre of the table, and rows are not mistaken for columns.
+#[test]
+fn velocities_of_latents_that_are_not_square_are_those_of_diffusers() {
+    let io = file("sd35_tiny_variants/io.safetensors");
+    let error = error(&velocity(&model(SD35, [12, 8]), &Request::of(&io)), &io["output.f32"].1);
+    assert!(error < FORWARD, "{error:.1e}");
+}
+
+#[test]
+fn velocities_of_sd3_tiny_are_those_of_diffusers() {
+    let io = file("sd3_tiny/io.safetensors");
+    let error = error(&velocity(&model("sd3_tiny", [16, 16]), &Request::of(&io)), &io["output"].1);
+    assert!(error < FORWARD, "{error:.1e}");
+}
+
+/// SD3-medium has no norms of queries and keys, and no second attention: the device against the ops' twins.
+#[test]
+fn networks_without_norms_and_second_attention_run() {
+    let config = MmditConfig { qk_norm: false, dual_attention: [].into(), depth: 2, ..config(SD35) };
+    let network = MmditNetwork { config, size: [4, 6], lora: None, packed_base: false };
+    let layout = network.layout();
+    assert!(!layout.entries().iter().any(|entry| entry.name.contains("norm_q") || entry.name.contains("attn2")));
+    let mut random = Random(5);
+    let mut normal = |shape: &[usize], factor: f32| -> Vec<f32> {
+        floats(&random.words(&Input::normal(shape))).iter().map(|value| factor * value).collect()
+    };
+    let weights = normal(&[layout.elements()], 0.2);
+    let request = Request {
+        shape: vec![2, 16, 4, 6],
+        x: normal(&[192 * 4], 1.0),
+        // Not so late that the rounding of the features shows.
+        time: vec![9.0, 0.5],
+        context: (vec![2, 5, 48], normal(&[480], 1.0)),
+        pooled: (vec![2, 32], normal(&[64], 1.0)),
+    };
+    let mut graph = Graph::new();
+    let declared = request.declare(&mut graph);
+    let v = record(&network.declare(&mut graph, PARAMETERS, None), &mut graph, &declared);
+    let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
+    let mut twin = Interpreter::new([(PARAMETERS, wide(&weights))].into());
+    for (tensor, values) in [
+        (declared.x, &request.x),
+        (declared.time, &request.time),
+        (declared.prompts.context, &request.context.1),
+        (declared.prompts.pooled, &request.pooled.1),
+    ] {
+        twin.write(tensor, &wide(values));
+    }
+    twin.run(&graph);
+    let expected: Vec<f32> = twin.value(&graph, v).iter().map(|value| *value as f32).collect();
+    let error = error(&velocity(&(network, weights), &request), &expected);
+    assert!(error < FORWARD, "{error:.1e}");
+}
+
+/// Guided Euler steps on diffusers' schedule, as in its pipeline.
+#[test]
+fn a_guided_trajectory_is_that_of_diffusers() {
+    let (network, weights) = model(SD35, [8, 8]);
+    let io = file("sd35_tiny_pipeline/io.safetensors");
+    let sigmas = Schedule::DiffusersStatic { shift: 3.0 }.sigmas(4).expect("it is a schedule");
+    for (ours, theirs) in sigmas.iter().zip(&io["traj.sigmas"].1) {
+        assert!((ours - f64::from(*theirs)).abs() < 1e-6, "{sigmas:?}");
+    }
+    let request = Request::of_pipeline(&io, &io["latents_in"].1, &[1000.0; 2]);
+    let twice = |name: &str| {
+        let (shape, values) = &io[name];
+        ([&[2], &shape[1..]].concat(), values.repeat(2))
+    };
+    let (context, pooled) = (twice("negative_prompt_embeds"), twice("negative_pooled"));
+    let mut graph = Graph::new();
+    let declared = request.declare(&mut graph);
+    let negative = Prompts { context: graph.input("context", &context.0), pooled: graph.input("pooled", &pooled.0) };
+    let transformer = network.declare(&mut graph, PARAMETERS, None);
+    let prompts = [declared.prompts, negative];
+    let v = transformer.guided_velocity(&mut graph, declared.x, declared.time, prompts, 4.5);
+    graph.keep(v);
+    let mut plan = Plan::new(gpu(), &graph, &stores(&network.layout(), &weights)).expect("it is small");
+    request.write(&plan, &declared);
+    plan.write(negative.context, &context.1);
+    plan.write(negative.pooled, &pooled.1);
+    let mut x = request.x;
+    let latents: Vec<&[f32]> = io["traj.latents"].1.chunks(x.len()).collect();
+    assert_eq!(latents.len(), 5);
+    for (step, pair) in sigmas.windows(2).enumerate() {
+        // The errors of earlier steps grow with the guidance: its scale is 4.5 + 3.5 for the difference of two terms.
+        let found = error(&x, latents[step]);
+        assert!(found < 2e-4, "before step {step}: {found:.1e}");
+        let time = network.config.time_of(pair[0]);
+        assert!((time - io["traj.timesteps"].1[step]).abs() < 1e-3);
+        plan.write(declared.x, &x);
+        plan.write(declared.time, &[time; 2]);
+        plan.run().expect("the device works");
+        let v: Vec<f32> = plan.read(&[v]).expect("the device works");
+        let at = step * x.len()..(step + 1) * x.len();
+        let [with, without] = ["traj.v_cond", "traj.v_uncond"].map(|name| &io[name].1[at.clone()]);
+        let guided: Vec<f32> =
+            with.iter().zip(without).map(|(with, without)| without + 4.5 * (with - without)).collect();
+        let found = error(&v, &guided);
+        assert!(found < 2e-4, "velocity of step {step}: {found:.1e}");
+        x.iter_mut().zip(&v).for_each(|(x, v)| *x += (pair[1] - pair[0]) as f32 * v);
+    }
+    let found = error(&x, latents[4]);
+    assert!(found < 2e-4, "{found:.1e}");
+}
+
+/// The velocity, the gradients of the trained store and that of the latents, of the sum of the velocity times a cotangent.
+fn differentiate(
+    (network, trained): &(MmditNetwork, Vec<f32>),
+    base: Option<StoreMemory>,
+    io: &Tensors,
+    cotangent: &[f32],
+    activations: Activations,
+) -> [Vec<f32>; 3] {
+    let request = Request::of(io);
+    let mut graph = Graph::new();
+    let declared = request.declare(&mut graph);
+    let v = record(&network.declare(&mut graph, PARAMETERS, Some(GRADIENTS)), &mut graph, &declared);
+    let seed = graph.input("cotangent", &request.shape);
+    let recorded = backward_with(&mut graph, &[(v, seed)], &[declared.x], activations);
+    let d_x = recorded.gradients[0].expect("the velocity depends on the latents");
+    graph.keep(d_x);
+    let layout = network.layout();
+    let mut stores = stores(&layout, trained);
+    stores.extend(base.map(|base| (BASE, base)));
+    let gradients = layout.upload(gpu(), "gradients", &vec![0.0_f32; layout.elements()]).expect("it is small");
+    stores.insert(GRADIENTS, gradients.clone());
+    let mut plan = Plan::new(gpu(), &graph, &stores).expect("it is small");
+    request.write(&plan, &declared);
+    plan.write(seed, cotangent);
+    plan.run().expect("the device works");
+    let [v, d_x] = [v, d_x].map(|tensor| plan.read(&[tensor]).expect("the device works"));
+    [v, gradients.read(gpu()).expect("the device works"), d_x]
+}
+
+/// Compares each tensor of a store of gradients with `PREFIX NAME` of a file.
+fn check_gradients(layout: &Layout, gradients: &[f32], expected: &Tensors, prefix: &str) {
+    let mut compared = 0;
+    for entry in layout.entries().iter().filter(|entry| entry.trainable) {
+        let ours = &gradients[entry.offset..][..entry.elements()];
+        let (shape, theirs) = &expected[&format!("{prefix}{}", entry.name)];
+        assert_eq!(*shape, entry.shape, "{}", entry.name);
+        let error = error(ours, theirs);
+        // Arguments of up to 1000 round to 3e-5 in f32, and so do the features that this gradient is a product with.
+        let is_of_time = entry.name == "time_text_embed.timestep_embedder.linear_1.weight";
+        let tolerance = if is_of_time { 1e-4 } else { GRADIENT };
+        assert!(error < tolerance, "{}: {error:.1e}", entry.name);
+        // Queries of the last block's text reach nothing.
+        let is_unused =
+            entry.name.contains("blocks.2.attn.add_q_proj") || entry.name.contains("blocks.2.attn.norm_added_q");
+        assert_eq!(ours.iter().all(|value| *value == 0.0), is_unused, "{}", entry.name);
+        compared += 1;
+    }
+    assert_eq!(compared, expected.keys().filter(|name| name.starts_with(prefix)).count(), "all of the file's");
+}
+
+#[test]
+fn gradients_of_all_weights_are_those_of_pytorch() {
+    let model = model(SD35, [12, 8]);
+    let io = file("sd35_tiny_gradients/gradients.safetensors");
+    let [v, gradients, d_x] = differentiate(&model, None, &io, &io["cotangent"].1, Activations::default());
+    let found = [error(&v, &io["output"].1), error(&d_x, &io["grad_input.hidden_states"].1)];
+    assert!(found[0] < FORWARD && found[1] < GRADIENT, "{found:?}");
+    check_gradients(&model.0.layout(), &gradients, &io, "grad.");
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_bits() {
+    let model = model(SD35, [12, 8]);
+    let io = file("sd35_tiny_gradients/gradients.safetensors");
+    let [kept, recomputed] = [false, true]
+        .map(|recompute| differentiate(&model, None, &io, &io["cotangent"].1, Activations { recompute, half: false }));
+    assert!(kept == recomputed);
+}
+
+/// A network with the reference's adapter, the adapter's weights, and those of the base.
+fn adapted() -> (MmditNetwork, Adapter, Vec<f32>) {
+    let (network, base) = model(SD35, [12, 8]);
+    let adapter = Adapter::load(&formats("sd35_tiny_gradients/lora_peft"), &network.base_layout()).expect("it is LoRA");
+    (MmditNetwork { lora: Some(adapter.lora.clone()), ..network }, adapter, base)
+}
+
+#[test]
+fn gradients_of_an_adapter_are_those_of_pytorch() {
+    let (network, adapter, base) = adapted();
+    let layers: Vec<&str> = adapter.lora.layers().iter().map(|layer| layer.layer.as_str()).collect();
+    // Eight projections of three blocks, of which the last has no result for the text.
+    assert_eq!(layers.len(), 23);
+    assert!(layers.contains(&"transformer_blocks.1.attn.to_add_out") && !layers.iter().any(|it| it.contains("attn2")));
+    assert!(adapter.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 8.0));
+    let inputs = file("sd35_tiny_gradients/gradients.safetensors");
+    let io = file("sd35_tiny_gradients/lora_gradients.safetensors");
+    let layout = network.base_layout();
+    let memory = layout.upload(gpu(), "base", &base).expect("it is small");
+    let model = (network, adapter.weights);
+    for recompute in [false, true] {
+        let activations = Activations { recompute, half: false };
+        let [v, gradients, d_x] = differentiate(&model, Some(memory.clone()), &io, &inputs["cotangent"].1, activations);
+        let found = [error(&v, &io["output"].1), error(&d_x, &io["grad_input.hidden_states"].1)];
+        assert!(found[0] < FORWARD && found[1] < GRADIENT, "{found:?}");
+        check_gradients(&model.0.layout(), &gradients, &io, "grad.base_model.model.");
+    }
+    // Half of the base's digits are 2⁻¹¹ of a weight.
+    let packed = layout.upload_packed(gpu(), "base", &base).expect("it is small");
+    let model = (MmditNetwork { packed_base: true, ..model.0 }, model.1);
+    let [v, ..] = differentiate(&model, Some(packed), &io, &inputs["cotangent"].1, Activations::default());
+    let found = error(&v, &io["output"].1);
+    assert!((1e-5..1e-2).contains(&found), "{found:.1e}");
+}
+
+#[test]
+fn a_sample_does_not_depend_on_its_batch() {
+    let model = model(SD35, [12, 8]);
+    let io = file("sd35_tiny_variants/io.safetensors");
+    let request = Request::of(&io);
+    let both = velocity(&model, &request);
+    let alone = velocity(&model, &request.first(1));
+    assert!(both[..alone.len()] == alone);
+    assert!(both.len() == 2 * alone.len() && alone.iter().any(|value| *value != 0.0));
+}
+
+#[test]
+fn weights_that_do_not_fit_say_which_tensor_is_at_fault() {
+    let config = config(SD35);
+    let said = |size: [usize; 2], change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = file(&format!("{SD35}/diffusion_pytorch_model.safetensors"));
+        change(&mut tensors);
+        config.gather("wrong.safetensors", size, tensors).expect_err("it is wrong").to_string()
+    };
+    let replace = |name: &'static str, shape: &'static [usize]| {
+        move |tensors: &mut Tensors| {
+            let values = vec![0.0; shape.iter().product()];
+            assert!(tensors.insert(name.into(), (shape.to_vec(), values)).is_some());
+        }
+    };
+    type Case<'a> = ([usize; 2], &'a dyn Fn(&mut Tensors), &'a str);
+    let cases: [Case<'_>; 7] = [
+        ([8, 8], &|it| drop(it.remove("pos_embed.pos_embed")), "missing the tensor `pos_embed.pos_embed`"),
+        ([8, 8], &|it| drop(it.remove("proj_out.bias")), "missing the tensor `proj_out.bias` of shape [64]"),
+        ([8, 8], &replace("pos_embed.pos_embed", &[1, 64, 32]), "[1, 64, 32], but [1, 256, 32] is expected"),
+        ([8, 8], &replace("transformer_blocks.1.norm1.linear.bias", &[288]), "shape [288], but [192] is expected"),
+        (
+            [8, 8],
+            &|it| drop(it.insert("transformer_blocks.2.attn.to_add_out.bias".into(), (vec![32], vec![0.0; 32]))),
+            "has a tensor `transformer_blocks.2.attn.to_add_out.bias` that its network does not have",
+        ),
+        ([8, 9], &|_| (), "has latents of 8 x 9: both sizes must be multiples of 2 from 2 to 32"),
+        ([34, 8], &|_| (), "has latents of 34 x 8"),
+    ];
+    for (size, change, reason) in cases {
+        let message = said(size, change);
+        assert!(message.contains("wrong.safetensors") && message.contains(reason), "{message}\nlacks: {reason}");
+    }
+}
+
+#[test]
+fn diffusers_file_of_an_adapter_is_that_of_peft() {
+    let (network, adapter, _) = adapted();
+    let base = network.base_layout();
+    let path = formats("sd35_tiny_gradients/lora_diffusers").join(DIFFUSERS_ADAPTER);
+    assert!(Adapter::load_diffusers(&path, &base).expect("it is LoRA") == adapter);
+    // What is written is read again, in either form.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join(DIFFUSERS_ADAPTER);
+    adapter.save_diffusers(&path, &base).expect("the folder is writable");
+    assert!(Adapter::load_diffusers(&path, &base).expect("it is ours") == adapter);
+    adapter.save(folder.path(), &base).expect("the folder is writable");
+    assert!(Adapter::load(folder.path(), &base).expect("it is ours") == adapter);
+    let theirs = file("sd35_tiny_gradients/lora_peft/adapter_model.safetensors");
+    assert_eq!(read_tensors(&folder.path().join("adapter_model.safetensors")).expect("it is whole"), theirs);
+    // Without a configuration alpha is the rank.
+    let tensors = read_tensors(&path).expect("it is whole");
+    let plain = Adapter::from_diffusers("it", &serialize_tensors(&tensors), &base).expect("it is LoRA");
+    assert_eq!(plain.weights, adapter.weights);
+    assert!(plain.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 4.0));
+}
+
+#[test]
+fn a_wrong_diffusers_file_says_what_is_wrong() {
+    let base = adapted().0.base_layout();
+    let tensors = file(&format!("sd35_tiny_gradients/lora_diffusers/{DIFFUSERS_ADAPTER}"));
+    let said = |change: &dyn Fn(&mut Tensors)| {
+        let mut tensors = tensors.clone();
+        change(&mut tensors);
+        Adapter::from_diffusers("it", &serialize_tensors(&tensors), &base).expect_err("it is wrong").to_string()
+    };
+    let a = "transformer.transformer_blocks.1.attn.to_q.lora_A.weight";
+    let b = a.replace("lora_A", "lora_B");
+    let renamed = |it: &mut Tensors, to: &str| {
+        let tensor = it.remove(a).expect("it is there");
+        it.insert(to.into(), tensor);
+    };
+    type Case<'a> = (&'a dyn Fn(&mut Tensors), &'a str);
+    let cases: [Case<'_>; 7] = [
+        (&|it| drop(it.remove(&b)), "missing the tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight`"),
+        (&|it| drop(it.remove(a)), "has a tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight` that"),
+        (&|it| renamed(it, "text_encoder.layers.0.q.lora_A.weight"), "only those named `transformer.LAYER"),
+        (&|it| renamed(it, "transformer.x.alpha"), "has a tensor `transformer.x.alpha`"),
+        (
+            &|it| renamed(it, "transformer.transformer_blocks.1.attn.to_p.lora_A.weight"),
+            "contains \"transformer_blocks.1.attn.to_p\", which is not a layer of the model",
+        ),
+        (&|it| drop(it.insert(a.into(), (vec![128], vec![0.0; 128]))), "has shape [128], but a matrix is expected"),
+        (&|it| it.clear(), "has no tensors of an adapter"),
+    ];
+    for (change, reason) in cases {
+        let message = said(change);
+        assert!(message.starts_with("it") && message.contains(reason), "{message}\nlacks: {reason}");
+    }
+}

@@ -4,6 +4,7 @@ mod adapter;
 mod classifier;
 mod dit;
 mod file;
+pub mod folder;
 mod import;
 mod initialise;
 mod layout;

@@ -1,7 +1,8 @@
-//! Text-to-image models against values that other programs computed.
+//! Text-to-image models: their files, and their parts against values that other programs computed.
 
 mod common;
 
 mod text_to_image {
+    mod folder;
     mod mmdit;
 }

@@ -5,6 +5,7 @@ mod adapter_diffusers;
 mod classifier;
 mod dit;
 mod file;
+pub mod folder;
 mod frozen;
 mod import;
 mod initialise;

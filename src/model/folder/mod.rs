@@ -1,0 +1,17 @@
+//! Published models on disk: folders as diffusers writes them, the hub's cache, single files with the original names.
+
+mod dtype;
+mod gguf;
+mod hub;
+mod names;
+mod pipeline;
+mod tensors;
+mod vae_names;
+mod weights;
+
+pub use dtype::StoredAs;
+pub use hub::{Hub, is_hub_name, locate};
+pub use names::{SingleFile, to_diffusers};
+pub use pipeline::{Component, MODEL_INDEX, Pipeline, SUPPORTED, State, component_class, read_config};
+pub use tensors::{StoredTensor, StoredTensors};
+pub use weights::{STEMS, WeightFile, open_weights, weight_files};

@@ -19,6 +19,7 @@ mod ops {
     mod policy_stats;
     mod sampler_step;
     mod sum_squares;
+    mod text;
     mod transformer;
     mod unwanted;
 }

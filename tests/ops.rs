@@ -17,6 +17,7 @@ mod ops {
     mod philox_normal;
     mod policy_objective;
     mod policy_stats;
+    mod rms_norm;
     mod sampler_step;
     mod sum_squares;
     mod text;

@@ -24,6 +24,7 @@ mod patchify;
 mod philox_normal;
 mod policy_objective;
 mod policy_stats;
+mod rms_norm;
 mod sampler_step;
 mod scale;
 mod sum_rows;
@@ -52,6 +53,7 @@ pub use patchify::{Patches, Patchify, Unpatchify};
 pub use philox_normal::PhiloxNormal;
 pub use policy_objective::PolicyObjective;
 pub use policy_stats::{PolicyStats, policy_stats};
+pub use rms_norm::RmsNorm;
 pub use sampler_step::{SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use sum_rows::SumRows;
@@ -64,7 +66,8 @@ use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
 pub fn variants() -> impl Iterator<Item = &'static str> {
-    matmul::KERNELS.iter().map(|(name, _)| *name).chain(attention::KERNELS).chain(layer_norm::KERNELS)
+    let matmul = matmul::KERNELS.iter().map(|(name, _)| *name);
+    matmul.chain(attention::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
 }
 
 /// Checks the name in `FLOWDPPO_KERNEL`, which forces a variant where an op has one of that name.

@@ -196,7 +196,8 @@ fn assert_forced(name: &str, graph: &Graph, profile: &DeviceProfile) {
         };
         for dispatch in node.op.dispatches(&shapes, profile) {
             let shader = dispatch.kernel.shader;
-            let is_forced = match forced.split_once("attention_").or_else(|| forced.split_once("layer_norm_")) {
+            let plain = ["attention_", "layer_norm_", "rms_norm_"].iter().find_map(|op| forced.split_once(op));
+            let is_forced = match plain {
                 // The plain variant has the op's name.
                 Some((_, kind)) => ["subgroup", "workgroup"]
                     .iter()

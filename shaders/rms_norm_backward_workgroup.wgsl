@@ -1,0 +1,3 @@
+// rms_norm_backward_workgroup, element by element.
+//!import pack
+//!import rms_norm_backward_workgroup

@@ -1,0 +1,3 @@
+// rms_norm_backward_workgroup, four elements at a time.
+//!import pack_vec4
+//!import rms_norm_backward_workgroup

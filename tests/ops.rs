@@ -22,6 +22,7 @@ mod ops {
     mod rms_norm;
     mod sampler_step;
     mod sum_squares;
+    mod text;
     mod transformer;
     mod unwanted;
 }

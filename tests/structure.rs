@@ -45,7 +45,19 @@ const NOT_OF_OPS: [(&str, &str); 4] =
 
 /// Ops that are several kernels of other names than their file's: each direction, function or half has its own.
 const OTHER_NAMES: [(&str, &[&str]); 7] = [
-    ("activation", &["gelu", "gelu_backward", "silu", "silu_backward"]),
+    (
+        "activation",
+        &[
+            "gelu",
+            "gelu_backward",
+            "gelu_erf",
+            "gelu_erf_backward",
+            "quick_gelu",
+            "quick_gelu_backward",
+            "silu",
+            "silu_backward",
+        ],
+    ),
     ("add", &["accumulate"]),
     ("copy_columns", &["join_six", "split_six"]),
     ("half_precision", &["from_half", "to_half"]),

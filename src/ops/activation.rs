@@ -1,19 +1,23 @@
-//! GELU (tanh form) and SiLU.
+//! GELU in its three forms, and SiLU.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
-/// `y = f(x)`, element by element; shaders `gelu`, `silu`.
+/// `y = f(x)`, element by element; shaders `gelu`, `gelu_erf`, `quick_gelu`, `silu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
     Gelu,
+    /// `x Phi(x)` with the normal distribution Phi: the exact GELU (Hendrycks & Gimpel 2016).
+    GeluErf,
+    /// `x sigmoid(1.702 x)`, as OpenAI's CLIP has it.
+    QuickGelu,
     /// `x sigmoid(x)`.
     Silu,
 }
 
-/// `dx = dy f'(x)`; shaders `gelu_backward`, `silu_backward`.
+/// `dx = dy f'(x)`; the shaders have the names of the functions and end in `_backward`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ActivationBackward(Activation);
 
@@ -32,6 +36,15 @@ impl Activation {
                 let inner = root * (1.0 + 3.0 * 0.044_715 * x * x);
                 (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
             }
+            Self::GeluErf => {
+                let cdf = 0.5 * libm::erfc(-x / std::f64::consts::SQRT_2);
+                let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+                (x * cdf, cdf + x * density)
+            }
+            Self::QuickGelu => {
+                let s = 1.0 / (1.0 + (-1.702 * x).exp());
+                (x * s, s * (1.0 + 1.702 * x * (1.0 - s)))
+            }
             Self::Silu => {
                 let s = 1.0 / (1.0 + (-x).exp());
                 (x * s, s * (1.0 + x * (1.0 - s)))
@@ -44,6 +57,8 @@ impl Op for Activation {
     fn name(&self) -> &'static str {
         match self {
             Self::Gelu => "gelu",
+            Self::GeluErf => "gelu_erf",
+            Self::QuickGelu => "quick_gelu",
             Self::Silu => "silu",
         }
     }
@@ -78,6 +93,8 @@ impl Op for ActivationBackward {
     fn name(&self) -> &'static str {
         match self.0 {
             Activation::Gelu => "gelu_backward",
+            Activation::GeluErf => "gelu_erf_backward",
+            Activation::QuickGelu => "quick_gelu_backward",
             Activation::Silu => "silu_backward",
         }
     }

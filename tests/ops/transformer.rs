@@ -14,7 +14,7 @@ const FEW_ROUNDINGS: f64 = 1e-12;
 
 #[test]
 fn activations() {
-    for op in [Activation::Gelu, Activation::Silu] {
+    for op in [Activation::Gelu, Activation::GeluErf, Activation::QuickGelu, Activation::Silu] {
         for shape in [vec![1], vec![63], vec![3, 67]] {
             check(&format!("{op:?}"), &[Input::new(&shape, Values::Scaled(2.0))], FEW_ROUNDINGS, |graph, x| {
                 vec![graph.apply(op, &[x[0]])]

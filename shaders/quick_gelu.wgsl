@@ -1,0 +1,23 @@
+// y = x * sigmoid(1.702 x), CLIP's approximation of GELU, element by element.
+//!import grid
+//!import sigmoid
+
+struct Params {
+    elements: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    if i < params.elements {
+        y[i] = x[i] * sigmoid(1.702 * x[i]);
+    }
+}

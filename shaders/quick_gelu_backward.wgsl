@@ -1,0 +1,25 @@
+// dx = dy * s (1 + 1.702 x (1 - s)) with s = sigmoid(1.702 x).
+//!import grid
+//!import sigmoid
+
+struct Params {
+    elements: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> dy: array<f32>;
+@group(0) @binding(3) var<storage, read_write> dx: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    if i < params.elements {
+        let s = sigmoid(1.702 * x[i]);
+        dx[i] = dy[i] * s * (1.0 + 1.702 * x[i] * (1.0 - s));
+    }
+}

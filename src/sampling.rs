@@ -13,7 +13,7 @@ use crate::model::{DitConfig, Network};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
 
-/// Noise levels and transitions of a trajectory: all that a sampler is.
+/// Noise levels and transitions of a trajectory: everything that defines a sampler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerTable {
     /// Noise levels, one more than there are steps, from 1 to 0.
@@ -78,12 +78,12 @@ pub struct StepGraph {
     history: Option<History>,
 }
 
-/// The data predicted one step before, for solvers that use them.
+/// The data predicted at the previous step, for solvers that use it.
 #[derive(Clone, Copy, Debug)]
 struct History {
-    /// What the step before predicted.
+    /// Prediction of the previous step.
     before: Tensor,
-    /// What this step predicts.
+    /// Prediction of this step.
     now: Tensor,
     /// Rows (1, −σ, 0) of that prediction.
     rows: Tensor,
@@ -95,7 +95,7 @@ impl StepGraph {
         Self::record_for(network, batch, guidance_scale, Solver::Euler)
     }
 
-    /// [`StepGraph::record`] for a solver; one with a history has it in the place of the noise.
+    /// [`StepGraph::record`] for a solver; one with a history has it in place of the noise.
     pub fn record_for(network: &Network, batch: usize, guidance_scale: f64, solver: Solver) -> Self {
         let config = &network.dit;
         let mut graph = Graph::new();
@@ -132,7 +132,7 @@ pub fn noise_graph(config: &DitConfig, batch: usize) -> (Graph, Tensor, Tensor) 
     (graph, keys, noise)
 }
 
-/// What one sample is: which class is asked for, and the key of all its noise (its step is ignored).
+/// One sample: the requested class, and the key of all its noise (its step is ignored).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleRequest {
     /// Class, or the null class.
@@ -152,11 +152,11 @@ pub struct Sampling {
     noise: Plan,
     noise_keys: Tensor,
     noise_out: Tensor,
-    /// Where finished images gather, so that all are read at once.
+    /// Finished images are collected here, so that all are read at once.
     images: Arc<Buffer>,
 }
 
-/// A moment of a trajectory that a visitor sees: the state and the velocity there, on the device.
+/// A point of a trajectory as a visitor sees it: the state and the velocity there, on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Visit<'a> {
     /// Step, from 0.
@@ -187,7 +187,7 @@ impl Sampling {
         Self::new_for(gpu, network, batches, guidance_scale, Solver::Euler, stores)
     }
 
-    /// [`Sampling::new`] for a solver. One with a history takes every deterministic table, the others every
+    /// [`Sampling::new`] for a solver. One with a history accepts every deterministic table, the others every
     /// table without a history.
     ///
     /// # Errors
@@ -237,12 +237,12 @@ impl Sampling {
             None => assert!(table.history.is_empty(), "a table with a history needs a plan with one"),
         }
         let bytes = images_bytes(&self.config, requests.len());
-        assert!(bytes <= self.images.bytes(), "no more samples are drawn than were announced");
+        assert!(bytes <= self.images.bytes(), "no more samples are drawn than space was allocated for");
         let images = Region { buffer: self.images.clone(), offset: 0, bytes };
         let mut throttle = Throttle::default();
         for (index, requests) in requests.chunks(self.batch).enumerate() {
             let first = index * self.batch;
-            // The last batch is filled up with copies of its last request; they are not kept.
+            // The last batch is padded with copies of its last request, which are discarded.
             let padded = || (0..self.batch).map(|row| requests[row.min(requests.len() - 1)]);
             let labels: Vec<u32> = padded().map(|request| request.label).collect();
             self.plan.write(self.step.labels, &labels);
@@ -305,12 +305,12 @@ impl Sampling {
     }
 }
 
-/// Device bytes of so many images.
+/// Device bytes of `count` images.
 pub fn images_bytes(config: &DitConfig, count: usize) -> u64 {
     DType::F32.bytes(&[count, config.dim()])
 }
 
-/// Noise keys as the device wants them.
+/// Noise keys in the layout that shaders read.
 pub fn words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<u32> {
     requests.flat_map(|request| NoiseKey { step, ..request.key }.words()).collect()
 }

@@ -1,6 +1,6 @@
-//! How far one policy is from another: all of it a factor times the mean squared difference of velocities.
+//! How far one policy is from another: every measure is a factor times the mean squared difference of velocities.
 //!
-//! Two policies share the row (a, b, s) of a step, so their means differ by b·Δv and nothing else does.
+//! Two policies share the row (a, b, s) of a step, so only their means differ, by b·Δv.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ pub enum Divergence {
     /// The exact KL, κ·mean Δv²: Flow-DPPO itself.
     #[default]
     Kl,
-    /// b²/2·mean Δv²: the KL as if s were 1 at every step, so late steps do not weigh more.
+    /// b²/2·mean Δv²: the KL as if s were 1 at every step, so late steps do not count more.
     KlUnnormalised,
     /// mean Δv²: the network alone, whatever the sampler.
     Velocity,
@@ -61,7 +61,7 @@ impl ReferenceKind {
     }
 }
 
-/// Total variation distance of two Gaussians of one covariance whose KL, as a sum over the elements, is
+/// Total variation distance of two Gaussians with equal covariance whose KL, summed over the elements, is
 /// `kl_sum`: `erf(√KL / 2)`.
 pub fn tv_from_kl_sum(kl_sum: f64) -> f64 {
     libm::erf(0.5 * kl_sum.sqrt())
@@ -72,7 +72,7 @@ pub fn kl_sum_from_tv(tv: f64) -> f64 {
     if tv >= 1.0 {
         return f64::INFINITY;
     }
-    // erf(6) is 1 in f64. Halving an interval 100 times leaves nothing of it.
+    // erf(6) is 1 in f64. After 100 halvings the interval is smaller than the spacing of f64.
     let (mut low, mut high) = (0.0, 6.0);
     for _ in 0..100 {
         let middle = 0.5 * (low + high);
@@ -89,7 +89,7 @@ mod tests {
     fn total_variation_and_kl_are_inverses() {
         for kl in [1e-8, 1e-3, 0.0655, 0.655, 6.55] {
             let back = kl_sum_from_tv(tv_from_kl_sum(kl));
-            // erf near 1 has lost digits: 1 − 0.93 keeps all but one.
+            // erf near 1 loses digits: 1 − 0.93 keeps all but one.
             assert!((back / kl - 1.0).abs() < 1e-12, "{kl}: {back}");
         }
         assert_eq!(tv_from_kl_sum(0.0), 0.0);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_factors_are_those_of_the_table() {
+    fn factors_match_the_table() {
         let row = Transition { a: 0.9, b: -0.2, s: 0.5 };
         assert_eq!(Divergence::Kl.factor(row), row.kappa());
         assert_eq!(Divergence::Tv.factor(row), row.kappa());

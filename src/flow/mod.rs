@@ -7,12 +7,12 @@
 //!
 //! * [`schedule`]: where those points lie.
 //! * [`sampler`]: how a random step goes from one point to the next, as three numbers.
-//! * [`solver`]: the same for deterministic steps, when samples are only looked at.
+//! * [`solver`]: the same for deterministic steps, for samples that are not trained on.
 //! * [`trained_steps`]: which of the steps are random, and so can be learned from.
 //! * [`noise`]: the randomness itself, as a function of (seed, rollout, sample, step).
 //! * [`objective`]: what a sampled step says about how its velocity should change.
 //! * [`divergence`]: measures of that change: KL, total variation, distances, penalties.
-//! * [`standard_ratio`]: the law that the ratio of new samples follows.
+//! * [`standard_ratio`]: the distribution that the ratio of new samples follows.
 //! * [`nft`]: the objective of DiffusionNFT, which needs no random steps.
 
 pub mod divergence;

@@ -26,10 +26,10 @@
 //! ∂L/∂v = q·(u − v⁻) − p·(u − v⁺)
 //! ```
 
-/// The smallest size of an error that another is divided by.
+/// Lower bound of w, which the errors are divided by.
 pub const SMALLEST_WEIGHT: f64 = 1e-5;
 
-/// The sums over the D elements of a sample that the loss is a function of.
+/// The sums over the D elements of a sample that determine the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
     /// Σ |u − v⁺| and Σ |u − v⁻|.
@@ -38,7 +38,7 @@ pub struct Sums {
     pub squared: [f64; 2],
 }
 
-/// What becomes of them.
+/// The loss and its gradient factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NftOutcome {
     /// L.
@@ -56,7 +56,7 @@ pub fn mixed(v: f64, v_old: f64, beta: f64) -> [f64; 2] {
     [v_old + beta * (v - v_old), v_old - beta * (v - v_old)]
 }
 
-/// Loss and factors of the gradient of a sample of `dim` elements at time `t`.
+/// Loss and gradient factors of a sample of `dim` elements at time `t`.
 pub fn evaluate(sums: Sums, dim: usize, t: f64, advantage: f64, beta: f64, clip: f64) -> NftOutcome {
     let dim = dim as f64;
     let r = (advantage / (2.0 * clip) + 0.5).clamp(0.0, 1.0);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_is_that_of_the_loss_with_constant_weights() {
+    fn the_gradient_matches_the_loss_with_constant_weights() {
         let v = [0.4, -0.1, 0.6];
         for advantage in [-9.0, -2.0, 0.0, 3.0, 9.0] {
             let outcome = evaluate(sums(&v), 3, 0.6, advantage, BETA, 5.0);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sure_advantage_trains_one_policy_alone() {
+    fn an_extreme_advantage_trains_only_one_policy() {
         let of = |advantage| evaluate(sums(&[0.4, -0.1, 0.6]), 3, 0.6, advantage, BETA, 5.0);
         let (best, worst, even) = (of(5.0), of(-5.0), of(0.0));
         assert_eq!((best.share, best.pull_negative), (1.0, 0.0));

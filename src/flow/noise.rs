@@ -1,9 +1,9 @@
-//! Noise as a function of its place: nothing random is ever stored.
+//! Noise as a function of where it is used: nothing random is ever stored.
 //!
 //! Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) turns a
 //! counter and a key into four random words. The key is the seed of the run and the counter says
-//! where the noise is used, so a run can be repeated, an ε can be drawn again instead of being
-//! kept, and a sample does not depend on the batch it was drawn in. The compute shaders evaluate
+//! where the noise is used, so a run can be repeated, an ε can be recomputed instead of
+//! stored, and a sample does not depend on the batch it was drawn in. The compute shaders evaluate
 //! the same function: the same words on every device, and normals that differ from these by the
 //! rounding of `f32` alone.
 
@@ -140,7 +140,7 @@ impl Stream {
         first
     }
 
-    /// Uniform in 0 to `n` − 1 without bias: Lemire's multiplication, which draws again in the few
+    /// Uniform in 0 to `n` − 1 without bias: Lemire's multiplication, which redraws in the few
     /// cases that would make some numbers more likely than others (arXiv 1805.10941).
     ///
     /// # Panics
@@ -157,7 +157,7 @@ impl Stream {
         }
     }
 
-    /// Puts `items` (fewer than 2³²) in a random order, each as likely as any other (Fisher and
+    /// Shuffles `items` (fewer than 2³²); every order is equally likely (Fisher and
     /// Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for unsettled in (2..=items.len()).rev() {
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn normals_have_their_fixed_values() {
-        // Computed with an independent program: a change here changes every run.
+        // Computed with an independent program. If these change, every run changes.
         let expected = [
             -1.4992798705030606,
             0.17162398595608788,
@@ -269,7 +269,7 @@ mod tests {
             let (n0, n1) = box_muller(word, word);
             assert!(n0.is_finite() && n1.is_finite());
         }
-        // The largest that exists: √(2 ln 2²⁴).
+        // The largest possible value: √(2 ln 2²⁴).
         assert!((box_muller(0, 0).0 - 5.768).abs() < 1e-3);
     }
 
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn below_has_no_bias() {
-        // At three quarters of the range a remainder would make the lower third twice as likely as
+        // At three quarters of the range a plain remainder would make the lower third twice as likely as
         // the others, and a bare multiplication the multiples of three.
         let (n, draws) = (3_u32 << 30, 90_000);
         let (mut thirds, mut residues) = ([0; 3], [0; 3]);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_have_keys_of_their_own() {
+    fn every_use_has_its_own_keys() {
         let uses =
             [INITIAL_NOISE, PRETRAIN_NOISE, PRETRAIN_TIME, DROPOUT, SHUFFLE, INITIAL_WEIGHTS, AUGMENT, TRAINED_STEPS];
         let distinct: std::collections::BTreeSet<_> = uses.into_iter().collect();

@@ -1,4 +1,4 @@
-//! The policy objectives: what a sample says about how its velocities should change.
+//! The policy objectives: how a sample changes the velocities that produced it.
 //!
 //! # The policy
 //!
@@ -9,10 +9,10 @@
 //! π_θ(x' | x) = N(a·x + b·v_θ(x), s²·I)
 //! ```
 //!
-//! A rollout is sampled with the old velocity v_old and earns each sample an advantage A; several
+//! A rollout is sampled with the old velocity v_old and gives each sample an advantage A; several
 //! updates of θ then learn from it, comparing the new velocity v with v_old.
 //!
-//! # Two sums say it all
+//! # Two sums are enough
 //!
 //! Old and new policy share x, a, b and s. With the noise ε = (x' − a·x − b·v_old)/s that was drawn
 //! and Δ = v − v_old, both of D elements, everything is a function of two sums:
@@ -26,7 +26,7 @@
 //!
 //! Both are **means over the D elements** and not sums, as in DDPO and everything after it: the
 //! true likelihood ratio of ten thousand elements overflows within one step. Thresholds are meant
-//! the same way (see [`ThresholdUnit`]). On top of this the sums are well conditioned: at the first
+//! the same way (see [`ThresholdUnit`]). The sums are also well conditioned: at the first
 //! update Δ = 0, so ρ = 1 and KL = 0 bit for bit, where two subtracted log-likelihoods would leave
 //! rounding noise.
 //!
@@ -37,12 +37,12 @@
 //!
 //! * **Flow-GRPO** (arXiv 2505.05470) clips as PPO does: nothing is gained from ρ outside 1 ± c.
 //!   But ln ρ has mean −KL and a deviation of only √(2·KL/D): in high dimension ρ > 1 + c hardly
-//!   ever happens, while ρ < 1 − c soon always does. Good samples run free, bad ones are ignored.
-//! * **Flow-DPPO** (arXiv 2606.11025) asks the exact divergence instead, which does not depend on
+//!   ever happens, while ρ < 1 − c soon always does. Good samples are never clipped, bad ones always are.
+//! * **Flow-DPPO** (arXiv 2606.11025) compares the exact divergence instead, which does not depend on
 //!   the noise that was drawn. A term is dropped only if the policy is already far (KL ≥ δ) *and*
 //!   the term would push it further: ρ > 1 and A > 0, or ρ < 1 and A < 0. Terms that lead back are
 //!   always kept.
-//!   The divergence may be another than the KL ([`Divergence`]).
+//!   Divergences other than the KL can be chosen ([`Divergence`]).
 //! * **GRPO-Guard** (arXiv 2510.22319) clips a normalised ratio
 //!   ρ̃ = exp(s·(ln ρ + KL)) = exp(b/D · S1), whose logarithm has mean 0 and no 1/s, and weights the
 //!   steps against each other.
@@ -73,7 +73,7 @@ pub enum LogProb {
     #[default]
     Gaussian,
     /// Flow-CPS's (arXiv 2509.05952), ℓ = −mean (x' − mean)²: the Gaussian's log-ratio times 2s².
-    /// Steps weigh more evenly, and nothing is divided by s. KL keeps the true variance.
+    /// Steps count more evenly, and nothing is divided by s. KL keeps the true variance.
     CpsSpecial,
 }
 
@@ -128,7 +128,7 @@ pub enum ClipSchedule {
 }
 
 impl ClipSchedule {
-    /// The factor of the clip range when the share `progress`, from 0 to below 1, of a run is done.
+    /// The factor of the clip range after the share `progress`, in [0, 1), of a run.
     pub fn factor(self, progress: f64) -> f64 {
         match self {
             Self::Constant => 1.0,
@@ -190,7 +190,7 @@ pub enum Objective {
     },
 }
 
-/// What an objective needs to know of one sample at one trained step.
+/// The inputs of an objective: one sample at one trained step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Term {
     /// S1 = Σ ε·Δ over the latent's elements.
@@ -205,7 +205,7 @@ pub struct Term {
     pub advantage: f64,
 }
 
-/// What an objective makes of a [`Term`]. The loss of a batch is the mean over all its terms,
+/// The result of an objective for a [`Term`]. The loss of a batch is the mean over all its terms,
 /// dropped ones included, so the caller scales `loss`, `d_s1` and `d_s2` by one over their number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PolicyOutcome {
@@ -226,7 +226,7 @@ pub struct PolicyOutcome {
 }
 
 impl Objective {
-    /// Accepts thresholds that make sense; an infinite one never acts.
+    /// Checks that the thresholds make sense; an infinite one never acts.
     ///
     /// # Errors
     ///
@@ -264,8 +264,8 @@ impl Objective {
         let log_ratio = p * term.s1 - q * term.s2;
         let ratio = log_ratio.exp();
 
-        // A dropped term has a constant instead of its ratio: chosen, never multiplied by 0, since
-        // ρ may have overflowed and ∞·0 is not a number.
+        // A dropped term has a constant instead of its ratio: selected, never multiplied by 0, since
+        // ρ may have overflowed and ∞·0 is NaN.
         let constant = match self {
             Self::FlowDppo { mask, .. } => {
                 let far = self.is_beyond(term, log_ratio);
@@ -301,7 +301,7 @@ impl Objective {
         }
     }
 
-    /// Whether a term lies beyond the trust region, whichever way it points: a share to watch, and not the
+    /// Whether a term lies beyond the trust region, whichever way it points: for monitoring; not the
     /// share that is dropped.
     pub fn is_beyond(self, term: &Term, log_ratio: f64) -> bool {
         match self {
@@ -335,7 +335,7 @@ impl Mask {
     }
 }
 
-/// PPO's `max(−A·ρ, −A·clamp(ρ, 1−low, 1+high))`: the bound at which ρ is held, or none if it is
+/// PPO's `max(−A·ρ, −A·clamp(ρ, 1−low, 1+high))`: the bound to which ρ is clipped, or `None` if it is
 /// free. Compared as logarithms, which for the usual ranges of 1e-4 have digits that 1 ± 1e-4 lacks
 /// in `f32`.
 fn clipped_at(log_ratio: f64, advantage: f64, low: f64, high: f64) -> Option<f64> {

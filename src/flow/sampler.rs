@@ -1,4 +1,4 @@
-//! Samplers as tables: every one of them is `x' = a·x + b·v + s·ε`, ε ~ N(0, I).
+//! Samplers as tables: every sampler has the form `x' = a·x + b·v + s·ε`, ε ~ N(0, I).
 //!
 //! A sampler is therefore a pure function from a schedule to rows (a, b, s), and one kernel
 //! executes them all. The mean of a transition is affine in the velocity and its standard deviation
@@ -14,13 +14,13 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 use crate::error::{Error, Result};
 use crate::flow::schedule;
 
-/// Below this exploration strength a step counts as deterministic: a density with so small a
+/// Below this exploration strength a step counts as deterministic: a density with such a small
 /// standard deviation would divide by its square.
 pub const DETERMINISTIC_ETA: f64 = 1e-7;
 
-/// Above this κ a transition is not learned from: its standard deviation is so small that the KL, which
-/// divides by its square, is no measure of what changes in the picture. The usual steps have κ from 1e-3
-/// to 1; CPS at a step to σ' = 0.009, where a doubly shifted schedule ends, has 590.
+/// Transitions with κ above this are not trained on: their standard deviation is so small that the KL, which divides by
+/// its square, no longer measures how much the image changes. The usual steps have κ from 1e-3 to 1; CPS at a step to
+/// σ' = 0.009, where a doubly shifted schedule ends, has 590.
 pub const LARGEST_KAPPA: f64 = 100.0;
 
 /// Exploration strength: one for all steps, or one for each step of a trajectory.
@@ -29,7 +29,7 @@ pub const LARGEST_KAPPA: f64 = 100.0;
 pub enum Eta {
     /// The same at every step.
     All(f64),
-    /// One a step.
+    /// One per step.
     Each(Vec<f64>),
 }
 
@@ -43,7 +43,7 @@ impl Eta {
     }
 }
 
-// By hand, since serde's own for an untagged enum cannot say what it expected.
+// By hand, since serde's error for an untagged enum does not say what was expected.
 impl<'de> Deserialize<'de> for Eta {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct NumberOrList;
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for Eta {
             type Value = Eta;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a number, or a list with a number for each step")
+                f.write_str("a number, or a list with one number per step")
             }
 
             fn visit_f64<E: de::Error>(self, eta: f64) -> std::result::Result<Eta, E> {
@@ -132,8 +132,8 @@ impl Sampler {
     /// The transition from `sigma` to `sigma_next` with strength `eta`, unchecked.
     ///
     /// `sigma_max` is the schedule's second point σ_1. It stands in for σ where Flow-SDE's
-    /// diffusion divides by 1 − σ, which is 0 at the first step; no later σ exceeds it, so it acts
-    /// there alone.
+    /// diffusion divides by 1 − σ, which is 0 at the first step; no later σ exceeds it, so it has an
+    /// effect only there.
     pub fn row(self, sigma: f64, sigma_next: f64, sigma_max: f64, eta: f64) -> Transition {
         let dt = sigma_next - sigma;
         if eta < DETERMINISTIC_ETA {
@@ -168,7 +168,7 @@ impl Sampler {
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] for points that are no schedule, and for an η that is negative, not finite,
+    /// [`Error::Input`] for points that are not a schedule, and for an η that is negative, not finite,
     /// or above 1 with [`Sampler::Cps`].
     pub fn table(self, sigmas: &[f64], eta: impl Fn(usize) -> f64) -> Result<Vec<Transition>> {
         schedule::check(sigmas)?;
@@ -207,7 +207,7 @@ fn euler_maruyama(sigma: f64, dt: f64, g_squared: f64) -> Transition {
     Transition { a: 1.0 + pull * dt, b: (1.0 + pull * (1.0 - sigma)) * dt, s: (g_squared * -dt).sqrt() }
 }
 
-/// Puts the predicted data x − σv and the predicted noise x + (1−σ)v together again at level σ',
+/// Recombines the predicted data x − σv and the predicted noise x + (1−σ)v at level σ',
 /// where the noise is `kept` of the predicted and `fresh` of new noise, and `kept² + fresh² = 1`.
 fn remix(sigma: f64, sigma_next: f64, kept: f64, fresh: f64) -> Transition {
     let (data, noise) = (1.0 - sigma_next, sigma_next * kept);
@@ -233,11 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_flow_sde_step_is_clamped_and_the_others_are_not() {
+    fn only_the_first_flow_sde_step_is_clamped() {
         let sigmas = Schedule::StaticShift { shift: 3.0 }.sigmas(10).unwrap();
         let rows = Sampler::FlowSde.table(&sigmas, |_| 0.7).unwrap();
         // dt = σ_1 − 1 cancels the clamped 1/(1−σ_1): the first standard deviation is η itself, and
-        // the first `b` has no correction since its factor 1 − σ is a true 0.
+        // the first `b` has no correction since its factor 1 − σ is exactly 0.
         assert!((rows[0].s - 0.7).abs() < 1e-15);
         assert!((rows[0].a - (1.0 - 0.7 * 0.7 / 2.0)).abs() < 1e-15);
         assert_eq!(rows[0].b, sigmas[1] - 1.0);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_step_is_random_only_where_noise_is_not_kept_at_its_level() {
+    fn the_last_step_is_random_only_where_the_noise_level_is_not_kept() {
         let sigmas = Schedule::StaticShift { shift: 3.0 }.sigmas(4).unwrap();
         for sampler in all() {
             let last = sampler.table(&sigmas, |_| 0.7).unwrap()[3];
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_strengths_are_refused_with_the_reason() {
+    fn bad_strengths_are_rejected_with_the_reason() {
         let sigmas = [1.0, 0.5, 0.0];
         for (sampler, eta, reason) in [
             (Sampler::Cps, 1.01, "CPS allows at most 1"),

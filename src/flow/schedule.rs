@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// A rule for the points of a trajectory.
 ///
-/// All rules bend a uniform grid `t` with the timestep shift of Stable Diffusion 3 (arXiv
+/// All rules warp a uniform grid `t` with the timestep shift of Stable Diffusion 3 (arXiv
 /// 2403.03206, eq. 23), `σ = κt / (1 + (κ−1)t)`: κ > 1 spends more steps near pure noise, κ = 1 is
 /// linear. They differ in the grid.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,7 +18,7 @@ pub enum Schedule {
         /// κ > 0; 3 for Stable Diffusion 3, 1 for a linear schedule.
         shift: f64,
     },
-    /// The `diffusers` library's version of a static shift, used in the published Flow-GRPO
+    /// The static shift of the `diffusers` library, used in the published Flow-GRPO
     /// runs: the grid ends at an already shifted 1/1000, is shifted again, and 0 is appended. Its
     /// last step is thus from about 0.009 (κ = 3) to 0.
     DiffusersStatic {
@@ -70,7 +70,7 @@ impl Schedule {
     /// # Errors
     ///
     /// [`Error::Input`] for zero steps, a shift that is not a positive number, explicit points of
-    /// the wrong number, and points that [`check`] refuses.
+    /// the wrong number, and points that [`check`] rejects.
     pub fn sigmas(&self, steps: usize) -> Result<Vec<f64>> {
         if steps == 0 {
             return Err(Error::input("the sampler has 0 steps; a trajectory needs at least 1"));
@@ -114,7 +114,7 @@ impl Schedule {
     }
 }
 
-/// Accepts the points of a schedule: at least two, from exactly 1 (a trajectory starts from pure
+/// Checks the points of a schedule: at least two, from exactly 1 (a trajectory starts from pure
 /// noise) strictly down to exactly 0.
 ///
 /// # Errors
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_schedules_are_refused_with_the_reason() {
+    fn bad_schedules_are_rejected_with_the_reason() {
         let explicit = |points: &[f64]| Schedule::Explicit { sigmas: points.to_vec() };
         for (schedule, steps, reason) in [
             (Schedule::StaticShift { shift: 3.0 }, 0, "0 steps"),
@@ -218,7 +218,7 @@ mod tests {
             (Schedule::StaticShift { shift: f64::NAN }, 4, "shift is NaN"),
             (Schedule::DiffusersStatic { shift: -1.0 }, 4, "shift is -1"),
             (Schedule::Dynamic { mu: 1e4 }, 4, "shift is inf"),
-            // So strong a shift that neighbouring points round to the same number.
+            // The shift is so strong that neighbouring points round to the same number.
             (Schedule::StaticShift { shift: 1e20 }, 4, "strictly"),
             (explicit(&[1.0, 0.5, 0.0]), 3, "3 points"),
             (explicit(&[0.9, 0.5, 0.0]), 2, "from 0.9"),

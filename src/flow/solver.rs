@@ -1,8 +1,8 @@
-//! Solvers of the probability-flow ODE as tables, for samples that are only looked at.
+//! Solvers of the probability-flow ODE as tables, for samples that are not trained on.
 //!
 //! With the predicted data x̂ = x − σ·v and the predicted data ŷ of the step before, a step is affine:
 //! `x' = a·x + b·v + c·ŷ`. So the kernel of [`crate::flow::sampler`] executes these rows too, with ŷ in
-//! the place of the noise; and x̂ itself is the row (1, −σ, 0).
+//! place of the noise; x̂ itself is the row (1, −σ, 0).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::flow::schedule;
 
-/// How deterministic steps are made.
+/// How deterministic steps are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 pub enum Solver {
     /// Euler's method, of first order: halving the steps halves the error.
@@ -31,12 +31,12 @@ pub struct MultistepRow {
     pub a: f64,
     /// The weight of the velocity.
     pub b: f64,
-    /// The weight of the data that was predicted at the step before; 0 at the first step.
+    /// The weight of the data predicted at the previous step; 0 at the first step.
     pub c: f64,
 }
 
 impl Solver {
-    /// Whether a step needs the data that was predicted at the step before.
+    /// Whether a step needs the data predicted at the previous step.
     pub fn has_history(self) -> bool {
         self == Self::DpmSolverPlusPlus
     }
@@ -45,7 +45,7 @@ impl Solver {
     ///
     /// # Errors
     ///
-    /// [`crate::Error::Input`] for points that are no schedule.
+    /// [`crate::Error::Input`] for points that are not a schedule.
     pub fn table(self, sigmas: &[f64]) -> Result<Vec<MultistepRow>> {
         schedule::check(sigmas)?;
         let before = |k: usize| k.checked_sub(1).map(|k| sigmas[k]);
@@ -66,7 +66,7 @@ impl Solver {
 /// of this step in λ = ln((1−σ)/σ), half the logarithm of the signal-to-noise ratio.
 ///
 /// λ is infinite at both ends of a schedule: the second step and the last one are of first order. Their
-/// error is that of two steps, and not of all, so the whole is of second order.
+/// error is that of only two steps, so the whole trajectory is of second order.
 fn second_order(sigma_before: f64, sigma: f64, sigma_next: f64) -> MultistepRow {
     let lambda = |sigma: f64| ((1.0 - sigma) / sigma).ln();
     let (last, this) = (lambda(sigma) - lambda(sigma_before), lambda(sigma_next) - lambda(sigma));
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::flow::schedule::Schedule;
 
-    /// Data from N(m, τ²) have a linear velocity, and the ODE a solution in closed form.
+    /// Data from N(m, τ²) have a linear velocity, so the ODE has a closed-form solution.
     const M: f64 = 0.4;
     const TAU: f64 = 0.3;
 
@@ -125,7 +125,7 @@ mod tests {
         let linear = |_: usize| Schedule::default();
         for (solver, factor) in [(Solver::Euler, 2.0), (Solver::DpmSolverPlusPlus, 4.0)] {
             let found = ratios(solver, &cosine);
-            // What the next order adds is a few in a hundred with 160 steps.
+            // The next order contributes a few percent at 160 steps.
             assert!(found.iter().all(|ratio| (ratio / factor - 1.0).abs() < 0.06), "{solver:?}: {found:?}");
         }
         assert!(ratios(Solver::Euler, &linear).iter().all(|ratio| (ratio - 2.0).abs() < 0.02));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_second_and_last_step_are_eulers() {
+    fn the_first_second_and_last_steps_are_eulers() {
         let sigmas = Schedule::default().sigmas(4).unwrap();
         let euler = Solver::Euler.table(&sigmas).unwrap();
         let found = Solver::DpmSolverPlusPlus.table(&sigmas).unwrap();

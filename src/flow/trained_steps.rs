@@ -88,12 +88,12 @@ fn yes() -> bool {
 
 impl TrainedSteps {
     /// The random steps of rollout `rollout` in a trajectory of `steps` steps, ascending; the same
-    /// arguments always give the same answer. Every rollout has the same number of them.
+    /// arguments always give the same steps. Every rollout has the same number of them.
     ///
     /// # Errors
     ///
-    /// [`Error::Input`] if the rule could choose, in this rollout or another, nothing, a step that there
-    /// is not, one step twice, or the last step where it must not.
+    /// [`Error::Input`] if in any rollout the rule could choose nothing, a step that does not
+    /// exist, one step twice, or the last step where it must not.
     pub fn choose(&self, steps: usize, seed: u64, rollout: u32) -> Result<Vec<usize>> {
         let mut candidates = self.candidates(steps)?;
         let mut stream = Stream::new(NoiseKey { seed, rollout, sample: 0, step: TRAINED_STEPS });
@@ -150,7 +150,7 @@ impl TrainedSteps {
                     )));
                 }
                 if *rollouts == 0 {
-                    return Err(Error::input("rollouts = 0 must be at least 1: so long a window stays"));
+                    return Err(Error::input("rollouts = 0 must be at least 1: it is how long a window stays"));
                 }
                 let stride = size - overlap;
                 return Ok((0..(steps - size) / stride * stride + size).collect());
@@ -165,12 +165,12 @@ impl TrainedSteps {
     }
 }
 
-/// Accepts the size of a window that may reach the last step.
+/// Checks the size of a window that may reach the last step.
 fn window(size: usize, steps: usize) -> Result<()> {
     if (1..=steps).contains(&size) {
         return Ok(());
     }
-    Err(Error::input(format!("size = {size} must be a number of steps from 1 to {steps}, as many as there are")))
+    Err(Error::input(format!("size = {size} must be from 1 to {steps}, the number of steps")))
 }
 
 fn pool(steps: usize, from: f64, to: f64) -> Result<Vec<usize>> {
@@ -185,7 +185,7 @@ fn pool(steps: usize, from: f64, to: f64) -> Result<Vec<usize>> {
     Ok((position(from)..position(to)).collect())
 }
 
-/// Accepts ascending step numbers that can be trained on.
+/// Checks that ascending step numbers can be trained on.
 fn check(chosen: &[usize], steps: usize) -> Result<()> {
     let Some(&last) = chosen.last() else {
         return Err(Error::input(format!(
@@ -203,7 +203,7 @@ fn check(chosen: &[usize], steps: usize) -> Result<()> {
     if last == steps - 1 {
         return Err(Error::input(format!(
             "step {last} is the last of the {steps} steps and cannot be trained, since \
-             it ends without noise and so has no density; leave it out (with sparse-early: lower to; with \
+             it ends without noise and therefore has no density; leave it out (with sparse-early: lower to; with \
              fast-window: lower size)"
         )));
     }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_choices_are_refused_with_the_reason() {
+    fn bad_choices_are_rejected_with_the_reason() {
         let early = |count, from, to| TrainedSteps::SparseEarly { count, from, to };
         let list = |steps: &[usize]| TrainedSteps::List { steps: steps.to_vec() };
         for (rule, steps, reason) in [

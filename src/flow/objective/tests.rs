@@ -114,7 +114,7 @@ fn guard_is_the_bias_corrected_ratio() {
 }
 
 #[test]
-fn an_overflowing_ratio_is_dropped_without_a_nan() {
+fn an_overflowing_ratio_is_dropped_without_nan() {
     let row = Transition { a: 1.0, b: -1.0, s: 1.0 };
     let term = Term { s1: -1e4, s2: 1.0, dim: 1, row, advantage: 1.0 };
     for objective in [DPPO, dppo(1e-5, Mask::Symmetric), GRPO, GUARD] {
@@ -138,7 +138,7 @@ fn beyond_the_trust_region_in_either_direction() {
 }
 
 #[test]
-fn the_mask_compares_the_divergence_that_it_is_told_to() {
+fn the_mask_compares_the_configured_divergence() {
     for (_, row) in rows() {
         for divergence in [Divergence::Kl, Divergence::KlUnnormalised, Divergence::Velocity, Divergence::Tv] {
             let term = Term { s1: -0.4, s2: 0.2, dim: 8, row, advantage: 1.0 };
@@ -146,7 +146,7 @@ fn the_mask_compares_the_divergence_that_it_is_told_to() {
             let kept = |kl_mask_threshold| {
                 let objective = Objective::FlowDppo { kl_mask_threshold, divergence, mask: Mask::Symmetric };
                 let outcome = objective.evaluate(LogProb::Gaussian, &term);
-                assert_eq!(outcome.kl, row.kappa() / 8.0 * 0.2, "the KL is reported whatever is compared");
+                assert_eq!(outcome.kl, row.kappa() / 8.0 * 0.2, "the KL is reported whichever divergence is compared");
                 outcome.kept
             };
             assert!(kept(1.001 * value) && !kept(0.999 * value), "{divergence:?}");
@@ -155,7 +155,7 @@ fn the_mask_compares_the_divergence_that_it_is_told_to() {
 }
 
 #[test]
-fn clip_ranges_shrink_as_they_should() {
+fn clip_ranges_shrink_as_scheduled() {
     let at = |schedule: ClipSchedule| [0.0, 0.5, 0.999_999].map(|progress| schedule.factor(progress));
     assert_eq!(at(ClipSchedule::Constant), [1.0; 3]);
     let close = |found: [f64; 3], expected: [f64; 3]| found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6);

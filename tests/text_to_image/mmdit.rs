@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::autodiff::{Activations, backward_with};
+use flowdppo_wgpu::config::WeightType;
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, StoreMemory, Stores, Tensor};
 use flowdppo_wgpu::model::{
@@ -39,7 +40,7 @@ fn model(folder: &str, size: [usize; 2]) -> (MmditNetwork, Vec<f32>) {
     let config = config(folder);
     let tensors = file(&format!("{folder}/diffusion_pytorch_model.safetensors"));
     let weights = config.gather(folder, size, tensors).expect("the weights fit");
-    (MmditNetwork { config, size, lora: None, packed_base: false }, weights)
+    (MmditNetwork { config, size, lora: None, weights: WeightType::F32 }, weights)
 }
 
 const SD35: &str = "sd35_tiny_pipeline/transformer";
@@ -171,7 +172,7 @@ fn velocities_of_sd3_tiny_are_those_of_diffusers() {
 #[test]
 fn networks_without_norms_and_second_attention_run() {
     let config = MmditConfig { qk_norm: false, dual_attention: [].into(), depth: 2, ..config(SD35) };
-    let network = MmditNetwork { config, size: [4, 6], lora: None, packed_base: false };
+    let network = MmditNetwork { config, size: [4, 6], lora: None, weights: WeightType::F32 };
     let layout = network.layout();
     assert!(!layout.entries().iter().any(|entry| entry.name.contains("norm_q") || entry.name.contains("attn2")));
     let mut random = Random(5);
@@ -353,12 +354,17 @@ fn gradients_of_an_adapter_are_those_of_pytorch() {
         assert!(found[0] < FORWARD && found[1] < GRADIENT, "{found:?}");
         check_gradients(&model.0.layout(), &gradients, &io, "grad.base_model.model.");
     }
-    // Half of the base's digits are 2⁻¹¹ of a weight.
-    let packed = layout.upload_packed(gpu(), "base", &base).expect("it is small");
-    let model = (MmditNetwork { packed_base: true, ..model.0 }, model.1);
-    let [v, ..] = differentiate(&model, Some(packed), &io, &inputs["cotangent"].1, Activations::default());
-    let found = error(&v, &io["output"].1);
-    assert!((1e-5..1e-2).contains(&found), "{found:.1e}");
+    // A base in fewer bits gives the bits that its rounded weights give.
+    for weights in [WeightType::F16, WeightType::Q8_0] {
+        let stored = (MmditNetwork { weights, ..model.0.clone() }, model.1.clone());
+        let frozen = stored.0.frozen();
+        let rounded = frozen.rounded(&base).expect("16 bits suffice");
+        assert!(rounded != base);
+        let run =
+            |model, memory| differentiate(model, Some(memory), &io, &inputs["cotangent"].1, Activations::default());
+        let expected = run(&model, layout.upload(gpu(), "base", &rounded).expect("it is small"));
+        assert!(run(&stored, frozen.upload(gpu(), "base", &base).expect("it is small")) == expected, "{weights:?}");
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl<'a> Mmdit<'a> {
         let image = graph.scope("pos_embed", |graph| {
             let patches = graph.apply(Patchify(patches), &[x]);
             let tokens = self.linear(graph, "pos_embed.proj", patches);
-            let positions = self.parameters.get(graph, POSITIONS);
+            let positions = self.parameters.get(POSITIONS);
             let count = graph.elements(positions);
             assert_eq!(count, sample_elements(graph, tokens), "positions are those of another size of latents");
             graph.apply(AddBroadcast, &[tokens, positions])
@@ -185,7 +185,7 @@ impl<'a> Mmdit<'a> {
             }
             let y = self.linear(graph, &format!("{layer}.{projection}"), x);
             let Some(norm) = norm.filter(|_| self.config.qk_norm) else { return Some(y) };
-            let weight = self.parameters.get(graph, &format!("{layer}.{norm}.weight"));
+            let weight = self.parameters.get(&format!("{layer}.{norm}.weight"));
             Some(graph.push(RmsNorm { epsilon: EPSILON }, &[y, weight])[0])
         });
         std::array::from_fn(|_| parts.next().flatten())

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Mmdit, MmditConfig};
+use crate::config::WeightType;
 use crate::graph::{Graph, Store};
+use crate::model::frozen::Frozen;
 use crate::model::layout::{Layout, Parameters};
 use crate::model::lora::Lora;
 use crate::model::network::BASE;
@@ -18,14 +20,19 @@ pub struct MmditNetwork {
     pub size: [usize; 2],
     /// The adapter of [`BASE`]; `None` if the store contains all weights.
     pub lora: Option<Lora>,
-    /// [`BASE`] is packed in 16 bits, as by [`Layout::upload_packed`].
-    pub packed_base: bool,
+    /// How [`BASE`] is stored.
+    pub weights: WeightType,
 }
 
 impl MmditNetwork {
     /// The layout of the base, or of all weights.
     pub fn base_layout(&self) -> Layout {
         self.config.layout(self.size)
+    }
+
+    /// How the frozen weights are stored as [`BASE`].
+    pub fn frozen(&self) -> Frozen {
+        Frozen::new(&self.base_layout(), self.weights)
     }
 
     /// The layout of the trained store.
@@ -44,8 +51,6 @@ impl MmditNetwork {
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
             lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
-        let base = self.base_layout();
-        let base = if self.packed_base { base.declare_packed(graph, BASE) } else { base.declare(graph, BASE, None) };
-        base.with_lora(trained, factors)
+        self.frozen().declare(graph, BASE).with_lora(trained, factors)
     }
 }

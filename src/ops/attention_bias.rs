@@ -2,7 +2,7 @@
 
 use super::{word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
-use crate::graph::{Binding, DeviceProfile, Op, Shapes};
+use crate::graph::{Binding, DType, DeviceProfile, Op, Shapes};
 
 /// `softmax(scale · q·kᵀ + bias)·v` for every head.
 ///
@@ -56,6 +56,10 @@ impl AttentionBias {
 impl Op for AttentionBias {
     fn name(&self) -> &'static str {
         "attention_bias"
+    }
+
+    fn input_type(&self, index: usize) -> DType {
+        if self.has_mask && index == 3 + usize::from(self.has_bias) { DType::U32 } else { DType::F32 }
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {

@@ -49,7 +49,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "my.toml:2:11: `rollout.sampler` must be \"ode\" or \"flow-sde\" or \"dance\" or \"cps\" or \"precise\" or \
       \"dance-precise\", not \"flow_sde\"; did you mean \"flow-sde\"?"),
     ("[rollout]\neta = 'much'", &[],
-     "my.toml:2:7: `rollout.eta` must be a number, or a list with a number for each step, not the text \"much\""),
+     "my.toml:2:7: `rollout.eta` must be a number, or a list with one number per step, not the text \"much\""),
     ("[rollout]\nschedule = { kind = 'linear' }", &[],
      "my.toml:2:21: `rollout.schedule.kind` must be \"static-shift\" or \"diffusers-static\" or \"dynamic\" or \
       \"dynamic-tokens\" or \"explicit\", not \"linear\""),
@@ -151,9 +151,6 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["reward.0.file=\"C:\\new\""],
      "`reward.0.file` must be a path, not \"C:\\new\", which has a line break (U+000A); within double quotes a backslash \
       begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
-    (Command::Pretrain, &["data.kind=folder", "data.path=\"C:\\bilder\""],
-     "`data.path` must be a path, not \"C:\\u{8}ilder\", which has U+0008; within double quotes a backslash begins an \
-      escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
     (Command::Train, &["train.iterations=0"],
      "`train.iterations` must be a whole number from 1 to 100000000, not 0"),
     (Command::Train, &["train.updates_per_rollout=3"],
@@ -223,7 +220,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`rollout.trained_steps`: from = 0.6 and to = 0.5 must be shares of the trajectory with 0 <= from < to <= 1"),
     (Command::Train, &["rollout.trained_steps={kind='list',steps=[2,9]}"],
      "`rollout.trained_steps`: step 9 is the last of the 10 steps and cannot be trained, since it ends without noise \
-      and so has no density; leave it out (with sparse-early: lower to; with fast-window: lower size)"),
+      and therefore has no density; leave it out (with sparse-early: lower to; with fast-window: lower size)"),
     (Command::Train, &["rollout.trained_steps={kind='list',steps=[2,1,2]}"],
      "`rollout.trained_steps`: step 2 is listed twice; list each step once"),
     (Command::Train, &["train.learning_rate=nan"],

@@ -94,8 +94,9 @@ fn attention_bias_with_large_logits_does_not_overflow() {
 fn attention_bias_of_hidden_keys_is_zero() {
     let op = AttentionBias { has_mask: true, ..AttentionBias::plain(2, 1, 2) };
     let x = words(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
-    let outputs = run(&[(&[4, 2], &x), (&[4, 2], &x), (&[4, 2], &x), (&[2, 2], &[0, 0, 0, 1])], |graph, x| {
-        vec![graph.apply(op, x)]
+    let outputs = run(&[(&[4, 2], &x), (&[4, 2], &x), (&[4, 2], &x)], |graph, x| {
+        let mask = graph.constant_indices("mask", &[2, 2], vec![0, 0, 0, 1]);
+        vec![graph.apply(op, &[x[0], x[1], x[2], mask])]
     });
     assert_eq!(floats(&outputs[0]), [0.0, 0.0, 0.0, 0.0, 7.0, 8.0, 7.0, 8.0]);
 }

@@ -14,6 +14,7 @@ mod network;
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
+pub(crate) use file::KEY as NATIVE;
 pub use file::{
     Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
 };

@@ -15,6 +15,7 @@ mod cli {
     mod documents;
     mod evaluation;
     mod half;
+    mod inspect;
     mod interruption;
     mod outputs;
     mod outside;

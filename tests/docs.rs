@@ -127,6 +127,7 @@ fn the_readme_shows_every_command() {
         "pretrain",
         "fit-classifier",
         "data",
+        "inspect",
         "import",
         "export",
         "merge",

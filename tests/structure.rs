@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 29] = [
     &["cli"],
     &["preflight"],
-    &["sweep", "dashboard", "supervised"],
+    &["sweep", "dashboard", "supervised", "inspect"],
     &["bench"],
     &["rl"],
     &["evaluate", "preview"],

@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod fit_classifier;
 mod import;
+mod inspect;
 mod merge;
 mod output;
 mod pretrain;
@@ -105,6 +106,8 @@ enum Command {
     Report(report::Arguments),
     /// Show runs in the browser, live
     Dashboard(dashboard::Arguments),
+    /// Say what a file or folder is: a model, an adapter, a run, a checkpoint
+    Inspect(inspect::Arguments),
     /// Convert a checkpoint of another program
     Import(import::Arguments),
     /// Convert a model to a checkpoint of another program
@@ -322,6 +325,7 @@ impl Cli {
             Command::Report(arguments) => report::run(&arguments),
             Command::Dashboard(arguments) => dashboard::run(global, &arguments),
             Command::Data(arguments) => data::run(global, &arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Import(arguments) => import::run(global, &arguments),
             Command::Export(arguments) => export::run(global, &arguments),
             Command::Merge(arguments) => merge::run(global, &arguments),

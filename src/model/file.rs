@@ -15,7 +15,7 @@ use crate::files::{read_file, write_atomically};
 use crate::sniff::what_is;
 
 /// Metadata key of a file's description, as JSON.
-const KEY: &str = "flowdppo_wgpu";
+pub(crate) const KEY: &str = "flowdppo_wgpu";
 
 /// Tensors by name: shape and values as f32.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

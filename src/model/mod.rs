@@ -18,6 +18,7 @@ pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
+pub(crate) use file::KEY as NATIVE;
 pub use file::{
     Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
 };

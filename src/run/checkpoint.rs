@@ -159,6 +159,28 @@ pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
     Ok(None)
 }
 
+/// Whether a folder is, by its name and its manifest, a checkpoint.
+pub fn is_checkpoint(folder: &Path) -> bool {
+    found_in(folder).is_some() && folder.join(MANIFEST).is_file()
+}
+
+/// Reads one checkpoint, and verifies sizes and hashes of its files.
+///
+/// # Errors
+/// [`Error::Input`] if it is none, or is damaged.
+pub fn read(folder: &Path) -> Result<LoadedCheckpoint> {
+    let damaged = |cause: &str| Error::input(format!("{} is not a whole checkpoint: {cause}", folder.display()));
+    let found = found_in(folder).ok_or_else(|| damaged("its name is not the number of an iteration"))?;
+    load(&found).map_err(|cause| damaged(&cause))
+}
+
+fn found_in(folder: &Path) -> Option<Found> {
+    // The name of a path like `.` is that of the place.
+    let whole = fs::canonicalize(folder).ok()?;
+    let (iteration, published) = whole.file_name()?.to_str().and_then(parse_folder_name)?;
+    Some(Found { iteration, published, path: folder.to_owned() })
+}
+
 /// A folder that is, by its name, a checkpoint, or was about to become or to cease to be one.
 ///
 /// The order is oldest first; of one iteration, the published folder comes after the hidden ones.

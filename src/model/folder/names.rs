@@ -116,7 +116,9 @@ fn component_of(tensors: &BTreeMap<String, StoredTensor>) -> Option<&'static str
     if begins("joint_blocks.") || (begins("transformer_blocks.") && has("pos_embed.proj.weight")) {
         return Some("transformer");
     }
-    if has("decoder.conv_in.weight") || has("encoder.conv_in.weight") || vae_names::is_tiny(tensors) {
+    let is_full = has("decoder.conv_in.weight") || has("encoder.conv_in.weight");
+    let is_todays_tiny = has("decoder.layers.0.weight") || has("encoder.layers.0.weight");
+    if is_full || is_todays_tiny || vae_names::is_tiny(tensors) {
         return Some("vae");
     }
     if let Some(table) = tensors.get("text_model.embeddings.token_embedding.weight") {

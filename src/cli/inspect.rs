@@ -1,0 +1,92 @@
+//! `inspect`: what a file or folder is.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+
+use super::say;
+use crate::error::Result;
+use crate::inspect::{Part, Report, inspect};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// File or folder: a model, an adapter, a run or a checkpoint; builtin:NAME; or org/name in the cache of the Hugging
+    /// Face hub (nothing is downloaded)
+    #[arg(value_name = "FILE|DIR|NAME")]
+    path: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let report = inspect(&arguments.path)?;
+    match arguments.json {
+        true => say(serde_json::to_string_pretty(&report).expect("text and numbers are JSON")),
+        false => print(&report),
+    }
+    Ok(())
+}
+
+/// Bytes in the unit that suits them.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// The types of numbers, with the share of each if there are several.
+fn types(stored_as: &BTreeMap<String, u64>) -> String {
+    let all: u64 = stored_as.values().sum();
+    let shown = stored_as.iter().map(|(name, count)| match stored_as.len() {
+        1 => name.clone(),
+        _ => format!("{name} {:.1} %", 100.0 * *count as f64 / all.max(1) as f64),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn print(report: &Report) {
+    say(format_args!("{}: {}", report.path, report.what));
+    say(format_args!("parameters             {} ({})", report.parameters, types(&report.stored_as)));
+    say(format_args!("on disk                {}", size(report.bytes_on_disk)));
+    report.components.iter().for_each(print_part);
+    if let Some(memory) = report.weights_memory {
+        let (full, half, eight) = (size(memory.f32), size(memory.f16), size(memory.q8_0));
+        say(format_args!("weights in memory      {full} as f32, {half} as f16, {eight} as q8_0"));
+        if memory.position_table > 0 {
+            let table = memory.position_table;
+            say(format_args!(
+                "                       without the position table ({table} numbers), of which a part is used"
+            ));
+        }
+    }
+    if let Some(memory) = report.device_memory {
+        let (bytes, batch) = (size(memory.sampling), memory.sampling_batch);
+        say(format_args!("device memory          {bytes} to draw {batch} images at a time"));
+        if let Some(bytes) = memory.training {
+            let bytes = size(bytes);
+            say(format_args!(
+                "                       {bytes} to train with the default configuration; see train --dry-run"
+            ));
+        }
+    }
+    if let Some(command) = &report.train_command {
+        say(format_args!("train it with          {command}"));
+    }
+    report.notes.iter().for_each(|note| say(format_args!("note                   {note}")));
+}
+
+fn print_part(part: &Part) {
+    let class = part.class.as_deref().map(|class| format!(" {class}")).unwrap_or_default();
+    let text = match (part.state, part.parameters) {
+        ("present", 0) => format!("{}{class}", size(part.bytes_on_disk)),
+        ("present", parameters) => {
+            let (types, bytes) = (types(&part.stored_as), size(part.bytes_on_disk));
+            format!("{parameters} parameters ({types}), {bytes},{class} {}", part.sizes).replace(",  ", ", ")
+        }
+        (state, _) => format!("{state}{class}"),
+    };
+    say(format_args!("  {:<20} {text}", part.name));
+}

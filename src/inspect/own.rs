@@ -1,0 +1,166 @@
+//! What this program trains: its own models, SiT's checkpoints, runs and their checkpoints.
+
+use std::path::Path;
+
+use super::{DeviceMemory, Report, adapter, bytes_on_disk, stored_as};
+use crate::assets::{load_model, model_file};
+use crate::config::Config;
+use crate::error::Result;
+use crate::graph::{DeviceProfile, planned_bytes, planned_together};
+use crate::model::folder::StoredTensors;
+use crate::model::{ADAPTER_CONFIG, DitConfig, ModelKind, Network, NullClass, default_num_heads};
+use crate::rl::Trainer;
+use crate::run::checkpoint;
+use crate::sampling::{StepGraph, images_bytes, noise_graph};
+use crate::text::quoted;
+
+/// The model of a run or of one of its checkpoints.
+pub(super) const MODEL: &str = "model.safetensors";
+
+/// Images that `sample` draws at a time.
+const BATCH: usize = 100;
+
+/// A native model: a file, or builtin:NAME.
+pub(super) fn model(name: &str) -> Result<Report> {
+    let model = load_model(name)?;
+    let mut report = Report { path: name.to_owned(), ..Report::default() };
+    match &model.kind {
+        ModelKind::Dit(dit) => {
+            report.kind = "flow-model";
+            report.what = format!("a flow model of this program: {}", sizes(dit));
+            describe(&mut report, dit, name);
+        }
+        ModelKind::Classifier(config) => {
+            report.kind = "classifier";
+            report.what = format!(
+                "a classifier of this program: {0}x{0} images of {1} channels, hidden size {2}, {3} classes",
+                config.image_size, config.channels, config.hidden_size, config.num_classes
+            );
+        }
+    }
+    if !model.class_names.is_empty() {
+        report.notes.push(format!("its classes are {}", model.class_names.join(", ")));
+    }
+    report.parameters = model.kind.layout().parameter_count() as u64;
+    let path = Path::new(name);
+    if name.starts_with("builtin:") {
+        report.stored_as = [("F32".to_owned(), report.parameters)].into();
+        report.notes.push("it is compiled into the program".into());
+    } else {
+        let tensors = StoredTensors::open(&model_file(path)?)?;
+        report.stored_as = stored_as(tensors.tensors().values());
+        report.bytes_on_disk = bytes_on_disk(&tensors);
+    }
+    Ok(report)
+}
+
+fn sizes(dit: &DitConfig) -> String {
+    format!(
+        "{0}x{0} images of {1} channels, patch {2}, hidden size {3}, depth {4}, {5} heads, {6} classes",
+        dit.image_size, dit.channels, dit.patch_size, dit.hidden_size, dit.depth, dit.num_heads, dit.num_classes
+    )
+}
+
+/// Memory, and the command that trains it.
+fn describe(report: &mut Report, dit: &DitConfig, file: &str) {
+    let profile = DeviceProfile::default();
+    let network = Network::from(dit);
+    let plans = [StepGraph::record(&network, BATCH, 1.0).graph, noise_graph(dit, BATCH).0];
+    let plans = plans.map(|graph| planned_bytes(&graph, &profile));
+    let weights = 4 * dit.layout().elements() as u64;
+    let training = match Trainer::cost(&Config::default(), dit, &profile) {
+        Ok(cost) => Some(cost.bytes),
+        Err(cause) => {
+            report.notes.push(format!("the default configuration does not suit it: {cause}"));
+            None
+        }
+    };
+    let sampling = weights + planned_together(&plans) + images_bytes(dit, BATCH);
+    report.device_memory = Some(DeviceMemory { sampling, sampling_batch: BATCH as u64, training });
+    report.train_command = Some(train_command(dit, file));
+}
+
+/// The command that trains a model: with the default reward where that suits its images, else with one that suits all.
+fn train_command(dit: &DitConfig, file: &str) -> String {
+    let set = |value: &str| format!(" --set {}", quoted(Path::new(value)));
+    let mut command = format!("flowdppo-wgpu train{}", set(&format!("model.file={file}")));
+    if (dit.image_size, dit.channels, dit.num_classes) != (8, 1, 10) {
+        command += &set("reward=[{kind=\"symmetry\"}]");
+        command += &set("eval.judge=");
+    }
+    command
+}
+
+/// A checkpoint of SiT or DiT, which `import` converts.
+pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
+    let name = path.display().to_string();
+    let shapes = tensors.tensors().iter().map(|(tensor, stored)| (tensor.clone(), stored.shape().to_vec())).collect();
+    let width = tensors.tensors().get("x_embedder.proj.weight").and_then(|stored| stored.shape().first().copied());
+    let known = width.and_then(default_num_heads);
+    // One head divides every width; it is not shown.
+    let dit = DitConfig::of_sit(&name, &shapes, known.or(Some(1)), NullClass::Assumed)?;
+    let mut report = Report { path: name.clone(), kind: "sit-checkpoint", ..Report::default() };
+    report.parameters = tensors.parameters() as u64;
+    report.bytes_on_disk = bytes_on_disk(tensors);
+    report.stored_as = stored_as(tensors.tensors().values());
+    let mut text = sizes(&dit);
+    let mut heads = "";
+    if known.is_some() {
+        describe(&mut report, &dit, MODEL);
+    } else {
+        text = text.replace(", 1 heads", "");
+        heads = " --num-heads N";
+        report.notes.push(
+            "the number of its attention heads is not in the file, and its width is none of the published ones".into(),
+        );
+    }
+    report.what = format!("a checkpoint of SiT or DiT, whose files cannot be told apart: {text}");
+    let import = format!("flowdppo-wgpu import --format sit{heads} {} {MODEL}", quoted(path));
+    report.train_command = Some(format!("{import}, then {}", train_command(&dit, MODEL)));
+    if dit.channels == 4 {
+        report.notes.push("it makes latents of 4 channels, which cannot be shown as images here".into());
+    }
+    Ok(report)
+}
+
+/// The directory of a run.
+pub(super) fn run(path: &Path) -> Result<Report> {
+    let newest = checkpoint::newest_published(&path.join("checkpoints"));
+    let folder = path.display().to_string();
+    let mut report = match path.join(MODEL).is_file() {
+        true => model(&path.join(MODEL).display().to_string())?,
+        false => match newest {
+            Some(_) => {
+                let found = checkpoint::latest(&path.join("checkpoints"))?;
+                found.map_or_else(|| Ok(Report::default()), |found| checkpoint(&found.path))?
+            }
+            None => Report::default(),
+        },
+    };
+    let kept = newest.map_or_else(|| "no checkpoint".to_owned(), |newest| format!("its newest checkpoint is {newest}"));
+    report.what = match report.what.is_empty() {
+        true => format!("the directory of a run without a model yet; {kept}"),
+        false => format!("the directory of a run ({kept}) with {}", report.what),
+    };
+    if path.join("checkpoints").is_dir() {
+        report.notes.push(format!("train --resume --out {} continues it", quoted(path)));
+    }
+    report.path = folder;
+    report.kind = "run";
+    Ok(report)
+}
+
+/// A checkpoint of a run, all of whose files are verified.
+pub(super) fn checkpoint(path: &Path) -> Result<Report> {
+    let found = checkpoint::read(path)?;
+    let mut report = match () {
+        () if found.has(ADAPTER_CONFIG) => adapter::folder(path)?,
+        () if found.has(MODEL) => model(&path.join(MODEL).display().to_string())?,
+        () => Report::default(),
+    };
+    let inside = Some(report.what).filter(|what| !what.is_empty()).map(|what| format!(" with {what}"));
+    report.what = format!("a whole checkpoint of iteration {}{}", found.iteration, inside.unwrap_or_default());
+    report.path = path.display().to_string();
+    report.kind = "checkpoint";
+    Ok(report)
+}

@@ -1,0 +1,233 @@
+//! Text-to-image models: pipelines, their components, and single files.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{Part, Report, WeightsMemory, bytes_on_disk, stored_as};
+use crate::error::{Error, Result};
+use crate::model::folder::{
+    Component, Pipeline, SUPPORTED, SingleFile, State, StoredTensors, component_class, open_weights, read_config,
+    to_diffusers, weight_files,
+};
+
+/// The table of positions.
+const POSITION_TABLE: &str = "pos_embed.pos_embed";
+
+/// Weights of a block of q8_0, and its bytes.
+const BLOCK: [usize; 2] = [32, 34];
+
+/// A pipeline's folder.
+pub(super) fn pipeline(folder: &Path) -> Result<Report> {
+    let pipeline = Pipeline::open(folder)?;
+    let mut report = Report { path: folder.display().to_string(), kind: "pipeline", ..Report::default() };
+    let what = SUPPORTED.iter().find(|(class, _)| *class == pipeline.class).map_or("", |(_, what)| what);
+    let mut family = what.to_owned();
+    for component in &pipeline.components {
+        let part = part_of(&pipeline, component, &mut report, &mut family)?;
+        report.components.push(part);
+    }
+    report.what = format!("a text-to-image pipeline of {family} ({}) in the layout of diffusers", pipeline.class);
+    Ok(finished(report))
+}
+
+fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, family: &mut String) -> Result<Part> {
+    let mut part = Part { name: component.name.to_owned(), class: component.class.clone(), ..Part::default() };
+    let is_network = component.name == "transformer" || component.name == "vae" || component.name.starts_with("text_");
+    part.state = match component.state {
+        State::Present => "present",
+        State::Missing => "missing",
+        State::Null => "none",
+    };
+    if component.state != State::Present {
+        return Ok(part);
+    }
+    let folder = pipeline.component(component.name)?;
+    if !is_network {
+        part.bytes_on_disk = folder_bytes(&folder)?;
+        return Ok(part);
+    }
+    let tensors = pipeline.weights(component.name, None)?;
+    let config = read_config(&folder)?;
+    if component.name == "transformer" {
+        family_of(&tensors).clone_into(family);
+    }
+    describe(&mut part, &tensors, Some(&config), report);
+    other_variants(&folder, &tensors, report)?;
+    Ok(part)
+}
+
+/// The folder of one component.
+pub(super) fn component(folder: &Path) -> Result<Report> {
+    let config = read_config(folder)?;
+    let (class, names) = component_class(folder, &config)?;
+    let tensors = to_diffusers(names[0], &open_weights(folder, None)?)?;
+    let mut report = Report { path: folder.display().to_string(), kind: "component", ..Report::default() };
+    let mut part = Part { name: names[0].to_owned(), state: "present", class: Some(class.clone()), ..Part::default() };
+    describe(&mut part, &tensors, Some(&config), &mut report);
+    other_variants(folder, &tensors, &mut report)?;
+    report.what = format!("a {} in the layout of diffusers ({class})", words(names[0], &tensors));
+    report.components.push(part);
+    Ok(finished(report))
+}
+
+/// A file with one or several components.
+pub(super) fn single_file(path: &Path, all: &StoredTensors, file: &SingleFile) -> Result<Report> {
+    let mut report = Report { path: path.display().to_string(), kind: "single-file", ..Report::default() };
+    let expected = ["transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"];
+    let is_model = file.components.contains_key("transformer");
+    for name in expected.into_iter().filter(|name| is_model || file.components.contains_key(name)) {
+        let mut part = Part { name: name.to_owned(), state: "missing", ..Part::default() };
+        if let Some(tensors) = file.components.get(name) {
+            part.state = "present";
+            describe(&mut part, tensors, None, &mut report);
+            part.bytes_on_disk = tensors.tensors().values().map(|tensor| tensor.bytes()).sum();
+        }
+        report.components.push(part);
+    }
+    let names = file.components.iter().map(|(name, tensors)| words(name, tensors)).collect::<Vec<_>>();
+    report.what = format!("a single file with {}", names.join(", "));
+    if file.others > 0 {
+        report.notes.push(format!("{} of its tensors belong to none of these", file.others));
+    }
+    let mut report = finished(report);
+    report.bytes_on_disk = bytes_on_disk(all);
+    Ok(report)
+}
+
+/// Sums over the parts.
+fn finished(mut report: Report) -> Report {
+    report.parameters = report.components.iter().map(|part| part.parameters).sum();
+    report.bytes_on_disk = report.components.iter().map(|part| part.bytes_on_disk).sum();
+    for part in &report.components {
+        for (name, count) in &part.stored_as {
+            *report.stored_as.entry(name.clone()).or_default() += count;
+        }
+    }
+    report
+}
+
+/// What a component is in words.
+fn words(name: &str, tensors: &StoredTensors) -> String {
+    match name {
+        "transformer" => format!("transformer of {}", family_of(tensors)),
+        "vae" => "variational autoencoder".into(),
+        "text_encoder_3" => "T5 text encoder".into(),
+        _ => "CLIP text encoder".into(),
+    }
+}
+
+/// Which of the published models has such a transformer: 3.5 Medium has second attentions, 3.5 has normalised queries.
+fn family_of(tensors: &StoredTensors) -> &'static str {
+    let any = |part: &str| tensors.tensors().keys().any(|name| name.contains(part));
+    match (any(".attn2."), any(".attn.norm_q.")) {
+        (true, _) => "the kind of Stable Diffusion 3.5 Medium",
+        (false, true) => "the kind of Stable Diffusion 3.5 Large",
+        (false, false) => "the kind of Stable Diffusion 3",
+    }
+}
+
+/// Fills in what the tensors say, and adds to the report's memory.
+fn describe(part: &mut Part, tensors: &StoredTensors, config: Option<&Map<String, Value>>, report: &mut Report) {
+    part.sizes = sizes(&part.name, tensors, config);
+    part.parameters = tensors.parameters() as u64;
+    part.stored_as = stored_as(tensors.tensors().values());
+    part.bytes_on_disk = bytes_on_disk(tensors);
+    let memory = report.weights_memory.get_or_insert_default();
+    for (name, tensor) in tensors.tensors() {
+        add(memory, name, tensor.shape(), tensor.elements());
+    }
+}
+
+fn add(memory: &mut WeightsMemory, name: &str, shape: &[usize], elements: usize) {
+    let count = elements as u64;
+    if name == POSITION_TABLE {
+        memory.position_table += count;
+        return;
+    }
+    memory.f32 += 4 * count;
+    memory.f16 += 2 * count;
+    let [numbers, bytes] = BLOCK;
+    memory.q8_0 += match shape {
+        [_, row] if row.is_multiple_of(numbers) => count / numbers as u64 * bytes as u64,
+        _ => 4 * count,
+    };
+}
+
+/// Says which other weights a component has.
+fn other_variants(folder: &Path, tensors: &StoredTensors, report: &mut Report) -> Result<()> {
+    let mut variants: Vec<String> = weight_files(folder)?.into_iter().map(|file| file.variant).collect();
+    variants.dedup();
+    if variants.len() > 1 {
+        let shown = variants.iter().map(|it| if it.is_empty() { "none" } else { it }).collect::<Vec<_>>().join(", ");
+        report.notes.push(format!("{} has the variants {shown}; read was {}", folder.display(), tensors.name()));
+    }
+    Ok(())
+}
+
+/// Bytes of the files directly in a folder.
+fn folder_bytes(folder: &Path) -> Result<u64> {
+    let entries = std::fs::read_dir(folder).map_err(|cause| Error::unreadable(folder, cause))?;
+    // Through links, which the hub's cache consists of.
+    let files = entries.flatten().filter_map(|entry| std::fs::metadata(entry.path()).ok());
+    Ok(files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum())
+}
+
+/// The sizes of a component, from the shapes; from its configuration what they do not show.
+fn sizes(name: &str, tensors: &StoredTensors, config: Option<&Map<String, Value>>) -> String {
+    let size = |tensor: &str, dimension: usize| {
+        let size = tensors.tensors().get(tensor).and_then(|stored| stored.shape().get(dimension));
+        size.map_or_else(|| "?".to_owned(), ToString::to_string)
+    };
+    let given = |key: &str| Some(config?.get(key)?.to_string());
+    match name {
+        "transformer" => transformer_sizes(tensors, config),
+        "vae" => {
+            let channels = given("latent_channels").unwrap_or_else(|| size("decoder.conv_in.weight", 1));
+            let keys = [("scaling_factor", "scaling"), ("shift_factor", "shift")];
+            let given = keys.iter().filter_map(|(key, word)| Some(format!(", {word} {}", given(key)?)));
+            format!("{channels} latent channels{}", given.filter(|text| !text.ends_with("null")).collect::<String>())
+        }
+        "text_encoder_3" => format!(
+            "{} layers, width {}, vocabulary {}",
+            count(tensors, "encoder.block."),
+            size("shared.weight", 1),
+            size("shared.weight", 0)
+        ),
+        _ => format!(
+            "{} layers, width {}, vocabulary {}, projection {}",
+            count(tensors, "text_model.encoder.layers."),
+            size("text_model.embeddings.token_embedding.weight", 1),
+            size("text_model.embeddings.token_embedding.weight", 0),
+            size("text_projection.weight", 0)
+        ),
+    }
+}
+
+/// How many different names follow a prefix up to the next dot.
+fn count(tensors: &StoredTensors, prefix: &str) -> usize {
+    let numbers = tensors.tensors().keys().filter_map(|name| name.strip_prefix(prefix)?.split('.').next());
+    numbers.collect::<BTreeSet<_>>().len()
+}
+
+fn transformer_sizes(tensors: &StoredTensors, config: Option<&Map<String, Value>>) -> String {
+    let shape = |name: &str| tensors.tensors().get(name).map_or(&[][..], |stored| stored.shape());
+    let at = |name: &str, dimension: usize| shape(name).get(dimension).copied().unwrap_or(0);
+    let (blocks, width) = (count(tensors, "transformer_blocks."), at("pos_embed.proj.weight", 0));
+    let dual = tensors.tensors().keys().filter(|name| name.ends_with(".attn2.to_q.weight")).count();
+    let given = config.and_then(|config| config.get("attention_head_dim")?.as_u64()).unwrap_or(0) as usize;
+    // The published models without the norm have heads of 64.
+    let head = [at("transformer_blocks.0.attn.norm_q.weight", 0), given, 64].into_iter().find(|size| *size > 0);
+    let side = at(POSITION_TABLE, 1).isqrt();
+    let mut text = format!("{blocks} blocks");
+    if dual > 0 {
+        text += &format!(" ({dual} with a second attention)");
+    }
+    let (channels, patch) = (at("pos_embed.proj.weight", 1), at("pos_embed.proj.weight", 2));
+    text + &format!(
+        ", width {width}, {} heads, {channels} channels, patch {patch}, text width {}, positions {side}x{side}",
+        width / head.unwrap_or(64),
+        at("context_embedder.weight", 1)
+    )
+}

@@ -9,6 +9,7 @@ mod initialise;
 mod layout;
 mod lora;
 mod network;
+pub mod text;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use classifier::{Classifier, ClassifierConfig};

@@ -3,6 +3,9 @@
 mod common;
 
 mod text_to_image {
+    mod autoencoder;
     mod folder;
     mod mmdit;
+    mod text;
+    mod text_input;
 }

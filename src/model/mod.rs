@@ -13,6 +13,7 @@ mod layout;
 mod lora;
 mod mmdit;
 mod network;
+pub mod text;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;

@@ -1,0 +1,27 @@
+//! Text and vision encoders of text-to-image models, and what surrounds them: tokenizers, the joining of prompt
+//! embeddings, the preparation of pictures, and scores of pictures by CLIP. Forward only.
+//!
+//! An encoder of billions of weights runs with the device memory of about one layer: one layer is recorded as a plan
+//! ([`Stage`]), and replayed with the weights of each, which are read from the file one after the other ([`Weights`]).
+
+mod clip;
+mod config;
+mod picture;
+mod prompt;
+mod score;
+mod stage;
+mod t5;
+mod tokenizer;
+mod vision;
+mod weights;
+
+pub use clip::{ClipTextEncoded, encode_clip_text};
+pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, T5Config, read_config};
+pub use picture::{PicturePreparation, resize_bicubic};
+pub use prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts, T5States, join_prompt_embeddings};
+pub use score::{ClipScorer, PICKSCORE_DIVISOR};
+pub use stage::{Data, Stage};
+pub use t5::{encode_t5, relative_bucket};
+pub use tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
+pub use vision::{ClipVisionEncoded, encode_clip_vision};
+pub use weights::Weights;

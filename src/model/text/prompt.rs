@@ -1,0 +1,174 @@
+//! The prompt embeddings of SD3, joined from those of its three text encoders.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::clip::{ClipTextEncoded, encode_clip_text};
+use super::config::{ClipTextConfig, T5Config, read_config};
+use super::t5::encode_t5;
+use super::tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+
+/// What the transformer is given for P prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptEmbeddings {
+    /// Number of prompts, P.
+    pub prompts: usize,
+    /// Rows of each prompt: those of CLIP, then those of T5.
+    pub tokens: usize,
+    /// Columns of a row.
+    pub width: usize,
+    /// `[P, tokens, width]`.
+    pub embeddings: Vec<f32>,
+    /// `[P, pooled_width]`: both pooled embeddings, side by side.
+    pub pooled: Vec<f32>,
+    /// Columns of the pooled embeddings.
+    pub pooled_width: usize,
+}
+
+/// The part of T5: `[P, tokens, width]`.
+#[derive(Clone, Debug)]
+pub struct T5States {
+    /// The states; without T5, `None`, which stands for zeros, as diffusers has it.
+    pub states: Option<Vec<f32>>,
+    /// Rows of each prompt.
+    pub tokens: usize,
+    /// Columns of a row.
+    pub width: usize,
+}
+
+/// A prompt that was too long for an encoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutPrompt {
+    /// Its place among the prompts.
+    pub prompt: usize,
+    /// The folder of the encoder's tokenizer.
+    pub tokenizer: &'static str,
+    /// Its end, which the encoder has not seen.
+    pub lost: String,
+}
+
+/// Joins embeddings as diffusers does: the penultimate states of both CLIP models side by side, filled with zeros to the
+/// width of T5, then the rows of T5.
+///
+/// # Panics
+/// If the parts do not have the same prompts, or CLIP's states are wider than T5's.
+pub fn join_prompt_embeddings(
+    prompts: usize,
+    clip_tokens: usize,
+    clip: [&ClipTextEncoded; 2],
+    t5: &T5States,
+) -> PromptEmbeddings {
+    let widths = clip.map(|clip| clip.penultimate.len() / (prompts * clip_tokens));
+    let pooled_widths = clip.map(|clip| clip.pooled.len() / prompts);
+    assert!(widths[0] + widths[1] <= t5.width, "CLIP's states of {widths:?} fit into {}", t5.width);
+    let tokens = clip_tokens + t5.tokens;
+    let mut embeddings = Vec::with_capacity(prompts * tokens * t5.width);
+    let mut pooled = Vec::with_capacity(prompts * (pooled_widths[0] + pooled_widths[1]));
+    for prompt in 0..prompts {
+        for row in prompt * clip_tokens..(prompt + 1) * clip_tokens {
+            for (clip, width) in clip.iter().zip(widths) {
+                embeddings.extend_from_slice(&clip.penultimate[row * width..][..width]);
+            }
+            embeddings.resize(embeddings.len() + t5.width - widths[0] - widths[1], 0.0);
+        }
+        let of_t5 = t5.tokens * t5.width;
+        match &t5.states {
+            Some(states) => embeddings.extend_from_slice(&states[prompt * of_t5..][..of_t5]),
+            None => embeddings.resize(embeddings.len() + of_t5, 0.0),
+        }
+        for (clip, width) in clip.iter().zip(pooled_widths) {
+            pooled.extend_from_slice(&clip.pooled[prompt * width..][..width]);
+        }
+    }
+    let pooled_width = pooled_widths[0] + pooled_widths[1];
+    PromptEmbeddings { prompts, tokens, width: t5.width, embeddings, pooled, pooled_width }
+}
+
+/// The tokenizers and text encoders in a folder of SD3 in the layout of diffusers: `tokenizer`, `text_encoder` and those
+/// with `_2` and `_3`. Weights stay on disk.
+#[derive(Debug)]
+pub struct Sd3Prompts {
+    folder: PathBuf,
+    tokenizers: [Tokenizer; 2],
+    t5_tokenizer: Option<Tokenizer>,
+    /// Rows that T5 gives, or would give.
+    t5_tokens: usize,
+    /// Width of the embeddings, `joint_attention_dim` of the transformer.
+    width: usize,
+}
+
+impl Sd3Prompts {
+    /// Opens the tokenizers. T5 is left out, and its rows are zeros, if the folder lacks `text_encoder_3` or `with_t5` is
+    /// false.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a tokenizer is missing or damaged.
+    pub fn open(folder: &Path, with_t5: bool, t5_tokens: usize, width: usize) -> Result<Self> {
+        let has_t5 = with_t5 && folder.join("text_encoder_3").is_dir();
+        Ok(Self {
+            folder: folder.to_owned(),
+            tokenizers: [Tokenizer::open(&folder.join("tokenizer"))?, Tokenizer::open(&folder.join("tokenizer_2"))?],
+            t5_tokenizer: has_t5.then(|| Tokenizer::open(&folder.join("tokenizer_3"))).transpose()?,
+            t5_tokens,
+            width,
+        })
+    }
+
+    /// Whether T5 takes part.
+    pub fn has_t5(&self) -> bool {
+        self.t5_tokenizer.is_some()
+    }
+
+    /// Encodes prompts, by one encoder after the other; also returns what was cut off.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are no prompts, or an encoder does not fit its tokenizer or the width; else as
+    /// [`encode_clip_text`] and [`encode_t5`].
+    pub fn encode<T: AsRef<str>>(&self, gpu: &Arc<Gpu>, prompts: &[T]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
+        if prompts.is_empty() {
+            return Err(Error::input("there is no prompt to encode: give at least one"));
+        }
+        let mut cut = Vec::new();
+        let mut note = |tokens: &Tokens, tokenizer: &'static str| {
+            let lost = tokens.cut.iter().enumerate();
+            let lost = lost.filter_map(|(prompt, lost)| Some(CutPrompt { prompt, tokenizer, lost: lost.clone()? }));
+            cut.extend(lost);
+        };
+        let mut clip = Vec::new();
+        let parts = [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")];
+        for ((name, encoder), tokenizer) in parts.into_iter().zip(&self.tokenizers) {
+            let tokens = tokenizer.encode(prompts, CLIP_TOKENS)?;
+            note(&tokens, name);
+            let folder = self.folder.join(encoder);
+            let config: ClipTextConfig = read_config(&folder.join("config.json"))?;
+            clip.push((encode_clip_text(gpu, &config, &mut Weights::open(&folder, "")?, &tokens)?, config.hidden_size));
+        }
+        let mut t5 = T5States { states: None, tokens: self.t5_tokens, width: self.width };
+        if let Some(tokenizer) = &self.t5_tokenizer {
+            let tokens = tokenizer.encode(prompts, self.t5_tokens)?;
+            note(&tokens, "tokenizer_3");
+            let folder = self.folder.join("text_encoder_3");
+            let config: T5Config = read_config(&folder.join("config.json"))?;
+            self.check_width("text_encoder_3", config.d_model == self.width, config.d_model)?;
+            t5.states = Some(encode_t5(gpu, &config, &mut Weights::open(&folder, "")?, &tokens, false)?);
+        }
+        let width = clip[0].1 + clip[1].1;
+        self.check_width("text_encoder and text_encoder_2", width <= self.width, width)?;
+        let joined = join_prompt_embeddings(prompts.len(), CLIP_TOKENS, [&clip[0].0, &clip[1].0], &t5);
+        Ok((joined, cut))
+    }
+
+    fn check_width(&self, encoder: &str, fits: bool, width: usize) -> Result<()> {
+        if fits {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{}: {encoder} gives embeddings of {width} numbers, but the transformer takes {}: they belong to different models",
+            self.folder.display(),
+            self.width
+        )))
+    }
+}

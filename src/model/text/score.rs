@@ -1,0 +1,107 @@
+//! How well pictures fit texts, by a `CLIPModel`: the CLIP score and PickScore.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use super::clip::encode_clip_text;
+use super::config::ClipConfig;
+use super::picture::PicturePreparation;
+use super::tokenizer::{Tokenizer, Tokens};
+use super::vision::encode_clip_vision;
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+
+/// Training code divides PickScore, exp(logit_scale) · cosine, by this number (Flow-GRPO, `pickscore_scorer.py`).
+pub const PICKSCORE_DIVISOR: f64 = 26.0;
+
+/// A `CLIPModel` in a folder. Weights stay on disk, and are read again for each batch.
+#[derive(Debug)]
+pub struct ClipScorer {
+    folder: PathBuf,
+    /// Its sizes.
+    pub config: ClipConfig,
+    preparation: PicturePreparation,
+    weights: Weights,
+    logit_scale: f64,
+}
+
+impl ClipScorer {
+    /// Opens a folder with `config.json`, weights and, unless pictures are prepared as usual, `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a file is missing or damaged, or a size or activation is not supported.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = ClipConfig::read(folder)?;
+        let preparation = PicturePreparation::read(folder, &config.vision_config)?;
+        let mut weights = Weights::open(folder, "")?;
+        let logit_scale = f64::from(weights.read("logit_scale", &[])?[0]);
+        Ok(Self { folder: folder.to_owned(), config, preparation, weights, logit_scale })
+    }
+
+    /// exp(logit_scale), the factor of cosines in scores.
+    pub fn factor(&self) -> f64 {
+        self.logit_scale.exp()
+    }
+
+    /// Pictures as the vision tower takes them, `[P, 3, S, S]`.
+    pub fn prepare(&self, pictures: &[RgbImage]) -> Vec<f32> {
+        pictures.iter().flat_map(|picture| self.preparation.prepare(picture)).collect()
+    }
+
+    /// Tokens of texts, by the tokenizer in the folder.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`] and [`Tokenizer::encode`].
+    pub fn tokens<T: AsRef<str>>(&self, texts: &[T]) -> Result<Tokens> {
+        Tokenizer::open(&self.folder)?.encode(texts, self.config.text_config.max_position_embeddings)
+    }
+
+    /// Embeddings of pictures, of unit length: `[P, projection_dim]`.
+    ///
+    /// # Errors
+    /// As [`encode_clip_vision`].
+    pub fn embed_pictures(&mut self, gpu: &Arc<Gpu>, pictures: &[RgbImage]) -> Result<Vec<f32>> {
+        let prepared = self.prepare(pictures);
+        let encoded = encode_clip_vision(gpu, &self.config.vision_config, &mut self.weights, &prepared)?;
+        Ok(unit_rows(&encoded.embeddings, self.config.projection_dim))
+    }
+
+    /// Embeddings of texts, of unit length: `[P, projection_dim]`.
+    ///
+    /// # Errors
+    /// As [`encode_clip_text`].
+    pub fn embed_texts(&mut self, gpu: &Arc<Gpu>, tokens: &Tokens) -> Result<Vec<f32>> {
+        let encoded = encode_clip_text(gpu, &self.config.text_config, &mut self.weights, tokens)?;
+        Ok(unit_rows(&encoded.pooled, self.config.projection_dim))
+    }
+
+    /// The cosine of each picture with its text; times [`ClipScorer::factor`], it is the score.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are no pictures, or not as many as texts; else as the encoders.
+    pub fn cosines(&mut self, gpu: &Arc<Gpu>, pictures: &[RgbImage], tokens: &Tokens) -> Result<Vec<f64>> {
+        if pictures.is_empty() || pictures.len() != tokens.texts() {
+            return Err(Error::input(format!(
+                "there are {} pictures and {} texts to score: there must be a text for each picture, and at least one",
+                pictures.len(),
+                tokens.texts()
+            )));
+        }
+        let width = self.config.projection_dim;
+        let (pictures, texts) = (self.embed_pictures(gpu, pictures)?, self.embed_texts(gpu, tokens)?);
+        let cosine = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        Ok(pictures.chunks(width).zip(texts.chunks(width)).map(cosine).collect())
+    }
+}
+
+/// Rows of a matrix, scaled to length 1; zeros stay zeros.
+fn unit_rows(values: &[f32], width: usize) -> Vec<f32> {
+    let unit = |row: &[f32]| -> Vec<f32> {
+        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        row.iter().map(|value| (f64::from(*value) / length.max(f64::MIN_POSITIVE)) as f32).collect()
+    };
+    values.chunks(width).flat_map(unit).collect()
+}

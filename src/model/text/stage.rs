@@ -1,0 +1,111 @@
+//! A part of an encoder as a plan whose weights are replaced between replays.
+
+use std::sync::Arc;
+
+use super::super::layout::{Layout, Parameters};
+use super::weights::Weights;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Plan, Store, StoreMemory, Stores, Tensor};
+
+const WEIGHTS: Store = Store("encoder weights");
+
+/// Samples per replay at most: the memory of activations grows with it, the results do not depend on it.
+const MOST_SAMPLES: usize = 8;
+
+/// A recorded part of an encoder: a layer, what comes before the first, or what follows the last.
+#[derive(Debug)]
+pub struct Stage {
+    gpu: Arc<Gpu>,
+    layout: Layout,
+    memory: StoreMemory,
+    plan: Plan,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+/// The value of an input.
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    /// Numbers.
+    F32(&'a [f32]),
+    /// Indices or a mask.
+    U32(&'a [u32]),
+}
+
+impl Stage {
+    /// Binds what `record` records for the weights of this layout; it returns the inputs and the outputs.
+    ///
+    /// # Errors
+    /// If the device has not enough memory, or does not take a tensor that large.
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        weights: impl IntoIterator<Item = (String, Vec<usize>)>,
+        record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
+    ) -> Result<Self> {
+        let layout = Layout::new(weights.into_iter().map(|(name, shape)| (name, shape, false)));
+        let mut graph = Graph::new();
+        let parameters = layout.declare(&mut graph, WEIGHTS, None);
+        let (inputs, outputs) = record(&mut graph, &parameters);
+        for tensor in &outputs {
+            graph.keep(*tensor);
+        }
+        let memory = StoreMemory::allocate(gpu, "encoder weights", &layout.chunks(gpu.chunk_bytes()))?;
+        let plan = Plan::new(gpu, &graph, &Stores::from([(WEIGHTS, memory.clone())]))?;
+        Ok(Self { gpu: gpu.clone(), layout, memory, plan, inputs, outputs })
+    }
+
+    /// Reads the weights whose names begin with `prefix`, and puts them on the device.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::Error::Input) if a tensor is missing, misshapen or not finite.
+    pub fn load(&mut self, weights: &mut Weights, prefix: &str) -> Result<()> {
+        let mut values = vec![0.0; self.layout.elements()];
+        for entry in self.layout.entries() {
+            let read = weights.read(&format!("{prefix}{}", entry.name), &entry.shape)?;
+            values[entry.offset..entry.offset + read.len()].copy_from_slice(&read);
+        }
+        self.memory.write(&self.gpu, &values);
+        Ok(())
+    }
+
+    /// Replays it with these inputs; returns the outputs.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn run(&mut self, data: &[Data<'_>]) -> Result<Vec<Vec<f32>>> {
+        for (tensor, data) in self.inputs.iter().zip(data) {
+            match data {
+                Data::F32(values) => self.plan.write(*tensor, values),
+                Data::U32(values) => self.plan.write(*tensor, values),
+            }
+        }
+        self.plan.run()?;
+        self.outputs.iter().map(|tensor| self.plan.read(&[*tensor])).collect()
+    }
+}
+
+/// The number of samples per replay for so many.
+pub(super) fn samples_per_replay(samples: usize) -> usize {
+    samples.clamp(1, MOST_SAMPLES)
+}
+
+/// Cuts rows of `elements` values into groups of `size` samples. The last is filled with copies of its first sample,
+/// which change nothing else; [`ungroup`] drops them.
+pub(super) fn group<T: Copy>(values: &[T], elements: usize, size: usize) -> Vec<Vec<T>> {
+    let whole = |chunk: &[T]| {
+        let mut group = chunk.to_vec();
+        while group.len() < size * elements {
+            group.extend_from_slice(&chunk[..elements]);
+        }
+        group
+    };
+    values.chunks(size * elements).map(whole).collect()
+}
+
+/// The inverse of [`group`] for so many samples.
+pub(super) fn ungroup(groups: &[Vec<f32>], elements: usize, samples: usize) -> Vec<f32> {
+    let mut values = groups.concat();
+    values.truncate(samples * elements);
+    values
+}

@@ -6,8 +6,10 @@ mod common;
 mod ops {
     mod adamw;
     mod attention;
+    mod conv2d;
     mod cross_entropy;
     mod elementwise;
+    mod group_norm;
     mod half_precision;
     mod matmul;
     mod matmul_joined;
@@ -18,6 +20,7 @@ mod ops {
     mod policy_objective;
     mod policy_stats;
     mod sampler_step;
+    mod softmax_rows;
     mod sum_squares;
     mod transformer;
     mod unwanted;

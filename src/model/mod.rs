@@ -1,6 +1,7 @@
 //! Networks as graphs: layers, the names of their parameters, their files.
 
 mod adapter;
+mod autoencoder;
 mod classifier;
 mod dit;
 mod file;
@@ -11,6 +12,7 @@ mod lora;
 mod network;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
+pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
 pub use file::{

@@ -6,10 +6,12 @@ mod common;
 mod ops {
     mod adamw;
     mod attention;
+    mod conv2d;
     mod copy_tokens;
     mod cross_entropy;
     mod data_types;
     mod elementwise;
+    mod group_norm;
     mod half_precision;
     mod matmul;
     mod matmul_joined;
@@ -21,6 +23,7 @@ mod ops {
     mod policy_stats;
     mod rms_norm;
     mod sampler_step;
+    mod softmax_rows;
     mod sum_squares;
     mod text;
     mod transformer;

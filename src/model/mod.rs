@@ -2,6 +2,7 @@
 
 mod adapter;
 mod adapter_diffusers;
+mod autoencoder;
 mod classifier;
 mod dit;
 mod file;
@@ -17,6 +18,7 @@ pub mod text;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
+pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
 pub use classifier::{Classifier, ClassifierConfig};
 pub use dit::{Dit, DitConfig};
 pub(crate) use file::KEY as NATIVE;

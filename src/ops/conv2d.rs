@@ -1,0 +1,215 @@
+//! Convolutions of channel-first images.
+
+use super::word;
+use crate::gpu::{Dispatch, Kernel, grid_1d};
+use crate::graph::{Binding, DeviceProfile, Op, Shapes};
+
+/// `y = conv(x) + bias`, plus a residual if there is one, and then ReLU if asked for.
+///
+/// Inputs `x [B, C, H, W]` or `[B, C, W]` (one row), `weight [kernel² · C, C' in whole vectors]` as [`conv2d_weight`] gives it, `bias [C']` and,
+/// optionally, a residual of as many pixels. The output has the shape of the residual, or else that of x with C' channels
+/// and the extents of [`Conv2d::output_extent`]. Forward only: it has no gradient.
+///
+/// Each element is summed in one invocation, in an order that depends on the channels and the kernel alone: a picture's
+/// bits do not depend on its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Side length of the kernel.
+    pub kernel: usize,
+    /// Distance between two places of the kernel, in both directions.
+    pub stride: usize,
+    /// Rows of zeros above the picture, which are columns to its left as well.
+    pub before: usize,
+    /// Rows of zeros below it and columns to its right.
+    pub after: usize,
+    /// Repeat each pixel of x twice in both directions before (nearest neighbour).
+    pub upsample: bool,
+    /// Negative results become zero.
+    pub relu: bool,
+}
+
+/// Output channels whose weights are loaded at once.
+const VECTOR: usize = 4;
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
+
+impl Conv2d {
+    /// A kernel of odd size that keeps the size of the picture.
+    pub fn same(kernel: usize) -> Self {
+        let padding = kernel / 2;
+        Self { kernel, stride: 1, before: padding, after: padding, upsample: false, relu: false }
+    }
+
+    /// Rows of the output for so many of the input, or columns.
+    pub fn output_extent(&self, extent: usize) -> usize {
+        let padded = self.seen(extent) + self.before + self.after;
+        assert!(padded >= self.kernel, "a kernel of {} is larger than {extent} padded to {padded}", self.kernel);
+        (padded - self.kernel) / self.stride + 1
+    }
+
+    /// Rows that the kernel slides over.
+    fn seen(&self, extent: usize) -> usize {
+        extent << usize::from(self.upsample)
+    }
+}
+
+/// A kernel `[C', C, kernel, kernel]` in the order that [`Conv2d`] reads, and its shape `[kernel² · C, C']` with C' padded
+/// with zeros to whole vectors: row by row of the kernel, its columns, input channels, output channels.
+pub fn conv2d_weight(weight: &[f32], [outputs, inputs, kernel]: [usize; 3]) -> ([usize; 2], Vec<f32>) {
+    assert_eq!(weight.len(), outputs * inputs * kernel * kernel, "the weight has one value per element");
+    let (places, padded) = (kernel * kernel, outputs.next_multiple_of(VECTOR));
+    let mut arranged = vec![0.0; places * inputs * padded];
+    for (index, value) in weight.iter().enumerate() {
+        let (output, input, place) = (index / places / inputs, index / places % inputs, index % places);
+        arranged[(place * inputs + input) * padded + output] = *value;
+    }
+    ([places * inputs, padded], arranged)
+}
+
+/// Sizes of a convolution, by its inputs.
+struct Geometry {
+    batches: usize,
+    channels: usize,
+    size: [usize; 2],
+    out_channels: usize,
+    padded_channels: usize,
+    out_size: [usize; 2],
+}
+
+impl Geometry {
+    fn new(op: &Conv2d, inputs: &[&[usize]]) -> Self {
+        let (batches, channels, height, width) = match *inputs[0] {
+            [batches, channels, height, width] => (batches, channels, height, width),
+            [batches, channels, width] => (batches, channels, 1, width),
+            _ => panic!("x is [B, C, H, W] or [B, C, W], not {:?}", inputs[0]),
+        };
+        let [out_channels] = *inputs[2] else { panic!("the bias is [C'], not {:?}", inputs[2]) };
+        let padded_channels = out_channels.next_multiple_of(VECTOR);
+        let expected = [op.kernel * op.kernel * channels, padded_channels];
+        assert_eq!(*inputs[1], expected, "the weight must fit {channels} to {out_channels} channels");
+        let out_size = [height, width].map(|extent| op.output_extent(extent));
+        let this = Self { batches, channels, size: [height, width], out_channels, padded_channels, out_size };
+        if let Some(residual) = inputs.get(3) {
+            let pixels = residual[2..].iter().product::<usize>();
+            let has_shape = [residual[0], residual[1], pixels] == [batches, out_channels, this.out_plane()];
+            assert!(has_shape, "a residual {residual:?} does not fit the output {:?}", this.output());
+        }
+        this
+    }
+
+    fn output(&self) -> [usize; 4] {
+        [self.batches, self.out_channels, self.out_size[0], self.out_size[1]]
+    }
+
+    fn out_plane(&self) -> usize {
+        self.out_size[0] * self.out_size[1]
+    }
+
+    /// Channels and pixels of an invocation. A GPU needs many invocations, a software driver few loads. Never a function of
+    /// the batch.
+    fn tile(&self, profile: &DeviceProfile) -> [usize; 2] {
+        let enough = if profile.cpu { LANES } else { 512 };
+        let outputs = [16, 8, 4].into_iter().find(|outputs| self.padded_channels.is_multiple_of(*outputs));
+        let pixels = [4, 2].into_iter().find(|pixels| self.out_plane() >= enough * pixels);
+        [outputs.unwrap_or(VECTOR), pixels.unwrap_or(1)]
+    }
+}
+
+impl Op for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        let it = Geometry::new(self, inputs);
+        vec![match (inputs.get(3), inputs[0].len()) {
+            (Some(residual), _) => residual.to_vec(),
+            (None, 3) => vec![it.batches, it.out_channels, it.out_plane()],
+            (None, _) => it.output().to_vec(),
+        }]
+    }
+
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let it = Geometry::new(self, &shapes.inputs);
+        let [outputs, pixels] = it.tile(profile);
+        let (channel_tiles, pixel_tiles) = (it.padded_channels / outputs, it.out_plane().div_ceil(LANES * pixels));
+        let [height, width] = it.size;
+        let params = [
+            it.batches,
+            it.channels,
+            width,
+            height * width,
+            self.seen(height),
+            self.seen(width),
+            usize::from(self.upsample),
+            it.out_channels,
+            it.out_size[1],
+            it.out_plane(),
+            self.kernel,
+            self.stride,
+            self.before,
+            usize::from(self.relu),
+            usize::from(shapes.inputs.len() > 3),
+            channel_tiles,
+            pixel_tiles,
+        ];
+        let residual = if shapes.inputs.len() > 3 { Binding::Input(3) } else { Binding::Unused };
+        vec![Dispatch {
+            kernel: Kernel::new("conv2d").with("OUTPUTS", word(outputs)).with("PIXELS", word(pixels)),
+            reads: vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), residual],
+            writes: vec![Binding::Output(0)],
+            params: params.map(word).to_vec(),
+            grid: grid_1d((it.batches * channel_tiles * pixel_tiles) as u64),
+        }]
+    }
+
+    fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
+        let it = Geometry::new(self, &shapes.inputs);
+        let [x, weight, bias] = [inputs[0], inputs[1], inputs[2]];
+        let [_, _, rows, columns] = it.output();
+        let [height, width] = it.size;
+        // The place in x of an offset from the first row of zeros, if it is not one of those.
+        let source = |padded: usize, extent: usize| {
+            let seen = padded.checked_sub(self.before).filter(|seen| *seen < self.seen(extent))?;
+            Some(seen >> usize::from(self.upsample))
+        };
+        let mut y = Vec::with_capacity(shapes.output_elements(0));
+        for index in 0..it.batches * it.out_channels * rows * columns {
+            let (column, row) = (index % columns, index / columns % rows);
+            let (output, batch) = (index / columns / rows % it.out_channels, index / columns / rows / it.out_channels);
+            let mut sum = bias[output];
+            for place in 0..self.kernel * self.kernel {
+                let down = source(row * self.stride + place / self.kernel, height);
+                let right = source(column * self.stride + place % self.kernel, width);
+                let (Some(down), Some(right)) = (down, right) else { continue };
+                for channel in 0..it.channels {
+                    let pixel = ((batch * it.channels + channel) * height + down) * width + right;
+                    sum += x[pixel] * weight[(place * it.channels + channel) * it.padded_channels + output];
+                }
+            }
+            sum += inputs.get(3).map_or(0.0, |residual| residual[index]);
+            y.push(if self.relu { sum.max(0.0) } else { sum });
+        }
+        vec![y]
+    }
+
+    fn flops(&self, shapes: &Shapes<'_>) -> u64 {
+        let it = Geometry::new(self, &shapes.inputs);
+        2 * (shapes.output_elements(0) * self.kernel * self.kernel * it.channels) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::conv2d_weight;
+
+    #[test]
+    fn a_weight_is_arranged_by_place_and_padded_to_whole_vectors() {
+        // Two outputs, one input, a kernel of two by two.
+        let (shape, arranged) = conv2d_weight(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [2, 1, 2]);
+        assert_eq!(shape, [4, 4]);
+        let expected = [[1.0, 5.0], [2.0, 6.0], [3.0, 7.0], [4.0, 8.0]].map(|[a, b]| [a, b, 0.0, 0.0]);
+        assert_eq!(arranged, expected.concat());
+    }
+}

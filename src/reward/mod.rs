@@ -1,4 +1,4 @@
-//! What scores images.
+//! Rewards: everything that scores images.
 
 mod classifier;
 mod command;

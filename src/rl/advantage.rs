@@ -2,7 +2,7 @@
 //!
 //! A group of G samples of one prompt is its own baseline, so no value network is needed (GRPO,
 //! arXiv 2402.03300). What a reward's distance from the group's mean is divided by differs between
-//! implementations; each rule here goes by its own name so that published runs can be repeated.
+//! implementations; each rule here has its own name so that published runs can be reproduced.
 
 pub use crate::config::AdvantageKind;
 use crate::error::{Error, Result};
@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 /// The advantages of a rollout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advantages {
-    /// One number a sample, in the order of the rewards.
+    /// One number per sample, in the order of the rewards.
     pub values: Vec<f64>,
-    /// Groups whose samples all score the same (std ≤ 1e-8), from which nothing can be learned.
+    /// Number of groups whose samples all score the same (std ≤ 1e-8), from which nothing can be learned.
     pub zero_spread_groups: usize,
 }
 
@@ -22,16 +22,16 @@ const NO_SPREAD: f64 = 1e-8;
 impl AdvantageKind {
     /// The advantages of a whole rollout; to be called before it is split into mini-batches.
     ///
-    /// `rewards[c][i]` is component c of sample i, `weights[c]` its weight, and siblings lie next
+    /// `rewards[c][i]` is component c of sample i, `weights[c]` its weight, and siblings are next
     /// to each other: samples 0 to `group_size` − 1 are the first group. Components are combined by
     /// weighted sum (before the rule, except for [`AdvantageKind::Gdpo`]), and `clip` bounds the
     /// result to ±clip.
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] names sample and component of a reward that is not finite: such a number
-    /// would spoil the advantages of all other samples. [`Error::Input`] for weights, a group size
-    /// or a clip that do not fit.
+    /// [`Error::Failed`] names sample and component of a reward that is not finite: such a value
+    /// would corrupt the advantages of all other samples. [`Error::Input`] for weights, a group size
+    /// or a clip that are out of range or inconsistent.
     pub fn advantages(
         self,
         rewards: &[Vec<f64>],
@@ -50,8 +50,8 @@ impl AdvantageKind {
         let mut values = self.rule().apply(&scores, group_size);
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::failed(format!(
-                "the advantage of sample {i} is {}: its rewards are too large to be squared; scale the \
-                 rewards or their weights down",
+                "the advantage of sample {i} is {}: its rewards are too large to be squared; reduce the \
+                 rewards or their weights",
                 values[i]
             )));
         }
@@ -84,7 +84,7 @@ impl AdvantageKind {
     fn check(self, rewards: &[Vec<f64>], weights: &[f64], group_size: usize, clip: Option<f64>) -> Result<()> {
         if rewards.is_empty() || rewards.len() != weights.len() {
             return Err(Error::input(format!(
-                "there are {} reward components but {} weights; give each of at least one component a \
+                "there are {} reward components but {} weights; give at least one component, and each component a \
                  weight",
                 rewards.len(),
                 weights.len()
@@ -108,7 +108,7 @@ impl AdvantageKind {
         if group_size < smallest || samples == 0 || !samples.is_multiple_of(group_size) {
             return Err(Error::input(format!(
                 "{samples} samples cannot be divided into groups of {group_size}; samples must be a \
-                 positive multiple of the group size, and that at least {smallest}"
+                 positive multiple of the group size, which must be at least {smallest}"
             )));
         }
         if let Some(clip) = clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
@@ -118,7 +118,7 @@ impl AdvantageKind {
             if let Some(i) = component.iter().position(|reward| !reward.is_finite()) {
                 return Err(Error::failed(format!(
                     "reward component {c} of sample {i} is {}, but must be a finite number; correct \
-                     the reward, since one such number spoils the whole rollout",
+                     the reward, since one such value corrupts the whole rollout",
                     component[i]
                 )));
             }
@@ -139,7 +139,7 @@ enum Scope {
     Batch,
 }
 
-/// How the small number that avoids a division by 0 enters.
+/// How a small number is added to avoid a division by 0.
 enum Divisor {
     /// √(variance + x)
     RootOfSum(f64),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn rewards_that_are_not_finite_are_named() {
+    fn non_finite_rewards_are_named() {
         for bad in [f64::NAN, f64::INFINITY] {
             let rewards = [vec![1.0; 4], vec![1.0, 2.0, bad, 3.0]];
             let result = AdvantageKind::Gdpo.advantages(&rewards, &[1.0, 0.0], 2, None);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_fit_are_refused() {
+    fn inconsistent_settings_are_rejected() {
         let kind = AdvantageKind::GlobalStd;
         let rewards = [vec![1.0, 2.0, 3.0, 4.0]];
         for (weights, group_size, clip, reason) in [

@@ -1,5 +1,5 @@
-//! The first updates of a run, written out with all that went in and came out: so that anybody can compute them
-//! again with another program.
+//! ! The first updates of a run, written out with all their inputs and outputs, so that anyone can recompute them with
+//! another program.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::model::{DitConfig, Layout};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
 use crate::reward::Scores;
 
-/// Updates that are written out: at the first nothing has moved yet, at the second the ratio is no longer 1.
+/// Updates that are written out: in the first nothing has moved yet, in the second the ratio is no longer 1.
 const UPDATES: usize = 2;
 
 /// What is read from the device while updates run.
@@ -25,7 +25,7 @@ pub(super) struct UpdateDump {
     updates: Vec<Observed>,
 }
 
-/// One update. Terms lie behind each other, `[R, C, S, S]`, in the order of [`UpdateRecord::rows`].
+/// One update. Terms are concatenated, `[R, C, S, S]`, in the order of [`UpdateRecord::rows`].
 #[derive(Debug)]
 struct Observed {
     before: Vec<f32>,
@@ -77,12 +77,12 @@ impl UpdateDump {
         Ok(())
     }
 
-    /// The update that is being observed, unless enough of them were.
+    /// The update that is being observed, if any.
     fn open(&mut self) -> Option<&mut Observed> {
         self.updates.last_mut().filter(|it| it.after.is_empty())
     }
 
-    /// Whether the next update is one of those that are written out.
+    /// Whether the next update will be written out.
     pub(super) fn wants_more(&self) -> bool {
         self.updates.len() < UPDATES
     }
@@ -111,7 +111,7 @@ impl UpdateDump {
     }
 }
 
-/// What the file says beside what the device knows.
+/// The parts of the file that do not come from the device.
 pub(super) struct Context<'a> {
     pub config: &'a Config,
     pub dit: &'a DitConfig,
@@ -121,7 +121,7 @@ pub(super) struct Context<'a> {
     pub advantages: &'a [f64],
 }
 
-/// A safetensors file that is being put together.
+/// A safetensors file under construction.
 #[derive(Default)]
 struct File {
     tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,

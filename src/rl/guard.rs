@@ -1,7 +1,7 @@
-//! Watches a run by the lines of its metrics, and says what looks wrong, in numbers, and what to change.
+//! Watches the metrics of a run, and reports what looks wrong, with numbers, and what to change.
 //!
-//! The lines are all that is looked at, so a resumed run that reads them back is watched as if it had never stopped.
-//! docs/troubleshooting.md has every kind of warning with its causes.
+//! It reads nothing but these lines, so a resumed run that reads them back is watched as if it had never stopped.
+//! docs/troubleshooting.md lists every kind of warning with its causes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use crate::error::Result;
 use crate::run::metrics::{Record, number};
 use crate::run::{MetricsLog, Progress};
 
-/// Standard errors by which something must be beyond its limit, so that noise does not count.
+/// How many standard errors a value must be beyond its limit, so that noise does not count.
 const NOISE: f64 = 3.0;
-/// A warning is given again once what it speaks of is this many times worse.
+/// A warning is repeated once its severity is this many times worse.
 const WORSE: f64 = 1.5;
 
 mod half;
@@ -27,18 +27,18 @@ pub use kinds::WarningKind;
 /// A line of `warnings.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Warning {
-    /// Iterations done when it was seen.
+    /// Iterations done when it was detected.
     pub iteration: u64,
     /// What it is about.
     pub kind: WarningKind,
-    /// What is seen, in numbers, and what to change.
+    /// What was observed, in numbers, and what to change.
     pub message: String,
 }
 
-/// What is to be said and done after a line.
+/// What to report and do after a line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
-    /// What is seen for the first time, or has become much worse.
+    /// What is new, or has become much worse.
     pub warnings: Vec<Warning>,
     /// Why the run should stop.
     pub stop: Option<String>,
@@ -47,33 +47,33 @@ pub struct Findings {
 /// Something that looks wrong.
 struct Sign {
     kind: WarningKind,
-    /// What tells it from others of its kind; empty for most.
+    /// Distinguishes it from others of its kind; empty for most.
     name: String,
-    /// How bad it is; only compared with that of the same sign.
+    /// How bad it is; only compared with earlier values of the same sign.
     severity: f64,
-    /// The reward rose meanwhile.
+    /// Whether the reward rose meanwhile.
     hack: bool,
     seen: String,
     change: String,
 }
 
-/// A score of the evaluations where it was best.
+/// A score at the evaluation where it was best.
 #[derive(Clone, Copy, Debug)]
 struct Score {
     iteration: u64,
     value: f64,
     standard_error: f64,
-    /// The trained reward then.
+    /// The trained reward at that evaluation.
     reward: f64,
 }
 
-/// The history of a run, as far as it matters.
+/// The history of a run, as far as the warnings need it.
 #[derive(Debug)]
 pub struct Watch {
     limits: config::Guard,
     max_grad_norm: f64,
     objective: ObjectiveName,
-    /// The keys of the trust region, if anything is ever dropped.
+    /// The keys of the trust region, if the objective has one.
     threshold: Option<String>,
     holdouts: Vec<String>,
     dim: usize,
@@ -84,13 +84,13 @@ pub struct Watch {
     largest_spread: f64,
     /// Iterations in which nothing was dropped, until something is.
     idle: Option<usize>,
-    /// The severity of what was told.
+    /// The severity of the warnings given.
     told: BTreeMap<(WarningKind, String), f64>,
 }
 
 impl Watch {
-    /// Watches by `[guard]` of a configuration. `holdouts` are the names of the rewards of weight 0, as in
-    /// `eval/components`; `dim` are the elements of an image.
+    /// Watches a run according to `[guard]` of its configuration. `holdouts` are the names of the rewards of weight 0,
+    /// as in `eval/components`; `dim` is the number of elements of an image.
     pub fn new(config: &Config, holdouts: Vec<String>, dim: usize) -> Self {
         let objective = &config.objective;
         let threshold = match objective.name {
@@ -119,12 +119,12 @@ impl Watch {
         }
     }
 
-    /// Takes in a line of `metrics.jsonl`: an iteration, its evaluation, or both. Iteration 0 is the base.
+    /// Processes a line of `metrics.jsonl`: an iteration, its evaluation, or both. Iteration 0 is the base.
     pub fn observe(&mut self, line: &Record) -> Findings {
         let iteration = line["iteration"].as_u64().unwrap_or(0);
         let mut signs = Vec::new();
-        // A run that resumes measures the base again. Other numbers mean other rewards, another judge or other
-        // samples, and what was measured with those no longer serves as a yardstick.
+        // A run that resumes measures the base again. Different numbers mean that the rewards, the judge or the samples
+        // have changed, so what was measured before is no longer a baseline.
         if iteration == 0
             && let Some(base) = &self.base
         {
@@ -170,13 +170,13 @@ impl Watch {
         findings
     }
 
-    /// What the samples of a rollout and their updates tell; `spread` is the standard deviation of the rewards.
+    /// Signs in the samples of a rollout and their updates; `spread` is the standard deviation of the rewards.
     fn observe_rollout(&mut self, line: &Record, spread: f64, signs: &mut Vec<Sign>) {
         let no_signal = number(line, "zero_std_group_ratio") == Some(1.0);
         let saturated = !no_signal && spread < self.limits.min_reward_spread * self.largest_spread;
         self.largest_spread = self.largest_spread.max(spread);
         let masked = number(line, "masked_fraction_later").unwrap_or(0.0);
-        // A norm that is not finite is written as null.
+        // A non-finite norm is written as null.
         let norms = line.get("grad_norm_by_update").and_then(Value::as_array);
         let norms = norms.into_iter().flatten().map(|norm| norm.as_f64().unwrap_or(f64::INFINITY));
         let smallest = norms.reduce(f64::min).unwrap_or(0.0);
@@ -249,7 +249,7 @@ impl Watch {
         }
     }
 
-    /// Counts how long a sign lasts; says so once it is long enough.
+    /// Counts how long a sign lasts; describes the duration once it is long enough.
     fn lasts(&mut self, kind: WarningKind, holds: bool) -> Option<String> {
         let streak = self.streaks.entry(kind).or_insert(0);
         *streak = if holds { *streak + 1 } else { 0 };
@@ -281,7 +281,7 @@ impl Watch {
             if fall <= 0.0 {
                 *best = now;
             } else if fall > self.limits.max_drop * best.standard_error.hypot(standard_error)
-                // If a hold-out fell as well, that says it all.
+                // If a hold-out fell as well, one warning is enough.
                 && !(kind == WarningKind::Reward && signs.iter().any(|it| matches!(it.kind, WarningKind::Judge | WarningKind::Holdout)))
             {
                 let seen = format!("{name} fell from {:.3} (iteration {}) to {value:.3}", best.value, best.iteration);
@@ -291,7 +291,7 @@ impl Watch {
         }
     }
 
-    /// What the samples look like, against the base's.
+    /// The statistics of the samples, against the base's.
     fn observe_images(&self, line: &Record, reward: f64, signs: &mut Vec<Sign>) {
         let Some(base) = &self.base else { return };
         let both = |key: &str| Some([number(base, key)?, number(line, key)?]);
@@ -326,7 +326,7 @@ impl Watch {
                 let kl = number(line, "eval/drift.kl_mean").unwrap_or(f64::NAN);
                 let seen = format!(
                     "samples lie {moved:.3} from the base's of the same noise, {drift:.2} times as far as two of the \
-                     base's of a class from each other (KL to the base {kl:.1e} nats per element)"
+                     base samples of a class from each other (KL to the base {kl:.1e} nats per element)"
                 );
                 sign(WarningKind::Drift, drift, seen);
             }
@@ -344,7 +344,7 @@ impl Watch {
         Sign { kind, name, severity, hack, seen: seen + &meanwhile, change: self.tighten() }
     }
 
-    /// What keeps a policy nearer to where it began.
+    /// Advice to keep a policy closer to its start.
     fn tighten(&self) -> String {
         let keys = match self.objective {
             ObjectiveName::FlowDppo => {
@@ -355,10 +355,10 @@ impl Watch {
             }
             ObjectiveName::Nft => "lower `train.learning_rate`",
         };
-        format!("{keys}, end earlier, or add a [[reward]] for what the others miss")
+        format!("{keys}, stop earlier, or add a [[reward]] for what the others miss")
     }
 
-    /// What lets more terms through.
+    /// Advice to let more terms through.
     fn loosen(&self) -> String {
         let threshold = match self.objective {
             ObjectiveName::FlowDppo => "`objective.kl_mask_threshold`",
@@ -368,8 +368,8 @@ impl Watch {
     }
 }
 
-/// Whether two lines hold the same evaluation, to what another device or driver may round otherwise:
-/// its sums of some thousand floats differ by 1e-5 or so, and other rewards, judges or seeds by percents.
+/// Whether two lines contain the same evaluation, up to the rounding of another device or driver:
+/// sums of thousands of floats differ by about 1e-5, other rewards, judges or seeds by percents.
 fn same_evaluation(a: &Record, b: &Record) -> bool {
     fn same(a: Option<&Value>, b: &Value) -> bool {
         match (a, b) {
@@ -392,21 +392,22 @@ fn in_a_row(iterations: usize) -> String {
     if iterations == 1 { "one iteration".into() } else { format!("{iterations} iterations in a row") }
 }
 
-/// Tells a user what a [`Watch`] finds, and writes it down.
+/// Reports what a [`Watch`] finds to the user, and records it.
 #[derive(Debug)]
 pub(super) struct RunGuard {
     watch: Watch,
     file: PathBuf,
-    /// Open from the first warning on.
+    /// Open once there is a warning.
     log: Option<MetricsLog>,
-    /// Warnings of this process.
+    /// Warnings given by this process.
     pub(super) warnings: usize,
     /// Why the run should stop.
     pub(super) stop: Option<String>,
 }
 
 impl RunGuard {
-    /// Warnings go to `file`. `past` are the lines of the iterations that are done: what they show was told.
+    /// Warnings go to `file`. `past` contains the lines of the iterations that are done: their warnings have been
+    /// given.
     pub(super) fn new(mut watch: Watch, past: Vec<Record>, file: PathBuf) -> Self {
         for line in past {
             watch.observe(&line);
@@ -414,7 +415,7 @@ impl RunGuard {
         Self { watch, file, log: None, warnings: 0, stop: None }
     }
 
-    /// Takes in a line of `metrics.jsonl`.
+    /// Processes a line of `metrics.jsonl`.
     pub(super) fn observe(&mut self, line: &Record, progress: &Progress) -> Result<()> {
         let Findings { warnings, stop } = self.watch.observe(line);
         for warning in &warnings {

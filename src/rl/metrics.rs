@@ -1,4 +1,4 @@
-//! What is logged of an iteration; docs/metrics.md says what is healthy.
+//! The metrics of an iteration; docs/metrics.md describes healthy values.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,7 @@ use crate::config::ObjectiveName;
 use crate::flow::divergence::tv_from_kl_sum;
 use crate::flow::standard_ratio::StandardRatio;
 
-/// The sums of one optimizer step, by the names that the field uses.
+/// The statistics of one optimizer step, under the names used in the literature.
 ///
 /// With DiffusionNFT there is no ratio, and `kl_mean` and `kl_max` are the mean squared change of the velocity.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,12 +38,12 @@ pub struct UpdateMetrics {
     pub kl_ref_mean: Option<f64>,
     /// Gradient norm before clipping.
     pub grad_norm: f64,
-    /// The gradients were not finite, and nothing was changed.
+    /// Whether the gradients were not finite, so that nothing was changed.
     pub skipped: bool,
 }
 
 impl UpdateMetrics {
-    /// From what an update recorded of images of `dim` elements.
+    /// From the record of an update on images of `dim` elements.
     pub fn new(record: &UpdateRecord, advantages: &[f64], dim: usize) -> Self {
         let column = |index: usize| record.outcomes.iter().map(move |outcome| f64::from(outcome[index]));
         let count = record.outcomes.len() as f64;
@@ -87,7 +87,7 @@ impl UpdateMetrics {
     }
 }
 
-/// What the updates after the first saw of one trained step.
+/// Statistics of one trained step over the updates after the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepMetrics {
     /// Mean-reduced KL.
@@ -113,12 +113,12 @@ impl StepMetrics {
     }
 }
 
-/// What is logged of an iteration.
+/// The metrics of an iteration.
 #[derive(Clone, Debug)]
 pub struct IterationMetrics {
     /// Iteration, from 1.
     pub iteration: u64,
-    /// Which loss: it decides which quantities there are.
+    /// The objective, which decides which quantities exist.
     pub objective: ObjectiveName,
     /// β of the penalty on the distance to the base.
     pub reference_beta: f64,
@@ -126,9 +126,9 @@ pub struct IterationMetrics {
     pub reward: [f64; 4],
     /// Name, mean and standard deviation of every reward component.
     pub components: Vec<(String, [f64; 2])>,
-    /// Standard deviation of the advantages, and the largest in size.
+    /// Standard deviation of the advantages, and the largest magnitude.
     pub advantage: [f64; 2],
-    /// Groups without spread, of how many.
+    /// Groups without spread, and the number of groups.
     pub zero_std_groups: [usize; 2],
     /// Trained steps.
     pub trained_steps: Vec<usize>,
@@ -138,11 +138,12 @@ pub struct IterationMetrics {
     pub by_step: Vec<StepMetrics>,
     /// Largest deviation of the ratio from 1, and largest KL, at the first update: 0 by construction.
     pub on_policy: [f64; 2],
-    /// The ratio against its law, where the ratio is the Gaussian's and an update saw new samples after a first.
+    /// The ratio against its theoretical distribution, where the ratio is the Gaussian's and an update saw new samples
+    /// after a first.
     pub standard_ratio: Option<StandardRatio>,
-    /// What 16 bits did not hold of the activations; `None` if nothing is kept in them.
+    /// What 16 bits could not represent of the activations; `None` if none are stored in 16 bits.
     pub lost_in_half: Option<Vec<LostInHalf>>,
-    /// Elements of an image: mean-reduced KL times this is in nats a sample.
+    /// Elements of an image: mean-reduced KL times this is in nats per sample.
     pub dim: usize,
     /// Seconds for rollout, reward and update.
     pub seconds: [f64; 3],
@@ -159,13 +160,13 @@ pub(super) fn spread(values: &[f64]) -> [f64; 4] {
 }
 
 impl IterationMetrics {
-    /// Fills in what the updates of an iteration say.
+    /// Fills in the statistics of an iteration's updates.
     pub(super) fn observe(&mut self, records: &[UpdateRecord], advantages: &Advantages) {
         self.updates = records.iter().map(|record| UpdateMetrics::new(record, &advantages.values, self.dim)).collect();
         let [_, std, smallest, largest] = spread(&advantages.values);
         self.advantage = [std, largest.max(-smallest)];
         if let Some(first) = records.first() {
-            // What is not a number counts as largest; `f64::max` would pass over it.
+            // NaN counts as largest; `f64::max` would ignore it.
             let larger = |most: f64, value: f64| if value > most || value.is_nan() { value } else { most };
             let most = |column: usize, target: f64| {
                 first.outcomes.iter().map(|outcome| (f64::from(outcome[column]) - target).abs()).fold(0.0, larger)
@@ -260,7 +261,7 @@ impl IterationMetrics {
         self.updates.iter().map(quantity).collect()
     }
 
-    /// What there is because old and new policy have densities.
+    /// The keys that exist because old and new policy have densities.
     fn policy_json(&self) -> Value {
         let by_step = |quantity: fn(&StepMetrics) -> f64| -> Vec<f64> { self.by_step.iter().map(quantity).collect() };
         let masked = self.mean(|update| update.masked_fraction);

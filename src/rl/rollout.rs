@@ -16,17 +16,17 @@ pub const STATES: Store = Store("trajectory states");
 /// Velocities there at the time of the rollout, of the same shape; not with DiffusionNFT.
 pub const VELOCITIES: Store = Store("trajectory velocities");
 
-/// One rollout: everything that stays fixed while the policy learns from it. States and velocities lie on the
+/// One rollout: everything that stays fixed while the policy learns from it. States and velocities are on the
 /// device, in the collector's stores.
 #[derive(Clone, Debug)]
 pub struct Rollout {
     /// Which one; part of every noise key.
     pub index: u32,
-    /// What was asked for: groups of siblings, next to each other.
+    /// The requests: groups of siblings, next to each other.
     pub requests: Vec<SampleRequest>,
     /// Noise levels and transitions: stochastic at the trained steps, Euler elsewhere.
     pub table: SamplerTable,
-    /// The trained steps, ascending; slot i of the stores holds the i-th.
+    /// The trained steps, ascending; slot i of the stores contains the i-th.
     pub trained: Vec<usize>,
     /// Final images, `[N, C, S, S]`.
     pub images: Vec<f32>,
@@ -43,12 +43,12 @@ pub struct RolloutCollector {
     stores: Stores,
 }
 
-/// How many steps (with DiffusionNFT: times) every rollout trains.
+/// How many steps (with DiffusionNFT: times) are trained per rollout.
 pub(super) fn trained_slots(config: &Config) -> Result<usize> {
     Ok(config.rollout.trained_steps.choose(config.rollout.steps, config.run.seed, 0)?.len())
 }
 
-/// How many states of a sample are kept.
+/// How many states are kept per sample.
 pub(super) fn stored_slots(config: &Config) -> Result<usize> {
     match config.objective.name {
         ObjectiveName::Nft => Ok(1),
@@ -92,12 +92,12 @@ impl RolloutCollector {
         })
     }
 
-    /// The stores that hold the newest rollout, for the update's plan.
+    /// The stores that contain the newest rollout, for the update's plan.
     pub fn stores(&self) -> Stores {
         self.stores.clone()
     }
 
-    /// Draws rollout `index`, overwriting the one before.
+    /// Draws rollout `index`, overwriting the previous one.
     ///
     /// # Errors
     /// If the device is lost.
@@ -134,7 +134,7 @@ impl RolloutCollector {
         Ok(Rollout { index, requests, table, trained, images })
     }
 
-    /// The initial noise of each group's first sample, for all of the group.
+    /// The initial noise of each group's first sample, for the whole group.
     fn shared_noise(&self, requests: &[SampleRequest]) -> Vec<f32> {
         let group_size = self.config.rollout.group_size;
         let noise = |group: &[SampleRequest]| -> Vec<f32> {

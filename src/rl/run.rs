@@ -35,7 +35,8 @@ pub struct RunOptions<'a> {
     pub verbosity: Verbosity,
     /// Set when the user wants to stop: the iteration is finished, saved, and the run ends.
     pub stop: &'a Arc<AtomicBool>,
-    /// Whether a sweep does it, whose file has the configuration: it should not be changed in the run's directory.
+    /// Whether this run is part of a sweep, whose file has the configuration: it should not be changed in the run's
+    /// directory.
     pub in_sweep: bool,
 }
 
@@ -54,7 +55,7 @@ pub struct RunSummary {
     pub warnings: usize,
 }
 
-/// A run with everything bound, but nothing computed or written yet.
+/// A run with everything bound, and nothing computed or written yet.
 #[derive(Debug)]
 pub struct TrainingRun {
     gpu: Arc<Gpu>,
@@ -62,7 +63,7 @@ pub struct TrainingRun {
     trainer: Trainer,
     evaluator: Evaluator,
     preview: Preview,
-    /// Until the base has been drawn: its plans are not kept.
+    /// `Some` until the base has been drawn: its plans are not kept.
     base_preview: Option<Preview>,
     table: SamplerTable,
     /// Elements of an image.
@@ -71,19 +72,19 @@ pub struct TrainingRun {
     dump: Option<PathBuf>,
     /// Iterations that are done and have their line of metrics.
     done: u64,
-    /// Iterations that the newest checkpoint holds.
+    /// Iterations that the newest checkpoint contains.
     saved: u64,
 }
 
-/// The model that a run begins with, as it is measured and shown.
+/// The initial model of a run, as it is evaluated and previewed.
 struct Base {
     evaluation: Evaluation,
     images: Vec<f32>,
     captions: Vec<String>,
 }
 
-/// The configuration with which a run continues from a checkpoint. An adapter that it started from is now in there: the
-/// directory that it came from is no longer needed.
+/// The configuration with which a run continues from a checkpoint. An adapter that it started from is in the
+/// checkpoint: the directory that it came from is no longer needed.
 pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
     let mut config = config.clone();
     if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
@@ -95,9 +96,9 @@ pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
 }
 
 impl TrainingRun {
-    /// Binds every plan that the run will need, so that a lack of memory or a file that does not fit shows now; and goes
-    /// back to the `newest` checkpoint of a run that is resumed. The first two updates of the first rollout are written
-    /// to the file `dump`, with all that is needed to compute them again.
+    /// Binds every plan that the run will need, so that a lack of memory or an unsuitable file is reported now; and
+    /// goes back to the `newest` checkpoint of a run that is resumed. The first two updates of the first rollout are
+    /// written to the file `dump`, with everything needed to recompute them.
     ///
     /// # Errors
     /// Everything of [`Trainer::new`], [`Trainer::restore`], [`Evaluator::new`] and [`Preview::new`].
@@ -116,7 +117,7 @@ impl TrainingRun {
             Some(_) => Trainer::observed(gpu, &trained, base)?,
         };
         let done = newest.map(|newest| trainer.restore(&newest)).transpose()?.unwrap_or(0);
-        // What drift is measured against stays, as the trainer's penalty may need it too.
+        // The reference for drift stays, as the trainer's penalty may need it too.
         let frozen = match trainer.base() {
             Some(store) => store.clone(),
             None => frozen(config, &dit).upload(gpu, BASE.0, &base.weights)?,
@@ -164,17 +165,17 @@ impl TrainingRun {
         })
     }
 
-    /// What scores its samples.
+    /// The rewards that score its samples.
     pub fn rewards(&mut self) -> &mut Rewards {
         self.trainer.rewards()
     }
 
-    /// Trains as the configuration says. However it ends, the directory tells: `report.html`, and `failed.txt` if the
-    /// run ended by itself before its end.
+    /// Trains as the configuration says. However it ends, `report.html` is written, and `failed.txt` if the
+    /// run stopped early on its own.
     ///
     /// # Errors
-    /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written; with what
-    /// is saved, and how to continue. What was saved stays intact.
+    /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written; the
+    /// message says what is saved, and how to continue. Saved data stays intact.
     pub fn execute(mut self, options: &RunOptions<'_>) -> Result<RunSummary> {
         let directory = options.directory;
         if self.done > 0 || self.saved > 0 {
@@ -192,7 +193,7 @@ impl TrainingRun {
         if unmeasured.is_some() {
             self.done -= 1;
         }
-        // The base's numbers stay where a checkpoint is: they are not written again.
+        // With a checkpoint the base's numbers are already in the log: they are not written again.
         let mut log = MetricsLog::open(directory, self.done.max(self.saved.min(1)))?;
         let outcome = self.work(options, &mut log, past, unmeasured);
         let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
@@ -204,7 +205,7 @@ impl TrainingRun {
         outcome
     }
 
-    /// The loop. `past` are the lines of the iterations that are done.
+    /// The loop. `past` contains the lines of the iterations that are done.
     fn work(
         &mut self,
         options: &RunOptions<'_>,
@@ -325,7 +326,7 @@ impl TrainingRun {
     /// The next iteration, as a line of metrics.
     fn iterate(&mut self, progress: &mut Progress) -> Result<Record> {
         let found = self.trainer.iteration(self.done);
-        // First of all, and also if the iteration has failed: then it is wanted most.
+        // First of all, and also if the iteration has failed: then it is needed most.
         if let (Some(file), Some(bytes)) = (&self.dump, self.trainer.take_dump()) {
             files::write_atomically(file, &bytes)?;
         }
@@ -334,7 +335,7 @@ impl TrainingRun {
         Ok(found.to_json(self.config.train.learning_rate))
     }
 
-    /// Whether what is done `every` so many iterations is done after this one.
+    /// Whether something done every `every` iterations is due after this one.
     fn due(&self, every: usize, done: u64) -> bool {
         done == self.config.train.iterations as u64 || (every > 0 && done.is_multiple_of(every as u64))
     }
@@ -350,8 +351,8 @@ impl TrainingRun {
         Ok(())
     }
 
-    /// What to do, and to tell the user, when a run ends early. If it is a reward that has failed, the
-    /// model is whole, and is saved as it was after the last whole iteration.
+    /// What to do, and to tell the user, when a run ends early. If a reward has failed, the model is intact, and is
+    /// saved as it was after the last complete iteration.
     fn ended(&mut self, cause: Error, options: &RunOptions<'_>, log: &MetricsLog) -> Error {
         let directory = options.directory;
         let mut more = String::new();
@@ -393,11 +394,11 @@ impl TrainingRun {
     }
 }
 
-/// What the user wants to know of an iteration.
+/// Reports an iteration to the user.
 fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
     let change = found.last_kl();
     let moved = match found.objective {
-        // It has neither densities nor a mask.
+        // DiffusionNFT has neither densities nor a mask.
         ObjectiveName::Nft => format!("velocity moved {change:.2e}"),
         _ => format!("kl {change:.2e}  masked {:.1} %", 100.0 * found.mean(|update| update.masked_fraction)),
     };
@@ -408,7 +409,7 @@ fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
     }
 }
 
-/// Reward gained for each nat an element of distance from the base, once there is one.
+/// Reward gained per nat per element of distance from the base, once there is any distance.
 fn kl_efficiency(base: &Evaluation, evaluation: &Evaluation) -> Option<(String, Value)> {
     let distance = evaluation.drift.as_ref()?.kl_mean;
     let gain = evaluation.reward_mean - base.reward_mean;

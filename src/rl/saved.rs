@@ -9,13 +9,13 @@ use crate::run::LoadedCheckpoint;
 const MODEL: &str = "model.safetensors";
 /// Their average, as a model.
 const AVERAGED_MODEL: &str = "ema.safetensors";
-/// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that the folder is what PEFT reads.
+/// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that PEFT can read the folder.
 const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";
 
-/// The adapter that the run began with, if it went on from one.
+/// The adapter that the run started from, if any.
 const ADAPTER_AT_START: &str = "adapter_start.safetensors";
 
-/// What the weights are of.
+/// What the weights belong to.
 pub(super) struct Saved<'a> {
     pub network: &'a Network,
     pub class_names: &'a [String],
@@ -28,7 +28,7 @@ impl Saved<'_> {
         Model { kind, class_names: self.class_names.to_vec(), weights }
     }
 
-    /// The files, from the weights in training and their average. With LoRA the base is not among them.
+    /// The files, from the weights in training and their average. With LoRA the base is not included.
     pub fn files(&self, current: Vec<f32>, average: Vec<f32>) -> Vec<(&'static str, Vec<u8>)> {
         let dit = &self.network.dit;
         match &self.network.lora {
@@ -42,14 +42,15 @@ impl Saved<'_> {
         }
     }
 
-    /// The file of the adapter that the run began with.
+    /// The file of the adapter that the run started from.
     pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Vec<u8>)> {
         let lora = self.network.lora.clone()?;
         let [_, (_, bytes)] = Adapter { lora, weights }.files(&self.network.dit);
         Some((ADAPTER_AT_START, bytes))
     }
 
-    /// The adapter that the run began with; `None` if an older version wrote the checkpoint, which did not keep it.
+    /// The adapter that the run started from; `None` if the checkpoint is from an older version, which did not store
+    /// it.
     ///
     /// # Errors
     /// If it belongs to another network.
@@ -85,7 +86,8 @@ impl Saved<'_> {
             return Ok(model.weights);
         }
         Err(Error::input(format!(
-            "{name} contains another network than `model.file`: resume with the configuration that the run was started with"
+            "{name} contains a different network than `model.file`: resume with \
+             the configuration that the run was started with"
         )))
     }
 
@@ -97,7 +99,8 @@ impl Saved<'_> {
             return Ok(adapter.weights);
         }
         Err(Error::input(format!(
-            "{folder} contains another adapter than `lora` describes: resume with the configuration that the run was started with"
+            "{folder} contains a different adapter than `lora` describes: resume with \
+             the configuration that the run was started with"
         )))
     }
 }

@@ -1,4 +1,4 @@
-//! One iteration: rollout, rewards, advantages, updates. And the state that survives between them.
+//! One iteration (rollout, rewards, advantages, updates), and the state that is kept between iterations.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,24 +26,25 @@ use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
 
-/// What a checkpoint holds beside tensors. Noise is a function of seed and counters, so no generator state.
+/// The contents of a checkpoint besides tensors. Noise is a function of seed and counters, so there is no generator
+/// state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
     /// Iterations done.
     iteration: u64,
     /// Optimizer steps done.
     optimizer_step: u64,
-    /// Updates skipped in a row, up to the last.
+    /// Number of consecutive skipped updates, up to the last.
     skipped_in_a_row: usize,
-    /// CRC-32 of the weights that the run began with; older programs wrote it with LoRA alone.
+    /// CRC-32 of the weights that the run started from; older versions wrote it only with LoRA.
     base_crc32: Option<u32>,
-    /// Whether the weights are an adapter's; older programs did not say.
+    /// Whether the weights are an adapter's; absent in older versions.
     adapter: Option<bool>,
     /// Version of the program.
     version: String,
 }
 
-/// What an iteration costs, known before it runs.
+/// The cost of an iteration, known before it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
     /// Parameters of the model.
@@ -56,16 +57,16 @@ pub struct Cost {
     pub update_flops: u64,
     /// Dispatches of an iteration.
     pub dispatches: u64,
-    /// Device bytes that training holds.
+    /// Device bytes that training uses.
     pub bytes: u64,
-    /// What they would be if no memory were reused.
+    /// The same if no memory were reused.
     pub naive_bytes: u64,
     /// Bytes of the slots of an update, which the rollout's plans share.
     update_slots: Vec<u64>,
 }
 
 impl Cost {
-    /// Makes room for the update before the rollout's plans are bound, so that they share its memory.
+    /// Reserves memory for the update before the rollout's plans are bound, so that they share its memory.
     ///
     /// # Errors
     /// If the device has not enough memory.
@@ -74,7 +75,7 @@ impl Cost {
     }
 }
 
-/// Reinforcement learning of one model, by whichever objective.
+/// Reinforcement learning of one model, with any objective.
 #[derive(Debug)]
 pub struct Trainer {
     gpu: Arc<Gpu>,
@@ -87,27 +88,27 @@ pub struct Trainer {
     base: Option<StoreMemory>,
     /// The weights of an adapter's base, if the device has them rounded: what the adapter is merged into.
     exact_base: Option<Vec<f32>>,
-    /// The adapter that the run began with, if it went on from one, as checkpoints keep it.
+    /// The adapter that the run started from, if any, as stored in checkpoints.
     began_with: Option<Vec<f32>>,
-    /// The same on the device, if the distance to the start is measured from it.
+    /// The same on the device, if distances are measured from it.
     start: Option<StoreMemory>,
-    /// CRC-32 of the weights that the run began with.
+    /// CRC-32 of the weights that the run started from.
     base_crc32: u32,
     dumped: Option<Vec<u8>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
 
-/// How an updater is made.
+/// Constructor of an updater.
 type BindUpdater = fn(&Arc<Gpu>, &Config, &Network, &Optimizer, Stores) -> Result<Updater>;
 
-/// Whether an adapter or the penalty on the distance to the base needs its weights.
+/// Whether an adapter or the penalty on the distance to the base needs the base's weights.
 fn keeps_base(config: &Config) -> bool {
     config.lora.is_used() || config.objective.reference.beta > 0.0
 }
 
 impl Trainer {
-    /// What an iteration will cost on such a device.
+    /// The cost of an iteration on such a device.
     ///
     /// # Errors
     /// If the configuration does not fit the model.
@@ -126,7 +127,7 @@ impl Trainer {
         for graph in [&update.graph, &step.graph, &noise] {
             check_tensors(graph, profile)?;
         }
-        // The largest first: the others find room in its slots.
+        // The largest first: the others fit into its slots.
         let plans = [&update.graph, &step.graph, &noise].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
             + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
@@ -155,7 +156,7 @@ impl Trainer {
         Self::bind(gpu, config, model, Updater::new)
     }
 
-    /// The same, but the first two updates of the first rollout are observed; [`Trainer::take_dump`] gives them.
+    /// The same, but the first two updates of the first rollout are observed; [`Trainer::take_dump`] returns them.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -186,7 +187,7 @@ impl Trainer {
             stores.filter_map(|(store, buffer)| Some((store, buffer.clone()?)))
         };
         let mut drawing = match config.objective.name {
-            // The old policy draws the samples; the first update need not be on-policy.
+            // The old policy draws the samples, so the first update need not be on-policy.
             ObjectiveName::Nft => optimizer.average_stores(),
             _ => optimizer.stores().clone(),
         };
@@ -216,12 +217,12 @@ impl Trainer {
         })
     }
 
-    /// The safetensors file of the updates that were observed; `None` if none were, or it was taken.
+    /// The safetensors file of the updates that were observed; `None` if none were, or if it has been taken.
     pub fn take_dump(&mut self) -> Option<Vec<u8>> {
         self.dumped.take()
     }
 
-    /// What is trained, of which network.
+    /// The trained parameters and their network.
     pub fn network(&self) -> &Network {
         &self.network
     }
@@ -232,12 +233,12 @@ impl Trainer {
         self.base.as_ref()
     }
 
-    /// The adapter that the run began with, if drift and the penalty on the distance are measured from it.
+    /// The adapter that the run started from, if drift and the penalty on the distance are measured from it.
     pub fn start(&self) -> Option<&StoreMemory> {
         self.start.as_ref()
     }
 
-    /// Iteration `index`, counted from 0; it alone decides what is drawn.
+    /// Iteration `index`, counted from 0, which alone determines what is drawn.
     ///
     /// # Errors
     /// If the device is lost, a reward fails or is not finite, the first update is not on-policy, or too many
@@ -315,7 +316,7 @@ impl Trainer {
         &mut self.rewards
     }
 
-    /// The averaged weights as a model, an adapter merged into its base as the model's file has it: what is kept.
+    /// The averaged weights as a model, with an adapter merged into the base that the model's file contains.
     ///
     /// # Errors
     /// If the device is lost.
@@ -338,7 +339,7 @@ impl Trainer {
         Ok(Some(Adapter { lora, weights: self.optimizer.read(AVERAGE)? }))
     }
 
-    /// The averaged weights as files: the model, and what was trained of it if that is an adapter.
+    /// The averaged weights as files: the model, and the adapter if one is trained.
     ///
     /// # Errors
     /// If the device is lost.
@@ -387,7 +388,8 @@ impl Trainer {
         self.optimizer.write(PARAMETERS, &current);
         self.optimizer.write(AVERAGE, &average);
         if self.began_with.is_some() {
-            // What stands there came from the folder of `lora.adapter`, which may hold what became of it.
+            // The current value came from the folder of `lora.adapter`, which may since have been overwritten by this
+            // run.
             self.began_with = self.saved().read_start(checkpoint)?;
             match (&self.start, &self.began_with) {
                 (Some(store), Some(weights)) => store.write(&self.gpu, weights),
@@ -402,12 +404,12 @@ impl Trainer {
         Ok(state.iteration)
     }
 
-    /// Whether a checkpoint, with the base that it was trained from, is one of this run.
+    /// Checks that a checkpoint, and the base that it was trained from, belong to this run.
     fn check_base(&self, checkpoint: &str, state: &State) -> Result<()> {
         let is_adapter = state.adapter.unwrap_or(state.base_crc32.is_some());
         let problem = match (is_adapter, self.network.lora.is_some(), state.base_crc32) {
-            (true, false, _) => "holds an adapter, but `lora` now trains all weights".to_owned(),
-            (false, true, _) => "holds all weights, but `lora` now trains an adapter".to_owned(),
+            (true, false, _) => "contains an adapter, but `lora` now trains all weights".to_owned(),
+            (false, true, _) => "contains all weights, but `lora` now trains an adapter".to_owned(),
             (.., Some(found)) if found != self.base_crc32 => format!(
                 "was trained from a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {:08x}",
                 self.base_crc32
@@ -420,11 +422,11 @@ impl Trainer {
     }
 }
 
-/// A checkpoint of a version that measured from the base, whatever adapter a run went on from.
+/// The error for a checkpoint of a version that always measured from the base, even if the run started from an adapter.
 fn no_start(checkpoint: &str, version: &str) -> Error {
     Error::input(format!(
-        "{checkpoint} was written by version {version}, which measured from the base and did not keep the adapter that \
-         the run began with: resume with --set lora.reference=base, or begin another run"
+        "{checkpoint} was written by version {version}, which measured from the base and did not store the \
+         adapter that the run started from: resume with --set lora.reference=base, or start another run"
     ))
 }
 
@@ -440,16 +442,16 @@ fn standard_ratio(config: &Config, records: &[UpdateRecord], dim: usize) -> Opti
     StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
 }
 
-/// Stops a run that is not what it claims to be.
+/// Stops a run whose first update is not on-policy.
 fn guard(metrics: &IterationMetrics) -> Result<()> {
-    // DiffusionNFT's old policy is the average of the weights, and not the newest.
+    // DiffusionNFT's old policy is the average of the weights, not the newest.
     let is_policy = metrics.objective != ObjectiveName::Nft;
     if !is_policy || metrics.on_policy == [0.0; 2] || metrics.updates[0].skipped {
         return Ok(());
     }
     Err(Error::failed(format!(
         "the first update of iteration {} is not on-policy: the ratio differs from 1 by {:.1e} and the KL is {:.1e}, \
-         but both must be 0 to the bit. A kernel computes other bits for a sample in another batch on this device; please \
+         but both must be 0 to the bit. On this device a kernel's result for a sample depends on the batch; please \
          report it with the output of `flowdppo-wgpu devices`",
         metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
     )))

@@ -17,7 +17,7 @@ use crate::ops::{AdamWSettings, PolicyObjective};
 use crate::optimizer::{GradientNorm, Optimizer};
 use crate::sampling::words;
 
-/// What one optimizer step saw: a row for every sample and trained step.
+/// What one optimizer step saw: one row per sample and trained step.
 #[derive(Clone, Debug)]
 pub struct UpdateRecord {
     /// Sample of the rollout and trained step of each row.
@@ -38,11 +38,11 @@ pub struct Updater {
     dit: DitConfig,
     tensors: UpdateGraph,
     plan: Plan,
-    /// What 16 bits did not hold in the newest iteration; `None` if nothing is kept in them.
+    /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
-    /// Outcomes of all updates of an iteration, and behind them the norms of each: read once, at its end.
+    /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
     record: Arc<Buffer>,
-    /// The first updates are observed, if somebody wants to compute them again.
+    /// Observer of the first updates, if they are to be recomputed elsewhere.
     pub(super) dump: Option<UpdateDump>,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn record_bytes(config: &Config) -> Result<u64> {
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
 
-/// The row (a, b, s) of a trained step. DiffusionNFT puts noise on the sample itself: x = (1 − σ)·x_0 + σ·ε.
+/// The row (a, b, s) of a trained step. DiffusionNFT adds noise to the sample itself: x = (1 − σ)·x_0 + σ·ε.
 pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usize) -> Transition {
     match objective {
         ObjectiveName::Nft => Transition { a: 1.0 - rollout.table.sigmas[step], b: 0.0, s: rollout.table.sigmas[step] },
@@ -78,7 +78,7 @@ impl Updater {
         Self::bind(gpu, config, optimizer, others, &network.dit, UpdateGraph::record(config, network)?, None)
     }
 
-    /// The same with all that [`UpdateDump`] reads kept readable.
+    /// The same, keeping everything that [`UpdateDump`] reads readable.
     ///
     /// # Errors
     /// As [`Updater::new`].
@@ -130,7 +130,7 @@ impl Updater {
         optimizer: &mut Optimizer,
     ) -> Result<Vec<UpdateRecord>> {
         let train = self.config.train.clone();
-        // The averaged weights follow once a rollout, with its last update.
+        // The averaged weights are updated once per rollout, with its last update.
         let average_decay = train.ema_warm_up.decay(train.ema_decay, u64::from(rollout.index));
         let updates = train.inner_epochs * train.updates_per_rollout;
         let settings = |update: usize| AdamWSettings {
@@ -218,9 +218,9 @@ impl Updater {
         let transition = rollout.table.rows[step];
         let row = trained_row(self.config.objective.name, rollout, step);
         let (slot, noise_step) = match self.config.objective.name {
-            // There is one sample for all times, and each pass puts noise of its own on it.
+            // There is one sample for all times, and each pass adds its own noise to it.
             ObjectiveName::Nft => (0, step + epoch * rollout.table.steps()),
-            // The noise that the rollout has drawn.
+            // The noise that the rollout drew.
             _ => (slot, step),
         };
         let it = &self.tensors;
@@ -245,7 +245,7 @@ impl Updater {
         self.plan.run()
     }
 
-    /// Copies a small result behind the others; returns how many bytes it took.
+    /// Appends a small result to the record; returns how many bytes it took.
     fn record_region(&self, from: &Region, at: u64) -> Result<u64> {
         let to = Region { buffer: self.record.clone(), offset: at, bytes: from.bytes };
         self.gpu.encode([Command::Copy { from, to: &to }])?;

@@ -1,10 +1,10 @@
-//! What an update computes for one micro-batch: forward pass, loss, backward pass, as one graph.
+//! The computation of an update for one micro-batch: forward pass, loss and backward pass, as one graph.
 //!
-//! Both methods differ from each other only between the network's input and its loss:
+//! The two methods differ only in the network's input and in the loss:
 //!
 //! | | policy objectives | DiffusionNFT |
 //! |---|---|---|
-//! | input x | the stored state of a trained step | the stored sample with noise on it |
+//! | input x | the stored state of a trained step | the stored sample with added noise |
 //! | old velocity | stored with it | the averaged weights' |
 //! | loss | [`policy_stats`], [`PolicyObjective`] | [`NftLoss`] |
 
@@ -20,15 +20,15 @@ use crate::model::Network;
 use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
-/// Numbers of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
+/// The columns of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
 /// DiffusionNFT: loss, 0, advantage as a probability, mean squared change of the velocity, 1, p, q, 0.
 pub const OUTCOME: usize = 8;
 
-/// The policy objective of a configuration in mean units for images of `dim` elements, when the share
-/// `progress` of the run is done. GRPO-Guard's step weight is an input of its own.
+/// The policy objective of a configuration in mean units for images of `dim` elements, after the share
+/// `progress` of the run. GRPO-Guard's step weight is a separate input.
 ///
 /// # Errors
-/// If a threshold makes no sense for so few elements.
+/// If a threshold makes no sense for this number of elements.
 ///
 /// # Panics
 /// With `nft`, which is not a policy objective.
@@ -70,11 +70,11 @@ pub struct Penalty {
     pub factor: Tensor,
     /// Factors of the penalties in the sum that is differentiated, `[B]`: β times those of the losses.
     pub weight: Tensor,
-    /// What came out, `[B]`.
+    /// The penalties, `[B]`.
     pub value: Tensor,
 }
 
-/// What the loss of each term is made of, `[B, C, S, S]` each; readable after a replay if the graph keeps them.
+/// The inputs of the loss of each term, `[B, C, S, S]` each; readable after a replay if the graph keeps them.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// Where the velocities are compared: the network's input.
@@ -112,11 +112,11 @@ pub struct UpdateGraph {
     pub step_weight: Option<Tensor>,
     /// The penalty on the distance to the base, if there is one.
     pub penalty: Option<Penalty>,
-    /// What came out, `[B, OUTCOME]`.
+    /// The outcomes, `[B, OUTCOME]`.
     pub outcomes: Tensor,
-    /// What went into the loss.
+    /// The inputs of the loss.
     pub terms: Terms,
-    /// What is kept in 16 bits, if anything is.
+    /// What is stored in 16 bits, if anything is.
     pub halves: Option<Halves>,
 }
 
@@ -146,7 +146,7 @@ impl UpdateGraph {
         let weight = graph.input("weight", &[batch]);
 
         let stored = dit.image_shape(stored_slots(config)? * config.samples_per_rollout());
-        // The noise of the rollout is not stored: its key gives it again, bit for bit.
+        // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
         let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
         let states = graph.stored(STATES.0, &stored, STATES, 0);
         let state = graph.apply(Embedding, &[states, indices]);
@@ -177,7 +177,7 @@ impl UpdateGraph {
         Ok(it)
     }
 
-    /// Records a policy objective; returns what is differentiated and the factors.
+    /// Records a policy objective; returns what is differentiated, and the factors.
     fn record_policy(
         &mut self,
         config: &Config,
@@ -232,7 +232,7 @@ impl UpdateGraph {
     ) -> Vec<(Tensor, Tensor)> {
         let batch = config.update_micro_batch();
         let graph = &mut self.graph;
-        // The sampler's kernel mixes samples with noise, too.
+        // The sampler's kernel also mixes samples with noise.
         let x = sampler_step(graph, sample, sample, epsilon, self.rows);
         let to_target = graph.constant("to target", &[batch, 3], [-1.0, 0.0, 1.0].repeat(batch));
         let u = sampler_step(graph, sample, sample, epsilon, to_target);
@@ -260,7 +260,7 @@ impl UpdateGraph {
         match config.rollout.guidance_gradient {
             GuidanceGradient::Both => trained.guided_velocity(graph, x, self.time, self.labels, guidance_scale),
             GuidanceGradient::Conditional => {
-                // The same weights, without a place for their gradients.
+                // The same weights, without storage for their gradients.
                 let frozen = network.declare(graph, PARAMETERS, None);
                 trained.velocity_guided_by(&frozen, graph, x, self.time, self.labels, guidance_scale)
             }

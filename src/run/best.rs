@@ -103,7 +103,7 @@ impl BestKeeper {
         Ok(())
     }
 
-    /// What a crash cannot have left half-written; its value is by what decides now.
+    /// The kept model, unless a crash left it half-written; its value is by the criterion in force now.
     fn read(&self) -> Option<Best> {
         let numbers = std::fs::read(self.folder.join(NUMBERS)).ok()?;
         let best = serde_json::from_slice::<Best>(&numbers).ok();
@@ -124,7 +124,7 @@ impl BestKeeper {
         None
     }
 
-    /// What decides.
+    /// The criterion.
     fn value(&self, line: &Record) -> Option<f64> {
         match self.by {
             KeepBest::Judge => number(line, "eval/judge_accuracy"),

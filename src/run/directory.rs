@@ -3,10 +3,10 @@
 //! ```text
 //! <out_dir>/<name>/
 //!   config.toml            the resolved configuration
-//!   metrics.jsonl          one JSON object an iteration, only ever appended to
+//!   metrics.jsonl          one JSON object per iteration, only ever appended to
 //!   data.png               pictures of each class, of pretraining and of fitting a classifier
 //!   rewards.csv            one line per scored image, only ever appended to
-//!   warnings.jsonl         what looked wrong, if anything did: one JSON object a warning, only ever appended to
+//!   warnings.jsonl         what looked wrong, if anything did: one JSON object per warning, only ever appended to
 //!   inputs.json            the files that the run depends on, with their checksums
 //!   device.json            the adapter and its limits
 //!   report.html            the run as one page

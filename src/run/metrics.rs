@@ -1,8 +1,8 @@
-//! `metrics.jsonl`: one JSON object a line, one line an iteration.
+//! `metrics.jsonl`: one JSON object per line, one line per iteration.
 //!
 //! The file only ever grows. A run that resumes from iteration *k* writes *k*, *k + 1*, … again behind
 //! the lines that the interrupted run left, and [`read`] lets a line supersede every earlier line of the
-//! same or a later iteration. So the reader sees one unbroken history, and the file still holds all that
+//! same or a later iteration. So the reader sees one unbroken history, and the file still contains everything that
 //! ever happened.
 
 use std::collections::BTreeSet;

@@ -280,7 +280,7 @@ fn wrong_adapters() {
             trained,
             "train --resume --out run --set lora.rank=5",
             2,
-            &["contains another adapter than `lora` describes"],
+            &["contains a different adapter than `lora` describes"],
         ),
     ]);
 }

@@ -236,12 +236,12 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
             change(config);
             config.lora.alpha = Some(3.0);
         }));
-        assert!(message.contains("contains another adapter than `lora` describes"), "{message}");
+        assert!(message.contains("contains a different adapter than `lora` describes"), "{message}");
         let message = refusal(&mut trainer(&file, &model, |config| {
             change(config);
             config.lora.rank = 0;
         }));
-        assert!(message.contains("holds an adapter, but `lora` now trains all weights"), "{message}");
+        assert!(message.contains("contains an adapter, but `lora` now trains all weights"), "{message}");
     }
 }
 

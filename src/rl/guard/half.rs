@@ -4,7 +4,7 @@ use super::{Sign, WarningKind};
 use crate::autodiff::LostInHalf;
 use crate::run::metrics::Record;
 
-/// The sign of a line of `metrics.jsonl`, if 16 bits did not hold some tensors.
+/// The sign in a line of `metrics.jsonl`, if some tensors did not fit in 16 bits.
 pub(super) fn sign(line: &Record) -> Option<Sign> {
     let lost: Vec<LostInHalf> = serde_json::from_value(line.get("lost_in_half")?.clone()).ok()?;
     let explained = LostInHalf::explain(&lost, "train.half_activations")?;

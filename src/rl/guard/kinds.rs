@@ -6,11 +6,11 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WarningKind {
-    /// The judge's accuracy falls.
+    /// The judge's accuracy fell.
     Judge,
-    /// A reward of weight 0 falls.
+    /// A reward of weight 0 fell.
     Holdout,
-    /// The trained reward falls.
+    /// The trained reward fell.
     Reward,
     /// Samples of a class become alike.
     Diversity,
@@ -49,13 +49,13 @@ impl WarningKind {
         Self::HalfActivations,
     ];
 
-    /// Whether evaluations show it.
+    /// Whether it is detected from evaluations.
     pub(super) fn is_evaluated(self) -> bool {
         use WarningKind::{Diversity, Drift, HighFrequency, Holdout, Judge, Reward};
         matches!(self, Judge | Holdout | Reward | Diversity | HighFrequency | Drift)
     }
 
-    /// As `warnings.jsonl` and docs/troubleshooting.md call it.
+    /// Its name in `warnings.jsonl` and docs/troubleshooting.md.
     pub fn name(self) -> &'static str {
         match self {
             Self::Judge => "judge",

@@ -50,7 +50,7 @@ impl Seen {
     }
 }
 
-/// The kinds that a history is warned of, with their iterations; and whether it is stopped.
+/// The kinds of warnings that a history gives, with their iterations; and whether it is stopped.
 fn told(mut watch: Watch, lines: impl IntoIterator<Item = Record>) -> (Vec<(u64, WarningKind)>, bool) {
     let (mut told, mut stopped) = (Vec::new(), false);
     for line in lines {
@@ -79,8 +79,8 @@ fn rollouts(count: u64, change: impl Fn(u64, &mut Record)) -> Vec<Record> {
 }
 
 #[test]
-fn a_healthy_run_is_left_in_peace() {
-    // What the built-in example does, and noise of two standard errors on everything.
+fn a_healthy_run_gives_no_warning() {
+    // The history of the built-in example, with noise of two standard errors on everything.
     let course = [
         Seen { reward: 0.9, judge: 0.91, diversity: 4.0, high_frequency: 0.11, image_msd: 0.07, ..BASE },
         Seen { reward: 0.97, judge: 0.975, diversity: 3.41, high_frequency: 0.12, image_msd: 0.14, ..BASE },
@@ -92,24 +92,24 @@ fn a_healthy_run_is_left_in_peace() {
 }
 
 #[test]
-fn other_numbers_of_the_base_are_another_yardstick() {
+fn a_base_measured_otherwise_is_a_new_baseline() {
     let good = Seen { judge: 0.95, reward: 0.9, ..BASE };
-    // Resumed with another judge and another reward, which find half of the same pictures good.
+    // Resumed with another judge and another reward, which score half of the same pictures as good.
     let [base, worse] = [BASE, good].map(|seen| Seen { judge: seen.judge / 2.0, reward: seen.reward / 2.0, ..seen });
     let lines = [BASE.line(0), good.line(1), base.line(0), worse.line(2), worse.line(3)];
     assert_eq!(told(watch(|_| {}), lines).0, []);
-    // What was told by the old ones is told again by the new ones.
+    // Warnings given for the old ones are given again for the new ones.
     let bad = Seen { judge: 0.3, ..good };
     let lines = [BASE.line(0), bad.line(1), BASE.line(0), bad.line(2), Seen { ink: 0.31, ..BASE }.line(0), bad.line(3)];
     assert_eq!(told(watch(|_| {}), lines).0, [(1, WarningKind::Judge), (3, WarningKind::Judge)]);
-    // Another device rounds otherwise, and is no other yardstick: what was told stays told, the best stays the best.
+    // Another device rounds differently but is not a new baseline: no warning is repeated, and the best stays the best.
     let rounded = Seen { diversity: BASE.diversity * (1.0 + 1e-5), ..BASE };
     let lines = [BASE.line(0), bad.line(1), rounded.line(0), bad.line(2)];
     assert_eq!(told(watch(|_| {}), lines).0, [(1, WarningKind::Judge)]);
 }
 
 #[test]
-fn each_way_of_hacking_is_seen_once_until_it_gets_worse() {
+fn each_kind_of_hacking_is_reported_once_until_it_gets_worse() {
     let up = Seen { reward: 0.95, ..BASE };
     type Worsen = fn(Seen, f64) -> Seen;
     let cases: [(WarningKind, Worsen); 5] = [
@@ -139,7 +139,7 @@ fn each_way_of_hacking_is_seen_once_until_it_gets_worse() {
 }
 
 #[test]
-fn a_fall_counts_from_the_best_of_the_run_and_by_its_noise() {
+fn a_fall_is_measured_from_the_best_and_against_noise() {
     let better = Seen { reward: 0.95, judge: 0.97, ..BASE };
     let worse = Seen { reward: 0.99, judge: 0.86, ..better };
     assert_eq!(told(watch(|_| {}), evaluations(&[better, worse])).0, [(2, WarningKind::Judge)]);
@@ -162,14 +162,14 @@ fn a_fall_counts_from_the_best_of_the_run_and_by_its_noise() {
 }
 
 #[test]
-fn damage_is_no_hack() {
+fn damage_is_not_a_hack() {
     let broken = Seen { reward: 0.3, judge: 0.2, ..BASE };
     let mut watch = watch(|config| config.guard.stop_on_hack = true);
     let findings: Vec<Findings> = evaluations(&[broken]).iter().map(|line| watch.observe(line)).collect();
     assert_eq!(findings[1].stop, None);
     assert_eq!(findings[1].warnings.len(), 1);
     assert!(findings[1].warnings[0].message.contains("the reward did not rise (0.800, then 0.300)"));
-    // Without a judge the reward tells.
+    // Without a judge the reward decides.
     let lines = evaluations(&[broken]).into_iter().map(|mut line| {
         line.insert("eval/judge_accuracy".into(), Value::Null);
         line
@@ -178,7 +178,7 @@ fn damage_is_no_hack() {
 }
 
 #[test]
-fn a_base_without_diversity_or_frequencies_is_no_measure() {
+fn a_base_without_diversity_or_frequencies_is_no_baseline() {
     let mut lines = evaluations(&[Seen { reward: 0.9, image_msd: 3.0, high_frequency: 0.4, ..BASE }]);
     lines[0].insert("eval/diversity".into(), json!(0.0));
     lines[0].insert("eval/high_frequency".into(), json!(0.0));
@@ -193,13 +193,13 @@ fn a_base_without_diversity_or_frequencies_is_no_measure() {
 }
 
 #[test]
-fn masking_that_lasts_is_told_and_then_stops_the_run() {
+fn lasting_masking_is_reported_and_then_stops_the_run() {
     let masked =
         |share: f64| move |_: u64, line: &mut Record| drop(line.insert("masked_fraction_later".into(), json!(share)));
     assert_eq!(told(watch(|_| {}), rollouts(9, masked(0.85))), (vec![], false));
     assert_eq!(told(watch(|_| {}), rollouts(4, masked(0.95))), (vec![(3, WarningKind::Masked)], false));
     assert_eq!(told(watch(|_| {}), rollouts(5, masked(0.95))), (vec![(3, WarningKind::Masked)], true));
-    // An iteration that learns breaks the row.
+    // An iteration that learns resets the count.
     let now_and_then = |iteration: u64, line: &mut Record| {
         masked(if iteration.is_multiple_of(3) { 0.5 } else { 1.0 })(iteration, line)
     };
@@ -217,7 +217,7 @@ fn masking_that_lasts_is_told_and_then_stops_the_run() {
 }
 
 #[test]
-fn a_threshold_that_never_acts_is_told() {
+fn a_threshold_that_never_acts_is_reported() {
     let nothing = |_: u64, line: &mut Record| drop(line.insert("masked_fraction_later".into(), json!(0.0)));
     let lines = rollouts(20, nothing);
     assert_eq!(told(watch(|_| {}), lines.clone()).0, [(10, WarningKind::IdleMask)]);
@@ -231,7 +231,7 @@ fn a_threshold_that_never_acts_is_told() {
     for quiet in quiet {
         assert_eq!(told(watch(quiet), lines.clone()).0, []);
     }
-    // One update a rollout masks nothing by construction; and once is enough.
+    // One update per rollout masks nothing by construction; and one iteration that masks is enough.
     let one = rollouts(20, |iteration, line| {
         nothing(iteration, line);
         line.insert("masked_by_update".into(), json!([0.0]));
@@ -244,7 +244,7 @@ fn a_threshold_that_never_acts_is_told() {
 }
 
 #[test]
-fn a_reward_without_differences_is_told() {
+fn a_reward_without_differences_is_reported() {
     let blind = rollouts(5, |_, line| {
         line.insert("zero_std_group_ratio".into(), json!(1.0));
         line.insert("reward_std".into(), json!(0.0));
@@ -257,7 +257,7 @@ fn a_reward_without_differences_is_told() {
 }
 
 #[test]
-fn gradients_that_are_always_cut_hard_are_told() {
+fn gradients_that_are_always_clipped_hard_are_reported() {
     let norms = |least: f64| {
         move |_: u64, line: &mut Record| drop(line.insert("grad_norm_by_update".into(), json!([90.0, least, f64::NAN])))
     };

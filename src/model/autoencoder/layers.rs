@@ -127,7 +127,7 @@ impl<'a> Recorder<'a> {
     }
 
     fn parameters(&mut self, layer: &str) -> [Tensor; 2] {
-        ["weight", "bias"].map(|part| self.parameters.get(self.graph, &format!("{layer}.{part}")))
+        ["weight", "bias"].map(|part| self.parameters.get(&format!("{layer}.{part}")))
     }
 
     /// A convolution, plus a residual if there is one.

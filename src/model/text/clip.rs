@@ -103,7 +103,7 @@ pub(super) fn norm_weights(norm: &str, width: usize) -> [(String, Vec<usize>); 2
 
 /// Records a layer norm.
 pub(super) fn affine_norm(graph: &mut Graph, parameters: &Parameters, norm: &str, epsilon: f32, x: Tensor) -> Tensor {
-    let [weight, bias] = ["weight", "bias"].map(|part| parameters.get(graph, &format!("{norm}.{part}")));
+    let [weight, bias] = ["weight", "bias"].map(|part| parameters.get(&format!("{norm}.{part}")));
     graph.apply(AffineNorm { epsilon }, &[x, weight, bias])
 }
 
@@ -147,11 +147,11 @@ fn finish(
     let names = norm_weights("text_model.final_layer_norm", width).into_iter().chain(projection);
     let mut stage = Stage::new(gpu, names, |graph, parameters| {
         let x = graph.input("x", &[rows, width]);
-        let ends = graph.input("ends", &[rows / columns]);
+        let ends = graph.input_indices("ends", &[rows / columns]);
         let last = affine_norm(graph, parameters, "text_model.final_layer_norm", config.layer_norm_eps, x);
         let mut pooled = graph.apply(Embedding, &[last, ends]);
         if is_projected {
-            let weight = parameters.get(graph, "text_projection.weight");
+            let weight = parameters.get("text_projection.weight");
             pooled = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[pooled, weight]);
         }
         (vec![x, ends], vec![last, pooled])

@@ -47,13 +47,13 @@ fn position_bias(config: &T5Config, weights: &mut Weights, tokens: usize) -> Res
 
 /// Records `x·Wᵀ`.
 fn product(graph: &mut Graph, parameters: &Parameters, layer: &str, x: Tensor) -> Tensor {
-    let weight = parameters.get(graph, &format!("{layer}.weight"));
+    let weight = parameters.get(&format!("{layer}.weight"));
     graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight])
 }
 
 /// Records an RMS norm.
 fn norm(graph: &mut Graph, parameters: &Parameters, layer: &str, epsilon: f32, x: Tensor) -> Tensor {
-    let weight = parameters.get(graph, &format!("{layer}.weight"));
+    let weight = parameters.get(&format!("{layer}.weight"));
     graph.push(RmsNorm { epsilon }, &[x, weight])[0]
 }
 
@@ -135,7 +135,7 @@ pub fn encode_t5(
     let mut stage = Stage::new(gpu, block_weights(config), |graph, parameters| {
         let x = graph.input("x", &[samples * columns, width]);
         let bias = graph.constant("position bias", &[config.num_heads, columns, columns], bias);
-        let mask = masked.then(|| graph.input("mask", &[samples, columns]));
+        let mask = masked.then(|| graph.input_indices("mask", &[samples, columns]));
         let y = record_block(graph, parameters, config, samples, [x, bias], mask);
         ([x].into_iter().chain(mask).collect(), vec![y])
     })?;

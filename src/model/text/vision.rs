@@ -67,7 +67,7 @@ fn embed(
     let names = names.into_iter().chain(norm_weights(norm, width));
     let mut stage = Stage::new(gpu, names, |graph, parameters| {
         let x = graph.input("patches", &[samples * tokens, config.num_channels * patch * patch]);
-        let weight = parameters.get(graph, convolution);
+        let weight = parameters.get(convolution);
         let y = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight]);
         let positions = graph.constant("positions", &[tokens, width], positions);
         let y = graph.apply(AddBroadcast, &[y, positions]);
@@ -124,7 +124,7 @@ pub fn encode_clip_vision(
         let classes = graph.constant_indices("class tokens", &[samples], classes);
         let class = graph.apply(Embedding, &[x, classes]);
         let pooled = affine_norm(graph, parameters, norm, config.layer_norm_eps, class);
-        let weight = parameters.get(graph, "visual_projection.weight");
+        let weight = parameters.get("visual_projection.weight");
         let projected = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[pooled, weight]);
         (vec![x], vec![pooled, projected])
     })?;

@@ -306,8 +306,8 @@ impl Rewards {
 /// # Errors
 /// [`Error::Input`] that says what is wrong with an address.
 pub fn check_addresses(rewards: &[config::Reward]) -> Result<()> {
-    let services = rewards.iter().filter(|reward| reward.kind == RewardKind::Http);
-    services.map(|reward| http::checked_url(&reward.url).map(drop)).collect()
+    let mut services = rewards.iter().filter(|reward| reward.kind == RewardKind::Http);
+    services.try_for_each(|reward| http::checked_url(&reward.url).map(drop))
 }
 
 #[cfg(not(feature = "onnx"))]

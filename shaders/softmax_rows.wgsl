@@ -14,6 +14,12 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
+// Whether a logit has no softmax: NaN or +infinity, by its bits, since `max` and `exp` may hide them.
+fn has_no_softmax(logit: f32) -> bool {
+    let bits = bitcast<u32>(logit);
+    return (bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u;
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -31,11 +37,16 @@ fn main(
     }
     largest = block_max(lane, largest);
     var sum = 0.0;
+    var lost = 0.0;
     for (var i = lane; i < params.columns; i += 64u) {
-        sum += decayed(params.factor * x[start + i] - largest);
+        let logit = params.factor * x[start + i];
+        sum += decayed(logit - largest);
+        lost += select(0.0, 1.0, has_no_softmax(logit));
     }
-    let denominator = block_sum(lane, vec2<f32>(sum, 0.0)).x;
+    let sums = block_sum(lane, vec2<f32>(sum, lost));
+    var nan = 0x7fc00000u;
     for (var i = lane; i < params.columns; i += 64u) {
-        y[start + i] = decayed(params.factor * x[start + i] - largest) / denominator;
+        let probability = decayed(params.factor * x[start + i] - largest) / sums.x;
+        y[start + i] = select(probability, bitcast<f32>(nan), sums.y > 0.0);
     }
 }

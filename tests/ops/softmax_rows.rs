@@ -34,9 +34,14 @@ fn a_row_does_not_depend_on_the_others() {
 }
 
 #[test]
-fn what_is_no_number_does_not_become_one() {
-    let mut values = vec![0.5_f32; 70];
-    values[67] = f32::NAN;
-    let outputs = run(&[(&[1, 70], &words(&values))], |graph, x| softmax(graph, x[0]));
-    assert!(floats(&outputs[0]).iter().all(|value| !value.is_finite()), "the row has a NaN");
+fn a_row_with_nan_or_infinity_is_not_finite() {
+    for lost in [f32::NAN, f32::INFINITY] {
+        // The second row is whole.
+        let mut values = vec![0.5_f32; 140];
+        values[67] = lost;
+        let outputs = run(&[(&[2, 70], &words(&values))], |graph, x| softmax(graph, x[0]));
+        let (first, second) = outputs[0].split_at(70);
+        assert!(floats(first).iter().all(|value| !value.is_finite()), "the row has {lost}");
+        assert!(floats(second).iter().all(|value| value.is_finite()), "a neighbour has {lost}");
+    }
 }

@@ -14,10 +14,11 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-// Whether a logit has no softmax: NaN or +infinity, by its bits, since `max` and `exp` may hide them.
-fn has_no_softmax(logit: f32) -> bool {
-    let bits = bitcast<u32>(logit);
-    return (bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u;
+// Whether an element makes a row's softmax undefined: NaN, or the infinity that becomes the largest logit. `max` and
+// `exp` may hide them, and only loaded bits can tell: compilers may assume that arithmetic yields neither.
+fn has_no_softmax(bits: u32) -> bool {
+    let infinity = select(0xff800000u, 0x7f800000u, params.factor > 0.0);
+    return (bits & 0x7fffffffu) > 0x7f800000u || bits == infinity;
 }
 
 @compute @workgroup_size(64)
@@ -39,9 +40,9 @@ fn main(
     var sum = 0.0;
     var lost = 0.0;
     for (var i = lane; i < params.columns; i += 64u) {
-        let logit = params.factor * x[start + i];
-        sum += decayed(logit - largest);
-        lost += select(0.0, 1.0, has_no_softmax(logit));
+        let element = x[start + i];
+        sum += decayed(params.factor * element - largest);
+        lost += select(0.0, 1.0, has_no_softmax(bitcast<u32>(element)));
     }
     let sums = block_sum(lane, vec2<f32>(sum, lost));
     var nan = 0x7fc00000u;

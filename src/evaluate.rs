@@ -14,11 +14,10 @@ use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
-pub use crate::model::BASE;
-use crate::model::{Dit, DitConfig, Frozen, Network, START};
+use crate::model::{BASE, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
-use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
 /// What an evaluation found.
@@ -87,7 +86,7 @@ pub struct Drift {
 /// Evaluates one model again and again: all plans are made once.
 #[derive(Debug)]
 pub struct Evaluator {
-    dit: DitConfig,
+    model: FlowModel,
     count: usize,
     /// Classes that rollouts draw; empty means all.
     trained: Vec<u32>,
@@ -101,18 +100,13 @@ pub struct Evaluator {
     base_images: Option<Vec<f32>>,
 }
 
-/// How a configuration stores the frozen weights, a [`BASE`].
-pub fn frozen(config: &Config, dit: &DitConfig) -> Frozen {
-    Frozen::new(&dit.layout(), config.model.weights)
-}
-
 /// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
 /// adapter of [`START`] if the run went on from one.
-pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Network) -> Dit<'a> {
+pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Network) -> FlowNetwork<'a> {
     match network.lora.is_some() && config.lora.starts_from_adapter() {
         // The same kernels as those of the policy: at first their difference is zero to the bit.
         true => network.declare(graph, START, None),
-        false => Dit::new(&network.dit, frozen(config, &network.dit).declare(graph, BASE)),
+        false => network.model.network(network.frozen().declare(graph, BASE)),
     }
 }
 
@@ -140,17 +134,17 @@ impl Evaluator {
         stores: &Stores,
         reference: Option<&Reference>,
     ) -> Result<Self> {
-        let (eval, dit) = (&config.eval, &network.dit);
-        config.rollout.chosen_classes(dit.num_classes)?;
-        dit.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
-        let classes = eval.chosen_classes(dit.num_classes)?;
-        let requests = class_requests(&classes, eval.count, eval.seed);
+        let (eval, model) = (&config.eval, &network.model);
+        config.rollout.chosen_classes(model.num_conditions())?;
+        model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
+        let classes = eval.chosen_classes(model.num_conditions())?;
+        let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&Schedule::default(), eval.steps, eval.solver)?;
         // What a rollout may take, an evaluation may; samples do not depend on it.
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
-            file => Some(reward::classifier_for(gpu, file, dit, class_names)?),
+            file => Some(reward::classifier_for(gpu, file, &model.pictures(class_names))?),
         };
         let batches = [requests.len(), batch];
         let draws = |network: &Network, stores: &Stores| {
@@ -165,7 +159,7 @@ impl Evaluator {
             count: eval.count,
             trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
             sampling: draws(network, stores)?,
-            dit: dit.clone(),
+            model: model.clone(),
             requests,
             table,
             judge,
@@ -195,7 +189,7 @@ impl Evaluator {
             let image_msd = mean_squared(&images, base);
             if let Some(split) = &mut evaluation.split {
                 let of =
-                    |images: &[f32]| part(images, self.dit.dim(), &self.requests, |it| !self.trained.contains(&it));
+                    |images: &[f32]| part(images, self.model.dim(), &self.requests, |it| !self.trained.contains(&it));
                 split.image_msd_untrained = Some(mean_squared(&of(&images), &of(base)));
             }
             evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd)?);
@@ -217,15 +211,15 @@ impl Evaluator {
 
     /// Everything that samples alone can tell.
     fn score(&mut self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
-        let labels: Vec<u32> = self.requests.iter().map(|request| request.label).collect();
+        let labels: Vec<u32> = self.requests.iter().map(|request| request.condition).collect();
         let scores = rewards.score(images, &labels, ScoringContext { purpose: Purpose::Evaluation, iteration })?;
         let totals = scores.totals;
         let components = rewards.names().iter().cloned().zip(scores.components.iter().map(|it| Estimate::mean(it)));
         let components: Vec<(String, Estimate)> =
             if rewards.names().len() > 1 { components.collect() } else { Vec::new() };
         let reward = Estimate::mean(&totals);
-        let diversity = diversity(images, self.dit.dim(), self.count);
-        let high_frequency = high_frequency(images, self.dit.dim(), self.dit.image_size);
+        let diversity = diversity(images, self.model.dim(), self.count);
+        let high_frequency = high_frequency(images, self.model.state_shape());
         let judge_accuracy = match &mut self.judge {
             Some(judge) => Some(judge.accuracy(images, &labels)?),
             None => None,
@@ -249,7 +243,7 @@ impl Evaluator {
     /// The same by whether a class is trained, if some are not; `totals` are the rewards.
     fn split(&mut self, images: &[f32], totals: &[f64]) -> Result<Option<Split>> {
         let is_trained = |label: u32| self.trained.contains(&label);
-        let trained = self.requests.iter().filter(|request| is_trained(request.label)).count();
+        let trained = self.requests.iter().filter(|request| is_trained(request.condition)).count();
         if self.trained.is_empty() || [0, self.requests.len()].contains(&trained) {
             return Ok(None);
         }
@@ -257,11 +251,11 @@ impl Evaluator {
         for (trained, reward, judged) in &mut halves {
             let wanted = |label: u32| is_trained(label) == *trained;
             let labels: Vec<u32> =
-                self.requests.iter().map(|request| request.label).filter(|label| wanted(*label)).collect();
-            let rewards = totals.iter().zip(&self.requests).filter(|(_, request)| wanted(request.label));
+                self.requests.iter().map(|request| request.condition).filter(|label| wanted(*label)).collect();
+            let rewards = totals.iter().zip(&self.requests).filter(|(_, request)| wanted(request.condition));
             *reward = rewards.map(|(total, _)| total).sum::<f64>() / labels.len() as f64;
             if let Some(judge) = &mut self.judge {
-                *judged = Some(judge.accuracy(&part(images, self.dit.dim(), &self.requests, wanted), &labels)?);
+                *judged = Some(judge.accuracy(&part(images, self.model.dim(), &self.requests, wanted), &labels)?);
             }
         }
         let [(_, reward_trained, judge_trained), (_, reward_untrained, judge_untrained)] = halves;
@@ -271,7 +265,7 @@ impl Evaluator {
 
 /// The images `[N, dim]` whose class is wanted.
 fn part(images: &[f32], dim: usize, requests: &[SampleRequest], wanted: impl Fn(u32) -> bool) -> Vec<f32> {
-    let images = images.chunks(dim).zip(requests).filter(|(_, request)| wanted(request.label));
+    let images = images.chunks(dim).zip(requests).filter(|(_, request)| wanted(request.condition));
     images.flat_map(|(image, _)| image).copied().collect()
 }
 
@@ -279,7 +273,7 @@ fn part(images: &[f32], dim: usize, requests: &[SampleRequest], wanted: impl Fn(
 #[derive(Debug)]
 struct DriftMeter {
     gpu: Arc<Gpu>,
-    dit: DitConfig,
+    model: FlowModel,
     batch: usize,
     /// The deterministic trajectory along which both are compared: that of a rollout.
     ode: SamplerTable,
@@ -289,21 +283,21 @@ struct DriftMeter {
     x: Tensor,
     velocity: Tensor,
     time: Tensor,
-    labels: Tensor,
+    condition: Tensor,
     stats: Tensor,
 }
 
 impl DriftMeter {
     fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, batch: usize, stores: &Stores) -> Result<Self> {
-        let dit = &network.dit;
+        let shape = network.model.batch_shape(batch);
         let mut graph = Graph::new();
-        let x = graph.input("x", &dit.image_shape(batch));
-        let velocity = graph.input("velocity of the model", &dit.image_shape(batch));
+        let x = graph.input("x", &shape);
+        let velocity = graph.input("velocity of the model", &shape);
         let time = graph.input("time", &[batch]);
-        let labels = graph.input_indices("labels", &[batch]);
+        let condition = graph.input_indices("condition", &[batch]);
         let guidance_scale = config.eval.guidance_scale as f32;
-        let base =
-            declare_reference(&mut graph, config, network).guided_velocity(&mut graph, x, time, labels, guidance_scale);
+        let base = declare_reference(&mut graph, config, network);
+        let base = base.guided_velocity(&mut graph, x, time, condition, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
         let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
@@ -311,7 +305,7 @@ impl DriftMeter {
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };
         Ok(Self {
             gpu: gpu.clone(),
-            dit: dit.clone(),
+            model: network.model.clone(),
             batch,
             ode: SamplerTable::new(&rollout.schedule, rollout.steps, Sampler::Ode, |_| 0.0)?,
             stochastic: SamplerTable::new(&rollout.schedule, rollout.steps, sampler, |step| rollout.eta.at(step))?.rows,
@@ -319,13 +313,13 @@ impl DriftMeter {
             x,
             velocity,
             time,
-            labels,
+            condition,
             stats,
         })
     }
 
     fn measure(&mut self, sampling: &mut Sampling, requests: &[SampleRequest], image_msd: f64) -> Result<Drift> {
-        let Self { gpu, dit, batch, ode, plan, .. } = self;
+        let Self { gpu, model, batch, ode, plan, .. } = self;
         let mut sums = vec![0.0; ode.steps()];
         sampling.draw_visited(ode, requests, None, |context| {
             let part = |tensor| Region { bytes: context.x.bytes, ..plan.region(tensor).clone() };
@@ -334,17 +328,19 @@ impl DriftMeter {
                 Command::Copy { from: context.x, to: &x },
                 Command::Copy { from: context.velocity, to: &velocity },
             ])?;
-            let mut labels: Vec<u32> =
-                requests[context.first..context.first + context.count].iter().map(|request| request.label).collect();
-            labels.resize(*batch, 0);
-            plan.write(self.labels, &labels);
-            plan.write(self.time, &vec![dit.time_of(ode.sigmas[context.step]); *batch]);
+            let mut conditions: Vec<u32> = requests[context.first..context.first + context.count]
+                .iter()
+                .map(|request| request.condition)
+                .collect();
+            conditions.resize(*batch, 0);
+            plan.write(self.condition, &conditions);
+            plan.write(self.time, &vec![model.time_of(ode.sigmas[context.step]); *batch]);
             plan.run()?;
             let stats: Vec<f32> = plan.read(&[self.stats])?;
             sums[context.step] += stats.chunks(2).take(context.count).map(|row| f64::from(row[1])).sum::<f64>();
             Ok(())
         })?;
-        let elements = (requests.len() * dit.dim()) as f64;
+        let elements = (requests.len() * model.dim()) as f64;
         let msd_by_step: Vec<f64> = sums.iter().map(|sum| sum / elements).collect();
         let kl = |(msd, row): (&f64, &Transition)| row.has_density().then(|| row.kappa() * msd);
         let kl_by_step: Vec<Option<f64>> = msd_by_step.iter().zip(&self.stochastic).map(kl).collect();

@@ -37,6 +37,7 @@ pub mod roofline;
 pub mod run;
 pub mod sampling;
 pub mod self_test;
+pub mod shape;
 pub mod sniff;
 pub mod supervised;
 pub mod sweep;

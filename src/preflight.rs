@@ -7,7 +7,7 @@ use crate::config::{Command, Config, ModelSource, Run};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
-use crate::model::{ClassifierConfig, DitConfig};
+use crate::model::{ClassifierConfig, FlowModel};
 use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::Trainer;
 use crate::{assets, data, fit_classifier, pretrain};
@@ -45,13 +45,14 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 fn check_train(config: &Config) -> Result<()> {
     let ModelSource::File(file) = config.model.source()? else { return Ok(()) };
     let model = assets::load_model(file)?;
-    let dit = model.dit(file)?;
-    Trainer::cost(config, dit, &DeviceProfile::default())?;
-    dit.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
-    Rewards::check(&config.reward, dit, &model.class_names)?;
+    let flow_model = model.flow_model(file)?;
+    Trainer::cost(config, &flow_model, &DeviceProfile::default())?;
+    flow_model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
+    let pictures = flow_model.pictures(&model.class_names);
+    Rewards::check(&config.reward, &pictures)?;
     match config.eval.judge.as_str() {
         "" => Ok(()),
-        judge => check_classifier(judge, dit, &model.class_names),
+        judge => check_classifier(judge, &pictures),
     }
 }
 
@@ -60,21 +61,21 @@ fn check_train(config: &Config) -> Result<()> {
 ///
 /// # Errors
 /// If a file cannot be read, or data, network and settings do not fit each other.
-pub fn pretrain(config: &Config) -> Result<(Dataset, DitConfig, Option<Vec<f32>>)> {
+pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Vec<f32>>)> {
     let mut data = data::load(&config.data)?;
-    let (dit, weights) = match config.model.source()? {
+    let (model, weights) = match config.model.source()? {
         ModelSource::File(file) => {
-            let model = assets::load_model(file)?;
-            let dit = model.dit(file)?.clone();
-            pretrain::check_shape(&data, &dit)?;
-            data.take_classes_of(model.classes(file))?;
-            (dit, Some(model.weights))
+            let loaded = assets::load_model(file)?;
+            let model = loaded.flow_model(file)?;
+            pretrain::check_shape(&data, &model)?;
+            data.take_classes_of(loaded.classes(file))?;
+            (model, Some(loaded.weights))
         }
-        ModelSource::New(sizes) => (DitConfig::new(&config.model, sizes), None),
+        ModelSource::New(sizes) => (FlowModel::new(&config.model, sizes), None),
     };
-    dit.check()?;
-    pretrain::check_data(&data, &dit, &config.pretrain)?;
-    Ok((data, dit, weights))
+    model.check()?;
+    pretrain::check_data(&data, &model, &config.pretrain)?;
+    Ok((data, model, weights))
 }
 
 /// What a classifier learns from, and the network that suits it.

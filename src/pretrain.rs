@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
-use crate::model::{Dit, DitConfig};
+use crate::model::FlowModel;
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
@@ -23,9 +23,9 @@ pub struct FlowMatchingGraph {
     pub graph: Graph,
     /// Data, `[B, C, S, S]`.
     pub images: Tensor,
-    /// Classes, `[B]`.
-    pub labels: Tensor,
-    /// The network's time, `[B]`, from [`DitConfig::time_of`].
+    /// Conditions, `[B]`.
+    pub condition: Tensor,
+    /// The network's time, `[B]`, from [`FlowModel::time_of`].
     pub time: Tensor,
     /// Noise keys, `[B, 5]`.
     pub keys: Tensor,
@@ -43,26 +43,27 @@ pub struct FlowMatchingGraph {
 
 impl FlowMatchingGraph {
     /// Records a micro-batch of `batch` images.
-    pub fn record(config: &DitConfig, batch: usize, activations: Activations) -> Self {
+    pub fn record(model: &FlowModel, batch: usize, activations: Activations) -> Self {
         let mut graph = Graph::new();
-        let images = graph.input("images", &config.image_shape(batch));
-        let labels = graph.input_indices("labels", &[batch]);
+        let shape = model.batch_shape(batch);
+        let images = graph.input("images", &shape);
+        let condition = graph.input_indices("condition", &[batch]);
         let time = graph.input("time", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         // Both mixtures of image and noise are affine, so the sampler's kernel makes them.
         let to_noisy = graph.input("mixture of the state", &[batch, 3]);
         let to_target = graph.input("mixture of the target", &[batch, 3]);
         let weight = graph.input("weight", &[batch]);
-        let epsilon = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
+        let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
         let target = sampler_step(&mut graph, images, images, epsilon, to_target);
-        let parameters = config.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-        let velocity = Dit::new(config, parameters).velocity(&mut graph, x, time, labels);
+        let parameters = model.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let velocity = model.network(parameters).velocity(&mut graph, x, time, condition);
         let loss = graph.scope("loss", |graph| mean_squared_error(graph, velocity, target, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         let halves = backward_with(&mut graph, &[(loss, ones)], &[], activations).halves;
-        Self { graph, images, labels, time, keys, to_noisy, to_target, weight, loss, halves }
+        Self { graph, images, condition, time, keys, to_noisy, to_target, weight, loss, halves }
     }
 }
 
@@ -75,13 +76,14 @@ pub fn activations(config: &config::Pretrain) -> Activations {
 ///
 /// # Errors
 /// [`Error::Input`] with both sizes if it does not.
-pub fn check_shape(data: &Dataset, dit: &DitConfig) -> Result<()> {
-    if data.image_size == dit.image_size && data.channels == dit.channels {
+pub fn check_shape(data: &Dataset, model: &FlowModel) -> Result<()> {
+    let shape = model.state_shape();
+    if shape == data.shape() {
         return Ok(());
     }
     Err(Error::input(format!(
-        "the data has {0}x{0} images of {1} channels, but the model takes {2}x{2} of {3}: make `data` and `model` agree",
-        data.image_size, data.channels, dit.image_size, dit.channels
+        "the data has {}, but the model takes {shape}: make `data` and `model` agree",
+        data.shape()
     )))
 }
 
@@ -89,7 +91,7 @@ pub fn check_shape(data: &Dataset, dit: &DitConfig) -> Result<()> {
 #[derive(Debug)]
 pub struct Pretraining<'a> {
     config: config::Pretrain,
-    dit: DitConfig,
+    model: FlowModel,
     data: &'a Dataset,
     horizontal_flip: bool,
     seed: u64,
@@ -108,16 +110,16 @@ pub struct Pretraining<'a> {
 /// # Errors
 /// [`Error::Input`] with both sizes if it does not take the images, has too few classes, or has no "no class" for the
 /// dropout of classes.
-pub fn check_data(data: &Dataset, dit: &DitConfig, config: &config::Pretrain) -> Result<()> {
-    check_shape(data, dit)?;
-    if data.class_names.len() > dit.num_classes {
+pub fn check_data(data: &Dataset, model: &FlowModel, config: &config::Pretrain) -> Result<()> {
+    check_shape(data, model)?;
+    if data.class_names.len() > model.num_conditions() {
         return Err(Error::input(format!(
             "the data has {} classes, but `model.num_classes` is {}: raise it",
             data.class_names.len(),
-            dit.num_classes
+            model.num_conditions()
         )));
     }
-    if !dit.has_null_class && config.class_dropout > 0.0 {
+    if model.null_condition().is_none() && config.class_dropout > 0.0 {
         return Err(Error::input(format!(
             "`pretrain.class_dropout` is {}, but `model.file` has no \"no class\" that it could train: set it to 0",
             config.class_dropout
@@ -134,21 +136,21 @@ impl<'a> Pretraining<'a> {
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &config::Config,
-        dit: DitConfig,
+        model: FlowModel,
         data: &'a Dataset,
         weights: &[f32],
     ) -> Result<Self> {
-        check_data(data, &dit, &config.pretrain)?;
+        check_data(data, &model, &config.pretrain)?;
         let micro_batch = config.pretrain_micro_batch();
         let activations = activations(&config.pretrain);
-        let optimizer = Optimizer::new(gpu, dit.layout(), weights)?;
-        let step_graph = FlowMatchingGraph::record(&dit, micro_batch, activations);
+        let optimizer = Optimizer::new(gpu, model.layout(), weights)?;
+        let step_graph = FlowMatchingGraph::record(&model, micro_batch, activations);
         let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
         Ok(Self {
             config: config.pretrain.clone(),
             horizontal_flip: config.data.horizontal_flip,
             seed: config.run.seed,
-            dit,
+            model,
             data,
             micro_batch,
             max_skipped_updates: config.train.max_skipped_updates,
@@ -186,17 +188,17 @@ impl<'a> Pretraining<'a> {
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
         let mut loss = 0.0;
         for first in (0..batch).step_by(self.micro_batch) {
-            let (mut images, mut labels, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let (mut images, mut conditions, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
             for sample in first..first + self.micro_batch {
                 let index = choice.below(self.data.len() as u32) as usize;
                 let flip = self.horizontal_flip && augment.uniform() < 0.5;
                 self.data.push_image(&mut images, index, flip);
                 let dropped = dropout.uniform() < self.config.class_dropout;
-                let null_class = self.dit.null_class().filter(|_| dropped);
-                labels.push(null_class.unwrap_or(self.data.labels[index]));
+                let none = self.model.null_condition().filter(|_| dropped);
+                conditions.push(none.unwrap_or(self.data.labels[index]));
                 let sigma = self.draw_sigma(&mut times);
-                time.push(self.dit.time_of(sigma));
+                time.push(self.model.time_of(sigma));
                 to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
                 to_target.extend([-1.0_f32, 0.0, 1.0]);
                 let key =
@@ -205,7 +207,7 @@ impl<'a> Pretraining<'a> {
             }
             let it = &self.step_graph;
             self.plan.write(it.images, &images);
-            self.plan.write(it.labels, &labels);
+            self.plan.write(it.condition, &conditions);
             self.plan.write(it.time, &time);
             self.plan.write(it.keys, &keys);
             self.plan.write(it.to_noisy, &to_noisy);

@@ -8,13 +8,14 @@ use crate::config::Config;
 use crate::data::Dataset;
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
-use crate::data::scatter::{self, Scatter};
+use crate::data::scatter::{self, Scatter, is_point};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{DitConfig, Network};
+use crate::model::Network;
 use crate::reward::{Purpose, Rewards, ScoringContext};
-use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
+use crate::shape::ImageShape;
 
 /// Classes that a grid has room for.
 const MOST_CLASSES: usize = 16;
@@ -26,7 +27,7 @@ pub struct Preview {
     requests: Vec<SampleRequest>,
     labels: Vec<u32>,
     titles: Vec<String>,
-    dit: DitConfig,
+    shape: ImageShape,
     per_class: usize,
     /// Behind samples that are points.
     data: Option<Dataset>,
@@ -47,20 +48,20 @@ impl Preview {
         guidance_scale: f64,
         stores: &Stores,
     ) -> Result<Self> {
-        let dit = &network.dit;
-        let chosen = config.preview.chosen_classes(dit.num_classes)?;
+        let (model, shape) = (&network.model, network.model.state_shape());
+        let chosen = config.preview.chosen_classes(model.num_conditions())?;
         let classes = match config.preview.classes.is_empty() {
-            true => shown_classes(&config.rollout.classes, dit.num_classes),
+            true => shown_classes(&config.rollout.classes, model.num_conditions()),
             false => chosen,
         };
-        let requests = class_requests(&classes, config.preview.per_class, config.preview.seed);
+        let requests = requests_for(&classes, config.preview.per_class, config.preview.seed);
         let sampling =
             Sampling::new(gpu, network, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
         let titles = classes.iter().map(name).collect();
-        let labels = requests.iter().map(|request| request.label).collect();
-        let data = is_point(dit).then(|| scatter::data_of(class_names)).flatten();
-        Ok(Self { sampling, requests, labels, titles, dit: dit.clone(), per_class: config.preview.per_class, data })
+        let labels = requests.iter().map(|request| request.condition).collect();
+        let data = is_point(shape).then(|| scatter::data_of(class_names)).flatten();
+        Ok(Self { sampling, requests, labels, titles, shape, per_class: config.preview.per_class, data })
     }
 
     /// Draws the samples.
@@ -73,7 +74,7 @@ impl Preview {
 
     /// Drawn samples with their captions, if there are any: a grid with one row per class, or points.
     pub fn panel<'a>(&'a self, images: &'a [f32], heading: &'a str, captions: &'a [String]) -> Panel<'a> {
-        if is_point(&self.dit) {
+        if is_point(self.shape) {
             return Panel::Scatter(Scatter {
                 points: images,
                 labels: &self.labels,
@@ -87,7 +88,7 @@ impl Preview {
             heading,
             row_titles: &self.titles,
             captions,
-            ..Grid::new(images, self.dit.image_size, self.dit.channels, self.per_class)
+            ..Grid::new(images, self.shape, self.per_class)
         })
     }
 
@@ -98,7 +99,7 @@ impl Preview {
     pub fn captions(&self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Vec<String>> {
         let context = ScoringContext { purpose: Purpose::Preview, iteration };
         let scores = rewards.score(images, &self.labels, context)?.totals;
-        if is_point(&self.dit) {
+        if is_point(self.shape) {
             let means = scores.chunks(self.per_class).map(|scores| scores.iter().sum::<f64>() / scores.len() as f64);
             return Ok(means.map(|mean| format!("reward {mean:.2}")).collect());
         }
@@ -135,10 +136,6 @@ fn shown_classes(trained: &[usize], count: usize) -> Vec<u32> {
         }
     }
     shown.into_iter().collect()
-}
-
-fn is_point(dit: &DitConfig) -> bool {
-    scatter::is_point(dit.image_size, dit.channels)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{DType, Graph, Plan, Stores, Tensor};
-use crate::model::{DitConfig, Network};
+use crate::model::{FlowModel, Network};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
 
@@ -70,7 +70,7 @@ pub struct StepGraph {
     pub graph: Graph,
     x: Tensor,
     time: Tensor,
-    labels: Tensor,
+    condition: Tensor,
     keys: Tensor,
     rows: Tensor,
     velocity: Tensor,
@@ -97,46 +97,46 @@ impl StepGraph {
 
     /// [`StepGraph::record`] for a solver; one with a history has it in place of the noise.
     pub fn record_for(network: &Network, batch: usize, guidance_scale: f64, solver: Solver) -> Self {
-        let config = &network.dit;
+        let shape = network.model.batch_shape(batch);
         let mut graph = Graph::new();
-        let x = graph.input("x", &config.image_shape(batch));
+        let x = graph.input("x", &shape);
         let time = graph.input("time", &[batch]);
-        let labels = graph.input_indices("labels", &[batch]);
+        let condition = graph.input_indices("condition", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
-        let dit = network.declare(&mut graph, PARAMETERS, None);
-        let velocity = dit.guided_velocity(&mut graph, x, time, labels, guidance_scale as f32);
+        let policy = network.declare(&mut graph, PARAMETERS, None);
+        let velocity = policy.guided_velocity(&mut graph, x, time, condition, guidance_scale as f32);
         let history = solver.has_history().then(|| {
-            let before = graph.input("data predicted before", &config.image_shape(batch));
+            let before = graph.input("data predicted before", &shape);
             let rows = graph.input("prediction rows", &[batch, 3]);
             let now = sampler_step(&mut graph, x, velocity, velocity, rows);
             History { before, now: graph.keep(now), rows }
         });
         let third = match history {
             Some(history) => history.before,
-            None => graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]),
+            None => graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]),
         };
         let x_next = sampler_step(&mut graph, x, velocity, third, rows);
         graph.keep(velocity);
         graph.keep(x_next);
-        Self { graph, x, time, labels, keys, rows, velocity, x_next, history }
+        Self { graph, x, time, condition, keys, rows, velocity, x_next, history }
     }
 }
 
 /// The initial noise of `batch` samples: graph, keys and noise.
-pub fn noise_graph(config: &DitConfig, batch: usize) -> (Graph, Tensor, Tensor) {
+pub fn noise_graph(model: &FlowModel, batch: usize) -> (Graph, Tensor, Tensor) {
     let mut graph = Graph::new();
     let keys = graph.input_indices("noise keys", &[batch, 5]);
-    let noise = graph.apply(PhiloxNormal::new(&config.image_shape(batch)[1..]), &[keys]);
+    let noise = graph.apply(PhiloxNormal::new(&model.batch_shape(batch)[1..]), &[keys]);
     graph.keep(noise);
     (graph, keys, noise)
 }
 
-/// One sample: the requested class, and the key of all its noise (its step is ignored).
+/// One sample: its condition, and the key of all its noise (its step is ignored).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleRequest {
-    /// Class, or the null class.
-    pub label: u32,
+    /// What it is asked to show: a row of the model's table of conditions.
+    pub condition: u32,
     /// Noise.
     pub key: NoiseKey,
 }
@@ -145,7 +145,7 @@ pub struct SampleRequest {
 #[derive(Debug)]
 pub struct Sampling {
     gpu: Arc<Gpu>,
-    config: DitConfig,
+    model: FlowModel,
     batch: usize,
     step: StepGraph,
     plan: Plan,
@@ -165,7 +165,7 @@ pub struct Visit<'a> {
     pub first: usize,
     /// Samples in this batch.
     pub count: usize,
-    /// State before the step, `[count, C, S, S]`.
+    /// State before the step, `[count, C, H, W]`.
     pub x: &'a Region,
     /// Velocity there.
     pub velocity: &'a Region,
@@ -200,16 +200,16 @@ impl Sampling {
         solver: Solver,
         stores: &Stores,
     ) -> Result<Self> {
-        let config = &network.dit;
+        let model = &network.model;
         let step = StepGraph::record_for(network, batch, guidance_scale, solver);
         let plan = Plan::new(gpu, &step.graph, stores)?;
-        let (graph, noise_keys, noise_out) = noise_graph(config, batch);
+        let (graph, noise_keys, noise_out) = noise_graph(model, batch);
         let noise = Plan::new(gpu, &graph, stores)?;
-        let images = gpu.allocate("finished images", images_bytes(config, most))?;
-        Ok(Self { gpu: gpu.clone(), config: config.clone(), batch, step, plan, noise, noise_keys, noise_out, images })
+        let images = gpu.allocate("finished images", images_bytes(model, most))?;
+        Ok(Self { gpu: gpu.clone(), model: model.clone(), batch, step, plan, noise, noise_keys, noise_out, images })
     }
 
-    /// Draws a sample for every request, in batches; returns the images `[N, C, S, S]`.
+    /// Draws a sample for every request, in batches; returns the images `[N, C, H, W]`.
     ///
     /// A sample depends on its request and the table alone, not on its neighbours.
     ///
@@ -219,7 +219,7 @@ impl Sampling {
         self.draw_visited(table, requests, None, |_| Ok(()))
     }
 
-    /// [`Sampling::draw`] from given states instead of noise (`start`, `[N, C, S, S]`), and with a visitor for
+    /// [`Sampling::draw`] from given states instead of noise (`start`, `[N, C, H, W]`), and with a visitor for
     /// every step.
     ///
     /// # Errors
@@ -231,12 +231,12 @@ impl Sampling {
         start: Option<&[f32]>,
         mut visit: impl FnMut(Visit<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
-        let dim = self.config.dim();
+        let dim = self.model.dim();
         match self.step.history {
             Some(_) => assert!(table.rows.iter().all(|row| row.s == 0.0), "a solver's plan has no noise"),
             None => assert!(table.history.is_empty(), "a table with a history needs a plan with one"),
         }
-        let bytes = images_bytes(&self.config, requests.len());
+        let bytes = images_bytes(&self.model, requests.len());
         assert!(bytes <= self.images.bytes(), "no more samples are drawn than space was allocated for");
         let images = Region { buffer: self.images.clone(), offset: 0, bytes };
         let mut throttle = Throttle::default();
@@ -244,8 +244,8 @@ impl Sampling {
             let first = index * self.batch;
             // The last batch is padded with copies of its last request, which are discarded.
             let padded = || (0..self.batch).map(|row| requests[row.min(requests.len() - 1)]);
-            let labels: Vec<u32> = padded().map(|request| request.label).collect();
-            self.plan.write(self.step.labels, &labels);
+            let conditions: Vec<u32> = padded().map(|request| request.condition).collect();
+            self.plan.write(self.step.condition, &conditions);
             match start {
                 Some(start) => {
                     let mut x = start[first * dim..(first + requests.len()) * dim].to_vec();
@@ -263,7 +263,7 @@ impl Sampling {
                 self.plan.write(history.before, &vec![0.0_f32; self.batch * dim]);
             }
             for (step, row) in table.rows.iter().enumerate() {
-                let time = self.config.time_of(table.sigmas[step]);
+                let time = self.model.time_of(table.sigmas[step]);
                 self.plan.write(self.step.time, &vec![time; self.batch]);
                 self.plan.write(self.step.keys, &words(padded(), step as u32));
                 let third = table.history.get(step).unwrap_or(&row.s);
@@ -299,15 +299,15 @@ impl Sampling {
                 "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
                  sampling steps; go back to an earlier checkpoint",
                 broken / dim,
-                requests[broken / dim].label
+                requests[broken / dim].condition
             ))),
         }
     }
 }
 
 /// Device bytes of `count` images.
-pub fn images_bytes(config: &DitConfig, count: usize) -> u64 {
-    DType::F32.bytes(&[count, config.dim()])
+pub fn images_bytes(model: &FlowModel, count: usize) -> u64 {
+    DType::F32.bytes(&[count, model.dim()])
 }
 
 /// Noise keys in the layout that shaders read.
@@ -315,13 +315,13 @@ pub fn words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<u3
     requests.flat_map(|request| NoiseKey { step, ..request.key }.words()).collect()
 }
 
-/// Requests for `per_class` samples of every class, class by class, under one seed.
-pub fn class_requests(classes: &[u32], per_class: usize, seed: u64) -> Vec<SampleRequest> {
-    let labels = classes.iter().flat_map(|class| std::iter::repeat_n(*class, per_class));
-    labels
+/// Requests for `count` samples of each condition, condition by condition, under one seed.
+pub fn requests_for(conditions: &[u32], count: usize, seed: u64) -> Vec<SampleRequest> {
+    let conditions = conditions.iter().flat_map(|condition| std::iter::repeat_n(*condition, count));
+    conditions
         .enumerate()
-        .map(|(index, label)| SampleRequest {
-            label,
+        .map(|(index, condition)| SampleRequest {
+            condition,
             key: NoiseKey { seed, rollout: 0, sample: index as u32, step: 0 },
         })
         .collect()

@@ -88,7 +88,7 @@ impl SweepPlan {
     /// If the configuration does not fit the model.
     pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
         let file = model_file(&run.config)?;
-        Trainer::cost(&run.config, self.models[file].dit(file)?, profile)
+        Trainer::cost(&run.config, &self.models[file].flow_model(file)?, profile)
     }
 
     /// Starts a run, or continues it.

@@ -20,10 +20,10 @@ use std::sync::Arc;
 use common::{gpu, tiny, words};
 use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit, WeightType};
-use flowdppo_wgpu::evaluate::{BASE, Evaluator, Reference, frozen};
+use flowdppo_wgpu::evaluate::{Evaluator, Reference};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
 use flowdppo_wgpu::graph::{DeviceProfile, Stores};
-use flowdppo_wgpu::model::{Adapter, DitConfig, Model, Network, START};
+use flowdppo_wgpu::model::{Adapter, BASE, FlowModel, Model, Network, START};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
@@ -43,8 +43,8 @@ fn config() -> Config {
     tiny::config("no classifier".as_ref())
 }
 
-fn dit_of(model: &Model) -> &DitConfig {
-    model.dit("the tiny model").expect("it is a flow model")
+fn flow_model_of(model: &Model) -> FlowModel {
+    model.flow_model("the tiny model").expect("it is a flow model")
 }
 
 /// The parts of a trainer, without rewards.
@@ -56,9 +56,9 @@ struct Parts {
 
 impl Parts {
     fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
-        let dit = dit_of(model);
-        let adapter = Adapter::begin(config, dit).expect("it fits the model");
-        let network = Network::new(dit, adapter.as_ref(), config.model.weights);
+        let flow_model = &flow_model_of(model);
+        let adapter = Adapter::begin(config, flow_model).expect("it fits the model");
+        let network = Network::new(flow_model, adapter.as_ref(), config.model.weights);
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
         let mut kept = Stores::new();
@@ -68,7 +68,7 @@ impl Parts {
             kept.insert(START, store.into());
         }
         if adapter.is_some() || config.objective.reference.beta > 0.0 {
-            let base = frozen(config, dit).upload(gpu, BASE.0, &model.weights).expect("it is small");
+            let base = network.frozen().upload(gpu, BASE.0, &model.weights).expect("it is small");
             kept.insert(BASE, base);
         }
         let mut drawing = match config.objective.name {
@@ -76,7 +76,7 @@ impl Parts {
             _ => optimizer.stores().clone(),
         };
         drawing.extend(kept.clone());
-        let cost = Trainer::cost(config, dit, &DeviceProfile::of(gpu)).expect("it fits the model");
+        let cost = Trainer::cost(config, flow_model, &DeviceProfile::of(gpu)).expect("it fits the model");
         let _held = cost.reserve(gpu).expect("it is small");
         let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
         let mut others = collector.stores();
@@ -243,15 +243,15 @@ fn nothing_is_made_after_the_first_iteration() {
     let (_folder, file) = classifier_file();
     let gpu = own_gpu();
     let (config, model) = (tiny::config(&file), tiny::dit(1));
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     let mut trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
-    let base = dit.layout().upload(&gpu, "base", &model.weights).expect("it is small");
+    let base = flow_model.layout().upload(&gpu, "base", &model.weights).expect("it is small");
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
-    let reference = Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, base)]) };
+    let reference = Reference { network: flow_model.into(), stores: Stores::from([(PARAMETERS, base)]) };
     let mut evaluator =
-        Evaluator::new(&gpu, &config, &dit.into(), &[], &stores, Some(&reference)).expect("it is small");
-    let mut preview = Preview::new(&gpu, &config, &dit.into(), &[], 16, 1.0, &stores).expect("it is small");
+        Evaluator::new(&gpu, &config, &flow_model.into(), &[], &stores, Some(&reference)).expect("it is small");
+    let mut preview = Preview::new(&gpu, &config, &flow_model.into(), &[], 16, 1.0, &stores).expect("it is small");
     let table = SamplerTable::ode(1.0, config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {
         trainer.iteration(index)?;
@@ -297,12 +297,13 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         config.model.weights = if activation_checkpointing { WeightType::Q8_0 } else { WeightType::F16 };
         config.lora.rank = rank;
         if rank > 2 {
-            let adapter = Adapter::begin(&config, dit_of(&model)).expect("it fits the model").expect("there is one");
+            let adapter =
+                Adapter::begin(&config, &flow_model_of(&model)).expect("it fits the model").expect("there is one");
             let folder = folder.path().join("adapter");
-            adapter.save(&folder, dit_of(&model)).expect("the folder is writable");
+            adapter.save(&folder, &flow_model_of(&model)).expect("the folder is writable");
             config.lora.adapter = Some(folder);
         }
-        let cost = Trainer::cost(&config, dit_of(&model), &profile).expect("it fits the model");
+        let cost = Trainer::cost(&config, &flow_model_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 
         let before = held();
@@ -312,7 +313,8 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         drop(parts);
         assert_eq!(held(), before, "memory is given back");
 
-        let rewards = Rewards::new(&gpu, &config.reward, dit_of(&model), &[]).expect("it fits the model");
+        let rewards =
+            Rewards::new(&gpu, &config.reward, &flow_model_of(&model).pictures(&[])).expect("it fits the model");
         let of_rewards = held() - before;
         drop(rewards);
         let trainer = Trainer::new(&gpu, &config, &model).expect("it is small");

@@ -8,9 +8,7 @@ use common::gpu;
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
-use flowdppo_wgpu::model::{
-    Dit, DitConfig, Model, ModelKind, NullClass, Tensors, export_sit, import_sit, read_tensors,
-};
+use flowdppo_wgpu::model::{DitConfig, Model, ModelKind, NullClass, Tensors, export_sit, import_sit, read_tensors};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 
 fn formats(name: &str) -> std::path::PathBuf {
@@ -23,23 +21,23 @@ fn sit_tiny() -> Tensors {
 
 /// The guided velocity of a model at given states, on the device.
 fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_scale: f32) -> Vec<f32> {
-    let config = model.dit("model").expect("it is a flow model");
+    let flow_model = model.flow_model("model").expect("it is one");
     let batch = labels.len();
     let mut graph = Graph::new();
     let tensors = [
-        graph.input("x", &config.image_shape(batch)),
+        graph.input("x", &flow_model.batch_shape(batch)),
         graph.input("time", &[batch]),
         graph.input_indices("labels", &[batch]),
     ];
-    let parameters = config.layout().declare(&mut graph, PARAMETERS, None);
+    let parameters = flow_model.layout().declare(&mut graph, PARAMETERS, None);
     let [x_in, time, classes] = tensors;
-    let v = Dit::new(config, parameters).guided_velocity(&mut graph, x_in, time, classes, guidance_scale);
+    let v = flow_model.network(parameters).guided_velocity(&mut graph, x_in, time, classes, guidance_scale);
     graph.keep(v);
     let weights = gpu().allocate("weights", 4 * model.weights.len() as u64).expect("it is small");
     gpu().write(&weights, 0, &model.weights);
     let mut plan = Plan::new(gpu(), &graph, &Stores::from([(PARAMETERS, weights.into())])).expect("it is small");
     plan.write(tensors[0], x);
-    let time: Vec<f32> = sigma.iter().map(|sigma| config.time_of(*sigma)).collect();
+    let time: Vec<f32> = sigma.iter().map(|sigma| flow_model.time_of(*sigma)).collect();
     plan.write(tensors[1], &time);
     plan.write(tensors[2], labels);
     plan.run().expect("the device works");

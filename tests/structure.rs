@@ -31,7 +31,7 @@ const FLOORS: [&[&str]; 29] = [
     &["config"],
     &["flow"],
     &["cache"],
-    &["files", "classes", "sniff"],
+    &["files", "classes", "sniff", "shape"],
     &["text"],
     &["error"],
     // The roots: `lib` only declares, `main` only calls `cli`.

@@ -27,11 +27,12 @@ impl Suite<'_> {
     /// Sampling with noise, as in every iteration.
     pub(super) fn rollout(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
-        let dit = model.dit("the built-in model")?;
-        let cost = Trainer::cost(&config, dit, &DeviceProfile::of(&self.gpu))?;
-        let optimizer = Optimizer::new(&self.gpu, dit.layout(), &model.weights)?;
-        let classes = (0..dit.num_classes as u32).collect();
-        let mut collector = RolloutCollector::new(&self.gpu, &config, &dit.into(), classes, optimizer.stores())?;
+        let flow_model = model.flow_model("the built-in model")?;
+        let cost = Trainer::cost(&config, &flow_model, &DeviceProfile::of(&self.gpu))?;
+        let optimizer = Optimizer::new(&self.gpu, flow_model.layout(), &model.weights)?;
+        let conditions = (0..flow_model.num_conditions() as u32).collect();
+        let mut collector =
+            RolloutCollector::new(&self.gpu, &config, &(&flow_model).into(), conditions, optimizer.stores())?;
         let mut index = 0;
         let mut run = || {
             index += 1;
@@ -51,7 +52,7 @@ impl Suite<'_> {
     /// Whole iterations: rollout, reward, updates.
     pub(super) fn rl_iteration(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
-        let cost = Trainer::cost(&config, model.dit("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
+        let cost = Trainer::cost(&config, &model.flow_model("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
         let mut trainer = Trainer::new(&self.gpu, &config, &model)?;
         let mut index = 0;
         let mut parts: Vec<[f64; 4]> = Vec::new();

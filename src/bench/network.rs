@@ -12,7 +12,7 @@ use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, Plan, Tensor, planned_bytes};
-use crate::model::{Dit, DitConfig};
+use crate::model::{DitConfig, FlowModel};
 use crate::ops::{mean_squared_error, sampler_step};
 use crate::optimizer::{self, GRADIENTS, Optimizer, PARAMETERS};
 
@@ -31,7 +31,8 @@ const IMAGE_SIZE: usize = 32;
 /// Forward and backward pass, recorded.
 #[derive(Debug)]
 pub(super) struct StepGraph {
-    config: DitConfig,
+    model: FlowModel,
+    depth: usize,
     batch: usize,
     pub(super) graph: Graph,
     noise: Tensor,
@@ -58,12 +59,13 @@ pub struct BenchmarkStep {
 
 impl StepGraph {
     pub(super) fn record(batch: usize, image_size: usize) -> Self {
-        let config = DitConfig {
+        let depth = 4;
+        let model = FlowModel::Dit(DitConfig {
             image_size,
             channels: 3,
             patch_size: 4,
             hidden_size: 128,
-            depth: 4,
+            depth,
             num_heads: 4,
             mlp_ratio: 4.0,
             num_classes: 10,
@@ -72,9 +74,9 @@ impl StepGraph {
             time: TimeConvention::Sit,
             time_scale: 1000.0,
             positions: Positions::SinCos,
-        };
+        });
         let mut graph = Graph::new();
-        let shape = config.image_shape(batch);
+        let shape = model.batch_shape(batch);
         let [noise, data] = ["noise", "data"].map(|name| graph.input(name, &shape));
         let time = graph.input("time", &[batch]);
         let labels = graph.input_indices("labels", &[batch]);
@@ -83,21 +85,21 @@ impl StepGraph {
         let x_t = sampler_step(&mut graph, noise, noise, data, mixture);
         // Our velocity is noise - data.
         let target = sampler_step(&mut graph, noise, noise, data, difference);
-        let parameters = config.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-        let velocity = Dit::new(&config, parameters).velocity(&mut graph, x_t, time, labels);
+        let parameters = model.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let velocity = model.network(parameters).velocity(&mut graph, x_t, time, labels);
         let weight = graph.constant("weight", &[batch], vec![1.0 / batch as f32; batch]);
         let loss = mean_squared_error(&mut graph, velocity, target, weight);
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         backward(&mut graph, &[(loss, ones)], &[]);
-        Self { config, batch, graph, noise, data, time, labels, mixture, loss }
+        Self { model, depth, batch, graph, noise, data, time, labels, mixture, loss }
     }
 
     /// The network's weights.
     fn weights(&self) -> Vec<f32> {
-        let layout = self.config.layout();
-        let mut weights = self.config.initial_weights(0);
-        for (index, name) in parameter_order(self.config.depth).iter().enumerate() {
+        let layout = self.model.layout();
+        let mut weights = self.model.initial_weights(0);
+        for (index, name) in parameter_order(self.depth).iter().enumerate() {
             let entry = layout.entries().iter().find(|entry| entry.name == *name).expect("the network has it");
             let value = |j: usize| (0.05 * (0.37 * j as f64 + index as f64).sin()) as f32;
             for (j, weight) in weights[entry.offset..entry.offset + entry.elements()].iter_mut().enumerate() {
@@ -122,7 +124,7 @@ impl StepGraph {
     /// # Errors
     /// If the device has not enough memory.
     pub(super) fn bind(self, gpu: &Arc<Gpu>) -> Result<BenchmarkStep> {
-        let layout = self.config.layout();
+        let layout = self.model.layout();
         let profile = DeviceProfile::of(gpu);
         let fixed = optimizer::planned_bytes(&layout, &profile);
         let memory = planned_bytes(&self.graph, &profile);
@@ -134,14 +136,14 @@ impl StepGraph {
         let times: Vec<f64> = (0..batch).map(|b| (b as f64 + 0.5) / batch as f64).collect();
         plan.write(self.data, &(0..elements).map(|j| (0.01 * j as f64).sin() as f32).collect::<Vec<f32>>());
         plan.write(self.noise, &(0..elements).map(|j| (0.013 * j as f64 + 1.0).cos() as f32).collect::<Vec<f32>>());
-        plan.write(self.time, &times.iter().map(|t| self.config.time_of(1.0 - t)).collect::<Vec<f32>>());
+        plan.write(self.time, &times.iter().map(|t| self.model.time_of(1.0 - t)).collect::<Vec<f32>>());
         plan.write(self.labels, &(0..batch as u32).map(|b| b % 11).collect::<Vec<u32>>());
         plan.write(self.mixture, &times.iter().flat_map(|t| [1.0 - *t as f32, 0.0, *t as f32]).collect::<Vec<f32>>());
         Ok(BenchmarkStep {
             optimizer,
             plan,
             batch,
-            image_size: self.config.image_size,
+            image_size: self.model.state_shape().height,
             loss: self.loss,
             flops: self.graph.flops(),
             planned: [fixed + memory.reused, fixed + memory.naive],

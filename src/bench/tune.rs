@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Region, Tuning};
 use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes};
-use crate::model::{DitConfig, Network};
+use crate::model::{FlowModel, Network};
 use crate::pretrain::FlowMatchingGraph;
 use crate::rl::UpdateGraph;
 use crate::sampling::StepGraph as SamplingGraph;
@@ -56,7 +56,7 @@ struct Instance {
 ///
 /// # Errors
 /// If the device is lost or has not enough memory.
-pub fn tune(gpu: &Arc<Gpu>, model: Option<&DitConfig>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
+pub fn tune(gpu: &Arc<Gpu>, model: Option<&FlowModel>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
     let pace = if quick { Pace::QUICK } else { Pace::TUNING };
     let profile = DeviceProfile { forced: None, ..DeviceProfile::of(gpu) };
     let mut tuned = Vec::new();
@@ -79,19 +79,19 @@ pub fn tune(gpu: &Arc<Gpu>, model: Option<&DitConfig>, quick: bool) -> Result<(T
 }
 
 /// What the networks compute.
-fn networks(model: Option<&DitConfig>) -> Result<Vec<Graph>> {
+fn networks(model: Option<&FlowModel>) -> Result<Vec<Graph>> {
     let (config, own) = built_in()?;
     let mut graphs = vec![StepGraph::record(32, 32).graph];
-    let of_training = |dit: &DitConfig, config: &Config| -> Result<[Graph; 3]> {
-        let network = Network::from(dit);
+    let of_training = |model: &FlowModel, config: &Config| -> Result<[Graph; 3]> {
+        let network = Network::from(model);
         let sampling =
             SamplingGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
-        let pretraining = FlowMatchingGraph::record(dit, config.pretrain_micro_batch(), Activations::default()).graph;
+        let pretraining = FlowMatchingGraph::record(model, config.pretrain_micro_batch(), Activations::default()).graph;
         Ok([sampling, UpdateGraph::record(config, &network)?.graph, pretraining])
     };
-    graphs.extend(of_training(own.dit("the built-in model")?, &config)?);
-    if let Some(dit) = model {
-        graphs.extend(of_training(dit, &config)?);
+    graphs.extend(of_training(&own.flow_model("the built-in model")?, &config)?);
+    if let Some(model) = model {
+        graphs.extend(of_training(model, &config)?);
     }
     Ok(graphs)
 }

@@ -172,12 +172,12 @@ fn compare(old: &Results, new: &Results) {
 
 fn tune(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = arguments.model.as_ref().map(|file| assets::load_model(file)).transpose()?;
-    let dit = match (&model, &arguments.model) {
-        (Some(model), Some(file)) => Some(model.dit(file)?),
+    let model = match (&model, &arguments.model) {
+        (Some(model), Some(file)) => Some(model.flow_model(file)?),
         _ => None,
     };
     let (gpu, _) = global.open_with_options("")?;
-    let (table, tuned) = bench::tune(&gpu, dit, arguments.quick)?;
+    let (table, tuned) = bench::tune(&gpu, model.as_ref(), arguments.quick)?;
     for it in &tuned {
         let times: Vec<String> =
             it.kernels.iter().map(|(kernel, seconds)| format!("{kernel} {}", duration(*seconds))).collect();

@@ -8,9 +8,9 @@ use super::{AdapterArguments, ConfigArguments, Global, say};
 use crate::assets;
 use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
-use crate::evaluate::{BASE, Evaluation, Evaluator, Reference};
+use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
-use crate::model::Model;
+use crate::model::{BASE, Model};
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
 
@@ -36,12 +36,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Nothing stays here that would have to be small.
     config.model.weights = WeightType::F32;
     let model = arguments.adapter.load_model(&arguments.model)?;
-    let dit = model.dit(&arguments.model)?;
+    let flow_model = model.flow_model(&arguments.model)?;
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
     let gpu = global.open(&config.run.device)?;
     let mut stores = Stores::new();
     let mut upload = |store: Store, model: &Model| -> Result<StoreMemory> {
-        let memory = dit.layout().upload(&gpu, store.0, &model.weights)?;
+        let memory = flow_model.layout().upload(&gpu, store.0, &model.weights)?;
         stores.insert(store, memory.clone());
         Ok(memory)
     };
@@ -51,7 +51,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Some(base) if base.kind == model.kind => {
             let name = arguments.base.as_deref().unwrap_or_default();
             model.classes(&arguments.model).check_same(base.classes(name))?;
-            Some(Reference { network: dit.into(), stores: Stores::from([(PARAMETERS, upload(BASE, base)?)]) })
+            Some(Reference { network: (&flow_model).into(), stores: Stores::from([(PARAMETERS, upload(BASE, base)?)]) })
         }
         Some(_) => {
             return Err(Error::input(format!(
@@ -61,8 +61,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             )));
         }
     };
-    let mut rewards = Rewards::new(&gpu, &config.reward, dit, &model.class_names)?;
-    let evaluation = Evaluator::new(&gpu, &config, &dit.into(), &model.class_names, &stores, base.as_ref())?
+    let mut rewards = Rewards::new(&gpu, &config.reward, &flow_model.pictures(&model.class_names))?;
+    let evaluation = Evaluator::new(&gpu, &config, &(&flow_model).into(), &model.class_names, &stores, base.as_ref())?
         .evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));

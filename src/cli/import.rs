@@ -47,22 +47,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     global.outputs().reads(&arguments.input).file(&arguments.output)?;
     model.save(&arguments.output)?;
-    let config = model.dit("the new model")?;
+    let flow_model = model.flow_model("the new model")?;
     say(format_args!(
-        "{}: {}x{} images of {} channels, hidden size {}, depth {}, {} heads, {} classes, {} parameters",
+        "{}: {}, {} parameters",
         arguments.output.display(),
-        config.image_size,
-        config.image_size,
-        config.channels,
-        config.hidden_size,
-        config.depth,
-        config.num_heads,
-        config.num_classes,
-        config.layout().parameter_count()
+        flow_model.sizes(),
+        flow_model.layout().parameter_count()
     ));
     if null_class == NullClass::Assumed {
-        let rows = config.num_classes + usize::from(config.has_null_class);
-        global.announce(match config.has_null_class {
+        let has_null_class = flow_model.null_condition().is_some();
+        let rows = flow_model.num_conditions() + usize::from(has_null_class);
+        global.announce(match has_null_class {
             true => format!(
                 "assumed: of the {rows} rows of its class table the last one means \"no class\"; if it is a class, \
                  import it with --no-null-class"

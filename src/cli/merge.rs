@@ -38,5 +38,5 @@ pub(super) fn merged(name: &str, model: &Model, folder: &Path, scale: f64) -> Re
     if !scale.is_finite() {
         return Err(Error::input(format!("the adapter's scale is {scale}: it must be a finite number")));
     }
-    Adapter::load(folder, model.dit(name)?)?.merge(name, model, scale)
+    Adapter::load(folder, &model.flow_model(name)?)?.merge(name, model, scale)
 }

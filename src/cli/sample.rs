@@ -14,9 +14,9 @@ use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::Region;
 use crate::graph::Stores;
-use crate::model::{DitConfig, Model, Tensors, read_tensors, write_tensors};
+use crate::model::{FlowModel, Model, Tensors, read_tensors, write_tensors};
 use crate::optimizer::PARAMETERS;
-use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 
 /// Samples that are drawn together.
 const BATCH: usize = 100;
@@ -62,10 +62,10 @@ pub(super) struct Arguments {
     /// Seed of the noise
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(..=LARGEST_SEED))]
     seed: u64,
-    /// Start from exactly this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, S, S] and `labels` [N]
+    /// Start from exactly this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, H, W] and `labels` [N]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]
     noise: Option<PathBuf>,
-    /// Write the samples as tensors too: `x0` [N, C, S, S] and `labels` [N]
+    /// Write the samples as tensors too: `x0` [N, C, H, W] and `labels` [N]
     #[arg(long, value_name = "FILE")]
     save_tensors: Option<PathBuf>,
     /// Also save `trajectory` [steps + 1, N, C, S, S], from noise to samples
@@ -78,8 +78,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = arguments.adapter.load_model(&arguments.model)?;
-    let dit = model.dit(&arguments.model)?;
-    check(arguments, dit)?;
+    let flow_model = model.flow_model(&arguments.model)?;
+    check(arguments, &flow_model)?;
     let inputs = [&arguments.noise, &arguments.adapter.adapter];
     let mut outputs = inputs.into_iter().flatten().fold(global.outputs().reads(&arguments.model), Outputs::reads);
     outputs.image(&arguments.out)?;
@@ -87,11 +87,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         outputs.file(path)?;
     }
     let (requests, start) = match &arguments.noise {
-        Some(path) => from_noise(path, dit, arguments.seed)?,
+        Some(path) => from_noise(path, &flow_model, arguments.seed)?,
         None => {
-            let all: Vec<u32> = (0..dit.num_classes as u32).collect();
+            let all: Vec<u32> = (0..flow_model.num_conditions() as u32).collect();
             let classes = if arguments.classes.is_empty() { &all } else { &arguments.classes };
-            (class_requests(classes, arguments.count, arguments.seed), None)
+            (requests_for(classes, arguments.count, arguments.seed), None)
         }
     };
     let last = arguments.steps - 1;
@@ -103,12 +103,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
 
     let gpu = global.open("")?;
-    let weights = dit.layout().upload(&gpu, "model", &model.weights)?;
+    let weights = flow_model.layout().upload(&gpu, "model", &model.weights)?;
     let stores = Stores::from([(PARAMETERS, weights)]);
     let batches = [requests.len(), requests.len().min(BATCH)];
     let mut sampling =
-        Sampling::new_for(&gpu, &dit.into(), batches, arguments.guidance_scale, arguments.solver, &stores)?;
-    let dim = dit.dim();
+        Sampling::new_for(&gpu, &(&flow_model).into(), batches, arguments.guidance_scale, arguments.solver, &stores)?;
+    let dim = flow_model.dim();
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {
         return Err(Error::input(format!(
@@ -125,9 +125,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
         Ok(())
     })?;
-    let labels: Vec<u32> = requests.iter().map(|request| request.label).collect();
+    let labels: Vec<u32> = requests.iter().map(|request| request.condition).collect();
     if let Some(path) = &arguments.save_tensors {
-        let shape = dit.image_shape(labels.len()).to_vec();
+        let shape = flow_model.batch_shape(labels.len()).to_vec();
         let mut tensors = Tensors::from([
             ("x0".to_owned(), (shape.clone(), images.clone())),
             ("labels".to_owned(), (vec![labels.len()], labels.iter().map(|label| *label as f32).collect())),
@@ -138,12 +138,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
         write_tensors(path, &tensors)?;
     }
-    write_panel(&arguments.out, &model, dit, &labels, &images)?;
+    write_panel(&arguments.out, &model, &flow_model, &labels, &images)?;
     say(format_args!("{} samples: {}", labels.len(), arguments.out.display()));
     Ok(())
 }
 
-fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
+fn check(arguments: &Arguments, model: &FlowModel) -> Result<()> {
     for (option, value) in [("--count", arguments.count), ("--steps", arguments.steps)] {
         if !(1..=MOST).contains(&value) {
             return Err(Error::input(format!("{option} is {value}: it must be a number from 1 to {MOST}")));
@@ -165,7 +165,7 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
             "--solver is for deterministic steps: leave it out, or leave out the stochastic --sampler",
         ));
     }
-    let classes = if arguments.classes.is_empty() { dit.num_classes } else { arguments.classes.len() };
+    let classes = if arguments.classes.is_empty() { model.num_conditions() } else { arguments.classes.len() };
     if classes * arguments.count > MOST {
         return Err(Error::input(format!(
             "--count is {} for each of {classes} classes: {MOST} samples in all are the most; draw them in parts, with \
@@ -176,27 +176,27 @@ fn check(arguments: &Arguments, dit: &DitConfig) -> Result<()> {
     if !arguments.shift.is_finite() || arguments.shift <= 0.0 {
         return Err(Error::input(format!("--shift is {}: it must be a number above 0", arguments.shift)));
     }
-    dit.check_guidance("--guidance-scale", arguments.guidance_scale)?;
-    match arguments.classes.iter().find(|class| **class > dit.largest_label()) {
+    model.check_guidance("--guidance-scale", arguments.guidance_scale)?;
+    match arguments.classes.iter().find(|class| **class > model.largest_condition()) {
         Some(class) => Err(Error::input(format!(
             "--class {class} is out of range: {} has classes 0 to {}{}",
             arguments.model,
-            dit.num_classes - 1,
-            null_class_hint(dit)
+            model.num_conditions() - 1,
+            null_class_hint(model)
         ))),
         None => Ok(()),
     }
 }
 
 /// Requests and states from a file of noise.
-fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<SampleRequest>, Option<Vec<f32>>)> {
+fn from_noise(path: &Path, model: &FlowModel, seed: u64) -> Result<(Vec<SampleRequest>, Option<Vec<f32>>)> {
     let name = path.display();
     let mut tensors = read_tensors(path)?;
     let mut take = |tensor: &str| {
         tensors.remove(tensor).ok_or_else(|| Error::input(format!("{name} is missing the tensor `{tensor}`")))
     };
     let ((shape, x), (_, labels)) = (take("x")?, take("labels")?);
-    let expected = dit.image_shape(labels.len());
+    let expected = model.batch_shape(labels.len());
     if labels.is_empty() || shape != expected {
         return Err(Error::input(format!(
             "{name}: `x` has shape {shape:?}, but {} labels of this model need {expected:?}",
@@ -206,26 +206,26 @@ fn from_noise(path: &Path, dit: &DitConfig, seed: u64) -> Result<(Vec<SampleRequ
     if let Some(index) = x.iter().position(|value| !value.is_finite()) {
         return Err(Error::input(format!("{name}: `x` is not finite at element {index}")));
     }
-    let is_class = |label: &f32| label.fract() == 0.0 && (0.0..=dit.largest_label() as f32).contains(label);
+    let is_class = |label: &f32| label.fract() == 0.0 && (0.0..=model.largest_condition() as f32).contains(label);
     if let Some(label) = labels.iter().find(|label| !is_class(label)) {
         return Err(Error::input(format!(
             "{name}: `labels` holds {label}, but classes are whole numbers from 0 to {}{}",
-            dit.num_classes - 1,
-            null_class_hint(dit)
+            model.num_conditions() - 1,
+            null_class_hint(model)
         )));
     }
     let classes: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
-    Ok((class_requests(&classes, 1, seed), Some(x)))
+    Ok((requests_for(&classes, 1, seed), Some(x)))
 }
 
 /// Which label means "no class", for messages.
-fn null_class_hint(dit: &DitConfig) -> String {
-    dit.null_class().map_or_else(String::new, |label| format!(" ({label} means no class)"))
+fn null_class_hint(model: &FlowModel) -> String {
+    model.null_condition().map_or_else(String::new, |label| format!(" ({label} means no class)"))
 }
 
 /// A grid with one row per class where samples of a class stand together, or points.
-fn write_panel(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], images: &[f32]) -> Result<()> {
-    if scatter::is_point(dit.image_size, dit.channels) {
+fn write_panel(path: &Path, model: &Model, flow_model: &FlowModel, labels: &[u32], images: &[f32]) -> Result<()> {
+    if scatter::is_point(flow_model.state_shape()) {
         let (class_names, data) = (&model.class_names, scatter::data_of(&model.class_names));
         let scatter =
             Scatter { points: images, labels, class_names, captions: &[], heading: "samples", data: data.as_ref() };
@@ -239,11 +239,11 @@ fn write_panel(path: &Path, model: &Model, dit: &DitConfig, labels: &[u32], imag
     }
     let name = |row: &&[u32]| {
         let class = row[0] as usize;
-        let unnamed = if dit.null_class() == Some(row[0]) { "none".to_owned() } else { class.to_string() };
+        let unnamed = if flow_model.null_condition() == Some(row[0]) { "none".to_owned() } else { class.to_string() };
         model.class_names.get(class).cloned().unwrap_or(unnamed)
     };
     let titles: Vec<String> = rows.iter().map(name).collect();
     let columns = if even { columns } else { labels.len().isqrt().max(1) };
-    let grid = Grid { row_titles: &titles, ..Grid::new(images, dit.image_size, dit.channels, columns) };
+    let grid = Grid { row_titles: &titles, ..Grid::new(images, flow_model.state_shape(), columns) };
     Panel::Grid(grid).write(path)
 }

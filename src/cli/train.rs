@@ -9,10 +9,9 @@ use super::resume::Begun;
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
-use crate::evaluate::frozen;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
-use crate::model::DitConfig;
+use crate::model::{FlowModel, Network, Pictures};
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
@@ -37,9 +36,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         return Err(Error::input("train starts from a trained model: give `model.file`"));
     };
     let model = assets::load_model(file)?;
-    let dit = model.dit(file)?;
+    let flow_model = model.flow_model(file)?;
     if arguments.run.dry_run {
-        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), dit, &model.class_names);
+        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), &flow_model, &model.class_names);
     }
     if let (None, Some(out)) = (&begun, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -94,20 +93,26 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 }
 
 /// Loads rewards and judge once, so that what is wrong with them is known before anything is written.
-fn check_scorers(gpu: &Arc<Gpu>, config: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
-    Rewards::new(gpu, &config.reward, dit, class_names)?;
+fn check_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Result<()> {
+    Rewards::new(gpu, &config.reward, pictures)?;
     if !config.eval.judge.is_empty() {
-        reward::classifier_for(gpu, &config.eval.judge, dit, class_names)?;
+        reward::classifier_for(gpu, &config.eval.judge, pictures)?;
     }
     Ok(())
 }
 
 /// Says what `config` is and what training with it would take; `trained` is what it comes to where the run has begun.
-fn dry_run(global: &Global, config: &Config, trained: &Config, dit: &DitConfig, class_names: &[String]) -> Result<()> {
+fn dry_run(
+    global: &Global,
+    config: &Config,
+    trained: &Config,
+    model: &FlowModel,
+    class_names: &[String],
+) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
-    check_scorers(&gpu, config, dit, class_names)?;
+    check_scorers(&gpu, config, &model.pictures(class_names))?;
     let profile = DeviceProfile::of(&gpu);
-    let cost: Cost = Trainer::cost(trained, dit, &profile)?;
+    let cost: Cost = Trainer::cost(trained, model, &profile)?;
     say(config.to_toml().trim_end());
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let gigaflops = |flops: u64| flops as f64 / 1e9;
@@ -128,7 +133,7 @@ fn dry_run(global: &Global, config: &Config, trained: &Config, dit: &DitConfig, 
     ));
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = Trainer::cost(other, dit, &profile)?.bytes;
+            let bytes = Trainer::cost(other, model, &profile)?.bytes;
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())
@@ -150,7 +155,7 @@ fn dry_run(global: &Global, config: &Config, trained: &Config, dit: &DitConfig, 
         other.model.weights = weights;
         with(&other, &format!("model.weights = \"{}\"", weights.name()))?;
     }
-    let frozen = frozen(trained, dit);
+    let frozen = Network::base(model, trained.model.weights).frozen();
     let by_type = frozen.bytes_by_type();
     let by_type = by_type.iter().map(|(dtype, bytes)| format!("{:.1} in {dtype}", mebibytes(*bytes)));
     say(format_args!(

@@ -27,7 +27,7 @@ pub fn write(path: &Path, data: &Dataset) -> Result<()> {
     if hidden > 0 {
         heading += &format!(", {hidden} not shown");
     }
-    if is_point(data.image_size, data.channels) {
+    if is_point(data.shape()) {
         let Dataset { images, labels, .. } = data;
         let (class_names, heading) = (&titles[..], &heading[..]);
         return Panel::Scatter(Scatter { points: images, labels, class_names, captions: &[], heading, data: None })
@@ -42,10 +42,10 @@ pub fn write(path: &Path, data: &Dataset) -> Result<()> {
             images.extend_from_slice(data.image(of_class[column * of_class.len() / shown]));
         }
         // No picture where a class has no more.
-        let missing = (COLUMNS - shown) * data.channels * data.image_size * data.image_size;
+        let missing = (COLUMNS - shown) * data.shape().elements();
         images.extend(std::iter::repeat_n(f32::NAN, missing));
     }
-    let grid = Grid::new(&images, data.image_size, data.channels, COLUMNS);
+    let grid = Grid::new(&images, data.shape(), COLUMNS);
     Panel::Grid(Grid { heading: &heading, row_titles: &titles, ..grid }).write(path)
 }
 

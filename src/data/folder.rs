@@ -9,6 +9,7 @@ use image::{ImageFormat, RgbImage};
 use super::picture::{self, Reader, Unreadable};
 use super::{Dataset, Originals, check_shape, push_planes};
 use crate::classes::normal_name;
+use crate::shape::ImageShape;
 use crate::{Error, Result};
 
 /// Endings of pictures that nothing here can read. Leaving one out in silence would surprise. Any other file that does
@@ -31,7 +32,8 @@ const MOST_NAMED: usize = 5;
 /// [`Error::Input`] if there is no sub-folder, one without a picture, a picture in a format that cannot be read, or
 /// broken pictures, all of which are counted.
 pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset> {
-    check_shape(image_size, channels)?;
+    let shape = ImageShape::square(channels, image_size);
+    check_shape(shape)?;
     let (classes, beside): (Vec<_>, Vec<_>) = list(folder)?.into_iter().partition(|path| path.is_dir());
     if classes.is_empty() {
         return Err(Error::unreadable(
@@ -60,7 +62,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
             match open(&mut reader, &file) {
                 Ok(picture) => {
                     originals.add(picture.dimensions(), image_size);
-                    push_planes(&mut data.images, &fit(&picture, image_size), channels);
+                    push_planes(&mut data.images, &fit(&picture, shape), channels);
                     data.labels.push(class as u32);
                 }
                 Err(cause) => broken.push((file, cause)),
@@ -132,27 +134,32 @@ fn begins_like_a_picture(file: &Path) -> bool {
 }
 
 /// One picture, as [`load`] brings each to size.
-pub(super) fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
+pub(super) fn read(file: &Path, shape: ImageShape) -> Result<RgbImage> {
     let mut reader = Reader::default();
     let picture = open(&mut reader, file).map_err(|cause| Error::unreadable(file, cause))?;
     reader.warn();
-    Ok(fit(&picture, image_size))
+    Ok(fit(&picture, shape))
 }
 
 fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
     reader.decode(file, &std::fs::read(file)?)
 }
 
-/// The square in the middle of a picture, at the wanted size.
-fn fit(picture: &RgbImage, image_size: usize) -> RgbImage {
-    let side = picture.width().min(picture.height());
-    let (x, y) = ((picture.width() - side) / 2, (picture.height() - side) / 2);
-    let square = imageops::crop_imm(picture, x, y, side, side).to_image();
-    let size = image_size as u32;
-    if side == size {
-        return square;
+/// The largest part in the middle of a picture that has the wanted aspect ratio, at the wanted size.
+fn fit(picture: &RgbImage, shape: ImageShape) -> RgbImage {
+    let wanted = [shape.width, shape.height].map(|size| size as u64);
+    let given = [picture.width(), picture.height()].map(u64::from);
+    let [width, height] = match given[0] * wanted[1] < given[1] * wanted[0] {
+        true => [given[0], (given[0] * wanted[1] / wanted[0]).max(1)],
+        false => [(given[1] * wanted[0] / wanted[1]).max(1), given[1]],
+    };
+    let [x, y] = [(given[0] - width) / 2, (given[1] - height) / 2];
+    let [x, y, width, height] = [x, y, width, height].map(|size| size as u32);
+    let part = imageops::crop_imm(picture, x, y, width, height).to_image();
+    if [width, height].map(u64::from) == wanted {
+        return part;
     }
-    imageops::resize(&square, size, size, FilterType::Lanczos3)
+    imageops::resize(&part, wanted[0] as u32, wanted[1] as u32, FilterType::Lanczos3)
 }
 
 #[cfg(test)]
@@ -304,7 +311,7 @@ mod tests {
         for error in [
             load(root.path(), 4, 3).unwrap_err(),
             crate::data::sheet::load(&file, &labels, 4, 3).unwrap_err(),
-            crate::data::load_picture(&file, 4, 3).unwrap_err(),
+            crate::data::load_picture(&file, ImageShape::square(3, 4)).unwrap_err(),
         ] {
             let message = error.to_string();
             assert!(message.contains("vast.ppm: its header says 2000000x2000000 pixels"), "{message}");

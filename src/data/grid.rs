@@ -4,6 +4,7 @@ use image::{Rgb, RgbImage};
 
 use super::canvas::{CAPTION, HEADING, MARGIN, PAD, TITLE, cut, text_width, write_text};
 use super::to_byte;
+use crate::shape::ImageShape;
 
 /// Small images are magnified by a whole factor to at most this many pixels.
 const TILE: usize = 64;
@@ -27,10 +28,9 @@ const MOST_TITLE: usize = 320;
 pub struct Grid<'a> {
     /// `[N, C, H, W]` in row order, values in [-1, 1]. The place of an image that begins with NaN stays empty.
     pub images: &'a [f32],
-    /// `H = W`, in pixels.
-    pub image_size: usize,
-    /// `C`: 1 is grey. Of more than three, as a latent has, the first three are shown as colours.
-    pub channels: usize,
+    /// The shape of an image. One channel is grey. Of more than three, as a latent has, the first three are shown as
+    /// colours.
+    pub shape: ImageShape,
     /// Images in a row; the last row may be shorter. A long row is shown on several lines.
     pub columns: usize,
     /// Above everything.
@@ -48,11 +48,10 @@ impl<'a> Grid<'a> {
     ///
     /// # Panics
     /// If a size is 0, or `images` are not whole images.
-    pub fn new(images: &'a [f32], image_size: usize, channels: usize, columns: usize) -> Self {
-        assert!(channels > 0 && image_size > 0 && columns > 0, "an empty grid");
-        let image = channels * image_size * image_size;
-        assert_eq!(images.len() % image, 0, "a part of an image");
-        Self { images, image_size, channels, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }
+    pub fn new(images: &'a [f32], shape: ImageShape, columns: usize) -> Self {
+        assert!(shape.elements() > 0 && columns > 0, "an empty grid");
+        assert_eq!(images.len() % shape.elements(), 0, "a part of an image");
+        Self { images, shape, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }
     }
 
     /// Width and height in pixels, with the margin.
@@ -66,14 +65,14 @@ impl<'a> Grid<'a> {
         let (layout, left) = (&Layout::of(self), left + MARGIN);
         write_text(canvas, &HEADING, self.heading, left, MARGIN);
         let top = MARGIN + layout.tiles_top;
-        let centred = |text: &str| layout.tile.saturating_sub(text_width(text, &CAPTION)) / 2;
+        let centred = |text: &str| layout.tile[0].saturating_sub(text_width(text, &CAPTION)) / 2;
 
         if layout.columns == self.columns {
             for (band, (column, title)) in
                 (0..layout.bands()).flat_map(|band| self.column_titles.iter().enumerate().map(move |it| (band, it)))
             {
                 if column < self.columns {
-                    let title = cut(title, layout.tile);
+                    let title = cut(title, layout.tile[0]);
                     let x = left + layout.of_band(band) + column * layout.column_pitch + centred(title);
                     write_text(canvas, &TITLE, title, x, top - layout.column_title_height);
                 }
@@ -83,31 +82,30 @@ impl<'a> Grid<'a> {
             let title = cut(title, MOST_TITLE);
             let [x, y] = layout.place(row, 0);
             let x = left + x - PAD - text_width(title, &TITLE);
-            let y = top + y + layout.tile.saturating_sub(TITLE.size.val()) / 2;
+            let y = top + y + layout.tile[1].saturating_sub(TITLE.size.val()) / 2;
             write_text(canvas, &TITLE, title, x, y);
         }
-        let image_len = self.channels * self.image_size * self.image_size;
-        for (index, image) in self.images.chunks_exact(image_len).enumerate() {
+        for (index, image) in self.images.chunks_exact(self.shape.elements()).enumerate() {
             let [x, y] = layout.place(index / self.columns, index % self.columns);
             let (x, y) = (left + x, top + y);
             if !image[0].is_nan() {
-                self.draw_tile(canvas, image, layout.tile, x, y);
+                self.draw_tile(canvas, image, layout.magnification, x, y);
             }
             if let Some(caption) = self.captions.get(index) {
-                let caption = cut(caption, layout.tile);
-                write_text(canvas, &CAPTION, caption, x + centred(caption), y + layout.tile);
+                let caption = cut(caption, layout.tile[0]);
+                write_text(canvas, &CAPTION, caption, x + centred(caption), y + layout.tile[1]);
             }
         }
     }
 
-    fn draw_tile(&self, canvas: &mut RgbImage, image: &[f32], tile: usize, left: usize, top: usize) {
+    fn draw_tile(&self, canvas: &mut RgbImage, image: &[f32], magnification: usize, left: usize, top: usize) {
         // Latents have more channels than a picture: the first three stand for them.
-        let shown = if self.channels < 3 { 1 } else { 3 };
-        let plane = self.image_size * self.image_size;
-        let magnification = tile / self.image_size;
-        for y in 0..tile {
-            for x in 0..tile {
-                let at = y / magnification * self.image_size + x / magnification;
+        let ImageShape { channels, height, width } = self.shape;
+        let shown = if channels < 3 { 1 } else { 3 };
+        let plane = self.shape.pixels();
+        for y in 0..height * magnification {
+            for x in 0..width * magnification {
+                let at = y / magnification * width + x / magnification;
                 // A grey image has one plane, which serves for all three colours.
                 let colour = [0, 1, 2].map(|c| to_byte(image[c % shown * plane + at]));
                 canvas.put_pixel((left + x) as u32, (top + y) as u32, Rgb(colour));
@@ -119,7 +117,10 @@ impl<'a> Grid<'a> {
 /// Where the parts of a grid go, in pixels; `tiles_left` and `tiles_top` count from the inner edge of
 /// the margin, `width` and `height` include it.
 struct Layout {
-    tile: usize,
+    /// By how much images are magnified.
+    magnification: usize,
+    /// Width and height of a tile.
+    tile: [usize; 2],
     rows: usize,
     /// Tiles on a line.
     columns: usize,
@@ -138,13 +139,15 @@ struct Layout {
 
 impl Layout {
     fn of(grid: &Grid) -> Self {
-        let tile = grid.image_size * (TILE / grid.image_size).max(1);
-        let count = grid.images.len() / (grid.channels * grid.image_size * grid.image_size);
+        let ImageShape { height, width, .. } = grid.shape;
+        let magnification = (TILE / width.max(height)).max(1);
+        let tile = [width, height].map(|size| size * magnification);
+        let count = grid.images.len() / grid.shape.elements();
         let rows = count.div_ceil(grid.columns);
         let room = |present: bool, size: usize| if present { size } else { 0 };
 
         let caption_height = room(!grid.captions.is_empty(), CAPTION.size.val() + GUTTER);
-        let (column_pitch, line_pitch) = (tile + GUTTER, tile + caption_height + GUTTER);
+        let (column_pitch, line_pitch) = (tile[0] + GUTTER, tile[1] + caption_height + GUTTER);
         let title_width = grid.row_titles.iter().map(|title| text_width(title, &TITLE).min(MOST_TITLE)).max();
         let tiles_left = title_width.map_or(0, |width| width + PAD);
         let column_title_height = room(!grid.column_titles.is_empty(), TITLE.size.val() + GUTTER);
@@ -166,6 +169,7 @@ impl Layout {
         let between = row_pitch - lines * line_pitch + GUTTER;
         let inner_height = tiles_top + (rows.min(rows_in_band) * row_pitch).saturating_sub(between);
         Self {
+            magnification,
             tile,
             rows,
             columns,
@@ -243,7 +247,7 @@ mod tests {
             .flat_map(|n| (0..3).flat_map(move |c| (0..4).map(move |place| 40 * n + 10 * c + place)))
             .collect();
         let images: Vec<f32> = bytes.iter().copied().map(from_byte).collect();
-        Panel::Grid(Grid::new(&images, 2, 3, 2)).write(&path).unwrap();
+        Panel::Grid(Grid::new(&images, ImageShape::square(3, 2), 2)).write(&path).unwrap();
 
         let shown = image::open(&path).unwrap().into_rgb8();
         let side = 2 * MARGIN + 2 * 64 + GUTTER;
@@ -263,10 +267,12 @@ mod tests {
 
     #[test]
     fn tiles_grow_by_whole_factors_and_never_shrink() {
-        for (image_size, tile) in [(8, 64), (28, 56), (32, 64), (64, 64), (65, 65), (100, 100)] {
-            let image = vec![0.0; image_size * image_size];
-            assert_eq!(Layout::of(&Grid::new(&image, image_size, 1, 1)).tile, tile);
+        for (size, tile) in [(8, 64), (28, 56), (32, 64), (64, 64), (65, 65), (100, 100)] {
+            let image = vec![0.0; size * size];
+            assert_eq!(Layout::of(&Grid::new(&image, ImageShape::square(1, size), 1)).tile, [tile; 2]);
         }
+        let wide = ImageShape { channels: 1, height: 10, width: 16 };
+        assert_eq!(Layout::of(&Grid::new(&[0.0; 160], wide, 1)).tile, [64, 40]);
     }
 
     #[test]
@@ -274,7 +280,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (plain_path, text_path) = (folder.path().join("a.png"), folder.path().join("b.png"));
         let (images, captions, names) = digits(3, 0);
-        let plain = Grid::new(&images, 8, 1, 3);
+        let plain = Grid::new(&images, ImageShape::square(1, 8), 3);
         Panel::Grid(plain).write(&plain_path).unwrap();
         let columns: Vec<String> = (0..3).map(|seed| format!("seed {seed}")).collect();
         let full = Grid {
@@ -313,7 +319,7 @@ mod tests {
     fn layout_of(classes: usize, columns: usize, image_size: usize) -> (Layout, [usize; 2]) {
         let titles: Vec<String> = (0..classes).map(|class| format!("class {class}")).collect();
         let images = vec![0.0; classes * columns * image_size * image_size];
-        let grid = Grid { row_titles: &titles, ..Grid::new(&images, image_size, 1, columns) };
+        let grid = Grid { row_titles: &titles, ..Grid::new(&images, ImageShape::square(1, image_size), columns) };
         (Layout::of(&grid), grid.size())
     }
 
@@ -339,8 +345,8 @@ mod tests {
                 let [x, y] = layout.place(row, column);
                 let on_grid = (x - layout.of_band(row / layout.rows_in_band)) % layout.column_pitch == 0;
                 assert!(on_grid && places.insert([x, y]), "{what}");
-                assert!(MARGIN + x + layout.tile <= width - MARGIN, "{what}");
-                assert!(MARGIN + layout.tiles_top + y + layout.tile <= height - MARGIN, "{what}");
+                assert!(MARGIN + x + layout.tile[0] <= width - MARGIN, "{what}");
+                assert!(MARGIN + layout.tiles_top + y + layout.tile[1] <= height - MARGIN, "{what}");
             }
             // Rows that take several lines are kept apart.
             if layout.columns < columns && layout.rows_in_band > 1 {
@@ -355,7 +361,7 @@ mod tests {
     #[test]
     fn a_long_title_is_cut() {
         let titles = ["x".repeat(255)];
-        let grid = Grid { row_titles: &titles, ..Grid::new(&[0.0; 64], 8, 1, 1) };
+        let grid = Grid { row_titles: &titles, ..Grid::new(&[0.0; 64], ImageShape::square(1, 8), 1) };
         assert!(grid.size()[0] < MOST_TITLE + 64 + 2 * MARGIN + 2 * PAD);
     }
 
@@ -364,8 +370,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("before-after.png");
         let ((left, left_captions, names), (right, right_captions, _)) = (digits(6, 0), digits(6, 6));
-        let base = Grid { heading: "base", row_titles: &names, captions: &left_captions, ..Grid::new(&left, 8, 1, 6) };
-        let tuned = Grid { heading: "tuned", captions: &right_captions, row_titles: &[], ..Grid::new(&right, 8, 1, 6) };
+        let base = Grid {
+            heading: "base",
+            row_titles: &names,
+            captions: &left_captions,
+            ..Grid::new(&left, ImageShape::square(1, 8), 6)
+        };
+        let tuned = Grid {
+            heading: "tuned",
+            captions: &right_captions,
+            row_titles: &[],
+            ..Grid::new(&right, ImageShape::square(1, 8), 6)
+        };
         before_after(&path, &Panel::Grid(base), &Panel::Grid(tuned)).unwrap();
 
         let shown = image::open(&path).unwrap().into_rgb8();

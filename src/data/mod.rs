@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use crate::classes::Classes;
 use crate::config::{self, DataKind};
+use crate::shape::ImageShape;
 use crate::{Error, Result};
 
 /// Names that [`builtin`] knows.
@@ -101,12 +102,17 @@ impl Dataset {
         Ok(())
     }
 
+    /// The shape of an image.
+    pub fn shape(&self) -> ImageShape {
+        ImageShape::square(self.channels, self.image_size)
+    }
+
     /// The pixels `[C, H, W]` of one image.
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn image(&self, index: usize) -> &[f32] {
-        let size = self.channels * self.image_size * self.image_size;
+        let size = self.shape().elements();
         &self.images[index * size..][..size]
     }
 
@@ -171,14 +177,14 @@ pub fn to_byte(value: f32) -> u8 {
     ((value + 1.0) * 127.5).round() as u8
 }
 
-/// One picture, `[C, S, S]`, in any format: cut to the square in its middle and resized to `image_size`.
+/// One picture, `[C, H, W]`, in any format: cut to that aspect ratio around its middle and resized.
 ///
 /// # Errors
 /// [`Error::Input`] if it cannot be read, or there are other than 1 or 3 channels.
-pub fn load_picture(file: &Path, image_size: usize, channels: usize) -> Result<Vec<f32>> {
-    check_shape(image_size, channels)?;
+pub fn load_picture(file: &Path, shape: ImageShape) -> Result<Vec<f32>> {
+    check_shape(shape)?;
     let mut image = Vec::new();
-    push_planes(&mut image, &folder::read(file, image_size)?, channels);
+    push_planes(&mut image, &folder::read(file, shape)?, shape.channels);
     Ok(image)
 }
 
@@ -197,14 +203,14 @@ fn push_planes(images: &mut Vec<f32>, picture: &impl image::GenericImageView<Pix
 }
 
 /// Pictures have 1 or 3 channels and at least one pixel.
-fn check_shape(image_size: usize, channels: usize) -> Result<()> {
+fn check_shape(ImageShape { channels, height, width }: ImageShape) -> Result<()> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::input(format!(
             "channels = {channels} is not supported: use 1 for grey or 3 for colour images"
         )));
     }
-    if !(1..=4096).contains(&image_size) {
-        return Err(Error::input(format!("image_size = {image_size} is out of range: use 1 to 4096 pixels")));
+    if let Some(size) = [height, width].into_iter().find(|size| !(1..=4096).contains(size)) {
+        return Err(Error::input(format!("image_size = {size} is out of range: use 1 to 4096 pixels")));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use image::{Rgb, RgbImage};
 
 use super::canvas::{CAPTION, HEADING, MARGIN, PAD, RULE, TITLE, blend, text_width, write_text};
 use super::{Dataset, rings};
+use crate::shape::ImageShape;
 
 /// Side of the square that shows the plane.
 const SIDE: usize = 440;
@@ -43,8 +44,8 @@ pub struct Scatter<'a> {
 }
 
 /// Whether samples of this shape are points.
-pub fn is_point(image_size: usize, channels: usize) -> bool {
-    (image_size, channels) == (1, 2)
+pub fn is_point(shape: ImageShape) -> bool {
+    shape == ImageShape::square(2, 1)
 }
 
 /// The built-in points that classes of these names belong to.

@@ -14,6 +14,7 @@ use image::GenericImageView;
 
 use super::{Dataset, check_shape, picture, push_planes};
 use crate::classes::normal_name;
+use crate::shape::ImageShape;
 use crate::{Error, Result, files};
 
 /// The bytes of a file and the name by which errors call it.
@@ -39,7 +40,7 @@ pub fn load(picture: &Path, labels: &Path, image_size: usize, channels: usize) -
 
 /// [`load`] from memory.
 pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channels: usize) -> Result<Dataset> {
-    check_shape(image_size, channels)?;
+    check_shape(ImageShape::square(channels, image_size))?;
     let tile = image_size as u32;
     let pixels =
         picture::decode(picture.name, picture.bytes).map_err(|cause| Error::unreadable(picture.name, cause))?;

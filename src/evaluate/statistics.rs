@@ -1,5 +1,7 @@
 //! What can be told from pictures alone.
 
+use crate::shape::ImageShape;
+
 /// A mean, or a share, and its standard error over the pictures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Estimate {
@@ -60,16 +62,16 @@ pub(super) fn diversity(images: &[f32], dim: usize, group: usize) -> Estimate {
 /// alternate in both directions; white noise has S / (2(S + 1)), about a half. No cut-off has to be chosen, and no
 /// transform computed. Energy is summed over images before it is divided: what cannot be seen, the noise on an almost
 /// flat image, does not count. `dim` are the elements of an image.
-pub(super) fn high_frequency(images: &[f32], dim: usize, size: usize) -> Option<Estimate> {
-    if size < 2 {
+pub(super) fn high_frequency(images: &[f32], shape: ImageShape) -> Option<Estimate> {
+    if shape.pixels() < 2 {
         return None;
     }
     // Of every image: the weighted energy and the whole.
     let of_image = |image: &[f32]| {
-        let planes = image.chunks(size * size).map(|plane| energy(plane, size));
+        let planes = image.chunks(shape.pixels()).map(|plane| energy(plane, shape.width));
         planes.fold([0.0; 2], |sum, plane| [sum[0] + plane[0], sum[1] + plane[1]])
     };
-    let energies: Vec<[f64; 2]> = images.chunks(dim).map(of_image).collect();
+    let energies: Vec<[f64; 2]> = images.chunks(shape.elements()).map(of_image).collect();
     let [high, all] = [0, 1].map(|index| energies.iter().map(|energy| energy[index]).sum::<f64>());
     if all == 0.0 {
         return Some(Estimate { value: 0.0, standard_error: 0.0 });
@@ -80,17 +82,18 @@ pub(super) fn high_frequency(images: &[f32], dim: usize, size: usize) -> Option<
     Some(Estimate { value, standard_error: residuals.sqrt() / all })
 }
 
-fn energy(plane: &[f32], size: usize) -> [f64; 2] {
-    let at = |row: usize, column: usize| f64::from(plane[row * size + column]);
+fn energy(plane: &[f32], width: usize) -> [f64; 2] {
+    let height = plane.len() / width;
+    let at = |row: usize, column: usize| f64::from(plane[row * width + column]);
     let mean = plane.iter().map(|x| f64::from(*x)).sum::<f64>() / plane.len() as f64;
     let (mut differences, mut all) = (0.0, 0.0);
-    for row in 0..size {
-        for column in 0..size {
+    for row in 0..height {
+        for column in 0..width {
             all += (at(row, column) - mean).powi(2);
-            if row + 1 < size {
+            if row + 1 < height {
                 differences += (at(row + 1, column) - at(row, column)).powi(2);
             }
-            if column + 1 < size {
+            if column + 1 < width {
                 differences += (at(row, column + 1) - at(row, column)).powi(2);
             }
         }
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn high_frequencies_of_known_pictures() {
         let share = |size, pixel: &dyn Fn(usize, usize) -> f64| {
-            high_frequency(&image(size, pixel), size * size, size).unwrap().value
+            high_frequency(&image(size, pixel), ImageShape::square(1, size)).unwrap().value
         };
         let close = |actual: f64, expected: f64| assert!((actual - expected).abs() < 1e-6, "{actual} not {expected}");
         let sign = |place: usize| if place.is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -133,7 +136,7 @@ mod tests {
             // S(S − 1) pairs differ by the slope; the energy of a ramp is S²(S² − 1)/12.
             close(share(size, &|_, column| 0.1 * column as f64), 1.5 / (side * (side + 1.0)));
         }
-        assert_eq!(high_frequency(&[0.3, -0.2], 2, 1), None);
+        assert_eq!(high_frequency(&[0.3, -0.2], ImageShape::square(2, 1)), None);
         // One pixel in the middle of nine: 4 pairs differ by 1, the energy is 1 − 1/9.
         close(share(3, &|row, column| f64::from((row, column) == (1, 1))), 4.0 / 8.0 * 9.0 / 8.0);
     }
@@ -144,7 +147,8 @@ mod tests {
         for (u, v) in [(0, 1), (3, 0), (2, 5), (6, 6)] {
             let wave = |half_waves: usize, x: usize| (PI * half_waves as f64 * (x as f64 + 0.5) / size as f64).cos();
             let found =
-                high_frequency(&image(size, |row, column| wave(u, row) * wave(v, column)), size * size, size).unwrap();
+                high_frequency(&image(size, |row, column| wave(u, row) * wave(v, column)), ImageShape::square(1, size));
+            let found = found.unwrap();
             let height = |half_waves: usize| (PI * half_waves as f64 / (2 * size) as f64).sin().powi(2);
             let expected = (height(u) + height(v)) / 2.0;
             assert!((found.value - expected).abs() < 1e-6, "{u} {v}: {found:?} not {expected}");
@@ -155,8 +159,8 @@ mod tests {
     fn a_flat_image_with_invisible_noise_hardly_counts() {
         let ramp = image(8, |_, column| column as f64 / 8.0);
         let flat = image(8, |row, column| if (row + column).is_multiple_of(2) { 1e-3 } else { -1e-3 });
-        let alone = high_frequency(&ramp, 64, 8).unwrap().value;
-        let both = high_frequency(&[ramp, flat].concat(), 64, 8).unwrap();
+        let alone = high_frequency(&ramp, ImageShape::square(1, 8)).unwrap().value;
+        let both = high_frequency(&[ramp, flat].concat(), ImageShape::square(1, 8)).unwrap();
         assert!((both.value - alone).abs() < 1e-4 && both.standard_error < 1e-4, "{alone} {both:?}");
     }
 }

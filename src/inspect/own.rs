@@ -8,10 +8,11 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
 use crate::model::folder::StoredTensors;
-use crate::model::{ADAPTER_CONFIG, DitConfig, ModelKind, Network, NullClass, default_num_heads};
+use crate::model::{ADAPTER_CONFIG, DitConfig, FlowModel, ModelKind, Network, NullClass, default_num_heads};
 use crate::rl::Trainer;
 use crate::run::checkpoint;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
+use crate::shape::ImageShape;
 use crate::text::quoted;
 
 /// The model of a run or of one of its checkpoints.
@@ -27,8 +28,9 @@ pub(super) fn model(name: &str) -> Result<Report> {
     match &model.kind {
         ModelKind::Dit(dit) => {
             report.kind = "flow-model";
-            report.what = format!("a flow model of this program: {}", sizes(dit));
-            describe(&mut report, dit, name);
+            let flow_model = FlowModel::from(dit);
+            report.what = format!("a flow model of this program: {}", flow_model.sizes());
+            describe(&mut report, &flow_model, name);
         }
         ModelKind::Classifier(config) => {
             report.kind = "classifier";
@@ -54,37 +56,30 @@ pub(super) fn model(name: &str) -> Result<Report> {
     Ok(report)
 }
 
-fn sizes(dit: &DitConfig) -> String {
-    format!(
-        "{0}x{0} images of {1} channels, patch {2}, hidden size {3}, depth {4}, {5} heads, {6} classes",
-        dit.image_size, dit.channels, dit.patch_size, dit.hidden_size, dit.depth, dit.num_heads, dit.num_classes
-    )
-}
-
 /// Memory, and the command that trains it.
-fn describe(report: &mut Report, dit: &DitConfig, file: &str) {
+fn describe(report: &mut Report, model: &FlowModel, file: &str) {
     let profile = DeviceProfile::default();
-    let network = Network::from(dit);
-    let plans = [StepGraph::record(&network, BATCH, 1.0).graph, noise_graph(dit, BATCH).0];
+    let network = Network::from(model);
+    let plans = [StepGraph::record(&network, BATCH, 1.0).graph, noise_graph(model, BATCH).0];
     let plans = plans.map(|graph| planned_bytes(&graph, &profile));
-    let weights = 4 * dit.layout().elements() as u64;
-    let training = match Trainer::cost(&Config::default(), dit, &profile) {
+    let weights = 4 * model.layout().elements() as u64;
+    let training = match Trainer::cost(&Config::default(), model, &profile) {
         Ok(cost) => Some(cost.bytes),
         Err(cause) => {
             report.notes.push(format!("the default configuration does not suit it: {cause}"));
             None
         }
     };
-    let sampling = weights + planned_together(&plans) + images_bytes(dit, BATCH);
+    let sampling = weights + planned_together(&plans) + images_bytes(model, BATCH);
     report.device_memory = Some(DeviceMemory { sampling, sampling_batch: BATCH as u64, training });
-    report.train_command = Some(train_command(dit, file));
+    report.train_command = Some(train_command(model, file));
 }
 
 /// The command that trains a model: with the default reward where that suits its images, else with one that suits all.
-fn train_command(dit: &DitConfig, file: &str) -> String {
+fn train_command(model: &FlowModel, file: &str) -> String {
     let set = |value: &str| format!(" --set {}", quoted(Path::new(value)));
     let mut command = format!("flowdppo-wgpu train{}", set(&format!("model.file={file}")));
-    if (dit.image_size, dit.channels, dit.num_classes) != (8, 1, 10) {
+    if (model.state_shape(), model.num_conditions()) != (ImageShape::square(1, 8), 10) {
         command += &set("reward=[{kind=\"symmetry\"}]");
         command += &set("eval.judge=");
     }
@@ -98,15 +93,15 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
     let width = tensors.tensors().get("x_embedder.proj.weight").and_then(|stored| stored.shape().first().copied());
     let known = width.and_then(default_num_heads);
     // One head divides every width; it is not shown.
-    let dit = DitConfig::of_sit(&name, &shapes, known.or(Some(1)), NullClass::Assumed)?;
+    let model = FlowModel::Dit(DitConfig::of_sit(&name, &shapes, known.or(Some(1)), NullClass::Assumed)?);
     let mut report = Report { path: name.clone(), kind: "sit-checkpoint", ..Report::default() };
     report.parameters = tensors.parameters() as u64;
     report.bytes_on_disk = bytes_on_disk(tensors);
     report.stored_as = stored_as(tensors.tensors().values());
-    let mut text = sizes(&dit);
+    let mut text = model.sizes();
     let mut heads = "";
     if known.is_some() {
-        describe(&mut report, &dit, MODEL);
+        describe(&mut report, &model, MODEL);
     } else {
         text = text.replace(", 1 heads", "");
         heads = " --num-heads N";
@@ -116,8 +111,8 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
     }
     report.what = format!("a checkpoint of SiT or DiT, whose files cannot be told apart: {text}");
     let import = format!("flowdppo-wgpu import --format sit{heads} {} {MODEL}", quoted(path));
-    report.train_command = Some(format!("{import}, then {}", train_command(&dit, MODEL)));
-    if dit.channels == 4 {
+    report.train_command = Some(format!("{import}, then {}", train_command(&model, MODEL)));
+    if model.state_shape().channels == 4 {
         report.notes.push("it makes latents of 4 channels, which cannot be shown as images here".into());
     }
     Ok(report)

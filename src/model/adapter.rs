@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::dit::DitConfig;
 use super::file::{Model, gather, parse_tensors, scatter, serialize};
+use super::flow_model::FlowModel;
 use super::layout::MOST;
 use super::lora::{Adaptable, Lora, LoraLayer, matches};
 use crate::config::Config;
@@ -80,10 +80,10 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Input`] if a target matches no layer, or as for [`Adapter::load`].
-    pub fn begin(config: &Config, dit: &DitConfig) -> Result<Option<Self>> {
+    pub fn begin(config: &Config, model: &FlowModel) -> Result<Option<Self>> {
         let settings = &config.lora;
         if let Some(folder) = &settings.adapter {
-            let adapter = Self::load(folder, dit)?;
+            let adapter = Self::load(folder, model)?;
             let other = adapter.lora.layers().iter().find(|layer| settings.rank != 0 && layer.rank != settings.rank);
             return match other {
                 None => Ok(Some(adapter)),
@@ -99,8 +99,8 @@ impl Adapter {
             return Ok(None);
         }
         let size = (settings.rank, settings.alpha() as f32);
-        let lora = Lora::new("`lora.targets`", dit, &settings.targets, |_| size)?;
-        let weights = lora.initial_weights(dit, config.run.seed);
+        let lora = Lora::new("`lora.targets`", model, &settings.targets, |_| size)?;
+        let weights = lora.initial_weights(model, config.run.seed);
         Ok(Some(Self { lora, weights }))
     }
 
@@ -146,8 +146,8 @@ impl Adapter {
     /// # Errors
     /// [`Error::Input`] if `model` is not a flow model, or a sum is too large for an f32.
     pub fn merge(&self, name: &str, model: &Model, scale: f64) -> Result<Model> {
-        let dit = model.dit(name)?;
-        let (layout, ours) = (dit.layout(), self.lora.layout(dit));
+        let flow_model = model.flow_model(name)?;
+        let (layout, ours) = (flow_model.layout(), self.lora.layout(&flow_model));
         let mut merged = model.clone();
         for (added, pair) in self.lora.layers().iter().zip(ours.entries().chunks(2)) {
             let factor = scale * added.factor();

@@ -11,7 +11,7 @@ use crate::config::{self, Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{
-    Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, Guidance, LayerNorm, Patches, Patchify, Split,
+    Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, LayerNorm, Patches, Patchify, Split,
     TimeFeatures, Unpatchify, time_frequencies,
 };
 
@@ -139,37 +139,9 @@ impl DitConfig {
         (self.hidden_size as f64 * self.mlp_ratio).round() as usize
     }
 
-    /// Number of elements of an image.
-    pub fn dim(&self) -> usize {
-        self.channels * self.image_size * self.image_size
-    }
-
-    /// Shape of a batch of images.
-    pub fn image_shape(&self, batch: usize) -> [usize; 4] {
-        [batch, self.channels, self.image_size, self.image_size]
-    }
-
     /// The label that means "no class", if the network has one.
     pub fn null_class(&self) -> Option<u32> {
         self.has_null_class.then_some(self.num_classes as u32)
-    }
-
-    /// The largest label.
-    pub fn largest_label(&self) -> u32 {
-        self.null_class().unwrap_or(self.num_classes as u32 - 1)
-    }
-
-    /// Checks that the network can be guided so strongly: anything but 1 needs "no class".
-    ///
-    /// # Errors
-    /// [`Error::Input`] naming `key`, where the scale is from, if it cannot.
-    pub fn check_guidance(&self, key: &str, guidance_scale: f64) -> Result<()> {
-        if self.has_null_class || guidance_scale == 1.0 {
-            return Ok(());
-        }
-        Err(Error::input(format!(
-            "{key} is {guidance_scale}, but the model has no \"no class\", which guidance needs: set it to 1"
-        )))
     }
 
     /// The network's time for a noise level.
@@ -278,40 +250,6 @@ impl<'a> Dit<'a> {
             let patches = self.linear(graph, "final_layer.linear", normal);
             graph.apply(Unpatchify(config.output_patches()), &[patches])
         })
-    }
-
-    /// The velocity with classifier-free guidance; a scale of 1 needs only one forward pass.
-    pub fn guided_velocity(
-        &self,
-        graph: &mut Graph,
-        x: Tensor,
-        time: Tensor,
-        labels: Tensor,
-        guidance_scale: f32,
-    ) -> Tensor {
-        self.velocity_guided_by(self, graph, x, time, labels, guidance_scale)
-    }
-
-    /// [`Dit::guided_velocity`] with the unconditional pass run by `unguided`, such as the same weights without
-    /// gradients.
-    pub fn velocity_guided_by(
-        &self,
-        unguided: &Self,
-        graph: &mut Graph,
-        x: Tensor,
-        time: Tensor,
-        labels: Tensor,
-        guidance_scale: f32,
-    ) -> Tensor {
-        let conditional = self.velocity(graph, x, time, labels);
-        if guidance_scale == 1.0 {
-            return conditional;
-        }
-        let rows = graph.shape(labels)[0];
-        let null_class = self.config.null_class().expect("guidance was checked");
-        let null_labels = graph.constant_indices("null labels", &[rows], vec![null_class; rows]);
-        let unconditional = graph.scope("unconditional", |graph| unguided.velocity(graph, x, time, null_labels));
-        graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }
 
     /// SiLU of the sum of time and class embeddings, `[B, hidden]`: the input of every adaLN layer.

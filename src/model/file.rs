@@ -7,7 +7,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Entry, Layout};
-use super::{ClassifierConfig, DitConfig};
+use super::{ClassifierConfig, DitConfig, FlowModel};
 use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
@@ -85,6 +85,12 @@ impl Model {
         Ok(Self { kind, class_names, weights })
     }
 
+    /// A flow model with its weights, laid out according to [`FlowModel::layout`].
+    pub fn of(model: &FlowModel, class_names: &[String], weights: Vec<f32>) -> Self {
+        let FlowModel::Dit(dit) = model;
+        Self { kind: ModelKind::Dit(dit.clone()), class_names: class_names.to_vec(), weights }
+    }
+
     /// Its classes; `of` is what messages call the model.
     pub fn classes<'a>(&'a self, of: &'a str) -> Classes<'a> {
         let count = match &self.kind {
@@ -103,16 +109,25 @@ impl Model {
         Self::from_bytes(&path.display().to_string(), &bytes)
     }
 
-    /// The configuration, if this is a flow model.
+    /// The sizes and conventions of the network, if this is a flow model.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is a classifier.
+    pub fn flow_model(&self, name: &str) -> Result<FlowModel> {
+        match &self.kind {
+            ModelKind::Dit(config) => Ok(config.into()),
+            ModelKind::Classifier(_) => Err(needs_flow_model(name)),
+        }
+    }
+
+    /// The diffusion transformer, if this is one.
     ///
     /// # Errors
     /// [`Error::Input`] if it is a classifier.
     pub fn dit(&self, name: &str) -> Result<&DitConfig> {
         match &self.kind {
             ModelKind::Dit(config) => Ok(config),
-            ModelKind::Classifier(_) => {
-                Err(Error::input(format!("{name} is a classifier, but a flow model is needed here")))
-            }
+            ModelKind::Classifier(_) => Err(needs_flow_model(name)),
         }
     }
 
@@ -146,6 +161,10 @@ impl Model {
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, &self.to_bytes())
     }
+}
+
+fn needs_flow_model(name: &str) -> Error {
+    Error::input(format!("{name} is a classifier, but a flow model is needed here"))
 }
 
 /// Reads all tensors of a safetensors file as f32; whole numbers are converted.

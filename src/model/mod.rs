@@ -6,6 +6,7 @@ mod autoencoder;
 mod classifier;
 mod dit;
 mod file;
+mod flow_model;
 pub mod folder;
 mod frozen;
 mod import;
@@ -20,11 +21,12 @@ pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
 pub use classifier::{Classifier, ClassifierConfig};
-pub use dit::{Dit, DitConfig};
+pub use dit::DitConfig;
 pub(crate) use file::KEY as NATIVE;
 pub use file::{
     Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
 };
+pub use flow_model::{FlowModel, FlowNetwork, Pictures};
 pub use frozen::Frozen;
 pub use import::{NullClass, default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::adapter::Adapter;
-use super::dit::{Dit, DitConfig};
+use super::dit::DitConfig;
+use super::flow_model::{FlowModel, FlowNetwork};
 use super::frozen::Frozen;
 use super::layout::{Layout, Parameters};
 use super::lora::Lora;
@@ -22,39 +23,50 @@ pub const START: Store = Store("starting adapter");
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     /// Sizes and conventions.
-    pub dit: DitConfig,
+    pub model: FlowModel,
     /// The adapter of [`BASE`]; `None` if the store contains all weights.
     pub lora: Option<Lora>,
     /// How [`BASE`] is stored.
     pub weights: WeightType,
 }
 
-impl From<&DitConfig> for Network {
+impl From<&FlowModel> for Network {
     /// A model with all weights in one store.
+    fn from(model: &FlowModel) -> Self {
+        Self::new(model, None, WeightType::F32)
+    }
+}
+
+impl From<&DitConfig> for Network {
     fn from(dit: &DitConfig) -> Self {
-        Self::new(dit, None, WeightType::F32)
+        (&FlowModel::from(dit)).into()
     }
 }
 
 impl Network {
     /// A flow model with an adapter's layers, if there is one, on a base that is stored as `weights`.
-    pub fn new(dit: &DitConfig, adapter: Option<&Adapter>, weights: WeightType) -> Self {
-        Self { dit: dit.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights }
+    pub fn new(model: &FlowModel, adapter: Option<&Adapter>, weights: WeightType) -> Self {
+        Self { model: model.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights }
     }
 
     /// The flow model of [`BASE`] alone: that of an adapter without layers.
-    pub fn base(dit: &DitConfig, weights: WeightType) -> Self {
-        Self { dit: dit.clone(), lora: Some(Lora::none()), weights }
+    pub fn base(model: &FlowModel, weights: WeightType) -> Self {
+        Self { model: model.clone(), lora: Some(Lora::none()), weights }
     }
 
     /// The layout of the trained store.
     pub fn layout(&self) -> Layout {
-        self.lora.as_ref().map_or_else(|| self.dit.layout(), |lora| lora.layout(&self.dit))
+        self.lora.as_ref().map_or_else(|| self.model.layout(), |lora| lora.layout(&self.model))
     }
 
     /// Declares the network with the weights of `store` in a graph; with `gradients`, backward passes accumulate there.
-    pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Dit<'_> {
-        Dit::new(&self.dit, self.parameters(graph, store, gradients))
+    pub fn declare(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> FlowNetwork<'_> {
+        self.model.network(self.parameters(graph, store, gradients))
+    }
+
+    /// How the frozen weights are stored as [`BASE`].
+    pub fn frozen(&self) -> Frozen {
+        Frozen::new(&self.model.layout(), self.weights)
     }
 
     fn parameters(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Parameters {
@@ -62,6 +74,6 @@ impl Network {
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
             lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
-        Frozen::new(&self.dit.layout(), self.weights).declare(graph, BASE).with_lora(trained, factors)
+        self.frozen().declare(graph, BASE).with_lora(trained, factors)
     }
 }

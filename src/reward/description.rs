@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::classes::normal_name;
+use crate::classes::{Classes, normal_name};
 use crate::config::{self, nearest};
 use crate::error::{Error, Result};
 use crate::files;
@@ -26,16 +26,16 @@ pub struct Description {
 }
 
 impl Description {
-    /// What a reward is told about each of `classes` classes: by its `prompt`, and its `metadata`, whose own `prompt` for
+    /// What a reward is told about each class: by its `prompt`, and its `metadata`, whose own `prompt` for
     /// a class goes first.
     ///
     /// # Errors
     /// [`Error::Input`] if the file of `metadata` is bad, or does not fit the classes.
-    pub fn of_classes(reward: &config::Reward, classes: usize, class_names: &[String]) -> Result<Vec<Self>> {
-        let name = |class: usize| class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
-        let names: Vec<String> = (0..classes).map(name).collect();
+    pub fn of_classes(reward: &config::Reward, classes: &Classes<'_>) -> Result<Vec<Self>> {
+        let name = |class: usize| classes.names.get(class).cloned().unwrap_or_else(|| class.to_string());
+        let names: Vec<String> = (0..classes.count).map(name).collect();
         let metadata = match &*reward.metadata {
-            "" => vec![Map::new(); classes],
+            "" => vec![Map::new(); classes.count],
             file => read(file, &names).map_err(|cause| Error::unreadable(Path::new(file), cause))?,
         };
         let description = |(mut metadata, name): (Map<String, Value>, &String)| match metadata.remove("prompt") {

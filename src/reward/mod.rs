@@ -27,12 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::assets;
-use crate::classes::Classes;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
-use crate::model::{DitConfig, Model};
+use crate::model::{Model, Pictures};
 use crate::run::RewardLog;
+use crate::shape::ImageShape;
 use crate::text::is_deceptive;
 
 /// The largest score: the squares of any number of them are finite, and so is their spread.
@@ -41,16 +41,14 @@ const LARGEST: f64 = 1e100;
 /// Images to be scored, and all that is known of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// `[N, C, S, S]`, -1 is black and 1 is white; samples may leave that range a little.
+    /// `[N, C, H, W]`, -1 is black and 1 is white; samples may leave that range a little.
     pub images: &'a [f32],
     /// `[N]`: the classes that the images were asked to show.
     pub labels: &'a [u32],
     /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
-    /// C.
-    pub channels: usize,
-    /// S.
-    pub image_size: usize,
+    /// The shape of an image.
+    pub shape: ImageShape,
     /// What the images are for.
     pub context: ScoringContext,
 }
@@ -88,9 +86,9 @@ pub enum Purpose {
 }
 
 impl<'a> Batch<'a> {
-    /// The elements of each image, `[C, S, S]`.
+    /// The elements of each image, `[C, H, W]`.
     pub fn each(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
-        self.images.chunks(self.channels * self.image_size * self.image_size)
+        self.images.chunks(self.shape.elements())
     }
 }
 
@@ -119,8 +117,7 @@ pub struct Rewards {
     names: Vec<String>,
     weights: Vec<f64>,
     class_names: Vec<String>,
-    channels: usize,
-    image_size: usize,
+    shape: ImageShape,
     log: Option<RewardLog>,
 }
 
@@ -138,52 +135,46 @@ impl Rewards {
     ///
     /// # Errors
     /// If a reward's file is bad or does not fit the model, or its program or service does not answer.
-    pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<Self> {
+    pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<Self> {
         let names = config::reward_names(rewards);
         let member = |(index, (reward, name)): (usize, (&config::Reward, String))| -> Result<Member> {
-            let descriptions = Description::of_classes(reward, dit.num_classes, class_names)?;
-            let subject = Subject {
-                class_names,
-                channels: dit.channels,
-                image_size: dit.image_size,
-                descriptions: &descriptions,
-            };
+            let descriptions = Description::of_classes(reward, &pictures.classes)?;
+            let subject = Subject::new(pictures, &descriptions);
             let scorer: Box<dyn Reward> = match reward.kind {
-                RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, dit, class_names)?),
+                RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, pictures)?),
                 RewardKind::Command => {
                     Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
                 }
                 RewardKind::Http => Box::new(http(&reward.url, &reward.rewards, Limits::of(reward), &subject)?),
                 #[cfg(feature = "onnx")]
-                RewardKind::Onnx => Box::new(OnnxReward::new(reward, dit, class_names)?),
+                RewardKind::Onnx => Box::new(OnnxReward::new(reward, pictures)?),
                 #[cfg(not(feature = "onnx"))]
                 RewardKind::Onnx => return Err(no_onnx(&name)),
-                _ => Box::new(PixelReward::new(reward.kind.name(), formula_of(reward, index, dit)?)),
+                _ => Box::new(PixelReward::new(reward.kind.name(), formula_of(reward, index, pictures.shape)?)),
             };
             Ok((name, scorer, reward.weight.clone()))
         };
-        Self::of(rewards.iter().zip(names).enumerate().map(member).collect::<Result<_>>()?, dit, class_names)
+        Self::of(rewards.iter().zip(names).enumerate().map(member).collect::<Result<_>>()?, pictures)
     }
 
     /// Everything that [`Rewards::new`] refuses before it needs a device, a program or a service.
     ///
     /// # Errors
     /// As [`Rewards::new`].
-    pub fn check(rewards: &[config::Reward], dit: &DitConfig, class_names: &[String]) -> Result<()> {
+    pub fn check(rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<()> {
         check_addresses(rewards)?;
         for (index, reward) in rewards.iter().enumerate() {
-            let descriptions = Description::of_classes(reward, dit.num_classes, class_names)?;
-            let (channels, image_size) = (dit.channels, dit.image_size);
-            let subject = Subject { class_names, channels, image_size, descriptions: &descriptions };
+            let descriptions = Description::of_classes(reward, &pictures.classes)?;
+            let subject = Subject::new(pictures, &descriptions);
             match reward.kind {
-                RewardKind::Classifier => check_classifier(&reward.file, dit, class_names)?,
+                RewardKind::Classifier => check_classifier(&reward.file, pictures)?,
                 RewardKind::Command => outside::check_subject("command", &subject)?,
                 RewardKind::Http => outside::check_subject("http", &subject)?,
                 #[cfg(feature = "onnx")]
-                RewardKind::Onnx => drop(OnnxReward::new(reward, dit, class_names)?),
+                RewardKind::Onnx => drop(OnnxReward::new(reward, pictures)?),
                 #[cfg(not(feature = "onnx"))]
                 RewardKind::Onnx => return Err(no_onnx(&config::reward_names(rewards)[index])),
-                _ => drop(formula_of(reward, index, dit)?),
+                _ => drop(formula_of(reward, index, pictures.shape)?),
             }
         }
         Ok(())
@@ -193,7 +184,7 @@ impl Rewards {
     ///
     /// # Errors
     /// If a weight is for a component that its reward does not have.
-    pub fn of(members: Vec<Member>, dit: &DitConfig, class_names: &[String]) -> Result<Self> {
+    pub fn of(members: Vec<Member>, pictures: &Pictures<'_>) -> Result<Self> {
         let (mut names, mut weights) = (Vec::new(), Vec::new());
         for (index, (name, scorer, weight)) in members.iter().enumerate() {
             let components = scorer.components();
@@ -221,9 +212,8 @@ impl Rewards {
             members: members.into_iter().map(|(_, scorer, _)| scorer).collect(),
             names,
             weights,
-            class_names: class_names.to_vec(),
-            channels: dit.channels,
-            image_size: dit.image_size,
+            class_names: pictures.classes.names.to_vec(),
+            shape: pictures.shape,
             log: None,
         })
     }
@@ -253,14 +243,14 @@ impl Rewards {
         self.members.iter_mut().for_each(|member| member.stop_at(flag));
     }
 
-    /// Scores images `[N, C, S, S]` that were asked to show `labels [N]`.
+    /// Scores images `[N, C, H, W]` that were asked to show `labels [N]`.
     ///
     /// # Errors
     /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is beyond 10¹⁰⁰ or no number;
     /// [`Error::NotFinite`] if an image is not.
     pub fn score(&mut self, images: &[f32], labels: &[u32], context: ScoringContext) -> Result<Scores> {
-        let Self { members, class_names, channels, image_size, .. } = self;
-        let batch = Batch { images, labels, class_names, channels: *channels, image_size: *image_size, context };
+        let Self { members, class_names, shape, .. } = self;
+        let batch = Batch { images, labels, class_names, shape: *shape, context };
         if let Some(sample) = batch.each().position(|image| image.iter().any(|x| !x.is_finite())) {
             return Err(Error::NotFinite(format!(
                 "sample {sample} has pixels that are not finite, so no reward can score it: the model has diverged; \
@@ -319,7 +309,7 @@ fn no_onnx(name: &str) -> Error {
 }
 
 /// The formula of a reward that has one, which must suit the pictures.
-fn formula_of(reward: &config::Reward, index: usize, dit: &DitConfig) -> Result<Formula> {
+fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Result<Formula> {
     let formula = match reward.kind {
         RewardKind::Ink => Formula::Ink,
         RewardKind::JpegSize => Formula::JpegSize(reward.quality as u8),
@@ -331,12 +321,12 @@ fn formula_of(reward: &config::Reward, index: usize, dit: &DitConfig) -> Result<
         }
         RewardKind::Symmetry => Formula::Symmetry(reward.axis),
         RewardKind::TotalVariation => Formula::TotalVariation,
-        RewardKind::Template => Formula::Template(Template::load(&reward.file, dit.image_size, dit.channels)?),
+        RewardKind::Template => Formula::Template(Template::load(&reward.file, shape)?),
         RewardKind::Classifier | RewardKind::Onnx | RewardKind::Command | RewardKind::Http => {
             unreachable!("{} is no formula", reward.kind.name())
         }
     };
-    formula.check(dit.channels, &format!("reward.{index}.kind"))?;
+    formula.check(shape.channels, &format!("reward.{index}.kind"))?;
     Ok(formula)
 }
 
@@ -349,8 +339,8 @@ fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
 ///
 /// # Errors
 /// If the file is bad or does not fit the model.
-pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig, class_names: &[String]) -> Result<ClassifierScorer> {
-    let (model, classes) = fitting_classifier(file, dit, class_names)?;
+pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, pictures: &Pictures<'_>) -> Result<ClassifierScorer> {
+    let (model, classes) = fitting_classifier(file, pictures)?;
     Ok(ClassifierScorer::new(gpu, &model, file)?.with_classes(classes))
 }
 
@@ -358,30 +348,29 @@ pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, dit: &DitConfig, class_names: 
 ///
 /// # Errors
 /// As [`classifier_for`].
-pub fn check_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> Result<()> {
-    fitting_classifier(file, dit, class_names).map(drop)
+pub fn check_classifier(file: &str, pictures: &Pictures<'_>) -> Result<()> {
+    fitting_classifier(file, pictures).map(drop)
 }
 
 /// The classifier in a file, and its class for each class of the model.
-fn fitting_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> Result<(Model, Vec<usize>)> {
+fn fitting_classifier(file: &str, pictures: &Pictures<'_>) -> Result<(Model, Vec<usize>)> {
     let model = assets::load_model(file)?;
     let network = model.classifier(file)?;
-    if (network.image_size, network.channels) != (dit.image_size, dit.channels) {
+    let takes = ImageShape::square(network.channels, network.image_size);
+    if takes != pictures.shape {
         return Err(Error::input(format!(
-            "{file} takes {0}x{0} images of {1} channels, but the model makes {2}x{2} of {3}: fit a classifier on \
-             the model's data",
-            network.image_size, network.channels, dit.image_size, dit.channels
+            "{file} takes {takes}, but the model makes {}: fit a classifier on the model's data",
+            pictures.shape
         )));
     }
-    let ours = Classes { of: "the model", count: dit.num_classes, names: class_names };
-    let classes = model.classes(&format!("the classifier {file}")).indices_of(ours)?;
+    let classes = model.classes(&format!("the classifier {file}")).indices_of(pictures.classes)?;
     Ok((model, classes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ModelSizes;
+    use crate::classes::Classes;
 
     /// Gives each sample the same scores.
     #[derive(Debug)]
@@ -401,13 +390,10 @@ mod tests {
     }
 
     fn rewards(names: &[&str], scores: &[f64], weight: f64) -> Result<Rewards> {
-        let (image_size, patch_size, hidden_size, depth, num_heads, mlp_ratio) = (1, 1, 8, 1, 1, 4.0);
-        let (channels, num_classes) = (1, 2);
-        let sizes =
-            ModelSizes { image_size, channels, patch_size, hidden_size, depth, num_heads, mlp_ratio, num_classes };
         let fixed = Fixed { names: names.iter().map(|name| (*name).into()).collect(), scores: scores.to_vec() };
-        let dit = DitConfig::new(&config::Model::default(), sizes);
-        Rewards::of(vec![("mine".into(), Box::new(fixed), weight.into())], &dit, &[])
+        let pictures =
+            Pictures { shape: ImageShape::square(1, 1), classes: Classes { of: "the model", count: 2, names: &[] } };
+        Rewards::of(vec![("mine".into(), Box::new(fixed), weight.into())], &pictures)
     }
 
     #[test]

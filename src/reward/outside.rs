@@ -20,6 +20,8 @@ use super::{Batch, Purpose, Reward};
 use crate::config;
 use crate::data::to_byte;
 use crate::error::{Error, Result};
+use crate::model::Pictures;
+use crate::shape::ImageShape;
 use crate::text::is_deceptive;
 
 /// Before the second attempt; doubled for each further one.
@@ -52,17 +54,39 @@ impl Limits {
 }
 
 /// What a model makes, as far as a scorer must know it before the first sample.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
-    /// C.
-    pub channels: usize,
-    /// S.
-    pub image_size: usize,
+    /// The shape of a picture.
+    pub shape: ImageShape,
     /// What is said of each class.
-    #[serde(skip)]
     pub descriptions: &'a [Description],
+}
+
+impl<'a> Subject<'a> {
+    /// Pictures, and what is said of each of their classes.
+    pub fn new(pictures: &Pictures<'a>, descriptions: &'a [Description]) -> Self {
+        Self { class_names: pictures.classes.names, shape: pictures.shape, descriptions }
+    }
+}
+
+/// As docs/rewards.md documents it: `image_size` is there if pictures are square.
+impl Serialize for Subject<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Said<'a> {
+            class_names: &'a [String],
+            channels: usize,
+            height: usize,
+            width: usize,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            image_size: Option<usize>,
+        }
+        let ImageShape { channels, height, width } = self.shape;
+        let image_size = (height == width).then_some(height);
+        Said { class_names: self.class_names, channels, height, width, image_size }.serialize(serializer)
+    }
 }
 
 /// What is said about a sample.
@@ -240,7 +264,7 @@ fn wait(pause: Duration, in_vain: impl Fn() -> bool) -> bool {
 
 /// Checks that what a model makes can be sent as a picture; `kind` is the reward's, for the message.
 pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
-    match subject.channels {
+    match subject.shape.channels {
         1 | 3 => Ok(()),
         channels => Err(Error::input(format!(
             "the reward `{kind}` scores pictures of 1 or 3 channels, but the model makes {channels}"
@@ -250,14 +274,14 @@ pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
 
 /// A picture of a model's size in the middle grey, to learn what a service measures.
 pub(super) fn grey(subject: &Subject<'_>) -> Result<Sample> {
-    let images = vec![0.0; subject.channels * subject.image_size * subject.image_size];
+    let images = vec![0.0; subject.shape.elements()];
     let Description { prompt, metadata } = subject.descriptions[0].clone();
     let about = About { label: 0, prompt, iteration: 0, purpose: "start", sample: 0, metadata };
-    Ok(Sample { png: png(&images, subject.channels, subject.image_size)?, about })
+    Ok(Sample { png: png(&images, subject.shape)?, about })
 }
 
 fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Result<Sample> {
-    let elements = batch.channels * batch.image_size * batch.image_size;
+    let elements = batch.shape.elements();
     let image = &batch.images[index * elements..][..elements];
     if !image.iter().all(|value| value.is_finite()) {
         return Err(Error::NotFinite(format!("sample {index} has values that are not finite: it has no reward")));
@@ -276,19 +300,19 @@ fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Resu
         sample: index,
         metadata,
     };
-    Ok(Sample { png: png(image, batch.channels, batch.image_size)?, about })
+    Ok(Sample { png: png(image, batch.shape)?, about })
 }
 
-/// The picture of an image `[C, S, S]`, C being 1 or 3. Without filters, a reader needs no more than zlib.
-fn png(image: &[f32], channels: usize, size: usize) -> Result<Vec<u8>> {
-    let area = size * size;
+/// The picture of an image `[C, H, W]`, C being 1 or 3. Without filters, a reader needs no more than zlib.
+fn png(image: &[f32], shape: ImageShape) -> Result<Vec<u8>> {
+    let (channels, area) = (shape.channels, shape.pixels());
     let bytes: Vec<u8> =
         (0..area).flat_map(|pixel| (0..channels).map(move |channel| to_byte(image[channel * area + pixel]))).collect();
     let color = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let mut png = Vec::new();
     PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::NoFilter)
-        .write_image(&bytes, size as u32, size as u32, color)
-        .map_err(|cause| Error::failed(format!("cannot encode a sample of {size}x{size} as PNG: {cause}")))?;
+        .write_image(&bytes, shape.width as u32, shape.height as u32, color)
+        .map_err(|cause| Error::failed(format!("cannot encode a sample as PNG ({shape}): {cause}")))?;
     Ok(png)
 }
 
@@ -373,10 +397,10 @@ mod tests {
     fn score(limits: Limits, failures: usize, images: &[f32]) -> Result<Vec<Vec<f64>>> {
         let workers = (0..limits.workers).map(|_| Echo { failures }).collect();
         let descriptions = [Description::default()];
-        let subject = Subject { class_names: &[], channels: 1, image_size: 1, descriptions: &descriptions };
+        let subject = Subject { class_names: &[], shape: ImageShape::square(1, 1), descriptions: &descriptions };
         let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
         let labels = vec![0; images.len()];
-        let batch = Batch { images, labels: &labels, class_names: &[], channels: 1, image_size: 1, context };
+        let batch = Batch { images, labels: &labels, class_names: &[], shape: ImageShape::square(1, 1), context };
         Outside::new(vec!["brightness".into(), "number".into()], workers, limits, &subject).score(&batch)
     }
 
@@ -416,9 +440,10 @@ mod tests {
     #[test]
     fn nothing_is_tried_again_for_a_person_who_wants_to_stop() {
         let descriptions = [Description::default()];
-        let subject = Subject { class_names: &[], channels: 1, image_size: 1, descriptions: &descriptions };
+        let subject = Subject { class_names: &[], shape: ImageShape::square(1, 1), descriptions: &descriptions };
         let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
-        let batch = Batch { images: &[1.0; 4], labels: &[0; 4], class_names: &[], channels: 1, image_size: 1, context };
+        let batch =
+            Batch { images: &[1.0; 4], labels: &[0; 4], class_names: &[], shape: ImageShape::square(1, 1), context };
         let names = vec!["brightness".into(), "number".into()];
         let mut outside = Outside::new(names, vec![Echo { failures: 2 }], limits(2, 1, 9), &subject);
         let stop = Arc::new(AtomicBool::new(true));
@@ -439,7 +464,7 @@ mod tests {
     #[test]
     fn a_picture_has_its_colours_in_their_places_and_no_filter() {
         let image = [-1.0, 1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.5, -1.5, 0.0, 0.0];
-        let bytes = png(&image, 3, 2).unwrap();
+        let bytes = png(&image, ImageShape::square(3, 2)).unwrap();
         let picture = image::load_from_memory(&bytes).unwrap().into_rgb8();
         assert_eq!(picture.into_raw(), [0, 255, 255, 255, 0, 0, 128, 128, 128, 128, 128, 128]);
     }

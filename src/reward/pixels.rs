@@ -8,6 +8,7 @@ use super::{Batch, Reward};
 use crate::config::Axis;
 use crate::data::to_byte;
 use crate::error::{Error, Result};
+use crate::shape::ImageShape;
 
 /// A formula. Where it says p, a pixel is (x + 1) / 2, clamped to 0 (black) and 1 (white).
 #[derive(Clone, Debug)]
@@ -48,9 +49,10 @@ impl Formula {
         Ok(())
     }
 
-    /// The score of a picture `[C, S, S]`.
-    fn score(&self, image: &[f32], channels: usize, size: usize) -> Result<f64> {
-        let plane = size * size;
+    /// The score of a picture `[C, H, W]`.
+    fn score(&self, image: &[f32], shape: ImageShape) -> Result<f64> {
+        let ImageShape { channels, height, width } = shape;
+        let plane = shape.pixels();
         // Channel c of pixel i; grey stands for all three.
         let colour = |c: usize, i: usize| share(image[c % channels * plane + i]);
         let mean = |sum: f64, count: usize| sum / count.max(1) as f64;
@@ -59,9 +61,9 @@ impl Formula {
             Self::JpegSize(quality) => {
                 let pixels = (0..plane).flat_map(|i| (0..channels).map(move |c| to_byte(image[c * plane + i])));
                 let kind = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-                let (pixels, side, mut file) = (pixels.collect::<Vec<u8>>(), size as u32, Vec::new());
+                let (pixels, mut file) = (pixels.collect::<Vec<u8>>(), Vec::new());
                 JpegEncoder::new_with_quality(&mut file, *quality)
-                    .encode(&pixels, side, side, kind)
+                    .encode(&pixels, width as u32, height as u32, kind)
                     .map_err(|cause| Error::failed(format!("a sample cannot be compressed as JPEG: {cause}")))?;
                 file.len() as f64 / 1024.0
             }
@@ -74,21 +76,20 @@ impl Formula {
                 1.0 - mean((0..plane).map(|i| (square(i) / 3.0).sqrt()).sum(), plane)
             }
             Self::Symmetry(axis) => {
-                let last = size - 1;
                 let mirrored = |i: usize| match axis {
-                    Axis::LeftRight => i / size * size + last - i % size,
-                    Axis::TopBottom => (last - i / size) * size + i % size,
+                    Axis::LeftRight => i / width * width + width - 1 - i % width,
+                    Axis::TopBottom => (height - 1 - i / width) * width + i % width,
                 };
                 let pairs = (0..channels * plane).map(|i| (i, i / plane * plane + mirrored(i % plane)));
                 1.0 - mean(pairs.map(|(i, j)| (share(image[i]) - share(image[j])).abs()).sum(), image.len())
             }
             Self::TotalVariation => {
                 let difference = |i: usize, j: usize| (share(image[i]) - share(image[j])).abs();
-                let right = |i: &usize| i % size + 1 < size;
-                let below = |i: &usize| i % plane + size < plane;
+                let right = |i: &usize| i % width + 1 < width;
+                let below = |i: &usize| i % plane + width < plane;
                 let rows = (0..image.len()).filter(right).map(|i| difference(i, i + 1)).sum::<f64>();
-                let columns = (0..image.len()).filter(below).map(|i| difference(i, i + size)).sum::<f64>();
-                mean(rows + columns, 2 * channels * size * (size - 1))
+                let columns = (0..image.len()).filter(below).map(|i| difference(i, i + width)).sum::<f64>();
+                mean(rows + columns, channels * (height * (width - 1) + (height - 1) * width))
             }
             Self::Template(template) => template.likeness(image),
         })
@@ -120,7 +121,7 @@ impl Reward for PixelReward {
     }
 
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
-        let score = |image| self.formula.score(image, batch.channels, batch.image_size);
+        let score = |image| self.formula.score(image, batch.shape);
         Ok(vec![batch.each().map(score).collect::<Result<_>>()?])
     }
 }
@@ -131,7 +132,7 @@ mod tests {
 
     fn score(formula: &Formula, channels: usize, size: usize, image: &[f32]) -> f64 {
         assert_eq!(image.len(), channels * size * size);
-        formula.score(image, channels, size).unwrap()
+        formula.score(image, ImageShape::square(channels, size)).unwrap()
     }
 
     fn close(actual: f64, expected: f64) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::pixels::share;
 use crate::data;
 use crate::error::{Error, Result};
+use crate::shape::ImageShape;
 
 /// A standard deviation of pixels (0 to 1) up to which a picture counts as plain: what its samples differ by is
 /// rounding.
@@ -17,13 +18,13 @@ pub struct Template {
 }
 
 impl Template {
-    /// Reads a picture in any format, cuts it to the square in its middle, and resizes that to `image_size`.
+    /// Reads a picture in any format, cuts it to the aspect ratio of `shape` around its middle, and resizes that.
     ///
     /// # Errors
     /// If it cannot be read, or is of one plain colour.
-    pub fn load(file: &str, image_size: usize, channels: usize) -> Result<Self> {
+    pub fn load(file: &str, shape: ImageShape) -> Result<Self> {
         let path = Path::new(file);
-        Self::new(&data::load_picture(path, image_size, channels)?).ok_or_else(|| {
+        Self::new(&data::load_picture(path, shape)?).ok_or_else(|| {
             Error::unreadable(
                 path,
                 "as a template it must show something, but all its pixels are the same; give another",
@@ -31,7 +32,7 @@ impl Template {
         })
     }
 
-    /// The template `[C, S, S]`, -1 to 1; `None` if it is plain.
+    /// The template `[C, H, W]`, -1 to 1; `None` if it is plain.
     fn new(image: &[f32]) -> Option<Self> {
         centred(image).map(|centred| Self { centred })
     }
@@ -100,14 +101,14 @@ mod tests {
         half.save(&file).unwrap();
         let name = file.display().to_string();
         for channels in [1, 3] {
-            let template = Template::load(&name, 2, channels).unwrap();
+            let template = Template::load(&name, ImageShape::square(channels, 2)).unwrap();
             let image = [-1.0, 1.0, -1.0, 1.0].repeat(channels);
             close(template.likeness(&image), 1.0);
         }
         image::RgbImage::from_pixel(4, 4, image::Rgb([7; 3])).save(&file).unwrap();
-        let message = Template::load(&name, 2, 1).unwrap_err().to_string();
+        let message = Template::load(&name, ImageShape::square(1, 2)).unwrap_err().to_string();
         assert!(message.contains("half.bmp") && message.contains("all its pixels are the same"), "{message}");
-        let message = Template::load("nowhere.png", 2, 1).unwrap_err().to_string();
+        let message = Template::load("nowhere.png", ImageShape::square(1, 2)).unwrap_err().to_string();
         assert!(message.contains("cannot read nowhere.png"), "{message}");
     }
 }

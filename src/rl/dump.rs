@@ -12,7 +12,7 @@ use super::update_graph::UpdateGraph;
 use crate::config::{Config, ObjectiveName};
 use crate::error::Result;
 use crate::graph::Plan;
-use crate::model::{DitConfig, Layout};
+use crate::model::{FlowModel, Layout};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
 use crate::reward::Scores;
 
@@ -25,7 +25,7 @@ pub(super) struct UpdateDump {
     updates: Vec<Observed>,
 }
 
-/// One update. Terms are concatenated, `[R, C, S, S]`, in the order of [`UpdateRecord::rows`].
+/// One update. Terms are concatenated, `[R, C, H, W]`, in the order of [`UpdateRecord::rows`].
 #[derive(Debug)]
 struct Observed {
     before: Vec<f32>,
@@ -97,7 +97,7 @@ impl UpdateDump {
         }
         let advantages = context.advantages.iter().map(|advantage| *advantage as f32).collect();
         file.floats("rollout.advantages".into(), &[samples], advantages);
-        let labels = context.rollout.requests.iter().map(|request| request.label).collect();
+        let labels = context.rollout.requests.iter().map(|request| request.condition).collect();
         file.integers("rollout.labels".into(), &[samples], labels);
         file.floats(
             "rollout.sigmas".into(),
@@ -114,7 +114,7 @@ impl UpdateDump {
 /// The parts of the file that do not come from the device.
 pub(super) struct Context<'a> {
     pub config: &'a Config,
-    pub dit: &'a DitConfig,
+    pub model: &'a FlowModel,
     pub layout: &'a Layout,
     pub rollout: &'a Rollout,
     pub scores: &'a Scores,
@@ -140,7 +140,7 @@ impl File {
     fn update(&mut self, prefix: &str, context: &Context<'_>, observed: &Observed, record: &UpdateRecord) {
         let name = |part: &str| format!("{prefix}.{part}");
         let rows = record.rows.len();
-        let images = context.dit.image_shape(rows);
+        let images = context.model.batch_shape(rows);
         for (part, values) in
             [("x", &observed.x), ("noise", &observed.noise), ("v_old", &observed.v_old), ("v_new", &observed.v_new)]
         {
@@ -156,11 +156,11 @@ impl File {
         };
         self.integers(name("sample"), &[rows], whole(&|sample, _| sample));
         self.integers(name("step"), &[rows], whole(&|_, step| step));
-        let label = |sample: usize, _| context.rollout.requests[sample].label as usize;
+        let label = |sample: usize, _| context.rollout.requests[sample].condition as usize;
         self.integers(name("labels"), &[rows], whole(&label));
         self.floats(name("sigma"), &[rows], of_row(&|_, step| table.sigmas[step] as f32));
         self.floats(name("sigma_next"), &[rows], of_row(&|_, step| table.sigmas[step + 1] as f32));
-        self.floats(name("time"), &[rows], of_row(&|_, step| context.dit.time_of(table.sigmas[step])));
+        self.floats(name("time"), &[rows], of_row(&|_, step| context.model.time_of(table.sigmas[step])));
         let transitions = record.rows.iter().flat_map(|(_, step)| {
             let row = trained_row(context.config.objective.name, context.rollout, *step);
             [row.a as f32, row.b as f32, row.s as f32]
@@ -172,7 +172,7 @@ impl File {
         let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();
         self.floats(name("row_losses"), &[rows], outcome(0));
         if context.config.objective.name == ObjectiveName::Nft {
-            let dim = context.dit.dim();
+            let dim = context.model.dim();
             let image =
                 |(sample, _): &(usize, usize)| context.rollout.images[sample * dim..(sample + 1) * dim].to_vec();
             self.floats(name("samples"), &images, record.rows.iter().flat_map(image).collect());

@@ -7,11 +7,11 @@ use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Command, Gpu};
 use crate::graph::{DType, Store, StoreMemory, Stores};
-use crate::model::{DitConfig, Network};
+use crate::model::{FlowModel, Network};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling};
 
-/// States x_k of the trained steps, `[slots · samples, C, S, S]`; with DiffusionNFT the samples themselves,
-/// `[samples, C, S, S]`.
+/// States x_k of the trained steps, `[slots · samples, C, H, W]`; with DiffusionNFT the samples themselves,
+/// `[samples, C, H, W]`.
 pub const STATES: Store = Store("trajectory states");
 /// Velocities there at the time of the rollout, of the same shape; not with DiffusionNFT.
 pub const VELOCITIES: Store = Store("trajectory velocities");
@@ -28,7 +28,7 @@ pub struct Rollout {
     pub table: SamplerTable,
     /// The trained steps, ascending; slot i of the stores contains the i-th.
     pub trained: Vec<usize>,
-    /// Final images, `[N, C, S, S]`.
+    /// Final images, `[N, C, H, W]`.
     pub images: Vec<f32>,
 }
 
@@ -38,7 +38,7 @@ pub struct RolloutCollector {
     gpu: Arc<Gpu>,
     config: Config,
     dim: usize,
-    classes: Vec<u32>,
+    conditions: Vec<u32>,
     sampling: Sampling,
     stores: Stores,
 }
@@ -57,8 +57,8 @@ pub(super) fn stored_slots(config: &Config) -> Result<usize> {
 }
 
 /// The trajectory stores and their bytes.
-pub(super) fn store_bytes(config: &Config, dit: &DitConfig) -> Result<Vec<(Store, u64)>> {
-    let bytes = DType::F32.bytes(&[stored_slots(config)?, config.samples_per_rollout(), dit.dim()]);
+pub(super) fn store_bytes(config: &Config, model: &FlowModel) -> Result<Vec<(Store, u64)>> {
+    let bytes = DType::F32.bytes(&[stored_slots(config)?, config.samples_per_rollout(), model.dim()]);
     let stores: &[Store] = match config.objective.name {
         ObjectiveName::Nft => &[STATES],
         _ => &[STATES, VELOCITIES],
@@ -67,18 +67,24 @@ pub(super) fn store_bytes(config: &Config, dit: &DitConfig) -> Result<Vec<(Store
 }
 
 impl RolloutCollector {
-    /// Binds the policy, whose weights are the parameters of `stores`.
+    /// Binds the policy, whose weights are the parameters of `stores`, to draw these conditions in turn.
     ///
     /// # Errors
     /// If the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, classes: Vec<u32>, stores: &Stores) -> Result<Self> {
-        let dit = &network.dit;
-        let trajectories = store_bytes(config, dit)?.into_iter();
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        network: &Network,
+        conditions: Vec<u32>,
+        stores: &Stores,
+    ) -> Result<Self> {
+        let model = &network.model;
+        let trajectories = store_bytes(config, model)?.into_iter();
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
-            dim: dit.dim(),
-            classes,
+            dim: model.dim(),
+            conditions,
             sampling: Sampling::new(
                 gpu,
                 network,
@@ -112,7 +118,7 @@ impl RolloutCollector {
             .map(|sample| {
                 let group = index as usize * settings.groups + sample / settings.group_size;
                 let key = NoiseKey { seed, rollout: index, sample: sample as u32, step: 0 };
-                SampleRequest { label: self.classes[group % self.classes.len()], key }
+                SampleRequest { condition: self.conditions[group % self.conditions.len()], key }
             })
             .collect();
         let start = settings.shared_noise.then(|| self.shared_noise(&requests));

@@ -12,7 +12,7 @@ use super::trainer::Trainer;
 use crate::config::{Command, Config, ObjectiveName, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
-use crate::evaluate::{Evaluation, Evaluator, Reference, frozen};
+use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
@@ -110,7 +110,7 @@ impl TrainingRun {
         dump: Option<PathBuf>,
     ) -> Result<Self> {
         let _phase = gpu.phase("preparation");
-        let dit = base.dit("`model.file`")?.clone();
+        let model = base.flow_model("`model.file`")?;
         let trained = going_on(config, newest.as_ref());
         let mut trainer = match dump {
             None => Trainer::new(gpu, &trained, base)?,
@@ -120,7 +120,7 @@ impl TrainingRun {
         // The reference for drift stays, as the trainer's penalty may need it too.
         let frozen = match trainer.base() {
             Some(store) => store.clone(),
-            None => frozen(config, &dit).upload(gpu, BASE.0, &base.weights)?,
+            None => Network::base(&model, config.model.weights).frozen().upload(gpu, BASE.0, &base.weights)?,
         };
         let mut stores = trainer.optimizer.average_stores();
         stores.insert(BASE, frozen.clone());
@@ -133,14 +133,14 @@ impl TrainingRun {
                 Reference { network: trainer.network().clone(), stores }
             }
             (None, true, weights) => {
-                Reference { network: Network::base(&dit, weights), stores: Stores::from([(BASE, frozen)]) }
+                Reference { network: Network::base(&model, weights), stores: Stores::from([(BASE, frozen)]) }
             }
             (None, false, WeightType::F32) => {
-                Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, frozen)]) }
+                Reference { network: (&model).into(), stores: Stores::from([(PARAMETERS, frozen)]) }
             }
             (None, false, _) => {
-                let whole = dit.layout().upload(gpu, "base model", &base.weights)?;
-                Reference { network: (&dit).into(), stores: Stores::from([(PARAMETERS, whole)]) }
+                let whole = model.layout().upload(gpu, "base model", &base.weights)?;
+                Reference { network: (&model).into(), stores: Stores::from([(PARAMETERS, whole)]) }
             }
         };
 
@@ -156,7 +156,7 @@ impl TrainingRun {
             base_preview: Some(preview_of(&reference.network, &reference.stores)?),
             evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&reference))?,
             table: SamplerTable::ode(1.0, config.preview.steps)?,
-            dim: dit.dim(),
+            dim: model.dim(),
             config: config.clone(),
             trainer,
             dump,
@@ -304,7 +304,7 @@ impl TrainingRun {
         progress.finish(&format!("{done} iterations"));
         self.trainer.averaged_model()?.save(&directory.model())?;
         if let Some(adapter) = self.trainer.averaged_adapter()? {
-            adapter.save(&directory.adapter(), &self.trainer.network().dit)?;
+            adapter.save(&directory.adapter(), &self.trainer.network().model)?;
         }
         // The last iteration has drawn them, unless a finished run is resumed.
         let (images, captions) = match shown {

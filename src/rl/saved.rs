@@ -2,7 +2,7 @@
 
 use crate::classes::Classes;
 use crate::error::{Error, Result};
-use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network};
+use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, Network};
 use crate::run::LoadedCheckpoint;
 
 /// The weights in training, as a model.
@@ -24,17 +24,16 @@ pub(super) struct Saved<'a> {
 impl Saved<'_> {
     /// A model of these weights.
     pub fn model(&self, weights: Vec<f32>) -> Model {
-        let kind = ModelKind::Dit(self.network.dit.clone());
-        Model { kind, class_names: self.class_names.to_vec(), weights }
+        Model::of(&self.network.model, self.class_names, weights)
     }
 
     /// The files, from the weights in training and their average. With LoRA the base is not included.
     pub fn files(&self, current: Vec<f32>, average: Vec<f32>) -> Vec<(&'static str, Vec<u8>)> {
-        let dit = &self.network.dit;
+        let model = &self.network.model;
         match &self.network.lora {
             None => vec![(MODEL, self.model(current).to_bytes()), (AVERAGED_MODEL, self.model(average).to_bytes())],
             Some(lora) => {
-                let files = |weights| Adapter { lora: lora.clone(), weights }.files(dit);
+                let files = |weights| Adapter { lora: lora.clone(), weights }.files(model);
                 let [_, (_, current)] = files(current);
                 let [config, average] = files(average);
                 vec![(ADAPTER_IN_TRAINING, current), config, average]
@@ -45,7 +44,7 @@ impl Saved<'_> {
     /// The file of the adapter that the run started from.
     pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Vec<u8>)> {
         let lora = self.network.lora.clone()?;
-        let [_, (_, bytes)] = Adapter { lora, weights }.files(&self.network.dit);
+        let [_, (_, bytes)] = Adapter { lora, weights }.files(&self.network.model);
         Some((ADAPTER_AT_START, bytes))
     }
 
@@ -80,8 +79,9 @@ impl Saved<'_> {
     fn read_model(&self, checkpoint: &LoadedCheckpoint, file: &str) -> Result<Vec<f32>> {
         let name = checkpoint.path.join(file).display().to_string();
         let model = Model::from_bytes(&name, checkpoint.file(file)?)?;
-        if model.kind == ModelKind::Dit(self.network.dit.clone()) {
-            let begun = Classes { of: "`model.file`", count: self.network.dit.num_classes, names: self.class_names };
+        if model.flow_model(&name).is_ok_and(|found| found == self.network.model) {
+            let begun =
+                Classes { of: "`model.file`", count: self.network.model.num_conditions(), names: self.class_names };
             model.classes(&name).check_same(begun)?;
             return Ok(model.weights);
         }
@@ -94,7 +94,7 @@ impl Saved<'_> {
     fn read_adapter(&self, checkpoint: &LoadedCheckpoint, lora: &Lora, file: &str) -> Result<Vec<f32>> {
         let folder = checkpoint.path.display().to_string();
         let bytes = [checkpoint.file(ADAPTER_CONFIG)?, checkpoint.file(file)?];
-        let adapter = Adapter::from_bytes(&folder, bytes, &self.network.dit)?;
+        let adapter = Adapter::from_bytes(&folder, bytes, &self.network.model)?;
         if adapter.lora == *lora {
             return Ok(adapter.weights);
         }

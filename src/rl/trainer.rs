@@ -14,13 +14,12 @@ use super::update_graph::UpdateGraph;
 use crate::autodiff::LostInHalf;
 use crate::config::{Config, LogProb, ObjectiveName, WeightType};
 use crate::error::{Error, Result};
-use crate::evaluate::frozen;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{
     DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
 };
-use crate::model::{Adapter, BASE, DitConfig, Model, Network, START};
+use crate::model::{Adapter, BASE, FlowModel, Model, Network, START};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
@@ -112,28 +111,28 @@ impl Trainer {
     ///
     /// # Errors
     /// If the configuration does not fit the model.
-    pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Result<Cost> {
-        config.check_classes(dit.num_classes)?;
-        dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
-        let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref(), config.model.weights);
+    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
+        config.check_classes(model.num_conditions())?;
+        model.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
+        let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
-        let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;
+        let noise = crate::sampling::noise_graph(model, config.rollout_micro_batch()).0;
         let update = UpdateGraph::record(config, &network)?;
         let samples = config.samples_per_rollout();
         let slots = trained_slots(config)?;
         let steps = (samples / config.rollout_micro_batch() * config.rollout.steps) as u64;
         let passes = (samples / config.update_micro_batch() * slots * config.train.inner_epochs) as u64;
-        let (layout, all) = (network.layout(), dit.layout().parameter_count());
+        let (layout, all) = (network.layout(), model.layout().parameter_count());
         for graph in [&update.graph, &step.graph, &noise] {
             check_tensors(graph, profile)?;
         }
         // The largest first: the others fit into its slots.
         let plans = [&update.graph, &step.graph, &noise].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
-            + rollout::store_bytes(config, dit)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
-            + if keeps_base(config) { frozen(config, dit).bytes() } else { 0 }
+            + rollout::store_bytes(config, model)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            + if keeps_base(config) { network.frozen().bytes() } else { 0 }
             + if config.lora.starts_from_adapter() { DType::F32.bytes(&[layout.elements()]) } else { 0 }
-            + images_bytes(dit, samples)
+            + images_bytes(model, samples)
             + update::record_bytes(config)?;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
         Ok(Cost {
@@ -165,16 +164,16 @@ impl Trainer {
     }
 
     fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model, updater: BindUpdater) -> Result<Self> {
-        let dit = model.dit("`model.file`")?.clone();
-        let classes = config.rollout.chosen_classes(dit.num_classes)?;
-        let cost = Self::cost(config, &dit, &DeviceProfile::of(gpu))?;
+        let flow_model = model.flow_model("`model.file`")?;
+        let conditions = config.rollout.chosen_classes(flow_model.num_conditions())?;
+        let cost = Self::cost(config, &flow_model, &DeviceProfile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
-        let adapter = Adapter::begin(config, &dit)?;
+        let adapter = Adapter::begin(config, &flow_model)?;
         let weights = adapter.as_ref().map_or(&model.weights, |it| &it.weights);
-        let network = Network::new(&dit, adapter.as_ref(), config.model.weights);
+        let network = Network::new(&flow_model, adapter.as_ref(), config.model.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
         let base = match keeps_base(config) {
-            true => Some(frozen(config, &dit).upload(gpu, BASE.0, &model.weights)?),
+            true => Some(network.frozen().upload(gpu, BASE.0, &model.weights)?),
             false => None,
         };
         let began_with = adapter.filter(|_| config.lora.adapter.is_some()).map(|adapter| adapter.weights);
@@ -193,11 +192,11 @@ impl Trainer {
         };
         drawing.extend(base_stores());
         let _held = cost.reserve(gpu)?;
-        let collector = RolloutCollector::new(gpu, config, &network, classes, &drawing)?;
+        let collector = RolloutCollector::new(gpu, config, &network, conditions, &drawing)?;
         let mut others = collector.stores();
         others.extend(base_stores());
         let updater = updater(gpu, config, &network, &optimizer, others)?;
-        let rewards = Rewards::new(gpu, &config.reward, &dit, &model.class_names)?;
+        let rewards = Rewards::new(gpu, &config.reward, &flow_model.pictures(&model.class_names))?;
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
@@ -251,7 +250,7 @@ impl Trainer {
         drop(phase);
 
         let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
-        let labels: Vec<u32> = rollout.requests.iter().map(|request| request.label).collect();
+        let labels: Vec<u32> = rollout.requests.iter().map(|request| request.condition).collect();
         let context = ScoringContext { purpose: Purpose::Training, iteration: index };
         let scores = self.rewards.score(&rollout.images, &labels, context)?;
         let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
@@ -267,8 +266,8 @@ impl Trainer {
         drop(phase);
         if let Some(dump) = self.updater.dump.take() {
             let (scores, advantages) = (&scores, advantages.values.as_slice());
-            let (config, dit, layout) = (&self.config, &self.network.dit, self.optimizer.layout());
-            let context = Context { config, dit, layout, rollout: &rollout, scores, advantages };
+            let (config, model, layout) = (&self.config, &self.network.model, self.optimizer.layout());
+            let context = Context { config, model, layout, rollout: &rollout, scores, advantages };
             self.dumped = Some(dump.to_bytes(&context, &records));
         }
 
@@ -290,12 +289,12 @@ impl Trainer {
             on_policy: [0.0; 2],
             standard_ratio: None,
             lost_in_half: self.updater.lost_in_half.take(),
-            dim: self.network.dit.dim(),
+            dim: self.network.model.dim(),
             seconds: [rollout_seconds, reward_seconds, update_seconds],
             images: labels.len(),
         };
         metrics.observe(&records, &advantages);
-        metrics.standard_ratio = standard_ratio(&self.config, &records, self.network.dit.dim());
+        metrics.standard_ratio = standard_ratio(&self.config, &records, self.network.model.dim());
         guard(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
@@ -346,7 +345,7 @@ impl Trainer {
     pub fn averaged_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let mut files = vec![("model.safetensors", self.averaged_model()?.to_bytes())];
         if let Some(adapter) = self.averaged_adapter()? {
-            files.extend(adapter.files(&self.network.dit));
+            files.extend(adapter.files(&self.network.model));
         }
         Ok(files)
     }

@@ -12,7 +12,7 @@ use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
 use crate::flow::sampler::Transition;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{DType, Plan, Stores};
-use crate::model::{DitConfig, Network};
+use crate::model::{FlowModel, Network};
 use crate::ops::{AdamWSettings, PolicyObjective};
 use crate::optimizer::{GradientNorm, Optimizer};
 use crate::sampling::words;
@@ -35,7 +35,7 @@ pub struct UpdateRecord {
 pub struct Updater {
     gpu: Arc<Gpu>,
     config: Config,
-    dit: DitConfig,
+    model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
@@ -75,7 +75,7 @@ impl Updater {
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        Self::bind(gpu, config, optimizer, others, &network.dit, UpdateGraph::record(config, network)?, None)
+        Self::bind(gpu, config, optimizer, others, &network.model, UpdateGraph::record(config, network)?, None)
     }
 
     /// The same, keeping everything that [`UpdateDump`] reads readable.
@@ -91,7 +91,7 @@ impl Updater {
     ) -> Result<Self> {
         let mut tensors = UpdateGraph::record(config, network)?;
         tensors.keep_terms();
-        Self::bind(gpu, config, optimizer, others, &network.dit, tensors, Some(UpdateDump::default()))
+        Self::bind(gpu, config, optimizer, others, &network.model, tensors, Some(UpdateDump::default()))
     }
 
     fn bind(
@@ -99,7 +99,7 @@ impl Updater {
         config: &Config,
         optimizer: &Optimizer,
         others: Stores,
-        dit: &DitConfig,
+        model: &FlowModel,
         tensors: UpdateGraph,
         dump: Option<UpdateDump>,
     ) -> Result<Self> {
@@ -110,7 +110,7 @@ impl Updater {
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
-            dit: dit.clone(),
+            model: model.clone(),
             tensors,
             plan,
             lost_in_half: None,
@@ -144,8 +144,8 @@ impl Updater {
         };
         if let Some(settings) = self.tensors.settings {
             let progress = f64::from(rollout.index) / train.iterations as f64;
-            let objective = policy_objective(&self.config, self.dit.dim(), progress.min(1.0 - f64::EPSILON))?;
-            self.plan.write(settings, &PolicyObjective::settings(objective, self.dit.dim()));
+            let objective = policy_objective(&self.config, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
+            self.plan.write(settings, &PolicyObjective::settings(objective, self.model.dim()));
         }
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut throttle = Throttle::default();
@@ -226,8 +226,8 @@ impl Updater {
         let it = &self.tensors;
         let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
         self.plan.write(it.indices, &indices);
-        self.plan.write(it.time, &vec![self.dit.time_of(sigma); batch.len()]);
-        self.plan.write(it.labels, &requests().map(|request| request.label).collect::<Vec<u32>>());
+        self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
+        self.plan.write(it.condition, &requests().map(|request| request.condition).collect::<Vec<u32>>());
         self.plan.write(it.keys, &words(requests(), noise_step as u32));
         self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());

@@ -74,7 +74,7 @@ pub struct Penalty {
     pub value: Tensor,
 }
 
-/// The inputs of the loss of each term, `[B, C, S, S]` each; readable after a replay if the graph keeps them.
+/// The inputs of the loss of each term, `[B, C, H, W]` each; readable after a replay if the graph keeps them.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// Where the velocities are compared: the network's input.
@@ -94,10 +94,10 @@ pub struct UpdateGraph {
     pub graph: Graph,
     /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
     pub indices: Tensor,
-    /// The network's time, `[B]`, from [`DitConfig::time_of`].
+    /// The network's time, `[B]`, from [`crate::model::FlowModel::time_of`].
     pub time: Tensor,
-    /// Classes, `[B]`.
-    pub labels: Tensor,
+    /// Conditions, `[B]`.
+    pub condition: Tensor,
     /// Noise keys of the step, `[B, 5]`.
     pub keys: Tensor,
     /// Transitions (a, b, s), `[B, 3]`; with DiffusionNFT (1 − σ, 0, σ).
@@ -134,18 +134,18 @@ impl UpdateGraph {
     /// # Errors
     /// If the trained steps do not fit the number of steps, or a threshold the model.
     pub fn record(config: &Config, network: &Network) -> Result<Self> {
-        let dit = &network.dit;
+        let model = &network.model;
         let batch = config.update_micro_batch();
         let mut graph = Graph::new();
         let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
-        let labels = graph.input_indices("labels", &[batch]);
+        let condition = graph.input_indices("condition", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
 
-        let stored = dit.image_shape(stored_slots(config)? * config.samples_per_rollout());
+        let stored = model.batch_shape(stored_slots(config)? * config.samples_per_rollout());
         // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
         let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
         let states = graph.stored(STATES.0, &stored, STATES, 0);
@@ -154,7 +154,7 @@ impl UpdateGraph {
             graph,
             indices,
             time,
-            labels,
+            condition,
             keys,
             rows,
             advantages,
@@ -186,15 +186,15 @@ impl UpdateGraph {
         x: Tensor,
         epsilon: Tensor,
     ) -> Result<Vec<(Tensor, Tensor)>> {
-        let dit = &network.dit;
+        let dim = network.model.dim();
         let batch = config.update_micro_batch();
-        let objective = policy_objective(config, dit.dim(), 0.0)?;
+        let objective = policy_objective(config, dim, 0.0)?;
         let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
         let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
         let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
 
-        let settings = PolicyObjective::settings(objective, dit.dim()).to_vec();
+        let settings = PolicyObjective::settings(objective, dim).to_vec();
         let settings = self.graph.constant("objective settings", &[settings.len()], settings);
         let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
         let (advantages, rows) = (self.advantages, self.rows);
@@ -208,9 +208,9 @@ impl UpdateGraph {
         let mut losses = vec![(found[0], self.weight)];
         if config.objective.reference.beta > 0.0 {
             let guidance_scale = config.objective.reference.guidance_scale as f32;
-            let (time, labels) = (self.time, self.labels);
+            let (time, condition) = (self.time, self.condition);
             let v_base = self.graph.scope("reference", |graph| {
-                declare_reference(graph, config, network).guided_velocity(graph, x, time, labels, guidance_scale)
+                declare_reference(graph, config, network).guided_velocity(graph, x, time, condition, guidance_scale)
             });
             let factor = self.graph.input("penalty factors", &[batch]);
             let weight = self.graph.input("penalty weight", &[batch]);
@@ -237,9 +237,9 @@ impl UpdateGraph {
         let to_target = graph.constant("to target", &[batch, 3], [-1.0, 0.0, 1.0].repeat(batch));
         let u = sampler_step(graph, sample, sample, epsilon, to_target);
         let guidance_scale = config.rollout.guidance_scale as f32;
-        let (time, labels) = (self.time, self.labels);
+        let (time, condition) = (self.time, self.condition);
         let v_old = graph.scope("old", |graph| {
-            network.declare(graph, AVERAGE, None).guided_velocity(graph, x, time, labels, guidance_scale)
+            network.declare(graph, AVERAGE, None).guided_velocity(graph, x, time, condition, guidance_scale)
         });
         let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
@@ -258,11 +258,11 @@ impl UpdateGraph {
         let trained = network.declare(graph, PARAMETERS, Some(GRADIENTS));
         let guidance_scale = config.rollout.guidance_scale as f32;
         match config.rollout.guidance_gradient {
-            GuidanceGradient::Both => trained.guided_velocity(graph, x, self.time, self.labels, guidance_scale),
+            GuidanceGradient::Both => trained.guided_velocity(graph, x, self.time, self.condition, guidance_scale),
             GuidanceGradient::Conditional => {
                 // The same weights, without storage for their gradients.
                 let frozen = network.declare(graph, PARAMETERS, None);
-                trained.velocity_guided_by(&frozen, graph, x, self.time, self.labels, guidance_scale)
+                trained.velocity_guided_by(&frozen, graph, x, self.time, self.condition, guidance_scale)
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Store};
-use crate::model::{ClassifierConfig, DitConfig, Model, ModelKind};
+use crate::model::{ClassifierConfig, FlowModel, Model, ModelKind};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
@@ -26,7 +26,7 @@ pub struct Pretrainer<'a> {
     training: Pretraining<'a>,
     preview: Preview,
     table: SamplerTable,
-    dit: DitConfig,
+    model: FlowModel,
     class_names: &'a [String],
 }
 
@@ -39,7 +39,7 @@ impl<'a> Pretrainer<'a> {
         gpu: &Arc<Gpu>,
         config: &Config,
         data: &'a Dataset,
-        dit: DitConfig,
+        model: FlowModel,
         weights: Option<Vec<f32>>,
     ) -> Result<Self> {
         if config.model.weights != WeightType::F32 {
@@ -52,23 +52,23 @@ impl<'a> Pretrainer<'a> {
             Some(weights) => weights,
             None => {
                 // Before they are drawn: the host would need as much.
-                gpu.check_memory(optimizer::planned_bytes(&dit.layout(), &DeviceProfile::of(gpu)))?;
-                dit.initial_weights(config.run.seed)
+                gpu.check_memory(optimizer::planned_bytes(&model.layout(), &DeviceProfile::of(gpu)))?;
+                model.initial_weights(config.run.seed)
             }
         };
-        let training = Pretraining::new(gpu, config, dit.clone(), data, &weights)?;
+        let training = Pretraining::new(gpu, config, model.clone(), data, &weights)?;
         let stores = training.optimizer.average_stores();
         let batch = config.pretrain_micro_batch();
-        let preview = Preview::new(gpu, config, &(&dit).into(), &data.class_names, batch, 1.0, &stores)?;
+        let preview = Preview::new(gpu, config, &(&model).into(), &data.class_names, batch, 1.0, &stores)?;
         let table = SamplerTable::ode(1.0, config.preview.steps)?;
-        Ok(Self { training, preview, table, dit, class_names: &data.class_names })
+        Ok(Self { training, preview, table, model, class_names: &data.class_names })
     }
 
     /// What pretraining a network costs, previews aside.
-    pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Cost {
+    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Cost {
         let micro_batch = config.pretrain_micro_batch();
-        let graph = FlowMatchingGraph::record(dit, micro_batch, activations(&config.pretrain)).graph;
-        Cost::of(&dit.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
+        let graph = FlowMatchingGraph::record(model, micro_batch, activations(&config.pretrain)).graph;
+        Cost::of(&model.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
     }
 
     /// How often what happens.
@@ -85,7 +85,7 @@ impl<'a> Pretrainer<'a> {
 
     /// Parameters of the model.
     pub fn parameter_count(&self) -> usize {
-        self.dit.layout().parameter_count()
+        self.model.layout().parameter_count()
     }
 }
 
@@ -103,7 +103,7 @@ impl Learner for Pretrainer<'_> {
     }
 
     fn model(&self, weights: Vec<f32>) -> Model {
-        Model { kind: ModelKind::Dit(self.dit.clone()), class_names: self.class_names.to_vec(), weights }
+        Model::of(&self.model, self.class_names, weights)
     }
 
     fn preview(&mut self, file: &Path, done: u64) -> Result<bool> {

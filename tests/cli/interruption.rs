@@ -24,7 +24,7 @@ fn a_lost_device_is_exit_code_4_and_the_checkpoint_on_disk_goes_on() {
     let open = || Gpu::open(&Options::default().or_environment()).unwrap();
 
     let gpu = open();
-    let (graph, keys, noise) = noise_graph(model.dit("it").unwrap(), 1);
+    let (graph, keys, noise) = noise_graph(&model.flow_model("it").unwrap(), 1);
     let mut plan = Plan::new(&gpu, &graph, &Stores::new()).unwrap();
     plan.write(keys, &[0_u32; 5]);
     plan.run().unwrap();

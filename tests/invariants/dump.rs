@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use flowdppo_wgpu::config::{Config, LogProb, Mask, ObjectiveName};
 use flowdppo_wgpu::graph::{Graph, Interpreter};
-use flowdppo_wgpu::model::{Dit, DitConfig, Tensors, parse_tensors};
+use flowdppo_wgpu::model::{FlowModel, Tensors, parse_tensors};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::rl::Trainer;
 
 use crate::common::{gpu, nmse, tiny};
-use crate::{classifier_file, dit_of};
+use crate::{classifier_file, flow_model_of};
 
 struct Dump(Tensors);
 
@@ -51,7 +51,7 @@ fn close(name: &str, actual: &[f32], expected: &[f64]) {
 
 /// The network's velocity in f64.
 fn velocity(
-    dit: &DitConfig,
+    flow_model: &FlowModel,
     parameters: &BTreeMap<String, Vec<f64>>,
     x: &[f64],
     time: &[f64],
@@ -60,12 +60,12 @@ fn velocity(
     let mut graph = Graph::new();
     let rows = labels.len();
     let inputs = [
-        graph.input("x", &dit.image_shape(rows)),
+        graph.input("x", &flow_model.batch_shape(rows)),
         graph.input("time", &[rows]),
         graph.input_indices("labels", &[rows]),
     ];
-    let layout = dit.layout();
-    let network = Dit::new(dit, layout.declare(&mut graph, PARAMETERS, None));
+    let layout = flow_model.layout();
+    let network = flow_model.network(layout.declare(&mut graph, PARAMETERS, None));
     let v = network.velocity(&mut graph, inputs[0], inputs[1], inputs[2]);
     let mut store = vec![0.0; layout.elements()];
     for entry in layout.entries() {
@@ -112,8 +112,8 @@ fn objective(config: &Config, [a, s1, s2]: [f64; 3], row: &[f64], dt: f64, dim: 
 
 fn check(dump: &Dump, config: &Config) {
     let model = tiny::dit(2);
-    let dit = dit_of(&model);
-    let dim = dit.dim();
+    let flow_model = &flow_model_of(&model);
+    let dim = flow_model.dim();
     let mut moments: BTreeMap<String, Vec<[f64; 2]>> = BTreeMap::new();
     for update in 0..2 {
         let get = |part: &str| dump.get(&format!("update{update}.{part}"));
@@ -124,7 +124,7 @@ fn check(dump: &Dump, config: &Config) {
 
         // The velocity is the network's, at the weights before the update.
         let before = dump.weights(&format!("update{update}.parameters_before."));
-        let v_new = velocity(dit, &before, &get("x"), &get("time"), &labels);
+        let v_new = velocity(flow_model, &before, &get("x"), &get("time"), &labels);
         close("v_new", &floats("v_new"), &v_new);
 
         // The loss is what the definitions make of velocities, noise and advantages.

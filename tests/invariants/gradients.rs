@@ -7,11 +7,10 @@ use flowdppo_wgpu::autodiff::{Activations, backward};
 use flowdppo_wgpu::config::{
     Config, Divergence, LogProb, Mask, ObjectiveName, Reference, ReferenceKind, Sampler, ThresholdUnit, WeightType,
 };
-use flowdppo_wgpu::evaluate::BASE;
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
-use flowdppo_wgpu::model::{Adapter, Classifier, DitConfig, Frozen, Layout, Network};
+use flowdppo_wgpu::model::{Adapter, BASE, Classifier, FlowModel, Frozen, Layout, Network};
 use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
@@ -19,7 +18,7 @@ use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
 
 use super::lora::disturb_adapter;
 use crate::common::{Random, floats, gpu, nmse, tiny};
-use crate::{KL, Parts, advantage, config, dit_of, read};
+use crate::{KL, Parts, advantage, config, flow_model_of, read};
 
 // More columns of an outcome.
 const LOSS: usize = 0;
@@ -143,7 +142,7 @@ impl Loss<'_> {
 fn inputs(
     config: &Config,
     it: &UpdateGraph,
-    dit: &DitConfig,
+    flow_model: &FlowModel,
     rollout: &Rollout,
     rows: &[(usize, usize)],
 ) -> Vec<(Tensor, Values)> {
@@ -171,8 +170,8 @@ fn inputs(
     let mean = 1.0 / rows.len() as f32;
     let mut found = vec![
         (it.indices, u32s(&index)),
-        (it.time, f32s(&|_, step| vec![dit.time_of(rollout.table.sigmas[step])])),
-        (it.labels, u32s(&|sample, _| vec![rollout.requests[sample].label])),
+        (it.time, f32s(&|_, step| vec![flow_model.time_of(rollout.table.sigmas[step])])),
+        (it.condition, u32s(&|sample, _| vec![rollout.requests[sample].condition])),
         (it.keys, u32s(&key)),
         (it.rows, f32s(&transition)),
         (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
@@ -212,7 +211,7 @@ fn an_update_sees_what_the_rollout_drew() {
     // Nothing is dropped: a term at the edge would fall to either side.
     config.objective.kl_mask_threshold = f64::INFINITY;
     let model = tiny::dit(1);
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     let mut learn = |epochs: usize| {
         config.train.inner_epochs = epochs;
         let mut parts = Parts::new(gpu(), &config, &model);
@@ -224,7 +223,7 @@ fn an_update_sees_what_the_rollout_drew() {
     let [states, velocities] = trajectory.map(|words| floats(&words));
 
     // The noise that led from one trained step to the next is the one that the key says.
-    let dim = dit.dim();
+    let dim = flow_model.dim();
     let mut checked = 0;
     for (slot, pair) in rollout.trained.windows(2).enumerate().filter(|(_, pair)| pair[1] == pair[0] + 1) {
         let Transition { a, b, s } = rollout.table.rows[pair[0]];
@@ -241,13 +240,13 @@ fn an_update_sees_what_the_rollout_drew() {
     }
     assert!(checked > 0, "two trained steps follow each other");
 
-    let it = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
+    let it = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model");
     let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
         let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
-        let inputs = inputs(&config, &it, dit, &rollout, rows);
-        let loss = Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
+        let inputs = inputs(&config, &it, flow_model, &rollout, rows);
+        let loss = Loss { graph: &it.graph, inputs, stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
         for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
             actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
             expected.extend([twin[LOSS], twin[LOG_RATIO], twin[KL]]);
@@ -320,7 +319,7 @@ fn the_gradient_of_every_update_is_right() {
         (config.objective.clip_low, config.objective.clip_high) = (0.5, 0.5);
         change(&mut config);
         let old = tiny::dit(1);
-        let dit = dit_of(&old);
+        let flow_model = &flow_model_of(&old);
         let mut parts = Parts::new(gpu(), &config, &old);
         let rollout = parts.collect(0);
         let [states, velocities] = parts.trajectory().map(|words| floats(&words));
@@ -330,7 +329,7 @@ fn the_gradient_of_every_update_is_right() {
         // Samples of both groups at the second of the trained steps.
         let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
         let row = rollout.table.rows[rollout.trained[1]];
-        let update = |config: &Config| UpdateGraph::record(config, &dit.into()).expect("it fits the model");
+        let update = |config: &Config| UpdateGraph::record(config, &flow_model.into()).expect("it fits the model");
         let stores = BTreeMap::from([
             (PARAMETERS, new.weights.clone()),
             (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights),
@@ -340,8 +339,9 @@ fn the_gradient_of_every_update_is_right() {
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
         // Where the samples stand does not depend on the threshold, so it can be put between them.
         let it = update(&config);
-        let given = inputs(&config, &it, dit, &rollout, &rows);
-        let loss = Loss { graph: &it.graph, inputs: given, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
+        let given = inputs(&config, &it, flow_model, &rollout, &rows);
+        let loss =
+            Loss { graph: &it.graph, inputs: given, stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
         put_threshold_between(&mut config, &outcomes_of(&it, &loss.twin(&weights)), row);
 
         let it = update(&config);
@@ -351,7 +351,7 @@ fn the_gradient_of_every_update_is_right() {
             let penalties = it.penalty.map_or(0.0, |penalty| twin.value(&it.graph, penalty.value).iter().sum());
             (losses + beta * penalties) / 6.0
         };
-        let given = inputs(&config, &it, dit, &rollout, &rows);
+        let given = inputs(&config, &it, flow_model, &rollout, &rows);
         let loss = Loss { graph: &it.graph, inputs: given, scalar: &scalar, ..loss };
         let outcomes = outcomes_of(&it, &loss.twin(&weights));
         let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
@@ -389,18 +389,19 @@ fn the_gradient_of_diffusion_nft_is_right() {
     // Every advantage is beyond it, and so trains one of the two implicit policies alone.
     config.advantage.clip = 0.01;
     let old = tiny::dit(1);
-    let dit = dit_of(&old);
+    let flow_model = &flow_model_of(&old);
     let mut parts = Parts::new(gpu(), &config, &old);
     let rollout = parts.collect(0);
     let [states, _] = parts.trajectory().map(|words| floats(&words));
     assert_eq!(states, rollout.images, "the samples are what is stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
-    let it = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
+    let it = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model");
     let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
-    let given = || inputs(&config, &it, dit, &rollout, &rows);
-    let loss = Loss { graph: &it.graph, inputs: given(), stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
+    let given = || inputs(&config, &it, flow_model, &rollout, &rows);
+    let loss =
+        Loss { graph: &it.graph, inputs: given(), stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
     // p or q, whichever is not 0, is 2c·t²/(D·w): a loss over it has no w, and times its value here the right one.
     let pull = |outcome: &Vec<f64>| outcome[PULLS[0]] + outcome[PULLS[1]];
     let here = outcomes_of(&it, &loss.twin(&weights));
@@ -420,15 +421,15 @@ fn the_gradient_of_diffusion_nft_is_right() {
 #[test]
 fn the_gradient_of_flow_matching_is_right() {
     let model = tiny::dit(2);
-    let dit = dit_of(&model);
-    let it = FlowMatchingGraph::record(dit, 4, Activations::default());
+    let flow_model = &flow_model_of(&model);
+    let it = FlowMatchingGraph::record(flow_model, 4, Activations::default());
     let mut random = Random(31);
     let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
     let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
     let inputs = vec![
         (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
-        (it.labels, Values::U32(vec![0, 1, 2, dit.largest_label()])),
-        (it.time, Values::F32(sigmas.map(|sigma| dit.time_of(f64::from(sigma))).to_vec())),
+        (it.condition, Values::U32(vec![0, 1, 2, flow_model.largest_condition()])),
+        (it.time, Values::F32(sigmas.map(|sigma| flow_model.time_of(f64::from(sigma))).to_vec())),
         (it.keys, Values::U32(keys.collect())),
         (it.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
         (it.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(4))),
@@ -437,7 +438,7 @@ fn the_gradient_of_flow_matching_is_right() {
     let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);
     let scalar = |twin: &Interpreter| twin.value(&it.graph, it.loss).iter().sum();
     // The angles of time features reach 1000, where f32 rounds by 3e-5: a squared error of 1e-9 in the fastest.
-    Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &scalar, base: None }
+    Loss { graph: &it.graph, inputs, stores, layout: flow_model.layout(), scalar: &scalar, base: None }
         .check("flow matching", 1e-9);
 }
 
@@ -452,13 +453,13 @@ fn the_gradient_of_an_adapter_is_right() {
 fn check_adapter(weights: WeightType) {
     // Rows of 256 and 32 weights have blocks of 8 bits, those of 16 do not.
     let model = tiny::dit(2);
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     let mut config = config();
     (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
-    let adapter = Adapter::begin(&config, dit).expect("it fits the model").expect("there is one");
-    let network = Network::new(dit, Some(&adapter), weights);
+    let adapter = Adapter::begin(&config, flow_model).expect("it fits the model").expect("there is one");
+    let network = Network::new(flow_model, Some(&adapter), weights);
     let mut graph = Graph::new();
-    let [x, target] = ["x", "target"].map(|name| graph.input(name, &dit.image_shape(4)));
+    let [x, target] = ["x", "target"].map(|name| graph.input(name, &flow_model.batch_shape(4)));
     let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let factor = graph.constant("factor", &[4], vec![1.0; 4]);
     let velocity = network.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
@@ -479,7 +480,7 @@ fn check_adapter(weights: WeightType) {
     let matrices = disturb_adapter(&model, adapter, 0.2, 52).weights;
     let stores = BTreeMap::from([(PARAMETERS, matrices)]);
     let scalar = |twin: &Interpreter| twin.value(&graph, loss).iter().sum::<f64>() / 4.0;
-    let frozen = Frozen::new(&dit.layout(), weights);
+    let frozen = Frozen::new(&flow_model.layout(), weights);
     let base = (frozen.pack(&model.weights).expect("it fits"), frozen.interpreted(&model.weights).expect("it fits"));
     let base = Some(base);
     let loss = Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar, base };

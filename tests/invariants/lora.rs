@@ -14,12 +14,12 @@ use flowdppo_wgpu::run::checkpoint;
 use serde_json::{Value, json};
 
 use crate::common::{Random, gpu, nmse, tiny};
-use crate::{KL, Parts, RATIO, classifier_file, config, dit_of};
+use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of};
 
 /// Adds normal noise to an adapter's matrices, as if it were in training.
 pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
     let mut random = Random(seed);
-    let layout = adapter.lora.layout(dit_of(model));
+    let layout = adapter.lora.layout(&flow_model_of(model));
     for entry in layout.entries() {
         for weight in &mut adapter.weights[entry.offset..entry.offset + entry.elements()] {
             *weight += std * random.normal() as f32;
@@ -32,15 +32,15 @@ pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, see
 fn adapter(model: &Model) -> Adapter {
     let mut config = config();
     (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
-    Adapter::begin(&config, dit_of(model)).expect("it fits the model").expect("there is one")
+    Adapter::begin(&config, &flow_model_of(model)).expect("it fits the model").expect("there is one")
 }
 
 /// The guided velocity at four states, of a model or of an adapter on it.
 fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Vec<f32> {
-    let dit = dit_of(model);
-    let network = Network::new(dit, adapter, WeightType::F32);
+    let flow_model = &flow_model_of(model);
+    let network = Network::new(flow_model, adapter, WeightType::F32);
     let mut graph = Graph::new();
-    let x = graph.input("x", &dit.image_shape(4));
+    let x = graph.input("x", &flow_model.batch_shape(4));
     let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let v = network.declare(&mut graph, PARAMETERS, None);
     let v = v.guided_velocity(&mut graph, x, time, labels, guidance_scale);
@@ -81,7 +81,7 @@ fn a_new_adapter_changes_no_bit() {
 #[test]
 fn an_update_computes_no_gradient_that_is_thrown_away() {
     let model = tiny::dit(2);
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     let mut dispatches = Vec::new();
     for (rank, targets, activation_checkpointing) in
         [(0, vec![], false), (3, vec!["*"], false), (3, vec!["attn.*"], false), (3, vec!["attn.*"], true)]
@@ -90,8 +90,8 @@ fn an_update_computes_no_gradient_that_is_thrown_away() {
         config.rollout.guidance_scale = 2.0;
         config.train.activation_checkpointing = activation_checkpointing;
         (config.lora.rank, config.lora.targets) = (rank, targets.into_iter().map(str::to_owned).collect());
-        let adapter = Adapter::begin(&config, dit).expect("it fits");
-        let network = Network::new(dit, adapter.as_ref(), WeightType::F32);
+        let adapter = Adapter::begin(&config, flow_model).expect("it fits");
+        let network = Network::new(flow_model, adapter.as_ref(), WeightType::F32);
         let graph = UpdateGraph::record(&config, &network).expect("it fits").graph;
         let profile = DeviceProfile::of(gpu());
         let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
@@ -225,7 +225,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
         let expected =
             ["adapter_training.safetensors", ADAPTER_CONFIG, ADAPTER_MODEL, "optimizer.safetensors", "state.json"];
         assert_eq!(names, expected);
-        let averaged = Adapter::load(&checkpoints.join("000002"), dit_of(&model)).expect("it is an adapter");
+        let averaged = Adapter::load(&checkpoints.join("000002"), &flow_model_of(&model)).expect("it is an adapter");
         assert_eq!(Some(averaged), first.averaged_adapter().expect("the device works"));
 
         let refusal = |trainer: &mut Trainer| trainer.restore(&found).expect_err("it is another run").to_string();
@@ -288,14 +288,14 @@ fn training_goes_on_from_a_saved_adapter() {
     first.iteration(0).expect("the device works");
     let saved = first.averaged_adapter().expect("the device works").expect("there is one");
     let path = folder.path().join("adapter");
-    saved.save(&path, dit_of(&model)).expect("the folder is writable");
+    saved.save(&path, &flow_model_of(&model)).expect("the folder is writable");
     let second = trainer(&file, &model, |config| {
         (config.lora.rank, config.lora.adapter) = (0, Some(path.clone()));
     });
     assert_eq!(second.averaged_adapter().expect("the device works"), Some(saved));
     let mut config = config();
     (config.lora.rank, config.lora.adapter) = (5, Some(path));
-    let message = Adapter::begin(&config, dit_of(&model)).expect_err("it has another rank").to_string();
+    let message = Adapter::begin(&config, &flow_model_of(&model)).expect_err("it has another rank").to_string();
     assert!(message.contains("`lora.rank` is 5, but `lora.adapter`") && message.contains("has rank 2"), "{message}");
 }
 
@@ -304,7 +304,7 @@ fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone
     let (folder, file) = classifier_file();
     let model = tiny::dit(1);
     let path = folder.path().join("adapter");
-    trainer(&file, &model, |_| {}).averaged_adapter().unwrap().unwrap().save(&path, dit_of(&model)).unwrap();
+    trainer(&file, &model, |_| {}).averaged_adapter().unwrap().unwrap().save(&path, &flow_model_of(&model)).unwrap();
     let resumed = |reference| {
         trainer(&file, &model, |config| {
             (config.lora.rank, config.lora.adapter, config.lora.reference) = (0, Some(path.clone()), reference);
@@ -358,17 +358,17 @@ fn peft_folder(change: impl Fn(&mut Value, &mut Tensors)) -> tempfile::TempDir {
 #[test]
 fn an_adapter_of_peft_is_read_and_written_again() {
     let model = tiny::dit(2);
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     let folder = peft_folder(|_, _| {});
-    let adapter = Adapter::load(folder.path(), dit).expect("it is plain LoRA");
+    let adapter = Adapter::load(folder.path(), flow_model).expect("it is plain LoRA");
     assert_eq!(adapter.lora.layers().len(), 4);
     assert!(adapter.lora.layers().iter().all(|it| (it.rank, it.alpha, it.factor()) == (4, 8.0, 2.0)));
 
-    let [(config_name, config), (model_name, bytes)] = adapter.files(dit);
+    let [(config_name, config), (model_name, bytes)] = adapter.files(flow_model);
     assert_eq!([config_name, model_name], [ADAPTER_CONFIG, ADAPTER_MODEL]);
     let written = parse_tensors("it", &bytes).expect("it is whole");
     assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is whole"));
-    assert!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours") == adapter);
+    assert!(Adapter::from_bytes("it", [&config, &bytes], flow_model).expect("it is ours") == adapter);
     // No key that PEFT does not know, and all values are what it takes them to be.
     let (ours, peft): (Value, Value) = (serde_json::from_slice(&config).expect("it is JSON"), peft_config());
     for (key, value) in ours.as_object().expect("it is a table") {
@@ -380,7 +380,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
     // These begin with the base as it is.
     for beginning in [json!(null), json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")] {
         let folder = peft_folder(|config, _| config["init_lora_weights"] = beginning.clone());
-        assert!(Adapter::load(folder.path(), dit).expect("it is plain LoRA") == adapter);
+        assert!(Adapter::load(folder.path(), flow_model).expect("it is plain LoRA") == adapter);
     }
 
     // Ranks, alphas and factors of single layers.
@@ -392,14 +392,14 @@ fn an_adapter_of_peft_is_read_and_written_again() {
         tensors.insert("base_model.model.blocks.1.attn.proj.lora_A.weight".into(), (vec![2, 16], vec![0.5; 32]));
         tensors.insert("base_model.model.blocks.1.attn.proj.lora_B.weight".into(), (vec![16, 2], vec![0.5; 32]));
     });
-    let adapter = Adapter::load(folder.path(), dit).expect("it is plain LoRA");
+    let adapter = Adapter::load(folder.path(), flow_model).expect("it is plain LoRA");
     let factors: Vec<f64> = adapter.lora.layers().iter().map(|it| it.factor()).collect();
     for (actual, expected) in factors.iter().zip([3.5 / 2.0, 4.0, 3.5 / 2.0, 8.0 / 2_f64.sqrt()]) {
         // Alpha is an f32.
         assert!((actual - expected).abs() < 1e-6, "{factors:?}");
     }
-    let [(_, config), (_, bytes)] = adapter.files(dit);
-    assert!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours") == adapter);
+    let [(_, config), (_, bytes)] = adapter.files(flow_model);
+    assert!(Adapter::from_bytes("it", [&config, &bytes], flow_model).expect("it is ours") == adapter);
 }
 
 #[test]
@@ -468,11 +468,11 @@ fn a_wrong_adapter_says_what_is_wrong() {
     // Empty lists mean the same as null.
     for key in ["modules_to_save", "layers_to_transform", "exclude_modules", "trainable_token_indices"] {
         let folder = peft_folder(set(key, json!([])));
-        Adapter::load(folder.path(), dit_of(&model)).unwrap_or_else(|cause| panic!("{key}: {cause}"));
+        Adapter::load(folder.path(), &flow_model_of(&model)).unwrap_or_else(|cause| panic!("{key}: {cause}"));
     }
     for (change, parts) in cases {
         let folder = peft_folder(change);
-        let message = Adapter::load(folder.path(), dit_of(&model)).expect_err("it is wrong").to_string();
+        let message = Adapter::load(folder.path(), &flow_model_of(&model)).expect_err("it is wrong").to_string();
         assert!(message.contains(&folder.path().display().to_string()), "{message}");
         for part in parts {
             assert!(message.contains(part), "{message}\nlacks: {part}");

@@ -5,18 +5,17 @@ use std::collections::BTreeSet;
 use flowdppo_wgpu::autodiff::Activations;
 use flowdppo_wgpu::config::{Config, WeightType};
 use flowdppo_wgpu::data;
-use flowdppo_wgpu::evaluate::{BASE, frozen};
 use flowdppo_wgpu::graph::{
     DeviceProfile, Graph, MemoryPlan, Node, Origin, Plan, Stores, Tensor, planned_bytes, planned_together,
 };
-use flowdppo_wgpu::model::{Dit, DitConfig, Frozen};
+use flowdppo_wgpu::model::{BASE, DitConfig, FlowModel, Frozen};
 use flowdppo_wgpu::ops::{MatMul, Scale};
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 
 use crate::common::{Random, floats, gpu, nmse, tiny};
-use crate::{classifier_file, config, dit_of, own_gpu, read};
+use crate::{classifier_file, config, flow_model_of, own_gpu, read};
 
 const RECOMPUTE: Activations = Activations { recompute: true, half: false };
 
@@ -28,19 +27,19 @@ fn profiles() -> [DeviceProfile; 2] {
 /// Gradients of flow matching on a batch of four, and the loss.
 fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
     let model = tiny::dit(3);
-    let dit = dit_of(&model);
-    let it = FlowMatchingGraph::record(dit, 4, activations);
+    let flow_model = &flow_model_of(&model);
+    let it = FlowMatchingGraph::record(flow_model, 4, activations);
     let buffer = |values: &[f32]| {
         let buffer = gpu().allocate("store", 4 * values.len() as u64).expect("it is small");
         gpu().write(&buffer, 0, values);
         buffer
     };
-    let gradients = buffer(&vec![0.0; dit.layout().trainable_elements()]);
+    let gradients = buffer(&vec![0.0; flow_model.layout().trainable_elements()]);
     let stores = Stores::from([(PARAMETERS, buffer(&model.weights).into()), (GRADIENTS, gradients.clone().into())]);
     let mut plan = Plan::new(gpu(), &it.graph, &stores).expect("it is small");
     let mut random = Random(5);
     plan.write(it.images, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
-    plan.write(it.labels, &[0_u32, 1, 2, 3]);
+    plan.write(it.condition, &[0_u32, 1, 2, 3]);
     plan.write(it.time, &[50.0_f32, 300.0, 700.0, 950.0]);
     plan.write(it.keys, &[7_u32; 20]);
     plan.write(it.to_noisy, &[0.5_f32, 0.0, 0.5].repeat(4));
@@ -81,13 +80,13 @@ fn a_run_is_the_same_with_activation_checkpointing() {
 #[test]
 fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
     let model = tiny::dit(4);
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     for guidance_scale in [1.0, 2.5] {
         let record = |activation_checkpointing: bool| {
             let mut config = config();
             config.rollout.guidance_scale = guidance_scale;
             config.train.activation_checkpointing = activation_checkpointing;
-            UpdateGraph::record(&config, &dit.into()).expect("it fits the model").graph
+            UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model").graph
         };
         let (stored, recomputed) = (record(false), record(true));
         let passes = if guidance_scale == 1.0 { 1 } else { 2 };
@@ -125,7 +124,7 @@ fn touched(graph: &Graph, node: &Node, profile: &DeviceProfile) -> BTreeSet<Tens
 fn no_slot_is_wanted_by_two_tensors_at_once() {
     let model = tiny::dit(3);
     for (recompute, half) in [(false, false), (true, false), (false, true), (true, true)] {
-        let graph = FlowMatchingGraph::record(dit_of(&model), 3, Activations { recompute, half }).graph;
+        let graph = FlowMatchingGraph::record(&flow_model_of(&model), 3, Activations { recompute, half }).graph;
         for profile in profiles() {
             let nodes = graph.executed();
             let plan = MemoryPlan::new(&graph, &nodes, &profile);
@@ -223,7 +222,7 @@ fn half_activations_round_gradients_and_nothing_else() {
         assert_ne!(rounded, gradients);
         // A gradient is a sum of products, each with a few factors that are off by up to 2^-11, in either
         // direction: more than two such errors do not remain.
-        let layout = dit_of(&tiny::dit(3)).layout();
+        let layout = flow_model_of(&tiny::dit(3)).layout();
         for entry in layout.entries().iter().filter(|entry| entry.trainable) {
             let range = entry.offset..entry.offset + entry.elements();
             let error = nmse(&rounded[range.clone()], &exact[range]).sqrt();
@@ -242,9 +241,10 @@ fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
     config.pretrain.learning_rate = 4e-3;
     change(&mut config);
     let data = data::load(&config.data).expect("it is built in");
-    let dit = DitConfig { num_classes: 10, ..dit_of(&tiny::dit(2)).clone() };
-    let weights = dit.initial_weights(1);
-    let mut training = Pretraining::new(gpu(), &config, dit, &data, &weights).expect("it is small");
+    let dit = DitConfig { num_classes: 10, ..tiny::dit(2).dit("tiny").expect("it is one").clone() };
+    let flow_model = FlowModel::Dit(dit);
+    let weights = flow_model.initial_weights(1);
+    let mut training = Pretraining::new(gpu(), &config, flow_model, &data, &weights).expect("it is small");
     let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();
     [&losses[..10], &losses[30..]].map(|losses| losses.iter().sum::<f64>() / 10.0)
 }
@@ -268,7 +268,8 @@ fn half_activations_take_less_memory() {
     let model = tiny::dit(4);
     for profile in profiles() {
         let bytes = |half: bool| {
-            let graph = FlowMatchingGraph::record(dit_of(&model), 32, Activations { recompute: false, half }).graph;
+            let graph =
+                FlowMatchingGraph::record(&flow_model_of(&model), 32, Activations { recompute: false, half }).graph;
             MemoryPlan::new(&graph, &graph.executed(), &profile).slots.iter().sum::<u64>()
         };
         let (whole, half) = (bytes(false), bytes(true));
@@ -281,21 +282,20 @@ fn half_activations_take_less_memory() {
 fn a_frozen_base_computes_as_its_rounded_weights() {
     // Matrices of 32 inputs, so that there are blocks of 8 bits; those of the input's patches stay in 16.
     let model = tiny::dit_of_width(2, 32);
-    let (dit, weights) = (dit_of(&model), &model.weights);
+    let (flow_model, weights) = (flow_model_of(&model), &model.weights);
     let mut random = Random(9);
-    let layout = dit.layout();
-    let x: Vec<f32> = (0..2 * dit.dim()).map(|_| random.normal() as f32).collect();
+    let layout = flow_model.layout();
+    let x: Vec<f32> = (0..2 * flow_model.dim()).map(|_| random.normal() as f32).collect();
     let velocity = |weight_type: WeightType, weights: &[f32]| -> Vec<u32> {
-        let mut config = config();
-        config.model.weights = weight_type;
+        let frozen = Frozen::new(&layout, weight_type);
         let mut graph = Graph::new();
-        let x_in = graph.input("x", &dit.image_shape(2));
+        let x_in = graph.input("x", &flow_model.batch_shape(2));
         let (time, labels) = (graph.input("time", &[2]), graph.input_indices("labels", &[2]));
-        let network = Dit::new(dit, frozen(&config, dit).declare(&mut graph, BASE));
+        let network = flow_model.network(frozen.declare(&mut graph, BASE));
         let v = network.guided_velocity(&mut graph, x_in, time, labels, 2.0);
         graph.keep(v);
-        let store = frozen(&config, dit).upload(gpu(), BASE.0, weights).expect("it is small");
-        assert_eq!(store.bytes(), frozen(&config, dit).bytes());
+        let store = frozen.upload(gpu(), BASE.0, weights).expect("it is small");
+        assert_eq!(store.bytes(), frozen.bytes());
         let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");
         plan.write(x_in, &x);
         plan.write(time, &[150.0_f32, 720.0]);
@@ -322,21 +322,21 @@ fn a_frozen_base_computes_as_its_rounded_weights() {
 #[test]
 fn the_built_in_model_in_fewer_bits_is_nearly_itself() {
     let model = flowdppo_wgpu::assets::load_model("builtin:digits8-base").expect("it is built in");
-    let dit = dit_of(&model);
+    let flow_model = &flow_model_of(&model);
     let mut random = Random(10);
-    let x: Vec<f32> = (0..4 * dit.dim()).map(|_| random.normal() as f32).collect();
+    let x: Vec<f32> = (0..4 * flow_model.dim()).map(|_| random.normal() as f32).collect();
     let velocity = |weights: WeightType| -> Vec<f32> {
-        let frozen = Frozen::new(&dit.layout(), weights);
+        let frozen = Frozen::new(&flow_model.layout(), weights);
         let mut graph = Graph::new();
-        let x_in = graph.input("x", &dit.image_shape(4));
+        let x_in = graph.input("x", &flow_model.batch_shape(4));
         let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
-        let network = Dit::new(dit, frozen.declare(&mut graph, BASE));
+        let network = flow_model.network(frozen.declare(&mut graph, BASE));
         let v = network.guided_velocity(&mut graph, x_in, time, labels, 1.0);
         graph.keep(v);
         let store = frozen.upload(gpu(), BASE.0, &model.weights).expect("it is small");
         let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");
         plan.write(x_in, &x);
-        plan.write(time, &[0.2, 0.5, 0.8, 1.0].map(|sigma| dit.time_of(sigma)));
+        plan.write(time, &[0.2, 0.5, 0.8, 1.0].map(|sigma| flow_model.time_of(sigma)));
         plan.write(labels, &[0_u32, 3, 7, 9]);
         plan.run().expect("the device works");
         plan.read(&[v]).expect("the device works")

@@ -131,15 +131,16 @@ fn one_side_of_guidance_can_be_left_as_it_is() {
         config.train.inner_epochs = 1;
         config.train.max_grad_norm = f64::INFINITY;
         let model = tiny::dit(1);
-        let dit = dit_of(&model);
-        let flops = UpdateGraph::record(&config, &dit.into()).expect("it fits the model").graph.flops();
+        let flow_model = &flow_model_of(&model);
+        let flops = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model").graph.flops();
         let mut parts = Parts::new(gpu(), &config, &model);
         let rollout = parts.collect(0);
         let norm = parts.learn(&rollout)[0].norm.norm;
         let after = parts.optimizer.read(PARAMETERS).expect("the device works");
-        let layout = dit.layout();
+        let layout = flow_model.layout();
         let table = layout.entries().iter().find(|entry| entry.name.starts_with("y_embedder")).expect("it has one");
-        let null = table.offset + dit.num_classes * dit.hidden_size..table.offset + table.elements();
+        let width = table.shape[1];
+        let null = table.offset + flow_model.num_conditions() * width..table.offset + table.elements();
         (after[null.clone()] == model.weights[null], flops, norm)
     };
     let (both, conditional) = (gradients(GuidanceGradient::Both), gradients(GuidanceGradient::Conditional));

@@ -9,7 +9,7 @@ use flowdppo_wgpu::reward::{Batch, Reward, Rewards};
 use flowdppo_wgpu::rl::Trainer;
 
 use crate::common::{gpu, tiny};
-use crate::{advantage, classifier_file};
+use crate::{advantage, classifier_file, flow_model_of};
 
 /// All that an update changes.
 fn state(trainer: &Trainer) -> Vec<Vec<f32>> {
@@ -131,7 +131,7 @@ fn a_reward_that_is_not_finite_is_an_error_that_names_the_sample() {
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let spoilt = Box::new(Spoilt(value, ["spoilt".into()]));
         let (members, model) = (vec![("spoilt".into(), spoilt as _, 1.0.into())], tiny::dit(1));
-        let spoilt = Rewards::of(members, model.dit("tiny").expect("it is one"), &[]);
+        let spoilt = Rewards::of(members, &flow_model_of(&model).pictures(&[]));
         *trainer.rewards() = spoilt.expect("its weight is for all components");
         let error = trainer.iteration(0).expect_err("the reward is not finite");
         assert!(error.to_string().contains("sample 7"), "{error}");
@@ -154,8 +154,9 @@ fn supervised_training_skips_and_stops_too() {
         originals: None,
     };
     let model = tiny::dit(1);
-    let dit = model.dit("the tiny model").expect("it is a flow model").clone();
-    let mut pretraining = Pretraining::new(gpu(), &config, dit, &data, &model.weights).expect("it fits the data");
+    let flow_model = flow_model_of(&model);
+    let mut pretraining =
+        Pretraining::new(gpu(), &config, flow_model, &data, &model.weights).expect("it fits the data");
     let classifier = tiny::classifier();
     let network = classifier.classifier("the tiny classifier").expect("it is one");
     let mut fitting = Fitting::new(gpu(), &config, network, &data).expect("it is small");

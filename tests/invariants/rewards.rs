@@ -10,7 +10,7 @@ use flowdppo_wgpu::rl::{RunOptions, RunSummary, TrainingRun};
 use flowdppo_wgpu::run::{RunDirectory, Verbosity, checkpoint, metrics};
 use flowdppo_wgpu::{Error, Result};
 
-use super::super::{classifier_file, dit_of};
+use super::super::{classifier_file, flow_model_of};
 use crate::common::{gpu, tiny};
 
 /// A classifier that fails at one moment.
@@ -51,9 +51,10 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
     let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
     let mut run = TrainingRun::prepare(gpu(), &config, &model, newest.flatten(), None)?;
     if let Some((fails, quietly)) = fails {
-        let inner = classifier_for(gpu(), &config.reward[0].file, dit_of(&model), &[])?;
+        let inner = classifier_for(gpu(), &config.reward[0].file, &flow_model_of(&model).pictures(&[]))?;
         let flaky = Box::new(Flaky { inner, fails, quietly });
-        *run.rewards() = Rewards::of(vec![("classifier".into(), flaky, 1.0.into())], dit_of(&model), &[])?;
+        *run.rewards() =
+            Rewards::of(vec![("classifier".into(), flaky, 1.0.into())], &flow_model_of(&model).pictures(&[]))?;
     }
     let directory = match begun {
         Some(directory) => directory,

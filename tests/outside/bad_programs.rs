@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flowdppo_wgpu::config::PictureForm;
 use flowdppo_wgpu::reward::{Limits, Subject, command};
+use flowdppo_wgpu::shape::ImageShape;
 
 use super::pictures::{assert_failed, assert_input, limits, pictures};
 use super::programs::{argv, python, start};
@@ -107,7 +108,7 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
 
 #[test]
 fn points_are_no_pictures() {
-    let subject = Subject { class_names: &[], channels: 2, image_size: 1, descriptions: &[] };
+    let subject = Subject { class_names: &[], shape: ImageShape::square(2, 1), descriptions: &[] };
     let reward = command("mine", &argv(&["sh"]), PictureForm::Base64, limits(1, 1, 0), &subject);
     assert_input(reward, &["`command` scores pictures of 1 or 3 channels, but the model makes 2"]);
 }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use flowdppo_wgpu::reward::{Limits, Subject, http};
+use flowdppo_wgpu::shape::ImageShape;
 use serde_json::{Value, json};
 
 use super::pictures::{assert_close, assert_failed, assert_input, limits, pictures};
@@ -146,7 +147,7 @@ fn a_service_that_is_wrong_before_the_first_sample_is_input() {
     }
     let moved = redirect("http://127.0.0.1:9/v2");
     assert_input(start(&moved, &["ocr"], 0), &["/health redirects to http://127.0.0.1:9/v2: put that into `url`"]);
-    let subject = Subject { class_names: &[], channels: 2, image_size: 1, descriptions: &[] };
+    let subject = Subject { class_names: &[], shape: ImageShape::square(2, 1), descriptions: &[] };
     let reward = http(&server.url, &["ocr".to_owned()], limits(1, 1, 0), &subject);
     assert_input(reward, &["`http` scores pictures of 1 or 3 channels, but the model makes 2"]);
 }

@@ -3,6 +3,8 @@
 use flowdppo_wgpu::config::{Command, Config, Reward, RewardKind};
 use flowdppo_wgpu::reward::Description;
 
+use super::pictures::classes;
+
 #[test]
 fn the_shipped_configurations_are_valid() {
     for (file, kind) in [("command", RewardKind::Command), ("http", RewardKind::Http)] {
@@ -68,7 +70,7 @@ fn metadata_that_does_not_fit_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classes.json");
     let reward = Reward { metadata: file.to_str().unwrap().into(), ..Reward::default() };
-    let describe = || Description::of_classes(&reward, 2, &["cat".into(), "dogs".into()]);
+    let describe = || Description::of_classes(&reward, &classes(&["cat".into(), "dogs".into()]));
     let explained = |needle: &str| {
         let error = describe().expect_err(needle);
         let message = error.to_string();

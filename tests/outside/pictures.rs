@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use flowdppo_wgpu::classes::Classes;
 use flowdppo_wgpu::config;
 use flowdppo_wgpu::data::from_byte;
 use flowdppo_wgpu::reward::{Batch, Description, Limits, Purpose, Reward, ScoringContext, Subject};
+use flowdppo_wgpu::shape::ImageShape;
 use flowdppo_wgpu::{Error, Result};
 
 /// Grey pictures of 4x4, each of another pattern.
@@ -16,6 +18,11 @@ pub struct Pictures {
     pub descriptions: Vec<Description>,
 }
 
+/// The classes of a model, by their names.
+pub fn classes(names: &[String]) -> Classes<'_> {
+    Classes { of: "the model", count: names.len(), names }
+}
+
 pub fn pictures(count: usize) -> Pictures {
     let picture = |index: usize| std::array::from_fn(|pixel| (index * 31 + pixel * pixel * 7) as u8);
     let bytes: Vec<[u8; 16]> = (0..count).map(picture).collect();
@@ -23,7 +30,7 @@ pub fn pictures(count: usize) -> Pictures {
         images: bytes.iter().flatten().map(|byte| from_byte(*byte)).collect(),
         labels: (0..count as u32).map(|index| index % 3).collect(),
         class_names: class_names(),
-        descriptions: Description::of_classes(&config::Reward::default(), 3, &class_names()).unwrap(),
+        descriptions: Description::of_classes(&config::Reward::default(), &classes(&class_names())).unwrap(),
         bytes,
     }
 }
@@ -34,13 +41,13 @@ fn class_names() -> Vec<String> {
 
 impl Pictures {
     pub fn subject(&self) -> Subject<'_> {
-        Subject { class_names: &self.class_names, channels: 1, image_size: 4, descriptions: &self.descriptions }
+        Subject { class_names: &self.class_names, shape: ImageShape::square(1, 4), descriptions: &self.descriptions }
     }
 
     pub fn score(&self, reward: &mut impl Reward) -> Result<Vec<Vec<f64>>> {
         let Self { images, labels, class_names, .. } = self;
         let context = ScoringContext { purpose: Purpose::Training, iteration: 5 };
-        reward.score(&Batch { images, labels, class_names, channels: 1, image_size: 4, context })
+        reward.score(&Batch { images, labels, class_names, shape: ImageShape::square(1, 4), context })
     }
 
     /// The mean of each picture, 0 to 1.

@@ -135,7 +135,8 @@ fn requests_say_what_is_documented() {
     let lines = sent(PictureForm::Base64);
     let names = ["zero", "one", "two \"{2}\""];
     let hello = json!({
-        "protocol": 1, "reward": "mine", "picture": "base64", "class_names": names, "channels": 1, "image_size": 4
+        "protocol": 1, "reward": "mine", "picture": "base64", "class_names": names, "channels": 1,
+        "height": 4, "width": 4, "image_size": 4
     });
     assert_eq!(lines[0], json!({"id": 0, "hello": hello, "items": [], "found": []}));
     let item = |index: usize| {

@@ -8,7 +8,7 @@ use super::{Batch, Reward};
 use crate::config::{self, Output, PerChannel, Target};
 use crate::error::{Error, Result};
 use crate::files;
-use crate::model::DitConfig;
+use crate::model::Pictures;
 use network::{Network, Wanted};
 use picture::Preparation;
 
@@ -39,24 +39,19 @@ impl OnnxReward {
     ///
     /// # Errors
     /// [`Error::Input`] naming the file if the model cannot be loaded or run, or its output does not fit.
-    pub fn new(reward: &config::Reward, dit: &DitConfig, class_names: &[String]) -> Result<Self> {
-        if !matches!(dit.channels, 1 | 3) {
+    pub fn new(reward: &config::Reward, &Pictures { shape, classes }: &Pictures<'_>) -> Result<Self> {
+        if !matches!(shape.channels, 1 | 3) {
             return Err(Error::input(format!(
                 "the reward \"onnx\" scores pictures, but the model makes {} channels: choose a reward without a model",
-                dit.channels
+                shape.channels
             )));
         }
         let file = &reward.file;
-        let wanted = Wanted {
-            channels: dit.channels,
-            image_size: dit.image_size,
-            input_size: reward.input_size,
-            layout: reward.layout,
-            output_name: &reward.output_name,
-        };
+        let wanted =
+            Wanted { shape, input_size: reward.input_size, layout: reward.layout, output_name: &reward.output_name };
         let network = Network::load(file, &wanted)?;
         let preparation = Preparation {
-            image_size: dit.image_size,
+            shape,
             channels: network.channels,
             size: network.size,
             layout: reward.layout,
@@ -65,11 +60,11 @@ impl OnnxReward {
             mean: per_channel("mean", &reward.mean, &network, file)?,
             std: per_channel("std", &reward.std, &network, file)?,
         };
-        let measure = Measure::of(&reward.output, &network, dit.num_classes, class_names)
+        let measure = Measure::of(&reward.output, &network, classes.count, classes.names)
             .map_err(|cause| Error::input(format!("the output of {file} does not fit: {cause}")))?;
         let onnx = Self { components: ["onnx".into()], network, preparation, measure };
         // A grey picture shows at once what training would show only after the first rollout.
-        let grey = vec![0.0; dit.channels * dit.image_size * dit.image_size];
+        let grey = vec![0.0; shape.elements()];
         let output = onnx.network.run(&onnx.preparation.apply(&grey))?;
         match &onnx.measure {
             Measure::ClassProbability { softmax } => check_probabilities(file, *softmax, &output)?,

@@ -9,14 +9,13 @@ use tract_onnx::prelude::*;
 
 use crate::config::TensorLayout;
 use crate::error::{Error, Result};
+use crate::shape::ImageShape;
 use crate::sniff;
 
 /// What a model is fed with, as far as the configuration and the pictures say it.
 pub(super) struct Wanted<'a> {
     /// Of the pictures.
-    pub channels: usize,
-    /// Side of the pictures.
-    pub image_size: usize,
+    pub shape: ImageShape,
     /// Height and width, if the configuration says them.
     pub input_size: Option<[usize; 2]>,
     /// Order of the input's dimensions.
@@ -225,21 +224,22 @@ fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[us
         TensorLayout::Nchw => [1, 2, 3],
         TensorLayout::Nhwc => [3, 1, 2],
     };
-    let channels = fixed(channels).unwrap_or(wanted.channels);
+    let channels = fixed(channels).unwrap_or(wanted.shape.channels);
     if !matches!(channels, 1 | 3) {
         return Err(format!(
             "its input has the shape {}, so {channels} channels, but 1 or 3 are expected in {expected}: check `layout`",
             fact.format_dt_shape()
         ));
     }
-    let side = |name: &str, fixed: Option<usize>, given: Option<usize>| match (fixed, given) {
+    let side = |name: &str, fixed: Option<usize>, given: Option<usize>, usual: usize| match (fixed, given) {
         (Some(fixed), Some(given)) if fixed != given => {
             Err(format!("its input has the {name} {fixed}, but `input_size` says {given}: leave `input_size` out"))
         }
-        (fixed, given) => Ok(fixed.or(given).unwrap_or(wanted.image_size)),
+        (fixed, given) => Ok(fixed.or(given).unwrap_or(usual)),
     };
     let given = |index: usize| wanted.input_size.map(|size| size[index]);
-    Ok([channels, side("height", fixed(height), given(0))?, side("width", fixed(width), given(1))?])
+    let height = side("height", fixed(height), given(0), wanted.shape.height)?;
+    Ok([channels, height, side("width", fixed(width), given(1), wanted.shape.width)?])
 }
 
 /// A cause with those beneath it. tract prints whole operators, on many lines.

@@ -4,15 +4,16 @@ use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma};
 
 use crate::config::{ColourOrder, TensorLayout};
+use crate::shape::ImageShape;
 
 /// The Rec. 709 luma, as grey pictures are made everywhere in the program.
 pub(super) const LUMA: [f32; 3] = [0.2126, 0.7152, 0.0722];
 
-/// The way from a picture `[C, S, S]` to the input of a model.
+/// The way from a picture `[C, H, W]` to the input of a model.
 #[derive(Debug)]
 pub(super) struct Preparation {
-    /// S.
-    pub image_size: usize,
+    /// The shape of a picture.
+    pub shape: ImageShape,
     /// Of the model's input: 1 or 3.
     pub channels: usize,
     /// Height and width of the model's input.
@@ -62,7 +63,7 @@ impl Preparation {
     fn planes(&self, picture: &[f32]) -> Vec<Vec<f32>> {
         let unit = |value: &f32| ((value + 1.0) / 2.0).clamp(0.0, 1.0);
         let planes: Vec<Vec<f32>> =
-            picture.chunks(self.image_size * self.image_size).map(|plane| plane.iter().map(unit).collect()).collect();
+            picture.chunks(self.shape.pixels()).map(|plane| plane.iter().map(unit).collect()).collect();
         match (&planes[..], self.channels) {
             ([red, green, blue], 1) => {
                 let luma = |at: usize| LUMA[0] * red[at] + LUMA[1] * green[at] + LUMA[2] * blue[at];
@@ -73,10 +74,10 @@ impl Preparation {
     }
 
     fn resize(&self, plane: &[f32]) -> Vec<f32> {
-        let side = self.image_size as u32;
         let [height, width] = self.size.map(|size| size as u32);
         let plane: ImageBuffer<Luma<f32>, &[f32]> =
-            ImageBuffer::from_raw(side, side, plane).expect("a plane has as many values as pixels");
+            ImageBuffer::from_raw(self.shape.width as u32, self.shape.height as u32, plane)
+                .expect("a plane has as many values as pixels");
         imageops::resize(&plane, width, height, FilterType::Triangle).into_raw()
     }
 }

@@ -1,8 +1,10 @@
 //! Against numpy, PIL and onnxruntime (`tests/onnx/make.py`).
 
 use super::*;
-use crate::config::{ColourOrder, ModelSizes, RewardKind, TensorLayout};
+use crate::classes::Classes;
+use crate::config::{ColourOrder, RewardKind, TensorLayout};
 use crate::reward::{Purpose, ScoringContext};
+use crate::shape::ImageShape;
 
 /// Two roundings of f32 in every layer and in the resizing, on numbers of about 1.
 const TOLERANCE: f64 = 1e-5;
@@ -42,29 +44,28 @@ fn onnx(name: &str) -> config::Reward {
 #[test]
 fn one_of_several_outputs_must_be_named() {
     let scalar = config::Reward { output: Output::Scalar { index: 0 }, ..onnx("two_out.onnx") };
-    let message = OnnxReward::new(&scalar, &dit(1, 1), &names(&["a"])).unwrap_err().to_string();
+    let message = OnnxReward::new(&scalar, &pictures(1, 1, &names(&["a"]))).unwrap_err().to_string();
     let expected = "it has 2 outputs: set `output_name` to the one that holds the score, of label (int64 [1]), \
                     score (float [1])";
     assert!(message.contains("two_out.onnx") && message.contains(expected), "{message}");
     let score = config::Reward { output_name: "score".into(), ..scalar };
-    let pictures: Vec<f32> = [vec![0.0; 64], vec![1.0; 64]].concat();
-    let means = &scores(&score, &pictures, 1, &names(&["a"]))[0];
+    let images: Vec<f32> = [vec![0.0; 64], vec![1.0; 64]].concat();
+    let means = &scores(&score, &images, 1, &names(&["a"]))[0];
     assert!((means[0] - 0.5).abs() < TOLERANCE && (means[1] - 1.0).abs() < TOLERANCE, "{means:?}");
 }
 
-fn dit(channels: usize, num_classes: usize) -> DitConfig {
-    let (image_size, patch_size, hidden_size, depth, num_heads, mlp_ratio) = (8, 2, 8, 1, 1, 4.0);
-    let sizes = ModelSizes { image_size, channels, patch_size, hidden_size, depth, num_heads, mlp_ratio, num_classes };
-    DitConfig::new(&config::Model::default(), sizes)
+/// Pictures of 8x8, of classes with these names, or of `count` without.
+fn pictures(channels: usize, count: usize, names: &[String]) -> Pictures<'_> {
+    Pictures { shape: ImageShape::square(channels, 8), classes: Classes { of: "the model", count, names } }
 }
 
 /// The score of each of the two pictures for each label: `[label][picture]`.
-fn scores(reward: &config::Reward, pictures: &[f32], channels: usize, class_names: &[String]) -> Vec<Vec<f64>> {
-    let mut onnx = OnnxReward::new(reward, &dit(channels, class_names.len()), class_names).unwrap();
+fn scores(reward: &config::Reward, images: &[f32], channels: usize, class_names: &[String]) -> Vec<Vec<f64>> {
+    let mut onnx = OnnxReward::new(reward, &pictures(channels, class_names.len(), class_names)).unwrap();
     let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
     let score = |label: u32| {
         let labels = [label; 2];
-        let batch = Batch { images: pictures, labels: &labels, class_names, channels, image_size: 8, context };
+        let batch = Batch { images, labels: &labels, class_names, shape: ImageShape::square(channels, 8), context };
         onnx.score(&batch).unwrap().remove(0)
     };
     (0..class_names.len() as u32).map(score).collect()
@@ -73,7 +74,7 @@ fn scores(reward: &config::Reward, pictures: &[f32], channels: usize, class_name
 #[test]
 fn scores_are_those_of_another_program() {
     let expected = expected();
-    let pictures: Vec<f32> = numbers(&expected["pictures"]).iter().map(|value| *value as f32).collect();
+    let images: Vec<f32> = numbers(&expected["pictures"]).iter().map(|value| *value as f32).collect();
     let classes = names(&["a", "b", "c"]);
     let image_net = config::Reward {
         mean: PerChannel::Each(vec![0.485, 0.456, 0.406]),
@@ -109,15 +110,15 @@ fn scores_are_those_of_another_program() {
             ("channels_last", last.clone()),
         ];
         for (case, reward) in cases {
-            let found = &scores(&reward, &pictures, 3, &classes)[label];
+            let found = &scores(&reward, &images, 3, &classes)[label];
             assert_near(found, &same(label, &expected[case]), case);
         }
     }
-    let found = &scores(&features(Output::Cosine { target: cosine }), &pictures, 3, &classes)[0];
+    let found = &scores(&features(Output::Cosine { target: cosine }), &images, 3, &classes)[0];
     assert_near(found, &numbers(&expected["cosine"]), "cosine");
 
     // A colour picture for a model of grey ones, and back.
-    let grey: Vec<f32> = pictures
+    let grey: Vec<f32> = images
         .chunks(3 * 64)
         .flat_map(|picture| {
             let unit = |value: f32| (value.clamp(-1.0, 1.0) + 1.0) / 2.0;
@@ -130,7 +131,7 @@ fn scores_are_those_of_another_program() {
     let ctc = config::Reward { output: Output::Ctc { alphabet: String::new() }, ..onnx("reader.onnx") };
     let texts = names(&["a", "abba", "b b"]);
     let symbols: [&[usize]; 3] = [&[1], &[1, 2, 2, 1], &[2, 3, 2]];
-    let found = scores(&ctc, &pictures, 3, &texts);
+    let found = scores(&ctc, &images, 3, &texts);
     for (found, text) in found.iter().zip(symbols) {
         let rows = expected["steps"].as_array().unwrap().iter().map(numbers);
         let wanted: Vec<f64> =
@@ -211,23 +212,23 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
     for (name, change, parts) in cases {
         let mut reward = onnx(name);
         change(&mut reward);
-        let error = OnnxReward::new(&reward, &dit(3, 3), &names(&["a", "dog", "b"])).unwrap_err();
+        let error = OnnxReward::new(&reward, &pictures(3, 3, &names(&["a", "dog", "b"]))).unwrap_err();
         let message = error.to_string();
         assert!(parts.iter().all(|part| message.contains(part)), "{name}: {message}");
         assert!(error.exit_code() == 2 && message.lines().count() == 1, "{name}: {message}");
     }
-    let message = |dit: &DitConfig, reward: &config::Reward, class_names: &[String]| {
-        OnnxReward::new(reward, dit, class_names).unwrap_err().to_string()
+    let message = |channels: usize, count: usize, reward: &config::Reward, class_names: &[String]| {
+        OnnxReward::new(reward, &pictures(channels, count, class_names)).unwrap_err().to_string()
     };
-    let message_of_classes = message(&dit(3, 4), &onnx("classifier.onnx"), &[]);
+    let message_of_classes = message(3, 4, &onnx("classifier.onnx"), &[]);
     assert!(message_of_classes.contains("3 numbers per image, but the model has 4 classes"), "{message_of_classes}");
-    let points = message(&dit(2, 3), &onnx("classifier.onnx"), &[]);
+    let points = message(2, 3, &onnx("classifier.onnx"), &[]);
     assert!(points.contains("2 channels"), "{points}");
     let long = config::Reward { output: ctc(""), ..onnx("reader.onnx") };
-    let long = message(&dit(3, 1), &long, &names(&["aabababa"]));
+    let long = message(3, 1, &long, &names(&["aabababa"]));
     assert!(long.contains("8 steps") && long.contains("needs 9"), "{long}");
     let logits = config::Reward { output_name: "logits".into(), output: ctc(""), ..onnx("reader.onnx") };
-    let logits = message(&dit(3, 1), &logits, &names(&["ab"]));
+    let logits = message(3, 1, &logits, &names(&["ab"]));
     assert!(logits.contains("reader.onnx are not probabilities: export it with a softmax"), "{logits}");
 }
 

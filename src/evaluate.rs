@@ -14,7 +14,7 @@ use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
-use crate::model::{BASE, FlowModel, FlowNetwork, Network, START};
+use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
@@ -283,7 +283,7 @@ struct DriftMeter {
     x: Tensor,
     velocity: Tensor,
     time: Tensor,
-    condition: Tensor,
+    condition: ConditionInput,
     stats: Tensor,
 }
 
@@ -294,8 +294,8 @@ impl DriftMeter {
         let x = graph.input("x", &shape);
         let velocity = graph.input("velocity of the model", &shape);
         let time = graph.input("time", &[batch]);
-        let condition = graph.input_indices("condition", &[batch]);
         let guidance_scale = config.eval.guidance_scale as f32;
+        let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
         let base = declare_reference(&mut graph, config, network);
         let base = base.guided_velocity(&mut graph, x, time, condition, guidance_scale);
         // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
@@ -332,8 +332,8 @@ impl DriftMeter {
                 .iter()
                 .map(|request| request.condition)
                 .collect();
-            conditions.resize(*batch, 0);
-            plan.write(self.condition, &conditions);
+            conditions.resize(*batch, requests[context.first].condition);
+            self.condition.write(plan, model, &conditions)?;
             plan.write(self.time, &vec![model.time_of(ode.sigmas[context.step]); *batch]);
             plan.run()?;
             let stats: Vec<f32> = plan.read(&[self.stats])?;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
-use crate::model::FlowModel;
+use crate::model::{ConditionInput, FlowModel};
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
@@ -23,8 +23,8 @@ pub struct FlowMatchingGraph {
     pub graph: Graph,
     /// Data, `[B, C, S, S]`.
     pub images: Tensor,
-    /// Conditions, `[B]`.
-    pub condition: Tensor,
+    /// Conditions of the B images.
+    pub condition: ConditionInput,
     /// The network's time, `[B]`, from [`FlowModel::time_of`].
     pub time: Tensor,
     /// Noise keys, `[B, 5]`.
@@ -47,7 +47,7 @@ impl FlowMatchingGraph {
         let mut graph = Graph::new();
         let shape = model.batch_shape(batch);
         let images = graph.input("images", &shape);
-        let condition = graph.input_indices("condition", &[batch]);
+        let condition = ConditionInput::declare(&mut graph, model, batch, false);
         let time = graph.input("time", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         // Both mixtures of image and noise are affine, so the sampler's kernel makes them.
@@ -207,7 +207,7 @@ impl<'a> Pretraining<'a> {
             }
             let it = &self.step_graph;
             self.plan.write(it.images, &images);
-            self.plan.write(it.condition, &conditions);
+            it.condition.write(&self.plan, &self.model, &conditions)?;
             self.plan.write(it.time, &time);
             self.plan.write(it.keys, &keys);
             self.plan.write(it.to_noisy, &to_noisy);

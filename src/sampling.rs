@@ -9,7 +9,7 @@ use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{DType, Graph, Plan, Stores, Tensor};
-use crate::model::{FlowModel, Network};
+use crate::model::{ConditionInput, FlowModel, Network};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
 
@@ -70,7 +70,7 @@ pub struct StepGraph {
     pub graph: Graph,
     x: Tensor,
     time: Tensor,
-    condition: Tensor,
+    condition: ConditionInput,
     keys: Tensor,
     rows: Tensor,
     velocity: Tensor,
@@ -101,7 +101,7 @@ impl StepGraph {
         let mut graph = Graph::new();
         let x = graph.input("x", &shape);
         let time = graph.input("time", &[batch]);
-        let condition = graph.input_indices("condition", &[batch]);
+        let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let policy = network.declare(&mut graph, PARAMETERS, None);
@@ -245,7 +245,7 @@ impl Sampling {
             // The last batch is padded with copies of its last request, which are discarded.
             let padded = || (0..self.batch).map(|row| requests[row.min(requests.len() - 1)]);
             let conditions: Vec<u32> = padded().map(|request| request.condition).collect();
-            self.plan.write(self.step.condition, &conditions);
+            self.step.condition.write(&self.plan, &self.model, &conditions)?;
             match start {
                 Some(start) => {
                     let mut x = start[first * dim..(first + requests.len()) * dim].to_vec();

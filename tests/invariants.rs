@@ -22,8 +22,8 @@ use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, ObjectiveName, Sampler, ThresholdUnit, WeightType};
 use flowdppo_wgpu::evaluate::{Evaluator, Reference};
 use flowdppo_wgpu::gpu::{Buffer, Gpu, Options, Region};
-use flowdppo_wgpu::graph::{DeviceProfile, Stores};
-use flowdppo_wgpu::model::{Adapter, BASE, FlowModel, Model, Network, START};
+use flowdppo_wgpu::graph::{DeviceProfile, Stores, Tensor};
+use flowdppo_wgpu::model::{Adapter, BASE, ConditionInput, FlowModel, Model, Network, START};
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
@@ -45,6 +45,14 @@ fn config() -> Config {
 
 fn flow_model_of(model: &Model) -> FlowModel {
     model.flow_model("the tiny model").expect("it is a flow model")
+}
+
+/// The input of the numbers of classes.
+fn classes_of(condition: ConditionInput) -> Tensor {
+    match condition {
+        ConditionInput::Classes(classes) => classes,
+        ConditionInput::Prompts { .. } => panic!("the model has classes"),
+    }
 }
 
 /// The parts of a trainer, without rewards.

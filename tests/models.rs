@@ -8,7 +8,9 @@ use common::gpu;
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
-use flowdppo_wgpu::model::{DitConfig, Model, ModelKind, NullClass, Tensors, export_sit, import_sit, read_tensors};
+use flowdppo_wgpu::model::{
+    ConditionInput, DitConfig, Model, ModelKind, NullClass, Tensors, export_sit, import_sit, read_tensors,
+};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 
 fn formats(name: &str) -> std::path::PathBuf {
@@ -31,7 +33,13 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_sc
     ];
     let parameters = flow_model.layout().declare(&mut graph, PARAMETERS, None);
     let [x_in, time, classes] = tensors;
-    let v = flow_model.network(parameters).guided_velocity(&mut graph, x_in, time, classes, guidance_scale);
+    let v = flow_model.network(parameters).guided_velocity(
+        &mut graph,
+        x_in,
+        time,
+        ConditionInput::Classes(classes),
+        guidance_scale,
+    );
     graph.keep(v);
     let weights = gpu().allocate("weights", 4 * model.weights.len() as u64).expect("it is small");
     gpu().write(&weights, 0, &model.weights);

@@ -12,7 +12,7 @@ use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, Plan, Tensor, planned_bytes};
-use crate::model::{DitConfig, FlowModel};
+use crate::model::{ConditionInput, DitConfig, FlowModel};
 use crate::ops::{mean_squared_error, sampler_step};
 use crate::optimizer::{self, GRADIENTS, Optimizer, PARAMETERS};
 
@@ -38,7 +38,7 @@ pub(super) struct StepGraph {
     noise: Tensor,
     data: Tensor,
     time: Tensor,
-    labels: Tensor,
+    condition: ConditionInput,
     mixture: Tensor,
     loss: Tensor,
 }
@@ -79,20 +79,20 @@ impl StepGraph {
         let shape = model.batch_shape(batch);
         let [noise, data] = ["noise", "data"].map(|name| graph.input(name, &shape));
         let time = graph.input("time", &[batch]);
-        let labels = graph.input_indices("labels", &[batch]);
+        let condition = ConditionInput::declare(&mut graph, &model, batch, false);
         let mixture = graph.input("mixture", &[batch, 3]);
         let difference = graph.constant("difference", &[batch, 3], [1.0, 0.0, -1.0].repeat(batch));
         let x_t = sampler_step(&mut graph, noise, noise, data, mixture);
         // Our velocity is noise - data.
         let target = sampler_step(&mut graph, noise, noise, data, difference);
         let parameters = model.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-        let velocity = model.network(parameters).velocity(&mut graph, x_t, time, labels);
+        let velocity = model.network(parameters).velocity(&mut graph, x_t, time, condition);
         let weight = graph.constant("weight", &[batch], vec![1.0 / batch as f32; batch]);
         let loss = mean_squared_error(&mut graph, velocity, target, weight);
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         backward(&mut graph, &[(loss, ones)], &[]);
-        Self { model, depth, batch, graph, noise, data, time, labels, mixture, loss }
+        Self { model, depth, batch, graph, noise, data, time, condition, mixture, loss }
     }
 
     /// The network's weights.
@@ -137,7 +137,8 @@ impl StepGraph {
         plan.write(self.data, &(0..elements).map(|j| (0.01 * j as f64).sin() as f32).collect::<Vec<f32>>());
         plan.write(self.noise, &(0..elements).map(|j| (0.013 * j as f64 + 1.0).cos() as f32).collect::<Vec<f32>>());
         plan.write(self.time, &times.iter().map(|t| self.model.time_of(1.0 - t)).collect::<Vec<f32>>());
-        plan.write(self.labels, &(0..batch as u32).map(|b| b % 11).collect::<Vec<u32>>());
+        let classes: Vec<u32> = (0..batch as u32).map(|row| row % 11).collect();
+        self.condition.write(&plan, &self.model, &classes)?;
         plan.write(self.mixture, &times.iter().flat_map(|t| [1.0 - *t as f32, 0.0, *t as f32]).collect::<Vec<f32>>());
         Ok(BenchmarkStep {
             optimizer,

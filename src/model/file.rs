@@ -87,8 +87,8 @@ impl Model {
 
     /// A flow model with its weights, laid out according to [`FlowModel::layout`].
     pub fn of(model: &FlowModel, class_names: &[String], weights: Vec<f32>) -> Self {
-        let FlowModel::Dit(dit) = model;
-        Self { kind: ModelKind::Dit(dit.clone()), class_names: class_names.to_vec(), weights }
+        let kind = model.kind().expect("a text-to-image model is a folder");
+        Self { kind, class_names: class_names.to_vec(), weights }
     }
 
     /// Its classes; `of` is what messages call the model.

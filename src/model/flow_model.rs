@@ -3,9 +3,12 @@
 
 use std::borrow::Cow;
 
+use super::condition::{ConditionInput, PromptTable};
 use super::dit::{Dit, DitConfig};
+use super::file::ModelKind;
 use super::layout::{Layout, Parameters};
 use super::lora::Adaptable;
+use super::mmdit::{Mmdit, MmditConfig};
 use crate::classes::Classes;
 use crate::config;
 use crate::error::{Error, Result};
@@ -30,6 +33,19 @@ pub struct Pictures<'a> {
 pub enum FlowModel {
     /// A diffusion transformer with class labels.
     Dit(DitConfig),
+    /// The transformer of Stable Diffusion 3, with prompts.
+    Mmdit(TextModel),
+}
+
+/// A text-to-image transformer for latents of one size, with the prompts that it can be asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextModel {
+    /// Sizes of the network.
+    pub config: MmditConfig,
+    /// Height and width of the latents.
+    pub size: [usize; 2],
+    /// The table of conditions.
+    pub prompts: PromptTable,
 }
 
 impl From<&DitConfig> for FlowModel {
@@ -57,6 +73,7 @@ impl FlowModel {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Dit(dit) => dit.check(),
+            Self::Mmdit(model) => model.config.check_size("the model", model.size),
         }
     }
 
@@ -64,6 +81,9 @@ impl FlowModel {
     pub fn state_shape(&self) -> ImageShape {
         match self {
             Self::Dit(dit) => ImageShape::square(dit.channels, dit.image_size),
+            Self::Mmdit(TextModel { config, size: [height, width], .. }) => {
+                ImageShape { channels: config.channels, height: *height, width: *width }
+            }
         }
     }
 
@@ -80,6 +100,15 @@ impl FlowModel {
     /// Its sizes, in words.
     pub fn sizes(&self) -> String {
         match self {
+            Self::Mmdit(TextModel { config, prompts, .. }) => format!(
+                "{} (latents), patch {}, hidden size {}, depth {}, {} heads, {} prompts",
+                self.state_shape(),
+                config.patch_size,
+                config.hidden(),
+                config.depth,
+                config.num_heads,
+                prompts.prompts().len()
+            ),
             Self::Dit(dit) => format!(
                 "{}, patch {}, hidden size {}, depth {}, {} heads, {} classes",
                 self.state_shape(),
@@ -102,6 +131,7 @@ impl FlowModel {
     pub fn num_conditions(&self) -> usize {
         match self {
             Self::Dit(dit) => dit.num_classes,
+            Self::Mmdit(model) => model.prompts.prompts().len(),
         }
     }
 
@@ -109,6 +139,7 @@ impl FlowModel {
     pub fn null_condition(&self) -> Option<u32> {
         match self {
             Self::Dit(dit) => dit.null_class(),
+            Self::Mmdit(model) => Some(model.prompts.prompts().len() as u32),
         }
     }
 
@@ -134,6 +165,7 @@ impl FlowModel {
     pub fn time_of(&self, sigma: f64) -> f32 {
         match self {
             Self::Dit(dit) => dit.time_of(sigma),
+            Self::Mmdit(model) => model.config.time_of(sigma),
         }
     }
 
@@ -141,6 +173,7 @@ impl FlowModel {
     pub fn layout(&self) -> Layout {
         match self {
             Self::Dit(dit) => dit.layout(),
+            Self::Mmdit(model) => model.config.layout(model.size),
         }
     }
 
@@ -148,14 +181,25 @@ impl FlowModel {
     pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
         match self {
             Self::Dit(dit) => dit.initial_weights(seed),
+            Self::Mmdit(model) => model.config.initial_weights(model.size, seed),
+        }
+    }
+
+    /// What a native file says of the network; `None` for those of another program, which are folders.
+    pub fn kind(&self) -> Option<ModelKind> {
+        match self {
+            Self::Dit(dit) => Some(ModelKind::Dit(dit.clone())),
+            Self::Mmdit(_) => None,
         }
     }
 
     /// The network in a graph in which its parameters have been declared.
     pub fn network(&self, parameters: Parameters) -> FlowNetwork<'_> {
-        match self {
-            Self::Dit(dit) => FlowNetwork { model: self, family: Family::Dit(Dit::new(dit, parameters)) },
-        }
+        let family = match self {
+            Self::Dit(dit) => Family::Dit(Dit::new(dit, parameters)),
+            Self::Mmdit(model) => Family::Mmdit(Mmdit::new(&model.config, parameters)),
+        };
+        FlowNetwork { model: self, family }
     }
 }
 
@@ -169,14 +213,20 @@ pub struct FlowNetwork<'a> {
 #[derive(Debug)]
 enum Family<'a> {
     Dit(Dit<'a>),
+    Mmdit(Mmdit<'a>),
 }
 
 impl FlowNetwork<'_> {
-    /// The velocity dx/dsigma: states `x [B, C, H, W]`, `time [B]` (from [`FlowModel::time_of`]) and `condition [B]`
-    /// (u32) to `[B, C, H, W]`.
-    pub fn velocity(&self, graph: &mut Graph, x: Tensor, time: Tensor, condition: Tensor) -> Tensor {
-        match &self.family {
-            Family::Dit(dit) => dit.velocity(graph, x, time, condition),
+    /// The velocity dx/dsigma: states `x [B, C, H, W]`, `time [B]` (from [`FlowModel::time_of`]) and the samples'
+    /// conditions to `[B, C, H, W]`.
+    ///
+    /// # Panics
+    /// If the inputs of the conditions were declared for a model of another family.
+    pub fn velocity(&self, graph: &mut Graph, x: Tensor, time: Tensor, condition: ConditionInput) -> Tensor {
+        match (&self.family, condition) {
+            (Family::Dit(dit), ConditionInput::Classes(classes)) => dit.velocity(graph, x, time, classes),
+            (Family::Mmdit(mmdit), ConditionInput::Prompts { given, .. }) => mmdit.velocity(graph, x, time, given),
+            _ => unreachable!("the conditions are of another family"),
         }
     }
 
@@ -186,7 +236,7 @@ impl FlowNetwork<'_> {
         graph: &mut Graph,
         x: Tensor,
         time: Tensor,
-        condition: Tensor,
+        condition: ConditionInput,
         guidance_scale: f32,
     ) -> Tensor {
         self.velocity_guided_by(self, graph, x, time, condition, guidance_scale)
@@ -203,17 +253,15 @@ impl FlowNetwork<'_> {
         graph: &mut Graph,
         x: Tensor,
         time: Tensor,
-        condition: Tensor,
+        condition: ConditionInput,
         guidance_scale: f32,
     ) -> Tensor {
         let conditional = self.velocity(graph, x, time, condition);
         if guidance_scale == 1.0 {
             return conditional;
         }
-        let rows = graph.shape(condition)[0];
-        let null = self.model.null_condition().expect("guidance was checked");
-        let null = graph.constant_indices("no condition", &[rows], vec![null; rows]);
-        let unconditional = graph.scope("unconditional", |graph| unguided.velocity(graph, x, time, null));
+        let none = condition.none(graph, self.model);
+        let unconditional = graph.scope("unconditional", |graph| unguided.velocity(graph, x, time, none));
         graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }
 }

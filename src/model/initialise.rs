@@ -2,6 +2,7 @@
 
 use super::dit::DitConfig;
 use super::layout::{Entry, Layout};
+use super::mmdit::POSITIONS;
 use crate::config::Positions;
 use crate::flow::noise::{INITIAL_WEIGHTS, NoiseKey, Stream};
 
@@ -14,7 +15,7 @@ impl DitConfig {
         fill(&self.layout(), seed, |entry, stream| match entry.name.as_str() {
             "pos_embed" => match positions {
                 Positions::Learned => normal(entry.elements(), 0.02, stream),
-                Positions::SinCos => sin_cos_positions(self.image_size / self.patch_size, self.hidden_size),
+                Positions::SinCos => sin_cos_positions([self.image_size / self.patch_size; 2], self.hidden_size),
             },
             name if name.ends_with(".bias")
                 || name.contains("adaLN_modulation")
@@ -25,6 +26,27 @@ impl DitConfig {
             name if name.starts_with("t_embedder") || name.starts_with("y_embedder") => {
                 normal(entry.elements(), 0.02, stream)
             }
+            _ => xavier_uniform(entry, stream),
+        })
+    }
+}
+
+impl super::MmditConfig {
+    /// Weights before training for latents `[height, width]`, laid out according to [`super::MmditConfig::layout`]: linear
+    /// layers Xavier uniform, embeddings normal(0.02), norms 1, and everything that ends a residual branch or makes the
+    /// output zero, so that the network starts as the zero function.
+    pub fn initial_weights(&self, size: [usize; 2], seed: u64) -> Vec<f32> {
+        fill(&self.layout(size), seed, |entry, stream| match entry.name.as_str() {
+            POSITIONS => sin_cos_positions(self.tokens(size), self.hidden()),
+            name if name.ends_with(".bias")
+                || name.contains("norm1")
+                || name.starts_with("norm_out")
+                || name.starts_with("proj_out") =>
+            {
+                vec![0.0; entry.elements()]
+            }
+            name if entry.shape.len() == 1 && name.contains("norm") => vec![1.0; entry.elements()],
+            name if name.starts_with("time_text_embed") => normal(entry.elements(), 0.02, stream),
             _ => xavier_uniform(entry, stream),
         })
     }
@@ -82,13 +104,13 @@ fn uniform(entry: &Entry, bound: f64, stream: &mut Stream) -> Vec<f32> {
     (0..entry.elements()).map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32).collect()
 }
 
-/// DiT's fixed positions for a square of `side` tokens: the first half of a vector encodes the column, the second
+/// DiT's fixed positions for rows and columns of tokens: the first half of a vector encodes the column, the second
 /// the row; each half consists of sines, then cosines.
-fn sin_cos_positions(side: usize, hidden_size: usize) -> Vec<f32> {
+fn sin_cos_positions([rows, columns]: [usize; 2], hidden_size: usize) -> Vec<f32> {
     let quarter = hidden_size / 4;
-    let mut positions = Vec::with_capacity(side * side * hidden_size);
-    for row in 0..side {
-        for column in 0..side {
+    let mut positions = Vec::with_capacity(rows * columns * hidden_size);
+    for row in 0..rows {
+        for column in 0..columns {
             for place in [column, row] {
                 let angle = |j: usize| place as f64 * 10_000_f64.powf(-(j as f64) / quarter as f64);
                 positions.extend((0..quarter).map(|j| angle(j).sin() as f32));

@@ -4,6 +4,7 @@ mod adapter;
 mod adapter_diffusers;
 mod autoencoder;
 mod classifier;
+mod condition;
 mod dit;
 mod file;
 mod flow_model;
@@ -21,12 +22,13 @@ pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
 pub use classifier::{Classifier, ClassifierConfig};
+pub use condition::{ConditionInput, PromptEmbedding, PromptSource, PromptTable};
 pub use dit::DitConfig;
 pub(crate) use file::KEY as NATIVE;
 pub use file::{
     Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
 };
-pub use flow_model::{FlowModel, FlowNetwork, Pictures};
+pub use flow_model::{FlowModel, FlowNetwork, Pictures, TextModel};
 pub use frozen::Frozen;
 pub use import::{NullClass, default_num_heads, export_sit, import_sit};
 pub use layout::{Entry, Layout, Parameters};

@@ -227,7 +227,8 @@ impl Updater {
         let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
         self.plan.write(it.indices, &indices);
         self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
-        self.plan.write(it.condition, &requests().map(|request| request.condition).collect::<Vec<u32>>());
+        let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
+        it.condition.write(&self.plan, &self.model, &conditions)?;
         self.plan.write(it.keys, &words(requests(), noise_step as u32));
         self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());

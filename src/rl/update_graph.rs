@@ -16,7 +16,7 @@ use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::graph::{Graph, Tensor};
-use crate::model::Network;
+use crate::model::{ConditionInput, Network};
 use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
@@ -96,8 +96,8 @@ pub struct UpdateGraph {
     pub indices: Tensor,
     /// The network's time, `[B]`, from [`crate::model::FlowModel::time_of`].
     pub time: Tensor,
-    /// Conditions, `[B]`.
-    pub condition: Tensor,
+    /// Conditions of the B samples.
+    pub condition: ConditionInput,
     /// Noise keys of the step, `[B, 5]`.
     pub keys: Tensor,
     /// Transitions (a, b, s), `[B, 3]`; with DiffusionNFT (1 − σ, 0, σ).
@@ -120,6 +120,12 @@ pub struct UpdateGraph {
     pub halves: Option<Halves>,
 }
 
+/// Whether any velocity of an update is guided.
+fn is_guided(config: &Config) -> bool {
+    let reference = &config.objective.reference;
+    config.rollout.guidance_scale != 1.0 || (reference.beta > 0.0 && reference.guidance_scale != 1.0)
+}
+
 impl UpdateGraph {
     /// Keeps the [`Terms`] readable.
     pub fn keep_terms(&mut self) {
@@ -139,7 +145,7 @@ impl UpdateGraph {
         let mut graph = Graph::new();
         let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
-        let condition = graph.input_indices("condition", &[batch]);
+        let condition = ConditionInput::declare(&mut graph, model, batch, is_guided(config));
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let advantages = graph.input("advantages", &[batch]);

@@ -1,7 +1,7 @@
 //! `sample`, and models that come from another program and go back to it.
 
 use flowdppo_wgpu::graph::{Graph, Interpreter};
-use flowdppo_wgpu::model::{Model, Tensors, read_tensors, write_tensors};
+use flowdppo_wgpu::model::{ConditionInput, Model, Tensors, read_tensors, write_tensors};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 
 use super::bad_input::{case, check, nothing};
@@ -87,7 +87,7 @@ fn an_imported_model_samples_by_plain_euler_steps() {
     let x = graph.input("x", &flow_model.batch_shape(labels.len()));
     let (time, classes) = (graph.input("time", &[labels.len()]), graph.input_indices("labels", &[labels.len()]));
     let parameters = flow_model.layout().declare(&mut graph, PARAMETERS, None);
-    let velocity = flow_model.network(parameters).velocity(&mut graph, x, time, classes);
+    let velocity = flow_model.network(parameters).velocity(&mut graph, x, time, ConditionInput::Classes(classes));
     let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
     let mut twin = Interpreter::new([(PARAMETERS, wide(&model.weights))].into());
     let mut state = wide(&io["x"].1);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flowdppo_wgpu::config::{Config, LogProb, Mask, ObjectiveName};
 use flowdppo_wgpu::graph::{Graph, Interpreter};
-use flowdppo_wgpu::model::{FlowModel, Tensors, parse_tensors};
+use flowdppo_wgpu::model::{ConditionInput, FlowModel, Tensors, parse_tensors};
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::rl::Trainer;
 
@@ -66,7 +66,7 @@ fn velocity(
     ];
     let layout = flow_model.layout();
     let network = flow_model.network(layout.declare(&mut graph, PARAMETERS, None));
-    let v = network.velocity(&mut graph, inputs[0], inputs[1], inputs[2]);
+    let v = network.velocity(&mut graph, inputs[0], inputs[1], ConditionInput::Classes(inputs[2]));
     let mut store = vec![0.0; layout.elements()];
     for entry in layout.entries() {
         store[entry.offset..entry.offset + entry.elements()].copy_from_slice(&parameters[&entry.name]);

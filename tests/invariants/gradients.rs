@@ -10,7 +10,7 @@ use flowdppo_wgpu::config::{
 use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
-use flowdppo_wgpu::model::{Adapter, BASE, Classifier, FlowModel, Frozen, Layout, Network};
+use flowdppo_wgpu::model::{Adapter, BASE, Classifier, ConditionInput, FlowModel, Frozen, Layout, Network};
 use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
@@ -18,7 +18,7 @@ use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
 
 use super::lora::disturb_adapter;
 use crate::common::{Random, floats, gpu, nmse, tiny};
-use crate::{KL, Parts, advantage, config, flow_model_of, read};
+use crate::{KL, Parts, advantage, classes_of, config, flow_model_of, read};
 
 // More columns of an outcome.
 const LOSS: usize = 0;
@@ -171,7 +171,7 @@ fn inputs(
     let mut found = vec![
         (it.indices, u32s(&index)),
         (it.time, f32s(&|_, step| vec![flow_model.time_of(rollout.table.sigmas[step])])),
-        (it.condition, u32s(&|sample, _| vec![rollout.requests[sample].condition])),
+        (classes_of(it.condition), u32s(&|sample, _| vec![rollout.requests[sample].condition])),
         (it.keys, u32s(&key)),
         (it.rows, f32s(&transition)),
         (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
@@ -428,7 +428,7 @@ fn the_gradient_of_flow_matching_is_right() {
     let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
     let inputs = vec![
         (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
-        (it.condition, Values::U32(vec![0, 1, 2, flow_model.largest_condition()])),
+        (classes_of(it.condition), Values::U32(vec![0, 1, 2, flow_model.largest_condition()])),
         (it.time, Values::F32(sigmas.map(|sigma| flow_model.time_of(f64::from(sigma))).to_vec())),
         (it.keys, Values::U32(keys.collect())),
         (it.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
@@ -463,7 +463,7 @@ fn check_adapter(weights: WeightType) {
     let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let factor = graph.constant("factor", &[4], vec![1.0; 4]);
     let velocity = network.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-    let velocity = velocity.guided_velocity(&mut graph, x, time, labels, 2.0);
+    let velocity = velocity.guided_velocity(&mut graph, x, time, ConditionInput::Classes(labels), 2.0);
     let loss = mean_squared_error(&mut graph, velocity, target, factor);
     let quarter = graph.constant("quarter", &[4], vec![0.25; 4]);
     backward(&mut graph, &[(loss, quarter)], &[]);

@@ -6,7 +6,8 @@ use std::path::Path;
 use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler, WeightType};
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Origin, Plan, Stores};
 use flowdppo_wgpu::model::{
-    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, Model, Network, Tensors, parse_tensors, read_tensors, write_tensors,
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, ConditionInput, Model, Network, Tensors, parse_tensors, read_tensors,
+    write_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
@@ -43,7 +44,7 @@ fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Ve
     let x = graph.input("x", &flow_model.batch_shape(4));
     let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
     let v = network.declare(&mut graph, PARAMETERS, None);
-    let v = v.guided_velocity(&mut graph, x, time, labels, guidance_scale);
+    let v = v.guided_velocity(&mut graph, x, time, ConditionInput::Classes(labels), guidance_scale);
     graph.keep(v);
     let buffer = |values: &[f32]| {
         let buffer = gpu().allocate("store", 4 * values.len() as u64).expect("it is small");

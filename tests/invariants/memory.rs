@@ -8,14 +8,14 @@ use flowdppo_wgpu::data;
 use flowdppo_wgpu::graph::{
     DeviceProfile, Graph, MemoryPlan, Node, Origin, Plan, Stores, Tensor, planned_bytes, planned_together,
 };
-use flowdppo_wgpu::model::{BASE, DitConfig, FlowModel, Frozen};
+use flowdppo_wgpu::model::{BASE, ConditionInput, DitConfig, FlowModel, Frozen};
 use flowdppo_wgpu::ops::{MatMul, Scale};
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 
 use crate::common::{Random, floats, gpu, nmse, tiny};
-use crate::{classifier_file, config, flow_model_of, own_gpu, read};
+use crate::{classes_of, classifier_file, config, flow_model_of, own_gpu, read};
 
 const RECOMPUTE: Activations = Activations { recompute: true, half: false };
 
@@ -39,7 +39,7 @@ fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
     let mut plan = Plan::new(gpu(), &it.graph, &stores).expect("it is small");
     let mut random = Random(5);
     plan.write(it.images, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
-    plan.write(it.condition, &[0_u32, 1, 2, 3]);
+    plan.write(classes_of(it.condition), &[0_u32, 1, 2, 3]);
     plan.write(it.time, &[50.0_f32, 300.0, 700.0, 950.0]);
     plan.write(it.keys, &[7_u32; 20]);
     plan.write(it.to_noisy, &[0.5_f32, 0.0, 0.5].repeat(4));
@@ -292,7 +292,7 @@ fn a_frozen_base_computes_as_its_rounded_weights() {
         let x_in = graph.input("x", &flow_model.batch_shape(2));
         let (time, labels) = (graph.input("time", &[2]), graph.input_indices("labels", &[2]));
         let network = flow_model.network(frozen.declare(&mut graph, BASE));
-        let v = network.guided_velocity(&mut graph, x_in, time, labels, 2.0);
+        let v = network.guided_velocity(&mut graph, x_in, time, ConditionInput::Classes(labels), 2.0);
         graph.keep(v);
         let store = frozen.upload(gpu(), BASE.0, weights).expect("it is small");
         assert_eq!(store.bytes(), frozen.bytes());
@@ -331,7 +331,7 @@ fn the_built_in_model_in_fewer_bits_is_nearly_itself() {
         let x_in = graph.input("x", &flow_model.batch_shape(4));
         let (time, labels) = (graph.input("time", &[4]), graph.input_indices("labels", &[4]));
         let network = flow_model.network(frozen.declare(&mut graph, BASE));
-        let v = network.guided_velocity(&mut graph, x_in, time, labels, 1.0);
+        let v = network.guided_velocity(&mut graph, x_in, time, ConditionInput::Classes(labels), 1.0);
         graph.keep(v);
         let store = frozen.upload(gpu(), BASE.0, &model.weights).expect("it is small");
         let mut plan = Plan::new(gpu(), &graph, &Stores::from([(BASE, store)])).expect("it is small");

@@ -209,7 +209,7 @@ impl MmditConfig {
     }
 
     /// The patches of latents `[height, width]`: rows and columns.
-    pub(super) fn tokens(&self, size: [usize; 2]) -> [usize; 2] {
+    pub(in crate::model) fn tokens(&self, size: [usize; 2]) -> [usize; 2] {
         size.map(|size| size / self.patch_size)
     }
 }

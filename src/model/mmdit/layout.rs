@@ -9,7 +9,7 @@ use crate::model::layout::Layout;
 pub(super) const TIME_FEATURES: usize = 128;
 
 /// The table of positions in files, and the part of it that latents of one size use in stores.
-pub(super) const POSITIONS: &str = "pos_embed.pos_embed";
+pub(in crate::model) const POSITIONS: &str = "pos_embed.pos_embed";
 
 /// Whether the text goes on after the block: the last one only reads it.
 pub(super) fn keeps_context(config: &MmditConfig, block: usize) -> bool {

@@ -11,4 +11,5 @@ mod network;
 
 pub use config::MmditConfig;
 pub use graph::{Mmdit, Prompts};
+pub(super) use layout::POSITIONS;
 pub use network::MmditNetwork;

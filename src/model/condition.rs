@@ -1,0 +1,144 @@
+//! What samples are asked to show: rows of a table of conditions, and how they reach a network.
+//!
+//! For a class-conditional model the table is its trainable class embedding, on the device, and a row is the number of a
+//! class. For a text-conditional one the table has a row for each prompt, millions of numbers wide: it stays on the host
+//! or on disk, and only the rows of the micro-batch at hand are on the device.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::flow_model::FlowModel;
+use super::mmdit::Prompts;
+use crate::error::Result;
+use crate::graph::{Graph, Plan, Tensor};
+
+/// The embeddings of one prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptEmbedding {
+    /// `[tokens, width]`.
+    pub context: Vec<f32>,
+    /// `[pooled_width]`.
+    pub pooled: Vec<f32>,
+}
+
+/// A table of prompts with their embeddings.
+pub trait PromptSource: fmt::Debug + Send + Sync {
+    /// The prompts.
+    fn prompts(&self) -> &[String];
+
+    /// Rows of each prompt's context.
+    fn tokens(&self) -> usize;
+
+    /// The embeddings of a prompt, or without one of the negative prompt.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn embedding(&self, prompt: Option<usize>) -> Result<PromptEmbedding>;
+}
+
+/// A shared [`PromptSource`]. Two are equal if they are the same.
+#[derive(Clone, Debug)]
+pub struct PromptTable(Arc<dyn PromptSource>);
+
+impl PromptTable {
+    /// Shares a source.
+    pub fn new(source: impl PromptSource + 'static) -> Self {
+        Self(Arc::new(source))
+    }
+}
+
+impl std::ops::Deref for PromptTable {
+    type Target = dyn PromptSource;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl PartialEq for PromptTable {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// The inputs of a graph through which a network is told what its samples should show.
+#[derive(Clone, Copy, Debug)]
+pub enum ConditionInput {
+    /// `[B]` (u32): the numbers of classes.
+    Classes(Tensor),
+    /// The embeddings of prompts, and with guidance those of the negative prompt, which guidance leads away from.
+    Prompts { given: Prompts, negative: Option<Prompts> },
+}
+
+impl ConditionInput {
+    /// Declares the inputs of `rows` samples; `guided` says whether [`ConditionInput::none`] will be asked for.
+    pub fn declare(graph: &mut Graph, model: &FlowModel, rows: usize, guided: bool) -> Self {
+        match model {
+            FlowModel::Dit(_) => Self::Classes(graph.input_indices("condition", &[rows])),
+            FlowModel::Mmdit(mmdit) => {
+                let (config, tokens) = (&mmdit.config, mmdit.prompts.tokens());
+                let mut declare = |name: &str| Prompts {
+                    context: graph.input(name, &[rows, tokens, config.context_dim]),
+                    pooled: graph.input(&format!("pooled {name}"), &[rows, config.pooled_dim]),
+                };
+                let given = declare("prompts");
+                Self::Prompts { given, negative: guided.then(|| declare("negative prompts")) }
+            }
+        }
+    }
+
+    /// "No condition" for every sample.
+    ///
+    /// # Panics
+    /// If the model has none ([`FlowModel::check_guidance`] checks that), or it was not declared.
+    pub fn none(self, graph: &mut Graph, model: &FlowModel) -> Self {
+        match self {
+            Self::Classes(given) => {
+                let rows = graph.shape(given)[0];
+                let null = model.null_condition().expect("guidance was checked");
+                Self::Classes(graph.constant_indices("no condition", &[rows], vec![null; rows]))
+            }
+            Self::Prompts { negative, .. } => {
+                Self::Prompts { given: negative.expect("guidance was declared"), negative: None }
+            }
+        }
+    }
+
+    /// Writes what the samples should show, as rows of the model's table.
+    ///
+    /// # Errors
+    /// If the embeddings of a prompt cannot be read.
+    pub fn write(self, plan: &Plan, model: &FlowModel, conditions: &[u32]) -> Result<()> {
+        match (self, model) {
+            (Self::Classes(tensor), _) => plan.write(tensor, conditions),
+            (Self::Prompts { given, negative }, FlowModel::Mmdit(mmdit)) => {
+                let table = &mmdit.prompts;
+                let row = |condition: &u32| (*condition as usize).min(table.prompts().len());
+                let rows: Vec<usize> = conditions.iter().map(row).collect();
+                write_prompts(plan, given, table, &rows)?;
+                if let Some(negative) = negative {
+                    write_prompts(plan, negative, table, &vec![table.prompts().len(); rows.len()])?;
+                }
+            }
+            (Self::Prompts { .. }, FlowModel::Dit(_)) => unreachable!("they were declared for another model"),
+        }
+        Ok(())
+    }
+}
+
+/// Writes rows of a table; the one after the last is the negative prompt. Samples of one group follow each other, so a
+/// row is read once for all of them.
+fn write_prompts(plan: &Plan, to: Prompts, table: &PromptTable, rows: &[usize]) -> Result<()> {
+    let (mut context, mut pooled) = (Vec::new(), Vec::new());
+    for same in rows.chunk_by(|a, b| a == b) {
+        let prompt = Some(same[0]).filter(|row| *row < table.prompts().len());
+        let found = table.embedding(prompt)?;
+        for _ in same {
+            context.extend_from_slice(&found.context);
+            pooled.extend_from_slice(&found.pooled);
+        }
+    }
+    plan.write(to.context, &context);
+    plan.write(to.pooled, &pooled);
+    Ok(())
+}

@@ -31,7 +31,7 @@ use crate::classes::Classes;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
-use crate::model::{DitConfig, Model};
+use crate::model::{DitConfig, StoredModel};
 use crate::run::RewardLog;
 use crate::text::is_deceptive;
 
@@ -363,7 +363,7 @@ pub fn check_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> 
 }
 
 /// The classifier in a file, and its class for each class of the model.
-fn fitting_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> Result<(Model, Vec<usize>)> {
+fn fitting_classifier(file: &str, dit: &DitConfig, class_names: &[String]) -> Result<(StoredModel, Vec<usize>)> {
     let model = assets::load_model(file)?;
     let network = model.classifier(file)?;
     if (network.image_size, network.channels) != (dit.image_size, dit.channels) {

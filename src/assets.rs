@@ -3,23 +3,73 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use crate::config::builtin;
-use crate::error::{Error, Result};
-use crate::model::Model;
+use serde::{Deserialize, Serialize};
 
-/// What a run writes at its end, in its directory.
+use crate::config::{ADAPTER_BASE, adapter_in, builtin};
+use crate::error::{Error, Result};
+use crate::files::read_file;
+use crate::model::{ADAPTER_CONFIG, Adapter, Model, StoredModel};
+
+/// What a run writes at its end, in its directory, unless it trained an adapter.
 const MODEL: &str = "model.safetensors";
 
-/// Loads a native model: a file, `builtin:NAME`, or the directory of a run or of its best model, which stands for its
-/// `model.safetensors`.
+/// How many adapters may be on top of each other. More are a loop.
+const MOST_BASES: usize = 16;
+
+/// The base of an adapter that a run trained, [`ADAPTER_BASE`] beside the adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterBase {
+    /// Its file or directory as an absolute path, or `builtin:NAME`.
+    pub model: String,
+    /// CRC-32 of its weights, see [`Model::crc32`].
+    pub crc32: u32,
+}
+
+/// Loads a native model: a file, `builtin:NAME`, or the directory of a run, of its best model or of a checkpoint. A
+/// directory stands for its `model.safetensors`, or for its adapter on the base that the run recorded. Weights in files
+/// stay there until they are needed.
 ///
 /// # Errors
 /// [`Error::Input`] naming the file, tensor or built-in name that is wrong.
-pub fn load_model(file: &str) -> Result<Model> {
-    match builtin(file)? {
-        Some(bytes) => Model::from_bytes(file, bytes),
-        None => Model::load(&model_file(Path::new(file))?),
+pub fn load_model(file: &str) -> Result<StoredModel> {
+    load(file, MOST_BASES)
+}
+
+fn load(file: &str, most_bases: usize) -> Result<StoredModel> {
+    if let Some(bytes) = builtin(file)? {
+        return Model::from_bytes(file, bytes).map(StoredModel::from);
     }
+    let path = Path::new(file);
+    match adapter_in(path) {
+        Some(folder) => load_adapted(&folder, most_bases),
+        None => StoredModel::open(&model_file(path)?),
+    }
+}
+
+/// The base that a run recorded beside an adapter, with the adapter merged in.
+fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
+    let (name, record) = (folder.display(), folder.join(ADAPTER_BASE));
+    let base: AdapterBase =
+        serde_json::from_slice(&read_file(&record)?).map_err(|cause| Error::unreadable(&record, cause))?;
+    let Some(most_bases) = most_bases.checked_sub(1) else {
+        return Err(Error::input(format!(
+            "{} names a base that is an adapter itself, and so on for {MOST_BASES} adapters: name the base and the \
+             adapter, with --model and --adapter",
+            record.display()
+        )));
+    };
+    let remedy = format!("put the base back, or name it, with --model BASE --adapter {name}");
+    let model = load(&base.model, most_bases)
+        .map_err(|cause| cause.followed_by(&format!("; it is the base of the adapter {name}: {remedy}")))?;
+    let found = model.crc32()?;
+    if found != base.crc32 {
+        return Err(Error::input(format!(
+            "the adapter {name} was trained on weights with the CRC-32 {:08x}, but those of {} have {found:08x}: {remedy}",
+            base.crc32, base.model
+        )));
+    }
+    let adapter = Adapter::load(folder, model.dit(&base.model)?)?;
+    model.with_adapter(&base.model, adapter, 1.0)
 }
 
 /// The file that a path to a model stands for: itself, or what is in a directory.
@@ -39,6 +89,8 @@ pub fn model_file(path: &Path) -> Result<Cow<'_, Path>> {
             "it is the directory of a run that has not written its {MODEL} yet: finish the run with --resume, or name \
              the model in one of its checkpoints"
         )
+    } else if path.join(ADAPTER_CONFIG).is_file() {
+        "it is an adapter without a record of its base: name the base with --model, and it with --adapter".to_owned()
     } else {
         format!("it is a directory without a {MODEL}: name the file of a model, or the directory of a run")
     };

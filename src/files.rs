@@ -1,6 +1,7 @@
 //! Files that are either whole or absent, whatever moment the power goes, and files that are really where they seem.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -35,40 +36,167 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     text(&bytes).map(str::to_owned).map_err(|cause| Error::unreadable(path, cause))
 }
 
+/// Takes the bytes of a file, piece by piece.
+pub trait Sink {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] naming the file if the disk refuses them.
+    fn put(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// What a file is to hold. It may be made while it is written, so that it is never in memory as a whole.
+pub trait Content {
+    /// Gives all bytes in order.
+    ///
+    /// # Errors
+    /// Those of the sink, and of what the bytes are made from.
+    fn write_to(&self, sink: &mut dyn Sink) -> Result<()>;
+
+    /// All bytes in memory.
+    ///
+    /// # Errors
+    /// Those of what the bytes are made from.
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl Content for [u8] {
+    fn write_to(&self, sink: &mut dyn Sink) -> Result<()> {
+        sink.put(self)
+    }
+}
+
+impl Content for Vec<u8> {
+    fn write_to(&self, sink: &mut dyn Sink) -> Result<()> {
+        sink.put(self)
+    }
+}
+
+type Writing<'a> = Box<dyn Fn(&mut dyn Sink) -> Result<()> + 'a>;
+
+/// [`Content`] that a function makes each time it is written.
+pub struct Streamed<'a>(Writing<'a>);
+
+impl<'a> Streamed<'a> {
+    /// What `write` gives to a sink.
+    pub fn new(write: impl Fn(&mut dyn Sink) -> Result<()> + 'a) -> Self {
+        Self(Box::new(write))
+    }
+}
+
+impl From<Vec<u8>> for Streamed<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(move |sink| sink.put(&bytes))
+    }
+}
+
+impl Content for Streamed<'_> {
+    fn write_to(&self, sink: &mut dyn Sink) -> Result<()> {
+        (self.0)(sink)
+    }
+}
+
+impl std::fmt::Debug for Streamed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Streamed")
+    }
+}
+
+/// What was written to a file.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Bytes.
+    pub size: u64,
+    /// Their CRC-32.
+    pub crc32: crc32fast::Hasher,
+}
+
+/// A file that is being written.
+struct FileSink<'a> {
+    path: &'a Path,
+    file: BufWriter<&'a File>,
+    written: Written,
+}
+
+impl Sink for FileSink<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.written.size += bytes.len() as u64;
+        self.written.crc32.update(bytes);
+        self.file.write_all(bytes).map_err(|cause| Error::unwritable(self.path, cause))
+    }
+}
+
+/// Writes a file that `path` stands for in messages, and waits until it is on the disk.
+fn fill(file: &File, path: &Path, content: &(impl Content + ?Sized)) -> Result<Written> {
+    let mut sink = FileSink { path, file: BufWriter::with_capacity(1 << 20, file), written: Written::default() };
+    content.write_to(&mut sink)?;
+    let synced = sink.file.flush().and_then(|()| file.sync_all());
+    synced.map_err(|cause| Error::unwritable(path, cause))?;
+    Ok(sink.written)
+}
+
 /// Replaces the file at `path` by one that holds `bytes`.
+///
+/// # Errors
+/// As [`stream_atomically`].
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_atomically(path, bytes).map(drop)
+}
+
+/// Replaces the file at `path` by one with this content.
 ///
 /// A reader sees the old file or the new one and never a part of either: the bytes go to a temporary
 /// file in the same folder, reach the disk, and take the name in one step.
 ///
 /// # Errors
-/// [`Error::Failed`] if the folder is missing or not writable, or the disk is full. What stood at `path`
-/// is then untouched.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+/// [`Error::Failed`] if the folder is missing or not writable, or the disk is full; and those of the content. What
+/// stood at `path` is then untouched.
+pub fn stream_atomically(path: &Path, content: &(impl Content + ?Sized)) -> Result<Written> {
     let folder = parent(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = temporary_file(folder)?;
-        // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
-        let _ = file.as_file().try_lock();
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        sync_folder(folder)
-    };
-    write().map_err(|cause| Error::unwritable(path, cause))
+    let unwritable = |cause| Error::unwritable(path, cause);
+    let temporary = temporary_file(folder).map_err(unwritable)?;
+    // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
+    let _ = temporary.as_file().try_lock();
+    let written = fill(temporary.as_file(), path, content)?;
+    temporary.persist(path).map_err(|cause| unwritable(cause.error))?;
+    sync_folder(folder).map_err(unwritable)?;
+    Ok(written)
 }
 
 /// Writes a file that is not read until something else refers to it, and waits until it is on the disk.
-pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(|cause| Error::unwritable(path, cause))
+pub(crate) fn write_synced(path: &Path, content: &(impl Content + ?Sized)) -> Result<Written> {
+    let file = File::create(path).map_err(|cause| Error::unwritable(path, cause))?;
+    fill(&file, path, content)
+}
+
+/// Size and CRC-32 of a file, which is read piece by piece.
+pub(crate) fn measure(path: &Path) -> std::io::Result<Written> {
+    let mut file = File::open(path)?;
+    let mut piece = vec![0; 1 << 18];
+    let mut found = Written::default();
+    loop {
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok(found);
+        }
+        found.size += read as u64;
+        found.crc32.update(&piece[..read]);
+    }
 }
 
 /// Appends to a file that others read line by line or record by record: all of `bytes` or, if the disk refuses, nothing.
-pub(crate) fn append_whole(file: &mut std::fs::File, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn append_whole(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     let before = file.metadata()?.len();
     // One unbuffered write: a crash truncates at most the last record.
     file.write_all(bytes).inspect_err(|_| drop(file.set_len(before)))
@@ -81,7 +209,7 @@ pub(crate) fn remove_abandoned(folder: &Path) {
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
         let path = entry.path();
         let is_abandoned = || {
-            let file = std::fs::File::options().read(true).write(true).open(&path).ok()?;
+            let file = File::options().read(true).write(true).open(&path).ok()?;
             file.try_lock().ok()
         };
         if entry.file_type().is_ok_and(|kind| kind.is_file()) && is_abandoned().is_some() {
@@ -101,7 +229,7 @@ const TEMPORARY: &str = ".writing-";
 /// Only Unix lets a folder be opened and synced; elsewhere the file system's own journal orders them.
 pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
-    std::fs::File::open(folder)?.sync_all()?;
+    File::open(folder)?.sync_all()?;
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
@@ -125,17 +253,34 @@ pub(crate) fn own_file(folder: &Path, name: &str) -> Option<PathBuf> {
     own(folder, name).filter(|path| path.is_file())
 }
 
-/// All bytes of an ordinary file. A device or a pipe could be read for ever.
-///
-/// # Errors
-/// [`Error::Input`] if it is not there, not an ordinary file, or cannot be read.
-pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+/// Opens an ordinary file. A device or a pipe could be read for ever.
+fn open(path: &Path) -> Result<File> {
     let kind = std::fs::metadata(path).map_err(|cause| Error::unreadable(path, cause))?.file_type();
     if !kind.is_file() {
         let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
         return Err(Error::unreadable(path, format!("it is {what}, but a file is needed")));
     }
-    std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))
+    File::open(path).map_err(|cause| Error::unreadable(path, cause))
+}
+
+/// All bytes of an ordinary file.
+///
+/// # Errors
+/// [`Error::Input`] if it is not there, not an ordinary file, or cannot be read.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes).map_err(|cause| Error::unreadable(path, cause))?;
+    Ok(bytes)
+}
+
+/// The first bytes of an ordinary file, at most `most` of them.
+///
+/// # Errors
+/// As [`read_file`].
+pub(crate) fn head(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(most).read_to_end(&mut bytes).map_err(|cause| Error::unreadable(path, cause))?;
+    Ok(bytes)
 }
 
 /// The folder that holds `path`; the current one for a bare file name.
@@ -223,7 +368,7 @@ mod tests {
         for name in [".writing-dead", ".writing-live", ".other", "metrics.jsonl"] {
             std::fs::write(folder.path().join(name), b"x").unwrap();
         }
-        let live = std::fs::File::options().write(true).open(folder.path().join(".writing-live")).unwrap();
+        let live = File::options().write(true).open(folder.path().join(".writing-live")).unwrap();
         live.lock().unwrap();
         remove_abandoned(folder.path());
         assert_eq!(names(folder.path()), [".other", ".writing-live", "metrics.jsonl"]);

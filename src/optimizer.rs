@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::files::Streamed;
 use crate::gpu::{Gpu, Region};
 use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
-use crate::model::{Layout, Tensors, parse_tensors, serialize_tensors};
+use crate::model::folder::StoredTensors;
+use crate::model::{Layout, OnDevice, WeightSource, write_header};
 use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
 
 /// The weights that are trained.
@@ -22,6 +24,9 @@ pub const AVERAGE: Store = Store("average");
 
 /// AdamW's moments in a checkpoint.
 const MOMENTS: [(&str, crate::graph::Store); 2] = [("first_moment", FIRST_MOMENT), ("second_moment", SECOND_MOMENT)];
+
+/// Elements of the moments that are read from a file at once.
+const AT_ONCE: usize = 1 << 22;
 
 /// AdamW with global norm clipping over the trainable parameters of a network, and their moving average.
 #[derive(Debug)]
@@ -75,15 +80,16 @@ impl Optimizer {
     /// Uploads weights; moments and gradients start at zero, the averaged weights equal the weights.
     ///
     /// # Errors
-    /// If the device does not have enough memory.
-    pub fn new(gpu: &Arc<Gpu>, layout: Layout, weights: &[f32]) -> Result<Self> {
-        assert_eq!(weights.len(), layout.elements(), "the weights must fit the layout");
+    /// If the device does not have enough memory, or the weights cannot be read.
+    pub fn new(gpu: &Arc<Gpu>, layout: Layout, weights: &(impl WeightSource + ?Sized)) -> Result<Self> {
         gpu.check_memory(gpu.counters().bytes_held + planned_bytes(&layout, &DeviceProfile::of(gpu)))?;
         let mut stores = Stores::new();
         let (most, trained) = (gpu.chunk_bytes(), layout.trainable_chunks(gpu.chunk_bytes()));
+        let whole = layout.chunks(most);
         for store in [PARAMETERS, AVERAGE] {
-            stores.insert(store, layout.upload(gpu, store.0, weights)?);
+            stores.insert(store, StoreMemory::allocate(gpu, store.0, &whole)?);
         }
+        layout.write(gpu, &[&stores[&PARAMETERS], &stores[&AVERAGE]], weights)?;
         for store in [GRADIENTS, FIRST_MOMENT, SECOND_MOMENT] {
             stores.insert(store, StoreMemory::allocate(gpu, store.0, &trained)?);
         }
@@ -179,32 +185,44 @@ impl Optimizer {
         self.stores[&store].write(&self.gpu, data);
     }
 
-    /// AdamW's moments as the bytes of a safetensors file, for a checkpoint.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn moments(&self) -> Result<Vec<u8>> {
-        let mut tensors = Tensors::new();
-        for (name, store) in MOMENTS {
-            let values = self.read(store)?;
-            tensors.insert(name.into(), (vec![values.len()], values));
-        }
-        Ok(serialize_tensors(&tensors))
+    /// A store, to be read tensor by tensor.
+    pub fn source(&self, store: Store) -> OnDevice<'_> {
+        OnDevice { gpu: &self.gpu, memory: &self.stores[&store] }
     }
 
-    /// Takes the moments back; `name` stands for the file in messages.
+    /// Overwrites a store of weights, tensor by tensor.
     ///
     /// # Errors
-    /// [`Error::Input`] if they are those of another network.
-    pub fn restore_moments(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let tensors = parse_tensors(name, bytes)?;
+    /// If the weights cannot be read.
+    pub fn load(&self, store: Store, weights: &(impl WeightSource + ?Sized)) -> Result<()> {
+        self.layout.write(&self.gpu, &[&self.stores[&store]], weights)
+    }
+
+    /// AdamW's moments as a safetensors file, for a checkpoint.
+    pub fn moments(&self) -> Streamed<'_> {
+        Streamed::new(|sink| {
+            let shape = vec![self.layout.trainable_elements()];
+            write_header(sink, MOMENTS.iter().map(|(name, _)| ((*name).to_owned(), shape.clone())), None)?;
+            MOMENTS.iter().try_for_each(|(_, store)| {
+                self.stores[store].read_pieces::<f32>(&self.gpu, |values| sink.put(bytemuck::cast_slice(values)))
+            })
+        })
+    }
+
+    /// Takes the moments back from a file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they are those of another network, or cannot be read.
+    pub fn restore_moments(&self, file: &StoredTensors) -> Result<()> {
         let expected = self.layout.trainable_elements();
         for (tensor, store) in MOMENTS {
-            match tensors.get(tensor) {
-                Some((_, values)) if values.len() == expected => self.write(store, values),
-                _ => {
-                    return Err(Error::input(format!("{name}: the tensor `{tensor}` should have {expected} elements")));
-                }
+            let stored = file.get(tensor).ok().filter(|stored| stored.elements() == expected).ok_or_else(|| {
+                let name = file.name();
+                Error::input(format!("{name}: the tensor `{tensor}` should have {expected} elements"))
+            })?;
+            for first in (0..expected).step_by(AT_ONCE) {
+                let values = stored.range(first..expected.min(first + AT_ONCE))?.read()?;
+                self.stores[&store].write_at(&self.gpu, first, &values);
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::config::{Command, Config, ModelSource, Run};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
-use crate::model::{ClassifierConfig, FlowModel};
+use crate::model::{ClassifierConfig, FlowModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::Trainer;
 use crate::{assets, data, fit_classifier, pretrain};
@@ -61,7 +61,7 @@ fn check_train(config: &Config) -> Result<()> {
 ///
 /// # Errors
 /// If a file cannot be read, or data, network and settings do not fit each other.
-pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Vec<f32>>)> {
+pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Weights>)> {
     let mut data = data::load(&config.data)?;
     let (model, weights) = match config.model.source()? {
         ModelSource::File(file) => {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
-use crate::model::{ConditionInput, FlowModel};
+use crate::model::{ConditionInput, FlowModel, WeightSource};
 use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
@@ -138,7 +138,7 @@ impl<'a> Pretraining<'a> {
         config: &config::Config,
         model: FlowModel,
         data: &'a Dataset,
-        weights: &[f32],
+        weights: &(impl WeightSource + ?Sized),
     ) -> Result<Self> {
         check_data(data, &model, &config.pretrain)?;
         let micro_batch = config.pretrain_micro_batch();

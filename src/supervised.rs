@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::files::Streamed;
 use crate::gpu::{Gpu, ITERATION};
 use crate::graph::{DeviceProfile, Graph, Store, planned_bytes};
-use crate::model::{Layout, Model};
+use crate::model::folder::StoredTensors;
+use crate::model::{Layout, Model, StoredModel};
 use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
 use crate::report::{self, LiveReport};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
@@ -40,13 +42,16 @@ pub trait Learner {
     fn step(&mut self, step: usize) -> Result<StepReport>;
 
     /// Weights and moments.
-    fn optimizer(&mut self) -> &mut Optimizer;
+    fn optimizer(&self) -> &Optimizer;
+
+    /// The same, to go back to a checkpoint.
+    fn optimizer_mut(&mut self) -> &mut Optimizer;
 
     /// Which weights are the result: those in training, or their average.
     fn result(&self) -> Store;
 
     /// A model of these weights.
-    fn model(&self, weights: Vec<f32>) -> Model;
+    fn model<W>(&self, weights: W) -> Model<W>;
 
     /// Draws what the model can do after `done` steps into a file, where there is something to see.
     ///
@@ -58,7 +63,7 @@ pub trait Learner {
     ///
     /// # Errors
     /// If the device is lost.
-    fn verdict(&mut self, model: &Model) -> Result<Option<String>>;
+    fn verdict(&mut self) -> Result<Option<String>>;
 }
 
 /// How long is trained, and what happens every so many steps; 0 is only at the end.
@@ -212,11 +217,10 @@ pub fn train(
     }
     let finished = state.step == pace.steps;
     if finished {
-        let result = result(learner)?;
-        let verdict = learner.verdict(&result)?;
+        let verdict = learner.verdict()?;
         let loss = last.map(|last| format!("loss {last:.4} over the last steps"));
         progress.finish(&[loss, verdict].into_iter().flatten().collect::<Vec<_>>().join(", "));
-        result.save(&directory.model())?;
+        write_result(learner, directory)?;
     } else {
         progress.finish(&format!("stopped after step {}", state.step));
     }
@@ -224,15 +228,13 @@ pub fn train(
     Ok(Outcome { done: state.step, finished })
 }
 
-/// The model as it is now.
-fn result(learner: &mut impl Learner) -> Result<Model> {
-    let store = learner.result();
-    let weights = learner.optimizer().read(store)?;
-    Ok(learner.model(weights))
+/// Writes the model as it is now.
+fn write_result(learner: &impl Learner, directory: &RunDirectory) -> Result<()> {
+    learner.model(learner.optimizer().source(learner.result())).save(&directory.model())
 }
 
 /// Writes a checkpoint, and the model so far.
-fn save(learner: &mut impl Learner, state: &State, directory: &RunDirectory, metrics: &MetricsLog) -> Result<()> {
+fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics: &MetricsLog) -> Result<()> {
     // The metrics of a step must not be lost where its checkpoint is kept.
     metrics.sync()?;
     let optimizer = learner.optimizer();
@@ -242,40 +244,39 @@ fn save(learner: &mut impl Learner, state: &State, directory: &RunDirectory, met
         version: env!("CARGO_PKG_VERSION").into(),
         ..state.clone()
     };
-    let (weights, moments) = (optimizer.read(PARAMETERS)?, optimizer.moments()?);
-    let result = result(learner)?;
-    let mut files = vec![(MODEL, learner.model(weights).to_bytes()), (MOMENTS, moments)];
+    let [weights, result] = [PARAMETERS, learner.result()].map(|store| learner.model(optimizer.source(store)));
+    let mut files: Vec<(&str, Streamed<'_>)> = vec![(MODEL, weights.file()), (MOMENTS, optimizer.moments())];
     if learner.result() != PARAMETERS {
-        files.push((RESULT, result.to_bytes()));
+        files.push((RESULT, result.file()));
     }
-    files.push((STATE, serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
+    files.push((STATE, serde_json::to_vec_pretty(&state).expect("numbers and text are JSON").into()));
     checkpoint::save(&directory.checkpoints(), state.step as u64, &files, KEEP)?;
-    result.save(&directory.model())
+    write_result(learner, directory)
 }
 
 /// Goes back to a checkpoint.
 fn restore(learner: &mut impl Learner, checkpoint: &LoadedCheckpoint) -> Result<State> {
-    let name = |file: &str| checkpoint.path.join(file).display().to_string();
-    let state: State = serde_json::from_slice(checkpoint.file(STATE)?)
+    let state: State = serde_json::from_slice(&checkpoint.file(STATE)?)
         .map_err(|cause| Error::unreadable(&checkpoint.path.join(STATE), cause))?;
     let mut stores = vec![(MODEL, PARAMETERS)];
     if learner.result() != PARAMETERS {
         stores.push((RESULT, learner.result()));
     }
     for (file, store) in stores {
-        let model = Model::from_bytes(&name(file), checkpoint.file(file)?)?;
-        let expected = learner.model(Vec::new());
+        let path = checkpoint.path_of(file)?;
+        let model = StoredModel::open(&path)?;
+        let expected = learner.model(());
         if model.kind != expected.kind || model.class_names != expected.class_names {
             return Err(Error::input(format!(
                 "{} contains another network, or one of other classes, than the configuration and the data describe: resume \
                  with those that began the run",
-                name(file)
+                path.display()
             )));
         }
-        learner.optimizer().write(store, &model.weights);
+        learner.optimizer().load(store, &model.weights)?;
     }
-    let optimizer = learner.optimizer();
-    optimizer.restore_moments(&name(MOMENTS), checkpoint.file(MOMENTS)?)?;
+    let optimizer = learner.optimizer_mut();
+    optimizer.restore_moments(&StoredTensors::open(&checkpoint.path_of(MOMENTS)?)?)?;
     optimizer.step = state.optimizer_step;
     optimizer.skipped_in_a_row = state.skipped_in_a_row;
     Ok(state)

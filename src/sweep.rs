@@ -14,7 +14,7 @@ use crate::config::{Command, Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
-use crate::model::Model;
+use crate::model::StoredModel;
 use crate::rl::{Cost, RunOptions, RunSummary, Trainer, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
@@ -45,7 +45,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct SweepPlan {
     runs: Vec<SweepRun>,
-    models: HashMap<String, Model>,
+    models: HashMap<String, StoredModel>,
 }
 
 impl SweepPlan {

@@ -223,7 +223,7 @@ fn message_of_program(arguments: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
     std::fs::create_dir(here("run")).unwrap();
-    checkpoint::save(&here("run/checkpoints"), 3, &[], 0).unwrap();
+    checkpoint::save::<Vec<u8>>(&here("run/checkpoints"), 3, &[], 0).unwrap();
     for (name, text) in [
         ("run/config.toml", Config::default().to_toml()),
         ("run/metrics.jsonl", "{\"iteration\": 3}\n".to_owned()),

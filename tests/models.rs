@@ -7,9 +7,11 @@ use std::path::Path;
 use common::gpu;
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::config::{Positions, TimeConvention};
+use flowdppo_wgpu::files::Content;
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
 use flowdppo_wgpu::model::{
-    ConditionInput, DitConfig, Model, ModelKind, NullClass, Tensors, export_sit, import_sit, read_tensors,
+    ConditionInput, DitConfig, Model, ModelKind, NullClass, Tensors, check_export_sit, import_sit, read_tensors,
+    serialize_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
 
@@ -112,12 +114,14 @@ fn sit_tiny_gives_its_guided_reference_output() {
 fn an_exported_model_is_what_was_imported() {
     let tensors = sit_tiny();
     let model = import_sit("sit_tiny", tensors.clone(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
-    assert_eq!(export_sit("it", &model).expect("it is SiT's convention"), tensors);
+    check_export_sit("it", &model).expect("it is SiT's convention");
+    let file = model.plain_file().bytes().expect("memory can be written");
+    assert!(file == serialize_tensors(&tensors), "a file of the same tensors");
     let refusal = |change: &dyn Fn(&mut DitConfig)| {
         let mut config = model.dit("it").expect("it is a flow model").clone();
         change(&mut config);
         let model = Model { kind: ModelKind::Dit(config), ..model.clone() };
-        export_sit("other.safetensors", &model).expect_err("it is another convention").to_string()
+        check_export_sit("other.safetensors", &model).expect_err("it is another convention").to_string()
     };
     let turned = refusal(&|config| config.time = TimeConvention::Sigma);
     assert!(turned.contains("other.safetensors") && turned.contains("from data to noise"), "{turned}");

@@ -9,12 +9,12 @@ use crate::assets;
 use crate::config::{Config, ModelSource};
 use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
-use crate::model::Model;
+use crate::model::StoredModel;
 use crate::optimizer::Optimizer;
 use crate::rl::{RolloutCollector, Trainer};
 
 /// The default configuration and its model.
-pub(super) fn built_in() -> Result<(Config, Model)> {
+pub(super) fn built_in() -> Result<(Config, StoredModel)> {
     let config = Config::default();
     let ModelSource::File(file) = config.model.source()? else {
         return Err(Error::failed("the built-in configuration starts from no model"));

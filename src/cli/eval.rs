@@ -10,7 +10,7 @@ use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
-use crate::model::{BASE, Model};
+use crate::model::{BASE, StoredModel};
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
 
@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
     let gpu = global.open(&config.run.device)?;
     let mut stores = Stores::new();
-    let mut upload = |store: Store, model: &Model| -> Result<StoreMemory> {
+    let mut upload = |store: Store, model: &StoredModel| -> Result<StoreMemory> {
         let memory = flow_model.layout().upload(&gpu, store.0, &model.weights)?;
         stores.insert(store, memory.clone());
         Ok(memory)

@@ -8,7 +8,8 @@ use super::import::Format;
 use super::{Global, say};
 use crate::assets;
 use crate::error::Result;
-use crate::model::{export_sit, write_tensors};
+use crate::files::stream_atomically;
+use crate::model::check_export_sit;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -23,11 +24,11 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = assets::load_model(&arguments.model)?;
-    let tensors = match arguments.format {
-        Format::Sit => export_sit(&arguments.model, &model)?,
-    };
+    match arguments.format {
+        Format::Sit => check_export_sit(&arguments.model, &model)?,
+    }
     global.outputs().reads(&arguments.model).file(&arguments.output)?;
-    write_tensors(&arguments.output, &tensors)?;
-    say(format_args!("{}: {} tensors", arguments.output.display(), tensors.len()));
+    stream_atomically(&arguments.output, &model.plain_file())?;
+    say(format_args!("{}: {} tensors", arguments.output.display(), model.kind.layout().entries().len()));
     Ok(())
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Global, say};
 use crate::error::Result;
-use crate::model::{NullClass, import_sit, read_foreign_tensors};
+use crate::model::{NullClass, import_stored_sit, open_foreign};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -36,14 +36,14 @@ pub(super) enum Format {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let tensors = read_foreign_tensors(&arguments.input)?;
+    let tensors = open_foreign(&arguments.input)?;
     let null_class = match (arguments.num_classes, arguments.no_null_class) {
         (Some(classes), _) => NullClass::Classes(classes),
         (None, true) => NullClass::Absent,
         (None, false) => NullClass::Assumed,
     };
     let model = match arguments.format {
-        Format::Sit => import_sit(&arguments.input.display().to_string(), tensors, arguments.num_heads, null_class)?,
+        Format::Sit => import_stored_sit(tensors, arguments.num_heads, null_class)?,
     };
     global.outputs().reads(&arguments.input).file(&arguments.output)?;
     model.save(&arguments.output)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Global, say};
 use crate::assets;
 use crate::error::{Error, Result};
-use crate::model::{Adapter, Model};
+use crate::model::{Adapter, StoredModel};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = assets::load_model(&arguments.model)?;
-    let merged = merged(&arguments.model, &model, &arguments.adapter, arguments.scale)?;
+    let merged = merged(&arguments.model, model, &arguments.adapter, arguments.scale)?;
     global.outputs().reads(&arguments.model).reads(&arguments.adapter).file(&arguments.output)?;
     merged.save(&arguments.output)?;
     say(format_args!("{}: {} with {}", arguments.output.display(), arguments.model, arguments.adapter.display()));
@@ -34,9 +34,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 }
 
 /// A model, which `name` stands for in messages, with `scale` times the adapter in a folder.
-pub(super) fn merged(name: &str, model: &Model, folder: &Path, scale: f64) -> Result<Model> {
+pub(super) fn merged(name: &str, model: StoredModel, folder: &Path, scale: f64) -> Result<StoredModel> {
     if !scale.is_finite() {
         return Err(Error::input(format!("the adapter's scale is {scale}: it must be a finite number")));
     }
-    Adapter::load(folder, &model.flow_model(name)?)?.merge(name, model, scale)
+    let adapter = Adapter::load(folder, &model.flow_model(name)?)?;
+    model.with_adapter(name, adapter, scale)
 }

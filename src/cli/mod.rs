@@ -34,7 +34,7 @@ use crate::assets;
 use crate::config::{Command as ConfigCommand, Config, Preset};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
-use crate::model::Model;
+use crate::model::StoredModel;
 use crate::ops;
 use crate::profile::Profile;
 use crate::run::progress::above_bar;
@@ -158,11 +158,11 @@ struct AdapterArguments {
 
 impl AdapterArguments {
     /// The model in a file, or builtin:NAME, with the adapter in its weights.
-    fn load_model(&self, file: &str) -> Result<Model> {
+    fn load_model(&self, file: &str) -> Result<StoredModel> {
         let model = assets::load_model(file)?;
         match &self.adapter {
             None => Ok(model),
-            Some(folder) => merge::merged(file, &model, folder, self.adapter_scale),
+            Some(folder) => merge::merged(file, model, folder, self.adapter_scale),
         }
     }
 }

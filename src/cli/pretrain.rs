@@ -20,14 +20,14 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let begun = Begun::of(&arguments.run, Command::Pretrain)?;
     let config = begun.config.clone();
     begun.check_length("pretrain.steps", config.pretrain.steps)?;
-    let (data, dit, weights) = preflight::pretrain(&config)?;
+    let (data, model, weights) = preflight::pretrain(&config)?;
     let pace = Pretrainer::pace(&config);
     let gpu = global.open(&config.run.device)?;
     if arguments.run.dry_run {
-        return supervised::dry_run(&gpu, &config, &pace, &Pretrainer::cost(&config, &dit, &DeviceProfile::of(&gpu)));
+        return supervised::dry_run(&gpu, &config, &pace, &Pretrainer::cost(&config, &model, &DeviceProfile::of(&gpu)));
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
-    let mut pretrainer = Pretrainer::new(&gpu, &config, &data, dit, weights)?;
+    let mut pretrainer = Pretrainer::new(&gpu, &config, &data, model, weights)?;
     let (arguments, command) = (&arguments.run, Command::Pretrain);
     let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
     supervised::train(&work, begun, &mut pretrainer)

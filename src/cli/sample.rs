@@ -14,7 +14,7 @@ use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
 use crate::gpu::Region;
 use crate::graph::Stores;
-use crate::model::{FlowModel, Model, Tensors, read_tensors, write_tensors};
+use crate::model::{FlowModel, StoredModel, Tensors, read_tensors, write_tensors};
 use crate::optimizer::PARAMETERS;
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 
@@ -224,7 +224,7 @@ fn null_class_hint(model: &FlowModel) -> String {
 }
 
 /// A grid with one row per class where samples of a class stand together, or points.
-fn write_panel(path: &Path, model: &Model, flow_model: &FlowModel, labels: &[u32], images: &[f32]) -> Result<()> {
+fn write_panel(path: &Path, model: &StoredModel, flow_model: &FlowModel, labels: &[u32], images: &[f32]) -> Result<()> {
     if scatter::is_point(flow_model.state_shape()) {
         let (class_names, data) = (&model.class_names, scatter::data_of(&model.class_names));
         let scatter =

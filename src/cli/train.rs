@@ -71,9 +71,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
     if let Some(tuned) = &outcome.tuned {
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
-        say(format_args!("tuned model: {}", directory.model().display()));
-        if config.lora.is_used() {
-            say(format_args!("adapter: {}", directory.adapter().display()));
+        match config.lora.is_used() {
+            false => say(format_args!("tuned model: {}", directory.model().display())),
+            true => {
+                let (run, adapter) = (directory.path().display(), directory.adapter());
+                say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));
+            }
         }
         if let Some(best) = &outcome.best {
             let (by, iteration, value) = (&best.by, best.iteration, best.value);

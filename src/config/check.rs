@@ -8,7 +8,8 @@ use super::decode::{MOST_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
-use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target, builtin, foreign, parse_with_overrides};
+use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target};
+use super::{adapter_in, builtin, foreign, parse_with_overrides};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 
@@ -189,7 +190,7 @@ fn may_be_directory(key: &str) -> bool {
 fn not_a_file(key: &str, path: &Path) -> Option<Error> {
     let kind = path.metadata().ok()?;
     let is_model = !key.contains("metadata") && !key.contains("output") && !key.contains("labels");
-    if kind.is_file() || (is_model && path.join("model.safetensors").is_file()) {
+    if kind.is_file() || (is_model && (path.join("model.safetensors").is_file() || adapter_in(path).is_some())) {
         return None;
     }
     let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };

@@ -40,6 +40,15 @@ impl Named<'_> {
     }
 }
 
+/// The file beside an adapter of a run that names its base.
+pub const ADAPTER_BASE: &str = "adapter_base.json";
+
+/// The folder of the adapter that a directory stands for where a model is named: itself, such as that of a run's best
+/// model, or the one in the directory of a run.
+pub fn adapter_in(path: &Path) -> Option<PathBuf> {
+    [path.to_owned(), path.join("adapter")].into_iter().find(|folder| folder.join(ADAPTER_BASE).is_file())
+}
+
 impl Config {
     /// The same configuration with absolute paths, so that it means the same in every working directory. Built-in models
     /// keep their names, and `run.out_dir` stays as it is: a run knows where it lies.

@@ -64,8 +64,9 @@ pub struct Submitted {
 /// them more easily.
 const LARGEST_CHUNK: u64 = 1 << 30;
 
-/// More than this is written in pieces, so that the driver's copies do not pile up on the host.
-const LARGEST_WRITE: usize = 1 << 26;
+/// After so many bytes a write waits until those before are on the device: the driver's copies must not pile up on the
+/// host.
+const LARGEST_WRITE: usize = 1 << 24;
 
 /// What went wrong on the device since the last look.
 #[derive(Debug, Default)]
@@ -98,6 +99,8 @@ pub struct Gpu {
     pub(super) pipelines_made: AtomicU64,
     bind_groups_made: AtomicU64,
     bytes_held: Arc<AtomicU64>,
+    /// Bytes written that may not be on the device yet.
+    pub(super) bytes_waiting: AtomicU64,
     pub(super) submissions: AtomicU64,
     pub(super) dispatches: AtomicU64,
     pub(super) profiler: OnceLock<Arc<Profiler>>,
@@ -186,6 +189,7 @@ impl Gpu {
             pipelines_made: AtomicU64::new(0),
             bind_groups_made: AtomicU64::new(0),
             bytes_held,
+            bytes_waiting: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
             profiler: OnceLock::new(),
@@ -328,11 +332,13 @@ impl Gpu {
         self.flush();
         let data: &[u8] = bytemuck::cast_slice(data);
         for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
-            if index > 0 {
-                // The one before is on the device then, and its copy on the host is freed. Trouble shows at the next
+            let waiting = self.bytes_waiting.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if waiting > 0 && waiting + piece.len() as u64 > LARGEST_WRITE as u64 {
+                // Those before are on the device then, and their copies on the host are freed. Trouble shows at the next
                 // command.
                 self.queue.submit([]);
                 let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+                self.bytes_waiting.store(piece.len() as u64, Ordering::Relaxed);
             }
             self.queue.write_buffer(&buffer.raw, offset + (index * LARGEST_WRITE) as u64, piece);
         }

@@ -177,7 +177,9 @@ impl Gpu {
     /// If the device is lost or reported an error.
     pub fn wait(&self) -> Result<()> {
         self.flush();
-        self.poll(wgpu::PollType::wait_indefinitely())
+        self.poll(wgpu::PollType::wait_indefinitely())?;
+        self.bytes_waiting.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     fn poll(&self, until: wgpu::PollType) -> Result<()> {

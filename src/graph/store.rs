@@ -87,12 +87,25 @@ impl StoreMemory {
     /// # Panics
     /// If `data` has another size.
     pub fn write<T: bytemuck::NoUninit>(&self, gpu: &Gpu, data: &[T]) {
+        assert_eq!(size_of_val(data) as u64, self.bytes(), "a store is written whole");
+        self.write_at(gpu, 0, data);
+    }
+
+    /// Overwrites words of 4 bytes from the word `first` on.
+    ///
+    /// # Panics
+    /// If they reach beyond the end.
+    pub fn write_at<T: bytemuck::NoUninit>(&self, gpu: &Gpu, first: usize, data: &[T]) {
         let mut rest: &[u8] = bytemuck::cast_slice(data);
-        assert_eq!(rest.len() as u64, self.bytes(), "a store is written whole");
+        let mut at = DType::U32.bytes(&[first]);
+        assert!(at + rest.len() as u64 <= self.bytes(), "it ends within the store");
         for chunk in &*self.chunks {
-            let (these, others) = rest.split_at(chunk.buffer.bytes() as usize);
-            gpu.write(&chunk.buffer, 0, these);
-            rest = others;
+            let end = chunk.first + chunk.buffer.bytes();
+            if (chunk.first..end).contains(&at) && !rest.is_empty() {
+                let (these, others) = rest.split_at(rest.len().min((end - at) as usize));
+                gpu.write(&chunk.buffer, at - chunk.first, these);
+                (at, rest) = (end, others);
+            }
         }
     }
 
@@ -103,4 +116,22 @@ impl StoreMemory {
     pub fn read<T: bytemuck::Pod>(&self, gpu: &Gpu) -> Result<Vec<T>> {
         gpu.read(&self.regions().iter().collect::<Vec<_>>())
     }
+
+    /// Reads all of it in pieces, in order.
+    ///
+    /// # Errors
+    /// If the device is lost, and those of `each`.
+    pub fn read_pieces<T: bytemuck::Pod>(&self, gpu: &Gpu, mut each: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+        for region in self.regions() {
+            for first in (0..region.bytes).step_by(PIECE) {
+                let bytes = (PIECE as u64).min(region.bytes - first);
+                let piece = Region { buffer: region.buffer.clone(), offset: region.offset + first, bytes };
+                each(&gpu.read(&[&piece])?)?;
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Bytes that [`StoreMemory::read_pieces`] reads at once.
+const PIECE: usize = 1 << 24;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{DeviceMemory, Report, adapter, bytes_on_disk, stored_as};
 use crate::assets::{load_model, model_file};
-use crate::config::Config;
+use crate::config::{Config, adapter_in};
 use crate::error::Result;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
 use crate::model::folder::StoredTensors;
@@ -122,9 +122,10 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
 pub(super) fn run(path: &Path) -> Result<Report> {
     let newest = checkpoint::newest_published(&path.join("checkpoints"));
     let folder = path.display().to_string();
-    let mut report = match path.join(MODEL).is_file() {
-        true => model(&path.join(MODEL).display().to_string())?,
-        false => match newest {
+    let mut report = match (adapter_in(path), path.join(MODEL).is_file()) {
+        (Some(folder), _) => adapter::folder(&folder)?,
+        (None, true) => model(&path.join(MODEL).display().to_string())?,
+        (None, false) => match newest {
             Some(_) => {
                 let found = checkpoint::latest(&path.join("checkpoints"))?;
                 found.map_or_else(|| Ok(Report::default()), |found| checkpoint(&found.path))?

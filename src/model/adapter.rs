@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::{Model, gather, parse_tensors, scatter, serialize};
 use super::flow_model::FlowModel;
-use super::layout::MOST;
+use super::layout::{Entry, Layout, MOST};
 use super::lora::{Adaptable, Lora, LoraLayer, matches};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -141,42 +141,78 @@ impl Adapter {
     }
 
     /// A model with `scale` times the adapter merged into its weights: W + scale · (alpha / rank) · B·A, summed in f64
-    /// and rounded once. All other weights keep their bits.
+    /// and rounded once. All other weights keep their bits. [`StoredModel::with_adapter`](super::StoredModel) does it
+    /// tensor by tensor.
     ///
     /// # Errors
     /// [`Error::Input`] if `model` is not a flow model, or a sum is too large for an f32.
     pub fn merge(&self, name: &str, model: &Model, scale: f64) -> Result<Model> {
-        let flow_model = model.flow_model(name)?;
-        let (layout, ours) = (flow_model.layout(), self.lora.layout(&flow_model));
+        let merge = Merge::new(name, self.clone(), &model.flow_model(name)?, scale);
         let mut merged = model.clone();
-        for (added, pair) in self.lora.layers().iter().zip(ours.entries().chunks(2)) {
-            let factor = scale * added.factor();
-            let weight = format!("{}.weight", added.layer);
-            let entry = layout.entries().iter().find(|entry| entry.name == weight).expect("the layer is the network's");
-            let [a, b] = [0, 1].map(|part| &self.weights[pair[part].offset..][..pair[part].elements()]);
-            let inputs = entry.elements() / entry.shape[0];
-            let rows = merged.weights[entry.offset..][..entry.elements()].chunks_mut(inputs).zip(b.chunks(added.rank));
-            let mut is_finite = true;
-            for (row, b) in rows {
-                for (column, value) in row.iter_mut().enumerate() {
-                    let sum: f64 =
-                        b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
-                    let addition = factor * sum;
-                    if addition != 0.0 {
-                        *value = (f64::from(*value) + addition) as f32;
-                        is_finite &= value.is_finite();
-                    }
-                }
-            }
-            if !is_finite {
-                return Err(Error::input(format!(
-                    "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a 32-bit \
-                    number; choose a smaller scale",
-                    added.layer
-                )));
-            }
+        for entry in model.kind.layout().entries() {
+            merge.apply(entry, &mut merged.weights[entry.offset..][..entry.elements()])?;
         }
         Ok(merged)
+    }
+}
+
+/// An adapter on its way into the weights of its base.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    /// The base in messages.
+    name: String,
+    adapter: Adapter,
+    scale: f64,
+    /// Where the matrices lie in the adapter.
+    layout: Layout,
+    /// Number of the adapted layer, by the name of its weight.
+    layers: BTreeMap<String, usize>,
+}
+
+impl Merge {
+    /// `scale` times an adapter of a network; `name` is its base in messages.
+    pub(super) fn new(name: &str, adapter: Adapter, base: &impl Adaptable, scale: f64) -> Self {
+        let layers = adapter.lora.layers().iter().enumerate();
+        let layers = layers.map(|(index, layer)| (format!("{}.weight", layer.layer), index)).collect();
+        Self { name: name.to_owned(), layout: adapter.lora.layout(base), adapter, scale, layers }
+    }
+
+    /// Whether it changes a tensor of the base.
+    pub(super) fn changes(&self, entry: &Entry) -> bool {
+        self.layers.contains_key(&entry.name)
+    }
+
+    /// Adds to the values of a tensor of the base what the adapter adds to it, if that is anything.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a sum is too large for an f32.
+    pub(super) fn apply(&self, entry: &Entry, values: &mut [f32]) -> Result<()> {
+        let Some(index) = self.layers.get(&entry.name) else { return Ok(()) };
+        let added = &self.adapter.lora.layers()[*index];
+        let factor = self.scale * added.factor();
+        let [a, b] = [0, 1].map(|part| &self.layout.entries()[2 * index + part]);
+        let [a, b] = [a, b].map(|matrix| &self.adapter.weights[matrix.offset..][..matrix.elements()]);
+        let inputs = entry.elements() / entry.shape[0];
+        let mut is_finite = true;
+        for (row, b) in values.chunks_mut(inputs).zip(b.chunks(added.rank)) {
+            for (column, value) in row.iter_mut().enumerate() {
+                let sum: f64 =
+                    b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
+                let addition = factor * sum;
+                if addition != 0.0 {
+                    *value = (f64::from(*value) + addition) as f32;
+                    is_finite &= value.is_finite();
+                }
+            }
+        }
+        match is_finite {
+            true => Ok(()),
+            false => Err(Error::input(format!(
+                "{} cannot take the adapter at a scale of {:?}: the sum for {} is too large for a 32-bit number; choose \
+                 a smaller scale",
+                self.name, self.scale, added.layer
+            ))),
+        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! Model files: safetensors with one metadata entry that describes the network.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::folder::StoredTensors;
 use super::layout::{Entry, Layout};
+use super::weights::{StoredModel, WeightSource};
 use super::{ClassifierConfig, DitConfig, FlowModel};
 use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
-use crate::files::{read_file, write_atomically};
+use crate::files::{Content, Sink, Streamed, read_file, stream_atomically};
 use crate::sniff::what_is;
 
 /// Metadata key of a file's description, as JSON.
@@ -40,15 +43,15 @@ impl ModelKind {
     }
 }
 
-/// A network with its weights, on the host.
+/// A network with its weights: in memory, or wherever a [`WeightSource`] has them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Model {
+pub struct Model<W = Vec<f32>> {
     /// Its kind.
     pub kind: ModelKind,
     /// Names of its classes; empty if none were given.
     pub class_names: Vec<String>,
     /// All parameters, laid out according to [`ModelKind::layout`].
-    pub weights: Vec<f32>,
+    pub weights: W,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -67,27 +70,37 @@ impl Model {
     /// unknown or not finite.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = parse(name, bytes)?;
-        let Some(description) = metadata.get(KEY) else {
-            return Err(Error::input(format!(
-                "{name} does not describe its network (no `{KEY}` in its metadata): if it is a SiT or DiT \
-                 checkpoint, convert it first with `flowdppo-wgpu import --format sit`"
-            )));
-        };
-        let Description { kind, class_names }: Description = serde_json::from_str(description)
-            .map_err(|cause| Error::input(format!("{name} describes its network in an unknown way: {cause}")))?;
-        match &kind {
-            ModelKind::Dit(config) => config.check(),
-            ModelKind::Classifier(config) => config.check(),
-        }
-        .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
+        let (kind, class_names) = describe(name, metadata.get(KEY))?;
         let weights = gather(name, &kind.layout(), tensors)?;
-        let class_names = class_names.iter().map(|class| normal_name(class)).collect();
         Ok(Self { kind, class_names, weights })
     }
 
+    /// Reads a native file from disk into memory; [`StoredModel::open`] leaves the weights there.
+    ///
+    /// # Errors
+    /// As for [`Model::from_bytes`], and if it cannot be read.
+    pub fn load(path: &Path) -> Result<Self> {
+        StoredModel::open(path)?.in_memory()
+    }
+
+    /// The bytes of the file; the same model always gives the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.file().bytes().expect("memory can be read and written")
+    }
+
+    /// The parameters by name.
+    pub fn tensors(&self) -> Tensors {
+        scatter(&self.kind.layout(), &self.weights)
+    }
+}
+
+impl<W> Model<W> {
     /// A flow model with its weights, laid out according to [`FlowModel::layout`].
-    pub fn of(model: &FlowModel, class_names: &[String], weights: Vec<f32>) -> Self {
-        let kind = model.kind().expect("a text-to-image model is a folder");
+    ///
+    /// # Panics
+    /// If native files have no such networks, see [`FlowModel::kind`].
+    pub fn of(model: &FlowModel, class_names: &[String], weights: W) -> Self {
+        let kind = model.kind().expect("native files have such networks");
         Self { kind, class_names: class_names.to_vec(), weights }
     }
 
@@ -100,24 +113,12 @@ impl Model {
         Classes { of, count, names: &self.class_names }
     }
 
-    /// Reads a native file from disk.
-    ///
-    /// # Errors
-    /// As for [`Model::from_bytes`], and if it cannot be read.
-    pub fn load(path: &Path) -> Result<Self> {
-        let bytes = read_file(path)?;
-        Self::from_bytes(&path.display().to_string(), &bytes)
-    }
-
     /// The sizes and conventions of the network, if this is a flow model.
     ///
     /// # Errors
     /// [`Error::Input`] if it is a classifier.
     pub fn flow_model(&self, name: &str) -> Result<FlowModel> {
-        match &self.kind {
-            ModelKind::Dit(config) => Ok(config.into()),
-            ModelKind::Classifier(_) => Err(needs_flow_model(name)),
-        }
+        self.dit(name).map(FlowModel::from)
     }
 
     /// The diffusion transformer, if this is one.
@@ -141,30 +142,60 @@ impl Model {
             ModelKind::Dit(_) => Err(Error::input(format!("{name} is a flow model, but a classifier is needed here"))),
         }
     }
+}
 
-    /// The bytes of the file; the same model always gives the same bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
+impl<W: WeightSource> Model<W> {
+    /// The file, written tensor by tensor; the same model always gives the same bytes.
+    pub fn file(&self) -> Streamed<'_> {
         let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
         let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
-        serialize(&self.tensors(), Some((KEY, description)))
+        self.written(Some((KEY, description)))
     }
 
-    /// The parameters by name.
-    pub fn tensors(&self) -> Tensors {
-        scatter(&self.kind.layout(), &self.weights)
+    /// The tensors alone as a file, without what describes the network.
+    pub fn plain_file(&self) -> Streamed<'_> {
+        self.written(None)
+    }
+
+    fn written(&self, metadata: Option<(&'static str, String)>) -> Streamed<'_> {
+        let layout = self.kind.layout();
+        Streamed::new(move |sink| {
+            let entries: BTreeMap<&str, &Entry> = layout.entries().iter().map(|it| (it.name.as_str(), it)).collect();
+            let shapes = entries.values().map(|entry| (entry.name.clone(), entry.shape.clone()));
+            write_header(sink, shapes, metadata.clone())?;
+            entries.values().try_for_each(|entry| sink.put(bytemuck::cast_slice(&self.weights.read(entry)?)))
+        })
     }
 
     /// Writes the file atomically.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the weights cannot be read, or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_atomically(path, &self.to_bytes())
+        stream_atomically(path, &self.file()).map(drop)
     }
 }
 
 fn needs_flow_model(name: &str) -> Error {
     Error::input(format!("{name} is a classifier, but a flow model is needed here"))
+}
+
+/// Kind and class names of a network from the entry of a file's metadata.
+pub(super) fn describe(name: &str, description: Option<&String>) -> Result<(ModelKind, Vec<String>)> {
+    let Some(description) = description else {
+        return Err(Error::input(format!(
+            "{name} does not describe its network (no `{KEY}` in its metadata): if it is a SiT or DiT \
+             checkpoint, convert it first with `flowdppo-wgpu import --format sit`"
+        )));
+    };
+    let Description { kind, class_names }: Description = serde_json::from_str(description)
+        .map_err(|cause| Error::input(format!("{name} describes its network in an unknown way: {cause}")))?;
+    match &kind {
+        ModelKind::Dit(config) => config.check(),
+        ModelKind::Classifier(config) => config.check(),
+    }
+    .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
+    Ok((kind, class_names.iter().map(|class| normal_name(class)).collect()))
 }
 
 /// Reads all tensors of a safetensors file as f32; whole numbers are converted.
@@ -174,22 +205,6 @@ fn needs_flow_model(name: &str) -> Error {
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
     let bytes = read_file(path)?;
     parse_tensors(&path.display().to_string(), &bytes)
-}
-
-/// [`read_tensors`] for another program's file.
-///
-/// # Errors
-/// As for [`read_tensors`], and if it is a native model: its tensors have the same names as SiT's, but its time
-/// convention may differ.
-pub fn read_foreign_tensors(path: &Path) -> Result<Tensors> {
-    let bytes = read_file(path)?;
-    let name = path.display().to_string();
-    match parse(&name, &bytes)? {
-        (_, metadata) if metadata.contains_key(KEY) => {
-            Err(Error::input(format!("{name} is a native model already: use it directly")))
-        }
-        (tensors, _) => Ok(tensors),
-    }
 }
 
 /// Reads all tensors from the bytes of a safetensors file as f32. `name` is the file in messages.
@@ -210,30 +225,50 @@ pub fn serialize_tensors(tensors: &Tensors) -> Vec<u8> {
 /// # Errors
 /// If the file cannot be written.
 pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
-    write_atomically(path, &serialize_tensors(tensors))
+    stream_atomically(path, &serialize_tensors(tensors)).map(drop)
 }
 
 /// The bytes of a safetensors file. At most one metadata entry, since several would be written in random order.
-pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
+pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&'static str, String)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let shapes = tensors.iter().map(|(name, (shape, _))| (name.clone(), shape.clone()));
+    write_header(&mut bytes, shapes, metadata).expect("memory can be written");
+    tensors.values().for_each(|(_, values)| bytes.extend_from_slice(bytemuck::cast_slice(values)));
+    bytes
+}
+
+/// Begins a safetensors file with f32 tensors, which are given by name and whose values must follow in that order: byte
+/// for byte what [`safetensors::serialize`] writes.
+///
+/// # Errors
+/// Those of the sink.
+pub(crate) fn write_header(
+    sink: &mut dyn Sink,
+    tensors: impl Iterator<Item = (String, Vec<usize>)>,
+    metadata: Option<(&'static str, String)>,
+) -> Result<()> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
-    let views = tensors.iter().map(|(name, (shape, values))| {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the shape fits the number of values"))
+    let mut end = 0;
+    let infos = tensors.map(|(name, shape)| {
+        let begin = end;
+        end += size_of::<f32>() * shape.iter().product::<usize>();
+        (name, TensorInfo { dtype: Dtype::F32, shape, data_offsets: (begin, end) })
     });
-    safetensors::serialize(views, metadata).expect("f32 tensors are always writable")
+    let header = Metadata::new(metadata, infos.collect()).expect("the tensors follow each other");
+    let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
+    header.resize(header.len().next_multiple_of(8), b' ');
+    sink.put(&(header.len() as u64).to_le_bytes())?;
+    sink.put(&header)
 }
 
 /// Tensors and metadata of a safetensors file.
 pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>)> {
-    let broken = |cause: &dyn std::fmt::Display| {
-        Error::input(match (is_pytorch(bytes), what_is(bytes)) {
-            (true, _) => format!(
-                "{name} is a PyTorch checkpoint, not safetensors: convert it with the line of Python under \"Import a \
-                 checkpoint\" in docs/models.md"
-            ),
-            (false, Some(what)) if !bytes.is_empty() => format!("{name} is not safetensors: it is {what}"),
-            (false, _) => format!("{name} is not a complete safetensors file ({cause}): fetch or write it again"),
-        })
+    let broken = |cause: &dyn std::fmt::Display| match (is_pytorch(bytes), what_is(bytes)) {
+        (true, _) => pytorch_error(&name),
+        (false, Some(what)) if !bytes.is_empty() => Error::input(format!("{name} is not safetensors: it is {what}")),
+        (false, _) => {
+            Error::input(format!("{name} is not a complete safetensors file ({cause}): fetch or write it again"))
+        }
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|cause| broken(&cause))?;
     let file = SafeTensors::deserialize(bytes).map_err(|cause| broken(&cause))?;
@@ -253,8 +288,15 @@ pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<(Tensors, HashMap<String
 
 /// Whether a file starts like the output of `torch.save`: as a zip archive or, until 2020, as a pickle. Safetensors
 /// files start with a length of eight bytes, which may look the same, and a `{`.
-fn is_pytorch(bytes: &[u8]) -> bool {
+pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     (bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80")) && bytes.get(8) != Some(&b'{')
+}
+
+pub(super) fn pytorch_error(name: &dyn std::fmt::Display) -> Error {
+    Error::input(format!(
+        "{name} is a PyTorch checkpoint, not safetensors: convert it with the line of Python under \"Import a checkpoint\" \
+         in docs/models.md"
+    ))
 }
 
 fn convert(view: &TensorView<'_>) -> Option<Vec<f32>> {
@@ -301,14 +343,53 @@ pub(super) fn nearest_tensor<'a>(tensor: &str, present: impl IntoIterator<Item =
     nearest(tensor, &present).map_or_else(String::new, |near| format!("; it has `{near}`, which is similar"))
 }
 
-/// Arranges tensors according to a layout.
-pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Result<Vec<f32>> {
-    // Every tensor is checked before memory is allocated, because the sizes are only the file's claims.
+/// Named tensors, whose values may have to be read.
+pub(super) trait TensorSource {
+    /// All names.
+    fn names(&self) -> Vec<&String>;
+
+    /// The shape of a tensor; `None` if there is none of that name.
+    fn shape(&self, tensor: &str) -> Option<&[usize]>;
+
+    /// The values of a tensor that is there.
+    fn values(&self, tensor: &str) -> Result<Cow<'_, [f32]>>;
+}
+
+impl TensorSource for Tensors {
+    fn names(&self) -> Vec<&String> {
+        self.keys().collect()
+    }
+
+    fn shape(&self, tensor: &str) -> Option<&[usize]> {
+        self.get(tensor).map(|(shape, _)| shape.as_slice())
+    }
+
+    fn values(&self, tensor: &str) -> Result<Cow<'_, [f32]>> {
+        Ok(Cow::Borrowed(&self[tensor].1))
+    }
+}
+
+impl TensorSource for StoredTensors {
+    fn names(&self) -> Vec<&String> {
+        self.tensors().keys().collect()
+    }
+
+    fn shape(&self, tensor: &str) -> Option<&[usize]> {
+        self.tensors().get(tensor).map(|stored| stored.shape())
+    }
+
+    fn values(&self, tensor: &str) -> Result<Cow<'_, [f32]>> {
+        self.read(tensor).map(Cow::Owned)
+    }
+}
+
+/// Checks that tensors are those of a layout and finite. Shapes come first, because they are only the file's claims.
+pub(super) fn check(name: &str, layout: &Layout, tensors: &impl TensorSource) -> Result<()> {
     for entry in layout.entries() {
         let tensor = &entry.name;
-        let Some((shape, values)) = tensors.get(tensor) else {
+        let Some(shape) = tensors.shape(tensor) else {
             let known = |name: &String| layout.entries().iter().any(|entry| entry.name == *name);
-            let hint = nearest_tensor(tensor, tensors.keys().filter(|name| !known(name)));
+            let hint = nearest_tensor(tensor, tensors.names().into_iter().filter(|name| !known(name)));
             return Err(Error::input(format!(
                 "{name} is missing the tensor `{tensor}` of shape {:?}{hint}",
                 entry.shape
@@ -320,6 +401,7 @@ pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Resul
                 entry.shape
             )));
         }
+        let values = tensors.values(tensor)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::input(format!(
                 "{name}: tensor `{tensor}` is not finite at element {index} ({}): the file is damaged, or its \
@@ -328,21 +410,44 @@ pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Resul
             )));
         }
     }
+    let known: BTreeSet<&String> = layout.entries().iter().map(|entry| &entry.name).collect();
+    match tensors.names().into_iter().find(|name| !known.contains(name)) {
+        Some(extra) => Err(Error::input(format!("{name} has a tensor `{extra}` that its network does not have"))),
+        None => Ok(()),
+    }
+}
+
+/// Arranges tensors according to a layout.
+pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Result<Vec<f32>> {
+    // Every tensor is checked before memory is allocated.
+    check(name, layout, &tensors)?;
     let mut weights = vec![0.0; layout.elements()];
     for entry in layout.entries() {
         if let Some((_, values)) = tensors.remove(&entry.name) {
             weights[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
         }
     }
-    match tensors.keys().next() {
-        Some(extra) => Err(Error::input(format!("{name} has a tensor `{extra}` that its network does not have"))),
-        None => Ok(weights),
-    }
+    Ok(weights)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::half_to_f32;
+    use super::{Dtype, HashMap, TensorView, Tensors, half_to_f32, serialize};
+
+    /// The same header is made here, and the values follow as they come.
+    #[test]
+    fn files_have_the_bytes_that_the_crate_writes() {
+        let tensor = |count: usize| (vec![count], (0..count).map(|at| at as f32).collect());
+        let tensors =
+            Tensors::from([("b.weight".into(), tensor(3)), ("a".into(), tensor(5)), ("b.bias".into(), tensor(1))]);
+        for metadata in [None, Some(("key", "{\"a\": \"größe\"}".to_owned()))] {
+            let views = tensors.iter().map(|(name, (shape, values))| {
+                (name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values)).unwrap())
+            });
+            let entries = metadata.clone().map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
+            assert_eq!(serialize(&tensors, metadata), safetensors::serialize(views, entries).unwrap());
+        }
+    }
 
     #[test]
     fn half_precision() {

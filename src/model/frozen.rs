@@ -1,16 +1,19 @@
 //! Frozen weights on the device, stored as a configuration asks: in 32 bits, or their matrices in 16 or 8.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
 
-use super::layout::{Layout, Parameters, cut};
+use super::layout::{Entry, Layout, Parameters, cut};
+use super::weights::WeightSource;
 use crate::config::WeightType;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{BLOCK, DType, Graph, HALF_BOUND, STORE_ALIGNMENT, Store, StoreMemory, block_scale};
+
+/// Weights that are encoded at once: a whole number of words in every stream of every type.
+const AT_ONCE: usize = 1 << 20;
 
 /// How the weights of a [`Layout`] are stored where nothing trains them.
 ///
@@ -25,20 +28,37 @@ pub struct Frozen {
 
 #[derive(Clone, Debug, PartialEq)]
 struct FrozenTensor {
-    name: String,
+    /// Among the weights.
+    entry: Entry,
     /// As declared in a graph.
     shape: Vec<usize>,
     dtype: DType,
     /// Its first word in the store.
     offset: usize,
-    /// Where it lies among weights, laid out.
-    source: Range<usize>,
 }
 
 impl FrozenTensor {
     /// Words in the store, padding included.
     fn stored_words(&self) -> usize {
         self.dtype.words(&self.shape).next_multiple_of(STORE_ALIGNMENT)
+    }
+
+    /// Gives the words of its values, piece by piece, each with its place in the store.
+    fn encode(&self, values: &[f32], mut put: impl FnMut(usize, &[u32])) {
+        // Where the scales of blocks begin, of which two are a word.
+        let scales = self.offset + values.len() / 4;
+        for (first, piece) in (0..).step_by(AT_ONCE).zip(values.chunks(AT_ONCE)) {
+            let words = self.dtype.encode(piece);
+            match self.dtype {
+                DType::F32 | DType::U32 => put(self.offset + first, &words),
+                DType::F16 => put(self.offset + first / 2, &words),
+                DType::Q8_0 => {
+                    let (codes, of_blocks) = words.split_at(piece.len() / 4);
+                    put(self.offset + first / 4, codes);
+                    put(scales + first / BLOCK / 2, of_blocks);
+                }
+            }
+        }
     }
 
     /// What would be lost of its values, if it is more than its type promises.
@@ -93,8 +113,7 @@ impl Frozen {
                 WeightType::Q8_0 if is_matrix => DType::F16,
                 _ => DType::F32,
             };
-            let source = entry.offset..entry.offset + entry.elements();
-            let tensor = FrozenTensor { name: entry.name.clone(), shape, dtype, offset, source };
+            let tensor = FrozenTensor { entry: entry.clone(), shape, dtype, offset };
             offset += tensor.stored_words();
             tensors.push(tensor);
         }
@@ -120,21 +139,26 @@ impl Frozen {
     /// # Errors
     /// [`Error::Input`] if a weight is too large for so few bits, or most of a tensor too small.
     pub fn pack(&self, weights: &[f32]) -> Result<Vec<u32>> {
-        let mut words = Vec::new();
+        let mut words = vec![0; self.tensors.iter().map(FrozenTensor::stored_words).sum()];
         for tensor in &self.tensors {
-            let values = &weights[tensor.source.clone()];
-            if let Some(problem) = tensor.lost(values) {
-                return Err(Error::input(format!(
-                    "`model.weights` = \"{}\" cannot keep {} of the base in {}: {problem}; set `model.weights` = \"f32\"",
-                    self.weights.name(),
-                    tensor.name,
-                    if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" }
-                )));
-            }
-            words.extend(tensor.dtype.encode(values));
-            words.resize(tensor.offset + tensor.stored_words(), 0);
+            let values = weights.read(&tensor.entry)?;
+            self.check(tensor, &values)?;
+            tensor.encode(&values, |at, piece| words[at..at + piece.len()].copy_from_slice(piece));
         }
         Ok(words)
+    }
+
+    /// Checks that a tensor's type keeps its values.
+    fn check(&self, tensor: &FrozenTensor, values: &[f32]) -> Result<()> {
+        match tensor.lost(values) {
+            None => Ok(()),
+            Some(problem) => Err(Error::input(format!(
+                "`model.weights` = \"{}\" cannot keep {} of the base in {}: {problem}; set `model.weights` = \"f32\"",
+                self.weights.name(),
+                tensor.entry.name,
+                if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" }
+            ))),
+        }
     }
 
     /// The weights that a store of these holds: each rounded as it is stored.
@@ -143,9 +167,9 @@ impl Frozen {
     /// As [`Frozen::pack`].
     pub fn rounded(&self, weights: &[f32]) -> Result<Vec<f32>> {
         let (mut rounded, words) = (weights.to_vec(), self.pack(weights)?);
-        for FrozenTensor { shape, dtype, offset, source, .. } in &self.tensors {
-            let values = dtype.decode(&words[*offset..offset + dtype.words(shape)], source.len());
-            for (weight, value) in rounded[source.clone()].iter_mut().zip(values) {
+        for FrozenTensor { entry, shape, dtype, offset } in &self.tensors {
+            let values = dtype.decode(&words[*offset..offset + dtype.words(shape)], entry.elements());
+            for (weight, value) in rounded[entry.offset..].iter_mut().zip(values) {
                 // Exact: no type has more bits.
                 *weight = value as f32;
             }
@@ -160,26 +184,35 @@ impl Frozen {
     pub fn interpreted(&self, weights: &[f32]) -> Result<Vec<f64>> {
         let words = self.pack(weights)?;
         let mut store: Vec<f64> = words.iter().map(|word| f64::from(*word)).collect();
-        for FrozenTensor { offset, source, .. } in self.tensors.iter().filter(|tensor| tensor.dtype == DType::F32) {
-            let values = weights[source.clone()].iter().map(|value| f64::from(*value));
-            store.splice(*offset..offset + source.len(), values);
+        for FrozenTensor { offset, entry, .. } in self.tensors.iter().filter(|tensor| tensor.dtype == DType::F32) {
+            let values = weights[entry.offset..][..entry.elements()].iter().map(|value| f64::from(*value));
+            store.splice(*offset..offset + entry.elements(), values);
         }
         Ok(store)
     }
 
-    /// Puts weights, laid out, on the device.
+    /// Puts weights on the device, one tensor after the other.
     ///
     /// # Errors
-    /// As [`Frozen::pack`], or if the device has not enough memory.
-    pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
+    /// As [`Frozen::pack`], those of the source of the weights, or if the device has not enough memory.
+    pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &(impl WeightSource + ?Sized)) -> Result<StoreMemory> {
         let chunks = cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes());
-        StoreMemory::upload(gpu, label, &chunks, &self.pack(weights)?)
+        let memory = StoreMemory::allocate(gpu, label, &chunks)?;
+        for tensor in &self.tensors {
+            let values = weights.read(&tensor.entry)?;
+            self.check(tensor, &values)?;
+            match tensor.dtype {
+                DType::F32 => memory.write_at(gpu, tensor.offset, &values),
+                _ => tensor.encode(&values, |at, words| memory.write_at(gpu, at, words)),
+            }
+        }
+        Ok(memory)
     }
 
     /// Declares the parameters in a graph.
     pub fn declare(&self, graph: &mut Graph, store: Store) -> Parameters {
-        let tensors = self.tensors.iter().map(|FrozenTensor { name, shape, dtype, offset, .. }| {
-            (name.clone(), graph.stored_of(*dtype, name, shape, store, *offset))
+        let tensors = self.tensors.iter().map(|FrozenTensor { entry, shape, dtype, offset }| {
+            (entry.name.clone(), graph.stored_of(*dtype, &entry.name, shape, store, *offset))
         });
         Parameters::new(tensors.collect())
     }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::dit::DitConfig;
-use super::file::{Model, ModelKind, Tensors, gather, nearest_tensor};
+use super::file::{Model, ModelKind, TensorSource, Tensors, check, gather, nearest_tensor};
+use super::folder::StoredTensors;
+use super::weights::{StoredModel, Weights};
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 
@@ -132,28 +134,54 @@ impl DitConfig {
 /// # Errors
 /// [`Error::Input`] as [`DitConfig::of_sit`], or naming a tensor that is missing, unknown, misshapen or not finite.
 pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>, null_class: NullClass) -> Result<Model> {
-    let shapes = tensors.iter().map(|(tensor, (shape, _))| (tensor.clone(), shape.clone())).collect();
-    let kind = ModelKind::Dit(DitConfig::of_sit(name, &shapes, num_heads, null_class)?);
+    let kind = kind_of_sit(name, &tensors, num_heads, null_class)?;
     let weights = gather(name, &kind.layout(), tensors)?;
-    Ok(Model { kind, class_names: Vec::new(), weights })
+    Ok(kind.with(Vec::new(), weights))
 }
 
-/// Converts a native model to SiT's tensors, the inverse of [`import_sit`]. `name` is the model in messages.
+/// The same, of tensors that stay in their file.
+///
+/// # Errors
+/// As [`import_sit`], and if the file cannot be read.
+pub fn import_stored_sit(
+    tensors: StoredTensors,
+    num_heads: Option<usize>,
+    null_class: NullClass,
+) -> Result<StoredModel> {
+    let name = tensors.name().to_owned();
+    let kind = kind_of_sit(&name, &tensors, num_heads, null_class)?;
+    check(&name, &kind.layout(), &tensors)?;
+    Ok(kind.with(Vec::new(), Weights::Stored(tensors)))
+}
+
+fn kind_of_sit(
+    name: &str,
+    tensors: &impl TensorSource,
+    num_heads: Option<usize>,
+    null_class: NullClass,
+) -> Result<ModelKind> {
+    let shape = |tensor: &String| Some((tensor.clone(), tensors.shape(tensor)?.to_vec()));
+    let shapes = tensors.names().into_iter().filter_map(shape).collect();
+    DitConfig::of_sit(name, &shapes, num_heads, null_class).map(ModelKind::Dit)
+}
+
+/// Checks that a native model can be SiT's, whose tensors have the same names and values: the inverse of
+/// [`import_sit`]. `name` is the model in messages.
 ///
 /// # Errors
 /// [`Error::Input`] if SiT's program could not run the network: it must have SiT's sign and direction of time, and an
 /// unscaled time. A network with other conventions computes other time features, which no change of weights can
 /// reproduce bit for bit.
-pub fn export_sit(name: &str, model: &Model) -> Result<Tensors> {
+pub fn check_export_sit<W>(name: &str, model: &Model<W>) -> Result<()> {
     let config = model.dit(name)?;
-    if config.time != TimeConvention::Sit || config.time_scale != 1.0 {
-        let runs = if config.time == TimeConvention::Sit { "from noise to data" } else { "from data to noise" };
-        return Err(Error::input(format!(
-            "{name} cannot be a SiT checkpoint: its time runs {runs} and is multiplied by {}, but SiT's runs from noise \
-             to data and is multiplied by 1; pretrain it with `model.time` = \"sit\" and `model.time_scale` = 1, or use \
-             the native file, whose tensors have the same names",
-            config.time_scale
-        )));
+    if config.time == TimeConvention::Sit && config.time_scale == 1.0 {
+        return Ok(());
     }
-    Ok(model.tensors())
+    let runs = if config.time == TimeConvention::Sit { "from noise to data" } else { "from data to noise" };
+    Err(Error::input(format!(
+        "{name} cannot be a SiT checkpoint: its time runs {runs} and is multiplied by {}, but SiT's runs from noise \
+         to data and is multiplied by 1; pretrain it with `model.time` = \"sit\" and `model.time_scale` = 1, or use \
+         the native file, whose tensors have the same names",
+        config.time_scale
+    )))
 }

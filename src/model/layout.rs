@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::weights::WeightSource;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DType, Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
@@ -105,9 +106,23 @@ impl Layout {
     /// Puts weights, laid out, on the device.
     ///
     /// # Errors
-    /// If the device has not enough memory, or does not take so large a tensor.
-    pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
-        StoreMemory::upload(gpu, label, &self.chunks(gpu.chunk_bytes()), weights)
+    /// If the device has not enough memory, or does not take so large a tensor. Those of the source of the weights, too.
+    pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &(impl WeightSource + ?Sized)) -> Result<StoreMemory> {
+        let memory = StoreMemory::allocate(gpu, label, &self.chunks(gpu.chunk_bytes()))?;
+        self.write(gpu, &[&memory], weights)?;
+        Ok(memory)
+    }
+
+    /// Writes weights, one tensor after the other, to stores of this layout.
+    ///
+    /// # Errors
+    /// Those of the source of the weights.
+    pub fn write(&self, gpu: &Gpu, stores: &[&StoreMemory], weights: &(impl WeightSource + ?Sized)) -> Result<()> {
+        for entry in &self.entries {
+            let values = weights.read(entry)?;
+            stores.iter().for_each(|store| store.write_at(gpu, entry.offset, &values));
+        }
+        Ok(())
     }
 
     /// Declares the parameters in a graph; with `gradients`, backward passes add to that store.

@@ -17,21 +17,21 @@ mod lora;
 mod mmdit;
 mod network;
 pub mod text;
+mod weights;
 
-pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter};
+pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
 pub use classifier::{Classifier, ClassifierConfig};
 pub use condition::{ConditionInput, PromptEmbedding, PromptSource, PromptTable};
 pub use dit::DitConfig;
-pub(crate) use file::KEY as NATIVE;
-pub use file::{
-    Model, ModelKind, Tensors, parse_tensors, read_foreign_tensors, read_tensors, serialize_tensors, write_tensors,
-};
+pub(crate) use file::{KEY as NATIVE, write_header};
+pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
 pub use flow_model::{FlowModel, FlowNetwork, Pictures, TextModel};
 pub use frozen::Frozen;
-pub use import::{NullClass, default_num_heads, export_sit, import_sit};
+pub use import::{NullClass, check_export_sit, default_num_heads, import_sit, import_stored_sit};
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
 pub use mmdit::{Mmdit, MmditConfig, MmditNetwork, Prompts};
 pub use network::{BASE, Network, START};
+pub use weights::{OnDevice, StoredModel, WeightSource, Weights, crc32, open_foreign};

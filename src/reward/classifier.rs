@@ -6,7 +6,7 @@ use super::{Batch, Reward};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Stores, Tensor};
-use crate::model::{Classifier, ClassifierConfig, Model};
+use crate::model::{Classifier, ClassifierConfig, Model, WeightSource};
 use crate::ops::cross_entropy;
 use crate::optimizer::PARAMETERS;
 
@@ -31,7 +31,7 @@ impl ClassifierScorer {
     ///
     /// # Errors
     /// If the model is not a classifier, or the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, model: &Model, name: &str) -> Result<Self> {
+    pub fn new(gpu: &Arc<Gpu>, model: &Model<impl WeightSource>, name: &str) -> Result<Self> {
         let config = model.classifier(name)?.clone();
         let weights = config.layout().upload(gpu, "classifier", &model.weights)?;
         let mut graph = Graph::new();

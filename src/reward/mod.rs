@@ -30,7 +30,7 @@ use crate::assets;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
-use crate::model::{Model, Pictures};
+use crate::model::{Pictures, StoredModel};
 use crate::run::RewardLog;
 use crate::shape::ImageShape;
 use crate::text::is_deceptive;
@@ -353,7 +353,7 @@ pub fn check_classifier(file: &str, pictures: &Pictures<'_>) -> Result<()> {
 }
 
 /// The classifier in a file, and its class for each class of the model.
-fn fitting_classifier(file: &str, pictures: &Pictures<'_>) -> Result<(Model, Vec<usize>)> {
+fn fitting_classifier(file: &str, pictures: &Pictures<'_>) -> Result<(StoredModel, Vec<usize>)> {
     let model = assets::load_model(file)?;
     let network = model.classifier(file)?;
     let takes = ImageShape::square(network.channels, network.image_size);

@@ -16,7 +16,7 @@ use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START};
+use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START, WeightSource};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report::{self, LiveReport};
@@ -88,7 +88,7 @@ struct Base {
 pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
     let mut config = config.clone();
     if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
-        && newest.file(ADAPTER_CONFIG).is_ok()
+        && newest.has(ADAPTER_CONFIG)
     {
         folder.clone_from(&newest.path);
     }
@@ -105,7 +105,7 @@ impl TrainingRun {
     pub fn prepare(
         gpu: &Arc<Gpu>,
         config: &Config,
-        base: &Model,
+        base: &Model<impl WeightSource>,
         newest: Option<LoadedCheckpoint>,
         dump: Option<PathBuf>,
     ) -> Result<Self> {
@@ -302,10 +302,7 @@ impl TrainingRun {
             tuned = Some(self.evaluator.evaluate(self.trainer.rewards(), done)?);
         }
         progress.finish(&format!("{done} iterations"));
-        self.trainer.averaged_model()?.save(&directory.model())?;
-        if let Some(adapter) = self.trainer.averaged_adapter()? {
-            adapter.save(&directory.adapter(), &self.trainer.network().model)?;
-        }
+        self.write_result(directory)?;
         // The last iteration has drawn them, unless a finished run is resumed.
         let (images, captions) = match shown {
             Some(shown) => shown,
@@ -338,6 +335,17 @@ impl TrainingRun {
     /// Whether something done every `every` iterations is due after this one.
     fn due(&self, every: usize, done: u64) -> bool {
         done == self.config.train.iterations as u64 || (every > 0 && done.is_multiple_of(every as u64))
+    }
+
+    /// Writes the model, or the adapter alone if one is trained.
+    fn write_result(&self, directory: &RunDirectory) -> Result<()> {
+        let folder = match self.config.lora.is_used() {
+            true => directory.adapter(),
+            false => directory.path().to_owned(),
+        };
+        std::fs::create_dir_all(&folder).map_err(|cause| Error::unwritable(&folder, cause))?;
+        let files = self.trainer.averaged_files()?;
+        files.iter().try_for_each(|(name, content)| files::stream_atomically(&folder.join(name), content).map(drop))
     }
 
     /// Writes a checkpoint.

@@ -1,8 +1,13 @@
 //! The weights of a run as files of its checkpoints: those in training and their average, as models or as adapters.
 
+use crate::assets::AdapterBase;
 use crate::classes::Classes;
+use crate::config::ADAPTER_BASE;
 use crate::error::{Error, Result};
-use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, Network};
+use crate::files::{Content, Streamed};
+use crate::model::{
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, Network, OnDevice, StoredModel, WeightSource, Weights,
+};
 use crate::run::LoadedCheckpoint;
 
 /// The weights in training, as a model.
@@ -15,37 +20,68 @@ const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";
 /// The adapter that the run started from, if any.
 const ADAPTER_AT_START: &str = "adapter_start.safetensors";
 
+/// Files by name.
+pub(super) type Files<'a> = Vec<(&'static str, Streamed<'a>)>;
+
 /// What the weights belong to.
 pub(super) struct Saved<'a> {
     pub network: &'a Network,
     pub class_names: &'a [String],
+    /// What an adapter was trained on.
+    pub base: &'a AdapterBase,
 }
 
-impl Saved<'_> {
+impl<'a> Saved<'a> {
     /// A model of these weights.
-    pub fn model(&self, weights: Vec<f32>) -> Model {
-        Model::of(&self.network.model, self.class_names, weights)
+    fn model<W: WeightSource + 'a>(&self, weights: W) -> Streamed<'a> {
+        let model = Model::of(&self.network.model, self.class_names, weights);
+        Streamed::new(move |sink| model.file().write_to(sink))
     }
 
-    /// The files, from the weights in training and their average. With LoRA the base is not included.
-    pub fn files(&self, current: Vec<f32>, average: Vec<f32>) -> Vec<(&'static str, Vec<u8>)> {
-        let model = &self.network.model;
-        match &self.network.lora {
-            None => vec![(MODEL, self.model(current).to_bytes()), (AVERAGED_MODEL, self.model(average).to_bytes())],
+    /// The files of weights that are a result: a model, or the folder of an adapter.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn result(&self, weights: OnDevice<'a>) -> Result<Files<'a>> {
+        Ok(match &self.network.lora {
+            None => vec![(MODEL, self.model(weights))],
             Some(lora) => {
-                let files = |weights| Adapter { lora: lora.clone(), weights }.files(model);
-                let [_, (_, current)] = files(current);
-                let [config, average] = files(average);
-                vec![(ADAPTER_IN_TRAINING, current), config, average]
+                let mut files = self.adapter(lora, weights.memory.read(weights.gpu)?);
+                files.push((ADAPTER_BASE, serde_json::to_vec_pretty(self.base).expect("it is text").into()));
+                files
             }
-        }
+        })
+    }
+
+    fn adapter(&self, lora: &Lora, weights: Vec<f32>) -> Files<'static> {
+        let files = Adapter { lora: lora.clone(), weights }.files(&self.network.model);
+        files.map(|(name, bytes)| (name, bytes.into())).into()
+    }
+
+    /// The matrices of an adapter as a file of this name.
+    fn matrices(&self, name: &'static str, lora: &Lora, weights: Vec<f32>) -> (&'static str, Streamed<'static>) {
+        let [_, (_, bytes)] = Adapter { lora: lora.clone(), weights }.files(&self.network.model);
+        (name, bytes.into())
+    }
+
+    /// The files of a checkpoint, from the weights in training and their average. With LoRA the base is not included.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn files(&self, current: OnDevice<'a>, average: OnDevice<'a>) -> Result<Files<'a>> {
+        Ok(match &self.network.lora {
+            None => vec![(MODEL, self.model(current)), (AVERAGED_MODEL, self.model(average))],
+            Some(lora) => {
+                let mut files = vec![self.matrices(ADAPTER_IN_TRAINING, lora, current.memory.read(current.gpu)?)];
+                files.extend(self.result(average)?);
+                files
+            }
+        })
     }
 
     /// The file of the adapter that the run started from.
-    pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Vec<u8>)> {
-        let lora = self.network.lora.clone()?;
-        let [_, (_, bytes)] = Adapter { lora, weights }.files(&self.network.model);
-        Some((ADAPTER_AT_START, bytes))
+    pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Streamed<'static>)> {
+        Some(self.matrices(ADAPTER_AT_START, self.network.lora.as_ref()?, weights))
     }
 
     /// The adapter that the run started from; `None` if the checkpoint is from an older version, which did not store
@@ -66,19 +102,20 @@ impl Saved<'_> {
     ///
     /// # Errors
     /// If it belongs to another network.
-    pub fn read(&self, checkpoint: &LoadedCheckpoint) -> Result<[Vec<f32>; 2]> {
-        match &self.network.lora {
-            None => Ok([self.read_model(checkpoint, MODEL)?, self.read_model(checkpoint, AVERAGED_MODEL)?]),
-            Some(lora) => Ok([
-                self.read_adapter(checkpoint, lora, ADAPTER_IN_TRAINING)?,
-                self.read_adapter(checkpoint, lora, ADAPTER_MODEL)?,
-            ]),
-        }
+    pub fn read(&self, checkpoint: &LoadedCheckpoint) -> Result<[Weights; 2]> {
+        Ok(match &self.network.lora {
+            None => [self.read_model(checkpoint, MODEL)?, self.read_model(checkpoint, AVERAGED_MODEL)?],
+            Some(lora) => [
+                self.read_adapter(checkpoint, lora, ADAPTER_IN_TRAINING)?.into(),
+                self.read_adapter(checkpoint, lora, ADAPTER_MODEL)?.into(),
+            ],
+        })
     }
 
-    fn read_model(&self, checkpoint: &LoadedCheckpoint, file: &str) -> Result<Vec<f32>> {
-        let name = checkpoint.path.join(file).display().to_string();
-        let model = Model::from_bytes(&name, checkpoint.file(file)?)?;
+    fn read_model(&self, checkpoint: &LoadedCheckpoint, file: &str) -> Result<Weights> {
+        let path = checkpoint.path_of(file)?;
+        let name = path.display().to_string();
+        let model = StoredModel::open(&path)?;
         if model.flow_model(&name).is_ok_and(|found| found == self.network.model) {
             let begun =
                 Classes { of: "`model.file`", count: self.network.model.num_conditions(), names: self.class_names };
@@ -93,8 +130,8 @@ impl Saved<'_> {
 
     fn read_adapter(&self, checkpoint: &LoadedCheckpoint, lora: &Lora, file: &str) -> Result<Vec<f32>> {
         let folder = checkpoint.path.display().to_string();
-        let bytes = [checkpoint.file(ADAPTER_CONFIG)?, checkpoint.file(file)?];
-        let adapter = Adapter::from_bytes(&folder, bytes, &self.network.model)?;
+        let [config, matrices] = [checkpoint.file(ADAPTER_CONFIG)?, checkpoint.file(file)?];
+        let adapter = Adapter::from_bytes(&folder, [&config, &matrices], &self.network.model)?;
         if adapter.lora == *lora {
             return Ok(adapter.weights);
         }

@@ -11,19 +11,25 @@ use super::rollout::{self, RolloutCollector, trained_slots};
 use super::saved::Saved;
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
+use crate::assets::AdapterBase;
 use crate::autodiff::LostInHalf;
-use crate::config::{Config, LogProb, ObjectiveName, WeightType};
+use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
+use crate::files::Streamed;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION};
 use crate::graph::{
     DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
 };
-use crate::model::{Adapter, BASE, FlowModel, Model, Network, START};
+use crate::model::folder::StoredTensors;
+use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, WeightSource};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
+
+/// The file of a checkpoint with AdamW's moments.
+const MOMENTS: &str = "optimizer.safetensors";
 
 /// The contents of a checkpoint besides tensors. Noise is a function of seed and counters, so there is no generator
 /// state.
@@ -85,14 +91,12 @@ pub struct Trainer {
     updater: Updater,
     rewards: Rewards,
     base: Option<StoreMemory>,
-    /// The weights of an adapter's base, if the device has them rounded: what the adapter is merged into.
-    exact_base: Option<Vec<f32>>,
     /// The adapter that the run started from, if any, as stored in checkpoints.
     began_with: Option<Vec<f32>>,
     /// The same on the device, if distances are measured from it.
     start: Option<StoreMemory>,
-    /// CRC-32 of the weights that the run started from.
-    base_crc32: u32,
+    /// What the run started from.
+    origin: AdapterBase,
     dumped: Option<Vec<u8>>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
@@ -151,7 +155,7 @@ impl Trainer {
     ///
     /// # Errors
     /// If configuration, model and rewards do not fit each other, or the device has not enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Result<Self> {
+    pub fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>) -> Result<Self> {
         Self::bind(gpu, config, model, Updater::new)
     }
 
@@ -159,19 +163,21 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::new`].
-    pub fn observed(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Result<Self> {
+    pub fn observed(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>) -> Result<Self> {
         Self::bind(gpu, config, model, Updater::observed)
     }
 
-    fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model, updater: BindUpdater) -> Result<Self> {
+    fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>, updater: BindUpdater) -> Result<Self> {
         let flow_model = model.flow_model("`model.file`")?;
         let conditions = config.rollout.chosen_classes(flow_model.num_conditions())?;
         let cost = Self::cost(config, &flow_model, &DeviceProfile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
         let adapter = Adapter::begin(config, &flow_model)?;
-        let weights = adapter.as_ref().map_or(&model.weights, |it| &it.weights);
         let network = Network::new(&flow_model, adapter.as_ref(), config.model.weights);
-        let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
+        let optimizer = match &adapter {
+            Some(adapter) => Optimizer::new(gpu, network.layout(), &adapter.weights)?,
+            None => Optimizer::new(gpu, network.layout(), &model.weights)?,
+        };
         let base = match keeps_base(config) {
             true => Some(network.frozen().upload(gpu, BASE.0, &model.weights)?),
             false => None,
@@ -205,12 +211,10 @@ impl Trainer {
             collector,
             updater,
             rewards,
-            exact_base: (config.lora.is_used() && config.model.weights != WeightType::F32)
-                .then(|| model.weights.clone()),
             base,
             began_with,
             start,
-            base_crc32: crc32fast::hash(bytemuck::cast_slice(&model.weights)),
+            origin: AdapterBase { model: config.anchored().model.file.unwrap_or_default(), crc32: model.crc32()? },
             dumped: None,
             optimizer,
         })
@@ -315,20 +319,6 @@ impl Trainer {
         &mut self.rewards
     }
 
-    /// The averaged weights as a model, with an adapter merged into the base that the model's file contains.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn averaged_model(&self) -> Result<Model> {
-        match (self.averaged_adapter()?, &self.base) {
-            (Some(adapter), Some(base)) => {
-                let weights = self.exact_base.clone().map_or_else(|| base.read(&self.gpu), Ok)?;
-                adapter.merge("the base", &self.saved().model(weights), 1.0)
-            }
-            _ => Ok(self.saved().model(self.optimizer.read(AVERAGE)?)),
-        }
-    }
-
     /// The averaged adapter; `None` if all weights are trained.
     ///
     /// # Errors
@@ -338,39 +328,35 @@ impl Trainer {
         Ok(Some(Adapter { lora, weights: self.optimizer.read(AVERAGE)? }))
     }
 
-    /// The averaged weights as files: the model, and the adapter if one is trained.
+    /// The averaged weights as files: those of a model or, if one is trained, of an adapter and the record of its base.
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn averaged_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
-        let mut files = vec![("model.safetensors", self.averaged_model()?.to_bytes())];
-        if let Some(adapter) = self.averaged_adapter()? {
-            files.extend(adapter.files(&self.network.model));
-        }
-        Ok(files)
+    pub fn averaged_files(&self) -> Result<Vec<(&'static str, Streamed<'_>)>> {
+        self.saved().result(self.optimizer.source(AVERAGE))
     }
 
     fn saved(&self) -> Saved<'_> {
-        Saved { network: &self.network, class_names: &self.class_names }
+        Saved { network: &self.network, class_names: &self.class_names, base: &self.origin }
     }
 
     /// The files of a checkpoint after `iteration` iterations.
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn checkpoint(&self, iteration: u64) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    pub fn checkpoint(&self, iteration: u64) -> Result<Vec<(&'static str, Streamed<'_>)>> {
         let state = State {
             iteration,
             optimizer_step: self.optimizer.step,
             skipped_in_a_row: self.optimizer.skipped_in_a_row,
-            base_crc32: Some(self.base_crc32),
+            base_crc32: Some(self.origin.crc32),
             adapter: Some(self.network.lora.is_some()),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let mut files = self.saved().files(self.optimizer.read(PARAMETERS)?, self.optimizer.read(AVERAGE)?);
+        let mut files = self.saved().files(self.optimizer.source(PARAMETERS), self.optimizer.source(AVERAGE))?;
         files.extend(self.began_with.as_ref().and_then(|weights| self.saved().start(weights.clone())));
-        files.push(("optimizer.safetensors", self.optimizer.moments()?));
-        files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON")));
+        files.push((MOMENTS, self.optimizer.moments()));
+        files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON").into()));
         Ok(files)
     }
 
@@ -379,13 +365,13 @@ impl Trainer {
     /// # Errors
     /// If it belongs to another model, or to another base.
     pub fn restore(&mut self, checkpoint: &LoadedCheckpoint) -> Result<u64> {
-        let name = |file: &str| checkpoint.path.join(file).display().to_string();
-        let state: State = serde_json::from_slice(checkpoint.file("state.json")?)
-            .map_err(|cause| Error::input(format!("{} cannot be read: {cause}", name("state.json"))))?;
+        let name = "state.json";
+        let state: State = serde_json::from_slice(&checkpoint.file(name)?)
+            .map_err(|cause| Error::unreadable(&checkpoint.path.join(name), cause))?;
         self.check_base(&checkpoint.path.display().to_string(), &state)?;
         let [current, average] = self.saved().read(checkpoint)?;
-        self.optimizer.write(PARAMETERS, &current);
-        self.optimizer.write(AVERAGE, &average);
+        self.optimizer.load(PARAMETERS, &current)?;
+        self.optimizer.load(AVERAGE, &average)?;
         if self.began_with.is_some() {
             // The current value came from the folder of `lora.adapter`, which may since have been overwritten by this
             // run.
@@ -396,8 +382,7 @@ impl Trainer {
                 (None, _) => {}
             }
         }
-        let file = "optimizer.safetensors";
-        self.optimizer.restore_moments(&name(file), checkpoint.file(file)?)?;
+        self.optimizer.restore_moments(&StoredTensors::open(&checkpoint.path_of(MOMENTS)?)?)?;
         self.optimizer.step = state.optimizer_step;
         self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
@@ -409,9 +394,9 @@ impl Trainer {
         let problem = match (is_adapter, self.network.lora.is_some(), state.base_crc32) {
             (true, false, _) => "contains an adapter, but `lora` now trains all weights".to_owned(),
             (false, true, _) => "contains all weights, but `lora` now trains an adapter".to_owned(),
-            (.., Some(found)) if found != self.base_crc32 => format!(
+            (.., Some(found)) if found != self.origin.crc32 => format!(
                 "was trained from a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {:08x}",
-                self.base_crc32
+                self.origin.crc32
             ),
             _ => return Ok(()),
         };

@@ -8,7 +8,7 @@ use super::checkpoint::create_if_missing;
 use super::metrics::{Record, number};
 use crate::config::{Config, Eval, KeepBest, Reward};
 use crate::error::DAMAGE;
-use crate::files::write_atomically;
+use crate::files::{Streamed, measure, own_file, stream_atomically, write_atomically};
 use crate::{Error, Result};
 
 /// What is known of the model.
@@ -76,12 +76,22 @@ impl BestKeeper {
     ///
     /// # Errors
     /// Those of `files`, and a disk that refuses.
-    pub fn offer(&mut self, line: &Record, files: impl FnOnce() -> Result<Vec<(&'static str, Vec<u8>)>>) -> Result<()> {
+    pub fn offer<'a>(
+        &mut self,
+        line: &Record,
+        files: impl FnOnce() -> Result<Vec<(&'static str, Streamed<'a>)>>,
+    ) -> Result<()> {
         let Some(value) = self.value(line) else { return Ok(()) };
         if self.best.as_ref().is_some_and(|best| value <= best.value + SAME * best.value.abs()) {
             return Ok(());
         }
         let files = files()?;
+        create_if_missing(&self.folder).map_err(|cause| Error::unwritable(&self.folder, cause))?;
+        // A crash in between leaves files that the numbers' checksum does not fit, and `read` sees that.
+        let mut crc32 = crc32fast::Hasher::new();
+        for (name, content) in &files {
+            crc32.combine(&stream_atomically(&self.folder.join(name), content)?.crc32);
+        }
         let mut evaluation = line.clone();
         evaluation.retain(|key, _| key.starts_with("eval/"));
         let best = Best {
@@ -90,26 +100,35 @@ impl BestKeeper {
             value,
             evaluation,
             files: files.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            crc32: crc32(files.iter().map(|(_, bytes)| bytes)),
+            crc32: crc32.finalize(),
             scored_by: Some(self.scored_by),
         };
         let numbers = self.folder.join(NUMBERS);
         let json = serde_json::to_vec_pretty(&best).map_err(|cause| Error::unwritable(&numbers, cause))?;
-        create_if_missing(&self.folder).map_err(|cause| Error::unwritable(&self.folder, cause))?;
-        // A crash in between leaves files that the numbers' checksum does not fit, and `read` sees that.
-        files.iter().try_for_each(|(name, bytes)| write_atomically(&self.folder.join(name), bytes))?;
         write_atomically(&numbers, &json)?;
+        self.remove_all_but(&best.files);
         self.best = Some(best);
         Ok(())
+    }
+
+    /// Removes the files of the model before that the new one does not have: older programs kept an adapter's model, too.
+    fn remove_all_but(&self, files: &[String]) {
+        let before = self.best.iter().flat_map(|best| &best.files);
+        for path in before.filter(|name| !files.contains(name)).filter_map(|name| own_file(&self.folder, name)) {
+            if let Err(cause) = std::fs::remove_file(&path) {
+                log::warn!("cannot remove {}: {cause}", path.display());
+            }
+        }
     }
 
     /// The kept model, unless a crash left it half-written; its value is by the criterion in force now.
     fn read(&self) -> Option<Best> {
         let numbers = std::fs::read(self.folder.join(NUMBERS)).ok()?;
         let best = serde_json::from_slice::<Best>(&numbers).ok();
-        let read = |name: &String| std::fs::read(self.folder.join(name)).ok();
         let is_whole = |best: &Best| {
-            best.files.iter().map(read).collect::<Option<Vec<_>>>().is_some_and(|files| crc32(&files) == best.crc32)
+            let mut crc32 = crc32fast::Hasher::new();
+            let mut add = |name: &String| measure(&self.folder.join(name)).map(|file| crc32.combine(&file.crc32));
+            best.files.iter().try_for_each(&mut add).is_ok() && crc32.finalize() == best.crc32
         };
         let problem = match best.filter(is_whole) {
             None => "is not whole",
@@ -145,13 +164,6 @@ impl BestKeeper {
             KeepBest::Auto | KeepBest::None => "nothing",
         }
     }
-}
-
-/// Of several files, as if they were one.
-fn crc32<'a>(files: impl IntoIterator<Item = &'a Vec<u8>>) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    files.into_iter().for_each(|bytes| hasher.update(bytes));
-    hasher.finalize()
 }
 
 /// Checksum of all keys (with absolute paths) that the scores of an evaluation depend on.
@@ -191,7 +203,7 @@ mod tests {
 
     /// Offers a model whose bytes are its iteration.
     fn offer(keeper: &mut BestKeeper, iteration: u64, judge: f64, reward: f64) {
-        let bytes = || vec![iteration as u8; 9];
+        let bytes = || Streamed::from(vec![iteration as u8; 9]);
         let files = || Ok(vec![("model.safetensors", bytes()), ("adapter_model.safetensors", bytes())]);
         keeper.offer(&line(iteration, judge, reward), files).unwrap();
     }
@@ -288,5 +300,22 @@ mod tests {
         let mut worse = open(folder.path(), &config);
         offer(&mut worse, 2, 0.8, 0.0);
         assert_eq!(kept(&worse), (1, 0.9));
+    }
+
+    #[test]
+    fn what_the_best_before_had_and_this_one_has_not_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keeper = keeper(folder.path(), KeepBest::Judge);
+        offer(&mut keeper, 1, 0.7, 0.0);
+        fs::write(folder.path().join("best/notes.txt"), "mine").unwrap();
+        let files = || Ok(vec![("adapter_model.safetensors", Streamed::from(vec![2; 9]))]);
+        keeper.offer(&line(2, 0.8, 0.0), files).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&keeper.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["adapter_model.safetensors", "best.json", "notes.txt"]);
+        assert_eq!(open(folder.path(), &Config::default()).best(), keeper.best());
     }
 }

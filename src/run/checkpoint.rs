@@ -6,14 +6,14 @@
 //! is the manifest that agrees with the files; the folder's name only says which iteration it is. So a
 //! complete folder that a crash left under its hidden name is as good as any.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DAMAGE;
-use crate::files::{sync_folder, write_synced};
+use crate::files::{Content, measure, read_file, sync_folder, write_synced};
 use crate::{Error, Result};
 
 const MANIFEST: &str = "manifest.json";
@@ -32,31 +32,40 @@ struct Entry {
     crc32: u32,
 }
 
-/// A complete, verified checkpoint in memory.
+/// A complete, verified checkpoint. Its files stay on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedCheckpoint {
     /// How many iterations were finished when it was written.
     pub iteration: u64,
     /// The folder it was read from.
     pub path: PathBuf,
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeSet<String>,
 }
 
 impl LoadedCheckpoint {
     /// Whether it has a file of that name.
     pub fn has(&self, name: &str) -> bool {
-        self.files.contains_key(name)
+        self.files.contains(name)
     }
 
-    /// The bytes of one of its files.
+    /// Where one of its files is.
     ///
     /// # Errors
     /// [`Error::Input`] if the checkpoint has no file of that name.
-    pub fn file(&self, name: &str) -> Result<&[u8]> {
-        self.files.get(name).map(Vec::as_slice).ok_or_else(|| {
-            let path = self.path.join(name);
-            Error::unreadable(&path, "this checkpoint was written without it")
-        })
+    pub fn path_of(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        match self.has(name) {
+            true => Ok(path),
+            false => Err(Error::unreadable(&path, "this checkpoint was written without it")),
+        }
+    }
+
+    /// The bytes of one of its files, a small one.
+    ///
+    /// # Errors
+    /// As [`LoadedCheckpoint::path_of`], and if it can no longer be read.
+    pub fn file(&self, name: &str) -> Result<Vec<u8>> {
+        read_file(&self.path_of(name)?)
     }
 }
 
@@ -65,8 +74,9 @@ impl LoadedCheckpoint {
 /// one of the same iteration, and then removes all but the `keep` newest up to this one (0 keeps all).
 ///
 /// # Errors
-/// [`Error::Failed`] if the disk refuses; the checkpoints that were there are then still there.
-pub fn save(checkpoints: &Path, iteration: u64, files: &[(&str, Vec<u8>)], keep: usize) -> Result<()> {
+/// [`Error::Failed`] if the disk refuses, and those of the files' contents; the checkpoints that were there are then still
+/// there.
+pub fn save<C: Content>(checkpoints: &Path, iteration: u64, files: &[(&str, C)], keep: usize) -> Result<()> {
     let target = checkpoints.join(folder_name(iteration));
     let hidden = |kind: &str| checkpoints.join(format!(".{}.{kind}-{}", folder_name(iteration), std::process::id()));
     let (temporary, replaced) = (hidden("tmp"), hidden("old"));
@@ -94,19 +104,16 @@ pub fn save(checkpoints: &Path, iteration: u64, files: &[(&str, Vec<u8>)], keep:
 }
 
 /// Writes the files of a checkpoint, the manifest last.
-fn write_all(folder: &Path, iteration: u64, files: &[(&str, Vec<u8>)]) -> Result<()> {
+fn write_all(folder: &Path, iteration: u64, files: &[(&str, impl Content)]) -> Result<()> {
     let mut manifest = Manifest { iteration, files: Vec::new() };
-    for (name, bytes) in files {
-        write_synced(&folder.join(name), bytes)?;
-        manifest.files.push(Entry {
-            name: (*name).to_owned(),
-            size: bytes.len() as u64,
-            crc32: crc32fast::hash(bytes),
-        });
+    for (name, content) in files {
+        let written = write_synced(&folder.join(name), content)?;
+        let (size, crc32) = (written.size, written.crc32.finalize());
+        manifest.files.push(Entry { name: (*name).to_owned(), size, crc32 });
     }
     let path = folder.join(MANIFEST);
     let manifest = serde_json::to_vec_pretty(&manifest).map_err(|cause| Error::unwritable(&path, cause))?;
-    write_synced(&path, &manifest)
+    write_synced(&path, &manifest).map(drop)
 }
 
 /// After a kill: gives a complete checkpoint that has only its hidden name the published one, and removes what is
@@ -212,22 +219,23 @@ fn list(checkpoints: &Path) -> Result<Vec<Found>> {
 
 /// Reads and verifies one checkpoint; the error says what is wrong with it.
 fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
-    let read = |name: &str| fs::read(found.path.join(name)).map_err(|cause| format!("{name} cannot be read: {cause}"));
+    let unreadable = |name: &str, cause| format!("{name} cannot be read: {cause}");
+    let manifest = fs::read(found.path.join(MANIFEST)).map_err(|cause| unreadable(MANIFEST, cause))?;
     let manifest: Manifest =
-        serde_json::from_slice(&read(MANIFEST)?).map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
+        serde_json::from_slice(&manifest).map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
     if manifest.iteration != found.iteration {
         return Err(format!("{MANIFEST} is of iteration {}", manifest.iteration));
     }
-    let mut files = BTreeMap::new();
+    let mut files = BTreeSet::new();
     for Entry { name, size, crc32 } in manifest.files {
-        let bytes = read(&name)?;
-        if bytes.len() as u64 != size {
-            return Err(format!("{name} has {} bytes instead of {size}", bytes.len()));
+        let measured = measure(&found.path.join(&name)).map_err(|cause| unreadable(&name, cause))?;
+        if measured.size != size {
+            return Err(format!("{name} has {} bytes instead of {size}", measured.size));
         }
-        if crc32fast::hash(&bytes) != crc32 {
+        if measured.crc32.finalize() != crc32 {
             return Err(format!("the content of {name} does not match its recorded checksum"));
         }
-        files.insert(name, bytes);
+        files.insert(name);
     }
     Ok(LoadedCheckpoint { iteration: found.iteration, path: found.path.clone(), files })
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Store};
-use crate::model::{ClassifierConfig, FlowModel, Model, ModelKind};
+use crate::model::{ClassifierConfig, FlowModel, Model, ModelKind, Weights};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
@@ -40,7 +40,7 @@ impl<'a> Pretrainer<'a> {
         config: &Config,
         data: &'a Dataset,
         model: FlowModel,
-        weights: Option<Vec<f32>>,
+        weights: Option<Weights>,
     ) -> Result<Self> {
         if config.model.weights != WeightType::F32 {
             log::warn!(
@@ -53,7 +53,7 @@ impl<'a> Pretrainer<'a> {
             None => {
                 // Before they are drawn: the host would need as much.
                 gpu.check_memory(optimizer::planned_bytes(&model.layout(), &DeviceProfile::of(gpu)))?;
-                model.initial_weights(config.run.seed)
+                model.initial_weights(config.run.seed).into()
             }
         };
         let training = Pretraining::new(gpu, config, model.clone(), data, &weights)?;
@@ -94,7 +94,11 @@ impl Learner for Pretrainer<'_> {
         self.training.step(step)
     }
 
-    fn optimizer(&mut self) -> &mut Optimizer {
+    fn optimizer(&self) -> &Optimizer {
+        &self.training.optimizer
+    }
+
+    fn optimizer_mut(&mut self) -> &mut Optimizer {
         &mut self.training.optimizer
     }
 
@@ -102,7 +106,7 @@ impl Learner for Pretrainer<'_> {
         AVERAGE
     }
 
-    fn model(&self, weights: Vec<f32>) -> Model {
+    fn model<W>(&self, weights: W) -> Model<W> {
         Model::of(&self.model, self.class_names, weights)
     }
 
@@ -111,7 +115,7 @@ impl Learner for Pretrainer<'_> {
         Ok(true)
     }
 
-    fn verdict(&mut self, _: &Model) -> Result<Option<String>> {
+    fn verdict(&mut self) -> Result<Option<String>> {
         Ok(None)
     }
 }
@@ -158,7 +162,11 @@ impl Learner for Fitter<'_> {
         self.fitting.step(step)
     }
 
-    fn optimizer(&mut self) -> &mut Optimizer {
+    fn optimizer(&self) -> &Optimizer {
+        &self.fitting.optimizer
+    }
+
+    fn optimizer_mut(&mut self) -> &mut Optimizer {
         &mut self.fitting.optimizer
     }
 
@@ -166,17 +174,17 @@ impl Learner for Fitter<'_> {
         PARAMETERS
     }
 
-    fn model(&self, weights: Vec<f32>) -> Model {
-        let kind = ModelKind::Classifier(self.network.clone());
-        Model { kind, class_names: self.data.class_names.clone(), weights }
+    fn model<W>(&self, weights: W) -> Model<W> {
+        ModelKind::Classifier(self.network.clone()).with(self.data.class_names.clone(), weights)
     }
 
     fn preview(&mut self, _: &Path, _: u64) -> Result<bool> {
         Ok(false)
     }
 
-    fn verdict(&mut self, model: &Model) -> Result<Option<String>> {
-        let mut scorer = ClassifierScorer::new(&self.gpu, model, "the new classifier")?;
+    fn verdict(&mut self) -> Result<Option<String>> {
+        let model = self.model(self.fitting.optimizer.source(PARAMETERS));
+        let mut scorer = ClassifierScorer::new(&self.gpu, &model, "the new classifier")?;
         let accuracy = scorer.accuracy(&self.data.images, &self.data.labels)?;
         Ok(Some(format!("accuracy on the clean training images {accuracy:.3}")))
     }

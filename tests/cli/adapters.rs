@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use flowdppo_wgpu::model::{Model, read_tensors, write_tensors};
+use flowdppo_wgpu::model::{read_tensors, write_tensors};
 use serde_json::Value;
 
 use super::bad_input::{case, check, nothing};
@@ -32,9 +32,11 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
     }
     assert!(!here.path("run/checkpoints/000002/model.safetensors").exists());
 
-    // The run's model is the merged one.
+    // The run leaves the adapter alone. It stands for the model that merging makes.
+    assert!(!here.path("run/model.safetensors").exists());
+    let record: Value = serde_json::from_slice(&read("run/adapter/adapter_base.json")).unwrap();
+    assert_eq!(record["model"].as_str(), here.path("base.safetensors").to_str());
     here.run("merge --model base.safetensors --adapter run/adapter merged.safetensors").succeeds();
-    assert!(read("merged.safetensors") == read("run/model.safetensors"));
     assert_ne!(read("merged.safetensors"), base);
     here.run("merge --model base.safetensors --adapter run/adapter --scale 0 none.safetensors").succeeds();
     assert!(read("none.safetensors") == base);
@@ -43,7 +45,10 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
         here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png --force {arguments}")).succeeds();
         read("x")
     };
-    let tuned = sample("--model run/model.safetensors");
+    let tuned = sample("--model merged.safetensors");
+    for folder in ["run", "run/adapter", "run/checkpoints/000002"] {
+        assert!(sample(&format!("--model {folder}")) == tuned, "{folder}");
+    }
     let untuned = sample("--model base.safetensors");
     let adapter = "--model base.safetensors --adapter run/adapter";
     assert!(sample(adapter) == tuned && tuned != untuned);
@@ -54,7 +59,10 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
         let eval = here.run(&format!("eval --config train.toml --json --base base.safetensors {arguments}")).succeeds();
         serde_json::from_str::<Value>(&eval).unwrap()
     };
-    assert_eq!(json(adapter), json("--model run/model.safetensors"));
+    let evaluated = json(adapter);
+    for model in ["merged.safetensors", "run"] {
+        assert_eq!(evaluated, json(&format!("--model {model}")), "{model}");
+    }
 
     // Another run goes on from it.
     let more = "train --config train.toml --out more --set train.learning_rate=0.01 --set lora.adapter=run/adapter";
@@ -62,7 +70,40 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
     let config: Value = serde_json::from_slice(&read("more/adapter/adapter_config.json")).unwrap();
     assert_eq!(config["r"].as_u64(), Some(2));
     assert_ne!(read("more/adapter/adapter_model.safetensors"), read("run/adapter/adapter_model.safetensors"));
-    Model::load(&here.path("more/model.safetensors")).unwrap();
+
+    // And one on top of it.
+    let on_top = "train --config train.toml --out top --set lora.rank=1 --set model.file=run";
+    here.run(&format!("{on_top} --set eval.every=1")).succeeds();
+    here.run("merge --model merged.safetensors --adapter top/adapter top.safetensors").succeeds();
+    let top = sample("--model top.safetensors");
+    assert!(sample("--model top") == top && top != tuned);
+    assert!(here.run("inspect top").succeeds().contains("its base is"), "{}", here.run("inspect top").succeeds());
+}
+
+#[test]
+fn a_runs_adapter_needs_its_base() {
+    let here = Workplace::new();
+    trained(&here);
+    let refusal = |model: &str, parts: &[&str]| {
+        let refused = here.run(&format!("sample --model {model} --count 1 --steps 1 --out x.png --force"));
+        assert_eq!(refused.code, Some(2), "{}", refused.err);
+        for part in parts {
+            assert!(refused.err.contains(part), "{}\nlacks: {part}", refused.err);
+        }
+    };
+    fs::rename(here.path("base.safetensors"), here.path("elsewhere.safetensors")).unwrap();
+    refusal("run", &["cannot read", "base.safetensors", "base of the adapter run/adapter", "--adapter run/adapter"]);
+    here.run("sample --model elsewhere.safetensors --adapter run/adapter --count 1 --steps 1 --out x.png").succeeds();
+    here.run("merge --model elsewhere.safetensors --adapter run/adapter base.safetensors").succeeds();
+    refusal("run", &["the adapter run/adapter was trained on weights with the CRC-32", "--adapter run/adapter"]);
+    let record = here.path("run/adapter/adapter_base.json");
+    let loop_of = format!("{{\"model\": {:?}, \"crc32\": 0}}", here.path("run"));
+    for (text, part) in [("{", "adapter_base.json"), (loop_of.as_str(), "names a base that is an adapter itself")] {
+        fs::write(&record, text).unwrap();
+        refusal("run", &[part]);
+    }
+    fs::remove_file(&record).unwrap();
+    refusal("run/adapter", &["an adapter without a record of its base"]);
 }
 
 #[test]
@@ -72,13 +113,13 @@ fn the_best_model_has_its_adapter() {
     here.run("train --config train.toml --out run --set lora.rank=2 --set train.learning_rate=0.01 --set eval.every=1")
         .succeeds();
     here.run("merge --model base.safetensors --adapter run/best best.safetensors").succeeds();
-    assert!(read("best.safetensors") == read("run/best/model.safetensors"));
+    assert!(!here.path("run/best/model.safetensors").exists());
     let sample = |arguments: &str| {
         here.run(&format!("sample --count 1 --steps 2 --save-tensors x --out x.png --force {arguments}")).succeeds();
         read("x")
     };
-    let best = sample("--model run/best/model.safetensors");
-    assert!(sample("--model base.safetensors --adapter run/best") == best);
+    let best = sample("--model best.safetensors");
+    assert!(sample("--model base.safetensors --adapter run/best") == best && sample("--model run/best") == best);
     assert!(sample("--model base.safetensors") != best);
 }
 
@@ -167,7 +208,7 @@ fn a_resumed_run_is_measured_from_where_it_began() {
         assert_eq!(whole[2][key], halves[2][key], "{key}");
     }
     assert!(number(&whole[2]["eval/drift"], "kl_mean") > 1e-9, "it learned");
-    for file in ["model.safetensors", "checkpoints/000002/adapter_start.safetensors"] {
+    for file in ["adapter/adapter_model.safetensors", "checkpoints/000002/adapter_start.safetensors"] {
         let [whole, halves] = ["whole", "halves"].map(|run| fs::read(here.path(&format!("{run}/{file}"))).unwrap());
         assert!(whole == halves, "{file}");
     }
@@ -269,7 +310,8 @@ fn wrong_adapters() {
         case(
             |here| {
                 trained(here);
-                fs::copy(here.path("run/model.safetensors"), here.path("base.safetensors")).unwrap();
+                here.run("merge --model base.safetensors --adapter run/adapter tuned.safetensors").succeeds();
+                fs::rename(here.path("tuned.safetensors"), here.path("base.safetensors")).unwrap();
             },
             "train --resume --accept-changes --out run",
             2,

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use flowdppo_wgpu::config::{Config, LoraReference, ObjectiveName, Sampler, WeightType};
+use flowdppo_wgpu::config::{ADAPTER_BASE, Config, LoraReference, ObjectiveName, Sampler, WeightType};
+use flowdppo_wgpu::files::Content;
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Origin, Plan, Stores};
 use flowdppo_wgpu::model::{
-    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, ConditionInput, Model, Network, Tensors, parse_tensors, read_tensors,
-    write_tensors,
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, ConditionInput, Model, Network, StoredModel, Tensors, parse_tensors,
+    read_tensors, write_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
@@ -15,7 +16,7 @@ use flowdppo_wgpu::run::checkpoint;
 use serde_json::{Value, json};
 
 use crate::common::{Random, gpu, nmse, tiny};
-use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of};
+use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of, saved};
 
 /// Adds normal noise to an adapter's matrices, as if it were in training.
 pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
@@ -213,18 +214,24 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
         let checkpoints = folder.path().join(format!("{name:?}"));
         let mut first = trainer(&file, &model, change);
         run(&mut first, 0, 2);
-        let files = first.checkpoint(2).expect("the device works");
+        let files = saved(&first, 2);
         checkpoint::save(&checkpoints, 2, &files, 1).expect("the folder is writable");
         let found = checkpoint::latest(&checkpoints).expect("it is whole").expect("there is one");
         let mut second = trainer(&file, &model, change);
         assert_eq!(second.restore(&found).expect("it is the same run"), 2);
         run(&mut second, 2, 4);
-        assert!(second.checkpoint(4).expect("it works") == whole.checkpoint(4).expect("it works"), "{name:?}");
+        assert!(saved(&second, 4) == saved(&whole, 4), "{name:?}");
 
         // The base is not in it, and the folder is an adapter by itself.
         let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
-        let expected =
-            ["adapter_training.safetensors", ADAPTER_CONFIG, ADAPTER_MODEL, "optimizer.safetensors", "state.json"];
+        let expected = [
+            "adapter_training.safetensors",
+            ADAPTER_CONFIG,
+            ADAPTER_MODEL,
+            ADAPTER_BASE,
+            "optimizer.safetensors",
+            "state.json",
+        ];
         assert_eq!(names, expected);
         let averaged = Adapter::load(&checkpoints.join("000002"), &flow_model_of(&model)).expect("it is an adapter");
         assert_eq!(Some(averaged), first.averaged_adapter().expect("the device works"));
@@ -251,7 +258,7 @@ fn all_weights_are_bound_to_their_base_too() {
     let (folder, file) = classifier_file();
     let (model, other) = (tiny::dit(1), tiny::disturbed(tiny::dit(1), 0.01, 9));
     let trainer = |model: &Model| Trainer::new(gpu(), &tiny::config(&file), model).expect("it is small");
-    let mut files = trainer(&model).checkpoint(3).expect("the device works");
+    let mut files = saved(&trainer(&model), 3);
     let restored = |model: &Model, files: &[(&'static str, Vec<u8>)]| {
         checkpoint::save(folder.path(), 3, files, 1).expect("the folder is writable");
         trainer(model).restore(&checkpoint::latest(folder.path()).expect("it is whole").expect("there is one"))
@@ -269,15 +276,20 @@ fn all_weights_are_bound_to_their_base_too() {
 }
 
 #[test]
-fn an_adapter_is_merged_into_the_weights_of_the_file() {
-    let (_folder, file) = classifier_file();
+fn an_adapter_is_the_same_merged_at_once_or_tensor_by_tensor() {
+    let (folder, file) = classifier_file();
     let model = tiny::dit(1);
-    for weights in WeightType::ALL {
-        let mut trainer = trainer(&file, &model, |config| config.model.weights = weights);
-        trainer.iteration(0).expect("the device works");
-        let adapter = trainer.averaged_adapter().expect("the device works").expect("there is one");
-        let merged = trainer.averaged_model().expect("the device works");
-        assert!(merged == adapter.merge("it", &model, 1.0).expect("it fits"), "{weights:?}");
+    let path = folder.path().join("base.safetensors");
+    model.save(&path).expect("the folder is writable");
+    let mut trainer = trainer(&file, &model, |_| {});
+    trainer.iteration(0).expect("the device works");
+    let adapter = trainer.averaged_adapter().expect("the device works").expect("there is one");
+    for scale in [1.0, -0.5] {
+        let merged = adapter.merge("it", &model, scale).expect("it fits");
+        let stored = StoredModel::open(&path).expect("it is whole");
+        let stored = stored.with_adapter("it", adapter.clone(), scale).expect("it is a flow model");
+        assert!(stored.in_memory().expect("it fits") == merged && merged != model, "scale {scale}");
+        assert!(stored.file().bytes().expect("it fits") == merged.to_bytes(), "scale {scale}");
     }
 }
 
@@ -311,7 +323,7 @@ fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone
             (config.lora.rank, config.lora.adapter, config.lora.reference) = (0, Some(path.clone()), reference);
         })
     };
-    let mut files = resumed(LoraReference::Start).checkpoint(1).expect("the device works");
+    let mut files = saved(&resumed(LoraReference::Start), 1);
     let checkpoints = folder.path().join("checkpoints");
     let restored = |reference, files: &[(&'static str, Vec<u8>)]| {
         checkpoint::save(&checkpoints, 1, files, 1).expect("the folder is writable");

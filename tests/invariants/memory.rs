@@ -15,7 +15,7 @@ use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 
 use crate::common::{Random, floats, gpu, nmse, tiny};
-use crate::{classes_of, classifier_file, config, flow_model_of, own_gpu, read};
+use crate::{classes_of, classifier_file, config, flow_model_of, own_gpu, read, saved};
 
 const RECOMPUTE: Activations = Activations { recompute: true, half: false };
 
@@ -71,7 +71,7 @@ fn a_run_is_the_same_with_activation_checkpointing() {
             for iteration in 0..2 {
                 trainer.iteration(iteration).expect("the device works");
             }
-            trainer.checkpoint(2).expect("the device works")
+            saved(&trainer, 2)
         };
         assert!(checkpoint(true) == checkpoint(false), "guidance {guidance_scale}: other bytes");
     }

@@ -26,6 +26,7 @@ pub(crate) use file::{KEY as NATIVE, write_header};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
 pub use frozen::Frozen;
 pub use import::{NullClass, check_export_sit, default_num_heads, import_sit, import_stored_sit};
+pub use initialise::DrawnWeights;
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
 pub use mmdit::{Mmdit, MmditConfig, MmditNetwork, Prompts};

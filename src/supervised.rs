@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::files::Streamed;
-use crate::gpu::{Gpu, ITERATION};
+use crate::gpu::{Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{DeviceProfile, Graph, Store, planned_bytes};
 use crate::model::folder::StoredTensors;
 use crate::model::{Layout, Model, StoredModel};
@@ -90,7 +90,7 @@ pub struct Cost {
     pub flops: u64,
     /// Dispatches of a step.
     pub dispatches: u64,
-    /// Device bytes that training holds.
+    /// Device bytes that training holds, with the staging buffer that every open device holds.
     pub bytes: u64,
     /// What they would be if no memory were reused.
     pub naive_bytes: u64,
@@ -99,7 +99,8 @@ pub struct Cost {
 impl Cost {
     /// Of a step that replays `graph` so many times and then updates what `layout` describes.
     pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Self {
-        let (fixed, planned) = (optimizer::planned_bytes(layout, profile), planned_bytes(graph, profile));
+        let fixed = optimizer::planned_bytes(layout, profile) + STAGING_BYTES;
+        let planned = planned_bytes(graph, profile);
         Self {
             parameters: layout.parameter_count(),
             flops: graph.flops() * replays as u64,

@@ -10,10 +10,12 @@ use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::files::Content;
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
 use flowdppo_wgpu::model::{
-    ConditionInput, DitConfig, Model, ModelKind, NullClass, Tensors, check_export_sit, import_sit, read_tensors,
-    serialize_tensors,
+    ConditionInput, DitConfig, Model, ModelKind, NullClass, OnDevice, StoredModel, Tensors, check_export_sit, crc32,
+    import_sit, read_tensors, serialize_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 fn formats(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
@@ -81,6 +83,49 @@ fn native_files_hold_the_same_model() {
     let path = folder.path().join("model.safetensors");
     model.save(&path).expect("the folder is writable");
     assert_eq!(read_tensors(&path).expect("the file is whole"), tensors, "names, shapes and values are SiT's");
+}
+
+/// Weights stay in their file, in whatever type it has them, and are widened tensor by tensor.
+#[test]
+fn a_native_file_may_be_of_any_type() {
+    let model = import_sit("sit_tiny", sit_tiny(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
+    let (_, header) = SafeTensors::read_metadata(&model.to_bytes()).expect("it is whole");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let write = |dtype: Dtype, encode: &dyn Fn(f32) -> Vec<u8>| {
+        let tensors = model.tensors().into_iter();
+        let bytes: Vec<_> = tensors
+            .map(|(name, (shape, values))| (name, shape, values.into_iter().flat_map(encode).collect::<Vec<u8>>()))
+            .collect();
+        let views = bytes.iter().map(|(name, shape, bytes)| {
+            (name, TensorView::new(dtype, shape.clone(), bytes).expect("it fits its shape"))
+        });
+        let bytes = safetensors::serialize(views, header.metadata().clone()).expect("it can be written");
+        let path = folder.path().join(format!("{dtype:?}.safetensors"));
+        std::fs::write(&path, bytes).expect("the folder is writable");
+        StoredModel::open(&path).expect("it is a native model")
+    };
+    let rounded = |round: &dyn Fn(f32) -> f32| model.weights.iter().map(|value| round(*value)).collect::<Vec<f32>>();
+    let cases = [
+        (
+            write(Dtype::F16, &|value| f16::from_f32(value).to_le_bytes().into()),
+            rounded(&|it| f16::from_f32(it).to_f32()),
+        ),
+        (
+            write(Dtype::BF16, &|value| bf16::from_f32(value).to_le_bytes().into()),
+            rounded(&|it| bf16::from_f32(it).to_f32()),
+        ),
+        (write(Dtype::F32, &|value| value.to_le_bytes().into()), model.weights.clone()),
+    ];
+    for (stored, expected) in cases {
+        let read = stored.in_memory().expect("it is still there");
+        assert_eq!((&read.kind, &read.weights), (&model.kind, &expected));
+        let layout = model.kind.layout();
+        let memory = layout.upload(gpu(), "model", &stored.weights).expect("it is small");
+        assert_eq!(memory.read::<f32>(gpu()).expect("the device works"), expected);
+        let device = OnDevice { gpu: gpu(), memory: &memory };
+        assert_eq!(crc32(&layout, &device).expect("the device works"), stored.crc32().expect("it is still there"));
+        assert_eq!(read.crc32().expect("it is in memory"), crc32fast::hash(bytemuck::cast_slice(&expected)));
+    }
 }
 
 /// SiT's `forward_with_cfg` at a scale of 4, which guides the first three channels and leaves the others as they are;

@@ -8,7 +8,7 @@ use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
 use super::pipeline::{Pipelines, Region};
 use super::pipeline_cache::PipelineCache;
 use super::profiler::Profiler;
-use super::submission::Finished;
+use super::submission::{Finished, Readback};
 use super::timing::Timestamps;
 use super::tuning::Tuning;
 use super::workspace::Workspace;
@@ -91,7 +91,7 @@ pub struct Gpu {
     pub(super) timestamps: Option<Timestamps>,
     /// `None` only while the device is being opened.
     pub(super) finished: Option<Finished>,
-    pub(super) readback: Mutex<super::submission::Readback>,
+    pub(super) readback: Mutex<Option<Readback>>,
     unused: OnceLock<Region>,
     /// Commands waiting to be submitted together.
     pub(super) pending: Mutex<Option<wgpu::CommandEncoder>>,
@@ -198,6 +198,7 @@ impl Gpu {
             workspace: Workspace::default(),
         };
         gpu.finished = Some(Finished::new(&gpu)?);
+        gpu.readback = Mutex::new(Some(Readback::new(&gpu)?));
         let unused = Region { buffer: gpu.allocate("unused", 256)?, offset: 0, bytes: 256 };
         gpu.unused.set(unused).expect("the device is just being opened");
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {

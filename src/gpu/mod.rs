@@ -17,7 +17,7 @@ pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters}
 pub use device::{Buffer, Counters, Gpu, Submitted};
 pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
 pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};
-pub use submission::{Command, Throttle};
+pub use submission::{Command, STAGING_BYTES, Throttle};
 pub use timing::Timing;
 pub use tuning::Tuning;
 pub use workspace::Workspace;

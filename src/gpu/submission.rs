@@ -49,16 +49,23 @@ impl Throttle {
     }
 }
 
-/// Large enough for the readbacks of typical iterations, so that they never allocate.
-const SMALLEST_STAGING: u64 = 1 << 20;
+/// Bytes that are read back at once.
+const LARGEST_PIECE: u64 = 1 << 22;
 
-/// The staging buffer does not grow beyond this: what is larger is transferred in pieces.
-const LARGEST_STAGING: u64 = 1 << 26;
+/// Bytes of the staging buffer of [`Gpu::read`], which every open device holds, and every plan counts: what is larger is
+/// transferred in pieces. Behind a piece comes the number of submissions that are done.
+pub const STAGING_BYTES: u64 = LARGEST_PIECE + 4;
 
-/// The staging buffer of [`Gpu::read`], kept between calls and grown when needed.
-#[derive(Debug, Default)]
+/// The staging buffer of [`Gpu::read`].
+#[derive(Debug)]
 pub(super) struct Readback {
-    staging: Option<Arc<Buffer>>,
+    staging: Arc<Buffer>,
+}
+
+impl Readback {
+    pub(super) fn new(gpu: &Gpu) -> Result<Self> {
+        Ok(Self { staging: gpu.make_buffer("readback", STAGING_BYTES, wgpu::BufferUsages::MAP_READ)? })
+    }
 }
 
 /// Counts submissions on the device and on the host: they differ if the driver dropped one.
@@ -209,27 +216,18 @@ impl Gpu {
         let bytes: u64 = regions.iter().map(|region| region.bytes).sum();
         let mut data = vec![T::zeroed(); bytes as usize / size_of::<T>()];
         let mut rest: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
-        let mut readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
-        for piece in pieces(regions, LARGEST_STAGING) {
+        let readback = self.readback.lock().unwrap_or_else(PoisonError::into_inner);
+        let readback = readback.as_ref().expect("the device is open");
+        for piece in pieces(regions, LARGEST_PIECE) {
             let (these, others) = rest.split_at_mut(piece.iter().map(|region| region.bytes as usize).sum());
-            self.read_piece(&mut readback, &piece, these)?;
+            self.read_piece(readback, &piece, these)?;
             rest = others;
         }
         Ok(data)
     }
 
     /// Reads regions that fit into the staging buffer together.
-    fn read_piece(&self, readback: &mut Readback, regions: &[Region], into: &mut [u8]) -> Result<()> {
-        let bytes = into.len() as u64;
-        let staging = match &readback.staging {
-            Some(staging) if staging.bytes() >= bytes + 4 => staging.clone(),
-            _ => {
-                readback.staging = None;
-                let size = (bytes + 4).max(SMALLEST_STAGING);
-                let made = self.make_buffer("readback", size, wgpu::BufferUsages::MAP_READ)?;
-                readback.staging.insert(made).clone()
-            }
-        };
+    fn read_piece(&self, Readback { staging }: &Readback, regions: &[Region], into: &mut [u8]) -> Result<()> {
         let mut pending = self.pending();
         let mut encoder = pending.take().unwrap_or_else(|| self.encoder());
         let mut at = 0;
@@ -303,7 +301,7 @@ mod tests {
     #[test]
     fn what_is_large_is_transferred_in_pieces() {
         let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
-        let elements = (LARGEST_STAGING / 4 + 100) as usize;
+        let elements = (LARGEST_PIECE / 4 + 100) as usize;
         let region = |bytes| Region { buffer: gpu.allocate("data", bytes).expect("it fits"), offset: 0, bytes };
         let (small, large) = (region(12), region(4 * elements as u64));
         let data: Vec<u32> = (0..elements as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
@@ -312,8 +310,8 @@ mod tests {
         let read = gpu.read::<u32>(&[&small, &large, &small]).expect("the device works");
         assert_eq!((&read[..3], &read[3 + elements..]), (&[1, 2, 3][..], &[1, 2, 3][..]));
         assert!(read[3..3 + elements] == data, "a piece is lost or at the wrong place");
-        let staging = gpu.readback.lock().expect("nobody panicked").staging.as_ref().map(|staging| staging.bytes());
-        assert_eq!(staging, Some(LARGEST_STAGING + 4));
+        let staging = gpu.readback.lock().expect("nobody panicked").as_ref().map(|it| it.staging.bytes());
+        assert_eq!(staging, Some(STAGING_BYTES));
         assert_eq!(pieces(&[&small, &small], 8).iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
     }
 }

@@ -6,6 +6,7 @@ use super::{DeviceMemory, Report, adapter, bytes_on_disk, stored_as};
 use crate::assets::{load_model, model_file};
 use crate::config::{Config, adapter_in};
 use crate::error::Result;
+use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
 use crate::model::folder::StoredTensors;
 use crate::model::{ADAPTER_CONFIG, DitConfig, FlowModel, ModelKind, Network, NullClass, default_num_heads};
@@ -70,7 +71,7 @@ fn describe(report: &mut Report, model: &FlowModel, file: &str) {
             None
         }
     };
-    let sampling = weights + planned_together(&plans) + images_bytes(model, BATCH);
+    let sampling = weights + planned_together(&plans) + images_bytes(model, BATCH) + STAGING_BYTES;
     report.device_memory = Some(DeviceMemory { sampling, sampling_batch: BATCH as u64, training });
     report.train_command = Some(train_command(model, file));
 }

@@ -177,14 +177,6 @@ impl FlowModel {
         }
     }
 
-    /// Weights before training, laid out according to [`FlowModel::layout`].
-    pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
-        match self {
-            Self::Dit(dit) => dit.initial_weights(seed),
-            Self::Mmdit(model) => model.config.initial_weights(model.size, seed),
-        }
-    }
-
     /// What a native file says of the network; `None` for those of another program, which are folders.
     pub fn kind(&self) -> Option<ModelKind> {
         match self {

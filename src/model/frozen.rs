@@ -217,3 +217,26 @@ impl Frozen {
         Parameters::new(tensors.collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A matrix of more weights than are encoded at once, whose last piece ends with one block alone.
+    #[test]
+    fn pieces_are_the_words_of_the_whole() {
+        let shape = vec![33, 32 * 1023];
+        let layout = Layout::new(["a.bias", "a.weight"].map(|name| (name.to_owned(), shape.clone(), true)));
+        let values: Vec<f32> =
+            (0..33 * 32 * 1023_u64).map(|at| ((at * 7919 % 10_007) as f32 - 5000.0) / 3000.0).collect();
+        assert!(values.len() > AT_ONCE && !values.len().is_multiple_of(AT_ONCE));
+        for weights in WeightType::ALL {
+            let frozen = Frozen::new(&layout, weights);
+            let tensor = &frozen.tensors[1];
+            let expected = tensor.dtype.encode(&values);
+            let mut words = vec![0; tensor.offset + tensor.stored_words()];
+            tensor.encode(&values, |at, piece| words[at..at + piece.len()].copy_from_slice(piece));
+            assert!(words[tensor.offset..][..expected.len()] == expected, "{weights:?}");
+        }
+    }
+}

@@ -1,19 +1,62 @@
 //! Initial weights, drawn from the run's seed.
 
+use std::borrow::Cow;
+
 use super::dit::DitConfig;
+use super::flow_model::FlowModel;
 use super::layout::{Entry, Layout};
-use super::mmdit::POSITIONS;
+use super::mmdit::{MmditConfig, POSITIONS};
+use super::weights::WeightSource;
 use crate::config::Positions;
+use crate::error::Result;
 use crate::flow::noise::{INITIAL_WEIGHTS, NoiseKey, Stream};
+
+/// The weights of a flow model before training, each tensor drawn when it is read.
+#[derive(Clone, Debug)]
+pub struct DrawnWeights<'a> {
+    model: &'a FlowModel,
+    layout: Layout,
+    seed: u64,
+}
+
+impl WeightSource for DrawnWeights<'_> {
+    fn read(&self, entry: &Entry) -> Result<Cow<'_, [f32]>> {
+        let index = self.layout.entries().iter().position(|other| other.offset == entry.offset);
+        let mut stream = stream(self.seed, index.expect("the tensor is the network's"));
+        Ok(Cow::Owned(self.model.draw(entry, &mut stream)))
+    }
+}
+
+impl FlowModel {
+    /// Weights before training, laid out according to [`FlowModel::layout`].
+    pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
+        fill(&self.layout(), seed, |entry, stream| self.draw(entry, stream))
+    }
+
+    /// The same weights, without keeping them.
+    pub fn drawn_weights(&self, seed: u64) -> DrawnWeights<'_> {
+        DrawnWeights { model: self, layout: self.layout(), seed }
+    }
+
+    fn draw(&self, entry: &Entry, stream: &mut Stream) -> Vec<f32> {
+        match self {
+            Self::Dit(dit) => dit.draw(entry, stream),
+            Self::Mmdit(model) => model.config.draw(model.size, entry, stream),
+        }
+    }
+}
 
 impl DitConfig {
     /// Weights before training, laid out according to [`DitConfig::layout`]: linear layers Xavier uniform, embeddings
     /// normal(0.02), and everything that ends a residual branch or makes the output zero (adaLN-zero), so that
     /// the network starts as the zero function.
     pub fn initial_weights(&self, seed: u64) -> Vec<f32> {
-        let positions = self.positions;
-        fill(&self.layout(), seed, |entry, stream| match entry.name.as_str() {
-            "pos_embed" => match positions {
+        fill(&self.layout(), seed, |entry, stream| self.draw(entry, stream))
+    }
+
+    fn draw(&self, entry: &Entry, stream: &mut Stream) -> Vec<f32> {
+        match entry.name.as_str() {
+            "pos_embed" => match self.positions {
                 Positions::Learned => normal(entry.elements(), 0.02, stream),
                 Positions::SinCos => sin_cos_positions([self.image_size / self.patch_size; 2], self.hidden_size),
             },
@@ -27,16 +70,15 @@ impl DitConfig {
                 normal(entry.elements(), 0.02, stream)
             }
             _ => xavier_uniform(entry, stream),
-        })
+        }
     }
 }
 
-impl super::MmditConfig {
-    /// Weights before training for latents `[height, width]`, laid out according to [`super::MmditConfig::layout`]: linear
-    /// layers Xavier uniform, embeddings normal(0.02), norms 1, and everything that ends a residual branch or makes the
-    /// output zero, so that the network starts as the zero function.
-    pub fn initial_weights(&self, size: [usize; 2], seed: u64) -> Vec<f32> {
-        fill(&self.layout(size), seed, |entry, stream| match entry.name.as_str() {
+impl MmditConfig {
+    /// For latents `[height, width]`: linear layers Xavier uniform, embeddings normal(0.02), norms 1, and everything that
+    /// ends a residual branch or makes the output zero, so that the network starts as the zero function.
+    fn draw(&self, size: [usize; 2], entry: &Entry, stream: &mut Stream) -> Vec<f32> {
+        match entry.name.as_str() {
             POSITIONS => sin_cos_positions(self.tokens(size), self.hidden()),
             name if name.ends_with(".bias")
                 || name.contains("norm1")
@@ -48,7 +90,7 @@ impl super::MmditConfig {
             name if entry.shape.len() == 1 && name.contains("norm") => vec![1.0; entry.elements()],
             name if name.starts_with("time_text_embed") => normal(entry.elements(), 0.02, stream),
             _ => xavier_uniform(entry, stream),
-        })
+        }
     }
 }
 
@@ -80,11 +122,15 @@ impl super::Lora {
 fn fill(layout: &Layout, seed: u64, mut draw: impl FnMut(&Entry, &mut Stream) -> Vec<f32>) -> Vec<f32> {
     let mut store = vec![0.0; layout.elements()];
     for (index, entry) in layout.entries().iter().enumerate() {
-        let key = NoiseKey { seed, rollout: 0, sample: index as u32, step: INITIAL_WEIGHTS };
-        let values = draw(entry, &mut Stream::new(key));
+        let values = draw(entry, &mut stream(seed, index));
         store[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
     }
     store
+}
+
+/// The random stream of a tensor, by its place in the layout.
+fn stream(seed: u64, index: usize) -> Stream {
+    Stream::new(NoiseKey { seed, rollout: 0, sample: index as u32, step: INITIAL_WEIGHTS })
 }
 
 fn normal(count: usize, std: f64, stream: &mut Stream) -> Vec<f32> {

@@ -30,6 +30,7 @@ pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize
 pub use flow_model::{FlowModel, FlowNetwork, Pictures, TextModel};
 pub use frozen::Frozen;
 pub use import::{NullClass, check_export_sit, default_num_heads, import_sit, import_stored_sit};
+pub use initialise::DrawnWeights;
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
 pub use mmdit::{Mmdit, MmditConfig, MmditNetwork, Prompts};

@@ -168,6 +168,9 @@ fn open_safetensors(path: &Path) -> Result<StoredTensors> {
     let name = path.display();
     match what_is(&head) {
         _ if is_pytorch(&head) => Err(pytorch_error(&name)),
+        _ if head.is_empty() => Err(Error::input(format!(
+            "{name} is not a complete safetensors file (it is empty): fetch or write it again"
+        ))),
         // Tensors in it could be read, but they describe no network of this program.
         Some(what) if head.starts_with(b"GGUF") => {
             Err(Error::input(format!("{name} is not safetensors: it is {what}")))

@@ -17,7 +17,7 @@ use crate::config::{Config, LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::files::Streamed;
 use crate::flow::standard_ratio::StandardRatio;
-use crate::gpu::{Buffer, Gpu, ITERATION};
+use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{
     DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
 };
@@ -62,7 +62,7 @@ pub struct Cost {
     pub update_flops: u64,
     /// Dispatches of an iteration.
     pub dispatches: u64,
-    /// Device bytes that training uses.
+    /// Device bytes that training uses, with the staging buffer that every open device holds.
     pub bytes: u64,
     /// The same if no memory were reused.
     pub naive_bytes: u64,
@@ -137,7 +137,8 @@ impl Trainer {
             + if keeps_base(config) { network.frozen().bytes() } else { 0 }
             + if config.lora.starts_from_adapter() { DType::F32.bytes(&[layout.elements()]) } else { 0 }
             + images_bytes(model, samples)
-            + update::record_bytes(config)?;
+            + update::record_bytes(config)?
+            + STAGING_BYTES;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
         Ok(Cost {
             parameters: if network.lora.is_some() { all + layout.parameter_count() } else { all },
@@ -171,7 +172,8 @@ impl Trainer {
         let flow_model = model.flow_model("`model.file`")?;
         let conditions = config.rollout.chosen_classes(flow_model.num_conditions())?;
         let cost = Self::cost(config, &flow_model, &DeviceProfile::of(gpu))?;
-        gpu.check_memory(gpu.counters().bytes_held + cost.bytes)?;
+        // The device holds its staging buffer already.
+        gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
         let adapter = Adapter::begin(config, &flow_model)?;
         let network = Network::new(&flow_model, adapter.as_ref(), config.model.weights);
         let optimizer = match &adapter {

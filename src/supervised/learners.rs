@@ -48,15 +48,10 @@ impl<'a> Pretrainer<'a> {
                 config.model.weights.name()
             );
         }
-        let weights = match weights {
-            Some(weights) => weights,
-            None => {
-                // Before they are drawn: the host would need as much.
-                gpu.check_memory(optimizer::planned_bytes(&model.layout(), &DeviceProfile::of(gpu)))?;
-                model.initial_weights(config.run.seed).into()
-            }
+        let training = match &weights {
+            Some(weights) => Pretraining::new(gpu, config, model.clone(), data, weights)?,
+            None => Pretraining::new(gpu, config, model.clone(), data, &model.drawn_weights(config.run.seed))?,
         };
-        let training = Pretraining::new(gpu, config, model.clone(), data, &weights)?;
         let stores = training.optimizer.average_stores();
         let batch = config.pretrain_micro_batch();
         let preview = Preview::new(gpu, config, &(&model).into(), &data.class_names, batch, 1.0, &stores)?;

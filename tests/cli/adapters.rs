@@ -295,11 +295,7 @@ fn wrong_adapters() {
             trained,
             "merge --model base.safetensors --adapter run/adapter --scale 1e300 out.safetensors",
             2,
-            &[
-                "base.safetensors cannot take the adapter at a scale of 1e300:",
-                "the sum for blocks.0.attn.qkv",
-                "smaller",
-            ],
+            &["base.safetensors cannot take the adapter at a scale of 1e300:", "the sum for blocks.0.attn.", "smaller"],
         ),
         case(
             trained,

@@ -115,7 +115,8 @@ fn adapters_are_described() {
     let run = report(&here.path("runs/lora"));
     assert_eq!(run["kind"], "run");
     let what = run["what"].as_str().unwrap();
-    assert!(what.contains("the directory of a run (its newest checkpoint is 2) with a flow model"), "{what}");
+    assert!(what.contains("the directory of a run (its newest checkpoint is 2) with an adapter (LoRA)"), "{what}");
+    assert!(run["notes"].to_string().contains("its base is") && run["notes"].to_string().contains("base.safetensors"));
     let checkpoint = here.path("runs/lora/checkpoints/000002");
     let what = report(&checkpoint)["what"].to_string();
     assert!(what.contains("a whole checkpoint of iteration 2 with an adapter (LoRA)"), "{what}");

@@ -86,6 +86,7 @@ pub struct Drift {
 /// Evaluates one model again and again: all plans are made once.
 #[derive(Debug)]
 pub struct Evaluator {
+    gpu: Arc<Gpu>,
     model: FlowModel,
     count: usize,
     /// Classes that rollouts draw; empty means all.
@@ -159,6 +160,7 @@ impl Evaluator {
             count: eval.count,
             trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
             sampling: draws(network, stores)?,
+            gpu: gpu.clone(),
             model: model.clone(),
             requests,
             table,
@@ -169,10 +171,15 @@ impl Evaluator {
         })
     }
 
+    fn picture_elements(&self) -> usize {
+        self.model.picture_shape().elements()
+    }
+
     /// Draws the base's samples, once.
     fn draw_base(&mut self) -> Result<()> {
         if let Some(mut sampling) = self.base_sampling.take() {
-            self.base_images = Some(sampling.draw(&self.table, &self.requests)?);
+            let states = sampling.draw(&self.table, &self.requests)?;
+            self.base_images = Some(self.model.decode(&self.gpu, &states)?.into_owned());
         }
         Ok(())
     }
@@ -183,13 +190,14 @@ impl Evaluator {
     /// If the device is lost or a reward fails.
     pub fn evaluate(&mut self, rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         self.draw_base()?;
-        let images = self.sampling.draw(&self.table, &self.requests)?;
+        let states = self.sampling.draw(&self.table, &self.requests)?;
+        let images = self.model.decode(&self.gpu, &states)?.into_owned();
         let mut evaluation = self.score(&images, rewards, iteration)?;
+        let elements = self.picture_elements();
         if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
             let image_msd = mean_squared(&images, base);
             if let Some(split) = &mut evaluation.split {
-                let of =
-                    |images: &[f32]| part(images, self.model.dim(), &self.requests, |it| !self.trained.contains(&it));
+                let of = |images: &[f32]| part(images, elements, &self.requests, |it| !self.trained.contains(&it));
                 split.image_msd_untrained = Some(mean_squared(&of(&images), &of(base)));
             }
             evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd)?);
@@ -218,8 +226,8 @@ impl Evaluator {
         let components: Vec<(String, Estimate)> =
             if rewards.names().len() > 1 { components.collect() } else { Vec::new() };
         let reward = Estimate::mean(&totals);
-        let diversity = diversity(images, self.model.dim(), self.count);
-        let high_frequency = high_frequency(images, self.model.state_shape());
+        let diversity = diversity(images, self.picture_elements(), self.count);
+        let high_frequency = high_frequency(images, self.model.picture_shape());
         let judge_accuracy = match &mut self.judge {
             Some(judge) => Some(judge.accuracy(images, &labels)?),
             None => None,
@@ -242,6 +250,7 @@ impl Evaluator {
 
     /// The same by whether a class is trained, if some are not; `totals` are the rewards.
     fn split(&mut self, images: &[f32], totals: &[f64]) -> Result<Option<Split>> {
+        let elements = self.picture_elements();
         let is_trained = |label: u32| self.trained.contains(&label);
         let trained = self.requests.iter().filter(|request| is_trained(request.condition)).count();
         if self.trained.is_empty() || [0, self.requests.len()].contains(&trained) {
@@ -255,7 +264,7 @@ impl Evaluator {
             let rewards = totals.iter().zip(&self.requests).filter(|(_, request)| wanted(request.condition));
             *reward = rewards.map(|(total, _)| total).sum::<f64>() / labels.len() as f64;
             if let Some(judge) = &mut self.judge {
-                *judged = Some(judge.accuracy(&part(images, self.model.dim(), &self.requests, wanted), &labels)?);
+                *judged = Some(judge.accuracy(&part(images, elements, &self.requests, wanted), &labels)?);
             }
         }
         let [(_, reward_trained, judge_trained), (_, reward_untrained, judge_untrained)] = halves;

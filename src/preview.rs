@@ -12,7 +12,7 @@ use crate::data::scatter::{self, Scatter, is_point};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::Network;
+use crate::model::{FlowModel, Network};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 use crate::shape::ImageShape;
@@ -23,6 +23,8 @@ const MOST_CLASSES: usize = 16;
 /// Samples of the chosen classes, or of as many as there is room for, always from the same noise.
 #[derive(Debug)]
 pub struct Preview {
+    gpu: Arc<Gpu>,
+    model: FlowModel,
     sampling: Sampling,
     requests: Vec<SampleRequest>,
     labels: Vec<u32>,
@@ -48,7 +50,7 @@ impl Preview {
         guidance_scale: f64,
         stores: &Stores,
     ) -> Result<Self> {
-        let (model, shape) = (&network.model, network.model.state_shape());
+        let (model, shape) = (&network.model, network.model.picture_shape());
         let chosen = config.preview.chosen_classes(model.num_conditions())?;
         let classes = match config.preview.classes.is_empty() {
             true => shown_classes(&config.rollout.classes, model.num_conditions()),
@@ -61,7 +63,17 @@ impl Preview {
         let titles = classes.iter().map(name).collect();
         let labels = requests.iter().map(|request| request.condition).collect();
         let data = is_point(shape).then(|| scatter::data_of(class_names)).flatten();
-        Ok(Self { sampling, requests, labels, titles, shape, per_class: config.preview.per_class, data })
+        Ok(Self {
+            gpu: gpu.clone(),
+            model: model.clone(),
+            sampling,
+            requests,
+            labels,
+            titles,
+            shape,
+            per_class: config.preview.per_class,
+            data,
+        })
     }
 
     /// Draws the samples.
@@ -69,7 +81,8 @@ impl Preview {
     /// # Errors
     /// If the device is lost.
     pub fn draw(&mut self, table: &SamplerTable) -> Result<Vec<f32>> {
-        self.sampling.draw(table, &self.requests)
+        let states = self.sampling.draw(table, &self.requests)?;
+        Ok(self.model.decode(&self.gpu, &states)?.into_owned())
     }
 
     /// Drawn samples with their captions, if there are any: a grid with one row per class, or points.

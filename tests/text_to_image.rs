@@ -8,4 +8,5 @@ mod text_to_image {
     mod mmdit;
     mod text;
     mod text_input;
+    mod training;
 }

@@ -33,6 +33,7 @@ pub(super) fn model(name: &str) -> Result<Report> {
             report.what = format!("a flow model of this program: {}", flow_model.sizes());
             describe(&mut report, &flow_model, name);
         }
+        ModelKind::Mmdit(_) => unreachable!("native files have none"),
         ModelKind::Classifier(config) => {
             report.kind = "classifier";
             report.what = format!(

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::flow_model::FlowModel;
 use super::mmdit::Prompts;
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
+use crate::shape::ImageShape;
 
 /// The embeddings of one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,26 +38,37 @@ pub trait PromptSource: fmt::Debug + Send + Sync {
     fn embedding(&self, prompt: Option<usize>) -> Result<PromptEmbedding>;
 }
 
-/// A shared [`PromptSource`]. Two are equal if they are the same.
-#[derive(Clone, Debug)]
-pub struct PromptTable(Arc<dyn PromptSource>);
+/// What turns latents into pictures.
+pub trait LatentDecoder: fmt::Debug + Send + Sync {
+    /// The shape of the picture of latents of this shape.
+    fn picture_shape(&self, latents: ImageShape) -> ImageShape;
 
-impl PromptTable {
-    /// Shares a source.
-    pub fn new(source: impl PromptSource + 'static) -> Self {
-        Self(Arc::new(source))
+    /// The pictures `[N, 3, H, W]` of latents `[N, C, h, w]`. Nothing of it stays on the device.
+    ///
+    /// # Errors
+    /// If its weights cannot be read, or the device has not enough memory or is lost.
+    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>>;
+}
+
+/// Something that the copies of a model share. Two are equal if they are the same.
+#[derive(Debug)]
+pub struct Shared<T: ?Sized>(pub Arc<T>);
+
+impl<T: ?Sized> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
-impl std::ops::Deref for PromptTable {
-    type Target = dyn PromptSource;
+impl<T: ?Sized> std::ops::Deref for Shared<T> {
+    type Target = T;
 
-    fn deref(&self) -> &Self::Target {
-        &*self.0
+    fn deref(&self) -> &T {
+        &self.0
     }
 }
 
-impl PartialEq for PromptTable {
+impl<T: ?Sized> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -112,7 +125,7 @@ impl ConditionInput {
         match (self, model) {
             (Self::Classes(tensor), _) => plan.write(tensor, conditions),
             (Self::Prompts { given, negative }, FlowModel::Mmdit(mmdit)) => {
-                let table = &mmdit.prompts;
+                let table = &*mmdit.prompts;
                 let row = |condition: &u32| (*condition as usize).min(table.prompts().len());
                 let rows: Vec<usize> = conditions.iter().map(row).collect();
                 write_prompts(plan, given, table, &rows)?;
@@ -128,7 +141,7 @@ impl ConditionInput {
 
 /// Writes rows of a table; the one after the last is the negative prompt. Samples of one group follow each other, so a
 /// row is read once for all of them.
-fn write_prompts(plan: &Plan, to: Prompts, table: &PromptTable, rows: &[usize]) -> Result<()> {
+fn write_prompts(plan: &Plan, to: Prompts, table: &dyn PromptSource, rows: &[usize]) -> Result<()> {
     let (mut context, mut pooled) = (Vec::new(), Vec::new());
     for same in rows.chunk_by(|a, b| a == b) {
         let prompt = Some(same[0]).filter(|row| *row < table.prompts().len());

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::StoredTensors;
 use super::layout::{Entry, Layout};
 use super::weights::{StoredModel, WeightSource};
-use super::{ClassifierConfig, DitConfig, FlowModel};
+use super::{ClassifierConfig, DitConfig, FlowModel, TextModel};
 use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
@@ -27,10 +27,13 @@ pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ModelKind {
-    /// A flow model.
+    /// A flow model with classes.
     Dit(DitConfig),
     /// A classifier.
     Classifier(ClassifierConfig),
+    /// A flow model with prompts, which is a folder of another program: native files have none.
+    #[serde(skip)]
+    Mmdit(TextModel),
 }
 
 impl ModelKind {
@@ -39,6 +42,7 @@ impl ModelKind {
         match self {
             Self::Dit(config) => config.layout(),
             Self::Classifier(config) => config.layout(),
+            Self::Mmdit(model) => model.config.layout(model.size),
         }
     }
 }
@@ -96,12 +100,8 @@ impl Model {
 
 impl<W> Model<W> {
     /// A flow model with its weights, laid out according to [`FlowModel::layout`].
-    ///
-    /// # Panics
-    /// If native files have no such networks, see [`FlowModel::kind`].
     pub fn of(model: &FlowModel, class_names: &[String], weights: W) -> Self {
-        let kind = model.kind().expect("native files have such networks");
-        Self { kind, class_names: class_names.to_vec(), weights }
+        Self { kind: model.kind(), class_names: class_names.to_vec(), weights }
     }
 
     /// Its classes; `of` is what messages call the model.
@@ -109,6 +109,7 @@ impl<W> Model<W> {
         let count = match &self.kind {
             ModelKind::Dit(config) => config.num_classes,
             ModelKind::Classifier(config) => config.num_classes,
+            ModelKind::Mmdit(model) => model.prompts.prompts().len(),
         };
         Classes { of, count, names: &self.class_names }
     }
@@ -118,17 +119,24 @@ impl<W> Model<W> {
     /// # Errors
     /// [`Error::Input`] if it is a classifier.
     pub fn flow_model(&self, name: &str) -> Result<FlowModel> {
-        self.dit(name).map(FlowModel::from)
+        match &self.kind {
+            ModelKind::Dit(dit) => Ok(dit.into()),
+            ModelKind::Mmdit(model) => Ok(FlowModel::Mmdit(model.clone())),
+            ModelKind::Classifier(_) => Err(needs_flow_model(name)),
+        }
     }
 
     /// The diffusion transformer, if this is one.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is a classifier.
+    /// [`Error::Input`] if it is something else.
     pub fn dit(&self, name: &str) -> Result<&DitConfig> {
         match &self.kind {
             ModelKind::Dit(config) => Ok(config),
             ModelKind::Classifier(_) => Err(needs_flow_model(name)),
+            ModelKind::Mmdit(_) => {
+                Err(Error::input(format!("{name} has prompts, but a model with classes is needed here")))
+            }
         }
     }
 
@@ -139,7 +147,9 @@ impl<W> Model<W> {
     pub fn classifier(&self, name: &str) -> Result<&ClassifierConfig> {
         match &self.kind {
             ModelKind::Classifier(config) => Ok(config),
-            ModelKind::Dit(_) => Err(Error::input(format!("{name} is a flow model, but a classifier is needed here"))),
+            ModelKind::Dit(_) | ModelKind::Mmdit(_) => {
+                Err(Error::input(format!("{name} is a flow model, but a classifier is needed here")))
+            }
         }
     }
 }
@@ -193,6 +203,7 @@ pub(super) fn describe(name: &str, description: Option<&String>) -> Result<(Mode
     match &kind {
         ModelKind::Dit(config) => config.check(),
         ModelKind::Classifier(config) => config.check(),
+        ModelKind::Mmdit(_) => unreachable!("native files have none"),
     }
     .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
     Ok((kind, class_names.iter().map(|class| normal_name(class)).collect()))

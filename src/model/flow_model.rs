@@ -2,8 +2,9 @@
 //! [`crate::model`] depends on a family's network.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use super::condition::{ConditionInput, PromptTable};
+use super::condition::{ConditionInput, LatentDecoder, PromptSource, Shared};
 use super::dit::{Dit, DitConfig};
 use super::file::ModelKind;
 use super::layout::{Layout, Parameters};
@@ -12,6 +13,7 @@ use super::mmdit::{Mmdit, MmditConfig};
 use crate::classes::Classes;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::graph::{Graph, Tensor};
 use crate::ops::Guidance;
 use crate::shape::ImageShape;
@@ -45,7 +47,9 @@ pub struct TextModel {
     /// Height and width of the latents.
     pub size: [usize; 2],
     /// The table of conditions.
-    pub prompts: PromptTable,
+    pub prompts: Shared<dyn PromptSource>,
+    /// What makes pictures of the latents.
+    pub decoder: Shared<dyn LatentDecoder>,
 }
 
 impl From<&DitConfig> for FlowModel {
@@ -124,7 +128,26 @@ impl FlowModel {
     /// What the model makes, if its classes have these names.
     pub fn pictures<'a>(&self, class_names: &'a [String]) -> Pictures<'a> {
         let classes = Classes { of: "the model", count: self.num_conditions(), names: class_names };
-        Pictures { shape: self.state_shape(), classes }
+        Pictures { shape: self.picture_shape(), classes }
+    }
+
+    /// The shape of a picture, which is that of a state unless that is latents.
+    pub fn picture_shape(&self) -> ImageShape {
+        match self {
+            Self::Dit(_) => self.state_shape(),
+            Self::Mmdit(model) => model.decoder.picture_shape(self.state_shape()),
+        }
+    }
+
+    /// The pictures of final states `[N, C, H, W]`: themselves, unless they are latents.
+    ///
+    /// # Errors
+    /// As [`LatentDecoder::decode`].
+    pub fn decode<'a>(&self, gpu: &Arc<Gpu>, states: &'a [f32]) -> Result<Cow<'a, [f32]>> {
+        match self {
+            Self::Dit(_) => Ok(Cow::Borrowed(states)),
+            Self::Mmdit(model) => model.decoder.decode(gpu, states, self.state_shape()).map(Cow::Owned),
+        }
     }
 
     /// The number of conditions that can be asked for.
@@ -161,6 +184,20 @@ impl FlowModel {
         )))
     }
 
+    /// Checks that what is trained can be saved: of a text-to-image model only an adapter can.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if all weights of one are to be trained.
+    pub fn check_trained(&self, adapter: bool) -> Result<()> {
+        match self {
+            Self::Mmdit(_) if !adapter => Err(Error::input(
+                "all weights of a text-to-image model would be trained, which cannot be saved: train an adapter, with \
+                 `lora.rank` = 32 for instance",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The network's time for a noise level.
     pub fn time_of(&self, sigma: f64) -> f32 {
         match self {
@@ -177,11 +214,11 @@ impl FlowModel {
         }
     }
 
-    /// What a native file says of the network; `None` for those of another program, which are folders.
-    pub fn kind(&self) -> Option<ModelKind> {
+    /// The kind of a model with such a network.
+    pub fn kind(&self) -> ModelKind {
         match self {
-            Self::Dit(dit) => Some(ModelKind::Dit(dit.clone())),
-            Self::Mmdit(_) => None,
+            Self::Dit(dit) => ModelKind::Dit(dit.clone()),
+            Self::Mmdit(model) => ModelKind::Mmdit(model.clone()),
         }
     }
 

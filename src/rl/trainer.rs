@@ -117,6 +117,7 @@ impl Trainer {
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         config.check_classes(model.num_conditions())?;
+        model.check_trained(config.lora.is_used())?;
         model.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
         let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
@@ -258,7 +259,8 @@ impl Trainer {
         let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
         let labels: Vec<u32> = rollout.requests.iter().map(|request| request.condition).collect();
         let context = ScoringContext { purpose: Purpose::Training, iteration: index };
-        let scores = self.rewards.score(&rollout.images, &labels, context)?;
+        let pictures = self.network.model.decode(&self.gpu, &rollout.images)?;
+        let scores = self.rewards.score(&pictures, &labels, context)?;
         let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
         let group_size = self.config.rollout.group_size;
         let advantages =

@@ -25,6 +25,17 @@ pub struct AdapterBase {
     pub crc32: u32,
 }
 
+impl AdapterBase {
+    /// Reads the record in the folder of an adapter.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it cannot be read.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let record = folder.join(ADAPTER_BASE);
+        serde_json::from_slice(&read_file(&record)?).map_err(|cause| Error::unreadable(&record, cause))
+    }
+}
+
 /// Loads a native model: a file, `builtin:NAME`, or the directory of a run, of its best model or of a checkpoint. A
 /// directory stands for its `model.safetensors`, or for its adapter on the base that the run recorded. Weights in files
 /// stay there until they are needed.
@@ -48,14 +59,12 @@ fn load(file: &str, most_bases: usize) -> Result<StoredModel> {
 
 /// The base that a run recorded beside an adapter, with the adapter merged in.
 fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
-    let (name, record) = (folder.display(), folder.join(ADAPTER_BASE));
-    let base: AdapterBase =
-        serde_json::from_slice(&read_file(&record)?).map_err(|cause| Error::unreadable(&record, cause))?;
+    let (name, base) = (folder.display(), AdapterBase::read(folder)?);
     let Some(most_bases) = most_bases.checked_sub(1) else {
         return Err(Error::input(format!(
             "{} names a base that is an adapter itself, and so on for {MOST_BASES} adapters: name the base and the \
              adapter, with --model and --adapter",
-            record.display()
+            folder.join(ADAPTER_BASE).display()
         )));
     };
     let remedy = format!("put the base back, or name it, with --model BASE --adapter {name}");

@@ -5,6 +5,8 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::assets::AdapterBase;
+use crate::config::adapter_in;
 use crate::error::{Error, Result};
 use crate::text::printable;
 
@@ -62,12 +64,22 @@ impl Outputs {
     /// `builtin:NAME`, is fine.
     pub fn reads(mut self, input: impl AsRef<Path>) -> Self {
         let input = input.as_ref();
+        if self.inputs.iter().any(|other| other == input) {
+            return self;
+        }
         self.inputs.push(input.to_owned());
         if input.is_dir() {
             let files = std::fs::read_dir(input).into_iter().flatten().flatten().map(|entry| entry.path());
             self.inputs.extend(files.filter(|path| path.is_file()));
         }
-        self
+        // What an adapter stands for is in its folder and its base.
+        let Some(folder) = adapter_in(input) else { return self };
+        let base = AdapterBase::read(&folder).map(|base| base.model);
+        let read = self.reads(folder);
+        match base {
+            Ok(base) => read.reads(base),
+            Err(_) => read,
+        }
     }
 
     /// Checks that a file can be written.

@@ -51,6 +51,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
     let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
+    // Closes its file, which may be one that the run replaces.
+    drop(model);
     let directory = match begun {
         Some(directory) => {
             let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::{Report, bytes_on_disk, stored_as};
 use crate::assets::AdapterBase;
-use crate::config::ADAPTER_BASE;
 use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark};
 use crate::model::folder::StoredTensors;
@@ -34,8 +33,7 @@ pub(super) fn folder(folder: &Path) -> Result<Report> {
     let alpha = config.get("lora_alpha").map(Value::to_string);
     let mut report = describe(&tensors, "PEFT", alpha)?;
     report.path = folder.display().to_string();
-    let base = read_file(&folder.join(ADAPTER_BASE)).ok();
-    if let Some(base) = base.and_then(|bytes| serde_json::from_slice::<AdapterBase>(&bytes).ok()) {
+    if let Ok(base) = AdapterBase::read(folder) {
         report.notes.push(format!("its base is {}", base.model));
     }
     Ok(report)

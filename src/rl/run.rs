@@ -344,6 +344,14 @@ impl TrainingRun {
             false => directory.path().to_owned(),
         };
         std::fs::create_dir_all(&folder).map_err(|cause| Error::unwritable(&folder, cause))?;
+        if self.config.lora.is_used() && directory.model().exists() {
+            log::warn!(
+                "{} is not what was trained now, of which {} is kept alone: remove it, or make it again with \
+                 `flowdppo-wgpu merge`",
+                directory.model().display(),
+                folder.display()
+            );
+        }
         let files = self.trainer.averaged_files()?;
         files.iter().try_for_each(|(name, content)| files::stream_atomically(&folder.join(name), content).map(drop))
     }

@@ -13,9 +13,9 @@
 //!   tensorboard/           the metrics and the preview grids as event files
 //!   samples/NNNNNN.png     preview grids
 //!   checkpoints/NNNNNN/    complete checkpoints
-//!   best/                  the best of the evaluated models, its adapter if one is trained, and its numbers
-//!   model.safetensors      the tuned model
-//!   adapter/               what was trained of it, if that was an adapter, as PEFT writes it
+//!   best/                  the best of the evaluated models, or its adapter if one is trained, and its numbers
+//!   model.safetensors      the tuned model, unless an adapter is trained
+//!   adapter/               the adapter, as PEFT writes it, and which model is its base
 //!   before_after.png       base and tuned model, written last: the run is finished
 //!   failed.txt             why the run ended early, if it ended on its own; removed when it is resumed
 //!   trace.json, profile.json   where the time went, with --profile

@@ -49,6 +49,8 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
     for folder in ["run", "run/adapter", "run/checkpoints/000002"] {
         assert!(sample(&format!("--model {folder}")) == tuned, "{folder}");
     }
+    let lost = here.run("sample --model run --count 1 --steps 1 --out x.png --save-tensors base.safetensors --force");
+    assert!(lost.code == Some(2) && lost.err.contains("base.safetensors, which would be lost"), "{}", lost.err);
     let untuned = sample("--model base.safetensors");
     let adapter = "--model base.safetensors --adapter run/adapter";
     assert!(sample(adapter) == tuned && tuned != untuned);

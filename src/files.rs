@@ -1,6 +1,6 @@
 //! Files that are either whole or absent, whatever moment the power goes, and files that are really where they seem.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -26,12 +26,21 @@ pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// The text of a user's file: see [`text`].
+/// The longest text that a user writes, in bytes. A device has no end.
+const LONGEST_TEXT: u64 = 64 << 20;
+
+/// The text of a user's file, which may be a pipe: see [`text`].
 ///
 /// # Errors
 /// [`Error::Input`] naming the file if it cannot be read or is no text.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(LONGEST_TEXT + 1).read_to_end(&mut bytes));
+    read.map_err(|cause| Error::unreadable(path, cause))?;
+    if bytes.len() as u64 > LONGEST_TEXT {
+        let cause = format!("it has more than {} MiB, so it is no text that somebody wrote", LONGEST_TEXT >> 20);
+        return Err(Error::unreadable(path, cause));
+    }
     text(&bytes).map(str::to_owned).map_err(|cause| Error::unreadable(path, cause))
 }
 
@@ -54,7 +63,13 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         file.persist(path)?;
         sync_folder(folder)
     };
-    write().map_err(|cause| Error::unwritable(path, cause))
+    write().map_err(|cause| Error::unwritable(path, plain(cause)))
+}
+
+/// An error without the name of the temporary file, which the crate for them adds and nobody knows.
+fn plain(cause: std::io::Error) -> std::io::Error {
+    let inner = cause.get_ref().and_then(|wrapped| wrapped.source()?.downcast_ref::<std::io::Error>());
+    inner.and_then(std::io::Error::raw_os_error).map_or(cause, std::io::Error::from_raw_os_error)
 }
 
 /// Writes a file that is not read until something else refers to it, and waits until it is on the disk.
@@ -130,12 +145,17 @@ pub(crate) fn own_file(folder: &Path, name: &str) -> Option<PathBuf> {
 /// # Errors
 /// [`Error::Input`] if it is not there, not an ordinary file, or cannot be read.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let kind = std::fs::metadata(path).map_err(|cause| Error::unreadable(path, cause))?.file_type();
+    read_ordinary(path).map_err(|cause| Error::unreadable(path, cause))
+}
+
+/// [`read_file`] with a cause that does not name the file.
+pub(crate) fn read_ordinary(path: &Path) -> std::io::Result<Vec<u8>> {
+    let kind = std::fs::metadata(path)?.file_type();
     if !kind.is_file() {
         let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
-        return Err(Error::unreadable(path, format!("it is {what}, but a file is needed")));
+        return Err(std::io::Error::other(format!("it is {what}, but a file is needed")));
     }
-    std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))
+    std::fs::read(path)
 }
 
 /// The folder that holds `path`; the current one for a bare file name.

@@ -47,7 +47,6 @@ fn check_train(config: &Config) -> Result<()> {
     let model = assets::load_model(file)?;
     let dit = model.dit(file)?;
     Trainer::cost(config, dit, &DeviceProfile::default())?;
-    dit.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
     Rewards::check(&config.reward, dit, &model.class_names)?;
     match config.eval.judge.as_str() {
         "" => Ok(()),

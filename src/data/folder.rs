@@ -9,7 +9,7 @@ use image::{ImageFormat, RgbImage};
 use super::picture::{self, Reader, Unreadable};
 use super::{Dataset, Originals, check_shape, push_planes};
 use crate::classes::normal_name;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Endings of pictures that nothing here can read. Leaving one out in silence would surprise. Any other file that does
 /// not begin like a picture is skipped.
@@ -140,7 +140,7 @@ pub(super) fn read(file: &Path, image_size: usize) -> Result<RgbImage> {
 }
 
 fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
-    reader.decode(file, &std::fs::read(file)?)
+    reader.decode(file, &files::read_ordinary(file)?)
 }
 
 /// The square in the middle of a picture, at the wanted size.

@@ -107,6 +107,17 @@ fn keeps_base(config: &Config) -> bool {
     config.lora.is_used() || config.objective.reference.beta > 0.0
 }
 
+/// Whether the model can be guided wherever the configuration asks for it. Previews are guided as evaluations are.
+fn check_guidance(config: &Config, dit: &DitConfig) -> Result<()> {
+    dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
+    dit.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
+    let reference = &config.objective.reference;
+    match reference.beta > 0.0 {
+        true => dit.check_guidance("`objective.reference.guidance_scale`", reference.guidance_scale),
+        false => Ok(()),
+    }
+}
+
 impl Trainer {
     /// The cost of an iteration on such a device.
     ///
@@ -114,7 +125,7 @@ impl Trainer {
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, dit: &DitConfig, profile: &DeviceProfile) -> Result<Cost> {
         config.check_classes(dit.num_classes)?;
-        dit.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
+        check_guidance(config, dit)?;
         let network = Network::new(dit, Adapter::begin(config, dit)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(dit, config.rollout_micro_batch()).0;

@@ -58,18 +58,13 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = temporary_file(folder)?;
         // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
         let _ = file.as_file().try_lock();
-        file.write_all(bytes)?;
+        // Not by the crate's own `write_all`, which adds the name of the temporary file to errors.
+        file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         sync_folder(folder)
     };
-    write().map_err(|cause| Error::unwritable(path, plain(cause)))
-}
-
-/// An error without the name of the temporary file, which the crate for them adds and nobody knows.
-fn plain(cause: std::io::Error) -> std::io::Error {
-    let inner = cause.get_ref().and_then(|wrapped| wrapped.source()?.downcast_ref::<std::io::Error>());
-    inner.and_then(std::io::Error::raw_os_error).map_or(cause, std::io::Error::from_raw_os_error)
+    write().map_err(|cause| Error::unwritable(path, cause))
 }
 
 /// Writes a file that is not read until something else refers to it, and waits until it is on the disk.
@@ -174,7 +169,12 @@ fn temporary_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    builder.prefix(TEMPORARY).tempfile_in(folder)
+    builder.prefix(TEMPORARY).tempfile_in(folder).map_err(|cause| {
+        // The crate adds a name that nobody knows.
+        let text = cause.to_string();
+        let text = text.split(" at path ").next().unwrap_or_default();
+        std::io::Error::new(cause.kind(), text)
+    })
 }
 
 #[cfg(test)]
@@ -226,7 +226,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("nowhere").join("grid.png");
         let message = write_atomically(&missing, b"x").unwrap_err().to_string();
-        assert!(message.contains("grid.png"), "{message}");
+        assert!(message.contains("grid.png") && !message.contains(TEMPORARY), "{message}");
 
         // A folder cannot be replaced by a file: the write fails at its last step.
         let taken = folder.path().join("taken");

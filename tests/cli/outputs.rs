@@ -50,6 +50,16 @@ fn an_input_is_never_an_output() {
             &["cannot write both.png", "two results would have this name"],
         ),
     ]);
+    check(&[case(
+        |here| {
+            here.run("-q sample --model base.safetensors --count 1 --steps 1").succeeds();
+            fs::create_dir_all(here.path("pictures/a")).unwrap();
+            fs::rename(here.path("samples.png"), here.path("pictures/a/1.png")).unwrap();
+        },
+        "data --set data={kind='folder',path='pictures',channels=1,image_size=8} --out pictures/a/1.png --force",
+        2,
+        &["cannot write pictures/a/1.png", "it is a part of the input pictures, which would be lost"],
+    )]);
     #[cfg(unix)]
     check(&[case(
         |here| std::os::unix::fs::symlink("base.safetensors", here.path("link.safetensors")).unwrap(),

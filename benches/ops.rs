@@ -9,6 +9,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::bench::cases::{self, Case};
+use flowdppo_wgpu::bench::shapes::{ATTENTION, LINEAR, quickly_measured};
 use flowdppo_wgpu::gpu::{Gpu, Options};
 
 static GPU: LazyLock<Arc<Gpu>> =
@@ -37,19 +38,17 @@ fn replay(bencher: Bencher<'_, '_>, case: &Case) {
     }
 }
 
-const SHAPES: &[[usize; 3]] = &[[256, 256, 256], [512, 512, 512], [2048, 384, 128], [2048, 512, 128], [2560, 256, 64]];
-
-#[divan::bench(args = SHAPES, sample_count = 10)]
-fn matmul(bencher: Bencher<'_, '_>, shape: &[usize; 3]) {
-    replay(bencher, &cases::matmul(*shape));
+#[divan::bench(args = quickly_measured(LINEAR), sample_count = 10)]
+fn matmul(bencher: Bencher<'_, '_>, sizes: [usize; 3]) {
+    replay(bencher, &cases::matmul(sizes));
 }
 
-#[divan::bench(args = [[40, 16, 16, 4], [32, 64, 32, 4]], sample_count = 10)]
+#[divan::bench(args = quickly_measured(ATTENTION), sample_count = 10)]
 fn attention(bencher: Bencher<'_, '_>, sizes: [usize; 4]) {
     replay(bencher, &cases::attention(false, sizes));
 }
 
-#[divan::bench(args = [[40, 16, 16, 4], [32, 64, 32, 4]], sample_count = 10)]
+#[divan::bench(args = quickly_measured(ATTENTION), sample_count = 10)]
 fn attention_backward(bencher: Bencher<'_, '_>, sizes: [usize; 4]) {
     replay(bencher, &cases::attention(true, sizes));
 }

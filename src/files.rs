@@ -27,12 +27,21 @@ pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
-/// The text of a user's file: see [`text`].
+/// The longest text that a user writes, in bytes. A device has no end.
+const LONGEST_TEXT: u64 = 64 << 20;
+
+/// The text of a user's file, which may be a pipe: see [`text`].
 ///
 /// # Errors
 /// [`Error::Input`] naming the file if it cannot be read or is no text.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(LONGEST_TEXT + 1).read_to_end(&mut bytes));
+    read.map_err(|cause| Error::unreadable(path, cause))?;
+    if bytes.len() as u64 > LONGEST_TEXT {
+        let cause = format!("it has more than {} MiB, so it is no text that somebody wrote", LONGEST_TEXT >> 20);
+        return Err(Error::unreadable(path, cause));
+    }
     text(&bytes).map(str::to_owned).map_err(|cause| Error::unreadable(path, cause))
 }
 
@@ -253,14 +262,18 @@ pub(crate) fn own_file(folder: &Path, name: &str) -> Option<PathBuf> {
     own(folder, name).filter(|path| path.is_file())
 }
 
-/// Opens an ordinary file. A device or a pipe could be read for ever.
-fn open(path: &Path) -> Result<File> {
-    let kind = std::fs::metadata(path).map_err(|cause| Error::unreadable(path, cause))?.file_type();
+/// Opens an ordinary file. A device or a pipe could be read for ever. The cause of a failure does not name the file.
+fn open_ordinary(path: &Path) -> std::io::Result<File> {
+    let kind = std::fs::metadata(path)?.file_type();
     if !kind.is_file() {
         let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
-        return Err(Error::unreadable(path, format!("it is {what}, but a file is needed")));
+        return Err(std::io::Error::other(format!("it is {what}, but a file is needed")));
     }
-    File::open(path).map_err(|cause| Error::unreadable(path, cause))
+    File::open(path)
+}
+
+fn open(path: &Path) -> Result<File> {
+    open_ordinary(path).map_err(|cause| Error::unreadable(path, cause))
 }
 
 /// All bytes of an ordinary file.
@@ -268,8 +281,13 @@ fn open(path: &Path) -> Result<File> {
 /// # Errors
 /// [`Error::Input`] if it is not there, not an ordinary file, or cannot be read.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    read_ordinary(path).map_err(|cause| Error::unreadable(path, cause))
+}
+
+/// [`read_file`] with a cause that does not name the file.
+pub(crate) fn read_ordinary(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.read_to_end(&mut bytes).map_err(|cause| Error::unreadable(path, cause))?;
+    open_ordinary(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -299,7 +317,12 @@ fn temporary_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    builder.prefix(TEMPORARY).tempfile_in(folder)
+    builder.prefix(TEMPORARY).tempfile_in(folder).map_err(|cause| {
+        // The crate adds a name that nobody knows.
+        let text = cause.to_string();
+        let text = text.split(" at path ").next().unwrap_or_default();
+        std::io::Error::new(cause.kind(), text)
+    })
 }
 
 #[cfg(test)]
@@ -351,7 +374,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("nowhere").join("grid.png");
         let message = write_atomically(&missing, b"x").unwrap_err().to_string();
-        assert!(message.contains("grid.png"), "{message}");
+        assert!(message.contains("grid.png") && !message.contains(TEMPORARY), "{message}");
 
         // A folder cannot be replaced by a file: the write fails at its last step.
         let taken = folder.path().join("taken");

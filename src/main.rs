@@ -23,6 +23,8 @@ fn print(message: &clap::Error) -> ExitCode {
 fn main() -> ExitCode {
     #[cfg(unix)]
     report_files_that_are_too_large();
+    #[cfg(target_os = "linux")]
+    explain_bus_errors();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => return print(&message),
@@ -61,5 +63,31 @@ fn report_files_that_are_too_large() {
     // SAFETY: the handler does nothing, so it is safe at any moment.
     if let Err(cause) = unsafe { sigaction(Signal::SIGXFSZ, &action) } {
         log::debug!("SIGXFSZ stays as it is: {cause}");
+    }
+}
+
+/// Makes the end by SIGBUS one with a sentence. Software drivers keep their memory in a file without a name, and where a
+/// limit of `ulimit -f` lets that file not grow, they use memory that is not there.
+#[cfg(target_os = "linux")]
+fn explain_bus_errors() {
+    use nix::libc::{_exit, STDERR_FILENO, c_int, write};
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    extern "C" fn explain(_: c_int) {
+        const MESSAGE: &[u8] =
+            b"error: memory that is part of a file is not there (SIGBUS): a limit on the size of files \
+            (ulimit -f) is below what a software driver needs for its memory, or a file was cut off while it was read; \
+            what was saved is intact\n";
+        // SAFETY: both may be called in a handler, and the message is as long as it says. With standard error closed or
+        // full there is nobody to tell.
+        unsafe {
+            let _ = write(STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
+            _exit(1)
+        }
+    }
+    let action = SigAction::new(SigHandler::Handler(explain), SaFlags::SA_RESETHAND, SigSet::empty());
+    // SAFETY: the handler calls nothing that may not be called at any moment.
+    if let Err(cause) = unsafe { sigaction(Signal::SIGBUS, &action) } {
+        log::debug!("SIGBUS stays as it is: {cause}");
     }
 }

@@ -47,7 +47,6 @@ fn check_train(config: &Config) -> Result<()> {
     let model = assets::load_model(file)?;
     let flow_model = model.flow_model(file)?;
     Trainer::cost(config, &flow_model, &DeviceProfile::default())?;
-    flow_model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
     let pictures = flow_model.pictures(&model.class_names);
     Rewards::check(&config.reward, &pictures)?;
     match config.eval.judge.as_str() {

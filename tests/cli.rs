@@ -1,6 +1,10 @@
 //! The program as a user meets it: every command by its binary, what it leaves on disk, and what it says to
 //! bad input.
 
+#[allow(dead_code, reason = "the kernels use the rest")]
+#[path = "common/skip.rs"]
+mod skip;
+
 mod cli {
     mod adapters;
     mod bad_devices;

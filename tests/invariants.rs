@@ -5,6 +5,7 @@ mod common;
 mod invariants {
     mod chunks;
     mod dump;
+    mod gradient_check;
     mod gradients;
     mod lora;
     mod memory;

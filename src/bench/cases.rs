@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::shapes::{ATTENTION, LAYER_NORM, LINEAR, measured};
 use crate::autodiff::backward;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -121,20 +122,16 @@ fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
 
 /// All products, by rising cost.
 pub fn matmuls() -> Vec<Case> {
-    let mut cases = vec![matmul([256, 256, 256]), matmul([256, 512, 128]), matmul([2048, 384, 128])];
-    cases.extend([matmul([512, 512, 512]), matmul([2048, 512, 128])]);
+    let mut cases: Vec<Case> = measured(LINEAR).map(matmul).collect();
+    // Those of [2048, 512, 128].
     cases.extend([DType::F16, DType::Q8_0].map(|dtype| matmul_of(dtype, [2048, 512, 128])));
     cases.extend([matmul_d_x([2048, 128, 512]), matmul_d_w([512, 128, 2048])]);
-    cases.extend([matmul([1024, 1024, 1024]), matmul([2048, 1536, 384]), matmul([4096, 4096, 4096])]);
+    cases.sort_by_key(|case| case.graph.flops());
     cases
 }
 
-/// Heads of an attention and its batch: together 128.
-const HEADS: usize = 4;
-const BATCH: usize = 32;
-
 /// Attention forward, or backward.
-pub fn attention(backward: bool, [batch, tokens, head_dim, num_heads]: [usize; 4]) -> Case {
+pub fn attention(backward: bool, [batch, tokens, num_heads, head_dim]: [usize; 4]) -> Case {
     let direction = if backward { "backward" } else { "forward" };
     let name = format!("attention {direction} {}x{tokens}x{head_dim}", batch * num_heads);
     Case::new(name, |graph| {
@@ -150,30 +147,29 @@ pub fn attention(backward: bool, [batch, tokens, head_dim, num_heads]: [usize; 4
     })
 }
 
-/// Attention of 128 heads, by rising cost.
+/// Attention, by rising cost.
 pub fn attentions(backward: bool) -> Vec<Case> {
-    let sizes = [64, 256, 1024].into_iter().flat_map(|tokens| [32, 64].map(|head_dim| (tokens, head_dim)));
-    sizes.map(|(tokens, head_dim)| attention(backward, [BATCH, tokens, head_dim, HEADS])).collect()
+    measured(ATTENTION).map(|sizes| attention(backward, sizes)).collect()
 }
 
 /// Layer norm with modulation over the tokens of the benchmark network, alone and with its gradient.
 pub fn layer_norms() -> Vec<Case> {
-    let of = |differentiate: bool| {
-        let name = if differentiate { "layer_norm with backward 2048x128" } else { "layer_norm 2048x128" };
-        Case::new(name.into(), |graph| {
-            let x = graph.input("x", &[32, 64, 128]);
-            let [shift, scale] = ["shift", "scale"].map(|name| graph.input(name, &[32, 128]));
+    let of = |differentiate: bool, [batch, tokens, columns]: [usize; 3]| {
+        let what = if differentiate { "layer_norm with backward" } else { "layer_norm" };
+        Case::new(format!("{what} {}x{columns}", batch * tokens), |graph| {
+            let x = graph.input("x", &[batch, tokens, columns]);
+            let [shift, scale] = ["shift", "scale"].map(|name| graph.input(name, &[batch, columns]));
             let y = graph.push(LayerNorm, &[x, shift, scale])[0];
             graph.keep(y);
             if differentiate {
-                let d_y = graph.input("d_y", &[32, 64, 128]);
+                let d_y = graph.input("d_y", &[batch, tokens, columns]);
                 for gradient in backward(graph, &[(y, d_y)], &[x, shift, scale]).into_iter().flatten() {
                     graph.keep(gradient);
                 }
             }
         })
     };
-    [false, true].map(of).into()
+    measured(LAYER_NORM).flat_map(|sizes| [false, true].map(|differentiate| of(differentiate, sizes))).collect()
 }
 
 /// GELU between the layers of an MLP.

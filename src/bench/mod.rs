@@ -8,6 +8,7 @@ mod measure;
 mod network;
 mod results;
 mod scaling;
+pub mod shapes;
 mod tune;
 
 pub use network::BenchmarkStep;

@@ -97,6 +97,17 @@ impl Outputs {
             let input = input.display();
             return Err(refused(format!("it is the input {input}, which would be lost; choose another name")));
         }
+        // Of the directory of a run only the files above are read, but of data every picture.
+        let holds = |folder: &&PathBuf| {
+            let within = || Some(path.canonicalize().ok()?.starts_with(folder.canonicalize().ok()?));
+            folder.is_dir() && !folder.join("config.toml").exists() && path.is_file() && within() == Some(true)
+        };
+        if let Some(input) = self.inputs.iter().find(holds) {
+            let input = input.display();
+            return Err(refused(format!(
+                "it is a part of the input {input}, which would be lost; choose another name"
+            )));
+        }
         if self.outputs.iter().any(|other| same(&other)) {
             return Err(refused("two results would have this name; choose another one".to_owned()));
         }

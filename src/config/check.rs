@@ -170,13 +170,18 @@ impl Config {
             Ok(None) if !path.as_os_str().is_empty() && !may_be_directory(&key) => not_a_file(&key, path),
             Ok(_) => None,
         };
-        let program = |(key, name): (String, &String)| {
-            Error::input(format!(
+        let program = |(key, name): (String, &String)| match found_programs(name) {
+            found if found.is_empty() => Some(Error::input(format!(
                 "`{key}` names {name}, which cannot be found: install it, or correct its name; for a file in the \
                  current directory, write ./NAME"
-            ))
+            ))),
+            found if !found.iter().any(|file| is_executable(file)) => Some(Error::input(format!(
+                "`{key}` names {name}, which is not executable: allow it with chmod +x, or name the program that runs \
+                 it first, such as [\"python3\", \"score.py\"]"
+            ))),
+            _ => None,
         };
-        let programs = programs.into_iter().filter(|(_, name)| !is_program(name)).map(program);
+        let programs = programs.into_iter().filter_map(program);
         named.into_iter().filter_map(file).chain(programs).collect()
     }
 }
@@ -209,12 +214,25 @@ impl Reward {
     }
 }
 
-/// Whether a system would find a program: where its path says, or else in one of the folders of `PATH`.
-fn is_program(name: &str) -> bool {
+/// The files that a system would take for a program: where its path says, or else in the folders of `PATH`.
+fn found_programs(name: &str) -> Vec<PathBuf> {
     let has_folder = Path::new(name).components().count() > 1;
     let folders = env::var_os("PATH").filter(|_| !has_folder).unwrap_or_default();
-    let is_in = |folder: PathBuf| {
-        [name, &format!("{name}{}", env::consts::EXE_SUFFIX)].iter().any(|name| folder.join(name).is_file())
-    };
-    env::split_paths(&folders).any(is_in)
+    let names = [name.to_owned(), format!("{name}{}", env::consts::EXE_SUFFIX)];
+    let in_folder = |folder: PathBuf| names.each_ref().map(|name| folder.join(name));
+    env::split_paths(&folders).flat_map(in_folder).filter(|file| file.is_file()).collect()
+}
+
+/// Whether a system would start a file: elsewhere than on Unix its name decides.
+fn is_executable(file: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.metadata().is_ok_and(|found| found.permissions().mode() & 0o111 != 0)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        true
+    }
 }

@@ -10,7 +10,7 @@ use super::picture::{self, Reader, Unreadable};
 use super::{Dataset, Originals, check_shape, push_planes};
 use crate::classes::normal_name;
 use crate::shape::ImageShape;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Endings of pictures that nothing here can read. Leaving one out in silence would surprise. Any other file that does
 /// not begin like a picture is skipped.
@@ -142,7 +142,7 @@ pub(super) fn read(file: &Path, shape: ImageShape) -> Result<RgbImage> {
 }
 
 fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
-    reader.decode(file, &std::fs::read(file)?)
+    reader.decode(file, &files::read_ordinary(file)?)
 }
 
 /// The largest part in the middle of a picture that has the wanted aspect ratio, at the wanted size.

@@ -28,8 +28,7 @@ pub(super) struct Source<'a> {
 /// # Errors
 /// [`Error::Input`] if a file cannot be read or understood, or the two do not fit together.
 pub fn load(picture: &Path, labels: &Path, image_size: usize, channels: usize) -> Result<Dataset> {
-    let read = |path: &Path| std::fs::read(path).map_err(|cause| Error::unreadable(path, cause));
-    let (picture_bytes, labels_bytes) = (read(picture)?, read(labels)?);
+    let (picture_bytes, labels_bytes) = (files::read_file(picture)?, files::read_file(labels)?);
     decode(
         Source { name: picture, bytes: &picture_bytes },
         Source { name: labels, bytes: &labels_bytes },

@@ -109,6 +109,10 @@ impl Adapter {
     /// # Errors
     /// [`Error::Input`] with the file, and the key or tensor that does not fit the network or is not plain LoRA.
     pub fn load(folder: &Path, base: &impl Adaptable) -> Result<Self> {
+        if folder.exists() && !folder.is_dir() {
+            let cause = format!("it is no directory, but that of an adapter is needed, with {ADAPTER_CONFIG}");
+            return Err(Error::unreadable(folder, cause));
+        }
         let read = |name: &str| read_file(&folder.join(name));
         Self::from_bytes(&folder.display().to_string(), [&read(ADAPTER_CONFIG)?, &read(ADAPTER_MODEL)?], base)
     }

@@ -40,11 +40,14 @@ impl NullClass {
             Self::Assumed if rows > 1 => Ok((rows - 1, true)),
             Self::Assumed | Self::Absent => Ok((rows, false)),
             Self::Classes(classes) if classes == rows => Ok((classes, false)),
-            Self::Classes(classes) if classes + 1 == rows => Ok((classes, true)),
+            Self::Classes(classes) if classes > 0 && classes + 1 == rows => Ok((classes, true)),
+            Self::Classes(classes) if rows < 2 => Err(Error::input(format!(
+                "--num-classes is {classes}, but the class table of {name} has a single row: it must be 1"
+            ))),
             Self::Classes(classes) => Err(Error::input(format!(
                 "--num-classes is {classes}, but the class table of {name} has {rows} rows: it must be {rows}, or {} if \
                  the last row means \"no class\"",
-                rows.saturating_sub(1)
+                rows - 1
             ))),
         }
     }

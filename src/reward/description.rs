@@ -52,7 +52,7 @@ impl Description {
 
 /// The object of each class in a file.
 fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String> {
-    let bytes = std::fs::read(file).map_err(|cause| cause.to_string())?;
+    let bytes = files::read_ordinary(file.as_ref()).map_err(|cause| cause.to_string())?;
     let entries = match serde_json::from_str(files::text(&bytes)?).map_err(|cause| format!("{cause}; {EXPECTED}"))? {
         Value::Array(entries) if entries.len() != names.len() => {
             let (found, classes) = (entries.len(), names.len());

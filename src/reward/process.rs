@@ -20,6 +20,9 @@ const QUOTED_LINES: usize = 8;
 /// How long a program may take to end after its standard input has ended.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How often a program that does not answer is looked at: what it has started may keep its standard output open.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The programs that run, by their process ids.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
@@ -109,7 +112,7 @@ impl Process {
         line.push(b'\n');
         // A program that has closed its standard input may still have said why.
         let _ = self.requests.as_ref().is_some_and(|requests| requests.send(line).is_ok());
-        match self.answers.recv_timeout(timeout) {
+        match self.receive(timeout) {
             Ok(Line::Whole(line)) => Ok(line),
             Ok(Line::TooLong) => Err(NoAnswer::TooLong),
             Err(RecvTimeoutError::Timeout) => Err(NoAnswer::TimedOut),
@@ -117,6 +120,23 @@ impl Process {
                 Some(status) => format!("ended with {status}"),
                 None => "closed its standard output".into(),
             })),
+        }
+    }
+
+    /// Waits for a line, as long as the program lives: disconnected if it ends without one, or closes its standard output.
+    fn receive(&mut self, timeout: Duration) -> Result<Line, RecvTimeoutError> {
+        let begin = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(begin.elapsed());
+            match self.answers.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(RecvTimeoutError::Timeout),
+                // What it wrote before it ended may still be on its way.
+                Err(RecvTimeoutError::Timeout) if self.wait(Duration::ZERO).is_some() => {
+                    return self.answers.recv_timeout(GRACE).map_err(|_| RecvTimeoutError::Disconnected);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                found => return found,
+            }
         }
     }
 

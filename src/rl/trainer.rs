@@ -110,6 +110,17 @@ fn keeps_base(config: &Config) -> bool {
     config.lora.is_used() || config.objective.reference.beta > 0.0
 }
 
+/// Whether the model can be guided wherever the configuration asks for it. Previews are guided as evaluations are.
+fn check_guidance(config: &Config, model: &FlowModel) -> Result<()> {
+    model.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
+    model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
+    let reference = &config.objective.reference;
+    match reference.beta > 0.0 {
+        true => model.check_guidance("`objective.reference.guidance_scale`", reference.guidance_scale),
+        false => Ok(()),
+    }
+}
+
 impl Trainer {
     /// The cost of an iteration on such a device.
     ///
@@ -118,7 +129,7 @@ impl Trainer {
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         config.check_classes(model.num_conditions())?;
         model.check_trained(config.lora.is_used())?;
-        model.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
+        check_guidance(config, model)?;
         let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);
         let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(model, config.rollout_micro_batch()).0;

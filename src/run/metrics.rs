@@ -127,7 +127,7 @@ pub(super) fn is_record(line: &[u8]) -> bool {
 /// crash tore are skipped, with a warning the first time.
 ///
 /// # Errors
-/// [`Error::Unreadable`] if the file cannot be read.
+/// [`Error::Input`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let unreadable = |cause| Error::unreadable(path, cause);
     // Line by line: a history takes memory enough without its text.

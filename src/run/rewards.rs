@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::repair;
-use crate::files::append_whole;
+use crate::files::{append_whole, read_ordinary};
 use crate::{Error, Result};
 
 /// The columns before those of the components.
@@ -37,7 +37,7 @@ impl RewardLog {
             |line: &[u8], is_ended: bool| is_ended && line.iter().filter(|byte| **byte == b',').count() == commas;
         for number in 2.. {
             let unwritable = |cause| Error::unwritable(&path, cause);
-            let text = match std::fs::read(&path) {
+            let text = match read_ordinary(&path) {
                 Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Vec::new(),
                 read => read.map_err(unwritable)?,
             };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use flowdppo_wgpu::model::Model;
+use flowdppo_wgpu::model::{Model, ModelKind, Tensors, read_tensors, write_tensors};
 use serde_json::Value;
 
 use super::bad_input::{case, check};
@@ -109,4 +109,96 @@ fn import_says_what_it_assumes_of_the_last_class() {
     assert!(ended.err.contains("--guidance-scale is 2, but the model has no \"no class\""), "{}", ended.err);
     let ended = here.run(&format!("{import} c.safetensors --num-classes 5"));
     assert!(ended.err.contains("--num-classes is 5") && ended.err.contains("11 rows"), "{}", ended.err);
+}
+
+/// Writes the SiT model of the tests with the first rows of its class table.
+fn import_rows(here: &Workplace, name: &str, rows: usize) {
+    let mut tensors: Tensors = read_tensors(&super::workplace::sit_tiny("model.safetensors")).unwrap();
+    let (shape, values) = tensors.get_mut("y_embedder.embedding_table.weight").unwrap();
+    values.truncate(rows * shape[1]);
+    shape[0] = rows;
+    write_tensors(&here.path(name), &tensors).unwrap();
+}
+
+/// A table of 10 rows may have 10 classes, or 9 and "no class"; one of a single row has one class.
+#[test]
+fn every_class_of_a_table_can_be_imported() {
+    let here = Workplace::new();
+    import_rows(&here, "ten.safetensors", 10);
+    import_rows(&here, "one.safetensors", 1);
+    let import = |arguments: &str| here.run(&format!("import --force --format sit --num-heads 2 {arguments}"));
+    for (arguments, says) in [
+        ("ten.safetensors a.safetensors", " 9 classes"),
+        ("ten.safetensors a.safetensors --num-classes 9", " 9 classes"),
+        ("ten.safetensors a.safetensors --num-classes 10", " 10 classes"),
+        ("ten.safetensors ten.native.safetensors --no-null-class", " 10 classes"),
+        ("one.safetensors a.safetensors", "assumed: its only class is a class"),
+        ("one.safetensors a.safetensors --num-classes 1", " 1 classes"),
+        ("one.safetensors one.native.safetensors --no-null-class", " 1 classes"),
+    ] {
+        let out = import(arguments).succeeds();
+        assert!(out.contains(says), "{arguments}: {out}");
+    }
+    for (arguments, says) in [
+        ("ten.safetensors a.safetensors --num-classes 0", "has 10 rows: it must be 10, or 9 if the last row means"),
+        ("ten.safetensors a.safetensors --num-classes 11", "has 10 rows: it must be 10, or 9"),
+        ("one.safetensors a.safetensors --num-classes 0", "has a single row: it must be 1"),
+        ("one.safetensors a.safetensors --num-classes 2", "has a single row: it must be 1"),
+    ] {
+        let ended = import(arguments);
+        assert!(ended.code == Some(2) && ended.err.contains(says), "{arguments}: {}", ended.err);
+    }
+    for (model, last) in [("ten", 9), ("one", 0)] {
+        let sample = format!("-q sample --model {model}.native.safetensors --count 1 --steps 1 --force --class");
+        here.run(&format!("{sample} {last}")).succeeds();
+        let ended = here.run(&format!("{sample} {}", last + 1));
+        assert!(ended.err.contains("is out of range"), "{}", ended.err);
+    }
+}
+
+/// Takes "no class" from `base.safetensors`: the last row of its class table.
+fn remove_null_class(here: &Workplace) {
+    let path = here.path("base.safetensors");
+    let with = Model::load(&path).unwrap();
+    let mut kind = with.kind.clone();
+    let ModelKind::Dit(dit) = &mut kind else { panic!("it is a flow model") };
+    dit.has_null_class = false;
+    let layout = kind.layout();
+    let mut weights = vec![0.0; layout.elements()];
+    for (entry, old) in layout.entries().iter().zip(with.kind.layout().entries()) {
+        assert_eq!(entry.name, old.name);
+        weights[entry.offset..][..entry.elements()].copy_from_slice(&with.weights[old.offset..][..entry.elements()]);
+    }
+    Model { kind, weights, ..with }.save(&path).unwrap();
+}
+
+/// Nothing that guides a model, or that teaches it "no class", is accepted for one that has none.
+#[test]
+fn guidance_is_refused_where_there_is_no_null_class() {
+    let here = Workplace::new();
+    remove_null_class(&here);
+    for (set, key) in [
+        ("--set rollout.guidance_scale=2", "`rollout.guidance_scale` is 2"),
+        ("--set eval.guidance_scale=2", "`eval.guidance_scale` is 2"),
+        (
+            "--set objective.reference.beta=1 --set objective.reference.guidance_scale=2",
+            "`objective.reference.guidance_scale` is 2",
+        ),
+    ] {
+        let says = format!("{key}, but the model has no \"no class\", which guidance needs: set it to 1");
+        let ended = here.run(&format!("config check train.toml {set}"));
+        assert!(ended.code == Some(2) && ended.out.contains(&says), "{}", ended.out);
+        for command in ["train --dry-run", "train --out run"] {
+            let ended = here.run(&format!("-q {command} --config train.toml {set}"));
+            assert!(ended.code == Some(2) && ended.err.contains(&says), "{}", ended.err);
+        }
+        assert!(!here.path("run").exists());
+    }
+    let ended = here.run("eval --config train.toml --model base.safetensors --set eval.guidance_scale=2");
+    assert!(ended.code == Some(2) && ended.err.contains("`eval.guidance_scale` is 2"), "{}", ended.err);
+    let pretrain = "-q pretrain --config pretrain.toml --set model={file='base.safetensors'} --set pretrain.steps=1";
+    let ended = here.run(&format!("{pretrain} --out dropped"));
+    assert!(ended.code == Some(2) && ended.err.contains("`pretrain.class_dropout` is 0.1"), "{}", ended.err);
+    here.run(&format!("{pretrain} --set pretrain.class_dropout=0 --out more")).succeeds();
+    here.run("-q train --config train.toml --set train.iterations=1 --out run").succeeds();
 }

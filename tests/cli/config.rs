@@ -157,6 +157,15 @@ fn a_check_refuses_what_training_would() {
         let trained = here.run("-q train --config http.toml --out run");
         assert_eq!(trained.code, Some(2), "{url}: {}", trained.err);
     }
+    #[cfg(unix)]
+    {
+        std::fs::write(here.path("score.py"), "print(1)\n").unwrap();
+        let program = "train.toml --set reward.0={kind='command',program=['./score.py']}";
+        let ended = here.run(&format!("config check {program}"));
+        assert!(ended.out.contains("`reward.0.program` names ./score.py, which is not executable"), "{}", ended.out);
+        let ended = here.run(&format!("-q train --out run --config {program}"));
+        assert!(ended.code == Some(2) && ended.err.contains("Permission denied"), "{}", ended.err);
+    }
     let ended = here.run("config check train.toml --set rollout.classes=[12]");
     assert!(ended.out.contains("`rollout.classes` names class 12"), "{}", ended.out);
     let ended = here.run("eval --config train.toml --model base.safetensors --set rollout.classes=[12]");

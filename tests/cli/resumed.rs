@@ -112,3 +112,25 @@ fn a_file_that_is_too_large_is_an_error_like_a_full_disk() {
         here.snapshot().into_keys().filter(|path| path.to_string_lossy().contains(".writing-")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// The warm-up of the averaged weights counts the iterations before: docs/configuration.md says 1/10 in the first
+/// iteration, and 2/11 in the second.
+#[test]
+fn the_average_is_warmed_up_from_the_first_iteration_on() {
+    let here = Workplace::new();
+    here.run("-q train --config train.toml --set train.learning_rate=1e-2 --out run").succeeds();
+    let weights = |file: &str| flowdppo_wgpu::model::Model::load(&here.path(file)).unwrap().weights;
+    let mut average = weights("base.safetensors");
+    for (iteration, decay) in [("000001", 1.0 / 10.0), ("000002", 2.0 / 11.0)] {
+        let trained = weights(&format!("run/checkpoints/{iteration}/model.safetensors"));
+        let kept = weights(&format!("run/checkpoints/{iteration}/ema.safetensors"));
+        let moved = trained.iter().zip(&average).filter(|(new, old)| (**new - **old).abs() > 1e-3).count();
+        assert!(moved > 100, "{iteration}: only {moved} weights differ");
+        for ((old, new), kept) in average.iter().zip(&trained).zip(&kept) {
+            let expected = decay * old + (1.0 - decay) * new;
+            // Two roundings of f32.
+            assert!((kept - expected).abs() <= 2e-7 * (old.abs() + new.abs()), "{iteration}: {kept}, not {expected}");
+        }
+        average = kept;
+    }
+}

@@ -108,6 +108,17 @@ fn an_imported_model_samples_by_plain_euler_steps() {
     }
 }
 
+/// However many samples a class has, they make a picture that can be looked at.
+#[test]
+fn many_samples_of_a_class_make_several_lines() {
+    let here = Workplace::new();
+    here.run("-q sample --model base.safetensors --class 0 --count 2000 --steps 1").succeeds();
+    let (width, height) = picture(&here.path("samples.png"));
+    // 2000 tiles of 68 pixels, with the gaps: 44 lines of 45 or so, and not one of 136,000 pixels.
+    assert!((2000..4000).contains(&width) && (2000..4000).contains(&height), "{width}x{height}");
+    assert!(u64::from(width) * u64::from(height) > 2000 * 64 * 64, "{width}x{height}: all of them are shown");
+}
+
 #[test]
 fn a_picture_is_called_what_it_is() {
     const NO_PNG: &[&str] = &["cannot write x.jpg", "a name that ends in .png"];

@@ -1,3 +1,4 @@
+use flowdppo_wgpu::bench::shapes::{ATTENTION, tested};
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Op, Plan, Shapes, Stores};
 use flowdppo_wgpu::ops::Attention;
 
@@ -19,23 +20,23 @@ fn check_both(variant: &str, [batches, tokens, heads, head_dim]: [usize; 4], val
     check_gradient_on(&forcing(variant), &name, &inputs, tolerance, |graph, x| vec![graph.push(op, &[x[0]])[0]]);
 }
 
-/// `[B, T, H, d]`.
-const CASES: [[usize; 4]; 7] =
-    [[1, 1, 1, 1], [2, 2, 3, 5], [3, 7, 1, 8], [2, 16, 4, 16], [1, 64, 1, 5], [2, 65, 1, 8], [2, 17, 1, 1]];
+/// `[B, T, H, d]`: the heads of real models with `few` tokens.
+fn cases(few: usize) -> Vec<[usize; 4]> {
+    tested(ATTENTION, skip::long_tests(), |[_, tokens, _, head_dim]| [1, tokens.min(few), 1, head_dim])
+}
 
 #[test]
 fn attention_subgroup() {
-    for case in CASES.into_iter().chain([[1, 64, 1, 32], [1, 5, 1, 64], [1, 3, 3, 72]]) {
+    for case in cases(64) {
         check_both("attention_subgroup", case, Values::Normal, TOLERANCE);
     }
 }
 
 #[test]
 fn attention_register() {
-    // The heads of real models, with few tokens: a software driver compiles the largest for half a minute each.
-    let large = if skip::long_tests() { &[[1, 5, 1, 64], [1, 3, 2, 72], [1, 257, 1, 32]][..] } else { &[] };
-    for case in CASES.iter().chain(&[[1, 9, 1, 32]]).chain(large) {
-        check_both("attention_register", *case, Values::Normal, TOLERANCE);
+    // A software driver compiles the largest heads for half a minute each.
+    for case in cases(9).into_iter().filter(|[.., head_dim]| skip::long_tests() || *head_dim < 64) {
+        check_both("attention_register", case, Values::Normal, TOLERANCE);
     }
 }
 

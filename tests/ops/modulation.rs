@@ -1,10 +1,13 @@
 //! Layer norm and gates with adaLN modulation, at the small sizes of this program's models and at those of large ones.
 
 use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::bench::shapes::{LAYER_NORM, tested};
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Op, Plan, Shapes, Stores, Tensor};
 use flowdppo_wgpu::ops::{GatedResidual, LayerNorm};
 
-use crate::common::{Input, Random, Values, check, check_forward, check_forward_on, check_gradient_on, forcing, gpu};
+use crate::common::{
+    Input, Random, Values, check, check_forward, check_forward_on, check_gradient_on, forcing, gpu, skip,
+};
 
 /// Short sums, and functions that drivers compute to a few units in the last place.
 const FEW_ROUNDINGS: f64 = 1e-12;
@@ -49,7 +52,7 @@ fn with_gradient(
 
 #[test]
 fn layer_norm_with_modulation() {
-    for sizes in [[1, 1, 5], [2, 3, 7], [5, 16, 64], [3, 65, 33], [2, 130, 68]] {
+    for sizes in tested(LAYER_NORM, skip::long_tests(), |[_, _, columns]| [1, 9, columns]) {
         for variant in VARIANTS {
             for profile in profiles() {
                 let profile = DeviceProfile { forced: Some(variant.into()), ..profile };

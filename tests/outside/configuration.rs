@@ -83,3 +83,19 @@ fn metadata_that_does_not_fit_is_explained() {
         explained(needle);
     }
 }
+
+/// A name is the same in every way to write its accents: é is one character, or e with a mark.
+#[test]
+fn metadata_finds_a_class_however_its_accents_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classes.json");
+    let reward = Reward { metadata: file.to_str().unwrap().into(), ..Reward::default() };
+    // A model has its names composed.
+    let class = "caf\u{e9}";
+    for key in ["cafe\u{301}", class] {
+        std::fs::write(&file, format!("{{\"{key}\": {{\"prompt\": \"a room\"}}, \"dog\": {{}}}}")).unwrap();
+        let described = Description::of_classes(&reward, &classes(&[class.into(), "dog".into()]));
+        let described = described.unwrap_or_else(|cause| panic!("{key:?}: {cause}"));
+        assert_eq!(described[0].prompt, "a room", "{key:?}");
+    }
+}

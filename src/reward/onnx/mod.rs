@@ -219,7 +219,7 @@ fn read_target(target: &Target) -> std::result::Result<Vec<f64>, String> {
         Target::Vector(vector) => Ok(vector.clone()),
         Target::File(file) => {
             let unreadable = |cause: &dyn std::fmt::Display| format!("cannot read `target` {file}: {cause}");
-            let bytes = std::fs::read(file).map_err(|cause| unreadable(&cause))?;
+            let bytes = files::read_ordinary(file.as_ref()).map_err(|cause| unreadable(&cause))?;
             serde_json::from_str(files::text(&bytes).map_err(|cause| unreadable(&cause))?)
                 .map_err(|cause| format!("`target` {file} must be a JSON list of numbers: {cause}"))
         }
@@ -235,7 +235,7 @@ fn read_alphabet(file: &str, network: &Network) -> std::result::Result<Vec<Strin
             .ok_or("the model carries no alphabet: name a file with one symbol per line by `alphabet`")?,
         file => {
             let unreadable = |cause: &dyn std::fmt::Display| format!("cannot read `alphabet` {file}: {cause}");
-            let bytes = std::fs::read(file).map_err(|cause| unreadable(&cause))?;
+            let bytes = files::read_ordinary(file.as_ref()).map_err(|cause| unreadable(&cause))?;
             files::text(&bytes).map_err(|cause| unreadable(&cause))?.to_owned()
         }
     };

@@ -9,6 +9,7 @@ use tract_onnx::prelude::*;
 
 use crate::config::TensorLayout;
 use crate::error::{Error, Result};
+use crate::files::read_file;
 use crate::shape::ImageShape;
 use crate::sniff;
 
@@ -48,7 +49,7 @@ impl Network {
     /// take one picture.
     pub fn load(file: &str, wanted: &Wanted) -> Result<Self> {
         let path = Path::new(file);
-        let bytes = std::fs::read(path).map_err(|cause| Error::unreadable(path, cause))?;
+        let bytes = read_file(path)?;
         // Files that contradict themselves make tract panic; for the user they are bad input like any other.
         let loaded = catch_unwind(AssertUnwindSafe(|| Self::of(file, &bytes, wanted)));
         loaded.unwrap_or_else(|_| Err(Error::unreadable(path, "it is damaged: no plan can be made of its operators")))

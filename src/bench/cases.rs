@@ -51,7 +51,7 @@ impl Case {
     /// on zeros.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn bind(&self, gpu: &Arc<Gpu>) -> Result<Plan> {
         let mut sizes: BTreeMap<Store, u64> = BTreeMap::new();
         for tensor in self.tensors() {

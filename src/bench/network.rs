@@ -120,7 +120,7 @@ impl StepGraph {
     /// Binds the step with its weights and its data.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub(super) fn bind(self, gpu: &Arc<Gpu>) -> Result<BenchmarkStep> {
         let layout = self.config.layout();
         let profile = DeviceProfile::of(gpu);
@@ -153,7 +153,7 @@ impl BenchmarkStep {
     /// The step at a batch size, for images of this many pixels a side; it is the benchmark at 32 and 32.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, batch: usize, image_size: usize) -> Result<Self> {
         StepGraph::record(batch, image_size).bind(gpu)
     }

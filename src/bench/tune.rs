@@ -55,7 +55,7 @@ struct Instance {
 /// another model under that configuration. Returns the fastest kernels and all times.
 ///
 /// # Errors
-/// If the device is lost or has not enough memory.
+/// If the device is lost or does not have enough memory.
 pub fn tune(gpu: &Arc<Gpu>, model: Option<&DitConfig>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
     let pace = if quick { Pace::QUICK } else { Pace::TUNING };
     let profile = DeviceProfile { forced: None, ..DeviceProfile::of(gpu) };

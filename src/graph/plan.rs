@@ -209,7 +209,7 @@ impl Plan {
 /// plan that uses it.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device does not have enough memory.
 pub fn reserve(gpu: &Gpu, slots: &[u64]) -> Result<Vec<Arc<Buffer>>> {
     self::slots(gpu, slots, slots.iter().sum())
 }

@@ -170,7 +170,7 @@ impl Frozen {
     /// Puts weights, laid out, on the device.
     ///
     /// # Errors
-    /// As [`Frozen::pack`], or if the device has not enough memory.
+    /// As [`Frozen::pack`], or if the device does not have enough memory.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
         let chunks = cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes());
         StoreMemory::upload(gpu, label, &chunks, &self.pack(weights)?)

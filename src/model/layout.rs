@@ -105,7 +105,7 @@ impl Layout {
     /// Puts weights, laid out, on the device.
     ///
     /// # Errors
-    /// If the device has not enough memory, or does not take so large a tensor.
+    /// If the device does not have enough memory, or does not take so large a tensor.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
         StoreMemory::upload(gpu, label, &self.chunks(gpu.chunk_bytes()), weights)
     }

@@ -70,7 +70,7 @@ impl RolloutCollector {
     /// Binds the policy, whose weights are the parameters of `stores`.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, classes: Vec<u32>, stores: &Stores) -> Result<Self> {
         let dit = &network.dit;
         let trajectories = store_bytes(config, dit)?.into_iter();

@@ -69,7 +69,7 @@ fn runs_to_resume() {
             finished,
             "train --resume --out run --set train.iterations=1",
             2,
-            &["`train.iterations` must be at least 2, as so many are done in run, not 1"],
+            &["`train.iterations` must be at least 2, the number already done in run, not 1"],
         ),
         case(finished, "train --resume --out run --set run.name=other", 2, STAYS),
         case(finished, "train --resume --out run --set run.out_dir=elsewhere", 2, STAYS),

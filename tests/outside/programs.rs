@@ -201,7 +201,7 @@ fn what_a_program_has_started_is_killed_with_it() {
     let argv = argv(&["sh", "-c", script, "sh", marker.to_str().unwrap()]);
     let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
     let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
-    assert_failed(pictures.score(&mut reward), &["gave no answer within 5 s"]);
+    assert_failed(pictures.score(&mut reward), &["did not answer within 5 s"]);
     assert_dead(&fs::read_to_string(marker).unwrap());
 }
 
@@ -218,7 +218,7 @@ fn what_a_program_has_started_ends_with_it() {
         let argv = argv(&["sh", "-c", &script, "sh", marker.to_str().unwrap()]);
         let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
         let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
-        assert!(pictures.score(&mut reward).is_err(), "it gave no answer");
+        assert!(pictures.score(&mut reward).is_err(), "it did not answer");
         assert_dead(&fs::read_to_string(marker).unwrap());
     }
 }

@@ -36,7 +36,7 @@ impl BoundHalf {
     /// Uploads the weights. `micro_batch` samples are computed together.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub(super) fn new(gpu: &Arc<Gpu>, half: Half, weights: &[f32], micro_batch: usize) -> Result<Self> {
         let layout = half.layers().layout();
         let weights = layout.upload(gpu, "autoencoder", weights)?;
@@ -62,7 +62,7 @@ impl BoundHalf {
     /// Computes samples `[N, C, rows, columns]`, a micro-batch at a time, and hands over the result of each in order.
     ///
     /// # Errors
-    /// If the device is lost or has not enough memory, or from `take`.
+    /// If the device is lost or does not have enough memory, or from `take`.
     pub(super) fn run(
         &mut self,
         samples: &[f32],

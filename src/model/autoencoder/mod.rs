@@ -107,7 +107,7 @@ impl Autoencoder {
     /// The decoder on a device, for `micro_batch` latents at a time.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn decoder(&self, gpu: &Arc<Gpu>, micro_batch: usize) -> Result<Decoder> {
         let half = Half { config: self.config.clone(), decodes: true };
         let half = BoundHalf::new(gpu, half, &self.decoder, micro_batch)?;
@@ -117,7 +117,7 @@ impl Autoencoder {
     /// The encoder on a device, for `micro_batch` pictures at a time.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn encoder(&self, gpu: &Arc<Gpu>, micro_batch: usize) -> Result<Encoder> {
         let half = Half { config: self.config.clone(), decodes: false };
         Ok(Encoder { config: self.config.clone(), half: BoundHalf::new(gpu, half, &self.encoder, micro_batch)? })
@@ -263,7 +263,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Input`] if the pictures do not have this size, or it is not a multiple of [`AutoencoderConfig::factor`];
-    /// if the device is lost, or has not enough memory.
+    /// if the device is lost, or does not have enough memory.
     pub fn encode(&mut self, pictures: &[f32], size: [usize; 2]) -> Result<Encoded> {
         check_samples("pictures", pictures, self.config.picture_channels()[0], size)?;
         let factor = self.config.factor();

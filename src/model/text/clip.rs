@@ -173,7 +173,7 @@ fn finish(
 ///
 /// # Errors
 /// [`Error::Input`] if a size or activation is not supported, an id is beyond the vocabulary, a text too long, or a tensor
-/// missing, misshapen or not finite; else if the device has not enough memory or is lost.
+/// missing, misshapen or not finite; else if the device does not have enough memory or is lost.
 pub fn encode_clip_text(
     gpu: &Arc<Gpu>,
     config: &ClipTextConfig,

@@ -37,7 +37,7 @@ impl Stage {
     /// Binds what `record` records for the weights of this layout; it returns the inputs and the outputs.
     ///
     /// # Errors
-    /// If the device has not enough memory, or does not take a tensor that large.
+    /// If the device does not have enough memory, or does not take a tensor that large.
     pub fn new(
         gpu: &Arc<Gpu>,
         weights: impl IntoIterator<Item = (String, Vec<usize>)>,

@@ -112,7 +112,7 @@ fn record_block(
 ///
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) if a size or the kind of feed-forward layer is not supported, an id is beyond the
-/// vocabulary, or a tensor missing, misshapen or not finite; else if the device has not enough memory or is lost.
+/// vocabulary, or a tensor missing, misshapen or not finite; else if the device does not have enough memory or is lost.
 pub fn encode_t5(
     gpu: &Arc<Gpu>,
     config: &T5Config,

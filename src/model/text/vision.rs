@@ -86,7 +86,7 @@ fn embed(
 ///
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) if a size or activation is not supported, or a tensor is missing, misshapen or
-/// not finite; else if the device has not enough memory or is lost.
+/// not finite; else if the device does not have enough memory or is lost.
 ///
 /// # Panics
 /// If there is no picture, or not a whole number of them.

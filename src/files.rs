@@ -67,7 +67,7 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|cause| Error::unwritable(path, cause))
 }
 
-/// Appends to a file that others read line by line or record by record: all of `bytes` or, if the disk refuses, nothing.
+/// Appends to a file that others read line by line or record by record: all of `bytes` or, if that fails, nothing.
 pub(crate) fn append_whole(file: &mut std::fs::File, bytes: &[u8]) -> std::io::Result<()> {
     let before = file.metadata()?.len();
     // One unbuffered write: a crash truncates at most the last record.

@@ -29,7 +29,10 @@ fn answers_that_are_none() {
         (|it| *it = json!({"detail": "x"}), &["/score answered `{\"detail\":\"x\"}`: missing field `results`"]),
         (|it| it["results"][1] = json!({}), &["returned a bad score for sample 1: `ocr` is missing"]),
         (|it| it["results"][2]["ocr"] = json!(0.5), &["bad score for sample 2: `ocr` is 0.5, not an object of scores"]),
-        (|it| it["results"][0]["ocr"]["ocr"] = Value::Null, &["bad score for sample 0: `ocr` is null, but a score must be"]),
+        (
+            |it| it["results"][0]["ocr"]["ocr"] = Value::Null,
+            &["bad score for sample 0: `ocr` is null, but a score must be"],
+        ),
         (
             |it| it["results"][0]["ocr"]["ocr"] = json!("0.5"),
             &["`ocr` is \"0.5\", but a score must be a finite number"],

@@ -1,5 +1,5 @@
 //! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average,
-//! each one flat store, updated by one dispatch per chunk.
+//! one flat store each, updated by one dispatch per chunk.
 
 use std::sync::Arc;
 
@@ -192,7 +192,7 @@ impl Optimizer {
         Ok(serialize_tensors(&tensors))
     }
 
-    /// Takes the moments back; `name` stands for the file in messages.
+    /// Restores the moments; messages call the file `name`.
     ///
     /// # Errors
     /// [`Error::Input`] if they are those of another network.

@@ -1,4 +1,4 @@
-//! The kernels that are worth a benchmark, at the shapes that networks use: for `bench` and for `cargo bench`.
+//! The kernels worth benchmarking, at the shapes that networks use, for `bench` and `cargo bench`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::ops::{
 /// A kernel at one shape.
 #[derive(Debug)]
 pub struct Case {
-    /// What a row in a table is called.
+    /// Its name in tables.
     pub name: String,
-    /// The op alone.
+    /// A graph of only this op.
     pub graph: Graph,
 }
 
@@ -40,14 +40,14 @@ impl Case {
         self.graph.nodes().iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)).copied()
     }
 
-    /// Bytes that the op must at least move: every input read once and every output written once.
+    /// Bytes that the op must move at least: every input read once and every output written once.
     pub fn bytes(&self) -> u64 {
         let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| self.graph.bytes(*tensor)).sum::<u64>();
         let nodes = self.graph.nodes().iter();
         nodes.map(|node| of(&node.inputs) + of(&node.outputs) * if node.op.accumulates() { 2 } else { 1 }).sum()
     }
 
-    /// The case on a device, with stores of its own and inputs that are not all zero: a processor may be faster
+    /// The case on a device, with its own stores and inputs that are not all zero: a processor may be faster
     /// on zeros.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
     })
 }
 
-/// All products, by rising cost.
+/// All products, by increasing cost.
 pub fn matmuls() -> Vec<Case> {
     let mut cases = vec![matmul([256, 256, 256]), matmul([256, 512, 128]), matmul([2048, 384, 128])];
     cases.extend([matmul([512, 512, 512]), matmul([2048, 512, 128])]);
@@ -129,7 +129,7 @@ pub fn matmuls() -> Vec<Case> {
     cases
 }
 
-/// Heads of an attention and its batch: together 128.
+/// Heads and batch of the attention cases: together 128 heads.
 const HEADS: usize = 4;
 const BATCH: usize = 32;
 
@@ -150,7 +150,7 @@ pub fn attention(backward: bool, [batch, tokens, head_dim, num_heads]: [usize; 4
     })
 }
 
-/// Attention of 128 heads, by rising cost.
+/// Attention of 128 heads, by increasing cost.
 pub fn attentions(backward: bool) -> Vec<Case> {
     let sizes = [64, 256, 1024].into_iter().flat_map(|tokens| [32, 64].map(|head_dim| (tokens, head_dim)));
     sizes.map(|(tokens, head_dim)| attention(backward, [BATCH, tokens, head_dim, HEADS])).collect()
@@ -198,7 +198,7 @@ pub fn adamw_settings() -> AdamWSettings {
     }
 }
 
-/// AdamW over so many parameters.
+/// AdamW at several numbers of parameters.
 pub fn adamws() -> Vec<Case> {
     let of = |elements: usize| {
         Case::new(format!("adamw {elements}"), |graph| {

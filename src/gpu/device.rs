@@ -60,14 +60,14 @@ pub struct Submitted {
     pub dispatches: u64,
 }
 
-/// Large stores are cut into chunks of this size even where a device takes larger buffers: allocators find room for
+/// Large stores are split into chunks of this size even if a device allows larger buffers: allocators find room for
 /// them more easily.
 const LARGEST_CHUNK: u64 = 1 << 30;
 
-/// More than this is written in pieces, so that the driver's copies do not pile up on the host.
+/// Larger writes are split into pieces, so that the driver's copies do not pile up on the host.
 const LARGEST_WRITE: usize = 1 << 26;
 
-/// What went wrong on the device since the last look.
+/// What went wrong on the device since the last check.
 #[derive(Debug, Default)]
 struct Trouble {
     lost: Option<String>,
@@ -114,7 +114,7 @@ impl Gpu {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no adapter, none of that name, or the driver refuses; [`Error::Input`] if a variable
+    /// [`Error::Device`] if there is no adapter, none of that name, or the driver fails; [`Error::Input`] if a variable
     /// of the environment has an unknown value.
     pub fn open(options: &Options) -> Result<Arc<Self>> {
         adapter::check_environment()?;
@@ -137,7 +137,7 @@ impl Gpu {
             label: Some("flowdppo-wgpu"),
             required_features,
             required_limits: required_limits.clone(),
-            // Memory is planned before the run starts: large reserved blocks would only obscure the real need.
+            // Memory is planned before the run starts: large reserved blocks would only hide the real need.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         }))
@@ -213,7 +213,7 @@ impl Gpu {
         self.subgroups
     }
 
-    /// Bound where a kernel has a binding that a dispatch does not use.
+    /// Bound to bindings of a kernel that a dispatch does not use.
     pub fn unused(&self) -> &Region {
         self.unused.get().expect("the device is open")
     }
@@ -221,16 +221,16 @@ impl Gpu {
     /// The largest tensor that a kernel can be given, in bytes.
     pub fn binding_bytes(&self) -> u64 {
         // Kernels count elements in 32 bits. Up to 4 GiB there are 2^30, and no index that they form, even of
-        // an invocation beyond the end, wraps round.
+        // an invocation beyond the end, overflows.
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size).min(1 << 32)
     }
 
-    /// The largest chunk that a store is cut into, in bytes.
+    /// The largest chunk of a store, in bytes.
     pub fn chunk_bytes(&self) -> Option<u64> {
         Some(self.chunk_bytes.min(self.binding_bytes()))
     }
 
-    /// Objects made so far.
+    /// Objects created so far.
     pub fn counters(&self) -> Counters {
         Counters {
             buffers: self.buffers_made.load(Ordering::Relaxed),
@@ -258,7 +258,7 @@ impl Gpu {
         &self.workspace
     }
 
-    /// Time that replays have spent in kernels so far, as each plan's dispatches were timed before.
+    /// Time that replays have spent in kernels so far, computed from the earlier timing of each plan's dispatches.
     pub fn kernel_time(&self) -> Duration {
         Duration::from_nanos(self.kernel_nanoseconds.load(Ordering::Relaxed))
     }
@@ -271,7 +271,7 @@ impl Gpu {
     /// A zeroed buffer that kernels can use, of at least 4 bytes.
     ///
     /// # Errors
-    /// If it is larger than the device allows or than the device's memory.
+    /// If it is larger than the device allows, or than its memory.
     pub fn allocate(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
         self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
     }
@@ -307,7 +307,7 @@ impl Gpu {
     /// Checks the memory that a plan needs against the device's, before anything is allocated.
     ///
     /// # Errors
-    /// [`Error::Device`] with both numbers. Where the backend does not report its memory, this check always passes
+    /// [`Error::Device`] with both numbers. If the backend does not report its memory, this check always passes
     /// and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
     pub fn check_memory(&self, bytes: u64) -> Result<()> {
         let available = adapter::memory_limit().or(self.description.memory_bytes);
@@ -329,8 +329,8 @@ impl Gpu {
         let data: &[u8] = bytemuck::cast_slice(data);
         for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
             if index > 0 {
-                // The one before is on the device then, and its copy on the host is freed. Trouble shows at the next
-                // command.
+                // The previous piece is then on the device, and its copy on the host is freed. Errors appear at the
+                // next command.
                 self.queue.submit([]);
                 let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
             }

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::device::Gpu;
 use super::timing::Timing;
 
-/// The phase that counts the iterations of a loop; single dispatches are kept as events for the first few.
+/// The phase that counts the iterations of a loop; only the first few keep single dispatches as events.
 pub const ITERATION: &str = "iteration";
 
 /// Iterations whose dispatches are kept one by one: one to warm up and two more.
 const RECORDED_ITERATIONS: usize = 3;
 
-/// The most events that are kept, about 50 MB of trace.
+/// Largest number of events that are kept, about 50 MB of trace.
 const MOST_EVENTS: usize = 200_000;
 
 /// What one dispatch of a plan does.

@@ -273,7 +273,7 @@ mod tests {
         let start = lines.started;
         let reported: Vec<u64> =
             (1..=100).filter(|&i| lines.update(i, "", start + Duration::from_millis(i * 150)).is_some()).collect();
-        assert_eq!(told, [1, 15, 29, 43, 57, 71, 85, 99, 100]);
+        assert_eq!(reported, [1, 15, 29, 43, 57, 71, 85, 99, 100]);
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
             let mut lines = lines(10, interval);
             let start = lines.started;
             let reported = (1..=10).filter(|&i| lines.update(i, "", start + Duration::from_secs(i * pace)).is_some());
-            assert_eq!(told.count(), 10);
+            assert_eq!(reported.count(), 10);
         }
     }
 

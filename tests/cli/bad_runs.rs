@@ -165,7 +165,7 @@ fn benchmarks() {
             |here| fs::write(here.path("old.json"), "{\"seconds\": 3}").unwrap(),
             "bench fma --compare old.json",
             2,
-            &["old.json", "no results", "does not say its format"],
+            &["old.json", "does not contain results", "has no `format`"],
         ),
         case(
             |here| fs::write(here.path("old.json"), "{\"format\": \"flowdppo-wgpu bench 9\"}").unwrap(),

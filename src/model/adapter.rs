@@ -88,7 +88,7 @@ impl Adapter {
             return match other {
                 None => Ok(Some(adapter)),
                 Some(LoraLayer { layer, rank, .. }) => Err(Error::input(format!(
-                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: omit the rank, the adapter \
+                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: remove the rank, the adapter \
                      has its own",
                     settings.rank,
                     folder.display()
@@ -134,7 +134,7 @@ impl Adapter {
     /// Writes the directory.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the directory cannot be written.
     pub fn save(&self, folder: &Path, base: &impl Adaptable) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
         self.files(base).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
@@ -278,13 +278,13 @@ fn pattern_of<T: Copy>(patterns: &BTreeMap<String, T>, layer: &str) -> Option<T>
     patterns.iter().find(|(pattern, _)| names(pattern, layer)).map(|(_, value)| *value)
 }
 
-/// Whether a pattern's key matches a layer, by its whole name or its last parts. PEFT uses regular expressions, and a
+/// Whether a pattern's key matches a layer, by its full name or its last parts. PEFT uses regular expressions, and a
 /// plain name is one that matches itself; no name contains a `*`.
 fn names(pattern: &str, layer: &str) -> bool {
     !pattern.contains('*') && matches(pattern, layer)
 }
 
-/// Rejects patterns that would give a layer another value than in PEFT: keys that are not names, and layers with
+/// Rejects patterns that would assign a layer another value than in PEFT: keys that are not names, and layers with
 /// several keys, where PEFT uses the first in the file.
 fn check_patterns<T: PartialEq + Display>(
     name: &str,
@@ -293,7 +293,7 @@ fn check_patterns<T: PartialEq + Display>(
 ) -> Result<()> {
     if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|layer| names(pattern, &layer.layer))) {
         return Err(Error::input(format!(
-            "{name} has the key \"{pattern}\", which matches none of the adapter's layers: give whole names or their \
+            "{name} has the key \"{pattern}\", which matches none of the adapter's layers: use full names or their \
              last parts, such as \"attn.qkv\"; regular expressions are not supported"
         )));
     }
@@ -303,7 +303,7 @@ fn check_patterns<T: PartialEq + Display>(
             && let Some((second, other)) = found.find(|(_, other)| *other != value)
         {
             return Err(Error::input(format!(
-                "{name} gives {layer} {value} by \"{first}\" and {other} by \"{second}\": remove one of the two"
+                "{name} sets {layer} to {value} with \"{first}\" and to {other} with \"{second}\": remove one of them"
             )));
         }
     }

@@ -159,10 +159,10 @@ impl DitConfig {
         self.null_class().unwrap_or(self.num_classes as u32 - 1)
     }
 
-    /// Checks that the network can be guided so strongly: anything but 1 needs "no class".
+    /// Checks that the network supports this guidance: anything but 1 needs "no class".
     ///
     /// # Errors
-    /// [`Error::Input`] naming `key`, where the scale is from, if it cannot.
+    /// [`Error::Input`] naming `key`, the source of the scale, if it does not.
     pub fn check_guidance(&self, key: &str, guidance_scale: f64) -> Result<()> {
         if self.has_null_class || guidance_scale == 1.0 {
             return Ok(());

@@ -60,10 +60,10 @@ struct Description {
 }
 
 impl Model {
-    /// Reads a native file. `name` is the file in messages.
+    /// Reads a native file, which messages call `name`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not a safetensors file, not one of ours, or if a tensor is missing, misshapen,
+    /// [`Error::Input`] if it is not a safetensors file, not a native model, or if a tensor is missing, misshapen,
     /// unknown or not finite.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = parse(name, bytes)?;
@@ -85,7 +85,7 @@ impl Model {
         Ok(Self { kind, class_names, weights })
     }
 
-    /// Its classes; `of` is what messages call the model.
+    /// Its classes; messages call the model `of`.
     pub fn classes<'a>(&'a self, of: &'a str) -> Classes<'a> {
         let count = match &self.kind {
             ModelKind::Dit(config) => config.num_classes,
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// The bytes of the file; the same model always gives the same bytes.
+    /// The bytes of the file; the same model always has the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
         let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
@@ -173,7 +173,7 @@ pub fn read_foreign_tensors(path: &Path) -> Result<Tensors> {
     }
 }
 
-/// Reads all tensors from the bytes of a safetensors file as f32. `name` is the file in messages.
+/// Reads all tensors from the bytes of a safetensors file as f32. Messages call the file `name`.
 ///
 /// # Errors
 /// [`Error::Input`] with the file and the tensor.
@@ -194,7 +194,7 @@ pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
     write_atomically(path, &serialize_tensors(tensors))
 }
 
-/// The bytes of a safetensors file. At most one metadata entry, since several would be written in random order.
+/// The bytes of a safetensors file. At most one metadata entry, because several would be written in random order.
 pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&str, String)>) -> Vec<u8> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
     let views = tensors.iter().map(|(name, (shape, values))| {

@@ -1,4 +1,4 @@
-//! Frozen weights on the device, stored as a configuration asks: in 32 bits, or their matrices in 16 or 8.
+//! Frozen weights on the device, in 32 bits or, if the configuration says so, with matrices in 16 or 8 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{BLOCK, DType, Graph, HALF_BOUND, STORE_ALIGNMENT, Store, StoreMemory, block_scale};
 
-/// How the weights of a [`Layout`] are stored where nothing trains them.
+/// How the weights of a [`Layout`] are stored if they are not trained.
 ///
-/// Only the matrices of linear layers are stored in fewer bits, and products read them as they are. Biases, embeddings
-/// and positions are small, and stay in 32 bits. A matrix whose rows are not made of blocks of 32 weights has 16 bits in
-/// place of 8.
+/// Only the matrices of linear layers are stored in fewer bits, and products read them in that form. Biases, embeddings
+/// and positions are small, and stay in 32 bits. A matrix whose rows do not consist of blocks of 32 weights is stored
+/// in 16 bits instead of 8.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frozen {
     weights: WeightType,
@@ -31,7 +31,7 @@ struct FrozenTensor {
     dtype: DType,
     /// Its first word in the store.
     offset: usize,
-    /// Where it lies among weights, laid out.
+    /// Its range in the laid-out weights.
     source: Range<usize>,
 }
 
@@ -41,7 +41,7 @@ impl FrozenTensor {
         self.dtype.words(&self.shape).next_multiple_of(STORE_ALIGNMENT)
     }
 
-    /// What would be lost of its values, if it is more than its type promises.
+    /// What its type would lose of the values, if it is more than rounding.
     fn lost(&self, values: &[f32]) -> Option<String> {
         match self.dtype {
             DType::F32 | DType::U32 => None,
@@ -51,7 +51,7 @@ impl FrozenTensor {
     }
 }
 
-/// What 16 bits would lose of a tensor's weights, or of their scales, if it is more than they promise.
+/// What 16 bits would lose of a tensor's weights, or of their scales, if it is more than rounding.
 fn lost_in_half(values: &[f32], what: &str) -> Option<String> {
     let count = |is: &dyn Fn(f32) -> bool| values.iter().filter(|value| is(value.abs())).count();
     let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
@@ -67,8 +67,8 @@ fn lost_in_half(values: &[f32], what: &str) -> Option<String> {
         count(&|value| value > 0.0 && value < f16::MIN_POSITIVE.to_f32()),
         count(&|value| value > 0.0 && f16::from_f32(value) == f16::ZERO),
     ];
-    // One or another weight that rounds to zero is in every large model. More of them are a part of the tensor that is
-    // lost, such as the values of attention, even if its norm hardly knows of it.
+    // Every large model has a few weights that round to zero. If there are more, a part of the tensor is lost, such as
+    // the values of attention, even if the norm hardly changes.
     if is_exact && 100 * lost <= all {
         return None;
     }
@@ -118,7 +118,7 @@ impl Frozen {
     /// The words of a store that holds these weights, laid out as the [`Layout`] says.
     ///
     /// # Errors
-    /// [`Error::Input`] if a weight is too large for so few bits, or most of a tensor too small.
+    /// [`Error::Input`] if a weight is too large for the type, or most of a tensor too small.
     pub fn pack(&self, weights: &[f32]) -> Result<Vec<u32>> {
         let mut words = Vec::new();
         for tensor in &self.tensors {
@@ -137,7 +137,7 @@ impl Frozen {
         Ok(words)
     }
 
-    /// The weights that a store of these holds: each rounded as it is stored.
+    /// The weights as a store represents them, each rounded to its type.
     ///
     /// # Errors
     /// As [`Frozen::pack`].
@@ -146,14 +146,14 @@ impl Frozen {
         for FrozenTensor { shape, dtype, offset, source, .. } in &self.tensors {
             let values = dtype.decode(&words[*offset..offset + dtype.words(shape)], source.len());
             for (weight, value) in rounded[source.clone()].iter_mut().zip(values) {
-                // Exact: no type has more bits.
+                // Exact, because no type has more bits.
                 *weight = value as f32;
             }
         }
         Ok(rounded)
     }
 
-    /// The store as [`crate::graph::Interpreter`] has it: values of f32, and the words of all others as whole numbers.
+    /// The store for [`crate::graph::Interpreter`]: values of f32, and the words of all other types as whole numbers.
     ///
     /// # Errors
     /// As [`Frozen::pack`].
@@ -167,7 +167,7 @@ impl Frozen {
         Ok(store)
     }
 
-    /// Puts weights, laid out, on the device.
+    /// Uploads laid-out weights to the device.
     ///
     /// # Errors
     /// As [`Frozen::pack`], or if the device does not have enough memory.

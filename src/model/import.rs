@@ -8,7 +8,7 @@ use super::file::{Model, ModelKind, Tensors, gather, nearest_tensor};
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 
-/// The number of attention heads, which no shape shows: those of the published sizes (S 384/6, B 768/12,
+/// The number of attention heads, which no shape reveals, for the published sizes (S 384/6, B 768/12,
 /// L 1024/16, XL 1152/16).
 pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     match hidden_size {
@@ -19,15 +19,15 @@ pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     }
 }
 
-/// What the last row of a checkpoint's class table is, which no shape tells.
+/// The meaning of the last row of a checkpoint's class table, which no shape reveals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NullClass {
-    /// "No class", as in the published models, which are trained with class dropout; of a single row, a class.
+    /// "No class", as in the published models, which are trained with class dropout; if there is only one row, a class.
     #[default]
     Assumed,
-    /// A class like the others: the model was trained without class dropout.
+    /// Another class: the model was trained without class dropout.
     Absent,
-    /// There are so many classes; a further row is "no class".
+    /// The number of classes is given; one more row is "no class".
     Classes(usize),
 }
 
@@ -49,13 +49,13 @@ impl NullClass {
 }
 
 impl DitConfig {
-    /// The network described by SiT tensors with these shapes. `name` is the file in messages.
+    /// The network described by SiT tensors with these shapes. Messages call the file `name`.
     ///
     /// DiT's checkpoints have the same names and shapes, so the two cannot be told apart.
     ///
     /// # Errors
     /// [`Error::Input`] naming a tensor that the sizes are read from and that is missing or misshapen, or asking for
-    /// `--num-heads` where the size is none of the published ones.
+    /// `--num-heads` if the size is not a published one.
     pub fn of_sit(
         name: &str,
         shapes: &BTreeMap<String, Vec<usize>>,
@@ -94,7 +94,7 @@ impl DitConfig {
         let depth = shapes.keys().filter_map(block).max().unwrap_or(0).saturating_add(1);
         let num_heads = num_heads.or_else(|| default_num_heads(hidden_size)).ok_or_else(|| {
             Error::input(format!(
-                "{name} has hidden size {hidden_size}, which is not one of the published SiT sizes: give the number \
+                "{name} has hidden size {hidden_size}, which is not one of the published SiT sizes: set the number \
                 of attention heads with --num-heads"
             ))
         })?;
@@ -127,7 +127,7 @@ impl DitConfig {
     }
 }
 
-/// Converts SiT's tensors to a native model. `name` is the file in messages.
+/// Converts SiT's tensors to a native model. Messages call the file `name`.
 ///
 /// # Errors
 /// [`Error::Input`] as [`DitConfig::of_sit`], or naming a tensor that is missing, unknown, misshapen or not finite.
@@ -138,7 +138,7 @@ pub fn import_sit(name: &str, tensors: Tensors, num_heads: Option<usize>, null_c
     Ok(Model { kind, class_names: Vec::new(), weights })
 }
 
-/// Converts a native model to SiT's tensors, the inverse of [`import_sit`]. `name` is the model in messages.
+/// Converts a native model to SiT's tensors, the inverse of [`import_sit`]. Messages call the model `name`.
 ///
 /// # Errors
 /// [`Error::Input`] if SiT's program could not run the network: it must have SiT's sign and direction of time, and an

@@ -212,7 +212,7 @@ fn what_is_no_model_gets_one_sentence() {
         (
             "other.safetensors",
             flowdppo_wgpu::model::serialize_tensors(&other),
-            "none of the tensors by which a model is known",
+            "none of the tensors that identify a model",
         ),
         (
             "shards.safetensors.index.json",

@@ -102,7 +102,7 @@ fn shards_are_one_model() {
     assert_says(Weights::open(folder.path(), ""), &["missing the tensor `another`"]);
     map.insert("another".to_owned(), "../model.safetensors".to_owned());
     write_index(&map);
-    assert_says(Weights::open(folder.path(), ""), &["`../model.safetensors`", "not a file beside it"]);
+    assert_says(Weights::open(folder.path(), ""), &["`../model.safetensors`", "not a file next to it"]);
     fs::write(&index, "{").expect("the folder is writable");
     assert_says(Weights::open(folder.path(), ""), &["not an index of shards"]);
 }

@@ -113,7 +113,7 @@ pub enum LoraReference {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuidanceGradient {
-    /// Both: with the class and without.
+    /// Both passes, with the class and without.
     Both,
     /// Only the one with the class; the one without is treated as constant.
     Conditional,

@@ -69,7 +69,7 @@ pub(super) fn check_by_schema(key: String, value: &toml::Value, schema: &Json) -
         (toml::Value::Integer(value), _, Some(low), _, Some(high)) => {
             let ok = (low..=high).contains(&(*value as f64));
             if let Some(why) = schema["x-why"].as_str().filter(|_| !ok) {
-                return wrong(key, format_args!("a whole number from {low} to {high}, as {why}"), value);
+                return wrong(key, format_args!("a whole number from {low} to {high}, because {why}"), value);
             }
             bounded(key, usize::try_from(*value).unwrap_or(usize::MAX), low as usize, high as usize)
         }

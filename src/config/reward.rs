@@ -55,7 +55,7 @@ pub struct Reward {
     pub output_name: String,
     /// For `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
-    /// For `command`: how the program gets images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
+    /// For `command`: how the program receives images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
     pub picture: PictureForm,
     /// For `http`: address of the service, such as `"http://127.0.0.1:8080"`; `/score` is added to it.
     pub url: String,

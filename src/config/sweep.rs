@@ -146,7 +146,7 @@ impl Sweep {
                     if let Some(twin) = folders.insert(config.run.name.to_lowercase(), runs.len()) {
                         let twin = &runs[twin];
                         return Err(Error::input(format!(
-                            "{name}: two runs are called {} (`{}` and `{label}`): give variants different labels, and \
+                            "{name}: two runs are called {} (`{}` and `{label}`): use different labels, and \
                              list a seed or value once",
                             config.run.name, twin.label
                         )));

@@ -107,7 +107,7 @@ impl Config {
         {
             if model != data {
                 return Err(Error::input(format!(
-                    "`model.{key}` is {model} but `data.{key}` is {data}; give both the same value"
+                    "`model.{key}` is {model} but `data.{key}` is {data}; set both to the same value"
                 )));
             }
         }

@@ -91,7 +91,7 @@ impl Process {
         let mut child = command.spawn()?;
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let piped = "it was asked for a pipe";
+        let piped = "a pipe was requested";
         let (requests, to_write) = channel();
         let (to_read, answers) = sync_channel(1);
         let (still_open, said_all) = channel();

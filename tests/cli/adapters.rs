@@ -214,7 +214,7 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.adapter=run/adapter --set lora.alpha=4",
             2,
-            &["`lora.alpha` has no effect with `lora.adapter`"],
+            &["`lora.alpha` does nothing with `lora.adapter`"],
         ),
         case(
             nothing,

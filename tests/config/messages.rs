@@ -165,7 +165,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["rollout.groups=70000"],
      "`rollout.groups` must be a whole number from 1 to 65535, not 70000"),
     (Command::Train, &["rollout.group_size=1"],
-     "`rollout.group_size` must be a whole number from 2 to 65535, as rewards are compared within a group, not 1"),
+     "`rollout.group_size` must be a whole number from 2 to 65535, because rewards are compared within a group, not 1"),
     (Command::Train, &["rollout.sampler=ode"],
      "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn from; choose \"flow-sde\" or \
       \"cps\""),
@@ -274,7 +274,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Eval, &["eval.steps=0"],
      "`eval.steps` must be a whole number from 1 to 10000, not 0"),
     (Command::Train, &["eval.count=1"],
-     "`eval.count` must be a whole number from 2 to 10000, as diversity is a distance between samples, not 1"),
+     "`eval.count` must be a whole number from 2 to 10000, because diversity is a distance between samples, not 1"),
     (Command::Train, &["checkpoint.keep_best=judge", "eval.judge="],
      "`checkpoint.keep_best` selects by a score that is not measured, because there is no judge: set `eval.judge`, or \
       set \"auto\""),
@@ -309,7 +309,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Pretrain, &["model.positions=sin-cos", "model.hidden_size=6", "model.num_heads=1"],
      "`model.hidden_size` must be a multiple of 4 for sin-cos positions (sine and cosine, two axes), not 6"),
     (Command::Pretrain, &["model.image_size=16"],
-     "`model.image_size` is 16 but `data.image_size` is 8; give both the same value"),
+     "`model.image_size` is 16 but `data.image_size` is 8; set both to the same value"),
     (Command::Pretrain, &["pretrain.micro_batch=50"],
      "`pretrain.micro_batch` = 50 must divide `pretrain.batch_size` (= 128); 32 or 64 would"),
     (Command::Pretrain, &["pretrain.warmup_steps=3000"],

@@ -128,7 +128,7 @@ fn a_service_that_is_wrong_before_the_first_sample_is_input() {
     assert_input(start(&server.url, &["aesthetics"], 0), &["no reward `aesthetics`; it has clip, ocr, unified"]);
     assert_input(start(&format!("{}/v2", server.url), &["ocr"], 0), &["/v2/health answered 404 Not Found"]);
     let cases = [
-        ("https://127.0.0.1:1", "this program has no TLS; reach the service over http://"),
+        ("https://127.0.0.1:1", "this program has no TLS; use http://, and across networks a tunnel"),
         ("127.0.0.1:8080", "it should look like \"http://127.0.0.1:8080\""),
         ("localhost", "it should look like \"http://127.0.0.1:8080\""),
         ("ftp://localhost", "it should look like \"http://127.0.0.1:8080\""),

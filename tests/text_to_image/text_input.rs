@@ -190,9 +190,9 @@ fn bad_tokenizers_give_one_sentence() {
     fs::copy(good.join("vocab.json"), folder.path().join("vocab.json")).expect("the folder is writable");
     open().expect("CLIP's special tokens are known");
     write("merges.txt", "one two three");
-    assert_says(open(), &["is not a tokenizer"]);
+    assert_says(open(), &["is not a supported tokenizer"]);
     write("tokenizer.json", "{}");
-    assert_says(open(), &["is not a tokenizer"]);
+    assert_says(open(), &["is not a supported tokenizer"]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub struct Case {
 }
 
 /// Inputs with more elements than this stay zero: filling them takes longer than measuring.
-const MOST_FILLED: usize = 1 << 24;
+const MAX_FILLED: usize = 1 << 24;
 
 const PARAMETERS: Store = Store("benchmarked parameters");
 const GRADIENTS: Store = Store("benchmarked gradients");
@@ -67,7 +67,7 @@ impl Case {
         }
         let plan = Plan::new(gpu, &self.graph, &stores)?;
         let is_input = |tensor: &Tensor| self.graph.origin(*tensor) == Origin::Input;
-        for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MOST_FILLED) {
+        for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MAX_FILLED) {
             let values = filling(self.graph.elements(tensor));
             match self.graph.dtype(tensor) {
                 DType::U32 => plan.write(tensor, &values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>()),

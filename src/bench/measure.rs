@@ -18,7 +18,7 @@ pub(super) struct Pace {
 const SAMPLE_SECONDS: f64 = 0.02;
 
 /// More dispatches per submission do not help.
-const MOST_REPETITIONS: f64 = 1000.0;
+const MAX_REPETITIONS: f64 = 1000.0;
 
 /// The measured times, in seconds per run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,7 +83,7 @@ impl Pace {
         let mut repetitions = 1;
         for _ in 0..2 {
             let time = seconds(|| submit(gpu, repeated(dispatches, repetitions)))? / repetitions as f64;
-            repetitions = (SAMPLE_SECONDS / time).clamp(1.0, MOST_REPETITIONS) as usize;
+            repetitions = (SAMPLE_SECONDS / time).clamp(1.0, MAX_REPETITIONS) as usize;
         }
         Ok(self.repeat(|| seconds(|| submit(gpu, repeated(dispatches, repetitions))))?.per(repetitions))
     }

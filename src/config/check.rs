@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::decode::{MOST_FAULTS, decode_all};
+use super::decode::{MAX_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
@@ -104,8 +104,8 @@ impl Checked {
     /// Keeps a readable number of messages and counts the others.
     fn cut(mut self) -> Self {
         for messages in [&mut self.errors, &mut self.missing] {
-            self.more += messages.len().saturating_sub(MOST_FAULTS);
-            messages.truncate(MOST_FAULTS);
+            self.more += messages.len().saturating_sub(MAX_FAULTS);
+            messages.truncate(MAX_FAULTS);
         }
         self
     }

@@ -21,20 +21,20 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(root: &Node, sources: Sources) ->
 }
 
 /// Largest number of faults that are reported for one file.
-pub(super) const MOST_FAULTS: usize = 50;
+pub(super) const MAX_FAULTS: usize = 50;
 
 /// What [`decode_all`] found.
 pub(super) struct Decoded<T> {
     /// The value, read without what is wrong; none if the rest cannot be read at all.
     pub value: Option<T>,
-    /// What is wrong, in the order of the file, at most [`MOST_FAULTS`].
+    /// What is wrong, in the order of the file, at most [`MAX_FAULTS`].
     pub errors: Vec<Error>,
     /// How many more faults were seen.
     pub more: usize,
 }
 
 /// Reads a `T` from the tree and collects everything that is wrong with it: a faulty value is removed, and the rest is
-/// read again. The unknown keys of a table are removed together. Reading stops after [`MOST_FAULTS`] passes, so that
+/// read again. The unknown keys of a table are removed together. Reading stops after [`MAX_FAULTS`] passes, so that
 /// the time is not quadratic in the size of the file.
 pub(super) fn decode_all<'de, T: Deserialize<'de>>(root: &mut Node, sources: Sources) -> Decoded<T> {
     let mut faults: Vec<(Place, Vec<String>, Error)> = Vec::new();
@@ -44,13 +44,13 @@ pub(super) fn decode_all<'de, T: Deserialize<'de>>(root: &mut Node, sources: Sou
             Ok(value) => break Some(value),
             Err(fault) => fault,
         };
-        if faults.len() >= MOST_FAULTS {
+        if faults.len() >= MAX_FAULTS {
             more += 1;
             break None;
         }
         let others = fault.other_unknown_keys(root);
         for fault in std::iter::once(&fault).chain(&others) {
-            if faults.len() >= MOST_FAULTS {
+            if faults.len() >= MAX_FAULTS {
                 more += 1;
                 continue;
             }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::read_text;
 
 /// Largest number of runs in a sweep; a larger grid is a mistake.
-const MOST_RUNS: usize = 10_000;
+const MAX_RUNS: usize = 10_000;
 
 /// A complete file: `[sweep]`, `[grid]` and `[[variant]]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -122,9 +122,9 @@ impl Sweep {
             let axes = [shared.clone(), flatten(name, &variant.grid)?].concat();
             let sizes = axes.iter().map(|(_, values)| values.len());
             let new = sizes.fold(self.sweep.seeds.len(), usize::saturating_mul);
-            if runs.len().saturating_add(new) > MOST_RUNS {
+            if runs.len().saturating_add(new) > MAX_RUNS {
                 return Err(Error::input(format!(
-                    "{name} describes more than {MOST_RUNS} runs: shorten `sweep.seeds` or the lists of the grid"
+                    "{name} describes more than {MAX_RUNS} runs: shorten `sweep.seeds` or the lists of the grid"
                 )));
             }
             for values in combinations(&axes) {

@@ -65,9 +65,9 @@ pub struct Dispatch<B> {
 /// Shaders undo this with `linear_workgroup` and must guard the remainder. A larger number would need tensors
 /// that no device can allocate, and binding those fails.
 pub fn grid_1d(workgroups: u64) -> [u32; 3] {
-    const MOST: u64 = 65_535;
-    let workgroups = workgroups.clamp(1, MOST * MOST);
-    let y = workgroups.div_ceil(MOST);
+    const MAX: u64 = 65_535;
+    let workgroups = workgroups.clamp(1, MAX * MAX);
+    let y = workgroups.div_ceil(MAX);
     let x = workgroups.div_ceil(y);
     [x as u32, y as u32, 1]
 }

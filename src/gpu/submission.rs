@@ -33,7 +33,7 @@ pub struct Throttle {
 
 impl Throttle {
     /// How many parts of the work may be pending.
-    const MOST: usize = 2;
+    const MAX: usize = 2;
 
     /// Call this after each part of the work: submits it, and returns when at most two parts are pending.
     ///
@@ -41,7 +41,7 @@ impl Throttle {
     /// If the device is lost or reported an error.
     pub fn pass(&mut self, gpu: &Gpu) -> Result<()> {
         self.ahead.push_back(gpu.mark());
-        while self.ahead.len() > Self::MOST {
+        while self.ahead.len() > Self::MAX {
             let oldest = self.ahead.pop_front();
             gpu.poll(wgpu::PollType::Wait { submission_index: oldest, timeout: None })?;
         }

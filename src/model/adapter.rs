@@ -72,7 +72,7 @@ fn plain_values() -> [(&'static str, Value); 16] {
 }
 
 /// Values of `init_lora_weights` that leave the base unchanged; others (PiSSA, OLoRA, CorDA, LoftQ) change its weights.
-const PLAIN_BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl Adapter {
     /// The adapter that training starts with: that of `lora.adapter`, or a new one, whose B is zero so that it has no
@@ -197,13 +197,13 @@ impl Lora {
             }
         }
         let beginning = keys.get("init_lora_weights").unwrap_or(&Value::Null);
-        let is_plain = beginning
-            .as_str()
-            .map_or(beginning.is_null() || beginning.is_boolean(), |beginning| PLAIN_BEGINNINGS.contains(&beginning));
+        let is_plain = beginning.as_str().map_or(beginning.is_null() || beginning.is_boolean(), |beginning| {
+            PLAIN_INITIALISATIONS.contains(&beginning)
+        });
         if !is_plain {
             return Err(Error::input(format!(
                 "{name} has `init_lora_weights` = {beginning}, which may have changed the weights of the base: only \
-                plain LoRA can be read, which has true, false or one of {PLAIN_BEGINNINGS:?}; convert it in PEFT \
+                plain LoRA can be read, which has true, false or one of {PLAIN_INITIALISATIONS:?}; convert it in PEFT \
                 with `path_initial_model_for_weight_conversion`"
             )));
         }

@@ -13,7 +13,7 @@ use crate::graph::{Binding, DType, DeviceProfile, Op, Shapes};
 pub struct AttentionBias {
     /// Number of samples that the rows are split into.
     pub batches: usize,
-    /// H, the number of heads, each of at most [`AttentionBias::MOST_HEAD_DIM`] elements.
+    /// H, the number of heads, each of at most [`AttentionBias::MAX_HEAD_DIM`] elements.
     pub num_heads: usize,
     /// Factor of the products: 1/sqrt(d) in most networks, 1 in T5.
     pub scale: f32,
@@ -36,7 +36,7 @@ struct Geometry {
 
 impl AttentionBias {
     /// The largest head that the kernel has registers for.
-    pub const MOST_HEAD_DIM: usize = 256;
+    pub const MAX_HEAD_DIM: usize = 256;
 
     /// Attention without a mask or bias, scaled by 1/sqrt(d).
     pub fn plain(batches: usize, num_heads: usize, head_dim: usize) -> Self {
@@ -65,7 +65,7 @@ impl Op for AttentionBias {
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
         let geometry = self.geometry(inputs[0], inputs[1]);
         assert_eq!(inputs[1], inputs[2], "every key has a value");
-        assert!(geometry.head_dim <= Self::MOST_HEAD_DIM, "a head of {} elements is too large", geometry.head_dim);
+        assert!(geometry.head_dim <= Self::MAX_HEAD_DIM, "a head of {} elements is too large", geometry.head_dim);
         assert!(!self.causal || geometry.queries == geometry.keys, "a causal mask needs as many queries as keys");
         let mut others = inputs[3..].iter();
         if self.has_bias {

@@ -14,7 +14,7 @@ const EXPECTED: &str =
     "it should be a JSON list with an object for each class, or an object with one for each class name";
 
 /// Keys that every request already has.
-const TAKEN: [&str; 6] = ["image", "path", "label", "iteration", "purpose", "sample"];
+const RESERVED: [&str; 6] = ["image", "path", "label", "iteration", "purpose", "sample"];
 
 /// The description of a class.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +73,7 @@ fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String>
         _ => return Err(EXPECTED.into()),
     };
     let object = |(entry, name): (Value, &String)| match entry {
-        Value::Object(entry) => match TAKEN.into_iter().find(|key| entry.contains_key(*key)) {
+        Value::Object(entry) => match RESERVED.into_iter().find(|key| entry.contains_key(*key)) {
             Some(key) => {
                 Err(format!("`{key}` of the class {name:?} must be removed, because each request has its own"))
             }

@@ -37,7 +37,7 @@ pub fn http(url: &str, rewards: &[String], limits: Limits, subject: &Subject<'_>
             .max_redirects(0)
             .max_idle_connections(limits.workers)
             .max_idle_connections_per_host(limits.workers)
-            // The service is on the local network; proxies of the environment are for the internet.
+            // The service is assumed to be nearby; proxies of the environment are for the internet.
             .proxy(None)
             .build()
             .into(),

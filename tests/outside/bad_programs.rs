@@ -11,7 +11,7 @@ use super::programs::{argv, python, start};
 #[test]
 fn answers_that_are_none() {
     let cases: [(&str, &[&str]); 18] = [
-        ("return {'id': 1, 'scores': [1, 2]}", &["gave 2 scores for 3 samples"]),
+        ("return {'id': 1, 'scores': [1, 2]}", &["returned 2 scores for 3 samples"]),
         ("return {'id': 1, 'scores': [1, 2, 3, 4]}", &["returned 4 scores for 3 samples"]),
         ("return {'id': 1}", &["returned 0 scores for 3 samples"]),
         ("return {'id': 1, 'scores': [1, float('nan'), 3]}", &["JSON has no NaN", "must be a finite number"]),

@@ -191,13 +191,13 @@ impl AutoencoderConfig {
 }
 
 /// With more resolutions, pictures would have more pixels than fit on any device.
-const MOST_LEVELS: usize = 8;
+const MAX_LEVELS: usize = 8;
 
 /// Checks sizes with their keys.
 fn check_sizes(sizes: &[(&str, &[usize])]) -> Result<(), String> {
     for (key, sizes) in sizes {
-        if sizes.is_empty() || sizes.len() > MOST_LEVELS {
-            return Err(format!("`{key}` has {} values: it must have from 1 to {MOST_LEVELS}", sizes.len()));
+        if sizes.is_empty() || sizes.len() > MAX_LEVELS {
+            return Err(format!("`{key}` has {} values: it must have from 1 to {MAX_LEVELS}", sizes.len()));
         }
         if let Some(size) = sizes.iter().find(|size| !(1..=MOST).contains(*size)) {
             return Err(format!("`{key}` has a {size}: it must be from 1 to {MOST}"));

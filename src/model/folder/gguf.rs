@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub(super) const MAGIC: &[u8] = b"GGUF";
 
 /// The longest header that is read: tokenizers in language models take a few megabytes.
-const MOST_HEADER: usize = 64 << 20;
+const MAX_HEADER: usize = 64 << 20;
 
 /// Bytes that are read first; the number doubles until they contain the complete header.
 const FIRST: usize = 1 << 16;
@@ -159,7 +159,7 @@ pub(super) fn read(source: &Arc<Source>) -> Result<(BTreeMap<String, StoredTenso
             Ok(header) => break header,
             Err(Wrong::Bad(cause)) => return Err(Error::input(format!("{name} cannot be read: {cause}"))),
             Err(Wrong::Short) if bytes.len() < most => return Err(broken("it ends within its header")),
-            Err(Wrong::Short) if most >= MOST_HEADER => return Err(broken("its header is too long")),
+            Err(Wrong::Short) if most >= MAX_HEADER => return Err(broken("its header is too long")),
             Err(Wrong::Short) => most *= 2,
         }
     };

@@ -19,7 +19,7 @@ use crate::model::file::nearest_tensor;
 use crate::sniff::what_is;
 
 /// The longest header of a safetensors file, as in its specification.
-const MOST_HEADER: u64 = 100_000_000;
+const MAX_HEADER: u64 = 100_000_000;
 
 /// Bytes that are read and widened at once.
 const AT_ONCE: usize = 1 << 20;
@@ -413,7 +413,7 @@ fn read_header(source: &Arc<Source>) -> Result<Header> {
     }
     source.read_at(0, &mut length).map_err(|cause| Error::unreadable(&source.path, cause))?;
     let header_length = u64::from_le_bytes(length);
-    if header_length > MOST_HEADER || header_length > source.length - 8 {
+    if header_length > MAX_HEADER || header_length > source.length - 8 {
         return Err(broken(format!("its header claims {header_length} bytes, the file has {}", source.length)));
     }
     let mut header = vec![0; header_length as usize];

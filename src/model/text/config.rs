@@ -183,11 +183,11 @@ fn check_sizes(name: &str, sizes: &[(&str, usize)]) -> Result<()> {
 /// Checks how the residual stream splits into heads.
 fn check_heads(name: &str, [width, heads]: [(&str, usize); 2]) -> Result<()> {
     let ((width_key, width), (heads_key, heads)) = (width, heads);
-    if !width.is_multiple_of(heads) || width / heads > AttentionBias::MOST_HEAD_DIM {
+    if !width.is_multiple_of(heads) || width / heads > AttentionBias::MAX_HEAD_DIM {
         return Err(Error::input(format!(
             "{name}: `{width_key}` is {width} and `{heads_key}` {heads}, but heads must divide it evenly and have \
              at most {} elements",
-            AttentionBias::MOST_HEAD_DIM
+            AttentionBias::MAX_HEAD_DIM
         )));
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::graph::{Graph, Plan, Store, StoreMemory, Stores, Tensor};
 const WEIGHTS: Store = Store("encoder weights");
 
 /// Largest number of samples per replay: the memory of activations grows with it, the results do not depend on it.
-const MOST_SAMPLES: usize = 8;
+const MAX_SAMPLES: usize = 8;
 
 /// A recorded part of an encoder: a layer, the part before the first, or the part after the last.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Stage {
 
 /// The number of samples per replay if there are `samples` in total.
 pub(super) fn samples_per_replay(samples: usize) -> usize {
-    samples.clamp(1, MOST_SAMPLES)
+    samples.clamp(1, MAX_SAMPLES)
 }
 
 /// Splits rows of `elements` values into groups of `size` samples. The last is filled with copies of its first sample,

@@ -208,7 +208,7 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.targets=[\"attn.qkv\"]",
             2,
-            &["`lora.targets` have no effect", "set `lora.rank` above 0"],
+            &["`lora.targets` do nothing", "set `lora.rank` above 0"],
         ),
         case(
             nothing,

@@ -114,7 +114,7 @@ fn configuration() {
             nothing,
             "train --config train.toml --set train.iterations=many",
             2,
-            &["`train.iterations`", "a whole number", "\"many\""],
+            &["`train.iterations`", "a non-negative whole number", "\"many\""],
         ),
         case(nothing, "train --config train.toml --set train.learning_rate=nan", 2, &["`train.learning_rate`", "NaN"]),
         case(nothing, "train --config train.toml --set train.ema_decay=1.5", 2, &["`train.ema_decay`", "below 1"]),

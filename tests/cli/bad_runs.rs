@@ -159,7 +159,7 @@ fn benchmarks() {
             |here| fs::write(here.path("old.json"), "{\"format\": ").unwrap(),
             "bench fma --compare old.json",
             2,
-            &["old.json", "no results", "EOF"],
+            &["old.json", "does not contain results", "EOF"],
         ),
         case(
             |here| fs::write(here.path("old.json"), "{\"seconds\": 3}").unwrap(),

@@ -1,5 +1,5 @@
-// y = (x - mean) / sqrt(variance + epsilon) * weight + bias, with a workgroup a row: neighbouring lanes read neighbouring
-// elements, and sums are a fixed tree. A row's bits depend on nothing but the row.
+// y = (x - mean) / sqrt(variance + epsilon) * weight + bias, one workgroup per row: neighbouring lanes read
+// neighbouring elements, and sums have the order of a fixed tree. A row's bits depend only on the row.
 //!import grid
 //!import block_sum
 

@@ -2,8 +2,8 @@
 // registers of each invocation, without workgroup memory, barriers or subgroups.
 //
 // The lanes of a workgroup have neighbouring pixels of one picture and the same channels, so loads of x are
-// contiguous and those of the weight the same in all lanes. The caches serve both; a number from x is used OUTPUTS
-// times, and a number from the weight PIXELS times.
+// contiguous and those of the weight the same in all lanes. Caches serve both; a value of x is used OUTPUTS
+// times, and a value of the weight PIXELS times.
 //
 // Loads past the last pixel repeat it, and their results are not stored.
 //!import grid
@@ -13,8 +13,8 @@ const PIXELS: u32 = 4u;
 const VECTORS: u32 = OUTPUTS / 4u;
 const LANES: u32 = 64u;
 
-// Input channels that are summed for all places of the kernel before the next ones: the nine reads of a pixel in a
-// 3x3 kernel then follow each other closely enough to find it in the nearest cache.
+// Input channels that are summed for all positions of the kernel before the next ones: the nine reads of a pixel in a
+// 3x3 kernel are then close enough in time to hit the nearest cache.
 const BLOCK: u32 = 16u;
 
 struct Params {
@@ -55,7 +55,7 @@ fn store(batch: u32, channel: u32, pixel: u32, sum: f32) {
     if params.has_residual == 1u {
         value += residual[at];
     }
-    // Not max: what is no number stays so.
+    // Not max, so that NaN stays NaN.
     if params.relu == 1u {
         value = select(value, 0.0, value < 0.0);
     }
@@ -78,7 +78,7 @@ fn main(
     let first_pixel = pixel_tile * (LANES * PIXELS) + lane;
     let weight_row = params.channel_tiles * VECTORS;
 
-    // The place in the padded picture that the corner of the kernel is on, and the sums.
+    // The position of the kernel's corner in the padded picture, and the sums.
     var top: array<u32, PIXELS>;
     var left: array<u32, PIXELS>;
     var sums: array<array<vec4<f32>, VECTORS>, PIXELS>;
@@ -99,7 +99,7 @@ fn main(
             var x_at: array<u32, PIXELS>;
             var inside: array<bool, PIXELS>;
             for (var p = 0u; p < PIXELS; p++) {
-                // Above and to the left of the picture they have wrapped around, and are too large as well.
+                // Above and to the left of the picture these have wrapped around, so they are also too large.
                 let row = top[p] + down;
                 let column = left[p] + right;
                 inside[p] = row < params.seen_height && column < params.seen_width;

@@ -1,5 +1,5 @@
 // Copies x to y for some tokens and columns of each sample, or fills them with zeros: one part of tensors joined along
-// tokens and columns, or of one that is split. A tensor is [batches, tokens, stride]; the part begins at a token and a
+// tokens and columns, or of one that is split. A tensor is [batches, tokens, stride]; the part starts at a token and a
 // column of it.
 //!import grid
 

@@ -1,4 +1,4 @@
-// Softmax of the logits, and -weight * ln of the label's probability. One invocation per row: classes are few.
+// Softmax of the logits, and -weight * ln of the label's probability. One invocation per row: there are few classes.
 //!import grid
 
 struct Params {

@@ -1,5 +1,5 @@
 // Counts submissions: the last dispatch of each adds one. A readback compares the count with the host's and
-// so detects an earlier submission that was dropped.
+// thus detects an earlier submission that was dropped.
 
 struct Params {
     unused: u32,

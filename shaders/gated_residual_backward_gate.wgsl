@@ -1,3 +1,3 @@
-// gated_residual_backward_gate with an invocation for each chunk and column.
+// gated_residual_backward_gate with one invocation per chunk and column.
 //!import pack
 //!import gated_residual_backward_gate

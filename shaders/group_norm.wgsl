@@ -1,4 +1,4 @@
-// The last pass of group norm: y = (x - mean) / std scale + bias, with SiLU of it if asked for.
+// The last pass of group norm: y = (x - mean) / std scale + bias, then SiLU if requested.
 //!import grid
 //!import sigmoid
 

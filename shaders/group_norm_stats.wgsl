@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> partial: array<f32>;
 @group(0) @binding(2) var<storage, read_write> stats: array<f32>;
 
-// The share of a group that a chunk is.
+// The share of a chunk in its group.
 fn share(chunk: u32) -> f32 {
     return f32(min(params.chunk, params.size - chunk * params.chunk)) / f32(params.size);
 }

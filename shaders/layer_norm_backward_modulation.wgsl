@@ -1,3 +1,3 @@
-// layer_norm_backward_modulation with an invocation for each chunk and column.
+// layer_norm_backward_modulation with one invocation per chunk and column.
 //!import pack
 //!import layer_norm_backward_modulation

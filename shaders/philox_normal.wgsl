@@ -1,5 +1,5 @@
-// Standard normals as a function of their position, or with RAW the random words that they are made from. Each
-// invocation makes the four of one block.
+// Standard normals as a function of their position, or with RAW the random words that they are computed from. Each
+// invocation computes the four of one block.
 //!import cos_sin
 //!import grid
 //!import philox

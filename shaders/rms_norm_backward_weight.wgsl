@@ -1,3 +1,3 @@
-// rms_norm_backward_weight with an invocation for each chunk and column.
+// rms_norm_backward_weight with one invocation per chunk and column.
 //!import pack
 //!import rms_norm_backward_weight

@@ -1,3 +1,3 @@
-// rms_norm_backward_weight with an invocation for each chunk and four columns.
+// rms_norm_backward_weight with one invocation per chunk and four columns.
 //!import pack_vec4
 //!import rms_norm_backward_weight

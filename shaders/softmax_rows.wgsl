@@ -1,4 +1,4 @@
-// Softmax of factor x over the columns of each row, a workgroup a row.
+// Softmax of factor x over the columns of each row, one workgroup per row.
 //!import block_max
 //!import block_sum
 //!import decayed

@@ -1,4 +1,4 @@
-// Adds up the pairs of all chunks of a row: a workgroup a row.
+// Adds up the pairs of all chunks of a row: one workgroup per row.
 //!import grid
 //!import block_sum
 

@@ -1,4 +1,4 @@
-// Of blocks of a long tensor: the sum of squares of the finite elements, and the number of the others. One workgroup
+// For blocks of a long tensor: the sum of squares of the finite elements, and the number of the others. One workgroup
 // per block.
 //!import grid
 //!import block_sum
@@ -12,7 +12,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;
-// First element of each block, and the one behind its last.
+// First element of each block, and one past its last.
 @group(0) @binding(2) var<storage, read> bounds: array<vec2<u32>>;
 // [all blocks, 2]
 @group(0) @binding(3) var<storage, read_write> partial_sums: array<vec2<f32>>;

@@ -9,15 +9,15 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
-// Of each packed tensor: how many finite elements did not fit, and the bits of the largest finite magnitude.
+// For each packed tensor: how many finite elements did not fit, and the bits of the largest finite magnitude.
 @group(0) @binding(3) var<storage, read_write> ranges: array<atomic<u32>>;
 
 // From this on 16 bits would round up to infinity: the bits of 65520.
 const BOUND: u32 = 0x477ff000u;
 const INFINITY: u32 = 0x7f800000u;
 
-// IEEE 754 binary16 by whole numbers alone: packing functions round as the driver likes, and some software
-// drivers lack them. The nearest, ties to even; what does not fit or is not finite becomes NaN.
+// IEEE 754 binary16 by integer arithmetic: the rounding of packing functions depends on the driver, and some software
+// drivers lack them. The nearest, ties to even; values that do not fit or are not finite become NaN.
 fn half_bits(x: f32) -> u32 {
     let bits = bitcast<u32>(x);
     let sign = (bits >> 16u) & 0x8000u;
@@ -34,13 +34,13 @@ fn half_bits(x: f32) -> u32 {
     return sign | ((rebased + 0xfffu + ((rebased >> 13u) & 1u)) >> 13u);
 }
 
-// Bits order magnitudes as their values do; one that is not finite counts as none.
+// Bits order magnitudes as their values do; a magnitude that is not finite counts as zero.
 fn finite_magnitude(x: f32) -> u32 {
     let magnitude = bitcast<u32>(x) & 0x7fffffffu;
     return select(magnitude, 0u, magnitude >= INFINITY);
 }
 
-// Whole numbers come out the same in any order. Almost all invocations only look: the largest is soon found.
+// Integer results do not depend on the order. Almost all invocations only read: the largest value is found early.
 fn note_range(largest: u32, beyond: u32) {
     let at = 2u * params.slot;
     if beyond > 0u {

@@ -15,25 +15,25 @@ use crate::ops::{Accumulate, Add, FromHalf, HalfRange, ToHalf};
 pub struct Activations {
     /// Keep only the inputs of each segment of the graph, and recompute the rest when the backward pass reaches it
     /// (activation checkpointing, Chen et al. 2016): less memory at the expense of a second forward pass.
-    /// Gradients are the same bit for bit.
+    /// Gradients are bit-identical.
     pub recompute: bool,
-    /// What of the segments is kept, is kept in 16 bits and expanded where the backward pass reads it: half the
-    /// memory, and gradients of tensors that are rounded by at most 2⁻¹¹ of their value. Gradients of what does not fit
-    /// in 16 bits are not finite; [`Halves`] says what that was.
+    /// Keep the tensors of segments in 16 bits and expand them where the backward pass reads them: half the memory,
+    /// and gradients of tensors that are rounded by at most 2⁻¹¹ of their value. If a tensor does not fit in 16 bits,
+    /// its gradients are not finite, and [`Halves`] reports it.
     pub half: bool,
 }
 
 /// The tensors that a graph keeps in 16 bits.
 #[derive(Clone, Debug)]
 pub struct Halves {
-    /// What [`ToHalf`] finds in each of them, an input that kernels add to.
+    /// What [`ToHalf`] found in each of them: an input that kernels add to.
     ranges: Tensor,
     /// Where each of them is computed.
     names: Vec<String>,
 }
 
 impl Halves {
-    /// The tensors that 16 bits did not hold since this was asked for last.
+    /// The tensors that did not fit in 16 bits since the last call.
     ///
     /// # Errors
     /// If the device is lost.
@@ -48,7 +48,7 @@ impl Halves {
     }
 }
 
-/// A tensor that 16 bits do not hold.
+/// A tensor that does not fit in 16 bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LostInHalf {
     /// Where it is computed, such as `blocks.0.attn.attention`.
@@ -60,9 +60,9 @@ pub struct LostInHalf {
 }
 
 impl LostInHalf {
-    /// What is wrong with these tensors, if there are any, and that `key` is to be turned off.
+    /// A message about these tensors, if there are any, that says to turn off `key`.
     pub fn explain(all: &[Self], key: &str) -> Option<String> {
-        let largest = |it: &&Self| it.largest;
+        let largest = |lost: &&Self| lost.largest;
         let worst = all.iter().max_by(|a, b| largest(a).total_cmp(&largest(b)))?;
         let Self { tensor, beyond, largest } = worst;
         let more = match all.len() - 1 {
@@ -80,16 +80,16 @@ impl LostInHalf {
     }
 }
 
-/// What [`backward_with`] has recorded.
+/// What [`backward_with`] recorded.
 #[derive(Clone, Debug)]
 pub struct Backward {
-    /// Gradients of the wanted tensors; `None` where nothing depends on one.
+    /// Gradients of the wanted tensors; `None` for a tensor that nothing depends on.
     pub gradients: Vec<Option<Tensor>>,
-    /// What is kept in 16 bits, if anything is.
+    /// The tensors kept in 16 bits, if any.
     pub halves: Option<Halves>,
 }
 
-/// A tensor of fewer elements is not worth two dispatches.
+/// A tensor with fewer elements is not worth two dispatches.
 const WORTH_HALVING: usize = 1024;
 
 /// Records the gradients of `seeds` with respect to every trainable parameter that they depend on (added to
@@ -168,7 +168,7 @@ pub fn backward_with(
             }
         });
     }
-    // The gradients of a segment do not need its last results.
+    // The gradients of a segment do not need its last outputs.
     for repetition in repetitions.into_iter().rev() {
         graph.prune(repetition);
     }
@@ -179,8 +179,8 @@ pub fn backward_with(
 /// Packs the tensors of segments after their last use in the forward pass, the first `forward` nodes, and
 /// expands them before their first use in the backward pass.
 ///
-/// Only first outputs are: the others are statistics of a row that an op leaves to its own gradient. And only
-/// those of segments: after them stands the loss, which may take differences between nearly equal tensors.
+/// Only first outputs are packed: the others are statistics of a row that an op saves for its own gradient. And only
+/// those of segments: the loss comes after them, and may subtract nearly equal tensors.
 fn halve(graph: &mut Graph, forward: usize) -> Option<Halves> {
     let backward = forward..graph.nodes().len();
     let (mut chosen, mut places) = (Vec::new(), Vec::new());

@@ -126,7 +126,7 @@ impl Evaluator {
     /// `reference`, and what [`declare_reference`] reads among the stores, drift from it is measured too.
     ///
     /// # Errors
-    /// If the judge does not fit the model, or the device has not enough memory.
+    /// If the judge does not fit the model, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,

@@ -204,7 +204,7 @@ pub(crate) fn measure(path: &Path) -> std::io::Result<Written> {
     }
 }
 
-/// Appends to a file that others read line by line or record by record: all of `bytes` or, if the disk refuses, nothing.
+/// Appends to a file that others read line by line or record by record: all of `bytes` or, if that fails, nothing.
 pub(crate) fn append_whole(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
     let before = file.metadata()?.len();
     // One unbuffered write: a crash truncates at most the last record.

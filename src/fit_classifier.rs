@@ -77,7 +77,7 @@ impl<'a> Fitting<'a> {
     /// Prepares training from weights drawn from the seed.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &config::Config, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
         let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
         let it = FittingGraph::record(&config.classifier, network);

@@ -1,5 +1,5 @@
 //! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average,
-//! each one flat store, updated by one dispatch per chunk.
+//! one flat store each, updated by one dispatch per chunk.
 
 use std::sync::Arc;
 

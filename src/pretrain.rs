@@ -132,7 +132,7 @@ impl<'a> Pretraining<'a> {
     /// Prepares training from `weights`.
     ///
     /// # Errors
-    /// If data and model do not fit each other, or the device has not enough memory.
+    /// If data and model do not fit each other, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &config::Config,

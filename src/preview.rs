@@ -40,7 +40,7 @@ impl Preview {
     /// for all classes, those that rollouts draw go first.
     ///
     /// # Errors
-    /// If `preview.classes` names a class that the model does not have, or the device has not enough memory.
+    /// If `preview.classes` names a class that the model does not have, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,

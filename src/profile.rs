@@ -96,7 +96,7 @@ impl Profile {
     /// Adds up what was recorded on a device, and measures its roofline; `None` unless it is profiled.
     ///
     /// # Errors
-    /// If the device is lost or has not enough memory.
+    /// If the device is lost or does not have enough memory.
     pub fn of(gpu: &Gpu) -> Result<Option<Self>> {
         let Some(recording) = gpu.profiler().map(|profiler| profiler.recording()) else { return Ok(None) };
         let clock = if gpu.has_timestamps() { "device" } else { "host" };

@@ -36,7 +36,7 @@ impl Roofline {
     /// Measures the device: some tenths of a second.
     ///
     /// # Errors
-    /// If the device is lost or has not enough memory.
+    /// If the device is lost or does not have enough memory.
     pub fn measure(gpu: &Gpu) -> Result<Self> {
         Ok(Self { flops_per_second: measure_fma(gpu)?, bytes_per_second: measure_copy(gpu)? })
     }
@@ -71,7 +71,7 @@ fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
 /// As much arithmetic as the device can do: `rounds` rounds of multiply-adds in registers.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device does not have enough memory.
 pub fn fma(gpu: &Gpu, rounds: u32) -> Result<BoundDispatch> {
     fma_into(gpu, &region(gpu, 4 * INVOCATIONS)?, rounds)
 }
@@ -91,7 +91,7 @@ fn fma_into(gpu: &Gpu, results: &Region, rounds: u32) -> Result<BoundDispatch> {
 /// As much memory traffic as the device can do, and how many bytes are read and written.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device does not have enough memory.
 pub fn copy(gpu: &Gpu) -> Result<(BoundDispatch, u64)> {
     let mut bytes = COPIED;
     while bytes > 1 << 20 && gpu.check_memory(gpu.counters().bytes_held + 2 * bytes).is_err() {

@@ -176,7 +176,7 @@ impl Sampling {
     /// batches of `batch`.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         network: &Network,
@@ -191,7 +191,7 @@ impl Sampling {
     /// table without a history.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new_for(
         gpu: &Arc<Gpu>,
         network: &Network,

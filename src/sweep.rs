@@ -167,7 +167,7 @@ fn path(config: &Config) -> PathBuf {
 fn model_file(config: &Config) -> Result<&str> {
     match config.model.source()? {
         ModelSource::File(file) => Ok(file),
-        ModelSource::New(_) => Err(Error::input("a sweep starts from a trained model: give `model.file`")),
+        ModelSource::New(_) => Err(Error::input("a sweep starts from a trained model: set `model.file`")),
     }
 }
 

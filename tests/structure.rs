@@ -1,12 +1,12 @@
-//! The floors of the program, and the names that ops, shaders and tests share: read from the source, so that neither can
+//! The layers of the program, and the names that ops, shaders and tests share: read from the source, so that neither can
 //! drift from what the documents say of them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules from the top down. One names only modules of the floors below its own, none beside it.
-const FLOORS: [&[&str]; 29] = [
+/// The modules from the top down. One names only modules of the layers below its own, none beside it.
+const LAYERS: [&[&str]; 29] = [
     &["cli"],
     &["preflight"],
     &["sweep", "dashboard", "supervised", "inspect"],
@@ -149,8 +149,8 @@ fn names_are_found_in_every_form() {
 }
 
 #[test]
-fn modules_name_only_modules_of_the_floors_below() {
-    let floor = |module: &str| FLOORS.iter().position(|floor| floor.contains(&module));
+fn modules_name_only_modules_of_the_layers_below() {
+    let layer = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
     let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
     for (path, text) in files("src", "rs") {
@@ -159,17 +159,17 @@ fn modules_name_only_modules_of_the_floors_below() {
         if ["lib", "main"].contains(&module.as_str()) || path.ends_with("tests.rs") {
             continue;
         }
-        let Some(own) = floor(&module) else { panic!("src/{module} stands on no floor: add it to FLOORS") };
+        let Some(own) = layer(&module) else { panic!("src/{module} is in no layer: add it to LAYERS") };
         for name in named(&code(&text)).into_iter().filter(|name| *name != module) {
             // Macros and other items of the root are none.
-            if floor(&name).is_some_and(|other| other <= own) {
+            if layer(&name).is_some_and(|other| other <= own) {
                 wrong.push(format!("{}: {module} names {name}, which does not stand below it", path.display()));
             }
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    let planned: BTreeSet<String> = FLOORS.iter().flat_map(|floor| floor.iter().map(|it| (*it).to_owned())).collect();
-    assert_eq!(seen, planned, "the floors are those of the tree");
+    let planned: BTreeSet<String> = LAYERS.iter().flat_map(|layer| layer.iter().map(|it| (*it).to_owned())).collect();
+    assert_eq!(seen, planned, "the layers are those of the tree");
 }
 
 /// Kernels of an op carry its name, as its file does: `layer_norm`, `layer_norm_backward`.

@@ -1,5 +1,5 @@
-// A number of 16 bits (IEEE 754 binary16), by whole numbers and one exact product: unpacking functions round as the
-// driver likes, and some software drivers lack them.
+// A number of 16 bits (IEEE 754 binary16), by integer arithmetic and one exact product: the rounding of unpacking
+// functions depends on the driver, and some software drivers lack them.
 fn half_value(half: u32) -> f32 {
     let magnitude = half & 0x7fffu;
     // Below 2^-14 there are multiples of 2^-24, above it only the exponent's bias differs, and NaN is NaN.
@@ -12,7 +12,7 @@ fn half_value(half: u32) -> f32 {
     return bitcast<f32>(bits | ((half & 0x8000u) << 16u));
 }
 
-// The same of what is finite, such as a weight.
+// The same for finite numbers, such as weights.
 fn finite_half_value(half: u32) -> f32 {
     let magnitude = half & 0x7fffu;
     let large = bitcast<f32>((magnitude << 13u) + 0x38000000u);

@@ -1,5 +1,5 @@
 // Gradient of layer norm + modulation with respect to shift and scale [batch, columns]: d_shift = sum of dy over
-// tokens, d_scale = sum of dy n. Tokens are the rows of row_sums; one that is not wanted is not written.
+// tokens, d_scale = sum of dy n. Tokens are the rows of row_sums; a gradient that is not needed is not written.
 //!import grid
 //!import row_sums
 

@@ -1,4 +1,4 @@
-// The same as layer_norm_backward with a workgroup a row.
+// The same as layer_norm_backward with one workgroup per row.
 //!import grid
 //!import block_sum
 

@@ -2,7 +2,7 @@
 // with a relative error of at most 1.2e-7 everywhere, so that the far tail does not cancel.
 
 fn normal_cdf(x: f32) -> f32 {
-    // Beyond 10 there is nothing but the last clamp.
+    // Beyond 10 only the last clamp matters.
     let z = min(abs(x) * 0.70710678, 10.0);
     let t = 1.0 / (1.0 + 0.5 * z);
     var sum = 0.17087277;
@@ -15,7 +15,7 @@ fn normal_cdf(x: f32) -> f32 {
     sum = fma(sum, t, 0.37409196);
     sum = fma(sum, t, 1.00002368);
     sum = fma(sum, t, -1.26551223);
-    // Kept where exp is no denormal.
+    // Clamped to where exp is not a denormal.
     let tail = 0.5 * t * exp(max(sum - z * z, -86.0));
     return select(tail, 1.0 - tail, x > 0.0);
 }

@@ -1,4 +1,4 @@
-// Elements four at a time, in tensors whose rows have whole vectors.
+// Elements four at a time, in tensors whose rows consist of complete vectors.
 alias Pack = vec4<f32>;
 const PACK: u32 = 4u;
 

@@ -1,4 +1,4 @@
-// S1 = sum of epsilon*delta and S2 = sum of delta^2 with delta = v_new - v_old: a workgroup for each chunk of a row.
+// S1 = sum of epsilon*delta and S2 = sum of delta^2 with delta = v_new - v_old: one workgroup per chunk of a row.
 //!import grid
 //!import block_sum
 

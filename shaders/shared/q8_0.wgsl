@@ -1,5 +1,5 @@
-// Frozen weights in blocks of 32 along a row: codes q of 8 bits, four a word, and behind them all a scale d of 16 bits
-// for each block, two a word. A weight is d q, which an f32 holds exactly.
+// Frozen weights in blocks of 32 along a row: codes q of 8 bits, four per word, and after all codes one scale d of 16
+// bits per block, two per word. A weight is d q, which is exact in f32.
 //!import half
 
 @group(0) @binding(2) var<storage, read> b: array<u32>;
@@ -9,7 +9,7 @@ fn scale_of(block: u32) -> f32 {
     return finite_half_value((word >> (block % 2u * 16u)) & 0xffffu);
 }
 
-// The code at a place of a word, with its sign.
+// The signed code at an index in a word.
 fn code_in(word: u32, place: u32) -> f32 {
     return f32(bitcast<i32>(word << (24u - 8u * place)) >> 24u);
 }

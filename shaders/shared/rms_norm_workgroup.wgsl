@@ -1,5 +1,5 @@
-// The same as rms_norm with a workgroup a row: neighbouring lanes read neighbouring elements, and the sum is a fixed
-// tree. A row's bits depend on nothing but the row.
+// The same as rms_norm with one workgroup per row: neighbouring lanes read neighbouring elements, and the sum has the
+// order of a fixed tree. A row's bits depend only on the row.
 //!import grid
 //!import block_sum
 

@@ -1,9 +1,9 @@
-// The first pass of a sum over the rows of [outer, rows, columns]: where invocation `i` of outer x chunks x packs of
-// columns adds up. The kernel declares `params` with the members named here.
+// The first pass of a sum over the rows of [outer, rows, columns]: what invocation `i` of outer x chunks x packs of
+// columns sums. The kernel declares `params` with the members named here.
 
 struct Chunk {
     outer: u32,
-    // Of the pack's columns, in packs.
+    // First column, in packs.
     column: u32,
     first_row: u32,
     // One beyond the last.
@@ -17,7 +17,7 @@ fn chunk_of(i: u32) -> Chunk {
     return Chunk(i / packs / params.chunks, i % packs, first, min(first + params.chunk, params.rows));
 }
 
-// Where a row of a chunk lies, in packs.
+// The offset of a row of a chunk, in packs.
 fn at_row(chunk: Chunk, row: u32) -> u32 {
     return (chunk.outer * params.rows + row) * (params.columns / PACK) + chunk.column;
 }

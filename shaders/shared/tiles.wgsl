@@ -3,7 +3,7 @@
 // column and step of K.
 //
 // The rows and columns of an invocation are 16 apart, so that neighbours read and write neighbouring
-// addresses. Every branch around a barrier is the same for the whole workgroup.
+// addresses. Every branch around a barrier is the same for the entire workgroup.
 const TILE: u32 = 64u;
 const DEPTH: u32 = 16u;
 // Row stride of the tiles in workgroup memory: one more than a row has, so that a column spans different banks.

@@ -1,4 +1,4 @@
-// B, element by element: two a word.
+// B, element by element: two per word.
 //!import half
 
 @group(0) @binding(2) var<storage, read> b: array<u32>;

@@ -1,4 +1,4 @@
-//! The kernels that are worth a benchmark, at the shapes that networks use: for `bench` and for `cargo bench`.
+//! The kernels worth benchmarking, at the shapes that networks use, for `bench` and `cargo bench`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::ops::{
 /// A kernel at one shape.
 #[derive(Debug)]
 pub struct Case {
-    /// What a row in a table is called.
+    /// Its name in tables.
     pub name: String,
-    /// The op alone.
+    /// A graph of only this op.
     pub graph: Graph,
 }
 
 /// Inputs with more elements than this stay zero: filling them takes longer than measuring.
-const MOST_FILLED: usize = 1 << 24;
+const MAX_FILLED: usize = 1 << 24;
 
 const PARAMETERS: Store = Store("benchmarked parameters");
 const GRADIENTS: Store = Store("benchmarked gradients");
@@ -41,18 +41,18 @@ impl Case {
         self.graph.nodes().iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)).copied()
     }
 
-    /// Bytes that the op must at least move: every input read once and every output written once.
+    /// Bytes that the op must move at least: every input read once and every output written once.
     pub fn bytes(&self) -> u64 {
         let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| self.graph.bytes(*tensor)).sum::<u64>();
         let nodes = self.graph.nodes().iter();
         nodes.map(|node| of(&node.inputs) + of(&node.outputs) * if node.op.accumulates() { 2 } else { 1 }).sum()
     }
 
-    /// The case on a device, with stores of its own and inputs that are not all zero: a processor may be faster
+    /// The case on a device, with its own stores and inputs that are not all zero: a processor may be faster
     /// on zeros.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn bind(&self, gpu: &Arc<Gpu>) -> Result<Plan> {
         let mut sizes: BTreeMap<Store, u64> = BTreeMap::new();
         for tensor in self.tensors() {
@@ -68,7 +68,7 @@ impl Case {
         }
         let plan = Plan::new(gpu, &self.graph, &stores)?;
         let is_input = |tensor: &Tensor| self.graph.origin(*tensor) == Origin::Input;
-        for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MOST_FILLED) {
+        for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MAX_FILLED) {
             let values = filling(self.graph.elements(tensor));
             match self.graph.dtype(tensor) {
                 DType::U32 => plan.write(tensor, &values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>()),
@@ -120,7 +120,7 @@ fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
     })
 }
 
-/// All products, by rising cost.
+/// All products, by increasing cost.
 pub fn matmuls() -> Vec<Case> {
     let mut cases: Vec<Case> = measured(LINEAR).map(matmul).collect();
     // Those of [2048, 512, 128].
@@ -147,7 +147,7 @@ pub fn attention(backward: bool, [batch, tokens, num_heads, head_dim]: [usize; 4
     })
 }
 
-/// Attention, by rising cost.
+/// Attention, by increasing cost.
 pub fn attentions(backward: bool) -> Vec<Case> {
     measured(ATTENTION).map(|sizes| attention(backward, sizes)).collect()
 }
@@ -194,7 +194,7 @@ pub fn adamw_settings() -> AdamWSettings {
     }
 }
 
-/// AdamW over so many parameters.
+/// AdamW at several numbers of parameters.
 pub fn adamws() -> Vec<Case> {
     let of = |elements: usize| {
         Case::new(format!("adamw {elements}"), |graph| {

@@ -1,4 +1,4 @@
-//! Rollouts and whole iterations of the built-in configuration.
+//! Rollouts and complete iterations of the built-in configuration.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// Whole iterations: rollout, reward, updates.
+    /// Complete iterations: rollout, reward, updates.
     pub(super) fn rl_iteration(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
         let cost = Trainer::cost(&config, &model.flow_model("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
@@ -91,8 +91,8 @@ impl Suite<'_> {
     }
 }
 
-/// The share of the time that was spent inside kernels: what each plan's dispatches took when they were timed one
-/// by one, times its replays.
+/// The share of the time spent inside kernels: the time of each plan's dispatches, timed one by one, multiplied by its
+/// number of replays.
 fn share_of_kernels(kernels: Duration, seconds: f64) -> (&'static str, f64) {
     ("share in kernels", kernels.as_secs_f64() / seconds)
 }

@@ -1,4 +1,4 @@
-//! What the device can do at most, what a dispatch and a readback cost, and single kernels.
+//! The limits of the device, the cost of a dispatch and of a readback, and single kernels.
 
 use super::Suite;
 use super::cases::Case;
@@ -8,10 +8,10 @@ use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Kernel, Region};
 use crate::roofline;
 
-/// The arithmetic kernel runs at least as long as this, so that starting it does not count.
+/// The arithmetic kernel runs at least this long, so that its launch does not count.
 const LONG_ENOUGH: f64 = 0.02;
 
-/// Dispatches of one submission.
+/// Dispatches per submission.
 const DISPATCHES: usize = 500;
 
 fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
@@ -19,7 +19,7 @@ fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
 }
 
 impl Suite<'_> {
-    /// The most arithmetic.
+    /// The arithmetic limit.
     pub(super) fn fma(&mut self) -> Result<()> {
         let mut rounds = 1;
         let bound = loop {
@@ -30,7 +30,7 @@ impl Suite<'_> {
             }
             rounds *= 2;
         };
-        // A round, so that the row means the same work however many of them were needed.
+        // Per round, so that the row means the same work for any number of rounds.
         let timing = self.pace.dispatches(&self.gpu, &bound)?.per(rounds as usize);
         let flops = roofline::FLOPS_A_ROUND;
         self.limits.flops_per_second = flops as f64 / timing.fastest;
@@ -38,7 +38,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// The most memory traffic.
+    /// The memory traffic limit.
     pub(super) fn copy(&mut self) -> Result<()> {
         let (dispatch, bytes) = roofline::copy(&self.gpu)?;
         let timing = self.pace.dispatches(&self.gpu, &[dispatch])?;
@@ -47,7 +47,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// An empty kernel: among others in a submission, and submitted and waited for alone.
+    /// An empty kernel: among others in one submission, and alone with its own submission and wait.
     pub(super) fn dispatch(&mut self) -> Result<()> {
         let empty = Dispatch {
             kernel: Kernel::new("bench_empty"),
@@ -66,7 +66,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// Results to the host.
+    /// Transfers of results to the host.
     pub(super) fn readback(&mut self) -> Result<()> {
         for (name, bytes) in [("4 KiB", 4 << 10), ("1 MiB", 1 << 20), ("16 MiB", 16 << 20)] {
             let region = region(&self.gpu, bytes)?;
@@ -78,7 +78,7 @@ impl Suite<'_> {
         Ok(())
     }
 
-    /// Cases of one op, by rising cost. The time of one says whether the next would take too long.
+    /// Cases of one op, by increasing cost. The time of one tells whether the next would take too long.
     pub(super) fn kernels(&mut self, cases: Vec<Case>) -> Result<()> {
         let mut seconds_by_work = 0.0;
         for case in cases {

@@ -1,4 +1,4 @@
-//! Repeating a piece of work until its time is known.
+//! Repeats a piece of work until its time is known.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ pub(super) struct Pace {
     least: usize,
 }
 
-/// Several dispatches that are each shorter than this share a submission, so that what is timed is long enough
-/// for the host's clock, and submitting it counts little.
-const A_SAMPLE: f64 = 0.02;
+/// Dispatches shorter than this share a submission, so that what is timed is long enough
+/// for the host's clock, and the cost of submitting it is small.
+const SAMPLE_SECONDS: f64 = 0.02;
 
-/// More dispatches in a submission are no better.
-const MOST_REPETITIONS: f64 = 1000.0;
+/// More dispatches per submission do not help.
+const MAX_REPETITIONS: f64 = 1000.0;
 
-/// What repeating gave, in seconds a run.
+/// The measured times, in seconds per run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Timing {
     /// Lower quartile, median, upper quartile.
@@ -40,7 +40,7 @@ impl Timing {
         self.quartiles[1]
     }
 
-    /// The time of a part, where a run is so many of them.
+    /// The time per part of a run that consists of `parts` equal ones.
     pub(super) fn per(self, parts: usize) -> Self {
         let part = |time: f64| time / parts as f64;
         Self { quartiles: self.quartiles.map(part), fastest: part(self.fastest), ..self }
@@ -49,7 +49,7 @@ impl Timing {
 
 impl Pace {
     pub(super) const NORMAL: Self = Self { seconds: 1.0, most: 100, least: 3 };
-    /// Many kernels are measured, and only their order matters.
+    /// For tuning: many kernels are measured, and only their order matters.
     pub(super) const TUNING: Self = Self { seconds: 0.2, most: 50, least: 3 };
     pub(super) const QUICK: Self = Self { seconds: 0.1, most: 20, least: 2 };
 
@@ -75,15 +75,15 @@ impl Pace {
             seconds(|| submit(gpu, [dispatch]))?;
         }
         let once = seconds(|| dispatches.iter().try_for_each(|dispatch| submit(gpu, [dispatch])))?;
-        if once > A_SAMPLE {
-            // Too long to share a submission: drivers kill long ones.
+        if once > SAMPLE_SECONDS {
+            // Too long to share a submission: drivers kill long submissions.
             return self.repeat(|| seconds(|| dispatches.iter().try_for_each(|dispatch| submit(gpu, [dispatch]))));
         }
-        // An estimate from a single dispatch is mostly the cost of its submission, so it is made better once.
+        // An estimate from a single dispatch is mostly the cost of its submission, so it is refined once.
         let mut repetitions = 1;
         for _ in 0..2 {
             let time = seconds(|| submit(gpu, repeated(dispatches, repetitions)))? / repetitions as f64;
-            repetitions = (A_SAMPLE / time).clamp(1.0, MOST_REPETITIONS) as usize;
+            repetitions = (SAMPLE_SECONDS / time).clamp(1.0, MAX_REPETITIONS) as usize;
         }
         Ok(self.repeat(|| seconds(|| submit(gpu, repeated(dispatches, repetitions))))?.per(repetitions))
     }

@@ -1,5 +1,5 @@
-//! How fast the program is on a device: kernels, training steps and whole iterations, each beside what the same
-//! device could do at most. Nothing here asserts a speed.
+//! How fast the program is on a device: kernels, training steps and complete iterations, each compared with the limits
+//! of the same device. Nothing here asserts a speed.
 
 pub mod cases;
 mod iteration;
@@ -23,7 +23,7 @@ use crate::gpu::{Gpu, Options};
 use crate::roofline::Roofline;
 use measure::Pace;
 
-/// What can be measured, in the order in which it is.
+/// The names of the benchmarks, in the order in which they run.
 pub const NAMES: [&str; 13] = [
     "fma",
     "copy",
@@ -40,15 +40,15 @@ pub const NAMES: [&str; 13] = [
     "rl-iteration",
 ];
 
-/// A single run should not take longer than this; what would is left out, and said so.
+/// A single run should not take longer than this; a benchmark that would is skipped with a note.
 const LONGEST_RUN: f64 = 10.0;
 
-/// What a suite tells while it works.
+/// What a suite reports while it runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// Something was measured.
+    /// A measurement.
     Measured(&'a Measurement),
-    /// Something was left out, or is worth a sentence.
+    /// A note: something was skipped, or is remarkable.
     Noted(&'a str),
 }
 
@@ -57,7 +57,7 @@ pub struct Suite<'a> {
     gpu: Arc<Gpu>,
     pace: Pace,
     listener: &'a mut dyn FnMut(Event<'_>),
-    /// Of the fastest runs of `fma` and `copy`: what disturbs can only slow down.
+    /// From the fastest runs of `fma` and `copy`: disturbances can only slow them down.
     limits: Roofline,
     results: Results,
 }
@@ -69,18 +69,18 @@ impl std::fmt::Debug for Suite<'_> {
 }
 
 impl<'a> Suite<'a> {
-    /// A suite that has measured nothing yet; `options` are those that the device was opened with, `quick` gives
-    /// each benchmark a tenth of a second instead of a whole one.
+    /// A suite that has measured nothing yet. `options` are those that the device was opened with; `quick` spends a
+    /// tenth of a second on each benchmark instead of a second.
     pub fn new(gpu: &Arc<Gpu>, options: &Options, quick: bool, listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
         let pace = if quick { Pace::QUICK } else { Pace::NORMAL };
         Self { gpu: gpu.clone(), pace, listener, limits: Roofline::default(), results: Results::new(gpu, options) }
     }
 
-    /// Runs the benchmarks of these names, each of [`NAMES`]; the limits come first where others need them. `batch`
+    /// Runs the benchmarks with these names from [`NAMES`]; the limits come first if others need them. `batch`
     /// is that of `dit-step`.
     ///
     /// # Errors
-    /// If the device is lost, or the training step gives other losses than it should.
+    /// If the device is lost, or the training step returns unexpected losses.
     pub fn run(&mut self, names: &[&str], batch: usize) -> Result<()> {
         let has_shares = names.iter().any(|name| !["fma", "copy", "dispatch", "readback"].contains(name));
         for name in NAMES {
@@ -126,7 +126,7 @@ impl<'a> Suite<'a> {
         self.results.notes.push(text);
     }
 
-    /// Whether a run of so many seconds is short enough; else a note says that it is not.
+    /// Whether a run of `seconds` is short enough; if not, adds a note.
     fn is_short_enough(&mut self, name: &str, seconds: f64) -> bool {
         if seconds > LONGEST_RUN {
             self.note(format!("{name}: skipped, one run would take about {seconds:.0} s"));
@@ -134,12 +134,12 @@ impl<'a> Suite<'a> {
         seconds <= LONGEST_RUN
     }
 
-    /// What was made; `None` and a note where the device is too small for it.
+    /// The value; `None` and a note if the device is too small for it.
     fn or_too_large<T>(&mut self, name: &str, made: Result<T>) -> Result<Option<T>> {
         match made {
             Ok(made) => Ok(Some(made)),
             Err(Error::Device(cause)) => {
-                // What follows the colon is advice for training.
+                // The text after the colon is advice for training.
                 let cause = cause.split_once(": ").map_or(cause.as_str(), |(cause, _)| cause);
                 self.note(format!("{name}: skipped, {cause}"));
                 Ok(None)

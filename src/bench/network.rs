@@ -1,5 +1,5 @@
 //! A training step of a fixed network on fixed data: other programs implement it exactly, so that times can be
-//! compared, and losses show that it is the same work.
+//! compared, and the losses show that they do the same work.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ use crate::optimizer::{self, GRADIENTS, Optimizer, PARAMETERS};
 /// Losses of the first four steps at a batch of 32 (PyTorch, f32).
 const EXPECTED_LOSSES: [f64; 4] = [1.467_740, 1.149_926, 1.089_689, 1.056_275];
 
-/// How far a loss may be from the expected one, as a share. Six digits are given; Adam's first steps divide by the
+/// Relative tolerance of a loss. Six digits are listed; Adam's first steps divide by the
 /// gradient's size, which amplifies the rounding of small gradients.
 const TOLERANCE: f64 = 2e-5;
 
 /// The batch that the expected losses are for.
 const BATCH: usize = 32;
-/// And the side of its images.
+/// The image size that the expected losses are for.
 const IMAGE_SIZE: usize = 32;
 
 /// Forward and backward pass, recorded.
@@ -44,7 +44,7 @@ pub(super) struct StepGraph {
 }
 
 /// A diffusion transformer in training: images of 3 channels in patches of 4x4, hidden size 128, depth 4, 4 heads,
-/// AdamW. Weights, noise, data, times and labels are given by formulas.
+/// AdamW. Weights, noise, data, times and labels come from formulas.
 #[derive(Debug)]
 pub struct BenchmarkStep {
     optimizer: Optimizer,
@@ -83,7 +83,7 @@ impl StepGraph {
         let mixture = graph.input("mixture", &[batch, 3]);
         let difference = graph.constant("difference", &[batch, 3], [1.0, 0.0, -1.0].repeat(batch));
         let x_t = sampler_step(&mut graph, noise, noise, data, mixture);
-        // Our velocity is noise - data.
+        // The velocity of this program is noise - data.
         let target = sampler_step(&mut graph, noise, noise, data, difference);
         let parameters = model.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
         let velocity = model.network(parameters).velocity(&mut graph, x_t, time, condition);
@@ -122,7 +122,7 @@ impl StepGraph {
     /// Binds the step with its weights and its data.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub(super) fn bind(self, gpu: &Arc<Gpu>) -> Result<BenchmarkStep> {
         let layout = self.model.layout();
         let profile = DeviceProfile::of(gpu);
@@ -153,15 +153,15 @@ impl StepGraph {
 }
 
 impl BenchmarkStep {
-    /// The step at a batch size, for images of this many pixels a side; it is the benchmark at 32 and 32.
+    /// The step at a batch size and an image size in pixels; 32 and 32 are those of the benchmark.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, batch: usize, image_size: usize) -> Result<Self> {
         StepGraph::record(batch, image_size).bind(gpu)
     }
 
-    /// Floating-point operations of a step's matrix products.
+    /// Floating-point operations of the matrix products of a step.
     pub fn flops(&self) -> u64 {
         self.flops
     }
@@ -181,7 +181,7 @@ impl BenchmarkStep {
         self.optimizer.update(&adamw_settings())
     }
 
-    /// The losses of the next four steps, beside those expected if they are the first of the benchmark.
+    /// The losses of the next four steps, with the expected ones if these are the first steps of the benchmark.
     ///
     /// # Errors
     /// If the device is lost, or a loss is not as expected.
@@ -194,9 +194,9 @@ impl BenchmarkStep {
             let loss: f64 = shares.iter().map(|share| f64::from(*share)).sum();
             if is_benchmark && (loss / expected - 1.0).abs() > TOLERANCE || !loss.is_finite() {
                 return Err(Error::failed(format!(
-                    "dit-step computes something else on this device: the loss of step {} is {loss:.6}, expected is \
-                     {expected:.6}, and {TOLERANCE:.0e} of it is what rounding may change; please report it with the \
-                     output of `flowdppo-wgpu devices`",
+                    "dit-step computes wrong losses on this device: the loss of step {} is {loss:.6}, but {expected:.6} \
+                     is expected, and rounding explains a relative error of only {TOLERANCE:.0e}; please report this with \
+                     the output of `flowdppo-wgpu devices`",
                     index + 1
                 )));
             }
@@ -207,7 +207,7 @@ impl BenchmarkStep {
 }
 
 impl Suite<'_> {
-    /// A row of a bound step; it must have been run before.
+    /// Measures a bound step, which must have run before.
     pub(super) fn measure_step(&mut self, name: &str, step: &mut BenchmarkStep) -> Result<Measurement> {
         let gpu = self.gpu.clone();
         let timing = self.pace.repeat(|| {
@@ -248,7 +248,7 @@ impl Suite<'_> {
     }
 }
 
-/// The most memory that this process ever had, in bytes, where the system tells.
+/// The peak memory of this process in bytes, if the system reports it.
 fn peak_memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
@@ -270,7 +270,7 @@ fn parameter_order(depth: usize) -> Vec<String> {
     layers.extend(["final_layer.adaLN_modulation.1", "final_layer.linear"].map(String::from));
     let mut names: Vec<String> =
         layers.iter().flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect();
-    // The class table stands behind the three layers before the blocks.
+    // The class table comes after the three layers before the blocks.
     names.insert(6, "y_embedder.embedding_table.weight".into());
     names
 }

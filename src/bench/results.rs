@@ -1,4 +1,4 @@
-//! What was measured, as data: for tables, for files, and to be compared with later results.
+//! Measurements as data: for tables, for files, and to compare with later results.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::gpu::{AdapterDescription, Gpu, LimitsMode, Options};
 use crate::graph::DeviceProfile;
 use crate::roofline::Roofline;
 
-/// What every file of results begins with; another number is another form.
+/// The `format` of every file of results; another number means another format.
 const FORMAT: &str = "flowdppo-wgpu bench 1";
 
-/// Which limit of the device a benchmark is closer to.
+/// The limit of the device that a benchmark is closer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
@@ -30,26 +30,26 @@ pub enum Limit {
 pub struct Measurement {
     /// What was measured.
     pub name: String,
-    /// Median time of a run in seconds.
+    /// Median time per run in seconds.
     pub seconds: f64,
     /// Lower and upper quartile.
     pub quartiles: [f64; 2],
     /// Runs, warm-up excluded.
     pub runs: usize,
-    /// Floating-point operations per second / 10⁹, where they are counted.
+    /// Floating-point operations per second / 10⁹, if they are counted.
     pub gflop_per_second: Option<f64>,
-    /// Bytes that must be moved at least, a second / 10⁹, where they are counted.
+    /// Bytes that must be moved at least, per second / 10⁹, if they are counted.
     pub gigabytes_per_second: Option<f64>,
-    /// The limit that keeps it from being faster.
+    /// The limit that binds.
     pub limit: Option<Limit>,
-    /// The time that this limit alone would need, in the time that it took.
+    /// The time that this limit alone would allow, divided by the measured time.
     pub share_of_limit: Option<f64>,
-    /// What else is worth knowing, by name and unit.
+    /// Further values, by name and unit.
     pub details: BTreeMap<String, f64>,
 }
 
 impl Measurement {
-    /// A row of a benchmark that does `flops` operations and moves `bytes` bytes in a run, 0 where it is not
+    /// A row of a benchmark that does `flops` operations and moves `bytes` bytes per run, 0 if they are not
     /// counted.
     pub(super) fn new(name: &str, timing: Timing, flops: u64, bytes: u64) -> Self {
         let [lower, seconds, upper] = timing.quartiles;
@@ -67,7 +67,7 @@ impl Measurement {
         }
     }
 
-    /// The same beside the limits of the device: the slower of arithmetic and memory counts, as in the roofline
+    /// The same compared with the limits of the device: the slower of arithmetic and memory binds, as in the roofline
     /// model (Williams, Waterman and Patterson 2009).
     pub(super) fn against(mut self, limits: Roofline) -> Self {
         let share = |rate: Option<f64>, limit: f64| rate.map_or(0.0, |rate| 1e9 * rate / limit);
@@ -78,13 +78,13 @@ impl Measurement {
         self
     }
 
-    /// The same with more that is worth knowing.
+    /// The same with further values.
     pub(super) fn with(mut self, details: impl IntoIterator<Item = (&'static str, f64)>) -> Self {
         self.details.extend(details.into_iter().map(|(name, value)| (name.to_owned(), value)));
         self
     }
 
-    /// Half the distance of the quartiles, as a share of the median.
+    /// Half the distance between the quartiles, as a share of the median.
     pub fn spread(&self) -> f64 {
         (self.quartiles[1] - self.quartiles[0]) / 2.0 / self.seconds
     }
@@ -112,7 +112,7 @@ pub struct Results {
     pub kernel: Option<String>,
     /// What was measured.
     pub rows: Vec<Measurement>,
-    /// What was left out, and why.
+    /// What was skipped, and why.
     pub notes: Vec<String>,
 }
 
@@ -141,18 +141,18 @@ impl Results {
     /// Reads results that were written before.
     ///
     /// # Errors
-    /// [`Error::Input`] if the file cannot be read or holds anything else.
+    /// [`Error::Input`] if the file cannot be read or contains anything else.
     pub fn read(path: &Path) -> Result<Self> {
         let text = read_text(path)?;
         let wrong = |cause: String| {
             let path = path.display();
-            Error::input(format!("{path} holds no results that `bench --out` or `bench --json` wrote: {cause}"))
+            Error::input(format!("{path} does not contain results written by `bench --out` or `bench --json`: {cause}"))
         };
         let value: serde_json::Value = serde_json::from_str(&text).map_err(|cause| wrong(cause.to_string()))?;
         match value.get("format").and_then(serde_json::Value::as_str) {
             Some(FORMAT) => serde_json::from_value(value).map_err(|cause| wrong(cause.to_string())),
             Some(other) => Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
-            None => Err(wrong("it does not say its format".into())),
+            None => Err(wrong("it has no `format`".into())),
         }
     }
 
@@ -161,14 +161,14 @@ impl Results {
         serde_json::to_string_pretty(self).expect("numbers and text are JSON")
     }
 
-    /// Old and new of everything that was measured both times.
+    /// The old and new measurements of everything that was measured both times.
     pub fn beside<'a>(&'a self, old: &'a Self) -> Vec<(&'a Measurement, &'a Measurement)> {
         let old = |row: &Measurement| old.rows.iter().find(|old| old.name == row.name);
         self.rows.iter().filter_map(|row| Some((old(row)?, row))).collect()
     }
 
-    /// In what the surroundings of two results differ, a sentence each: then ratios say more about those than
-    /// about the program.
+    /// How the environments of two results differ, one sentence each: ratios then say more about those than about
+    /// the program.
     pub fn differences(&self, old: &Self) -> Vec<String> {
         let text = |kernel: &Option<String>| kernel.clone().unwrap_or_else(|| "not set".into());
         let checks = |checked: bool| if checked { "on" } else { "off" }.to_owned();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_of_the_limit_that_binds() {
+    fn shares_are_relative_to_the_limit_that_binds() {
         // A second of arithmetic, and half a second of memory.
         let compute = row(4.0, 100_000_000_000, 5_000_000_000);
         assert_eq!((compute.limit, compute.share_of_limit), (Some(Limit::Fma), Some(0.25)));

@@ -10,20 +10,20 @@ use super::results::{Measurement, Results};
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Cost a unit that differs from the best by more than this is worth a sentence.
+/// A cost per unit above the best by more than this factor is noted.
 const BEND: f64 = 1.5;
 
-/// What is varied, and what its time is divided by.
+/// What is varied, and the unit that the time is divided by.
 struct Series {
-    /// Begins the rows' names.
+    /// The beginning of the names of rows.
     name: &'static str,
     unit: &'static str,
-    /// Detail of a row: milliseconds a unit.
+    /// Detail of a row: milliseconds per unit.
     detail: &'static str,
 }
 
-const BATCHES: Series = Series { name: "scaling batch", unit: "image", detail: "ms an image" };
-const TOKENS: Series = Series { name: "scaling tokens", unit: "token", detail: "ms a token" };
+const BATCHES: Series = Series { name: "scaling batch", unit: "image", detail: "ms per image" };
+const TOKENS: Series = Series { name: "scaling tokens", unit: "token", detail: "ms per token" };
 
 /// Pixels along the side of a patch of the benchmark network.
 const PATCH: usize = 4;
@@ -43,7 +43,7 @@ impl Suite<'_> {
         self.series(&TOKENS, tokens.into())
     }
 
-    /// Steps at `(batch, image size, what is varied)`, by rising cost.
+    /// Steps at `(batch, image size, what is varied)`, by increasing cost.
     fn series(&mut self, series: &Series, sizes: Vec<(usize, usize, usize)>) -> Result<()> {
         let mut seconds_by_flop = 0.0;
         let mut measured: Vec<(String, f64)> = Vec::new();
@@ -78,7 +78,7 @@ impl Suite<'_> {
     }
 }
 
-/// The points of a series: what is varied, and milliseconds a unit.
+/// The points of a series: what is varied, and milliseconds per unit.
 fn points(results: &Results, series: &Series) -> Vec<(f64, f64)> {
     let point = |row: &Measurement| {
         let varied = row.name.strip_prefix(series.name)?.trim().parse().ok()?;
@@ -104,8 +104,10 @@ fn draw(results: &Results, svg: &mut String) -> std::result::Result<(), Box<dyn 
     let (title, panels) = area.split_vertically(30);
     let heading = format!("Training step of the benchmark network on {} ({})", results.adapter, results.driver);
     title.draw_text(&heading, &("sans-serif", 15).into_text_style(&title), (20, 8))?;
-    for (panel, (series, what)) in
-        panels.split_evenly((1, 2)).iter().zip([(&BATCHES, "batch, 64 tokens an image"), (&TOKENS, "tokens an image")])
+    for (panel, (series, what)) in panels
+        .split_evenly((1, 2))
+        .iter()
+        .zip([(&BATCHES, "batch, 64 tokens per image"), (&TOKENS, "tokens per image")])
     {
         let points = points(results, series);
         let of = |pick: fn(&(f64, f64)) -> f64| {

@@ -1,4 +1,4 @@
-//! Which kernel is fastest for each workload of some networks: measured once, on request, and kept.
+//! Finds the fastest kernel for each workload of some networks: measured once, on request, and stored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use crate::pretrain::FlowMatchingGraph;
 use crate::rl::UpdateGraph;
 use crate::sampling::StepGraph as SamplingGraph;
 
-/// One workload and what each of its kernels takes.
+/// One workload and the time of each of its kernels.
 #[derive(Clone, Debug)]
 pub struct Tuned {
     /// Name of the workload.
     pub workload: String,
     /// Kernels and their seconds in all networks together, the fastest first.
     pub kernels: Vec<(&'static str, f64)>,
-    /// The one that is taken without a measurement.
+    /// The one that is used without a measurement.
     pub usual: &'static str,
 }
 
-/// Another kernel than the usual one must be faster than this share of its time: less may be chance.
+/// Another kernel than the usual one must take less than this share of its time: a smaller gain may be chance.
 const WORTHWHILE: f64 = 0.95;
 
 impl Tuned {
-    /// The kernel to take from now on.
+    /// The kernel to use from now on.
     pub fn chosen(&self) -> &'static str {
         let (fastest, least) = self.kernels[0];
         let usual = self.kernels.iter().find(|(kernel, _)| *kernel == self.usual);
@@ -42,7 +42,7 @@ impl Tuned {
     }
 }
 
-/// One op at one shape, and how often the networks have it. Rows are part of what is measured, but not of the
+/// One op at one shape, and how often the networks use it. Rows are part of the measurement, but not of the
 /// workload's name: the times of all shapes of a workload are added up.
 struct Instance {
     op: Arc<dyn Op>,
@@ -55,7 +55,7 @@ struct Instance {
 /// another model under that configuration. Returns the fastest kernels and all times.
 ///
 /// # Errors
-/// If the device is lost or has not enough memory.
+/// If the device is lost or does not have enough memory.
 pub fn tune(gpu: &Arc<Gpu>, model: Option<&FlowModel>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
     let pace = if quick { Pace::QUICK } else { Pace::TUNING };
     let profile = DeviceProfile { forced: None, ..DeviceProfile::of(gpu) };
@@ -78,7 +78,7 @@ pub fn tune(gpu: &Arc<Gpu>, model: Option<&FlowModel>, quick: bool) -> Result<(T
     Ok((Tuning::new(others.map(|tuned| (tuned.workload.clone(), tuned.chosen().to_owned()))), tuned))
 }
 
-/// What the networks compute.
+/// The graphs of the networks.
 fn networks(model: Option<&FlowModel>) -> Result<Vec<Graph>> {
     let (config, own) = built_in()?;
     let mut graphs = vec![StepGraph::record(32, 32).graph];
@@ -123,7 +123,7 @@ impl Instance {
         Shapes { inputs, outputs }
     }
 
-    /// The time of the op with the kernel that the profile forces, on buffers of its own.
+    /// The time of the op with the kernel that the profile forces, on its own buffers.
     fn seconds(&self, gpu: &Gpu, profile: &DeviceProfile, pace: &Pace) -> Result<f64> {
         let regions = |shapes: &[Vec<usize>], dtype: &dyn Fn(usize) -> DType| -> Result<Vec<Region>> {
             let sizes = shapes.iter().enumerate().map(|(index, shape)| dtype(index).bytes(shape));

@@ -1,4 +1,4 @@
-//! `bench`: how fast the program is on a device, beside what the device could do.
+//! `bench`: how fast the program is on a device, compared with the limits of the device.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ use crate::{assets, files};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What to measure; without a name everything: fma, copy, dispatch, readback, matmul, attention, layer_norm,
+    /// What to measure; by default everything: fma, copy, dispatch, readback, matmul, attention, layer_norm,
     /// gelu, adamw, philox, dit-step, rollout, rl-iteration
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Spend a tenth of the time: for a first look
+    /// Spend a tenth of the time, for a first look
     #[arg(long)]
     quick: bool,
     /// Batch of dit-step, and of --scaling over tokens
@@ -45,7 +45,7 @@ pub(super) struct Arguments {
     /// Find the fastest kernels for this adapter and use them from now on
     #[arg(long, conflicts_with_all = ["names", "json", "out", "compare", "scaling", "profile"])]
     tune: bool,
-    /// With --tune: another model whose sizes matter
+    /// With --tune: also tune for the sizes of this model
     #[arg(long, value_name = "FILE", requires = "tune")]
     model: Option<String>,
 }
@@ -71,8 +71,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut keep_still = |_: Event<'_>| {};
     let listener: &mut dyn FnMut(Event<'_>) = if arguments.json { &mut keep_still } else { &mut print };
     if !arguments.json {
-        let it = gpu.description();
-        say(format_args!("{} ({}, {})\n", it.name, it.backend, it.driver));
+        let adapter = gpu.description();
+        say(format_args!("{} ({}, {})\n", adapter.name, adapter.backend, adapter.driver));
         say(format_args!("{:<32}{:>11}{:>9}{:>11}{:>9}  of the limit", "", "time", "spread", "GFLOP/s", "GB/s"));
     }
     let mut suite = Suite::new(&gpu, &options, arguments.quick, listener);
@@ -102,12 +102,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The names that were given, else all, unless something else was asked for.
+/// The given names. Without any, all of them, unless `--scaling` was given instead.
 fn names(arguments: &Arguments) -> Result<Vec<&str>> {
     if let Some(name) = arguments.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
         return Err(Error::input(match nearest(name, &NAMES) {
             Some(known) => format!("no benchmark is called `{name}`; did you mean `{known}`?"),
-            None => format!("no benchmark is called `{name}`: there are {}", NAMES.join(", ")),
+            None => format!("no benchmark is called `{name}`; the benchmarks are {}", NAMES.join(", ")),
         }));
     }
     let all_by_default = arguments.names.is_empty() && !arguments.scaling;
@@ -133,13 +133,13 @@ fn print_row(row: &Measurement) {
     );
     say(line.trim_end());
     for (name, value) in &row.details {
-        // The digits in which losses are given.
+        // Losses have six digits everywhere.
         let value = if name.starts_with("loss") { format!("{value:.6}") } else { significant(*value) };
         say(format_args!("    {name:<28}{value:>11}"));
     }
 }
 
-/// Three digits that count.
+/// Three significant digits.
 fn significant(value: f64) -> String {
     let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 6) };
     let digits = if value.fract() == 0.0 { 0 } else { digits as usize };
@@ -166,7 +166,7 @@ fn compare(old: &Results, new: &Results) {
         say(format_args!("{:<32}{:>11}{:>11}{ratio:>9}", new.name, duration(old.seconds), duration(new.seconds)));
     }
     if pairs.is_empty() {
-        say("nothing was measured both times");
+        say("no benchmark was measured both times");
     }
 }
 
@@ -178,19 +178,19 @@ fn tune(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let (gpu, _) = global.open_with_options("")?;
     let (table, tuned) = bench::tune(&gpu, model.as_ref(), arguments.quick)?;
-    for it in &tuned {
+    for result in &tuned {
         let times: Vec<String> =
-            it.kernels.iter().map(|(kernel, seconds)| format!("{kernel} {}", duration(*seconds))).collect();
-        let chosen = if it.chosen() == it.usual { "as usual" } else { it.chosen() };
-        say(format_args!("{}: {chosen} ({})", it.workload, times.join(", ")));
+            result.kernels.iter().map(|(kernel, seconds)| format!("{kernel} {}", duration(*seconds))).collect();
+        let chosen = if result.chosen() == result.usual { "the default" } else { result.chosen() };
+        say(format_args!("{}: {chosen} ({})", result.workload, times.join(", ")));
     }
     if tuned.is_empty() {
-        say("this device has one kernel for everything: there is nothing to choose");
+        say("this device has only one kernel for each op: there is nothing to choose");
         return Ok(());
     }
     let path = table.save(gpu.description())?;
-    let changed = tuned.iter().filter(|it| it.chosen() != it.usual).count();
+    let changed = tuned.iter().filter(|result| result.chosen() != result.usual).count();
     let (count, path) = (tuned.len(), path.display());
-    say(format_args!("{changed} of {count} workloads have a faster kernel than usual, used from now on: {path}"));
+    say(format_args!("{changed} of {count} workloads have a faster kernel than the default, used from now on: {path}"));
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::error::Result;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Directories of runs; LABEL=PATH gives one a name. Runs that differ in their seed alone are taken together
+    /// Directories of runs; LABEL=PATH names one. Runs that differ only in their seed are grouped
     #[arg(required = true, value_name = "[LABEL=]RUN")]
     runs: Vec<String>,
     /// Folder for the table (Markdown and JSON) and the pictures (SVG)
@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     write(global, &Comparison::read(&sources)?, &arguments.out)
 }
 
-/// Writes a comparison and shows its table.
+/// Writes a comparison and prints its table.
 pub(super) fn write(global: &Global, comparison: &Comparison, folder: &std::path::Path) -> Result<()> {
     let written = comparison.write(folder)?;
     say(comparison.table().trim_end());

@@ -1,4 +1,4 @@
-//! `completions`: what makes a shell complete commands and options.
+//! `completions`: a script with which a shell completes commands and options.
 
 use std::ffi::OsStr;
 
@@ -11,12 +11,12 @@ use crate::error::Result;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Shell to write for
+    /// Shell to write the script for
     #[arg(value_enum)]
     shell: clap_complete::Shell,
 }
 
-/// The name of a preset: shells complete it. What is said of a misspelt one is the configuration's.
+/// The name of a preset, which shells complete. The configuration reports unknown names.
 #[derive(Clone, Debug)]
 pub(super) struct PresetNames;
 

@@ -1,4 +1,4 @@
-//! `config`: configurations written, shown, checked and explained.
+//! `config`: writes, shows, checks and explains configurations.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::preflight;
 
-/// Where editors find the schema, and how it comes there.
+/// Where editors find the schema, and how to create it.
 const HEADER: &str = "#:schema flowdppo-wgpu.schema.json\n\
 # A configuration of flowdppo-wgpu: every key with its value. Omitted keys have their defaults, so you can delete\n\
 # whatever you do not change. For completion and checks in an editor, put the schema next to this file:\n\
@@ -27,13 +27,13 @@ pub(super) struct Arguments {
 enum Action {
     /// Write a configuration with every key explained, to start your own from
     Init(Init),
-    /// Show the configuration that a file, presets and --set make together
+    /// Show the configuration that results from a file, presets and --set
     Print(Print),
     /// Report everything that is wrong with configuration files (exit code 2 if anything is)
     Check(Check),
     /// List the presets, or show what one sets
     Presets(Presets),
-    /// Print the JSON schema, by which editors complete keys and mark mistakes
+    /// Print the JSON schema, with which editors complete keys and mark mistakes
     Schema(Out),
     /// Print the reference of every key as Markdown
     Reference,
@@ -66,7 +66,7 @@ struct Check {
     files: Vec<PathBuf>,
     #[command(flatten)]
     changes: Changes,
-    /// Command that the files are for; without it the one that their sections are of
+    /// Command that the files are for; by default the commands that their sections belong to
     #[arg(long = "for", value_name = "COMMAND", value_enum)]
     command: Option<Command>,
 }
@@ -80,7 +80,7 @@ struct Presets {
 
 #[derive(Debug, Args)]
 struct Out {
-    /// File to write; without it the text is printed
+    /// File to write; by default the text is printed
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -93,7 +93,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
                 inputs.fold(global.outputs(), |outputs, input| outputs.reads(input)).file(path)?;
             }
             let config = init.config.read()?;
-            // A file that it names may be made later.
+            // Files that it names may be missing: they can be created later.
             if let Some(error) = init.check()?.errors.into_iter().next() {
                 return Err(error);
             }
@@ -159,7 +159,7 @@ impl Check {
         let (mut problems, mut wrong) = (0, 0);
         for path in &self.files {
             let found = Checked::file(path, &self.changes.overrides()?, self.command)?;
-            // What would be refused once the files are read is looked at only where all else is right.
+            // Problems that appear only when files are read are reported once everything else is right.
             let refused = if found.missing.is_empty() { preflight::refusals(&found.configs) } else { Vec::new() };
             let refused: Vec<String> = refused.iter().map(|error| format!("{}: {error}", path.display())).collect();
             let count = found.errors.len() + found.missing.len() + found.more + refused.len();
@@ -173,7 +173,7 @@ impl Check {
                 say(match (found.runs, &commands[..]) {
                     (Some(runs), _) => format!("{}: OK, a sweep of {runs} runs", path.display()),
                     (None, []) => {
-                        format!("{}: OK as far as it can be told; --for COMMAND checks ranges, too", path.display())
+                        format!("{}: OK, but ranges are checked only with --for COMMAND", path.display())
                     }
                     (None, _) => format!("{}: OK for {}", path.display(), commands.join(" and ")),
                 });

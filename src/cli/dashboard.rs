@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Directories of runs, or folders of such
+    /// Directories of runs, or folders that contain them
     #[arg(value_name = "RUNS", default_value = "runs")]
     runs: Vec<PathBuf>,
-    /// Address and port to listen on; port 0 takes any that is free
+    /// Address and port to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8675")]
     listen: SocketAddr,
 }
@@ -24,11 +24,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if !arguments.listen.ip().is_loopback() {
         log::warn!("{} is open to the network: anyone who can reach it sees these runs", arguments.listen);
     }
-    // A browser asks for a run that is being written again and again; its truncated last line is nothing new.
+    // A browser keeps polling a run that is being written: do not warn each time that its last line is truncated.
     log::set_max_level(log::LevelFilter::Error);
     ctrlc::set_handler(|| std::process::exit(0))
         .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;
     say(format_args!("http://{}", dashboard.address()));
-    global.announce("Ctrl-C ends it");
+    global.announce("press Ctrl-C to stop");
     dashboard.serve()
 }

@@ -1,4 +1,4 @@
-//! `data`: what a configuration would learn from, without learning.
+//! `data`: shows the data that a configuration would train on.
 
 use std::path::PathBuf;
 
@@ -13,13 +13,13 @@ use crate::error::Result;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Contact sheet to write (PNG): a row of pictures for each class
+    /// Contact sheet to write (PNG): one row of pictures per class
     #[arg(long, value_name = "FILE", default_value = "data.png")]
     out: PathBuf,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    // The command that needs the fewest sections beside `[data]`.
+    // The command that needs the fewest sections besides `[data]`.
     let config = arguments.config.load(Command::FitClassifier)?;
     arguments.config.outputs(global, &config).image(&arguments.out)?;
     let data = data::load(&config.data)?;

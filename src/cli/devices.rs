@@ -1,4 +1,4 @@
-//! `devices`: every adapter, what it offers, and whether it computes correctly.
+//! `devices`: every adapter, what it supports, and whether it computes correctly.
 
 use clap::Args;
 use serde::Serialize;
@@ -33,7 +33,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         None => gpu::adapters(),
     };
     if wanted.is_empty() {
-        // Opening says why there is none and what to do.
+        // Opening reports why there is none and what to do.
         Gpu::open(&Options::default())?;
     }
     for adapter in wanted {
@@ -56,8 +56,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 }
 
 fn print(report: &Report) {
-    let it = &report.adapter;
-    let kind = match it.kind {
+    let adapter = &report.adapter;
+    let kind = match adapter.kind {
         DeviceKind::Discrete => "graphics card",
         DeviceKind::Integrated => "integrated graphics",
         DeviceKind::Virtual => "virtual graphics",
@@ -65,30 +65,30 @@ fn print(report: &Report) {
         DeviceKind::Cpu => "software driver, runs on the CPU",
     };
     let yes = |offered: bool| if offered { "yes" } else { "no" };
-    say(format_args!("{}: {} ({kind})", it.index, it.name));
-    say(format_args!("   {} {}", it.backend, it.driver));
-    if let Some(bytes) = it.memory_bytes {
+    say(format_args!("{}: {} ({kind})", adapter.index, adapter.name));
+    say(format_args!("   {} {}", adapter.backend, adapter.driver));
+    if let Some(bytes) = adapter.memory_bytes {
         say(format_args!("   memory {} MiB", bytes >> 20));
     }
     say(format_args!(
         "   largest buffer {} MiB, largest tensor {} MiB, {} storage buffers per kernel",
-        it.max_buffer_size >> 20,
-        it.max_storage_buffer_binding_size >> 20,
-        it.max_storage_buffers_per_shader_stage
+        adapter.max_buffer_size >> 20,
+        adapter.max_storage_buffer_binding_size >> 20,
+        adapter.max_storage_buffers_per_shader_stage
     ));
     say(format_args!(
         "   {} invocations per workgroup, {} KiB of workgroup memory, {} workgroups per dimension",
-        it.max_compute_invocations_per_workgroup,
-        it.max_compute_workgroup_storage_size >> 10,
-        it.max_compute_workgroups_per_dimension
+        adapter.max_compute_invocations_per_workgroup,
+        adapter.max_compute_workgroup_storage_size >> 10,
+        adapter.max_compute_workgroups_per_dimension
     ));
     say(format_args!(
         "   subgroups {} ({} to {}), f16 {}, timestamps {}",
-        yes(it.subgroups),
-        it.subgroup_size[0],
-        it.subgroup_size[1],
-        yes(it.shader_f16),
-        yes(it.timestamps)
+        yes(adapter.subgroups),
+        adapter.subgroup_size[0],
+        adapter.subgroup_size[1],
+        yes(adapter.shader_f16),
+        yes(adapter.timestamps)
     ));
     for check in &report.self_test {
         say(format_args!("   {} {}: {}", if check.passed { "PASS" } else { "FAIL" }, check.name, check.detail));

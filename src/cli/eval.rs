@@ -1,4 +1,4 @@
-//! `eval`: a model on fixed seeds, judged independently, and its drift from a base.
+//! `eval`: measures a model on fixed seeds: rewards, an independent judge, diversity, and drift from a base.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut config = arguments.config.load(Command::Eval)?;
-    // Nothing stays here that would have to be small.
+    // `model.weights` saves memory in training; evaluation does not need it.
     config.model.weights = WeightType::F32;
     let model = arguments.adapter.load_model(&arguments.model)?;
     let flow_model = model.flow_model(&arguments.model)?;
@@ -55,7 +55,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
         Some(_) => {
             return Err(Error::input(format!(
-                "{} is another network than {}: drift is measured between models of one kind",
+                "{} is a different kind of network from {}: drift can be measured only between models of one kind",
                 arguments.base.as_deref().unwrap_or_default(),
                 arguments.model
             )));
@@ -72,7 +72,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A mean and its standard error: rewards can have any size.
+/// A mean and its standard error, in scientific notation if they are very small or large.
 fn estimate(mean: f64, error: f64) -> String {
     match mean.abs().max(error) {
         size if size == 0.0 || (0.01..1e6).contains(&size) => format!("{mean:.3} ± {error:.3}"),
@@ -80,29 +80,29 @@ fn estimate(mean: f64, error: f64) -> String {
     }
 }
 
-/// Evaluations side by side, for people.
+/// A table of evaluations side by side.
 pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
     type Cell = fn(&Evaluation) -> Option<String>;
     let rows: [(&str, Cell); 8] = [
-        ("samples", |it| Some(it.samples.to_string())),
-        ("reward", |it| Some(estimate(it.reward_mean, it.reward_standard_error))),
-        ("judge's accuracy", |it| it.judge_accuracy.map(|accuracy| format!("{accuracy:.3}"))),
-        ("diversity", |it| Some(format!("{:.2} ± {:.2}", it.diversity, it.diversity_standard_error))),
-        ("high frequencies", |it| it.high_frequency.map(|share| format!("{share:.4}"))),
-        ("drift: velocity", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.velocity_msd))),
-        ("drift: images", |it| it.drift.as_ref().map(|drift| format!("{:.4}", drift.image_msd))),
-        ("drift: KL per step", |it| it.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),
+        ("samples", |eval| Some(eval.samples.to_string())),
+        ("reward", |eval| Some(estimate(eval.reward_mean, eval.reward_standard_error))),
+        ("judge's accuracy", |eval| eval.judge_accuracy.map(|accuracy| format!("{accuracy:.3}"))),
+        ("diversity", |eval| Some(format!("{:.2} ± {:.2}", eval.diversity, eval.diversity_standard_error))),
+        ("high frequencies", |eval| eval.high_frequency.map(|share| format!("{share:.4}"))),
+        ("drift: velocity", |eval| eval.drift.as_ref().map(|drift| format!("{:.4}", drift.velocity_msd))),
+        ("drift: images", |eval| eval.drift.as_ref().map(|drift| format!("{:.4}", drift.image_msd))),
+        ("drift: KL per step", |eval| eval.drift.as_ref().map(|drift| format!("{:.2e}", drift.kl_mean))),
     ];
-    let cells = |cell: &dyn Fn(&Evaluation) -> Option<String>| columns.iter().map(|(_, it)| cell(it)).collect();
+    let cells = |cell: &dyn Fn(&Evaluation) -> Option<String>| columns.iter().map(|(_, eval)| cell(eval)).collect();
     let mut rows: Vec<(String, Vec<Option<String>>)> =
         rows.into_iter().map(|(name, cell)| (name.to_owned(), cells(&cell))).collect();
-    let components: BTreeSet<&String> = columns.iter().flat_map(|(_, it)| it.components.keys()).collect();
+    let components: BTreeSet<&String> = columns.iter().flat_map(|(_, eval)| eval.components.keys()).collect();
     let component = |name: &String| {
         let cell =
-            |it: &Evaluation| Some(estimate(*it.components.get(name)?, *it.components_standard_error.get(name)?));
+            |eval: &Evaluation| Some(estimate(*eval.components.get(name)?, *eval.components_standard_error.get(name)?));
         (format!("reward: {name}"), cells(&cell))
     };
-    // Behind their weighted sum.
+    // After their weighted sum.
     rows.splice(2..2, components.into_iter().map(component));
     rows.retain(|(_, cells)| cells.iter().any(Option::is_some));
     let names = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(18);
@@ -119,7 +119,7 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
         }
         text.push('\n');
     }
-    let by_step = columns.last().and_then(|(_, it)| it.drift.as_ref()).map(|drift| &drift.kl_by_step);
+    let by_step = columns.last().and_then(|(_, eval)| eval.drift.as_ref()).map(|drift| &drift.kl_by_step);
     if let Some(by_step) = by_step {
         let steps: Vec<String> = by_step.iter().map(|kl| kl.map_or("-".into(), |kl| format!("{kl:.1e}"))).collect();
         text.push_str(&format!("KL by step: {}\n", steps.join(" ")));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_component_where_there_are_several() {
+    fn the_table_has_one_row_per_component_if_there_are_several() {
         let alone = evaluation(&[]);
         assert_eq!(table(&[("m", &alone)]).lines().count(), 4);
         let several = evaluation(&[("a-rather-long-name", -3e-5, 1e-6), ("ink", 0.25, 0.125)]);

@@ -1,4 +1,4 @@
-//! `export`: native models as checkpoints of other programs.
+//! `export`: writes native models as checkpoints of other programs.
 
 use std::path::PathBuf;
 

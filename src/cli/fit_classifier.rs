@@ -1,8 +1,8 @@
-//! `fit-classifier`: the small network that scores or judges.
+//! `fit-classifier`: trains the small classifier that scores or judges images.
 
 use clap::Args;
 
-use super::resume::Begun;
+use super::resume::RunStart;
 use super::{Global, RunArguments, supervised};
 use crate::config::Command;
 use crate::error::Result;
@@ -17,9 +17,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let begun = Begun::of(&arguments.run, Command::FitClassifier)?;
-    let config = begun.config.clone();
-    begun.check_length("classifier.steps", config.classifier.steps)?;
+    let start = RunStart::of(&arguments.run, Command::FitClassifier)?;
+    let config = start.config.clone();
+    start.check_length("classifier.steps", config.classifier.steps)?;
     let (data, network) = preflight::fit_classifier(&config)?;
     let pace = Fitter::pace(&config);
     let gpu = global.open(&config.run.device)?;
@@ -30,5 +30,5 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut fitter = Fitter::new(&gpu, &config, &data, network)?;
     let (arguments, command) = (&arguments.run, Command::FitClassifier);
     let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
-    supervised::train(&work, begun, &mut fitter)
+    supervised::train(&work, start, &mut fitter)
 }

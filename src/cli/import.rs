@@ -1,4 +1,4 @@
-//! `import`: checkpoints of other programs as native models.
+//! `import`: converts checkpoints of other programs to native models.
 
 use std::path::PathBuf;
 
@@ -10,13 +10,13 @@ use crate::model::{NullClass, import_stored_sit, open_foreign};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Program that the input is from
+    /// Program that wrote the input
     #[arg(long, value_enum)]
     format: Format,
-    /// Attention heads, where the sizes are none of the published ones
+    /// Attention heads, if the sizes are not those of a published model
     #[arg(long, value_name = "N")]
     num_heads: Option<usize>,
-    /// Classes of the model; a further row of its class table means "no class"
+    /// Classes of the model; one more row of its class table means "no class"
     #[arg(long, value_name = "N")]
     num_classes: Option<usize>,
     /// The class table has no row for "no class": the model was trained without class dropout
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
 /// Formats that can be imported and exported.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Format {
-    /// SiT or DiT of Facebook Research
+    /// SiT or DiT from Facebook Research
     Sit,
 }
 
@@ -59,10 +59,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         let rows = flow_model.num_conditions() + usize::from(has_null_class);
         global.announce(match has_null_class {
             true => format!(
-                "assumed: of the {rows} rows of its class table the last one means \"no class\"; if it is a class, \
-                 import it with --no-null-class"
+                "assumed: the last of the {rows} rows of its class table means \"no class\"; if it is a class, import \
+                 it with --no-null-class"
             ),
-            false => "assumed: its only class is a class, so it has no \"no class\" and cannot be guided".to_owned(),
+            false => "assumed: its only class is a class, not \"no class\", so it cannot be guided".to_owned(),
         });
     }
     Ok(())

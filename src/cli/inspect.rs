@@ -28,7 +28,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Bytes in the unit that suits them.
+/// A number of bytes in a readable unit.
 fn size(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(shift, _)| bytes >> shift > 0) {
@@ -37,7 +37,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// The types of numbers, with the share of each if there are several.
+/// The number types, with the share of each if there are several.
 fn types(stored_as: &BTreeMap<String, u64>) -> String {
     let all: u64 = stored_as.values().sum();
     let shown = stored_as.iter().map(|(name, count)| match stored_as.len() {
@@ -58,7 +58,7 @@ fn print(report: &Report) {
         if memory.position_table > 0 {
             let table = memory.position_table;
             say(format_args!(
-                "                       without the position table ({table} numbers), of which a part is used"
+                "                       without the position table ({table} numbers), of which only a part is used"
             ));
         }
     }

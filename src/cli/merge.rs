@@ -1,4 +1,4 @@
-//! `merge`: a model with an adapter in its weights.
+//! `merge`: adds an adapter to the weights of its model.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ pub(super) struct Arguments {
     /// Model that the adapter was trained on: a file, or builtin:NAME
     #[arg(long, value_name = "FILE")]
     model: String,
-    /// Adapter: a directory as PEFT or a run wrote it
+    /// Adapter: a directory that PEFT or a run wrote
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// How much of the adapter is added
+    /// Factor of the adapter
     #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
     scale: f64,
     /// File to write
@@ -33,7 +33,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A model, which `name` stands for in messages, with `scale` times the adapter in a folder.
+/// A model plus `scale` times the adapter in a folder; messages call the model `name`.
 pub(super) fn merged(name: &str, model: StoredModel, folder: &Path, scale: f64) -> Result<StoredModel> {
     if !scale.is_finite() {
         return Err(Error::input(format!("the adapter's scale is {scale}: it must be a finite number")));

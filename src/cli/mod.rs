@@ -46,7 +46,7 @@ const EXAMPLES: &str = "\
 First steps:
   flowdppo-wgpu devices                                # the devices, and whether they compute correctly
   flowdppo-wgpu train --preset quick                   # a quick look at training, with built-in models
-  flowdppo-wgpu train                                  # the whole example: before and after
+  flowdppo-wgpu train                                  # the complete example: before and after
   flowdppo-wgpu config init --for train --out my.toml  # your own file, every key explained
   flowdppo-wgpu train --dry-run --config my.toml       # what it will cost";
 
@@ -73,20 +73,20 @@ struct Global {
     /// Adapter to use: part of its name, or its index in `devices`
     #[arg(long, value_name = "NAME|INDEX", global = true)]
     device: Option<String>,
-    /// Limits to ask of the device
+    /// Limits to request from the device
     #[arg(long, value_enum, default_value = "adapter", global = true)]
     limits: LimitsMode,
     /// Turn on every run-time check in shaders (slower)
     #[arg(long, global = true)]
     checked: bool,
-    /// Replace output files that exist
+    /// Replace existing output files
     #[arg(long, global = true)]
     force: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tune a flow model with Flow-DPPO or another policy objective; without arguments the built-in example
+    /// Tune a flow model with Flow-DPPO or another policy objective; without arguments, the built-in example
     Train(train::Arguments),
     /// Draw images from a model
     Sample(sample::Arguments),
@@ -98,7 +98,7 @@ enum Command {
     FitClassifier(fit_classifier::Arguments),
     /// Show the pictures that pretrain and fit-classifier would learn from
     Data(data::Arguments),
-    /// Do a set of training runs and compare them
+    /// Train a set of runs and compare them
     Sweep(sweep::Arguments),
     /// Compare runs: a table and figures
     Compare(compare::Arguments),
@@ -106,9 +106,9 @@ enum Command {
     Report(report::Arguments),
     /// Show runs in the browser, live
     Dashboard(dashboard::Arguments),
-    /// Say what a file or folder is: a model, an adapter, a run, a checkpoint
+    /// Show what a file or folder is: a model, an adapter, a run or a checkpoint
     Inspect(inspect::Arguments),
-    /// Convert a checkpoint of another program
+    /// Convert a checkpoint from another program
     Import(import::Arguments),
     /// Convert a model to a checkpoint of another program
     Export(export::Arguments),
@@ -124,23 +124,23 @@ enum Command {
     Completions(completions::Arguments),
 }
 
-/// The configuration file and what changes it.
+/// The configuration file and the changes to it.
 #[derive(Clone, Debug, Args)]
 struct ConfigArguments {
-    /// Configuration file (TOML); without it the built-in default
+    /// Configuration file (TOML); by default the built-in one
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     changes: Changes,
 }
 
-/// What changes a configuration.
+/// Changes to a configuration.
 #[derive(Clone, Debug, Args)]
 struct Changes {
-    /// Named settings over the file, repeatable; `config presets` lists them
+    /// Named settings that override the file, repeatable; `config presets` lists them
     #[arg(long = "preset", value_name = "NAME", value_parser = completions::PresetNames)]
     presets: Vec<String>,
-    /// Set a key over file and presets, repeatable, for instance train.iterations=3
+    /// Set a key, overriding file and presets; repeatable, for instance train.iterations=3
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -148,16 +148,16 @@ struct Changes {
 /// An adapter on a model.
 #[derive(Clone, Debug, Args)]
 struct AdapterArguments {
-    /// Adapter to add to the model: a directory as PEFT or a run wrote it
+    /// Adapter to add to the model: a directory that PEFT or a run wrote
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// How much of the adapter is added; 0 is the model alone
+    /// Factor of the adapter; 0 is the model alone
     #[arg(long, value_name = "S", default_value_t = 1.0, requires = "adapter", allow_negative_numbers = true)]
     adapter_scale: f64,
 }
 
 impl AdapterArguments {
-    /// The model in a file, or builtin:NAME, with the adapter in its weights.
+    /// The model in a file, or builtin:NAME, with the adapter added to its weights.
     fn load_model(&self, file: &str) -> Result<StoredModel> {
         let model = assets::load_model(file)?;
         match &self.adapter {
@@ -172,26 +172,26 @@ impl AdapterArguments {
 struct RunArguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// The run's directory; without it run.out_dir/run.name
+    /// The run's directory; by default run.out_dir/run.name
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue the run in --out (or run.out_dir/run.name) from its newest checkpoint
     #[arg(long)]
     resume: bool,
-    /// Resume although files that the run depends on have changed since it was started
+    /// Resume even if files that the run depends on have changed since it was started
     #[arg(long, requires = "resume")]
     accept_changes: bool,
     /// Only print the resolved configuration and what it will cost
     #[arg(long)]
     dry_run: bool,
-    /// Time every dispatch (slower, same results): tables at the end, profile.json and a trace for Perfetto,
+    /// Time every dispatch (slower, same results): tables at the end, profile.json, and a trace for Perfetto,
     /// trace.json in the run's directory or FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1)]
     profile: Option<Option<PathBuf>>,
 }
 
 impl RunArguments {
-    /// Turns profiling on if it is asked for, before any plan is made.
+    /// Turns profiling on if requested. Must be called before any plan is made.
     fn start_profiling(&self, gpu: &Gpu, outputs: &mut Outputs) -> Result<()> {
         if let Some(trace) = &self.profile {
             if let Some(file) = trace {
@@ -214,7 +214,7 @@ impl RunArguments {
 }
 
 impl Changes {
-    /// Presets, then `--set`, as after `--set`.
+    /// The settings of presets, then those of `--set`, all written like `--set`.
     fn overrides(&self) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for name in &self.presets {
@@ -226,17 +226,17 @@ impl Changes {
 }
 
 impl ConfigArguments {
-    /// What changes the file.
+    /// The overrides of the file.
     fn overrides(&self) -> Result<Vec<String>> {
         self.changes.overrides()
     }
 
-    /// The configuration, whose values may still be out of range.
+    /// The configuration, not yet validated.
     fn read(&self) -> Result<Config> {
         Config::load(self.config.as_deref(), &self.overrides()?)
     }
 
-    /// The files that a command with this configuration writes: none of them may be one that it reads.
+    /// The files that a command with this configuration writes; it may not overwrite those that it reads.
     fn outputs(&self, global: &Global, config: &Config) -> Outputs {
         let rewards = config.reward.iter().map(|reward| reward.file.as_str());
         let models = rewards.chain(config.model.file.as_deref()).chain([config.eval.judge.as_str()]);
@@ -266,14 +266,14 @@ impl Global {
         Outputs::new(self.force)
     }
 
-    /// Announces what is about to happen, unless only results are wanted.
+    /// Prints what is about to happen, unless `--quiet`.
     fn announce(&self, text: impl Display) {
         if !self.quiet {
             say(text);
         }
     }
 
-    /// Opens the device: `--device` before the configuration's.
+    /// Opens the device; `--device` overrides the configuration's.
     fn open(&self, config_device: &str) -> Result<Arc<Gpu>> {
         Ok(self.open_with_options(config_device)?.0)
     }
@@ -298,7 +298,7 @@ impl Cli {
     /// The log level that `-v` and `-q` ask for.
     pub fn log_filter(&self) -> &'static str {
         match (self.global.quiet, self.global.verbose) {
-            // Quiet, but not about data that is damaged.
+            // Quiet, except about damaged data.
             (true, _) => "error,flowdppo_wgpu::damage=warn",
             (false, 0) => "warn",
             (false, 1) => "warn,flowdppo_wgpu=info",
@@ -309,7 +309,7 @@ impl Cli {
     /// Runs the command.
     ///
     /// # Errors
-    /// Whatever stopped it; [`crate::Error::exit_code`] says with which code to exit.
+    /// Whatever stopped it; [`crate::Error::exit_code`] is the code to exit with.
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
         Self::dispatch(&global, command).and_then(|()| output::check_printed())
@@ -339,8 +339,8 @@ impl Cli {
     }
 }
 
-/// Becomes true at the first Ctrl-C, which ends the work after the present step or iteration, saved; the
-/// second ends the program at once.
+/// A flag that the first Ctrl-C sets: the work then ends after the current step or iteration and is saved. A second
+/// Ctrl-C ends the program at once.
 fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

@@ -10,14 +10,14 @@ use crate::config::adapter_in;
 use crate::error::{Error, Result};
 use crate::text::printable;
 
-/// Why standard output could not be written, if it could not.
+/// Why writing to standard output failed, if it did.
 static FAILED: Mutex<Option<String>> = Mutex::new(None);
 
 /// Prints a line. A reader that has gone away (`| head`) is not an error. Anything else, such as a full disk, must not
 /// stop the work that is under way either: [`check_printed`] reports it at the end.
 pub(super) fn say(text: impl Display) {
     let (text, mut out) = (text.to_string(), std::io::stdout());
-    // What is piped stays as it is.
+    // Piped output is not changed.
     let shown = if out.is_terminal() { printable(&text) } else { text.as_str().into() };
     match writeln!(out, "{shown}") {
         Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
@@ -29,10 +29,10 @@ pub(super) fn say(text: impl Display) {
     }
 }
 
-/// Whether everything that was to be printed has been.
+/// Checks that everything was printed.
 ///
 /// # Errors
-/// If standard output could not be written, for another reason than a reader that has gone away.
+/// If standard output could not be written, except if its reader has gone away.
 pub(super) fn check_printed() -> Result<()> {
     let flushed = std::io::stdout().flush();
     let failed = FAILED.lock().ok().and_then(|mut failed| failed.take());
@@ -44,7 +44,7 @@ pub(super) fn check_printed() -> Result<()> {
     Err(Error::failed(format!("cannot write to standard output: {cause}")))
 }
 
-/// The files that a command writes, checked before the work for them begins.
+/// The files that a command writes, checked before the work begins.
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     /// Replace files that exist.
@@ -60,8 +60,8 @@ impl Outputs {
         Self { force, ..Self::default() }
     }
 
-    /// Declares a file or folder that the command reads: none of it may be written to. What does not exist, such as
-    /// `builtin:NAME`, is fine.
+    /// Declares a file or folder that the command reads and therefore may not write to. It may be missing, as
+    /// `builtin:NAME` is.
     pub fn reads(mut self, input: impl AsRef<Path>) -> Self {
         let input = input.as_ref();
         if self.inputs.iter().any(|other| other == input) {
@@ -122,7 +122,7 @@ impl Outputs {
             _ => {}
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        tempfile::tempfile_in(folder).map_err(|cause| refused(format!("{cause}; choose another place")))?;
+        tempfile::tempfile_in(folder).map_err(|cause| refused(format!("{cause}; choose another folder")))?;
         self.outputs.push(path.to_owned());
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! `pretrain`: flow matching from scratch, or further on from a file.
+//! `pretrain`: flow matching from scratch or from an existing model.
 
 use clap::Args;
 
-use super::resume::Begun;
+use super::resume::RunStart;
 use super::{Global, RunArguments, supervised};
 use crate::config::Command;
 use crate::error::Result;
@@ -17,9 +17,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let begun = Begun::of(&arguments.run, Command::Pretrain)?;
-    let config = begun.config.clone();
-    begun.check_length("pretrain.steps", config.pretrain.steps)?;
+    let start = RunStart::of(&arguments.run, Command::Pretrain)?;
+    let config = start.config.clone();
+    start.check_length("pretrain.steps", config.pretrain.steps)?;
     let (data, model, weights) = preflight::pretrain(&config)?;
     let pace = Pretrainer::pace(&config);
     let gpu = global.open(&config.run.device)?;
@@ -30,5 +30,5 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut pretrainer = Pretrainer::new(&gpu, &config, &data, model, weights)?;
     let (arguments, command) = (&arguments.run, Command::Pretrain);
     let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
-    supervised::train(&work, begun, &mut pretrainer)
+    supervised::train(&work, start, &mut pretrainer)
 }

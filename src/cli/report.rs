@@ -1,4 +1,4 @@
-//! `report`: a run as one page.
+//! `report`: writes a run as one page.
 
 use std::path::PathBuf;
 

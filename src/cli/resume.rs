@@ -1,4 +1,4 @@
-//! `--resume`, of every command that makes a run.
+//! `--resume`, for every command that makes a run.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,17 @@ use crate::error::{Error, Result};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{LoadedCheckpoint, RunDirectory, checkpoint};
 
-/// What a run continues from: its configuration, its directory, and the newest whole checkpoint. A new run has the first
-/// alone.
+/// What a run continues from: its configuration, its directory, and the newest complete checkpoint. A new run has only
+/// the first.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct RunStart {
     pub config: Config,
     pub directory: Option<RunDirectory>,
     pub newest: Option<LoadedCheckpoint>,
 }
 
-impl Begun {
-    /// A new run, or with `--resume` the one in the directory.
+impl RunStart {
+    /// A new run or, with `--resume`, the one in the directory.
     ///
     /// # Errors
     /// If the configuration is wrong, there is nothing to resume, or what the run depends on has changed.
@@ -29,14 +29,14 @@ impl Begun {
         }
     }
 
-    /// Rejects fewer steps, or iterations, than are done.
+    /// Rejects a number of steps or iterations below what is already done.
     ///
     /// # Errors
     /// [`Error::Input`] naming the key and both numbers.
     pub fn check_length(&self, key: &str, wanted: usize) -> Result<()> {
         match (&self.newest, &self.directory) {
             (Some(newest), Some(directory)) if (wanted as u64) < newest.iteration => Err(Error::input(format!(
-                "`{key}` must be at least {}, as so many are done in {}, not {wanted}",
+                "`{key}` must be at least {}, the number already done in {}, not {wanted}",
                 newest.iteration,
                 directory.path().display(),
             ))),
@@ -45,8 +45,8 @@ impl Begun {
     }
 }
 
-/// The configuration that a run was begun with, changed by `--set`, and what there is of it.
-fn resumed(arguments: &RunArguments, command: Command) -> Result<Begun> {
+/// The run in the directory: its configuration, changed by `--set`, and its newest checkpoint.
+fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
     let path: PathBuf = match &arguments.out {
         Some(out) => out.clone(),
         None => {
@@ -60,37 +60,37 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<Begun> {
         then.check_command(command, &path)?;
     }
     let overrides = &arguments.config.overrides()?;
-    let begun = Config::of_run(&directory.config(), &[])?;
+    let original = Config::of_run(&directory.config(), &[])?;
     let mut config = Config::of_run(&directory.config(), overrides)?;
     if let Some(file) = &arguments.config.config
         && Config::load(Some(file), overrides)?.anchored() != config
     {
         log::warn!(
-            "a resumed run keeps its own configuration, {}: what is different in {} is not used; change keys with --set or --preset",
+            "a resumed run keeps its own configuration, {}: differences in {} are ignored; change keys with --set or --preset",
             directory.config().display(),
             file.display()
         );
     }
     let place = |run: &config::Run| (run.name.clone(), run.out_dir.clone());
-    if arguments.out.is_some() && place(&config.run) != place(&begun.run) {
+    if arguments.out.is_some() && place(&config.run) != place(&original.run) {
         return Err(Error::input(format!(
             "`run.name` and `run.out_dir` cannot change in a resumed run, which stays in {}: leave them as they are",
             path.display()
         )));
     }
-    // Without --out they have said where it is, and no more.
-    (config.run.name, config.run.out_dir) = place(&begun.run);
+    // Without --out, these keys have only located the run.
+    (config.run.name, config.run.out_dir) = place(&original.run);
     config.validate(command)?;
     let newest = checkpoint::latest(&directory.checkpoints())?;
-    if newest.is_some() && config.lora.adapter != begun.lora.adapter {
+    if newest.is_some() && config.lora.adapter != original.lora.adapter {
         return Err(Error::input(format!(
-            "`lora.adapter` cannot change in a resumed run: the checkpoints in {} contain it as it was trained; leave it as it \
-             is, or begin another run",
+            "`lora.adapter` cannot change in a resumed run: the checkpoints in {} contain the trained adapter; leave \
+             it as it is, or start another run",
             path.display()
         )));
     }
     if let Some(mut then) = then.filter(|_| !arguments.accept_changes) {
-        // What became of the adapter is in the checkpoint, and its own files are needed no more.
+        // The checkpoint contains the trained adapter, so the original files are no longer needed.
         then.files.retain(|file| newest.is_none() || file.key != "lora.adapter");
         let changes = then.changes(&Inputs::of(&config.anchored(), command));
         if !changes.is_empty() {
@@ -99,5 +99,5 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<Begun> {
             return Err(inputs::changed(&changes, remedy));
         }
     }
-    Ok(Begun { config, directory: Some(directory), newest })
+    Ok(RunStart { config, directory: Some(directory), newest })
 }

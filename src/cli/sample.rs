@@ -20,7 +20,7 @@ use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 
 /// Samples that are drawn together.
 const BATCH: usize = 100;
-/// Bound of a number of samples or steps: noise keys count in 32 bits, and memory ends long before.
+/// Largest number of samples or steps. Noise keys count in 32 bits, but memory runs out long before.
 const MOST: usize = 10_000;
 
 /// The largest seed, as in a configuration: TOML's whole numbers end at 2^63 - 1.
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     model: String,
     #[command(flatten)]
     adapter: AdapterArguments,
-    /// Class to draw, repeatable; without it all
+    /// Class to draw, repeatable; by default all
     #[arg(long = "class", value_name = "N")]
     classes: Vec<u32>,
     /// Samples per class
@@ -44,13 +44,13 @@ pub(super) struct Arguments {
     /// Sampling steps
     #[arg(long, default_value_t = 20)]
     steps: usize,
-    /// How a step goes from more noise to less
+    /// How each step removes noise
     #[arg(long, value_enum, default_value = "ode")]
     sampler: Sampler,
-    /// How the deterministic steps of the sampler ode are made
+    /// Solver for the deterministic steps of the ode sampler
     #[arg(long, value_enum, default_value = "euler")]
     solver: Solver,
-    /// Exploration strength of a stochastic sampler; the last step is always without noise
+    /// Exploration strength of a stochastic sampler; the last step never adds noise
     #[arg(long, default_value_t = 0.7)]
     eta: f64,
     /// Shift of the noise schedule; 1 is linear
@@ -62,7 +62,7 @@ pub(super) struct Arguments {
     /// Seed of the noise
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(..=LARGEST_SEED))]
     seed: u64,
-    /// Start from exactly this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, H, W] and `labels` [N]
+    /// Start from this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, H, W] and `labels` [N]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]
     noise: Option<PathBuf>,
     /// Write the samples as tensors too: `x0` [N, C, H, W] and `labels` [N]
@@ -112,7 +112,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {
         return Err(Error::input(format!(
-            "--trajectory would have {elements} elements: {MOST_ELEMENTS} are the most; lower --count or --steps"
+            "--trajectory would have {elements} elements, more than {MOST_ELEMENTS}: lower --count or --steps"
         )));
     }
     let mut trajectory = vec![0.0_f32; if arguments.trajectory { table.steps() * requests.len() * dim } else { 0 }];
@@ -151,12 +151,12 @@ fn check(arguments: &Arguments, model: &FlowModel) -> Result<()> {
     }
     for (option, value) in [("--eta", arguments.eta), ("--guidance-scale", arguments.guidance_scale)] {
         if !value.is_finite() || value < 0.0 {
-            return Err(Error::input(format!("{option} is {value}: it must be a number of 0 or more")));
+            return Err(Error::input(format!("{option} is {value}: it must be 0 or more")));
         }
     }
     if arguments.sampler == Sampler::Cps && arguments.eta > 1.0 {
         return Err(Error::input(format!(
-            "--eta is {}: the sampler cps takes 0 to 1, the share of the noise that it replaces",
+            "--eta is {}: with the cps sampler it must be from 0 to 1, the share of the noise that is replaced",
             arguments.eta
         )));
     }
@@ -168,8 +168,8 @@ fn check(arguments: &Arguments, model: &FlowModel) -> Result<()> {
     let classes = if arguments.classes.is_empty() { model.num_conditions() } else { arguments.classes.len() };
     if classes * arguments.count > MOST {
         return Err(Error::input(format!(
-            "--count is {} for each of {classes} classes: {MOST} samples in all are the most; draw them in parts, with \
-             another --seed each",
+            "--count is {} for each of {classes} classes: at most {MOST} samples can be drawn at once; draw them \
+             in parts, each with another --seed",
             arguments.count
         )));
     }
@@ -209,7 +209,7 @@ fn from_noise(path: &Path, model: &FlowModel, seed: u64) -> Result<(Vec<SampleRe
     let is_class = |label: &f32| label.fract() == 0.0 && (0.0..=model.largest_condition() as f32).contains(label);
     if let Some(label) = labels.iter().find(|label| !is_class(label)) {
         return Err(Error::input(format!(
-            "{name}: `labels` holds {label}, but classes are whole numbers from 0 to {}{}",
+            "{name}: `labels` contains {label}, but classes are whole numbers from 0 to {}{}",
             model.num_conditions() - 1,
             null_class_hint(model)
         )));
@@ -223,7 +223,7 @@ fn null_class_hint(model: &FlowModel) -> String {
     model.null_condition().map_or_else(String::new, |label| format!(" ({label} means no class)"))
 }
 
-/// A grid with one row per class where samples of a class stand together, or points.
+/// Draws a grid, with one row per class if the samples of each class are consecutive, or a plot of points.
 fn write_panel(path: &Path, model: &StoredModel, flow_model: &FlowModel, labels: &[u32], images: &[f32]) -> Result<()> {
     if scatter::is_point(flow_model.state_shape()) {
         let (class_names, data) = (&model.class_names, scatter::data_of(&model.class_names));

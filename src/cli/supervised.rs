@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::resume::Begun;
+use super::resume::RunStart;
 use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::{Command, Config};
 use crate::data::{self, Dataset};
@@ -14,7 +14,7 @@ use crate::supervised::{self, Cost, Learner, Options, Pace};
 /// Prints the resolved configuration, and what training with it will cost.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device does not have enough memory.
 pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> Result<()> {
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let gigaflops = cost.flops as f64 / 1e9;
@@ -22,7 +22,7 @@ pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> R
     say("");
     say(format_args!("device                 {}", gpu.description().name));
     say(format_args!("parameters             {}", cost.parameters));
-    say(format_args!("a step                 {gigaflops:.2} GFLOP, {} dispatches", cost.dispatches));
+    say(format_args!("per step               {gigaflops:.2} GFLOP, {} dispatches", cost.dispatches));
     say(format_args!("{:<22} {:.1} GFLOP", format!("{} steps", pace.steps), gigaflops * pace.steps as f64));
     say(format_args!(
         "planned device memory  {:.1} MiB ({:.1} MiB if nothing were reused)",
@@ -45,15 +45,15 @@ pub(super) struct Work<'a> {
     pub pace: Pace,
 }
 
-/// Trains a learner to its end, in a new directory or in that of the run that is resumed.
+/// Trains a learner to the end, in a new directory or in that of the resumed run.
 ///
 /// # Errors
-/// Everything of [`supervised::train`], and a directory that cannot be made.
-pub(super) fn train(work: &Work<'_>, begun: Begun, learner: &mut impl Learner) -> Result<()> {
+/// Those of [`supervised::train`], and a directory that cannot be created.
+pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner) -> Result<()> {
     let Work { global, arguments, command, gpu, data, pace } = work;
-    let Begun { config, directory, newest } = begun;
+    let RunStart { config, directory, newest } = start;
     let start = supervised::begin(learner, newest.as_ref())?;
-    // Everything that can be wrong with the input has been looked at: now the disk.
+    // The input is checked; only now write to the disk.
     let directory = match directory {
         Some(directory) => {
             directory.recover()?;

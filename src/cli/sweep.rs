@@ -53,7 +53,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         })?;
         if stop.load(Ordering::Relaxed) {
             let done = plan.runs().iter().filter(|run| plan.progress(run) != RunState::Open).count();
-            say(format_args!("stopped with {done} of {total} runs done; the same command continues"));
+            say(format_args!("stopped with {done} of {total} runs done; run the same command again to continue"));
         }
     }
     match plan.comparison()? {
@@ -62,7 +62,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Makes the folder, and keeps the file that says what is in it.
+/// Creates the folder and copies the sweep file into it.
 fn prepare_folder(out: &Path, file: &Path) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|cause| {
         Error::unusable(format!("cannot write into {}: {cause}; choose another --out", out.display()), &cause)
@@ -97,7 +97,7 @@ fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
         gpu.check_memory(cost.bytes)?;
     }
     say(format_args!(
-        "{} runs, {left:.1} GFLOP of training left on {} (evaluations come on top)",
+        "{} runs, {left:.1} GFLOP of training left on {} (plus evaluations)",
         plan.runs().len(),
         gpu.description().name
     ));

@@ -1,11 +1,11 @@
-//! `train`: Flow-DPPO, or what else `objective` names.
+//! `train`: tunes a model with Flow-DPPO or another `objective`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
-use super::resume::Begun;
+use super::resume::RunStart;
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
@@ -29,31 +29,31 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let begun = Begun::of(&arguments.run, Command::Train)?;
-    begun.check_length("train.iterations", begun.config.train.iterations)?;
-    let Begun { config, directory: begun, newest } = begun;
+    let start = RunStart::of(&arguments.run, Command::Train)?;
+    start.check_length("train.iterations", start.config.train.iterations)?;
+    let RunStart { config, directory: existing, newest } = start;
     let ModelSource::File(file) = config.model.source()? else {
-        return Err(Error::input("train starts from a trained model: give `model.file`"));
+        return Err(Error::input("train starts from a trained model: set `model.file`"));
     };
     let model = assets::load_model(file)?;
     let flow_model = model.flow_model(file)?;
     if arguments.run.dry_run {
         return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), &flow_model, &model.class_names);
     }
-    if let (None, Some(out)) = (&begun, &arguments.run.out) {
+    if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
     }
     let mut outputs = arguments.run.config.outputs(global, &config);
     if let Some(file) = &arguments.dump_update {
         outputs.file(file)?;
     }
-    // Everything is bound, and what is resumed is seen to fit, before anything is written.
+    // Bind everything, and check that the checkpoint fits, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
     let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
     drop(model);
-    let directory = match begun {
+    let directory = match existing {
         Some(directory) => {
             let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
             if !changes.is_empty() {
@@ -97,7 +97,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.report_profile(&gpu, &directory)
 }
 
-/// Loads rewards and judge once, so that what is wrong with them is known before anything is written.
+/// Loads rewards and judge once, so that their problems are found before anything is written.
 fn check_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Result<()> {
     Rewards::new(gpu, &config.reward, pictures)?;
     if !config.eval.judge.is_empty() {
@@ -106,7 +106,7 @@ fn check_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Re
     Ok(())
 }
 
-/// Says what `config` is and what training with it would take; `trained` is what it comes to where the run has begun.
+/// Prints `config` and what training with it would cost; for a resumed run, `trained` is what training will use.
 fn dry_run(
     global: &Global,
     config: &Config,
@@ -125,7 +125,7 @@ fn dry_run(
     say(format_args!("device                 {}", gpu.description().name));
     say(format_args!("parameters             {} ({} trained)", cost.parameters, cost.trainable));
     say(format_args!(
-        "an iteration           {:.1} GFLOP: rollout {:.1}, updates {:.1}",
+        "per iteration          {:.1} GFLOP: rollout {:.1}, updates {:.1}",
         gigaflops(cost.rollout_flops + cost.update_flops),
         gigaflops(cost.rollout_flops),
         gigaflops(cost.update_flops)

@@ -1,10 +1,10 @@
-//! Everything that is wrong with a configuration at once, for whoever fixes it.
+//! Finds everything that is wrong with a configuration at once, not only the first problem.
 
 use std::collections::HashSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::decode::{MOST_FAULTS, decode_all};
+use super::decode::{MAX_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
@@ -18,25 +18,25 @@ use crate::files::read_text;
 pub struct Checked {
     /// The commands that it was checked for.
     pub commands: Vec<Command>,
-    /// How many runs it makes, if it is a sweep.
+    /// How many runs it describes, if it is a sweep.
     pub runs: Option<usize>,
     /// What is wrong with it, in words.
     pub errors: Vec<Error>,
-    /// What it names that is not there, if nothing else is wrong: files, built-in models, programs.
+    /// Files, built-in models and programs that it names but that do not exist, if nothing else is wrong.
     pub missing: Vec<Error>,
-    /// How much more is wrong than `errors` and `missing` say: they are cut where nobody would read on.
+    /// How many problems are not listed: `errors` and `missing` are cut to a readable length.
     pub more: usize,
-    /// The configurations that it makes, if nothing is wrong with it.
+    /// The configurations that it describes, if nothing is wrong with it.
     pub configs: Vec<(Command, Config)>,
 }
 
 impl Checked {
-    /// Looks for everything that is wrong with a file, as `overrides` change it, for `command` or, without one, for
-    /// those that it is made for: they have a section in it that no other command reads (but `eval`, which has none of
-    /// its own). Where there are none, it is for the commands that read all of its sections and accept it.
+    /// Finds everything that is wrong with a file, changed by `overrides`, for `command`. Without one, the file is
+    /// for the commands whose own sections it has: those that no other command reads, except `eval`, which has none of
+    /// its own. If there are none, it is for the commands that read all of its sections and accept it.
     ///
-    /// What a misspelt key or a wrong type makes of the rest is not known, so ranges are looked at without them, and
-    /// what values make of each other only when there is nothing else.
+    /// Ranges are checked without misspelt keys and values of a wrong type. Whether values fit with each other is
+    /// checked only if nothing else is wrong.
     ///
     /// # Errors
     /// [`Error::Input`] if the file cannot be read.
@@ -45,7 +45,7 @@ impl Checked {
         Ok(Self::text(&text, &path.display().to_string(), overrides, command))
     }
 
-    /// [`Checked::file`] of a file's text; `name` stands for it in messages.
+    /// [`Checked::file`] for the text of a file, which messages call `name`.
     pub fn text(text: &str, name: &str, overrides: &[String], command: Option<Command>) -> Self {
         let sources = Sources { file: name, overrides };
         let in_file = |error: Error| if name.is_empty() { error } else { Error::input(format!("{name}: {error}")) };
@@ -102,11 +102,11 @@ impl Checked {
         Self { commands, missing, more, configs, ..Self::default() }.cut()
     }
 
-    /// Leaves no more messages than anybody reads, and counts the others.
+    /// Keeps a readable number of messages and counts the others.
     fn cut(mut self) -> Self {
         for messages in [&mut self.errors, &mut self.missing] {
-            self.more += messages.len().saturating_sub(MOST_FAULTS);
-            messages.truncate(MOST_FAULTS);
+            self.more += messages.len().saturating_sub(MAX_FAULTS);
+            messages.truncate(MAX_FAULTS);
         }
         self
     }
@@ -118,7 +118,7 @@ fn distinct(errors: impl Iterator<Item = Error>) -> Vec<Error> {
     errors.filter(|error| seen.insert(error.to_string())).collect()
 }
 
-/// The commands that a file is made for, and whether each of them is: else at least one.
+/// The commands that a file may be for, and whether it must be valid for all of them or only for one.
 fn commands_of(root: &Node) -> (Vec<Command>, bool) {
     let all = [Command::Train, Command::Pretrain, Command::FitClassifier];
     let sections = sections();
@@ -128,7 +128,7 @@ fn commands_of(root: &Node) -> (Vec<Command>, bool) {
             .filter(|command| section.is_none_or(|section| section.commands.contains(&command.name())))
             .collect()
     };
-    // What is set over a file does not change what it is for.
+    // Overrides do not change which commands a file is for.
     let in_file: Vec<&str> = root.keys_of_file().collect();
     let keys = if in_file.is_empty() { root.keys().collect() } else { in_file };
     let given: Vec<Vec<Command>> = keys.into_iter().map(readers).collect();
@@ -139,7 +139,7 @@ fn commands_of(root: &Node) -> (Vec<Command>, bool) {
 }
 
 impl Config {
-    /// Files, built-in models and programs that `command` would use, and that are not there.
+    /// Files, built-in models and programs that `command` would use but that do not exist.
     fn missing(&self, command: Command) -> Vec<Error> {
         let mut named: Vec<(String, &Path)> = Vec::new();
         let mut programs = Vec::new();
@@ -186,12 +186,12 @@ impl Config {
     }
 }
 
-/// Whether a key names a directory, or a file or directory.
+/// Whether a key may name a directory.
 fn may_be_directory(key: &str) -> bool {
     ["data.path", "lora.adapter"].contains(&key)
 }
 
-/// What is wrong with what should be an ordinary file, or, for models, the directory of a run.
+/// The error if a path is neither an ordinary file nor, for models, the directory of a run.
 fn not_a_file(key: &str, path: &Path) -> Option<Error> {
     let kind = path.metadata().ok()?;
     let is_model = !key.contains("metadata") && !key.contains("output") && !key.contains("labels");
@@ -214,7 +214,7 @@ impl Reward {
     }
 }
 
-/// The files that a system would take for a program: where its path says, or else in the folders of `PATH`.
+/// The files that the system would take for a program: at its path, or in the folders of `PATH`.
 fn found_programs(name: &str) -> Vec<PathBuf> {
     let has_folder = Path::new(name).components().count() > 1;
     let folders = env::var_os("PATH").filter(|_| !has_folder).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The choices that a key can name.
+//! The values that a key selects by name.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,21 +65,21 @@ pub enum KeepBest {
     Holdout,
     /// By the reward that is trained.
     Reward,
-    /// Not at all: no model is kept.
+    /// No model is kept.
     None,
 }
 
-/// How frozen weights lie on the device.
+/// How frozen weights are stored on the device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
-    /// In 32 bits, as they are.
+    /// In 32 bits, unchanged.
     #[default]
     F32,
     /// Matrices in 16 bits, rounded by at most 2⁻¹¹: half the memory.
     F16,
-    /// Matrices in 8 bits with a scale for each 32 weights of a row, as GGUF's q8_0: little more than a quarter of the
-    /// memory. Matrices whose rows are no multiple of 32 have 16 bits.
+    /// Matrices in 8 bits with one scale per 32 weights of a row, like GGUF's q8_0: little more than a quarter of the
+    /// memory. Matrices whose rows are not a multiple of 32 long are stored in 16 bits.
     #[serde(rename = "q8_0")]
     Q8_0,
 }
@@ -88,7 +88,7 @@ impl WeightType {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
 
-    /// As a configuration has it.
+    /// Its name in a configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -109,11 +109,11 @@ pub enum LoraReference {
     Base,
 }
 
-/// Which of the two forward passes of guidance learn.
+/// Which of the two forward passes of guidance are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuidanceGradient {
-    /// The one with the class and the one without.
+    /// Both passes, with the class and without.
     Both,
     /// Only the one with the class; the one without is treated as constant.
     Conditional,
@@ -205,14 +205,14 @@ pub enum RewardKind {
     TotalVariation,
     /// Correlation with a given image, -1 to 1.
     Template,
-    /// What your own program says.
+    /// The score that your own program returns.
     Command,
-    /// What an HTTP service says.
+    /// The score that an HTTP service returns.
     Http,
 }
 
 impl RewardKind {
-    /// As a configuration has it.
+    /// Its name in a configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Classifier => "classifier",
@@ -260,7 +260,7 @@ pub enum ColourOrder {
     Bgr,
 }
 
-/// How a program gets images.
+/// How a program receives images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PictureForm {
@@ -276,7 +276,7 @@ pub enum PictureForm {
 pub enum Decay {
     /// Along half a cosine, to zero at the last step.
     Cosine,
-    /// Not at all.
+    /// No decay.
     Constant,
 }
 
@@ -286,6 +286,6 @@ pub enum Decay {
 pub enum TimeSampling {
     /// Uniformly from 0 to 1.
     Uniform,
-    /// The logistic function of a normal number, with more from the middle (SD3, arXiv 2403.03206).
+    /// The logistic function of a normal number, with more levels in the middle (SD3, arXiv 2403.03206).
     LogitNormal,
 }

@@ -1,7 +1,7 @@
-//! From the tree of located values to the typed sections, by serde, with messages for people.
+//! Decodes the tree of located values into the typed sections, with serde and readable messages.
 //!
 //! Serde's own hooks say *what* is wrong (an unknown field and the known ones, a wrong type and the
-//! expected one); this deserializer adds the key's full path and its place.
+//! expected one); this deserializer adds the key's full path and its location.
 
 use std::fmt;
 
@@ -20,22 +20,22 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(root: &Node, sources: Sources) ->
     T::deserialize(root).map_err(|fault| fault.explain(root, sources))
 }
 
-/// Most faults of one file that are put into words: nobody reads more at once.
-pub(super) const MOST_FAULTS: usize = 50;
+/// Largest number of faults that are reported for one file.
+pub(super) const MAX_FAULTS: usize = 50;
 
-/// What [`decode_all`] has found.
+/// What [`decode_all`] found.
 pub(super) struct Decoded<T> {
     /// The value, read without what is wrong; none if the rest cannot be read at all.
     pub value: Option<T>,
-    /// What is wrong, in the order of the file, at most [`MOST_FAULTS`].
+    /// What is wrong, in the order of the file, at most [`MAX_FAULTS`].
     pub errors: Vec<Error>,
     /// How many more faults were seen.
     pub more: usize,
 }
 
-/// Reads a `T` from the tree with everything that is wrong with it: what is wrong is left out, and the rest read
-/// again. The unknown keys of a table are left out together, and after [`MOST_FAULTS`] readings there are no more, so
-/// that the time does not grow with the square of the file.
+/// Reads a `T` from the tree and collects everything that is wrong with it: a faulty value is removed, and the rest is
+/// read again. The unknown keys of a table are removed together. Reading stops after [`MAX_FAULTS`] passes, so that
+/// the time is not quadratic in the size of the file.
 pub(super) fn decode_all<'de, T: Deserialize<'de>>(root: &mut Node, sources: Sources) -> Decoded<T> {
     let mut faults: Vec<(Place, Vec<String>, Error)> = Vec::new();
     let mut more = 0;
@@ -44,18 +44,18 @@ pub(super) fn decode_all<'de, T: Deserialize<'de>>(root: &mut Node, sources: Sou
             Ok(value) => break Some(value),
             Err(fault) => fault,
         };
-        if faults.len() >= MOST_FAULTS {
+        if faults.len() >= MAX_FAULTS {
             more += 1;
             break None;
         }
         let others = fault.other_unknown_keys(root);
         for fault in std::iter::once(&fault).chain(&others) {
-            if faults.len() >= MOST_FAULTS {
+            if faults.len() >= MAX_FAULTS {
                 more += 1;
                 continue;
             }
             let path: Vec<String> = fault.path().into_iter().map(str::to_owned).collect();
-            // What is missing may be what was taken out.
+            // The missing key may be one that was removed.
             let follows = |(_, earlier, _): &(Place, Vec<String>, Error)| earlier.starts_with(&path);
             if !(matches!(fault.what, What::MissingKey(_)) && faults.iter().any(follows)) {
                 faults.push((fault.place.unwrap_or(root.place), path, fault.explain(root, sources)));
@@ -69,13 +69,12 @@ pub(super) fn decode_all<'de, T: Deserialize<'de>>(root: &mut Node, sources: Sou
             break None;
         }
     };
-    // In the order of the file, which is not that of the sections.
+    // Sort by position in the file: sections are read in another order.
     faults.sort_by_key(|(place, ..)| *place);
     Decoded { value, errors: faults.into_iter().map(|(.., error)| error).collect(), more }
 }
 
-/// The keys that the table at `path` may have, in the order in which they are declared: what the answer to an unknown
-/// one names.
+/// The keys that the table at `path` may have, in order of declaration. The error for an unknown key names them.
 pub(super) fn known_keys<'de, T: Deserialize<'de>>(path: &[&str]) -> Names {
     let node = |value| Node { value, place: Place::Default, written: None };
     let table =
@@ -143,7 +142,7 @@ impl Fault {
         self.at(node.place)
     }
 
-    /// What is said of it; `root` is the tree that it was found in.
+    /// The message; `root` is the tree that the fault was found in.
     fn explain(&self, root: &Node, sources: Sources) -> Error {
         let path = self.path();
         let find = |path: &[&str]| path.iter().try_fold(root, |node, key| node.get(key));
@@ -151,7 +150,7 @@ impl Fault {
         let table = &path[..path.len().saturating_sub(1)];
         let kind = find(table).and_then(|table| table.get("kind"));
         match (&self.what, find(&path), kind.map(|kind| &kind.value)) {
-            // Nobody has written that key: it came with the default, of which an override has changed the kind.
+            // The user did not write that key: it belongs to the default, whose kind an override has changed.
             (What::UnknownKey { known, .. }, Some(Node { place: Place::Default, .. }), Some(Value::Text(kind))) => {
                 let (table, keys) = (table.join("."), known.iter().map(|key| format!(",{key}=...")));
                 let whole = format!("{table}={{kind='{kind}'{}}}", keys.collect::<String>());
@@ -169,15 +168,15 @@ impl Fault {
         self.keys.iter().rev().map(String::as_str).collect()
     }
 
-    /// If this is an unknown key: the same of the other keys of its table that are unknown.
+    /// If this is an unknown key: the faults of the other unknown keys of its table.
     fn other_unknown_keys(&self, root: &Node) -> Vec<Self> {
         let What::UnknownKey { key, known } = &self.what else { return Vec::new() };
         let table = self.table().into_iter().try_fold(root, |node, key| node.get(key));
         let Some(Value::Table(entries)) = table.map(|table| &table.value) else { return Vec::new() };
         let others = entries.iter().filter(|entry| entry.key != *key && !known.contains(&entry.key.as_str()));
-        // The tag of an enum is none of the keys of its variants.
+        // The tag of an enum is not one of the keys of its variants.
         let others = others.filter(|entry| entry.key != "kind");
-        // Nobody has written the defaults: one message says why they do not fit.
+        // The user did not write the defaults: one message says why they do not fit.
         let others = others.filter(|entry| entry.place != Place::Default);
         let fault = |entry: &Entry| Self {
             keys: self.keys.clone(),
@@ -198,7 +197,7 @@ impl Fault {
 
     fn wrong_type(found: Unexpected, expected: &dyn Expected) -> Self {
         let expected = match expected.to_string().as_str() {
-            "usize" | "u64" | "u32" => "a whole number of 0 or more".to_owned(),
+            "usize" | "u64" | "u32" => "a non-negative whole number".to_owned(),
             "f64" | "f32" => "a number".to_owned(),
             "a string" | "path string" | "string or map" => "text in quotes".to_owned(),
             "a boolean" => "true or false".to_owned(),
@@ -230,7 +229,7 @@ impl fmt::Display for Fault {
         let path = keys.join(".");
         match &self.what {
             What::UnknownKey { key, .. } if path == "train" && key == "half_base" => f.write_str(
-                "`train.half_base` is now `model.weights`: remove it, and where it was true set `model.weights` = \"f16\"",
+                "`train.half_base` is now `model.weights`: remove it, and if it was true set `model.weights` = \"f16\"",
             ),
             What::UnknownKey { key, known } => {
                 let near = nearest(key, known);
@@ -277,14 +276,14 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Bytes of the longest name that is compared with others.
+/// Length in bytes of the longest name that is compared with known ones.
 const LONGEST_NAME: usize = 200;
 
 /// The known name that a misspelt one most likely means.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase().replace('_', "-");
     let distance = |k: &str| strsim::damerau_levenshtein(&name, &k.replace('_', "-"));
-    // No name is that long, and the work grows with the length.
+    // No known name is that long, and the cost grows with the length.
     if name.len() > LONGEST_NAME {
         return None;
     }
@@ -372,7 +371,7 @@ impl<'de> de::Deserializer<'de> for &Node {
         visitor: V,
     ) -> std::result::Result<V::Value, Fault> {
         match &self.value {
-            // Serde would fill the fields in their order; here a key always has a name.
+            // Serde would also fill the fields of a list by position; here every key has a name.
             Value::List(_) => Err(de::Error::invalid_type(Unexpected::Seq, &visitor)),
             _ => self.deserialize_any(visitor),
         }
@@ -392,7 +391,7 @@ impl<'de> de::Deserializer<'de> for &Node {
     }
 }
 
-/// Takes no value at all: every type becomes the error that names what was expected.
+/// Accepts no value: every type becomes an error that names what was expected.
 struct Refuse(String);
 
 impl<'de> Visitor<'de> for Refuse {

@@ -1,7 +1,7 @@
-//! Keys that nothing reads, because another key has chosen an objective, a kind or a mode that does without them.
+//! Keys that nothing reads, because another key selects an objective, a kind or a mode that does not use them.
 //!
-//! One list of rules serves three ends: a key that was set in vain is an error, a written configuration leaves such
-//! keys out, and what a preset switches away from is dropped.
+//! One list of rules serves three purposes: setting such a key is an error, a written configuration leaves such keys
+//! out, and the keys of what a preset replaces are dropped.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -53,10 +53,10 @@ const fn rule(
 struct Foreign {
     /// Its path, with dots.
     path: String,
-    /// The key that decides so.
+    /// The key that decides this.
     selector: Cow<'static, str>,
     why: String,
-    /// It is switched off by a number, so that its default may stand there: only another value was set in vain.
+    /// It is switched off by a number, so its default is allowed: only another value is an error.
     is_off: bool,
 }
 
@@ -76,13 +76,13 @@ fn foreign(table: &Table) -> Vec<Foreign> {
     let mut found: Vec<Foreign> = Vec::new();
     for Rule { section, keys, selector, values } in &RULES {
         let value = find(table, selector).and_then(Value::as_str).unwrap_or_default();
-        // A selector that is not read itself decides nothing.
-        if values.contains(&value) || found.iter().any(|it| it.path == *selector) {
+        // A selector that nothing reads decides nothing.
+        if values.contains(&value) || found.iter().any(|other| other.path == *selector) {
             continue;
         }
         for key in *keys {
             let path = format!("{section}.{key}");
-            if found.iter().any(|it| it.path == path) {
+            if found.iter().any(|other| other.path == path) {
                 continue;
             }
             let readers = values.iter().map(|value| format!("\"{value}\"")).collect::<Vec<_>>().join(" and ");
@@ -114,7 +114,7 @@ fn of_rewards(table: &Table) -> Vec<Foreign> {
     found
 }
 
-/// What is switched off without a name for it.
+/// Keys that a number or another key switches off, rather than a name.
 fn switched_off(table: &Table) -> Vec<Foreign> {
     let number = |path: &str| match find(table, path) {
         Some(Value::Float(number)) => *number,
@@ -128,29 +128,28 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     if number("objective.reference.beta") == 0.0 {
         for path in ["objective.reference.kind", "objective.reference.guidance_scale"] {
             let why =
-                format!("`{path}` does nothing, as `objective.reference.beta` = 0: set that above 0, or remove it");
+                format!("`{path}` does nothing because `objective.reference.beta` is 0: raise it, or remove `{path}`");
             push(path, "objective.reference.beta", why, true);
         }
     }
     if number("rollout.guidance_scale") == 1.0 {
         let path = "rollout.guidance_gradient";
         let why = format!(
-            "`{path}` does nothing without guidance, as `rollout.guidance_scale` = 1: raise that, or remove it"
+            "`{path}` does nothing because `rollout.guidance_scale` is 1, no guidance: raise it, or remove `{path}`"
         );
         push(path, "rollout.guidance_scale", why, true);
     }
     if number("train.ema_decay") == 0.0 {
         let path = "train.ema_warm_up";
-        let why = format!(
-            "`{path}` does nothing without averaged weights, as `train.ema_decay` = 0: raise that, or remove it"
-        );
+        let why =
+            format!("`{path}` does nothing because `train.ema_decay` is 0, no averaging: raise it, or remove `{path}`");
         push(path, "train.ema_decay", why, true);
     }
     let adapter = find(table, "lora.adapter").is_some();
     if !adapter && number("lora.rank") == 0.0 {
         for path in ["lora.alpha", "lora.targets"] {
             let why = format!(
-                "`lora.alpha` and `lora.targets` have no effect, as all weights are trained: set `lora.rank` above 0, or \
+                "`lora.alpha` and `lora.targets` do nothing when all weights are trained: set `lora.rank` above 0, or \
                  remove `{path}`"
             );
             push(path, "lora.rank", why, false);
@@ -158,14 +157,14 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     }
     if adapter {
         for path in ["lora.alpha", "lora.targets"] {
-            let why = format!("`{path}` has no effect with `lora.adapter`, which has its own: remove one of the two");
+            let why = format!("`{path}` does nothing with `lora.adapter`, which has its own: remove one of the two");
             push(path, "lora.adapter", why, false);
         }
     }
     if find(table, "model.file").is_some() {
         for path in ["model.time", "model.time_scale", "model.positions"] {
             let why = format!(
-                "`{path}` does nothing with `model.file`, which has its own: remove it, or give the sizes of a new \
+                "`{path}` does nothing with `model.file`, which has its own: remove it, or set the sizes of a new \
                  model instead of the file"
             );
             push(path, "model.file", why, false);
@@ -174,18 +173,18 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     found
 }
 
-/// Every key with its value, also those that nothing reads.
+/// Every key with its value, including those that nothing reads.
 pub(super) fn complete(config: &Config) -> Table {
     Table::try_from(config).expect("every value of a configuration has a TOML form")
 }
 
-/// The defaults, with every key; of a reward those of all kinds.
+/// The defaults of every key; for a reward, those of all kinds.
 pub(super) fn defaults() -> &'static Table {
     static DEFAULTS: LazyLock<Table> = LazyLock::new(|| complete(&Config::default()));
     &DEFAULTS
 }
 
-/// The default of a key: of any reward it is that of the built-in one.
+/// The default of a key; every reward has the defaults of the built-in one.
 fn default_of(path: &str) -> Option<&'static Value> {
     match path.strip_prefix("reward.").and_then(|rest| rest.split_once('.')) {
         Some((_, key)) => find(defaults(), &format!("reward.0.{key}")),
@@ -193,12 +192,12 @@ fn default_of(path: &str) -> Option<&'static Value> {
     }
 }
 
-/// Removes what nothing reads and is as it is by default: it says nothing.
+/// Removes keys that nothing reads and that have their default value.
 pub(super) fn remove_silent(table: &mut Table) {
     remove_defaults(table, foreign(table));
 }
 
-/// The same in rewards alone, as configurations are compared.
+/// The same, but only in rewards: this is how configurations are compared.
 pub(super) fn remove_silent_of_rewards(table: &mut Table) {
     remove_defaults(table, of_rewards(table));
 }
@@ -230,19 +229,19 @@ fn remove(table: &mut Table, path: &str) {
     }
 }
 
-/// What becomes of the keys that nothing reads in a tree which was read as `config`.
+/// What [`check`] found: keys that nothing reads.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// One error for each that was set in vain.
+    /// One error for each key that was set to no effect.
     pub errors: Vec<Error>,
     /// Whether some were removed from the tree, so that it must be read again.
     pub has_removed: bool,
 }
 
-/// Looks for keys that were set and that nothing reads.
+/// Finds keys in a tree, which was read as `config`, that were set and that nothing reads.
 ///
-/// A preset goes on top of any file: where it has chosen the objective, the file's keys of another one are removed. So
-/// are, in the record of a run (`is_record`), which the program has written itself, all that a change leaves unread.
+/// A preset applies to any file: if it selects the objective, the file's keys of another one are removed. In the record
+/// of a run (`is_record`), which the program wrote itself, all keys that a change leaves unread are removed.
 pub(super) fn check(root: &mut Node, config: &Config, sources: Sources, is_record: bool) -> Found {
     let table = complete(config);
     let mut found = Found::default();

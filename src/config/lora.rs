@@ -44,18 +44,17 @@ impl Lora {
         self.rank > 0 || self.adapter.is_some()
     }
 
-    /// `lora.alpha`, or what stands for it.
+    /// `lora.alpha`, or its default.
     pub fn alpha(&self) -> f64 {
         self.alpha.unwrap_or(2.0 * self.rank as f64)
     }
 
-    /// Whether the model that the run starts from is the base with an adapter on it, and everything is measured from
-    /// that.
+    /// Whether the run starts from the base with an adapter, and everything is measured from that model.
     pub fn starts_from_adapter(&self) -> bool {
         self.adapter.is_some() && self.reference == LoraReference::Start
     }
 
-    /// What the model is called that a run is measured from.
+    /// The name of the model that a run is measured from.
     pub fn reference_name(&self) -> &'static str {
         if self.starts_from_adapter() { "start" } else { "base" }
     }
@@ -63,7 +62,7 @@ impl Lora {
     pub(super) fn validate(&self) -> Result<()> {
         if self.adapter.is_none() && self.reference != LoraReference::default() {
             return Err(Error::input(
-                "`lora.reference` does nothing without `lora.adapter`, as a new adapter starts from the base itself: \
+                "`lora.reference` does nothing without `lora.adapter`, because a new adapter starts from the base: \
                  remove it, or set `lora.adapter`",
             ));
         }

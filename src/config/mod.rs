@@ -53,7 +53,7 @@ use crate::error::{Error, Result};
 use crate::files::read_text;
 use tree::{Node, Sources};
 
-/// A whole configuration; see the sections for what the keys mean.
+/// A complete configuration; see the sections for what the keys mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -69,7 +69,7 @@ pub struct Config {
     /// `[rollout]`
     #[schemars(extend("x-commands" = ["train", "eval"]))]
     pub rollout: Rollout,
-    /// `[[reward]]`, one entry for each.
+    /// `[[reward]]`, one entry per reward.
     #[schemars(extend("x-commands" = ["train", "eval"]))]
     pub reward: Vec<Reward>,
     /// `[advantage]`
@@ -126,7 +126,7 @@ impl Default for Config {
     }
 }
 
-/// The commands that a configuration is for.
+/// The commands that read a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Command {
     /// `train`: needs `model.file`.
@@ -146,7 +146,7 @@ impl fmt::Display for Command {
 }
 
 impl Command {
-    /// As on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -166,7 +166,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Input`]: an unreadable file, invalid TOML, an unknown or misspelt section or key,
-    /// a wrong type, an unknown name. The message has the place, the key and what was expected.
+    /// a wrong type, an unknown name. The message has the location, the key and what was expected.
     pub fn load(path: Option<&Path>, overrides: &[String]) -> Result<Self> {
         match path {
             Some(path) => {
@@ -177,10 +177,10 @@ impl Config {
         }
     }
 
-    /// The configuration that the program itself has written into the directory of a run, changed by the overrides.
+    /// The configuration that the program wrote into the directory of a run, changed by the overrides.
     ///
-    /// It holds every key that was read. Where an override changes the objective, a kind or a mode, the keys of the
-    /// earlier one are dropped: nobody has written them by hand. In a file that is loaded they are an error.
+    /// It contains every key that was read. If an override changes the objective, a kind or a mode, the keys of the
+    /// earlier one are dropped, because the user did not write them. In a file of the user's they are an error.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -189,7 +189,7 @@ impl Config {
         Self::parse_as(&text, &path.display().to_string(), overrides, true)
     }
 
-    /// The configuration that the runs of a sweep have in common, changed for one of them. Where a change chooses another
+    /// The configuration that the runs of a sweep have in common, changed for one of them. If a change selects another
     /// objective, kind or mode, the file's keys of the earlier one are dropped.
     ///
     /// # Errors
@@ -201,7 +201,7 @@ impl Config {
         }
     }
 
-    /// [`Config::load`] from the text of a file; `name` stands for it in messages.
+    /// [`Config::load`] from the text of a file, which messages call `name`.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -245,7 +245,7 @@ impl Config {
     }
 
     /// The resolved configuration as TOML: every key that is read, with its value; those of another objective, kind or
-    /// mode are left out. [`Config::parse`] gives the same configuration back.
+    /// mode are left out. [`Config::parse`] reads the same configuration back.
     ///
     /// # Panics
     /// If a seed that did not come from TOML is over `i64::MAX`, TOML's largest integer.
@@ -260,7 +260,7 @@ impl Config {
         table
     }
 
-    /// The values as a table to compare with another's; of a reward only those of its kind.
+    /// The values as a table to compare with another's; for a reward, only those of its kind.
     fn to_compared(&self) -> toml::Table {
         let mut table = foreign::complete(self);
         foreign::remove_silent_of_rewards(&mut table);
@@ -281,8 +281,8 @@ fn parse_with_overrides(text: &str, sources: Sources) -> Result<Node> {
     Ok(root)
 }
 
-/// Puts the default file back if overrides started a section `[model]` with only `weights`: the key says how to store
-/// the model that would be used without it.
+/// Restores the default file if overrides created a section `[model]` with only `weights`: that key says how to store
+/// the default model, and does not replace it.
 fn keep_default_model(root: &mut Node, text: &str, sources: Sources) -> Result<()> {
     let has_weights_alone = root.get("model").is_some_and(|model| model.keys().eq(["weights"]));
     if has_weights_alone && tree::parse_file(text, sources)?.get("model").is_none() {

@@ -54,7 +54,7 @@ impl Model {
             let size = given.iter().find(|(_, size)| size.is_some()).map(|(key, _)| *key);
             if let Some(key) = size.or(self.mlp_ratio.map(|_| "mlp_ratio")) {
                 return Err(Error::input(format!(
-                    "`model.file` and `model.{key}` exclude each other: a file has its own \
+                    "`model.file` and `model.{key}` cannot both be set: a file has its own \
                      sizes; remove one of them"
                 )));
             }

@@ -20,13 +20,13 @@ impl Named<'_> {
         }
     }
 
-    /// Nothing, or a model that is built in.
-    fn is_no_file(&self) -> bool {
+    /// Whether it is empty or names a built-in model.
+    fn is_not_a_file(&self) -> bool {
         let path = self.path();
         path.as_os_str().is_empty() || path.to_string_lossy().starts_with("builtin:")
     }
 
-    /// Makes it independent of the working directory. A path that TOML cannot hold stays as it is.
+    /// Makes it independent of the working directory. A path that TOML cannot represent stays unchanged.
     fn anchor(&mut self) {
         let Ok(absolute) = std::path::absolute(self.path()) else { return };
         match self {
@@ -51,7 +51,7 @@ pub fn adapter_in(path: &Path) -> Option<PathBuf> {
 
 impl Config {
     /// The same configuration with absolute paths, so that it means the same in every working directory. Built-in models
-    /// keep their names, and `run.out_dir` stays as it is: a run knows where it lies.
+    /// keep their names, and `run.out_dir` stays unchanged: a run knows its own directory.
     #[must_use]
     pub fn anchored(&self) -> Self {
         let mut config = self.clone();
@@ -66,7 +66,7 @@ impl Config {
         let mut config = self.clone();
         let named = config.named(command).into_iter();
         let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
-        // The folder may be that of a run, which holds more than the adapter.
+        // The folder may be that of a run, which contains more than the adapter.
         if let Some(at) = found.iter().position(|(key, _)| key == "lora.adapter") {
             let (key, folder) = found.swap_remove(at);
             let files = ["adapter_config.json", "adapter_model.safetensors"];
@@ -75,7 +75,7 @@ impl Config {
         found
     }
 
-    /// Rejects control characters in what is named for `command`: TOML reads the `\t` of `"C:\temp"` as a tab.
+    /// Rejects control characters in the paths that `command` uses: TOML reads the `\t` of `"C:\temp"` as a tab.
     pub(super) fn validate_paths(&self, command: Command) -> Result<()> {
         let mut config = self.clone();
         let mut paths: Vec<(String, PathBuf)> =
@@ -112,7 +112,7 @@ impl Config {
             found.extend(self.data.path.as_mut().map(|path| ("data.path".to_owned(), Named::Path(path))));
             found.extend(self.data.labels.as_mut().map(|path| ("data.labels".to_owned(), Named::Path(path))));
         }
-        found.retain(|(_, named)| !named.is_no_file());
+        found.retain(|(_, named)| !named.is_not_a_file());
         found
     }
 }
@@ -128,7 +128,7 @@ impl Reward {
             Output::Ctc { alphabet } => found.push(("output.alphabet", Named::Text(alphabet))),
             _ => {}
         }
-        // A bare name is looked up in PATH. Of the arguments those count that are files, such as scripts.
+        // A bare name is looked up in PATH. Arguments count if they are files, such as scripts.
         let is_file = |(at, word): &(usize, &mut String)| match at {
             0 => Path::new(word.as_str()).components().count() > 1,
             _ => Path::new(word.as_str()).is_file(),

@@ -1,13 +1,13 @@
-//! Presets: settings with a name. A preset is nothing but lines of `key = value`, each as after `--set`.
+//! Presets: named settings. A preset consists of lines `key = value`, each read like `--set`.
 
 use super::decode::nearest;
 use super::tree::PRESET;
 use crate::error::{Error, Result};
 
-/// Settings with a name.
+/// Named settings.
 #[derive(Debug)]
 pub struct Preset {
-    /// What `--preset` calls it.
+    /// Its name after `--preset`.
     pub name: &'static str,
     text: &'static str,
 }
@@ -21,20 +21,20 @@ macro_rules! presets {
     };
 }
 
-/// All presets: what a run is for, then what the device's memory holds.
+/// All presets: first by the purpose of a run, then by the memory of the device.
 pub const PRESETS: &[Preset] = presets!["quick", "careful", "many-epochs", "low-memory", "whole-batch"];
 
 impl Preset {
     /// The preset of that name.
     ///
     /// # Errors
-    /// [`Error::Input`] with the names that there are.
+    /// [`Error::Input`] with the known names.
     pub fn named(name: &str) -> Result<&'static Self> {
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
         PRESETS.iter().find(|preset| preset.name == name).ok_or_else(|| {
             Error::input(match nearest(name, &names) {
                 Some(known) => format!("there is no preset `{name}`; did you mean `{known}`?"),
-                None => format!("there is no preset `{name}`: there are {}", names.join(", ")),
+                None => format!("there is no preset `{name}`; the presets are {}", names.join(", ")),
             })
         })
     }
@@ -44,12 +44,12 @@ impl Preset {
         self.text.lines().next().unwrap_or_default().trim_start_matches("# ")
     }
 
-    /// The whole file.
+    /// The text of the file.
     pub fn text(&self) -> &'static str {
         self.text
     }
 
-    /// `--preset NAME: key=value` of each line, which is read as after `--set` and says where it comes from.
+    /// `--preset NAME: key=value` for each line: read like `--set`, with a prefix that says where it comes from.
     pub fn overrides(&self) -> Vec<String> {
         let lines = self.text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.map(|line| format!("{PRESET}{}: {}", self.name, line.replacen(" = ", "=", 1))).collect()

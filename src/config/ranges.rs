@@ -1,6 +1,6 @@
-//! Checks of a single value; each complaint names the key, what it must be, and what it is.
+//! Checks of a single value; each error names the key, what it must be, and what it is.
 //!
-//! The device computes in f32, so what becomes 0, 1 or infinite there is judged as such.
+//! The device computes in f32, so values are checked as rounded to f32.
 
 use std::fmt::Display;
 
@@ -8,15 +8,15 @@ use serde_json::Value as Json;
 
 use crate::error::{Error, Result};
 
-/// Bound of a size, so that products of two fit in 32 bits; no real model comes near it.
+/// Largest size: products of two fit in 32 bits, and no real model comes near it.
 pub(super) const MAX_SIZE: usize = 65_535;
-/// Bound of a number of training steps or samples: far beyond any run, and products of two stay exact.
+/// Largest number of training steps or samples: far beyond any run, and products of two stay exact.
 pub(super) const MAX_COUNT: usize = 100_000_000;
-/// Bound of a number of sampling steps or passes.
+/// Largest number of sampling steps or passes.
 pub(super) const MAX_STEPS: usize = 10_000;
-/// Bound of a number of samples that are drawn for each class.
+/// Largest number of samples drawn per class.
 pub(super) const MAX_PER_CLASS: usize = 10_000;
-/// Bound of the samples of one rollout.
+/// Largest number of samples in a rollout.
 pub(super) const MAX_SAMPLES: usize = 1_000_000;
 
 pub(super) fn wrong<T>(key: impl Display, expected: impl Display, found: impl Display) -> Result<T> {
@@ -42,7 +42,7 @@ pub(super) fn positive_or_inf(key: impl Display, value: f64) -> Result<()> {
 
 pub(super) fn not_negative(key: impl Display, value: f64) -> Result<()> {
     let ok = value >= 0.0 && (value as f32).is_finite();
-    check(ok, key, "a finite number of 0 or more", value)
+    check(ok, key, "a finite, non-negative number", value)
 }
 
 pub(super) fn share(key: impl Display, value: f64) -> Result<()> {
@@ -69,7 +69,7 @@ pub(super) fn check_by_schema(key: String, value: &toml::Value, schema: &Json) -
         (toml::Value::Integer(value), _, Some(low), _, Some(high)) => {
             let ok = (low..=high).contains(&(*value as f64));
             if let Some(why) = schema["x-why"].as_str().filter(|_| !ok) {
-                return wrong(key, format_args!("a whole number from {low} to {high}, as {why}"), value);
+                return wrong(key, format_args!("a whole number from {low} to {high}, because {why}"), value);
             }
             bounded(key, usize::try_from(*value).unwrap_or(usize::MAX), low as usize, high as usize)
         }
@@ -88,7 +88,7 @@ pub(super) fn check_by_schema(key: String, value: &toml::Value, schema: &Json) -
     }
 }
 
-/// `value` must divide `total`, which `of` describes; the fix is the nearest divisor.
+/// Checks that `value` divides `total`, which `of` describes. The message suggests the nearest divisors.
 pub(super) fn divides(key: &str, value: usize, of: &str, total: usize) -> Result<()> {
     if total.is_multiple_of(value) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What the schema says, as text for people: the reference of all keys, and configurations with a comment for each.
+//! The schema as readable text: the reference of all keys, and configurations with a comment for each key.
 
 use toml::Value;
 
@@ -8,7 +8,7 @@ use super::{Command, Config};
 /// Columns of a comment.
 const WIDTH: usize = 100;
 
-/// The reference of every section and key, as Markdown: what docs/configuration.md holds.
+/// The reference of every section and key, as Markdown: the content of docs/configuration.md.
 pub fn reference() -> String {
     let defaults = super::foreign::defaults();
     let mut text = String::new();
@@ -64,8 +64,8 @@ pub struct Style<'a> {
 }
 
 impl Config {
-    /// The configuration as TOML in the order of the reference. Where nothing is left out by the command,
-    /// [`Config::parse`] gives the same configuration back.
+    /// The configuration as TOML in the order of the reference. If nothing is left out for the command,
+    /// [`Config::parse`] reads the same configuration back.
     pub fn as_document(&self, style: Style) -> String {
         let config = self.to_table();
         let base = style.base.map(Config::to_table);
@@ -77,7 +77,7 @@ impl Config {
             if style.command.is_some_and(|command| !section.commands.contains(&command.name())) {
                 continue;
             }
-            // A list, and a model, are what they are as a whole: a section that is there has no default for the rest.
+            // Lists and models are written completely: a section that is present has no defaults for its other keys.
             let is_whole = section.is_list || section.path == "model";
             let before = base.as_ref().map(|base| section.tables(base));
             let tables = section.tables(&config);
@@ -99,7 +99,7 @@ impl Config {
                     match value {
                         Some(value) => lines.push(format!("{} = {}", key.name, toml_of(value))),
                         None if style.comments && index == 0 => {
-                            // What another kind or objective would take.
+                            // A key of another kind or objective.
                             let default = defaults.first().and_then(|(_, table)| table.get(key.name)).map(toml_of);
                             lines.push(
                                 format!("# {} = {}", key.name, default.unwrap_or_default()).trim_end().to_owned(),

@@ -22,61 +22,61 @@ pub struct Reward {
     /// Factor in the sum; 0 only measures, a negative weight penalises. For a kind with several components also a table
     /// of factors for some of them, such as `{ ocr = 1.0, aesthetics = 0.5 }`; the others are only measured.
     pub weight: Weight,
-    /// Of `classifier`: a safetensors file that `fit-classifier` wrote, or `builtin:digits8-classifier`. Of `template`:
-    /// an image. Of `onnx`: the model. Relative to the current directory.
+    /// For `classifier`: a safetensors file that `fit-classifier` wrote, or `builtin:digits8-classifier`. For
+    /// `template`: an image. For `onnx`: the model. Relative to the current directory.
     pub file: String,
-    /// Of `jpeg-size`: the JPEG quality, 1 to 100.
+    /// For `jpeg-size`: the JPEG quality, 1 to 100.
     #[schemars(range(min = 1, max = 100))]
     pub quality: usize,
-    /// Of `colour`: the target colour, `[red, green, blue]` from 0 to 1, or text such as `"#ff8000"`.
+    /// For `colour`: the target colour, `[red, green, blue]` from 0 to 1, or text such as `"#ff8000"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub colour: Option<Colour>,
-    /// Of `symmetry`: which halves are compared, `"left-right"` or `"top-bottom"`.
+    /// For `symmetry`: which halves are compared, `"left-right"` or `"top-bottom"`.
     pub axis: Axis,
-    /// Of `onnx`: `[height, width]` to which images are resized. Default: the size in the file, or else unchanged.
+    /// For `onnx`: `[height, width]` to which images are resized. Default: the size in the file, or else unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_size: Option<[usize; 2]>,
-    /// Of `onnx`: order of the input's dimensions, `"nchw"` or `"nhwc"`.
+    /// For `onnx`: order of the input's dimensions, `"nchw"` or `"nhwc"`.
     pub layout: TensorLayout,
-    /// Of `onnx`: order of the input's channels, `"rgb"` or `"bgr"`.
+    /// For `onnx`: order of the input's channels, `"rgb"` or `"bgr"`.
     pub colour_order: ColourOrder,
-    /// Of `onnx`: the values of black and white, before `mean` and `std`. Pixels are clamped to black and white first.
+    /// For `onnx`: the values of black and white, before `mean` and `std`. Pixels are clamped to black and white first.
     pub range: [f64; 2],
-    /// Of `onnx`: subtracted from each pixel after `range`: a number, or a list with one per channel, in the order red,
-    /// green, blue.
+    /// For `onnx`: subtracted from each pixel after `range`: a number, or a list with one per channel, in the order
+    /// red, green, blue.
     pub mean: PerChannel,
-    /// Of `onnx`: each pixel is divided by this after `mean`: a number, or a list with one per channel.
+    /// For `onnx`: each pixel is divided by this after `mean`: a number, or a list with one per channel.
     pub std: PerChannel,
-    /// Of `onnx`: what the model's output means: `{ kind = "class-probability", softmax = true }`,
+    /// For `onnx`: what the model's output means: `{ kind = "class-probability", softmax = true }`,
     /// `{ kind = "scalar", index = 0 }`, `{ kind = "cosine", target = "vector.json" }`, or
     /// `{ kind = "ctc", alphabet = "symbols.txt" }`.
     pub output: Output,
-    /// Of `onnx`: which of the model's outputs to read. A model with a single output does not need it.
+    /// For `onnx`: which of the model's outputs to read. A model with a single output does not need it.
     pub output_name: String,
-    /// Of `command`: the program and its arguments, such as `["python3", "score.py"]`.
+    /// For `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
-    /// Of `command`: how the program gets images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
+    /// For `command`: how the program receives images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
     pub picture: PictureForm,
-    /// Of `http`: address of the service, such as `"http://127.0.0.1:8080"`; `/score` is added to it.
+    /// For `http`: address of the service, such as `"http://127.0.0.1:8080"`; `/score` is added to it.
     pub url: String,
-    /// Of `http`: names of the rewards to request from the service. A component has the name of its reward, or
+    /// For `http`: names of the rewards to request from the service. A component has the name of its reward, or
     /// `reward.score` if a reward has several scores.
     pub rewards: Vec<String>,
-    /// Of `command` and `http`: what an image should show, in words; `{class}` stands for the name of its class.
+    /// For `command` and `http`: what an image should show, in words; `{class}` stands for the name of its class.
     pub prompt: String,
-    /// Of `command` and `http`: a JSON file with more data about each class: one object per class, in a list or by
+    /// For `command` and `http`: a JSON file with more data about each class: one object per class, in a list or by
     /// name; an object's `prompt` overrides the general one. Relative to the current directory; empty means none.
     pub metadata: String,
-    /// Of `command` and `http`: how long a request may take, in seconds.
+    /// For `command` and `http`: how long a request may take, in seconds.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub timeout_seconds: f64,
-    /// Of `command` and `http`: how often to retry a failed request.
+    /// For `command` and `http`: how often to retry a failed request.
     #[schemars(range(max = MAX_COUNT))]
     pub retries: usize,
-    /// Of `command` and `http`: images per request.
+    /// For `command` and `http`: images per request.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub batch: usize,
-    /// Of `command` and `http`: concurrent requests; for `command`, each goes to its own process.
+    /// For `command` and `http`: concurrent requests; for `command`, each goes to its own process.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub workers: usize,
 }
@@ -132,7 +132,7 @@ impl Weight {
         }
     }
 
-    /// Whether nothing is learned from any component.
+    /// Whether the factor of every component is 0.
     pub fn is_zero(&self) -> bool {
         match self {
             Self::All(weight) => *weight == 0.0,
@@ -153,12 +153,12 @@ impl From<f64> for Weight {
 pub enum PerChannel {
     /// The same for all.
     All(f64),
-    /// One a channel.
+    /// One per channel.
     Each(Vec<f64>),
 }
 
 impl PerChannel {
-    /// The numbers that were given: one, or one for each channel.
+    /// The given numbers: one, or one per channel.
     pub fn values(&self) -> &[f64] {
         match self {
             Self::All(value) => std::slice::from_ref(value),
@@ -178,13 +178,14 @@ pub enum Colour {
 }
 
 impl Colour {
-    /// Red, green, blue, each 0 to 1; `None` if it is not one.
+    /// Red, green, blue, each 0 to 1; `None` if it is not a colour.
     pub fn rgb(&self) -> Option<[f64; 3]> {
         match self {
             Self::Rgb(rgb) => rgb.iter().all(|value| (0.0..=1.0).contains(value)).then_some(*rgb),
             Self::Hex(text) => {
-                let digits =
-                    text.strip_prefix('#').filter(|it| it.len() == 6 && it.chars().all(|c| c.is_ascii_hexdigit()))?;
+                let digits = text
+                    .strip_prefix('#')
+                    .filter(|hex| hex.len() == 6 && hex.chars().all(|c| c.is_ascii_hexdigit()))?;
                 let number = u32::from_str_radix(digits, 16).ok()?;
                 Some([16, 8, 0].map(|shift| f64::from(number >> shift & 255) / 255.0))
             }
@@ -246,7 +247,7 @@ pub enum Target {
     Vector(Vec<f64>),
 }
 
-/// What `rewards.csv` says of an image beside its scores.
+/// The columns of `rewards.csv` besides the scores.
 const COLUMNS: [&str; 5] = ["iteration", "purpose", "sample", "class", "total"];
 
 /// The keys that only some kinds have, and those kinds.
@@ -360,7 +361,7 @@ impl Reward {
     }
 }
 
-/// What the entries are called: by their name, or else their kind; where several would share it, by their index too.
+/// The names of the entries: their name or else their kind, with their index if several would share it.
 pub fn reward_names(rewards: &[Reward]) -> Vec<String> {
     let given: Vec<&str> =
         rewards.iter().map(|reward| if reward.name.is_empty() { reward.kind.name() } else { &reward.name }).collect();
@@ -373,7 +374,7 @@ pub fn reward_names(rewards: &[Reward]) -> Vec<String> {
     given.iter().enumerate().map(unique).collect()
 }
 
-/// The index of the first name that has come before.
+/// The index of the first name that repeats an earlier one.
 pub(super) fn first_repeated(names: &[String]) -> Option<usize> {
     let mut seen = BTreeSet::new();
     names.iter().position(|name| !seen.insert(name))

@@ -1,5 +1,5 @@
-//! The JSON schema of a configuration, made from the section structs. Editors complete by it; the reference, commented
-//! configurations and the checks of single values are made from it, so none of them can drift from the code.
+//! The JSON schema of a configuration, derived from the section structs. Editors use it for completion; the reference,
+//! commented configurations and checks of single values are derived from it, so none of them can drift from the code.
 
 use std::sync::LazyLock;
 
@@ -28,7 +28,7 @@ pub(super) struct Section {
     pub commands: Vec<&'static str>,
     /// What it is for: paragraphs.
     pub text: Vec<String>,
-    /// Its keys, in the order in which they are declared.
+    /// Its keys, in order of declaration.
     pub keys: Vec<Key>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Key {
     pub schema: &'static Json,
 }
 
-/// A value that a key can have by name.
+/// A named value of a key.
 #[derive(Debug)]
 pub(super) struct Choice {
     pub name: &'static str,
@@ -65,7 +65,7 @@ fn collect_all() -> Vec<Section> {
     found
 }
 
-/// The keys of this name in other sections that a reader of the section `path` reads, too; of any section if there is none.
+/// The keys of this name in other sections that the commands of section `path` read; if there are none, in any section.
 pub(super) fn elsewhere(path: &str, name: &str) -> Vec<String> {
     let sections = sections();
     let here = sections.iter().find(|section| section.path == path);
@@ -83,7 +83,7 @@ pub(super) fn elsewhere(path: &str, name: &str) -> Vec<String> {
 fn collect(path: &str, is_list: bool, commands: Vec<&'static str>, schema: &'static Json, found: &mut Vec<Section>) {
     let place: Vec<&str> = path.split('.').chain(is_list.then_some("0")).collect();
     let mut text = paragraphs(schema);
-    // "`[train]`: what it is": the heading says the name already.
+    // "`[train]`: what it is": the heading already has the name.
     if let Some((_, rest)) = text.first().and_then(|first| first.split_once("`: ")) {
         text[0] = capitalised(rest);
     }
@@ -100,7 +100,7 @@ fn collect(path: &str, is_list: bool, commands: Vec<&'static str>, schema: &'sta
     }
 }
 
-/// What a reference points at.
+/// What a reference points to.
 fn resolve(schema: &'static Json) -> &'static Json {
     let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
     // An optional value is a reference or null.
@@ -117,13 +117,13 @@ impl Key {
         paragraphs(self.schema)
     }
 
-    /// What its type says beyond that: paragraphs, for choices alone.
+    /// The description of its type, as paragraphs; only for choices.
     pub fn text_of_type(&self) -> Vec<String> {
         let target = resolve(self.schema);
         if std::ptr::eq(target, self.schema) { Vec::new() } else { paragraphs(target) }
     }
 
-    /// The values that it can have by name, if it has such.
+    /// Its named values, if any.
     pub fn choices(&self) -> Vec<Choice> {
         let target = resolve(self.schema);
         let forms = target["oneOf"].as_array().map_or(&[][..], Vec::as_slice);
@@ -143,7 +143,7 @@ impl Key {
         found
     }
 
-    /// The values that it can have, in words; empty if any that its type can hold.
+    /// Its allowed values in words; empty if every value of its type is allowed.
     pub fn range(&self) -> String {
         let choices = self.choices();
         if choices.iter().any(|choice| !choice.keys.is_empty()) {
@@ -221,9 +221,9 @@ fn thousands(number: u64) -> String {
     groups.join(",")
 }
 
-/// What is out of the range that the schema gives it, in the sections that `command` reads.
+/// Errors for values outside the ranges of the schema, in the sections that `command` reads.
 pub(super) fn out_of_range(config: &Config, command: Command) -> Vec<crate::Error> {
-    // Also keys that nothing reads: a value out of range is a mistake wherever it stands.
+    // Including keys that nothing reads: a value out of range is always a mistake.
     let values = super::foreign::complete(config);
     let mut errors = Vec::new();
     for section in sections().iter().filter(|section| section.commands.contains(&command.name())) {

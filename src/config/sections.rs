@@ -14,7 +14,7 @@ use super::ranges::*;
 pub struct Run {
     /// Name of the run's directory inside `out_dir`.
     pub name: String,
-    /// Directory that holds the runs; `--out DIR` overrides it and the name.
+    /// Directory that contains the runs; `--out DIR` overrides it and the name.
     pub out_dir: PathBuf,
     /// Seed of everything random: initial weights, data order, noise, trained steps.
     pub seed: u64,
@@ -44,7 +44,7 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: Option<usize>,
-    /// Channels of an image: 1 is grey, 3 is RGB, 2 are the coordinates of a point. Must equal the data's.
+    /// Channels of an image: 1 is grey, 3 is RGB, 2 is the coordinates of a point. Must equal the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: Option<usize>,
@@ -80,8 +80,8 @@ pub struct Model {
     pub time_scale: f64,
     /// Position embedding. Only for new models.
     pub positions: Positions,
-    /// How `train` keeps frozen weights on the device: the base of an adapter (`lora`), or of a run that trains all
-    /// weights the base that drift and `objective.reference` are measured from. Files keep 32 bits.
+    /// How `train` stores frozen weights on the device: the base of an adapter (`lora`) or, if all weights are trained,
+    /// the base that drift and `objective.reference` are measured from. Files keep 32 bits.
     pub weights: WeightType,
 }
 
@@ -169,12 +169,12 @@ pub struct Rollout {
     /// Samples per group, whose rewards are compared with each other.
     #[schemars(range(min = 2, max = MAX_SIZE), extend("x-why" = "rewards are compared within a group"))]
     pub group_size: usize,
-    /// The samples of a group start from the same noise, and differ only by the noise of the random steps.
+    /// Start the samples of a group from the same noise, so that they differ only by the noise of the random steps.
     pub shared_noise: bool,
     /// Classifier-free guidance in sampling and training; 1 disables it and halves the cost.
     #[schemars(range(min = 0))]
     pub guidance_scale: f64,
-    /// With guidance: which of the two forward passes learn.
+    /// With guidance: which of the two forward passes are trained.
     pub guidance_gradient: GuidanceGradient,
     /// Which steps are random and trained; for `nft`, the times at which noise is added to samples. A trained step must
     /// have a density: the last step with `cps`, `precise` and `dance-precise`, a step whose eta is 0, and a step whose
@@ -231,30 +231,30 @@ impl Default for Advantage {
 pub struct Objective {
     /// The loss to minimise.
     pub name: ObjectiveName,
-    /// Of `flow-dppo` and `flow-grpo`: the log-probability. The KL always uses the true standard deviation s.
+    /// For `flow-dppo` and `flow-grpo`: the log-probability. The KL always uses the true standard deviation s.
     pub log_prob: LogProb,
-    /// Of `flow-dppo`: which terms beyond the threshold are dropped.
+    /// For `flow-dppo`: which terms beyond the threshold are dropped.
     pub mask: Mask,
-    /// Of `flow-dppo`: what the mask compares with the threshold.
+    /// For `flow-dppo`: what the mask compares with the threshold.
     pub divergence: Divergence,
-    /// Of `flow-dppo`: δ. A sample's step is dropped from the loss if its divergence from the rollout's policy has
+    /// For `flow-dppo`: δ. A sample's step is dropped from the loss if its divergence from the rollout's policy has
     /// reached this and the update would push it further; `inf` drops nothing. At most 1 for `tv`.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub kl_mask_threshold: f64,
-    /// Of `flow-grpo` and `grpo-guard`: the ratio is clipped below 1 − `clip_low`; must be less than 1 per element.
+    /// For `flow-grpo` and `grpo-guard`: the ratio is clipped below 1 − `clip_low`; must be less than 1 per element.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip_low: f64,
-    /// Of `flow-grpo` and `grpo-guard`: the ratio is clipped above 1 + `clip_high`.
+    /// For `flow-grpo` and `grpo-guard`: the ratio is clipped above 1 + `clip_high`.
     #[schemars(extend("exclusiveMinimum" = 0, "x-inf" = true))]
     pub clip_high: f64,
     /// Unit of threshold and clip range. The published 1e-5 (KL) and 1e-4 (clip) are means over 65,536 elements: 0.655
     /// and 6.55 as sums. `tv` has no unit.
     pub threshold_unit: ThresholdUnit,
-    /// Of `flow-grpo` and `grpo-guard`: the clip range over the run.
+    /// For `flow-grpo` and `grpo-guard`: the clip range over the run.
     pub clip_schedule: ClipSchedule,
-    /// Of `grpo-guard`: the weight of each step.
+    /// For `grpo-guard`: the weight of each step.
     pub step_weight: StepWeight,
-    /// Of `nft`: how far the implicit policies are from the old one, on either side.
+    /// For `nft`: how far the implicit policies are from the old one, on either side.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub nft_beta: f64,
     /// A penalty on the distance to the base model.

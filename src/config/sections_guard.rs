@@ -1,4 +1,4 @@
-//! The section that says when a run is warned of, and when it is stopped.
+//! The section that sets when `train` warns and when it stops a run.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A sweep: a set of runs of `train`, as a small file describes it.
+//! A sweep: a set of runs of `train`, described by a small file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use super::{Command, Config};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 
-/// Most runs of one sweep: beyond, a grid was not meant so.
-const MOST_RUNS: usize = 10_000;
+/// Largest number of runs in a sweep; a larger grid is a mistake.
+const MAX_RUNS: usize = 10_000;
 
-/// A whole file: `[sweep]`, `[grid]` and `[[variant]]`.
+/// A complete file: `[sweep]`, `[grid]` and `[[variant]]`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sweep {
@@ -23,7 +23,7 @@ pub struct Sweep {
     pub sweep: Common,
     /// `[grid]`: every variant runs with every combination of these values.
     pub grid: Grid,
-    /// `[[variant]]`, one entry for each; with a grid there may be none.
+    /// `[[variant]]`, one entry per variant; may be empty if there is a grid.
     pub variant: Vec<Variant>,
 }
 
@@ -45,7 +45,7 @@ impl Default for Common {
     }
 }
 
-/// Runs that belong together.
+/// Runs with common settings.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Variant {
@@ -70,7 +70,7 @@ pub(super) fn is_sweep(root: &Node) -> bool {
 pub struct SweepRun {
     /// Variant and values of the grid; the same for all seeds.
     pub label: String,
-    /// Its configuration: `run.name` is a name for its directory, which no other run has.
+    /// Its configuration; `run.name` is unique, and names its directory.
     pub config: Config,
 }
 
@@ -78,7 +78,7 @@ impl Sweep {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Input`]: an unreadable file, invalid TOML, an unknown key or a wrong type, with its place.
+    /// [`Error::Input`]: an unreadable file, invalid TOML, an unknown key or a wrong type, with its location.
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path)?;
         let sources = Sources { file: &path.display().to_string(), overrides: &[] };
@@ -99,7 +99,7 @@ impl Sweep {
     }
 
     /// Every run, variant by variant, combination by combination, seed by seed; `out_dir` becomes their
-    /// `run.out_dir`, and `name` stands for the file in messages.
+    /// `run.out_dir`, and messages call the file `name`.
     ///
     /// # Errors
     /// [`Error::Input`] if there is nothing to run, if two runs are the same, or if a configuration is wrong.
@@ -122,9 +122,9 @@ impl Sweep {
             let axes = [shared.clone(), flatten(name, &variant.grid)?].concat();
             let sizes = axes.iter().map(|(_, values)| values.len());
             let new = sizes.fold(self.sweep.seeds.len(), usize::saturating_mul);
-            if runs.len().saturating_add(new) > MOST_RUNS {
+            if runs.len().saturating_add(new) > MAX_RUNS {
                 return Err(Error::input(format!(
-                    "{name} makes more than {MOST_RUNS} runs: shorten `sweep.seeds` or the lists of the grid"
+                    "{name} describes more than {MAX_RUNS} runs: shorten `sweep.seeds` or the lists of the grid"
                 )));
             }
             for values in combinations(&axes) {
@@ -142,11 +142,11 @@ impl Sweep {
                         Ok(config)
                     };
                     let config = load().map_err(|cause| Error::input(format!("{name}, `{label}`: {cause}")))?;
-                    // Some file systems make no difference between large and small letters.
+                    // Some file systems ignore case.
                     if let Some(twin) = folders.insert(config.run.name.to_lowercase(), runs.len()) {
                         let twin = &runs[twin];
                         return Err(Error::input(format!(
-                            "{name}: two runs are called {} (`{}` and `{label}`): give variants different labels, and \
+                            "{name}: two runs are called {} (`{}` and `{label}`): use different labels, and \
                              list a seed or value once",
                             config.run.name, twin.label
                         )));
@@ -195,7 +195,7 @@ fn combinations(axes: &[(String, Vec<toml::Value>)]) -> Vec<Values<'_>> {
     found
 }
 
-/// `flow-dppo, learning_rate=0.0001`: figures take what stands before the comma for the family.
+/// `flow-dppo, learning_rate=0.0001`: figures take the part before the comma as the family.
 fn label(variant: &str, values: &Values<'_>) -> String {
     let value = |(key, value): &(&str, &toml::Value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

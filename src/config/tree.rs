@@ -1,7 +1,7 @@
 //! The configuration as a tree of values that remember where they were written.
 //!
 //! A TOML file and any number of `key.path=value` overrides become one tree; each value keeps its
-//! line and column, or the override that set it, so that a complaint can point at the culprit.
+//! line and column, or the override that set it, so that an error can point to it.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -40,7 +40,7 @@ impl Sources<'_> {
     }
 }
 
-/// What stands before an override that comes from a preset: `--preset NAME: `.
+/// The prefix of an override that comes from a preset: `--preset NAME: `.
 pub(super) const PRESET: &str = "--preset ";
 
 /// The preset that an override comes from, as `--preset NAME`, and what it sets.
@@ -58,11 +58,11 @@ pub(super) fn is_of_preset(text: &str) -> bool {
 pub(super) struct Node {
     pub value: Value,
     pub place: Place,
-    /// What stands after the `=` of an override: where text is wanted, `run.name=2024` is text.
+    /// The text after the `=` of an override: for a key that takes text, `run.name=2024` is text.
     pub written: Option<String>,
 }
 
-/// A TOML value. Dates are kept as their text: no key takes one, so they are only ever refused.
+/// A TOML value. Dates are kept as their text: no key takes one, so they are always rejected.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Bool(bool),
@@ -82,10 +82,10 @@ pub(super) struct Entry {
     pub node: Node,
 }
 
-/// Parses a whole file.
+/// Parses a file.
 ///
 /// # Errors
-/// What is not TOML, with line and column, and integers that do not fit in 64 bits.
+/// Text that is not TOML, with line and column, and integers that do not fit in 64 bits.
 pub(super) fn parse_file(text: &str, sources: Sources) -> Result<Node> {
     let table = DeTable::parse(text).map_err(|e| {
         let offset = e.span().map_or(0, |span| span.start);
@@ -100,11 +100,11 @@ pub(super) fn parse_file(text: &str, sources: Sources) -> Result<Node> {
     convert(&root, &|span| places.at(span.start), sources)
 }
 
-/// What to do about a path of Windows.
+/// A hint for Windows paths.
 pub(super) const BACKSLASH: &str =
     "; within double quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /";
 
-/// Whether a fault is in an escape: a backslash stands there or within the few characters of its code before it, on the
+/// Whether an error is in an escape sequence: there is a backslash at the offset, or a few characters before it on the
 /// same line.
 fn is_at_backslash(text: &str, offset: usize) -> bool {
     let line = text.get(..offset).map_or(0, |before| before.rfind('\n').map_or(0, |newline| newline + 1));
@@ -132,7 +132,7 @@ pub(super) fn apply_override(root: &mut Node, defaults: &Node, index: usize, sou
     let written = value.trim();
     let value = match DeValue::parse(written) {
         Ok(parsed) => convert(&parsed, &|_| place, sources)?.value,
-        // Quotes say that it should be TOML.
+        // Quotes mean that it should be TOML.
         Err(cause)
             if written.len() > 1 && written.starts_with('"') && written.ends_with('"') && written.contains('\\') =>
         {
@@ -148,7 +148,7 @@ pub(super) fn apply_override(root: &mut Node, defaults: &Node, index: usize, sou
         default = default.and_then(|d| d.get(segment));
         node = descend(node, segment, default, place)
             .map_err(|problem| sources.error(place, format!("`{walked}` {problem}")))?;
-        // Who changes a part of a default answers for the whole.
+        // A change to a part of a default counts as written by the user, and so does the rest.
         if node.place == Place::Default {
             node.place = place;
         }
@@ -202,7 +202,7 @@ impl Node {
         entries.iter().map(|e| e.key.as_str())
     }
 
-    /// The keys of a table that stand in the file.
+    /// The keys of a table that are in the file.
     pub fn keys_of_file(&self) -> impl Iterator<Item = &str> {
         let entries = if let Value::Table(entries) = &self.value { &entries[..] } else { &[] };
         entries.iter().filter(|e| matches!(e.place, Place::File { .. })).map(|e| e.key.as_str())
@@ -217,7 +217,7 @@ impl Node {
         }
     }
 
-    /// Removes what a path leads to, and says whether it was there; an entry of a list takes the whole list with it.
+    /// Removes what a path leads to and returns whether it existed; for an entry of a list, the entire list is removed.
     pub fn remove_path(&mut self, path: &[&str]) -> bool {
         let Some((first, rest)) = path.split_first() else { return false };
         match &mut self.value {
@@ -235,7 +235,7 @@ impl Node {
         }
     }
 
-    /// Removes the keys of the table at `path` that are not `known`, its tag aside, and says whether there were any.
+    /// Removes the keys of the table at `path` that are not `known`, except its tag; returns whether there were any.
     pub fn retain_keys(&mut self, path: &[&str], known: &[&str]) -> bool {
         let table = path.iter().try_fold(&mut *self, |node, key| node.get_mut(key));
         let Some(Value::Table(entries)) = table.map(|table| &mut table.value) else { return false };
@@ -286,7 +286,7 @@ fn convert(value: &Spanned<DeValue>, place_of: PlaceOf, sources: Sources) -> Res
             let parsed = i64::from_str_radix(i.as_str(), i.radix());
             Value::Integer(parsed.map_err(|_| {
                 let message = format!(
-                    "the whole number {i} is too large or too small: TOML's are from {} to {} (2^63 - 1)",
+                    "the whole number {i} is too large or too small: TOML integers are from {} to {} (2^63 - 1)",
                     i64::MIN,
                     i64::MAX
                 );
@@ -323,10 +323,10 @@ fn place_in_file(text: &str, offset: usize) -> Place {
     Places::of(text).at(offset)
 }
 
-/// Bytes between the offsets whose character is counted beforehand.
+/// Bytes between the offsets whose character count is precomputed.
 const STRIDE: usize = 256;
 
-/// Finds lines and columns in a time that does not grow with the file, as every value of it asks.
+/// Finds lines and columns without scanning the file, because every value asks for its own.
 struct Places<'a> {
     text: &'a str,
     /// Where the lines begin.
@@ -363,7 +363,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Bytes that begin a character.
+/// Number of bytes that begin a character.
 fn starts(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }

@@ -1,4 +1,4 @@
-//! Ranges and arithmetic: what a type cannot say.
+//! Checks of ranges and arithmetic, which types cannot express.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ impl Config {
         }
     }
 
-    /// Checks what the schema cannot say: values that must fit with each other, and texts.
+    /// Checks what the schema cannot express: values that must fit with each other, and texts.
     pub(super) fn validate_together(&self, command: Command) -> Result<()> {
         self.run.validate()?;
         self.validate_paths(command)?;
@@ -93,7 +93,7 @@ impl Config {
         match self.model.file {
             Some(_) => self.model.source().map(drop),
             None => Err(Error::input(
-                "train starts from a trained model: give `model.file` instead of sizes, and create the file with pretrain",
+                "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain",
             )),
         }
     }
@@ -107,7 +107,7 @@ impl Config {
         {
             if model != data {
                 return Err(Error::input(format!(
-                    "`model.{key}` is {model} but `data.{key}` is {data}; give both the same value"
+                    "`model.{key}` is {model} but `data.{key}` is {data}; set both to the same value"
                 )));
             }
         }
@@ -129,7 +129,7 @@ impl Config {
     fn validate_weights(&self) -> Result<()> {
         if self.reward.iter().all(|reward| reward.weight.is_zero()) {
             return Err(Error::input(
-                "train has nothing to learn from: give at least one [[reward]] a `weight` other \
+                "train has nothing to learn from: set the `weight` of at least one [[reward]] to a value other \
                  than 0",
             ));
         }
@@ -137,20 +137,20 @@ impl Config {
     }
 
     fn validate_objective(&self) -> Result<()> {
-        let it = &self.objective;
-        if it.divergence == Divergence::Tv && it.kl_mask_threshold > 1.0 {
+        let objective = &self.objective;
+        if objective.divergence == Divergence::Tv && objective.kl_mask_threshold > 1.0 {
             let expected = "a total variation distance, above 0 and at most 1, with `objective.divergence` = \"tv\"";
-            return wrong("objective.kl_mask_threshold", expected, it.kl_mask_threshold);
+            return wrong("objective.kl_mask_threshold", expected, objective.kl_mask_threshold);
         }
-        if it.name != ObjectiveName::Nft {
+        if objective.name != ObjectiveName::Nft {
             return Ok(());
         }
-        if it.reference.beta > 0.0 {
+        if objective.reference.beta > 0.0 {
             let expected = "0 with the objective \"nft\": its steps have no density to compare with a reference's";
-            return wrong("objective.reference.beta", expected, it.reference.beta);
+            return wrong("objective.reference.beta", expected, objective.reference.beta);
         }
         if self.advantage.clip.is_infinite() {
-            let expected = "a number with the objective \"nft\", which takes advantages of ± the clip for certain";
+            let expected = "finite with the objective \"nft\", which treats advantages of ± the clip as certain";
             return wrong("advantage.clip", expected, "inf");
         }
         Ok(())
@@ -171,19 +171,19 @@ impl Config {
         divides("train.micro_batch", self.update_micro_batch(), &update, self.samples_per_update())
     }
 
-    /// What decides which model is the best must be measured.
+    /// Checks that the score which selects the best model is measured.
     fn validate_best(&self) -> Result<()> {
         let missing = match self.checkpoint.keep_best {
-            KeepBest::Judge if self.eval.judge.is_empty() => "there is no judge: give `eval.judge`",
+            KeepBest::Judge if self.eval.judge.is_empty() => "there is no judge: set `eval.judge`",
             KeepBest::Holdout
-                if self.reward.iter().all(|it| matches!(it.weight, Weight::All(weight) if weight != 0.0)) =>
+                if self.reward.iter().all(|reward| matches!(reward.weight, Weight::All(weight) if weight != 0.0)) =>
             {
-                "there is no hold-out: give a [[reward]] the `weight` 0"
+                "there is no hold-out: set the `weight` of a [[reward]] to 0"
             }
             _ => return Ok(()),
         };
         Err(Error::input(format!(
-            "`checkpoint.keep_best` selects by something that is not measured, as {missing}, or set \"auto\""
+            "`checkpoint.keep_best` selects by a score that is not measured, because {missing}, or set \"auto\""
         )))
     }
 }
@@ -278,7 +278,7 @@ impl Eval {
 }
 
 impl Preview {
-    /// The classes that were asked for, of a model with `num_classes`; all if none was.
+    /// The classes to show, of a model with `num_classes`; all if none are listed.
     ///
     /// # Errors
     /// [`Error::Input`] if the model has no such class.
@@ -288,7 +288,7 @@ impl Preview {
 }
 
 impl Rollout {
-    /// The classes that groups go through, of a model with `num_classes`.
+    /// The classes that groups take in turn, of a model with `num_classes`.
     ///
     /// # Errors
     /// [`Error::Input`] if the model has no such class.
@@ -314,7 +314,7 @@ impl Rollout {
         self.validate_trained_steps(&self.validate_levels()?)
     }
 
-    /// Every step's eta and noise level, which `eval` measures drift at; returns the levels.
+    /// Checks eta and noise level of every step, at which `eval` measures drift; returns the levels.
     fn validate_levels(&self) -> Result<Vec<f64>> {
         self.validate_eta()?;
         self.schedule.sigmas(self.steps).map_err(|cause| in_key("rollout.schedule", cause))
@@ -348,7 +348,7 @@ impl Rollout {
         Ok(())
     }
 
-    /// Every step that some rollout may train on has a density, and one that can be divided by.
+    /// Checks that every step that a rollout may train on has a density, and one that can be divided by.
     fn validate_trained_steps(&self, sigmas: &[f64]) -> Result<()> {
         let candidates =
             self.trained_steps.candidates(self.steps).map_err(|cause| in_key("rollout.trained_steps", cause))?;
@@ -361,7 +361,7 @@ impl Rollout {
             if !row.has_density() {
                 return Err(Error::input(format!(
                     "`rollout.trained_steps` may choose step {step}, which has no density: from sigma {:.4} to {:.4} \
-                     this sampler makes no noise with eta {eta}; leave the step out, or choose another sampler or eta",
+                     this sampler adds no noise with eta {eta}; leave the step out, or choose another sampler or eta",
                     sigmas[step],
                     sigmas[step + 1]
                 )));
@@ -370,7 +370,7 @@ impl Rollout {
                 return Err(Error::input(format!(
                     "`rollout.trained_steps` may choose step {step}, from sigma {:.4} to {:.4}, where this sampler's \
                      noise has a standard deviation of only {:.1e}: its KL is the squared change of the velocity times \
-                     {:.0}, where {LARGEST_KAPPA} is the most; leave the step out, or raise `rollout.eta`",
+                     {:.0}, and at most {LARGEST_KAPPA} is allowed; leave the step out, or raise `rollout.eta`",
                     sigmas[step],
                     sigmas[step + 1],
                     row.s,

@@ -1,4 +1,4 @@
-//! Lists the adapters with what they offer, and chooses one.
+//! Lists the adapters with what they support, and chooses one.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 /// The limits that the device is opened with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LimitsMode {
-    /// Everything that the adapter offers.
+    /// Everything that the adapter supports.
     #[default]
     Adapter,
     /// Only what WebGPU guarantees everywhere, and no optional features: shows how a minimal WebGPU device
@@ -24,15 +24,15 @@ pub struct Options {
     pub limits: LimitsMode,
     /// Turns all run-time checks in shaders back on (bounds, loop limits, zeroed workgroup memory).
     pub checked: bool,
-    /// Caches compiled pipelines on disk, in [`crate::cache::directory`], where the backend can.
+    /// Caches compiled pipelines on disk, in [`crate::cache::directory`], if the backend can.
     pub pipeline_cache: bool,
-    /// Cuts stores into chunks no larger than this, where the device would allow more: for tests.
+    /// Splits stores into chunks of at most this size even if the device allows more: for tests.
     pub chunk_bytes: Option<u64>,
 }
 
 impl Options {
-    /// Fills in what the caller left open from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
-    /// `FLOWDPPO_CHECKED`, so that a whole test suite can run on another device or with other limits, and turns
+    /// Fills in options that the caller did not set from `FLOWDPPO_DEVICE`, `FLOWDPPO_LIMITS` and
+    /// `FLOWDPPO_CHECKED`, so that a complete test suite can run on another device or with other limits, and turns
     /// the pipeline cache off if `FLOWDPPO_NO_PIPELINE_CACHE` is set.
     pub fn or_environment(mut self) -> Self {
         self.device = self.device.or_else(|| variable("FLOWDPPO_DEVICE"));
@@ -51,7 +51,7 @@ pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether a switch in the environment is on: set, and not to 0.
+/// Whether a switch in the environment is on: set to something other than 0.
 pub(super) fn is_on(name: &str) -> bool {
     variable(name).is_some_and(|value| value != "0")
 }
@@ -66,7 +66,7 @@ const MEMORY_LIMIT: &str = "FLOWDPPO_MEMORY_LIMIT_MIB";
 /// Checks the variables that change how a device is used: a misspelt value must not be ignored.
 ///
 /// # Errors
-/// [`Error::Input`] naming the variable and what it may be.
+/// [`Error::Input`] naming the variable and its valid values.
 pub(super) fn check_environment() -> Result<()> {
     let wrong = |name: &str, value: &str, expected: &str| {
         Err(Error::input(format!("{name}={value} is not valid: it must be {expected}, or not set")))
@@ -89,7 +89,7 @@ pub(super) fn check_environment() -> Result<()> {
     }
 }
 
-/// What kind of processor stands behind an adapter; the order is the order of preference.
+/// The kind of processor behind an adapter, in order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
@@ -118,7 +118,7 @@ pub struct AdapterDescription {
     pub driver: String,
     /// The kind of processor.
     pub kind: DeviceKind,
-    /// Size of the largest memory heap in bytes, where the backend reports it.
+    /// Size of the largest memory heap in bytes, if the backend reports it.
     pub memory_bytes: Option<u64>,
     /// Largest buffer, bytes.
     pub max_buffer_size: u64,
@@ -203,7 +203,7 @@ pub(super) fn choose(
                 })
                 .collect();
             Err(Error::Device(format!(
-                "no adapter matches `{}`: give part of a name or an index from this list: {}",
+                "no adapter matches `{}`: use part of a name or an index from this list: {}",
                 wanted.unwrap_or_default(),
                 names.join(", ")
             )))
@@ -249,7 +249,7 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     let instance = hal.shared_instance().raw_instance();
     // SAFETY: both handles are alive as long as `hal` is.
     let memory = unsafe { instance.get_physical_device_memory_properties(hal.raw_physical_device()) };
-    // Bit 0 is DEVICE_LOCAL: the other heaps are the host's memory.
+    // Bit 0 is DEVICE_LOCAL: the other heaps are host memory.
     let local = memory.memory_heaps_as_slice().iter().filter(|heap| heap.flags.as_raw() & 1 == 1);
     local.map(|heap| heap.size).max()
 }

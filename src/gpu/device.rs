@@ -60,7 +60,7 @@ pub struct Submitted {
     pub dispatches: u64,
 }
 
-/// Large stores are cut into chunks of this size even where a device takes larger buffers: allocators find room for
+/// Large stores are split into chunks of this size even if a device allows larger buffers: allocators find room for
 /// them more easily.
 const LARGEST_CHUNK: u64 = 1 << 30;
 
@@ -68,7 +68,7 @@ const LARGEST_CHUNK: u64 = 1 << 30;
 /// host.
 const LARGEST_WRITE: usize = 1 << 24;
 
-/// What went wrong on the device since the last look.
+/// What went wrong on the device since the last check.
 #[derive(Debug, Default)]
 struct Trouble {
     lost: Option<String>,
@@ -117,7 +117,7 @@ impl Gpu {
     /// Opens a device.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no adapter, none of that name, or the driver refuses; [`Error::Input`] if a variable
+    /// [`Error::Device`] if there is no adapter, none of that name, or the driver fails; [`Error::Input`] if a variable
     /// of the environment has an unknown value.
     pub fn open(options: &Options) -> Result<Arc<Self>> {
         adapter::check_environment()?;
@@ -140,7 +140,7 @@ impl Gpu {
             label: Some("flowdppo-wgpu"),
             required_features,
             required_limits: required_limits.clone(),
-            // Memory is planned before the run starts: large reserved blocks would only obscure the real need.
+            // Memory is planned before the run starts: large reserved blocks would only hide the real need.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         }))
@@ -218,7 +218,7 @@ impl Gpu {
         self.subgroups
     }
 
-    /// Bound where a kernel has a binding that a dispatch does not use.
+    /// Bound to bindings of a kernel that a dispatch does not use.
     pub fn unused(&self) -> &Region {
         self.unused.get().expect("the device is open")
     }
@@ -226,16 +226,16 @@ impl Gpu {
     /// The largest tensor that a kernel can be given, in bytes.
     pub fn binding_bytes(&self) -> u64 {
         // Kernels count elements in 32 bits. Up to 4 GiB there are 2^30, and no index that they form, even of
-        // an invocation beyond the end, wraps round.
+        // an invocation beyond the end, overflows.
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size).min(1 << 32)
     }
 
-    /// The largest chunk that a store is cut into, in bytes.
+    /// The largest chunk of a store, in bytes.
     pub fn chunk_bytes(&self) -> Option<u64> {
         Some(self.chunk_bytes.min(self.binding_bytes()))
     }
 
-    /// Objects made so far.
+    /// Objects created so far.
     pub fn counters(&self) -> Counters {
         Counters {
             buffers: self.buffers_made.load(Ordering::Relaxed),
@@ -263,7 +263,7 @@ impl Gpu {
         &self.workspace
     }
 
-    /// Time that replays have spent in kernels so far, as each plan's dispatches were timed before.
+    /// Time that replays have spent in kernels so far, computed from the earlier timing of each plan's dispatches.
     pub fn kernel_time(&self) -> Duration {
         Duration::from_nanos(self.kernel_nanoseconds.load(Ordering::Relaxed))
     }
@@ -276,7 +276,7 @@ impl Gpu {
     /// A zeroed buffer that kernels can use, of at least 4 bytes.
     ///
     /// # Errors
-    /// If it is larger than the device allows or than the device's memory.
+    /// If it is larger than the device allows, or than its memory.
     pub fn allocate(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
         self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
     }
@@ -312,7 +312,7 @@ impl Gpu {
     /// Checks the memory that a plan needs against the device's, before anything is allocated.
     ///
     /// # Errors
-    /// [`Error::Device`] with both numbers. Where the backend does not report its memory, this check always passes
+    /// [`Error::Device`] with both numbers. If the backend does not report its memory, this check always passes
     /// and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
     pub fn check_memory(&self, bytes: u64) -> Result<()> {
         let available = adapter::memory_limit().or(self.description.memory_bytes);
@@ -335,8 +335,8 @@ impl Gpu {
         for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
             let waiting = self.bytes_waiting.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if waiting > 0 && waiting + piece.len() as u64 > LARGEST_WRITE as u64 {
-                // Those before are on the device then, and their copies on the host are freed. Trouble shows at the next
-                // command.
+                // The previous pieces are then on the device, and their copies on the host are freed. Errors appear at
+                // the next command.
                 self.queue.submit([]);
                 let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
                 self.bytes_waiting.store(piece.len() as u64, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The only floor that uses wgpu: adapters, the device, buffers, pipelines, submission, timing.
+//! The only layer that uses wgpu: adapters, the device, buffers, pipelines, submission, timing.
 //!
 //! Everything above it works with [`Buffer`]s, [`Dispatch`]es and [`Command`]s.
 

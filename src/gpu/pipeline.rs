@@ -1,4 +1,4 @@
-//! Kernels, their bindings, and the pipelines made from them.
+//! Kernels, their bindings, and the pipelines created from them.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::resume_unwind;
@@ -15,7 +15,7 @@ use crate::error::Result;
 pub struct Kernel {
     /// File name in `shaders/` without the extension.
     pub shader: &'static str,
-    /// Constants of the file to replace.
+    /// Constants of the file, with the values that replace the defaults.
     pub constants: Vec<(&'static str, u32)>,
 }
 
@@ -63,11 +63,11 @@ pub struct Dispatch<B> {
 
 /// Folds a number of workgroups into two dimensions of at most 65 535, the limit that WebGPU guarantees.
 /// Shaders undo this with `linear_workgroup` and must guard the remainder. A larger number would need tensors
-/// that no device can hold, and binding those fails.
+/// that no device can allocate, and binding those fails.
 pub fn grid_1d(workgroups: u64) -> [u32; 3] {
-    const MOST: u64 = 65_535;
-    let workgroups = workgroups.clamp(1, MOST * MOST);
-    let y = workgroups.div_ceil(MOST);
+    const MAX: u64 = 65_535;
+    let workgroups = workgroups.clamp(1, MAX * MAX);
+    let y = workgroups.div_ceil(MAX);
     let x = workgroups.div_ceil(y);
     [x as u32, y as u32, 1]
 }
@@ -110,7 +110,7 @@ pub(super) struct Pipeline {
     ran: AtomicBool,
 }
 
-/// Pipelines by kernel, made on first use.
+/// Pipelines by kernel, created on first use.
 pub(super) type Pipelines = HashMap<Key, Arc<Pipeline>>;
 
 fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> wgpu::ComputePipeline {
@@ -166,7 +166,7 @@ fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> wgpu::ComputePipeline {
 pub const PARAMS_STRIDE: u64 = 256;
 
 impl Gpu {
-    /// A pipeline for each dispatch. Missing ones are compiled on all cores, since most of the start-up time is
+    /// A pipeline for each dispatch. Missing ones are compiled on all cores, because most of the start-up time is
     /// spent here.
     fn pipelines_for(&self, dispatches: &[Dispatch<Region>]) -> Vec<Arc<Pipeline>> {
         let key = |dispatch: &Dispatch<Region>| (dispatch.kernel.clone(), dispatch.reads.len(), dispatch.writes.len());

@@ -1,6 +1,6 @@
-//! Compiled pipelines on disk, so that the next start need not compile them again.
+//! Compiled pipelines on disk, so that the next start does not compile them again.
 //!
-//! Most desktop drivers have their own cache; this one helps where a driver has none, or an empty one. Only
+//! Most desktop drivers have their own cache; this one helps if a driver has none, or an empty one. Only
 //! Vulkan lets a program manage such a cache.
 
 use super::device::Gpu;
@@ -17,7 +17,7 @@ pub(super) struct PipelineCache {
 }
 
 impl PipelineCache {
-    /// The cache of an adapter, loaded from disk; `None` where the backend has none.
+    /// The cache of an adapter, loaded from disk; `None` if the backend has none.
     pub(super) fn load(device: &wgpu::Device, adapter: &wgpu::AdapterInfo) -> Option<Self> {
         let name = wgpu::util::pipeline_cache_key(adapter)?;
         let file = format!("{name}.bin");

@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use super::device::Gpu;
 use super::timing::Timing;
 
-/// The phase that counts the iterations of a loop; single dispatches are kept as events for the first few.
+/// The phase that counts the iterations of a loop; only the first few keep single dispatches as events.
 pub const ITERATION: &str = "iteration";
 
 /// Iterations whose dispatches are kept one by one: one to warm up and two more.
 const RECORDED_ITERATIONS: usize = 3;
 
-/// The most events that are kept, about 50 MB of trace.
-const MOST_EVENTS: usize = 200_000;
+/// Largest number of events that are kept, about 50 MB of trace.
+const MAX_EVENTS: usize = 200_000;
 
 /// What one dispatch of a plan does.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +116,7 @@ impl Profiler {
             let start = timing.start.saturating_duration_since(self.start).max(state.device_end);
             let end = (timing.start + timing.took).saturating_duration_since(self.start).max(start);
             state.device_end = end;
-            if keep && state.events.len() < MOST_EVENTS {
+            if keep && state.events.len() < MAX_EVENTS {
                 let (took, work, first) = (end - start, Some(work.clone()), timing.first);
                 state.events.push(Event { start, took, phase, work, first });
             }
@@ -152,7 +152,7 @@ impl Drop for Phase {
         let mut state = profiler.lock();
         state.stack.pop();
         state.phases.entry(phase).or_default().add(took);
-        if state.events.len() < MOST_EVENTS {
+        if state.events.len() < MAX_EVENTS {
             state.events.push(Event { start, took, phase, work: None, first: false });
         }
     }

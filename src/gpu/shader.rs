@@ -143,7 +143,7 @@ const EPILOGUES: &[(&str, &str)] = shaders!["epilogues/":
     "gated_residual",
 ];
 
-/// `(name, text)` of how a matmul kernel loads an element of its second operand, by number: [`weights`] gives it.
+/// `(name, text)` of how a matmul kernel loads an element of its second operand, by the number from [`weights`].
 const WEIGHTS: &[(&str, &str)] = shaders!["weights/": "f32", "f16", "q8_0"];
 
 /// The same for four elements at a time, in the same order.

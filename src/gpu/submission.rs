@@ -25,15 +25,15 @@ pub enum Command<'a> {
     },
 }
 
-/// Lets the host run ahead of the device, but not far: every pending submission holds staging memory.
+/// Lets the host run ahead of the device, but not far: every pending submission occupies staging memory.
 #[derive(Debug, Default)]
 pub struct Throttle {
     ahead: VecDeque<wgpu::SubmissionIndex>,
 }
 
 impl Throttle {
-    /// The number of parts of the work that may be pending.
-    const MOST: usize = 2;
+    /// How many parts of the work may be pending.
+    const MAX: usize = 2;
 
     /// Call this after each part of the work: submits it, and returns when at most two parts are pending.
     ///
@@ -41,7 +41,7 @@ impl Throttle {
     /// If the device is lost or reported an error.
     pub fn pass(&mut self, gpu: &Gpu) -> Result<()> {
         self.ahead.push_back(gpu.mark());
-        while self.ahead.len() > Self::MOST {
+        while self.ahead.len() > Self::MAX {
             let oldest = self.ahead.pop_front();
             gpu.poll(wgpu::PollType::Wait { submission_index: oldest, timeout: None })?;
         }
@@ -53,7 +53,7 @@ impl Throttle {
 const LARGEST_PIECE: u64 = 1 << 22;
 
 /// Bytes of the staging buffer of [`Gpu::read`], which every open device holds, and every plan counts: what is larger is
-/// transferred in pieces. Behind a piece comes the number of submissions that are done.
+/// split into pieces. Behind a piece comes the number of submissions that are done.
 pub const STAGING_BYTES: u64 = LARGEST_PIECE + 4;
 
 /// The staging buffer of [`Gpu::read`].
@@ -205,7 +205,7 @@ impl Gpu {
         self.send(encoder).0
     }
 
-    /// Reads regions back, one after the other into one vector, after everything submitted or pending.
+    /// Reads regions back into one vector, in order, after everything submitted or pending.
     ///
     /// Some drivers return stale bytes and no error for a killed submission, so every submission increments a
     /// counter on the device, and every readback compares it with the host's.
@@ -260,7 +260,7 @@ impl Gpu {
     }
 }
 
-/// Regions in order, cut into groups of at most `most` bytes each.
+/// Regions in order, split into groups of at most `most` bytes each.
 fn pieces(regions: &[&Region], most: u64) -> Vec<Vec<Region>> {
     let mut pieces: Vec<Vec<Region>> = Vec::new();
     let mut room = 0;
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_submission_is_noticed() {
+    fn a_dropped_submission_is_detected() {
         let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
         let region = Region { buffer: gpu.allocate("data", 4).expect("it is small"), offset: 0, bytes: 4 };
         gpu.write(&region.buffer, 0, &[7_u32]);
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(error.exit_code(), 4, "{error}");
     }
     #[test]
-    fn what_is_large_is_transferred_in_pieces() {
+    fn large_transfers_are_split_into_pieces() {
         let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
         let elements = (LARGEST_PIECE / 4 + 100) as usize;
         let region = |bytes| Region { buffer: gpu.allocate("data", bytes).expect("it fits"), offset: 0, bytes };
@@ -309,7 +309,7 @@ mod tests {
         gpu.write(&large.buffer, 0, &data);
         let read = gpu.read::<u32>(&[&small, &large, &small]).expect("the device works");
         assert_eq!((&read[..3], &read[3 + elements..]), (&[1, 2, 3][..], &[1, 2, 3][..]));
-        assert!(read[3..3 + elements] == data, "a piece is lost or at the wrong place");
+        assert!(read[3..3 + elements] == data, "a piece is missing or misplaced");
         let staging = gpu.readback.lock().expect("nobody panicked").as_ref().map(|it| it.staging.bytes());
         assert_eq!(staging, Some(STAGING_BYTES));
         assert_eq!(pieces(&[&small, &small], 8).iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);

@@ -1,4 +1,4 @@
-//! How long dispatches take, by the device's clock where it has one, otherwise by the host's.
+//! How long dispatches take, by the device's clock if it has one, otherwise by the host's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use super::submission::Command;
 use crate::error::Result;
 
 /// Dispatches whose timestamps fit in one query set: WebGPU allows 4096 queries, and each dispatch takes two.
-const A_SET: usize = 2048;
+const DISPATCHES_PER_SET: usize = 2048;
 
-/// A query set and the buffer that it is resolved to; made once, when the device is opened.
+/// A query set and the buffer that it is resolved to; created once, when the device is opened.
 #[derive(Debug)]
 pub(super) struct Timestamps {
     queries: wgpu::QuerySet,
@@ -20,7 +20,7 @@ pub(super) struct Timestamps {
 
 impl Timestamps {
     pub(super) fn new(gpu: &Gpu) -> Result<Self> {
-        let count = 2 * A_SET as u32;
+        let count = 2 * DISPATCHES_PER_SET as u32;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         Ok(Self {
             queries: gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
@@ -36,8 +36,8 @@ impl Timestamps {
 /// When a dispatch ran.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// When it started. With the device's clock, the first dispatch of a replay is placed at the moment when the
-    /// host started to submit, and the others follow at the distances that the device measured.
+    /// When it started. With the device's clock, the first dispatch of a replay starts when the
+    /// host started to submit, and the others follow at the intervals that the device measured.
     pub start: Instant,
     /// How long it took; with the host's clock this includes the time of a submission.
     pub took: Duration,
@@ -63,7 +63,7 @@ impl Gpu {
             return dispatches.iter().map(|dispatch| self.time_on_host(dispatch)).collect();
         };
         let mut timings = Vec::with_capacity(dispatches.len());
-        for set in dispatches.chunks(A_SET) {
+        for set in dispatches.chunks(DISPATCHES_PER_SET) {
             timings.extend(self.time_on_device(timestamps, set)?);
         }
         // If the device's clock stands still, only the total time is known.

@@ -114,11 +114,11 @@ mod tests {
     use crate::gpu::adapters;
 
     #[test]
-    fn only_a_whole_table_of_this_version_and_driver_counts() {
+    fn only_a_complete_table_of_this_version_and_driver_counts() {
         let adapter = adapters().remove(0);
         let tuning = Tuning::new([("matmul n=8 k=8".into(), "matmul_tiled".into())]);
         let text = tuning.to_text(&adapter);
-        let parsed = Tuning::parse(&text, &adapter).expect("it is whole");
+        let parsed = Tuning::parse(&text, &adapter).expect("it is complete");
         assert_eq!(parsed, tuning);
         assert_eq!(parsed.kernel("matmul n=8 k=8"), Some("matmul_tiled"));
         assert_eq!(parsed.kernel("matmul n=8 k=9"), None);
@@ -129,7 +129,7 @@ mod tests {
             assert!(problem.expect_err("it is not for us").contains("another version or for another driver"));
         }
         for length in 0..text.len() {
-            Tuning::parse(&text[..length], &adapter).expect_err("it is cut");
+            Tuning::parse(&text[..length], &adapter).expect_err("it is truncated");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Memory that the plans of a device share: what they compute on the way, and nobody reads between two replays.
+//! Memory that the plans of a device share, for intermediate results that nothing reads between two replays.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -12,14 +12,14 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// The buffers that plans use now.
+    /// The buffers that plans currently use.
     pub fn buffers(&self) -> Vec<Arc<Buffer>> {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers.retain(|buffer| buffer.strong_count() > 0);
         buffers.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Offers buffers to the plans that are bound after this; those that are there already stay once.
+    /// Offers buffers to plans that are bound later; buffers that are already there are not added again.
     pub fn add(&self, added: &[Arc<Buffer>]) {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         for buffer in added.iter().map(Arc::downgrade) {
@@ -29,8 +29,8 @@ impl Workspace {
         }
     }
 
-    /// Held while a plan is replayed, so that two threads do not mix their replays: each would overwrite what the other
-    /// one has computed.
+    /// A lock to hold while a plan is replayed, so that two threads do not mix their replays: each would overwrite what
+    /// the other has computed.
     pub fn replay(&self) -> MutexGuard<'_, ()> {
         self.replaying.lock().unwrap_or_else(PoisonError::into_inner)
     }

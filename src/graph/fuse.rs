@@ -1,6 +1,6 @@
-//! Fuses a node with the one that reads its result, where an op has a kernel that does both.
+//! Fuses a node with the one that reads its result, if an op has a kernel that does both.
 //!
-//! This happens when a plan is made. Models record the plain ops, and these are what is differentiated and what the
+//! This happens when a plan is created. Models record the plain ops, and these are what is differentiated and what the
 //! interpreter runs, so the plain ops are the oracle of the fused kernels.
 
 use std::collections::{HashMap, HashSet};

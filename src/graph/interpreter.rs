@@ -8,7 +8,7 @@ use super::{DType, Graph, Initial, Origin, Store, Tensor};
 /// that they encode. Stores contain the device's words as whole numbers, which are decoded when the graph runs.
 #[derive(Debug, Default)]
 pub struct Interpreter {
-    /// Contents of the stores, by word of 4 bytes.
+    /// Contents of the stores, one value per word of 4 bytes.
     pub stores: BTreeMap<Store, Vec<f64>>,
     values: HashMap<Tensor, Vec<f64>>,
 }

@@ -8,9 +8,9 @@ use super::{DeviceProfile, Graph, Node, Origin, Tensor};
 use crate::error::{Error, Result};
 use crate::gpu::PARAMS_STRIDE;
 
-/// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last
-/// time. What is kept for the host has memory of its own, because other plans use the slots between two replays. Each slot becomes a buffer of its own, because WebGPU does not let a kernel read and write two
-/// ranges of one buffer.
+/// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last time. Tensors
+/// kept for the host have their own memory, because other plans use the slots between two replays. Each slot becomes
+/// its own buffer, because WebGPU does not let a kernel read and write two ranges of one buffer.
 #[derive(Debug)]
 pub struct MemoryPlan {
     /// Slot of each computed tensor.
@@ -100,25 +100,25 @@ pub fn check_tensors(graph: &Graph, profile: &DeviceProfile) -> Result<()> {
     };
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     Err(Error::Device(format!(
-        "the tensor `{}` needs {:.1} MiB in one piece, but the device lets a kernel see {:.1} MiB at most: {advice}",
+        "the tensor `{}` needs {:.1} MiB in one piece, but the device limits a kernel to {:.1} MiB: {advice}",
         graph.name(largest),
         mebibytes(bytes(&largest)),
         mebibytes(most),
     )))
 }
 
-/// Device bytes of a plan, known before it is made.
+/// Device bytes of a plan, known before it is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// What the plan will hold, alone on the device.
+    /// Bytes that the plan will allocate if it is alone on the device.
     pub reused: u64,
     /// Bytes if every tensor had its own memory.
     pub naive: u64,
-    /// Bytes of the slots among it, which plans of one device share.
+    /// Bytes of each slot; the plans of a device share slots.
     pub slots: Vec<u64>,
 }
 
-/// Bytes that a graph's plan will hold on such a device: slots, inputs, kept tensors and the parameters of its
+/// Bytes that a graph's plan will allocate on such a device: slots, inputs, kept tensors and the parameters of its
 /// dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &DeviceProfile) -> Planned {
     let memory = MemoryPlan::new(graph, &graph.executed(), profile);
@@ -127,7 +127,7 @@ pub fn planned_bytes(graph: &Graph, profile: &DeviceProfile) -> Planned {
     Planned { reused, naive: own + memory.naive_bytes, slots: memory.slots }
 }
 
-/// Bytes that plans hold together if they are bound in this order: they run one after another and share their slots.
+/// Bytes that plans allocate together if bound in this order: they run one after another and share their slots.
 pub fn planned_together(plans: &[Planned]) -> u64 {
     let mut pool: Vec<u64> = Vec::new();
     let mut own = 0;
@@ -139,8 +139,8 @@ pub fn planned_together(plans: &[Planned]) -> u64 {
     own + pool.iter().sum::<u64>()
 }
 
-/// Which buffer of a pool each slot takes: the smallest that is large enough and that no other slot of the plan has;
-/// `None` where a new one is needed.
+/// Which buffer of a pool each slot uses: the smallest that is large enough and not used by another slot of the plan;
+/// `None` if a new one is needed.
 pub(super) fn share(pool: &[u64], slots: &[u64]) -> Vec<Option<usize>> {
     let mut free: BTreeSet<(u64, usize)> = pool.iter().copied().zip(0..).collect();
     let mut take = |bytes: u64| {

@@ -1,11 +1,11 @@
 //! Computations as data: recorded once for fixed shapes, planned, and then replayed.
 //!
 //! - [`Graph`] is a list of [`Node`]s in execution order; each applies one [`Op`] to tensors.
-//! - [`MemoryPlan`] gives every intermediate tensor a slot in memory; slots are reused by lifetime.
+//! - [`MemoryPlan`] assigns every intermediate tensor a slot in memory; slots are reused by lifetime.
 //! - [`Plan`] binds a graph to a device and replays it.
 //! - [`Interpreter`] runs a graph on the host in f64: the oracle of every test.
 //!
-//! This module names no op: ops live on the floor above and are used here only through the trait.
+//! This module does not name any op: ops belong to the layer above and are used here only through the trait.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -120,7 +120,7 @@ impl Graph {
         self.stored_of(DType::F32, name, shape, store, offset)
     }
 
-    /// The same of any type. Those of `F16` and `Q8_0` are frozen: no op writes them.
+    /// The same for any type. Tensors of `F16` and `Q8_0` are frozen: no op writes them.
     pub fn stored_of(&mut self, dtype: DType, name: &str, shape: &[usize], store: Store, offset: usize) -> Tensor {
         assert_eq!(offset % STORE_ALIGNMENT, 0, "{name} is not aligned");
         self.declare(name.to_owned(), shape.to_vec(), dtype, Origin::Stored(store, offset))
@@ -210,7 +210,7 @@ impl Graph {
         repeated
     }
 
-    /// Moves the nodes from `first` on, one for each entry of `places`: each to before the node at that place.
+    /// Moves the nodes from `first` on, one for each entry of `places`, each in front of the node at that index.
     pub fn move_nodes(&mut self, first: usize, places: &[usize]) {
         let mut moved: Vec<(usize, Node)> = places.iter().copied().zip(self.nodes.drain(first..)).collect();
         moved.sort_by_key(|(place, _)| *place);
@@ -221,7 +221,7 @@ impl Graph {
         self.segments.clear();
     }
 
-    /// Makes nodes read another tensor instead of this one.
+    /// Makes nodes read `other` instead of `tensor`.
     pub fn replace_input(&mut self, nodes: Range<usize>, tensor: Tensor, other: Tensor) {
         for input in self.nodes[nodes].iter_mut().flat_map(|node| &mut node.inputs) {
             if *input == tensor {

@@ -12,7 +12,7 @@ pub enum Binding {
     Input(usize),
     /// The node's output with this index.
     Output(usize),
-    /// Fills a binding of the kernel that this dispatch does not use.
+    /// A binding of the kernel that this dispatch does not use.
     Unused,
 }
 
@@ -124,9 +124,9 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     }
 
     /// Records the vector-Jacobian product. `gradients` are those of the outputs, `None` where nothing flows
-    /// back; at least one is there, and at least one input wants its gradient. Returns a gradient for every input
-    /// that wants one; for [`Wanted::Into`] the op may add to that tensor itself and return `None`, or return a
-    /// tensor that is then added. Nothing is recorded that only serves inputs that want none.
+    /// back; at least one is present, and at least one input needs its gradient. Returns a gradient for every input
+    /// that needs one; for [`Wanted::Into`] the op may add to that tensor itself and return `None`, or return a
+    /// tensor that is then added. Nothing is recorded for inputs that do not need a gradient.
     fn vjp(
         &self,
         graph: &mut Graph,
@@ -182,7 +182,7 @@ pub struct Node {
     pub inputs: Vec<Tensor>,
     /// The tensors it writes.
     pub outputs: Vec<Tensor>,
-    /// Its place in the model, for tables.
+    /// Its position in the model, for tables.
     pub label: String,
 }
 

@@ -59,7 +59,7 @@ impl Plan {
             let region = match graph.origin(tensor) {
                 Origin::Input => Region { buffer: gpu.allocate(graph.name(tensor), bytes)?, offset: 0, bytes },
                 Origin::Stored(store, word) => {
-                    let memory = stores.get(&store).unwrap_or_else(|| panic!("{store:?} is not given to the plan"));
+                    let memory = stores.get(&store).unwrap_or_else(|| panic!("{store:?} was not passed to the plan"));
                     let region = memory.region(DType::U32.bytes(&[word]), bytes);
                     region.unwrap_or_else(|| panic!("{} reaches beyond a chunk of its store", graph.name(tensor)))
                 }
@@ -68,7 +68,7 @@ impl Plan {
                 }
                 Origin::Computed => match memory.slot_of.get(&tensor) {
                     Some(slot) => Region { buffer: slots[*slot].clone(), offset: 0, bytes },
-                    // No kernel touches it: joined kernels keep their values to themselves.
+                    // No kernel accesses it: fused kernels keep intermediate values in registers.
                     None => continue,
                 },
             };
@@ -114,7 +114,7 @@ impl Plan {
         })
     }
 
-    /// Bytes that this plan would hold alone on the device, as [`planned_bytes`] said before.
+    /// Bytes that this plan would allocate alone on the device, as [`planned_bytes`] predicted.
     pub fn planned_bytes(&self) -> u64 {
         self.planned_bytes
     }
@@ -154,11 +154,11 @@ impl Plan {
     /// If the number of words differs from the tensor's.
     pub fn write_words(&self, tensor: Tensor, words: &[u32]) {
         let region = self.region(tensor);
-        assert_eq!(size_of_val(words) as u64, region.bytes, "an input is written whole");
+        assert_eq!(size_of_val(words) as u64, region.bytes, "an input is written completely");
         self.gpu.write(&region.buffer, region.offset, words);
     }
 
-    /// Reads tensors back, one after the other.
+    /// Reads tensors back, in order.
     ///
     /// # Errors
     /// If the device is lost.
@@ -205,17 +205,17 @@ impl Plan {
     }
 }
 
-/// Makes room for the slots of a plan before others are bound, which share them. It is there as long as the result or a
-/// plan that uses it.
+/// Allocates the slots of a plan before other plans are bound, so that they share them. The memory lives as long as the
+/// result or a plan that uses it.
 ///
 /// # Errors
-/// If the device has not enough memory.
+/// If the device does not have enough memory.
 pub fn reserve(gpu: &Gpu, slots: &[u64]) -> Result<Vec<Arc<Buffer>>> {
     self::slots(gpu, slots, slots.iter().sum())
 }
 
-/// Buffers for a plan's slots, from those that other plans of the device have, as far as they fit. All that a plan
-/// holds is `planned_bytes`.
+/// Buffers for a plan's slots, from those of other plans of the device if they fit. The plan needs `planned_bytes` in
+/// total.
 fn slots(gpu: &Gpu, bytes: &[u64], planned_bytes: u64) -> Result<Vec<Arc<Buffer>>> {
     let pool = gpu.workspace().buffers();
     let sizes: Vec<u64> = pool.iter().map(|buffer| buffer.bytes()).collect();
@@ -231,7 +231,7 @@ fn slots(gpu: &Gpu, bytes: &[u64], planned_bytes: u64) -> Result<Vec<Arc<Buffer>
     Ok(slots)
 }
 
-/// What the dispatches of a node are for. They share its operations equally.
+/// What the dispatches of a node do. They share its operations equally.
 fn works_of<'a>(
     graph: &Graph,
     node: &'a Node,

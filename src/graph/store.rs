@@ -1,4 +1,4 @@
-//! The device memory of stores: cut into chunks, so that a store may be larger than what a device binds at once.
+//! The device memory of stores, split into chunks, so that a store may be larger than what a device binds at once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,10 +8,10 @@ use super::{DType, Store};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Region};
 
-/// The memory that stored tensors live in.
+/// The memory of stored tensors.
 pub type Stores = BTreeMap<Store, StoreMemory>;
 
-/// The memory of one store: buffers that follow each other. No stored tensor lies in two of them.
+/// The memory of one store: consecutive buffers. Every stored tensor is in one of them.
 #[derive(Clone, Debug)]
 pub struct StoreMemory {
     chunks: Arc<[Chunk]>,
@@ -19,7 +19,7 @@ pub struct StoreMemory {
 
 #[derive(Debug)]
 struct Chunk {
-    /// Where it begins in the store, in bytes.
+    /// Its offset in the store, in bytes.
     first: u64,
     buffer: Arc<Buffer>,
 }
@@ -32,10 +32,10 @@ impl From<Arc<Buffer>> for StoreMemory {
 }
 
 impl StoreMemory {
-    /// Zeroed memory for these ranges of words of 4 bytes, which follow each other.
+    /// Zeroed memory for these consecutive ranges of words of 4 bytes.
     ///
     /// # Errors
-    /// If a range is larger than the device allows, or memory is short.
+    /// If a range is larger than the device allows, or memory runs out.
     pub fn allocate(gpu: &Arc<Gpu>, label: &str, ranges: &[Range<usize>]) -> Result<Self> {
         let chunk = |range: &Range<usize>| {
             let bytes = |words: usize| DType::U32.bytes(&[words]);
@@ -44,7 +44,7 @@ impl StoreMemory {
         Ok(Self { chunks: ranges.iter().map(chunk).collect::<Result<_>>()? })
     }
 
-    /// Memory for these ranges that holds `data`.
+    /// Memory for these ranges, filled with `data`.
     ///
     /// # Errors
     /// As [`StoreMemory::allocate`].
@@ -69,7 +69,7 @@ impl StoreMemory {
         self.chunks.len()
     }
 
-    /// Where `bytes` from `offset` on lie; `None` if they reach beyond the end or into another chunk.
+    /// The region of `bytes` bytes from `offset` on; `None` if they reach beyond the end or into another chunk.
     pub fn region(&self, offset: u64, bytes: u64) -> Option<Region> {
         let chunk = self.chunks.iter().rfind(|chunk| chunk.first <= offset)?;
         let offset = offset - chunk.first;

@@ -160,7 +160,11 @@ fn other_variants(folder: &Path, tensors: &StoredTensors, report: &mut Report) -
     let mut variants: Vec<String> = weight_files(folder)?.into_iter().map(|file| file.variant).collect();
     variants.dedup();
     if variants.len() > 1 {
-        let shown = variants.iter().map(|it| if it.is_empty() { "none" } else { it }).collect::<Vec<_>>().join(", ");
+        let shown = variants
+            .iter()
+            .map(|variant| if variant.is_empty() { "none" } else { variant })
+            .collect::<Vec<_>>()
+            .join(", ");
         report.notes.push(format!("{} has the variants {shown}; read was {}", folder.display(), tensors.name()));
     }
     Ok(())

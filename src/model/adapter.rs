@@ -72,7 +72,7 @@ fn plain_values() -> [(&'static str, Value); 16] {
 }
 
 /// Values of `init_lora_weights` that leave the base unchanged; others (PiSSA, OLoRA, CorDA, LoftQ) change its weights.
-const PLAIN_BEGINNINGS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl Adapter {
     /// The adapter that training starts with: that of `lora.adapter`, or a new one, whose B is zero so that it has no
@@ -88,7 +88,7 @@ impl Adapter {
             return match other {
                 None => Ok(Some(adapter)),
                 Some(LoraLayer { layer, rank, .. }) => Err(Error::input(format!(
-                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: omit the rank, the adapter \
+                    "`lora.rank` is {}, but `lora.adapter` {} has rank {rank} at {layer}: remove the rank, the adapter \
                      has its own",
                     settings.rank,
                     folder.display()
@@ -138,7 +138,7 @@ impl Adapter {
     /// Writes the directory.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If the directory cannot be written.
     pub fn save(&self, folder: &Path, base: &impl Adaptable) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
         self.files(base).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
@@ -237,13 +237,13 @@ impl Lora {
             }
         }
         let beginning = keys.get("init_lora_weights").unwrap_or(&Value::Null);
-        let is_plain = beginning
-            .as_str()
-            .map_or(beginning.is_null() || beginning.is_boolean(), |beginning| PLAIN_BEGINNINGS.contains(&beginning));
+        let is_plain = beginning.as_str().map_or(beginning.is_null() || beginning.is_boolean(), |beginning| {
+            PLAIN_INITIALISATIONS.contains(&beginning)
+        });
         if !is_plain {
             return Err(Error::input(format!(
                 "{name} has `init_lora_weights` = {beginning}, which may have changed the weights of the base: only \
-                plain LoRA can be read, which has true, false or one of {PLAIN_BEGINNINGS:?}; convert it in PEFT \
+                plain LoRA can be read, which has true, false or one of {PLAIN_INITIALISATIONS:?}; convert it in PEFT \
                 with `path_initial_model_for_weight_conversion`"
             )));
         }
@@ -318,13 +318,13 @@ fn pattern_of<T: Copy>(patterns: &BTreeMap<String, T>, layer: &str) -> Option<T>
     patterns.iter().find(|(pattern, _)| names(pattern, layer)).map(|(_, value)| *value)
 }
 
-/// Whether a pattern's key matches a layer, by its whole name or its last parts. PEFT uses regular expressions, and a
+/// Whether a pattern's key matches a layer, by its full name or its last parts. PEFT uses regular expressions, and a
 /// plain name is one that matches itself; no name contains a `*`.
 fn names(pattern: &str, layer: &str) -> bool {
     !pattern.contains('*') && matches(pattern, layer)
 }
 
-/// Rejects patterns that would give a layer another value than in PEFT: keys that are not names, and layers with
+/// Rejects patterns that would assign a layer another value than in PEFT: keys that are not names, and layers with
 /// several keys, where PEFT uses the first in the file.
 fn check_patterns<T: PartialEq + Display>(
     name: &str,
@@ -333,7 +333,7 @@ fn check_patterns<T: PartialEq + Display>(
 ) -> Result<()> {
     if let Some(pattern) = patterns.keys().find(|pattern| !layers.iter().any(|layer| names(pattern, &layer.layer))) {
         return Err(Error::input(format!(
-            "{name} has the key \"{pattern}\", which matches none of the adapter's layers: give whole names or their \
+            "{name} has the key \"{pattern}\", which matches none of the adapter's layers: use full names or their \
              last parts, such as \"attn.qkv\"; regular expressions are not supported"
         )));
     }
@@ -343,7 +343,7 @@ fn check_patterns<T: PartialEq + Display>(
             && let Some((second, other)) = found.find(|(_, other)| *other != value)
         {
             return Err(Error::input(format!(
-                "{name} gives {layer} {value} by \"{first}\" and {other} by \"{second}\": remove one of the two"
+                "{name} sets {layer} to {value} with \"{first}\" and to {other} with \"{second}\": remove one of them"
             )));
         }
     }

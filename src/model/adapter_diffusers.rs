@@ -1,5 +1,5 @@
-//! Adapters in the file that diffusers' pipelines write and read, `pytorch_lora_weights.safetensors`: the matrices under
-//! the name of the pipeline's part, and PEFT's configuration in the header.
+//! Adapters in the file that diffusers' pipelines write and read, `pytorch_lora_weights.safetensors`: the matrices,
+//! with the name of the pipeline's part as prefix, and PEFT's configuration in the header.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use crate::files::{read_file, write_atomically};
 /// The file's name in a folder.
 pub const DIFFUSERS_ADAPTER: &str = "pytorch_lora_weights.safetensors";
 
-/// The part of a pipeline that an adapter is of.
+/// The part of a pipeline that an adapter belongs to.
 const PREFIX: &str = "transformer.";
 
 /// The entry of the header with the configuration, as JSON.
 const KEY: &str = "lora_adapter_metadata";
 
-/// Ends of the names of an adapter's matrices.
+/// Suffixes of the names of an adapter's matrices.
 const ENDS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 
 impl Adapter {
@@ -32,10 +32,10 @@ impl Adapter {
         Self::from_diffusers(&path.display().to_string(), &read_file(path)?, base)
     }
 
-    /// [`Adapter::load_diffusers`] from the bytes of the file; `name` is its path in messages.
+    /// [`Adapter::load_diffusers`] from the bytes of the file, which messages call `name`.
     ///
-    /// Without a configuration in the header, every layer has the rank of its matrices, and an alpha of the same size,
-    /// which is what diffusers takes.
+    /// Without a configuration in the header, every layer has the rank of its matrices and the same number as alpha, as
+    /// in diffusers.
     ///
     /// # Errors
     /// [`Error::Input`] with the key or tensor that does not fit the network, or is not plain LoRA of a transformer.
@@ -44,7 +44,7 @@ impl Adapter {
         if let Some(tensor) = tensors.keys().find(|tensor| !is_matrix(tensor)) {
             return Err(Error::input(format!(
                 "{name} has a tensor `{tensor}`, but only those named `{PREFIX}LAYER{}` and `{PREFIX}LAYER{}` can be \
-                 read: save the adapter of the transformer alone, with a current version of diffusers",
+                 read: save only the adapter of the transformer, with a current version of diffusers",
                 ENDS[0], ENDS[1]
             )));
         }
@@ -77,7 +77,7 @@ fn is_matrix(tensor: &str) -> bool {
     tensor.starts_with(PREFIX) && ENDS.iter().any(|end| tensor.ends_with(end))
 }
 
-/// The configuration as PEFT's own file has it: without the name of the part, and with the type that goes without saying.
+/// The configuration as in PEFT's own file: without the name of the part, and with the type, which is implied here.
 fn configuration(name: &str, text: &str) -> Result<Vec<u8>> {
     let keys: Map<String, Value> = serde_json::from_str(text).map_err(|cause| {
         Error::input(format!("{name} has an entry `{KEY}` in its header that is not JSON: {cause}"))
@@ -88,7 +88,7 @@ fn configuration(name: &str, text: &str) -> Result<Vec<u8>> {
     Ok(serde_json::to_vec(&inner).expect("it was JSON"))
 }
 
-/// The layers that the tensors are of.
+/// The layers that the tensors belong to.
 fn of_tensors(name: &str, tensors: &Tensors, base: &impl Adaptable) -> Result<Lora> {
     let layers = tensors.keys().filter_map(|tensor| tensor.strip_prefix(PREFIX)?.strip_suffix(ENDS[0]));
     let targets: Vec<String> = layers.map(str::to_owned).collect();

@@ -118,7 +118,7 @@ impl DitConfig {
         }
         if self.positions == Positions::SinCos && !self.hidden_size.is_multiple_of(4) {
             return Err(Error::input(format!(
-                "model.hidden_size {} is not a multiple of 4, as sin-cos positions require",
+                "model.hidden_size {} is not a multiple of 4, which sin-cos positions require",
                 self.hidden_size
             )));
         }

@@ -67,10 +67,10 @@ struct Description {
 }
 
 impl Model {
-    /// Reads a native file. `name` is the file in messages.
+    /// Reads a native file, which messages call `name`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not a safetensors file, not one of ours, or if a tensor is missing, misshapen,
+    /// [`Error::Input`] if it is not a safetensors file, not a native model, or if a tensor is missing, misshapen,
     /// unknown or not finite.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self> {
         let (tensors, metadata) = parse(name, bytes)?;
@@ -104,7 +104,7 @@ impl<W> Model<W> {
         Self { kind: model.kind(), class_names: class_names.to_vec(), weights }
     }
 
-    /// Its classes; `of` is what messages call the model.
+    /// Its classes; messages call the model `of`.
     pub fn classes<'a>(&'a self, of: &'a str) -> Classes<'a> {
         let count = match &self.kind {
             ModelKind::Dit(config) => config.num_classes,
@@ -155,7 +155,7 @@ impl<W> Model<W> {
 }
 
 impl<W: WeightSource> Model<W> {
-    /// The file, written tensor by tensor; the same model always gives the same bytes.
+    /// The file, written tensor by tensor; the same model always has the same bytes.
     pub fn file(&self) -> Streamed<'_> {
         let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
         let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
@@ -218,7 +218,7 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
     parse_tensors(&path.display().to_string(), &bytes)
 }
 
-/// Reads all tensors from the bytes of a safetensors file as f32. `name` is the file in messages.
+/// Reads all tensors from the bytes of a safetensors file as f32. Messages call the file `name`.
 ///
 /// # Errors
 /// [`Error::Input`] with the file and the tensor.
@@ -239,7 +239,7 @@ pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
     stream_atomically(path, &serialize_tensors(tensors)).map(drop)
 }
 
-/// The bytes of a safetensors file. At most one metadata entry, since several would be written in random order.
+/// The bytes of a safetensors file. At most one metadata entry, because several would be written in random order.
 pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&'static str, String)>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let shapes = tensors.iter().map(|(name, (shape, _))| (name.clone(), shape.clone()));

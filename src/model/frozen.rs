@@ -1,4 +1,4 @@
-//! Frozen weights on the device, stored as a configuration asks: in 32 bits, or their matrices in 16 or 8.
+//! Frozen weights on the device, in 32 bits or, if the configuration says so, with matrices in 16 or 8 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::graph::{BLOCK, DType, Graph, HALF_BOUND, STORE_ALIGNMENT, Store, Stor
 /// Weights that are encoded at once: a whole number of words in every stream of every type.
 const AT_ONCE: usize = 1 << 20;
 
-/// How the weights of a [`Layout`] are stored where nothing trains them.
+/// How the weights of a [`Layout`] are stored if they are not trained.
 ///
-/// Only the matrices of linear layers are stored in fewer bits, and products read them as they are. Biases, embeddings
-/// and positions are small, and stay in 32 bits. A matrix whose rows are not made of blocks of 32 weights has 16 bits in
-/// place of 8.
+/// Only the matrices of linear layers are stored in fewer bits, and products read them in that form. Biases, embeddings
+/// and positions are small, and stay in 32 bits. A matrix whose rows do not consist of blocks of 32 weights is stored
+/// in 16 bits instead of 8.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frozen {
     weights: WeightType,
@@ -61,7 +61,7 @@ impl FrozenTensor {
         }
     }
 
-    /// What would be lost of its values, if it is more than its type promises.
+    /// What its type would lose of the values, if it is more than rounding.
     fn lost(&self, values: &[f32]) -> Option<String> {
         match self.dtype {
             DType::F32 | DType::U32 => None,
@@ -71,7 +71,7 @@ impl FrozenTensor {
     }
 }
 
-/// What 16 bits would lose of a tensor's weights, or of their scales, if it is more than they promise.
+/// What 16 bits would lose of a tensor's weights, or of their scales, if it is more than rounding.
 fn lost_in_half(values: &[f32], what: &str) -> Option<String> {
     let count = |is: &dyn Fn(f32) -> bool| values.iter().filter(|value| is(value.abs())).count();
     let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
@@ -87,8 +87,8 @@ fn lost_in_half(values: &[f32], what: &str) -> Option<String> {
         count(&|value| value > 0.0 && value < f16::MIN_POSITIVE.to_f32()),
         count(&|value| value > 0.0 && f16::from_f32(value) == f16::ZERO),
     ];
-    // One or another weight that rounds to zero is in every large model. More of them are a part of the tensor that is
-    // lost, such as the values of attention, even if its norm hardly knows of it.
+    // Every large model has a few weights that round to zero. If there are more, a part of the tensor is lost, such as
+    // the values of attention, even if the norm hardly changes.
     if is_exact && 100 * lost <= all {
         return None;
     }
@@ -137,7 +137,7 @@ impl Frozen {
     /// The words of a store that holds these weights, laid out as the [`Layout`] says.
     ///
     /// # Errors
-    /// [`Error::Input`] if a weight is too large for so few bits, or most of a tensor too small.
+    /// [`Error::Input`] if a weight is too large for the type, or most of a tensor too small.
     pub fn pack(&self, weights: &[f32]) -> Result<Vec<u32>> {
         let mut words = vec![0; self.tensors.iter().map(FrozenTensor::stored_words).sum()];
         for tensor in &self.tensors {
@@ -161,7 +161,7 @@ impl Frozen {
         }
     }
 
-    /// The weights that a store of these holds: each rounded as it is stored.
+    /// The weights as a store represents them, each rounded to its type.
     ///
     /// # Errors
     /// As [`Frozen::pack`].
@@ -170,14 +170,14 @@ impl Frozen {
         for FrozenTensor { entry, shape, dtype, offset } in &self.tensors {
             let values = dtype.decode(&words[*offset..offset + dtype.words(shape)], entry.elements());
             for (weight, value) in rounded[entry.offset..].iter_mut().zip(values) {
-                // Exact: no type has more bits.
+                // Exact, because no type has more bits.
                 *weight = value as f32;
             }
         }
         Ok(rounded)
     }
 
-    /// The store as [`crate::graph::Interpreter`] has it: values of f32, and the words of all others as whole numbers.
+    /// The store for [`crate::graph::Interpreter`]: values of f32, and the words of all other types as whole numbers.
     ///
     /// # Errors
     /// As [`Frozen::pack`].
@@ -191,10 +191,10 @@ impl Frozen {
         Ok(store)
     }
 
-    /// Puts weights on the device, one tensor after the other.
+    /// Uploads laid-out weights to the device, tensor by tensor.
     ///
     /// # Errors
-    /// As [`Frozen::pack`], those of the source of the weights, or if the device has not enough memory.
+    /// As [`Frozen::pack`], those of the source of the weights, or if the device does not have enough memory.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &(impl WeightSource + ?Sized)) -> Result<StoreMemory> {
         let chunks = cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes());
         let memory = StoreMemory::allocate(gpu, label, &chunks)?;

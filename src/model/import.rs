@@ -10,7 +10,7 @@ use super::weights::{StoredModel, Weights};
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
 
-/// The number of attention heads, which no shape shows: those of the published sizes (S 384/6, B 768/12,
+/// The number of attention heads, which no shape reveals, for the published sizes (S 384/6, B 768/12,
 /// L 1024/16, XL 1152/16).
 pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     match hidden_size {
@@ -21,15 +21,15 @@ pub fn default_num_heads(hidden_size: usize) -> Option<usize> {
     }
 }
 
-/// What the last row of a checkpoint's class table is, which no shape tells.
+/// The meaning of the last row of a checkpoint's class table, which no shape reveals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NullClass {
-    /// "No class", as in the published models, which are trained with class dropout; of a single row, a class.
+    /// "No class", as in the published models, which are trained with class dropout; if there is only one row, a class.
     #[default]
     Assumed,
-    /// A class like the others: the model was trained without class dropout.
+    /// Another class: the model was trained without class dropout.
     Absent,
-    /// There are so many classes; a further row is "no class".
+    /// The number of classes is given; one more row is "no class".
     Classes(usize),
 }
 
@@ -54,13 +54,13 @@ impl NullClass {
 }
 
 impl DitConfig {
-    /// The network described by SiT tensors with these shapes. `name` is the file in messages.
+    /// The network described by SiT tensors with these shapes. Messages call the file `name`.
     ///
     /// DiT's checkpoints have the same names and shapes, so the two cannot be told apart.
     ///
     /// # Errors
     /// [`Error::Input`] naming a tensor that the sizes are read from and that is missing or misshapen, or asking for
-    /// `--num-heads` where the size is none of the published ones.
+    /// `--num-heads` if the size is not a published one.
     pub fn of_sit(
         name: &str,
         shapes: &BTreeMap<String, Vec<usize>>,
@@ -99,7 +99,7 @@ impl DitConfig {
         let depth = shapes.keys().filter_map(block).max().unwrap_or(0).saturating_add(1);
         let num_heads = num_heads.or_else(|| default_num_heads(hidden_size)).ok_or_else(|| {
             Error::input(format!(
-                "{name} has hidden size {hidden_size}, which is not one of the published SiT sizes: give the number \
+                "{name} has hidden size {hidden_size}, which is not one of the published SiT sizes: set the number \
                 of attention heads with --num-heads"
             ))
         })?;
@@ -132,7 +132,7 @@ impl DitConfig {
     }
 }
 
-/// Converts SiT's tensors to a native model. `name` is the file in messages.
+/// Converts SiT's tensors to a native model. Messages call the file `name`.
 ///
 /// # Errors
 /// [`Error::Input`] as [`DitConfig::of_sit`], or naming a tensor that is missing, unknown, misshapen or not finite.
@@ -169,7 +169,7 @@ fn kind_of_sit(
 }
 
 /// Checks that a native model can be SiT's, whose tensors have the same names and values: the inverse of
-/// [`import_sit`]. `name` is the model in messages.
+/// [`import_sit`]. Messages call the model `name`.
 ///
 /// # Errors
 /// [`Error::Input`] if SiT's program could not run the network: it must have SiT's sign and direction of time, and an

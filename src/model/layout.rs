@@ -91,22 +91,22 @@ impl Layout {
         self.entries.iter().map(Entry::elements).sum()
     }
 
-    /// The store in chunks of at most `most` bytes, cut between tensors. A tensor that is larger by itself is a chunk
-    /// of its own, which the device then refuses.
+    /// The store in chunks of at most `most` bytes, split between tensors. A tensor that is larger becomes its own
+    /// chunk, which the device then rejects.
     pub fn chunks(&self, most: Option<u64>) -> Vec<Range<usize>> {
         cut(self.entries.iter().map(Entry::stored_elements), most)
     }
 
-    /// The same of the range that the optimizer runs over.
+    /// The same for the range that the optimizer runs over.
     pub fn trainable_chunks(&self, most: Option<u64>) -> Vec<Range<usize>> {
         let chunks = self.chunks(most).into_iter().map(|chunk| chunk.start..chunk.end.min(self.trainable_elements));
         chunks.filter(|chunk| !chunk.is_empty()).collect()
     }
 
-    /// Puts weights, laid out, on the device.
+    /// Uploads laid-out weights to the device.
     ///
     /// # Errors
-    /// If the device has not enough memory, or does not take so large a tensor. Those of the source of the weights, too.
+    /// If the device does not have enough memory, or does not allow a tensor of this size. Those of the source of the weights, too.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &(impl WeightSource + ?Sized)) -> Result<StoreMemory> {
         let memory = StoreMemory::allocate(gpu, label, &self.chunks(gpu.chunk_bytes()))?;
         self.write(gpu, &[&memory], weights)?;
@@ -143,7 +143,7 @@ impl Layout {
     }
 }
 
-/// Groups lengths (of words of 4 bytes) that follow each other into ranges of at most `most` bytes.
+/// Groups consecutive lengths (in words of 4 bytes) into ranges of at most `most` bytes.
 pub(super) fn cut(lengths: impl Iterator<Item = usize>, most: Option<u64>) -> Vec<Range<usize>> {
     let mut chunks: Vec<Range<usize>> = Vec::new();
     let mut end = 0;

@@ -27,7 +27,7 @@ impl LoraLayer {
     }
 }
 
-/// A network that adapters can be made for, known by its parameters.
+/// A network that adapters can be created for, represented by its parameters.
 pub trait Adaptable {
     /// Names and shapes of its parameters.
     fn parameters(&self) -> Cow<'_, Layout>;
@@ -53,7 +53,7 @@ pub struct Lora {
 
 impl Lora {
     /// An adapter for every layer that one of the `targets` matches, see [`matches`]; `size` returns the rank and alpha
-    /// of a layer. `name` is the source of the targets in messages.
+    /// of a layer. Messages call the source of the targets `name`.
     ///
     /// # Errors
     /// [`Error::Input`] if a target matches no layer.
@@ -123,7 +123,7 @@ fn linear_layers(layout: &Layout) -> Vec<String> {
     biases.map(str::to_owned).collect()
 }
 
-/// Whether a target matches a layer as in PEFT's `target_modules`, by its whole name or its last parts; `*` in a
+/// Whether a target matches a layer as in PEFT's `target_modules`, by its full name or its last parts; `*` in a
 /// target matches any text.
 pub(super) fn matches(target: &str, layer: &str) -> bool {
     let ends = layer.match_indices('.').map(|(dot, _)| &layer[dot + 1..]);
@@ -144,7 +144,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn targets_match_whole_names_last_parts_and_stars() {
+    fn targets_match_full_names_last_parts_and_stars() {
         let layer = "blocks.10.attn.qkv";
         for target in ["blocks.10.attn.qkv", "attn.qkv", "qkv", "blocks.*.qkv", "blocks.1*", "attn.*", "*"] {
             assert!(matches(target, layer), "{target}");

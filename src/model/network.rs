@@ -16,7 +16,7 @@ use crate::graph::{Graph, Store};
 pub const BASE: Store = Store("base parameters");
 
 /// The adapter that training started from, frozen: with [`BASE`] it is the model that drift and the penalty on the
-/// distance are measured from, if the run goes on from an adapter.
+/// distance are measured from, if the run continues from an adapter.
 pub const START: Store = Store("starting adapter");
 
 /// A flow model whose weights are those of one store, or those of [`BASE`] with an adapter in that store.
@@ -44,7 +44,7 @@ impl From<&DitConfig> for Network {
 }
 
 impl Network {
-    /// A flow model with an adapter's layers, if there is one, on a base that is stored as `weights`.
+    /// A flow model with an adapter's layers, if there is one, on a base stored as `weights`.
     pub fn new(model: &FlowModel, adapter: Option<&Adapter>, weights: WeightType) -> Self {
         Self { model: model.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights }
     }

@@ -11,13 +11,13 @@ pub enum Activation {
     Gelu,
     /// `x Phi(x)` with the normal distribution Phi: the exact GELU (Hendrycks & Gimpel 2016).
     GeluErf,
-    /// `x sigmoid(1.702 x)`, as OpenAI's CLIP has it.
+    /// `x sigmoid(1.702 x)`, as in OpenAI's CLIP.
     QuickGelu,
     /// `x sigmoid(x)`.
     Silu,
 }
 
-/// `dx = dy f'(x)`; the shaders have the names of the functions and end in `_backward`.
+/// `dx = dy f'(x)`; the shaders are named after the functions, with the suffix `_backward`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ActivationBackward(Activation);
 

@@ -1,4 +1,4 @@
-//! Layer norm with a learned weight and bias, as text and vision encoders have it: forward only.
+//! Layer norm with a learned weight and bias, as in text and vision encoders: forward only.
 
 use super::{word, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};

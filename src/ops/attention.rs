@@ -100,7 +100,7 @@ impl Geometry {
 /// Rows of a head that a subgroup owns.
 const ROWS: usize = 4;
 
-/// The kernels, by the name that asks for them.
+/// The kernels, by the names that request them.
 pub(super) const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
 
 /// The subgroup size, if subgroups should share rows: if requested, or else on software drivers, where loads are

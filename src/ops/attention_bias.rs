@@ -6,14 +6,14 @@ use crate::graph::{Binding, DType, DeviceProfile, Op, Shapes};
 
 /// `softmax(scale · q·kᵀ + bias)·v` for every head.
 ///
-/// Inputs `q [batches · queries, H·d]`, `k` and `v [batches · keys, H·d]`, with the heads side by side; then, each if
-/// the op has it, `bias [H, queries, keys]` and `mask [batches, keys]` (u32; 0 hides a key from all queries of its
+/// Inputs `q [batches · queries, H·d]`, `k` and `v [batches · keys, H·d]`, with the heads side by side; then, if
+/// the op has them, `bias [H, queries, keys]` and `mask [batches, keys]` (u32; 0 hides a key from all queries of its
 /// sample). Output `o [batches · queries, H·d]`. A query that sees no key gets zeros.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionBias {
-    /// Samples, which the rows are split into.
+    /// Number of samples that the rows are split into.
     pub batches: usize,
-    /// H, the number of heads, each of at most [`AttentionBias::MOST_HEAD_DIM`] elements.
+    /// H, the number of heads, each of at most [`AttentionBias::MAX_HEAD_DIM`] elements.
     pub num_heads: usize,
     /// Factor of the products: 1/sqrt(d) in most networks, 1 in T5.
     pub scale: f32,
@@ -36,7 +36,7 @@ struct Geometry {
 
 impl AttentionBias {
     /// The largest head that the kernel has registers for.
-    pub const MOST_HEAD_DIM: usize = 256;
+    pub const MAX_HEAD_DIM: usize = 256;
 
     /// Attention without a mask or bias, scaled by 1/sqrt(d).
     pub fn plain(batches: usize, num_heads: usize, head_dim: usize) -> Self {
@@ -63,52 +63,57 @@ impl Op for AttentionBias {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let it = self.geometry(inputs[0], inputs[1]);
+        let geometry = self.geometry(inputs[0], inputs[1]);
         assert_eq!(inputs[1], inputs[2], "every key has a value");
-        assert!(it.head_dim <= Self::MOST_HEAD_DIM, "a head of {} elements is too large", it.head_dim);
-        assert!(!self.causal || it.queries == it.keys, "a causal mask needs as many queries as keys");
+        assert!(geometry.head_dim <= Self::MAX_HEAD_DIM, "a head of {} elements is too large", geometry.head_dim);
+        assert!(!self.causal || geometry.queries == geometry.keys, "a causal mask needs as many queries as keys");
         let mut others = inputs[3..].iter();
         if self.has_bias {
-            assert_eq!(others.next(), Some(&&[self.num_heads, it.queries, it.keys][..]), "shape of the bias");
+            assert_eq!(
+                others.next(),
+                Some(&&[self.num_heads, geometry.queries, geometry.keys][..]),
+                "shape of the bias"
+            );
         }
         if self.has_mask {
-            assert_eq!(others.next(), Some(&&[self.batches, it.keys][..]), "shape of the mask");
+            assert_eq!(others.next(), Some(&&[self.batches, geometry.keys][..]), "shape of the mask");
         }
         vec![inputs[0].to_vec()]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        let mut params = [self.batches, it.queries, it.keys, self.num_heads, it.head_dim].map(word).to_vec();
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let mut params =
+            [self.batches, geometry.queries, geometry.keys, self.num_heads, geometry.head_dim].map(word).to_vec();
         params.extend([self.causal, self.has_bias, self.has_mask].map(u32::from));
         params.push(self.scale.to_bits());
-        // What there is not is not read; the query fills its binding.
+        // A missing input is not read; the query is bound in its place.
         let bias = Binding::Input(if self.has_bias { 3 } else { 0 });
         let mask = Binding::Input(if self.has_mask { 3 + usize::from(self.has_bias) } else { 0 });
         let reads = [Binding::Input(0), Binding::Input(1), Binding::Input(2), bias, mask];
-        let rows = self.batches * self.num_heads * it.queries;
+        let rows = self.batches * self.num_heads * geometry.queries;
         vec![workgroup_a_row(Kernel::new("attention_bias"), &reads, &[Binding::Output(0)], params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
         let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
         let bias = self.has_bias.then(|| inputs[3]);
         let mask = self.has_mask.then(|| inputs[3 + usize::from(self.has_bias)]);
         let mut o = vec![0.0; q.len()];
-        for (row, o) in o.chunks_mut(it.head_dim).enumerate() {
-            let (head, query) = (row % self.num_heads, row / self.num_heads % it.queries);
-            let batch = row / self.num_heads / it.queries;
-            let at = |key: usize| (batch * it.keys + key) * it.width + head * it.head_dim;
+        for (row, o) in o.chunks_mut(geometry.head_dim).enumerate() {
+            let (head, query) = (row % self.num_heads, row / self.num_heads % geometry.queries);
+            let batch = row / self.num_heads / geometry.queries;
+            let at = |key: usize| (batch * geometry.keys + key) * geometry.width + head * geometry.head_dim;
             let is_seen = |key: &usize| {
-                (!self.causal || *key <= query) && mask.is_none_or(|mask| mask[batch * it.keys + key] != 0.0)
+                (!self.causal || *key <= query) && mask.is_none_or(|mask| mask[batch * geometry.keys + key] != 0.0)
             };
             let logit = |key: usize| {
-                let products = (0..it.head_dim).map(|c| q[row * it.head_dim + c] * k[at(key) + c]);
-                let bias = bias.map_or(0.0, |bias| bias[(head * it.queries + query) * it.keys + key]);
+                let products = (0..geometry.head_dim).map(|c| q[row * geometry.head_dim + c] * k[at(key) + c]);
+                let bias = bias.map_or(0.0, |bias| bias[(head * geometry.queries + query) * geometry.keys + key]);
                 (key, f64::from(self.scale) * products.sum::<f64>() + bias)
             };
-            let logits: Vec<(usize, f64)> = (0..it.keys).filter(is_seen).map(logit).collect();
+            let logits: Vec<(usize, f64)> = (0..geometry.keys).filter(is_seen).map(logit).collect();
             let largest = logits.iter().map(|(_, logit)| *logit).fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = logits.iter().map(|(_, logit)| (logit - largest).exp()).sum();
             for (key, logit) in logits {
@@ -121,7 +126,7 @@ impl Op for AttentionBias {
     }
 
     fn flops(&self, shapes: &Shapes<'_>) -> u64 {
-        let it = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        4 * (self.batches * it.queries * it.keys * it.width) as u64
+        let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        4 * (self.batches * geometry.queries * geometry.keys * geometry.width) as u64
     }
 }

@@ -4,25 +4,26 @@ use super::word;
 use crate::gpu::{Dispatch, Kernel, grid_1d};
 use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
-/// `y = conv(x) + bias`, plus a residual if there is one, and then ReLU if asked for.
+/// `y = conv(x) + bias`, plus a residual if there is one, and then ReLU if requested.
 ///
-/// Inputs `x [B, C, H, W]` or `[B, C, W]` (one row), `weight [kernel² · C, C' in whole vectors]` as [`conv2d_weight`] gives it, `bias [C']` and,
-/// optionally, a residual of as many pixels. The output has the shape of the residual, or else that of x with C' channels
-/// and the extents of [`Conv2d::output_extent`]. Forward only: it has no gradient.
+/// Inputs `x [B, C, H, W]` or `[B, C, W]` (one row), `weight [kernel² · C, C' in complete vectors]` from
+/// [`conv2d_weight`], `bias [C']` and, optionally, a residual with the same number of pixels. The output has the shape of
+/// the residual, or else that of x with C' channels and the extents of [`Conv2d::output_extent`]. Forward only: it has
+/// no gradient.
 ///
-/// Each element is summed in one invocation, in an order that depends on the channels and the kernel alone: a picture's
+/// Each element is summed in one invocation, in an order that depends only on the channels and the kernel: a picture's
 /// bits do not depend on its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Side length of the kernel.
     pub kernel: usize,
-    /// Distance between two places of the kernel, in both directions.
+    /// Distance between two positions of the kernel, in both directions.
     pub stride: usize,
-    /// Rows of zeros above the picture, which are columns to its left as well.
+    /// Rows of zeros above the picture and columns of zeros to its left.
     pub before: usize,
-    /// Rows of zeros below it and columns to its right.
+    /// Rows of zeros below it and columns of zeros to its right.
     pub after: usize,
-    /// Repeat each pixel of x twice in both directions before (nearest neighbour).
+    /// First repeat each pixel of x twice in both directions (nearest neighbour).
     pub upsample: bool,
     /// Negative results become zero.
     pub relu: bool,
@@ -41,7 +42,7 @@ impl Conv2d {
         Self { kernel, stride: 1, before: padding, after: padding, upsample: false, relu: false }
     }
 
-    /// Rows of the output for so many of the input, or columns.
+    /// Rows (or columns) of the output for `extent` rows (or columns) of the input.
     pub fn output_extent(&self, extent: usize) -> usize {
         let padded = self.seen(extent) + self.before + self.after;
         assert!(padded >= self.kernel, "a kernel of {} is larger than {extent} padded to {padded}", self.kernel);
@@ -55,7 +56,7 @@ impl Conv2d {
 }
 
 /// A kernel `[C', C, kernel, kernel]` in the order that [`Conv2d`] reads, and its shape `[kernel² · C, C']` with C' padded
-/// with zeros to whole vectors: row by row of the kernel, its columns, input channels, output channels.
+/// with zeros to complete vectors: row by row of the kernel, its columns, input channels, output channels.
 pub fn conv2d_weight(weight: &[f32], [outputs, inputs, kernel]: [usize; 3]) -> ([usize; 2], Vec<f32>) {
     assert_eq!(weight.len(), outputs * inputs * kernel * kernel, "the weight has one value per element");
     let (places, padded) = (kernel * kernel, outputs.next_multiple_of(VECTOR));
@@ -122,30 +123,31 @@ impl Op for Conv2d {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let it = Geometry::new(self, inputs);
+        let geometry = Geometry::new(self, inputs);
         vec![match (inputs.get(3), inputs[0].len()) {
             (Some(residual), _) => residual.to_vec(),
-            (None, 3) => vec![it.batches, it.out_channels, it.out_plane()],
-            (None, _) => it.output().to_vec(),
+            (None, 3) => vec![geometry.batches, geometry.out_channels, geometry.out_plane()],
+            (None, _) => geometry.output().to_vec(),
         }]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = Geometry::new(self, &shapes.inputs);
-        let [outputs, pixels] = it.tile(profile);
-        let (channel_tiles, pixel_tiles) = (it.padded_channels / outputs, it.out_plane().div_ceil(LANES * pixels));
-        let [height, width] = it.size;
+        let geometry = Geometry::new(self, &shapes.inputs);
+        let [outputs, pixels] = geometry.tile(profile);
+        let (channel_tiles, pixel_tiles) =
+            (geometry.padded_channels / outputs, geometry.out_plane().div_ceil(LANES * pixels));
+        let [height, width] = geometry.size;
         let params = [
-            it.batches,
-            it.channels,
+            geometry.batches,
+            geometry.channels,
             width,
             height * width,
             self.seen(height),
             self.seen(width),
             usize::from(self.upsample),
-            it.out_channels,
-            it.out_size[1],
-            it.out_plane(),
+            geometry.out_channels,
+            geometry.out_size[1],
+            geometry.out_plane(),
             self.kernel,
             self.stride,
             self.before,
@@ -160,32 +162,33 @@ impl Op for Conv2d {
             reads: vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), residual],
             writes: vec![Binding::Output(0)],
             params: params.map(word).to_vec(),
-            grid: grid_1d((it.batches * channel_tiles * pixel_tiles) as u64),
+            grid: grid_1d((geometry.batches * channel_tiles * pixel_tiles) as u64),
         }]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = Geometry::new(self, &shapes.inputs);
+        let geometry = Geometry::new(self, &shapes.inputs);
         let [x, weight, bias] = [inputs[0], inputs[1], inputs[2]];
-        let [_, _, rows, columns] = it.output();
-        let [height, width] = it.size;
-        // The place in x of an offset from the first row of zeros, if it is not one of those.
+        let [_, _, rows, columns] = geometry.output();
+        let [height, width] = geometry.size;
+        // The position in x of an offset from the first row of zeros, unless it is in the padding.
         let source = |padded: usize, extent: usize| {
             let seen = padded.checked_sub(self.before).filter(|seen| *seen < self.seen(extent))?;
             Some(seen >> usize::from(self.upsample))
         };
         let mut y = Vec::with_capacity(shapes.output_elements(0));
-        for index in 0..it.batches * it.out_channels * rows * columns {
+        for index in 0..geometry.batches * geometry.out_channels * rows * columns {
             let (column, row) = (index % columns, index / columns % rows);
-            let (output, batch) = (index / columns / rows % it.out_channels, index / columns / rows / it.out_channels);
+            let (output, batch) =
+                (index / columns / rows % geometry.out_channels, index / columns / rows / geometry.out_channels);
             let mut sum = bias[output];
             for place in 0..self.kernel * self.kernel {
                 let down = source(row * self.stride + place / self.kernel, height);
                 let right = source(column * self.stride + place % self.kernel, width);
                 let (Some(down), Some(right)) = (down, right) else { continue };
-                for channel in 0..it.channels {
-                    let pixel = ((batch * it.channels + channel) * height + down) * width + right;
-                    sum += x[pixel] * weight[(place * it.channels + channel) * it.padded_channels + output];
+                for channel in 0..geometry.channels {
+                    let pixel = ((batch * geometry.channels + channel) * height + down) * width + right;
+                    sum += x[pixel] * weight[(place * geometry.channels + channel) * geometry.padded_channels + output];
                 }
             }
             sum += inputs.get(3).map_or(0.0, |residual| residual[index]);
@@ -195,8 +198,8 @@ impl Op for Conv2d {
     }
 
     fn flops(&self, shapes: &Shapes<'_>) -> u64 {
-        let it = Geometry::new(self, &shapes.inputs);
-        2 * (shapes.output_elements(0) * self.kernel * self.kernel * it.channels) as u64
+        let geometry = Geometry::new(self, &shapes.inputs);
+        2 * (shapes.output_elements(0) * self.kernel * self.kernel * geometry.channels) as u64
     }
 }
 
@@ -205,7 +208,7 @@ mod tests {
     use super::conv2d_weight;
 
     #[test]
-    fn a_weight_is_arranged_by_place_and_padded_to_whole_vectors() {
+    fn a_weight_is_arranged_by_position_and_padded_to_complete_vectors() {
         // Two outputs, one input, a kernel of two by two.
         let (shape, arranged) = conv2d_weight(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [2, 1, 2]);
         assert_eq!(shape, [4, 4]);

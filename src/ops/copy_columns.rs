@@ -16,7 +16,7 @@ pub struct Split {
 #[derive(Clone, Copy, Debug)]
 pub struct Join;
 
-/// One of the parts of a [`Split`] alone, for gradients of a [`Join`] that are not all wanted.
+/// One of the parts of a [`Split`] alone, for gradients of a [`Join`] that are not all needed.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     index: usize,

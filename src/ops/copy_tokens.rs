@@ -5,7 +5,7 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
-/// A tensor `[batch, sum of tokens, columns · width]` as a table of parts: a row for each sequence, and `columns` parts
+/// A tensor `[batch, sum of tokens, columns · width]` as a table of parts: one row per sequence, and `columns` parts
 /// `[batch, tokens, width]` in each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenParts {
@@ -13,8 +13,8 @@ pub struct TokenParts {
     pub tokens: Vec<usize>,
     /// Parts of a sequence, side by side.
     pub columns: usize,
-    /// Which parts are there, sequence by sequence: the inputs of [`JoinTokens`], which fills the others with zeros, and
-    /// the outputs of [`SplitTokens`].
+    /// Which parts are present, sequence by sequence: the inputs of [`JoinTokens`], which fills the others with zeros,
+    /// and the outputs of [`SplitTokens`].
     pub present: Vec<bool>,
 }
 
@@ -44,7 +44,7 @@ pub fn join_tokens(graph: &mut Graph, sequences: &[&[Option<Tensor>]]) -> Tensor
 }
 
 impl TokenParts {
-    /// All parts of sequences of so many tokens.
+    /// All parts of sequences with these numbers of tokens.
     pub fn all(tokens: &[usize], columns: usize) -> Self {
         Self { tokens: tokens.to_vec(), columns, present: vec![true; tokens.len() * columns] }
     }
@@ -78,7 +78,7 @@ impl TokenParts {
         independent(Kernel::new("copy_tokens"), &[from], &[to], params, batch * tokens * width)
     }
 
-    /// Where a part's row of one sample begins in the joined tensor.
+    /// The index in the joined tensor of a part's row of one sample.
     fn start(&self, (sequence, column): (usize, usize), batch: usize, token: usize, width: usize) -> usize {
         let [_, all, stride] = self.joined_shape(1, width);
         let before: usize = self.tokens[..sequence].iter().sum();

@@ -4,7 +4,7 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
-/// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index past the end of the table takes the last
+/// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index past the end of the table reads the last
 /// entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding;

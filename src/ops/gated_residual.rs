@@ -103,12 +103,12 @@ impl Op for GatedResidualBackwardGate {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = over_tokens(shapes.inputs[0]);
+        let sums = over_tokens(shapes.inputs[0]);
         let [h, dy] = [0, 1].map(Binding::Input);
         let [d_gate, partial] = [0, 1].map(Binding::Output);
         let names = ["gated_residual_backward_gate", "gated_residual_backward_gate_vec4"];
-        let first = it.first_pass(names, profile, &[h, dy], &[it.first_target(d_gate, partial)], &[]);
-        [first].into_iter().chain(it.second_pass(partial, d_gate, false)).collect()
+        let first = sums.first_pass(names, profile, &[h, dy], &[sums.first_target(d_gate, partial)], &[]);
+        [first].into_iter().chain(sums.second_pass(partial, d_gate, false)).collect()
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

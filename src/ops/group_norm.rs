@@ -5,13 +5,13 @@ use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// `y = (x − mean) / sqrt(variance + epsilon) · scale + bias`, with mean and variance over the channels of a group and
-/// all pixels, and then SiLU if asked for.
+/// all pixels, and then SiLU if requested.
 ///
 /// Inputs `x [B, C, ..]`, `scale [C]` and `bias [C]`. Outputs `y` in the shape of `x`, or flat, and, as scratch, mean and sum of
 /// squared distances from it of each chunk of a group, `[B · groups, chunks, 2]`, and mean and inverse standard deviation
 /// of each group, `[B · groups, 2]`. Forward only: it has no gradient.
 ///
-/// A group is cut into chunks, each summed by a workgroup in a fixed order, because there are too few groups to fill a
+/// A group is split into chunks, each summed by a workgroup in a fixed order, because there are too few groups to fill a
 /// device. The chunks depend on the size of a picture and not on the batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
@@ -19,9 +19,9 @@ pub struct GroupNorm {
     pub groups: usize,
     /// Added to the variance.
     pub epsilon: f32,
-    /// SiLU of the result.
+    /// Apply SiLU to the result.
     pub silu: bool,
-    /// The result has the shape `[B, C, pixels]`, for attention over pixels.
+    /// Return the result in the shape `[B, C, pixels]`, for attention over pixels.
     pub flat: bool,
 }
 
@@ -30,7 +30,7 @@ const CHUNK: usize = 16_384;
 
 /// Sizes of the groups of a tensor.
 struct Geometry {
-    /// All groups of all pictures.
+    /// Number of groups in all pictures.
     rows: usize,
     /// Elements of a group.
     size: usize,
@@ -58,7 +58,7 @@ fn moments(x: &[f64]) -> [f64; 2] {
 }
 
 impl GroupNorm {
-    /// Records it; returns only the result.
+    /// Records the op; returns only the result.
     pub fn of(self, graph: &mut Graph, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor {
         graph.push(self, &[x, scale, bias])[0]
     }
@@ -70,41 +70,43 @@ impl Op for GroupNorm {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        let it = Geometry::new(self.groups, inputs[0]);
-        assert_eq!([inputs[1], inputs[2]], [[it.channels]; 2], "scale and bias need one element per channel");
-        let y = if self.flat { vec![inputs[0][0], it.channels, it.plane] } else { inputs[0].to_vec() };
-        vec![y, vec![it.rows, it.chunks(), 2], vec![it.rows, 2]]
+        let geometry = Geometry::new(self.groups, inputs[0]);
+        assert_eq!([inputs[1], inputs[2]], [[geometry.channels]; 2], "scale and bias need one element per channel");
+        let y = if self.flat { vec![inputs[0][0], geometry.channels, geometry.plane] } else { inputs[0].to_vec() };
+        vec![y, vec![geometry.rows, geometry.chunks(), 2], vec![geometry.rows, 2]]
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = Geometry::new(self.groups, shapes.inputs[0]);
+        let geometry = Geometry::new(self.groups, shapes.inputs[0]);
         let [x, scale, bias] = [0, 1, 2].map(Binding::Input);
         let [y, partial, stats] = [0, 1, 2].map(Binding::Output);
-        let sizes = [it.rows, it.size, CHUNK, it.chunks()].map(word).to_vec();
+        let sizes = [geometry.rows, geometry.size, CHUNK, geometry.chunks()].map(word).to_vec();
         let [first, second] = ["group_norm_partial", "group_norm_stats"].map(Kernel::new);
         let with_epsilon = [sizes.as_slice(), &[self.epsilon.to_bits()]].concat();
-        let elements = it.rows * it.size;
-        let last = [word(elements), word(it.size), word(it.plane), word(it.channels), u32::from(self.silu)].to_vec();
+        let elements = geometry.rows * geometry.size;
+        let last =
+            [word(elements), word(geometry.size), word(geometry.plane), word(geometry.channels), u32::from(self.silu)]
+                .to_vec();
         vec![
-            workgroup_a_row(first, &[x], &[partial], sizes, it.rows * it.chunks()),
-            workgroup_a_row(second, &[partial], &[stats], with_epsilon, it.rows),
+            workgroup_a_row(first, &[x], &[partial], sizes, geometry.rows * geometry.chunks()),
+            workgroup_a_row(second, &[partial], &[stats], with_epsilon, geometry.rows),
             independent(Kernel::new("group_norm"), &[x, scale, bias, stats], &[y], last, elements),
         ]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = Geometry::new(self.groups, shapes.inputs[0]);
+        let geometry = Geometry::new(self.groups, shapes.inputs[0]);
         let [x, scale, bias] = [inputs[0], inputs[1], inputs[2]];
-        let partial = x.chunks(it.size).flat_map(|group| group.chunks(CHUNK)).flat_map(moments).collect();
+        let partial = x.chunks(geometry.size).flat_map(|group| group.chunks(CHUNK)).flat_map(moments).collect();
         let stats: Vec<f64> = x
-            .chunks(it.size)
+            .chunks(geometry.size)
             .flat_map(|group| {
                 let [mean, squares] = moments(group);
-                [mean, 1.0 / (squares / it.size as f64 + f64::from(self.epsilon)).sqrt()]
+                [mean, 1.0 / (squares / geometry.size as f64 + f64::from(self.epsilon)).sqrt()]
             })
             .collect();
         let y = x.iter().enumerate().map(|(index, value)| {
-            let (row, channel) = (index / it.size, index / it.plane % it.channels);
+            let (row, channel) = (index / geometry.size, index / geometry.plane % geometry.channels);
             let value = (value - stats[2 * row]) * stats[2 * row + 1] * scale[channel] + bias[channel];
             if self.silu { value / (1.0 + (-value).exp()) } else { value }
         });

@@ -1,7 +1,7 @@
 //! Numbers in 16 bits (IEEE 754 binary16), two per word ([`DType::F16`]), for values that are only stored, not computed
 //! with.
 //!
-//! The kernels convert in integer arithmetic: no optional device feature is needed, and all devices give the same
+//! The kernels convert in integer arithmetic: no optional device feature is needed, and all devices compute the same
 //! bits.
 
 use half::f16;
@@ -10,17 +10,17 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DType, DeviceProfile, HALF_BOUND, Op, Shapes, half_bits};
 
-/// A tensor whose largest magnitude lies below this keeps less than seven of its significant bits: 16 bits have
+/// A tensor whose largest magnitude is below this keeps fewer than seven significant bits: numbers of 16 bits are
 /// multiples of 2⁻²⁴ there.
 const TINY: f32 = 1.0 / (1 << 18) as f32;
 
 /// `x [..]` to the same in 16 bits: each element rounded to the nearest of 11 significant bits (below 2⁻¹⁴ to a multiple
-/// of 2⁻²⁴), ties to even. What does not fit, from [`HALF_BOUND`] on, becomes NaN, as does what is not finite: a gradient
-/// that is computed from it is then not finite either, and never just wrong.
+/// of 2⁻²⁴), ties to even. Values that do not fit, from [`HALF_BOUND`] on, and values that are not finite become NaN:
+/// a gradient computed from them is then not finite either, instead of silently wrong.
 ///
 /// The second input is also the second output: a [`HalfRange`] of each packed tensor, `[tensors, 2]` whole numbers
-/// (how many finite elements did not fit, and the bits of the largest finite magnitude), of which this op updates that
-/// of its `slot`. They go on from replay to replay until the host writes zeros.
+/// (how many finite elements did not fit, and the bits of the largest finite magnitude), of which this op updates the
+/// one at `slot`. They accumulate over replays until the host writes zeros.
 #[derive(Clone, Copy, Debug)]
 pub struct ToHalf {
     /// Index of the tensor among the ranges.
@@ -30,7 +30,7 @@ pub struct ToHalf {
 /// What [`ToHalf`] found in a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HalfRange {
-    /// Finite elements that 16 bits cannot hold; modulo 2³².
+    /// Number of finite elements that do not fit in 16 bits, modulo 2³².
     pub beyond: u32,
     /// The largest finite magnitude.
     pub largest: f32,
@@ -47,7 +47,7 @@ impl HalfRange {
         self.largest >= HALF_BOUND
     }
 
-    /// Whether all elements are so small that next to nothing is left of them.
+    /// Whether all elements are so small that almost nothing is left of them.
     pub fn underflows(&self) -> bool {
         self.largest > 0.0 && self.largest < TINY
     }

@@ -17,7 +17,7 @@ pub struct LayerNorm;
 #[derive(Clone, Copy, Debug)]
 struct LayerNormBackward;
 
-/// `x`, stats, `dy` to those of `d_shift` and `d_scale` that are wanted and, as scratch, to a tensor of partial sums
+/// `x`, stats, `dy` to those of `d_shift` and `d_scale` that are needed and, as scratch, to a tensor of partial sums
 /// over tokens for each.
 #[derive(Clone, Copy, Debug)]
 struct LayerNormBackwardModulation {
@@ -25,11 +25,11 @@ struct LayerNormBackwardModulation {
     scale: bool,
 }
 
-/// The kernels of [`LayerNorm`] and [`LayerNormBackward`], by the name that asks for them: a row has an invocation,
-/// or a workgroup that reads neighbouring elements together and adds up in a tree.
+/// The kernels of [`LayerNorm`] and [`LayerNormBackward`], by the names that request them: one invocation per row, or
+/// one workgroup per row, which reads neighbouring elements together and sums in a tree.
 pub(super) const KERNELS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
 
-/// Rows of fewer columns leave most of a workgroup idle.
+/// Rows with fewer columns leave most of a workgroup idle.
 const WORTH_A_WORKGROUP: usize = 64;
 
 fn choice(op: &dyn Op, columns: usize, profile: &DeviceProfile) -> Choice {
@@ -42,7 +42,7 @@ fn choice(op: &dyn Op, columns: usize, profile: &DeviceProfile) -> Choice {
     }
 }
 
-/// One pass over all rows, by a kernel for each row in an invocation, in a workgroup, and there in vectors of four.
+/// One pass over all rows. The kernels: one invocation per row, one workgroup per row, and that with vectors of four.
 fn pass(
     op: &dyn Op,
     [serial, workgroup, vec4]: [&'static str; 3],
@@ -87,7 +87,7 @@ impl Op for LayerNorm {
         gradients: &[Option<Tensor>],
         wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        assert!(gradients[1].is_none(), "gradients flow through the first output of a layer norm only");
+        assert!(gradients[1].is_none(), "gradients flow only through the first output of a layer norm");
         let Some(dy) = gradients[0] else { return vec![None; 3] };
         let (x, scale, stats) = (inputs[0], inputs[2], outputs[1]);
         let [of_x, of_shift, of_scale] = [0, 1, 2].map(|index| wanted[index] != Wanted::No);
@@ -173,7 +173,7 @@ impl LayerNormBackwardModulation {
         RowSums { outer: rows / tokens, rows: tokens, columns }
     }
 
-    /// Whether `d_shift` and `d_scale` are wanted.
+    /// Whether `d_shift` and `d_scale` are needed.
     fn wanted(&self) -> [bool; 2] {
         [self.shift, self.scale]
     }
@@ -191,30 +191,32 @@ impl Op for LayerNormBackwardModulation {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = Self::sums(shapes.inputs[0]);
+        let row_sums = Self::sums(shapes.inputs[0]);
         let count = shapes.outputs.len() / 2;
         let targets = |index: usize| [Binding::Output(index), Binding::Output(count + index)];
         let mut wanted = (0..count).map(|index| {
             let [sums, partial] = targets(index);
-            it.first_target(sums, partial)
+            row_sums.first_target(sums, partial)
         });
         let writes = self.wanted().map(|is_wanted| is_wanted.then(|| wanted.next()).flatten());
         let writes = writes.map(|target| target.unwrap_or(Binding::Unused));
         let names = ["layer_norm_backward_modulation", "layer_norm_backward_modulation_vec4"];
         let reads = [0, 1, 2].map(Binding::Input);
-        let first = it.first_pass(names, profile, &reads, &writes, &self.wanted().map(u32::from));
+        let first = row_sums.first_pass(names, profile, &reads, &writes, &self.wanted().map(u32::from));
         let second = (0..count).filter_map(|index| {
             let [sums, partial] = targets(index);
-            it.second_pass(partial, sums, false)
+            row_sums.second_pass(partial, sums, false)
         });
         [first].into_iter().chain(second).collect()
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let it = Self::sums(shapes.inputs[0]);
+        let row_sums = Self::sums(shapes.inputs[0]);
         let [x, stats, dy] = [inputs[0], inputs[1], inputs[2]];
-        let normal = |index: usize| (x[index] - stats[index / it.columns * 2]) * stats[index / it.columns * 2 + 1];
-        let [d_shift, d_scale] = [it.reference(|index| dy[index]), it.reference(|index| dy[index] * normal(index))];
+        let normal =
+            |index: usize| (x[index] - stats[index / row_sums.columns * 2]) * stats[index / row_sums.columns * 2 + 1];
+        let [d_shift, d_scale] =
+            [row_sums.reference(|index| dy[index]), row_sums.reference(|index| dy[index] * normal(index))];
         let wanted = [(self.shift, d_shift), (self.scale, d_scale)].into_iter().filter(|(is_wanted, _)| *is_wanted);
         let (sums, partial): (Vec<_>, Vec<_>) = wanted.map(|(_, [sums, partial])| (sums, partial)).unzip();
         [sums, partial].concat()

@@ -14,12 +14,12 @@ use crate::graph::{Binding, Choice, DType, DeviceProfile, Graph, Op, Shapes, Ten
 /// Without `batched`, the leading dimensions of `A` count as rows. With it, both operands have one leading
 /// dimension over which products are independent.
 ///
-/// `B` may be frozen weights of 16 or 8 bits: kernels decode them where they load them, exactly and in integer
-/// arithmetic, so that a product has the bits that it has with the decoded weights in f32. They have no gradient.
+/// `B` may be frozen weights of 16 or 8 bits: kernels decode them when they load them, exactly and in integer
+/// arithmetic, so that a product has the same bits as with the decoded weights in f32. They have no gradient.
 ///
 /// In every kernel, each element is summed over K in increasing order in one invocation: a row's bits do not
 /// depend on the rows around it, nor on the kernel if the device rounds correctly. Only a product that
-/// accumulates into a stored tensor, with a second output for [`MatMul::scratch`], may cut K into slices whose
+/// accumulates into a stored tensor, with a second output for [`MatMul::scratch`], may split K into slices whose
 /// sums are added in a second pass: gradients of weights have small outputs, and their K is all rows of a
 /// batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +112,7 @@ impl MatMul {
 
     /// The product without its number of rows: the name under which measurements are stored. The K of an accumulating
     /// product is all rows of a batch, so the gradient of a weight is named after its own sizes, M and N. Each type of
-    /// weights is a workload of its own.
+    /// weights is its own workload.
     fn workload(&self, geometry: &Geometry) -> String {
         let Self { transpose_a, transpose_b, batched, accumulate, weights } = self;
         let (other, size) = if *accumulate { ("m", geometry.m) } else { ("k", geometry.k) };

@@ -5,7 +5,7 @@ use super::{Activation, GatedResidual, MatMul};
 use crate::gpu::Dispatch;
 use crate::graph::{Binding, Choice, DeviceProfile, Op, Shapes};
 
-/// A product fused with the op that reads it. [`crate::graph::Graph::executed`] makes these; models never record
+/// A product fused with the op that reads it. [`crate::graph::Graph::executed`] creates these; models never record
 /// them.
 ///
 /// The inputs are those of the product (`A`, `B` and, optionally, a bias) followed by the other inputs of the second

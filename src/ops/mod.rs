@@ -78,7 +78,7 @@ pub fn variants() -> impl Iterator<Item = &'static str> {
     matmul.chain(attention::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
 }
 
-/// Checks the name in `FLOWDPPO_KERNEL`, which forces a variant where an op has one of that name.
+/// Checks the name in `FLOWDPPO_KERNEL`, which forces a variant in every op that has one of that name.
 ///
 /// # Errors
 /// [`Error::Input`] with all names if it is unknown.
@@ -123,7 +123,7 @@ fn sum_pairs(partial: Binding, totals: Binding, rows: usize, chunks: usize) -> D
     workgroup_a_row(Kernel::new("sum_pairs"), &[partial], &[totals], [rows, chunks].map(word).to_vec(), rows)
 }
 
-/// Whether a kernel should read rows of so many columns four elements at a time: GPUs load vectors
+/// Whether a kernel should read rows of `columns` columns four elements at a time: GPUs load vectors
 /// faster, CPU drivers do not.
 fn takes_vectors(columns: usize, profile: &DeviceProfile) -> bool {
     !profile.cpu && columns.is_multiple_of(4)
@@ -134,7 +134,7 @@ fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
     (shape[0], shape[1..].iter().product())
 }
 
-/// A size as a shader parameter. A size of more than 32 bits belongs to a tensor that no device can hold: binding
+/// A size as a shader parameter. A size of more than 32 bits belongs to a tensor that no device can allocate: binding
 /// it fails, so the value used here is never read.
 fn word(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)

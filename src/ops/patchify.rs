@@ -4,7 +4,7 @@ use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
-/// How an image is cut into patches.
+/// How an image is split into patches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Patches {
     /// Channels of the image.

@@ -32,7 +32,7 @@ enum ObjectiveKind {
 /// 1. outcomes `[R, 8]`, for inspection: loss, ln ρ, ρ, KL, kept (1 or 0), ∂L/∂S1, ∂L/∂S2, and whether the
 ///    term is outside the trust region ([`Objective::is_beyond`], 1 or 0).
 ///
-/// ln ρ is clamped to ±20 before exponentiation. Non-finite sums give a non-finite loss.
+/// ln ρ is clamped to ±20 before exponentiation. Non-finite sums result in a non-finite loss.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyObjective {
     kind: ObjectiveKind,

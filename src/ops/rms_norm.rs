@@ -1,4 +1,4 @@
-//! RMS norm with a weight: of whole tokens, as in T5, and of each attention head's queries and keys.
+//! RMS norm with a weight: of complete tokens, as in T5, and of the queries and keys of each attention head.
 
 use super::sum_rows::RowSums;
 use super::{independent, takes_vectors, word, workgroup_a_row};
@@ -25,11 +25,11 @@ struct RmsNormBackwardWeight {
     columns: usize,
 }
 
-/// The kernels of [`RmsNorm`] and [`RmsNormBackward`], by the name that asks for them: a row has an invocation, or a
-/// workgroup that reads neighbouring elements together and adds up in a tree.
+/// The kernels of [`RmsNorm`] and [`RmsNormBackward`], by the names that request them: one invocation per row, or one
+/// workgroup per row, which reads neighbouring elements together and sums in a tree.
 pub(super) const KERNELS: [&str; 2] = ["rms_norm_serial", "rms_norm_workgroup"];
 
-/// Rows of fewer columns, such as heads of 64 or 72, leave most of a workgroup idle, and there are many of them.
+/// Rows with fewer columns, such as heads of 64 or 72, leave most of a workgroup idle, and there are many of them.
 const WORTH_A_WORKGROUP: usize = 128;
 
 fn choice(op: &dyn Op, columns: usize, profile: &DeviceProfile) -> Choice {
@@ -48,7 +48,7 @@ fn sizes(shapes: &Shapes<'_>) -> [usize; 2] {
     [elements / columns, columns]
 }
 
-/// One pass over all rows, by a kernel for each row in an invocation, in a workgroup, and there in vectors of four.
+/// One pass over all rows. The kernels: one invocation per row, one workgroup per row, and that with vectors of four.
 fn pass(
     op: &dyn Op,
     [serial, workgroup, vec4]: [&'static str; 3],
@@ -88,7 +88,7 @@ impl Op for RmsNorm {
         gradients: &[Option<Tensor>],
         wanted: &[Wanted],
     ) -> Vec<Option<Tensor>> {
-        assert!(gradients[1].is_none(), "gradients flow through the first output of an RMS norm only");
+        assert!(gradients[1].is_none(), "gradients flow only through the first output of an RMS norm");
         let Some(dy) = gradients[0] else { return vec![None; 2] };
         let (x, weight, inverse_rms) = (inputs[0], inputs[1], outputs[1]);
         let columns = graph.elements(weight);
@@ -171,12 +171,12 @@ impl Op for RmsNormBackwardWeight {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = self.sums(shapes.input_elements(0));
+        let sums = self.sums(shapes.input_elements(0));
         let [d_weight, partial] = [0, 1].map(Binding::Output);
         let names = ["rms_norm_backward_weight", "rms_norm_backward_weight_vec4"];
         let reads = [0, 1, 2].map(Binding::Input);
-        let first = it.first_pass(names, profile, &reads, &[it.first_target(d_weight, partial)], &[]);
-        [first].into_iter().chain(it.second_pass(partial, d_weight, false)).collect()
+        let first = sums.first_pass(names, profile, &reads, &[sums.first_target(d_weight, partial)], &[]);
+        [first].into_iter().chain(sums.second_pass(partial, d_weight, false)).collect()
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -9,7 +9,7 @@ use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 /// gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SoftmaxRows {
-    /// What products of queries and keys are multiplied by.
+    /// Factor of the products of queries and keys.
     pub factor: f32,
 }
 

@@ -21,7 +21,7 @@ pub struct SumRows {
     pub accumulate: bool,
 }
 
-/// Sums over the rows of something of the shape `[outer, rows, columns]`, in one pass if a chunk holds all rows,
+/// Sums over the rows of something of the shape `[outer, rows, columns]`, in one pass if a chunk contains all rows,
 /// else in two: over the rows of each chunk, by whichever kernel computes what is added up, and then over chunks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowSums {
@@ -50,9 +50,9 @@ impl RowSums {
         if self.chunks() == 1 { sums } else { partial }
     }
 
-    /// The pass over the rows of each chunk, an invocation for each chunk and column, by the kernel of the first
-    /// name; where vectors pay, for each chunk and four columns, by that of the second. Each column has the same bits
-    /// in both. Parameters are those of [`RowSums::pass`] without the last, and then `further` ones.
+    /// The pass over the rows of each chunk: one invocation per chunk and column with the first kernel or, where
+    /// vectors are faster, per chunk and four columns with the second. Each column has the same bits in both.
+    /// Parameters are those of [`RowSums::pass`] without the last, and then `further` ones.
     pub(super) fn first_pass(
         &self,
         [plain, vec4]: [&'static str; 2],
@@ -73,7 +73,7 @@ impl RowSums {
         (chunks.rows > 1).then(|| chunks.pass([partial, sums], chunks.rows, accumulate))
     }
 
-    /// Adds up chunks of so many rows.
+    /// Sums chunks of `chunk` rows.
     fn pass(&self, [from, to]: [Binding; 2], chunk: usize, accumulate: bool) -> Dispatch<Binding> {
         let chunks = self.rows.div_ceil(chunk);
         let mut params = [self.outer, self.rows, self.columns, chunk, chunks].map(word).to_vec();
@@ -81,7 +81,7 @@ impl RowSums {
         independent(Kernel::new("sum_rows"), &[from], &[to], params, self.outer * chunks * self.columns)
     }
 
-    /// The sums of what `value` gives for each element, and the partial sums.
+    /// The sums of what `value` returns for each element, and the partial sums.
     pub(super) fn reference(&self, value: impl Fn(usize) -> f64) -> [Vec<f64>; 2] {
         let [mut sums, mut partial] = self.shapes().map(|shape| vec![0.0; shape.iter().product()]);
         for index in 0..self.outer * self.rows * self.columns {
@@ -117,7 +117,7 @@ impl SumRows {
 
     fn sums(&self, elements: usize) -> RowSums {
         let Self { outer, columns, .. } = *self;
-        assert_eq!(elements % (outer * columns), 0, "rows are whole");
+        assert_eq!(elements % (outer * columns), 0, "rows are complete");
         RowSums { outer, rows: elements / (outer * columns), columns }
     }
 }
@@ -132,11 +132,11 @@ impl Op for SumRows {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let it = self.sums(shapes.input_elements(0));
+        let sums = self.sums(shapes.input_elements(0));
         let [input, sum, partial] = [Binding::Input(0), Binding::Output(0), Binding::Output(1)];
-        let second = it.second_pass(partial, sum, self.accumulate);
+        let second = sums.second_pass(partial, sum, self.accumulate);
         let accumulate = self.accumulate && second.is_none();
-        let first = it.pass([input, it.first_target(sum, partial)], it.chunk(), accumulate);
+        let first = sums.pass([input, sums.first_target(sum, partial)], sums.chunk(), accumulate);
         [first].into_iter().chain(second).collect()
     }
 

@@ -9,20 +9,20 @@ use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor};
 /// Elements that one workgroup of the first pass adds up.
 const BLOCK: usize = 4096;
 
-/// A tensor that is summed, and the ranges in it that are cut into blocks: its parameters, say. How a store is cut into
-/// tensors then does not change the sum, to the bit.
+/// A tensor to sum, and the ranges of it that are split into blocks, such as its parameters. How a store is split into
+/// tensors then does not change a bit of the sum.
 #[derive(Clone, Debug)]
 pub struct Summed {
     /// Any tensor.
     pub tensor: Tensor,
-    /// Disjoint ranges of its elements; what lies between them is left out.
+    /// Disjoint ranges of its elements; the elements between them are ignored.
     pub ranges: Vec<Range<usize>>,
 }
 
 /// Records the sum of the squares of all finite elements of `parts` and the number of the others, `[2]` (an f32, exact
 /// up to 2²⁴ and never 0 if there are any).
 ///
-/// The sum may overflow although every element is finite: whoever uses it asks whether it is finite.
+/// The sum may overflow although every element is finite: callers must check whether it is finite.
 pub fn sum_squares_of(graph: &mut Graph, parts: &[Summed]) -> Tensor {
     let blocks: Vec<Vec<Range<usize>>> = parts.iter().map(|part| blocks(&part.ranges)).collect();
     let count = blocks.iter().map(Vec::len).sum::<usize>();

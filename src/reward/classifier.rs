@@ -1,4 +1,4 @@
-//! A trained classifier: the probability of the class that was asked for.
+//! A trained classifier: the probability of the requested class.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::model::{Classifier, ClassifierConfig, Model, WeightSource};
 use crate::ops::cross_entropy;
 use crate::optimizer::PARAMETERS;
 
-/// Images that are scored together.
+/// Images scored together.
 const BATCH: usize = 128;
 
 /// A classifier bound to the device.
@@ -27,10 +27,10 @@ pub struct ClassifierScorer {
 }
 
 impl ClassifierScorer {
-    /// Uploads a classifier; `name` stands for its file in messages.
+    /// Uploads a classifier, which messages call `name`.
     ///
     /// # Errors
-    /// If the model is not a classifier, or the device has not enough memory.
+    /// If the model is not a classifier, or the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, model: &Model<impl WeightSource>, name: &str) -> Result<Self> {
         let config = model.classifier(name)?.clone();
         let weights = config.layout().upload(gpu, "classifier", &model.weights)?;
@@ -47,8 +47,7 @@ impl ClassifierScorer {
         Ok(Self { name: "classifier".into(), config, plan, images, labels, probabilities, classes })
     }
 
-    /// The same for images whose labels are the classes of another model: class `i` of that model is class `classes[i]`
-    /// of the classifier.
+    /// Takes the classes of another model as labels: class `i` of that model is class `classes[i]` of the classifier.
     pub fn with_classes(mut self, classes: Vec<usize>) -> Self {
         self.classes = classes;
         self

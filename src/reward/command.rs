@@ -1,4 +1,4 @@
-//! A program as a reward: it stays alive, reads requests as lines of JSON and answers each with a line of JSON.
+//! A program as a reward: it keeps running, reads one JSON request per line and answers each with a line of JSON.
 //!
 //! The protocol is described in docs/rewards.md.
 
@@ -23,12 +23,12 @@ use crate::files::without_mark;
 /// Version of the protocol.
 const PROTOCOL: u32 = 1;
 
-/// A program as a reward: starts `limits.workers` of it and asks each what it measures.
+/// A program as a reward: starts `limits.workers` processes and asks each what it measures.
 ///
-/// `argv` is the program and its arguments; no shell sees them. `name` is the component of a program that names none.
+/// `argv` is the program and its arguments, without a shell. `name` is the component of a program that names none.
 ///
 /// # Errors
-/// [`Error::Input`] if the program does not start or does not answer, or the model makes no pictures.
+/// [`Error::Input`] if the program does not start or does not answer, or the model does not make pictures.
 pub fn command(
     name: &str,
     argv: &[String],
@@ -52,15 +52,17 @@ pub fn command(
     let started = started.map_err(|failure| Error::input(failure.message()))?;
     let named = started[0].1.clone();
     if let Some((_, other)) = started.iter().find(|(_, other)| *other != named) {
-        let (program, [one, other]) = (launch.name(), [&named, other].map(|it| listed(it)));
-        return Err(Error::input(format!("{program} names other components in each process: {one}; {other}")));
+        let (program, [one, other]) = (launch.name(), [&named, other].map(|names| listed(names)));
+        return Err(Error::input(format!(
+            "{program} names different components in different processes: {one}; {other}"
+        )));
     }
     let program = |(running, components)| Program { launch: Arc::clone(&launch), components, running: Some(running) };
     let programs = started.into_iter().map(program).collect();
     Ok(Outside::new(if named.is_empty() { vec![name.to_owned()] } else { named }, programs, limits, subject))
 }
 
-/// One process of a program, started again after it has failed.
+/// One process of a program, restarted after a failure.
 #[derive(Debug)]
 pub struct Program {
     launch: Arc<Launch>,
@@ -69,7 +71,7 @@ pub struct Program {
     running: Option<Running>,
 }
 
-/// All that is needed to start a process.
+/// Everything needed to start a process.
 #[derive(Debug)]
 struct Launch {
     argv: Vec<String>,
@@ -85,7 +87,7 @@ struct Running {
     requests: u64,
 }
 
-/// What a program learns from its first line.
+/// What the first line tells a program.
 #[derive(Serialize)]
 struct Hello<'a> {
     protocol: u32,
@@ -134,9 +136,9 @@ impl Scorer for Program {
     fn ask(&mut self, samples: &[Sample]) -> Result<Vec<Vec<f64>>, Failure> {
         let mut running = match self.running.take() {
             Some(running) => running,
-            None => self.start_again()?,
+            None => self.restart()?,
         };
-        // A process that failed is dropped, which ends it.
+        // Drop a process that failed, which ends it.
         let rows = self.launch.score(&mut running, &self.components, samples)?;
         self.running = Some(running);
         Ok(rows)
@@ -150,12 +152,13 @@ impl Scorer for Program {
 }
 
 impl Program {
-    fn start_again(&self) -> Result<Running, Failure> {
+    fn restart(&self) -> Result<Running, Failure> {
         let (running, components) = self.launch.start()?;
         if components != self.components {
-            let (program, [now, before]) = (self.launch.name(), [&components, &self.components].map(|it| listed(it)));
-            let message = format!("{program} was started again and names other components: {now} instead of {before}");
-            return Err(Failure::Lasting(message));
+            let (program, [now, before]) =
+                (self.launch.name(), [&components, &self.components].map(|names| listed(names)));
+            let message = format!("{program} was restarted and now names other components: {now} instead of {before}");
+            return Err(Failure::Permanent(message));
         }
         Ok(running)
     }
@@ -169,14 +172,14 @@ impl Launch {
 
     /// Starts a process; returns it with the components that it names.
     fn start(&self) -> Result<(Running, Vec<String>), Failure> {
-        let process = Process::start(&self.argv).map_err(|cause| Failure::Lasting(self.why_not_started(&cause)))?;
+        let process = Process::start(&self.argv).map_err(|cause| Failure::Permanent(self.why_not_started(&cause)))?;
         let mut running = Running { process, requests: 0 };
         let Answer { scores, components, .. } = self.exchange(&mut running, Some(&self.hello), Vec::new())?;
         let distinct: HashSet<_> = components.iter().collect();
         if distinct.len() < components.len() || components.iter().any(|name| name.trim().is_empty()) {
             let (program, named) = (self.name(), components.join(", "));
-            return Err(Failure::Lasting(format!(
-                "{program} names its components {named:?}: each needs a name of its own"
+            return Err(Failure::Permanent(format!(
+                "{program} names its components {named:?}: each needs its own name"
             )));
         }
         self.check_count(scores.len(), 0)?;
@@ -202,7 +205,7 @@ impl Launch {
         components: &[String],
         samples: &[Sample],
     ) -> Result<Vec<Vec<f64>>, Failure> {
-        // Lives until the answer is there.
+        // Kept until the answer arrives.
         let folder = match self.picture {
             PictureForm::Base64 => None,
             PictureForm::Path => Some(tempfile::Builder::new().prefix("flowdppo-").tempdir().map_err(unwritable)?),
@@ -213,7 +216,7 @@ impl Launch {
         self.check_count(answer.scores.len(), samples.len())?;
         let rows = answer.scores.iter().zip(samples).map(|(score, sample)| {
             row(score, components).map_err(|why| {
-                Failure::Lasting(format!("{} scored sample {} with {why}", self.name(), sample.about.sample))
+                Failure::Permanent(format!("{} scored sample {} with {why}", self.name(), sample.about.sample))
             })
         });
         rows.collect()
@@ -223,7 +226,7 @@ impl Launch {
         if scores == samples {
             return Ok(());
         }
-        Err(Failure::Lasting(format!("{} gave {scores} scores for {samples} samples", self.name())))
+        Err(Failure::Permanent(format!("{} returned {scores} scores for {samples} samples", self.name())))
     }
 
     /// One request and its answer.
@@ -237,21 +240,21 @@ impl Launch {
             .map_err(|why| self.no_answer(&mut running.process, &why))?;
         let answer: Answer = serde_json::from_slice(without_mark(&said)).map_err(|cause| {
             let (program, said, why) = (self.name(), quoted(&said, "an empty line"), why_no_json(&said, &cause));
-            Failure::Lasting(format!(
+            Failure::Permanent(format!(
                 "{program} answered {said}: {why}; its standard output must contain only answers, a JSON object such as \
                  {{\"id\": {id}, \"scores\": [0.5]}} on one line, and everything else must go to standard error"
             ))
         })?;
         if answer.id != id {
-            return Err(Failure::Lasting(format!(
-                "{} answered request {} when it was asked request {id}: every line needs one answer, with its id",
+            return Err(Failure::Permanent(format!(
+                "{} answered request {} instead of request {id}: every line needs one answer, with its id",
                 self.name(),
                 answer.id
             )));
         }
         match answer.error {
             Some(error) => {
-                Err(Failure::Lasting(with_words(format!("{} reports an error", self.name()), error.as_bytes())))
+                Err(Failure::Permanent(with_words(format!("{} reports an error", self.name()), error.as_bytes())))
             }
             None => Ok(answer),
         }
@@ -261,11 +264,11 @@ impl Launch {
         let what = match why {
             NoAnswer::TimedOut => {
                 let seconds = self.limits.timeout.as_secs_f64();
-                format!("gave no answer within {seconds} s (`timeout_seconds`)")
+                format!("did not answer within {seconds} s (`timeout_seconds`)")
             }
             NoAnswer::TooLong => {
-                return Failure::Lasting(format!(
-                    "{} wrote {} MiB to its standard output without an end of line",
+                return Failure::Permanent(format!(
+                    "{} wrote {} MiB to its standard output without a line break",
                     self.name(),
                     LONGEST_LINE >> 20
                 ));
@@ -279,15 +282,15 @@ impl Launch {
         } else {
             format!("its standard error ends with: {}", said.join(" | "))
         };
-        Failure::Passing(format!("{} {what}; {said}", self.name()))
+        Failure::Temporary(format!("{} {what}; {said}", self.name()))
     }
 }
 
 fn unwritable(cause: std::io::Error) -> Failure {
-    Failure::Lasting(format!("cannot write pictures into {}: {cause}", std::env::temp_dir().display()))
+    Failure::Permanent(format!("cannot write pictures into {}: {cause}", std::env::temp_dir().display()))
 }
 
-/// The picture of a sample as it is sent.
+/// The picture of a sample, in the form that is sent.
 fn content(sample: &Sample, folder: Option<&TempDir>) -> Result<Content, Failure> {
     let Some(folder) = folder else { return Ok(Content::Image(BASE64.encode(&sample.png))) };
     let path = folder.path().join(format!("{}.png", sample.about.sample));
@@ -299,18 +302,19 @@ fn content(sample: &Sample, folder: Option<&TempDir>) -> Result<Content, Failure
 fn row(score: &Value, components: &[String]) -> Result<Vec<f64>, String> {
     let said = || excerpt(score.to_string().as_bytes());
     match (score, components) {
-        (Value::Object(_), []) => {
-            Err(format!("{}: to give several scores, answer the first line with \"components\": [their names]", said()))
-        }
+        (Value::Object(_), []) => Err(format!(
+            "{}: to return several scores, answer the first line with \"components\": [their names]",
+            said()
+        )),
         (_, []) => Ok(vec![finite(score)?]),
         (Value::Object(scores), names)
-            if scores.len() == names.len() && names.iter().all(|it| scores.contains_key(it)) =>
+            if scores.len() == names.len() && names.iter().all(|name| scores.contains_key(name)) =>
         {
             let named = |name: &String| finite(&scores[name]).map_err(|why| format!("`{name}`: {why}"));
             names.iter().map(named).collect()
         }
         (_, names) => {
-            Err(format!("{}, but it has named the components {}: give all of them, by name", said(), names.join(", ")))
+            Err(format!("{}, but its components are {}: return all of them, by name", said(), names.join(", ")))
         }
     }
 }

@@ -13,21 +13,21 @@ use crate::files;
 const EXPECTED: &str =
     "it should be a JSON list with an object for each class, or an object with one for each class name";
 
-/// What every request says of a sample itself.
-const TAKEN: [&str; 6] = ["image", "path", "label", "iteration", "purpose", "sample"];
+/// Keys that every request already has.
+const RESERVED: [&str; 6] = ["image", "path", "label", "iteration", "purpose", "sample"];
 
-/// What is said of a class.
+/// The description of a class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Description {
     /// What its pictures should show, in words.
     pub prompt: String,
-    /// What else there is to say.
+    /// Further metadata.
     pub metadata: Map<String, Value>,
 }
 
 impl Description {
-    /// What a reward is told about each class: by its `prompt`, and its `metadata`, whose own `prompt` for
-    /// a class goes first.
+    /// The description of each class, from `prompt` and `metadata` of the reward; a `prompt` in
+    /// the metadata of a class takes precedence.
     ///
     /// # Errors
     /// [`Error::Input`] if the file of `metadata` is bad, or does not fit the classes.
@@ -73,8 +73,10 @@ fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String>
         _ => return Err(EXPECTED.into()),
     };
     let object = |(entry, name): (Value, &String)| match entry {
-        Value::Object(entry) => match TAKEN.into_iter().find(|key| entry.contains_key(*key)) {
-            Some(key) => Err(format!("`{key}` of the class {name:?} must be removed, as each request has its own")),
+        Value::Object(entry) => match RESERVED.into_iter().find(|key| entry.contains_key(*key)) {
+            Some(key) => {
+                Err(format!("`{key}` of the class {name:?} must be removed, because each request has its own"))
+            }
             None => Ok(entry),
         },
         other => Err(format!("the class {name:?} must have an object, not {other}")),

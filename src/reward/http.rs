@@ -21,13 +21,13 @@ use crate::files::without_mark;
 /// The largest body that is read, in bytes.
 const LARGEST_BODY: u64 = 64 << 20;
 
-/// A service as a reward: asks how it is, whether it has `rewards`, and what they measure.
+/// A service as a reward: checks its health, that it has `rewards`, and what they measure.
 ///
-/// The last is learnt from scoring a grey picture. A reward with one score is a component of its name; one with several
+/// The last comes from scoring a grey picture. A reward with one score is a component of its name; one with several
 /// has components `reward.score`.
 ///
 /// # Errors
-/// [`Error::Input`] if `url` is not an address, no one answers there, a reward is unknown, or the model does not make images.
+/// [`Error::Input`] if `url` is not an address, nothing answers, a reward is unknown, or the model does not make images.
 pub fn http(url: &str, rewards: &[String], limits: Limits, subject: &Subject<'_>) -> Result<Outside<Service>> {
     check_subject("http", subject)?;
     let mut service = Service {
@@ -37,7 +37,7 @@ pub fn http(url: &str, rewards: &[String], limits: Limits, subject: &Subject<'_>
             .max_redirects(0)
             .max_idle_connections(limits.workers)
             .max_idle_connections_per_host(limits.workers)
-            // A reward is a neighbour; a proxy of the environment is for the world outside.
+            // The service is assumed to be nearby; proxies of the environment are for the internet.
             .proxy(None)
             .build()
             .into(),
@@ -55,7 +55,7 @@ pub fn http(url: &str, rewards: &[String], limits: Limits, subject: &Subject<'_>
     Ok(Outside::new(components, vec![service; limits.workers], limits, subject))
 }
 
-/// A service under its address. Clones share their connections.
+/// A service at its address. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Service {
     agent: Agent,
@@ -110,8 +110,8 @@ impl Scorer for Service {
         let answer = self.post(samples)?;
         let rows = answer.results.iter().zip(samples).map(|(result, sample)| {
             self.row(result).map_err(|why| {
-                Failure::Lasting(format!(
-                    "the service at {} scored sample {} badly: {why}",
+                Failure::Permanent(format!(
+                    "the service at {} returned a bad score for sample {}: {why}",
                     self.url, sample.about.sample
                 ))
             })
@@ -152,7 +152,11 @@ impl Service {
         for reward in self.rewards.iter() {
             let scores = self.scores_of(result, reward)?;
             let alone = scores.len() == 1;
-            components.extend(scores.keys().map(|it| Component { reward: reward.clone(), score: it.clone(), alone }));
+            components.extend(scores.keys().map(|score| Component {
+                reward: reward.clone(),
+                score: score.clone(),
+                alone,
+            }));
         }
         Ok(components.into())
     }
@@ -163,7 +167,7 @@ impl Service {
             Some(other) => {
                 Err(format!("`{reward}` is {}, not an object of scores", excerpt(other.to_string().as_bytes())))
             }
-            None => Err(format!("there is no `{reward}`")),
+            None => Err(format!("`{reward}` is missing")),
         }
     }
 
@@ -171,16 +175,17 @@ impl Service {
     fn row(&self, result: &Map<String, Value>) -> Result<Vec<f64>, String> {
         let found = self.components_of(result)?;
         if found != self.components {
-            let [found, expected] =
-                [&found, &self.components].map(|it| listed(&it.iter().map(Component::name).collect::<Vec<_>>()));
-            return Err(format!("there are the scores {found}, but at the start there were {expected}"));
+            let [found, expected] = [&found, &self.components]
+                .map(|components| listed(&components.iter().map(Component::name).collect::<Vec<_>>()));
+            return Err(format!("the scores are {found}, but at the start they were {expected}"));
         }
-        let score =
-            |it: &Component| finite(&result[&it.reward][&it.score]).map_err(|why| format!("`{}` is {why}", it.name()));
+        let score = |part: &Component| {
+            finite(&result[&part.reward][&part.score]).map_err(|why| format!("`{}` is {why}", part.name()))
+        };
         self.components.iter().map(score).collect()
     }
 
-    /// Asks for the scores of samples. As many results come back as there are samples, and none has an error.
+    /// Requests the scores of samples. Returns exactly one result per sample, none of them an error.
     fn post<'a>(&'a self, samples: &'a [Sample]) -> Result<Answer, Failure> {
         let request = |Sample { png, about }: &'a Sample| ScoreRequest {
             history: [Turn { text: &about.prompt, image_b64: BASE64.encode(png) }],
@@ -200,9 +205,9 @@ impl Service {
                     Some(Value::String(text)) => excerpt(text.as_bytes()),
                     Some(other) => excerpt(other.to_string().as_bytes()),
                 };
-                // Such as a timeout or a worker that died: the service does not say which failures pass.
-                return Err(Failure::Passing(format!(
-                    "the service at {} could not score sample {} by `{reward}`: {error}",
+                // Such as a timeout or a worker that died: the service does not say which failures are temporary.
+                return Err(Failure::Temporary(format!(
+                    "the service at {} could not score sample {} with `{reward}`: {error}",
                     self.url, sample.about.sample
                 )));
             }
@@ -210,7 +215,7 @@ impl Service {
         for (what, found) in [("results", answer.results.len()), ("errors", answer.errors.len())] {
             if found != samples.len() && (what == "results" || found > 0) {
                 let asked = samples.len();
-                return Err(Failure::Lasting(format!("{url} gave {found} {what} for {asked} samples")));
+                return Err(Failure::Permanent(format!("{url} returned {found} {what} for {asked} samples")));
             }
         }
         Ok(answer)
@@ -221,7 +226,7 @@ impl Service {
         self.decode(&url, self.agent.get(&url).call())
     }
 
-    /// What a body holds, if there is one.
+    /// Decodes a body, if there is one.
     fn decode<T: for<'de> Deserialize<'de>>(
         &self,
         url: &str,
@@ -234,18 +239,18 @@ impl Service {
         if status != StatusCode::OK {
             let message = match answer.headers().get("location").filter(|_| status.is_redirection()) {
                 Some(location) => {
-                    // What was asked for is not part of `url`.
+                    // The requested path is not part of `url`.
                     let location = excerpt(location.as_bytes());
                     let base = location.strip_suffix(&url[self.url.len()..]).filter(|base| !base.is_empty());
-                    format!("{url} redirects to {}: put that into `url`", base.unwrap_or(&location))
+                    format!("{url} redirects to {}: set `url` to that", base.unwrap_or(&location))
                 }
                 None => with_words(format!("{url} answered {status}"), &body),
             };
             let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-            return Err(if may_pass { Failure::Passing(message) } else { Failure::Lasting(message) });
+            return Err(if may_pass { Failure::Temporary(message) } else { Failure::Permanent(message) });
         }
         serde_json::from_slice(without_mark(&body)).map_err(|cause| {
-            Failure::Lasting(format!(
+            Failure::Permanent(format!(
                 "{url} answered {}: {}",
                 quoted(&body, "an empty body"),
                 why_no_json(&body, &cause)
@@ -257,25 +262,25 @@ impl Service {
         match cause {
             ureq::Error::Timeout(_) => {
                 let seconds = self.limits.timeout.as_secs_f64();
-                Failure::Passing(format!("{url} gave no answer within {seconds} s (`timeout_seconds`)"))
+                Failure::Temporary(format!("{url} did not answer within {seconds} s (`timeout_seconds`)"))
             }
             ureq::Error::BodyExceedsLimit(limit) => {
-                Failure::Lasting(format!("{url} answered with more than {} MiB", limit >> 20))
+                Failure::Permanent(format!("{url} answered with more than {} MiB", limit >> 20))
             }
-            cause => Failure::Passing(format!("{url} gave no answer: {cause}; is the service running?")),
+            cause => Failure::Temporary(format!("{url} did not answer: {cause}; is the service running?")),
         }
     }
 
-    /// Attempts of what is asked at the start.
+    /// Retries a request that is made at the start.
     fn insist<T>(&self, attempt: impl FnMut() -> Result<T, Failure>) -> Result<T> {
         insist(self.limits.retries, || false, attempt).map_err(Error::input)
     }
 }
 
-/// An address without a slash at its end.
+/// Checks an address, and removes a slash at its end.
 pub(super) fn checked_url(url: &str) -> Result<String> {
     if url.contains('@') {
-        // Not quoted, as it may hold a password.
+        // Not quoted, because it may contain a password.
         return Err(Error::input(
             "the reward `http` cannot use `url`: it has an @, but this program sends neither a name nor a password",
         ));
@@ -285,14 +290,13 @@ pub(super) fn checked_url(url: &str) -> Result<String> {
     let uri: Uri = url.parse().map_err(|cause| refused(&format!("{cause}; {expected}")))?;
     match uri.scheme_str() {
         Some("https") => {
-            return Err(refused(
-                "this program has no TLS; reach the service over http://, across networks by a tunnel such as `ssh -L`",
-            ));
+            return Err(refused("this program has no TLS; use http://, and across networks a tunnel such as `ssh -L`"));
         }
         Some("http") => {}
         _ => return Err(refused(expected)),
     }
-    let authority = uri.authority().filter(|it| !it.host().is_empty()).ok_or_else(|| refused(expected))?;
+    let authority =
+        uri.authority().filter(|authority| !authority.host().is_empty()).ok_or_else(|| refused(expected))?;
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
     if !port.is_empty() && !port[1..].parse::<u16>().is_ok_and(|port| port > 0) {
         return Err(refused("its port must be a number from 1 to 65535"));

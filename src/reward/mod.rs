@@ -35,15 +35,15 @@ use crate::run::RewardLog;
 use crate::shape::ImageShape;
 use crate::text::is_deceptive;
 
-/// The largest score: the squares of any number of them are finite, and so is their spread.
+/// The largest score: the sum of the squares of any number of scores is finite, and so is their spread.
 const LARGEST: f64 = 1e100;
 
-/// Images to be scored, and all that is known of them.
+/// Images to score, and what is known about them.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// `[N, C, H, W]`, -1 is black and 1 is white; samples may leave that range a little.
+    /// `[N, C, H, W]`, -1 is black and 1 is white; samples may slightly exceed that range.
     pub images: &'a [f32],
-    /// `[N]`: the classes that the images were asked to show.
+    /// `[N]`: the requested classes of the images.
     pub labels: &'a [u32],
     /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
@@ -56,15 +56,15 @@ pub struct Batch<'a> {
 /// What images are scored for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScoringContext {
-    /// Why.
+    /// The purpose.
     pub purpose: Purpose,
-    /// Iterations that are done.
+    /// Iterations done so far.
     pub iteration: u64,
 }
 
 impl ScoringContext {
-    /// The iteration whose line of the metrics tells of it, and the name of the purpose; `None` for what is not
-    /// recorded.
+    /// The iteration whose line of metrics covers these scores, and the name of the purpose; `None` for scores that are
+    /// not recorded.
     fn recorded(self) -> Option<(u64, &'static str)> {
         match self.purpose {
             Purpose::Training => Some((self.iteration + 1, "training")),
@@ -92,7 +92,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Anything that can say how good an image is.
+/// Anything that scores images.
 pub trait Reward: std::fmt::Debug {
     /// Names of what it measures, at least one: for metrics.
     fn components(&self) -> &[String];
@@ -103,7 +103,7 @@ pub trait Reward: std::fmt::Debug {
     /// If the scorer failed; never a wrong score.
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
 
-    /// From now on what has failed is not tried again while `flag` is set: the user wants to stop.
+    /// From now on, nothing that failed is retried while `flag` is set: the user wants to stop.
     fn stop_at(&mut self, _flag: &Arc<AtomicBool>) {}
 }
 
@@ -121,7 +121,7 @@ pub struct Rewards {
     log: Option<RewardLog>,
 }
 
-/// What a batch scored.
+/// The scores of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// `[components][N]`, before weights.
@@ -131,7 +131,7 @@ pub struct Scores {
 }
 
 impl Rewards {
-    /// Makes the rewards of a configuration.
+    /// Creates the rewards of a configuration.
     ///
     /// # Errors
     /// If a reward's file is bad or does not fit the model, or its program or service does not answer.
@@ -157,7 +157,7 @@ impl Rewards {
         Self::of(rewards.iter().zip(names).enumerate().map(member).collect::<Result<_>>()?, pictures)
     }
 
-    /// Everything that [`Rewards::new`] refuses before it needs a device, a program or a service.
+    /// Checks everything that [`Rewards::new`] rejects before it needs a device, a program or a service.
     ///
     /// # Errors
     /// As [`Rewards::new`].
@@ -180,7 +180,7 @@ impl Rewards {
         Ok(())
     }
 
-    /// Any rewards, with names that differ and their weights.
+    /// A set of any rewards, with distinct names and their weights.
     ///
     /// # Errors
     /// If a weight is for a component that its reward does not have.
@@ -199,8 +199,8 @@ impl Rewards {
             for component in components {
                 if let Some(c) = component.chars().find(|c| is_deceptive(*c) || c.is_control()) {
                     return Err(Error::input(format!(
-                        "the reward {name} measures {component:?}, which has {}: a name must be without control \
-                         characters and marks of the direction of text",
+                        "the reward {name} measures {component:?}, which has {}: a name must not contain control \
+                         characters or marks of text direction",
                         character(c)
                     )));
                 }
@@ -218,7 +218,7 @@ impl Rewards {
         })
     }
 
-    /// What components are called in metrics: by the name of their reward, which its component follows where it has
+    /// Names of the components in metrics: the name of the reward, followed by that of the component if the reward has
     /// several.
     pub fn names(&self) -> &[String] {
         &self.names
@@ -229,24 +229,24 @@ impl Rewards {
         &self.weights
     }
 
-    /// From now on writes every score of training and evaluation into `rewards.csv` of a run's directory.
+    /// From now on, writes every score of training and evaluation into `rewards.csv` of a run's directory.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// If the file cannot be written.
     pub fn record_in(&mut self, folder: &Path) -> Result<()> {
         self.log = Some(RewardLog::open(folder, &self.names)?);
         Ok(())
     }
 
-    /// From now on a reward that has failed is not tried again while `flag` is set: the user wants to stop.
+    /// From now on, a reward that failed is not retried while `flag` is set: the user wants to stop.
     pub fn stop_at(&mut self, flag: &Arc<AtomicBool>) {
         self.members.iter_mut().for_each(|member| member.stop_at(flag));
     }
 
-    /// Scores images `[N, C, H, W]` that were asked to show `labels [N]`.
+    /// Scores images `[N, C, H, W]` whose requested classes are `labels [N]`.
     ///
     /// # Errors
-    /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is beyond 10¹⁰⁰ or no number;
+    /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is above 10¹⁰⁰ or NaN;
     /// [`Error::NotFinite`] if an image is not.
     pub fn score(&mut self, images: &[f32], labels: &[u32], context: ScoringContext) -> Result<Scores> {
         let Self { members, class_names, shape, .. } = self;
@@ -267,16 +267,17 @@ impl Rewards {
         for (name, scores) in self.names.iter().zip(&components) {
             if scores.len() != labels.len() {
                 let (images, scores) = (labels.len(), scores.len());
-                return Err(Error::Reward(format!("the reward `{name}` gave {scores} scores for {images} images")));
+                return Err(Error::Reward(format!("the reward `{name}` returned {scores} scores for {images} images")));
             }
             if let Some((sample, score)) = beyond(scores) {
                 return Err(Error::Reward(format!(
-                    "the reward `{name}` gave {score:e} for sample {sample}, but a score must be a number from \
+                    "the reward `{name}` returned {score:e} for sample {sample}, but a score must be a number from \
                      -{LARGEST:e} to {LARGEST:e}"
                 )));
             }
         }
-        let total = |image: usize| self.weights.iter().zip(&components).map(|(weight, it)| weight * it[image]).sum();
+        let total =
+            |image: usize| self.weights.iter().zip(&components).map(|(weight, scores)| weight * scores[image]).sum();
         let totals: Vec<f64> = (0..labels.len()).map(total).collect();
         if let Some((sample, total)) = beyond(&totals) {
             return Err(Error::Reward(format!(
@@ -308,7 +309,7 @@ fn no_onnx(name: &str) -> Error {
     ))
 }
 
-/// The formula of a reward that has one, which must suit the pictures.
+/// The formula of a reward that has one, checked against the pictures.
 fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Result<Formula> {
     let formula = match reward.kind {
         RewardKind::Ink => Formula::Ink,
@@ -323,14 +324,14 @@ fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Resul
         RewardKind::TotalVariation => Formula::TotalVariation,
         RewardKind::Template => Formula::Template(Template::load(&reward.file, shape)?),
         RewardKind::Classifier | RewardKind::Onnx | RewardKind::Command | RewardKind::Http => {
-            unreachable!("{} is no formula", reward.kind.name())
+            unreachable!("{} is not a formula", reward.kind.name())
         }
     };
     formula.check(shape.channels, &format!("reward.{index}.kind"))?;
     Ok(formula)
 }
 
-/// The first score that nothing can be learned from, and its place.
+/// The first score that is out of range, and its index.
 fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
     scores.iter().copied().enumerate().find(|(_, score)| score.is_nan() || score.abs() > LARGEST)
 }
@@ -344,7 +345,7 @@ pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, pictures: &Pictures<'_>) -> Re
     Ok(ClassifierScorer::new(gpu, &model, file)?.with_classes(classes))
 }
 
-/// Checks what [`classifier_for`] refuses, without a device.
+/// Checks what [`classifier_for`] rejects, without a device.
 ///
 /// # Errors
 /// As [`classifier_for`].
@@ -372,7 +373,7 @@ mod tests {
     use super::*;
     use crate::classes::Classes;
 
-    /// Gives each sample the same scores.
+    /// Returns the same scores for each sample.
     #[derive(Debug)]
     struct Fixed {
         names: Vec<String>,
@@ -397,17 +398,17 @@ mod tests {
     }
 
     #[test]
-    fn scores_that_nothing_can_be_learned_from_are_refused_before_they_are_written() {
+    fn scores_out_of_range_are_rejected_before_they_are_written() {
         let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
         let cases: [(&[f64], f64, &str); 5] = [
             (
                 &[1.0, 1e200],
                 1.0,
-                "the reward `mine.b` gave 1e200 for sample 0, but a score must be a number from -1e100",
+                "the reward `mine.b` returned 1e200 for sample 0, but a score must be a number from -1e100",
             ),
-            (&[-1.7e308, 1.0], 0.0, "the reward `mine.a` gave -1.7e308 for sample 0"),
-            (&[1.0, f64::NAN], 1.0, "the reward `mine.b` gave NaN for sample 0"),
-            (&[f64::INFINITY, 1.0], 1.0, "the reward `mine.a` gave inf for sample 0"),
+            (&[-1.7e308, 1.0], 0.0, "the reward `mine.a` returned -1.7e308 for sample 0"),
+            (&[1.0, f64::NAN], 1.0, "the reward `mine.b` returned NaN for sample 0"),
+            (&[f64::INFINITY, 1.0], 1.0, "the reward `mine.a` returned inf for sample 0"),
             (&[1e100, 1.0], 10.0, "the weighted sum of the rewards is 1e101 for sample 0, but it must be"),
         ];
         let folder = tempfile::tempdir().unwrap();
@@ -424,9 +425,9 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_write_on_the_terminal_are_refused() {
+    fn names_with_control_characters_are_rejected() {
         for (name, says) in [
-            ("b\u{1b}[2J", "measures \"b\\u{1b}[2J\", which has U+001B: a name must be without"),
+            ("b\u{1b}[2J", "measures \"b\\u{1b}[2J\", which has U+001B: a name must not contain"),
             ("gnp\u{202e}.b", "which has U+202E"),
             ("a\tb", "which has a tab (U+0009)"),
         ] {

@@ -1,8 +1,8 @@
-//! Scores from outside of this program: what a program ([`super::command`]) and a service ([`super::http`]) share.
+//! Scores from outside this program: what a program ([`super::command`]) and a service ([`super::http`]) share.
 //!
-//! A batch is cut into requests, several workers ask them at the same time, and what fails for a passing reason is
-//! asked again. A score has its place by the number of its sample, so neither the size of requests nor the number of
-//! workers changes it. Nothing here replaces a score that is missing or not finite.
+//! A batch is split into requests, which several workers send in parallel; temporary failures are retried. A score is
+//! stored by the number of its sample, so neither the size of requests nor the number of workers changes it. Nothing
+//! here replaces a score that is missing or not finite.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,43 +24,43 @@ use crate::model::Pictures;
 use crate::shape::ImageShape;
 use crate::text::is_deceptive;
 
-/// Before the second attempt; doubled for each further one.
+/// Pause before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How soon a pause ends that no one is waiting for any more.
+/// How often a pause checks whether it is still needed.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// How much is asked at once, and how patiently.
+/// How requests are split, timed and retried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// How long an answer may take.
     pub timeout: Duration,
-    /// Further attempts after a failure that may pass.
+    /// Further attempts after a temporary failure.
     pub retries: usize,
-    /// Samples a request, at least 1.
+    /// Samples per request, at least 1.
     pub batch: usize,
-    /// Requests at the same time, at least 1.
+    /// Parallel requests, at least 1.
     pub workers: usize,
 }
 
 impl Limits {
-    /// Those of a configuration.
+    /// The limits of a configuration.
     pub fn of(reward: &config::Reward) -> Self {
-        // A year is for ever, and fits clocks on every system.
+        // A year is as good as unlimited, and fits the clocks of every system.
         const LONGEST: f64 = 365.0 * 24.0 * 3600.0;
         let &config::Reward { timeout_seconds, retries, batch, workers, .. } = reward;
         Self { timeout: Duration::from_secs_f64(timeout_seconds.min(LONGEST)), retries, batch, workers }
     }
 }
 
-/// What a model makes, as far as a scorer must know it before the first sample.
+/// What a scorer must know about a model before the first sample.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
     /// The shape of a picture.
     pub shape: ImageShape,
-    /// What is said of each class.
+    /// The description of each class.
     pub descriptions: &'a [Description],
 }
 
@@ -89,20 +89,20 @@ impl Serialize for Subject<'_> {
     }
 }
 
-/// What is said about a sample.
+/// What a request says about a sample.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// The class that it was asked to show.
+    /// The requested class.
     pub label: u32,
-    /// What it was asked to show, in words.
+    /// The prompt.
     pub prompt: String,
-    /// Iterations that are done.
+    /// Iterations done so far.
     pub iteration: u64,
-    /// `"training"`, `"evaluation"` or `"preview"`; `"start"` if only the names of scores are wanted.
+    /// `"training"`, `"evaluation"` or `"preview"`; `"start"` if only the names of scores are needed.
     pub purpose: &'static str,
     /// Its number in the batch.
     pub sample: usize,
-    /// What else is said of its class.
+    /// Further metadata of its class.
     #[serde(flatten)]
     pub metadata: Map<String, Value>,
 }
@@ -112,29 +112,29 @@ pub struct About {
 pub struct Sample {
     /// The picture as a PNG of 8 bits, grey or RGB, its rows without filters.
     pub png: Vec<u8>,
-    /// What is said about it.
+    /// What the request says about it.
     pub about: About,
 }
 
 /// Why a request has no scores.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
-    /// It may succeed if it is made again: a crash, a timeout, an overloaded service.
-    Passing(String),
-    /// It would fail again: an answer that is wrong.
-    Lasting(String),
+    /// It may succeed if it is retried: a crash, a timeout, an overloaded service.
+    Temporary(String),
+    /// It would fail again: a wrong answer.
+    Permanent(String),
 }
 
 impl Failure {
-    /// What the user is told.
+    /// The message for the user.
     pub fn message(self) -> String {
         match self {
-            Self::Passing(message) | Self::Lasting(message) => message,
+            Self::Temporary(message) | Self::Permanent(message) => message,
         }
     }
 }
 
-/// Who scores samples: a process, or a connection to a service.
+/// Something that scores samples: a process, or a connection to a service.
 pub trait Scorer: fmt::Debug + Send {
     /// Scores samples by every component, `[samples][components]`.
     ///
@@ -142,7 +142,7 @@ pub trait Scorer: fmt::Debug + Send {
     /// If there is not exactly one finite score for each sample and component.
     fn ask(&mut self, samples: &[Sample]) -> Result<Vec<Vec<f64>>, Failure>;
 
-    /// Hears that it is asked no more.
+    /// Called when no more requests will follow.
     fn close(&mut self) {}
 }
 
@@ -166,7 +166,7 @@ impl<S: Scorer> Outside<S> {
 
 impl<S: Scorer> Drop for Outside<S> {
     fn drop(&mut self) {
-        // All end at the same time, rather than one after the other as they are dropped.
+        // Close all first, so that they end in parallel and not one after the other.
         self.workers.iter_mut().for_each(Scorer::close);
     }
 }
@@ -179,9 +179,9 @@ impl<S: Scorer> Reward for Outside<S> {
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
         let Self { components, workers, limits, descriptions, stop } = self;
         let requests = batch.labels.len().div_ceil(limits.batch);
-        // The failure that came first: others may only be attempts that it made useless.
+        // Report the first failure: it may have cut short the others.
         let (next, failure) = (AtomicUsize::new(0), OnceLock::new());
-        let in_vain = || failure.get().is_some() || stop.load(Ordering::Relaxed);
+        let is_pointless = || failure.get().is_some() || stop.load(Ordering::Relaxed);
         let work = |worker: &mut S| {
             let mut answers = Vec::new();
             while failure.get().is_none() {
@@ -193,7 +193,7 @@ impl<S: Scorer> Reward for Outside<S> {
                 let last = (first + limits.batch).min(batch.labels.len());
                 let samples: Result<Vec<_>> = (first..last).map(|index| sample(batch, descriptions, index)).collect();
                 let answer = samples.and_then(|samples| {
-                    insist(limits.retries, in_vain, || worker.ask(&samples)).map_err(Error::failed)
+                    insist(limits.retries, is_pointless, || worker.ask(&samples)).map_err(Error::failed)
                 });
                 match answer {
                     Ok(rows) => answers.push((request, rows)),
@@ -224,23 +224,23 @@ impl<S: Scorer> Reward for Outside<S> {
     }
 }
 
-/// Attempts until one succeeds, fails for good, is the last one, or further ones are in vain.
+/// Repeats `attempt` until it succeeds, fails permanently, was the last one, or further ones are pointless.
 pub(super) fn insist<T>(
     retries: usize,
-    in_vain: impl Fn() -> bool,
+    is_pointless: impl Fn() -> bool,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, String> {
     let mut pause = FIRST_PAUSE;
     for number in 1.. {
         let message = match attempt() {
             Ok(answer) => return Ok(answer),
-            Err(Failure::Lasting(message)) => return Err(message),
-            Err(Failure::Passing(message)) if retries == 0 => return Err(message),
-            Err(Failure::Passing(message)) => message,
+            Err(Failure::Permanent(message)) => return Err(message),
+            Err(Failure::Temporary(message)) if retries == 0 => return Err(message),
+            Err(Failure::Temporary(message)) => message,
         };
-        let is_last = number > retries || in_vain() || {
+        let is_last = number > retries || is_pointless() || {
             log::warn!("{message}; the next attempt is in {} s", pause.as_secs_f64());
-            !wait(pause, &in_vain)
+            !wait(pause, &is_pointless)
         };
         if is_last {
             return Err(format!("{message} (attempt {number} of {})", retries + 1));
@@ -250,19 +250,19 @@ pub(super) fn insist<T>(
     unreachable!("there is a last attempt")
 }
 
-/// Waits; `false` if it was cut short because what is waited for is in vain.
-fn wait(pause: Duration, in_vain: impl Fn() -> bool) -> bool {
+/// Waits; `false` if the wait was cut short because it became pointless.
+fn wait(pause: Duration, is_pointless: impl Fn() -> bool) -> bool {
     let end = Instant::now() + pause;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         thread::sleep(left.min(MOMENT));
-        if in_vain() {
+        if is_pointless() {
             return false;
         }
     }
     true
 }
 
-/// Checks that what a model makes can be sent as a picture; `kind` is the reward's, for the message.
+/// Checks that a model's samples can be sent as pictures; `kind` is the reward's, for the message.
 pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
     match subject.shape.channels {
         1 | 3 => Ok(()),
@@ -272,7 +272,7 @@ pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
     }
 }
 
-/// A picture of a model's size in the middle grey, to learn what a service measures.
+/// A mid-grey picture of a model's size, to find out what a service measures.
 pub(super) fn grey(subject: &Subject<'_>) -> Result<Sample> {
     let images = vec![0.0; subject.shape.elements()];
     let Description { prompt, metadata } = subject.descriptions[0].clone();
@@ -303,7 +303,7 @@ fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Resu
     Ok(Sample { png: png(image, batch.shape)?, about })
 }
 
-/// The picture of an image `[C, H, W]`, C being 1 or 3. Without filters, a reader needs no more than zlib.
+/// The picture of an image `[C, H, W]`, C being 1 or 3. Without filters, a reader needs only zlib.
 fn png(image: &[f32], shape: ImageShape) -> Result<Vec<u8>> {
     let (channels, area) = (shape.channels, shape.pixels());
     let bytes: Vec<u8> =
@@ -321,7 +321,7 @@ pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
     excerpt(names.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ").as_bytes())
 }
 
-/// An answer for a message: `empty` if it says nothing.
+/// An answer quoted for a message; `empty` if it is empty.
 pub(super) fn quoted(said: &[u8], empty: &str) -> String {
     match excerpt(said) {
         said if said.is_empty() => empty.to_owned(),
@@ -329,7 +329,7 @@ pub(super) fn quoted(said: &[u8], empty: &str) -> String {
     }
 }
 
-/// A message with the words of somebody else at its end, if there are any.
+/// A message followed by the text of an answer, if there is any.
 pub(super) fn with_words(message: String, said: &[u8]) -> String {
     match excerpt(said) {
         said if said.is_empty() => message,
@@ -337,7 +337,7 @@ pub(super) fn with_words(message: String, said: &[u8]) -> String {
     }
 }
 
-/// The beginning of what somebody said, on one line, for a message.
+/// The beginning of an answer, on one line, for a message.
 pub(super) fn excerpt(said: &[u8]) -> String {
     const LONGEST: usize = 300;
     let text = String::from_utf8_lossy(said);
@@ -348,7 +348,7 @@ pub(super) fn excerpt(said: &[u8]) -> String {
     }
 }
 
-/// Why bytes are not the JSON that was expected; NaN is what it most often is.
+/// Why bytes are not the expected JSON; the most common reason is NaN.
 pub(super) fn why_no_json(said: &[u8], cause: &serde_json::Error) -> String {
     let text = String::from_utf8_lossy(said);
     if cause.is_syntax() && (text.contains("NaN") || text.contains("Infinity")) {
@@ -370,7 +370,7 @@ mod tests {
     use super::*;
     use crate::reward::ScoringContext;
 
-    /// Answers brightness and number of a sample, after failing as often as it is told.
+    /// Returns brightness and number of a sample, after a given number of failures.
     #[derive(Debug)]
     struct Echo {
         failures: usize,
@@ -380,7 +380,7 @@ mod tests {
         fn ask(&mut self, samples: &[Sample]) -> Result<Vec<Vec<f64>>, Failure> {
             if self.failures > 0 {
                 self.failures -= 1;
-                return Err(Failure::Passing("not yet".into()));
+                return Err(Failure::Temporary("not yet".into()));
             }
             let brightness = |sample: &Sample| {
                 let picture = image::load_from_memory(&sample.png).unwrap().into_luma8();
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn every_score_has_its_place_whatever_is_asked_at_once() {
+    fn scores_do_not_depend_on_batches_and_workers() {
         let bytes: Vec<u8> = (0..37).map(|index| index * 5).collect();
         let images: Vec<f32> = bytes.iter().map(|byte| crate::data::from_byte(*byte)).collect();
         let expected =
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_passing_failure_is_tried_again_as_often_as_allowed() {
+    fn a_temporary_failure_is_retried_as_often_as_allowed() {
         assert_eq!(score(limits(1, 1, 1), 1, &[1.0]).unwrap(), [[255.0], [0.0]]);
         let message = score(limits(1, 1, 1), 2, &[1.0]).unwrap_err().to_string();
         assert_eq!(message, "not yet (attempt 2 of 2)");
@@ -425,20 +425,20 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends_when_the_next_attempt_would_be_in_vain() {
+    fn a_pause_ends_when_it_becomes_pointless() {
         let (asked, looked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let attempt = || {
             asked.fetch_add(1, Ordering::Relaxed);
-            Err::<(), _>(Failure::Passing("not yet".into()))
+            Err::<(), _>(Failure::Temporary("not yet".into()))
         };
         // Another worker fails for good, or the user stops, while this one waits.
-        let in_vain = || looked.fetch_add(1, Ordering::Relaxed) > 0;
-        assert_eq!(insist(9, in_vain, attempt).unwrap_err(), "not yet (attempt 1 of 10)");
+        let is_pointless = || looked.fetch_add(1, Ordering::Relaxed) > 0;
+        assert_eq!(insist(9, is_pointless, attempt).unwrap_err(), "not yet (attempt 1 of 10)");
         assert_eq!(asked.into_inner(), 1);
     }
 
     #[test]
-    fn nothing_is_tried_again_for_a_person_who_wants_to_stop() {
+    fn nothing_is_retried_for_a_user_who_wants_to_stop() {
         let descriptions = [Description::default()];
         let subject = Subject { class_names: &[], shape: ImageShape::square(1, 1), descriptions: &descriptions };
         let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
@@ -449,7 +449,7 @@ mod tests {
         let stop = Arc::new(AtomicBool::new(true));
         outside.stop_at(&stop);
         assert_eq!(outside.score(&batch).unwrap_err().to_string(), "not yet (attempt 1 of 10)");
-        // But what works is finished.
+        // But work that succeeds is finished.
         outside.workers[0].failures = 0;
         assert_eq!(outside.score(&batch).unwrap()[1], [0.0, 1.0, 2.0, 3.0]);
     }
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_its_colours_in_their_places_and_no_filter() {
+    fn a_picture_keeps_its_colours_and_has_no_filter() {
         let image = [-1.0, 1.0, 0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.5, -1.5, 0.0, 0.0];
         let bytes = png(&image, ImageShape::square(3, 2)).unwrap();
         let picture = image::load_from_memory(&bytes).unwrap().into_rgb8();

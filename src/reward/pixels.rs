@@ -1,4 +1,4 @@
-//! Rewards that are a formula of a picture's pixels. They need no model, and know no classes.
+//! Rewards that are a formula of a picture's pixels. They need no model and do not depend on the class.
 
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
@@ -10,26 +10,25 @@ use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::shape::ImageShape;
 
-/// A formula. Where it says p, a pixel is (x + 1) / 2, clamped to 0 (black) and 1 (white).
+/// A formula. In it, p is a pixel: (x + 1) / 2, clamped to 0 (black) and 1 (white).
 #[derive(Clone, Debug)]
 pub enum Formula {
-    /// The mean of (x + 1) / 2 over all elements. Samples may leave the range of pixels a little, and then count as
-    /// they are.
+    /// The mean of (x + 1) / 2 over all elements. Samples that exceed the range of pixels are not clamped.
     Ink,
-    /// Size of the picture as a JPEG file of this quality, 1 to 100, in KiB. The part of it that every file has is
-    /// included; the differences, from which a policy learns, do not depend on it.
+    /// Size of the picture as a JPEG file of this quality, 1 to 100, in KiB. It includes the part that every file has,
+    /// which cancels in the differences that a policy learns from.
     JpegSize(u8),
     /// The mean luma: p of grey, 0.2126 R + 0.7152 G + 0.0722 B of colour (Rec. 709). 0 to 1.
     Brightness,
     /// 1 − mean over the pixels of ‖p − c‖ / √3 for this colour c (red, green, blue); grey has three equal channels.
-    /// 1 where every pixel has the colour, 0 where all are at the opposite corner of the cube.
+    /// 1 if every pixel has the colour, 0 if all are at the opposite corner of the cube.
     Colour([f64; 3]),
     /// 1 − mean of |p − mirrored p|. 1 is symmetrical.
     Symmetry(Axis),
-    /// Mean of |p − p'| over all pairs of neighbours p, p' in a row or a column. 0 is one plain colour, or a single
+    /// Mean of |p − p'| over all pairs of neighbours p, p' in a row or a column. 0 is a plain colour or a single
     /// pixel; large is noise.
     TotalVariation,
-    /// Likeness to a picture.
+    /// Similarity to a picture.
     Template(Template),
 }
 
@@ -37,7 +36,7 @@ impl Formula {
     /// Checks that it is defined for pictures of that many channels; `key` names the reward in messages.
     ///
     /// # Errors
-    /// If it is not: some know grey (1) and colour (3) alone.
+    /// If it is not: some are defined only for grey (1) and colour (3).
     pub fn check(&self, channels: usize, key: &str) -> Result<()> {
         let needs_colours = matches!(self, Self::JpegSize(_) | Self::Brightness | Self::Colour(_) | Self::Template(_));
         if needs_colours && !matches!(channels, 1 | 3) {
@@ -53,7 +52,7 @@ impl Formula {
     fn score(&self, image: &[f32], shape: ImageShape) -> Result<f64> {
         let ImageShape { channels, height, width } = shape;
         let plane = shape.pixels();
-        // Channel c of pixel i; grey stands for all three.
+        // Channel c of pixel i; grey is used for all three.
         let colour = |c: usize, i: usize| share(image[c % channels * plane + i]);
         let mean = |sum: f64, count: usize| sum / count.max(1) as f64;
         Ok(match self {

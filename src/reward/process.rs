@@ -1,4 +1,4 @@
-//! A program that lives as long as its reward: a line to its standard input, a line from its standard output.
+//! A program that runs as long as its reward, and answers a line on standard input with a line on standard output.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -26,17 +26,17 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The programs that run, by their process ids.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Ends all programs at once: for an exit that leaves no time to say goodbye. Only on Unix; elsewhere they end by
+/// Kills all programs, for an exit that leaves no time for a clean end. Only on Unix; elsewhere they end by
 /// themselves when their standard input does.
 pub fn end_programs() {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().for_each(kill_group);
 }
 
-/// Ends a program that has not been waited for, and all that it has started: a wrapper does not take along what hangs.
+/// Kills a program that has not been waited for and everything that it started: the child of a wrapper may hang.
 #[cfg(unix)]
 fn kill_group(id: u32) {
     use nix::sys::signal::{Signal, killpg};
-    // It fails where they have ended already.
+    // It fails if they have already ended.
     let _ = killpg(nix::unistd::Pid::from_raw(id as i32), Signal::SIGKILL);
 }
 
@@ -54,21 +54,21 @@ pub(super) struct Process {
     said: Arc<Mutex<VecDeque<String>>>,
     /// Ends when standard error does.
     said_all: Receiver<Infallible>,
-    /// It has ended, and what it had started with it.
+    /// It has ended, and so has everything that it started.
     ended: bool,
 }
 
-/// What standard output had.
+/// What was read from standard output.
 #[derive(Debug)]
 enum Line {
-    Whole(Vec<u8>),
+    Complete(Vec<u8>),
     TooLong,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum NoAnswer {
-    /// Time is over.
+    /// The time is up.
     TimedOut,
     /// More than [`LONGEST_LINE`] bytes without an end of line.
     TooLong,
@@ -94,12 +94,12 @@ impl Process {
         let mut child = command.spawn()?;
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let piped = "it was asked for a pipe";
+        let piped = "a pipe was requested";
         let (requests, to_write) = channel();
         let (to_read, answers) = sync_channel(1);
         let (still_open, said_all) = channel();
         let said = Arc::new(Mutex::new(VecDeque::new()));
-        // None of these threads is waited for: a grandchild may keep a pipe open for as long as it likes.
+        // None of these threads is joined: a grandchild may keep a pipe open indefinitely.
         thread::spawn(move || write_lines(stdin.expect(piped), &to_write));
         thread::spawn(move || read_lines(stdout.expect(piped), &to_read));
         let (name, kept) = (argv[0].clone(), Arc::clone(&said));
@@ -113,7 +113,7 @@ impl Process {
         // A program that has closed its standard input may still have said why.
         let _ = self.requests.as_ref().is_some_and(|requests| requests.send(line).is_ok());
         match self.receive(timeout) {
-            Ok(Line::Whole(line)) => Ok(line),
+            Ok(Line::Complete(line)) => Ok(line),
             Ok(Line::TooLong) => Err(NoAnswer::TooLong),
             Err(RecvTimeoutError::Timeout) => Err(NoAnswer::TimedOut),
             Err(RecvTimeoutError::Disconnected) => Err(NoAnswer::Ended(match self.wait(GRACE) {
@@ -151,13 +151,13 @@ impl Process {
         self.requests = None;
     }
 
-    /// Ends it at once, with all that it has started.
+    /// Kills it and everything that it started.
     pub(super) fn kill(&mut self) {
-        // The id of a process that was waited for a while ago may belong to another by now.
+        // The id of a process that was waited for earlier may belong to another one now.
         if !self.ended {
             kill_group(self.child.id());
         }
-        // It fails where the process has ended already.
+        // It fails if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -167,7 +167,7 @@ impl Process {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
-                    // What it has started ends with it. The group keeps its id as long as one of them lives.
+                    // Everything that it started ends with it. The group keeps its id as long as one of them is alive.
                     if !std::mem::replace(&mut self.ended, true) {
                         kill_group(self.child.id());
                     }
@@ -204,9 +204,9 @@ fn read_lines(stdout: ChildStdout, lines: &SyncSender<Line>) {
     loop {
         let mut line = Vec::new();
         let found = match stdout.by_ref().take(LONGEST_LINE as u64).read_until(b'\n', &mut line) {
-            Ok(_) if line.ends_with(b"\n") => Line::Whole(line),
+            Ok(_) if line.ends_with(b"\n") => Line::Complete(line),
             Ok(LONGEST_LINE) => Line::TooLong,
-            // The end, and what may stand before it is the beginning of a line.
+            // The end of the stream, perhaps after an incomplete line.
             Ok(_) | Err(_) => return,
         };
         if lines.send(found).is_err() {

@@ -1,4 +1,4 @@
-//! Likeness to a picture.
+//! Similarity to a picture.
 
 use std::path::Path;
 
@@ -7,8 +7,7 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::shape::ImageShape;
 
-/// A standard deviation of pixels (0 to 1) up to which a picture counts as plain: what its samples differ by is
-/// rounding.
+/// A standard deviation of pixels (0 to 1) up to which a picture counts as plain, because the differences are rounding.
 const PLAIN: f64 = 1e-6;
 
 /// A picture that others are compared with, as its elements minus their mean.
@@ -18,17 +17,14 @@ pub struct Template {
 }
 
 impl Template {
-    /// Reads a picture in any format, cuts it to the aspect ratio of `shape` around its middle, and resizes that.
+    /// Reads a picture in any format, crops it to the aspect ratio of `shape` around its middle, and resizes that.
     ///
     /// # Errors
     /// If it cannot be read, or is of one plain colour.
     pub fn load(file: &str, shape: ImageShape) -> Result<Self> {
         let path = Path::new(file);
         Self::new(&data::load_picture(path, shape)?).ok_or_else(|| {
-            Error::unreadable(
-                path,
-                "as a template it must show something, but all its pixels are the same; give another",
-            )
+            Error::unreadable(path, "all its pixels are the same, so it cannot be a template; choose another picture")
         })
     }
 
@@ -43,8 +39,8 @@ impl Template {
     /// Σ (p − mean p)·(t − mean t) / √(Σ (p − mean p)² · Σ (t − mean t)²)
     /// ```
     ///
-    /// over all elements, where p and t are clamped to black, 0, and white, 1: 1 for the template, also if it is
-    /// lighter or of less contrast, -1 for its negative, and 0 for a plain picture.
+    /// over all elements, where p and t are clamped to black, 0, and white, 1: 1 for the template, even if it is
+    /// lighter or has less contrast, -1 for its negative, and 0 for a plain picture.
     pub(super) fn likeness(&self, image: &[f32]) -> f64 {
         let Some(centred) = centred(image) else { return 0.0 };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -93,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_brought_to_the_size_of_the_model() {
+    fn a_file_is_resized_to_the_size_of_the_model() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("half.bmp");
         // 12x8 in a format that no data set has: the square in the middle is black on its left, white on its right.

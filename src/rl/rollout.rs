@@ -70,7 +70,7 @@ impl RolloutCollector {
     /// Binds the policy, whose weights are the parameters of `stores`, to draw these conditions in turn.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,

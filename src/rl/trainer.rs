@@ -74,7 +74,7 @@ impl Cost {
     /// Reserves memory for the update before the rollout's plans are bound, so that they share its memory.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn reserve(&self, gpu: &Gpu) -> Result<Vec<Arc<Buffer>>> {
         reserve(gpu, &self.update_slots)
     }
@@ -167,7 +167,7 @@ impl Trainer {
     /// Uploads the model and binds every plan: everything that training allocates.
     ///
     /// # Errors
-    /// If configuration, model and rewards do not fit each other, or the device has not enough memory.
+    /// If configuration, model and rewards do not fit each other, or the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>) -> Result<Self> {
         Self::bind(gpu, config, model, Updater::new)
     }

@@ -67,7 +67,7 @@ impl Updater {
     /// on the distance to the base [`crate::model::BASE`], and [`crate::model::START`] where that is measured from it.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,

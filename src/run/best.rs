@@ -1,4 +1,4 @@
-//! The best of the evaluated models, kept in `best/` whatever becomes of the run.
+//! The best of the evaluated models, kept in `best/` whatever happens to the run.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,9 @@ use crate::error::DAMAGE;
 use crate::files::{Streamed, measure, own_file, stream_atomically, write_atomically};
 use crate::{Error, Result};
 
-/// What is known of the model.
+/// The file with the numbers of the model.
 const NUMBERS: &str = "best.json";
-/// Numbers come back from JSON with a relative error of up to 2⁻⁵²: what is nearer is the same.
+/// Numbers read from JSON have a relative error of up to 2⁻⁵²: values closer than this are equal.
 const SAME: f64 = 1e-12;
 
 /// `best.json`.
@@ -21,7 +21,7 @@ const SAME: f64 = 1e-12;
 pub struct Best {
     /// The iteration after which it was evaluated.
     pub iteration: u64,
-    /// What decided: `judge`, `holdout` or `reward`.
+    /// The criterion: `judge`, `holdout` or `reward`.
     pub by: String,
     /// Its value.
     pub value: f64,
@@ -30,13 +30,13 @@ pub struct Best {
     /// Its files.
     #[serde(default = "model_alone")]
     pub files: Vec<String>,
-    /// Checksum of those, one behind the other, so that all belong together.
+    /// Checksum of the files, concatenated, which shows that they belong together.
     pub crc32: u32,
-    /// Checksum of the keys that give the value its meaning; older programs wrote none.
+    /// Checksum of the keys that the value depends on; older versions wrote none.
     pub scored_by: Option<u32>,
 }
 
-/// What older programs kept.
+/// The files that older versions kept.
 fn model_alone() -> Vec<String> {
     vec!["model.safetensors".into()]
 }
@@ -52,8 +52,8 @@ pub struct BestKeeper {
 }
 
 impl BestKeeper {
-    /// Keeps in `folder` what `checkpoint.keep_best` asks for, and goes on from what is there. `holdouts` are the names
-    /// of the rewards of weight 0, as in `eval/components`.
+    /// Keeps in `folder` the model that `checkpoint.keep_best` selects, starting from what is there. `holdouts` are the
+    /// names of the rewards of weight 0, as in `eval/components`.
     pub fn open(folder: PathBuf, config: &Config, holdouts: Vec<String>) -> Self {
         let by = match config.checkpoint.keep_best {
             KeepBest::Auto if !config.eval.judge.is_empty() => KeepBest::Judge,
@@ -71,11 +71,11 @@ impl BestKeeper {
         self.best.as_ref()
     }
 
-    /// Takes the model that `line` of `metrics.jsonl` evaluates if it is better than all before; of equals the first
-    /// stays. `files` gives its files by name.
+    /// Takes the model that `line` of `metrics.jsonl` evaluates if it is better than all before; among equals the first
+    /// stays. `files` returns its files by name.
     ///
     /// # Errors
-    /// Those of `files`, and a disk that refuses.
+    /// Those of `files`, and if a file cannot be written.
     pub fn offer<'a>(
         &mut self,
         line: &Record,
@@ -131,15 +131,15 @@ impl BestKeeper {
             best.files.iter().try_for_each(&mut add).is_ok() && crc32.finalize() == best.crc32
         };
         let problem = match best.filter(is_whole) {
-            None => "is not whole",
-            Some(best) if best.scored_by.is_some_and(|it| it != self.scored_by) => {
-                "was chosen by other rewards, or evaluated otherwise"
+            None => "is incomplete",
+            Some(best) if best.scored_by.is_some_and(|hash| hash != self.scored_by) => {
+                "was selected with other rewards or another evaluation"
             }
             Some(best) => {
                 return Some(Best { value: self.value(&best.evaluation)?, by: self.name().to_owned(), ..best });
             }
         };
-        log::warn!(target: DAMAGE, "{} {problem}: the next evaluation starts it over", self.folder.display());
+        log::warn!(target: DAMAGE, "{} {problem}: the next evaluation replaces it", self.folder.display());
         None
     }
 
@@ -168,7 +168,7 @@ impl BestKeeper {
 
 /// Checksum of all keys (with absolute paths) that the scores of an evaluation depend on.
 fn scored_by(config: &Config) -> u32 {
-    // How a reward is asked changes no score.
+    // How a reward is requested does not change its scores.
     let Reward { timeout_seconds, retries, batch, workers, .. } = Reward::default();
     let alike = |reward: &Reward| Reward { timeout_seconds, retries, batch, workers, ..reward.clone() };
     let rewards: Vec<Reward> = config.reward.iter().map(alike).collect();
@@ -234,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_can_be_chosen_and_changed() {
+    fn the_criterion_can_be_chosen_and_changed() {
         let folder = tempfile::tempdir().unwrap();
         let mut by_reward = keeper(folder.path(), KeepBest::Reward);
         offer(&mut by_reward, 1, 0.7, 5.0);
         offer(&mut by_reward, 2, 0.9, 4.0);
         assert_eq!(kept(&by_reward), (1, 5.0));
-        // The kept model's own numbers tell what it is worth now.
+        // The value of the kept model now comes from its own numbers.
         let mut by_holdout = keeper(folder.path(), KeepBest::Holdout);
         assert_eq!(kept(&by_holdout), (1, 2.3));
         offer(&mut by_holdout, 3, 0.8, 9.0);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_best_is_none() {
+    fn an_incomplete_best_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         offer(&mut keeper(folder.path(), KeepBest::Judge), 1, 0.7, 0.0);
         // The crash came after the next model, or after its adapter, too, and before its numbers.
@@ -278,25 +278,28 @@ mod tests {
             change(&mut config);
             open(folder.path(), &config).best().map(|best| best.iteration)
         };
-        let same: [fn(&mut Config); 3] =
-            [|it| it.eval.every = 1, |it| it.reward[0].retries = 9, |it| it.train.learning_rate = 1.0];
+        let same: [fn(&mut Config); 3] = [
+            |config| config.eval.every = 1,
+            |config| config.reward[0].retries = 9,
+            |config| config.train.learning_rate = 1.0,
+        ];
         assert_eq!(same.map(resumed), [Some(1); 3]);
         let other: [fn(&mut Config); 4] = [
-            |it| it.reward[0].file = "another".into(),
-            |it| it.reward.push(Reward::default()),
-            |it| it.eval.seed = 0,
-            |it| it.eval.judge = "another".into(),
+            |config| config.reward[0].file = "another".into(),
+            |config| config.reward.push(Reward::default()),
+            |config| config.eval.seed = 0,
+            |config| config.eval.judge = "another".into(),
         ];
         assert_eq!(other.map(resumed), [None; 4]);
 
-        // An older program's numbers are taken as they are.
+        // Numbers of older versions are accepted.
         let file = folder.path().join("best/best.json");
         let mut numbers: Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         numbers.remove("scored_by");
         numbers.remove("files");
         numbers["crc32"] = json!(crc32fast::hash(&[1; 9]));
         fs::write(&file, serde_json::to_vec(&numbers).unwrap()).unwrap();
-        assert_eq!(resumed(|it| it.eval.seed = 0), Some(1));
+        assert_eq!(resumed(|config| config.eval.seed = 0), Some(1));
         let mut worse = open(folder.path(), &config);
         offer(&mut worse, 2, 0.8, 0.0);
         assert_eq!(kept(&worse), (1, 0.9));

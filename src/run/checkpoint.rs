@@ -1,10 +1,10 @@
-//! Checkpoints that a crash at any moment cannot spoil.
+//! Checkpoints that survive a crash at any moment.
 //!
 //! A checkpoint is a folder `NNNNNN` (the number of finished iterations) of files and a
 //! `manifest.json` with the size and CRC-32 of each. It is written under a hidden name, every file
-//! synced and the manifest last, and then takes its name in one step. What makes a checkpoint complete
-//! is the manifest that agrees with the files; the folder's name only says which iteration it is. So a
-//! complete folder that a crash left under its hidden name is as good as any.
+//! synced and the manifest last, and then renamed in one step. A checkpoint is complete if its manifest
+//! agrees with its files; the folder's name only says which iteration it is. So a complete folder that a
+//! crash left under its hidden name is as good as any other.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -69,13 +69,12 @@ impl LoadedCheckpoint {
     }
 }
 
-/// Writes the checkpoint of `iteration` into the folder `checkpoints` (created if missing, within one that exists: a run
-/// whose directory was deleted does not come back as a part of itself), replacing
-/// one of the same iteration, and then removes all but the `keep` newest up to this one (0 keeps all).
+/// Writes the checkpoint of `iteration` into the folder `checkpoints`, replacing one of the same iteration, and then
+/// removes all but the `keep` newest up to this one (0 keeps all). The folder is created if missing, but its parent
+/// must exist: the directory of a deleted run does not come back in part.
 ///
 /// # Errors
-/// [`Error::Failed`] if the disk refuses, and those of the files' contents; the checkpoints that were there are then still
-/// there.
+/// [`Error::Failed`] if a file cannot be written, and those of the files' contents; existing checkpoints then stay.
 pub fn save<C: Content>(checkpoints: &Path, iteration: u64, files: &[(&str, C)], keep: usize) -> Result<()> {
     let target = checkpoints.join(folder_name(iteration));
     let hidden = |kind: &str| checkpoints.join(format!(".{}.{kind}-{}", folder_name(iteration), std::process::id()));
@@ -84,13 +83,13 @@ pub fn save<C: Content>(checkpoints: &Path, iteration: u64, files: &[(&str, C)],
 
     remove_if_present(&temporary).map_err(unwritable)?;
     create_if_missing(checkpoints).and_then(|()| fs::create_dir(&temporary)).map_err(unwritable)?;
-    // A disk that refuses must not be left fuller than it was.
+    // Leave nothing behind: the disk may be full.
     write_all(&temporary, iteration, files).inspect_err(|_| drop(remove_if_present(&temporary)))?;
 
     let publish = || -> std::io::Result<()> {
         sync_folder(&temporary)?;
-        // A full folder cannot be renamed over. Between these two renames the new checkpoint has only
-        // its hidden name, under which `latest` finds it too.
+        // A rename cannot replace a folder with files. Between these two renames the new checkpoint has only
+        // its hidden name, under which `latest` also finds it.
         if target.exists() {
             remove_if_present(&replaced)?;
             fs::rename(&target, &replaced)?;
@@ -116,10 +115,10 @@ fn write_all(folder: &Path, iteration: u64, files: &[(&str, impl Content)]) -> R
     write_synced(&path, &manifest).map(drop)
 }
 
-/// After a kill: gives a complete checkpoint that has only its hidden name the published one, and removes what is
-/// incomplete. For the process that alone works here. Failing to do so is no failure.
+/// After a kill: publishes a complete checkpoint that has only its hidden name, and removes incomplete ones. Only for
+/// the process that holds the lock. Failures are only logged.
 pub(super) fn recover(checkpoints: &Path) {
-    let hidden = list(checkpoints).unwrap_or_default().into_iter().filter(|it| !it.published);
+    let hidden = list(checkpoints).unwrap_or_default().into_iter().filter(|entry| !entry.published);
     for found in hidden.rev() {
         let target = checkpoints.join(folder_name(found.iteration));
         let tidied = match !target.exists() && load(&found).is_ok() {
@@ -132,24 +131,24 @@ pub(super) fn recover(checkpoints: &Path) {
     }
 }
 
-/// The newest iteration with a published checkpoint, as far as names tell.
+/// The newest iteration with a published checkpoint, judging by names.
 pub fn newest_published(checkpoints: &Path) -> Option<u64> {
-    let published = list(checkpoints).unwrap_or_default().into_iter().filter(|it| it.published);
-    published.filter(|it| it.path.join(MANIFEST).is_file()).map(|it| it.iteration).max()
+    let published = list(checkpoints).unwrap_or_default().into_iter().filter(|entry| entry.published);
+    published.filter(|entry| entry.path.join(MANIFEST).is_file()).map(|entry| entry.iteration).max()
 }
 
 /// Reads the newest checkpoint that is complete and whose files have the recorded sizes and hashes.
 /// A damaged one is skipped with a warning, and the one before it is tried.
 ///
 /// # Errors
-/// [`Error::Input`] if the folder exists but cannot be listed, or it holds checkpoints and every one
+/// [`Error::Input`] if the folder exists but cannot be listed, or it contains checkpoints and every one
 /// of them is damaged.
 pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
     let mut damaged = 0_usize;
     for found in list(checkpoints)?.into_iter().rev() {
         match load(&found) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
-            // Losing what was never finished is fine.
+            // Losing an unfinished checkpoint is fine.
             Err(cause) if !found.published => log::debug!("{}: {cause}", found.path.display()),
             Err(cause) => {
                 damaged += 1;
@@ -166,7 +165,7 @@ pub fn latest(checkpoints: &Path) -> Result<Option<LoadedCheckpoint>> {
     Ok(None)
 }
 
-/// Whether a folder is, by its name and its manifest, a checkpoint.
+/// Whether a folder is a checkpoint, by its name and its manifest.
 pub fn is_checkpoint(folder: &Path) -> bool {
     found_in(folder).is_some() && folder.join(MANIFEST).is_file()
 }
@@ -174,21 +173,21 @@ pub fn is_checkpoint(folder: &Path) -> bool {
 /// Reads one checkpoint, and verifies sizes and hashes of its files.
 ///
 /// # Errors
-/// [`Error::Input`] if it is none, or is damaged.
+/// [`Error::Input`] if it is not a checkpoint, or is damaged.
 pub fn read(folder: &Path) -> Result<LoadedCheckpoint> {
-    let damaged = |cause: &str| Error::input(format!("{} is not a whole checkpoint: {cause}", folder.display()));
+    let damaged = |cause: &str| Error::input(format!("{} is not a complete checkpoint: {cause}", folder.display()));
     let found = found_in(folder).ok_or_else(|| damaged("its name is not the number of an iteration"))?;
     load(&found).map_err(|cause| damaged(&cause))
 }
 
 fn found_in(folder: &Path) -> Option<Found> {
-    // The name of a path like `.` is that of the place.
+    // A path like `.` needs the name of its folder.
     let whole = fs::canonicalize(folder).ok()?;
     let (iteration, published) = whole.file_name()?.to_str().and_then(parse_folder_name)?;
     Some(Found { iteration, published, path: folder.to_owned() })
 }
 
-/// A folder that is, by its name, a checkpoint, or was about to become or to cease to be one.
+/// A folder with the name of a checkpoint, or of one that was being written or replaced.
 ///
 /// The order is oldest first; of one iteration, the published folder comes after the hidden ones.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,7 +197,7 @@ struct Found {
     path: PathBuf,
 }
 
-/// Every checkpoint folder, whole or not, oldest first. A missing parent folder holds none.
+/// Every checkpoint folder, complete or not, oldest first. A missing parent folder has none.
 fn list(checkpoints: &Path) -> Result<Vec<Found>> {
     let entries = match fs::read_dir(checkpoints) {
         Ok(entries) => entries,
@@ -224,7 +223,7 @@ fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
     let manifest: Manifest =
         serde_json::from_slice(&manifest).map_err(|cause| format!("{MANIFEST} does not parse: {cause}"))?;
     if manifest.iteration != found.iteration {
-        return Err(format!("{MANIFEST} is of iteration {}", manifest.iteration));
+        return Err(format!("{MANIFEST} is for iteration {}", manifest.iteration));
     }
     let mut files = BTreeSet::new();
     for Entry { name, size, crc32 } in manifest.files {
@@ -241,12 +240,12 @@ fn load(found: &Found) -> std::result::Result<LoadedCheckpoint, String> {
 }
 
 /// After a successful save: removes what crashes left half-written, and all but the `keep` newest
-/// checkpoints up to `iteration`. A newer one is not ours to judge (a damaged one that was skipped on
-/// resume, say) and stays until its iteration comes round again. Failing to remove it is not an error.
+/// checkpoints up to `iteration`. A newer one (such as a damaged one that was skipped on resume) stays
+/// until its iteration is saved again. Failing to remove something is not an error.
 fn tidy(checkpoints: &Path, iteration: u64, keep: usize) {
     let Ok(found) = list(checkpoints) else { return };
-    let (published, hidden): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.published);
-    let older = published.into_iter().rev().filter(|it| it.iteration <= iteration);
+    let (published, hidden): (Vec<_>, Vec<_>) = found.into_iter().partition(|entry| entry.published);
+    let older = published.into_iter().rev().filter(|entry| entry.iteration <= iteration);
     let surplus = older.skip(if keep == 0 { usize::MAX } else { keep });
     for Found { path, .. } in surplus.chain(hidden) {
         if let Err(cause) = remove_if_present(&path) {

@@ -3,10 +3,10 @@
 //! ```text
 //! <out_dir>/<name>/
 //!   config.toml            the resolved configuration
-//!   metrics.jsonl          one JSON object per iteration, only ever appended to
+//!   metrics.jsonl          one JSON object per iteration, append-only
 //!   data.png               pictures of each class, of pretraining and of fitting a classifier
-//!   rewards.csv            one line per scored image, only ever appended to
-//!   warnings.jsonl         what looked wrong, if anything did: one JSON object per warning, only ever appended to
+//!   rewards.csv            one line per scored image, append-only
+//!   warnings.jsonl         what looked wrong, if anything did: one JSON object per warning, append-only
 //!   inputs.json            the files that the run depends on, with their checksums
 //!   device.json            the adapter and its limits
 //!   report.html            the run as one page
@@ -47,11 +47,11 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes the directory `<out_dir>/<name>` of a new run.
+    /// Creates the directory `<out_dir>/<name>` of a new run.
     ///
     /// # Errors
     /// [`Error::Input`] if `name` is not a plain directory name, if a run is already there, or if the
-    /// place is not writable.
+    /// location is not writable.
     pub fn create(out_dir: &Path, name: &str) -> Result<Self> {
         if !is_plain_name(name) {
             return Err(Error::input(format!(
@@ -68,7 +68,7 @@ impl RunDirectory {
         Ok(run)
     }
 
-    /// Checks that no run is at a place, without touching it: before the work for a new one begins.
+    /// Checks that there is no run at a path, without touching it. Called before the work for a new run begins.
     ///
     /// # Errors
     /// [`Error::Input`] if there is one.
@@ -82,8 +82,8 @@ impl RunDirectory {
         }
     }
 
-    /// Makes the directory of a new run: exactly `out` if it is given, else `out_dir/name`, or, where a run is
-    /// already there, `out_dir/name-2`, `-3` and so on: a user who trains twice loses nothing.
+    /// Creates the directory of a new run: exactly `out` if it is given, else `out_dir/name` or, if that contains a
+    /// run, `out_dir/name-2`, `-3` and so on. A user who trains twice loses nothing.
     ///
     /// # Errors
     /// As [`RunDirectory::create`].
@@ -91,7 +91,7 @@ impl RunDirectory {
         if let Some(out) = out {
             return Self::begin(out.to_owned());
         }
-        // A run that has just begun elsewhere has left no trace yet, but it holds the lock.
+        // A run that another process has just started has no files yet, but it holds the lock.
         let taken = |name: &str| {
             let path = run.out_dir.join(name);
             lock_held(&path.join(LOCK)) || Self { path, lock: None, exclusive: false }.held().is_some()
@@ -122,8 +122,7 @@ impl RunDirectory {
         format!("flowdppo-wgpu {command} --resume --out {}", quoted(&self.path))
     }
 
-    /// Removes what a killed process left half-written, and makes every file that is only ever appended to whole again.
-    /// What was cut off is reported.
+    /// Removes what a killed process left half-written, and repairs every append-only file. Reports what was cut off.
     ///
     /// # Errors
     /// [`Error::Failed`] if a file cannot be repaired.
@@ -155,7 +154,7 @@ impl RunDirectory {
         self.path.join("metrics.jsonl")
     }
 
-    /// The contact sheet of what is learned from, `data.png`.
+    /// The contact sheet of the training data, `data.png`.
     pub fn data(&self) -> PathBuf {
         self.path.join("data.png")
     }
@@ -175,9 +174,9 @@ impl RunDirectory {
         self.path.join("tensorboard")
     }
 
-    /// Writes down what `command` does here, `config.toml`, with which files, `inputs.json`, and on which device,
-    /// `device.json`. How the run ended before no longer holds. Paths become absolute, so that the run goes on from any
-    /// working directory.
+    /// Records what `command` does here (`config.toml`), with which files (`inputs.json`) and on which device
+    /// (`device.json`), and removes the record of how the run ended before. Paths become absolute, so that the run can
+    /// be resumed from any working directory.
     ///
     /// # Errors
     /// [`Error::Failed`] if a file cannot be written or removed.
@@ -197,7 +196,7 @@ impl RunDirectory {
         }
     }
 
-    /// Writes down why the run ended before its end, `failed.txt`.
+    /// Records why the run ended early, `failed.txt`.
     ///
     /// # Errors
     /// [`Error::Failed`] if the file cannot be written.
@@ -205,7 +204,7 @@ impl RunDirectory {
         write_atomically(&self.failure(), format!("{message}\n").as_bytes())
     }
 
-    /// The checksums of what the run was begun with, `inputs.json`.
+    /// The checksums of what the run was started with, `inputs.json`.
     pub fn inputs(&self) -> PathBuf {
         self.path.join("inputs.json")
     }
@@ -254,7 +253,7 @@ impl RunDirectory {
         self.path.join("samples")
     }
 
-    /// What shows that a run has been here: work that a new run would mix with its own.
+    /// What shows that there is a run here, with work that a new run would mix with its own.
     fn held(&self) -> Option<&'static str> {
         if fs::metadata(self.metrics()).is_ok_and(|file| file.len() > 0) {
             return Some("metrics.jsonl");
@@ -263,7 +262,7 @@ impl RunDirectory {
         checkpoints.next().map(|_| "checkpoints")
     }
 
-    /// Creates what is missing, tries to write once (better now than after an hour), and locks the directory.
+    /// Creates missing folders, tries to write (better now than after an hour), and locks the directory.
     fn prepare(&mut self) -> Result<()> {
         let prepare = || -> std::io::Result<File> {
             fs::create_dir_all(self.samples())?;
@@ -280,12 +279,12 @@ impl RunDirectory {
             );
             Error::unusable(message, &cause)
         })?;
-        // Who only looks whether somebody works here (`in_progress`) holds the lock for a moment.
+        // `in_progress` also holds the lock for a moment.
         let mut held = true;
         for _ in 0..5 {
             let locked = lock.try_lock();
             held = matches!(locked, Err(TryLockError::WouldBlock));
-            // A file system without locks lets everybody in.
+            // A file system without locks lets every process in.
             self.exclusive = locked.is_ok();
             if !held {
                 break;
@@ -309,12 +308,12 @@ pub const BEFORE_AFTER: &str = "before_after.png";
 /// A run as one page.
 pub const REPORT: &str = "report.html";
 
-/// File in the directory of a run that ended by itself, with numbers that are not finite or by a guard rail; it holds
-/// the message. What ended for want of something else (a reward, a device, space on the disk) has none: it continues once
-/// that is fixed.
+/// File in the directory of a run that ended on its own, by numbers that are not finite or a guard rail; it contains
+/// the message. A run that ended because something was missing (a reward, a device, space on the disk) has none: it
+/// can continue once that is fixed.
 pub const FAILURE: &str = "failed.txt";
 
-/// File whose lock says that a process works in the directory; the system lifts it when the process ends.
+/// File whose lock means that a process works in the directory; the system releases it when the process ends.
 const LOCK: &str = ".lock";
 
 /// Whether a process works in the directory of a run.
@@ -322,7 +321,7 @@ pub fn in_progress(path: &Path) -> bool {
     lock_held(&path.join(LOCK))
 }
 
-/// Whether another process holds a lock. A file system without locks holds none.
+/// Whether another process holds a lock. On a file system without locks, none does.
 fn lock_held(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
@@ -405,8 +404,8 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_bad_input() {
-        // A file where a folder is needed fails for every user, the super-user too.
+    fn an_output_folder_that_cannot_be_written_is_bad_input() {
+        // A file where a folder is needed fails for every user, including root.
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("runs");
         fs::write(&file, b"").unwrap();

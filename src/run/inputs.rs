@@ -1,5 +1,5 @@
-//! `inputs.json`: the files that a run depends on, with their checksums, so that a run that is resumed never goes on with
-//! other ones unnoticed.
+//! `inputs.json`: the files that a run depends on, with their checksums, so that a resumed run never continues with
+//! different ones unnoticed.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,7 +12,7 @@ use crate::files::write_atomically;
 use crate::text::quoted;
 use crate::{Error, Result};
 
-/// How deep folders are looked into: a folder of pictures has one for each class.
+/// How deep folders are searched: a folder of pictures has one per class.
 const DEPTH: usize = 3;
 /// How many changed files a message names.
 const NAMED: usize = 8;
@@ -33,15 +33,15 @@ pub struct Input {
     pub key: String,
     /// Its path, absolute.
     pub path: PathBuf,
-    /// Bytes; of a folder those of all files in it.
+    /// Size in bytes; for a folder, of all files in it.
     pub size: u64,
-    /// CRC-32C; of a folder that of the names, sizes and checksums of all files in it.
+    /// CRC-32C; for a folder, of the names, sizes and checksums of all files in it.
     pub crc32c: u32,
 }
 
 impl Inputs {
-    /// What `command` depends on with this configuration, as it is now. What is not there is left out: who needs it says
-    /// so.
+    /// What `command` depends on with this configuration, as it is now. Missing files are left out: whatever needs them
+    /// reports them.
     pub fn of(config: &Config, command: Command) -> Self {
         let measured = |(key, path): (String, PathBuf)| {
             let path = std::path::absolute(&path).unwrap_or(path);
@@ -54,7 +54,7 @@ impl Inputs {
         }
     }
 
-    /// Reads them back; `None` for a run of a program that wrote none.
+    /// Reads them back; `None` for a run of a version that wrote none.
     ///
     /// # Errors
     /// [`Error::Input`] if the file cannot be read.
@@ -74,13 +74,13 @@ impl Inputs {
     /// Writes them.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the disk refuses.
+    /// [`Error::Failed`] if the disk cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|cause| Error::unwritable(path, cause))?;
         write_atomically(path, &text)
     }
 
-    /// Checks that a run in `directory` is resumed by the command that began it.
+    /// Checks that a run in `directory` is resumed by the command that started it.
     ///
     /// # Errors
     /// [`Error::Input`] that names the right command.
@@ -95,14 +95,14 @@ impl Inputs {
         )))
     }
 
-    /// What is different now in files that both name by the same key, a line for each.
+    /// The files that both name with the same key and whose content differs now, one line each.
     pub fn changes(&self, now: &Self) -> Vec<String> {
         let change = |then: &Input| {
             let now = now.files.iter().find(|now| now.key == then.key && now.path == then.path)?;
             (now != then).then(|| {
                 format!(
-                    "`{}` names {}, which has changed since the run began ({} bytes with CRC-32C {:08x} then, {} bytes \
-                     with {:08x} now)",
+                    "`{}` names {}, which has changed since the run started ({} bytes with CRC-32C {:08x} then, {} \
+                     bytes with {:08x} now)",
                     then.key,
                     then.path.display(),
                     then.size,
@@ -116,7 +116,7 @@ impl Inputs {
     }
 }
 
-/// All changes in one error; `remedy` says how to go on.
+/// All changes in one error; `remedy` says how to continue.
 pub fn changed(changes: &[String], remedy: &str) -> Error {
     let mut text = changes[..changes.len().min(NAMED)].join("; ");
     if changes.len() > NAMED {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_change_is_seen_and_a_copy_is_none() {
+    fn every_change_is_detected_and_a_copy_is_not_a_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         fs::create_dir_all(path.join("data/cat")).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_to_another_file_is_no_change_of_a_file() {
+    fn setting_a_key_to_another_file_is_not_a_change() {
         let input = |path: &str, crc32c| Input { key: "model.file".into(), path: path.into(), size: 1, crc32c };
         let inputs = |input: Input| Inputs { command: "train".into(), files: vec![input] };
         let then = inputs(input("/a", 1));

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: one JSON object per line, one line per iteration.
 //!
-//! The file only ever grows. A run that resumes from iteration *k* writes *k*, *k + 1*, … again behind
+//! The file is append-only. A run that resumes from iteration *k* writes *k*, *k + 1*, … again after
 //! the lines that the interrupted run left, and [`read`] lets a line supersede every earlier line of the
 //! same or a later iteration. So the reader sees one unbroken history, and the file still contains everything that
 //! ever happened.
@@ -24,10 +24,10 @@ use crate::{Error, Result};
 /// One line of the log.
 pub type Record = Map<String, Value>;
 
-/// The key that every record carries.
+/// The key that every record has.
 const ITERATION: &str = "iteration";
 
-/// A number of a record; a `.` leads into an object, as in `eval/drift.kl_mean`. `None` for what is missing or no number.
+/// A number of a record; a `.` leads into an object, as in `eval/drift.kl_mean`. `None` if missing or not a number.
 pub fn number(record: &Record, key: &str) -> Option<f64> {
     match key.split_once('.') {
         None => record.get(key)?.as_f64(),
@@ -45,7 +45,7 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log, or begins one. What a crash truncated is cut off first, so that every line is a record.
+    /// Opens or creates the log. Lines that a crash truncated are removed first, so that every line is a record.
     ///
     /// # Errors
     /// [`Error::Failed`] if the file cannot be opened for writing.
@@ -55,8 +55,8 @@ impl MetricsLog {
         Ok(Self { file: file.map_err(|cause| Error::unwritable(path, cause))?, path: path.to_owned(), events: None })
     }
 
-    /// Opens the log of a run that has done `done` iterations, and begins an event file for TensorBoard, which gets
-    /// whatever is appended, too.
+    /// Opens the log of a run that has done `done` iterations, and creates an event file for TensorBoard, to which
+    /// everything is also appended.
     ///
     /// # Errors
     /// [`Error::Failed`] if a file cannot be opened for writing.
@@ -66,7 +66,7 @@ impl MetricsLog {
         Ok(Self { events: Some(events), ..Self::open_append(&directory.metrics())? })
     }
 
-    /// Shows a preview grid, a PNG file, to TensorBoard.
+    /// Appends a preview grid, a PNG file, to the event file.
     ///
     /// # Errors
     /// As [`EventFile::append_picture`].
@@ -78,7 +78,7 @@ impl MetricsLog {
     }
 
     /// Appends one record: anything that serializes to an object with a whole number `iteration`.
-    /// JSON has no infinities and no NaN; such a number becomes `null`.
+    /// JSON has no infinities and no NaN; they become `null`.
     ///
     /// # Errors
     /// [`Error::Failed`] if `record` is not such an object, or the disk is full.
@@ -103,7 +103,7 @@ impl MetricsLog {
     /// the log never lacks an iteration that the checkpoint has.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the disk refuses.
+    /// [`Error::Failed`] if the disk cannot be written.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(|cause| Error::unwritable(&self.path, cause))
     }
@@ -118,19 +118,19 @@ fn parse(line: &[u8]) -> Option<(u64, Record)> {
     Some((record.get(ITERATION)?.as_u64()?, record))
 }
 
-/// Whether a line is a whole record.
+/// Whether a line is a complete record.
 pub(super) fn is_record(line: &[u8]) -> bool {
     parse(line).is_some()
 }
 
-/// Reads a log back, in order of iteration, each iteration once (see the module's text). Lines that a
-/// crash tore are skipped, with a warning the first time.
+/// Reads a log back, in order of iteration, each iteration once (see the module's documentation). Lines that a
+/// crash truncated are skipped, with a warning the first time.
 ///
 /// # Errors
 /// [`Error::Input`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let unreadable = |cause| Error::unreadable(path, cause);
-    // Line by line: a history takes memory enough without its text.
+    // Line by line: a long history takes enough memory without its text.
     let lines = BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n');
     let mut records: Vec<(u64, Record)> = Vec::new();
     for (number, line) in lines.enumerate() {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_torn_anywhere_costs_that_line_alone() {
+    fn a_line_truncated_anywhere_loses_only_that_line() {
         let whole = "{\"iteration\":0,\"reward_mean\":0.5}\n";
         let last = "{\"iteration\":1,\"reward_mean\":0.75}";
         for cut in 0..last.len() {
@@ -206,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_goes_and_what_lacks_only_its_end_stays() {
+    fn lines_that_are_not_records_go_and_a_missing_line_end_is_added() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let [zero, one] = [0, 1].map(|iteration| format!("{{\"iteration\":{iteration},\"reward_mean\":0.5}}"));
-        // A line in the middle, as programs before this one left it, zeros after a power cut, and the end of a line.
+        // A line in the middle, as older versions left it, zeros after a power cut, and the end of a line.
         std::fs::write(&path, format!("{zero}\n{{\"iteration\":1,\"rew\n\0\0\0\n\n{one}")).unwrap();
         drop(MetricsLog::open_append(&path).unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{zero}\n{one}\n"));

@@ -1,7 +1,7 @@
 //! A run on disk: its directory, its metrics, its checkpoints, and its progress on the terminal.
 //!
-//! Everything here holds at any moment of a crash: a metrics line is appended whole or recognised as
-//! truncated and cut off on resume, a checkpoint is complete or not there.
+//! Everything here survives a crash at any moment: a line of metrics is complete, or recognised as truncated and
+//! removed on resume; a checkpoint is complete or absent.
 
 pub mod best;
 pub mod checkpoint;

@@ -16,7 +16,7 @@ pub enum Verbosity {
     /// A bar, or a line now and then.
     #[default]
     Normal,
-    /// Where there is no terminal, a line for every update.
+    /// Without a terminal, a line for every update.
     Verbose,
 }
 
@@ -26,7 +26,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(2);
 /// The bar on the terminal, as long as there is one.
 static BAR: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
-/// Does what writes to standard error with the bar out of the way, so that neither tears the other.
+/// Runs `write`, which writes to standard error, with the bar hidden, so that their output does not mix.
 pub fn above_bar<T>(write: impl FnOnce() -> T) -> T {
     let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(WeakProgressBar::upgrade);
     match bar {
@@ -49,24 +49,24 @@ impl Write for AboveBar {
     }
 }
 
-/// The progress of one piece of work, told on standard error.
-pub struct Progress(Teller);
+/// The progress of one piece of work, shown on standard error.
+pub struct Progress(Reporter);
 
-enum Teller {
+enum Reporter {
     Silent,
     Bar(ProgressBar),
     Lines(Lines),
 }
 
 impl Progress {
-    /// Begins work of `total` steps, named `label` ("training").
+    /// Starts work of `total` steps, named `label` ("training").
     pub fn new(label: impl Into<Cow<'static, str>>, total: u64, verbosity: Verbosity) -> Self {
         let label = label.into();
         Self(match verbosity {
-            Verbosity::Quiet => Teller::Silent,
-            _ if std::io::stderr().is_terminal() => Teller::Bar(bar(label, total, ProgressDrawTarget::stderr())),
-            Verbosity::Normal => Teller::Lines(Lines::new(label, total, LINE_INTERVAL)),
-            Verbosity::Verbose => Teller::Lines(Lines::new(label, total, Duration::ZERO)),
+            Verbosity::Quiet => Reporter::Silent,
+            _ if std::io::stderr().is_terminal() => Reporter::Bar(bar(label, total, ProgressDrawTarget::stderr())),
+            Verbosity::Normal => Reporter::Lines(Lines::new(label, total, LINE_INTERVAL)),
+            Verbosity::Verbose => Reporter::Lines(Lines::new(label, total, Duration::ZERO)),
         })
     }
 
@@ -75,54 +75,56 @@ impl Progress {
     #[must_use]
     pub fn starting_at(mut self, position: u64) -> Self {
         match &mut self.0 {
-            Teller::Silent => {}
-            Teller::Bar(bar) => {
+            Reporter::Silent => {}
+            Reporter::Bar(bar) => {
                 bar.set_position(position);
                 bar.reset_eta();
             }
-            Teller::Lines(lines) => lines.first = position,
+            Reporter::Lines(lines) => lines.first = position,
         }
         self
     }
 
-    /// `position` steps are done; `message` is what matters now ("reward 0.71  KL 0.0031").
+    /// Reports that `position` steps are done, with a message such as "reward 0.71  KL 0.0031".
     pub fn update(&mut self, position: u64, message: &str) {
         match &mut self.0 {
-            Teller::Silent => {}
-            Teller::Bar(bar) => {
+            Reporter::Silent => {}
+            Reporter::Bar(bar) => {
                 bar.set_position(position);
                 bar.set_message(printable(message).into_owned());
             }
-            Teller::Lines(lines) => {
+            Reporter::Lines(lines) => {
                 let now = Instant::now();
                 if let Some(line) = lines.update(position, message, now) {
-                    tell(&line);
+                    report(&line);
                 }
             }
         }
     }
 
-    /// Prints a line of its own, above the bar.
+    /// Prints a line above the bar.
     pub fn println(&self, line: &str) {
         match &self.0 {
-            Teller::Silent => {}
-            Teller::Bar(bar) => bar.println(printable(line)),
-            Teller::Lines(_) => tell(line),
+            Reporter::Silent => {}
+            Reporter::Bar(bar) => bar.println(printable(line)),
+            Reporter::Lines(_) => report(line),
         }
     }
 
-    /// Ends the work, and leaves `message` and the time behind.
+    /// Ends the work, and prints `message` and the time.
     pub fn finish(self, message: &str) {
         match self.0 {
-            Teller::Silent => {}
-            Teller::Bar(bar) => bar.abandon_with_message(with_time(&printable(message), bar.elapsed())),
-            Teller::Lines(lines) => tell(&format!("{}: {}", lines.label, with_time(message, lines.started.elapsed()))),
+            Reporter::Silent => {}
+            Reporter::Bar(bar) => bar.abandon_with_message(with_time(&printable(message), bar.elapsed())),
+            Reporter::Lines(lines) => {
+                report(&format!("{}: {}", lines.label, with_time(message, lines.started.elapsed())))
+            }
         }
     }
 }
 
 fn bar(label: Cow<'static, str>, total: u64, target: ProgressDrawTarget) -> ProgressBar {
-    // So narrow that 80 columns have room for what is said of an iteration.
+    // Narrow enough that the message of an iteration fits in 80 columns.
     let style = ProgressStyle::with_template("{prefix:.bold} {bar:6.cyan/dim} {pos}/{len} {eta:.dim}  {wide_msg}")
         .expect("the template is a constant")
         .progress_chars("━╸─");
@@ -138,12 +140,12 @@ fn with_time(message: &str, time: Duration) -> String {
 }
 
 /// A closed standard error (`2>&-`, a reader that went away) is not a reason to stop the work.
-fn tell(line: &str) {
+fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable(line));
 }
 
-/// Decides which updates deserve a line where there is no terminal: the first, the last, and between
-/// them one after every pause.
+/// Decides which updates get a line if there is no terminal: the first, the last, and between them at
+/// most one per interval.
 struct Lines {
     label: Cow<'static, str>,
     total: u64,
@@ -188,7 +190,7 @@ mod tests {
     use indicatif::TermLike;
     use std::sync::Arc;
 
-    /// A terminal of 80 columns that remembers what is done to it, one line per call.
+    /// A terminal of 80 columns that records what is done to it, one line per call.
     #[derive(Clone, Debug, Default)]
     struct Terminal(Arc<Mutex<Vec<String>>>);
 
@@ -241,7 +243,7 @@ mod tests {
     fn the_log_goes_above_a_bar_that_fits_80_columns() {
         let terminal = Terminal::default();
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
-        let mut progress = Progress(Teller::Bar(bar("training".into(), 30, target)));
+        let mut progress = Progress(Reporter::Bar(bar("training".into(), 30, target)));
         let message = "reward 0.812  kl 1.23e-4  masked 5.0 %  120 images/s";
         progress.update(12, message);
         above_bar(|| terminal.remember("warning").unwrap());
@@ -254,7 +256,7 @@ mod tests {
         );
         assert!(bars(&done[at..]) > 0, "the bar comes back: {done:?}");
         assert!(done[at..].iter().any(|line| line.contains(message)), "{done:?}");
-        // Nothing is taken away where there is no bar any more.
+        // Nothing is cleared once the bar is gone.
         progress.finish("done");
         let before = terminal.0.lock().unwrap().len();
         above_bar(|| ());
@@ -269,9 +271,9 @@ mod tests {
     fn lines_are_rate_limited_but_never_miss_the_first_and_the_last() {
         let mut lines = lines(100, 2);
         let start = lines.started;
-        let told: Vec<u64> =
+        let reported: Vec<u64> =
             (1..=100).filter(|&i| lines.update(i, "", start + Duration::from_millis(i * 150)).is_some()).collect();
-        assert_eq!(told, [1, 15, 29, 43, 57, 71, 85, 99, 100]);
+        assert_eq!(reported, [1, 15, 29, 43, 57, 71, 85, 99, 100]);
     }
 
     #[test]
@@ -279,8 +281,8 @@ mod tests {
         for (interval, pace) in [(2, 3), (0, 0)] {
             let mut lines = lines(10, interval);
             let start = lines.started;
-            let told = (1..=10).filter(|&i| lines.update(i, "", start + Duration::from_secs(i * pace)).is_some());
-            assert_eq!(told.count(), 10);
+            let reported = (1..=10).filter(|&i| lines.update(i, "", start + Duration::from_secs(i * pace)).is_some());
+            assert_eq!(reported.count(), 10);
         }
     }
 
@@ -295,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_telling_takes_every_call() {
+    fn every_reporter_accepts_every_call() {
         let bar = bar("training".into(), 3, ProgressDrawTarget::hidden());
-        for teller in [Teller::Silent, Teller::Bar(bar), Teller::Lines(lines(3, 0))] {
+        for teller in [Reporter::Silent, Reporter::Bar(bar), Reporter::Lines(lines(3, 0))] {
             let mut progress = Progress(teller).starting_at(1);
             progress.update(2, "reward 0.5");
             progress.println("a line");
-            if let Teller::Bar(bar) = &progress.0 {
+            if let Reporter::Bar(bar) = &progress.0 {
                 assert_eq!((bar.position(), bar.message().as_str()), (2, "reward 0.5"));
             }
             progress.finish("done");

@@ -1,4 +1,4 @@
-//! Files that are only ever appended to, made whole after a crash: what was truncated is cut off, and reported.
+//! Repairs append-only files after a crash: truncated parts are cut off and reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,23 +7,23 @@ use crate::error::DAMAGE;
 use crate::files::write_atomically;
 use crate::{Error, Result};
 
-/// Removes every line of a file that is not whole, and gives the last one its end. A missing file is whole.
+/// Removes every incomplete line of a file, and adds a missing line end to the last one. A missing file is fine.
 ///
 /// # Errors
 /// [`Error::Failed`] if the file cannot be read or written.
-pub(super) fn lines(path: &Path, is_whole: impl Fn(&[u8]) -> bool) -> Result<()> {
-    lines_from(path, 0, |line, _| is_whole(line))
+pub(super) fn lines(path: &Path, is_complete: impl Fn(&[u8]) -> bool) -> Result<()> {
+    lines_from(path, 0, |line, _| is_complete(line))
 }
 
-/// As [`lines`], of the lines behind the first `start` bytes. `is_whole` also learns whether the line has its end.
-pub(super) fn lines_from(path: &Path, start: usize, is_whole: impl Fn(&[u8], bool) -> bool) -> Result<()> {
+/// As [`lines`], for the lines after the first `start` bytes. `is_complete` is also told whether the line has its end.
+pub(super) fn lines_from(path: &Path, start: usize, is_complete: impl Fn(&[u8], bool) -> bool) -> Result<()> {
     let Some(bytes) = read(path)? else { return Ok(()) };
     let mut kept = bytes[..start].to_vec();
     let mut removed = Vec::new();
     let first = 1 + kept.iter().filter(|byte| **byte == b'\n').count();
     for (number, line) in (first..).zip(bytes[start..].split_inclusive(|byte| *byte == b'\n')) {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
-        if is_whole(text, text.len() < line.len()) {
+        if is_complete(text, text.len() < line.len()) {
             kept.extend_from_slice(text);
             kept.push(b'\n');
         } else if !text.iter().all(u8::is_ascii_whitespace) {
@@ -48,7 +48,7 @@ pub(super) fn lines_from(path: &Path, start: usize, is_whole: impl Fn(&[u8], boo
 pub(super) fn event_files(folder: &Path) -> Result<()> {
     for path in files(folder)? {
         let Some(bytes) = read(&path)? else { continue };
-        let whole = super::tensorboard::whole_records(&bytes);
+        let whole = super::tensorboard::complete_records(&bytes);
         if whole < bytes.len() {
             let cut = || fs::File::options().write(true).open(&path)?.set_len(whole as u64);
             cut().map_err(|cause| Error::unwritable(&path, cause))?;

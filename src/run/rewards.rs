@@ -1,8 +1,8 @@
-//! `rewards.csv`: a line for each image that was scored.
+//! `rewards.csv`: one line per scored image.
 //!
-//! The file only ever grows, save that half a line which a crash left is cut off. A run that resumes writes
-//! iterations again behind those that the interrupted run left: of lines with the same iteration, purpose and sample
-//! the last one counts.
+//! The file is append-only, except that an incomplete line after a crash is cut off. A resumed run writes iterations
+//! again after those that the interrupted run left: of lines with the same iteration, purpose and sample, the last one
+//! counts.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ pub struct RewardLog {
 }
 
 impl RewardLog {
-    /// Opens `rewards.csv` in a run's directory, or begins it. If the file there has other components, as the rewards
-    /// were changed since, it stays, and `rewards-2.csv` is taken, and so on.
+    /// Opens or creates `rewards.csv` in a run's directory. If the file has other components, because the rewards have
+    /// changed since, it stays, and `rewards-2.csv` is used, and so on.
     ///
     /// # Errors
     /// [`Error::Failed`] if the file cannot be read or written.
@@ -32,7 +32,7 @@ impl RewardLog {
         let header = lines([columns.map(str::to_owned).collect()])?;
         let mut path = folder.join("rewards.csv");
         let commas = COLUMNS.len() + components.len();
-        // All but the header are numbers and words without a comma. A number that lacks its end may be another one.
+        // All but the header are numbers and words without a comma. A number at the end of a truncated line may be cut.
         let is_row =
             |line: &[u8], is_ended: bool| is_ended && line.iter().filter(|byte| **byte == b',').count() == commas;
         for number in 2.. {
@@ -41,7 +41,7 @@ impl RewardLog {
                 Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Vec::new(),
                 read => read.map_err(unwritable)?,
             };
-            // Half a header is none.
+            // An incomplete header does not count.
             let is_begun = text.contains(&b'\n');
             if !is_begun || text.starts_with(&header) {
                 repair::lines_from(&path, if is_begun { header.len() } else { 0 }, is_row)?;
@@ -56,7 +56,7 @@ impl RewardLog {
         unreachable!("there is always another number")
     }
 
-    /// Appends a line for each image; `components` is `[components][N]`, the others `[N]`.
+    /// Appends one line per image; `components` is `[components][N]`, the others `[N]`.
     ///
     /// # Errors
     /// [`Error::Failed`] if the disk is full.
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_an_image_and_nothing_is_destroyed() {
+    fn there_is_one_line_per_image_and_nothing_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let names = ["classifier", "ink"].map(str::to_owned);
@@ -107,13 +107,13 @@ mod tests {
                         3,training,0,7,0.5,0.0000001,0.5\n3,training,1,0,0.25,-2,-1.75\n";
         assert_eq!(read(folder, "rewards.csv"), expected);
 
-        // A crash tears the last line, anywhere.
-        for torn in ["4", "4,training,0,7,0.1,0.2", "4,training,0,7,0.1,0.2,0.3", "4,train\n\0\0\n"] {
-            std::fs::write(folder.join("rewards.csv"), format!("{expected}{torn}")).unwrap();
+        // A crash truncates the last line, anywhere.
+        for truncated in ["4", "4,training,0,7,0.1,0.2", "4,training,0,7,0.1,0.2,0.3", "4,train\n\0\0\n"] {
+            std::fs::write(folder.join("rewards.csv"), format!("{expected}{truncated}")).unwrap();
             RewardLog::open(folder, &names).unwrap();
             assert_eq!(read(folder, "rewards.csv"), expected);
         }
-        // Other rewards begin another file, and find it again.
+        // Other rewards start another file, and find it again.
         for _ in 0..2 {
             RewardLog::open(folder, &names[..1]).unwrap();
             assert_eq!(read(folder, "rewards.csv"), expected);

@@ -1,9 +1,9 @@
 //! The metrics and preview grids of a run as event files, which TensorBoard reads.
 //!
-//! An event file is a row of TFRecords (tensorflow/core/lib/io/record_writer.h): length, masked CRC-32C of the length,
-//! bytes, masked CRC-32C of the bytes. Each holds a message `Event` (tensorflow/core/util/event.proto), of which only
-//! the fields used here are declared. A record is appended by one write, so a crash tears the last one at most, and the
-//! next process begins a file of its own: TensorBoard reads all files of a folder in the order of their names.
+//! An event file is a sequence of TFRecords (tensorflow/core/lib/io/record_writer.h): length, masked CRC-32C of the
+//! length, bytes, masked CRC-32C of the bytes. Each contains a message `Event` (tensorflow/core/util/event.proto), of
+//! which only the fields used here are declared. A record is appended by one write, so a crash truncates at most the
+//! last one, and the next process starts its own file: TensorBoard reads all files of a folder in order of name.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub struct Event {
     /// Values at this step.
     #[prost(message, optional, tag = "5")]
     pub summary: Option<Summary>,
-    /// Says that a process has begun.
+    /// Marks the start of a process.
     #[prost(message, optional, tag = "7")]
     pub session_log: Option<SessionLog>,
 }
@@ -44,13 +44,13 @@ pub struct Summary {
     pub value: Vec<SummaryValue>,
 }
 
-/// One value; exactly one of the last three is there.
+/// One value; exactly one of the last three fields is set.
 #[derive(Clone, PartialEq, Message)]
 pub struct SummaryValue {
-    /// Its name; what stands before a `/` groups it.
+    /// Its name; the part before a `/` is its group.
     #[prost(string, tag = "1")]
     pub tag: String,
-    /// Which of TensorBoard's plugins shows it, where its type does not tell.
+    /// Which of TensorBoard's plugins shows it, if its type does not determine that.
     #[prost(message, optional, tag = "9")]
     pub metadata: Option<Metadata>,
     /// A number.
@@ -95,7 +95,7 @@ pub struct TextTensor {
 /// How a value is shown.
 #[derive(Clone, PartialEq, Message)]
 pub struct Metadata {
-    /// Who shows it.
+    /// The plugin that shows it.
     #[prost(message, optional, tag = "1")]
     pub plugin_data: Option<PluginData>,
 }
@@ -108,7 +108,7 @@ pub struct PluginData {
     pub plugin_name: String,
 }
 
-/// That a process began: 1. TensorBoard then forgets what an earlier one wrote of this step and later ones.
+/// The start of a process. TensorBoard then discards what an earlier one wrote for this step and later ones.
 #[derive(Clone, PartialEq, Message)]
 pub struct SessionLog {
     /// 1: start.
@@ -127,7 +127,7 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins an event file in `folder`, which is made if need be, for a process that begins after `done` iterations;
+    /// Creates an event file in `folder` (created if missing) for a process that starts after `done` iterations;
     /// `config` is shown as text.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl EventFile {
         let text = SummaryValue {
             tag: "config".into(),
             metadata: Some(Metadata { plugin_data: Some(PluginData { plugin_name: "text".into() }) }),
-            // TensorBoard takes it for Markdown.
+            // TensorBoard renders it as Markdown.
             tensor: Some(TextTensor { dtype: 7, string_val: vec![format!("```toml\n{config}\n```").into_bytes()] }),
             ..SummaryValue::default()
         };
@@ -151,7 +151,7 @@ impl EventFile {
     }
 
     /// Appends every number of a record of metrics. Numbers in objects and lists get names such as
-    /// `eval/drift/kl_mean` and `kl_by_update/3`; those by trained step carry the number of their step.
+    /// `eval/drift/kl_mean` and `kl_by_update/3`; those by trained step have the number of their step.
     ///
     /// # Errors
     /// [`Error::Failed`] if the disk is full.
@@ -188,13 +188,13 @@ impl EventFile {
     }
 }
 
-/// An event of now without content.
+/// An event at the current time without content.
 fn event(step: u64) -> Event {
     let wall_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     Event { wall_time, step: step as i64, ..Event::default() }
 }
 
-/// Makes a file whose name comes behind those that are there.
+/// Creates a file whose name sorts after those of the existing files.
 fn create_file(folder: &Path) -> std::io::Result<(File, PathBuf)> {
     std::fs::create_dir_all(folder)?;
     let host = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
@@ -232,14 +232,14 @@ fn scalars(tag: &str, value: &Value, steps: Option<&Vec<Value>>, found: &mut Vec
     }
 }
 
-/// A record as it stands in the file.
+/// A record as bytes of the file.
 fn tf_record(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     [&length[..], &masked_crc(&length).to_le_bytes(), bytes, &masked_crc(bytes).to_le_bytes()].concat()
 }
 
-/// How many bytes at the beginning of an event file are whole records.
-pub(super) fn whole_records(bytes: &[u8]) -> usize {
+/// How many bytes at the beginning of an event file are complete records.
+pub(super) fn complete_records(bytes: &[u8]) -> usize {
     let mut whole = 0;
     while let Some((length, rest)) = bytes[whole..].split_first_chunk::<8>() {
         let Some((check, rest)) = rest.split_first_chunk::<4>() else { break };
@@ -256,7 +256,7 @@ pub(super) fn whole_records(bytes: &[u8]) -> usize {
     whole
 }
 
-/// CRC-32C, turned and moved, since a CRC of bytes that hold a CRC is not a good check.
+/// CRC-32C, rotated and offset, because a CRC of bytes that contain a CRC is a weak check.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -320,7 +320,7 @@ mod tests {
         file.append_metrics(3, record.as_object().unwrap()).unwrap();
         let events = events(&files(folder.path())[0]);
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
-        // Iteration 0 of a process that got nowhere is void, too.
+        // Iteration 0 of a process that did not get further is discarded, too.
         assert_eq!((events[1].session_log.as_ref().unwrap().status, events[1].step), (1, 0));
         let text = &events[2].summary.as_ref().unwrap().value[0];
         assert_eq!(text.tensor.as_ref().unwrap().string_val, [b"```toml\n[run]\n```"]);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_kept_as_it_is() {
+    fn a_picture_is_kept_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let picture = folder.path().join("grid.png");
         image::RgbImage::new(7, 5).save(&picture).unwrap();
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_tears_the_last_record_alone_and_the_next_process_begins_a_later_file() {
+    fn a_crash_truncates_only_the_last_record_and_the_next_process_starts_a_later_file() {
         let folder = tempfile::tempdir().unwrap();
         let record = |reward: f64| json!({"reward_mean": reward}).as_object().unwrap().clone();
         let mut file = EventFile::create(folder.path(), 0, "").unwrap();
@@ -369,7 +369,7 @@ mod tests {
             crate::run::repair::event_files(folder.path()).unwrap();
             let kept = std::fs::read(&first).unwrap();
             assert!(whole.starts_with(&kept) && kept.len() < whole.len() - cut, "cut by {cut}");
-            assert_eq!(whole_records(&kept), kept.len(), "cut by {cut}");
+            assert_eq!(complete_records(&kept), kept.len(), "cut by {cut}");
             assert_eq!(values(&events(&first)), [(1, "reward_mean".into(), 0.25)], "cut by {cut}");
         }
         let mut file = EventFile::create(folder.path(), 1, "").unwrap();
@@ -377,7 +377,7 @@ mod tests {
         let paths = files(folder.path());
         assert_eq!((paths.len(), &paths[0]), (2, &first));
         let resumed = events(&paths[1]);
-        // What was written of iteration 2 and later is void.
+        // What was written for iteration 2 and later is discarded.
         assert_eq!(resumed[1].step, 2);
         assert_eq!(values(&resumed), [(2, "reward_mean".into(), 0.75)]);
     }

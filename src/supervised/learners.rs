@@ -34,7 +34,7 @@ impl<'a> Pretrainer<'a> {
     /// Binds everything that pretraining needs. Without `weights` they are drawn.
     ///
     /// # Errors
-    /// If data and network do not fit each other, or the device has not enough memory.
+    /// If data and network do not fit each other, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
@@ -128,7 +128,7 @@ impl<'a> Fitter<'a> {
     /// Binds everything that training `network` needs.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset, network: ClassifierConfig) -> Result<Self> {
         gpu.check_memory(optimizer::planned_bytes(&network.layout(), &DeviceProfile::of(gpu)))?;
         Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })

@@ -251,13 +251,13 @@ fn wrong_adapters() {
             nothing,
             "train --config train.toml --set lora.targets=[\"attn.qkv\"]",
             2,
-            &["`lora.targets` have no effect", "set `lora.rank` above 0"],
+            &["`lora.targets` do nothing", "set `lora.rank` above 0"],
         ),
         case(
             nothing,
             "train --config train.toml --set lora.adapter=run/adapter --set lora.alpha=4",
             2,
-            &["`lora.alpha` has no effect with `lora.adapter`"],
+            &["`lora.alpha` does nothing with `lora.adapter`"],
         ),
         case(
             nothing,

@@ -114,7 +114,7 @@ fn configuration() {
             nothing,
             "train --config train.toml --set train.iterations=many",
             2,
-            &["`train.iterations`", "a whole number", "\"many\""],
+            &["`train.iterations`", "a non-negative whole number", "\"many\""],
         ),
         case(nothing, "train --config train.toml --set train.learning_rate=nan", 2, &["`train.learning_rate`", "NaN"]),
         case(nothing, "train --config train.toml --set train.ema_decay=1.5", 2, &["`train.ema_decay`", "below 1"]),
@@ -219,7 +219,7 @@ fn models() {
             Workplace::import_sit,
             "eval --config train.toml --model base.safetensors --base sit.safetensors",
             2,
-            &["sit.safetensors is another network than base.safetensors"],
+            &["sit.safetensors is a different kind of network from base.safetensors"],
         ),
         case(
             Workplace::import_sit,
@@ -408,13 +408,13 @@ fn classes_noise_and_counts() {
             |here| noise(here, [1, 1, 8, 8], 0.0, 11.0),
             "sample --model base.safetensors --noise noise.safetensors",
             2,
-            &["noise.safetensors", "`labels` holds 11", "0 to 9"],
+            &["noise.safetensors", "`labels` contains 11", "0 to 9"],
         ),
         case(
             |here| noise(here, [1, 1, 8, 8], 0.0, 1.5),
             "sample --model base.safetensors --noise noise.safetensors",
             2,
-            &["`labels` holds 1.5", "whole numbers"],
+            &["`labels` contains 1.5", "whole numbers"],
         ),
     ]);
 }

@@ -122,7 +122,7 @@ fn adapters_are_described() {
     assert!(what.contains("a whole checkpoint of iteration 2 with an adapter (LoRA)"), "{what}");
     std::fs::write(checkpoint.join("adapter_training.safetensors"), "cut").unwrap();
     let text = message(&here.path("."), &checkpoint);
-    assert!(text.contains("is not a whole checkpoint: adapter_training.safetensors has 3 bytes"), "{text}");
+    assert!(text.contains("is not a complete checkpoint: adapter_training.safetensors has 3 bytes"), "{text}");
     // An adapter without one of its matrices.
     let tensors =
         flowdppo_wgpu::model::Tensors::from([("blocks.0.attn.qkv.lora_A.weight".into(), (vec![2, 8], vec![0.0; 16]))]);
@@ -213,7 +213,7 @@ fn what_is_no_model_gets_one_sentence() {
         (
             "other.safetensors",
             flowdppo_wgpu::model::serialize_tensors(&other),
-            "none of the tensors by which a model is known",
+            "none of the tensors that identify a model",
         ),
         (
             "shards.safetensors.index.json",

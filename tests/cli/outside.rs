@@ -110,7 +110,7 @@ fn a_name_that_would_write_on_the_terminal_is_refused() {
         |here| learn_from(here, NAMES),
         "-q train --config train.toml --out run",
         2,
-        &["the reward command measures \"b\\u{1b}[2J\", which has U+001B: a name must be without control"],
+        &["the reward command measures \"b\\u{1b}[2J\", which has U+001B: a name must not contain control"],
     )]);
 }
 

@@ -43,7 +43,7 @@ fn a_dry_run_of_supervised_training_prints_its_cost_and_writes_nothing() {
     let before = here.snapshot();
     for command in ["pretrain --config pretrain.toml", "fit-classifier --config fit.toml"] {
         let out = here.run(&format!("{command} --dry-run")).succeeds();
-        for part in ["parameters  ", "a step  ", "dispatches", "planned device memory", "steps = 3"] {
+        for part in ["parameters  ", "per step  ", "dispatches", "planned device memory", "steps = 3"] {
             assert!(out.contains(part), "{command}: {part} is missing in {out}");
         }
     }

@@ -299,7 +299,7 @@ fn presets_can_be_combined_and_trained_with() {
         }
     }
     assert_eq!(Preset::named("quik").unwrap_err().to_string(), "there is no preset `quik`; did you mean `quick`?");
-    assert!(Preset::named("enormous").unwrap_err().to_string().contains("there are quick, careful"));
+    assert!(Preset::named("enormous").unwrap_err().to_string().contains("the presets are quick, careful"));
 }
 
 fn errors(text: &str, command: Option<Command>) -> Vec<String> {
@@ -325,7 +325,7 @@ fn a_check_names_everything_at_once() {
             "my.toml:6:1: unknown key `reward.0.wieght`; did you mean `reward.0.weight`?",
             "my.toml:7:2: unknown section [trian]; did you mean [train]?",
             "my.toml:9:17: `rollout.trained_steps` must be a table with a `kind`, not 3",
-            "my.toml: `rollout.group_size` must be a whole number from 2 to 65535, as rewards are compared within a \
+            "my.toml: `rollout.group_size` must be a whole number from 2 to 65535, because rewards are compared within a \
              group, not 1",
             "my.toml: `train.beta2` must be a number from 0 to below 1, not 1.0",
         ]

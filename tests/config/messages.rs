@@ -1,10 +1,10 @@
-//! What is said about mistakes: the whole message.
+//! The messages for mistakes in a configuration, word for word.
 
 use flowdppo_wgpu::config::{Command, Config};
 
 use crate::{parse, shipped};
 
-/// A file's text, overrides, and the whole message.
+/// A file's text, overrides, and the complete message.
 #[rustfmt::skip]
 const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[train\niterations = 3", &[],
@@ -21,13 +21,13 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[checkpoint]\nfolder = 'x'", &[],
      "my.toml:2:1: unknown key `checkpoint.folder`; the keys of `checkpoint` are every, keep, keep_best"),
     ("[train]\niterations = \"many\"", &[],
-     "my.toml:2:14: `train.iterations` must be a whole number of 0 or more, not the text \"many\""),
+     "my.toml:2:14: `train.iterations` must be a non-negative whole number, not the text \"many\""),
     ("[train]\niterations = -3", &[],
-     "my.toml:2:14: `train.iterations` must be a whole number of 0 or more, not -3"),
+     "my.toml:2:14: `train.iterations` must be a non-negative whole number, not -3"),
     ("[train]\niterations = 2.5", &[],
-     "my.toml:2:14: `train.iterations` must be a whole number of 0 or more, not 2.5"),
+     "my.toml:2:14: `train.iterations` must be a non-negative whole number, not 2.5"),
     ("run.seed = 99999999999999999999", &[],
-     "my.toml:1:12: the whole number 99999999999999999999 is too large or too small: TOML's are from \
+     "my.toml:1:12: the whole number 99999999999999999999 is too large or too small: TOML integers are from \
       -9223372036854775808 to 9223372036854775807 (2^63 - 1)"),
     ("[train]\nlearning_rate = true", &[],
      "my.toml:2:17: `train.learning_rate` must be a number, not true"),
@@ -44,7 +44,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[[reward]]\n[[reward]]\nwieght = 1", &[],
      "my.toml:3:1: unknown key `reward.1.wieght`; did you mean `reward.1.weight`?"),
     ("[rollout]\nclasses = [0, 'one']", &[],
-     "my.toml:2:15: `rollout.classes.1` must be a whole number of 0 or more, not the text \"one\""),
+     "my.toml:2:15: `rollout.classes.1` must be a non-negative whole number, not the text \"one\""),
     ("[rollout]\nsampler = 'flow_sde'", &[],
      "my.toml:2:11: `rollout.sampler` must be \"ode\" or \"flow-sde\" or \"dance\" or \"cps\" or \"precise\" or \
       \"dance-precise\", not \"flow_sde\"; did you mean \"flow-sde\"?"),
@@ -58,7 +58,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[rollout]\ntrained_steps = { kind = 'sparse-early', cuont = 3 }", &[],
      "my.toml:2:17: unknown key `rollout.trained_steps.cuont`; did you mean `rollout.trained_steps.count`?"),
     ("[rollout]\ntrained_steps = { kind = 'sparse-early', count = 'three' }", &[],
-     "my.toml:2:17: a value in `rollout.trained_steps` must be a whole number of 0 or more, not the text \"three\""),
+     "my.toml:2:17: a value in `rollout.trained_steps` must be a non-negative whole number, not the text \"three\""),
     ("[rollout]\ntrained_steps = { count = 3 }", &[],
      "my.toml:2:17: `rollout.trained_steps` needs the key `kind`"),
     ("[rollout]\ntrained_steps = 3", &[],
@@ -68,7 +68,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("", &["run.seed=1", "tran.iterations=3"],
      "--set tran.iterations=3: unknown section [tran]; did you mean [train]?"),
     ("", &["train.iterations=lots"],
-     "--set train.iterations=lots: `train.iterations` must be a whole number of 0 or more, not the text \"lots\""),
+     "--set train.iterations=lots: `train.iterations` must be a non-negative whole number, not the text \"lots\""),
     ("[rollout]\nlearning_rate = 1e-4", &[],
      "my.toml:2:1: unknown key `rollout.learning_rate`; did you mean `train.learning_rate`?"),
     ("", &["train.group_size=8"],
@@ -84,7 +84,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "--set rollout.trained_steps.kind=list: the default `rollout.trained_steps` has the keys of another kind: \
       set the whole table, --set \"rollout.trained_steps={kind='list',steps=...}\""),
     ("", &["rollout.trained_steps.count=three"],
-     "--set rollout.trained_steps.count=three: a value in `rollout.trained_steps` must be a whole number of 0 or more, \
+     "--set rollout.trained_steps.count=three: a value in `rollout.trained_steps` must be a non-negative whole number, \
       not the text \"three\""),
     // Keys that nothing reads are errors, with their default value too.
     ("[objective]\nclip_low = 6.55", &[],
@@ -97,12 +97,12 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
      "my.toml:3:11: `reward.0.quality` is for the kind \"jpeg-size\", not for \"symmetry\": remove it, or choose \
       another kind"),
     ("", &["model.file=a.safetensors", "model.time=sit"],
-     "--set model.time=sit: `model.time` does nothing with `model.file`, which has its own: remove it, or give the \
+     "--set model.time=sit: `model.time` does nothing with `model.file`, which has its own: remove it, or set the \
       sizes of a new model instead of the file"),
     ("", &["rollout.guidance_gradient=conditional"],
-     "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing without guidance, as \
-      `rollout.guidance_scale` = 1: raise that, or remove it"),
-    // A path of Windows in a basic string.
+     "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing because \
+      `rollout.guidance_scale` is 1, no guidance: raise it, or remove `rollout.guidance_gradient`"),
+    // A Windows path in a basic string.
     ("[model]\nfile = \"C:\\Users\\me\\model.safetensors\"", &[],
      "my.toml:2:13: not valid TOML: too few unicode value digits, expected unicode hexadecimal value; within double \
       quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
@@ -125,7 +125,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn what_cannot_be_read_is_explained() {
+fn unreadable_configurations_are_explained() {
     for (text, overrides, expected) in UNREADABLE {
         let error = parse(text, overrides).expect_err(expected);
         assert_eq!(error.to_string(), *expected, "{text} {overrides:?}");
@@ -165,7 +165,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["rollout.groups=70000"],
      "`rollout.groups` must be a whole number from 1 to 65535, not 70000"),
     (Command::Train, &["rollout.group_size=1"],
-     "`rollout.group_size` must be a whole number from 2 to 65535, as rewards are compared within a group, not 1"),
+     "`rollout.group_size` must be a whole number from 2 to 65535, because rewards are compared within a group, not 1"),
     (Command::Train, &["rollout.sampler=ode"],
      "`rollout.sampler` = \"ode\" is deterministic, so train has no density to learn from; choose \"flow-sde\" or \
       \"cps\""),
@@ -184,16 +184,16 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["rollout.sampler=cps", "rollout.eta=[0.7,0.7,0.7,0.7,0.7,0.7,1.5,0,0,0]"],
      "`rollout.eta.6` must be at most 1 with the cps sampler, which replaces that share of the noise, not 1.5"),
     (Command::Train, &["rollout.eta=[0.7,0.7,0.7,0,0.7,0.7,0.7,0,0,0]"],
-     "`rollout.trained_steps` may choose step 3, which has no density: from sigma 0.7000 to 0.6000 this sampler makes \
+     "`rollout.trained_steps` may choose step 3, which has no density: from sigma 0.7000 to 0.6000 this sampler adds \
       no noise with eta 0; leave the step out, or choose another sampler or eta"),
     (Command::Train, &["rollout.sampler=cps", "rollout.trained_steps={kind='random-window',size=4}"],
-     "`rollout.trained_steps` may choose step 9, which has no density: from sigma 0.1000 to 0.0000 this sampler makes \
+     "`rollout.trained_steps` may choose step 9, which has no density: from sigma 0.1000 to 0.0000 this sampler adds \
       no noise with eta 0.7; leave the step out, or choose another sampler or eta"),
     (Command::Train, &["rollout.sampler=cps", "rollout.schedule={kind='diffusers-static',shift=3}",
                        "rollout.trained_steps={kind='all-but-last'}"],
      "`rollout.trained_steps` may choose step 8, from sigma 0.2780 to 0.0089, where this sampler's noise has a standard \
-      deviation of only 8.0e-3: its KL is the squared change of the velocity times 587, where 100 is the most; leave \
-      the step out, or raise `rollout.eta`"),
+      deviation of only 8.0e-3: its KL is the squared change of the velocity times 587, and at most 100 is allowed; \
+      leave the step out, or raise `rollout.eta`"),
     (Command::Train, &["rollout.trained_steps={kind='progressive-window',size=2,overlap=2}"],
      "`rollout.trained_steps`: overlap = 2 must be below size = 2, or the window would not move"),
     (Command::Train, &["objective.name=nft"],
@@ -202,7 +202,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`objective.reference.beta` must be 0 with the objective \"nft\": its steps have no density to compare with a \
       reference's, not 0.1"),
     (Command::Train, &["objective.name=nft", "rollout.sampler=ode", "advantage.clip=inf"],
-     "`advantage.clip` must be a number with the objective \"nft\", which takes advantages of ± the clip for certain, \
+     "`advantage.clip` must be finite with the objective \"nft\", which treats advantages of ± the clip as certain, \
       not inf"),
     (Command::Train, &["objective.divergence=tv", "objective.kl_mask_threshold=1.5"],
      "`objective.kl_mask_threshold` must be a total variation distance, above 0 and at most 1, with \
@@ -210,9 +210,9 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["objective.name=flow-grpo", "objective.clip_low=0"],
      "`objective.clip_low` must be a positive finite number, not 0.0"),
     (Command::Train, &["objective.reference.beta=-1"],
-     "`objective.reference.beta` must be a finite number of 0 or more, not -1.0"),
+     "`objective.reference.beta` must be a finite, non-negative number, not -1.0"),
     (Command::Train, &["rollout.guidance_scale=-1"],
-     "`rollout.guidance_scale` must be a finite number of 0 or more, not -1.0"),
+     "`rollout.guidance_scale` must be a finite, non-negative number, not -1.0"),
     (Command::Train, &["rollout.steps=4"],
      "`rollout.trained_steps`: cannot draw 3 different steps, since from = 0 to 0.5 of a trajectory of 4 steps leaves \
       2 to choose from; lower count, or raise to or the number of steps"),
@@ -234,7 +234,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["advantage.clip=0"],
      "`advantage.clip` must be a positive number, or inf, not 0.0"),
     (Command::Train, &["reward=[]"],
-     "train has nothing to learn from: give at least one [[reward]] a `weight` other than 0"),
+     "train has nothing to learn from: set the `weight` of at least one [[reward]] to a value other than 0"),
     (Command::Train, &["reward.0.file="],
      "`reward.0.file` must be a safetensors file or builtin:NAME, not empty"),
     (Command::Train, &["reward.0.kind=template"],
@@ -262,7 +262,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["reward.0.weight={ocr=inf}"],
      "`reward.0.weight.ocr` must be a finite number, not inf"),
     (Command::Train, &["reward.0.weight={ocr=0}"],
-     "train has nothing to learn from: give at least one [[reward]] a `weight` other than 0"),
+     "train has nothing to learn from: set the `weight` of at least one [[reward]] to a value other than 0"),
     (Command::Train, &["reward.0.kind=onnx"],
      "a reward of kind \"onnx\" needs `reward.0.file`, the path of an ONNX model (none is built in)"),
     (Command::Train, &["reward.0.kind=template", "reward.0.file=builtin:digits8-judge"],
@@ -274,24 +274,25 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Eval, &["eval.steps=0"],
      "`eval.steps` must be a whole number from 1 to 10000, not 0"),
     (Command::Train, &["eval.count=1"],
-     "`eval.count` must be a whole number from 2 to 10000, as diversity is a distance between samples, not 1"),
+     "`eval.count` must be a whole number from 2 to 10000, because diversity is a distance between samples, not 1"),
     (Command::Train, &["checkpoint.keep_best=judge", "eval.judge="],
-     "`checkpoint.keep_best` selects by something that is not measured, as there is no judge: give `eval.judge`, or set \"auto\""),
+     "`checkpoint.keep_best` selects by a score that is not measured, because there is no judge: set `eval.judge`, or \
+      set \"auto\""),
     (Command::Train, &["checkpoint.keep_best=holdout"],
-     "`checkpoint.keep_best` selects by something that is not measured, as there is no hold-out: give a [[reward]] the `weight` 0, \
-      or set \"auto\""),
+     "`checkpoint.keep_best` selects by a score that is not measured, because there is no hold-out: set the `weight` \
+      of a [[reward]] to 0, or set \"auto\""),
     (Command::Train, &["guard.max_masked_fraction=1.5"],
      "`guard.max_masked_fraction` must be a number from 0 to 1, not 1.5"),
     (Command::Train, &["guard.max_drift=0"],
      "`guard.max_drift` must be a positive number, or inf, not 0.0"),
     (Command::Train, &["model.image_size=8", "model.file=x.safetensors"],
-     "`model.file` and `model.image_size` exclude each other: a file has its own sizes; remove one of them"),
+     "`model.file` and `model.image_size` cannot both be set: a file has its own sizes; remove one of them"),
     (Command::Train, &["model.time=sit"],
-     "train starts from a trained model: give `model.file` instead of sizes, and create the file with pretrain"),
+     "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain"),
     (Command::Train, &["model.image_size=8", "model.depth=3"],
-     "train starts from a trained model: give `model.file` instead of sizes, and create the file with pretrain"),
+     "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain"),
     (Command::Train, &["model={image_size=8,channels=1,patch_size=2,hidden_size=64,depth=3,num_heads=4,num_classes=10}"],
-     "train starts from a trained model: give `model.file` instead of sizes, and create the file with pretrain"),
+     "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain"),
     (Command::Pretrain, &["model={image_size=8,depth=3}"],
      "the new model's sizes are incomplete: [model] is missing channels, patch_size, hidden_size, num_heads, num_classes"),
     (Command::Pretrain, &["model={time='sit'}"],
@@ -308,7 +309,7 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Pretrain, &["model.positions=sin-cos", "model.hidden_size=6", "model.num_heads=1"],
      "`model.hidden_size` must be a multiple of 4 for sin-cos positions (sine and cosine, two axes), not 6"),
     (Command::Pretrain, &["model.image_size=16"],
-     "`model.image_size` is 16 but `data.image_size` is 8; give both the same value"),
+     "`model.image_size` is 16 but `data.image_size` is 8; set both to the same value"),
     (Command::Pretrain, &["pretrain.micro_batch=50"],
      "`pretrain.micro_batch` = 50 must divide `pretrain.batch_size` (= 128); 32 or 64 would"),
     (Command::Pretrain, &["pretrain.warmup_steps=3000"],
@@ -328,18 +329,18 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::FitClassifier, &["data.kind=folder", "data.path=pictures", "data.channels=2"],
      "`data.channels` must be 1 (grey) or 3 (RGB), not 2"),
     (Command::FitClassifier, &["classifier.noise_std=-1"],
-     "`classifier.noise_std` must be a finite number of 0 or more, not -1.0"),
+     "`classifier.noise_std` must be a finite, non-negative number, not -1.0"),
 ];
 
 #[test]
-fn what_is_out_of_range_is_explained() {
+fn values_out_of_range_are_explained() {
     for (command, overrides, expected) in OUT_OF_RANGE {
         let config = match command {
             Command::Pretrain => Ok(shipped("digits8", "pretrain", overrides)),
             _ => parse("", overrides),
         };
         let error = config.and_then(|config| config.validate(*command)).expect_err(expected);
-        // Where a key is not read at all, the message says first where it was set.
+        // If nothing reads a key, the message starts with where it was set.
         let message = error.to_string();
         let message = overrides.iter().rev().find_map(|set| message.strip_prefix(&format!("--set {set}: ")));
         assert_eq!(message.unwrap_or(&error.to_string()), *expected, "{overrides:?}");
@@ -348,7 +349,7 @@ fn what_is_out_of_range_is_explained() {
 }
 
 #[test]
-fn how_weights_are_stored_does_not_choose_another_model() {
+fn setting_only_the_weight_type_keeps_the_model() {
     let file = |text: &str| parse(text, &["model.weights=q8_0"]).expect("it is a configuration").model.file;
     assert_eq!(file("").as_deref(), Some("builtin:digits8-base"));
     assert_eq!(file("model.file = \"mine.safetensors\"").as_deref(), Some("mine.safetensors"));

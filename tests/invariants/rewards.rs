@@ -114,7 +114,7 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
         let error =
             run(folder.path(), &classifier, false, Some(((purpose, 2), quietly))).expect_err("the reward fails");
         let message = error.to_string();
-        let says = if quietly { "gave NaN for sample 1" } else { "the service is out of order" };
+        let says = if quietly { "returned NaN for sample 1" } else { "the service is out of order" };
         let end = format!(
             "saved up to iteration 2: fix the reward, then resume with: flowdppo-wgpu train --resume --out {}",
             folder.path().join("run").display()

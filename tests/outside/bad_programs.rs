@@ -12,19 +12,19 @@ use super::programs::{argv, python, start};
 #[test]
 fn answers_that_are_none() {
     let cases: [(&str, &[&str]); 18] = [
-        ("return {'id': 1, 'scores': [1, 2]}", &["gave 2 scores for 3 samples"]),
-        ("return {'id': 1, 'scores': [1, 2, 3, 4]}", &["gave 4 scores for 3 samples"]),
-        ("return {'id': 1}", &["gave 0 scores for 3 samples"]),
+        ("return {'id': 1, 'scores': [1, 2]}", &["returned 2 scores for 3 samples"]),
+        ("return {'id': 1, 'scores': [1, 2, 3, 4]}", &["returned 4 scores for 3 samples"]),
+        ("return {'id': 1}", &["returned 0 scores for 3 samples"]),
         ("return {'id': 1, 'scores': [1, float('nan'), 3]}", &["JSON has no NaN", "must be a finite number"]),
         ("return '{\"id\": 1, \"scores\": [1, 2, 1e999]}\\n'", &["1e999", "number out of range"]),
         ("return {'id': 1, 'scores': [1, None, 3]}", &["scored sample 1 with null, but a score must be a finite"]),
         ("return {'id': 1, 'scores': [1, 2, '0.5']}", &["scored sample 2 with \"0.5\", but a score must be a finite"]),
         ("return {'id': 1, 'scores': [True, 2, 3]}", &["scored sample 0 with true, but a score must be a finite"]),
         ("return {'id': 1, 'scores': [{'a': 1}] * 3}", &["sample 0 with {\"a\":1}", "\"components\": [their names]"]),
-        ("return {'id': 7, 'scores': [1, 2, 3]}", &["answered request 7 when it was asked request 1"]),
+        ("return {'id': 7, 'scores': [1, 2, 3]}", &["answered request 7 instead of request 1"]),
         ("return 'Loading model\\n'", &["answered `Loading model`: expected value", "must go to standard error"]),
         ("return [1, 2, 3]", &["answered `[1, 2, 3]`", "a JSON object such as {\"id\": 1, \"scores\": [0.5]}"]),
-        ("return 'x' * (9 << 20)", &["wrote 8 MiB to its standard output without an end of line"]),
+        ("return 'x' * (9 << 20)", &["wrote 8 MiB to its standard output without a line break"]),
         ("return {'id': 1, 'error': ' '}", &["reports an error"]),
         ("return '\\n'", &["answered an empty line: EOF while parsing"]),
         ("return {'id': 1, 'error': 'the font is missing'}", &["reports an error: the font is missing"]),
@@ -47,9 +47,9 @@ fn answers_that_are_none() {
 #[test]
 fn named_components_need_all_their_scores() {
     let cases = [
-        ("1", "scored sample 0 with 1, but it has named the components a, b"),
-        ("{'a': 1}", "scored sample 0 with {\"a\":1}, but it has named the components a, b"),
-        ("{'a': 1, 'b': 2, 'c': 3}", "but it has named the components a, b"),
+        ("1", "scored sample 0 with 1, but its components are a, b"),
+        ("{'a': 1}", "scored sample 0 with {\"a\":1}, but its components are a, b"),
+        ("{'a': 1, 'b': 2, 'c': 3}", "but its components are a, b"),
         ("{'a': 1, 'b': None}", "scored sample 0 with `b`: null, but a score must be a finite number"),
     ];
     let pictures = pictures(1);
@@ -66,12 +66,12 @@ fn named_components_need_all_their_scores() {
 }
 
 #[test]
-fn a_program_that_hangs_is_given_up_after_the_last_attempt() {
+fn a_hanging_program_is_given_up_after_the_last_attempt() {
     let pictures = pictures(1);
     let script = "echo thinking >&2; read -r line; echo '{\"id\": 0}'; exec sleep 600";
     let limits = Limits { timeout: Duration::from_secs(2), ..limits(1, 1, 1) };
     let mut reward = start(&argv(&["sh", "-c", script]), PictureForm::Base64, limits, &pictures).unwrap();
-    let needles = ["gave no answer within 2 s (`timeout_seconds`)", "ends with: thinking", "(attempt 2 of 2)"];
+    let needles = ["did not answer within 2 s (`timeout_seconds`)", "ends with: thinking", "(attempt 2 of 2)"];
     assert_failed(pictures.score(&mut reward), &needles);
 }
 
@@ -84,7 +84,7 @@ fn a_program_that_crashes_each_time_is_given_up() {
 }
 
 #[test]
-fn a_program_that_is_wrong_before_the_first_sample_is_input() {
+fn errors_before_the_first_sample_are_input_errors() {
     let pictures = pictures(1);
     let says = |line: &str| format!("read -r line; echo '{line}'; cat >/dev/null");
     let (duplicate, nameless) =
@@ -97,9 +97,9 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
         (&["./Cargo.toml"], &["cannot start the program `./Cargo.toml`", "[\"python3\", \"score.py\"]"]),
         (&["python3", "no-such.py"], &["`python3 no-such.py` ended with exit", "can't open file"]),
         (&["sh", "-c", "echo bad config >&2; exit 3"], &["ended with exit", "3 instead", "ends with: bad config"]),
-        (&["sh", "-c", &duplicate], &["names its components \"a, a\": each needs a name of its own"]),
-        (&["sh", "-c", &nameless], &["each needs a name of its own"]),
-        (&["sh", "-c", &scores], &["gave 1 scores for 0 samples"]),
+        (&["sh", "-c", &duplicate], &["names its components \"a, a\": each needs its own name"]),
+        (&["sh", "-c", &nameless], &["each needs its own name"]),
+        (&["sh", "-c", &scores], &["returned 1 scores for 0 samples"]),
     ];
     for (words, needles) in cases {
         assert_input(start(&argv(words), PictureForm::Base64, limits(1, 1, 2), &pictures), needles);
@@ -107,7 +107,7 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
 }
 
 #[test]
-fn points_are_no_pictures() {
+fn points_are_not_pictures() {
     let subject = Subject { class_names: &[], shape: ImageShape::square(2, 1), descriptions: &[] };
     let reward = command("mine", &argv(&["sh"]), PictureForm::Base64, limits(1, 1, 0), &subject);
     assert_input(reward, &["`command` scores pictures of 1 or 3 channels, but the model makes 2"]);

@@ -25,19 +25,22 @@ fn changed(change: fn(&mut Value)) -> impl Fn(&Value) -> (u16, String) {
 fn answers_that_are_none() {
     type Case = (fn(&mut Value), &'static [&'static str]);
     let cases: [Case; 8] = [
-        (|it| *it = json!({"results": [{}]}), &["/score gave 1 results for 3 samples"]),
-        (|it| it["errors"] = json!([{}]), &["/score gave 1 errors for 3 samples"]),
+        (|it| *it = json!({"results": [{}]}), &["/score returned 1 results for 3 samples"]),
+        (|it| it["errors"] = json!([{}]), &["/score returned 1 errors for 3 samples"]),
         (|it| *it = json!({"detail": "x"}), &["/score answered `{\"detail\":\"x\"}`: missing field `results`"]),
-        (|it| it["results"][1] = json!({}), &["scored sample 1 badly: there is no `ocr`"]),
-        (|it| it["results"][2]["ocr"] = json!(0.5), &["sample 2 badly: `ocr` is 0.5, not an object of scores"]),
-        (|it| it["results"][0]["ocr"]["ocr"] = Value::Null, &["sample 0 badly: `ocr` is null, but a score must be"]),
+        (|it| it["results"][1] = json!({}), &["returned a bad score for sample 1: `ocr` is missing"]),
+        (|it| it["results"][2]["ocr"] = json!(0.5), &["bad score for sample 2: `ocr` is 0.5, not an object of scores"]),
+        (
+            |it| it["results"][0]["ocr"]["ocr"] = Value::Null,
+            &["bad score for sample 0: `ocr` is null, but a score must be"],
+        ),
         (
             |it| it["results"][0]["ocr"]["ocr"] = json!("0.5"),
             &["`ocr` is \"0.5\", but a score must be a finite number"],
         ),
         (
             |it| it["results"][0]["ocr"]["more"] = json!(1),
-            &["the scores ocr.more, ocr.ocr, but at the start there were ocr"],
+            &["the scores are ocr.more, ocr.ocr, but at the start they were ocr"],
         ),
     ];
     let pictures = pictures(3);
@@ -45,7 +48,7 @@ fn answers_that_are_none() {
         let server = serve(changed(change));
         let mut reward = start(&server.url, &["ocr"], limits(3, 1, 2), &pictures).unwrap();
         assert_failed(pictures.score(&mut reward), needles);
-        assert_eq!(server.scored(), 1, "asking again does not help with {needles:?}");
+        assert_eq!(server.scored(), 1, "retrying does not help with {needles:?}");
     }
 }
 
@@ -67,7 +70,7 @@ fn an_error_of_the_service_may_pass() {
             1 => assert_close(&pictures.score(&mut reward).unwrap()[0], &pictures.brightness()),
             _ => assert_failed(
                 pictures.score(&mut reward),
-                &["could not score sample 1 by `ocr`: RayActorError('the actor died') (attempt 2 of 2)"],
+                &["could not score sample 1 with `ocr`: RayActorError('the actor died') (attempt 2 of 2)"],
             ),
         }
         assert_eq!(server.scored(), 2);
@@ -103,14 +106,14 @@ fn a_slow_service_is_given_up() {
     });
     let limits = Limits { timeout: Duration::from_secs(4), ..limits(1, 1, 0) };
     let mut reward = start(&server.url, &["ocr"], limits, &pictures).unwrap();
-    assert_failed(pictures.score(&mut reward), &["/score gave no answer within 4 s (`timeout_seconds`)"]);
+    assert_failed(pictures.score(&mut reward), &["/score did not answer within 4 s (`timeout_seconds`)"]);
 }
 
 #[test]
 fn a_service_that_dies_in_the_middle_of_an_answer() {
     let (pictures, server) = (pictures(2), serve_halves());
     let mut reward = start(&server.url, &["ocr"], limits(2, 1, 1), &pictures).unwrap();
-    assert_failed(pictures.score(&mut reward), &["/score gave no answer: ", "(attempt 2 of 2)"]);
+    assert_failed(pictures.score(&mut reward), &["/score did not answer: ", "(attempt 2 of 2)"]);
     assert_eq!(server.scored(), 2);
 }
 
@@ -119,14 +122,14 @@ fn a_service_that_is_wrong_before_the_first_sample_is_input() {
     let pictures = pictures(1);
     let start = |url: &str, rewards: &[&str], retries| start(url, rewards, limits(1, 1, retries), &pictures);
     let gone = nobody();
-    assert_input(start(&gone, &["ocr"], 0), &[&gone, "/health gave no answer: ", "is the service running?"]);
+    assert_input(start(&gone, &["ocr"], 0), &[&gone, "/health did not answer: ", "is the service running?"]);
     assert_input(start(&gone, &["ocr"], 1), &["(attempt 2 of 2)"]);
     let server = serve(|body| (200, good(body).to_string()));
     assert_input(start(&server.url, &["orc"], 0), &[&server.url, "has no reward `orc`; did you mean `ocr`?"]);
     assert_input(start(&server.url, &["aesthetics"], 0), &["no reward `aesthetics`; it has clip, ocr, unified"]);
     assert_input(start(&format!("{}/v2", server.url), &["ocr"], 0), &["/v2/health answered 404 Not Found"]);
     let cases = [
-        ("https://127.0.0.1:1", "this program has no TLS; reach the service over http://"),
+        ("https://127.0.0.1:1", "this program has no TLS; use http://, and across networks a tunnel"),
         ("127.0.0.1:8080", "it should look like \"http://127.0.0.1:8080\""),
         ("localhost", "it should look like \"http://127.0.0.1:8080\""),
         ("ftp://localhost", "it should look like \"http://127.0.0.1:8080\""),
@@ -146,7 +149,7 @@ fn a_service_that_is_wrong_before_the_first_sample_is_input() {
         assert!(message.contains("`url`: it has an @") && !message.contains("cret"), "{message}");
     }
     let moved = redirect("http://127.0.0.1:9/v2");
-    assert_input(start(&moved, &["ocr"], 0), &["/health redirects to http://127.0.0.1:9/v2: put that into `url`"]);
+    assert_input(start(&moved, &["ocr"], 0), &["/health redirects to http://127.0.0.1:9/v2: set `url` to that"]);
     let subject = Subject { class_names: &[], shape: ImageShape::square(2, 1), descriptions: &[] };
     let reward = http(&server.url, &["ocr".to_owned()], limits(1, 1, 0), &subject);
     assert_input(reward, &["`http` scores pictures of 1 or 3 channels, but the model makes 2"]);

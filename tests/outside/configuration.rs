@@ -64,7 +64,7 @@ fn metadata_that_does_not_fit_is_explained() {
             "{\"cat\": {}, \"dogs\": {}, \"dgos\": {}}",
             "it has \"dgos\", but the model has no such class; did you mean \"dogs\"?",
         ),
-        ("[{}, {\"label\": 1}]", "`label` of the class \"dogs\" must be removed, as each request has its own"),
+        ("[{}, {\"label\": 1}]", "`label` of the class \"dogs\" must be removed, because each request has its own"),
         ("[{}, {\"prompt\": 3}]", "the `prompt` of the class \"dogs\" must be text, not 3"),
     ];
     let folder = tempfile::tempdir().unwrap();

@@ -202,7 +202,7 @@ fn what_a_program_has_started_is_killed_with_it() {
     let argv = argv(&["sh", "-c", script, "sh", marker.to_str().unwrap()]);
     let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
     let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
-    assert_failed(pictures.score(&mut reward), &["gave no answer within 5 s"]);
+    assert_failed(pictures.score(&mut reward), &["did not answer within 5 s"]);
     assert_dead(&fs::read_to_string(marker).unwrap());
 }
 

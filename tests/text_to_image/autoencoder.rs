@@ -348,7 +348,7 @@ fn wrong_files_and_sizes_are_refused() {
     let autoencoder = load(TAESD3);
     let mut decoder = autoencoder.decoder(gpu(), 1).expect("it is small");
     let short = decoder.decode(&[0.0; 100], [2, 3]).expect_err("they are no latents").to_string();
-    assert_says(&short, &["100 numbers are not whole latents of 16 channels, 2 rows and 3 columns"]);
+    assert_says(&short, &["100 numbers are not complete latents of 16 channels, 2 rows and 3 columns"]);
     let mut encoder = autoencoder.encoder(gpu(), 1).expect("it is small");
     let odd = encoder.encode(&[0.0; 3 * 8 * 12], [8, 12]).expect_err("12 is no multiple").to_string();
     assert_says(&odd, &["8 rows and 12 columns", "multiples of 8"]);

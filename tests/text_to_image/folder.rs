@@ -227,7 +227,7 @@ fn a_pipeline_names_its_components() {
     );
     let text = message(pipeline.weights("transformer", None));
     assert!(text.contains("has no folder `transformer`, which its model_index.json names: download it"), "{text}");
-    assert!(message(pipeline.weights("text_encoder_3", None)).contains("does without it"));
+    assert!(message(pipeline.weights("text_encoder_3", None)).contains("it is null in its"));
 
     for (from, to, expected) in [
         (
@@ -419,7 +419,7 @@ fn an_index_and_its_shards_agree() {
     let elsewhere = message(open(&[(name, index(&map)), (one, small(&["a"])), (two, small(&["c"]))]));
     assert!(elsewhere.contains("the tensor `b` is in model-00002-of-00002.safetensors, but it is not"), "{elsewhere}");
     let outside = message(open(&[(name, index("\"a\": \"../a.safetensors\""))]));
-    assert!(outside.contains("expected the name of a file beside it"), "{outside}");
+    assert!(outside.contains("expected the name of a file next to it"), "{outside}");
     for (bytes, expected) in [
         (b"{".to_vec(), "it is not JSON"),
         (b"[]".to_vec(), "it has no `weight_map`"),

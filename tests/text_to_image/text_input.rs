@@ -102,7 +102,7 @@ fn shards_are_one_model() {
     assert_says(Weights::open(folder.path(), ""), &["missing the tensor `another`"]);
     map.insert("another".to_owned(), "../model.safetensors".to_owned());
     write_index(&map);
-    assert_says(Weights::open(folder.path(), ""), &["`../model.safetensors`", "not a file beside it"]);
+    assert_says(Weights::open(folder.path(), ""), &["`../model.safetensors`", "not a file next to it"]);
     fs::write(&index, "{").expect("the folder is writable");
     assert_says(Weights::open(folder.path(), ""), &["not an index of shards"]);
 }
@@ -190,9 +190,9 @@ fn bad_tokenizers_give_one_sentence() {
     fs::copy(good.join("vocab.json"), folder.path().join("vocab.json")).expect("the folder is writable");
     open().expect("CLIP's special tokens are known");
     write("merges.txt", "one two three");
-    assert_says(open(), &["is not a tokenizer"]);
+    assert_says(open(), &["is not a supported tokenizer"]);
     write("tokenizer.json", "{}");
-    assert_says(open(), &["is not a tokenizer"]);
+    assert_says(open(), &["is not a supported tokenizer"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor, check_tensors, planned_bytes};
 use crate::model::layout::Layout;
 
-/// The weights of a half.
+/// The weights of an encoder or a decoder.
 const PARAMETERS: Store = Store("autoencoder parameters");
 
 /// A plan for one size.
@@ -21,7 +21,7 @@ struct Bound {
     output: Tensor,
 }
 
-/// Half an autoencoder on the device.
+/// An encoder or a decoder on the device.
 #[derive(Debug)]
 pub(super) struct BoundHalf {
     gpu: Arc<Gpu>,
@@ -33,10 +33,10 @@ pub(super) struct BoundHalf {
 }
 
 impl BoundHalf {
-    /// Uploads the weights. `micro_batch` samples are computed together.
+    /// Uploads the weights. `micro_batch` samples are computed at a time.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub(super) fn new(gpu: &Arc<Gpu>, half: Half, weights: &[f32], micro_batch: usize) -> Result<Self> {
         let layout = half.layers().layout();
         let weights = layout.upload(gpu, "autoencoder", weights)?;
@@ -54,15 +54,15 @@ impl BoundHalf {
         let (graph, ..) = self.record(size);
         let profile = DeviceProfile::of(&self.gpu);
         check_tensors(&graph, &profile)?;
-        // The plan that is bound now is dropped first.
+        // The currently bound plan is dropped first.
         let others = self.gpu.counters().bytes_held - self.bound.as_ref().map_or(0, |bound| bound.plan.planned_bytes());
         self.gpu.check_memory(others + planned_bytes(&graph, &profile).reused)
     }
 
-    /// Computes samples `[N, C, rows, columns]`, a micro-batch at a time, and hands over the result of each in order.
+    /// Computes samples `[N, C, rows, columns]`, one micro-batch at a time, and passes the results to `take` in order.
     ///
     /// # Errors
-    /// If the device is lost or has not enough memory, or from `take`.
+    /// If the device is lost or does not have enough memory, or from `take`.
     pub(super) fn run(
         &mut self,
         samples: &[f32],
@@ -72,7 +72,7 @@ impl BoundHalf {
         let (micro_batch, dim) = (self.micro_batch, self.half.input_channels() * size[0] * size[1]);
         let bound = self.bind(size)?;
         for (batch, these) in samples.chunks(micro_batch * dim).enumerate() {
-            // The last batch may have room left: zeros.
+            // The last batch may be incomplete: fill it with zeros.
             let mut padded = these.to_vec();
             padded.resize(micro_batch * dim, 0.0);
             bound.plan.write(bound.input, &padded);

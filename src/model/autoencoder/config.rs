@@ -1,4 +1,4 @@
-//! What `config.json` says of an autoencoder, in the words of diffusers.
+//! The `config.json` of an autoencoder, with the keys of diffusers.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,7 +15,7 @@ pub enum AutoencoderConfig {
     Tiny(TinyConfig),
 }
 
-/// The configuration of an `AutoencoderKL`. What is not read here, such as `sample_size`, does not change results.
+/// The configuration of an `AutoencoderKL`. Keys that are not read, such as `sample_size`, do not change results.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct KlConfig {
     /// Channels of a picture that is encoded.
@@ -52,9 +52,9 @@ pub struct KlConfig {
     /// A flow model's latents are `(latents − shift_factor) · scaling_factor`.
     #[serde(default = "scaling")]
     pub scaling_factor: f64,
-    /// See `scaling_factor`; none is 0.
+    /// See `scaling_factor`; `None` is 0.
     pub shift_factor: Option<f64>,
-    /// Another normalisation of latents, which is not supported.
+    /// A different normalisation of latents, which is not supported.
     latents_mean: Option<Value>,
     /// See `latents_mean`.
     latents_std: Option<Value>,
@@ -85,7 +85,7 @@ pub struct TinyConfig {
     /// Magnification from one resolution to the next: 2.
     #[serde(default = "two")]
     pub upsampling_scaling_factor: usize,
-    /// As [`KlConfig::scaling_factor`]: 1 in the published files, which take a flow model's latents as they are.
+    /// As [`KlConfig::scaling_factor`]: 1 in the published files, which use a flow model's latents unchanged.
     #[serde(default = "one")]
     pub scaling_factor: f64,
     /// As [`KlConfig::shift_factor`].
@@ -118,7 +118,7 @@ fn one() -> f64 {
 }
 
 impl AutoencoderConfig {
-    /// Reads a `config.json`; `name` is the file in messages.
+    /// Reads a `config.json`, which messages call `name`.
     ///
     /// # Errors
     /// [`Error::Input`] with the key that is missing, wrong or not supported.
@@ -190,14 +190,14 @@ impl AutoencoderConfig {
     }
 }
 
-/// Resolutions beyond this would be pictures of more pixels than any device holds.
-const MOST_LEVELS: usize = 8;
+/// With more resolutions, pictures would have more pixels than fit on any device.
+const MAX_LEVELS: usize = 8;
 
 /// Checks sizes with their keys.
 fn check_sizes(sizes: &[(&str, &[usize])]) -> Result<(), String> {
     for (key, sizes) in sizes {
-        if sizes.is_empty() || sizes.len() > MOST_LEVELS {
-            return Err(format!("`{key}` has {} values: it must have from 1 to {MOST_LEVELS}", sizes.len()));
+        if sizes.is_empty() || sizes.len() > MAX_LEVELS {
+            return Err(format!("`{key}` has {} values: it must have from 1 to {MAX_LEVELS}", sizes.len()));
         }
         if let Some(size) = sizes.iter().find(|size| !(1..=MOST).contains(*size)) {
             return Err(format!("`{key}` has a {size}: it must be from 1 to {MOST}"));
@@ -210,7 +210,7 @@ fn check_lengths(key: &str, length: usize, other: &str, expected: usize) -> Resu
     if length == expected {
         return Ok(());
     }
-    Err(format!("`{key}` has {length} values, but `{other}` has {expected}: they must be as many"))
+    Err(format!("`{key}` has {length} values, but `{other}` has {expected}: they must be equally many"))
 }
 
 fn check_only(key: &str, value: &str, supported: &str) -> Result<(), String> {

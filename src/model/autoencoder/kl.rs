@@ -1,11 +1,11 @@
-//! The two halves of an `AutoencoderKL` (Rombach et al. 2022), with the names and the order of layers of diffusers.
+//! Encoder and decoder of an `AutoencoderKL` (Rombach et al. 2022), with the names and the layer order of diffusers.
 
 use super::config::KlConfig;
 use super::layers::{Layers, Recorder};
 use crate::graph::Tensor;
 use crate::ops::{Conv2d, GroupNorm, MatMul, SoftmaxRows};
 
-/// Of every group norm.
+/// The epsilon of every group norm.
 const EPSILON: f32 = 1e-6;
 
 fn add_resnet(layers: &mut Layers, name: &str, inputs: usize, outputs: usize) {
@@ -120,7 +120,7 @@ impl KlConfig {
                 inputs = *outputs;
             }
             if level + 1 < self.block_out_channels.len() {
-                // Zeros to the right and below only.
+                // Zeros only to the right and below.
                 let op = Conv2d { stride: 2, before: 0, after: 1, ..Conv2d::same(3) };
                 x = recorder.convolution(&format!("encoder.down_blocks.{level}.downsamplers.0.conv"), op, x, None);
             }
@@ -158,9 +158,9 @@ impl KlConfig {
         self.resnet(recorder, &format!("{half}.mid_block.resnets.1"), false, x)
     }
 
-    /// One head over all pixels. It is too wide for the kernel of transformers, which keeps a row in registers. The
-    /// matrix of probabilities is as large as the largest tensor of the decoder for pictures of 1024 x 1024, and smaller
-    /// below.
+    /// One head over all pixels. It is too wide for the transformers' kernel, which keeps a row in registers. For
+    /// pictures of 1024 x 1024, the matrix of probabilities is as large as the largest tensor of the decoder; for
+    /// smaller pictures it is smaller.
     fn attention(&self, recorder: &mut Recorder<'_>, name: &str, x: Tensor) -> Tensor {
         let normal = recorder.norm(&format!("{name}.group_norm"), GroupNorm { flat: true, ..self.norm(false) }, x);
         let [q, k, v] = ["to_q", "to_k", "to_v"]

@@ -1,4 +1,4 @@
-//! The layers of half an autoencoder: their parameters in files and on the device, and how they are recorded.
+//! The layers of an encoder or a decoder: their parameters in files and on the device, and how they are recorded.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
@@ -7,7 +7,7 @@ use crate::model::file::nearest_tensor;
 use crate::model::layout::{Layout, Parameters};
 use crate::ops::{Conv2d, GroupNorm, conv2d_weight};
 
-/// What a layer computes, as far as its parameters say.
+/// The kind of a layer, as far as its parameters are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// A convolution with a square kernel. Without a bias in the file its bias is zero.
@@ -36,7 +36,7 @@ impl Layers {
         self.0.push((name.to_owned(), Kind::Norm { channels }));
     }
 
-    /// The layout of their parameters on the device: weights of convolutions as [`Conv2d`] reads them.
+    /// The layout of the parameters on the device: weights of convolutions in the order that [`Conv2d`] reads.
     pub(super) fn layout(&self) -> Layout {
         Layout::new(self.0.iter().flat_map(|(name, kind)| {
             let (weight, bias) = match *kind {
@@ -49,7 +49,7 @@ impl Layers {
         }))
     }
 
-    /// Takes their parameters from a file's tensors, and arranges them by the layout. `file` is its name in messages.
+    /// Takes the parameters from a file's tensors, and arranges them by the layout. Messages call the file `file`.
     ///
     /// # Errors
     /// [`Error::Input`] if a tensor is missing, misshapen or not finite.
@@ -77,7 +77,7 @@ impl Layers {
 
 impl Kind {
     /// The tensors that a file must have for a layer of this name, with the shapes that each may have: a 1x1 convolution
-    /// may be written as the linear layer that it is.
+    /// may be written as a linear layer.
     fn expected(&self, name: &str) -> Vec<(String, Vec<Vec<usize>>)> {
         let (weights, bias) = match *self {
             Self::Convolution { inputs, outputs, kernel, has_bias } => {

@@ -79,8 +79,8 @@ impl Autoencoder {
         Self::from_tensors(&path.display().to_string(), config, read_tensors(&path)?)
     }
 
-    /// An autoencoder from its tensors, under today's names of diffusers, under older ones, or under those of the original
-    /// programs. `file` is where they are from, in messages.
+    /// An autoencoder from its tensors, with the current names of diffusers, older ones, or those of the original
+    /// programs. Messages call their source `file`.
     ///
     /// # Errors
     /// [`Error::Input`] if a tensor is missing, misshapen, unknown or not finite.
@@ -107,7 +107,7 @@ impl Autoencoder {
     /// The decoder on a device, for `micro_batch` latents at a time.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn decoder(&self, gpu: &Arc<Gpu>, micro_batch: usize) -> Result<Decoder> {
         let half = Half { config: self.config.clone(), decodes: true };
         let half = BoundHalf::new(gpu, half, &self.decoder, micro_batch)?;
@@ -117,28 +117,28 @@ impl Autoencoder {
     /// The encoder on a device, for `micro_batch` pictures at a time.
     ///
     /// # Errors
-    /// If the device has not enough memory.
+    /// If the device does not have enough memory.
     pub fn encoder(&self, gpu: &Arc<Gpu>, micro_batch: usize) -> Result<Encoder> {
         let half = Half { config: self.config.clone(), decodes: false };
         Ok(Encoder { config: self.config.clone(), half: BoundHalf::new(gpu, half, &self.encoder, micro_batch)? })
     }
 }
 
-/// Checks that `values` are whole samples of so many channels and this size.
+/// Checks that `values` are complete samples with this number of channels and this size.
 fn check_samples(what: &str, values: &[f32], channels: usize, size: [usize; 2]) -> Result<()> {
     let dim = channels * size[0] * size[1];
     if dim > 0 && values.len().is_multiple_of(dim) {
         return Ok(());
     }
     Err(Error::input(format!(
-        "{} numbers are not whole {what} of {channels} channels, {} rows and {} columns: give a multiple of {dim}",
+        "{} numbers are not complete {what} of {channels} channels, {} rows and {} columns: use a multiple of {dim}",
         values.len(),
         size[0],
         size[1]
     )))
 }
 
-/// Lengths of tiles, in latents, that are tried where a device has no room for a whole picture.
+/// Lengths of tiles, in latents, that are tried if a device has no room for a complete picture.
 const TILES: [usize; 8] = [128, 96, 64, 48, 32, 24, 16, 8];
 
 /// A decoder on the device: latents of a flow model to pictures.
@@ -150,8 +150,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The same decoder, in tiles of at most so many latents along each side. Without it, tiles are used where a picture
-    /// does not fit the device.
+    /// The same decoder, with tiles of at most `latents` latents along each side. By default, tiles are used if a
+    /// picture does not fit on the device.
     ///
     /// Tiles overlap by a quarter and are blended linearly. The result is an approximation: group norm sees the means of a
     /// tile instead of those of the picture.
@@ -160,7 +160,7 @@ impl Decoder {
         self
     }
 
-    /// Pictures `[N, 3, H, W]`, about −1 to 1, of latents `[N, C, h, w]` as a flow model has them; `size` is `[h, w]`.
+    /// Pictures `[N, 3, H, W]`, about −1 to 1, of the latents `[N, C, h, w]` of a flow model; `size` is `[h, w]`.
     ///
     /// # Errors
     /// As [`Decoder::decode_each`].
@@ -173,10 +173,10 @@ impl Decoder {
         Ok(pictures)
     }
 
-    /// The same, picture by picture in order: nothing holds them all.
+    /// The same, picture by picture in order, without keeping all of them in memory.
     ///
     /// # Errors
-    /// [`Error::Input`] if the latents do not have this size; if the device is lost, or has not even room for a small tile;
+    /// [`Error::Input`] if the latents do not have this size; if the device is lost, or cannot fit even a small tile;
     /// whatever `take` returns.
     pub fn decode_each(
         &mut self,
@@ -207,7 +207,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The size of tiles: that of the picture if it fits.
+    /// The size of tiles, which is that of the picture if it fits.
     fn tile_of(&self, size: [usize; 2]) -> Result<[usize; 2]> {
         if let Some(tile) = self.tile {
             return Ok(size.map(|extent| extent.min(tile)));
@@ -242,10 +242,10 @@ impl Decoder {
     }
 }
 
-/// What an encoder says of pictures.
+/// The result of an encoder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
-    /// Means of the latents `[N, C, h, w]`, as the encoder has them: see [`AutoencoderConfig::scaled`].
+    /// Means of the latents `[N, C, h, w]`, not yet scaled: see [`AutoencoderConfig::scaled`].
     pub mean: Vec<f32>,
     /// Logarithms of their variances, from −30 to 20; empty for an `AutoencoderTiny`, which has none.
     pub logvar: Vec<f32>,
@@ -263,7 +263,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Input`] if the pictures do not have this size, or it is not a multiple of [`AutoencoderConfig::factor`];
-    /// if the device is lost, or has not enough memory.
+    /// if the device is lost, or does not have enough memory.
     pub fn encode(&mut self, pictures: &[f32], size: [usize; 2]) -> Result<Encoded> {
         check_samples("pictures", pictures, self.config.picture_channels()[0], size)?;
         let factor = self.config.factor();

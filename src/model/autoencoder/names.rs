@@ -1,11 +1,11 @@
-//! Names of tensors: of the original programs and of older files, as the names that diffusers uses today.
+//! Names of tensors: maps those of the original programs and of older files to the current names of diffusers.
 
 use crate::model::Tensors;
 
-/// Tensors of an `AutoencoderKL` with so many resolutions under the names of diffusers.
+/// Tensors of an `AutoencoderKL` with `levels` resolutions under the names of diffusers.
 ///
-/// Of a file that has more than an autoencoder, only what begins with `first_stage_model.` counts. What belongs to the
-/// training of the original program is left out.
+/// If a file has more than an autoencoder, only tensors that begin with `first_stage_model.` count. Tensors that only
+/// training needed are left out.
 pub(super) fn of_kl(tensors: Tensors, levels: usize) -> Tensors {
     const PREFIX: &str = "first_stage_model.";
     let has_prefix = tensors.keys().any(|name| name.starts_with(PREFIX));
@@ -26,8 +26,8 @@ pub(super) fn of_tiny(tensors: Tensors) -> Tensors {
     tensors.into_iter().map(|(name, tensor)| (tiny_name(&name), tensor)).collect()
 }
 
-/// The name in diffusers of a tensor that the original program, `ldm`, or an older diffusers has named. `ldm` counts the
-/// resolutions of the decoder from that of pictures on, diffusers from that of latents on.
+/// The name in current diffusers of a tensor of the original program, `ldm`, or of older diffusers. `ldm` counts the
+/// resolutions of the decoder from that of pictures, diffusers from that of latents.
 fn kl_name(name: &str, levels: usize) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     let reversed = |level: &str| level.parse::<usize>().ok().and_then(|level| (levels - 1).checked_sub(level));

@@ -10,7 +10,7 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// Tiles of so many latents that cover `extent` evenly, neighbours overlapping by a quarter of a tile at least.
+    /// Tiles of `tile` latents that cover `extent` evenly; neighbours overlap by at least a quarter of a tile.
     pub(super) fn new(extent: usize, tile: usize) -> Self {
         let tile = tile.clamp(1, extent);
         let overlap = tile / 4;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_and_blended_is_what_it_was() {
+    fn cropped_and_blended_tiles_are_the_picture() {
         let (size, factor) = ([7, 11], 1);
         let picture: Vec<f32> = (0..2 * 7 * 11).map(|i| (i as f32).sin()).collect();
         let [rows, columns] = [Tiles::new(7, 4), Tiles::new(11, 5)];

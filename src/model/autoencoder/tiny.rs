@@ -1,26 +1,26 @@
-//! The two halves of an `AutoencoderTiny`: TAESD (Bohan 2023), with the names of diffusers, which count all layers of a
-//! half, those without parameters included.
+//! Encoder and decoder of an `AutoencoderTiny`: TAESD (Bohan 2023), with the names of diffusers, which count all layers
+//! including those without parameters.
 
 use super::config::TinyConfig;
 use super::layers::{Layers, Recorder};
 use crate::graph::Tensor;
 use crate::ops::Conv2d;
 
-/// A layer of a half that has parameters, by its number.
+/// A layer with parameters, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// The first layer of a half.
+    /// The first layer.
     First,
     /// Three convolutions around a residual.
     Block,
-    /// Magnifies or reduces; it has no bias.
+    /// Upsamples or downsamples; it has no bias.
     Resize,
-    /// The last layer of a half.
+    /// The last layer.
     Last,
 }
 
 fn decoder_parts(blocks: &[usize]) -> Vec<(usize, Part)> {
-    // Number 1 is an activation, and a layer that repeats pixels comes before each that magnifies.
+    // Layer 1 is an activation, and a layer that repeats pixels comes before each that upsamples.
     let mut parts = vec![(0, Part::First)];
     let mut next = 2;
     for (level, count) in blocks.iter().enumerate() {
@@ -46,7 +46,7 @@ fn encoder_parts(blocks: &[usize]) -> Vec<(usize, Part)> {
     parts
 }
 
-/// The layers of a half, from these channels to those, and this many in between.
+/// The layers of a half; the sizes are the channels of its input, of its inner layers and of its output.
 fn layers(half: &str, parts: &[(usize, Part)], [inputs, width, outputs]: [usize; 3]) -> Layers {
     let mut layers = Layers::default();
     for (index, part) in parts {
@@ -117,7 +117,7 @@ impl TinyConfig {
     }
 }
 
-/// `3 tanh(x / 3)`: what the decoder is given of latents.
+/// `3 tanh(x / 3)`, which limits the latents that the decoder receives.
 pub(super) fn limited(latents: &mut [f32]) {
     for value in latents {
         *value = 3.0 * (*value / 3.0).tanh();

@@ -13,11 +13,11 @@ pub enum StoredAs {
     Plain(Dtype),
     /// GGUF: a scale in 16 bits and 32 signed bytes.
     Q8_0,
-    /// GGUF: a scale and 32 numbers of 4 bits, less 8.
+    /// GGUF: a scale and 32 numbers of 4 bits, minus 8.
     Q4_0,
     /// GGUF: a scale, a minimum and 32 numbers of 4 bits.
     Q4_1,
-    /// GGUF: a scale and 32 numbers of 5 bits, less 16.
+    /// GGUF: a scale and 32 numbers of 5 bits, minus 16.
     Q5_0,
 }
 
@@ -33,7 +33,7 @@ impl StoredAs {
         }
     }
 
-    /// Numbers and bytes of the smallest piece that can be read by itself.
+    /// Numbers and bytes of the smallest piece that can be read on its own.
     pub fn block(self) -> (usize, usize) {
         match self {
             Self::Plain(dtype) => {
@@ -49,7 +49,7 @@ impl StoredAs {
         }
     }
 
-    /// Bytes of so many numbers, a multiple of [`StoredAs::block`].
+    /// Bytes of `elements` numbers, a multiple of [`StoredAs::block`].
     pub fn bytes(self, elements: usize) -> u64 {
         let (numbers, bytes) = self.block();
         (elements / numbers) as u64 * bytes as u64
@@ -60,8 +60,8 @@ impl StoredAs {
         matches!(self, Self::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2))
     }
 
-    /// The numbers in `data`, whole blocks, as f32: exactly, but for F64 and large integers, which are rounded. `None` if
-    /// the type cannot be read.
+    /// The numbers in `data`, complete blocks, as f32: exact, except for F64 and large integers, which are rounded.
+    /// `None` if the type cannot be read.
     pub fn widen(self, data: &[u8]) -> Option<Vec<f32>> {
         fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
             data.as_chunks::<N>().0.iter().copied()
@@ -115,7 +115,7 @@ fn q8_0(block: &[u8; 34]) -> [f32; BLOCK] {
     std::array::from_fn(|at| scale * f32::from(block[2 + at] as i8))
 }
 
-/// Four bits: those of the first 16 numbers are the lower halves of 16 bytes.
+/// Four bits of a number; those of the first 16 numbers are the lower halves of 16 bytes.
 fn nibble(bytes: &[u8], at: usize) -> u8 {
     if at < 16 { bytes[at] & 15 } else { bytes[at - 16] >> 4 }
 }

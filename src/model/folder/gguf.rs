@@ -11,24 +11,24 @@ use super::dtype::StoredAs;
 use super::tensors::{Source, StoredTensor};
 use crate::error::{Error, Result};
 
-/// What a file begins with.
+/// The first bytes of a file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
 
-/// The longest header that is read: tokenizers in language models have some megabytes.
-const MOST_HEADER: usize = 64 << 20;
+/// The longest header that is read: tokenizers in language models take a few megabytes.
+const MAX_HEADER: usize = 64 << 20;
 
-/// Bytes that are read at first, and then twice as many, until the header ends within.
+/// Bytes that are read first; the number doubles until they contain the complete header.
 const FIRST: usize = 1 << 16;
 
 /// What went wrong with a header.
 enum Wrong {
-    /// It goes on behind the bytes that were read.
+    /// It continues after the bytes that were read.
     Short,
     /// It cannot be read.
     Bad(String),
 }
 
-/// What is left of the header's bytes.
+/// The remaining bytes of the header.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
@@ -52,7 +52,7 @@ impl<'a> Cursor<'a> {
         Ok(String::from_utf8_lossy(self.bytes(length)?).into_owned())
     }
 
-    /// A value of a type; those of arrays are skipped.
+    /// A value of a type; the elements of arrays are skipped.
     fn value(&mut self, kind: u32, depth: usize) -> Result<String, Wrong> {
         Ok(match kind {
             0 => self.bytes(1)?[0].to_string(),
@@ -89,7 +89,7 @@ struct Entry {
     offset: u64,
 }
 
-/// What a header holds, and its length.
+/// The contents of a header, and its length.
 struct Header {
     keys: BTreeMap<String, String>,
     entries: Vec<Entry>,
@@ -125,7 +125,7 @@ fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Wrong> {
     for _ in 0..rank {
         shape.push(cursor.u64()? as usize);
     }
-    // The first dimension is that whose numbers stand together.
+    // The first dimension is the contiguous one.
     shape.reverse();
     let stored_as = match cursor.u32()? {
         0 => StoredAs::Plain(Dtype::F32),
@@ -159,7 +159,7 @@ pub(super) fn read(source: &Arc<Source>) -> Result<(BTreeMap<String, StoredTenso
             Ok(header) => break header,
             Err(Wrong::Bad(cause)) => return Err(Error::input(format!("{name} cannot be read: {cause}"))),
             Err(Wrong::Short) if bytes.len() < most => return Err(broken("it ends within its header")),
-            Err(Wrong::Short) if most >= MOST_HEADER => return Err(broken("its header is too long")),
+            Err(Wrong::Short) if most >= MAX_HEADER => return Err(broken("its header is too long")),
             Err(Wrong::Short) => most *= 2,
         }
     };
@@ -181,7 +181,7 @@ pub(super) fn read(source: &Arc<Source>) -> Result<(BTreeMap<String, StoredTenso
         let start = begin.checked_add(offset);
         let end = start.and_then(|start| start.checked_add(stored_as.bytes(elements)));
         let (Some(start), Some(_)) = (start, end.filter(|end| *end <= source.length())) else {
-            return Err(broken(&format!("the tensor `{tensor}` lies behind its end")));
+            return Err(broken(&format!("the tensor `{tensor}` is beyond its end")));
         };
         let stored = StoredTensor::new(&tensor, shape, stored_as, source, start, false);
         if tensors.insert(tensor.clone(), stored).is_some() {

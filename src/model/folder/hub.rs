@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub(pub PathBuf);
 
-/// Whether text is the name of a model on the hub, `org/name`, and not that of a file or folder that exists.
+/// Whether text is the name of a model on the hub, `org/name`, and not that of an existing file or folder.
 pub fn is_hub_name(text: &str) -> bool {
     let is_part = |part: &str| {
         let is_plain = part.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
@@ -52,7 +52,7 @@ impl Hub {
     /// The folder of a model, `org/name`: the snapshot that `refs/main` names, else the newest one with a model.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not there, and how to get it.
+    /// [`Error::Input`] if it is missing, with how to download it.
     pub fn find(&self, model: &str) -> Result<PathBuf> {
         let folder = self.0.join(format!("models--{}", model.replace('/', "--")));
         let snapshots = folder.join("snapshots");
@@ -66,14 +66,14 @@ impl Hub {
             Error::input(format!(
                 "{model} is neither a file nor in the cache {parent}, and nothing is downloaded here: accept its licence \
                  at https://huggingface.co/{model}, then fetch it with `huggingface-cli download {model}` (or `hf \
-                 download {model}`), or with `git clone https://huggingface.co/{model}` (with git-lfs) and give the \
+                 download {model}`), or with `git clone https://huggingface.co/{model}` (with git-lfs) and use the \
                  directory {name}"
             ))
         })
     }
 }
 
-/// The newest folder with a model in it.
+/// The newest folder that contains a model.
 fn newest(snapshots: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path());
     let has_model = |path: &PathBuf| path.join(MODEL_INDEX).exists() || path.join(CONFIG).exists();
@@ -89,11 +89,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_on_the_hub_are_told_from_paths() {
+    fn names_on_the_hub_are_distinguished_from_paths() {
         for name in ["stabilityai/stable-diffusion-3.5-medium", "a/b", "MiniT2I/MiniT2I"] {
             assert!(is_hub_name(name), "{name}");
         }
-        // The last one is here.
+        // The last one exists here.
         let paths =
             ["model", "/a/b", "a/b/c", "./a", "../a", "a/", "a/model.safetensors", "a b/c", "builtin:a/b", "src/model"];
         for path in paths {

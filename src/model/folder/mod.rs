@@ -1,4 +1,4 @@
-//! Published models on disk: folders as diffusers writes them, the hub's cache, single files with the original names.
+//! Published models on disk: folders in the layout of diffusers, the hub's cache, single files with the original names.
 
 mod dtype;
 mod gguf;

@@ -1,5 +1,5 @@
-//! Tensor names: single files and older folders with other names than today's diffusers, whose names and shapes are used
-//! everywhere else. Nothing is read for it: a part of a tensor is a range of the file.
+//! Tensor names: maps those of single files and older folders to the names and shapes of current diffusers, which are
+//! used everywhere else. No tensor is read for this: a part of a tensor is a range of the file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,11 +24,11 @@ pub(super) enum Cut {
     Whole,
     /// One of three equal ranges of rows: queries, keys or values.
     Third(usize),
-    /// Its two halves of rows, exchanged: shift and scale.
+    /// Its two halves of rows, swapped: shift and scale.
     Swapped,
     /// A 1x1 convolution as a matrix.
     Matrix,
-    /// A table with a dimension of 1 in front, which GGUF files have lost.
+    /// A table with a leading dimension of 1, which GGUF files have lost.
     Table,
 }
 
@@ -53,7 +53,7 @@ impl Cut {
     }
 }
 
-/// New names of a tensor and what each is made of; empty if it is left out, `None` if it is unknown.
+/// New names of a tensor and which part each is; empty if it is left out, `None` if it is unknown.
 pub(super) type Renamed = Option<Vec<(String, Cut)>>;
 
 /// The components in a single file, with the names of diffusers.
@@ -61,15 +61,15 @@ pub(super) type Renamed = Option<Vec<(String, Cut)>>;
 pub struct SingleFile {
     /// Tensors by component, named as the folders of a pipeline.
     pub components: BTreeMap<&'static str, StoredTensors>,
-    /// Tensors that belong to none of them.
+    /// Number of tensors that belong to none of them.
     pub others: usize,
 }
 
 impl SingleFile {
-    /// Opens a file with one or several components, which are known by the names of their tensors.
+    /// Opens a file with one or several components, which are recognised by the names of their tensors.
     ///
     /// # Errors
-    /// [`Error::Input`] if it cannot be read, or if nothing in it is known.
+    /// [`Error::Input`] if it cannot be read, or if nothing in it is recognised.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(&StoredTensors::open(path)?)
     }
@@ -77,7 +77,7 @@ impl SingleFile {
     /// The components in a set of tensors.
     ///
     /// # Errors
-    /// [`Error::Input`] if nothing in it is known, or if a component has a tensor that it should not have.
+    /// [`Error::Input`] if nothing in it is recognised, or if a component has a tensor that it should not have.
     pub fn of(all: &StoredTensors) -> Result<Self> {
         let mut found: BTreeMap<&'static str, BTreeMap<String, StoredTensor>> = BTreeMap::new();
         let mut others = 0;
@@ -93,8 +93,8 @@ impl SingleFile {
         if found.is_empty() {
             let Some(component) = component_of(all.tensors()) else {
                 return Err(Error::input(format!(
-                    "{} has none of the tensors by which a model is known: expected a transformer of Stable Diffusion 3, \
-                     an autoencoder, or a CLIP or T5 text encoder, in the names of diffusers or of the original files",
+                    "{} has none of the tensors that identify a model: expected a transformer of Stable Diffusion 3, \
+                     an autoencoder, or a CLIP or T5 text encoder, with the names of diffusers or of the original files",
                     all.name()
                 )));
             };
@@ -122,13 +122,13 @@ fn component_of(tensors: &BTreeMap<String, StoredTensor>) -> Option<&'static str
         return Some("vae");
     }
     if let Some(table) = tensors.get("text_model.embeddings.token_embedding.weight") {
-        // OpenCLIP's bigG is the wider one; no other number tells the two apart.
+        // OpenCLIP's bigG is the wider one; no other number distinguishes the two.
         return Some(if table.shape().last() >= Some(&1280) { "text_encoder_2" } else { "text_encoder" });
     }
     begins("encoder.block.0.layer.0.SelfAttention.").then_some("text_encoder_3")
 }
 
-/// A component's tensors with the names and shapes of today's diffusers, whichever they have.
+/// A component's tensors with the names and shapes of current diffusers, whatever names they have.
 ///
 /// # Errors
 /// [`Error::Input`] for a tensor that the component does not have, or that cannot be divided as needed.
@@ -162,12 +162,12 @@ pub fn to_diffusers(component: &str, all: &StoredTensors) -> Result<StoredTensor
     let mut renamed = BTreeMap::new();
     for (name, stored) in tensors {
         let Some(parts) = rename(name) else {
-            return Err(stored.wrong(format!("is none that a {component} of a supported model has")));
+            return Err(stored.wrong(format!("is not one that a {component} of a supported model has")));
         };
         for (new, cut) in parts {
             let part = cut.of(stored)?;
             if renamed.insert(new.clone(), part).is_some() {
-                return Err(stored.wrong(format!("is another `{new}`, which the file has by two names")));
+                return Err(stored.wrong(format!("is a second `{new}`: the file has that tensor under two names")));
             }
         }
     }
@@ -243,7 +243,7 @@ fn text_block(rest: &str, is_last: bool) -> Renamed {
         "attn.ln_q" => "attn.norm_added_q",
         "attn.ln_k" => "attn.norm_added_k",
         "attn.proj" => "attn.to_add_out",
-        // The last block has shift and scale alone, as the final layer.
+        // The last block has only shift and scale, like the final layer.
         "adaLN_modulation.1" if is_last => return Some(vec![(format!("norm1_context.linear.{part}"), Cut::Swapped)]),
         "adaLN_modulation.1" => "norm1_context.linear",
         "mlp.fc1" => "ff_context.net.0.proj",

@@ -32,14 +32,14 @@ const COMPONENTS: [(&str, &[&str]); 9] = [
     ("scheduler", &["FlowMatchEulerDiscreteScheduler"]),
 ];
 
-/// Whether a component is there.
+/// Whether a component is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its folder is there.
+    /// Its folder exists.
     Present,
-    /// The pipeline does without it: `null` in the index.
+    /// The pipeline does not use it: `null` in the index.
     Null,
-    /// The index names it, but its folder is not there.
+    /// The index names it, but its folder is missing.
     Missing,
 }
 
@@ -50,7 +50,7 @@ pub struct Component {
     pub name: &'static str,
     /// Its class in the index; `None` if it is `null` there or not named.
     pub class: Option<String>,
-    /// Whether it is there.
+    /// Whether it is present.
     pub state: State,
 }
 
@@ -66,7 +66,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Reads the index of a pipeline, and looks which components are there. None of them needs to be.
+    /// Reads the index of a pipeline, and finds which components are present. All of them may be missing.
     ///
     /// # Errors
     /// [`Error::Input`] if the index cannot be read, or names a pipeline or a class that is not supported.
@@ -107,23 +107,25 @@ impl Pipeline {
     /// The folder of a component.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not there.
+    /// [`Error::Input`] if it is missing.
     pub fn component(&self, name: &str) -> Result<PathBuf> {
         let folder = self.folder.join(name);
         if folder.is_dir() {
             return Ok(folder);
         }
         let place = self.folder.display();
-        Err(Error::input(match self.components.iter().find(|it| it.name == name).map(|it| it.state) {
-            Some(State::Null) => format!("{place} has no `{name}`: its {MODEL_INDEX} does without it"),
-            _ => format!("{place} has no folder `{name}`, which its {MODEL_INDEX} names: download it, too"),
-        }))
+        Err(Error::input(
+            match self.components.iter().find(|component| component.name == name).map(|component| component.state) {
+                Some(State::Null) => format!("{place} has no `{name}`: it is null in its {MODEL_INDEX}"),
+                _ => format!("{place} has no folder `{name}`, which its {MODEL_INDEX} names: download it as well"),
+            },
+        ))
     }
 
-    /// Opens the weights of a component, see [`open_weights`], with today's names.
+    /// Opens the weights of a component, see [`open_weights`], with current names.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not there, or has no such weights.
+    /// [`Error::Input`] if it is missing, or has no such weights.
     pub fn weights(&self, name: &str, variant: Option<&str>) -> Result<StoredTensors> {
         to_diffusers(name, &open_weights(&self.component(name)?, variant)?)
     }
@@ -131,13 +133,13 @@ impl Pipeline {
     /// The sizes of a component, its `config.json`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not there or cannot be read.
+    /// [`Error::Input`] if it is missing or cannot be read.
     pub fn config(&self, name: &str) -> Result<Map<String, Value>> {
         read_config(&self.component(name)?)
     }
 }
 
-/// The supported pipelines in a sentence.
+/// The supported pipelines, for messages.
 fn supported() -> String {
     SUPPORTED.map(|(class, what)| format!("{class} ({what})")).join(", ")
 }
@@ -150,7 +152,7 @@ pub fn read_config(folder: &Path) -> Result<Map<String, Value>> {
     read_json(&folder.join(CONFIG))
 }
 
-/// The class of a component from its `config.json`, and the names of the components that may be of it.
+/// The class of a component from its `config.json`, and the names of the components that may have this class.
 ///
 /// # Errors
 /// [`Error::Input`] if it names none, or one that is not supported.
@@ -159,7 +161,7 @@ pub fn component_class(folder: &Path, config: &Map<String, Value>) -> Result<(St
     let architecture = || config.get("architectures")?.as_array()?.first()?.as_str();
     let Some(class) = config.get("_class_name").and_then(Value::as_str).or_else(architecture) else {
         return Err(Error::input(format!(
-            "{name} names no class (`_class_name` or `architectures`): it is not of a component that can be read"
+            "{name} names no class (`_class_name` or `architectures`): it does not belong to a component that can be read"
         )));
     };
     let of: Vec<&str> = COMPONENTS.iter().filter(|(_, known)| known.contains(&class)).map(|(name, _)| *name).collect();

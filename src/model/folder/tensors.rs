@@ -1,5 +1,5 @@
 //! Named tensors in one or several files, read when they are needed: only headers are read at first, and a tensor is
-//! widened to f32 piece by piece, so that the host never holds more than the tensor that is asked for.
+//! widened to f32 piece by piece, so that the host never has more in memory than the requested tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::model::file::nearest_tensor;
 use crate::sniff::what_is;
 
 /// The longest header of a safetensors file, as in its specification.
-const MOST_HEADER: u64 = 100_000_000;
+const MAX_HEADER: u64 = 100_000_000;
 
 /// Bytes that are read and widened at once.
 const AT_ONCE: usize = 1 << 20;
@@ -36,7 +36,7 @@ impl Source {
     /// Opens an ordinary file; links are followed.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let unreadable = |cause| Error::unreadable(path, cause);
-        // A device or a pipe could be read for ever, and opening one could wait for ever.
+        // Reading a device or a pipe may never end, and opening one may block forever.
         let found = std::fs::metadata(path).map_err(unreadable)?;
         if !found.is_file() {
             let what = if found.is_dir() { "a directory" } else { "a device or a pipe" };
@@ -70,7 +70,7 @@ impl Source {
     }
 }
 
-/// Numbers that stand together in a file.
+/// Contiguous numbers in a file.
 #[derive(Clone, Debug)]
 struct Piece {
     source: Arc<Source>,
@@ -78,7 +78,7 @@ struct Piece {
     elements: usize,
 }
 
-/// A tensor in a file, or one put together from rows of tensors in files. Nothing of it is in memory.
+/// A tensor in a file, or one composed of rows of tensors in files. None of it is in memory.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
     /// Its name in the file, for messages.
@@ -86,7 +86,7 @@ pub struct StoredTensor {
     shape: Vec<usize>,
     stored_as: StoredAs,
     pieces: Vec<Piece>,
-    /// It stands in a file with scales for its numbers of eight bits, and is not one of them.
+    /// Whether its file has scales for numbers of eight bits, and it is not one of these scales.
     needs_scale: bool,
 }
 
@@ -127,7 +127,7 @@ impl StoredTensor {
     /// Some of the rows, the slices of the first dimension, without reading anything.
     ///
     /// # Errors
-    /// [`Error::Input`] if it has fewer rows, or if a row of it is not a whole number of blocks.
+    /// [`Error::Input`] if it has fewer rows, or if its rows do not consist of complete blocks.
     pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
         let Some((count, rest)) = self.shape.split_first().filter(|(count, _)| rows.end <= **count) else {
             return Err(self.wrong(format!("has shape {:?}, but {} rows are needed", self.shape, rows.end)));
@@ -140,7 +140,7 @@ impl StoredTensor {
     /// Part of the numbers in the order of the file, as a vector.
     ///
     /// # Errors
-    /// [`Error::Input`] if there are fewer numbers, or if it begins or ends within a block.
+    /// [`Error::Input`] if there are fewer numbers, or if the range begins or ends within a block.
     pub fn range(&self, elements: Range<usize>) -> Result<Self> {
         if elements.end > self.elements() {
             let shape = &self.shape;
@@ -149,7 +149,7 @@ impl StoredTensor {
         Ok(Self { shape: vec![elements.len()], pieces: self.cut(elements)?, ..self.clone() })
     }
 
-    /// Tensors stored in the same way, one below the other.
+    /// Stacks tensors that are stored in the same way.
     pub(super) fn stacked(parts: &[Self]) -> Option<Self> {
         let first = parts.first()?;
         let is_like = |part: &Self| part.stored_as == first.stored_as && part.shape.get(1..) == first.shape.get(1..);
@@ -178,7 +178,7 @@ impl StoredTensor {
                 if !skipped.is_multiple_of(block) || !(to - from).is_multiple_of(block) {
                     let name = self.stored_as.name();
                     return Err(self.wrong(format!(
-                        "is stored as {name} in blocks of {block} numbers, and cannot be cut at number {from} or {to}"
+                        "is stored as {name} in blocks of {block} numbers, and cannot be split at number {from} or {to}"
                     )));
                 }
                 let start = piece.start + self.stored_as.bytes(skipped);
@@ -189,14 +189,14 @@ impl StoredTensor {
         Ok(found)
     }
 
-    /// Reads it as f32: exactly, but for F64 and large integers, which are rounded.
+    /// Reads it as f32: exact, except for F64 and large integers, which are rounded.
     ///
     /// # Errors
     /// [`Error::Input`] if the file cannot be read (it has changed), or its type is not supported.
     pub fn read(&self) -> Result<Vec<f32>> {
         if self.needs_scale {
             return Err(self.wrong(
-                "is scaled fp8, whose scales stand in tensors of their own, which is not supported: use a file with \
+                "is scaled fp8, with its scales in separate tensors, which is not supported: use a file with \
                  F16, BF16 or unscaled fp8",
             ));
         }
@@ -227,7 +227,7 @@ impl StoredTensor {
         Ok(all)
     }
 
-    /// Gives the bytes in order, in pieces of whole blocks.
+    /// Passes the bytes to `each` in order, in pieces of complete blocks.
     fn visit(&self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let block = self.stored_as.block().1;
         let most = (AT_ONCE / block * block) as u64;
@@ -254,10 +254,10 @@ impl StoredTensor {
     }
 }
 
-/// A set of named tensors behind one or several files.
+/// A set of named tensors in one or several files.
 #[derive(Clone, Debug)]
 pub struct StoredTensors {
-    /// What messages call it: a file or an index.
+    /// Its name in messages: a file or an index.
     name: String,
     tensors: BTreeMap<String, StoredTensor>,
     metadata: BTreeMap<String, String>,
@@ -293,7 +293,7 @@ impl StoredTensors {
             let file = path.with_file_name(shard);
             if !file.exists() {
                 return Err(Error::input(format!(
-                    "{name} names the shard {shard}, which is missing: download it, too, or all of them again"
+                    "{name} names the shard {shard}, which is missing: download it as well, or all of them again"
                 )));
             }
             let found = Self::open(&file)?;
@@ -318,7 +318,7 @@ impl StoredTensors {
         }
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -328,7 +328,7 @@ impl StoredTensors {
         &self.tensors
     }
 
-    /// The header's entries for people and programs.
+    /// The metadata entries of the header.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -346,7 +346,7 @@ impl StoredTensors {
     /// A tensor by its name.
     ///
     /// # Errors
-    /// [`Error::Input`] if there is none; a similar name is shown.
+    /// [`Error::Input`] if there is none, with a similar name.
     pub fn get(&self, tensor: &str) -> Result<&StoredTensor> {
         self.tensors.get(tensor).ok_or_else(|| {
             let hint = nearest_tensor(tensor, self.tensors.keys());
@@ -390,7 +390,7 @@ fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
         .map(|(tensor, shard)| match shard.as_str().filter(|shard| is_plain(shard)) {
             Some(shard) => Ok((tensor.clone(), shard.to_owned())),
             None => Err(Error::input(format!(
-                "{name} says that the tensor `{tensor}` is in {shard}: expected the name of a file beside it"
+                "{name} says that the tensor `{tensor}` is in {shard}: expected the name of a file next to it"
             ))),
         })
         .collect()
@@ -413,7 +413,7 @@ fn read_header(source: &Arc<Source>) -> Result<Header> {
     }
     source.read_at(0, &mut length).map_err(|cause| Error::unreadable(&source.path, cause))?;
     let header_length = u64::from_le_bytes(length);
-    if header_length > MOST_HEADER || header_length > source.length - 8 {
+    if header_length > MAX_HEADER || header_length > source.length - 8 {
         return Err(broken(format!("its header claims {header_length} bytes, the file has {}", source.length)));
     }
     let mut header = vec![0; header_length as usize];
@@ -437,7 +437,7 @@ fn read_header(source: &Arc<Source>) -> Result<Header> {
     Ok((tensors.collect(), header.metadata().clone().unwrap_or_default().into_iter().collect()))
 }
 
-/// Whether a tensor is the scale of others, in the two ways that ComfyUI's files have had.
+/// Whether a tensor is the scale of others, in either form that ComfyUI's files have used.
 fn is_scale(tensor: &str) -> bool {
     ["scaled_fp8", "scale_weight", "weight_scale", "scale_input", "input_scale"]
         .iter()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::names::{Cut, Renamed, whole};
 use super::tensors::StoredTensor;
 
-/// Whether these are the tensors of TAESD in its original names, where the layers are numbered.
+/// Whether these are the tensors of TAESD with its original names, in which the layers are numbered.
 pub(super) fn is_tiny(tensors: &BTreeMap<String, StoredTensor>) -> bool {
     tensors.contains_key("decoder.1.weight") || tensors.contains_key("encoder.0.weight")
 }
@@ -28,7 +28,7 @@ pub(super) fn tiny(name: &str) -> Renamed {
     }
 }
 
-/// Names of AutoencoderKL, or of AutoencoderTiny in diffusers: the original ones, those of older diffusers, and today's.
+/// Names of AutoencoderKL, or of AutoencoderTiny in diffusers: original, older and current ones.
 pub(super) fn full(name: &str, levels: usize) -> Renamed {
     let Some((side @ ("encoder" | "decoder"), rest)) = name.split_once('.') else { return whole(name) };
     let renamed = if let Some(rest) = rest.strip_prefix("mid.") {
@@ -50,7 +50,7 @@ pub(super) fn full(name: &str, levels: usize) -> Renamed {
     Some(vec![(format!("{side}.{}", renamed.0), renamed.1)])
 }
 
-/// What follows `mid.`.
+/// The part of a name after `mid.`.
 fn middle(rest: &str) -> Option<(String, Cut)> {
     let (layer, part) = rest.split_once('.')?;
     Some(match layer {
@@ -85,7 +85,7 @@ fn older(rest: &str) -> String {
     format!("{layer}.{part}")
 }
 
-/// What follows the number of a level.
+/// The part of a name after the number of a level.
 fn in_level(rest: &str) -> Option<String> {
     if let Some(part) = rest.strip_prefix("upsample.") {
         return Some(format!("upsamplers.0.{part}"));

@@ -1,14 +1,14 @@
-//! The files with a component's weights: one or several shards, and variants of other types beside each other.
+//! The files with a component's weights: one or several shards, and variants of other types next to each other.
 
 use std::path::{Path, PathBuf};
 
 use super::tensors::StoredTensors;
 use crate::error::{Error, Result};
 
-/// What the names of weight files begin with: those of diffusers, and those of transformers.
+/// The beginnings of the names of weight files: in diffusers, and in transformers.
 pub const STEMS: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
-/// The variant that is taken if there is no file without one.
+/// The variant that is used if there is no file without one.
 const SECOND: &str = "fp16";
 
 /// A file with the weights of a component, or the index of its shards.
@@ -50,7 +50,7 @@ fn parse(rest: &str) -> Option<(String, bool)> {
     if let Some(variant) = rest.strip_suffix(".safetensors") {
         return Some((dotted(variant)?, false));
     }
-    // Today's names of an index with a variant, and those of older programs.
+    // The current names of an index with a variant, and those of older programs.
     if let Some(variant) = rest.strip_prefix(".safetensors.index").and_then(|rest| rest.strip_suffix(".json")) {
         return Some((dotted(variant)?, true));
     }
@@ -61,7 +61,7 @@ fn parse(rest: &str) -> Option<(String, bool)> {
 /// then `fp16`, then the only other ones.
 ///
 /// # Errors
-/// [`Error::Input`] if there are none, if there is no such variant or no one to prefer, or as [`StoredTensors::open`].
+/// [`Error::Input`] if there are none, if there is no such variant or no preferred one, or as [`StoredTensors::open`].
 pub fn open_weights(folder: &Path, variant: Option<&str>) -> Result<StoredTensors> {
     let files = weight_files(folder)?;
     let place = folder.display();
@@ -71,7 +71,9 @@ pub fn open_weights(folder: &Path, variant: Option<&str>) -> Result<StoredTensor
     let of = |wanted: &str| files.iter().find(|file| file.variant == wanted);
     let mut variants: Vec<&str> = files.iter().map(|file| file.variant.as_str()).collect();
     variants.dedup();
-    let shown = || variants.iter().map(|it| if it.is_empty() { "none" } else { it }).collect::<Vec<_>>().join(", ");
+    let shown = || {
+        variants.iter().map(|variant| if variant.is_empty() { "none" } else { variant }).collect::<Vec<_>>().join(", ")
+    };
     let chosen = match variant {
         Some(wanted) => of(wanted).ok_or_else(|| {
             Error::input(format!("{place} has no weights of the variant \"{wanted}\": its variants are {}", shown()))
@@ -91,7 +93,7 @@ pub fn open_weights(folder: &Path, variant: Option<&str>) -> Result<StoredTensor
     }
 }
 
-/// The error of a folder without weights that can be read.
+/// The error for a folder without readable weights.
 fn none(folder: &Path) -> Error {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
@@ -101,8 +103,8 @@ fn none(folder: &Path) -> Error {
         names.iter().find(|name| name.ends_with(".bin") || name.ends_with(".msgpack") || name.ends_with(".h5"));
     Error::input(match (shard, pickle) {
         (Some(shard), _) => format!(
-            "{place} has the shard {shard}, but no index (*.safetensors.index.json) that says what is in which: \
-             download the index, too"
+            "{place} has the shard {shard}, but no index (*.safetensors.index.json) of the tensors in each shard: \
+             download the index as well"
         ),
         (None, Some(other)) => format!(
             "{place} has its weights in {other}, but only safetensors can be read: download the model's *.safetensors"

@@ -1,4 +1,4 @@
-//! Sizes of the transformer, from the `config.json` that diffusers writes beside its weights.
+//! Sizes of the transformer, from the `config.json` that diffusers writes next to its weights.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::without_mark;
 use crate::model::layout::MOST;
 
-/// The class that diffusers gives the transformer.
+/// The class of the transformer in diffusers.
 const CLASS: &str = "SD3Transformer2DModel";
 
 /// The network's time at sigma = 1.
@@ -32,9 +32,9 @@ pub struct MmditConfig {
     pub context_dim: usize,
     /// Width of the text encoders' pooled result.
     pub pooled_dim: usize,
-    /// Side length of the table of positions, in tokens. Images take its centre.
+    /// Side length of the table of positions, in tokens. Images use its centre.
     pub positions_side: usize,
-    /// Blocks with a second attention, over the image's tokens alone.
+    /// Blocks with a second attention, over only the image's tokens.
     pub dual_attention: BTreeSet<usize>,
     /// Queries and keys of each head are normalised.
     pub qk_norm: bool,
@@ -77,7 +77,7 @@ const KNOWN: [&str; 13] = [
 ];
 
 impl MmditConfig {
-    /// Reads a `config.json`; `name` is its path in messages.
+    /// Reads a `config.json`, which messages call `name`.
     ///
     /// # Errors
     /// [`Error::Input`] if it is not JSON, describes another network, or has a key that would change what is computed.
@@ -91,7 +91,7 @@ impl MmditConfig {
             found => {
                 let found = found.map_or_else(|| "missing".to_owned(), Value::to_string);
                 return Err(Error::input(format!(
-                    "{name} has `_class_name` {found}, but \"{CLASS}\" is expected: give the `transformer` folder of a \
+                    "{name} has `_class_name` {found}, but \"{CLASS}\" is expected: use the `transformer` folder of a \
                      Stable Diffusion 3 model"
                 )));
             }
@@ -147,7 +147,7 @@ impl MmditConfig {
         Ok(config)
     }
 
-    /// Checks that the sizes fit together; `name` is their source in messages.
+    /// Checks that the sizes fit together; messages call their source `name`.
     ///
     /// # Errors
     /// [`Error::Input`] with the number that does not.
@@ -165,7 +165,7 @@ impl MmditConfig {
         if let Some((key, size)) = sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
             return Err(Error::input(format!("{name} has `{key}` = {size}: it must be from 1 to {MOST}")));
         }
-        // The adaLN layer of a block with two attentions has nine times the width, and a patch must fit, too.
+        // The adaLN layer of a block with two attentions has nine times the width, and a patch must also fit.
         let patch = self.channels * self.patch_size * self.patch_size;
         for (what, size) in [("a token", self.hidden()), ("a patch", patch)] {
             if size > MOST {
@@ -192,8 +192,8 @@ impl MmditConfig {
         (TIME_SCALE * sigma) as f32
     }
 
-    /// Checks that latents `[height, width]` can be cut into patches that have positions; `name` says what they are of
-    /// in messages.
+    /// Checks that latents `[height, width]` can be split into patches that have positions; messages call their source
+    /// `name`.
     ///
     /// # Errors
     /// [`Error::Input`] with the size that cannot.
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_configurations_are_refused_with_the_reason() {
+    fn wrong_configurations_are_rejected_with_the_reason() {
         for (from, to, reason) in [
             ("SD3Transformer2DModel", "FluxTransformer2DModel", "`_class_name` \"FluxTransformer2DModel\""),
             ("\"rms_norm\"", "\"layer_norm\"", "`qk_norm` = \"layer_norm\""),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_without_patches_or_positions_are_refused() {
+    fn sizes_without_patches_or_positions_are_rejected() {
         let config = read("0.31.0", "0.31.0").unwrap();
         config.check_size("it", [64, 96]).unwrap();
         config.check_size("it", [768, 2]).unwrap();

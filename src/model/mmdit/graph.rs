@@ -12,7 +12,7 @@ use crate::ops::{
 /// Added to the mean square of a query or a key.
 const EPSILON: f32 = 1e-6;
 
-/// What the text encoders say of the prompts of a batch.
+/// The embeddings of a batch of prompts from the text encoders.
 #[derive(Clone, Copy, Debug)]
 pub struct Prompts {
     /// All tokens of each prompt, `[B, tokens, context_dim]`. Padding counts as text: nothing is masked.
@@ -57,7 +57,7 @@ impl<'a> Mmdit<'a> {
             let tokens = self.linear(graph, "pos_embed.proj", patches);
             let positions = self.parameters.get(POSITIONS);
             let count = graph.elements(positions);
-            assert_eq!(count, sample_elements(graph, tokens), "positions are those of another size of latents");
+            assert_eq!(count, sample_elements(graph, tokens), "the positions belong to another size of latents");
             graph.apply(AddBroadcast, &[tokens, positions])
         });
         let text = self.linear(graph, "context_embedder", prompts.context);
@@ -117,7 +117,7 @@ impl<'a> Mmdit<'a> {
         graph.apply(Activation::Silu, &[sum])
     }
 
-    /// One block. After the last, the text is what it was: nothing reads it any more.
+    /// One block. The last one leaves the text unchanged, because nothing reads it afterwards.
     fn block(&self, graph: &mut Graph, block: usize, streams: Streams, condition: Tensor) -> Streams {
         let name = |layer: &str| format!("transformer_blocks.{block}.{layer}");
         let (is_dual, keeps_context) = (self.config.dual_attention.contains(&block), keeps_context(self.config, block));
@@ -132,7 +132,7 @@ impl<'a> Mmdit<'a> {
         let attended = self.joint_attention(graph, &name("attn"), Streams { image, text }, keeps_context);
         let mut x = graph.apply(GatedResidual, &[streams.image, attended[0], of_image[2]]);
         if is_dual {
-            // It reads what the first read, not what the first added.
+            // It reads the input of the first attention, not its result.
             let image = normal(graph, streams.image, of_image[6], of_image[7]);
             let again = self.self_attention(graph, &name("attn2"), image);
             x = graph.apply(GatedResidual, &[x, again, of_image[8]]);
@@ -143,12 +143,12 @@ impl<'a> Mmdit<'a> {
         Streams { image, text: self.mlp(graph, &name("ff_context"), e, &of_text[3..6]) }
     }
 
-    /// Attention of all tokens to all tokens, to the projected results for the image and, if wanted, for the text.
+    /// Attention of all tokens to all tokens. Returns the projected results for the image and, if needed, for the text.
     fn joint_attention(&self, graph: &mut Graph, layer: &str, streams: Streams, keeps_context: bool) -> Vec<Tensor> {
         let name = |part: &str| format!("{layer}.{part}");
         let image =
             self.queries_keys_values(graph, layer, ["to_q", "to_k", "to_v"], ["norm_q", "norm_k"], streams.image);
-        // In the last block nobody asks for what the text's tokens find. Their queries are zeros.
+        // In the last block nothing reads the results of the text's tokens, so their queries are zeros.
         let projections = [if keeps_context { "add_q_proj" } else { "" }, "add_k_proj", "add_v_proj"];
         let text = self.queries_keys_values(graph, layer, projections, ["norm_added_q", "norm_added_k"], streams.text);
         let tokens = [streams.image, streams.text].map(|stream| graph.shape(stream)[1]);
@@ -168,8 +168,8 @@ impl<'a> Mmdit<'a> {
         self.linear(graph, &format!("{layer}.to_out.0"), attended)
     }
 
-    /// Projections of tokens by the layers with these names; queries and keys are normalised by head. One without a name
-    /// is left out.
+    /// Projections of tokens by the layers with these names; queries and keys are normalised per head. An empty name
+    /// stands for no projection.
     fn queries_keys_values(
         &self,
         graph: &mut Graph,

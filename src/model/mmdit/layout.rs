@@ -11,14 +11,14 @@ pub(super) const TIME_FEATURES: usize = 128;
 /// The table of positions in files, and the part of it that latents of one size use in stores.
 pub(in crate::model) const POSITIONS: &str = "pos_embed.pos_embed";
 
-/// Whether the text goes on after the block: the last one only reads it.
+/// Whether the text continues after the block: the last one only reads it.
 pub(super) fn keeps_context(config: &MmditConfig, block: usize) -> bool {
     block + 1 < config.depth
 }
 
 impl MmditConfig {
-    /// Names and shapes of all parameters for latents `[height, width]`. Of the table of positions, which is a fixed
-    /// one, the part for these latents `[1, tokens, hidden]`: the whole is a tenth of SD3.5-medium.
+    /// Names and shapes of all parameters for latents `[height, width]`. The table of positions, which is fixed, is
+    /// reduced to the part for these latents, `[1, tokens, hidden]`: all of it is a tenth of SD3.5-medium.
     pub fn layout(&self, size: [usize; 2]) -> Layout {
         let d = self.hidden();
         let mut tensors: Vec<(String, Vec<usize>, bool)> = Vec::new();
@@ -89,7 +89,7 @@ impl MmditConfig {
     }
 
     /// Arranges the tensors of a file according to [`MmditConfig::layout`], with the positions of latents `[height,
-    /// width]` out of the file's table. `name` is the file in messages.
+    /// width]` from the file's table. Messages call the file `name`.
     ///
     /// # Errors
     /// [`Error::Input`] if the size has no positions, or a tensor is missing, misshapen, unknown or not finite.
@@ -108,7 +108,7 @@ impl MmditConfig {
         gather(name, &self.layout(size), tensors)
     }
 
-    /// The positions of latents `[height, width]`: the centre of the table, or above and left of it by half a token.
+    /// The positions of latents `[height, width]`: the centre of the table, or half a token above and left of it.
     pub fn centre(&self, size: [usize; 2], table: &[f32]) -> Vec<f32> {
         let [rows, columns] = self.tokens(size);
         let [top, left] = [rows, columns].map(|count| (self.positions_side - count) / 2);

@@ -12,14 +12,14 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Activation, Add, AffineNorm, AttentionBias, Embedding, MatMul};
 
-/// What a CLIP text model makes of P texts of T tokens.
+/// The results of a CLIP text model for P texts of T tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipTextEncoded {
-    /// `[P, T, hidden_size]`: what enters the last block, without a final norm.
+    /// `[P, T, hidden_size]`: the input of the last block, without a final norm.
     pub penultimate: Vec<f32>,
-    /// `[P, T, hidden_size]`: what leaves the last block, normalised.
+    /// `[P, T, hidden_size]`: the output of the last block, normalised.
     pub last_hidden_state: Vec<f32>,
-    /// `[P, projection_dim]`: the projected state of each text's end.
+    /// `[P, projection_dim]`: the projected state of each text's last token.
     pub pooled: Vec<f32>,
 }
 
@@ -49,7 +49,7 @@ impl Block {
         linear.chain(norms).collect()
     }
 
-    /// Records it: `x [samples · T, hidden_size]` to the same shape.
+    /// Records the block: `x [samples · T, hidden_size]` to the same shape.
     fn record(&self, graph: &mut Graph, parameters: &Parameters, x: Tensor) -> Tensor {
         let normal = affine_norm(graph, parameters, "layer_norm1", self.epsilon, x);
         let [q, k, v] =
@@ -65,8 +65,8 @@ impl Block {
         graph.apply(Add, &[x, y])
     }
 
-    /// Runs blocks `PREFIX.0.`, `PREFIX.1.`, ... over groups of samples with `rows` rows each. Returns what entered the
-    /// last block; the groups hold what leaves it.
+    /// Runs blocks `PREFIX.0.`, `PREFIX.1.`, ... over groups of samples with `rows` rows each. Returns the input of the
+    /// last block; the groups then contain its output.
     ///
     /// # Errors
     /// As [`Stage::load`] and [`Stage::run`].
@@ -173,7 +173,7 @@ fn finish(
 ///
 /// # Errors
 /// [`Error::Input`] if a size or activation is not supported, an id is beyond the vocabulary, a text too long, or a tensor
-/// missing, misshapen or not finite; else if the device has not enough memory or is lost.
+/// missing, misshapen or not finite; else if the device does not have enough memory or is lost.
 pub fn encode_clip_text(
     gpu: &Arc<Gpu>,
     config: &ClipTextConfig,

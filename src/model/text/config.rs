@@ -1,4 +1,4 @@
-//! The sizes of encoders, as the `config.json` of a model has them.
+//! The sizes of encoders, from the `config.json` of a model.
 
 use std::path::Path;
 
@@ -98,7 +98,7 @@ impl Default for ClipVisionConfig {
     }
 }
 
-/// A `CLIPModel`: both towers. The projections of both have the size that stands here.
+/// A `CLIPModel`: both towers. The projections of both have the size given here.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ClipConfig {
     /// Size of the projected embeddings.
@@ -134,7 +134,7 @@ pub struct T5Config {
     /// Rows of the table of position biases.
     #[serde(default = "default_buckets")]
     pub relative_attention_num_buckets: usize,
-    /// The distance from which on all share the last bucket.
+    /// The distance from which all share the last bucket.
     #[serde(default = "default_distance")]
     pub relative_attention_max_distance: usize,
     /// Added to the mean square.
@@ -167,11 +167,12 @@ fn default_feed_forward() -> String {
 /// [`Error::Input`] if the file is missing, not JSON, or lacks a key.
 pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = read_file(path)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|cause| Error::input(format!("{} is not the configuration of such a model: {cause}", path.display())))
+    serde_json::from_slice(&bytes).map_err(|cause| {
+        Error::input(format!("{} is not the configuration of this kind of model: {cause}", path.display()))
+    })
 }
 
-/// Checks sizes by their keys.
+/// Checks sizes, given with their keys.
 fn check_sizes(name: &str, sizes: &[(&str, usize)]) -> Result<()> {
     match sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
         Some((key, size)) => Err(Error::input(format!("{name}: `{key}` is {size}, but it must be from 1 to {MOST}"))),
@@ -182,11 +183,11 @@ fn check_sizes(name: &str, sizes: &[(&str, usize)]) -> Result<()> {
 /// Checks how the residual stream splits into heads.
 fn check_heads(name: &str, [width, heads]: [(&str, usize); 2]) -> Result<()> {
     let ((width_key, width), (heads_key, heads)) = (width, heads);
-    if !width.is_multiple_of(heads) || width / heads > AttentionBias::MOST_HEAD_DIM {
+    if !width.is_multiple_of(heads) || width / heads > AttentionBias::MAX_HEAD_DIM {
         return Err(Error::input(format!(
-            "{name}: `{width_key}` is {width} and `{heads_key}` {heads}, but heads must have a whole number of elements, \
-             at most {}",
-            AttentionBias::MOST_HEAD_DIM
+            "{name}: `{width_key}` is {width} and `{heads_key}` {heads}, but heads must divide it evenly and have \
+             at most {} elements",
+            AttentionBias::MAX_HEAD_DIM
         )));
     }
     Ok(())
@@ -205,7 +206,7 @@ fn activation(name: &str, act: &str) -> Result<Activation> {
 }
 
 impl ClipTextConfig {
-    /// Checks the sizes; `name` is the file in messages. Returns the activation.
+    /// Checks the sizes; messages call the file `name`. Returns the activation.
     ///
     /// # Errors
     /// [`Error::Input`] with the key that is out of range.
@@ -224,10 +225,10 @@ impl ClipTextConfig {
         activation(name, &self.hidden_act)
     }
 
-    /// Where the pooled embedding of a text is.
+    /// The position of the pooled embedding of a text.
     pub fn pooled_position(&self, ids: &[u32]) -> usize {
         if self.eos_token_id == 2 {
-            // The first of the largest: ids of old models grow towards the end of the text.
+            // The first of the largest: in old models the end token has the largest id.
             let largest = ids.iter().copied().max();
             return ids.iter().position(|id| Some(*id) == largest).unwrap_or(0);
         }
@@ -236,7 +237,7 @@ impl ClipTextConfig {
 }
 
 impl ClipVisionConfig {
-    /// Checks the sizes; `name` is the file in messages. Returns the activation.
+    /// Checks the sizes; messages call the file `name`. Returns the activation.
     ///
     /// # Errors
     /// [`Error::Input`] with the key that is out of range.
@@ -263,7 +264,7 @@ impl ClipVisionConfig {
         activation(name, &self.hidden_act)
     }
 
-    /// Patches along a side; pixels beyond the last whole one are cut off.
+    /// Patches along a side; pixels beyond the last complete one are cut off.
     pub fn side(&self) -> usize {
         self.image_size / self.patch_size
     }
@@ -275,7 +276,7 @@ impl ClipVisionConfig {
 }
 
 impl ClipConfig {
-    /// Reads `config.json` of a folder, and gives both towers the size of the projection.
+    /// Reads `config.json` of a folder, and sets the size of the projection in both towers.
     ///
     /// # Errors
     /// [`Error::Input`] as [`read_config`], and with a key that is out of range.
@@ -292,7 +293,7 @@ impl ClipConfig {
 }
 
 impl T5Config {
-    /// Checks the sizes; `name` is the file in messages.
+    /// Checks the sizes; messages call the file `name`.
     ///
     /// # Errors
     /// [`Error::Input`] with the key that is out of range, or a feed-forward layer of another version of T5.
@@ -310,7 +311,7 @@ impl T5Config {
         check_sizes(name, &sizes)?;
         check_heads(name, [("num_heads times d_kv", self.num_heads * self.d_kv), sizes[5]])?;
         let buckets = self.relative_attention_num_buckets;
-        // Half of the buckets of each direction are single distances.
+        // Half of the buckets of each direction are for single distances.
         if !buckets.is_multiple_of(4) || self.relative_attention_max_distance <= buckets / 4 {
             return Err(Error::input(format!(
                 "{name}: `relative_attention_num_buckets` is {buckets} and `relative_attention_max_distance` {}, but the \

@@ -1,8 +1,8 @@
-//! Text and vision encoders of text-to-image models, and what surrounds them: tokenizers, the joining of prompt
+//! Text and vision encoders of text-to-image models, and what they need: tokenizers, the joining of prompt
 //! embeddings, the preparation of pictures, and scores of pictures by CLIP. Forward only.
 //!
-//! An encoder of billions of weights runs with the device memory of about one layer: one layer is recorded as a plan
-//! ([`Stage`]), and replayed with the weights of each, which are read from the file one after the other ([`Weights`]).
+//! An encoder with billions of weights runs in the device memory of about one layer: one layer is recorded as a plan
+//! ([`Stage`]) and replayed for each layer, with weights that are read from the file one layer at a time ([`Weights`]).
 
 mod clip;
 mod config;

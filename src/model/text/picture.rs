@@ -1,4 +1,4 @@
-//! Pictures as CLIP's vision tower takes them: resized, cut, and normalised.
+//! Pictures for CLIP's vision tower: resized, cropped and normalised.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ const CLIP_COLOURS: [[f64; 3]; 2] =
 pub struct PicturePreparation {
     /// Length of the shorter side after resizing.
     pub shortest_edge: usize,
-    /// Side of the square that is then cut from the middle.
+    /// Side of the square that is then cropped from the middle.
     pub crop: usize,
     /// Mean of each colour, from 0 to 1.
     pub mean: [f64; 3],
@@ -26,7 +26,7 @@ pub struct PicturePreparation {
     pub std: [f64; 3],
 }
 
-/// The keys of `preprocessor_config.json` that matter.
+/// The keys of `preprocessor_config.json` that are read.
 #[derive(Deserialize)]
 struct File {
     size: Value,
@@ -44,7 +44,7 @@ fn bicubic() -> u32 {
 }
 
 impl PicturePreparation {
-    /// What the published CLIP models do, for a tower of this size.
+    /// The preparation of the published CLIP models, for a tower of this size.
     pub fn of_clip(config: &ClipVisionConfig) -> Self {
         let [mean, std] = CLIP_COLOURS;
         Self { shortest_edge: config.image_size, crop: config.image_size, mean, std }
@@ -53,7 +53,7 @@ impl PicturePreparation {
     /// Reads `preprocessor_config.json` of a folder; without one, [`PicturePreparation::of_clip`].
     ///
     /// # Errors
-    /// [`Error::Input`] if it is damaged, resizes otherwise than by a bicubic filter, or does not give pictures of the
+    /// [`Error::Input`] if it is damaged, resizes with another filter than bicubic, or does not produce pictures of the
     /// tower's size.
     pub fn read(folder: &Path, config: &ClipVisionConfig) -> Result<Self> {
         let path = folder.join("preprocessor_config.json");
@@ -81,7 +81,7 @@ impl PicturePreparation {
         }
         if crop != config.image_size || crop > shortest_edge {
             return Err(Error::input(format!(
-                "{name}: pictures of {crop} pixels are cut from {shortest_edge}, but the model takes {}",
+                "{name}: pictures of {crop} pixels are cropped from {shortest_edge}, but the model takes {}",
                 config.image_size
             )));
         }
@@ -113,13 +113,13 @@ impl PicturePreparation {
     }
 }
 
-/// Where one pixel of a resized line comes from: the first pixel, and the weights in fixed point.
+/// The source of one pixel of a resized line: the first pixel, and the weights in fixed point.
 struct Source {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// Bits after the point of Pillow's weights.
+/// Fractional bits of Pillow's weights.
 const PRECISION: u32 = 22;
 
 /// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`: a cubic (a = -0.5), as wide as a pixel of the result.
@@ -160,7 +160,7 @@ fn weighted(source: &Source, byte: impl Fn(usize) -> u8) -> u8 {
 /// # Panics
 /// If the picture or the result has no pixels.
 pub fn resize_bicubic(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
-    assert!([picture.width(), picture.height(), width, height].iter().all(|side| *side > 0), "a picture has pixels");
+    assert!([picture.width(), picture.height(), width, height].iter().all(|side| *side > 0), "a picture needs pixels");
     let mut resized = picture.clone();
     if width != picture.width() {
         let sources = sources(picture.width() as usize, width as usize);

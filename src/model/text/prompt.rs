@@ -11,7 +11,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 
-/// What the transformer is given for P prompts.
+/// The transformer's input for P prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptEmbeddings {
     /// Number of prompts, P.
@@ -31,7 +31,7 @@ pub struct PromptEmbeddings {
 /// The part of T5: `[P, tokens, width]`.
 #[derive(Clone, Debug)]
 pub struct T5States {
-    /// The states; without T5, `None`, which stands for zeros, as diffusers has it.
+    /// The states; without T5, `None`, which stands for zeros, as in diffusers.
     pub states: Option<Vec<f32>>,
     /// Rows of each prompt.
     pub tokens: usize,
@@ -42,11 +42,11 @@ pub struct T5States {
 /// A prompt that was too long for an encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CutPrompt {
-    /// Its place among the prompts.
+    /// Its index among the prompts.
     pub prompt: usize,
     /// The folder of the encoder's tokenizer.
     pub tokenizer: &'static str,
-    /// Its end, which the encoder has not seen.
+    /// Its end, which the encoder did not receive.
     pub lost: String,
 }
 
@@ -94,7 +94,7 @@ pub struct Sd3Prompts {
     folder: PathBuf,
     tokenizers: [Tokenizer; 2],
     t5_tokenizer: Option<Tokenizer>,
-    /// Rows that T5 gives, or would give.
+    /// Rows of T5's states, or of the zeros in their place.
     t5_tokens: usize,
     /// Width of the embeddings, `joint_attention_dim` of the transformer.
     width: usize,
@@ -117,19 +117,19 @@ impl Sd3Prompts {
         })
     }
 
-    /// Whether T5 takes part.
+    /// Whether T5 is used.
     pub fn has_t5(&self) -> bool {
         self.t5_tokenizer.is_some()
     }
 
-    /// Encodes prompts, by one encoder after the other; also returns what was cut off.
+    /// Encodes prompts with one encoder after the other; also returns what was cut off.
     ///
     /// # Errors
     /// [`Error::Input`] if there are no prompts, or an encoder does not fit its tokenizer or the width; else as
     /// [`encode_clip_text`] and [`encode_t5`].
     pub fn encode<T: AsRef<str>>(&self, gpu: &Arc<Gpu>, prompts: &[T]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
         if prompts.is_empty() {
-            return Err(Error::input("there is no prompt to encode: give at least one"));
+            return Err(Error::input("there is no prompt to encode: at least one is needed"));
         }
         let mut cut = Vec::new();
         let mut note = |tokens: &Tokens, tokenizer: &'static str| {
@@ -166,7 +166,7 @@ impl Sd3Prompts {
             return Ok(());
         }
         Err(Error::input(format!(
-            "{}: {encoder} gives embeddings of {width} numbers, but the transformer takes {}: they belong to different models",
+            "{}: {encoder} has embeddings of {width} numbers, but the transformer takes {}: they are of different models",
             self.folder.display(),
             self.width
         )))

@@ -1,4 +1,4 @@
-//! How well pictures fit texts, by a `CLIPModel`: the CLIP score and PickScore.
+//! Scores how well pictures fit texts with a `CLIPModel`: the CLIP score and PickScore.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ pub struct ClipScorer {
 }
 
 impl ClipScorer {
-    /// Opens a folder with `config.json`, weights and, unless pictures are prepared as usual, `preprocessor_config.json`.
+    /// Opens a folder with `config.json`, weights and, unless the default preparation applies,
+    /// `preprocessor_config.json`.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing or damaged, or a size or activation is not supported.
@@ -46,12 +47,12 @@ impl ClipScorer {
         self.logit_scale.exp()
     }
 
-    /// Pictures as the vision tower takes them, `[P, 3, S, S]`.
+    /// Pictures prepared for the vision tower, `[P, 3, S, S]`.
     pub fn prepare(&self, pictures: &[RgbImage]) -> Vec<f32> {
         pictures.iter().flat_map(|picture| self.preparation.prepare(picture)).collect()
     }
 
-    /// Tokens of texts, by the tokenizer in the folder.
+    /// Tokens of texts, from the tokenizer in the folder.
     ///
     /// # Errors
     /// As [`Tokenizer::open`] and [`Tokenizer::encode`].
@@ -81,11 +82,11 @@ impl ClipScorer {
     /// The cosine of each picture with its text; times [`ClipScorer::factor`], it is the score.
     ///
     /// # Errors
-    /// [`Error::Input`] if there are no pictures, or not as many as texts; else as the encoders.
+    /// [`Error::Input`] if there are no pictures, or not the same number as texts; else as the encoders.
     pub fn cosines(&mut self, gpu: &Arc<Gpu>, pictures: &[RgbImage], tokens: &Tokens) -> Result<Vec<f64>> {
         if pictures.is_empty() || pictures.len() != tokens.texts() {
             return Err(Error::input(format!(
-                "there are {} pictures and {} texts to score: there must be a text for each picture, and at least one",
+                "there are {} pictures and {} texts to score: there must be one text per picture, and at least one",
                 pictures.len(),
                 tokens.texts()
             )));

@@ -10,10 +10,10 @@ use crate::graph::{Graph, Plan, Store, StoreMemory, Stores, Tensor};
 
 const WEIGHTS: Store = Store("encoder weights");
 
-/// Samples per replay at most: the memory of activations grows with it, the results do not depend on it.
-const MOST_SAMPLES: usize = 8;
+/// Largest number of samples per replay: the memory of activations grows with it, the results do not depend on it.
+const MAX_SAMPLES: usize = 8;
 
-/// A recorded part of an encoder: a layer, what comes before the first, or what follows the last.
+/// A recorded part of an encoder: a layer, the part before the first, or the part after the last.
 #[derive(Debug)]
 pub struct Stage {
     gpu: Arc<Gpu>,
@@ -37,7 +37,7 @@ impl Stage {
     /// Binds what `record` records for the weights of this layout; it returns the inputs and the outputs.
     ///
     /// # Errors
-    /// If the device has not enough memory, or does not take a tensor that large.
+    /// If the device does not have enough memory, or does not allow a tensor of this size.
     pub fn new(
         gpu: &Arc<Gpu>,
         weights: impl IntoIterator<Item = (String, Vec<usize>)>,
@@ -55,7 +55,7 @@ impl Stage {
         Ok(Self { gpu: gpu.clone(), layout, memory, plan, inputs, outputs })
     }
 
-    /// Reads the weights whose names begin with `prefix`, and puts them on the device.
+    /// Reads the weights whose names begin with `prefix`, and uploads them to the device.
     ///
     /// # Errors
     /// [`Error::Input`](crate::Error::Input) if a tensor is missing, misshapen or not finite.
@@ -85,13 +85,13 @@ impl Stage {
     }
 }
 
-/// The number of samples per replay for so many.
+/// The number of samples per replay if there are `samples` in total.
 pub(super) fn samples_per_replay(samples: usize) -> usize {
-    samples.clamp(1, MOST_SAMPLES)
+    samples.clamp(1, MAX_SAMPLES)
 }
 
-/// Cuts rows of `elements` values into groups of `size` samples. The last is filled with copies of its first sample,
-/// which change nothing else; [`ungroup`] drops them.
+/// Splits rows of `elements` values into groups of `size` samples. The last is filled with copies of its first sample,
+/// which do not affect the others; [`ungroup`] drops them.
 pub(super) fn group<T: Copy>(values: &[T], elements: usize, size: usize) -> Vec<Vec<T>> {
     let whole = |chunk: &[T]| {
         let mut group = chunk.to_vec();
@@ -103,7 +103,7 @@ pub(super) fn group<T: Copy>(values: &[T], elements: usize, size: usize) -> Vec<
     values.chunks(size * elements).map(whole).collect()
 }
 
-/// The inverse of [`group`] for so many samples.
+/// The inverse of [`group`] for `samples` samples.
 pub(super) fn ungroup(groups: &[Vec<f32>], elements: usize, samples: usize) -> Vec<f32> {
     let mut values = groups.concat();
     values.truncate(samples * elements);

@@ -12,8 +12,8 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Add, AttentionBias, GatedGelu, MatMul, RmsNorm};
 
-/// The bucket of a position relative to the query's, key - query, of `buckets` of which half are for keys behind it: half
-/// of those are single distances, the others grow logarithmically up to `most`.
+/// The bucket of a position relative to the query's, key - query. Half of the `buckets` are for keys after the query.
+/// Half of each direction are single distances; the others grow logarithmically up to `most`.
 pub fn relative_bucket(relative: i64, buckets: usize, most: usize) -> usize {
     let half = buckets / 2;
     let exact = half / 2;
@@ -108,11 +108,11 @@ fn record_block(
 }
 
 /// Encodes P texts of T tokens to `[P, T, d_model]`. The weights have the names of transformers; they are read block by
-/// block. With `masked`, padding is hidden from attention; SD3 lets it take part.
+/// block. With `masked`, padding is hidden from attention; SD3 includes it.
 ///
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) if a size or the kind of feed-forward layer is not supported, an id is beyond the
-/// vocabulary, or a tensor missing, misshapen or not finite; else if the device has not enough memory or is lost.
+/// vocabulary, or a tensor missing, misshapen or not finite; else if the device does not have enough memory or is lost.
 pub fn encode_t5(
     gpu: &Arc<Gpu>,
     config: &T5Config,

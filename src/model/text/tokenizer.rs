@@ -1,4 +1,4 @@
-//! Texts to tokens, by the tokenizer folders of published models.
+//! Converts texts to tokens with the tokenizer folders of published models.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,16 +19,16 @@ pub const CLIP_TOKENS: usize = 77;
 pub struct Tokenizer {
     name: String,
     inner: tokenizers::Tokenizer,
-    /// What short texts are filled with.
+    /// The token that pads short texts.
     pad: u32,
 }
 
-/// Texts as tokens: cut or filled to one length.
+/// Texts as tokens, truncated or padded to one length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// `[texts, columns]`.
     pub ids: Vec<u32>,
-    /// Tokens of each text before it was filled.
+    /// Tokens of each text before padding.
     pub lengths: Vec<usize>,
     /// The common length.
     pub columns: usize,
@@ -37,7 +37,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Tokens that were made elsewhere, `[texts, columns]`; `lengths` as there.
+    /// Tokens from another source, `[texts, columns]`, and the length of each text before padding.
     pub fn new(ids: Vec<u32>, lengths: Vec<usize>, columns: usize) -> Self {
         assert_eq!(ids.len(), lengths.len() * columns, "every text has {columns} tokens");
         let cut = vec![None; lengths.len()];
@@ -49,7 +49,7 @@ impl Tokens {
         self.lengths.len()
     }
 
-    /// `[texts, columns]`: 1 for tokens of the text, 0 for what fills it.
+    /// `[texts, columns]`: 1 for tokens of the text, 0 for padding.
     pub fn mask(&self) -> Vec<u32> {
         self.lengths
             .iter()
@@ -57,11 +57,11 @@ impl Tokens {
             .collect()
     }
 
-    /// Whether every token is below `vocab_size`; `name` is the model in messages.
+    /// Checks that every token is below `vocab_size`; messages call the model `name`.
     pub(super) fn check(&self, name: &str, vocab_size: usize) -> Result<()> {
         match self.ids.iter().find(|id| **id as usize >= vocab_size) {
             Some(id) => Err(Error::input(format!(
-                "{name} knows {vocab_size} tokens, but its tokenizer gave token {id}: they belong to different models"
+                "{name} knows {vocab_size} tokens, but its tokenizer returned token {id}: they are of different models"
             ))),
             None => Ok(()),
         }
@@ -70,8 +70,8 @@ impl Tokens {
 
 impl Tokenizer {
     /// Opens a folder with `tokenizer.json`, or with CLIP's `vocab.json` and `merges.txt`. Special tokens are those of
-    /// `special_tokens_map.json` and `tokenizer_config.json`: the second tokenizer of SD3 fills with `!`, which is thereby
-    /// a token of its own wherever it stands in a text.
+    /// `special_tokens_map.json` and `tokenizer_config.json`: the second tokenizer of SD3 pads with `!`, so that it is
+    /// a separate token anywhere in a text.
     ///
     /// # Errors
     /// [`Error::Input`] if the folder has neither, or a file is damaged.
@@ -82,7 +82,7 @@ impl Tokenizer {
         let bytes = if description.is_file() { read_file(&description)? } else { clip_description(folder)? };
         let broken = |cause: tokenizers::Error| {
             let cause = cause.to_string().replace(". ", ", ");
-            Error::input(format!("{name} is not a tokenizer that is supported: {cause}: download it again"))
+            Error::input(format!("{name} is not a supported tokenizer: {cause}: download it again"))
         };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(broken)?;
         inner.with_truncation(None).map_err(broken)?;
@@ -94,23 +94,23 @@ impl Tokenizer {
         let mut fillers = special.get("pad_token").into_iter().chain(&usual);
         let Some(pad) = fillers.find_map(|token| inner.token_to_id(token)) else {
             return Err(Error::input(format!(
-                "{name} does not say which token fills short texts: its tokenizer_config.json needs a `pad_token` that the \
+                "{name} has no token to pad short texts: its tokenizer_config.json needs a `pad_token` that the \
                  vocabulary has"
             )));
         };
         Ok(Self { name, inner, pad })
     }
 
-    /// Tokens of texts, with the special tokens around them, cut or filled to `columns`.
+    /// Tokens of texts, with the special tokens around them, truncated or padded to `columns`.
     ///
     /// # Errors
-    /// [`Error::Input`] if a text cannot be encoded, or `columns` leaves no room beside the special tokens.
+    /// [`Error::Input`] if a text cannot be encoded, or `columns` leaves no room besides the special tokens.
     pub fn encode<T: AsRef<str>>(&self, texts: &[T], columns: usize) -> Result<Tokens> {
         let broken = |cause: tokenizers::Error| Error::input(format!("{} cannot encode a text: {cause}", self.name));
         let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if columns <= special {
             return Err(Error::input(format!(
-                "{}: texts of {columns} tokens have no room for words, as {special} of them are special: ask for more",
+                "{}: texts of {columns} tokens have no room for words, because {special} of them are special: use more",
                 self.name
             )));
         }
@@ -137,7 +137,7 @@ impl Tokenizer {
 /// The special tokens of a folder by their role (`pad_token`).
 fn special_tokens(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
-    // What the map says precedes the configuration.
+    // The map overrides the configuration.
     for file in ["tokenizer_config.json", "special_tokens_map.json"] {
         let path = folder.join(file);
         if !path.is_file() {
@@ -145,7 +145,7 @@ fn special_tokens(folder: &Path) -> Result<BTreeMap<String, String>> {
         }
         let keys: BTreeMap<String, Value> = read_config(&path)?;
         for role in ["bos_token", "eos_token", "unk_token", "pad_token"] {
-            // Older files describe the token further.
+            // Older files describe the token in more detail.
             let value = keys.get(role).map(|value| value.get("content").unwrap_or(value));
             if let Some(token) = value.and_then(Value::as_str) {
                 found.insert(role.to_owned(), token.to_owned());
@@ -155,7 +155,7 @@ fn special_tokens(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// CLIP's tokenizer as a `tokenizer.json`, which its folders lack.
+/// CLIP's tokenizer as a `tokenizer.json`, which its folders do not have.
 fn clip_description(folder: &Path) -> Result<Vec<u8>> {
     const START: &str = "<|startoftext|>";
     const END: &str = "<|endoftext|>";

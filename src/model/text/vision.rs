@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::{AddBroadcast, Embedding, MatMul};
 
-/// What the vision tower makes of P pictures.
+/// The results of the vision tower for P pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipVisionEncoded {
-    /// `[P, tokens, hidden_size]`: what leaves the last block; token 0 is the class token.
+    /// `[P, tokens, hidden_size]`: the output of the last block; token 0 is the class token.
     pub last_hidden_state: Vec<f32>,
     /// `[P, hidden_size]`: the normalised class token.
     pub pooled: Vec<f32>,
@@ -21,8 +21,8 @@ pub struct ClipVisionEncoded {
     pub embeddings: Vec<f32>,
 }
 
-/// Pictures `[P, 3, S, S]` as vectors of patches, `[P, tokens, 3 · p · p]` with the channel slowest, as the weights of the
-/// convolution have it. The class token gets a vector of zeros.
+/// Pictures `[P, 3, S, S]` as vectors of patches, `[P, tokens, 3 · p · p]` with the channel slowest, as in the weights
+/// of the convolution. The class token gets a vector of zeros.
 fn patches(config: &ClipVisionConfig, pictures: &[f32]) -> Vec<f32> {
     let (size, patch, channels) = (config.image_size, config.patch_size, config.num_channels);
     let vector = channels * patch * patch;
@@ -60,7 +60,7 @@ fn embed(
 ) -> Result<()> {
     let (width, tokens, patch) = (config.hidden_size, config.tokens(), config.patch_size);
     let convolution = "vision_model.embeddings.patch_embedding.weight";
-    // The published name of the norm is misspelt.
+    // The published name of the norm is misspelled.
     let norm = "vision_model.pre_layrnorm";
     let positions = positions(config, weights)?;
     let names = [(convolution.to_owned(), vec![width, config.num_channels, patch, patch])];
@@ -86,7 +86,7 @@ fn embed(
 ///
 /// # Errors
 /// [`Error::Input`](crate::Error::Input) if a size or activation is not supported, or a tensor is missing, misshapen or
-/// not finite; else if the device has not enough memory or is lost.
+/// not finite; else if the device does not have enough memory or is lost.
 ///
 /// # Panics
 /// If there is no picture, or not a whole number of them.

@@ -1,4 +1,4 @@
-//! Weights that are read tensor by tensor, for encoders that are larger than the memory.
+//! Weights that are read tensor by tensor, for encoders that do not fit in memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,7 +22,7 @@ pub struct Weights {
     tensors: BTreeMap<String, Stored>,
 }
 
-/// Where a tensor lies.
+/// Where a tensor is stored.
 #[derive(Clone, Debug)]
 struct Stored {
     file: usize,
@@ -38,7 +38,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// A longer header belongs to no model.
+/// The longest header that is accepted.
 const LONGEST_HEADER: u64 = 100 << 20;
 
 impl Weights {
@@ -80,10 +80,10 @@ impl Weights {
         shards.sort();
         shards.dedup();
         for shard in shards {
-            // A name with a folder in it would lead out of the model.
+            // A name that contains a folder could point outside the model.
             if Path::new(shard).file_name().is_none_or(|file| file != shard.as_str()) {
                 return Err(Error::input(format!(
-                    "{} names the shard `{shard}`, which is not a file beside it: download it again",
+                    "{} names the shard `{shard}`, which is not a file next to it: download it again",
                     index.display()
                 )));
             }
@@ -116,7 +116,7 @@ impl Weights {
         }
         header.resize(8 + bytes as usize, 0);
         file.read_exact(&mut header[8..]).map_err(|cause| broken(&cause))?;
-        // It is checked here that tensors follow each other, and have the sizes of their shapes.
+        // Checks that tensors are contiguous, and that their sizes match their shapes.
         let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(|cause| broken(&cause))?;
         for (tensor, info) in metadata.tensors() {
             let Some(own) = tensor.strip_prefix(prefix).filter(|_| belongs(&tensor)) else { continue };
@@ -163,7 +163,7 @@ impl Weights {
         self.read_elements(tensor, &stored, 0, shape.iter().product())
     }
 
-    /// Rows of a table of this shape, `[rows, columns]`, as f32, one after the other: most of a table of tokens is never
+    /// Rows of a table of this shape, `[rows, columns]`, as f32, concatenated: most of a table of tokens is never
     /// needed.
     ///
     /// # Errors
@@ -233,7 +233,7 @@ fn only_variant(folder: &Path) -> Result<PathBuf> {
             folder.display()
         ))),
         [first, second, ..] => Err(Error::input(format!(
-            "{} has no model.safetensors, but several variants ({} and {}): give one of these files instead of the folder",
+            "{} has no model.safetensors, but several variants ({} and {}): use one of the files instead of the folder",
             folder.display(),
             first.display(),
             second.display()

@@ -1,4 +1,4 @@
-//! Scores by any ONNX model that takes pictures, run by tract on the CPU.
+//! Scores from any ONNX model that takes pictures, run by tract on the CPU.
 
 mod ctc;
 mod network;
@@ -24,9 +24,9 @@ pub struct OnnxReward {
 /// How an output becomes a score.
 #[derive(Debug)]
 enum Measure {
-    /// The probability of the class, after a softmax or as it is.
+    /// The probability of the class, with or without a softmax.
     ClassProbability { softmax: bool },
-    /// The number at a place.
+    /// The number at an index.
     Scalar(usize),
     /// The cosine with a vector.
     Cosine(Vec<f64>),
@@ -63,7 +63,7 @@ impl OnnxReward {
         let measure = Measure::of(&reward.output, &network, classes.count, classes.names)
             .map_err(|cause| Error::input(format!("the output of {file} does not fit: {cause}")))?;
         let onnx = Self { components: ["onnx".into()], network, preparation, measure };
-        // A grey picture shows at once what training would show only after the first rollout.
+        // Score a grey picture, to find problems now and not after the first rollout.
         let grey = vec![0.0; shape.elements()];
         let output = onnx.network.run(&onnx.preparation.apply(&grey))?;
         match &onnx.measure {
@@ -84,7 +84,7 @@ impl Reward for OnnxReward {
         &self.components
     }
 
-    /// Pictures go through the model one by one, on all cores: a score depends on its picture alone.
+    /// Pictures go through the model one by one, on all cores: a score depends only on its picture.
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
         let pictures: Vec<(&[f32], u32)> = batch.each().zip(batch.labels.iter().copied()).collect();
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -96,7 +96,7 @@ impl Reward for OnnxReward {
         let parts: Result<Vec<Vec<f64>>> = std::thread::scope(|scope| {
             let workers: Vec<_> = pictures.chunks(share).map(|part| scope.spawn(move || score(part))).collect();
             let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Vec<f64>>>| {
-                worker.join().unwrap_or_else(|_| Err(Error::failed("the ONNX model ended in a panic on a picture")))
+                worker.join().unwrap_or_else(|_| Err(Error::failed("the ONNX model panicked on a picture")))
             };
             workers.into_iter().map(join).collect()
         });
@@ -104,25 +104,25 @@ impl Reward for OnnxReward {
     }
 }
 
-/// One number for each of red, green and blue; for a grey input the first is the one.
+/// One number for each of red, green and blue; a grey input uses the first.
 fn per_channel(key: &str, given: &PerChannel, network: &Network, file: &str) -> Result<[f32; 3]> {
     let values = given.values();
     match values.len() {
         1 => Ok([values[0] as f32; 3]),
         3 if network.channels == 3 => Ok([0, 1, 2].map(|channel| values[channel] as f32)),
         count => Err(Error::input(format!(
-            "the input of {file} has {} channels, but `{key}` has {count} numbers: give one, or one for each channel",
+            "the input of {file} has {} channels, but `{key}` has {count} numbers: set one, or one per channel",
             network.channels
         ))),
     }
 }
 
-/// Whether numbers lie between 0 and 1, but for roundings in 16 bits.
+/// Whether numbers are from 0 to 1, up to rounding in 16 bits.
 fn are_shares(numbers: &[f64]) -> bool {
     numbers.iter().all(|number| (-1e-3..=1.001).contains(number))
 }
 
-/// Whether each step of a text recogniser has probabilities.
+/// Checks that each step of a text recogniser has probabilities.
 fn check_steps(file: &str, symbols: usize, output: &[f64]) -> Result<()> {
     // Thousands of symbols in 16 bits do not add up to 1 exactly.
     if output.chunks(symbols).all(|step| are_shares(step) && (step.iter().sum::<f64>() - 1.0).abs() < 1e-2) {
@@ -131,12 +131,12 @@ fn check_steps(file: &str, symbols: usize, output: &[f64]) -> Result<()> {
     Err(Error::input(format!("the steps of the output of {file} are not probabilities: export it with a softmax")))
 }
 
-/// Whether numbers are what `output.softmax` takes them for.
+/// Checks that numbers are logits or probabilities as `output.softmax` says.
 fn check_probabilities(file: &str, softmax: bool, output: &[f64]) -> Result<()> {
     let are_shares = are_shares(output);
     if !softmax && !are_shares {
         return Err(Error::input(format!(
-            "the output of {file} are not probabilities, as they are not from 0 to 1: set `softmax = true` in `output`"
+            "the outputs of {file} are not probabilities, which are from 0 to 1: set `softmax = true` in `output`"
         )));
     }
     if softmax && are_shares && (output.iter().sum::<f64>() - 1.0).abs() < 1e-3 {
@@ -199,7 +199,7 @@ impl Measure {
             Self::Scalar(index) => output[*index],
             Self::Cosine(target) => {
                 let product: f64 = output.iter().zip(target).map(|(a, b)| a * b).sum();
-                // A model that says nothing is at a right angle to everything.
+                // An output of zeros is orthogonal to every target.
                 product / (norm(output) * norm(target)).max(f64::MIN_POSITIVE)
             }
             Self::Ctc { symbols, texts } => {
@@ -232,14 +232,14 @@ fn read_alphabet(file: &str, network: &Network) -> std::result::Result<Vec<Strin
         "" => network
             .alphabet
             .clone()
-            .ok_or("the model carries no alphabet: name a file with one symbol per line by `alphabet`")?,
+            .ok_or("the model contains no alphabet: set `alphabet` to a file with one symbol per line")?,
         file => {
             let unreadable = |cause: &dyn std::fmt::Display| format!("cannot read `alphabet` {file}: {cause}");
             let bytes = files::read_ordinary(file.as_ref()).map_err(|cause| unreadable(&cause))?;
             files::text(&bytes).map_err(|cause| unreadable(&cause))?.to_owned()
         }
     };
-    // Not `lines`: a recogniser may know unusual white space, and a trailing line end is not a symbol.
+    // Not `lines`: an alphabet may contain unusual white space, and a trailing line end is not a symbol.
     let text = text.strip_suffix('\n').unwrap_or(&text);
     Ok(text.split('\n').map(|symbol| symbol.strip_suffix('\r').unwrap_or(symbol).to_owned()).collect())
 }
@@ -252,7 +252,7 @@ fn texts(
     classes: usize,
     class_names: &[String],
 ) -> std::result::Result<Vec<Vec<usize>>, String> {
-    // PaddleOCR's recognisers know the space as a last symbol that their alphabets leave out.
+    // PaddleOCR's recognisers have the space as a last symbol, which their alphabets leave out.
     if ![alphabet.len() + 1, alphabet.len() + 2].contains(&symbols) {
         let lines = alphabet.len();
         return Err(format!(
@@ -275,11 +275,11 @@ fn texts(
         let text: Vec<usize> = text.collect::<std::result::Result<_, _>>()?;
         let needed = ctc::steps_needed(&text);
         if text.is_empty() {
-            return Err(format!("class {class} has no name that could be read"));
+            return Err(format!("class {class} has no name to read"));
         }
         if needed > steps {
             return Err(format!(
-                "it has {steps} steps, but the class {name:?} needs {needed}: make the input wider by `input_size`"
+                "it has {steps} steps, but the class {name:?} needs {needed}: make the input wider with `input_size`"
             ));
         }
         Ok(text)

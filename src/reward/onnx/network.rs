@@ -13,15 +13,15 @@ use crate::files::read_file;
 use crate::shape::ImageShape;
 use crate::sniff;
 
-/// What a model is fed with, as far as the configuration and the pictures say it.
+/// What the configuration and the pictures say about the input of a model.
 pub(super) struct Wanted<'a> {
-    /// Of the pictures.
+    /// Channels of the pictures.
     pub shape: ImageShape,
-    /// Height and width, if the configuration says them.
+    /// Height and width, if the configuration sets them.
     pub input_size: Option<[usize; 2]>,
     /// Order of the input's dimensions.
     pub layout: TensorLayout,
-    /// The output that is read; empty if there is but one.
+    /// The output that is read; empty if there is only one.
     pub output_name: &'a str,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Network {
     pub size: [usize; 2],
     /// Shape of its output for one picture; the first dimension is 1, unless there is none.
     pub output_shape: Vec<usize>,
-    /// The symbols that a text recogniser of PaddleOCR carries: one a line.
+    /// The symbols that a PaddleOCR text recogniser contains, one per line.
     pub alphabet: Option<String>,
 }
 
@@ -50,9 +50,9 @@ impl Network {
     pub fn load(file: &str, wanted: &Wanted) -> Result<Self> {
         let path = Path::new(file);
         let bytes = read_file(path)?;
-        // Files that contradict themselves make tract panic; for the user they are bad input like any other.
+        // Inconsistent files make tract panic; for the user they are bad input like any other.
         let loaded = catch_unwind(AssertUnwindSafe(|| Self::of(file, &bytes, wanted)));
-        loaded.unwrap_or_else(|_| Err(Error::unreadable(path, "it is damaged: no plan can be made of its operators")))
+        loaded.unwrap_or_else(|_| Err(Error::unreadable(path, "it is damaged: no plan can be made for its operators")))
     }
 
     fn of(file: &str, bytes: &[u8], wanted: &Wanted) -> Result<Self> {
@@ -68,14 +68,14 @@ impl Network {
                 None => "it is not an ONNX model".into(),
             })
         })?;
-        let graph = proto.graph.as_ref().expect("a model without a graph has been refused");
+        let graph = proto.graph.as_ref().expect("a model without a graph was rejected");
         if let Some(node) = graph.node.iter().find(|node| !framework.op_register.0.contains_key(&node.op_type)) {
             return Err(bad(format!(
                 "its operator {} (node {:?}) is not supported: export the model without it",
                 node.op_type, node.name
             )));
         }
-        // Weights may lie in a file beside the model.
+        // Weights may be in a file next to the model.
         let folder = path.parent().and_then(Path::to_str);
         let unusable = |cause: TractError| bad(format!("it cannot be run: {}", one_line(&cause)));
         let mut model = framework.parse(&proto, folder).map_err(unusable)?.model;
@@ -98,7 +98,7 @@ impl Network {
             .with_input_fact(0, f32::fact(shape).into())
             .and_then(|model| model.into_optimized()?.into_runnable())
             .map_err(|cause| {
-                let [height, width] = [height, width].map(|it| it.to_string());
+                let [height, width] = [height, width].map(|side| side.to_string());
                 bad(format!(
                     "it cannot be run on one picture of {channels} channels and {height}x{width} pixels: {}",
                     one_line(&cause)
@@ -118,23 +118,23 @@ impl Network {
         network.output_shape = output.shape().to_vec();
         if network.output_shape.first().is_some_and(|batch| *batch != 1) {
             return Err(bad(format!(
-                "for one picture its output has the shape {:?}: the first dimension must be the pictures, 1",
+                "for one picture its output has the shape {:?}: the first dimension must be the number of pictures, 1",
                 network.output_shape
             )));
         }
         Ok(network)
     }
 
-    /// The output for one picture, flat; `pixels` are in the order that the input has.
+    /// The output for one picture, flat; `pixels` are in the order of the input.
     ///
     /// # Errors
-    /// If the output holds a number that is not finite.
+    /// If the output contains a number that is not finite.
     pub fn run(&self, pixels: &[f32]) -> Result<Vec<f64>> {
         let output = self.output(pixels)?;
         let values = output.to_plain_array_view::<f32>().map_err(|cause| self.failed(&one_line(&cause)))?;
         let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
         match values.iter().find(|value| !value.is_finite()) {
-            Some(value) => Err(self.failed(&format!("its output holds {value}: check `mean`, `std` and the model"))),
+            Some(value) => Err(self.failed(&format!("its output contains {value}: check `mean`, `std` and the model"))),
             None => Ok(values),
         }
     }
@@ -161,16 +161,17 @@ fn dimensions(layout: TensorLayout, channels: usize, [height, width]: [usize; 2]
     }
 }
 
-/// The place of the output that is asked for.
+/// The index of the requested output.
 fn select_output(proto: &ModelProto, name: &str) -> std::result::Result<usize, String> {
     let outputs: Vec<&ValueInfoProto> = proto.graph.iter().flat_map(|graph| &graph.output).collect();
     let listed = || outputs.iter().map(|output| described(output)).collect::<Vec<_>>().join(", ");
     match outputs.len() {
         0 => Err("it has no outputs".into()),
         1 if name.is_empty() => Ok(0),
-        count if name.is_empty() => {
-            Err(format!("it has {count} outputs: set `output_name` to the one that holds the score, of {}", listed()))
-        }
+        count if name.is_empty() => Err(format!(
+            "it has {count} outputs: set `output_name` to the one that contains the score, out of {}",
+            listed()
+        )),
         _ => outputs
             .iter()
             .position(|output| output.name == name)
@@ -178,9 +179,9 @@ fn select_output(proto: &ModelProto, name: &str) -> std::result::Result<usize, S
     }
 }
 
-/// An output for a message: its name, its type and its shape, as far as the file says them.
+/// An output for a message: its name, its type and its shape, as far as the file has them.
 fn described(output: &ValueInfoProto) -> String {
-    let kind = match output.r#type.as_ref().and_then(|it| it.value.as_ref()) {
+    let kind = match output.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
         Some(type_proto::Value::TensorType(tensor)) => {
             let dimension = |dimension: &tensor_shape_proto::Dimension| match &dimension.value {
                 Some(tensor_shape_proto::dimension::Value::DimValue(size)) => size.to_string(),
@@ -191,18 +192,18 @@ fn described(output: &ValueInfoProto) -> String {
             let shape = shape.map(|shape| shape.dim.iter().map(dimension).collect::<Vec<_>>().join(", "));
             format!("{}{}", element_type(tensor.elem_type), shape.map_or(String::new(), |shape| format!(" [{shape}]")))
         }
-        _ => "no tensor".into(),
+        _ => "not a tensor".into(),
     };
     format!("{} ({kind})", output.name)
 }
 
 /// ONNX's name of a type.
 fn element_type(number: i32) -> String {
-    let name = tensor_proto::DataType::try_from(number).map_or("an unknown type", |it| it.as_str_name());
+    let name = tensor_proto::DataType::try_from(number).map_or("an unknown type", |kind| kind.as_str_name());
     name.to_lowercase()
 }
 
-/// Channels, height and width: what the file fixes, then what the configuration says, then what the pictures have.
+/// Channels, height and width, from the file, else the configuration, else the pictures.
 fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[usize; 3], String> {
     use tract_onnx::tract_hir::infer::Factoid;
     if let Some(kind) = fact.datum_type.concretize().filter(|kind| *kind != f32::datum_type()) {
@@ -216,7 +217,7 @@ fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[us
     if !is_four {
         return Err(format!("its input has the shape {}, but {expected} is expected", fact.format_dt_shape()));
     }
-    // A dimension that is left open is absent, symbolic, or negative.
+    // An open dimension is absent, symbolic, or negative.
     let fixed = |dimension: usize| {
         let dimension = fact.shape.dim(dimension)?.concretize()?;
         dimension.to_i64().ok().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0)
@@ -234,7 +235,7 @@ fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[us
     }
     let side = |name: &str, fixed: Option<usize>, given: Option<usize>, usual: usize| match (fixed, given) {
         (Some(fixed), Some(given)) if fixed != given => {
-            Err(format!("its input has the {name} {fixed}, but `input_size` says {given}: leave `input_size` out"))
+            Err(format!("its input has the {name} {fixed}, but `input_size` says {given}: remove `input_size`"))
         }
         (fixed, given) => Ok(fixed.or(given).unwrap_or(usual)),
     };
@@ -243,7 +244,7 @@ fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[us
     Ok([channels, height, side("width", fixed(width), given(1), wanted.shape.width)?])
 }
 
-/// A cause with those beneath it. tract prints whole operators, on many lines.
+/// An error with its causes. tract prints complete operators, on many lines.
 fn one_line(cause: &TractError) -> String {
     let text = format!("{cause:#}").split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(400) {

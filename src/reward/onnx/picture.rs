@@ -1,4 +1,4 @@
-//! What a picture becomes before a model sees it.
+//! Prepares pictures for a model.
 
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma};
@@ -6,15 +6,15 @@ use image::{ImageBuffer, Luma};
 use crate::config::{ColourOrder, TensorLayout};
 use crate::shape::ImageShape;
 
-/// The Rec. 709 luma, as grey pictures are made everywhere in the program.
+/// The Rec. 709 luma, which the program uses for all grey pictures.
 pub(super) const LUMA: [f32; 3] = [0.2126, 0.7152, 0.0722];
 
-/// The way from a picture `[C, H, W]` to the input of a model.
+/// The conversion of a picture `[C, H, W]` to the input of a model.
 #[derive(Debug)]
 pub(super) struct Preparation {
     /// The shape of a picture.
     pub shape: ImageShape,
-    /// Of the model's input: 1 or 3.
+    /// Channels of the model's input: 1 or 3.
     pub channels: usize,
     /// Height and width of the model's input.
     pub size: [usize; 2],
@@ -22,7 +22,7 @@ pub(super) struct Preparation {
     pub layout: TensorLayout,
     /// Order of the input's channels.
     pub colour_order: ColourOrder,
-    /// What black and white become.
+    /// The values of black and white.
     pub range: [f32; 2],
     /// Subtracted after that, for each of red, green and blue.
     pub mean: [f32; 3],
@@ -31,10 +31,10 @@ pub(super) struct Preparation {
 }
 
 impl Preparation {
-    /// The input for one picture, whose values are clamped to [-1, 1] as those of a file are.
+    /// The input for one picture, whose values are clamped to [-1, 1] like those of a file.
     ///
-    /// A size that differs is reached by a triangle filter, whose support grows where pixels become fewer: what
-    /// PIL and torchvision call bilinear with antialiasing.
+    /// A different size is reached with a triangle filter, whose support grows when downscaling: PIL and torchvision
+    /// call it bilinear with antialiasing.
     pub fn apply(&self, picture: &[f32]) -> Vec<f32> {
         let planes: Vec<Vec<f32>> = self.planes(picture).iter().map(|plane| self.resize(plane)).collect();
         let order: &[usize] = match (self.channels, self.colour_order) {
@@ -44,7 +44,7 @@ impl Preparation {
         };
         let [black, white] = self.range;
         let value = |channel: usize, at: usize| {
-            // A grey picture has one plane, which serves for all three colours.
+            // A grey picture has one plane, which is used for all three colours.
             let unit = planes[channel % planes.len()][at];
             (black + unit * (white - black) - self.mean[channel]) / self.std[channel]
         };

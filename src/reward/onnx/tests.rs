@@ -1,4 +1,4 @@
-//! Against numpy, PIL and onnxruntime (`tests/onnx/make.py`).
+//! Compared with numpy, PIL and onnxruntime (`tests/onnx/make.py`).
 
 use super::*;
 use crate::classes::Classes;
@@ -25,7 +25,7 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// A reward by a model of the tests; of those with several outputs the first is taken.
+/// A reward with a model of the tests; if it has several outputs, the first is used.
 fn onnx(name: &str) -> config::Reward {
     let output_name = match name {
         "classifier.onnx" => "logits",
@@ -40,12 +40,12 @@ fn onnx(name: &str) -> config::Reward {
     }
 }
 
-/// A label in whole numbers and a score: which of them is meant must be said.
+/// If a model returns a label and a score, one of them must be selected.
 #[test]
 fn one_of_several_outputs_must_be_named() {
     let scalar = config::Reward { output: Output::Scalar { index: 0 }, ..onnx("two_out.onnx") };
     let message = OnnxReward::new(&scalar, &pictures(1, 1, &names(&["a"]))).unwrap_err().to_string();
-    let expected = "it has 2 outputs: set `output_name` to the one that holds the score, of label (int64 [1]), \
+    let expected = "it has 2 outputs: set `output_name` to the one that contains the score, out of label (int64 [1]), \
                     score (float [1])";
     assert!(message.contains("two_out.onnx") && message.contains(expected), "{message}");
     let score = config::Reward { output_name: "score".into(), ..scalar };
@@ -117,7 +117,7 @@ fn scores_are_those_of_another_program() {
     let found = &scores(&features(Output::Cosine { target: cosine }), &images, 3, &classes)[0];
     assert_near(found, &numbers(&expected["cosine"]), "cosine");
 
-    // A colour picture for a model of grey ones, and back.
+    // A colour picture for a grey model, and the reverse.
     let grey: Vec<f32> = images
         .chunks(3 * 64)
         .flat_map(|picture| {
@@ -153,7 +153,7 @@ fn folder_with_target(target: &serde_json::Value) -> tempfile::TempDir {
 }
 
 #[test]
-fn everything_that_does_not_fit_is_said_at_the_start() {
+fn everything_that_does_not_fit_is_reported_at_the_start() {
     type Change = fn(&mut config::Reward);
     let cases: [(&str, Change, &[&str]); 24] = [
         ("missing.onnx", |_| (), &["cannot read", "missing.onnx"]),
@@ -167,47 +167,55 @@ fn everything_that_does_not_fit_is_said_at_the_start() {
         ("channels_last.onnx", |_| (), &["5 channels", "check `layout`"]),
         (
             "channels_last.onnx",
-            |it| (it.layout, it.input_size) = (TensorLayout::Nhwc, Some([5, 7])),
+            |reward| (reward.layout, reward.input_size) = (TensorLayout::Nhwc, Some([5, 7])),
             &["has the width 6", "`input_size` says 7"],
         ),
         (
             "classifier.onnx",
-            |it| it.output_name = "logit".into(),
+            |reward| reward.output_name = "logit".into(),
             &["no output \"logit\"", "logits (float [N, 3]), features (float [N, 4])"],
         ),
-        ("classifier.onnx", |it| it.mean = PerChannel::Each(vec![0.5; 2]), &["3 channels", "`mean` has 2 numbers"]),
-        ("reader.onnx", |it| it.std = PerChannel::Each(vec![0.5; 3]), &["1 channels", "`std` has 3 numbers"]),
         (
             "classifier.onnx",
-            |it| it.output = Output::ClassProbability { softmax: false },
+            |reward| reward.mean = PerChannel::Each(vec![0.5; 2]),
+            &["3 channels", "`mean` has 2 numbers"],
+        ),
+        ("reader.onnx", |reward| reward.std = PerChannel::Each(vec![0.5; 3]), &["1 channels", "`std` has 3 numbers"]),
+        (
+            "classifier.onnx",
+            |reward| reward.output = Output::ClassProbability { softmax: false },
             &["are not probabilities", "`softmax = true`"],
         ),
-        ("classifier.onnx", |it| it.output = Output::Scalar { index: 3 }, &["3 numbers", "`index` = 3", "0 to 2"]),
         (
             "classifier.onnx",
-            |it| it.output = Output::Cosine { target: Target::Vector(vec![1.0; 4]) },
+            |reward| reward.output = Output::Scalar { index: 3 },
+            &["3 numbers", "`index` = 3", "0 to 2"],
+        ),
+        (
+            "classifier.onnx",
+            |reward| reward.output = Output::Cosine { target: Target::Vector(vec![1.0; 4]) },
             &["3 numbers per image, but `target` has 4"],
         ),
         (
             "classifier.onnx",
-            |it| it.output = Output::Cosine { target: Target::Vector(vec![0.0; 3]) },
+            |reward| reward.output = Output::Cosine { target: Target::Vector(vec![0.0; 3]) },
             &["`target` must be finite numbers that are not all 0"],
         ),
         (
             "classifier.onnx",
-            |it| it.output = Output::Cosine { target: Target::File("nowhere.json".into()) },
+            |reward| reward.output = Output::Cosine { target: Target::File("nowhere.json".into()) },
             &["cannot read `target` nowhere.json"],
         ),
         (
             "classifier.onnx",
-            |it| it.output = Output::Cosine { target: Target::File(file("make.py")) },
+            |reward| reward.output = Output::Cosine { target: Target::File(file("make.py")) },
             &["make.py", "JSON list of numbers"],
         ),
-        ("classifier.onnx", |it| it.output = ctc(""), &["[1, 3]", "[1, steps, symbols]"]),
-        ("reader.onnx", |it| it.output = ctc("nowhere.txt"), &["cannot read `alphabet` nowhere.txt"]),
-        ("reader.onnx", |it| it.output = ctc(&file("make.py")), &["4 symbols, but the alphabet has"]),
-        ("reader.onnx", |it| it.output = ctc(""), &["lacks 'd' of the class \"dog\""]),
-        ("mixed_pictures.onnx", |it| it.output = ctc(""), &["[3, 1, 8, 8]"]),
+        ("classifier.onnx", |reward| reward.output = ctc(""), &["[1, 3]", "[1, steps, symbols]"]),
+        ("reader.onnx", |reward| reward.output = ctc("nowhere.txt"), &["cannot read `alphabet` nowhere.txt"]),
+        ("reader.onnx", |reward| reward.output = ctc(&file("make.py")), &["4 symbols, but the alphabet has"]),
+        ("reader.onnx", |reward| reward.output = ctc(""), &["lacks 'd' of the class \"dog\""]),
+        ("mixed_pictures.onnx", |reward| reward.output = ctc(""), &["[3, 1, 8, 8]"]),
     ];
     for (name, change, parts) in cases {
         let mut reward = onnx(name);

@@ -41,7 +41,7 @@ fn what_was_saved_comes_back() {
 }
 
 #[test]
-fn only_the_newest_are_kept_and_strangers_are_left_alone() {
+fn only_the_newest_are_kept_and_other_files_are_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path();
     for stranger in ["notes", "12", ".000003.bak-1"] {
@@ -103,7 +103,7 @@ fn a_crash_between_the_renames_of_a_replacement_loses_nothing() {
 }
 
 #[test]
-fn saving_an_iteration_again_replaces_it_whole() {
+fn saving_an_iteration_again_replaces_it_completely() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path();
     save(folder, 7, &[("old-only.bin", vec![1; 9])], 2).unwrap();
@@ -114,7 +114,7 @@ fn saving_an_iteration_again_replaces_it_whole() {
     assert_eq!(checkpoint.file(MODEL).unwrap(), files(7, 0)[0].1);
 }
 
-/// Damages the newest checkpoint in every way that a disk does; the one before is used.
+/// Damages the newest checkpoint in every way that a disk can; the one before is used.
 #[test]
 fn a_damaged_checkpoint_is_skipped() {
     type Damage = fn(&Path);
@@ -124,24 +124,24 @@ fn a_damaged_checkpoint_is_skipped() {
         fs::write(path, bytes).unwrap();
     };
     let cases: [(&str, Damage); 6] = [
-        ("no manifest", |it| fs::remove_file(it.join(MANIFEST)).unwrap()),
-        ("empty manifest", |it| fs::write(it.join(MANIFEST), b"").unwrap()),
-        ("no model", |it| fs::remove_file(it.join(MODEL)).unwrap()),
-        ("cut model", |it| {
-            let file = fs::File::options().write(true).open(it.join(MODEL)).unwrap();
+        ("no manifest", |folder| fs::remove_file(folder.join(MANIFEST)).unwrap()),
+        ("empty manifest", |folder| fs::write(folder.join(MANIFEST), b"").unwrap()),
+        ("no model", |folder| fs::remove_file(folder.join(MODEL)).unwrap()),
+        ("cut model", |folder| {
+            let file = fs::File::options().write(true).open(folder.join(MODEL)).unwrap();
             file.set_len(299).unwrap();
         }),
-        ("grown model", |it| {
-            let mut bytes = fs::read(it.join(MODEL)).unwrap();
+        ("grown model", |folder| {
+            let mut bytes = fs::read(folder.join(MODEL)).unwrap();
             bytes.push(0);
-            fs::write(it.join(MODEL), bytes).unwrap();
+            fs::write(folder.join(MODEL), bytes).unwrap();
         }),
-        ("moved folder", |it| {
-            fs::remove_dir_all(it).unwrap();
-            let parent = it.parent().unwrap();
-            fs::create_dir(it).unwrap();
+        ("moved folder", |folder| {
+            fs::remove_dir_all(folder).unwrap();
+            let parent = folder.parent().unwrap();
+            fs::create_dir(folder).unwrap();
             for name in names(&parent.join("000001")) {
-                fs::copy(parent.join("000001").join(&name), it.join(name)).unwrap();
+                fs::copy(parent.join("000001").join(&name), folder.join(name)).unwrap();
             }
         }),
     ];
@@ -177,7 +177,7 @@ fn a_damaged_newer_checkpoint_never_costs_the_one_just_saved() {
 }
 
 #[test]
-fn if_nothing_is_intact_the_run_does_not_start_over_in_silence() {
+fn if_nothing_is_intact_the_run_does_not_start_over_silently() {
     let root = tempfile::tempdir().unwrap();
     save_at(root.path(), 3, 1);
     fs::remove_file(root.path().join("000003").join(MANIFEST)).unwrap();

@@ -1,4 +1,4 @@
-//! The one way to load a model by name.
+//! Loads models by name.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::config::builtin;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// What a run writes at its end, in its directory.
+/// The file that a run writes at its end.
 const MODEL: &str = "model.safetensors";
 
 /// Loads a native model: a file, `builtin:NAME`, or the directory of a run or of its best model, which stands for its
@@ -22,7 +22,7 @@ pub fn load_model(file: &str) -> Result<Model> {
     }
 }
 
-/// The file that a path to a model stands for: itself, or what is in a directory.
+/// The model file that a path stands for: the path itself, or the file in that directory.
 ///
 /// # Errors
 /// [`Error::Input`] if it is a directory without a model.

@@ -1,4 +1,4 @@
-//! Reverse-mode differentiation: the backward pass is part of the graph too.
+//! Reverse-mode differentiation: the backward pass is also part of the graph.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,23 +17,23 @@ pub struct Activations {
     /// (activation checkpointing, Chen et al. 2016): less memory at the expense of a second forward pass.
     /// Gradients are the same bit for bit.
     pub recompute: bool,
-    /// What of the segments is kept, is kept in 16 bits and expanded where the backward pass reads it: half the
-    /// memory, and gradients of tensors that are rounded by at most 2⁻¹¹ of their value. Gradients of what does not fit
-    /// in 16 bits are not finite; [`Halves`] says what that was.
+    /// Store the kept tensors of segments in 16 bits and expand them where the backward pass reads them: half the
+    /// memory, and gradients see tensors that are rounded by at most 2⁻¹¹ of their value. Values that do not fit in 16
+    /// bits make the gradients non-finite; [`Halves`] names the tensors.
     pub half: bool,
 }
 
 /// The tensors that a graph keeps in 16 bits.
 #[derive(Clone, Debug)]
 pub struct Halves {
-    /// What [`ToHalf`] finds in each of them, an input that kernels add to.
+    /// What [`ToHalf`] finds in each of them: an input that kernels add to.
     ranges: Tensor,
     /// Where each of them is computed.
     names: Vec<String>,
 }
 
 impl Halves {
-    /// The tensors that 16 bits did not hold since this was asked for last.
+    /// The tensors that did not fit in 16 bits since the last call.
     ///
     /// # Errors
     /// If the device is lost.
@@ -48,7 +48,7 @@ impl Halves {
     }
 }
 
-/// A tensor that 16 bits do not hold.
+/// A tensor that does not fit in 16 bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LostInHalf {
     /// Where it is computed, such as `blocks.0.attn.attention`.
@@ -60,7 +60,7 @@ pub struct LostInHalf {
 }
 
 impl LostInHalf {
-    /// What is wrong with these tensors, if there are any, and that `key` is to be turned off.
+    /// What is wrong with these tensors, if there are any, and that `key` should be turned off.
     pub fn explain(all: &[Self], key: &str) -> Option<String> {
         let largest = |it: &&Self| it.largest;
         let worst = all.iter().max_by(|a, b| largest(a).total_cmp(&largest(b)))?;
@@ -85,7 +85,7 @@ impl LostInHalf {
 pub struct Backward {
     /// Gradients of the wanted tensors; `None` where nothing depends on one.
     pub gradients: Vec<Option<Tensor>>,
-    /// What is kept in 16 bits, if anything is.
+    /// The tensors kept in 16 bits, if any.
     pub halves: Option<Halves>,
 }
 
@@ -97,8 +97,8 @@ const WORTH_HALVING: usize = 1024;
 ///
 /// A seed is a tensor together with the gradient of the final scalar with respect to it.
 ///
-/// Parameter gradients accumulate (`+=`), activation gradients are written once: this way several
-/// micro-batches add up, and the optimizer clears the gradients it has used.
+/// Parameter gradients accumulate (`+=`) over micro-batches, and the optimizer clears them after use. Activation
+/// gradients are written once.
 pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]) -> Vec<Option<Tensor>> {
     backward_with(graph, seeds, wanted, Activations::default()).gradients
 }
@@ -168,7 +168,7 @@ pub fn backward_with(
             }
         });
     }
-    // The gradients of a segment do not need its last results.
+    // The gradients of a segment do not need its final results.
     for repetition in repetitions.into_iter().rev() {
         graph.prune(repetition);
     }
@@ -179,8 +179,8 @@ pub fn backward_with(
 /// Packs the tensors of segments after their last use in the forward pass, the first `forward` nodes, and
 /// expands them before their first use in the backward pass.
 ///
-/// Only first outputs are: the others are statistics of a row that an op leaves to its own gradient. And only
-/// those of segments: after them stands the loss, which may take differences between nearly equal tensors.
+/// This applies only to first outputs, as the others are row statistics for an op's own gradient. And only to those of
+/// segments: the loss comes after them, and may take differences between nearly equal tensors.
 fn halve(graph: &mut Graph, forward: usize) -> Option<Halves> {
     let backward = forward..graph.nodes().len();
     let (mut chosen, mut places) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average,
-//! each one flat store, updated by one dispatch per chunk.
+//! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average. Each is one
+//! flat store, updated by one dispatch per chunk.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct Optimizer {
     sum_squares: Tensor,
     /// Updates so far, without the skipped ones that [`Optimizer::settle`] has seen.
     pub step: u64,
-    /// Updates skipped in a row up to now.
+    /// Updates skipped in a row so far.
     pub skipped_in_a_row: usize,
 }
 
@@ -195,7 +195,7 @@ impl Optimizer {
     /// Takes the moments back; `name` stands for the file in messages.
     ///
     /// # Errors
-    /// [`Error::Input`] if they are those of another network.
+    /// [`Error::Input`] if they belong to another network.
     pub fn restore_moments(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let tensors = parse_tensors(name, bytes)?;
         let expected = self.layout.trainable_elements();
@@ -225,7 +225,7 @@ pub struct GradientNorm {
     pub skipped: bool,
 }
 
-/// What one step of supervised training did.
+/// The result of one step of supervised training.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
     /// Mean loss over the batch.

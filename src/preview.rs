@@ -1,4 +1,4 @@
-//! The samples on fixed seeds that a user watches while a model trains.
+//! The samples on fixed seeds that show the progress of a model in training.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::model::{DitConfig, Network};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, class_requests};
 
-/// Classes that a grid has room for.
+/// The most classes in a grid.
 const MOST_CLASSES: usize = 16;
 
 /// Samples of the chosen classes, or of as many as there is room for, always from the same noise.
@@ -28,13 +28,13 @@ pub struct Preview {
     titles: Vec<String>,
     dit: DitConfig,
     per_class: usize,
-    /// Behind samples that are points.
+    /// The data behind samples that are points.
     data: Option<Dataset>,
 }
 
 impl Preview {
     /// Binds the model whose weights are in `stores`, to draw at most `micro_batch` samples together. If there is no room
-    /// for all classes, those that rollouts draw go first.
+    /// for all classes, those that rollouts draw come first.
     ///
     /// # Errors
     /// If `preview.classes` names a class that the model does not have, or the device has not enough memory.
@@ -71,7 +71,7 @@ impl Preview {
         self.sampling.draw(table, &self.requests)
     }
 
-    /// Drawn samples with their captions, if there are any: a grid with one row per class, or points.
+    /// The samples with their captions, if any: a grid with one row per class, or points.
     pub fn panel<'a>(&'a self, images: &'a [f32], heading: &'a str, captions: &'a [String]) -> Panel<'a> {
         if is_point(&self.dit) {
             return Panel::Scatter(Scatter {
@@ -91,7 +91,7 @@ impl Preview {
         })
     }
 
-    /// Captions after `iteration` iterations: the reward of each sample, or the mean of each class where samples are points.
+    /// Captions after `iteration` iterations: the reward of each sample, or the mean of each class if samples are points.
     ///
     /// # Errors
     /// If the reward fails.
@@ -105,7 +105,8 @@ impl Preview {
         Ok(scores.iter().map(|score| format!("{score:.2}")).collect())
     }
 
-    /// Draws the samples and writes their panel, with rewards (after that many iterations) if there are any; returns samples and captions.
+    /// Draws the samples and writes their panel, with rewards (after that many iterations) if there are any; returns
+    /// samples and captions.
     ///
     /// # Errors
     /// If the device is lost or the file cannot be written.

@@ -169,7 +169,7 @@ pub fn is_checkpoint(folder: &Path) -> bool {
 /// # Errors
 /// [`Error::Input`] if it is none, or is damaged.
 pub fn read(folder: &Path) -> Result<LoadedCheckpoint> {
-    let damaged = |cause: &str| Error::input(format!("{} is not a whole checkpoint: {cause}", folder.display()));
+    let damaged = |cause: &str| Error::input(format!("{} is not a complete checkpoint: {cause}", folder.display()));
     let found = found_in(folder).ok_or_else(|| damaged("its name is not the number of an iteration"))?;
     load(&found).map_err(|cause| damaged(&cause))
 }

@@ -118,10 +118,10 @@ fn adapters_are_described() {
     assert!(what.contains("the directory of a run (its newest checkpoint is 2) with a flow model"), "{what}");
     let checkpoint = here.path("runs/lora/checkpoints/000002");
     let what = report(&checkpoint)["what"].to_string();
-    assert!(what.contains("a whole checkpoint of iteration 2 with an adapter (LoRA)"), "{what}");
+    assert!(what.contains("a complete checkpoint of iteration 2 with an adapter (LoRA)"), "{what}");
     std::fs::write(checkpoint.join("adapter_training.safetensors"), "cut").unwrap();
     let text = message(&here.path("."), &checkpoint);
-    assert!(text.contains("is not a whole checkpoint: adapter_training.safetensors has 3 bytes"), "{text}");
+    assert!(text.contains("is not a complete checkpoint: adapter_training.safetensors has 3 bytes"), "{text}");
     // An adapter without one of its matrices.
     let tensors =
         flowdppo_wgpu::model::Tensors::from([("blocks.0.attn.qkv.lora_A.weight".into(), (vec![2, 8], vec![0.0; 16]))]);

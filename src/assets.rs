@@ -1,4 +1,4 @@
-//! The one way to load a model by name.
+//! Loads models by name.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -81,7 +81,7 @@ fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
     model.with_adapter(&base.model, adapter, 1.0)
 }
 
-/// The file that a path to a model stands for: itself, or what is in a directory.
+/// The model file that a path stands for: the path itself, or the file in that directory.
 ///
 /// # Errors
 /// [`Error::Input`] if it is a directory without a model.

@@ -1,4 +1,4 @@
-//! Reverse-mode differentiation: the backward pass is part of the graph too.
+//! Reverse-mode differentiation: the backward pass is also part of the graph.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub struct Activations {
     /// Gradients are bit-identical.
     pub recompute: bool,
     /// Keep the tensors of segments in 16 bits and expand them where the backward pass reads them: half the memory,
-    /// and gradients of tensors that are rounded by at most 2⁻¹¹ of their value. If a tensor does not fit in 16 bits,
-    /// its gradients are not finite, and [`Halves`] reports it.
+    /// and gradients see tensors that are rounded by at most 2⁻¹¹ of their value. A tensor that does not fit in 16 bits
+    /// makes the gradients non-finite, and [`Halves`] names it.
     pub half: bool,
 }
 
@@ -97,8 +97,8 @@ const WORTH_HALVING: usize = 1024;
 ///
 /// A seed is a tensor together with the gradient of the final scalar with respect to it.
 ///
-/// Parameter gradients accumulate (`+=`), activation gradients are written once: this way several
-/// micro-batches add up, and the optimizer clears the gradients it has used.
+/// Parameter gradients accumulate (`+=`) over micro-batches, and the optimizer clears them after use. Activation
+/// gradients are written once.
 pub fn backward(graph: &mut Graph, seeds: &[(Tensor, Tensor)], wanted: &[Tensor]) -> Vec<Option<Tensor>> {
     backward_with(graph, seeds, wanted, Activations::default()).gradients
 }
@@ -168,7 +168,7 @@ pub fn backward_with(
             }
         });
     }
-    // The gradients of a segment do not need its last outputs.
+    // The gradients of a segment do not need its final outputs.
     for repetition in repetitions.into_iter().rev() {
         graph.prune(repetition);
     }
@@ -179,8 +179,8 @@ pub fn backward_with(
 /// Packs the tensors of segments after their last use in the forward pass, the first `forward` nodes, and
 /// expands them before their first use in the backward pass.
 ///
-/// Only first outputs are packed: the others are statistics of a row that an op saves for its own gradient. And only
-/// those of segments: the loss comes after them, and may subtract nearly equal tensors.
+/// Only first outputs are packed: the others are row statistics that an op saves for its own gradient. And only those of
+/// segments: the loss comes after them, and may subtract nearly equal tensors.
 fn halve(graph: &mut Graph, forward: usize) -> Option<Halves> {
     let backward = forward..graph.nodes().len();
     let (mut chosen, mut places) = (Vec::new(), Vec::new());

@@ -1,12 +1,12 @@
-//! What can be made again, but not at once: files in the user's cache folder, with checksums.
+//! Files in the user's cache folder, with checksums: results that take time to compute again.
 
 use std::path::PathBuf;
 
 use crate::files;
 
-/// The folder of this program: `FLOWDPPO_CACHE_DIR`, else its own in the place that the system has for caches
-/// (`~/.cache` or `XDG_CACHE_HOME`, `~/Library/Caches`, `%LOCALAPPDATA%`). It need not exist yet. `None` where the
-/// system has none.
+/// The folder of this program: `FLOWDPPO_CACHE_DIR`, or else its own folder in the system's place for caches
+/// (`~/.cache` or `XDG_CACHE_HOME`, `~/Library/Caches`, `%LOCALAPPDATA%`). It need not exist yet. `None` if the
+/// system has no such place.
 pub fn directory() -> Option<PathBuf> {
     match std::env::var_os("FLOWDPPO_CACHE_DIR").filter(|path| !path.is_empty()) {
         Some(path) => Some(path.into()),
@@ -14,11 +14,11 @@ pub fn directory() -> Option<PathBuf> {
     }
 }
 
-/// What every file begins with; the number is that of this form.
+/// The magic bytes of every file; the number is the version of the format.
 const MAGIC: [u8; 8] = *b"FLOWDPP1";
 
-/// What `file` in the cache holds for `key`; `None` if it is missing, damaged or holds something for another
-/// key. A cache that cannot be used is not an error: its content is made again.
+/// The content of `file` in the cache for `key`; `None` if the file is missing, damaged or for another key. A cache
+/// that cannot be used is not an error: its content is computed again.
 pub fn read(file: &str, key: &str) -> Option<Vec<u8>> {
     let path = directory()?.join(file);
     let bytes = match std::fs::read(&path) {
@@ -30,12 +30,12 @@ pub fn read(file: &str, key: &str) -> Option<Vec<u8>> {
     };
     let content = unpack(&bytes, key);
     if content.is_none() {
-        log::debug!("{} is damaged or made for something else, and ignored", path.display());
+        log::debug!("{} is ignored, as it is damaged or for another key", path.display());
     }
     content.map(<[u8]>::to_vec)
 }
 
-/// Keeps `content` for `key` in `file`, whole or not at all. It is not an error either if it cannot be written.
+/// Stores `content` for `key` in `file`, atomically. If it cannot be written, that is not an error either.
 pub fn write(file: &str, key: &str, content: &[u8]) {
     let Some(directory) = directory() else { return };
     let path = directory.join(file);
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_kept_for_the_key_comes_back() {
+    fn only_the_content_of_the_same_key_is_read_back() {
         let packed = pack("a driver", b"pipelines");
         assert_eq!(unpack(&packed, "a driver"), Some(b"pipelines".as_slice()));
         assert_eq!(unpack(&packed, "another driver"), None);
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn any_damage_is_noticed() {
+    fn any_damage_is_detected() {
         let packed = pack("key", b"content");
         for length in 0..packed.len() {
             assert_eq!(unpack(&packed[..length], "key"), None, "cut to {length} bytes");

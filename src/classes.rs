@@ -1,4 +1,4 @@
-//! The classes of two files that meet: they are the same if their names are, in whatever order.
+//! Matches the classes of two files: they are the same if their names are, in any order.
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -9,10 +9,10 @@ pub fn normal_name(name: &str) -> String {
     name.nfc().collect()
 }
 
-/// The classes of something, and what messages call it.
+/// The classes of a model or data set, and its name for messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Classes<'a> {
-    /// Such as the name of a file.
+    /// For messages, such as the name of a file.
     pub of: &'a str,
     /// How many there are.
     pub count: usize,
@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn without_names_numbers_count() {
+    fn without_names_classes_are_matched_by_number() {
         let named = names(&["red", "blue"]);
         assert_eq!(classes("a", &[], 3).indices_of(classes("b", &named, 2)).unwrap(), [0, 1]);
         assert!(classes("a", &[], 1).indices_of(classes("b", &named, 2)).is_err());
     }
 
     #[test]
-    fn two_ways_to_write_an_accent_are_one_name() {
+    fn both_encodings_of_an_accent_are_the_same_name() {
         let (composed, decomposed) = (names(&["caf\u{e9}"]), names(&["cafe\u{301}"]));
         assert_ne!(composed, decomposed);
         assert!(classes("a", &composed, 1).check_same(classes("b", &decomposed, 1)).is_ok());

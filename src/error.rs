@@ -8,26 +8,26 @@ use std::path::Path;
 /// Target of log messages about data that was lost or found damaged: `-q` shows them, too.
 pub const DAMAGE: &str = "flowdppo_wgpu::damage";
 
-/// Everything that can go wrong, by who has to act on it.
+/// Everything that can go wrong, by what the user has to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Bad usage, configuration or input file: the user corrects it and runs again (exit code 2).
     #[error("{0}")]
     Input(String),
-    /// No adapter that can run the work, or not enough memory on it (exit code 3).
+    /// No usable adapter, or not enough memory on it (exit code 3).
     #[error("{0}")]
     Device(String),
     /// The device was lost or stopped answering in the middle of the work (exit code 4).
     #[error("{0}")]
     DeviceLost(String),
-    /// Training diverged: numbers are not finite, and would not become so again (exit code 1).
+    /// Training diverged: numbers are not finite and would not recover (exit code 1).
     #[error("{0}")]
     NotFinite(String),
     /// A reward could not score images: the model is as good as before, and the run can continue once the reward works
     /// (exit code 1).
     #[error("{0}")]
     Reward(String),
-    /// A guard rail stopped a run that was not worth going on with; it is saved (exit code 1).
+    /// A guard rail stopped a run that was not worth continuing; it is saved (exit code 1).
     #[error("{0}")]
     Guarded(String),
     /// Everything else: a full disk, a broken invariant (exit code 1).
@@ -35,7 +35,7 @@ pub enum Error {
     Failed(String),
 }
 
-/// Result with [`Error`], if not with another error.
+/// A `Result` whose error is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -59,8 +59,8 @@ impl Error {
         Self::Failed(format!("cannot write {}: {cause}", path.display()))
     }
 
-    /// A place that was chosen for output and cannot be written: [`Error::Input`] where another place would help (it is
-    /// missing, forbidden, or something else stands there), [`Error::Failed`] where the disk itself refuses.
+    /// An output path that cannot be written: [`Error::Input`] if another path would help (it is missing, forbidden, or
+    /// something else is there), [`Error::Failed`] if the disk itself fails.
     pub fn unusable(message: impl Into<String>, cause: &std::io::Error) -> Self {
         use std::io::ErrorKind::*;
         match cause.kind() {
@@ -70,7 +70,7 @@ impl Error {
         }
     }
 
-    /// The same error with more at the end of its message.
+    /// The same error with text appended to its message.
     #[must_use]
     pub fn followed_by(mut self, more: &str) -> Self {
         let (Self::Input(message)
@@ -95,14 +95,14 @@ impl Error {
     }
 }
 
-/// A character as a message names it: as it is, or by its code point where nobody would see it.
+/// A character as messages show it: unchanged, or as its code point if it is invisible.
 pub(crate) fn character(c: char) -> String {
     match c {
         ' ' => "a space".to_owned(),
         '\t' => "a tab (U+0009)".to_owned(),
         '\n' => "a line break (U+000A)".to_owned(),
         '"' | '\'' | '\\' => format!("`{c}`"),
-        // What Rust would write as an escape has no form of its own.
+        // Characters that Rust would escape are not visible.
         c if c == '`' || c.escape_debug().count() > 1 => format!("U+{:04X}", u32::from(c)),
         c => format!("`{c}`"),
     }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_that_nobody_would_see_are_named_by_their_code_points() {
+    fn invisible_characters_are_shown_as_code_points() {
         let named = [':', ' ', '\t', '\u{200b}', '\u{202e}', '\0', '\u{feff}', '"', 'é'].map(character);
         let expected = ["`:`", "a space", "a tab (U+0009)", "U+200B", "U+202E", "U+0000", "U+FEFF", "`\"`", "`é`"];
         assert_eq!(named, expected);

@@ -1,5 +1,5 @@
-//! How good a model is, on fixed seeds: deterministic steps, an independent judge, diversity, and how far it
-//! has drifted from its base.
+//! Evaluates a model on fixed seeds with deterministic steps: reward, an independent judge, diversity, and drift from
+//! its base.
 
 mod statistics;
 
@@ -20,7 +20,7 @@ use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
-/// What an evaluation found.
+/// The result of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Samples.
@@ -29,14 +29,14 @@ pub struct Evaluation {
     pub reward_mean: f64,
     /// Standard error of that mean.
     pub reward_standard_error: f64,
-    /// Share of samples that the independent judge takes for the class that was asked for.
+    /// Share of samples that the independent judge assigns to the requested class.
     pub judge_accuracy: Option<f64>,
     /// Mean Euclidean distance between two samples of one class.
     pub diversity: f64,
     /// Standard error of that.
     pub diversity_standard_error: f64,
     /// Share of the samples' energy in high spatial frequencies, from 0 to 1: Σ (differences of neighbouring pixels)² /
-    /// (8·Σ (x − mean)²), which weighs each frequency by its height; `None` for samples of one pixel.
+    /// (8·Σ (x − mean)²), which weights each frequency by its height; `None` for samples of one pixel.
     pub high_frequency: Option<f64>,
     /// Standard error of that.
     pub high_frequency_standard_error: Option<f64>,
@@ -46,7 +46,7 @@ pub struct Evaluation {
     /// Standard errors of those.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub components_standard_error: BTreeMap<String, f64>,
-    /// Trained and untrained classes apart, if `rollout.classes` leaves some out.
+    /// Trained and untrained classes separately, if `rollout.classes` leaves some out.
     #[serde(flatten)]
     pub split: Option<Split>,
     /// How far the model is from its base.
@@ -64,26 +64,26 @@ pub struct Split {
     pub judge_trained: Option<f64>,
     /// The judge's accuracy on the others.
     pub judge_untrained: Option<f64>,
-    /// Mean squared difference from the base's images of untrained classes, an element; `None` for the base.
+    /// Mean squared difference from the base's images of untrained classes, per element; `None` for the base.
     pub image_msd_untrained: Option<f64>,
 }
 
 /// How far a model is from its base.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Drift {
-    /// Mean squared difference of the velocities at the same states, an element; states are those of the
+    /// Mean squared difference of the velocities at the same states, per element; states are those of the
     /// model's own deterministic trajectories.
     pub velocity_msd: f64,
     /// The same difference as KL of the stochastic sampler at each step, in nats per element; `None` where the
     /// sampler has no density.
     pub kl_by_step: Vec<Option<f64>>,
-    /// Mean of those, without the last step, whose weight would drown the others.
+    /// Mean of those, without the last step, whose weight would dominate.
     pub kl_mean: f64,
-    /// Mean squared difference of the final images from the same noise, an element.
+    /// Mean squared difference of the final images from the same noise, per element.
     pub image_msd: f64,
 }
 
-/// Evaluates one model again and again: all plans are made once.
+/// Evaluates one model repeatedly; all plans are made once.
 #[derive(Debug)]
 pub struct Evaluator {
     gpu: Arc<Gpu>,
@@ -102,17 +102,17 @@ pub struct Evaluator {
 }
 
 /// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
-/// adapter of [`START`] if the run went on from one.
+/// adapter of [`START`] if the run continued from one.
 pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Network) -> FlowNetwork<'a> {
     match network.lora.is_some() && config.lora.starts_from_adapter() {
-        // The same kernels as those of the policy: at first their difference is zero to the bit.
+        // The same kernels as those of the policy, so that their difference is exactly zero at first.
         true => network.declare(graph, START, None),
         false => network.model.network(network.frozen().declare(graph, BASE)),
     }
 }
 
-/// A model that another is measured from, as it is drawn: all weights as they are in the file, or those under an adapter
-/// as they are stored.
+/// A model from which another is measured, as it is drawn: all weights as they are in the file, or those under an
+/// adapter as they are stored.
 #[derive(Clone, Debug)]
 pub struct Reference {
     /// Its network.
@@ -141,7 +141,7 @@ impl Evaluator {
         let classes = eval.chosen_classes(model.num_conditions())?;
         let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&Schedule::default(), eval.steps, eval.solver)?;
-        // What a rollout may take, an evaluation may; samples do not depend on it.
+        // An evaluation may use as much memory as a rollout; samples do not depend on it.
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
@@ -184,7 +184,7 @@ impl Evaluator {
         Ok(())
     }
 
-    /// Evaluates the weights as they are now, after `iteration` iterations.
+    /// Evaluates the current weights, after `iteration` iterations.
     ///
     /// # Errors
     /// If the device is lost or a reward fails.
@@ -197,7 +197,8 @@ impl Evaluator {
         if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
             let image_msd = mean_squared(&images, base);
             if let Some(split) = &mut evaluation.split {
-                let of = |images: &[f32]| part(images, elements, &self.requests, |it| !self.trained.contains(&it));
+                let of =
+                    |images: &[f32]| part(images, elements, &self.requests, |class| !self.trained.contains(&class));
                 split.image_msd_untrained = Some(mean_squared(&of(&images), &of(base)));
             }
             evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd)?);
@@ -217,12 +218,13 @@ impl Evaluator {
         evaluation.map(Some)
     }
 
-    /// Everything that samples alone can tell.
+    /// Everything that depends only on the samples.
     fn score(&mut self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.condition).collect();
         let scores = rewards.score(images, &labels, ScoringContext { purpose: Purpose::Evaluation, iteration })?;
         let totals = scores.totals;
-        let components = rewards.names().iter().cloned().zip(scores.components.iter().map(|it| Estimate::mean(it)));
+        let components =
+            rewards.names().iter().cloned().zip(scores.components.iter().map(|values| Estimate::mean(values)));
         let components: Vec<(String, Estimate)> =
             if rewards.names().len() > 1 { components.collect() } else { Vec::new() };
         let reward = Estimate::mean(&totals);
@@ -239,10 +241,13 @@ impl Evaluator {
             judge_accuracy,
             diversity: diversity.value,
             diversity_standard_error: diversity.standard_error,
-            high_frequency: high_frequency.map(|it| it.value),
-            high_frequency_standard_error: high_frequency.map(|it| it.standard_error),
-            components: components.iter().map(|(name, it)| (name.clone(), it.value)).collect(),
-            components_standard_error: components.into_iter().map(|(name, it)| (name, it.standard_error)).collect(),
+            high_frequency: high_frequency.map(|estimate| estimate.value),
+            high_frequency_standard_error: high_frequency.map(|estimate| estimate.standard_error),
+            components: components.iter().map(|(name, estimate)| (name.clone(), estimate.value)).collect(),
+            components_standard_error: components
+                .into_iter()
+                .map(|(name, estimate)| (name, estimate.standard_error))
+                .collect(),
             split: self.split(images, &totals)?,
             drift: None,
         })
@@ -272,7 +277,7 @@ impl Evaluator {
     }
 }
 
-/// The images `[N, dim]` whose class is wanted.
+/// The images `[N, dim]` of the selected classes.
 fn part(images: &[f32], dim: usize, requests: &[SampleRequest], wanted: impl Fn(u32) -> bool) -> Vec<f32> {
     let images = images.chunks(dim).zip(requests).filter(|(_, request)| wanted(request.condition));
     images.flat_map(|(image, _)| image).copied().collect()
@@ -307,7 +312,7 @@ impl DriftMeter {
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
         let base = declare_reference(&mut graph, config, network);
         let base = base.guided_velocity(&mut graph, x, time, condition, guidance_scale);
-        // Of the two sums only S2 is wanted: the place of the noise takes any tensor of that shape.
+        // Of the two sums only S2 is needed: any tensor of the shape can be passed as the noise.
         let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
         let rollout = &config.rollout;

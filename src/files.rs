@@ -1,4 +1,4 @@
-//! Files that are either whole or absent, whatever moment the power goes, and files that are really where they seem.
+//! Atomic writes, which leave a complete file or none even after a power cut, and lookups that do not follow links.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Text that a user wrote, from the bytes of a file: UTF-8, with or without a byte order mark in front, which is left out.
+/// The text of a user's file from its bytes: UTF-8, with or without a byte order mark, which is removed.
 ///
 /// # Errors
-/// Which other encoding it is in, or where it is no text, and how to fix it.
+/// Which other encoding it has, or which line is not text, and how to fix it.
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, String> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err("it is text in UTF-16: save it as UTF-8".into());
@@ -22,7 +22,7 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, String> {
     })
 }
 
-/// Bytes without the mark of UTF-8 at their beginning, which Windows' programs like to write.
+/// Bytes without the UTF-8 byte order mark, which Windows programs often write.
 pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
@@ -33,7 +33,7 @@ const LONGEST_TEXT: u64 = 64 << 20;
 /// The text of a user's file, which may be a pipe: see [`text`].
 ///
 /// # Errors
-/// [`Error::Input`] naming the file if it cannot be read or is no text.
+/// [`Error::Input`] naming the file if it cannot be read or is not text.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(LONGEST_TEXT + 1).read_to_end(&mut bytes));
@@ -155,7 +155,7 @@ fn fill(file: &File, path: &Path, content: &(impl Content + ?Sized)) -> Result<W
     Ok(sink.written)
 }
 
-/// Replaces the file at `path` by one that holds `bytes`.
+/// Replaces the file at `path` by one that contains `bytes`.
 ///
 /// # Errors
 /// As [`stream_atomically`].
@@ -165,17 +165,17 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Replaces the file at `path` by one with this content.
 ///
-/// A reader sees the old file or the new one and never a part of either: the bytes go to a temporary
-/// file in the same folder, reach the disk, and take the name in one step.
+/// A reader sees either the old file or the new one, never a part: the bytes are written to a temporary file in the
+/// same folder, synced, and renamed.
 ///
 /// # Errors
-/// [`Error::Failed`] if the folder is missing or not writable, or the disk is full; and those of the content. What
-/// stood at `path` is then untouched.
+/// [`Error::Failed`] if the folder is missing or not writable, or the disk is full; and those of the content. The old
+/// file at `path` is then unchanged.
 pub fn stream_atomically(path: &Path, content: &(impl Content + ?Sized)) -> Result<Written> {
     let folder = parent(path);
     let unwritable = |cause| Error::unwritable(path, cause);
     let temporary = temporary_file(folder).map_err(unwritable)?;
-    // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
+    // Tells `remove_abandoned` that the writer is alive. On systems without locks, nothing is lost.
     let _ = temporary.as_file().try_lock();
     let written = fill(temporary.as_file(), path, content)?;
     temporary.persist(path).map_err(|cause| unwritable(cause.error))?;
@@ -183,7 +183,7 @@ pub fn stream_atomically(path: &Path, content: &(impl Content + ?Sized)) -> Resu
     Ok(written)
 }
 
-/// Writes a file that is not read until something else refers to it, and waits until it is on the disk.
+/// Writes a file to which nothing refers yet, and waits until it is on the disk.
 pub(crate) fn write_synced(path: &Path, content: &(impl Content + ?Sized)) -> Result<Written> {
     let file = File::create(path).map_err(|cause| Error::unwritable(path, cause))?;
     fill(&file, path, content)
@@ -212,7 +212,7 @@ pub(crate) fn append_whole(file: &mut File, bytes: &[u8]) -> std::io::Result<()>
 }
 
 /// Removes the temporary files of [`write_atomically`] that a killed process left in `folder`. Those of a process that
-/// is still writing stay. Failing to remove one is no failure.
+/// is still writing stay. If one cannot be removed, that is not an error.
 pub(crate) fn remove_abandoned(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY)) {
@@ -230,7 +230,7 @@ pub(crate) fn remove_abandoned(folder: &Path) {
     }
 }
 
-/// What the names of temporary files begin with.
+/// The prefix of the names of temporary files.
 const TEMPORARY: &str = ".writing-";
 
 /// Makes renames and removals in `folder` survive a power cut.
@@ -244,8 +244,8 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What is called `name` within `folder`, if it is there and no link: one could lead anywhere. A `/` leads into folders,
-/// which must not be links either.
+/// The entry `name` of `folder`, if it exists and is not a link, which could point anywhere. `name` may contain `/`; the
+/// folders in it must not be links either.
 pub(crate) fn own(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut path = folder.to_owned();
     for part in name.split('/') {
@@ -257,12 +257,12 @@ pub(crate) fn own(folder: &Path, name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// As [`own`], of an ordinary file.
+/// As [`own`], for a regular file.
 pub(crate) fn own_file(folder: &Path, name: &str) -> Option<PathBuf> {
     own(folder, name).filter(|path| path.is_file())
 }
 
-/// Opens an ordinary file. A device or a pipe could be read for ever. The cause of a failure does not name the file.
+/// Opens a regular file. Reading a device or a pipe might never end. The cause of a failure does not name the file.
 fn open_ordinary(path: &Path) -> std::io::Result<File> {
     let kind = std::fs::metadata(path)?.file_type();
     if !kind.is_file() {
@@ -279,7 +279,7 @@ fn open(path: &Path) -> Result<File> {
 /// All bytes of an ordinary file.
 ///
 /// # Errors
-/// [`Error::Input`] if it is not there, not an ordinary file, or cannot be read.
+/// [`Error::Input`] if it does not exist, is not a regular file, or cannot be read.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     read_ordinary(path).map_err(|cause| Error::unreadable(path, cause))
 }
@@ -301,7 +301,7 @@ pub(crate) fn head(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The folder that holds `path`; the current one for a bare file name.
+/// The folder that contains `path`; the current one for a bare file name.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -309,7 +309,7 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A temporary file is private by default; this one becomes an ordinary file, so the umask decides.
+/// A temporary file is private by default. This one becomes a regular file, so its permissions follow the umask.
 fn temporary_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -340,7 +340,7 @@ mod tests {
     fn text_is_utf_8_with_or_without_a_mark() {
         assert_eq!(text("\u{feff}größe".as_bytes()), Ok("größe"));
         assert_eq!(text(b""), Ok(""));
-        // A mark that is not in front is a character like any other.
+        // A mark that is not at the beginning is an ordinary character.
         assert_eq!(text("a\u{feff}".as_bytes()), Ok("a\u{feff}"));
         for (bytes, expected) in [
             (b"\xff\xfe0\0".as_slice(), "UTF-16"),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_names_the_file_and_leaves_nothing_behind() {
+    fn a_failed_write_names_the_file_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("nowhere").join("grid.png");
         let message = write_atomically(&missing, b"x").unwrap_err().to_string();
@@ -403,7 +403,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_behind_a_link_is_not_a_folders_own() {
+    fn links_are_not_entries_of_a_folder() {
         use std::os::unix::fs::symlink;
         let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = folder.path();
@@ -424,7 +424,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_written_file_has_the_permissions_of_an_ordinary_one() {
+    fn a_written_file_has_the_usual_permissions() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));

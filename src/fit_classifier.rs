@@ -1,4 +1,4 @@
-//! Training of the small classifier: the same graph and shaders, cross-entropy as the loss.
+//! Trains the small classifier: the same graph and shaders, with cross-entropy as the loss.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::model::{Classifier, ClassifierConfig};
 use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
-/// The classifier that a data set asks for.
+/// The classifier network for a data set.
 pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig {
     ClassifierConfig {
         image_size: data.image_size,
@@ -51,7 +51,7 @@ pub struct FittingGraph {
 }
 
 impl FittingGraph {
-    /// Records a batch. Images get normal noise, so that the classifier also knows what to make of imperfect samples.
+    /// Records a batch. Normal noise is added to the images, so that the classifier can also handle imperfect samples.
     pub fn record(config: &config::Classifier, network: &ClassifierConfig) -> Self {
         let batch = config.batch_size;
         let mut graph = Graph::new();
@@ -80,8 +80,8 @@ impl<'a> Fitting<'a> {
     /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &config::Config, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
         let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
-        let it = FittingGraph::record(&config.classifier, network);
-        let plan = Plan::new(gpu, &it.graph, optimizer.stores())?;
+        let recorded = FittingGraph::record(&config.classifier, network);
+        let plan = Plan::new(gpu, &recorded.graph, optimizer.stores())?;
         Ok(Self {
             config: config.classifier.clone(),
             horizontal_flip: config.data.horizontal_flip,
@@ -90,10 +90,10 @@ impl<'a> Fitting<'a> {
             data,
             optimizer,
             plan,
-            images: it.images,
-            labels: it.labels,
-            keys: it.keys,
-            loss: it.loss,
+            images: recorded.images,
+            labels: recorded.labels,
+            keys: recorded.keys,
+            loss: recorded.loss,
         })
     }
 

@@ -1,8 +1,7 @@
 //! Flow-DPPO for small flow-matching image models on any GPU, through WebGPU compute shaders.
 //!
-//! A module names only modules of the layers below it: ARCHITECTURE.md draws them. To read the program from its heart,
-//! begin with `rl`, and follow it down through `sampling`, `autodiff` and `ops` to `graph` and `gpu`; the formulas are
-//! in `flow`.
+//! A module names only modules of the layers below it, which ARCHITECTURE.md lists. To read the program, start with
+//! `rl` and follow it down through `sampling`, `autodiff` and `ops` to `graph` and `gpu`. The formulas are in `flow`.
 
 pub mod assets;
 pub mod autodiff;

@@ -1,4 +1,4 @@
-//! `flowdppo-wgpu`: parse, log, run, and turn errors into exit codes.
+//! `flowdppo-wgpu`: parses the command line, sets up the log, runs the command, and turns errors into exit codes.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -29,14 +29,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return print(&message),
     };
-    // https://no-color.org; and without TERM, colours may not be understood.
+    // https://no-color.org; without TERM, colours may not be supported.
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let style = if std::io::stderr().is_terminal() && !is_plain { "always" } else { "never" };
     Builder::from_env(Env::default().default_filter_or(cli.log_filter()).default_write_style_or(style))
         .format(|buffer, record| {
             let style = buffer.default_level_style(record.level());
-            // What programs, services and files say gets into messages; it must not steer the terminal.
+            // Messages may quote programs, services and files, which must not control the terminal.
             let text = record.args().to_string();
             writeln!(buffer, "[{style}{:<5}{style:#}] {}", record.level(), printable(&text))
         })
@@ -45,15 +45,15 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With standard error closed or full there is nobody to tell, and that must not be a panic.
+            // If standard error is closed or full, there is nowhere to report it; that must not cause a panic.
             let _ = writeln!(std::io::stderr(), "error: {}", printable(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-/// Makes a write beyond the limit of `ulimit -f` an error like that of a full disk, where SIGXFSZ would kill the process
-/// without a word. A handler, unlike `SIG_IGN`, is not inherited by reward programs.
+/// Makes a write beyond the limit of `ulimit -f` an error like that of a full disk; otherwise SIGXFSZ would kill the
+/// process silently. Unlike `SIG_IGN`, a handler is not inherited by reward programs.
 #[cfg(unix)]
 fn report_files_that_are_too_large() {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -62,7 +62,7 @@ fn report_files_that_are_too_large() {
     let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, so it is safe at any moment.
     if let Err(cause) = unsafe { sigaction(Signal::SIGXFSZ, &action) } {
-        log::debug!("SIGXFSZ stays as it is: {cause}");
+        log::debug!("cannot handle SIGXFSZ: {cause}");
     }
 }
 

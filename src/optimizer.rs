@@ -1,5 +1,5 @@
-//! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average,
-//! one flat store each, updated by one dispatch per chunk.
+//! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average. Each is one
+//! flat store, updated by one dispatch per chunk.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct Optimizer {
     sum_squares: Tensor,
     /// Updates so far, without the skipped ones that [`Optimizer::settle`] has seen.
     pub step: u64,
-    /// Updates skipped in a row up to now.
+    /// Updates skipped in a row so far.
     pub skipped_in_a_row: usize,
 }
 
@@ -212,7 +212,7 @@ impl Optimizer {
     /// Takes the moments back from a file.
     ///
     /// # Errors
-    /// [`Error::Input`] if they are those of another network, or cannot be read.
+    /// [`Error::Input`] if they belong to another network, or cannot be read.
     pub fn restore_moments(&self, file: &StoredTensors) -> Result<()> {
         let expected = self.layout.trainable_elements();
         for (tensor, store) in MOMENTS {
@@ -243,7 +243,7 @@ pub struct GradientNorm {
     pub skipped: bool,
 }
 
-/// What one step of supervised training did.
+/// The result of one step of supervised training.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
     /// Mean loss over the batch.

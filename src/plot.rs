@@ -1,11 +1,11 @@
 //! Charts as SVG: what `compare`, the report of a run and the dashboard show.
 //!
-//! A chart has one pair of axes, horizontal grid lines, and a legend on the right whose entries stand as near to the
-//! end of their lines as there is room. Colours are those of Okabe and Ito, which people with any kind of colour
-//! vision can tell apart; where there are more lines than colours, the shape of the marks tells them apart too.
+//! A chart has one pair of axes, horizontal grid lines, and a legend on the right whose entries are as close to the
+//! ends of their lines as there is room. The colours are those of Okabe and Ito, which people with any kind of colour
+//! vision can tell apart. If there are more lines than colours, the shape of the marks distinguishes them.
 //!
-//! Inside a page a chart is smaller, the page writes its title and legend, and the page's colours (`--ink`, `--faded`,
-//! `--rule`, `--card`) are taken, so that it follows a dark theme.
+//! Inside a page, a chart is smaller, and the page writes its title and legend. It uses the page's colours (`--ink`,
+//! `--faded`, `--rule`, `--card`), so that it follows a dark theme.
 
 use std::path::Path;
 
@@ -21,15 +21,15 @@ mod heat_map;
 
 pub use heat_map::HeatMap;
 
-/// The library places everything on whole units; a pixel is this many of them, so that lines stay smooth.
+/// The library rounds positions to integer units; a pixel is this many of them, so that lines stay smooth.
 const UNIT: f64 = 8.0;
-/// Between the area and the legend's texts, which the marks of the legend stand in.
+/// Gap between the plot area and the text of the legend, which contains the marks of the legend.
 const GAP: f64 = 38.0;
 /// Height of an entry of the legend.
 const ENTRY: f64 = 18.0;
-/// Marks on a long line that has its colour in common with another.
+/// Number of marks on a long line that shares its colour with another.
 const MARKS: usize = 6;
-/// Ticks of an axis, about.
+/// Approximate number of ticks on an axis.
 const TICKS: f64 = 6.0;
 
 const INK: RGBColor = RGBColor(34, 37, 43);
@@ -45,12 +45,12 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-/// Where the parts of a chart stand, in pixels.
+/// Positions of the parts of a chart, in pixels.
 #[derive(Clone, Copy)]
 struct Frame {
     /// Size of the area between the axes.
     area: [f64; 2],
-    /// Room left of, above and below it.
+    /// Margins to the left of, above and below it.
     left: f64,
     top: f64,
     bottom: f64,
@@ -58,13 +58,13 @@ struct Frame {
     texts: bool,
 }
 
-/// A chart of its own.
+/// A standalone chart.
 const ALONE: Frame = Frame { area: [560.0, 330.0], left: 74.0, top: 70.0, bottom: 58.0, texts: true };
 /// A chart inside a page.
 const INLINE: Frame = Frame { area: [334.0, 170.0], left: 54.0, top: 10.0, bottom: 54.0, texts: false };
-/// Texts are larger there, as a chart shrinks on a small screen.
+/// Text is larger there, as a chart shrinks on a small screen.
 const INLINE_TEXT: f64 = 1.3;
-/// Right of the area inside a page.
+/// Margin to the right of the area inside a page.
 const INLINE_RIGHT: f64 = 12.0;
 
 /// How an axis maps numbers.
@@ -74,9 +74,9 @@ pub enum Scale {
     Linear,
     /// Linear, with 0 always shown.
     FromZero,
-    /// Linear, with ticks at whole numbers only.
+    /// Linear, with ticks at integers only.
     Whole,
-    /// Powers of ten; values that are not positive are left out.
+    /// Logarithmic; values that are not positive are omitted.
     Log,
 }
 
@@ -102,7 +102,7 @@ pub struct Series {
     pub line: Vec<[f64; 2]>,
     /// Whether each point of the line gets a mark, or only the last.
     pub mark_all: bool,
-    /// Around the line: `[x, lowest, highest]`.
+    /// Band around the line: `[x, lowest, highest]`.
     pub band: Vec<[f64; 3]>,
     /// Thin lines of the same colour, such as the single runs behind a mean.
     pub threads: Vec<Vec<[f64; 2]>>,
@@ -133,7 +133,7 @@ pub struct Chart {
     pub x: Axis,
     /// The vertical axis.
     pub y: Axis,
-    /// In the order of their importance: the first is drawn on top.
+    /// In order of importance: the first is drawn on top.
     pub series: Vec<Series>,
 }
 
@@ -180,7 +180,7 @@ impl Chart {
         Ok(format!("{svg} width=\"{width}\" height=\"{height}\" {rest}"))
     }
 
-    /// The chart as a part of a page, which gives it a title, a legend, and as much room as it has.
+    /// The chart as part of a page, which adds the title and the legend and sets the width.
     ///
     /// # Errors
     /// [`Error::Failed`] if it cannot be drawn.
@@ -190,7 +190,7 @@ impl Chart {
     }
 }
 
-/// Draws on a sheet of so many pixels: the SVG up to the name of its first element, and behind the size.
+/// Draws on a canvas of this size in pixels. Returns the SVG before its first element and after the size.
 fn drawn(size: [f64; 2], draw: impl FnOnce(&Sheet<'_>) -> Drawn) -> Drawn<(String, String)> {
     let mut svg = String::new();
     {
@@ -199,13 +199,13 @@ fn drawn(size: [f64; 2], draw: impl FnOnce(&Sheet<'_>) -> Drawn) -> Drawn<(Strin
         draw(&sheet)?;
         sheet.present()?;
     }
-    // The library's size counts units, which are finer than pixels.
-    let (before, rest) = svg.split_once("<svg").ok_or("there is no picture")?;
+    // The library's size is in units, which are finer than pixels.
+    let (before, rest) = svg.split_once("<svg").ok_or("the SVG has no root element")?;
     let rest = rest.find("viewBox").map_or(rest, |at| &rest[at..]);
     Ok((format!("{before}<svg"), rest.to_owned()))
 }
 
-/// A picture that takes the width and the colours of the page around it.
+/// A drawing that takes its width and colours from the page around it.
 fn inline(size: [f64; 2], title: &str, draw: impl FnOnce(&Sheet<'_>) -> Drawn) -> Result<String> {
     let (_, mut rest) =
         drawn(size, draw).map_err(|cause| Error::failed(format!("cannot draw the chart {title:?}: {cause}")))?;
@@ -243,7 +243,7 @@ impl Range {
             (low, high) = (low.floor(), high.ceil());
         }
         if high - low < 1e-9 * high.abs().max(1e-3) {
-            // One value alone: some room around it.
+            // A single value: some room around it.
             let room = if scale == Scale::Whole || log { 1.0 } else { 0.1 * high.abs().max(1e-3) };
             (low, high) = (if scale == Scale::FromZero { low } else { low - room }, high + room);
         }
@@ -254,11 +254,11 @@ impl Range {
         if scale == Scale::Whole || log {
             step = step.ceil();
         }
-        // A decade begins below the axis if only its 2 or 5 is on it.
+        // If only the 2 or 5 of a decade is on the axis, the decade begins below it.
         let first = if log { low.floor() } else { low };
         let numbers = ((first / step).ceil() as i64..=(high / step).floor() as i64).map(|index| index as f64 * step);
         let ticks = if log {
-            // Over few decades the 2 and the 5 of each as well.
+            // Over few decades also the 2 and the 5 of each.
             let factors: &[f64] = if high - low < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
             let decades = numbers.flat_map(|exponent| factors.iter().map(move |factor| factor * 10_f64.powf(exponent)));
             let inside = |value: &f64| (low..=high).contains(&value.log10());
@@ -269,7 +269,7 @@ impl Range {
         Self { low, high, log, ticks }
     }
 
-    /// Where a number stands, from 0 to 1.
+    /// Position of a number on the axis, from 0 to 1.
     fn share(&self, value: f64) -> f64 {
         let value = if self.log { value.log10() } else { value };
         (value - self.low) / (self.high - self.low)
@@ -282,7 +282,7 @@ fn nice_step(step: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|nice| *nice >= 0.999 * step).unwrap_or(step)
 }
 
-/// A tick's number, with the digits that its step needs.
+/// The label of a tick, with the digits that its step needs.
 fn number(value: f64, step: f64) -> String {
     if value == 0.0 && step < 0.9e-3 {
         return "0".into();
@@ -296,7 +296,7 @@ fn number(value: f64, step: f64) -> String {
     format!("{value:.digits$}").replace('-', "−")
 }
 
-/// What a text takes, about: letters of a sans-serif are a little over half as wide as high.
+/// Approximate width of a text: letters of a sans-serif font are a little over half as wide as high.
 fn text_width(text: &str, size: f64) -> f64 {
     0.56 * size * text.chars().count() as f64
 }
@@ -308,7 +308,7 @@ fn unit(pixels: f64) -> i32 {
 type Sheet<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A chart while it is drawn.
+/// A chart while it is being drawn.
 struct Canvas<'a, 'b> {
     chart: &'a Chart,
     sheet: &'a Sheet<'b>,
@@ -332,7 +332,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
         if self.frame.texts { self.draw_legend() } else { Ok(()) }
     }
 
-    /// The place of a point in pixels.
+    /// The position of a point in pixels.
     fn place(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         let Frame { area: [width, height], left, top, .. } = self.frame;
         [left + width * self.x.share(x), top + height * (1.0 - self.y.share(y))]
@@ -396,7 +396,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
         }
         let points = places(&series.line);
         self.line(&points, colour.into(), 2.0)?;
-        // Where the legend does not stand at the end of the line, marks tell lines of one colour apart.
+        // If the legend is not at the end of the line, marks distinguish lines of the same colour.
         let alike = self.chart.series.iter().filter(|other| other.rgb() == colour).count() > 1;
         let stride = match series.mark_all {
             true => 1,
@@ -413,7 +413,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
         Ok(())
     }
 
-    /// The names of the series, each as near to the end of its line as there is room.
+    /// The names of the series, each as close to the end of its line as there is room.
     fn draw_legend(&self) -> Drawn {
         let mut entries: Vec<(f64, &Series)> = Vec::new();
         for series in &self.chart.series {
@@ -422,7 +422,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
             entries.extend(last.map(|point| (self.place(*point)[1], series)));
         }
         entries.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // Down until none overlaps, then up from the bottom where that went too far.
+        // Down until none overlap, then up from the bottom where that went too far.
         let mut free = f64::NEG_INFINITY;
         for (y, _) in &mut entries {
             *y = y.max(free);
@@ -444,7 +444,7 @@ impl<'a, 'b> Canvas<'a, 'b> {
     }
 }
 
-/// A mark: a disc, square, triangle or diamond, and then the same hollow.
+/// A mark: a disc, square, triangle or diamond, then the same shapes hollow.
 fn draw_mark(sheet: &Sheet<'_>, [x, y]: [f64; 2], shape: usize, radius: f64, colour: RGBColor) -> Drawn {
     let corners: &[[f64; 2]] = match shape % 4 {
         0 => {

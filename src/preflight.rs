@@ -1,4 +1,4 @@
-//! Everything that a command would refuse before it needs a device, a program or a service: what `config check` accepts,
+//! Everything that a command would reject before it needs a device, a program or a service: what `config check` accepts,
 //! the command accepts.
 
 use std::collections::HashSet;
@@ -12,14 +12,15 @@ use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::Trainer;
 use crate::{assets, data, fit_classifier, pretrain};
 
-/// What the commands would say to these configurations, such as the runs of a sweep: each message once.
+/// The errors that the commands would report for these configurations, such as the runs of a sweep, each once.
 pub fn refusals(configs: &[(Command, Config)]) -> Vec<Error> {
     let mut messages = HashSet::new();
     let found = distinct(configs).filter_map(|(command, config)| check(*command, config).err());
     found.filter(|error| messages.insert(error.to_string())).collect()
 }
 
-/// One of all configurations that differ only in `[run]`, such as the seeds of a sweep: their files are read once.
+/// One of each set of configurations that differ only in `[run]`, such as the seeds of a sweep, so that their files are
+/// read once.
 fn distinct(configs: &[(Command, Config)]) -> impl Iterator<Item = &(Command, Config)> {
     let mut seen = HashSet::new();
     configs.iter().filter(move |(command, config)| {
@@ -28,16 +29,16 @@ fn distinct(configs: &[(Command, Config)]) -> impl Iterator<Item = &(Command, Co
     })
 }
 
-/// Reads what a configuration refers to, and checks that it fits together.
+/// Reads the files of a configuration, and checks that they match each other.
 ///
 /// # Errors
-/// What the command would say.
+/// The error that the command would report.
 pub fn check(command: Command, config: &Config) -> Result<()> {
     match command {
         Command::Train => check_train(config),
         Command::Pretrain => pretrain(config).map(drop),
         Command::FitClassifier => fit_classifier(config).map(drop),
-        // Its model, which the rest depends on, is named on the command line.
+        // The model, on which the rest depends, is given on the command line.
         Command::Eval => reward::check_addresses(&config.reward),
     }
 }
@@ -55,11 +56,10 @@ fn check_train(config: &Config) -> Result<()> {
     }
 }
 
-/// What pretraining learns from and what it starts from: the data, the network, and its weights if they are in a file.
-/// Each file is read once.
+/// The input of pretraining: the data, the network, and its weights if they are in a file. Each file is read once.
 ///
 /// # Errors
-/// If a file cannot be read, or data, network and settings do not fit each other.
+/// If a file cannot be read, or data, network and settings do not match.
 pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Weights>)> {
     let mut data = data::load(&config.data)?;
     let (model, weights) = match config.model.source()? {
@@ -77,7 +77,7 @@ pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Weights>)
     Ok((data, model, weights))
 }
 
-/// What a classifier learns from, and the network that suits it.
+/// The data of a classifier, and a suitable network.
 ///
 /// # Errors
 /// If the data cannot be read, or sizes are too large.
@@ -107,7 +107,7 @@ mod tests {
             with(Command::Train, 3, 3),
         ];
         let checked: Vec<(Command, usize)> =
-            distinct(&configs).map(|(command, it)| (*command, it.rollout.groups)).collect();
+            distinct(&configs).map(|(command, config)| (*command, config.rollout.groups)).collect();
         assert_eq!(checked, [(Command::Train, 2), (Command::Train, 3), (Command::Eval, 2)]);
     }
 }

@@ -1,7 +1,7 @@
-//! Flow-matching pretraining: the same graph, another loss.
+//! Flow-matching pretraining: the same graph with another loss.
 //!
 //! `x_sigma = (1 − sigma) x0 + sigma ε`, target `ε − x0`, mean squared error (Lipman et al. 2023, Liu et al.
-//! 2023). A share of the labels is replaced by the null class, for guidance later.
+//! 2023). A share of the labels is replaced by the null class, so that guidance is possible.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub struct FlowMatchingGraph {
     pub weight: Tensor,
     /// Weighted losses, `[B]`.
     pub loss: Tensor,
-    /// What is kept in 16 bits, if anything is.
+    /// The tensors kept in 16 bits, if any.
     pub halves: Option<Halves>,
 }
 
@@ -50,7 +50,7 @@ impl FlowMatchingGraph {
         let condition = ConditionInput::declare(&mut graph, model, batch, false);
         let time = graph.input("time", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
-        // Both mixtures of image and noise are affine, so the sampler's kernel makes them.
+        // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
         let to_noisy = graph.input("mixture of the state", &[batch, 3]);
         let to_target = graph.input("mixture of the target", &[batch, 3]);
         let weight = graph.input("weight", &[batch]);
@@ -67,12 +67,12 @@ impl FlowMatchingGraph {
     }
 }
 
-/// What becomes of activations in pretraining.
+/// How pretraining stores activations.
 pub fn activations(config: &config::Pretrain) -> Activations {
     Activations { recompute: config.activation_checkpointing, half: config.half_activations }
 }
 
-/// Checks that a model takes the images of a data set.
+/// Checks that a model accepts the images of a data set.
 ///
 /// # Errors
 /// [`Error::Input`] with both sizes if it does not.
@@ -108,7 +108,7 @@ pub struct Pretraining<'a> {
 /// Checks that a model can learn from a data set.
 ///
 /// # Errors
-/// [`Error::Input`] with both sizes if it does not take the images, has too few classes, or has no "no class" for the
+/// [`Error::Input`] with both sizes if it does not accept the images, has too few classes, or has no "no class" for the
 /// dropout of classes.
 pub fn check_data(data: &Dataset, model: &FlowModel, config: &config::Pretrain) -> Result<()> {
     check_shape(data, model)?;
@@ -132,7 +132,7 @@ impl<'a> Pretraining<'a> {
     /// Prepares training from `weights`.
     ///
     /// # Errors
-    /// If data and model do not fit each other, or the device does not have enough memory.
+    /// If data and model do not match, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &config::Config,
@@ -176,7 +176,7 @@ impl<'a> Pretraining<'a> {
         }
     }
 
-    /// Trains on one batch; `step` counts from 0 and alone decides what is drawn.
+    /// Trains on one batch; `step` counts from 0 and determines what is drawn.
     ///
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.

@@ -1,4 +1,4 @@
-//! The samples on fixed seeds that a user watches while a model trains.
+//! The samples on fixed seeds that show the progress of a model in training.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
 use crate::shape::ImageShape;
 
-/// Classes that a grid has room for.
+/// The most classes in a grid.
 const MOST_CLASSES: usize = 16;
 
 /// Samples of the chosen classes, or of as many as there is room for, always from the same noise.
@@ -31,13 +31,13 @@ pub struct Preview {
     titles: Vec<String>,
     shape: ImageShape,
     per_class: usize,
-    /// Behind samples that are points.
+    /// The data behind samples that are points.
     data: Option<Dataset>,
 }
 
 impl Preview {
     /// Binds the model whose weights are in `stores`, to draw at most `micro_batch` samples together. If there is no room
-    /// for all classes, those that rollouts draw go first.
+    /// for all classes, those that rollouts draw come first.
     ///
     /// # Errors
     /// If `preview.classes` names a class that the model does not have, or the device does not have enough memory.
@@ -85,7 +85,7 @@ impl Preview {
         Ok(self.model.decode(&self.gpu, &states)?.into_owned())
     }
 
-    /// Drawn samples with their captions, if there are any: a grid with one row per class, or points.
+    /// The samples with their captions, if any: a grid with one row per class, or points.
     pub fn panel<'a>(&'a self, images: &'a [f32], heading: &'a str, captions: &'a [String]) -> Panel<'a> {
         if is_point(self.shape) {
             return Panel::Scatter(Scatter {
@@ -105,7 +105,7 @@ impl Preview {
         })
     }
 
-    /// Captions after `iteration` iterations: the reward of each sample, or the mean of each class where samples are points.
+    /// Captions after `iteration` iterations: the reward of each sample, or the mean of each class if samples are points.
     ///
     /// # Errors
     /// If the reward fails.
@@ -119,7 +119,8 @@ impl Preview {
         Ok(scores.iter().map(|score| format!("{score:.2}")).collect())
     }
 
-    /// Draws the samples and writes their panel, with rewards (after that many iterations) if there are any; returns samples and captions.
+    /// Draws the samples and writes their panel, with rewards (after that many iterations) if there are any; returns
+    /// samples and captions.
     ///
     /// # Errors
     /// If the device is lost or the file cannot be written.

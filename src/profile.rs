@@ -1,4 +1,4 @@
-//! What a recording of the device says: tables for people, an aggregate and a trace for programs.
+//! Interprets a recording of the device: tables for people, an aggregate and a trace for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,15 +12,15 @@ use crate::files;
 use crate::gpu::{Gpu, Recording, Totals, Work};
 use crate::roofline::Roofline;
 
-/// Rows of a table for people; the rest is summed up in one more. The aggregate has all.
+/// Rows of a table; the remaining rows are summed in one more. The aggregate has all of them.
 const MOST_ROWS: usize = 25;
 
-/// Dispatches of one kind, added up.
+/// The sum over dispatches of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ProfileRow {
-    /// What they have in common.
+    /// The name of the kind.
     pub name: String,
-    /// Times that they ran.
+    /// Number of dispatches.
     pub count: u64,
     /// Time on the device.
     pub seconds: f64,
@@ -30,11 +30,11 @@ pub struct ProfileRow {
     pub flops: f64,
     /// Bytes read and written.
     pub bytes: f64,
-    /// What the roofline allows for such work, divided by the time that it took: 1 is as fast as can be.
+    /// The time that the roofline allows for the work, divided by the time that it took: 1 is the limit.
     pub of_roofline: f64,
 }
 
-/// One kind of dispatch at one place of one network.
+/// One kind of dispatch at one position of one network.
 #[derive(Clone, Debug, Serialize)]
 pub struct KernelRow {
     /// Phase of the host, such as `rollout`.
@@ -55,45 +55,45 @@ pub struct KernelRow {
 pub struct HostRow {
     /// Its name.
     pub name: &'static str,
-    /// How often.
+    /// How often it ran.
     pub count: u64,
     /// Wall time; a phase within another one counts in both.
     pub seconds: f64,
 }
 
-/// A recording, added up.
+/// The sums over a recording.
 #[derive(Clone, Debug, Serialize)]
 pub struct Profile {
     /// Name of the device.
     pub device: String,
     /// `device` if dispatches were timed by the device's clock, `host` if by wall time.
     pub clock: &'static str,
-    /// The limits that the device was measured to have.
+    /// The measured limits of the device.
     pub roofline: Roofline,
     /// Time of all dispatches.
     pub seconds: f64,
     /// Dispatches.
     pub dispatches: u64,
-    /// First runs of kernels, left out everywhere else: drivers finish compiling in them.
+    /// First runs of kernels, excluded everywhere else: drivers finish compiling in them.
     pub first_runs: u64,
     /// Their time.
     pub first_run_seconds: f64,
     /// Dispatches by op.
     pub by_op: Vec<ProfileRow>,
-    /// Dispatches by layer, blocks of a network taken together.
+    /// Dispatches by layer, summed over the blocks of a network.
     pub by_layer: Vec<ProfileRow>,
-    /// Dispatches by what they are for: sampling, forward, loss, backward, optimizer, evaluation …
+    /// Dispatches by purpose: sampling, forward, loss, backward, optimizer, evaluation …
     pub by_phase: Vec<ProfileRow>,
     /// Phases of the host.
     pub host: Vec<HostRow>,
-    /// Everything, one by one.
+    /// Every kind of dispatch separately.
     pub kernels: Vec<KernelRow>,
     #[serde(skip)]
     recording: Recording,
 }
 
 impl Profile {
-    /// Adds up what was recorded on a device, and measures its roofline; `None` unless it is profiled.
+    /// Sums what was recorded on a device, and measures its roofline; `None` unless it is profiled.
     ///
     /// # Errors
     /// If the device is lost or does not have enough memory.
@@ -165,7 +165,7 @@ impl Profile {
         text
     }
 
-    /// Writes the trace in the format that Perfetto and Chrome's tracing open, and the aggregate.
+    /// Writes the trace, in the format of Perfetto and Chrome's tracing, and the aggregate.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -175,7 +175,7 @@ impl Profile {
         files::write_atomically(aggregate, text.as_bytes())
     }
 
-    /// The events as Chrome's trace format has them: complete events in microseconds, on a track for the host
+    /// The events in Chrome's trace format: complete events in microseconds, on a track for the host
     /// and one for the device.
     fn trace(&self) -> Value {
         const HOST: u32 = 1;
@@ -212,7 +212,7 @@ impl Profile {
 }
 
 impl ProfileRow {
-    /// Adds dispatches. Until [`finish`], `of_roofline` holds the seconds that they take at least.
+    /// Adds dispatches. Until [`finish`], `of_roofline` contains the least seconds that they can take.
     fn add(&mut self, work: &Work, totals: &Totals, roofline: &Roofline) {
         let (flops, bytes) = (work.flops as f64 * totals.count as f64, work.bytes as f64 * totals.count as f64);
         self.count += totals.count;
@@ -223,7 +223,7 @@ impl ProfileRow {
     }
 }
 
-/// Turns sums into shares, the slowest first.
+/// Turns sums into shares, and sorts the slowest first.
 fn finish(mut rows: Vec<ProfileRow>, seconds: f64) -> Vec<ProfileRow> {
     for row in &mut rows {
         row.share = if seconds > 0.0 { row.seconds / seconds } else { 0.0 };
@@ -233,7 +233,7 @@ fn finish(mut rows: Vec<ProfileRow>, seconds: f64) -> Vec<ProfileRow> {
     rows
 }
 
-/// What a dispatch is for: while the host updates, as the label's first part says; else what the host does.
+/// The purpose of a dispatch: in an update the first part of its label, otherwise the phase of the host.
 fn phase_of<'a>(host: &'a str, work: &Work) -> &'a str {
     match (host, work.label.split('.').next()) {
         ("update", Some("backward")) => "backward",
@@ -245,7 +245,7 @@ fn phase_of<'a>(host: &'a str, work: &Work) -> &'a str {
     }
 }
 
-/// A label without its op, and with all blocks taken together: `blocks.*.attn.qkv`.
+/// A label without its op and without the number of its block: `blocks.*.attn.qkv`.
 fn layer_of(work: &Work) -> String {
     let mut parts: Vec<&str> = work.label.split('.').filter(|part| !part.is_empty()).collect();
     parts.pop();
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_holds_all_the_time() {
+    fn every_table_accounts_for_all_the_time() {
         let profile = profile();
         let names = |rows: &[ProfileRow]| rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&profile.by_phase), ["sampling", "forward", "backward", "loss"]);
@@ -339,7 +339,7 @@ mod tests {
             assert_eq!(rows.iter().map(|row| row.count).sum::<u64>(), 5);
         }
         assert_eq!((profile.seconds, profile.dispatches), (1.0, 5));
-        // 2000 operations take 0.25 s at least, 100 bytes 0.1 s: a quarter of the limit in one second.
+        // 2000 operations take at least 0.25 s, 100 bytes 0.1 s: a quarter of the limit in one second.
         assert!((profile.by_op[0].of_roofline - 0.25).abs() < 1e-12, "{:?}", profile.by_op);
         let text = profile.tables();
         assert!(text.contains("no timestamps") && text.contains("blocks.*.attn.qkv"), "{text}");
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_table_is_cut_and_nothing_is_lost() {
+    fn a_long_table_is_cut_and_its_rest_is_summed() {
         let row =
             |index: usize| ProfileRow { name: format!("op {index}"), count: 1, seconds: 1.0, ..ProfileRow::default() };
         let rows = finish((0..MOST_ROWS + 3).map(row).collect(), (MOST_ROWS + 3) as f64);

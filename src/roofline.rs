@@ -1,5 +1,5 @@
-//! What a device could do at most, measured: the two limits of the roofline model (Williams, Waterman and
-//! Patterson 2009), against which kernels are judged.
+//! Measures the two limits of a device in the roofline model (Williams, Waterman and Patterson 2009), with which kernels
+//! are compared.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,19 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::gpu::{BoundDispatch, Command, Dispatch, Gpu, Kernel, Region, grid_1d};
 
-/// A measurement shorter than this says more about starting than about working.
+/// In a shorter measurement, the overhead of a submission dominates.
 const LONG_ENOUGH: Duration = Duration::from_millis(20);
 
-/// Of several measurements the fastest counts: what disturbs can only slow down.
+/// The fastest of several measurements counts: other load can only slow it down.
 const REPETITIONS: usize = 3;
 
-/// Bytes that are copied at a time: more than caches hold, and what WebGPU lets a kernel see everywhere.
+/// Bytes that are copied at a time: more than caches contain, and no more than WebGPU allows everywhere.
 const COPIED: u64 = 128 << 20;
 
-/// Invocations of the arithmetic kernel: more than any processor has at once.
+/// Invocations of the arithmetic kernel: more than any processor runs at once.
 const INVOCATIONS: u64 = 1 << 19;
 
-/// Floating-point operations of a round of [`fma`], all invocations together.
+/// Floating-point operations of a round of [`fma`] over all invocations.
 pub const FLOPS_A_ROUND: u64 = 64 * INVOCATIONS;
 
 /// The limits of a device.
@@ -28,12 +28,12 @@ pub const FLOPS_A_ROUND: u64 = 64 * INVOCATIONS;
 pub struct Roofline {
     /// Floating-point operations per second in f32, a multiply-add counted as two.
     pub flops_per_second: f64,
-    /// Bytes read and written a second.
+    /// Bytes read and written per second.
     pub bytes_per_second: f64,
 }
 
 impl Roofline {
-    /// Measures the device: some tenths of a second.
+    /// Measures the device, which takes some tenths of a second.
     ///
     /// # Errors
     /// If the device is lost or does not have enough memory.
@@ -41,13 +41,13 @@ impl Roofline {
         Ok(Self { flops_per_second: measure_fma(gpu)?, bytes_per_second: measure_copy(gpu)? })
     }
 
-    /// The most operations per second that work with so many operations per byte can reach.
+    /// The highest rate, in operations per second, that work with this many operations per byte can reach.
     pub fn attainable(&self, flops_per_byte: f64) -> f64 {
         self.flops_per_second.min(flops_per_byte * self.bytes_per_second)
     }
 
-    /// The seconds that work takes at least. Divided by those that it took, this is the share of
-    /// [`Roofline::attainable`] that was reached, and has a meaning for work without operations too.
+    /// The least seconds that work can take. Divided by those that it took, this is the share of
+    /// [`Roofline::attainable`] that was reached; it is also defined for work without operations.
     pub fn least_seconds(&self, flops: f64, bytes: f64) -> f64 {
         (flops / self.flops_per_second).max(bytes / self.bytes_per_second)
     }
@@ -68,7 +68,7 @@ fn region(gpu: &Gpu, bytes: u64) -> Result<Region> {
     Ok(Region { buffer: gpu.allocate("roofline", bytes)?, offset: 0, bytes })
 }
 
-/// As much arithmetic as the device can do: `rounds` rounds of multiply-adds in registers.
+/// Pure arithmetic: `rounds` rounds of multiply-adds in registers.
 ///
 /// # Errors
 /// If the device does not have enough memory.
@@ -88,7 +88,7 @@ fn fma_into(gpu: &Gpu, results: &Region, rounds: u32) -> Result<BoundDispatch> {
     Ok(gpu.bind(&[dispatch])?.remove(0))
 }
 
-/// As much memory traffic as the device can do, and how many bytes are read and written.
+/// Pure memory traffic, and how many bytes are read and written.
 ///
 /// # Errors
 /// If the device does not have enough memory.
@@ -121,8 +121,8 @@ fn elapsed<'a>(gpu: &Gpu, dispatches: impl IntoIterator<Item = &'a BoundDispatch
     Ok(start.elapsed())
 }
 
-/// Work a second, by more and more of it until it takes long enough to be timed by the host's clock: that
-/// needs nothing of the device, and the time of a submission no longer counts.
+/// Work per second: the amount is increased until it takes long enough for the host's clock, which needs no feature of
+/// the device, and until the overhead of a submission is negligible.
 fn rate(mut run: impl FnMut(u32) -> Result<Duration>) -> Result<f64> {
     let mut amount = 1;
     while run(amount)? < LONG_ENOUGH && amount < 1 << 24 {
@@ -141,7 +141,7 @@ mod tests {
     use crate::gpu::Options;
 
     #[test]
-    fn the_kernels_do_the_work_that_is_counted() {
+    fn the_kernels_do_the_counted_work() {
         let gpu = Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter");
         let [results, from, to] = [4 * INVOCATIONS, 4096, 4096].map(|bytes| region(&gpu, bytes).expect("it is small"));
         let data: Vec<u32> = (0..1024).collect();
@@ -150,7 +150,7 @@ mod tests {
             .map(|dispatch| dispatch.expect("the kernels are valid"));
         gpu.submit(dispatches.iter().map(Command::Dispatch)).expect("the device works");
         assert_eq!(gpu.read::<u32>(&[&to]).expect("the device works"), data);
-        // 32 chains that all end at 2, but for the last roundings.
+        // 32 chains that all end at 2, up to rounding.
         let sums: Vec<f32> = gpu.read(&[&results]).expect("the device works");
         assert!(sums.iter().all(|sum| (sum - 64.0).abs() < 1e-4), "{:?}", &sums[..4]);
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn more_work_is_asked_for_until_it_can_be_timed() {
+    fn the_work_is_increased_until_it_can_be_timed() {
         let mut most = 0;
         let rate = rate(|amount| {
             most = most.max(amount);

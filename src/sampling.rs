@@ -1,4 +1,4 @@
-//! Drawing images from a flow model: one plan for one step, replayed along a table of steps.
+//! Draws images from a flow model: one plan for one step, replayed along a table of steps.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct SamplerTable {
     pub sigmas: Vec<f64>,
     /// Transitions.
     pub rows: Vec<Transition>,
-    /// Weights of the data predicted one step before, where a solver uses them; empty where none does.
+    /// Weights of the data predicted in the previous step, for solvers that use it; otherwise empty.
     pub history: Vec<f64>,
 }
 
@@ -35,7 +35,7 @@ impl SamplerTable {
         Ok(Self { sigmas, rows, history: Vec::new() })
     }
 
-    /// Deterministic steps of a solver along a schedule, for a [`Sampling`] that is bound for it.
+    /// Deterministic steps of a solver along a schedule, for a [`Sampling`] that was bound for it.
     ///
     /// # Errors
     /// As [`Table::new`].
@@ -95,7 +95,7 @@ impl StepGraph {
         Self::record_for(network, batch, guidance_scale, Solver::Euler)
     }
 
-    /// [`StepGraph::record`] for a solver; one with a history has it in place of the noise.
+    /// [`StepGraph::record`] for a solver; a history replaces the noise.
     pub fn record_for(network: &Network, batch: usize, guidance_scale: f64, solver: Solver) -> Self {
         let shape = network.model.batch_shape(batch);
         let mut graph = Graph::new();
@@ -141,7 +141,7 @@ pub struct SampleRequest {
     pub key: NoiseKey,
 }
 
-/// A flow model bound to the device for drawing samples in batches.
+/// A flow model that is bound to the device to draw samples in batches.
 #[derive(Debug)]
 pub struct Sampling {
     gpu: Arc<Gpu>,
@@ -156,7 +156,7 @@ pub struct Sampling {
     images: Arc<Buffer>,
 }
 
-/// A point of a trajectory as a visitor sees it: the state and the velocity there, on the device.
+/// A point of a trajectory for a visitor: the state and its velocity, on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Visit<'a> {
     /// Step, from 0.
@@ -167,13 +167,13 @@ pub struct Visit<'a> {
     pub count: usize,
     /// State before the step, `[count, C, H, W]`.
     pub x: &'a Region,
-    /// Velocity there.
+    /// Velocity at that state.
     pub velocity: &'a Region,
 }
 
 impl Sampling {
-    /// Binds a model, whose weights are the `PARAMETERS` of `stores` (with LoRA also the `BASE`), to draw up to `most` samples at a time in
-    /// batches of `batch`.
+    /// Binds a model, whose weights are the `PARAMETERS` of `stores` (with LoRA also the `BASE`), to draw up to `most`
+    /// samples at a time in batches of `batch`.
     ///
     /// # Errors
     /// If the device does not have enough memory.
@@ -211,7 +211,7 @@ impl Sampling {
 
     /// Draws a sample for every request, in batches; returns the images `[N, C, H, W]`.
     ///
-    /// A sample depends on its request and the table alone, not on its neighbours.
+    /// A sample depends only on its request and the table, not on its neighbours.
     ///
     /// # Errors
     /// If the device is lost.

@@ -1,4 +1,4 @@
-//! Two seconds of known answers: does this device compute what it claims to?
+//! A two-second self-test with known answers: does this device compute correctly?
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::ops::{self, Activation, MatMul, PhiloxNormal};
 pub struct Check {
     /// What was checked.
     pub name: &'static str,
-    /// It is as it should be.
+    /// Whether the check passed.
     pub passed: bool,
     /// Figures.
     pub detail: String,
 }
 
-/// Says what it found, or what was wrong.
+/// What it found, or what was wrong.
 type Examine = fn(&Arc<Gpu>) -> Result<String>;
 
-/// Runs every check; a check that cannot run has failed.
+/// Runs every check; a check that cannot run counts as failed.
 pub fn run(gpu: &Arc<Gpu>) -> Vec<Check> {
     let checks: [(&'static str, Examine); 6] = [
         ("matmul against f64", matmul),

@@ -1,9 +1,9 @@
-//! What a file is, by its first bytes: contents decide, endings do not.
+//! Recognises the kind of a file by its first bytes, not by its extension.
 
-/// Names what the bytes of a file begin with, for the end of a sentence such as "model.safetensors is …".
+/// Names the kind of a file by its first bytes, for the end of a sentence such as "model.safetensors is …".
 ///
-/// `None` if they begin like none of the kinds below. A safetensors file, a configuration and CSV have no magic number:
-/// they are recognised by reading them. A few hundred bytes are enough; a whole file is fine, too.
+/// `None` if it is none of the kinds below. A safetensors file, a configuration and CSV have no magic number: they are
+/// recognised by reading them. A few hundred bytes are enough, but `bytes` may be the complete file.
 #[must_use]
 pub fn what_is(bytes: &[u8]) -> Option<&'static str> {
     if bytes.is_empty() {
@@ -15,12 +15,12 @@ pub fn what_is(bytes: &[u8]) -> Option<&'static str> {
     magic(bytes).or_else(|| text(bytes)).or_else(|| is_onnx(bytes).then_some("an ONNX model"))
 }
 
-/// The length of a header below 4 GiB, and the header, which is JSON: the length may look like anything else.
+/// Whether a length below 4 GiB and a JSON header follow: the bytes of the length may look like another kind.
 fn is_safetensors(bytes: &[u8]) -> bool {
     bytes.get(4..9) == Some(b"\0\0\0\0{")
 }
 
-/// Kinds that begin with fixed bytes.
+/// Kinds with fixed first bytes.
 fn magic(bytes: &[u8]) -> Option<&'static str> {
     if let Some(kind) = iso_media(bytes).or_else(|| riff(bytes)) {
         return Some(kind);
@@ -55,7 +55,7 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [b'P', b'K', 3, 4, ..] => Some(zip()),
         [b'P', b'K', 5, 6, ..] => Some("a ZIP archive"),
-        // Protocols 2 to 5 of Python's pickle, which PyTorch wrote before it wrote ZIP files.
+        // Protocols 2 to 5 of Python's pickle, which PyTorch used before it wrote ZIP files.
         [0x80, 2..=5, 0x8a | 0x95 | b'c' | b'}' | b']' | b'(' | b'X', ..] => {
             Some("a Python pickle, such as an old PyTorch checkpoint (.pt, .pth, .bin)")
         }
@@ -64,7 +64,7 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// HEIC, AVIF and films: a box `ftyp` with a brand.
+/// HEIC, AVIF and videos: a box `ftyp` with a brand.
 fn iso_media(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(4..8)? != b"ftyp" {
         return None;
@@ -74,16 +74,16 @@ fn iso_media(bytes: &[u8]) -> Option<&'static str> {
     Some(match () {
         () if any(&[b"avif", b"avis"]) => "an AVIF picture",
         () if any(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) => "a HEIC picture",
-        () => "a film (MP4 or QuickTime)",
+        () => "a video (MP4 or QuickTime)",
     })
 }
 
-/// WebP, and sound and films in the same container.
+/// WebP, and sound and videos in the same container.
 fn riff(bytes: &[u8]) -> Option<&'static str> {
     match (bytes.get(..4)?, bytes.get(8..12)?) {
         (b"RIFF", b"WEBP") => Some("a WebP picture"),
         (b"RIFF", b"WAVE") => Some("a sound file (WAV)"),
-        (b"RIFF", b"AVI ") => Some("a film (AVI)"),
+        (b"RIFF", b"AVI ") => Some("a video (AVI)"),
         _ => None,
     }
 }
@@ -94,11 +94,12 @@ fn is_torch_zip(bytes: &[u8]) -> bool {
     contains(head, b"/data.pkl") || contains(head, b"/.format_version")
 }
 
-/// Kinds of text, which may follow a byte order mark and blanks.
+/// Kinds of text, after an optional byte order mark and white space.
 fn text(bytes: &[u8]) -> Option<&'static str> {
     let head = &bytes[..bytes.len().min(1024)];
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
-    let begins = |start: &str| head.get(..start.len()).is_some_and(|it| it.eq_ignore_ascii_case(start.as_bytes()));
+    let begins =
+        |start: &str| head.get(..start.len()).is_some_and(|found| found.eq_ignore_ascii_case(start.as_bytes()));
     if begins("version https://git-lfs.github.com/spec/") {
         return Some("a Git LFS pointer, not the file itself: fetch it with `git lfs pull`");
     }
@@ -123,20 +124,21 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
         Some(b'{') if is_text && contains(&bytes[..bytes.len().min(1 << 20)], b"\"weight_map\"") => {
             Some("the index of a sharded model (.index.json), not the model itself")
         }
-        Some(b'{') if is_text => Some("a text file, by its looks JSON"),
-        // Not the head of a TOML section.
+        Some(b'{') if is_text => Some("a text file, apparently JSON"),
+        // Not the header of a TOML section.
         Some(b'[')
-            if is_text && head[1..].trim_ascii_start().first().is_some_and(|it| b"[{\"-]0123456789".contains(it)) =>
+            if is_text
+                && head[1..].trim_ascii_start().first().is_some_and(|next| b"[{\"-]0123456789".contains(next)) =>
         {
-            Some("a text file, by its looks JSON")
+            Some("a text file, apparently JSON")
         }
         Some(_) if is_text => Some("a text file"),
         _ => None,
     }
 }
 
-/// An ONNX model is a protocol buffer without a magic number: field 1 is the version of the format, a small number, and
-/// the name of the program that wrote it (field 2), an import of operators (field 8) or the graph (field 7) follows.
+/// An ONNX model is a protocol buffer without a magic number. Field 1 is the version of the format, a small number. The
+/// name of the program that wrote it (field 2), an import of operators (field 8) or the graph (field 7) follows.
 fn is_onnx(bytes: &[u8]) -> bool {
     matches!(bytes, [0x08, 1..=0x20, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42, ..])
 }
@@ -150,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_named_for_what_they_are() {
+    fn the_kind_of_a_file_is_recognised() {
         let zip = |name: &str| {
             let mut bytes = b"PK\x03\x04".to_vec();
             bytes.resize(26, 0);
@@ -182,9 +184,9 @@ mod tests {
                 b"{\"metadata\": {}, \"weight_map\": {\"a\": \"model-00001-of-00002.safetensors\"}}",
                 "the index of a sharded",
             ),
-            (b"{\"a\": 1}", "a text file, by its looks JSON"),
+            (b"{\"a\": 1}", "a text file, apparently JSON"),
             (b"[train]\nsteps = 1\n", "a text file"),
-            (b"[ [1, 2]]", "a text file, by its looks JSON"),
+            (b"[ [1, 2]]", "a text file, apparently JSON"),
             ("größer\n".as_bytes(), "a text file"),
             (b"<?xml version=\"1.0\"?><svg/>", "an SVG drawing"),
         ];
@@ -195,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_mark_is_not_guessed() {
-        // The head of a safetensors file: a length, then JSON.
+    fn files_without_a_signature_are_not_guessed() {
+        // The beginning of a safetensors file: a length, then JSON.
         let safetensors = b"\x3a\x01\0\0\0\0\0\0{\"x\":{\"dtype\":\"F32\"";
         // One whose length looks like the beginning of an ONNX model.
         let long = b"\x08\x08\x12\0\0\0\0\0{\"x\":{";

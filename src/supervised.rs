@@ -1,4 +1,4 @@
-//! The loop of supervised training, `pretrain` and `fit-classifier`: steps, metrics, checkpoints, and the model at the end.
+//! The loop of supervised training (`pretrain`, `fit-classifier`): steps, metrics, checkpoints and the final model.
 
 mod learners;
 
@@ -26,16 +26,16 @@ const KEEP: usize = 2;
 
 /// File of a checkpoint with the weights in training.
 const MODEL: &str = "model.safetensors";
-/// File of a checkpoint with the weights that become the result, where those are others.
+/// File of a checkpoint with the weights that become the result, if they are different.
 const RESULT: &str = "ema.safetensors";
 /// File of a checkpoint with AdamW's moments.
 const MOMENTS: &str = "optimizer.safetensors";
 /// File of a checkpoint with [`State`].
 const STATE: &str = "state.json";
 
-/// What is trained.
+/// A model in training.
 pub trait Learner {
-    /// Trains on one batch; `step` counts from 0 and alone decides what is drawn.
+    /// Trains on one batch; `step` counts from 0 and determines what is drawn.
     ///
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
@@ -47,31 +47,31 @@ pub trait Learner {
     /// The same, to go back to a checkpoint.
     fn optimizer_mut(&mut self) -> &mut Optimizer;
 
-    /// Which weights are the result: those in training, or their average.
+    /// The weights that are the result: those in training, or their average.
     fn result(&self) -> Store;
 
-    /// A model of these weights.
+    /// A model with these weights.
     fn model<W>(&self, weights: W) -> Model<W>;
 
-    /// Draws what the model can do after `done` steps into a file, where there is something to see.
+    /// Draws samples of the model after `done` steps into a file, if it can draw.
     ///
     /// # Errors
     /// If the device is lost, or the file cannot be written.
     fn preview(&mut self, file: &Path, done: u64) -> Result<bool>;
 
-    /// What is to be said of the model at the end, beside the loss.
+    /// What to report about the model at the end, besides the loss.
     ///
     /// # Errors
     /// If the device is lost.
     fn verdict(&mut self) -> Result<Option<String>>;
 }
 
-/// How long is trained, and what happens every so many steps; 0 is only at the end.
+/// The number of steps, and the intervals of what happens between them; 0 means only at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// What the progress is called.
+    /// Name of the progress bar.
     pub label: &'static str,
-    /// Steps.
+    /// Number of steps.
     pub steps: usize,
     /// Steps between lines of metrics.
     pub log_every: usize,
@@ -81,7 +81,7 @@ pub struct Pace {
     pub save_every: usize,
 }
 
-/// What training costs, known before it runs.
+/// The cost of training, known in advance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
     /// Parameters of the model.
@@ -97,7 +97,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of a step that replays `graph` so many times and then updates what `layout` describes.
+    /// The cost of a step that replays `graph` this many times and then updates the parameters of `layout`.
     pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Self {
         let fixed = optimizer::planned_bytes(layout, profile) + STAGING_BYTES;
         let planned = planned_bytes(graph, profile);
@@ -118,29 +118,30 @@ pub struct Options<'a> {
     pub gpu: &'a Arc<Gpu>,
     /// The directory of the run.
     pub directory: &'a RunDirectory,
-    /// How much to say.
+    /// How much to print.
     pub verbosity: Verbosity,
-    /// Set when the user wants to stop: the step is finished, saved, and training ends.
+    /// Set when the user asks to stop: the step is finished and saved, and training ends.
     pub stop: &'a Arc<AtomicBool>,
 }
 
 /// How training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Steps done.
+    /// Number of steps done.
     pub done: usize,
-    /// Whether those are all.
+    /// Whether all steps are done.
     pub finished: bool,
 }
 
-/// What a checkpoint holds beside tensors. What is drawn is a function of seed and step, so no generator state.
+/// What a checkpoint contains besides tensors. Random draws are functions of seed and step, so there is no generator
+/// state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct State {
-    /// Steps done.
+    /// Number of steps done.
     step: usize,
     /// Optimizer steps done.
     optimizer_step: u64,
-    /// Updates skipped in a row, up to the last.
+    /// Updates skipped in a row, including the last.
     skipped_in_a_row: usize,
     /// The bits of the sum of losses since the last line of metrics: JSON would round it.
     loss_sum_bits: u64,
@@ -150,7 +151,7 @@ struct State {
     version: String,
 }
 
-/// Where training begins; only [`begin`] makes one.
+/// The start of training; only [`begin`] creates one.
 #[derive(Debug)]
 pub struct Start(State);
 
@@ -165,7 +166,7 @@ pub fn begin(learner: &mut impl Learner, newest: Option<&LoadedCheckpoint>) -> R
 /// Trains from a start until all steps are done or the user stops it.
 ///
 /// # Errors
-/// Everything of [`Learner::step`], and files that cannot be written. What was saved stays whole.
+/// As [`Learner::step`], or if a file cannot be written. Saved files stay intact.
 pub fn train(
     learner: &mut impl Learner,
     pace: &Pace,
@@ -229,14 +230,14 @@ pub fn train(
     Ok(Outcome { done: state.step, finished })
 }
 
-/// Writes the model as it is now.
+/// Writes the current model.
 fn write_result(learner: &impl Learner, directory: &RunDirectory) -> Result<()> {
     learner.model(learner.optimizer().source(learner.result())).save(&directory.model())
 }
 
 /// Writes a checkpoint, and the model so far.
 fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics: &MetricsLog) -> Result<()> {
-    // The metrics of a step must not be lost where its checkpoint is kept.
+    // The metrics of a step must not be lost if its checkpoint is kept.
     metrics.sync()?;
     let optimizer = learner.optimizer();
     let state = State {

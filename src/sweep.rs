@@ -1,7 +1,7 @@
-//! A set of training runs, one after another on one device; what is done is not done again.
+//! A set of training runs, one after another on one device; finished runs are not repeated.
 //!
-//! Every run has a directory of its own, with the usual checkpoints. So whatever ends a sweep (Ctrl-C, a crash, a
-//! power cut), the same command continues where it was.
+//! Every run has its own directory with the usual checkpoints. Whatever ends a sweep (Ctrl-C, a crash, a power cut), the
+//! same command continues it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,25 +23,25 @@ use crate::run::{Verbosity, checkpoint, metrics};
 /// How far a run of a sweep has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// Not begun, or interrupted: it will run.
+    /// Not started, or interrupted: it will run.
     Open,
-    /// Done, with everything written.
+    /// Finished, with everything written.
     Finished,
-    /// Its numbers were not finite, or a guard rail stopped it; the message. Seeds decide everything, so it would only
-    /// happen again.
+    /// Its numbers were not finite, or a guard rail stopped it, with this message. Runs are deterministic, so a retry
+    /// would fail in the same way.
     Failed(String),
 }
 
-/// What running one run led to.
+/// The outcome of one run.
 #[derive(Debug)]
 pub enum Ended {
     /// It was trained to its end, or stopped by the user.
     Trained(Box<RunSummary>),
-    /// Its numbers were not finite, or a guard rail stopped it; the message is kept in its directory.
+    /// Its numbers were not finite, or a guard rail stopped it; the message is saved in its directory.
     Failed(String),
 }
 
-/// A sweep whose runs are known and fit what is on the disk.
+/// A sweep whose runs are known and match the directories on disk.
 #[derive(Debug)]
 pub struct SweepPlan {
     runs: Vec<SweepRun>,
@@ -49,10 +49,10 @@ pub struct SweepPlan {
 }
 
 impl SweepPlan {
-    /// Loads every model that the runs start from, once each, and looks at the directories that are there.
+    /// Loads every model that the runs start from, once each, and checks the existing directories.
     ///
     /// # Errors
-    /// [`Error::Input`] if a model is bad, or a run was begun with another configuration.
+    /// [`Error::Input`] if a model is invalid, or a run was started with another configuration.
     pub fn new(runs: Vec<SweepRun>) -> Result<Self> {
         let mut models = HashMap::new();
         for run in &runs {
@@ -94,8 +94,7 @@ impl SweepPlan {
     /// Starts a run, or continues it.
     ///
     /// # Errors
-    /// Everything of [`Run::prepare`] and [`Run::execute`], save numbers that are not finite and what a guard rail
-    /// stops: those end this run alone.
+    /// As [`Run::prepare`] and [`Run::execute`], except non-finite numbers and guard rails, which end only this run.
     pub fn execute(
         &self,
         gpu: &Arc<Gpu>,
@@ -119,8 +118,8 @@ impl SweepPlan {
         }
     }
 
-    /// Runs what is open, in order, until all is done or `stop` is set; `tell` hears of each run, first that it
-    /// begins and then how it ended.
+    /// Runs the unfinished runs in order, until all are done or `stop` is set. `tell` is called when a run starts and
+    /// when it ends.
     ///
     /// # Errors
     /// As [`SweepPlan::execute`].
@@ -171,14 +170,14 @@ fn model_file(config: &Config) -> Result<&str> {
     }
 }
 
-/// Rejects a run that was started with another configuration: its directory would then be a mixture.
+/// Rejects a run that was started with another configuration: its directory would become a mixture.
 fn check_unchanged(config: &Config) -> Result<()> {
     let path = path(config).join("config.toml");
     if !Path::is_file(&path) {
         return Ok(());
     }
     let mut begun = Config::of_run(&path, &[])?;
-    // The same place may be written in several ways.
+    // The same path may be written in several ways.
     begun.run.out_dir.clone_from(&config.run.out_dir);
     begun.run.device.clone_from(&config.run.device);
     let differences = begun.differences(&config.anchored());
@@ -192,7 +191,7 @@ fn check_unchanged(config: &Config) -> Result<()> {
     )))
 }
 
-/// Rejects other files than those that a run was started with. A run that has finished or failed is not asked.
+/// Rejects other files than those that a run was started with. A run that has finished or failed is not checked.
 fn check_inputs(config: &Config, config_file: &Path) -> Result<()> {
     let folder = config_file.parent().unwrap_or(config_file);
     if [BEFORE_AFTER, FAILURE].iter().any(|file| folder.join(file).is_file()) {

@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-/// Whether a character could make a terminal show something other than the text: control characters but for line ends
-/// and tabs, and the marks that change the direction of text.
+/// Whether a character could make a terminal show something other than the text: control characters except line ends
+/// and tabs, and marks that change the direction of text.
 pub fn is_deceptive(letter: char) -> bool {
     let marks =
         matches!(letter, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     marks || (letter.is_control() && !matches!(letter, '\n' | '\t'))
 }
 
-/// Text for a terminal: deceptive characters as `\u001b`, which in JSON means the same.
+/// Text for a terminal: deceptive characters are escaped as `\u001b`, which means the same in JSON.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_deceptive) {
         return Cow::Borrowed(text);
@@ -30,11 +30,11 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c) || (cfg!(windows) && c == '\\');
-    // What begins with a minus sign would be an option.
+    // A path that begins with a minus sign would be an option.
     let path = if path.starts_with('-') { format!("./{path}") } else { path };
     match !path.is_empty() && path.chars().all(is_plain) {
         true => path,
-        // No name on Windows has a double quote, and neither of its shells knows the others in the same way.
+        // File names on Windows contain no double quotes, and its two shells treat other quotes differently.
         false if cfg!(windows) => format!("\"{path}\""),
         false => format!("'{}'", path.replace('\'', r"'\''")),
     }
@@ -45,11 +45,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_steers_a_terminal_is_printed() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(printable("a\tb\nçé 漢"), "a\tb\nçé 漢");
         let hostile = "\u{1b}[2J\r\u{202e}gnp\u{2066}\u{9b}1m\u{200f}\0";
         assert_eq!(printable(hostile), r"\u001b[2J\u000d\u202egnp\u2066\u009b1m\u200f\u0000");
-        // JSON stays what it is.
+        // JSON keeps its meaning.
         let read: String = serde_json::from_str(&printable("\"a\u{202e}b\"")).unwrap();
         assert_eq!(read, "a\u{202e}b");
     }

@@ -1,4 +1,4 @@
-//! The program as a user meets it: every command by its binary, what it leaves on disk, and what it says to
+//! The program as a user sees it: every command through the binary, the files that it writes, and its messages about
 //! bad input.
 
 #[allow(dead_code, reason = "the kernels use the rest")]

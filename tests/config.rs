@@ -1,4 +1,4 @@
-//! Configurations as people write them: the shipped files, overrides, mistakes.
+//! Configurations as users write them: the shipped files, overrides, mistakes.
 
 use flowdppo_wgpu::config::{Command, Config, ModelSource, Sampler, TrainedSteps, Weight, reward_names};
 
@@ -49,12 +49,12 @@ fn the_shipped_configurations_load_validate_and_round_trip() {
     }
 }
 
-/// A file for each published method, which says only what makes it.
+/// There is a file for each published method, which contains only what defines it.
 const METHODS: [&str; 9] =
     ["flow-dppo", "flow-dppo-cps", "flow-grpo", "flow-cps", "grpo-guard", "mix-grpo", "dance-grpo", "nft", "lora"];
 
 #[test]
-fn the_methods_differ_in_what_makes_them_alone() {
+fn the_files_of_the_methods_differ_only_in_what_defines_them() {
     let default = Config::default();
     for method in METHODS {
         let config = shipped("digits8", method, &[]);
@@ -105,9 +105,9 @@ fn the_digits_configuration_states_the_defaults() {
     assert_eq!(classifier.classifier, Config::default().classifier);
 }
 
-/// The judge must be the same network as the reward's, with other random numbers.
+/// The judge must be the same network as the reward's, with different random numbers.
 #[test]
-fn the_judge_differs_from_the_classifier_in_name_and_seed_alone() {
+fn the_judge_differs_from_the_classifier_only_in_name_and_seed() {
     for set in SHIPPED {
         let classifier = shipped(set, "fit-classifier", &[]);
         let mut judge = shipped(set, "fit-judge", &[]);
@@ -118,7 +118,7 @@ fn the_judge_differs_from_the_classifier_in_name_and_seed_alone() {
     }
 }
 
-/// `train` finds its model, reward and judge where the other configurations of the folder put them.
+/// `train` finds its model, reward and judge where the other configurations of the folder write them.
 #[test]
 fn the_shipped_configurations_fit_together() {
     for set in ["mnist28", "emoji32"] {
@@ -134,7 +134,7 @@ fn the_shipped_configurations_fit_together() {
 }
 
 #[test]
-fn overrides_change_what_they_name() {
+fn overrides_change_the_key_that_they_name() {
     let config = parse(
         "[train]\niterations = 1_000\nlearning_rate = 1\n",
         &[
@@ -178,7 +178,7 @@ fn rewards_have_names_weights_and_the_keys_of_their_kind() {
     assert_eq!(config.reward[1].colour.as_ref().unwrap().rgb(), Some([1.0, 128.0 / 255.0, 0.0]));
     let weight = &config.reward[1].weight;
     assert_eq!((weight.of("colour"), weight.of("other")), (2.0, 0.0));
-    // The written form says of each reward what its kind knows, and gives the same back.
+    // The written form contains the keys of each reward's kind, and parses to the same rewards.
     let written = config.to_toml();
     assert_eq!(parse(&written, &[]).unwrap(), config);
     assert!(!written.contains("timeout_seconds") && !written.contains("quality"), "{written}");
@@ -188,9 +188,9 @@ fn rewards_have_names_weights_and_the_keys_of_their_kind() {
     assert_eq!(reward_names(&shipped.reward), ["classifier", "jpeg-size", "symmetry"]);
 }
 
-/// As a user types it: TOML's quotes are for text in a file.
+/// Users do not type TOML's quotes on the command line.
 #[test]
-fn what_is_written_after_set_is_text_where_text_is_wanted() {
+fn an_override_of_a_text_key_needs_no_quotes() {
     let set = ["run.name=2024", "run.device=1", "run.out_dir=2026-01-01", "eval.judge=1e3", "model.file=true"];
     let config = parse("", &set).unwrap();
     assert_eq!((config.run.name.as_str(), config.run.device.as_str()), ("2024", "1"));
@@ -199,14 +199,14 @@ fn what_is_written_after_set_is_text_where_text_is_wanted() {
 }
 
 #[test]
-fn changes_are_told_with_both_values() {
+fn changes_are_reported_with_both_values() {
     let base = parse("", &["reward.1.kind=ink"]).unwrap();
     let changed = parse("", &["reward.1.kind=ink", "run.seed=5", "reward.1.weight=-1", "rollout.classes=[3]"]).unwrap();
     assert_eq!(base.changes(&changed), ["reward.1.weight 1.0 → -1.0", "rollout.classes [] → [3]", "run.seed 0 → 5"]);
     assert_eq!(base.differences(&changed), ["reward.1.weight", "rollout.classes", "run.seed"]);
     let adapter = parse("", &["reward.1.kind=ink", "lora.adapter=a"]).unwrap();
     assert_eq!(base.changes(&adapter), ["lora.adapter not set → \"a\""]);
-    assert_eq!(base.changes(&Config::default()).len(), 1, "lists of different lengths are told as a whole");
+    assert_eq!(base.changes(&Config::default()).len(), 1, "lists of different lengths are reported completely");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn the_last_override_wins() {
 }
 
 #[test]
-fn sizes_take_the_place_of_the_default_file() {
+fn sizes_replace_the_default_file() {
     let config = shipped("digits8", "pretrain", &["model.hidden_size=96"]);
     let ModelSource::New(sizes) = config.model.source().unwrap() else { panic!("{:?}", config.model) };
     assert_eq!((sizes.hidden_size, sizes.image_size, sizes.mlp_ratio), (96, 8, 4.0));
@@ -224,21 +224,21 @@ fn sizes_take_the_place_of_the_default_file() {
 }
 
 #[test]
-fn a_micro_batch_is_never_more_than_there_is() {
+fn a_micro_batch_is_at_most_the_batch() {
     let config = parse("", &["rollout.group_size=4"]).unwrap();
     config.validate(Command::Train).unwrap();
     assert_eq!((config.samples_per_rollout(), config.rollout_micro_batch()), (40, 40));
     assert_eq!((config.samples_per_update(), config.update_micro_batch()), (20, 20));
 }
 
-/// A command leaves the sections alone that it does not read.
+/// A command ignores the sections that it does not read.
 #[test]
-fn other_commands_sections_are_not_checked() {
+fn sections_of_other_commands_are_not_checked() {
     let config = parse("", &["pretrain.steps=0", "classifier.steps=0", "data.channels=2"]).unwrap();
     config.validate(Command::Train).unwrap();
     let config = parse("", &["train.iterations=0", "rollout.steps=0", "reward=[]"]).unwrap();
     config.validate(Command::FitClassifier).unwrap();
-    // What only training needs: something to learn from, steps with a density, batches that divide, a model.
+    // Only training needs something to learn from, steps with a density, batches that divide, and a model.
     let sets: [&[&str]; 6] = [
         &["reward.0.weight=0"],
         &["train.micro_batch=7"],

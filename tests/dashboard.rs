@@ -1,4 +1,4 @@
-//! The dashboard as a browser, and somebody who means harm, would meet it: a real server, asked over the wire.
+//! The dashboard as a browser, or an attacker, would see it: a real server on a real socket.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ impl Answer {
     }
 }
 
-/// Sends a request as it stands, so that no client tidies up its path.
+/// Sends a request unchanged, so that no client normalises its path.
 fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut stream = TcpStream::connect(address).expect("the dashboard listens");
     let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
@@ -46,7 +46,7 @@ fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, "GET", path, &[])
 }
 
-/// Serves a folder of runs until the test's process ends.
+/// Serves a folder of runs until the test process ends.
 fn serve(runs: &Path) -> SocketAddr {
     let dashboard = Dashboard::open(&[runs.to_owned()], "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = dashboard.address();
@@ -71,7 +71,7 @@ fn run(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// A folder with a run `first`, and a file beside it that is nobody's business.
+/// A folder with a run `first`, and a private file next to it.
 fn runs() -> (TempDir, PathBuf) {
     let root = tempfile::tempdir().unwrap();
     let runs = root.path().join("runs");
@@ -82,13 +82,13 @@ fn runs() -> (TempDir, PathBuf) {
 }
 
 #[test]
-fn the_index_leads_to_runs_and_their_files() {
+fn the_index_links_to_runs_and_their_files() {
     let (_root, runs) = runs();
     let address = serve(&runs);
     let index = get(address, "/");
     assert_eq!((index.status, index.header("content-type")), (200, Some("text/html; charset=utf-8")));
     assert!(index.body.contains("href=\"/runs/first/\"") && index.body.contains("Reward on fixed seeds"));
-    // A run that begins later is found, too, and can be chosen for the comparison.
+    // A run that starts later is also found, and can be chosen for the comparison.
     run(&runs, "second");
     let both = get(address, "/?run=first&run=second");
     assert_eq!(both.body.matches(" checked").count(), 2);
@@ -114,7 +114,7 @@ fn the_index_leads_to_runs_and_their_files() {
 }
 
 #[test]
-fn a_page_is_sent_again_only_when_the_run_has_moved() {
+fn a_page_is_sent_again_only_when_the_run_has_changed() {
     let (_root, runs) = runs();
     let address = serve(&runs);
     for path in ["/", "/runs/first/"] {
@@ -124,7 +124,7 @@ fn a_page_is_sent_again_only_when_the_run_has_moved() {
         assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(tag.as_str())), "{path}");
         let metrics = runs.join("first/metrics.jsonl");
         let grown = fs::read_to_string(&metrics).unwrap() + &line(3);
-        // Coarse clocks of file systems must not hide it.
+        // The coarse clocks of file systems must not hide the change.
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(&metrics, grown).unwrap();
         let moved = ask(address, "GET", path, &[("If-None-Match", &tag)]);
@@ -134,7 +134,7 @@ fn a_page_is_sent_again_only_when_the_run_has_moved() {
 }
 
 #[test]
-fn nothing_but_what_pages_lead_to_is_served() {
+fn only_files_that_pages_link_to_are_served() {
     let (root, runs) = runs();
     #[cfg(unix)]
     {
@@ -144,7 +144,7 @@ fn nothing_but_what_pages_lead_to_is_served() {
     }
     #[cfg(unix)]
     for name in ["metrics.jsonl", "warnings.jsonl", "device.json", "samples", "config.toml"] {
-        // A run of which one thing is a link: lines that would be shown, and pictures.
+        // A run in which one entry is a link: lines that would be shown, and pictures.
         let (linked, outside) = (run(&runs, &format!("linked-{name}")), root.path().join(name));
         let text = match name {
             "device.json" => r#"{"name": "the secret", "backend": "", "driver": ""}"#,
@@ -204,7 +204,7 @@ fn nothing_but_what_pages_lead_to_is_served() {
 }
 
 #[test]
-fn only_this_machine_may_ask_and_only_to_read() {
+fn only_this_machine_may_connect_and_only_read() {
     let (_root, runs) = runs();
     let address = serve(&runs);
     let port = address.port();
@@ -221,7 +221,7 @@ fn only_this_machine_may_ask_and_only_to_read() {
     ] {
         assert_eq!(ask(address, "GET", "/", &[("Host", &host)]).status, status, "{host:?}");
     }
-    // A second header could be the one that a browser was tricked into.
+    // A browser could be tricked into sending a second header.
     let (ours, theirs) = (address.to_string(), "evil.example");
     for hosts in [[ours.as_str(), theirs], [theirs, ours.as_str()]] {
         assert_ne!(ask(address, "GET", "/", &hosts.map(|host| ("Host", host))).status, 200, "{hosts:?}");
@@ -278,7 +278,7 @@ fn a_run_that_is_being_written_or_removed_never_breaks_a_page() {
 }
 
 #[test]
-fn a_taken_port_and_a_missing_folder_are_explained() {
+fn a_port_in_use_and_a_missing_folder_are_explained() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let root = tempfile::tempdir().unwrap();
     let error = Dashboard::open(&[root.path().to_owned()], taken.local_addr().unwrap()).unwrap_err();

@@ -1,5 +1,5 @@
-//! The documents tell the truth: their command lines parse (tests/cli/documents.rs runs them), their configurations are
-//! valid, the reference of keys is written by the code, and that of metrics names every one.
+//! The documents are correct: their command lines parse (tests/cli/documents.rs runs them), their configurations are
+//! valid, the reference of keys is generated from the code, and that of metrics names every metric.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|cause| panic!("{}: {cause}", path.display()))
 }
 
-/// The files in a folder with this ending.
+/// The files in a folder with this extension.
 fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root().join(folder)).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -41,7 +41,7 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// Parses a command line, and checks that a shipped file that it names is there.
+/// Parses a command line, and checks that the shipped files that it names exist.
 fn check_command(place: &Path, arguments: &str) {
     let words = shell_words(arguments);
     if let Err(cause) = Cli::try_parse_from([PROGRAM.trim()].into_iter().chain(words.iter().map(String::as_str))) {
@@ -64,10 +64,10 @@ fn command_lines_are_found() {
 }
 
 #[test]
-fn words_are_those_of_a_shell() {
+fn words_are_split_as_in_a_shell() {
     assert_eq!(shell_words("train  --set 'a=[\"b\",\"c d\"]'"), ["train", "--set", "a=[\"b\",\"c d\"]"]);
     assert_eq!(shell_words("--set a=\"b c\""), ["--set", "a=b c"]);
-    assert!(std::panic::catch_unwind(|| shell_words("--set a=[\"b\"]")).is_err(), "a shell makes a=[b] of it");
+    assert!(std::panic::catch_unwind(|| shell_words("--set a=[\"b\"]")).is_err(), "a shell turns it into a=[b]");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn every_command_line_in_the_documents_parses() {
 }
 
 #[test]
-fn the_first_steps_of_the_help_parse() {
+fn the_examples_in_the_help_parse() {
     let help = Cli::command().render_long_help().to_string();
     let lines = command_lines(&help);
     assert!(lines.len() >= 5, "{lines:?}");
@@ -163,7 +163,7 @@ fn the_configurations_of_the_tutorial_are_valid() {
 }
 
 #[test]
-fn links_between_the_documents_lead_somewhere() {
+fn links_between_the_documents_are_valid() {
     for path in documents() {
         for target in read(&path).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !target.contains("://") && !target.starts_with('#') {
@@ -174,7 +174,7 @@ fn links_between_the_documents_lead_somewhere() {
     }
 }
 
-/// Asserts that a document is what the code says; with `UPDATE_DOCS=1` it becomes so.
+/// Asserts that a document matches the code; with `UPDATE_DOCS=1` it is rewritten.
 fn check_or_update(path: &str, expected: &str) {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(root().join(path), expected).unwrap();
@@ -184,19 +184,19 @@ fn check_or_update(path: &str, expected: &str) {
     let line = differs.unwrap_or_else(|| found.lines().count().min(expected.lines().count())) + 1;
     assert!(
         found == expected,
-        "{path}:{line} is not what the code says: run `UPDATE_DOCS=1 cargo test --release --test docs` to write it anew"
+        "{path}:{line} does not match the code: regenerate it with `UPDATE_DOCS=1 cargo test --release --test docs`"
     );
 }
 
 #[test]
-fn the_reference_is_what_the_code_says() {
+fn the_reference_matches_the_code() {
     let path = "docs/configuration.md";
     let text = read(path);
     let (by_hand, _) = text.split_once(" -->\n\n").expect("a comment where the reference begins");
     check_or_update(path, &format!("{by_hand} -->\n\n{}", reference()));
 }
 
-/// What a command says to a configuration, in its own words.
+/// The message of a command about a configuration.
 fn message(command: Command, input: &str) -> String {
     let (text, overrides) = match input.strip_prefix("--set ") {
         Some(set) => ("", set.split(" --set ").map(str::to_owned).collect()),
@@ -211,14 +211,15 @@ fn message(command: Command, input: &str) -> String {
     }
 }
 
-/// What `config check` says first to a file.
+/// The first message of `config check` about a file.
 fn message_of_check(input: &str) -> String {
     let found = Checked::text(input, "my.toml", &[], None);
     let said = found.errors.iter().chain(&found.missing).next();
     said.unwrap_or_else(|| panic!("nothing is wrong with {input}")).to_string()
 }
 
-/// What a whole command line says, in a folder with a run, a sweep and a configuration; nothing new is left there.
+/// The message of a complete command line, in a folder with a run, a sweep and a configuration, to which nothing is
+/// added.
 fn message_of_program(arguments: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
@@ -242,8 +243,8 @@ fn message_of_program(arguments: &str) -> String {
     sentence.to_owned()
 }
 
-/// Asserts that the tables of a document show what the program says: `ask` is given the section and what stands in the
-/// first column as code, and gives nothing where that is no input.
+/// Asserts that the tables of a document show the messages of the program. `ask` gets the section and the code in the
+/// first column; it returns nothing if that is not an input.
 fn check_messages(path: &str, least: usize, ask: impl Fn(&str, &str) -> Option<String>) {
     let (mut section, mut expected, mut count) = (String::new(), String::new(), 0);
     for line in read(path).lines() {
@@ -264,7 +265,7 @@ fn check_messages(path: &str, least: usize, ask: impl Fn(&str, &str) -> Option<S
 }
 
 #[test]
-fn what_is_said_about_mistakes_is_what_the_document_shows() {
+fn the_documents_show_the_actual_messages() {
     check_messages("docs/errors.md", 100, |section, input| {
         let commands = [Command::Train, Command::Eval, Command::Pretrain, Command::FitClassifier];
         Some(match section {
@@ -273,7 +274,8 @@ fn what_is_said_about_mistakes_is_what_the_document_shows() {
             "Command lines" => message_of_program(input),
             _ => {
                 let is_for = |command: &Command| section == format!("Values for `{command}`");
-                let command = commands.into_iter().find(is_for).unwrap_or_else(|| panic!("whom is {section} for?"));
+                let command =
+                    commands.into_iter().find(is_for).unwrap_or_else(|| panic!("no command belongs to {section}"));
                 message(command, input)
             }
         })
@@ -291,7 +293,7 @@ fn the_presets_are_listed() {
     }
 }
 
-/// What `make` is asked for exists.
+/// Every `make` target in the documents exists.
 #[test]
 fn make_has_every_target_that_the_documents_name() {
     let makefile = read("Makefile");

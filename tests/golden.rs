@@ -1,10 +1,9 @@
-//! The pure mathematics against numbers from an independent `f64` program, which computes
-//! log-likelihoods from means and actions and has compared its gradients with finite differences.
+//! The pure mathematics against numbers from an independent `f64` program, which computes log-likelihoods from means and
+//! actions, and whose gradients were checked with finite differences.
 //!
-//! Tolerance: 1e-12 of the larger of the expected number and the scale of the terms it is a sum of.
-//! Both sides round to about 1e-16 a step, over tens of steps, and some numbers here are small
-//! differences of larger ones: without that scale the tolerance would ask for digits that neither
-//! side has.
+//! Tolerance: 1e-12 of the larger of the expected number and the scale of the terms it is a sum of. Both sides round to
+//! about 1e-16 per step, over tens of steps, and some numbers are small differences of larger ones. Without that scale
+//! the tolerance would require digits that neither side has.
 
 mod golden {
     mod losses;
@@ -24,7 +23,7 @@ use flowdppo_wgpu::rl::advantage::AdvantageKind;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Golden {
-    /// Says what the numbers are; has none itself.
+    /// Describes the numbers; contains none itself.
     #[serde(rename = "meta")]
     _meta: serde_json::Value,
     schedules: BTreeMap<String, Vec<f64>>,
@@ -124,7 +123,7 @@ struct LossCase {
     loss_name: String,
     loss: f64,
     grad_v: Vec<Vec<f64>>,
-    /// Absent from the cases of a reference penalty alone.
+    /// Absent from the cases that only have a reference penalty.
     #[serde(flatten)]
     policy: Option<PolicyCase>,
 }
@@ -239,7 +238,7 @@ fn samplers() {
     assert!(with_density > 80 && special > 0, "{with_density} {special}");
 }
 
-/// What the diffusers library's scheduler makes, rounded to six digits.
+/// The schedules of diffusers, rounded to six digits.
 #[test]
 fn schedules_of_diffusers() {
     #[derive(Deserialize)]
@@ -313,7 +312,7 @@ fn total_variation() {
     assert_eq!(cases.len(), 5);
     for case in cases {
         assert_close(tv_from_kl_sum(case.kl_sum), case.tv, 0.0, "total variation");
-        // Near 1 a distance says little of the KL: TV 0.93 has lost a digit of it.
+        // Near 1 the distance determines the KL poorly: TV 0.93 has lost a digit of it.
         assert_close(kl_sum_from_tv(case.tv), case.kl_sum, 1.0, "KL of a total variation");
     }
 }
@@ -343,14 +342,14 @@ fn flow_grpo_trains_on_all_steps_but_the_last() {
     assert_eq!(expected.len(), 2);
     let chosen = TrainedSteps::AllButLast {}.choose(10, 0, 0).unwrap();
     assert_eq!(chosen.len(), expected["T10_frac0.99"]);
-    // All of them would include the last, which is refused by name.
+    // All of them would include the last, which is rejected by name.
     let all = TrainedSteps::List { steps: (0..expected["T10_frac1.0"]).collect() };
     assert!(all.choose(10, 0, 0).unwrap_err().to_string().contains("is the last"));
 }
 
-/// A section that is new in the file does not parse; these are the tests of those that are there.
+/// A new section in the file does not parse. These are the tests of the existing ones.
 #[test]
-fn no_section_is_forgotten() {
+fn every_section_is_tested() {
     let tested = [
         ("schedules", "schedules"),
         ("sampler_inputs", "samplers"),

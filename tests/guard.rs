@@ -1,5 +1,4 @@
-//! Runs that go wrong on purpose, in the plane of the rings: they are warned of, can be stopped, and keep their best
-//! model.
+//! Runs on the rings that go wrong on purpose: they cause warnings, can be stopped, and keep their best model.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,8 +20,8 @@ fn folder() -> &'static Path {
     &FOLDER
 }
 
-/// The reward is how far a point lies to the upper right, whatever ring was asked for: nothing that the judge likes. The
-/// mask is so loose that it does not get in the way.
+/// The reward is how far a point is to the upper right, whatever the requested ring, which lowers the judge's accuracy.
+/// The mask is too loose to act.
 const HACKED: [&str; 10] = [
     "reward=[{ kind = 'ink' }]",
     "objective.kl_mask_threshold=0.0655",
@@ -40,7 +39,7 @@ const HACKED: [&str; 10] = [
 fn train(name: &str, resume: bool, settings: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
     command.arg("train").arg("--out").arg(folder().join(name));
-    // Not the user's own.
+    // Not the user's configuration.
     command.env("FLOWDPPO_CACHE_DIR", folder().join("cache"));
     match resume {
         true => command.arg("--resume"),
@@ -66,13 +65,13 @@ fn warnings(name: &str) -> Vec<Record> {
 }
 
 #[test]
-fn a_reward_that_is_hacked_is_warned_of_and_the_best_model_stays() {
+fn a_hacked_reward_causes_a_warning_and_the_best_model_is_kept() {
     let whole = train("hacked", false, &HACKED);
     let (out, err) = (text(&whole.stdout), text(&whole.stderr));
     assert!(whole.status.success(), "{err}");
     assert!(err.contains("warning: the judge's accuracy fell from"), "{err}");
     let warned = warnings("hacked");
-    let judge = warned.iter().find(|line| line["kind"] == "judge").expect("the judge is no friend of ink");
+    let judge = warned.iter().find(|line| line["kind"] == "judge").expect("the judge does not like ink");
     let message = judge["message"].as_str().unwrap();
     for part in ["while the reward rose from", "`train.learning_rate`", "docs/troubleshooting.md"] {
         assert!(message.contains(part), "{message}");
@@ -81,14 +80,14 @@ fn a_reward_that_is_hacked_is_warned_of_and_the_best_model_stays() {
     let best: Record = serde_json::from_slice(&read("hacked", "best/best.json")).unwrap();
     let history = metrics::read(&folder().join("hacked/metrics.jsonl")).unwrap();
     let accuracy = |line: &Record| metrics::number(line, "eval/judge_accuracy");
-    // Of equals the first; the base is no candidate.
+    // Of equals the first; the base is not a candidate.
     let expected = history[1..].iter().rev().max_by(|a, b| accuracy(a).partial_cmp(&accuracy(b)).unwrap()).unwrap();
     assert_eq!((&best["by"], &best["iteration"]), (&"judge".into(), &expected["iteration"]));
     assert_ne!(best["iteration"], 6);
     assert!(read("hacked", "best/model.safetensors") != read("hacked", "model.safetensors"));
     assert!(out.contains("best by judge: iteration ") && out.contains("warnings: "), "{out}");
 
-    // A run that stops when it is hacked is saved, says why, and goes on if it is told to.
+    // A run that stops because it is hacked is saved, says why, and can be resumed.
     let stopped = train("stopped", false, &[&HACKED[..], &["guard.stop_on_hack=true"]].concat());
     let err = text(&stopped.stderr);
     assert_eq!(stopped.status.code(), Some(1), "{err}");

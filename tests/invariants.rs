@@ -1,4 +1,4 @@
-//! What must hold for every run on every device, each rule a test.
+//! Properties of every run on every device, one test each.
 
 mod common;
 
@@ -32,7 +32,7 @@ use flowdppo_wgpu::reward::Rewards;
 use flowdppo_wgpu::rl::{Rollout, RolloutCollector, STATES, Trainer, UpdateRecord, Updater, VELOCITIES};
 use flowdppo_wgpu::sampling::SamplerTable;
 
-/// The tiny classifier as a file, which configurations name.
+/// The tiny classifier as a file, for use in configurations.
 fn classifier_file() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("classifier.safetensors");
@@ -110,8 +110,7 @@ impl Parts {
         self.updater.learn(rollout, &advantages, &mut self.optimizer).expect("the device works")
     }
 
-    /// Bits of the states and velocities that the rollout has left on the device; DiffusionNFT has no
-    /// velocities.
+    /// Bits of the states and velocities of the rollout on the device; DiffusionNFT has no velocities.
     fn trajectory(&self) -> [Vec<u32>; 2] {
         let stores = self.collector.stores();
         [STATES, VELOCITIES]
@@ -143,11 +142,11 @@ fn the_first_update_is_on_policy_to_the_bit() {
             config.rollout.micro_batch = 4;
             config.train.updates_per_rollout = updates;
             config.train.micro_batch = micro_batch;
-            // What becomes of activations afterwards does not affect the forward pass.
+            // How activations are stored does not affect the forward pass.
             config.train.half_activations = micro_batch == 3;
             config.train.activation_checkpointing = micro_batch == 6;
             let mut parts = Parts::new(gpu(), &config, &model);
-            // Also when the weights are those that training has made.
+            // Also with trained weights.
             for iteration in 0..2 {
                 let rollout = parts.collect(iteration);
                 assert_eq!(rollout.trained.len(), 3);
@@ -167,7 +166,7 @@ fn the_first_update_is_on_policy_to_the_bit() {
 }
 
 #[test]
-fn updates_leave_the_trajectory_as_it_was() {
+fn updates_do_not_change_the_trajectory() {
     let mut parts = Parts::new(gpu(), &config(), &tiny::dit(1));
     let rollout = parts.collect(0);
     let weights = parts.optimizer.read(PARAMETERS).expect("the device works");
@@ -198,7 +197,7 @@ fn samples_do_not_depend_on_the_batch_they_are_drawn_in() {
 }
 
 #[test]
-fn the_seed_alone_decides_every_byte() {
+fn the_seed_determines_every_byte() {
     let (_folder, file) = classifier_file();
     let model = tiny::dit(1);
     let checkpoint = |seed: u64| {
@@ -249,13 +248,13 @@ fn the_mask_needs_several_updates_and_a_finite_threshold() {
     assert_eq!(dropped(2, 2, f64::INFINITY, ThresholdUnit::Sum), [0.0; 8]);
 }
 
-/// A device of this test's own, because counters are the device's.
+/// A device for one test only, because counters belong to the device.
 fn own_gpu() -> Arc<Gpu> {
     Gpu::open(&Options::default().or_environment()).expect("the tests need an adapter")
 }
 
 #[test]
-fn nothing_is_made_after_the_first_iteration() {
+fn nothing_is_allocated_or_compiled_after_the_first_iteration() {
     let (_folder, file) = classifier_file();
     let gpu = own_gpu();
     let (config, model) = (tiny::config(&file), tiny::dit(1));
@@ -284,7 +283,7 @@ fn nothing_is_made_after_the_first_iteration() {
 }
 
 #[test]
-fn the_plan_says_how_many_bytes_will_be_held() {
+fn the_plan_predicts_the_memory() {
     let (folder, file) = classifier_file();
     let gpu = own_gpu();
     let model = tiny::dit(2);
@@ -328,7 +327,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         assert_eq!(held() - before, planned, "optimizer, rollout and update; the staging buffer was there before");
         assert!(cost.naive_bytes > cost.bytes, "memory is reused");
         drop(parts);
-        assert_eq!(held(), before, "memory is given back");
+        assert_eq!(held(), before, "memory is released");
 
         let rewards =
             Rewards::new(&gpu, &config.reward, &flow_model_of(&model).pictures(&[])).expect("it fits the model");
@@ -336,7 +335,7 @@ fn the_plan_says_how_many_bytes_will_be_held() {
         drop(rewards);
         let trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
         let of_trainer = held() - before;
-        // The classifier's slots may be those of the update.
+        // The classifier may share the slots of the update.
         assert!((planned..=planned + of_rewards).contains(&of_trainer), "the whole trainer: {of_trainer}");
         drop(trainer);
     }

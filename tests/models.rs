@@ -1,4 +1,4 @@
-//! Whole networks against references made elsewhere.
+//! Complete networks against reference outputs of other programs.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn formats(name: &str) -> std::path::PathBuf {
 }
 
 fn sit_tiny() -> Tensors {
-    read_tensors(&formats("sit_tiny/model.safetensors")).expect("the file is whole")
+    read_tensors(&formats("sit_tiny/model.safetensors")).expect("the file is complete")
 }
 
 /// The guided velocity of a model at given states, on the device.
@@ -57,11 +57,11 @@ fn velocity(model: &Model, x: &[f32], sigma: &[f64], labels: &[u32], guidance_sc
 }
 
 #[test]
-fn sit_tiny_gives_its_reference_output() {
+fn sit_tiny_matches_its_reference_output() {
     let model = import_sit("sit_tiny", sit_tiny(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     let config = model.dit("sit_tiny").expect("it is a flow model");
     assert!(config.learn_sigma && config.num_classes == 10 && config.depth == 2 && config.image_size == 8);
-    let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is whole");
+    let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is complete");
     let labels: Vec<u32> = io["y"].1.iter().map(|label| *label as u32).collect();
     // SiT's time is 1 - sigma, its velocity data - noise; ours is noise - data.
     let sigma: Vec<f64> = io["t"].1.iter().map(|time| 1.0 - f64::from(*time)).collect();
@@ -73,7 +73,7 @@ fn sit_tiny_gives_its_reference_output() {
 }
 
 #[test]
-fn native_files_hold_the_same_model() {
+fn native_files_contain_the_same_model() {
     let tensors = sit_tiny();
     let model = import_sit("sit_tiny", tensors.clone(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     let bytes = model.to_bytes();
@@ -82,7 +82,7 @@ fn native_files_hold_the_same_model() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("model.safetensors");
     model.save(&path).expect("the folder is writable");
-    assert_eq!(read_tensors(&path).expect("the file is whole"), tensors, "names, shapes and values are SiT's");
+    assert_eq!(read_tensors(&path).expect("the file is complete"), tensors, "names, shapes and values are SiT's");
 }
 
 /// Weights stay in their file, in whatever type it has them, and are widened tensor by tensor.
@@ -128,18 +128,18 @@ fn a_native_file_may_be_of_any_type() {
     }
 }
 
-/// SiT's `forward_with_cfg` at a scale of 4, which guides the first three channels and leaves the others as they are;
-/// ours guides them all.
+/// SiT's `forward_with_cfg` at a scale of 4, which guides the first three channels and leaves the others unguided;
+/// ours guides all of them.
 #[test]
-fn sit_tiny_gives_its_guided_reference_output() {
+fn sit_tiny_matches_its_guided_reference_output() {
     let model = import_sit("sit_tiny", sit_tiny(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
-    let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is whole");
+    let io = read_tensors(&formats("sit_tiny/io.safetensors")).expect("the file is complete");
     let (x, expected) = (&io["x"].1, &io["out_cfg4"].1);
     let sigma: Vec<f64> = io["t"].1.iter().map(|time| 1.0 - f64::from(*time)).collect();
     let classes = [3, 7];
     let [guided, conditional, unconditional] = [(classes, 4.0), (classes, 1.0), ([10, 10], 1.0)]
         .map(|(classes, scale)| velocity(&model, x, &sigma, &classes, scale));
-    // Its batch is that of the classes and then the same without.
+    // Its batch is that of the classes, followed by the same without classes.
     for (index, expected) in expected.chunks(64).enumerate() {
         let (sample, channel) = (index / 4, index % 4);
         let ours = match (channel, sample) {
@@ -149,14 +149,14 @@ fn sit_tiny_gives_its_guided_reference_output() {
         };
         let expected: Vec<f64> = expected.iter().map(|value| -f64::from(*value)).collect();
         let at = (sample % 2 * 4 + channel) * 64;
-        // As without guidance, times 4 + 3 for the difference of two velocities that it is made of.
+        // As without guidance, times 4 + 3 for the difference of two velocities.
         let error = common::nmse(&ours[at..at + 64], &expected).sqrt();
         assert!(error < 7e-5, "sample {sample}, channel {channel}: relative error {error:.1e}");
     }
 }
 
 #[test]
-fn an_exported_model_is_what_was_imported() {
+fn an_exported_model_equals_the_imported_one() {
     let tensors = sit_tiny();
     let model = import_sit("sit_tiny", tensors.clone(), Some(2), NullClass::Assumed).expect("it is a SiT checkpoint");
     check_export_sit("it", &model).expect("it is SiT's convention");
@@ -223,7 +223,7 @@ fn the_last_row_of_the_class_table_is_what_the_user_says() {
         import_sit("file", tensors, Some(2), null_class).map(|model| {
             let config = model.dit("file").expect("it is a flow model").clone();
             // It survives the native file.
-            assert_eq!(Model::from_bytes("file", &model.to_bytes()).expect("it is whole"), model);
+            assert_eq!(Model::from_bytes("file", &model.to_bytes()).expect("it is complete"), model);
             (config.num_classes, config.has_null_class, config.null_class())
         })
     };
@@ -264,7 +264,7 @@ fn a_wrong_checkpoint_says_which_tensor_is_at_fault() {
             &|it| renamed(it, "blocks.1.attn.proj.bias", "blocks.1.attn.proj.bais"),
             &["is missing the tensor `blocks.1.attn.proj.bias`", "it has `blocks.1.attn.proj.bais`"],
         ),
-        // Not that those after it are too much, or that there is none.
+        // The message is not that later tensors are unknown, or that there is none.
         (
             &|it| drop(it.remove("blocks.1.attn.qkv.weight")),
             &["is missing the tensor `blocks.1.attn.qkv.weight` of shape [96, 32]"],

@@ -1,4 +1,4 @@
-//! Rewards that run outside: real programs and real services on this machine, those that work and those that do not.
+//! External rewards: real programs and real services on this machine, working and broken ones.
 //!
 //! Programs need `python3` and `sh`; a machine without them fails here and says so.
 

@@ -1,5 +1,5 @@
-//! A run that is stopped at any moment and resumed ends in the same bytes as one that was left alone. These
-//! tests drive the program itself and kill it as the power would.
+//! A run that is stopped at any moment and resumed ends in the same bytes as an uninterrupted one. These tests run the
+//! program itself and kill it as a power cut would.
 
 mod common;
 
@@ -42,7 +42,7 @@ fn folder() -> &'static Path {
 fn train(name: &str, resume: bool) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
     command.arg("train").arg("--out").arg(folder().join(name));
-    // Not the user's own.
+    // Not the user's configuration.
     command.env("FLOWDPPO_CACHE_DIR", folder().join("cache"));
     match resume {
         true => command.arg("--resume"),
@@ -58,13 +58,13 @@ fn finish(mut command: Command, name: &str) -> PathBuf {
     folder().join(name)
 }
 
-/// The run that nobody stopped.
+/// The uninterrupted run.
 fn undisturbed() -> &'static Path {
     static RUN: LazyLock<PathBuf> = LazyLock::new(|| finish(train("undisturbed", false), "undisturbed"));
     &RUN
 }
 
-/// Resumes a run and compares all that it leaves with the run that nobody stopped.
+/// Resumes a run and compares all of its files with the uninterrupted run.
 fn resume_and_compare(name: &str) {
     let run = finish(train(name, true), name);
     let same = |file: &str| {
@@ -79,7 +79,7 @@ fn resume_and_compare(name: &str) {
         same(file);
     }
     let history = |run: &Path| {
-        let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is whole");
+        let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is complete");
         for record in &mut records {
             record.retain(|key, _| !key.starts_with("seconds_") && key != "images_per_second");
         }
@@ -87,10 +87,10 @@ fn resume_and_compare(name: &str) {
     };
     let actual = history(&run);
     assert_eq!(actual.iter().map(|record| record["iteration"].as_u64()).collect::<Vec<_>>(), [0, 1, 2, 3, 4].map(Some));
-    assert_eq!(actual, history(undisturbed()), "{name}: the metrics tell another story");
+    assert_eq!(actual, history(undisturbed()), "{name}: the metrics differ");
 }
 
-/// Starts a run and waits until something is seen; `None` if the run ended before.
+/// Starts a run and waits for a condition; `None` if the run ended before.
 fn start_and_wait_for(name: &str, mut seen: impl FnMut(&Path) -> bool) -> Option<Child> {
     let run = folder().join(name);
     let mut child = train(name, false).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
@@ -99,13 +99,13 @@ fn start_and_wait_for(name: &str, mut seen: impl FnMut(&Path) -> bool) -> Option
         if child.try_wait().expect("the program is our child").is_some() {
             return None;
         }
-        assert!(Instant::now() < deadline, "{name} does not come to the moment that is waited for");
+        assert!(Instant::now() < deadline, "{name} does not reach the expected state");
         std::thread::sleep(Duration::from_micros(200));
     }
     Some(child)
 }
 
-/// Ends a process without giving it a chance to notice (SIGKILL where there are signals).
+/// Ends a process without giving it a chance to react (SIGKILL on systems with signals).
 fn kill(mut child: Child) {
     child.kill().expect("the program is our child");
     child.wait().expect("the program is our child");
@@ -134,7 +134,7 @@ fn half_written(run: &Path, iteration: u64) -> Option<PathBuf> {
 
 #[test]
 fn a_run_killed_in_the_middle_of_an_iteration_resumes_exactly() {
-    // Between the third line of the log and the second checkpoint lies the fourth iteration.
+    // The fourth iteration is between the third line of the log and the second checkpoint.
     let killed = (0..5).find_map(|attempt| {
         let name = format!("killed-in-iteration-{attempt}");
         let child = start_and_wait_for(&name, |run| has_line(run, 3))?;
@@ -148,7 +148,7 @@ fn a_run_killed_in_the_middle_of_an_iteration_resumes_exactly() {
 }
 
 #[test]
-fn a_run_killed_before_its_first_checkpoint_begins_again() {
+fn a_run_killed_before_its_first_checkpoint_starts_over() {
     let killed = (0..5).find_map(|attempt| {
         let name = format!("killed-early-{attempt}");
         kill(start_and_wait_for(&name, |run| has_line(run, 1))?);
@@ -159,8 +159,8 @@ fn a_run_killed_before_its_first_checkpoint_begins_again() {
 
 #[test]
 fn a_run_killed_while_it_writes_a_checkpoint_resumes_exactly() {
-    // Where writing is over before the signal arrives, the moment is missed; then
-    // `what_a_crash_may_leave_does_no_harm` stands for it, and the last of these runs must be exact all the same.
+    // If writing ends before the signal arrives, the moment is missed. Then `leftovers_of_a_crash_are_harmless` covers
+    // it, and the last of these runs must still be exact.
     let mut name = String::new();
     for attempt in 0..5 {
         name = format!("killed-in-checkpoint-{attempt}");
@@ -189,7 +189,7 @@ fn an_interrupted_run_saves_what_it_has_and_resumes_exactly() {
     resume_and_compare(name);
 }
 
-/// A copy of the undisturbed run, changed as a crash or a bad disk would.
+/// A copy of the uninterrupted run, changed as by a crash or a bad disk.
 fn spoilt(name: &str, spoil: impl FnOnce(&Path)) {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).expect("the folder is writable");
@@ -217,7 +217,7 @@ fn truncate(file: &Path) {
 }
 
 #[test]
-fn a_checkpoint_that_is_damaged_gives_way_to_the_one_before() {
+fn a_damaged_checkpoint_is_skipped_for_the_previous_one() {
     spoilt("damaged-checkpoint", |run| {
         let file = run.join("checkpoints/000004/optimizer.safetensors");
         let mut bytes = fs::read(&file).expect("the run wrote it");
@@ -228,8 +228,8 @@ fn a_checkpoint_that_is_damaged_gives_way_to_the_one_before() {
 }
 
 #[test]
-fn a_best_model_that_was_being_replaced_is_found_again() {
-    // The best is the last, and its model and its numbers do not belong together yet.
+fn a_best_model_that_was_being_replaced_is_recovered() {
+    // The best is the last, and its model and its numbers do not match yet.
     spoilt("half-a-best", |run| {
         fs::remove_dir_all(run.join("checkpoints/000004")).expect("the run wrote it");
         truncate(&run.join("best/model.safetensors"));
@@ -237,7 +237,7 @@ fn a_best_model_that_was_being_replaced_is_found_again() {
 }
 
 #[test]
-fn what_a_crash_may_leave_does_no_harm() {
+fn leftovers_of_a_crash_are_harmless() {
     spoilt("half-a-checkpoint", |run| {
         // The second file was being written, and so was the last line of the log.
         let hidden = run.join("checkpoints/.000004.tmp-4711");

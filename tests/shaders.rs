@@ -1,8 +1,8 @@
-//! Every shader is valid, translates to what each platform's driver takes, and stays within WebGPU's
-//! default limits. None of this needs a GPU.
+//! Every shader is valid, translates to the language of each platform, and stays within WebGPU's default limits. None
+//! of this needs a GPU.
 //!
-//! `spirv-val` judges the SPIR-V where it is installed. `FLOWDPPO_TINT` may hold a command that takes
-//! WGSL files and fails if it refuses one, such as `node .ci/tint-check.mjs`.
+//! `spirv-val` checks the SPIR-V if it is installed. `FLOWDPPO_TINT` may contain a command that takes WGSL files and
+//! fails if it rejects one, such as `node .ci/tint-check.mjs`.
 
 #[path = "common/skip.rs"]
 #[allow(dead_code, reason = "the ops use the rest")]
@@ -65,7 +65,7 @@ fn every_shader_translates_to_every_platform() {
 #[test]
 fn every_shader_fits_the_default_limits() {
     let limits = wgpu::Limits::defaults();
-    // 32 bytes below WebGPU's default: what Apple's A-series chips have left.
+    // 32 bytes below WebGPU's default: what Apple's A-series chips offer.
     let workgroup_bytes = wgpu::Limits::downlevel_defaults().max_compute_workgroup_storage_size;
     let mut errors = Vec::new();
     for (name, wgsl) in shaders() {
@@ -86,7 +86,7 @@ fn every_shader_fits_the_default_limits() {
     report(&errors);
 }
 
-/// Only a shader that says so in its name may need subgroups: every other one is the fall-back.
+/// Only a shader with `subgroup` in its name may need subgroups; the others are the fallback.
 #[test]
 fn subgroups_are_optional() {
     let errors: Vec<_> = shaders()
@@ -136,7 +136,7 @@ fn shaders_come_with_every_combination_of_their_constants() {
     assert_eq!(distinct.len(), names.len(), "every name is there once");
 }
 
-// A kernel cannot be made with a constant that the combinations leave out, so none escapes the tests above.
+// A kernel cannot be created with a constant outside the combinations, so the tests above cover all.
 
 #[test]
 #[should_panic(expected = "is not among the tested constants")]
@@ -146,7 +146,7 @@ fn a_constant_that_is_not_tested_cannot_be_replaced() {
 
 #[test]
 #[should_panic(expected = "is not among the tested constants")]
-fn a_choice_that_is_not_tested_cannot_be_made() {
+fn a_variant_that_is_not_tested_cannot_be_chosen() {
     shader::source("policy_objective", &[("OBJECTIVE", 5)]);
 }
 
@@ -156,7 +156,7 @@ fn a_constant_that_a_shader_does_not_have_cannot_be_replaced() {
     shader::source("attention", &[("SUBGROUP", 8)]);
 }
 
-// The checks above must be able to fail, or their silence means nothing.
+// The checks above must be able to fail.
 
 const REVERSE: &str = "
 override WIDTH: u32 = 64u;
@@ -184,7 +184,7 @@ fn a_good_shader_passes_and_its_usage_is_counted() {
 }
 
 #[test]
-fn subgroups_are_seen_and_translate() {
+fn subgroups_are_detected_and_translated() {
     let shader = Shader::new(
         "@group(0) @binding(0) var<storage, read_write> values: array<f32>;
         @compute @workgroup_size(32)
@@ -196,7 +196,7 @@ fn subgroups_are_seen_and_translate() {
 }
 
 #[test]
-fn bad_shaders_are_refused() {
+fn bad_shaders_are_rejected() {
     for (wgsl, expected) in [
         ("fn main() { let x: f32 = 1u; }", "expected"),
         ("fn helper() {}", "no compute entry point"),
@@ -210,7 +210,7 @@ fn bad_shaders_are_refused() {
 }
 
 #[test]
-fn broken_spirv_is_refused() {
+fn broken_spirv_is_rejected() {
     if !installed("spirv-val") {
         skip::not_checked("spirv-val is not installed: nobody refuses broken SPIR-V");
         return;

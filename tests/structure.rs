@@ -1,11 +1,11 @@
-//! The layers of the program, and the names that ops, shaders and tests share: read from the source, so that neither can
-//! drift from what the documents say of them.
+//! Checks the layers of the program, and the names that ops, shaders and tests share, against the source, so that they
+//! cannot drift from the documents.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules from the top down. One names only modules of the layers below its own, none beside it.
+/// The modules from the top down. A module names only modules of lower layers below its own, none beside it.
 const LAYERS: [&[&str]; 29] = [
     &["cli"],
     &["preflight"],
@@ -39,11 +39,11 @@ const LAYERS: [&[&str]; 29] = [
     &["main"],
 ];
 
-/// Shaders that no op runs, with who does.
+/// Shaders that no op runs, with the module that does.
 const NOT_OF_OPS: [(&str, &str); 4] =
     [("bench_empty", "bench"), ("finished", "gpu"), ("roofline_copy", "roofline"), ("roofline_fma", "roofline")];
 
-/// Ops that are several kernels of other names than their file's: each direction, function or half has its own.
+/// Ops whose kernels have other names than their file: each direction, function or half has its own.
 const OTHER_NAMES: [(&str, &[&str]); 7] = [
     (
         "activation",
@@ -64,7 +64,7 @@ const OTHER_NAMES: [(&str, &[&str]); 7] = [
     // A matmul kernel with an epilogue: shaders/epilogues.
     ("matmul_joined", &[]),
     ("patchify", &["unpatchify"]),
-    // The second pass of `policy_stats`, too.
+    // Also the second pass of `policy_stats`.
     ("sum_squares", &["sum_pairs"]),
 ];
 
@@ -72,7 +72,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files below a folder with this ending, and their text.
+/// All files below a folder with this extension, and their text.
 fn files(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, ending: &str, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -96,7 +96,7 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-/// The names of the files directly in a folder, without their ending.
+/// The names of the files directly in a folder, without their extension.
 fn stems(folder: &str, ending: &str) -> BTreeSet<String> {
     let directly = |path: &PathBuf| path.parent() == Some(&root().join(folder));
     files(folder, ending).iter().map(|(path, _)| path).filter(|path| directly(path)).map(|path| stem(path)).collect()
@@ -117,7 +117,8 @@ fn code(text: &str) -> String {
 /// The names behind `crate::` in code: `crate::a::b`, `crate::{a::b, c}`.
 fn named(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let word = |text: &str| text.chars().take_while(|it| it.is_alphanumeric() || *it == '_').collect::<String>();
+    let word =
+        |text: &str| text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect::<String>();
     for rest in code.split("crate::").skip(1) {
         let Some(list) = rest.strip_prefix('{') else {
             names.insert(word(rest));
@@ -161,28 +162,35 @@ fn modules_name_only_modules_of_the_layers_below() {
         }
         let Some(own) = layer(&module) else { panic!("src/{module} is in no layer: add it to LAYERS") };
         for name in named(&code(&text)).into_iter().filter(|name| *name != module) {
-            // Macros and other items of the root are none.
+            // Macros and other items of the root are not modules.
             if layer(&name).is_some_and(|other| other <= own) {
-                wrong.push(format!("{}: {module} names {name}, which does not stand below it", path.display()));
+                wrong.push(format!("{}: {module} names {name}, which is not below it", path.display()));
             }
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-    let planned: BTreeSet<String> = LAYERS.iter().flat_map(|layer| layer.iter().map(|it| (*it).to_owned())).collect();
-    assert_eq!(seen, planned, "the layers are those of the tree");
+    let planned: BTreeSet<String> =
+        LAYERS.iter().flat_map(|layer| layer.iter().map(|name| (*name).to_owned())).collect();
+    assert_eq!(seen, planned, "the layers match the source tree");
 }
 
 /// Kernels of an op carry its name, as its file does: `layer_norm`, `layer_norm_backward`.
 #[test]
 fn every_shader_carries_the_name_of_its_op() {
-    let ops: Vec<(String, String)> =
-        files("src/ops", "rs").into_iter().map(|(path, text)| (stem(&path), text)).filter(|it| it.0 != "mod").collect();
+    let ops: Vec<(String, String)> = files("src/ops", "rs")
+        .into_iter()
+        .map(|(path, text)| (stem(&path), text))
+        .filter(|file| file.0 != "mod")
+        .collect();
     let other_names = |op: &str| OTHER_NAMES.iter().find(|(name, _)| *name == op).map_or(&[][..], |(_, names)| names);
     let mut with_shader = BTreeSet::new();
     for shader in stems("shaders", "wgsl") {
         if let Some((_, module)) = NOT_OF_OPS.iter().find(|(name, _)| *name == shader) {
-            let text: String =
-                files("src", "rs").into_iter().filter(|(path, _)| module_of(path) == *module).map(|it| it.1).collect();
+            let text: String = files("src", "rs")
+                .into_iter()
+                .filter(|(path, _)| module_of(path) == *module)
+                .map(|file| file.1)
+                .collect();
             assert!(text.contains(&format!("\"{shader}\"")), "src/{module} does not run shaders/{shader}.wgsl");
             continue;
         }
@@ -193,7 +201,11 @@ fn every_shader_carries_the_name_of_its_op() {
             })
             .filter(|(_, text)| text.contains(&format!("\"{shader}\"")))
             .collect();
-        assert_eq!(owners.len(), 1, "shaders/{shader}.wgsl has the name of one op in src/ops that runs it: {owners:?}");
+        assert_eq!(
+            owners.len(),
+            1,
+            "shaders/{shader}.wgsl must have the name of one op in src/ops that runs it: {owners:?}"
+        );
         with_shader.insert(owners[0].0.clone());
     }
     for (op, _) in &ops {

@@ -1,5 +1,5 @@
 "use strict";
-// The iteration that somebody has chosen to look at; null follows the newest.
+// The iteration that the user has chosen; null follows the newest.
 let chosen = null;
 let playing = null;
 
@@ -21,7 +21,7 @@ function slides() {
   };
   input.max = last;
   box.querySelector(".slider").hidden = false;
-  // Of a long run some grids are left out, and others as it goes on: the nearest one is shown.
+  // Some grids of a long run are omitted, and which ones changes as it continues: show the nearest one.
   const distance = (index) => Math.abs(iteration(index) - (chosen ?? Infinity));
   show(images.reduce((best, _, index) => (distance(index) < distance(best) ? index : best), last));
   const stop = () => {
@@ -38,15 +38,15 @@ function slides() {
   if (playing) { stop(); play(); }
 }
 
-// What can have the focus, and what tells it apart within its part however often that is written.
+// The elements that can have the focus, and an identity that survives when their part is replaced.
 const reachable = (part) => [...part.querySelectorAll("a, button, input")];
 const identity = (element) => element.localName + (element.getAttribute("href") ?? element.getAttribute("value"));
 
-// How each part of the page was written, before anything moved.
+// The source of each part of the page, before the script changed it.
 const sources = new Map([...document.querySelectorAll("[data-part]")].map((part) => [part.id, part.outerHTML]));
 slides();
 
-// The dashboard's pages ask every two seconds whether there is something new, and take over the parts that differ.
+// Pages of the dashboard check for updates every two seconds, and replace the parts that differ.
 if ("live" in document.body.dataset) {
   let tag = null;
   const follow = async () => {
@@ -55,7 +55,7 @@ if ("live" in document.body.dataset) {
       const answer = await fetch(location.href, { cache: "no-store", headers: tag ? { "If-None-Match": tag } : {} });
       if (answer.status !== 200) return;
       const text = await answer.text();
-      // Nothing is taken away under a finger: it comes the next time.
+      // Do not replace anything while the mouse button is down; the next update will.
       if (document.querySelector(":active")) return;
       const page = new DOMParser().parseFromString(text, "text/html");
       for (const part of page.querySelectorAll("[data-part]")) {
@@ -75,7 +75,7 @@ if ("live" in document.body.dataset) {
       }
       document.title = page.title;
       tag = answer.headers.get("ETag");
-    } catch { /* The dashboard has ended, or is busy: the page stays as it is. */ }
+    } catch { /* The dashboard has ended, or is busy: keep the page. */ }
   };
   follow();
   setInterval(follow, 2000);

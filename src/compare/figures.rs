@@ -1,4 +1,4 @@
-//! Which pictures are drawn, and what is in them.
+//! The figures of a comparison, and their content.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ const ROLLOUTS: Axis = Axis { title: "rollouts", scale: Scale::Whole };
 const REWARD: &str = "eval/reward_mean";
 const BAND: &str = "Line: mean over seeds. Band: smallest to largest.";
 
-/// Every figure with the name of its file.
+/// Every figure with its file name.
 pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
     let reward = Axis { title: "mean reward", scale: Scale::Linear };
     let chart = |title, subtitle, x, y, series: &dyn Fn(&Group) -> Series| Chart {
@@ -34,7 +34,7 @@ pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
             }
         }
     };
-    let ends = "Evaluations along training; the large mark is the last. Thick: mean over seeds. Thin: single runs.";
+    let ends = "Evaluations during training; the large mark is the last. Thick: mean over seeds. Thin: single runs.";
     vec![
         (
             "reward",
@@ -110,8 +110,8 @@ pub(super) fn all(groups: &[Group]) -> Vec<(&'static str, Chart)> {
     ]
 }
 
-/// How the standardised log-ratio of new samples is distributed, against the normal law; all seeds and iterations of a
-/// group together.
+/// The distribution of the standardised log-ratio of new samples, compared with the normal distribution, over all seeds
+/// and iterations of a group.
 fn ratio_law(groups: &[Group]) -> Chart {
     let mut series: Vec<Series> = groups
         .iter()
@@ -143,11 +143,11 @@ fn named(group: &Group) -> Series {
     Series { label: group.label.clone(), colour: group.colour, shape: group.shape, ..Series::default() }
 }
 
-/// The mean over the runs of a group where all of them have a value, so that it does not jump where one ends; behind
-/// that, those that go on are single lines.
+/// The mean over the runs of a group where all of them have a value, so that it does not jump where one ends. After
+/// that, runs that continue are single lines.
 fn over_seeds(group: &Group, mark_all: bool, points: impl Fn(&History) -> Vec<[f64; 2]>) -> Series {
     let runs: Vec<Vec<[f64; 2]>> = group.runs.iter().map(points).filter(|points| !points.is_empty()).collect();
-    // Iterations and steps are whole numbers.
+    // Iterations and steps are integers.
     let mut at: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for [x, y] in runs.iter().flatten() {
         at.entry(*x as u64).or_default().push(*y);
@@ -169,7 +169,7 @@ fn over_seeds(group: &Group, mark_all: bool, points: impl Fn(&History) -> Vec<[f
     }
 }
 
-/// `[y of a, y of b]` wherever both have the same x.
+/// `[y of a, y of b]` where both have the same x.
 fn joined(a: &[[f64; 2]], b: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let other = |x: f64| b.iter().find(|[other, _]| *other == x).map(|[_, y]| *y);
     a.iter().filter_map(|[x, y]| Some([*y, other(*x)?])).collect()

@@ -1,4 +1,4 @@
-//! What a run's directory tells: its configuration, its metrics, and how it ended.
+//! Reads the directory of a run: its configuration, its metrics, and how it ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub enum Status {
     Finished,
     /// Still running, stopped or crashed.
     Unfinished,
-    /// It ended by itself, with numbers that are not finite or by a guard rail; the message.
+    /// Ended by non-finite numbers or by a guard rail, with this message.
     Failed(String),
 }
 
@@ -29,24 +29,24 @@ pub struct History {
     pub path: PathBuf,
     /// The directory's name.
     pub name: String,
-    /// Its seed, if it can be told.
+    /// Its seed, if known.
     pub seed: Option<u64>,
-    /// Its configuration without seed, name and place: what seeds of one group share.
+    /// Its configuration without seed, name and directory, which the seeds of one group share.
     pub config: toml::Table,
     /// Iterations done.
     pub iterations: u64,
     /// Which command wrote it.
     pub command: Command,
-    /// Iterations, or steps, that it was to do, if they can be told.
+    /// Iterations, or steps, of its configuration, if known.
     pub planned: Option<u64>,
     /// How far it has come.
     pub status: Status,
-    /// A record an iteration, the base's evaluation (0) first.
+    /// One record per iteration, the base's evaluation (0) first.
     records: Vec<Record>,
 }
 
 impl History {
-    /// Reads the directory of a run of `train`, finished or not. Lines of metrics that a crash cut are left out.
+    /// Reads the directory of a run of `train`, finished or not. Truncated lines of metrics are skipped.
     ///
     /// # Errors
     /// [`Error::Input`] if it is not a run of `train`, or has no iteration yet.
@@ -55,7 +55,7 @@ impl History {
             return Err(no_run(path, "it has no metrics.jsonl"));
         }
         let run = Self::open(path)?;
-        // A run may diverge before its first line; that is worth showing.
+        // A run may diverge before its first line, which is worth showing.
         if run.records.is_empty() && !matches!(run.status, Status::Failed(_)) {
             return Err(no_run(path, "its metrics.jsonl has no iteration yet"));
         }
@@ -68,7 +68,7 @@ impl History {
     /// Reads the directory of any run, even one that has no iteration yet. Links in it are not followed.
     ///
     /// # Errors
-    /// [`Error::Input`] if there is none, or its configuration is no TOML.
+    /// [`Error::Input`] if there is none, or its configuration is not TOML.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.is_dir() {
             return Err(no_run(path, if path.exists() { "it is a file" } else { "there is no such directory" }));
@@ -87,7 +87,7 @@ impl History {
         let iterations = records.last().and_then(|last| last["iteration"].as_u64()).unwrap_or(0);
         let command = command_of(&records);
         let (section, key) = match command {
-            // `eval` leaves no run.
+            // `eval` does not write a run.
             Command::Train | Command::Eval => ("train", "iterations"),
             Command::Pretrain => ("pretrain", "steps"),
             Command::FitClassifier => ("classifier", "steps"),
@@ -116,8 +116,8 @@ impl History {
         objects.flat_map(|object| object.keys().map(String::as_str)).collect()
     }
 
-    /// `[iteration, value]` of a metric wherever it is a number. A `.` leads into an object. The base has not moved,
-    /// so its drift, which is not measured, is 0.
+    /// `[iteration, value]` of a metric where it is a number. A `.` reaches into an object. The drift of the base is
+    /// not measured; it is 0.
     pub fn points(&self, key: &str) -> Vec<[f64; 2]> {
         let unmoved = |record: &Record| {
             let (outer, _) = key.split_once('.')?;
@@ -162,7 +162,7 @@ impl History {
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 
-/// Tells the commands apart by what they record; nothing recorded yet is taken for a run of `train`.
+/// Recognises the command by what it recorded; a run without records counts as one of `train`.
 fn command_of(records: &[Record]) -> Command {
     let has = |key: &str| records.iter().any(|record| record.contains_key(key));
     if records.is_empty() || has("reward_mean") || has("eval/reward_mean") {
@@ -178,12 +178,12 @@ fn no_run(path: &Path, what: &str) -> Error {
     Error::input(format!("{} is not a run of train: {what}; give the directories of runs", path.display()))
 }
 
-/// Two lists added, number by number.
+/// The element-wise sum of two lists.
 pub(super) fn sum(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
     a.into_iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// A configuration as a table: complete, if this version of the program understands it, else as it stands there.
+/// A configuration as a table: complete if this version of the program can read it, otherwise as it is in the file.
 fn read_config(path: &Path) -> Result<toml::Table> {
     let text = read_text(path)?;
     let complete = Config::parse_of_run(&text, &path.display().to_string()).map(|config| config.to_toml());

@@ -1,7 +1,7 @@
-//! Runs side by side: a table and pictures from what their directories hold. No device is needed.
+//! Compares runs: a table and figures from the contents of their directories. No device is needed.
 //!
-//! Runs whose configurations differ in nothing but seed, name and place are seeds of one *group*, and are shown as
-//! mean and spread.
+//! Runs whose configurations differ only in seed, name and directory are seeds of one *group*, which is shown as mean
+//! and spread.
 
 mod figures;
 mod history;
@@ -17,17 +17,17 @@ use crate::plot::Chart;
 pub use history::{History, Status};
 pub use summary::{QUANTITIES, Quantity, Statistic};
 
-/// A directory to compare, and what to call it; without a label its own name.
+/// A directory to compare, and its label; by default the name of the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// What the user calls it.
+    /// The label from the user.
     pub label: Option<String>,
     /// The run's directory.
     pub path: PathBuf,
 }
 
 impl Source {
-    /// From `PATH` or `LABEL=PATH`. What exists under the whole text is a path, even with a `=` in it.
+    /// From `PATH` or `LABEL=PATH`. If the complete text is an existing path, it is one, even with a `=` in it.
     pub fn parse(text: &str) -> Self {
         match text.split_once('=') {
             Some((label, path)) if !label.is_empty() && !Path::new(text).exists() => {
@@ -41,11 +41,11 @@ impl Source {
 /// Runs of one configuration that differ in their seed.
 #[derive(Debug)]
 pub struct Group {
-    /// What to call them.
+    /// Their label.
     pub label: String,
     /// The runs, at least one.
     pub runs: Vec<History>,
-    /// Chooses the colour in figures: groups share it whose labels agree up to a comma.
+    /// Chooses the colour in figures: groups whose labels agree up to a comma share it.
     pub colour: usize,
     /// Chooses the mark in figures.
     pub shape: usize,
@@ -80,7 +80,7 @@ impl Comparison {
             }
         }
         for (index, (label, runs)) in groups.iter().enumerate() {
-            refuse_repeated_seeds(runs)?;
+            reject_repeated_seeds(runs)?;
             if let Some(label) = label
                 && let Some((_, others)) = groups[..index].iter().find(|(earlier, _)| *earlier == Some(label))
             {
@@ -131,11 +131,11 @@ impl Comparison {
         figures::all(&self.groups)
     }
 
-    /// Writes `comparison.md`, `comparison.json` and a picture for each figure that has something to show into
-    /// `folder`, which is made if need be; returns the paths.
+    /// Writes `comparison.md`, `comparison.json` and each figure that has data into `folder`, which is created if
+    /// necessary; returns the paths.
     ///
     /// # Errors
-    /// [`Error::Input`] if the folder cannot be made, [`Error::Failed`] if a file cannot be written.
+    /// [`Error::Input`] if the folder cannot be created, [`Error::Failed`] if a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         std::fs::create_dir_all(folder).map_err(|cause| {
             Error::unusable(format!("cannot write into {}: {cause}; choose another --out", folder.display()), &cause)
@@ -161,8 +161,8 @@ impl Comparison {
     }
 }
 
-/// Runs of one configuration and one seed are the same run twice: as two seeds they would make the spread too small.
-fn refuse_repeated_seeds(runs: &[History]) -> Result<()> {
+/// Rejects the same configuration and seed twice: counted as two seeds, they would make the spread too small.
+fn reject_repeated_seeds(runs: &[History]) -> Result<()> {
     for (index, run) in runs.iter().enumerate() {
         if let Some(seed) = run.seed
             && let Some(earlier) = runs[..index].iter().find(|earlier| earlier.seed == Some(seed))
@@ -180,12 +180,12 @@ fn refuse_repeated_seeds(runs: &[History]) -> Result<()> {
     Ok(())
 }
 
-/// What labels of one family share: all up to a comma.
+/// The part of a label that its family shares: everything up to a comma.
 fn family(label: &str) -> &str {
     label.split(',').next().unwrap_or(label).trim_end()
 }
 
-/// What the names of several seeds have in common: `clip-seed0` and `clip-seed1` are `clip`.
+/// The common part of the names of several seeds: that of `clip-seed0` and `clip-seed1` is `clip`.
 fn common_name(runs: &[History]) -> String {
     let first = &runs[0].name;
     let shared = |other: &str| first.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();

@@ -4,20 +4,20 @@ use serde_json::{Map, Value, json};
 
 use super::{Comparison, Group, History, Status};
 
-/// A number that sums up a run.
+/// A number that summarises a run.
 #[derive(Debug)]
 pub struct Quantity {
     /// Its key in JSON.
     pub key: &'static str,
     /// Its heading in the table.
     pub title: &'static str,
-    /// What it is, in which unit.
+    /// What it measures, and its unit.
     pub definition: &'static str,
     value: fn(&History) -> Option<f64>,
     print: fn(f64) -> String,
 }
 
-/// What the table shows, in its order; a column without any value is left out.
+/// The columns of the table, in order; a column without values is omitted.
 pub const QUANTITIES: [Quantity; 16] = [
     Quantity {
         key: "reward_base",
@@ -164,7 +164,7 @@ fn mean(run: &History, key: &str) -> Option<f64> {
 /// A number over the seeds of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Statistic {
-    /// Runs that have the number.
+    /// Number of runs that have the value.
     pub count: usize,
     /// Their mean.
     pub mean: f64,
@@ -173,7 +173,7 @@ pub struct Statistic {
 }
 
 impl Statistic {
-    /// Of some numbers; `None` of none.
+    /// The statistic of some numbers; `None` if there are none.
     pub fn of(values: &[f64]) -> Option<Self> {
         let count = values.len();
         if count == 0 {
@@ -206,7 +206,7 @@ impl Quantity {
     }
 }
 
-/// How many runs a group has, and what became of those that are not finished.
+/// How many runs a group has, and the state of those that are not finished.
 fn runs(group: &Group) -> String {
     let count = |wanted: fn(&Status) -> bool| group.runs.iter().filter(|run| wanted(&run.status)).count();
     let failed = count(|status| matches!(status, Status::Failed(_)));
@@ -230,13 +230,13 @@ fn rollouts(group: &Group) -> String {
 }
 
 impl Comparison {
-    /// The table in Markdown, one row per group, and what became of runs that failed.
+    /// The table in Markdown, one row per group, followed by the messages of runs that failed.
     pub fn table(&self) -> String {
         let shown: Vec<&Quantity> = QUANTITIES.iter().filter(|quantity| self.has(quantity)).collect();
         let mut rows = vec![vec!["run".to_owned(), "seeds".into(), "rollouts".into()]];
         rows[0].extend(shown.iter().map(|quantity| quantity.title.to_owned()));
         for group in &self.groups {
-            // A bar would end the cell.
+            // A vertical bar would end the cell.
             let mut row = vec![group.label.replace('|', "\\|"), runs(group), rollouts(group)];
             row.extend(shown.iter().map(|quantity| quantity.cell(group)));
             rows.push(row);
@@ -303,7 +303,8 @@ impl Comparison {
         let group = |group: &Group| {
             let over = |quantity: &Quantity| {
                 let statistic = quantity.over(group);
-                let statistic = statistic.map(|it| json!({"count": it.count, "mean": it.mean, "std": it.std}));
+                let statistic =
+                    statistic.map(|found| json!({"count": found.count, "mean": found.mean, "std": found.std}));
                 (quantity.key.to_owned(), json!(statistic))
             };
             json!({

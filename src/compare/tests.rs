@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Writes a run of which every evaluation's reward is known: `rewards`, one each iteration from 0.
+/// Writes a run with known rewards: `rewards` has one per iteration, from 0.
 fn run(root: &TempDir, name: &str, config: &str, rewards: &[f64]) -> PathBuf {
     let path = root.path().join(name);
     fs::create_dir_all(&path).unwrap();
@@ -82,9 +82,9 @@ fn seeds_of_one_configuration_are_a_group_and_their_numbers_a_mean() {
     assert_eq!(by_step, [[0.0, 2e-3], [1.0, 1e-3], [3.0, 2e-2]]);
 }
 
-/// The same run twice is not two seeds: its spread of 0 would look like certainty.
+/// The same run twice is not two seeds: a spread of 0 would look like certainty.
 #[test]
-fn a_repeated_seed_is_refused_unless_its_runs_are_labelled() {
+fn a_repeated_seed_is_rejected_unless_its_runs_are_labelled() {
     let root = tempfile::tempdir().unwrap();
     let runs = [
         run(&root, "first", &config(0, 1e-4), &[0.5, 0.8, 0.7]),
@@ -132,7 +132,7 @@ fn the_table_and_every_figure_are_written() {
     ] {
         assert!(table.contains(words), "{words} is missing in\n{table}");
     }
-    // What no run has gets no column.
+    // A value that no run has gets no column.
     assert!(["masked |", "base reward"].iter().all(|title| table.contains(title)) && !table.contains("untrained"));
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("comparison.json")).unwrap()).unwrap();
     assert_eq!(json["groups"][0]["runs"][1]["status"], "failed");
@@ -168,13 +168,13 @@ fn a_mean_is_drawn_only_where_all_seeds_have_a_value() {
 #[test]
 fn crashed_running_and_older_runs_are_read_as_far_as_they_go() {
     let root = tempfile::tempdir().unwrap();
-    // A key that this version does not know, and a last line that was cut.
+    // A key that this version does not know, and a truncated last line.
     let old = format!("{}warmth = 3\n", config(0, 1e-4));
     let path = run(&root, "old", &old, &[0.5, 0.8, 0.9]);
     let log = path.join("metrics.jsonl");
     let text = fs::read_to_string(&log).unwrap();
     fs::write(&log, &text[..text.len() - 30]).unwrap();
-    // Only a base so far, and no drift in its evaluation.
+    // Only the base so far, without drift in its evaluation.
     let running = run(&root, "running", &config(1, 1e-4), &[]);
     fs::write(running.join("metrics.jsonl"), "{\"iteration\":0,\"eval/reward_mean\":0.5}\n").unwrap();
     let comparison = read(&[path, running]).unwrap();
@@ -203,7 +203,7 @@ fn labels_name_groups_and_must_not_hide_a_difference() {
     let message = read(&[a.clone(), a.join("../a")]).unwrap_err().to_string();
     assert!(message.contains("given twice"), "{message}");
 
-    // One colour a family, one mark a member.
+    // One colour per family, one mark per member.
     let families = [labelled("m, 1", &a), labelled("n, 1", &b), labelled("m, 2", &c)];
     let styles: Vec<(usize, usize)> =
         Comparison::read(&families).unwrap().groups().iter().map(|group| (group.colour, group.shape)).collect();
@@ -222,7 +222,7 @@ fn a_path_with_an_equals_sign_is_a_path_if_it_exists() {
 }
 
 #[test]
-fn names_of_seeds_are_cut_to_what_they_share() {
+fn names_of_seeds_are_cut_to_their_common_part() {
     let root = tempfile::tempdir().unwrap();
     for (names, expected) in [
         (["clip-seed0", "clip-seed10"], "clip"),
@@ -236,7 +236,7 @@ fn names_of_seeds_are_cut_to_what_they_share() {
 }
 
 #[test]
-fn the_ratios_law_adds_up_iterations_and_seeds_to_a_density() {
+fn the_distribution_of_the_ratio_sums_iterations_and_seeds() {
     let root = tempfile::tempdir().unwrap();
     let runs = [
         run(&root, "a-seed0", &config(0, 1e-4), &[0.5, 0.8, 0.7]),

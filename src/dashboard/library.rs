@@ -1,4 +1,4 @@
-//! Which runs there are. What a browser asks for is looked up here by name and never becomes a part of a path.
+//! Finds runs. What a browser requests is looked up here by name and never becomes part of a path.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,27 +7,27 @@ use std::time::SystemTime;
 
 use crate::files::{own, own_file};
 
-/// Folders within folders: those of a sweep lie one deeper than others.
+/// The depth of nested folders that is searched: the runs of a sweep are one level deeper than others.
 const DEPTH: usize = 3;
 
 /// A run that the dashboard may show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {
-    /// Its name in addresses: letters, digits, `.`, `-` and `_`.
+    /// Its name in URLs: letters, digits, `.`, `-` and `_`.
     pub slug: String,
-    /// Its directory, seen from where runs were looked for.
+    /// Its directory, relative to the folder that was searched.
     pub name: String,
     /// Its directory.
     pub path: PathBuf,
-    /// When anything in it was written last.
+    /// When it was last written to.
     pub changed: Option<SystemTime>,
 }
 
-/// Every run in the given places, which are runs or folders of runs; the last changed first.
+/// Every run in the given places, which are runs or folders of runs; the most recently changed first.
 pub(super) fn find(places: &[PathBuf]) -> Vec<Known> {
     let mut found = Vec::new();
     for place in places {
-        // A person may name a link; within folders links are not followed, as they lead anywhere.
+        // The user may name a link. Within folders links are not followed, as they can point anywhere.
         if is_run(place) {
             let name =
                 fs::canonicalize(place).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
@@ -36,7 +36,7 @@ pub(super) fn find(places: &[PathBuf]) -> Vec<Known> {
             look(place, "", DEPTH, &mut found);
         }
     }
-    // In the order of their paths names stay the same from one look to the next.
+    // In the order of their paths, so that names stay the same from one search to the next.
     found.sort_by(|a, b| a.1.cmp(&b.1));
     found.dedup_by(|a, b| a.1 == b.1);
     let mut taken = BTreeSet::new();
@@ -58,7 +58,7 @@ pub(super) fn find(places: &[PathBuf]) -> Vec<Known> {
 fn look(folder: &Path, name: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        // That of a link is neither.
+        // A link is neither.
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
@@ -77,7 +77,7 @@ fn is_run(path: &Path) -> bool {
     has("config.toml") && (has("metrics.jsonl") || own(path, "samples").is_some_and(|folder| folder.is_dir()))
 }
 
-/// What of a name may stand in an address as it is.
+/// A name without the characters that a URL would have to escape.
 fn plain(name: &str) -> String {
     let letter = |letter: char| match letter {
         '/' => '.',
@@ -87,7 +87,7 @@ fn plain(name: &str) -> String {
     name.chars().map(letter).collect()
 }
 
-/// When the newest of the files that a page shows was written.
+/// The modification time of the newest file that a page shows.
 fn changed(run: &Path) -> Option<SystemTime> {
     let names = ["samples", "metrics.jsonl", "warnings.jsonl", "config.toml"];
     let files = names.iter().filter_map(|name| own(run, name)).chain([run.to_owned()]);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_found_in_folders_and_have_plain_names_of_their_own() {
+    fn runs_are_found_in_folders_and_have_unique_plain_names() {
         let root = tempfile::tempdir().unwrap();
         for name in ["a", "sweep/seed0", "sweep.seed0", "ünï <b>", "not/so/deep/run"] {
             run(&root.path().join(name));
@@ -119,9 +119,9 @@ mod tests {
         assert_eq!(slugs.len(), 4, "{slugs:?}");
         assert!(slugs.iter().all(|slug| plain(slug) == **slug), "{slugs:?}");
         assert!(slugs.contains("a") && slugs.contains("sweep.seed0"));
-        // A second look gives the same names.
+        // A second search finds the same names.
         assert_eq!(find(&[root.path().to_owned(), root.path().join("a")]), found);
-        // A directory that is given by itself.
+        // A run directory given directly.
         assert_eq!(find(&[root.path().join("sweep/seed0")])[0].slug, "seed0");
         assert!(find(&[root.path().join("nowhere")]).is_empty());
     }
@@ -134,7 +134,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), root.path().join("out")).unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret"), root.path().join("link")).unwrap();
         assert!(find(&[root.path().to_owned()]).is_empty());
-        // But a user may name one.
+        // But the user may name one.
         assert_eq!(find(&[root.path().join("link")])[0].name, "secret");
     }
 }

@@ -1,8 +1,8 @@
-//! Runs in the browser: an index with their curves side by side, and the page of each run, which follows it.
+//! Shows runs in the browser: an index with their curves side by side, and a page for each run, which updates live.
 //!
-//! The server only reads, answers only GET and HEAD, and serves nothing but runs that it has found itself
-//! ([`library`]). By default it listens on the loopback interface alone; there it also refuses requests under other
-//! names than those of the machine itself, so that no page of another site can read along (DNS rebinding).
+//! The server is read-only, answers only GET and HEAD, and serves only runs that it has found itself ([`library`]).
+//! By default it listens only on the loopback interface. There it also rejects requests under any other name than
+//! this machine's, so that no other web site can read along (DNS rebinding).
 
 mod library;
 mod pages;
@@ -21,7 +21,7 @@ use axum::routing::get;
 use crate::error::{Error, Result};
 use crate::report::{SCRIPT, STYLE};
 
-/// A dashboard that listens, and does not answer yet.
+/// A dashboard that is listening but does not answer yet.
 #[derive(Debug)]
 pub struct Dashboard {
     listener: TcpListener,
@@ -38,12 +38,12 @@ struct Site {
 }
 
 impl Dashboard {
-    /// Begins to listen. Runs are looked for in `places` at each request.
+    /// Starts to listen. Runs are searched in `places` at each request.
     ///
     /// # Errors
     /// [`Error::Input`] if the address is taken or not this machine's, or a place does not exist.
     pub fn open(places: &[PathBuf], address: SocketAddr) -> Result<Self> {
-        // The default folder comes into being with the first run.
+        // The default folder is created by the first run.
         if let Some(missing) = places.iter().find(|place| !place.exists() && **place != *std::path::Path::new("runs")) {
             return Err(Error::input(format!(
                 "{} does not exist: give the directories of runs, or one that contains them",
@@ -66,7 +66,7 @@ impl Dashboard {
         Ok(Self { listener, address, site })
     }
 
-    /// Where it listens; of port 0 the one that was free.
+    /// The address on which it listens; for port 0, with the port that was chosen.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -74,7 +74,7 @@ impl Dashboard {
     /// Answers until the process ends.
     ///
     /// # Errors
-    /// [`Error::Failed`] if the system refuses.
+    /// [`Error::Failed`] if the operating system reports an error.
     pub fn serve(self) -> Result<()> {
         let failed = |cause: std::io::Error| Error::failed(format!("the dashboard cannot continue: {cause}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -98,7 +98,7 @@ fn router(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-/// Turns away what is not for us, and tells browsers to take nothing from elsewhere.
+/// Rejects requests for other hosts, and tells browsers not to load anything from elsewhere.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let mut response = if ![Method::GET, Method::HEAD].contains(request.method()) {
         (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response()
@@ -161,13 +161,13 @@ async fn file(
     answer(headers, move || pages::file(&site.places, &run, &file)).await
 }
 
-/// Reads and draws beside the loop that serves, and leaves out what the browser has.
+/// Reads and draws outside the server's event loop, and sends only what the browser does not have.
 async fn answer(headers: HeaderMap, make: impl FnOnce() -> Option<pages::Prepared> + Send + 'static) -> Response {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
     let made = tokio::task::spawn_blocking(move || {
         let prepared = make()?;
         let tag = prepared.tag();
-        // Only what has changed is drawn.
+        // Only changed content is drawn.
         let content = (known.as_deref() != Some(&tag)).then(|| prepared.content());
         Some((prepared.kind, tag, content))
     });
@@ -176,10 +176,10 @@ async fn answer(headers: HeaderMap, make: impl FnOnce() -> Option<pages::Prepare
             ([(header::CONTENT_TYPE, kind), (header::ETAG, &tag)], content).into_response()
         }
         Ok(Some((_, tag, None))) => (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response(),
-        // Not there, or no more: a run may be removed at any moment.
+        // A run may be removed at any moment.
         Ok(None | Some((_, _, Some(None)))) => StatusCode::NOT_FOUND.into_response(),
         Err(cause) => {
-            log::error!("a page could not be made: {cause}");
+            log::error!("cannot make a page: {cause}");
             StatusCode::SERVICE_UNAVAILABLE.into_response()
         }
     }

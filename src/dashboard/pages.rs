@@ -1,4 +1,4 @@
-//! What the dashboard shows.
+//! The pages of the dashboard.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,7 +14,7 @@ use crate::files::own_file;
 use crate::report::{self, ChartView, Form, Page, State, number};
 use crate::run::directory::in_progress;
 
-/// Runs that are compared unless somebody chooses: more could not be told apart.
+/// The most runs that are compared by default: more could not be told apart.
 const COMPARED: usize = 6;
 /// Figures of a comparison that the index shows.
 const FIGURES: [&str; 6] = ["reward", "judge", "reward_kl", "rollout_reward", "masked", "kl_by_step"];
@@ -23,7 +23,7 @@ const NUMBERS: [&str; 5] = ["reward_base", "reward_final", "judge_accuracy", "kl
 
 const HTML: &str = "text/html; charset=utf-8";
 
-/// An answer that is not made yet: what it depends on is known, so that a browser that has it need not get it again.
+/// An answer that is made on demand. What it depends on is known, so a browser that has it does not get it again.
 pub(super) struct Prepared {
     /// Its content type.
     pub kind: &'static str,
@@ -37,7 +37,7 @@ impl Prepared {
         format!("\"{:016x}\"", self.depends_on)
     }
 
-    /// The content; `None` if what it shows is gone.
+    /// The content; `None` if its run or file is gone.
     pub fn content(&self) -> Option<Vec<u8>> {
         (self.make)()
     }
@@ -70,7 +70,7 @@ struct Index {
     charts: Vec<ChartView>,
 }
 
-/// All runs, and those side by side that `query` names as `run=SLUG`.
+/// All runs, and a comparison of those that `query` names as `run=SLUG`.
 pub(super) fn index(places: &[PathBuf], query: &str) -> Option<Prepared> {
     let runs = library::find(places);
     let states: Vec<_> = runs.iter().map(|run| (&run.path, run.changed, in_progress(&run.path))).collect();
@@ -88,7 +88,7 @@ fn index_of(places: String, runs: &[Known], chosen: &[String]) -> Index {
     let mut compared = Vec::new();
     let mut rows = Vec::new();
     for run in runs {
-        // A run that has vanished, or whose configuration somebody has broken, is left out.
+        // A run that has vanished, or whose configuration cannot be read, is omitted.
         let Ok(history) = History::open(&run.path) else { continue };
         let comparable = history.command == Command::Train && history.iterations > 0;
         let wanted = if chosen.is_empty() { compared.len() < COMPARED } else { chosen.contains(&run.slug) };
@@ -129,10 +129,10 @@ pub(super) fn run(places: &[PathBuf], slug: &str) -> Option<Prepared> {
     Some(Prepared { kind: HTML, depends_on, make: Box::new(make) })
 }
 
-/// A file that the page of a run leads to.
+/// A file to which the page of a run links.
 pub(super) fn file(places: &[PathBuf], slug: &str, name: &str) -> Option<Prepared> {
     let run = known(places, slug)?;
-    // What is joined is our own name of the file that was found, not the one that was asked for.
+    // The path is built from the name of the file that was found, not from the request.
     let found = report::files(&run.path).into_iter().find(|file| file == name)?;
     let path = own_file(&run.path, &found)?;
     let depends_on = hash(&(&path, stamp(&path)));

@@ -1,4 +1,4 @@
-//! A dark sheet that pictures and texts are put on, and its way into a PNG.
+//! A dark canvas on which images and text are drawn, and how it is written as a PNG.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -9,15 +9,15 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 use crate::files::write_atomically;
 use crate::{Error, Result};
 
-/// Around everything, and on either side of the line between two panels.
+/// Margin around everything, and on either side of the line between two panels.
 pub(super) const MARGIN: usize = 24;
-/// Between a text and what it names.
+/// Gap between a label and the tile that it names.
 pub(super) const PAD: usize = 10;
 
 pub(super) const BACKGROUND: Rgb<u8> = Rgb([30, 33, 40]);
 pub(super) const RULE: Rgb<u8> = Rgb([66, 71, 83]);
 
-/// A way of writing: the font's weight and size, and the colour of the ink.
+/// A text style: the weight and size of the font, and the colour of the ink.
 pub(super) struct Style {
     weight: FontWeight,
     pub size: RasterHeight,
@@ -45,7 +45,7 @@ pub(super) fn text_width(text: &str, style: &Style) -> usize {
     text.chars().count() * get_raster_width(style.weight, style.size)
 }
 
-/// As much of a caption or title as fits above or under a tile.
+/// The beginning of a caption or title, as much as fits above or below a tile.
 pub(super) fn cut(text: &str, width: usize) -> &str {
     let fitting = width / get_raster_width(CAPTION.weight, CAPTION.size);
     match text.char_indices().nth(fitting) {
@@ -54,7 +54,7 @@ pub(super) fn cut(text: &str, width: usize) -> &str {
     }
 }
 
-/// Blends the ink of each letter over what is there.
+/// Blends the ink of each letter over the background.
 pub(super) fn write_text(canvas: &mut RgbImage, style: &Style, text: &str, left: usize, top: usize) {
     let advance = get_raster_width(style.weight, style.size);
     for (position, letter) in text.chars().enumerate() {
@@ -73,7 +73,7 @@ pub(super) fn write_text(canvas: &mut RgbImage, style: &Style, text: &str, left:
     }
 }
 
-/// Lets `ink` cover a pixel; 255 is wholly.
+/// Covers a pixel with `ink`; at 255 completely.
 pub(super) fn blend(pixel: &mut Rgb<u8>, ink: Rgb<u8>, coverage: u8) {
     for (below, ink) in pixel.0.iter_mut().zip(ink.0) {
         let (under, over) = (u32::from(*below), u32::from(ink));

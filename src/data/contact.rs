@@ -10,11 +10,11 @@ use crate::Result;
 
 /// Images per class.
 const COLUMNS: usize = 10;
-/// Classes that are shown; of more the first are.
+/// The most classes that are shown; of more, only the first.
 const MOST_ROWS: usize = 64;
 
-/// Draws a row of pictures for each class, with its name and count, and writes them as a PNG. The pictures are those
-/// that the model will see: cut, resized, and in its colours. Points are all shown in one plane.
+/// Draws a row of pictures for each class, with its name and count, and writes them as a PNG. These are the pictures
+/// that the model will see: cropped, resized, and in its colours. Points are all shown in one plane.
 ///
 /// # Errors
 /// [`crate::Error::Failed`] if the file cannot be written.
@@ -36,12 +36,12 @@ pub fn write(path: &Path, data: &Dataset) -> Result<()> {
     let mut images = Vec::new();
     for class in 0..titles.len() {
         let of_class: Vec<usize> = (0..data.len()).filter(|index| data.labels[*index] as usize == class).collect();
-        // Spread over the class: files that were taken together stand together.
+        // Spread over the class, because neighbouring files are often similar.
         let shown = of_class.len().min(COLUMNS);
         for column in 0..shown {
             images.extend_from_slice(data.image(of_class[column * of_class.len() / shown]));
         }
-        // No picture where a class has no more.
+        // Empty where a class has no more pictures.
         let missing = (COLUMNS - shown) * data.shape().elements();
         images.extend(std::iter::repeat_n(f32::NAN, missing));
     }
@@ -57,10 +57,10 @@ mod tests {
     use crate::data::{from_byte, to_byte};
 
     #[test]
-    fn every_class_has_a_row_and_a_short_one_ends_in_nothing() {
+    fn every_class_has_a_row_and_a_short_row_ends_in_empty_tiles() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.png");
-        // 25 pictures of one class and 3 of another, each of one grey.
+        // 25 pictures of one class and 3 of another, each in a uniform grey.
         let data = Dataset {
             images: (0..28).flat_map(|index| [from_byte(9 * index); 4]).collect(),
             labels: [vec![0; 25], vec![1; 3]].concat(),
@@ -77,7 +77,7 @@ mod tests {
             let (x, y) = (right - 68 * (10 - column) + 4 + 32, bottom - 68 * (2 - row) + 4 + 32);
             sheet.get_pixel(x, y).0
         };
-        // Of 25, every second or third.
+        // Every second or third of the 25.
         for (column, index) in [0, 2, 5, 7, 10, 12, 15, 17, 20, 22].into_iter().enumerate() {
             assert_eq!(at(0, column as u32), [to_byte(data.image(index)[0]); 3]);
         }

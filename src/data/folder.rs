@@ -1,4 +1,4 @@
-//! A folder of pictures: one sub-folder a class, pictures in it.
+//! A folder of pictures, with one sub-folder per class.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ use crate::classes::normal_name;
 use crate::shape::ImageShape;
 use crate::{Error, Result, files};
 
-/// Endings of pictures that nothing here can read. Leaving one out in silence would surprise. Any other file that does
-/// not begin like a picture is skipped.
+/// Extensions of picture formats that cannot be read. Silently skipping such a file would be a surprise. Any other file
+/// that does not begin like a picture is skipped.
 const UNREADABLE: [&str; 13] =
     ["avif", "cr2", "dds", "dng", "exr", "heic", "heif", "jp2", "jxl", "nef", "psd", "svg", "xcf"];
-/// Bytes that tell what a file is.
+/// Bytes that identify the kind of a file.
 const HEAD: u64 = 64;
-/// As many broken pictures are named.
+/// The most broken pictures that are named.
 const MOST_NAMED: usize = 5;
 
 /// Reads the pictures in the sub-folders of `folder` as a data set. The classes are the sub-folders in
 /// order of name, the images of a class its files in order of name; hidden files are ignored.
 ///
-/// Each picture is cut to the square in its middle and resized (Lanczos) to `image_size` pixels, then
-/// kept in colour (`channels` = 3) or turned into grey (1). A picture that has the size already is
-/// taken as it is; of an animation the first frame is.
+/// Each picture is cropped to its central square and resized (Lanczos) to `image_size` pixels, then
+/// kept in colour (`channels` = 3) or converted to grey (1). A picture that already has the size is
+/// not resampled. Of an animation, the first frame is used.
 ///
 /// # Errors
-/// [`Error::Input`] if there is no sub-folder, one without a picture, a picture in a format that cannot be read, or
+/// [`Error::Input`] if there is no sub-folder, a sub-folder without pictures, a picture in an unsupported format, or
 /// broken pictures, all of which are counted.
 pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset> {
     let shape = ImageShape::square(channels, image_size);
@@ -86,7 +86,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
     Ok(data)
 }
 
-/// Names the broken pictures together: whoever cleans a folder wants to do it once.
+/// Names the broken pictures together, so that a user can fix them all at once.
 fn refuse_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
     let Some(((first, cause), others)) = broken.split_first() else { return Ok(()) };
     let mut message = format!("cannot read {}: {cause}", first.display());
@@ -99,7 +99,7 @@ fn refuse_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
     Err(Error::input(message))
 }
 
-/// What is in a folder, in order of name, without what is hidden.
+/// The entries of a folder in order of name, without hidden ones.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
@@ -115,25 +115,25 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     read().map_err(|cause| Error::unreadable(folder, cause))
 }
 
-/// Whether its ending or its first bytes are those of a picture.
+/// Whether the extension or the first bytes of a file are those of a picture.
 fn is_picture(file: &Path) -> bool {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    // Besides folders, reading from a pipe or a device could take for ever. A link that leads nowhere is broken.
-    if file.metadata().is_ok_and(|it| !it.is_file()) {
+    // Reading from a pipe or a device could take forever. A dangling link counts as broken.
+    if file.metadata().is_ok_and(|found| !found.is_file()) {
         return false;
     }
     let is_named = ImageFormat::from_extension(&ending).is_some_and(|format| format.reading_enabled());
     is_named || UNREADABLE.contains(&&*ending) || begins_like_a_picture(file)
 }
 
-/// What cannot be read is none, as its ending is not that of a picture either.
+/// A file that cannot be read does not, as its extension is not that of a picture either.
 fn begins_like_a_picture(file: &Path) -> bool {
     let mut head = Vec::new();
     let read = std::fs::File::open(file).and_then(|file| file.take(HEAD).read_to_end(&mut head));
     read.is_ok() && picture::is_certain(&head)
 }
 
-/// One picture, as [`load`] brings each to size.
+/// One picture, resized as in [`load`].
 pub(super) fn read(file: &Path, shape: ImageShape) -> Result<RgbImage> {
     let mut reader = Reader::default();
     let picture = open(&mut reader, file).map_err(|cause| Error::unreadable(file, cause))?;
@@ -145,7 +145,7 @@ fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
     reader.decode(file, &files::read_ordinary(file)?)
 }
 
-/// The largest part in the middle of a picture that has the wanted aspect ratio, at the wanted size.
+/// The largest part in the middle of a picture that has the wanted aspect ratio, at the requested size.
 fn fit(picture: &RgbImage, shape: ImageShape) -> RgbImage {
     let wanted = [shape.width, shape.height].map(|size| size as u64);
     let given = [picture.width(), picture.height()].map(u64::from);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_pictures_were_like_is_kept() {
+    fn the_original_sizes_of_the_pictures_are_kept() {
         let root = two_classes();
         RgbImage::new(40, 40).save(root.path().join("cat/large.png")).unwrap();
         for skipped in ["beside.png", "cat/notes.md"] {
@@ -208,7 +208,7 @@ mod tests {
         let mut skipped = vec!["beside.png", "cat/notes.md", "dog/puppies.png"];
         #[cfg(unix)]
         {
-            // A pipe that nobody writes into, and a link to one.
+            // A pipe without a writer, and a link to it.
             let made = std::process::Command::new("mkfifo").arg(root.path().join("dog/queue.png")).status().unwrap();
             assert!(made.success());
             std::os::unix::fs::symlink("queue.png", root.path().join("dog/to-queue.png")).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     const PROMISED: [&str; 12] =
         ["bmp", "gif", "ico", "jpeg", "JPG", "png", "ppm", "qoi", "tga", "tif", "tiff", "webp"];
 
-    /// Saves in the format of the ending; the icons of Windows hold pictures with transparency only.
+    /// Saves in the format of the extension; Windows icons contain only pictures with transparency.
     fn save(picture: &RgbImage, path: &Path) {
         let picture = image::DynamicImage::from(picture.clone());
         let is_icon = path.extension().unwrap() == "ico";
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_broken_in_every_format() {
+    fn a_truncated_picture_is_broken_in_every_format() {
         let root = two_classes();
         let mut random = 1_u32;
         let noise = RgbImage::from_fn(32, 32, |_, _| {
@@ -273,10 +273,10 @@ mod tests {
         for ending in PROMISED {
             let path = path.with_extension(ending);
             save(&noise, &path);
-            let whole = std::fs::read(&path).unwrap();
-            load(root.path(), 4, 3).unwrap_or_else(|cause| panic!("the whole one: {cause}"));
-            for length in [whole.len() / 2, whole.len() * 9 / 10] {
-                std::fs::write(&path, &whole[..length]).unwrap();
+            let complete = std::fs::read(&path).unwrap();
+            load(root.path(), 4, 3).unwrap_or_else(|cause| panic!("the complete picture: {cause}"));
+            for length in [complete.len() / 2, complete.len() * 9 / 10] {
+                std::fs::write(&path, &complete[..length]).unwrap();
                 let message = load(root.path(), 4, 3).expect_err(ending).to_string();
                 assert!(message.contains(&format!("cut.{ending}")) && message.contains("replace it"), "{message}");
             }
@@ -284,15 +284,15 @@ mod tests {
         }
     }
 
-    /// A phone puts a small picture in front of the picture, whose end is not that of the file, and a film behind it.
+    /// A phone embeds a thumbnail, which has an end marker of its own, before the picture, and a video after it.
     #[test]
-    fn the_end_of_a_jpeg_is_that_of_its_own_picture() {
+    fn the_end_of_a_jpeg_is_that_of_the_main_picture() {
         let root = two_classes();
         let file = root.path().join("dog/b.jpg");
-        let whole = std::fs::read(&file).unwrap();
-        let length = u16::try_from(whole.len() + 2).unwrap().to_be_bytes();
-        let segment = [&[0xFF, 0xE2][..], &length, &whole].concat();
-        let with_both = [&whole[..2], &segment, &whole[2..], &[0xFF, 0xDA, 0, 1]].concat();
+        let complete = std::fs::read(&file).unwrap();
+        let length = u16::try_from(complete.len() + 2).unwrap().to_be_bytes();
+        let segment = [&[0xFF, 0xE2][..], &length, &complete].concat();
+        let with_both = [&complete[..2], &segment, &complete[2..], &[0xFF, 0xDA, 0, 1]].concat();
         std::fs::write(&file, &with_both).unwrap();
         load(root.path(), 4, 3).unwrap();
         std::fs::write(&file, &with_both[..with_both.len() - 8]).unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_claims_an_enormous_size_is_refused() {
+    fn a_picture_that_claims_an_enormous_size_is_rejected() {
         let root = two_classes();
         // 12 TB.
         let file = root.path().join("cat/vast.ppm");
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_kept_and_a_fitting_picture_is_not_resampled() {
+    fn the_centre_is_kept_and_a_picture_of_the_right_size_is_not_resampled() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("only")).unwrap();
         RgbImage::from_fn(7, 4, |x, y| Rgb([(16 * y + x) as u8; 3])).save(root.path().join("only/wide.png")).unwrap();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_folders_are_refused_with_the_name_of_what_is_wrong() {
+    fn bad_folders_are_rejected_and_the_fault_is_named() {
         type Spoil = fn(&Path);
         let cases: [(Spoil, &str, &str); 7] = [
             (|root| std::fs::remove_dir_all(root).unwrap(), "", "cannot read"),
@@ -358,8 +358,8 @@ mod tests {
             (|root| std::fs::write(root.join("dog/c.png"), b"\x89PNG").unwrap(), "c.png", "cannot read"),
             (
                 |root| {
-                    let whole = std::fs::read(root.join("cat/a.png")).unwrap();
-                    std::fs::write(root.join("cat/half.PNG"), &whole[..whole.len() / 2]).unwrap();
+                    let complete = std::fs::read(root.join("cat/a.png")).unwrap();
+                    std::fs::write(root.join("cat/half.PNG"), &complete[..complete.len() / 2]).unwrap();
                 },
                 "half.PNG",
                 "cannot read",

@@ -6,51 +6,51 @@ use super::canvas::{CAPTION, HEADING, MARGIN, PAD, TITLE, cut, text_width, write
 use super::to_byte;
 use crate::shape::ImageShape;
 
-/// Small images are magnified by a whole factor to at most this many pixels.
+/// Small images are magnified by an integer factor to at most this many pixels.
 const TILE: usize = 64;
-/// Between tiles.
+/// Gap between tiles.
 const GUTTER: usize = 4;
-/// Between rows that take several lines each.
+/// Gap between rows that take several lines each.
 const ROW_GAP: usize = 20;
-/// Between columns of rows.
+/// Gap between columns of rows.
 const BAND_GAP: usize = 36;
 /// A row that would be wider continues on the next line.
 const MOST_WIDTH: usize = 2048;
-/// A grid that would be higher has its rows in several columns, if that makes it squarer.
+/// A grid that would be taller arranges its rows in several columns, if that makes it squarer.
 const MOST_HEIGHT: usize = 4608;
-/// As much of a row's title is shown.
+/// The most that is shown of a row's title.
 const MOST_TITLE: usize = 320;
 
-/// A grid of equally large images. Texts are optional: an empty slice draws none and takes no room.
+/// A grid of images of one size. Labels are optional: an empty slice draws none and takes no room.
 ///
 /// Letters beyond Latin-1 are shown as `?`.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid<'a> {
-    /// `[N, C, H, W]` in row order, values in [-1, 1]. The place of an image that begins with NaN stays empty.
+    /// `[N, C, H, W]` in row order, values in [-1, 1]. The tile of an image that begins with NaN stays empty.
     pub images: &'a [f32],
-    /// The shape of an image. One channel is grey. Of more than three, as a latent has, the first three are shown as
+    /// The shape of an image. One channel is grey. Of more than three, as in a latent, the first three are shown as
     /// colours.
     pub shape: ImageShape,
     /// Images in a row; the last row may be shorter. A long row is shown on several lines.
     pub columns: usize,
-    /// Above everything.
+    /// Heading above everything.
     pub heading: &'a str,
-    /// Above each column, unless rows take several lines.
+    /// Title above each column, unless rows take several lines.
     pub column_titles: &'a [String],
-    /// Left of each row, such as the names of the classes.
+    /// Title to the left of each row, such as the name of its class.
     pub row_titles: &'a [String],
-    /// Under each image, such as its reward. What is wider than a tile is cut off.
+    /// Caption under each image, such as its reward. Text wider than a tile is cut off.
     pub captions: &'a [String],
 }
 
 impl<'a> Grid<'a> {
-    /// A grid without texts.
+    /// A grid without labels.
     ///
     /// # Panics
-    /// If a size is 0, or `images` are not whole images.
+    /// If a size is 0, or `images` contains a partial image.
     pub fn new(images: &'a [f32], shape: ImageShape, columns: usize) -> Self {
         assert!(shape.elements() > 0 && columns > 0, "an empty grid");
-        assert_eq!(images.len() % shape.elements(), 0, "a part of an image");
+        assert_eq!(images.len() % shape.elements(), 0, "a partial image");
         Self { images, shape, columns, heading: "", column_titles: &[], row_titles: &[], captions: &[] }
     }
 
@@ -68,8 +68,8 @@ impl<'a> Grid<'a> {
         let centred = |text: &str| layout.tile[0].saturating_sub(text_width(text, &CAPTION)) / 2;
 
         if layout.columns == self.columns {
-            for (band, (column, title)) in
-                (0..layout.bands()).flat_map(|band| self.column_titles.iter().enumerate().map(move |it| (band, it)))
+            for (band, (column, title)) in (0..layout.bands())
+                .flat_map(|band| self.column_titles.iter().enumerate().map(move |title| (band, title)))
             {
                 if column < self.columns {
                     let title = cut(title, layout.tile[0]);
@@ -99,14 +99,14 @@ impl<'a> Grid<'a> {
     }
 
     fn draw_tile(&self, canvas: &mut RgbImage, image: &[f32], magnification: usize, left: usize, top: usize) {
-        // Latents have more channels than a picture: the first three stand for them.
+        // Latents have more channels than a picture: the first three are shown.
         let ImageShape { channels, height, width } = self.shape;
         let shown = if channels < 3 { 1 } else { 3 };
         let plane = self.shape.pixels();
         for y in 0..height * magnification {
             for x in 0..width * magnification {
                 let at = y / magnification * width + x / magnification;
-                // A grey image has one plane, which serves for all three colours.
+                // The single plane of a grey image is used for all three colours.
                 let colour = [0, 1, 2].map(|c| to_byte(image[c % shown * plane + at]));
                 canvas.put_pixel((left + x) as u32, (top + y) as u32, Rgb(colour));
             }
@@ -124,7 +124,7 @@ struct Layout {
     rows: usize,
     /// Tiles on a line.
     columns: usize,
-    /// Rows below each other; more rows stand beside them.
+    /// Rows in one column; further rows go into the next column.
     rows_in_band: usize,
     column_pitch: usize,
     line_pitch: usize,
@@ -190,12 +190,12 @@ impl Layout {
         self.rows.div_ceil(self.rows_in_band)
     }
 
-    /// Where the tiles of a band begin.
+    /// Origin of the tiles of a band.
     fn of_band(&self, band: usize) -> usize {
         band * self.band_pitch + self.tiles_left
     }
 
-    /// The upper left corner of a tile, from that of the tiles' area without the titles of rows.
+    /// The upper left corner of a tile, relative to the area of the tiles without row titles.
     fn place(&self, row: usize, column: usize) -> [usize; 2] {
         let (band, row) = (row / self.rows_in_band, row % self.rows_in_band);
         let x = self.of_band(band) + column % self.columns * self.column_pitch;
@@ -203,8 +203,8 @@ impl Layout {
     }
 }
 
-/// How many tiles of a row of `columns` stand on a line: all if there is room, else as many as fit or as make all `count`
-/// tiles a square, spread evenly over the lines.
+/// How many tiles of a row of `columns` go on a line: all if there is room. Otherwise as many as fit or as make all
+/// `count` tiles a square, spread evenly over the lines.
 fn columns_on_a_line(columns: usize, count: usize, pitch: usize) -> usize {
     if columns * pitch <= MOST_WIDTH {
         return columns;
@@ -259,14 +259,14 @@ mod tests {
                 assert_eq!(pixel(&shown, x, y), [value, value + 10, value + 20]);
             }
         }
-        // The gutters and the place of the missing fourth tile.
+        // The gutters and the empty fourth tile.
         for (x, y) in [(64, 0), (0, 64), (70, 70), (131, 131)] {
             assert_eq!(pixel(&shown, MARGIN + x, MARGIN + y), BACKGROUND.0);
         }
     }
 
     #[test]
-    fn tiles_grow_by_whole_factors_and_never_shrink() {
+    fn tiles_grow_by_integer_factors_and_never_shrink() {
         for (size, tile) in [(8, 64), (28, 56), (32, 64), (64, 64), (65, 65), (100, 100)] {
             let image = vec![0.0; size * size];
             assert_eq!(Layout::of(&Grid::new(&image, ImageShape::square(1, size), 1)).tile, [tile; 2]);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_leave_ink_and_push_the_tiles_aside_without_touching_them() {
+    fn labels_are_drawn_and_move_the_tiles_without_touching_them() {
         let folder = tempfile::tempdir().unwrap();
         let (plain_path, text_path) = (folder.path().join("a.png"), folder.path().join("b.png"));
         let (images, captions, names) = digits(3, 0);
@@ -311,11 +311,11 @@ mod tests {
         assert!(inked(MARGIN, tiles_top, layout.tiles_left, 64), "row title");
         assert!(inked(MARGIN + layout.tiles_left, tiles_top - 20, 64, 20), "column title");
         assert!(inked(MARGIN + layout.tiles_left, tiles_top + 64, 64, 16), "caption");
-        // Nothing runs into the margin.
+        // Nothing is drawn in the margin.
         assert!(!inked(after.width() as usize - MARGIN, 0, MARGIN, after.height() as usize));
     }
 
-    /// A grid of `classes` rows of `columns` images of one pixel; the value tells the image.
+    /// A grid of `classes` rows of `columns` images of one pixel; the value identifies the image.
     fn layout_of(classes: usize, columns: usize, image_size: usize) -> (Layout, [usize; 2]) {
         let titles: Vec<String> = (0..classes).map(|class| format!("class {class}")).collect();
         let images = vec![0.0; classes * columns * image_size * image_size];
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn long_rows_and_many_rows_make_a_sheet_that_can_be_looked_at() {
+    fn long_rows_and_many_rows_make_a_sheet_of_viewable_size() {
         for (classes, columns, image_size) in [
             (1, 2000, 8),
             (10, 1000, 8),
@@ -339,7 +339,7 @@ mod tests {
             let what = format!("{classes} x {columns} of {image_size}: {width} x {height}");
             let longest = width.max(height);
             assert!(longest < 5000 || longest < 4 * width.min(height), "{what}");
-            // No two tiles meet, and all lie on the sheet.
+            // No two tiles overlap, and all are on the sheet.
             let mut places = std::collections::BTreeSet::new();
             for (row, column) in (0..classes).flat_map(|row| (0..columns).map(move |column| (row, column))) {
                 let [x, y] = layout.place(row, column);
@@ -348,7 +348,7 @@ mod tests {
                 assert!(MARGIN + x + layout.tile[0] <= width - MARGIN, "{what}");
                 assert!(MARGIN + layout.tiles_top + y + layout.tile[1] <= height - MARGIN, "{what}");
             }
-            // Rows that take several lines are kept apart.
+            // Rows that take several lines are separated.
             if layout.columns < columns && layout.rows_in_band > 1 {
                 let [_, last] = layout.place(0, columns - 1);
                 assert_eq!(layout.place(1, 0)[1] - last, layout.line_pitch + ROW_GAP, "{what}");
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn before_and_after_stand_beside_each_other() {
+    fn before_and_after_are_side_by_side() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("before-after.png");
         let ((left, left_captions, names), (right, right_captions, _)) = (digits(6, 0), digits(6, 6));
@@ -388,7 +388,7 @@ mod tests {
         let (base, tuned) = (Layout::of(&base), Layout::of(&tuned));
         assert_eq!(shown.width() as usize, base.width + tuned.width);
         assert_eq!(pixel(&shown, base.width, shown.height() as usize / 2), RULE.0);
-        // One pixel of the first tile of either side.
+        // One pixel of the first tile on each side.
         let y = MARGIN + base.tiles_top + 20;
         let expected = |images: &[f32]| [to_byte(images[2 * 8 + 3]); 3];
         assert_eq!(pixel(&shown, MARGIN + base.tiles_left + 24, y), expected(&left));

@@ -1,4 +1,4 @@
-//! Labelled images: the built-in sets, sprite sheets, folders of pictures; and what shows them.
+//! Labelled images: the built-in sets, sprite sheets and folders of pictures, and how they are displayed.
 
 mod canvas;
 pub mod contact;
@@ -34,20 +34,20 @@ pub struct Dataset {
     pub image_size: usize,
     /// 1 (grey), 3 (red, green, blue), or 2 (the coordinates of a point).
     pub channels: usize,
-    /// What the pictures of a folder were like; `None` for other sets, whose pictures are taken as they are.
+    /// The original pictures of a folder; `None` for other sets, whose pictures are used unchanged.
     pub originals: Option<Originals>,
 }
 
-/// The pictures of a folder before they were brought to one size.
+/// The pictures of a folder before they were resized.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Originals {
-    /// Width and height of the smallest and of the largest, by pixels.
+    /// Width and height of the smallest and the largest, by number of pixels.
     pub sizes: Option<[(u32, u32); 2]>,
-    /// How many were not square, and so were cut.
+    /// How many were not square and were cropped.
     pub cut: usize,
-    /// How many were smaller than wanted, and so are blurred.
+    /// How many were smaller than needed and are therefore blurred.
     pub enlarged: usize,
-    /// What was found that is not an image in a class.
+    /// Files that are not images of a class.
     pub skipped: Vec<PathBuf>,
 }
 
@@ -71,7 +71,7 @@ impl Dataset {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -85,8 +85,8 @@ impl Dataset {
         counts
     }
 
-    /// Takes the classes of a model that is to learn these images, so that each image has the label that the model
-    /// knows its class by. A model without names takes the data's.
+    /// Adopts the classes of the model that will learn these images, so that each image has the label of its class in
+    /// that model. A model without names gets those of the data.
     ///
     /// # Errors
     /// [`Error::Input`] if the model lacks a class.
@@ -131,7 +131,7 @@ impl Dataset {
 /// 4000 points of the plane on four noisy rings, each one pixel with two channels.
 ///
 /// # Errors
-/// [`Error::Input`] if there is none of that name.
+/// [`Error::Input`] if there is none with that name.
 pub fn builtin(name: &str) -> Result<Dataset> {
     match name {
         "digits8" => sheet::decode(
@@ -172,15 +172,15 @@ pub fn from_byte(byte: u8) -> f32 {
     f32::from(byte) / 127.5 - 1.0
 }
 
-/// The nearest byte of a value; what lies outside [-1, 1] is cut off, and NaN is 0.
+/// The nearest byte of a value; values outside [-1, 1] are clamped, and NaN is 0.
 pub fn to_byte(value: f32) -> u8 {
     ((value + 1.0) * 127.5).round() as u8
 }
 
-/// One picture, `[C, H, W]`, in any format: cut to that aspect ratio around its middle and resized.
+/// One picture, `[C, H, W]`, in any format: cropped to that aspect ratio around its middle and resized.
 ///
 /// # Errors
-/// [`Error::Input`] if it cannot be read, or there are other than 1 or 3 channels.
+/// [`Error::Input`] if it cannot be read, or `channels` is not 1 or 3.
 pub fn load_picture(file: &Path, shape: ImageShape) -> Result<Vec<f32>> {
     check_shape(shape)?;
     let mut image = Vec::new();
@@ -202,7 +202,7 @@ fn push_planes(images: &mut Vec<f32>, picture: &impl image::GenericImageView<Pix
     }
 }
 
-/// Pictures have 1 or 3 channels and at least one pixel.
+/// Checks that pictures have 1 or 3 channels and at least one pixel.
 fn check_shape(ImageShape { channels, height, width }: ImageShape) -> Result<()> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::input(format!(
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_survives_the_way_there_and_back() {
+    fn every_byte_survives_the_round_trip() {
         for byte in 0..=255 {
             let value = from_byte(byte);
             assert!((-1.0..=1.0).contains(&value));
@@ -242,13 +242,13 @@ mod tests {
         // The first row of the first image in the published file is 0 0 5 13 9 1 0 0, of 16.
         let first = [0, 0, 5, 13, 9, 1, 0, 0].map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8));
         assert_eq!(&digits.image(0)[..8], &first);
-        // Its values lie on the 17 levels of the original and nowhere else.
+        // Its values are exactly the 17 levels of the original.
         let levels: Vec<f32> = (0..=16).map(|p| from_byte((p as f32 * 255.0 / 16.0).round() as u8)).collect();
         assert!(digits.images.iter().all(|value| levels.contains(value)));
     }
 
     #[test]
-    fn an_unknown_built_in_set_is_refused_with_the_known_ones() {
+    fn an_unknown_built_in_set_is_rejected_and_the_known_ones_are_listed() {
         let message = builtin("digits9").unwrap_err().to_string();
         assert!(message.contains("\"digits9\"") && message.contains("digits8, rings"), "{message}");
     }

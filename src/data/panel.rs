@@ -1,4 +1,4 @@
-//! What shows samples: a grid of pictures, or a scatter of points; written alone, or two beside each other.
+//! Displays samples as a grid of pictures or a scatter plot of points, alone or two side by side.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::grid::Grid;
 use super::scatter::Scatter;
 use crate::Result;
 
-/// Samples as a user sees them.
+/// Samples as they are shown to the user.
 #[derive(Debug, Clone, Copy)]
 pub enum Panel<'a> {
     /// Pictures.
@@ -45,7 +45,7 @@ impl Panel<'_> {
     }
 }
 
-/// Writes two panels beside each other, divided by a line: the same noise before and after tuning.
+/// Writes two panels side by side, divided by a line: the same noise before and after tuning.
 ///
 /// # Errors
 /// [`crate::Error::Failed`] if the file cannot be written.

@@ -12,7 +12,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use crate::sniff;
 use colour::Profiles;
 
-/// Why a picture cannot be read, and what helps.
+/// Why a picture cannot be read, and how to fix it.
 #[derive(Debug)]
 pub(super) struct Unreadable {
     cause: String,
@@ -25,17 +25,17 @@ const EITHER: &str =
     "if other programs show it, convert it to PNG, else replace it with a complete image, or remove it";
 
 impl Unreadable {
-    /// It is not a picture, or only a part of one.
+    /// The file is not a picture, or only a part of one.
     fn broken(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), advice: REPLACE }
     }
 
-    /// It may be whole, but is of a kind that nothing here can read.
+    /// The file may be complete, but its format is not supported.
     fn unsupported(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), advice: CONVERT }
     }
 
-    /// Whether the kind is unsupported or the file is damaged cannot be known.
+    /// Either the format is unsupported or the file is damaged.
     fn unknown(cause: impl Into<String>) -> Self {
         Self { cause: cause.into(), advice: EITHER }
     }
@@ -68,15 +68,15 @@ impl From<std::io::Error> for Unreadable {
 struct Pixels {
     picture: DynamicImage,
     is_grey: bool,
-    /// The numbers are proportional to light, unless a profile says otherwise.
+    /// The numbers are linear in light, unless a profile says otherwise.
     is_linear: bool,
-    /// The colours are multiplied by alpha already.
+    /// The colours are already multiplied by alpha.
     is_premultiplied: bool,
     /// An ICC profile.
     profile: Option<Vec<u8>>,
 }
 
-/// Decodes pictures, and remembers whose colours may be wrong.
+/// Decodes pictures, and remembers those whose colours may be wrong.
 #[derive(Default)]
 pub(super) struct Reader {
     profiles: Profiles,
@@ -85,11 +85,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// In sRGB, turned as its EXIF tag says, and on white where it is transparent; of an animation the first frame. The
+    /// Returns sRGB, rotated as the EXIF tag says, on white where transparent; of an animation the first frame. The
     /// contents tell the format. The ending of `name` counts only for TGA, which has no signature.
     ///
     /// # Errors
-    /// What is wrong with it and what helps: the caller says where it is.
+    /// What is wrong and how to fix it; the caller adds the name of the file.
     pub fn decode(&mut self, name: &Path, bytes: &[u8]) -> Result<RgbImage, Unreadable> {
         let format = format_of(name, bytes)?;
         if format == ImageFormat::Ico
@@ -97,7 +97,7 @@ impl Reader {
         {
             return self.decode(name, png);
         }
-        // The decoder would make up the missing part of a JPEG in flat grey.
+        // The decoder would fill the missing part of a JPEG with grey.
         if format == ImageFormat::Jpeg && !has_end_of_jpeg(bytes) {
             let cause = "the end of the JPEG is missing, so it was not copied or downloaded to its end";
             return Err(Unreadable::broken(cause));
@@ -171,7 +171,7 @@ pub(super) fn decode(name: &Path, bytes: &[u8]) -> Result<RgbImage, Unreadable> 
     Ok(picture)
 }
 
-/// Whether a file that begins like this is a picture, whatever it is called: by signatures that no text begins with.
+/// Whether a file that begins like this is a picture, whatever its name: by signatures with which no text begins.
 pub(super) fn is_certain(bytes: &[u8]) -> bool {
     use ImageFormat::{Farbfeld, Gif, Hdr, Jpeg, Png, Qoi, Tiff, WebP};
     format_by_contents(bytes)
@@ -209,7 +209,7 @@ fn format_of(name: &Path, bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     }
 }
 
-/// Decodes by the decoders of the crate `image`.
+/// Decodes with the crate `image`.
 fn read(format: ImageFormat, bytes: &[u8]) -> Result<Result<Pixels, ImageError>, Unreadable> {
     let mut reader = ImageReader::new(Cursor::new(bytes));
     reader.set_format(format);
@@ -217,7 +217,7 @@ fn read(format: ImageFormat, bytes: &[u8]) -> Result<Result<Pixels, ImageError>,
         Ok(decoder) => decoder,
         Err(cause) => return Ok(Err(cause)),
     };
-    // What a header claims is checked before any memory is taken for it.
+    // The size in the header is checked before any memory is allocated.
     let (dimensions, total) = (decoder.dimensions(), decoder.total_bytes());
     let limits = claim(dimensions, total)?;
     let decoded = || -> Result<Pixels, ImageError> {
@@ -243,7 +243,7 @@ fn read(format: ImageFormat, bytes: &[u8]) -> Result<Result<Pixels, ImageError>,
     Ok(decoded())
 }
 
-/// Refuses what would take more memory than any picture needs.
+/// Rejects sizes that need more memory than any real picture.
 fn claim((width, height): (u32, u32), bytes: u64) -> Result<Limits, Unreadable> {
     let mut limits = Limits::default();
     limits.reserve(bytes).map_err(|cause| {
@@ -252,13 +252,13 @@ fn claim((width, height): (u32, u32), bytes: u64) -> Result<Limits, Unreadable> 
     Ok(limits)
 }
 
-/// Whether the numbers are proportional to light: those of Radiance, of floating-point TIFF, and of a QOI that says so.
+/// Whether the numbers are linear in light: in Radiance files, floating-point TIFF, and QOI files that say so.
 fn is_linear(format: ImageFormat, bytes: &[u8], color: image::ColorType) -> bool {
     let is_float = matches!(color, image::ColorType::Rgb32F | image::ColorType::Rgba32F);
     is_float || (format == ImageFormat::Qoi && bytes.get(13) == Some(&1))
 }
 
-/// Refuses floating-point pictures that have no agreed meaning of white.
+/// Rejects floating-point pictures in which the value of white is not known.
 fn check_range(picture: &image::Rgba32FImage) -> Result<(), Unreadable> {
     if picture.pixels().flat_map(|pixel| pixel.0).any(|value| !value.is_finite()) {
         return Err(Unreadable::unsupported("it has numbers that are not finite"));
@@ -272,7 +272,7 @@ fn check_range(picture: &image::Rgba32FImage) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// Puts bytes of sRGB on white.
+/// Composites sRGB bytes onto white.
 fn on_white(picture: DynamicImage) -> RgbImage {
     if !picture.color().has_alpha() {
         return picture.into_rgb8();
@@ -288,8 +288,8 @@ fn on_white(picture: DynamicImage) -> RgbImage {
     })
 }
 
-/// Whether the marker for the end stands behind the picture: not within a segment such as EXIF, which has a length and
-/// may hold a small picture with an end of its own, and whatever a camera has put behind it.
+/// Whether the end marker follows the picture. Markers within a segment such as EXIF, which has a length and may contain
+/// a thumbnail with its own end, do not count. Whatever a camera has put after the picture is ignored.
 fn has_end_of_jpeg(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(2..).unwrap_or_default();
     // Within compressed data FF is followed by 00, by D0 to D7, or by FF as filling.

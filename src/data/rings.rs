@@ -1,7 +1,7 @@
 //! A toy set in the plane: points on noisy concentric rings, one class per ring.
 //!
-//! A point is a "picture" of one pixel with two channels, x and y. So every network, sampler and objective works on it
-//! unchanged, in a fraction of the time, and a user can see the whole distribution.
+//! A point is a "picture" of one pixel with two channels, x and y. Every network, sampler and objective works on it
+//! unchanged, in a fraction of the time, and the user can see the complete distribution.
 
 use std::f64::consts::TAU;
 
@@ -60,7 +60,7 @@ mod tests {
             // Five standard errors of the mean and of the standard deviation.
             assert!((distance - radius).abs() < 5.0 * NOISE / count.sqrt(), "{distance} is not {radius}");
             assert!((spread - NOISE).abs() < 5.0 * NOISE / (2.0 * count).sqrt(), "{spread} is not {NOISE}");
-            // The mean direction of even angles is a vector of length about 1/√count; five of those.
+            // The mean direction of uniform angles is a vector of length about 1/√count; five times that.
             let centre = mean(&|[x, y]| x / x.hypot(*y)).hypot(mean(&|[x, y]| y / x.hypot(*y)));
             assert!(centre < 5.0 / count.sqrt(), "{centre}");
         }

@@ -10,12 +10,12 @@ use crate::shape::ImageShape;
 const SIDE: usize = 440;
 /// Radius of a sample's disc, and of a training point's.
 const RADIUS: [f64; 2] = [3.2, 1.6];
-/// How much of what lies below a disc covers, of 255.
+/// Opacity of a disc, of 255.
 const COVER: [f64; 2] = [225.0, 70.0];
-/// Diameter of a disc in the legend, with the room beside it.
+/// Diameter of a disc in the legend, including the gap beside it.
 const KEY: usize = 22;
 
-/// Lighter than on paper, as the sheet is dark; told apart with any kind of colour vision.
+/// Lighter than on paper, as the canvas is dark; distinguishable with any kind of colour vision.
 const COLOURS: [Rgb<u8>; 7] = [
     Rgb([86, 180, 233]),
     Rgb([230, 159, 0]),
@@ -26,7 +26,7 @@ const COLOURS: [Rgb<u8>; 7] = [
     Rgb([170, 176, 188]),
 ];
 
-/// Points in the colours of the classes that were asked for, with the data lightly behind them.
+/// Points in the colours of the requested classes, with the data faintly behind them.
 #[derive(Debug, Clone, Copy)]
 pub struct Scatter<'a> {
     /// `[N, 2]`: x to the right, y upwards.
@@ -35,11 +35,11 @@ pub struct Scatter<'a> {
     pub labels: &'a [u32],
     /// The name of each class.
     pub class_names: &'a [String],
-    /// Under each name, such as the class's mean reward; may be empty.
+    /// Text under each name, such as the mean reward of the class; may be empty.
     pub captions: &'a [String],
-    /// Above everything.
+    /// Heading above everything.
     pub heading: &'a str,
-    /// Points that the model learned from; they fix the scale too.
+    /// Points that the model learned from; they also set the scale.
     pub data: Option<&'a Dataset>,
 }
 
@@ -48,7 +48,7 @@ pub fn is_point(shape: ImageShape) -> bool {
     shape == ImageShape::square(2, 1)
 }
 
-/// The built-in points that classes of these names belong to.
+/// The built-in points to which classes of these names belong.
 pub fn data_of(class_names: &[String]) -> Option<Dataset> {
     let rings = rings::generate();
     (rings.class_names == class_names).then_some(rings)
@@ -80,7 +80,7 @@ impl Scatter<'_> {
         let mut draw_points = |points: &[f32], labels: &[u32], layer: usize| {
             for (point, label) in points.chunks_exact(2).zip(labels) {
                 let [x, y] = [point[0], -point[1]].map(|value| SIDE as f64 / 2.0 + scale * f64::from(value));
-                // What is off the square is left out.
+                // Points outside the square are not drawn.
                 let inside = RADIUS[0]..SIDE as f64 - RADIUS[0];
                 if inside.contains(&x) && inside.contains(&y) {
                     let centre = [left as f64 + x, top as f64 + y];
@@ -111,7 +111,7 @@ fn colour(class: u32) -> Rgb<u8> {
     COLOURS[class as usize % COLOURS.len()]
 }
 
-/// A disc with a soft edge; `centre` lies on the canvas, further than `radius` from its border.
+/// A disc with a soft edge; `centre` is on the canvas, further than `radius` from its border.
 fn draw_disc(canvas: &mut RgbImage, centre: [f64; 2], radius: f64, ink: Rgb<u8>, cover: f64) {
     let range = |at: f64| (at - radius - 1.0) as u32..=(at + radius + 1.0) as u32;
     for y in range(centre[1]) {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_stands_where_it_is_in_the_colour_of_its_class() {
+    fn a_sample_is_drawn_at_its_position_in_the_colour_of_its_class() {
         let names = ["one", "two"].map(str::to_owned);
         let points = [1.0, 0.5, -1.0, -0.5];
         let scatter = Scatter {

@@ -1,7 +1,7 @@
 //! A sprite sheet: one picture of square tiles in row order, and a file with their labels.
 //!
-//! The label file has as many labels as there are images; the tiles left over in the last row are
-//! ignored. Two forms are read:
+//! The label file has one label per image; the tiles left over in the last row are ignored. Two
+//! formats are read:
 //!
 //! - `*.txt`: whole numbers separated by white space; the number is the class and its name.
 //! - `*.json`: a list of `[name, category]`. The categories, sorted by name, are the classes (as the
@@ -17,7 +17,7 @@ use crate::classes::normal_name;
 use crate::shape::ImageShape;
 use crate::{Error, Result, files};
 
-/// The bytes of a file and the name by which errors call it.
+/// The bytes of a file, and its name for error messages.
 pub(super) struct Source<'a> {
     pub name: &'a Path,
     pub bytes: &'a [u8],
@@ -57,7 +57,7 @@ pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channel
 
     let (class_of, class_names) = parse_labels(&labels)?;
     let count = class_of.len();
-    // As many as fit, less at most the empty end of the last row.
+    // All tiles, except the empty ones at the end of the last row.
     if count > columns * rows || count <= columns * (rows - 1) {
         return Err(Error::unreadable(
             labels.name,
@@ -76,7 +76,7 @@ pub(super) fn decode(picture: Source, labels: Source, image_size: usize, channel
 /// The class of every image, and the names of the classes.
 fn parse_labels(labels: &Source) -> Result<(Vec<u32>, Vec<String>)> {
     let text = files::text(labels.bytes).map_err(|cause| Error::unreadable(labels.name, cause))?;
-    match labels.name.extension().and_then(|it| it.to_str()) {
+    match labels.name.extension().and_then(|ending| ending.to_str()) {
         Some("txt") => parse_numbers(text),
         Some("json") => parse_categories(text),
         _ => Err("labels are *.txt (numbers) or *.json (a list of [name, category])".to_owned()),
@@ -88,7 +88,7 @@ fn parse_numbers(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), Str
     let labels = text
         .split_whitespace()
         .map(|word| {
-            // The bound keeps a wrong file from asking for millions of classes.
+            // The bound keeps a wrong file from creating millions of classes.
             word.parse().ok().filter(|&label| label < 100_000).ok_or_else(|| {
                 let shown: String = word.chars().take(20).collect();
                 format!(
@@ -120,7 +120,7 @@ mod tests {
     use crate::data::from_byte;
     use image::{Rgb, RgbImage};
 
-    /// A sheet of 3x2 tiles of 2x2 pixels; the red of every pixel is its place within all of them.
+    /// A sheet of 3x2 tiles of 2x2 pixels; the red of every pixel is its index in the sheet.
     fn sheet_file(folder: &Path) -> std::path::PathBuf {
         let path = folder.join("sheet.png");
         RgbImage::from_fn(6, 4, |x, y| Rgb([(y * 6 + x) as u8, 100, 200])).save(&path).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn mismatches_are_reported() {
         let cases = [
             ("labels.txt", "0 1 2", 2, "3 labels"),
             ("labels.txt", "0 1 2 3 4 5 6", 2, "7 labels"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sheet_that_is_no_picture_is_named() {
+    fn a_sheet_that_is_not_a_picture_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("broken.png");
         std::fs::write(&path, b"\x89PNG\r\n\x1a\n and then nothing").unwrap();

@@ -1,17 +1,17 @@
-//! What a data set holds, in words: read before hours are spent on it.
+//! A summary of a data set in words, to read before spending hours on it.
 
 use std::fmt::Write;
 
 use super::Dataset;
 
-/// Rows of the table of classes; of more classes the first are shown.
+/// Rows of the table of classes; of more classes only the first are shown.
 const MOST_ROWS: usize = 40;
-/// Files that are named.
+/// The most files that are named.
 const MOST_NAMED: usize = 5;
-/// From here on the largest class is called so many times larger than the smallest.
+/// From this ratio on, the difference between the largest and the smallest class is reported.
 const UNEVEN: usize = 4;
 
-/// Lines that say how many pictures there are, of which classes and sizes, what was left out, and what to think about.
+/// Lines that say how many pictures there are, of which classes and sizes, what was skipped, and what needs attention.
 pub fn summary(data: &Dataset) -> String {
     let (count, size, classes) = (data.len(), data.image_size, data.class_names.len());
     let what = match data.channels {
@@ -37,7 +37,7 @@ pub fn summary(data: &Dataset) -> String {
     text
 }
 
-/// A name without what would command a terminal or break the line.
+/// A name without characters that would control a terminal or break the line.
 fn shown(name: &str) -> String {
     let letter = |letter: char| match letter.is_control() {
         true => letter.escape_debug().to_string(),
@@ -50,7 +50,7 @@ fn number(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// What the files of a folder were like.
+/// Describes the files of a folder.
 fn originals(data: &Dataset) -> Vec<String> {
     let Some(originals) = &data.originals else { return Vec::new() };
     let mut lines = Vec::new();
@@ -86,7 +86,7 @@ fn originals(data: &Dataset) -> Vec<String> {
     lines
 }
 
-/// What a user may want to change.
+/// What the user may want to change.
 fn notes(data: &Dataset, counts: &[usize]) -> Vec<String> {
     let mut notes = Vec::new();
     for (few, text) in [
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_counted_and_an_even_set_has_no_notes() {
+    fn classes_are_counted_and_a_balanced_set_has_no_notes() {
         let text = of(&[4, 12], None);
         assert_eq!(
             text,
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_think_about_is_noted() {
+    fn problems_are_noted() {
         let cases: [(&[usize], &str); 4] = [
             (&[5, 1], "note: the class \"class 1\" has one picture"),
             (&[1, 2, 1, 1], "note: the class \"class 0\" (like 2 other classes) has one picture"),
@@ -157,13 +157,13 @@ mod tests {
             let text = of(counts, None);
             assert!(text.contains(expected), "{text}");
         }
-        assert!(!of(&[2, 7], None).contains("note"), "that is even enough");
+        assert!(!of(&[2, 7], None).contains("note"), "that is balanced enough");
         let many = of(&[2; 50], None);
         assert!(many.contains("50 classes") && many.contains("… and 10 more classes"), "{many}");
     }
 
     #[test]
-    fn names_command_no_terminal() {
+    fn names_cannot_control_the_terminal() {
         let mut data = builtin("rings").unwrap();
         data.class_names[0] = "it's\n\u{1b}[31mé".into();
         let skipped = vec!["a\u{1b}b".into()];

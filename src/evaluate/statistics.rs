@@ -1,4 +1,4 @@
-//! What can be told from pictures alone.
+//! Statistics of images.
 
 use crate::shape::ImageShape;
 
@@ -14,20 +14,20 @@ impl Estimate {
     pub(super) fn mean(values: &[f64]) -> Self {
         let count = values.len() as f64;
         let value = values.iter().sum::<f64>() / count;
-        let variance = values.iter().map(|it| (it - value).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        let variance = values.iter().map(|one| (one - value).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
         Self { value, standard_error: (variance / count).sqrt() }
     }
 }
 
-/// Mean squared difference an element.
+/// Mean squared difference per element.
 pub(super) fn mean_squared(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64
 }
 
 /// Mean Euclidean distance between two images of a group, over all pairs of all groups.
 ///
-/// A pair shares its images with other pairs, so what is independent are the images: with d_i the mean distance of
-/// image i to the others of its group, the standard error of such a mean over pairs is 2·std(d)/√N (Hoeffding 1948).
+/// Pairs share images, so only the images are independent: with d_i the mean distance of image i to the others of its
+/// group, the standard error of such a mean over pairs is 2·std(d)/√N (Hoeffding 1948).
 pub(super) fn diversity(images: &[f32], dim: usize, group: usize) -> Estimate {
     let mut by_image = Vec::with_capacity(images.len() / dim);
     for group in images.chunks(dim * group) {
@@ -60,13 +60,13 @@ pub(super) fn diversity(images: &[f32], dim: usize, group: usize) -> Estimate {
 ///
 /// so every frequency counts by its height, from almost 0 for the longest wave to cos²(π/2S), almost 1, for pixels that
 /// alternate in both directions; white noise has S / (2(S + 1)), about a half. No cut-off has to be chosen, and no
-/// transform computed. Energy is summed over images before it is divided: what cannot be seen, the noise on an almost
-/// flat image, does not count. `dim` are the elements of an image.
+/// transform computed. Energy is summed over images before the division, so invisible noise on an almost flat image does
+/// not count. `dim` is the number of elements of an image.
 pub(super) fn high_frequency(images: &[f32], shape: ImageShape) -> Option<Estimate> {
     if shape.pixels() < 2 {
         return None;
     }
-    // Of every image: the weighted energy and the whole.
+    // For every image: the weighted energy and the total.
     let of_image = |image: &[f32]| {
         let planes = image.chunks(shape.pixels()).map(|plane| energy(plane, shape.width));
         planes.fold([0.0; 2], |sum, plane| [sum[0] + plane[0], sum[1] + plane[1]])
@@ -77,7 +77,7 @@ pub(super) fn high_frequency(images: &[f32], shape: ImageShape) -> Option<Estima
         return Some(Estimate { value: 0.0, standard_error: 0.0 });
     }
     let value = high / all;
-    // Of a ratio of sums: that of the residuals.
+    // The standard error of a ratio of sums: that of the residuals.
     let residuals: f64 = energies.iter().map(|[high, all]| (high - value * all).powi(2)).sum();
     Some(Estimate { value, standard_error: residuals.sqrt() / all })
 }

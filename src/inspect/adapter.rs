@@ -15,7 +15,7 @@ use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL};
 /// The file that diffusers writes.
 pub(super) const DIFFUSERS: &str = "pytorch_lora_weights.safetensors";
 
-/// The ends of the names of A and B, as PEFT and as older programs write them.
+/// The suffixes of the names of A and B, as PEFT and older programs write them.
 const ENDS: [[&str; 2]; 2] = [[".lora_A.weight", ".lora_B.weight"], [".lora_down.weight", ".lora_up.weight"]];
 
 /// Whether these are the matrices of an adapter.
@@ -23,7 +23,7 @@ pub(super) fn is_adapter(tensors: &StoredTensors) -> bool {
     tensors.tensors().keys().any(|name| ENDS.iter().flatten().any(|end| name.ends_with(end)))
 }
 
-/// PEFT's folder.
+/// Describes a folder of PEFT.
 pub(super) fn folder(folder: &Path) -> Result<Report> {
     let path = folder.join(ADAPTER_CONFIG);
     let bytes = read_file(&path)?;
@@ -39,7 +39,7 @@ pub(super) fn folder(folder: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// A file alone, as diffusers writes it: alpha is in its metadata, if the program that wrote it was new enough.
+/// Describes a single file, as diffusers writes it. Newer programs store alpha in its metadata.
 pub(super) fn file(tensors: &StoredTensors) -> Result<Report> {
     let metadata = tensors.metadata().get("lora_adapter_metadata");
     let metadata = metadata.and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
@@ -88,14 +88,14 @@ fn describe(tensors: &StoredTensors, format: &str, alpha: Option<String>) -> Res
             _ if layer.starts_with("transformer_blocks.") => "a transformer of Stable Diffusion 3",
             _ if layer.starts_with("blocks.") => "a class-conditional flow model (DiT or SiT)",
             _ if layer.starts_with("text_encoder") => "text encoders",
-            _ => "layers outside of blocks",
+            _ => "layers outside the blocks",
         });
     }
     let joined = |set: BTreeSet<&str>| set.into_iter().collect::<Vec<_>>().join(", ");
     let mut report = Report { path: tensors.name().to_owned(), kind: "adapter", ..Report::default() };
     if on.contains("a class-conditional flow model (DiT or SiT)") {
-        report.notes.push("train goes on from it with --set lora.adapter=DIR and its model as model.file".into());
-        on.remove("layers outside of blocks");
+        report.notes.push("train continues from it with --set lora.adapter=DIR and its model as model.file".into());
+        on.remove("layers outside the blocks");
     }
     report.what = format!(
         "an adapter (LoRA) in the format of {format} on {}: rank {}, alpha {}, {} layers",
@@ -104,7 +104,7 @@ fn describe(tensors: &StoredTensors, format: &str, alpha: Option<String>) -> Res
         alpha.unwrap_or_else(|| "unknown".into()),
         halves.len()
     );
-    report.notes.push(format!("adapted are {}", joined(targets)));
+    report.notes.push(format!("adapted layers: {}", joined(targets)));
     report.parameters = tensors.parameters() as u64;
     report.bytes_on_disk = bytes_on_disk(tensors);
     report.stored_as = stored_as(tensors.tensors().values());

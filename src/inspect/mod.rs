@@ -1,4 +1,4 @@
-//! What a file or folder is: models of this program and of others, adapters, runs and their checkpoints.
+//! Identifies a file or folder: models of this and other programs, adapters, runs and their checkpoints.
 
 mod adapter;
 mod own;
@@ -14,7 +14,7 @@ use crate::model::folder::{MODEL_INDEX, SingleFile, StoredTensor, StoredTensors,
 use crate::model::{ADAPTER_CONFIG, NATIVE};
 use crate::run::checkpoint;
 
-/// What something is.
+/// The result of an inspection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
     /// The file or folder.
@@ -23,14 +23,14 @@ pub struct Report {
     pub kind: &'static str,
     /// The same in words, with sizes.
     pub what: String,
-    /// Parameters of everything that is there.
+    /// Number of parameters of everything that is present.
     pub parameters: u64,
-    /// Bytes of the files that hold them.
+    /// Bytes of the files that contain them.
     pub bytes_on_disk: u64,
     /// Parts, of a model that has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<Part>,
-    /// Numbers by the type in which they are stored.
+    /// Number of elements by the type in which they are stored.
     pub stored_as: BTreeMap<String, u64>,
     /// Bytes that the weights of a text-to-image model take in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub struct Report {
     /// A command that trains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_command: Option<String>,
-    /// What else there is to know.
+    /// Further notes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -49,9 +49,9 @@ pub struct Report {
 /// A part of a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Part {
-    /// Its name, that of its folder.
+    /// Its name, which is that of its folder.
     pub name: String,
-    /// "present", "missing", or "none" where the model does without it.
+    /// "present", "missing", or "none" if the model does not use it.
     pub state: &'static str,
     /// Its class in diffusers or transformers.
     pub class: Option<String>,
@@ -59,14 +59,14 @@ pub struct Part {
     pub sizes: String,
     /// Its parameters.
     pub parameters: u64,
-    /// Numbers by the type in which they are stored.
+    /// Number of elements by the type in which they are stored.
     pub stored_as: BTreeMap<String, u64>,
     /// Bytes of its files.
     pub bytes_on_disk: u64,
 }
 
-/// Bytes of weights by the type in which memory holds them, without the position table, of which only the part for one
-/// image size is needed.
+/// Bytes of weights by their type in memory, without the position table, of which only the part for one image size is
+/// needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WeightsMemory {
     /// All in 32 bits.
@@ -79,21 +79,21 @@ pub struct WeightsMemory {
     pub position_table: u64,
 }
 
-/// Bytes on a device, planned without one: another kernel may need a little more or less.
+/// Bytes on a device, planned without opening one: other kernels may need a little more or less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceMemory {
-    /// For drawing as `sample` does, so many images at a time.
+    /// For drawing as `sample` does, with this many images at a time.
     pub sampling: u64,
     /// Images that are drawn at a time.
     pub sampling_batch: u64,
-    /// For training with the default configuration; `None` if it does not suit the model.
+    /// For training with the default configuration; `None` if it does not fit the model.
     pub training: Option<u64>,
 }
 
-/// Finds out what a file, a folder, `builtin:NAME` or a name on the hub (`org/name`) is.
+/// Identifies a file, a folder, `builtin:NAME` or a name on the hub (`org/name`).
 ///
 /// # Errors
-/// [`Error::Input`] if it is damaged, or nothing that is known here.
+/// [`Error::Input`] if it is damaged or not of a known kind.
 pub fn inspect(text: &str) -> Result<Report> {
     if text.starts_with("builtin:") {
         return own::model(text);
@@ -124,7 +124,7 @@ fn directory(path: &Path) -> Result<Report> {
     }
 }
 
-/// The error of a folder of something else.
+/// The error for a folder of something else.
 fn unknown(path: &Path) -> Error {
     let names = std::fs::read_dir(path).into_iter().flatten().flatten();
     let mut names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -162,7 +162,7 @@ fn file(path: &Path) -> Result<Report> {
     published::single_file(path, &tensors, &SingleFile::of(&tensors)?)
 }
 
-/// Numbers by the type in which they are stored.
+/// Number of elements by the type in which they are stored.
 fn stored_as<'a>(tensors: impl Iterator<Item = &'a StoredTensor>) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     for tensor in tensors {
@@ -171,7 +171,7 @@ fn stored_as<'a>(tensors: impl Iterator<Item = &'a StoredTensor>) -> BTreeMap<St
     found
 }
 
-/// Bytes of the files behind tensors.
+/// Bytes of the files that contain the tensors.
 fn bytes_on_disk(tensors: &StoredTensors) -> u64 {
     tensors.files().map(|(_, length)| length).sum()
 }

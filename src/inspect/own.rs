@@ -1,4 +1,4 @@
-//! What this program trains: its own models, SiT's checkpoints, runs and their checkpoints.
+//! Files of this program, and checkpoints of SiT, which it can import.
 
 use std::path::Path;
 
@@ -68,7 +68,7 @@ fn describe(report: &mut Report, model: &FlowModel, file: &str) {
     let training = match Trainer::cost(&Config::default(), model, &profile) {
         Ok(cost) => Some(cost.bytes),
         Err(cause) => {
-            report.notes.push(format!("the default configuration does not suit it: {cause}"));
+            report.notes.push(format!("the default configuration does not fit it: {cause}"));
             None
         }
     };
@@ -77,7 +77,7 @@ fn describe(report: &mut Report, model: &FlowModel, file: &str) {
     report.train_command = Some(train_command(model, file));
 }
 
-/// The command that trains a model: with the default reward where that suits its images, else with one that suits all.
+/// The command that trains a model: with the default reward if that fits its images, otherwise with one for all images.
 fn train_command(model: &FlowModel, file: &str) -> String {
     let set = |value: &str| format!(" --set {}", quoted(Path::new(value)));
     let mut command = format!("flowdppo-wgpu train{}", set(&format!("model.file={file}")));
@@ -94,7 +94,7 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
     let shapes = tensors.tensors().iter().map(|(tensor, stored)| (tensor.clone(), stored.shape().to_vec())).collect();
     let width = tensors.tensors().get("x_embedder.proj.weight").and_then(|stored| stored.shape().first().copied());
     let known = width.and_then(default_num_heads);
-    // One head divides every width; it is not shown.
+    // One head divides every width; the number is not shown.
     let model = FlowModel::Dit(DitConfig::of_sit(&name, &shapes, known.or(Some(1)), NullClass::Assumed)?);
     let mut report = Report { path: name.clone(), kind: "sit-checkpoint", ..Report::default() };
     report.parameters = tensors.parameters() as u64;
@@ -108,7 +108,8 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
         text = text.replace(", 1 heads", "");
         heads = " --num-heads N";
         report.notes.push(
-            "the number of its attention heads is not in the file, and its width is none of the published ones".into(),
+            "the number of its attention heads is not in the file, and its width is not one of the published ones"
+                .into(),
         );
     }
     report.what = format!("a checkpoint of SiT or DiT, whose files cannot be told apart: {text}");
@@ -148,7 +149,7 @@ pub(super) fn run(path: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// A checkpoint of a run, all of whose files are verified.
+/// A checkpoint of a run; all of its files are verified.
 pub(super) fn checkpoint(path: &Path) -> Result<Report> {
     let found = checkpoint::read(path)?;
     let mut report = match () {
@@ -157,7 +158,7 @@ pub(super) fn checkpoint(path: &Path) -> Result<Report> {
         () => Report::default(),
     };
     let inside = Some(report.what).filter(|what| !what.is_empty()).map(|what| format!(" with {what}"));
-    report.what = format!("a whole checkpoint of iteration {}{}", found.iteration, inside.unwrap_or_default());
+    report.what = format!("a complete checkpoint of iteration {}{}", found.iteration, inside.unwrap_or_default());
     report.path = path.display().to_string();
     report.kind = "checkpoint";
     Ok(report)

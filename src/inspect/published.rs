@@ -108,7 +108,7 @@ fn finished(mut report: Report) -> Report {
     report
 }
 
-/// What a component is in words.
+/// A component in words.
 fn words(name: &str, tensors: &StoredTensors) -> String {
     match name {
         "transformer" => format!("transformer of {}", family_of(tensors)),
@@ -118,7 +118,7 @@ fn words(name: &str, tensors: &StoredTensors) -> String {
     }
 }
 
-/// Which of the published models has such a transformer: 3.5 Medium has second attentions, 3.5 has normalised queries.
+/// The published model with such a transformer: 3.5 Medium has second attentions, 3.5 has normalised queries.
 fn family_of(tensors: &StoredTensors) -> &'static str {
     let any = |part: &str| tensors.tensors().keys().any(|name| name.contains(part));
     match (any(".attn2."), any(".attn.norm_q.")) {
@@ -128,7 +128,7 @@ fn family_of(tensors: &StoredTensors) -> &'static str {
     }
 }
 
-/// Fills in what the tensors say, and adds to the report's memory.
+/// Fills in what the tensors show, and adds to the memory in the report.
 fn describe(part: &mut Part, tensors: &StoredTensors, config: Option<&Map<String, Value>>, report: &mut Report) {
     part.sizes = sizes(&part.name, tensors, config);
     part.parameters = tensors.parameters() as u64;
@@ -155,7 +155,7 @@ fn add(memory: &mut WeightsMemory, name: &str, shape: &[usize], elements: usize)
     };
 }
 
-/// Says which other weights a component has.
+/// Notes which other weights a component has.
 fn other_variants(folder: &Path, tensors: &StoredTensors, report: &mut Report) -> Result<()> {
     let mut variants: Vec<String> = weight_files(folder)?.into_iter().map(|file| file.variant).collect();
     variants.dedup();
@@ -165,7 +165,7 @@ fn other_variants(folder: &Path, tensors: &StoredTensors, report: &mut Report) -
             .map(|variant| if variant.is_empty() { "none" } else { variant })
             .collect::<Vec<_>>()
             .join(", ");
-        report.notes.push(format!("{} has the variants {shown}; read was {}", folder.display(), tensors.name()));
+        report.notes.push(format!("{} has the variants {shown}; this describes {}", folder.display(), tensors.name()));
     }
     Ok(())
 }
@@ -173,12 +173,12 @@ fn other_variants(folder: &Path, tensors: &StoredTensors, report: &mut Report) -
 /// Bytes of the files directly in a folder.
 fn folder_bytes(folder: &Path) -> Result<u64> {
     let entries = std::fs::read_dir(folder).map_err(|cause| Error::unreadable(folder, cause))?;
-    // Through links, which the hub's cache consists of.
+    // Follows links, as the hub's cache consists of links.
     let files = entries.flatten().filter_map(|entry| std::fs::metadata(entry.path()).ok());
     Ok(files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum())
 }
 
-/// The sizes of a component, from the shapes; from its configuration what they do not show.
+/// The sizes of a component, from the shapes, or from its configuration if the shapes do not show them.
 fn sizes(name: &str, tensors: &StoredTensors, config: Option<&Map<String, Value>>) -> String {
     let size = |tensor: &str, dimension: usize| {
         let size = tensors.tensors().get(tensor).and_then(|stored| stored.shape().get(dimension));
@@ -209,7 +209,7 @@ fn sizes(name: &str, tensors: &StoredTensors, config: Option<&Map<String, Value>
     }
 }
 
-/// How many different names follow a prefix up to the next dot.
+/// The number of different names between a prefix and the next dot.
 fn count(tensors: &StoredTensors, prefix: &str) -> usize {
     let numbers = tensors.tensors().keys().filter_map(|name| name.strip_prefix(prefix)?.split('.').next());
     numbers.collect::<BTreeSet<_>>().len()

@@ -6,13 +6,13 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::{Axis, Canvas, Chart, FADED, INLINE, INLINE_RIGHT, Range, Scale, inline, number, unit};
 use crate::error::Result;
 
-/// Room for the scale of colours on the right.
+/// Room for the colour scale on the right.
 const KEY: f64 = 64.0;
-/// Cells side by side, at most; more are joined into means.
+/// The most cells side by side; of more, neighbours are averaged.
 const COLUMNS: usize = 170;
 
-/// Viridis (S. van der Walt and N. Smith, matplotlib), at equal distances: its lightness rises evenly, so it can be read
-/// by people with any kind of colour vision.
+/// Viridis (S. van der Walt and N. Smith, matplotlib), at equal distances. Its lightness rises evenly, so people with
+/// any kind of colour vision can read it.
 const VIRIDIS: [[u8; 3]; 9] = [
     [68, 1, 84],
     [71, 45, 123],
@@ -25,7 +25,7 @@ const VIRIDIS: [[u8; 3]; 9] = [
     [253, 231, 37],
 ];
 
-/// Positive numbers at whole places of two axes, on a logarithmic scale of colours.
+/// Positive numbers at integer positions of two axes, on a logarithmic colour scale.
 #[derive(Clone, Debug)]
 pub struct HeatMap {
     /// What it shows.
@@ -48,7 +48,7 @@ impl HeatMap {
         self.cells.iter().copied().filter(|cell| cell.iter().all(|number| number.is_finite()) && cell[2] > 0.0)
     }
 
-    /// The map as a part of a page, which gives it a title and as much room as it has.
+    /// The map as part of a page, which adds the title and sets the width.
     ///
     /// # Errors
     /// [`crate::Error::Failed`] if it cannot be drawn.
@@ -61,7 +61,7 @@ impl HeatMap {
         let stride = ((columns[1] - columns[0] + 1.0) / COLUMNS as f64).ceil().max(1.0);
         let cells = self.joined(columns[0], stride);
         let values = Range::new(Scale::Log, cells.iter().map(|cell| cell[2]));
-        // A cell reaches half a place beyond its number.
+        // A cell extends half a unit beyond its number.
         let range = |[low, high]: [f64; 2], wide: f64| {
             let ticks = Range::new(Scale::Whole, [low, high].into_iter()).ticks;
             let (from, to) = (low - 0.5, (low + ((high - low) / wide).floor() * wide) + wide - 0.5);
@@ -110,7 +110,7 @@ impl HeatMap {
         })
     }
 
-    /// The cells, or means of as many neighbours in a row as there is no room for.
+    /// The cells, or means of neighbours in a row if there are too many.
     fn joined(&self, first: f64, stride: f64) -> Vec<[f64; 3]> {
         let mut found = std::collections::BTreeMap::<(u64, u64), (f64, f64)>::new();
         for [x, y, value] in self.shown() {

@@ -29,7 +29,7 @@ fn any_set_of_numbers_makes_a_range_with_ticks() {
 }
 
 #[test]
-fn a_chart_names_its_series_and_leaves_out_what_it_cannot_show() {
+fn a_chart_names_its_series_and_omits_points_it_cannot_show() {
     let axis = |title, scale| Axis { title, scale };
     let line = vec![[0.0, 0.5], [1.0, f64::NAN], [2.0, 0.0], [3.0, 0.01]];
     let series = Series { label: "a < b & c".into(), line, mark_all: true, ..Series::default() };
@@ -46,14 +46,14 @@ fn a_chart_names_its_series_and_leaves_out_what_it_cannot_show() {
         assert!(svg.contains(words), "{words} is missing in {svg}");
     }
     assert!(!svg.contains("NaN") && !svg.contains("inf"));
-    // Two points can be shown; the third disc is the legend's.
+    // Two points can be shown; the third disc is that of the legend.
     assert_eq!(svg.matches("<circle").count(), 3);
     chart.series[0].line.truncate(0);
     assert!(chart.is_empty());
 }
 
 #[test]
-fn a_chart_in_a_page_takes_its_colours_and_leaves_the_texts_to_it() {
+fn a_chart_in_a_page_uses_the_colours_of_the_page_and_has_no_labels() {
     let axis = Axis { title: "rollouts", scale: Scale::Whole };
     let series = Series { label: "a label".into(), line: vec![[0.0, 0.5], [1.0, 0.75]], ..Series::default() };
     let chart = Chart { title: "Title", subtitle: "Subtitle", x: axis, y: axis, series: vec![series] };
@@ -66,11 +66,11 @@ fn a_chart_in_a_page_takes_its_colours_and_leaves_the_texts_to_it() {
 }
 
 #[test]
-fn as_many_lines_as_there_are_shapes_and_colours_have_marks_of_their_own() {
+fn every_combination_of_shape_and_colour_has_its_own_mark() {
     let mark = |index| Series { colour: index, shape: index, ..Series::default() }.to_inline_mark().unwrap();
     let marks: std::collections::BTreeSet<String> = (0..56).map(mark).collect();
     assert_eq!(marks.len(), 56);
-    // Hollow ones show the card that they lie on.
+    // Hollow marks show the card below them.
     assert!(mark(0).contains("#0072B2") && !mark(0).contains("var(--card)") && mark(4).contains("var(--card)"));
 }
 
@@ -82,7 +82,7 @@ fn a_heat_map_has_a_cell_for_each_positive_number() {
     let svg = map.to_inline_svg().unwrap();
     assert_eq!(svg.matches("<rect").count(), 3 + 64, "{svg}");
     assert!(!svg.contains("NaN"));
-    // Ten thousand iterations are joined into columns that can be seen.
+    // Ten thousand iterations are averaged into visible columns.
     map.cells = (1..=10_000).map(|iteration| [f64::from(iteration), 4.0, 1e-3]).collect();
     let cells = map.to_inline_svg().unwrap().matches("<rect").count() - 64;
     assert!((100..=170).contains(&cells), "{cells}");
@@ -91,7 +91,7 @@ fn a_heat_map_has_a_cell_for_each_positive_number() {
 }
 
 #[test]
-fn long_lines_of_one_colour_have_marks_where_the_legend_stands_elsewhere() {
+fn long_lines_of_one_colour_have_marks_if_the_legend_is_elsewhere() {
     let axis = Axis { title: "", scale: Scale::Linear };
     let line: Vec<[f64; 2]> = (0..200).map(|index| [f64::from(index), 1.0]).collect();
     let series = |colour| Series { colour, shape: 0, line: line.clone(), ..Series::default() };
@@ -100,6 +100,6 @@ fn long_lines_of_one_colour_have_marks_where_the_legend_stands_elsewhere() {
     let discs = |svg: String| svg.matches("<circle").count();
     assert_eq!(discs(chart([0, 1]).to_inline_svg().unwrap()), 2);
     assert_eq!(discs(chart([0, 7]).to_inline_svg().unwrap()), 2 * MARKS);
-    // Alone, a disc for each end and one for each entry of the legend.
+    // Standalone: a disc for each end and one for each entry of the legend.
     assert_eq!(discs(chart([0, 7]).to_svg().unwrap()), 4);
 }

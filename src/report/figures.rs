@@ -6,9 +6,9 @@ use crate::compare::History;
 use crate::config::Command;
 use crate::plot::{Axis, Chart, HeatMap, Scale, Series};
 
-/// Points of a line, at most; more are joined into means.
+/// The most points of a line; of more, neighbours are averaged.
 const POINTS: usize = 500;
-/// Up to this many points each has a mark.
+/// With at most this many points, each has a mark.
 const MARKED: usize = 40;
 
 /// A curve chart: what it shows, how to read it, and the metrics with their names in the legend.
@@ -79,7 +79,7 @@ const TRAIN: [Curves; 13] = [
     ),
     curves(
         "Change of the velocity within an iteration",
-        "Mean squared difference an element.",
+        "Mean squared difference per element.",
         Scale::Log,
         &[("velocity_msd_new_old", "mean")],
     ),
@@ -87,7 +87,7 @@ const TRAIN: [Curves; 13] = [
     curves("Penalty on the distance to the base", "Before its factor.", Scale::FromZero, &[("kl_ref_mean", "penalty")]),
     curves("Gradient norm", "Before clipping, mean over updates.", Scale::FromZero, &[("grad_norm", "norm")]),
     curves(
-        "Seconds an iteration",
+        "Seconds per iteration",
         "The first iterations compile kernels.",
         Scale::FromZero,
         &[("seconds_update", "update"), ("seconds_rollout", "rollout"), ("seconds_reward", "reward")],
@@ -95,7 +95,7 @@ const TRAIN: [Curves; 13] = [
 ];
 
 const FIT: [Curves; 3] = [
-    curves("Loss", "Mean over the steps since the point before.", Scale::Log, &[("loss", "loss")]),
+    curves("Loss", "Mean over the steps since the previous point.", Scale::Log, &[("loss", "loss")]),
     curves("Gradient norm", "Before clipping.", Scale::FromZero, &[("grad_norm", "norm")]),
     curves("Learning rate", "", Scale::FromZero, &[("lr", "rate")]),
 ];
@@ -116,12 +116,12 @@ pub(super) fn charts(run: &History) -> Vec<Chart> {
     };
     let mut charts: Vec<Chart> = table
         .iter()
-        .map(|it| {
-            let lines = it.lines.iter().map(|(key, label)| (run.points(key), (*label).to_owned()));
-            chart(it.title, it.subtitle, it.scale, series(lines))
+        .map(|curves| {
+            let lines = curves.lines.iter().map(|(key, label)| (run.points(key), (*label).to_owned()));
+            chart(curves.title, curves.subtitle, curves.scale, series(lines))
         })
         .collect();
-    // By name, so that a component has one colour.
+    // By name, so that a component always has the same colour.
     let of_rollouts: BTreeMap<&str, String> = run
         .keys()
         .into_iter()
@@ -133,11 +133,11 @@ pub(super) fn charts(run: &History) -> Vec<Chart> {
         ("Components of the reward", "Of the rollouts, before their weights.", of_rollouts),
         (
             "Components on fixed seeds",
-            "Evaluations, before their weights. With weight 0 a component is watched, not learned.",
+            "Evaluations, before their weights. With weight 0 a component is only measured.",
             of_evaluations,
         ),
     ] {
-        // A reward alone is its own component.
+        // A single reward is its own component.
         if keys.len() > 1 {
             let lines = keys.into_iter().map(|(name, key)| (run.points(&key), name.to_owned()));
             charts.insert(1, chart(title, subtitle, Scale::Linear, series(lines)));
@@ -151,7 +151,7 @@ pub(super) fn charts(run: &History) -> Vec<Chart> {
 pub(super) fn kl_map(run: &History) -> HeatMap {
     HeatMap {
         title: "KL within an iteration, by step",
-        subtitle: "Which steps of the trajectory move, and when; step 0 is pure noise. Nats an element.",
+        subtitle: "Which steps of the trajectory move, and when; step 0 is pure noise. Nats per element.",
         axes: ["iteration", "step"],
         cells: run.kl_of_steps(),
     }
@@ -170,7 +170,7 @@ fn series(lines: impl Iterator<Item = (Vec<[f64; 2]>, String)>) -> Vec<Series> {
     lines.map(one).collect()
 }
 
-/// The points, or means of as many neighbours as it takes; the last stays as it is, since it is read as a number.
+/// The points, or means of neighbours if there are too many. The last is kept, since it is read as a number.
 fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let stride = points.len().div_ceil(POINTS).max(1);
     let Some((last, rest)) = points.split_last() else { return Vec::new() };
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_lines_become_means_and_keep_their_last_point() {
+    fn long_lines_are_averaged_and_keep_their_last_point() {
         let points: Vec<[f64; 2]> = (0..5001).map(|index| [f64::from(index), f64::from(index % 2)]).collect();
         let line = thinned(&points);
         assert!((400..=POINTS + 1).contains(&line.len()), "{}", line.len());

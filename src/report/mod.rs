@@ -1,7 +1,7 @@
 //! A run as one page: `report.html` in its directory, and the same page in the dashboard.
 //!
-//! Everything is read from the run's directory, of a run that is finished, running, crashed or older than this program.
-//! The file holds its pictures, charts and style, and needs no network.
+//! Everything is read from the directory of the run, which may be finished, running, crashed or older than this program.
+//! The file contains its pictures, charts and style, and needs no network.
 
 mod figures;
 mod page;
@@ -22,14 +22,14 @@ pub use page::{ChartView, Page, SCRIPT, STYLE, State, number, render};
 /// Where a page is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// In a file: style, script and pictures are inside.
+    /// In a file, which contains style, script and pictures.
     File,
-    /// By the dashboard, which serves style, script and pictures, and where the page follows the run.
+    /// In the dashboard, which serves style, script and pictures, and where the page follows the run.
     Live,
 }
 
-/// Writes the report of the run in the directory `path` into it; returns its place. `in_progress` says that somebody
-/// works there.
+/// Writes the report of the run in the directory `path` into that directory; returns the path of the report.
+/// `in_progress` says that a process is working in the directory.
 ///
 /// # Errors
 /// [`crate::Error::Input`] if there is no run, [`crate::Error::Failed`] if the file cannot be written.
@@ -40,20 +40,20 @@ pub fn write(path: &Path, in_progress: bool) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The report of a run that works, at a cost that is a small part of the run's: each report reads the whole history.
+/// The report of a running run. Each report reads the complete history, so it is not written too often.
 #[derive(Debug, Default)]
 pub struct LiveReport {
     /// When it was last written, and how long that took.
     last: Option<(Instant, Duration)>,
 }
 
-/// The report of a run that works is written when this many times as long has passed as the last one took, so that
-/// it costs at most a twentieth of the run.
+/// The report is written again after this many times the duration of the last one, so that it costs at most a
+/// twentieth of the run.
 const REST: u32 = 20;
 
 impl LiveReport {
-    /// Writes the report, unless too little time has passed since the last. That it cannot be written is worth a
-    /// warning, not the run.
+    /// Writes the report, unless too little time has passed since the last. If it cannot be written, this warns and
+    /// the run continues.
     pub fn refresh(&mut self, directory: &RunDirectory) {
         let begin = Instant::now();
         if !self.is_due(begin) {
@@ -75,7 +75,7 @@ impl LiveReport {
 /// Writes the report of a run that has ended.
 ///
 /// # Errors
-/// [`Error::Failed`] if it cannot be written; all else of the run is there.
+/// [`Error::Failed`] if it cannot be written; everything else of the run has been saved.
 pub fn conclude(directory: &RunDirectory) -> Result<()> {
     write(directory.path(), false).map(drop).map_err(|cause| {
         let run = quoted(directory.path());
@@ -85,8 +85,8 @@ pub fn conclude(directory: &RunDirectory) -> Result<()> {
     })
 }
 
-/// What the page of a run may lead to: files that a browser can show, each known by its name and looked up, never a
-/// path that somebody asks for.
+/// The files to which the page of a run may link: files that a browser can show, looked up by name. A requested path is
+/// never used.
 pub fn files(run: &Path) -> Vec<String> {
     let shown = page::FILES.iter().filter(|(_, _, shown)| *shown).map(|(name, ..)| (*name).to_owned());
     let there = shown.filter(|name| own_file(run, name).is_some());

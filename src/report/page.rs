@@ -1,4 +1,4 @@
-//! What a page says of a run, and its template.
+//! The content of a run's page, and its template.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,28 +17,28 @@ use crate::plot::Chart;
 
 /// The style of every page.
 pub const STYLE: &str = include_str!("../../assets/pages/style.css");
-/// What moves on a page: the slider, and following a run.
+/// The script of a page: the slider, and following a run.
 pub const SCRIPT: &str = include_str!("../../assets/pages/script.js");
 
 /// Files of a run's directory: name, what it is, and whether a browser can show it.
 pub(super) const FILES: [(&str, &str, bool); 14] = [
-    ("model.safetensors", "the model that was made", false),
-    ("adapter", "what was trained of it", false),
-    ("best", "the best of the evaluated models", false),
-    ("before_after.png", "base and tuned side by side", true),
-    ("data.png", "what it learned from", true),
+    ("model.safetensors", "the trained model", false),
+    ("adapter", "the trained adapter alone", false),
+    ("best", "the best evaluated model", false),
+    ("before_after.png", "base and tuned model side by side", true),
+    ("data.png", "the images that it learned from", true),
     ("config.toml", "every key that was in effect", true),
     ("metrics.jsonl", "one JSON object per iteration", true),
     ("rewards.csv", "one line per scored image", false),
-    ("warnings.jsonl", "what was noticed during the run", true),
-    ("failed.txt", "why it cannot continue", true),
+    ("warnings.jsonl", "the warnings of the run", true),
+    ("failed.txt", "why the run ended early", true),
     ("device.json", "the adapter and its limits", true),
     ("profile.json", "where the time went", true),
     ("trace.json", "every dispatch, for Perfetto", false),
-    ("tensorboard", "scalars and pictures as event files", false),
+    ("tensorboard", "scalars and images as event files", false),
 ];
 
-/// Numbers of [`QUANTITIES`] that stand in the headline or are details.
+/// Numbers of [`QUANTITIES`] that are in the headline or are details.
 const NOT_TILES: [&str; 4] = ["reward_base", "reward_final", "pos_rm_fraction", "neg_rm_fraction"];
 
 /// Everything that a page shows.
@@ -68,7 +68,7 @@ pub struct Page {
     written: String,
 }
 
-/// How a run stands, as a word and as a class of the style.
+/// The state of a run, as a word and as a class of the style sheet.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct State {
     class: &'static str,
@@ -76,7 +76,7 @@ pub struct State {
 }
 
 impl State {
-    /// Of a run that a process is working in, or not.
+    /// From the status of a run, and whether a process is working in it.
     pub fn of(run: &History, in_progress: bool) -> Self {
         let (class, text) = match (&run.status, in_progress) {
             (Status::Failed(_), _) => ("failed", "failed"),
@@ -113,11 +113,11 @@ struct Warning {
 #[derive(Debug, Serialize)]
 struct Picture {
     iteration: u64,
-    /// Made of digits and base 64 by us, so the template puts it in as it is.
+    /// Built by this program from digits and base 64, so the template inserts it unescaped.
     address: String,
 }
 
-/// A chart with what the page writes around it.
+/// A chart with the text that the page writes around it.
 #[derive(Debug, Serialize)]
 pub struct ChartView {
     title: &'static str,
@@ -129,12 +129,12 @@ pub struct ChartView {
 #[derive(Debug, Serialize)]
 struct Entry {
     label: String,
-    /// Drawn by us, so the template puts it in as it is.
+    /// Drawn by this program, so the template inserts it unescaped.
     mark: String,
     value: Option<String>,
 }
 
-/// What `device.json` is read for.
+/// The part of `device.json` that is shown.
 #[derive(Debug, Serialize, Deserialize)]
 struct Device {
     name: String,
@@ -150,7 +150,7 @@ struct FileView {
 }
 
 impl ChartView {
-    /// The chart for a page, its legend with the last value of each line.
+    /// The chart for a page. Its legend contains the last value of each line.
     ///
     /// # Errors
     /// As [`Chart::to_inline_svg`].
@@ -166,10 +166,10 @@ impl ChartView {
 }
 
 impl Page {
-    /// What there is to say of a run.
+    /// Reads everything that the page of a run shows.
     ///
     /// # Errors
-    /// If a chart cannot be drawn. What is missing in the directory is missing on the page.
+    /// If a chart cannot be drawn. Files missing in the directory are omitted on the page.
     pub fn of(run: &History, in_progress: bool, form: Form) -> Result<Self> {
         let path = run.path.as_path();
         let address = |file: &str| {
@@ -178,7 +178,7 @@ impl Page {
         };
         let mut grids = pictures::grids(path);
         if run.command == Command::Train && run.iterations > 0 {
-            // Later ones belong to what was done before the run went on from an earlier checkpoint.
+            // Later ones are from before the run was resumed from an earlier checkpoint.
             grids.retain(|grid| grid.iteration <= run.iterations);
         }
         let samples_in_all = grids.len();
@@ -222,19 +222,19 @@ impl Page {
         })
     }
 
-    /// The page.
+    /// Renders the page.
     ///
     /// # Errors
-    /// [`crate::Error::Failed`] if the template does not fit.
+    /// [`crate::Error::Failed`] if the template does not match its content.
     pub fn html(&self) -> Result<String> {
         render("report.html", self)
     }
 }
 
-/// Fills a template in. What is put into it is escaped, as names of runs and classes can be anything.
+/// Renders a template. Its content is escaped, as names of runs and classes can be anything.
 ///
 /// # Errors
-/// [`crate::Error::Failed`] if template and content do not fit.
+/// [`crate::Error::Failed`] if template and content do not match.
 pub fn render(name: &str, content: &impl Serialize) -> Result<String> {
     let mut environment = Environment::new();
     environment.add_global("style", STYLE);
@@ -251,7 +251,7 @@ pub fn render(name: &str, content: &impl Serialize) -> Result<String> {
         .map_err(|cause| Error::failed(format!("cannot make {name}: {cause}")))
 }
 
-/// What a user asks first.
+/// The most important number of a run, before and now.
 fn headline(run: &History) -> Option<Headline> {
     let candidates =
         [("reward on fixed seeds", "eval/reward_mean"), ("reward of the rollouts", "reward_mean"), ("loss", "loss")];
@@ -261,13 +261,13 @@ fn headline(run: &History) -> Option<Headline> {
     Some(Headline { what, before: number(points[0][1]), after })
 }
 
-/// A file of a run's directory; what is missing is empty.
+/// A file in the directory of a run; empty if it is missing.
 fn read(run: &Path, name: &str) -> Vec<u8> {
     own_file(run, name).and_then(|file| fs::read(file).ok()).unwrap_or_default()
 }
 
-/// The lines of `warnings.jsonl` that can be read, the newest first. A run that continues from an earlier checkpoint warns
-/// again of what is done again.
+/// The readable lines of `warnings.jsonl`, newest first. A run that is resumed from an earlier checkpoint repeats its
+/// warnings.
 fn warnings(run: &Path) -> Vec<Warning> {
     let text = read(run, "warnings.jsonl");
     let lines = text.split(|byte| *byte == b'\n').rev();
@@ -278,7 +278,7 @@ fn warnings(run: &Path) -> Vec<Warning> {
         .collect()
 }
 
-/// What lies in the directory; a file leads to all of it, the dashboard to what it serves.
+/// The files in the directory. A report file links to all of them, the dashboard to those that it serves.
 fn files(run: &Path, form: Form) -> Vec<FileView> {
     let view = |name: String, what, shown| FileView { name, what, linked: shown || form == Form::File };
     let known = FILES.iter().filter(|(name, ..)| own(run, name).is_some());
@@ -289,7 +289,7 @@ fn files(run: &Path, form: Form) -> Vec<FileView> {
         .collect()
 }
 
-/// A number with three digits that count.
+/// A number with three significant digits.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {

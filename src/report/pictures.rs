@@ -1,4 +1,4 @@
-//! The pictures of a run: which there are, and which a page shows.
+//! The preview grids of a run, and which of them a page shows.
 
 use std::fs;
 use std::path::Path;
@@ -8,17 +8,17 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::files::own;
 
-/// Grids on one page, at most.
+/// The most grids on one page.
 const MOST: usize = 30;
-/// Bytes of grids inside one file, at most; in base 64 they take a third more.
+/// The most bytes of grids inside one file; base 64 adds a third.
 const BUDGET: u64 = 5 << 20;
 
 /// A preview grid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
-    /// After how many iterations, or steps, it was drawn.
+    /// Number of iterations, or steps, after which it was drawn.
     pub iteration: u64,
-    /// Its file, seen from the run's directory.
+    /// Its file, relative to the directory of the run.
     pub file: String,
     bytes: u64,
 }
@@ -31,7 +31,7 @@ pub(super) fn grids(run: &Path) -> Vec<Grid> {
             let entry = entry.ok()?;
             let name = entry.file_name().into_string().ok()?;
             let iteration: u64 = name.strip_suffix(".png")?.parse().ok()?;
-            // A link could lead anywhere.
+            // A link could point anywhere.
             let kind = entry.file_type().ok()?;
             (kind.is_file() && format!("{iteration:06}.png") == name).then_some(())?;
             Some(Grid { iteration, file: format!("samples/{name}"), bytes: entry.metadata().ok()?.len() })
@@ -41,7 +41,7 @@ pub(super) fn grids(run: &Path) -> Vec<Grid> {
     found
 }
 
-/// As many grids as a page shows, evenly over the run, the first and the last among them; with `embedded`, only as
+/// The grids that a page shows: spread evenly over the run, including the first and the last. With `embedded`, only as
 /// many as fit into a file, but always the last.
 pub(super) fn shown(grids: Vec<Grid>, embedded: bool) -> Vec<Grid> {
     let fits = |chosen: &[Grid]| !embedded || chosen.iter().map(|grid| grid.bytes).sum::<u64>() <= BUDGET;
@@ -49,12 +49,12 @@ pub(super) fn shown(grids: Vec<Grid>, embedded: bool) -> Vec<Grid> {
     most.unwrap_or_else(|| grids.last().cloned().into_iter().collect())
 }
 
-/// Two or more of them.
+/// Picks two or more of them, evenly spread.
 fn spread(grids: &[Grid], count: usize) -> Vec<Grid> {
     (0..count).map(|index| grids[index * (grids.len() - 1) / (count - 1)].clone()).collect()
 }
 
-/// A picture as an address that holds it, if it can be read.
+/// A picture as a data URL, if it can be read.
 pub(super) fn embedded(path: &Path) -> Option<String> {
     Some(format!("data:image/png;base64,{}", STANDARD.encode(fs::read(path).ok()?)))
 }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_room_for_fewer_large_grids_than_a_page() {
+    fn a_file_contains_fewer_large_grids_than_a_page() {
         let large: Vec<Grid> = (0..10).map(|iteration| grid(iteration, BUDGET / 3)).collect();
         assert_eq!(iterations(&shown(large.clone(), true)), [0, 4, 9]);
         assert_eq!(shown(large, false).len(), 10);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ordinary_files_of_the_right_name_are_grids() {
+    fn only_regular_files_with_the_right_name_are_grids() {
         let folder = tempfile::tempdir().unwrap();
         let samples = folder.path().join("samples");
         fs::create_dir_all(samples.join("000003.png")).unwrap();

@@ -38,7 +38,7 @@ fn html(path: &Path, in_progress: bool, form: Form) -> String {
 }
 
 #[test]
-fn a_report_holds_everything_and_asks_for_nothing() {
+fn a_report_contains_everything_and_requests_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 4);
     let file = write(&path, false).unwrap();
@@ -49,11 +49,11 @@ fn a_report_holds_everything_and_asks_for_nothing() {
         assert!(page.contains(words), "{words} is missing");
     }
     assert_eq!(page.matches("src=\"data:image/png;base64,").count(), 5);
-    // Without script the last grid is shown, and no other.
+    // Without a script only the last grid is shown.
     let images: Vec<&str> = page.split("<img ").skip(1).map(|rest| rest.split('>').next().unwrap()).collect();
     let shown: Vec<&&str> = images.iter().filter(|image| !image.ends_with(" hidden")).collect();
     assert!(shown.len() == 1 && shown[0].contains("data-iteration=\"4\""), "{shown:?}");
-    // No address of a network but the names of XML's dialects, and a browser is told so.
+    // No URL except XML namespaces, and the policy tells browsers so.
     assert_eq!(page.matches("://").count(), page.matches("http://www.w3.org/2000/svg").count());
     assert!(page.contains("content=\"default-src 'none'; img-src data:;"));
     assert!(page.matches("<svg role=\"img\"").count() >= 5);
@@ -61,21 +61,21 @@ fn a_report_holds_everything_and_asks_for_nothing() {
 }
 
 #[test]
-fn the_report_of_a_working_run_costs_a_twentieth_of_it() {
+fn the_report_of_a_running_run_costs_at_most_a_twentieth_of_it() {
     let (begin, took) = (Instant::now(), Duration::from_millis(50));
     let mut live = LiveReport::default();
-    assert!(live.is_due(begin), "the first one at once");
+    assert!(live.is_due(begin), "the first one immediately");
     live.last = Some((begin, took));
     assert!(!live.is_due(begin) && !live.is_due(begin + Duration::from_millis(999)));
     assert!(live.is_due(begin + Duration::from_millis(1000)));
 }
 
 #[test]
-fn names_are_shown_and_never_obeyed() {
+fn names_are_shown_and_never_interpreted() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);
     let warning = json!({"iteration": 1, "kind": "<em>", "message": "<script>alert(3)</script>"});
-    fs::write(path.join("warnings.jsonl"), format!("{warning}\nnot json\n{{\"message\": \"torn")).unwrap();
+    fs::write(path.join("warnings.jsonl"), format!("{warning}\nnot json\n{{\"message\": \"cut")).unwrap();
     fs::write(path.join("failed.txt"), "<script>alert(4)</script>").unwrap();
     fs::write(path.join("device.json"), json!({"name": "<u>", "backend": "\"'", "driver": "&"}).to_string()).unwrap();
     for form in [Form::File, Form::Live] {
@@ -91,17 +91,17 @@ fn names_are_shown_and_never_obeyed() {
 }
 
 #[test]
-fn a_run_is_shown_wherever_it_stands() {
+fn a_run_is_shown_in_every_state() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);
     assert!(html(&path, true, Form::Live).contains(">in progress<"));
     assert!(html(&path, true, Form::File).contains(">in progress when written<"));
     assert!(html(&path, false, Form::File).contains(">not finished<"));
-    // A crash cut the last line and the pictures.
+    // A crash truncated the last line and the pictures.
     let metrics = fs::read(path.join("metrics.jsonl")).unwrap();
     fs::write(path.join("metrics.jsonl"), &metrics[..metrics.len() - 9]).unwrap();
     assert!(html(&path, false, Form::File).contains("iteration 1 of 4"));
-    // Nothing has happened yet.
+    // Nothing has been done yet.
     fs::remove_file(path.join("metrics.jsonl")).unwrap();
     fs::remove_dir_all(path.join("samples")).unwrap();
     assert!(html(&path, true, Form::Live).contains("iteration 0 of 4"));
@@ -117,7 +117,7 @@ fn a_run_is_shown_wherever_it_stands() {
 }
 
 #[test]
-fn a_long_run_stays_a_small_file() {
+fn the_report_of_a_long_run_is_a_small_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);
     let line = |iteration: u64| {
@@ -138,7 +138,7 @@ fn a_long_run_stays_a_small_file() {
 }
 
 #[test]
-fn only_files_that_a_page_leads_to_are_served() {
+fn only_files_that_a_page_links_to_are_served() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 1);
     fs::write(path.join("model.safetensors"), b"large").unwrap();
@@ -149,7 +149,7 @@ fn only_files_that_a_page_leads_to_are_served() {
 }
 
 #[test]
-fn what_a_run_learned_from_and_every_table_of_scores_are_on_its_page() {
+fn the_training_data_and_every_table_of_scores_are_on_the_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 1);
     fs::copy(path.join("samples/000001.png"), path.join("data.png")).unwrap();
@@ -166,7 +166,7 @@ fn what_a_run_learned_from_and_every_table_of_scores_are_on_its_page() {
 }
 
 #[test]
-fn what_a_run_did_before_it_went_on_from_a_checkpoint_is_not_told_twice() {
+fn iterations_repeated_after_resuming_are_shown_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);
     fs::copy(path.join("samples/000001.png"), path.join("samples/000500.png")).unwrap();
@@ -192,14 +192,14 @@ fn components_are_shown_on_fixed_seeds() {
     let page = html(&path, false, Form::File);
     assert!(page.contains("Components on fixed seeds"));
     assert!(page.contains("judge.v2 <b>0.0625</b>") && page.contains("ink <b>0.125</b>"), "{page}");
-    // A reward alone is its own component.
+    // A single reward is its own component.
     fs::write(path.join("metrics.jsonl"), json!({"iteration": 0, "eval/components": {"ink": 0.5}}).to_string())
         .unwrap();
     assert!(!html(&path, false, Form::File).contains("Components on fixed seeds"));
 }
 
 #[test]
-fn numbers_of_any_size_stay_short_and_are_no_zeros() {
+fn numbers_of_any_size_are_short_and_not_rounded_to_zero() {
     let folder = tempfile::tempdir().unwrap();
     let path = run(folder.path(), 2);
     let write = |rewards: [f64; 2]| {

@@ -1,4 +1,4 @@
-//! What is trained under supervision: a flow model, and the small classifier.
+//! The models of supervised training: a flow model, and the small classifier.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::sampling::SamplerTable;
 /// Steps of `fit-classifier` between lines of metrics.
 const FIT_LOG_EVERY: usize = 100;
 
-/// A flow model in pretraining, with what shows its progress.
+/// A flow model in pretraining, with the previews of its progress.
 #[derive(Debug)]
 pub struct Pretrainer<'a> {
     training: Pretraining<'a>,
@@ -31,10 +31,10 @@ pub struct Pretrainer<'a> {
 }
 
 impl<'a> Pretrainer<'a> {
-    /// Binds everything that pretraining needs. Without `weights` they are drawn.
+    /// Binds everything that pretraining needs. Without `weights`, they are drawn at random.
     ///
     /// # Errors
-    /// If data and network do not fit each other, or the device does not have enough memory.
+    /// If data and network do not match, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
@@ -59,14 +59,14 @@ impl<'a> Pretrainer<'a> {
         Ok(Self { training, preview, table, model, class_names: &data.class_names })
     }
 
-    /// What pretraining a network costs, previews aside.
+    /// The cost of pretraining a network, without previews.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Cost {
         let micro_batch = config.pretrain_micro_batch();
         let graph = FlowMatchingGraph::record(model, micro_batch, activations(&config.pretrain)).graph;
         Cost::of(&model.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
     }
 
-    /// How often what happens.
+    /// The intervals between log lines, previews and checkpoints.
     pub fn pace(config: &Config) -> Pace {
         let pretrain = &config.pretrain;
         Pace {
@@ -134,12 +134,12 @@ impl<'a> Fitter<'a> {
         Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })
     }
 
-    /// What training a network costs.
+    /// The cost of training a network.
     pub fn cost(config: &Config, network: &ClassifierConfig, profile: &DeviceProfile) -> Cost {
         Cost::of(&network.layout(), &FittingGraph::record(&config.classifier, network).graph, 1, profile)
     }
 
-    /// How often what happens.
+    /// The intervals between log lines, previews and checkpoints.
     pub fn pace(config: &Config) -> Pace {
         let classifier = &config.classifier;
         Pace {

@@ -119,7 +119,7 @@ fn adapters_are_described() {
     assert!(run["notes"].to_string().contains("its base is") && run["notes"].to_string().contains("base.safetensors"));
     let checkpoint = here.path("runs/lora/checkpoints/000002");
     let what = report(&checkpoint)["what"].to_string();
-    assert!(what.contains("a whole checkpoint of iteration 2 with an adapter (LoRA)"), "{what}");
+    assert!(what.contains("a complete checkpoint of iteration 2 with an adapter (LoRA)"), "{what}");
     std::fs::write(checkpoint.join("adapter_training.safetensors"), "cut").unwrap();
     let text = message(&here.path("."), &checkpoint);
     assert!(text.contains("is not a complete checkpoint: adapter_training.safetensors has 3 bytes"), "{text}");

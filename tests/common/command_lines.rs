@@ -1,14 +1,14 @@
 //! Finds the command lines of this program in documents.
 
-/// How the program is called.
+/// The name of the program.
 pub const PROGRAM: &str = "flowdppo-wgpu ";
 const CARGO_RUN: &str = "cargo run --release -- ";
 
-/// The arguments of every command line of this program in a text: lines of blocks and comments, and spans of code.
+/// The arguments of every command line of this program in a text, from code blocks, comments and code spans.
 pub fn command_lines(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in text.lines() {
-        // Outside of code spans a line may be a command as a whole; the odd pieces between backquotes are spans.
+        // Outside code spans, a complete line may be a command; the odd pieces between backquotes are spans.
         let pieces: Vec<&str> = line.split('`').collect();
         let spans = pieces.iter().skip(1).step_by(2).copied();
         let whole = (pieces.len() == 1).then(|| line.trim_start_matches(['#', '/', '!', ' ']));
@@ -22,14 +22,14 @@ pub fn command_lines(text: &str) -> Vec<String> {
     found
 }
 
-/// Without a comment behind it, and without the file that a shell writes it into.
+/// Removes a trailing comment and a redirection into a file.
 fn words_of(arguments: &str) -> &str {
     let end = ["  #", " > "].iter().filter_map(|mark| arguments.find(mark)).min().unwrap_or(arguments.len());
     arguments[..end].trim()
 }
 
-/// The words that a shell makes of arguments. What it would take for a pattern or more must stand in quotes: zsh refuses
-/// a pattern that matches no file.
+/// Splits arguments into words as a shell does. Characters that a shell would interpret must be quoted: zsh rejects a
+/// pattern that matches no file.
 pub fn shell_words(arguments: &str) -> Vec<String> {
     let mut quote = None;
     for letter in arguments.chars() {

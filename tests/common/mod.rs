@@ -11,7 +11,7 @@ use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::gpu::{Gpu, Options};
 use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Interpreter, Plan, Stores, Tensor};
 
-/// The device of this test binary. No adapter is a failure, never a pass.
+/// The device of this test binary. Without an adapter, tests fail.
 pub fn gpu() -> &'static Arc<Gpu> {
     static GPU: LazyLock<Arc<Gpu>> = LazyLock::new(|| {
         Gpu::open(&Options::default().or_environment()).expect("the tests need a Vulkan, Metal or DX12 adapter")
@@ -19,7 +19,7 @@ pub fn gpu() -> &'static Arc<Gpu> {
     &GPU
 }
 
-/// What the elements of an input are.
+/// The elements of an input.
 #[derive(Clone, Copy, Debug)]
 pub enum Values {
     /// Roughly normal, f32.
@@ -28,9 +28,9 @@ pub enum Values {
     Scaled(f32),
     /// Uniform between two bounds, f32.
     Between(f32, f32),
-    /// These in turn, from the start again when they are used up, f32.
+    /// These values, repeated cyclically, f32.
     Fixed(&'static [f32]),
-    /// Whole numbers below this, u32.
+    /// Integers below this, u32.
     Index(u32),
 }
 
@@ -39,7 +39,7 @@ pub enum Values {
 pub struct Input {
     pub shape: Vec<usize>,
     pub values: Values,
-    /// The gradient with respect to it is checked.
+    /// Whether the gradient with respect to it is checked.
     pub differentiate: bool,
 }
 
@@ -96,7 +96,7 @@ impl Random {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 
-    /// Elements as the 32-bit words that the device gets.
+    /// Elements as 32-bit words for the device.
     pub fn words(&mut self, input: &Input) -> Vec<u32> {
         (0..input.elements())
             .map(|index| match input.values {
@@ -114,7 +114,7 @@ fn as_f64(input: &Input, words: &[u32]) -> Vec<f64> {
     input.dtype().decode(words, input.elements())
 }
 
-/// Mean squared error over mean square: free of scale. 1e-12 is a relative error of 1e-6, about ten
+/// Mean squared error over mean square, which is independent of scale. 1e-12 is a relative error of 1e-6, about ten
 /// roundings of f32 (6e-8 each).
 pub fn nmse(actual: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(actual.len(), expected.len());
@@ -160,8 +160,8 @@ pub fn floats(words: &[u32]) -> Vec<f32> {
     words.iter().map(|word| f32::from_bits(*word)).collect()
 }
 
-/// Checks that the first rows of `many` have the bits that they have alone. Every input and output has a row
-/// for each first index; `build` adds whatever does not.
+/// Checks that the first rows of `many` have the same bits as alone. Every input and output has one row per first
+/// index; `build` adds all other tensors.
 pub fn check_rows_are_independent(
     name: &str,
     many: usize,
@@ -185,14 +185,14 @@ pub fn check_rows_are_independent(
     }
 }
 
-/// The device's profile, with this kernel variant forced where an op has it. What a device without subgroups cannot
-/// run is reported, and the kernel that it would choose is tested in its place; the checks below see to it that any
-/// other variant is run.
+/// The device's profile, with this kernel variant forced in ops that have it. Variants that need subgroups are reported
+/// on a device without them, and its default kernel is tested instead. The checks below ensure that any other variant is
+/// run.
 pub fn forcing(variant: &str) -> DeviceProfile {
     let profile = DeviceProfile { forced: Some(variant.to_owned()), ..DeviceProfile::of(gpu()) };
     if variant.contains("subgroup") && profile.subgroup_size.is_none() {
         let what = format!("{variant}: the device has no subgroups of one size");
-        // Some steps of .ci/run are about just that.
+        // Some steps of .ci/run test exactly that.
         let is_meant = ["FLOWDPPO_NO_SUBGROUPS", "FLOWDPPO_LIMITS"].iter().any(|name| std::env::var_os(name).is_some());
         if is_meant { skip::report(&what) } else { skip::not_checked(&what) }
     }
@@ -225,7 +225,7 @@ fn assert_forced(name: &str, graph: &Graph, profile: &DeviceProfile) {
             runs += 1;
         }
     }
-    assert!(runs > 0, "{name}: nothing here runs {forced}");
+    assert!(runs > 0, "{name}: no op runs {forced}");
 }
 
 /// Runs what `build` records on the device and by the f64 twins, and compares every output.
@@ -338,7 +338,7 @@ pub fn check_gradient_on(
     let forward_inputs: Vec<Tensor> = inputs.iter().map(|input| input.declare(&mut forward)).collect();
     let forward_outputs = build(&mut forward, &forward_inputs);
     assert_eq!(forward.nodes().len(), forward_nodes, "recording is repeatable");
-    // The weighted sum of all outputs, and that of its terms' magnitudes.
+    // The weighted sum of all outputs, and the sum of the magnitudes of its terms.
     let sums = |data: &[Vec<f64>]| -> [f64; 2] {
         let mut run = Interpreter::default();
         for (tensor, values) in forward_inputs.iter().zip(data) {
@@ -365,7 +365,7 @@ pub fn check_gradient_on(
             shifted[index][element] -= 2.0 * step;
             let difference = (above - sums(&shifted)[0]) / (2.0 * step);
             let error = (difference - analytic[element]).abs();
-            // Truncation is the third derivative times step^2 / 6, some 1e-11 times what may be a few hundred; each of
+            // Truncation is the third derivative times step^2 / 6, about 1e-11 times up to a few hundred; each of
             // the two sums is off by some roundings of its terms.
             let rounding = 16.0 * f64::EPSILON * magnitude / step;
             assert!(

@@ -1,4 +1,4 @@
-//! Networks and configurations so small that a whole run takes seconds on a software driver.
+//! Networks and configurations so small that a complete run takes seconds on a software driver.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use flowdppo_wgpu::model::{ClassifierConfig, DitConfig, Model, ModelKind};
 
 use super::Random;
 
-/// A flow model of 16 tokens. No weight is zero, as if it were in training: gradients reach every parameter.
+/// A flow model of 16 tokens. No weight is zero, as in training, so gradients reach every parameter.
 pub fn dit(depth: usize) -> Model {
     dit_of_width(depth, 16)
 }
 
-/// The same with vectors of another size. Those of 32 fit the blocks of weights of 8 bits.
+/// The same with vectors of another size. Those of 32 fit the blocks of 8-bit weights.
 pub fn dit_of_width(depth: usize, hidden_size: usize) -> Model {
     let config = DitConfig {
         image_size: 8,
@@ -41,7 +41,7 @@ pub fn classifier() -> Model {
     disturbed(Model { kind: ModelKind::Classifier(config), class_names: Vec::new(), weights }, 0.1, 4)
 }
 
-/// The same network with normal noise added to every parameter; what pads them stays zero.
+/// The same network with normal noise added to every parameter; the padding stays zero.
 pub fn disturbed(mut model: Model, std: f32, seed: u64) -> Model {
     let mut random = Random(seed);
     for entry in model.kind.layout().entries() {

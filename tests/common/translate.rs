@@ -1,11 +1,11 @@
-//! One WGSL text through naga, to every language that wgpu may hand to a driver.
+//! Translates one WGSL text with naga to every language that wgpu may pass to a driver.
 
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
 
-/// What the program may ask of a device beyond plain WebGPU.
+/// The features beyond plain WebGPU that the program may use.
 const OPTIONAL: Capabilities = Capabilities::SUBGROUP;
 
 /// A validated shader.
@@ -13,11 +13,11 @@ const OPTIONAL: Capabilities = Capabilities::SUBGROUP;
 pub struct Shader {
     module: Module,
     info: ModuleInfo,
-    /// Whether it is refused without [`OPTIONAL`].
+    /// Whether it is rejected without [`OPTIONAL`].
     pub needs_subgroups: bool,
 }
 
-/// What one entry point takes of the device.
+/// The resources that one entry point uses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Usage {
     pub entry_point: String,
@@ -27,7 +27,7 @@ pub struct Usage {
 }
 
 impl Shader {
-    /// Parses and validates, with no capability that the shader can do without.
+    /// Parses and validates, with no capability that the shader does not need.
     pub fn new(wgsl: &str) -> Result<Self, String> {
         let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
         if !module.entry_points.iter().any(|entry| entry.stage == ShaderStage::Compute) {
@@ -44,8 +44,7 @@ impl Shader {
         Ok(Self { module, info, needs_subgroups })
     }
 
-    /// The module of each entry point alone, overrides replaced by their defaults, as wgpu does it
-    /// when it makes a pipeline.
+    /// A module for each entry point, with overrides replaced by their defaults, as when wgpu creates a pipeline.
     fn pipelines(&self) -> Result<Vec<(String, Module, ModuleInfo)>, String> {
         let of = |entry: &naga::EntryPoint| {
             let key = Some((entry.stage, entry.name.as_str()));
@@ -78,7 +77,7 @@ impl Shader {
         Ok(spirv)
     }
 
-    /// What each entry point takes of the device's limits.
+    /// The resources that each entry point uses, as counted by the device's limits.
     pub fn usage(&self) -> Result<Vec<Usage>, String> {
         let of = |(entry_point, module, info): (String, Module, ModuleInfo)| {
             let function = info.get_entry_point(0);

@@ -7,14 +7,14 @@ use flowdppo_wgpu::flow::sampler::{Sampler, Transition};
 
 use crate::{LossInputs, PolicyCase, assert_all_close, assert_close, numbers, sampler};
 
-/// A term whose log-ratio and KL are the given ones: with b = −1, s = 1 and D = 1, KL = S2/2 and
+/// A term with the given log-ratio and KL: with b = −1, s = 1 and D = 1, KL = S2/2 and
 /// ln ρ = −S1 − KL.
 fn term(log_ratio: f64, kl: f64, advantage: f64) -> Term {
     Term { s1: -(log_ratio + kl), s2: 2.0 * kl, dim: 1, row: Transition { a: 1.0, b: -1.0, s: 1.0 }, advantage }
 }
 
-/// ln ρ of a ratio that was written as a decimal 1 ± n·1e-4, with the rounding that makes a decimal
-/// boundary meet the decimal threshold.
+/// ln ρ of a ratio that was written as a decimal 1 ± n·1e-4, rounded so that a decimal boundary equals the decimal
+/// threshold.
 fn log_of_decimal(ratio: f64) -> f64 {
     (((ratio - 1.0) * 1e4).round() / 1e4).ln_1p()
 }

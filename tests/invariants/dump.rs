@@ -23,7 +23,7 @@ impl Dump {
         let bytes = trainer.take_dump().expect("the first rollout is observed");
         trainer.iteration(1).expect("the device works");
         assert!(trainer.take_dump().is_none(), "only the first rollout is");
-        (Self(parse_tensors("the dump", &bytes).expect("it is whole")), config)
+        (Self(parse_tensors("the dump", &bytes).expect("it is complete")), config)
     }
 
     fn get(&self, name: &str) -> Vec<f64> {

@@ -216,7 +216,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
         run(&mut first, 0, 2);
         let files = saved(&first, 2);
         checkpoint::save(&checkpoints, 2, &files, 1).expect("the folder is writable");
-        let found = checkpoint::latest(&checkpoints).expect("it is whole").expect("there is one");
+        let found = checkpoint::latest(&checkpoints).expect("it is complete").expect("there is one");
         let mut second = trainer(&file, &model, change);
         assert_eq!(second.restore(&found).expect("it is the same run"), 2);
         run(&mut second, 2, 4);
@@ -261,7 +261,7 @@ fn all_weights_are_bound_to_their_base_too() {
     let mut files = saved(&trainer(&model), 3);
     let restored = |model: &Model, files: &[(&'static str, Vec<u8>)]| {
         checkpoint::save(folder.path(), 3, files, 1).expect("the folder is writable");
-        trainer(model).restore(&checkpoint::latest(folder.path()).expect("it is whole").expect("there is one"))
+        trainer(model).restore(&checkpoint::latest(folder.path()).expect("it is complete").expect("there is one"))
     };
     assert_eq!(restored(&model, &files).expect("it is the same run"), 3);
     let message = restored(&other, &files).expect_err("it is another base").to_string();
@@ -327,7 +327,7 @@ fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone
     let checkpoints = folder.path().join("checkpoints");
     let restored = |reference, files: &[(&'static str, Vec<u8>)]| {
         checkpoint::save(&checkpoints, 1, files, 1).expect("the folder is writable");
-        resumed(reference).restore(&checkpoint::latest(&checkpoints).expect("it is whole").expect("there is one"))
+        resumed(reference).restore(&checkpoint::latest(&checkpoints).expect("it is complete").expect("there is one"))
     };
     for reference in [LoraReference::Start, LoraReference::Base] {
         assert_eq!(restored(reference, &files).expect("it is the same run"), 1);
@@ -379,8 +379,8 @@ fn an_adapter_of_peft_is_read_and_written_again() {
 
     let [(config_name, config), (model_name, bytes)] = adapter.files(flow_model);
     assert_eq!([config_name, model_name], [ADAPTER_CONFIG, ADAPTER_MODEL]);
-    let written = parse_tensors("it", &bytes).expect("it is whole");
-    assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is whole"));
+    let written = parse_tensors("it", &bytes).expect("it is complete");
+    assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is complete"));
     assert!(Adapter::from_bytes("it", [&config, &bytes], flow_model).expect("it is ours") == adapter);
     // No key that PEFT does not know, and all values are what it takes them to be.
     let (ours, peft): (Value, Value) = (serde_json::from_slice(&config).expect("it is JSON"), peft_config());

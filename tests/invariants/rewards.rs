@@ -69,7 +69,7 @@ fn scores(run: &Path) -> Vec<(Vec<String>, Vec<String>)> {
     let mut reader = csv::Reader::from_path(run.join("rewards.csv")).expect("the run wrote it");
     let header: Vec<String> = reader.headers().expect("it has one").iter().map(str::to_owned).collect();
     assert_eq!(header, ["iteration", "purpose", "sample", "class", "classifier", "total"]);
-    let rows = reader.records().map(|row| row.expect("every line is whole"));
+    let rows = reader.records().map(|row| row.expect("every line is complete"));
     let mut last = std::collections::BTreeMap::new();
     for row in rows {
         let fields: Vec<String> = row.iter().map(str::to_owned).collect();
@@ -80,7 +80,7 @@ fn scores(run: &Path) -> Vec<(Vec<String>, Vec<String>)> {
 
 /// All that was measured, save time.
 fn history(run: &Path) -> Vec<metrics::Record> {
-    let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is whole");
+    let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is complete");
     for record in &mut records {
         record.retain(|key, _| !key.starts_with("seconds_") && key != "images_per_second");
     }

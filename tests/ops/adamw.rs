@@ -37,7 +37,7 @@ impl Training {
         let settings = graph.input("settings", &[9]);
         let stored = STORES.map(|store| graph.stored(store.0, &[elements], store, 0));
         let [parameters_tensor, first_moment, second_moment, gradients, average] = stored;
-        // Gradients add up, as in a backward pass: what was not cleared would be seen in the next step.
+        // Gradients add up, as in a backward pass: if they were not cleared, the next step would show it.
         graph.push_into(Accumulate, &[given], &[gradients]);
         let sums = sum_squares(&mut graph, gradients);
         let optimized = Optimized { parameters: parameters_tensor, first_moment, second_moment, gradients, average };
@@ -109,7 +109,7 @@ fn past_65535_workgroups() {
 #[test]
 fn the_first_step_has_the_size_of_the_learning_rate() {
     // By hand: moments are corrected to g and g^2, so a step is the learning rate times the sign of g, and
-    // decay takes a tenth of that from a parameter of 1.
+    // decay subtracts a tenth of that from a parameter of 1.
     let mut training = Training::new(&[1.0, 1.0, 1.0]);
     training.step(&[5.0, -1e-3, 0.0], SETTINGS.at_step(1));
     let [parameters, first_moment, ..] = training.read();
@@ -131,7 +131,7 @@ fn clipping_scales_all_gradients_together() {
 
 #[test]
 fn gradients_that_are_not_finite_change_nothing() {
-    // The last overflows only when it is squared.
+    // The last overflows only when squared.
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
         let mut random = Random(9);
         let mut training = Training::new(&normals(&mut random, 4099, 1.0));
@@ -148,16 +148,16 @@ fn gradients_that_are_not_finite_change_nothing() {
             assert_eq!(bits(&after[index]), bits(&before[index]), "{} after {odd}", STORES[index].0);
         }
         assert!(bits(&after[3]).iter().all(|word| *word == 0), "{odd} stays in the gradients");
-        // And training goes on.
+        // And training continues.
         training.step(&good, settings.at_step(2));
         assert_ne!(training.read()[0], before[0]);
     }
 }
 
 #[test]
-fn the_average_follows_also_when_a_step_is_skipped() {
+fn the_average_is_updated_even_if_a_step_is_skipped() {
     let mut training = Training::new(&[1.0, -2.0]);
-    // The average begins at zero: a tenth of the way, twice.
+    // The average starts at zero and moves a tenth of the way, twice.
     for expected in [[0.1, -0.2], [0.19, -0.38]] {
         training.step(&[f32::NAN, 1.0], SETTINGS.at_step(1));
         let [parameters, .., average] = training.read();

@@ -4,7 +4,7 @@ use flowdppo_wgpu::ops::Attention;
 
 use crate::common::{Input, Random, Values, check_forward_on, check_gradient_on, floats, forcing, gpu, skip};
 
-/// Logits of a few units with about sqrt(d) roundings of 6e-8 each, which the exponential passes on as
+/// Logits of a few units with about sqrt(d) roundings of 6e-8 each, which the exponential turns into
 /// relative errors of the probabilities: below 3e-6, squared.
 const TOLERANCE: f64 = 1e-11;
 
@@ -34,7 +34,7 @@ fn attention_subgroup() {
 
 #[test]
 fn attention_register() {
-    // A software driver compiles the largest heads for half a minute each.
+    // A software driver compiles the largest heads for half a minute to compile each of the largest.
     for case in cases(9).into_iter().filter(|[.., head_dim]| skip::long_tests() || *head_dim < 64) {
         check_both("attention_register", case, Values::Normal, TOLERANCE);
     }
@@ -51,11 +51,11 @@ fn attention_over_many_tokens() {
     }
 }
 
-/// What is no number reaches the output and the gradients of query and key, and nothing of the other head. It arrives as
-/// NaN or as infinity. The gradient of the values is free: it depends on `exp(NaN)` alone, which WGSL leaves open and
-/// which is infinite or tiny on SwiftShader.
+/// NaN reaches the output and the gradients of query and key, as NaN or infinity, and nothing of the other head. The
+/// gradient of the values is not checked: it depends only on `exp(NaN)`, which WGSL does not define and which is infinite
+/// or tiny on SwiftShader.
 #[test]
-fn what_is_no_number_in_q_or_k_reaches_the_output() {
+fn nan_in_q_or_k_reaches_the_output() {
     const TOKENS: usize = 5;
     let mut random = Random(4);
     for (variant, head_dim) in [("attention_subgroup", 5), ("attention_register", 5), ("attention_register", 8)] {
@@ -79,13 +79,13 @@ fn what_is_no_number_in_q_or_k_reaches_the_output() {
             let name = format!("{variant} d={head_dim} part={part}");
             let [o, logsumexp, gradient]: [Vec<f32>; 3] =
                 [outputs[0], outputs[1], gradient].map(|tensor| plan.read(&[tensor]).expect("the device works"));
-            // A query is that of its own row; a key is every row's.
+            // A query belongs to its own row; a key to every row.
             let is_lost = |row: usize, head: usize| head == 0 && (part == 1 || row == 2);
             for row in 0..TOKENS {
                 for head in 0..2 {
                     let values = &o[(row * 2 + head) * head_dim..][..head_dim];
                     assert!(
-                        values.iter().all(|it| it.is_finite() != is_lost(row, head)),
+                        values.iter().all(|value| value.is_finite() != is_lost(row, head)),
                         "{name} o {row} {head} {values:?}"
                     );
                     assert_ne!(logsumexp[head * TOKENS + row].is_finite(), is_lost(row, head), "{name} {row} {head}");
@@ -96,7 +96,7 @@ fn what_is_no_number_in_q_or_k_reaches_the_output() {
                             continue;
                         }
                         assert!(
-                            values.iter().all(|it| it.is_finite() != lost),
+                            values.iter().all(|value| value.is_finite() != lost),
                             "{name} {which} {row} {head} {values:?}"
                         );
                     }
@@ -154,7 +154,7 @@ fn attention_of_a_sample_does_not_depend_on_the_batch_size() {
 }
 
 #[test]
-fn attention_shares_rows_in_subgroups_only_where_the_cpu_plays_the_device() {
+fn attention_shares_rows_in_subgroups_only_on_software_drivers() {
     let shapes: [&[usize]; 3] = [&[2, 16, 192], &[2, 16, 64], &[2, 4, 16]];
     let shapes = Shapes { inputs: shapes[..1].to_vec(), outputs: shapes[1..].to_vec() };
     let chosen = |cpu, subgroup_size| {

@@ -2,7 +2,7 @@ use flowdppo_wgpu::ops::Conv2d;
 
 use crate::common::{Input, check_forward, check_rows_are_independent};
 
-/// Sums of up to 4608 products in sequence: their roundings, 6e-8 each, grow like the root of their number to some 4e-6,
+/// Sums of up to 4608 products in sequence: their roundings, 6e-8 each, grow with the root of their number to about 4e-6,
 /// relative to the root of the sum of squares.
 const TOLERANCE: f64 = 2e-11;
 
@@ -55,7 +55,7 @@ fn odd_sizes() {
     check(Conv2d { kernel: 2, stride: 2, before: 0, after: 0, ..Conv2d::same(1) }, [2, 3, 4, 6, 8], false);
 }
 
-/// Every tile, on GPUs and on software drivers: 4, 8 and 16 channels by 1, 2 and 4 pixels, with rest.
+/// Every tile, on GPUs and on software drivers: 4, 8 and 16 channels by 1, 2 and 4 pixels, with remainders.
 #[test]
 fn every_tile() {
     for outputs in [3, 8, 32] {
@@ -65,7 +65,7 @@ fn every_tile() {
     }
 }
 
-/// Those of the published autoencoders, at sizes that the twin can do: their channels are what matters.
+/// Those of the published autoencoders, at sizes that are feasible for the twin: the channels are what matters.
 #[test]
 fn real_sizes() {
     check(Conv2d::same(3), [1, 512, 512, 4, 6], true);
@@ -76,7 +76,7 @@ fn real_sizes() {
     check(Conv2d { relu: true, ..Conv2d::same(3) }, [1, 64, 64, 24, 24], true);
 }
 
-/// Pixels in one row, and a residual that gives them back their shape.
+/// Pixels in one row, and a residual that restores their shape.
 #[test]
 fn attention_over_pixels() {
     let op = Conv2d::same(1);

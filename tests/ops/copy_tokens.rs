@@ -5,7 +5,7 @@ use flowdppo_wgpu::ops::{JoinTokens, SplitTokens, TokenParts, join_tokens};
 
 use crate::common::{Input, check, check_rows_are_independent, floats, run, words};
 
-/// Copies: nothing is rounded but the weighted sums of the check.
+/// Copies: only the weighted sums of the check are rounded.
 const NO_ROUNDING: f64 = 1e-14;
 
 #[test]

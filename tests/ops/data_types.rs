@@ -1,11 +1,11 @@
-//! Weights of 8 bits are those of GGUF, to the byte.
+//! 8-bit weights match GGUF to the byte.
 
 use std::path::Path;
 
 use flowdppo_wgpu::graph::DType;
 use flowdppo_wgpu::model::read_tensors;
 
-/// The blocks of 34 bytes in which GGUF stores what the device has in two streams.
+/// The 34-byte blocks of GGUF; the device has the same data in two streams.
 fn blocks(words: &[u32], elements: usize) -> Vec<u8> {
     let (codes, scales) = words.split_at(elements / 4);
     let [codes, scales] =

@@ -4,7 +4,7 @@ use flowdppo_wgpu::ops::{Add, MatMul};
 
 use crate::common::{Input, check, check_forward, gpu};
 
-/// One rounding an element: 6e-8 squared is 4e-15.
+/// One rounding per element: 6e-8 squared is 4e-15.
 const ONE_ROUNDING: f64 = 1e-14;
 
 #[test]
@@ -25,8 +25,8 @@ fn add_past_65535_workgroups() {
 }
 
 #[test]
-fn tensors_that_no_device_can_hold_are_refused() {
-    // The elements of the first can no longer be counted in 32 bits, nor the workgroups of the second.
+fn tensors_that_no_device_can_store_are_rejected() {
+    // The elements of the first, and the workgroups of the second, cannot be counted in 32 bits.
     for rows in [1 << 26, 1 << 40] {
         let mut graph = Graph::new();
         let x = graph.input("x", &[rows, 128]);

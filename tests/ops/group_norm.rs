@@ -2,7 +2,7 @@ use flowdppo_wgpu::ops::GroupNorm;
 
 use crate::common::{Input, Values, check_forward, check_rows_are_independent};
 
-/// Sums in trees, and a handful of roundings an element.
+/// Sums in trees, and a few roundings per element.
 const TOLERANCE: f64 = 1e-12;
 
 fn check(name: &str, groups: usize, shape: &[usize], values: Values, epsilon: f32) {
@@ -28,7 +28,7 @@ fn odd_sizes() {
     }
 }
 
-/// Groups of the published autoencoders: of one chunk, of several, and with rest.
+/// Groups of the published autoencoders: of one chunk, of several, and with a remainder.
 #[test]
 fn real_sizes() {
     for shape in [[1, 512, 8, 8], [1, 512, 32, 32], [1, 128, 96, 96]] {
@@ -39,8 +39,8 @@ fn real_sizes() {
 
 #[test]
 fn extreme_values() {
-    // Far from zero, where squares that are subtracted from each other would have lost everything: x itself is rounded to
-    // 6e-8 of 100, so the mean is known to some 1e-5 only in units of the deviation.
+    // Far from zero, where a difference of squares would have lost all digits. x itself is rounded to 6e-8 of 100, so the
+    // mean is known only to about 1e-5 in units of the deviation.
     let inputs =
         [Input::new(&[1, 4, 150, 150], Values::Between(99.0, 101.0)), Input::normal(&[4]), Input::normal(&[4])];
     check_forward("far from zero", &inputs, 1e-9, |graph, x| {
@@ -48,7 +48,7 @@ fn extreme_values() {
     });
     check("large", 2, &[2, 4, 9, 9], Values::Scaled(150.0), 1e-6);
     check("small", 2, &[2, 4, 9, 9], Values::Scaled(1e-4), 1e-6);
-    // All the same: the result is the bias.
+    // Constant input: the result is the bias.
     check("constant", 2, &[2, 4, 9, 9], Values::Fixed(&[0.75]), 1e-6);
     // SiLU far out in both tails.
     let inputs = [

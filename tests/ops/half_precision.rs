@@ -3,7 +3,7 @@ use flowdppo_wgpu::ops::{FromHalf, HalfRange, ToHalf};
 
 use crate::common::{Random, gpu, words};
 
-/// Packed words with the ranges behind them, and what they are unpacked to, on the device and by the twins.
+/// Packed words followed by the ranges, and the unpacked values, on the device and by the twins.
 fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     let mut graph = Graph::new();
     let input = graph.input("x", &[x.len()]);
@@ -27,7 +27,7 @@ fn both(x: &[f32]) -> ([Vec<u32>; 2], Vec<f32>, Vec<f64>) {
     ([on_device, of_twin], unpacked, twin.value(&graph, back).to_vec())
 }
 
-/// Both kernels are whole-number arithmetic: nothing is left to a tolerance.
+/// Both kernels use integer arithmetic, so the results are exact.
 fn check(x: &[f32]) -> Vec<f32> {
     let ([device, twin], back, back_twin) = both(x);
     assert_eq!(device.len(), x.len().div_ceil(2) + 6);
@@ -40,7 +40,7 @@ fn check(x: &[f32]) -> Vec<f32> {
 fn packed_numbers_are_the_nearest_of_16_bits() {
     for count in [1, 2, 7, 64, 65, 128, 129, 4099] {
         let mut random = Random(count as u64);
-        // From 2^-15 to 2^15: none is cut, and few are below what has 11 bits.
+        // From 2^-15 to 2^15: none overflows, and few are below the range with 11 bits.
         let x: Vec<f32> = (0..count).map(|index: i32| random.normal() as f32 * 2.0_f32.powi(index % 27 - 13)).collect();
         for (x, back) in x.iter().zip(check(&x)) {
             assert!((x - back).abs() <= (x.abs() / 2048.0).max(2.0_f32.powi(-25)), "{x} comes back as {back}");
@@ -62,22 +62,22 @@ fn edges_of_16_bits() {
     assert_eq!(words(&check(&x)), words(&expected));
 }
 
-/// What is found in a tensor of these values, which is read twice.
+/// The range found in a tensor of these values, which is read twice.
 fn range(x: &[f32]) -> HalfRange {
     let ([device, _], ..) = both(x);
     let ranges = &device[device.len() - 6..];
-    assert!([0, 1, 4, 5].map(|other| ranges[other]) == [0; 4], "the ranges of other tensors are left alone");
+    assert!([0, 1, 4, 5].map(|other| ranges[other]) == [0; 4], "the ranges of other tensors are unchanged");
     HalfRange::from_words([ranges[2], ranges[3]])
 }
 
 #[test]
-fn what_does_not_fit_is_counted() {
+fn values_that_do_not_fit_are_counted() {
     let mut x: Vec<f32> = (0..4099).map(|index| if index % 7 == 3 { -70_000.0 } else { 65_519.0 }).collect();
     let found = range(&x);
     assert_eq!(found, HalfRange { beyond: 586, largest: 70_000.0 });
     assert!(found.overflows() && !found.underflows());
     check(&x);
-    // What is not finite is no magnitude: its gradient says so by itself.
+    // Non-finite values have no magnitude: their gradients are non-finite anyway.
     (x[5], x[4097]) = (f32::INFINITY, f32::NAN);
     x[6] = -f32::MAX;
     assert_eq!(range(&x), HalfRange { beyond: 587, largest: f32::MAX });
@@ -89,7 +89,7 @@ fn what_does_not_fit_is_counted() {
 }
 
 #[test]
-fn what_is_not_finite_stays_so() {
+fn non_finite_values_stay_non_finite() {
     let back = check(&[f32::NAN, 1.0, f32::INFINITY, f32::NEG_INFINITY, -2.0]);
     assert_eq!(back.iter().map(|value| value.is_finite()).collect::<Vec<_>>(), [false, true, false, false, true]);
 }

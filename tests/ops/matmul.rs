@@ -59,7 +59,7 @@ fn matmul_all_transposes_and_odd_shapes() {
     }
 }
 
-/// The sizes of real models: sums over the hidden size or that of the MLP, and rows of more than a tile.
+/// The sizes of real models: sums over the hidden size or that of the MLP, and more rows than a tile.
 #[test]
 fn matmul_of_real_sizes() {
     for shape in shapes().filter(|shape| !is_small(shape)) {
@@ -109,7 +109,7 @@ fn matmul_larger_than_a_workgroup() {
 
 #[test]
 fn matmul_past_65535_workgroups() {
-    // A single column keeps the output below 128 MiB: 64 tiles of 4 rows a workgroup, or one of 16 or 64 rows.
+    // A single column keeps the output below 128 MiB: 64 tiles of 4 rows per workgroup, or one of 16 or 64 rows.
     for (variant, rows) in [("matmul_register", 64 * 4), ("matmul_subgroup", 16), ("matmul_tiled", 64)] {
         let inputs = [Input::normal(&[65_536 * rows + 5, 1]), Input::normal(&[1, 1])];
         check_forward_on(&forcing(variant), variant, &inputs, TOLERANCE, |graph, x| {
@@ -124,7 +124,7 @@ fn linear_with_bias_over_leading_dimensions() {
     check("linear", &inputs, TOLERANCE, |graph, x| vec![linear(graph, x[0], x[1], x[2])]);
 }
 
-/// The result of a product of the same random operands, bit for bit, of its first `rows` rows.
+/// The bits of the first `rows` rows of a product of the same random operands.
 fn bits(variant: &str, rows: usize, (transpose_a, transpose_b): (bool, bool), [m, n, k]: [usize; 3]) -> Vec<u32> {
     let mut random = Random(4);
     let [a, b] = operands(transpose_a, transpose_b, [m, n, k]);
@@ -159,7 +159,7 @@ fn matmul_of_a_row_does_not_depend_on_the_number_of_rows() {
 
 #[test]
 fn matmul_variants_agree_bit_for_bit_on_a_cpu() {
-    // All add in the same order with one rounding a step. Graphics drivers may take liberties, these do not.
+    // All add in the same order with one rounding per step. GPU drivers may reorder, software drivers do not.
     if gpu().description().kind != DeviceKind::Cpu {
         return skip::not_checked("variants of matmul bit for bit: the device is no software driver");
     }
@@ -238,7 +238,7 @@ fn the_kernel_does_not_depend_on_the_number_of_rows() {
 }
 
 #[test]
-fn a_measured_kernel_is_taken_for_its_workload_whatever_the_rows() {
+fn a_measured_kernel_is_used_for_its_workload_whatever_the_rows() {
     let kernels =
         [("matmul n=64 k=32", "matmul_register"), ("matmul n=64 m=16 at accumulate", "matmul_subgroup.ROWS=4")];
     let tuning = Tuning::new(kernels.map(|(workload, kernel)| (workload.to_owned(), kernel.to_owned())));
@@ -253,20 +253,24 @@ fn a_measured_kernel_is_taken_for_its_workload_whatever_the_rows() {
     let gradient = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
     for rows in [1, 64, 100_000] {
         assert_eq!(kernel(&tuned, MatMul::default(), [rows, 64, 32]).shader, "matmul_register");
-        // A gradient of a weight adds up all rows.
+        // A gradient of a weight sums over all rows.
         let of_gradient = kernel(&tuned, gradient, [16, 64, rows]);
         assert_eq!(of_gradient.shader, "matmul_subgroup");
         assert!(of_gradient.constants.contains(&("ROWS", 4)), "{of_gradient:?}");
-        // Workloads that were not measured are as usual.
+        // Workloads that were not measured use the default.
         assert_eq!(kernel(&tuned, MatMul::default(), [rows, 64, 33]).shader, "matmul_tiled");
         let transposed = MatMul { transpose_b: true, ..MatMul::default() };
         assert_eq!(kernel(&tuned, transposed, [rows, 64, 32]).shader, "matmul_tiled_vec4");
     }
     let forced = DeviceProfile { forced: Some("matmul_tiled".into()), ..tuned.clone() };
-    assert_eq!(kernel(&forced, MatMul::default(), [8, 64, 32]).shader, "matmul_tiled_vec4", "what is forced wins");
+    assert_eq!(
+        kernel(&forced, MatMul::default(), [8, 64, 32]).shader,
+        "matmul_tiled_vec4",
+        "a forced kernel takes precedence"
+    );
     let other = DeviceProfile { forced: Some("attention_register".into()), ..tuned.clone() };
     assert_eq!(kernel(&other, MatMul::default(), [8, 64, 32]).shader, "matmul_register", "but only for its op");
-    // A table must not ask for what the device cannot do.
+    // A table must not select a kernel that the device cannot run.
     let without = DeviceProfile { subgroup_size: None, ..tuned };
     assert_eq!(kernel(&without, gradient, [16, 64, 8]).shader, "matmul_tiled_vec4");
 }
@@ -309,7 +313,7 @@ fn parameter_gradients_accumulate() {
     }
 }
 
-/// Whatever an op may choose can be forced by its name, and is listed where a misspelt name is refused.
+/// Every variant of an op can be forced by its name, and is listed in the message about a misspelt name.
 #[test]
 fn every_choice_has_a_listed_name() {
     let variants: Vec<&str> = flowdppo_wgpu::ops::variants().collect();
@@ -330,14 +334,15 @@ fn every_choice_has_a_listed_name() {
     assert!(count >= 6, "{count}");
 }
 
-/// Weights of a type on the device, decoded by the twin: every kernel gives the bits that it gives with the decoded
-/// weights in f32, forward (x·Wᵀ, with a bias) and backward (dY·W), and is as near to f64.
+/// Weights of a type on the device, decoded by the twin: every kernel computes the same bits as with the decoded weights
+/// in f32, forward (x·Wᵀ, with a bias) and backward (dY·W), and is as close to f64.
 #[test]
 fn frozen_weights_are_read_as_they_are_stored() {
-    // Whole vectors of four, and with 16 bits also rows that begin in the middle of a word.
+    // Complete vectors of four, and with 16 bits also rows that start in the middle of a word.
     let shapes = [(DType::F16, [9, 7, 13]), (DType::F16, [66, 36, 20]), (DType::F16, [130, 70, 65])];
-    let shapes =
-        shapes.into_iter().chain([[1, 1, 32], [5, 3, 32], [70, 68, 96], [67, 33, 64]].map(|it| (DType::Q8_0, it)));
+    let shapes = shapes
+        .into_iter()
+        .chain([[1, 1, 32], [5, 3, 32], [70, 68, 96], [67, 33, 64]].map(|shape| (DType::Q8_0, shape)));
     for (weights, [m, n, k]) in shapes {
         let mut random = Random(6);
         let [x, w, dy, bias] = [&[m, k][..], &[n, k], &[m, n], &[n]].map(|shape| random.words(&Input::normal(shape)));
@@ -352,7 +357,8 @@ fn frozen_weights_are_read_as_they_are_stored() {
                 let inputs = [("x", vec![m, k]), ("dy", vec![m, n]), ("bias", vec![n])];
                 let [x_in, dy_in, bias_in] = inputs.map(|(name, shape)| graph.input(name, &shape));
                 let y = linear(&mut graph, x_in, weight, bias_in);
-                let dx = flowdppo_wgpu::autodiff::backward(&mut graph, &[(y, dy_in)], &[x_in])[0].expect("y is of x");
+                let dx =
+                    flowdppo_wgpu::autodiff::backward(&mut graph, &[(y, dy_in)], &[x_in])[0].expect("y depends on x");
                 graph.keep(y);
                 graph.keep(dx);
                 let mut plan =

@@ -4,7 +4,7 @@ use flowdppo_wgpu::ops::{Activation, GatedResidual, linear};
 
 use crate::common::{Input, check_forward_on, check_gradient, forcing, gpu, run};
 
-/// As of the product alone: what follows is one more rounding or two.
+/// As for the product alone: what follows adds one or two roundings.
 const TOLERANCE: f64 = 1e-12;
 
 const VARIANTS: [&str; 3] = ["matmul_register", "matmul_subgroup", "matmul_tiled"];
@@ -98,7 +98,7 @@ fn gradients_pass_through_the_joined_kernels() {
             let out = linear(graph, hidden, x[3], x[4]);
             vec![graph.apply(GatedResidual, &[x[0], out, x[5]])]
         };
-        // Ten times the tolerance of one product: here two and a GELU follow each other.
+        // Ten times the tolerance of one product: two products and a GELU follow each other.
         check_gradient(&format!("{batch} {tokens} {columns} {k}"), &inputs, 10.0 * TOLERANCE, block);
 
         let mut graph = Graph::new();

@@ -15,7 +15,7 @@ const FEW_ROUNDINGS: f64 = 1e-12;
 /// One interface, one oracle.
 const VARIANTS: [&str; 2] = ["layer_norm_serial", "layer_norm_workgroup"];
 
-/// Kernels as on this device, and as on a GPU: in vectors where rows have whole ones.
+/// Kernels as on this device, and as on a GPU, with vectors if the columns are a multiple of 4.
 fn profiles() -> [DeviceProfile; 2] {
     let here = DeviceProfile::of(gpu());
     [DeviceProfile { cpu: true, ..here.clone() }, DeviceProfile { cpu: false, ..here }]
@@ -83,7 +83,7 @@ fn gated_residual_and_its_gradient() {
     }
 }
 
-/// The width and the tokens of SD3.5-medium, and a width that has no whole vectors. The twins are the oracle here;
+/// The width and the tokens of SD3.5-medium, and a width that is not a multiple of 4. The twins are the oracle here;
 /// the tests above compare them with differences.
 #[test]
 fn large_models() {
@@ -121,7 +121,7 @@ fn run_on(
 
 #[test]
 fn a_sample_does_not_depend_on_its_batch() {
-    // Several chunks of tokens; rows with and without whole vectors.
+    // Several chunks of tokens; widths that are and are not multiples of 4.
     for columns in [67, 68] {
         let sizes = [11, 130, columns];
         let both: [[Input; 3]; 2] = [of_layer_norm(sizes), of_gated_residual(sizes)];
@@ -159,7 +159,7 @@ fn sums_over_tokens_have_the_same_bits_in_vectors() {
     let cases: Vec<(Vec<usize>, &[u32])> =
         inputs.iter().zip(&data).map(|(input, words)| (input.shape.clone(), &words[..])).collect();
     let [plain, vectors] = profiles().map(|profile| {
-        // The rows' statistics by one kernel, so that only the sums over tokens may differ.
+        // One kernel for the row statistics, so that only the sums over tokens may differ.
         let profile = DeviceProfile { forced: Some("layer_norm_serial".into()), ..profile };
         run_on(&profile, &cases, with_gradient(layer_norm))
     });
@@ -167,7 +167,7 @@ fn sums_over_tokens_have_the_same_bits_in_vectors() {
 }
 
 #[test]
-fn a_workgroup_a_row_is_chosen_by_width_and_device_alone() {
+fn one_workgroup_per_row_depends_only_on_width_and_device() {
     let name = |profile: &DeviceProfile, sizes: [usize; 3]| {
         let [batch, tokens, columns] = sizes;
         let (x, modulation, stats) = ([batch, tokens, columns], [batch, columns], [batch, tokens, 2]);

@@ -87,7 +87,7 @@ fn golden() {
     }
 }
 
-/// Equal velocities leave nothing to divide by: the smallest weight does.
+/// For equal velocities the divisor is the smallest weight.
 #[test]
 fn a_perfect_prediction_has_no_loss_and_no_gradient() {
     let zero = words(&[0.25; 6]);

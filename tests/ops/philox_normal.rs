@@ -24,7 +24,7 @@ fn draw(keys: &[NoiseKey], op: &PhiloxNormal) -> Vec<u32> {
 }
 
 #[test]
-fn words_are_those_of_the_host() {
+fn words_match_the_host() {
     for (rows, columns) in [(1, 1), (1, 4), (3, 7), (2, 64), (65, 5), (7, 1031)] {
         let keys = keys(rows);
         let actual = draw(&keys, &PhiloxNormal { row_shape: vec![columns], raw: true });
@@ -35,7 +35,7 @@ fn words_are_those_of_the_host() {
 }
 
 #[test]
-fn normals_are_those_of_the_host() {
+fn normals_match_the_host() {
     let keys = keys(9);
     let actual = floats(&draw(&keys, &PhiloxNormal::new(&[3, 37, 31])));
     let expected: Vec<f64> = keys.iter().flat_map(|key| normals(*key, 3 * 37 * 31)).collect();

@@ -67,7 +67,7 @@ fn evaluate(objective: Objective, terms: &[[f64; 3]]) -> Vec<Outcome> {
         |graph, x| graph.push(PolicyObjective::new(objective, LogProb::Gaussian), x),
     );
     let found = outcomes(&outputs[1]);
-    assert_eq!(outputs[0], outputs[1].iter().step_by(8).copied().collect::<Vec<_>>(), "losses are there twice");
+    assert_eq!(outputs[0], outputs[1].iter().step_by(8).copied().collect::<Vec<_>>(), "losses are returned twice");
     found
 }
 
@@ -102,7 +102,7 @@ fn assert_close(actual: f32, expected: f64, tolerance: f64, what: &str) {
     assert!((f64::from(actual) - expected).abs() <= tolerance, "{what}: {actual} instead of {expected}");
 }
 
-/// ln of a ratio that was written as a decimal 1 ± n·1e-4, so that it meets the decimal threshold.
+/// ln of a ratio that was written as a decimal 1 ± n·1e-4, so that it equals the decimal threshold.
 fn log_of_decimal(ratio: f64) -> f64 {
     (((ratio - 1.0) * 1e4).round() / 1e4).ln_1p()
 }
@@ -155,7 +155,7 @@ fn losses_and_gradients() {
     let (mut compared, mut dropped) = (0, 0);
     for case in golden["losses"].as_array().expect("it is a list") {
         if case.get("S1").is_none() {
-            continue; // a reference penalty alone
+            continue; // only a reference penalty
         }
         let sampler = sampler(&case["sampler"]);
         let [clip, delta] = ["clip", "delta"].map(|key| number(&case[key]));
@@ -230,7 +230,7 @@ fn losses_and_gradients() {
     assert!(dropped > 20, "{dropped}: the cases reach both branches");
 }
 
-/// The penalties on the distance to a reference alone.
+/// Only the penalties on the distance to a reference.
 #[test]
 fn reference_penalties() {
     let golden = golden();
@@ -307,8 +307,8 @@ fn odd_sizes() {
 
 #[test]
 fn past_65535_workgroups() {
-    // No mask: among so many terms some would fall to the other side of a threshold by rounding. Few more
-    // outcomes fit a binding of 128 MiB.
+    // No mask: among so many terms, rounding would move some across a threshold. Hardly more outcomes fit in a
+    // binding of 128 MiB.
     let op = PolicyObjective::new(dppo(0.02, Mask::None), LogProb::Gaussian);
     check_forward("policy_objective", &inputs(65_535 * 64 + 3, false), 1e-11, |graph, x| vec![graph.push(op, x)[0]]);
 }
@@ -328,7 +328,7 @@ fn the_first_update_is_exactly_on_policy() {
 fn a_huge_ratio_is_dropped_or_clamped_but_never_infinite() {
     for (objective, _) in kinds() {
         let outcome = evaluate(objective, &[[-1e4, 1.0, 1.0]]).remove(0);
-        assert!((4.8e8..4.9e8).contains(&outcome.ratio), "e^20 is 4.85e8, and not {}", outcome.ratio);
+        assert!((4.8e8..4.9e8).contains(&outcome.ratio), "e^20 is 4.85e8, not {}", outcome.ratio);
         assert_eq!(outcome.kept, matches!(objective, Objective::FlowDppo { mask: Mask::None, .. }));
         assert!(outcome.beyond && outcome.loss.is_finite());
         assert!(outcome.kept || (outcome.d_s1 == 0.0 && outcome.d_s2 == 0.0));

@@ -23,7 +23,7 @@ fn odd_shapes() {
     }
 }
 
-/// As a GPU would: in vectors where rows have whole ones.
+/// As on a GPU, with vectors if the columns are a multiple of 4.
 #[test]
 fn odd_shapes_in_vectors() {
     let profile = DeviceProfile { cpu: false, ..DeviceProfile::of(gpu()) };
@@ -57,7 +57,7 @@ fn a_sample_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn equal_velocities_give_exact_zeros() {
+fn equal_velocities_produce_exact_zeros() {
     let (velocity, epsilon) = (words(&[0.1, -2.3, 1e-30, 3e7, 0.7]), words(&[1.0, -1.0, 5.0, 0.3, -0.2]));
     let shape: &[usize] = &[1, 5];
     let stats = run(&[(shape, &velocity), (shape, &velocity), (shape, &epsilon)], record);

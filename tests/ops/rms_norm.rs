@@ -15,7 +15,7 @@ const VARIANTS: [&str; 2] = ["rms_norm_serial", "rms_norm_workgroup"];
 
 const NORM: RmsNorm = RmsNorm { epsilon: 1e-6 };
 
-/// Kernels as on this device, and as on a GPU: in vectors where rows have whole ones.
+/// Kernels as on this device, and as on a GPU, with vectors if the columns are a multiple of 4.
 fn profiles() -> [DeviceProfile; 2] {
     let here = DeviceProfile::of(gpu());
     [DeviceProfile { cpu: true, ..here.clone() }, DeviceProfile { cpu: false, ..here }]
@@ -51,7 +51,7 @@ fn rms_norm_and_its_gradient() {
             }
         }
     }
-    // The norm of a single column is its sign: its gradient is what epsilon leaves of two equal terms, so that only the
+    // The norm of a single column is its sign. Its gradient is the rest that epsilon leaves of two equal terms, so only the
     // value can be compared.
     for variant in VARIANTS {
         check_forward_on(&forcing(variant), variant, &inputs([1, 1, 1, 1]), FEW_ROUNDINGS, rms_norm);
@@ -73,7 +73,7 @@ fn rms_norm_of_large_models() {
 
 #[test]
 fn rms_norm_of_zeros_and_of_extreme_rows() {
-    // Of zeros the norm is zero: epsilon keeps 1/rms at 1000. The others are far above and below it.
+    // The norm of zeros is zero, as epsilon limits 1/rms to 1000. The others are far above and below it.
     for (low, high) in [(0.0, 0.0), (-1e15, 1e15), (-1e-12, 1e-12)] {
         let inputs = [Input::new(&[2, 3, 10], Values::Between(low, high)), Input::normal(&[5])];
         check_forward("rms_norm", &inputs, FEW_ROUNDINGS, rms_norm);
@@ -104,7 +104,7 @@ fn rms_norm_of_a_sample_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn rms_norm_is_chosen_by_width_and_device_alone() {
+fn rms_norm_kernel_depends_only_on_width_and_device() {
     let name = |profile: &DeviceProfile, [rows, heads, columns]: [usize; 3]| {
         let (x, weight, inverse_rms) = ([rows, 3, heads * columns], [columns], [rows * 3 * heads]);
         let shapes = Shapes { inputs: vec![&x, &weight], outputs: vec![&x, &inverse_rms] };

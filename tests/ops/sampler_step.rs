@@ -34,7 +34,7 @@ fn a_sample_does_not_depend_on_its_batch() {
     });
 }
 
-/// Every transition of an independent program: its mean (without noise), and where it leads.
+/// Every transition of an independent program: its mean (without noise) and its result.
 #[test]
 fn golden() {
     let golden: Value = serde_json::from_str(include_str!("../golden.json")).expect("it is JSON");

@@ -36,7 +36,7 @@ fn a_row_does_not_depend_on_the_others() {
 #[test]
 fn a_row_with_nan_or_infinity_is_not_finite() {
     for lost in [f32::NAN, f32::INFINITY] {
-        // The second row is whole.
+        // The second row is finite.
         let mut values = vec![0.5_f32; 140];
         values[67] = lost;
         let outputs = run(&[(&[2, 70], &words(&values))], |graph, x| softmax(graph, x[0]));

@@ -21,7 +21,7 @@ fn odd_sizes() {
 }
 
 #[test]
-fn what_is_not_finite_is_counted_wherever_it_is() {
+fn non_finite_values_are_counted_at_any_position() {
     for elements in [1, 64, 4097, 300_007] {
         for place in [0, elements / 2, elements - 1] {
             for odd in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::from_bits(0xffc0_1234)] {
@@ -35,5 +35,5 @@ fn what_is_not_finite_is_counted_wherever_it_is() {
         }
     }
     assert_eq!(sums(&[f32::NAN; 5000]), [0.0, 5000.0]);
-    assert_eq!(sums(&[f32::MAX, 1.0])[1], 0.0, "the largest number is one");
+    assert_eq!(sums(&[f32::MAX, 1.0])[1], 0.0, "the largest number is finite");
 }

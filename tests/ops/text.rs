@@ -4,7 +4,7 @@ use flowdppo_wgpu::ops::{AffineNorm, AttentionBias, GatedGelu};
 
 use crate::common::{Input, Values, check_forward, check_rows_are_independent, floats, run, words};
 
-/// Sums of some hundred terms and a few functions of f32: 1e-6 relative, squared.
+/// Sums of a few hundred terms and a few f32 functions: 1e-6 relative, squared.
 const TOLERANCE: f64 = 1e-12;
 
 #[test]
@@ -19,7 +19,7 @@ fn affine_norm() {
     }
 }
 
-/// Residual streams grow to some thousands; a row of zeros gives the bias.
+/// Residual streams grow to several thousand; the result of a row of zeros is the bias.
 #[test]
 fn affine_norm_of_extreme_rows() {
     for values in [Values::Scaled(1e5), Values::Scaled(1e-6), Values::Fixed(&[0.0])] {
@@ -73,7 +73,7 @@ fn attention_bias() {
             if has_mask {
                 inputs.push(Input::index(&[batches, keys], 3));
             }
-            // Logits of up to some tens, whose error the exponential passes on.
+            // Logits of up to several tens, whose error the exponential passes on.
             check_forward(&format!("{op:?} {queries}x{keys}x{head_dim}"), &inputs, 1e-11, |graph, x| {
                 vec![graph.apply(op, x)]
             });
@@ -85,11 +85,11 @@ fn attention_bias() {
 fn attention_bias_with_large_logits_does_not_overflow() {
     let inputs = [1, 2, 3].map(|_| Input::new(&[65, 16], Values::Between(-8.0, 8.0)));
     let op = AttentionBias { scale: 1.0, ..AttentionBias::plain(1, 2, 8) };
-    // Logits of up to 500 carry an error of some 1e-5.
+    // Logits of up to 500 carry an error of about 1e-5.
     check_forward("large logits", &inputs, 1e-8, |graph, x| vec![graph.apply(op, x)]);
 }
 
-/// A sample whose keys are all hidden gets zeros, and its neighbour what it has alone.
+/// A sample whose keys are all hidden is zero, and does not affect its neighbour.
 #[test]
 fn attention_bias_of_hidden_keys_is_zero() {
     let op = AttentionBias { has_mask: true, ..AttentionBias::plain(2, 1, 2) };
@@ -105,14 +105,14 @@ fn attention_bias_of_hidden_keys_is_zero() {
 fn rows_of_text_ops_do_not_depend_on_the_others() {
     let inputs = [Input::normal(&[9, 130])];
     check_rows_are_independent("affine_norm", 9, &inputs, |graph, x| {
-        let weight = graph.constant("weight", &[130], (0..130).map(|it| it as f32 * 0.01).collect());
+        let weight = graph.constant("weight", &[130], (0..130).map(|index| index as f32 * 0.01).collect());
         vec![graph.apply(AffineNorm { epsilon: 1e-5 }, &[x[0], weight, weight])]
     });
     // Samples of 70 tokens: more than a block.
     let inputs = [1, 2, 3].map(|_| Input::normal(&[9, 70, 15]));
     check_rows_are_independent("attention_bias", 9, &inputs, |graph, x| {
         let batches = graph.shape(x[0])[0];
-        let bias = graph.constant("bias", &[3, 70, 70], (0..3 * 4900).map(|it| (it % 7) as f32 * 0.1).collect());
+        let bias = graph.constant("bias", &[3, 70, 70], (0..3 * 4900).map(|index| (index % 7) as f32 * 0.1).collect());
         let op = AttentionBias { causal: true, has_bias: true, ..AttentionBias::plain(batches, 3, 5) };
         vec![graph.apply(op, &[x[0], x[1], x[2], bias])]
     });

@@ -20,7 +20,7 @@ fn activations() {
                 vec![graph.apply(op, &[x[0]])]
             });
         }
-        // Far out in both tails nothing overflows: saturated tanh and exp.
+        // Far out in both tails, tanh and exp saturate and nothing overflows.
         check(&format!("{op:?}"), &[Input::new(&[257], Values::Between(-150.0, 150.0))], FEW_ROUNDINGS, |graph, x| {
             vec![graph.apply(op, &[x[0]])]
         });
@@ -88,7 +88,7 @@ fn embedding_never_reads_beyond_its_table() {
 
 #[test]
 fn time_features() {
-    // Nine roundings or so, on every driver. The argument is one product in f32: at 1000 its rounding is 3e-5,
+    // About nine roundings, on every driver. The argument is one product in f32: at 1000 its rounding is 3e-5,
     // as in every framework that computes in f32.
     for (rows, half, longest, tolerance) in [(1, 1, 1.0, 1e-13), (5, 128, 1.0, 1e-13), (67, 128, 1000.0, 1e-9)] {
         let inputs = [

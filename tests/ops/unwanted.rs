@@ -1,5 +1,5 @@
-//! Gradients that nobody wants cost nothing: no node, no dispatch, no tensor that only a kernel writes. Those that are
-//! wanted have the bits that they have when all are.
+//! Gradients that are not needed cost nothing: no node, no dispatch, no tensor that is only written. The needed ones have
+//! the same bits as when all are computed.
 
 use std::collections::BTreeSet;
 
@@ -37,20 +37,23 @@ impl Recorded {
         }
         let wanted: Vec<Tensor> = subset.iter().map(|index| tensors[*index]).collect();
         let found = backward(&mut graph, &pairs, &wanted);
-        let gradients: Vec<Tensor> = found.into_iter().map(|it| it.expect("the outputs depend on it")).collect();
+        let gradients: Vec<Tensor> =
+            found.into_iter().map(|gradient| gradient.expect("the outputs depend on it")).collect();
         for gradient in &gradients {
             graph.keep(*gradient);
         }
         Self { graph, inputs: tensors, seeds: pairs.into_iter().map(|(_, seed)| seed).collect(), gradients, forward }
     }
 
-    /// Fails if a dispatch of the backward pass writes what is neither wanted nor read.
+    /// Fails if a dispatch of the backward pass writes something that is neither requested nor read.
     fn assert_nothing_is_thrown_away(&self, name: &str) {
         let profile = DeviceProfile::of(gpu());
         let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
         for node in &self.graph.nodes()[self.forward..] {
             for dispatch in node.op.dispatches(&self.graph.shapes(node), &profile) {
-                let bound = |bindings: &[Binding]| bindings.iter().filter_map(|it| node.bound(*it)).collect::<Vec<_>>();
+                let bound = |bindings: &[Binding]| {
+                    bindings.iter().filter_map(|binding| node.bound(*binding)).collect::<Vec<_>>()
+                };
                 read.extend(bound(&dispatch.reads));
                 written.extend(bound(&dispatch.writes));
             }
@@ -77,7 +80,7 @@ impl Recorded {
     }
 }
 
-/// Every choice of inputs whose gradients are wanted, against all of them.
+/// Every subset of the gradients, compared with all of them.
 fn check_unwanted(name: &str, inputs: &[Input], build: Build) {
     let differentiable: Vec<usize> = (0..inputs.len()).filter(|index| inputs[*index].differentiate).collect();
     let mut random = Random(5);
@@ -91,13 +94,13 @@ fn check_unwanted(name: &str, inputs: &[Input], build: Build) {
         let some = Recorded::new(inputs, &subset, build);
         some.assert_nothing_is_thrown_away(&format!("{name} for {subset:?}"));
         for (place, gradient) in places.iter().zip(some.gradients(&data)) {
-            assert!(gradient == expected[*place], "{name}: gradient {place} differs if only {subset:?} are wanted");
+            assert!(gradient == expected[*place], "{name}: gradient {place} differs if only {subset:?} are needed");
         }
     }
 }
 
 #[test]
-fn every_op_computes_only_the_gradients_that_are_wanted() {
+fn every_op_computes_only_the_gradients_that_are_needed() {
     // One pass over tokens, and two.
     for tokens in [3, 130] {
         let x = Input::normal(&[2, tokens, 8]);
@@ -127,9 +130,9 @@ fn every_op_computes_only_the_gradients_that_are_wanted() {
     });
 }
 
-/// Ops of one input are not asked for a gradient unless it is wanted.
+/// The gradient of an op with one input is not recorded unless it is needed.
 #[test]
-fn the_backward_pass_stops_where_nothing_is_wanted() {
+fn the_backward_pass_stops_where_nothing_is_needed() {
     let build: Build = |graph, x| {
         let patches = Patches {
             channels: 1,

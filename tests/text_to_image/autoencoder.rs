@@ -23,7 +23,7 @@ const TAESD3: &str = "taesd3_tiny";
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
 fn load(folder: &str) -> Autoencoder {
-    Autoencoder::load(&formats(folder)).expect("the folder is whole")
+    Autoencoder::load(&formats(folder)).expect("the folder is complete")
 }
 
 fn config(folder: &str) -> AutoencoderConfig {
@@ -31,7 +31,7 @@ fn config(folder: &str) -> AutoencoderConfig {
 }
 
 fn weights(folder: &str) -> Tensors {
-    read_tensors(&formats(folder).join(WEIGHTS)).expect("the file is whole")
+    read_tensors(&formats(folder).join(WEIGHTS)).expect("the file is complete")
 }
 
 /// Inputs and outputs of a model.
@@ -39,7 +39,7 @@ struct Io(Tensors);
 
 impl Io {
     fn of(folder: &str) -> Self {
-        Self(read_tensors(&formats(folder).join("io.safetensors")).expect("the file is whole"))
+        Self(read_tensors(&formats(folder).join("io.safetensors")).expect("the file is complete"))
     }
 
     fn values(&self, name: &str) -> &[f32] {
@@ -176,14 +176,14 @@ fn weights_of_16_bits_are_those_of_32_rounded() {
     let rounded = |round: fn(f32) -> f32| {
         let mut tensors = weights(SD3);
         tensors.values_mut().flat_map(|(_, values)| values).for_each(|value| *value = round(*value));
-        Autoencoder::from_tensors("rounded", config(SD3), tensors).expect("it is whole")
+        Autoencoder::from_tensors("rounded", config(SD3), tensors).expect("it is complete")
     };
     let half = folder_in_16_bits(SD3, WEIGHTS, Dtype::F16, |value| f16::from_f32(value).to_bits());
-    let loaded = Autoencoder::load(half.path()).expect("the folder is whole");
+    let loaded = Autoencoder::load(half.path()).expect("the folder is complete");
     assert_eq!(loaded, rounded(|value| f16::from_f32(value).to_f32()));
     let variant = "diffusion_pytorch_model.fp16.safetensors";
     let brain = folder_in_16_bits(SD3, variant, Dtype::BF16, |value| bf16::from_f32(value).to_bits());
-    let loaded = Autoencoder::load(brain.path()).expect("the folder is whole");
+    let loaded = Autoencoder::load(brain.path()).expect("the folder is complete");
     assert_eq!(loaded, rounded(|value| bf16::from_f32(value).to_f32()));
 }
 

@@ -27,7 +27,7 @@ fn formats(name: &str) -> PathBuf {
 }
 
 fn file(name: &str) -> Tensors {
-    read_tensors(&formats(name)).expect("the file is whole")
+    read_tensors(&formats(name)).expect("the file is complete")
 }
 
 fn config(folder: &str) -> MmditConfig {
@@ -426,9 +426,9 @@ fn diffusers_file_of_an_adapter_is_that_of_peft() {
     adapter.save(folder.path(), &base).expect("the folder is writable");
     assert!(Adapter::load(folder.path(), &base).expect("it is ours") == adapter);
     let theirs = file("sd35_tiny_gradients/lora_peft/adapter_model.safetensors");
-    assert_eq!(read_tensors(&folder.path().join("adapter_model.safetensors")).expect("it is whole"), theirs);
+    assert_eq!(read_tensors(&folder.path().join("adapter_model.safetensors")).expect("it is complete"), theirs);
     // Without a configuration alpha is the rank.
-    let tensors = read_tensors(&path).expect("it is whole");
+    let tensors = read_tensors(&path).expect("it is complete");
     let plain = Adapter::from_diffusers("it", &serialize_tensors(&tensors), &base).expect("it is LoRA");
     assert_eq!(plain.weights, adapter.weights);
     assert!(plain.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 4.0));

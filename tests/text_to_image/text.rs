@@ -22,7 +22,7 @@ pub fn formats(name: &str) -> PathBuf {
 }
 
 fn io(folder: &str) -> Tensors {
-    read_tensors(&formats(folder).join("io.safetensors")).expect("the file is whole")
+    read_tensors(&formats(folder).join("io.safetensors")).expect("the file is complete")
 }
 
 fn ids(tensors: &Tensors, name: &str) -> Vec<u32> {
@@ -63,7 +63,7 @@ fn tokens_are_those_of_the_python_tokenizers() {
     for (folder, key, columns) in
         [("tokenizer", "clip_l", CLIP_TOKENS), ("tokenizer_2", "clip_g", CLIP_TOKENS), ("tokenizer_3", "t5", T5_TOKENS)]
     {
-        let tokenizer = Tokenizer::open(&formats("sd35_tiny_pipeline").join(folder)).expect("it is whole");
+        let tokenizer = Tokenizer::open(&formats("sd35_tiny_pipeline").join(folder)).expect("it is complete");
         for (set, texts) in [("tokens", &prompts), ("tokcases", &cases)] {
             let tokens = tokenizer.encode(texts, columns).expect("they are texts");
             let expected = ids(&tensors, &format!("{set}.{key}"));
@@ -78,7 +78,7 @@ fn tokens_are_those_of_the_python_tokenizers() {
 #[test]
 fn what_is_cut_off_is_returned() {
     let [_, cases] = texts();
-    let tokenizer = Tokenizer::open(&formats("sd35_tiny_pipeline/tokenizer")).expect("it is whole");
+    let tokenizer = Tokenizer::open(&formats("sd35_tiny_pipeline/tokenizer")).expect("it is complete");
     let tokens = tokenizer.encode(&cases, CLIP_TOKENS).expect("they are texts");
     for (text, (cut, length)) in cases.iter().zip(tokens.cut.iter().zip(&tokens.lengths)) {
         match cut {
@@ -99,8 +99,8 @@ fn clip_text_models_give_their_reference() {
     let tensors = io("sd35_tiny_pipeline");
     for (folder, key) in [("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")] {
         let folder = formats("sd35_tiny_pipeline").join(folder);
-        let config: ClipTextConfig = read_config(&folder.join("config.json")).expect("it is whole");
-        let mut weights = Weights::open(&folder, "").expect("it is whole");
+        let config: ClipTextConfig = read_config(&folder.join("config.json")).expect("it is complete");
+        let mut weights = Weights::open(&folder, "").expect("it is complete");
         let tokens = reference_tokens(&tensors, &format!("tokens.{key}"));
         let encoded = encode_clip_text(gpu(), &config, &mut weights, &tokens).expect("they fit");
         for (part, actual) in [
@@ -128,9 +128,9 @@ fn clip_text_models_give_their_reference() {
 fn t5_gives_its_reference() {
     let tensors = io("sd35_tiny_pipeline");
     let folder = formats("sd35_tiny_pipeline/text_encoder_3");
-    let config: T5Config = read_config(&folder.join("config.json")).expect("it is whole");
+    let config: T5Config = read_config(&folder.join("config.json")).expect("it is complete");
     let tokens = reference_tokens(&tensors, "tokens.t5");
-    let mut weights = Weights::open(&folder, "").expect("it is whole");
+    let mut weights = Weights::open(&folder, "").expect("it is complete");
     let states = encode_t5(gpu(), &config, &mut weights, &tokens, false).expect("they fit");
     assert_close("t5.last_hidden_state", &states, &tensors["t5.last_hidden_state"].1, TOLERANCE);
     let relative = &tensors["t5.relative_position"].1;
@@ -144,12 +144,12 @@ fn t5_gives_its_reference() {
 fn t5_gives_its_reference_with_a_mask() {
     let tensors = io("minit2i_tiny");
     let folder = formats("minit2i_tiny/text_encoder");
-    let config: T5Config = read_config(&folder.join("config.json")).expect("it is whole");
+    let config: T5Config = read_config(&folder.join("config.json")).expect("it is complete");
     let (shape, mask) = &tensors["attention_mask"];
     let lengths = mask.chunks(shape[1]).map(|row| row.iter().sum::<f32>() as usize).collect();
     let tokens = Tokens::new(ids(&tensors, "input_ids"), lengths, shape[1]);
     assert_eq!(tokens.mask(), ids(&tensors, "attention_mask"), "padding is at the end");
-    let mut weights = Weights::open(&folder, "").expect("it is whole");
+    let mut weights = Weights::open(&folder, "").expect("it is complete");
     let states = encode_t5(gpu(), &config, &mut weights, &tokens, true).expect("they fit");
     assert_close("masked t5.last_hidden_state", &states, &tensors["t5.last_hidden_state"].1, TOLERANCE);
 }
@@ -158,7 +158,7 @@ fn t5_gives_its_reference_with_a_mask() {
 fn prompt_embeddings_are_joined_as_in_diffusers() {
     let tensors = io("sd35_tiny_pipeline");
     let [prompts, cases] = texts();
-    let encoders = Sd3Prompts::open(&formats("sd35_tiny_pipeline"), true, T5_TOKENS, 48).expect("it is whole");
+    let encoders = Sd3Prompts::open(&formats("sd35_tiny_pipeline"), true, T5_TOKENS, 48).expect("it is complete");
     assert!(encoders.has_t5());
     let (joined, cut) = encoders.encode(gpu(), &prompts).expect("they fit");
     assert_eq!((joined.prompts, joined.tokens, joined.width, joined.pooled_width), (3, 77 + T5_TOKENS, 48, 32));
@@ -169,7 +169,7 @@ fn prompt_embeddings_are_joined_as_in_diffusers() {
     assert_close("negative pooled", &joined.pooled[..32], &tensors["negative_pooled"].1, TOLERANCE);
     assert_close("pooled", &joined.pooled[32..], &tensors["pooled"].1, TOLERANCE);
 
-    let without = Sd3Prompts::open(&formats("sd35_tiny_pipeline"), false, T5_TOKENS, 48).expect("it is whole");
+    let without = Sd3Prompts::open(&formats("sd35_tiny_pipeline"), false, T5_TOKENS, 48).expect("it is complete");
     let (zeros, cut) = without.encode(gpu(), &[&prompts[1], &cases[6]]).expect("they fit");
     let clip = CLIP_TOKENS * 48;
     assert_eq!(zeros.embeddings[..clip], joined.embeddings[row..][..clip]);
@@ -191,7 +191,7 @@ fn pictures(tensors: &Tensors, name: &str) -> Vec<image::RgbImage> {
 #[test]
 fn clip_scores_are_those_of_transformers() {
     let tensors = io("clip_score_tiny");
-    let mut scorer = ClipScorer::open(&formats("clip_score_tiny")).expect("it is whole");
+    let mut scorer = ClipScorer::open(&formats("clip_score_tiny")).expect("it is complete");
     let pictures = pictures(&tensors, "pictures");
     // Prepared by Pillow: the same bytes, so only the normalisation is rounded.
     assert_close("pixel_values", &scorer.prepare(&pictures), &tensors["pixel_values"].1, 1e-6);
@@ -214,12 +214,12 @@ fn clip_scores_are_those_of_transformers() {
 fn pickscore_is_that_of_transformers() {
     let tensors = io("clip_reward_tiny");
     let folder = formats("clip_reward_tiny");
-    let mut scorer = ClipScorer::open(&folder).expect("it is whole");
+    let mut scorer = ClipScorer::open(&folder).expect("it is complete");
     let pictures = pictures(&tensors, "images_u8");
     let prepared = scorer.prepare(&pictures);
     assert_close("pixel_values", &prepared, &tensors["pixel_values"].1, 1e-6);
-    let config = ClipConfig::read(&folder).expect("it is whole");
-    let mut weights = Weights::open(&folder, "").expect("it is whole");
+    let config = ClipConfig::read(&folder).expect("it is complete");
+    let mut weights = Weights::open(&folder, "").expect("it is complete");
     let encoded = encode_clip_vision(gpu(), &config.vision_config, &mut weights, &prepared).expect("they fit");
     let states = &tensors["vision.last_hidden_state"].1;
     assert_close("vision.last_hidden_state", &encoded.last_hidden_state, states, TOLERANCE);

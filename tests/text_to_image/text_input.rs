@@ -23,11 +23,11 @@ fn folder() -> TempDir {
 }
 
 fn tensors() -> Tensors {
-    read_tensors(&formats("sd35_tiny_pipeline/text_encoder/model.safetensors")).expect("the file is whole")
+    read_tensors(&formats("sd35_tiny_pipeline/text_encoder/model.safetensors")).expect("the file is complete")
 }
 
 fn config() -> ClipTextConfig {
-    read_config(&formats("sd35_tiny_pipeline/text_encoder/config.json")).expect("the file is whole")
+    read_config(&formats("sd35_tiny_pipeline/text_encoder/config.json")).expect("the file is complete")
 }
 
 /// Writes tensors in 16 bits.
@@ -121,7 +121,7 @@ fn bad_weights_give_one_sentence() {
         write_tensors(&path, tensors)?;
         encode_clip_text(gpu(), &config(), &mut Weights::open(&path, "")?, &tokens())
     };
-    encode(&whole).expect("it is whole");
+    encode(&whole).expect("it is complete");
     let bytes = fs::read(&path).expect("it is there");
     fs::write(&path, &bytes[..bytes.len() - 1]).expect("the folder is writable");
     assert_says(Weights::open(folder.path(), ""), &["not a complete safetensors file", "ends within"]);
@@ -155,16 +155,16 @@ fn bad_configurations_give_one_sentence() {
     assert_says(vision.check("config.json"), &["`patch_size` 300"]);
 
     let t5: T5Config =
-        read_config(&formats("sd35_tiny_pipeline/text_encoder_3/config.json")).expect("the file is whole");
+        read_config(&formats("sd35_tiny_pipeline/text_encoder_3/config.json")).expect("the file is complete");
     t5.check("config.json").expect("it is good");
     let other = T5Config { feed_forward_proj: "relu".into(), ..t5.clone() };
     assert_says(other.check("config.json"), &["`feed_forward_proj` is \"relu\"", "1.1"]);
     let other = T5Config { relative_attention_num_buckets: 7, ..t5.clone() };
     assert_says(other.check("config.json"), &["`relative_attention_num_buckets` is 7"]);
-    let mut weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder_3"), "").expect("it is whole");
+    let mut weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder_3"), "").expect("it is complete");
     let tokens = Tokens::new(vec![1, 500], vec![2], 2);
     assert_says(encode_t5(gpu(), &t5, &mut weights, &tokens, false), &["knows 120 tokens", "token 500"]);
-    let mut weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder"), "").expect("it is whole");
+    let mut weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder"), "").expect("it is complete");
     let tokens = Tokens::new(vec![1; 78], vec![78], 78);
     assert_says(encode_clip_text(gpu(), &good, &mut weights, &tokens), &["78 tokens", "77"]);
 

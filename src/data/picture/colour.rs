@@ -1,32 +1,32 @@
-//! From the colours of a file to sRGB.
+//! Converts the colours of a file to sRGB.
 
 use std::sync::Arc;
 
 use image::Rgba32FImage;
 use moxcms::{ColorProfile, DataColorSpace, Layout, RenderingIntent, TransformF32Executor, TransformOptions};
 
-/// The way from a profile's colours to sRGB.
+/// The conversion from a profile's colours to sRGB.
 #[derive(Clone)]
 pub(super) struct Conversion {
     transform: Arc<TransformF32Executor>,
-    /// The profile is for grey pictures: one number a pixel.
+    /// The profile is for grey pictures: one number per pixel.
     is_grey: bool,
 }
 
-/// `None` where the profile is sRGB's, so that bytes stay as they are.
+/// `None` if the profile is that of sRGB, so that bytes stay unchanged.
 type Found = Result<Option<Conversion>, String>;
 
-/// The conversions that were made; the pictures of a folder mostly share one.
+/// Cached conversions; the pictures of a folder mostly share one.
 #[derive(Default)]
 pub(super) struct Profiles {
     last: Option<(Vec<u8>, bool, Found)>,
 }
 
 impl Profiles {
-    /// What a profile asks for.
+    /// The conversion of a profile.
     ///
     /// # Errors
-    /// Why it cannot be used for such a picture.
+    /// Why the profile cannot be used for such a picture.
     pub fn conversion(&mut self, profile: Vec<u8>, is_grey: bool) -> Found {
         if let Some((known, grey, found)) = &self.last
             && (known, *grey) == (&profile, is_grey)
@@ -60,7 +60,7 @@ impl Conversion {
         Ok((!is_srgb).then_some(conversion))
     }
 
-    /// Whether no colour moves by a whole byte: the many profiles of sRGB differ in roundings.
+    /// Whether no colour changes by a full byte: the many sRGB profiles differ in rounding.
     fn is_identity(&self) -> Result<bool, String> {
         const STEPS: usize = 9;
         let level = |index: usize| index as f32 / (STEPS - 1) as f32;
@@ -75,7 +75,7 @@ impl Conversion {
         Ok(colours.iter().zip(&converted).all(|(before, after)| (before - after).abs() < 1.0 / 255.0))
     }
 
-    /// Of red, green and blue behind each other.
+    /// Converts interleaved red, green and blue.
     fn convert(&self, colours: &[f32]) -> Result<Vec<f32>, String> {
         let mut converted = vec![0.0; colours.len()];
         let result = if self.is_grey {
@@ -88,15 +88,15 @@ impl Conversion {
         Ok(converted)
     }
 
-    /// Converts colours; alpha stays.
+    /// Converts colours; alpha is unchanged.
     ///
     /// # Errors
-    /// If the transform refuses.
+    /// If the transform fails.
     pub fn apply(&self, picture: &mut Rgba32FImage) -> Result<(), String> {
         let colours: Vec<f32> = picture
             .pixels()
             .flat_map(|pixel| [pixel.0[0], pixel.0[1], pixel.0[2]])
-            .map(|it| it.clamp(0.0, 1.0))
+            .map(|value| value.clamp(0.0, 1.0))
             .collect();
         let converted = self.convert(&colours).map_err(|cause| format!("its colours cannot be converted ({cause})"))?;
         for (pixel, colours) in picture.pixels_mut().zip(converted.chunks_exact(3)) {
@@ -106,7 +106,7 @@ impl Conversion {
     }
 }
 
-/// Light to sRGB (IEC 61966-2-1); alpha stays.
+/// Linear light to sRGB (IEC 61966-2-1); alpha is unchanged.
 pub(super) fn encode(picture: &mut Rgba32FImage) {
     let curve = |light: f32| match light.clamp(0.0, 1.0) {
         light if light <= 0.003_130_8 => 12.92 * light,

@@ -1,4 +1,4 @@
-//! Pictures that the decoders of the crate `image` refuse or misread, although they are whole.
+//! Valid pictures that the decoders of the crate `image` reject or misread.
 
 use std::io::Cursor;
 
@@ -13,7 +13,7 @@ use super::{Pixels, Unreadable, claim};
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
 
-/// Whether the colours of a picture with alpha are multiplied by it already: TIFF and TGA can say so.
+/// Whether the colours are already multiplied by alpha: TIFF and TGA can say so.
 pub(super) fn is_premultiplied(format: ImageFormat, bytes: &[u8]) -> bool {
     match format {
         ImageFormat::Tiff => {
@@ -24,7 +24,7 @@ pub(super) fn is_premultiplied(format: ImageFormat, bytes: &[u8]) -> bool {
     }
 }
 
-/// The profile of a TIFF: the decoder of `image` finds none that is larger than the pixels.
+/// The profile of a TIFF: the decoder of `image` does not find one that is larger than the pixels.
 pub(super) fn profile_of_tiff(bytes: &[u8]) -> Option<Vec<u8>> {
     profile(&mut Decoder::new(Cursor::new(bytes)).ok()?)
 }
@@ -47,8 +47,8 @@ fn attributes_of_tga(bytes: &[u8]) -> Option<u8> {
     bytes.get(offset.checked_add(494)?).copied()
 }
 
-/// The picture of an icon that has the most colours, and of those the largest, where it is a PNG. Only those with alpha
-/// are allowed, but others are common.
+/// The picture of an icon with the most colours, and among those the largest, if it is a PNG. Only PNGs with alpha are
+/// allowed, but others are common.
 pub(super) fn png_of_icon(bytes: &[u8]) -> Option<&[u8]> {
     let short = |at: usize| Some(usize::from(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));
     let long = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize);
@@ -61,18 +61,18 @@ pub(super) fn png_of_icon(bytes: &[u8]) -> Option<&[u8]> {
     png.starts_with(b"\x89PNG\r\n\x1a\n").then_some(png)
 }
 
-/// The samples of a TIFF, from 0 to 1, a palette's as they are.
+/// The samples of a TIFF, from 0 to 1; palette indices are unchanged.
 struct Samples {
     values: Vec<f32>,
     is_float: bool,
 }
 
-/// Reads a TIFF with a palette, with grey and alpha, or with few or many bits a sample.
+/// Reads a TIFF with a palette, with grey and alpha, or with few or many bits per sample.
 ///
 /// # Errors
-/// If it is damaged or of a kind that nothing here reads.
+/// If it is damaged or of an unsupported kind.
 pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
-    // The decoder refuses palettes, but reads their indices as shades of grey.
+    // The decoder rejects palettes, but reads their indices as shades of grey.
     let indices = indices_of_palette(bytes);
     let bytes = indices.as_deref().unwrap_or(bytes);
     let mut tiff = Decoder::new(Cursor::new(bytes))?;
@@ -87,7 +87,7 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
         _ => return Err(kind()),
     };
     let pixels = u64::from(width) * u64::from(height);
-    // The samples as the file has them, and four numbers a pixel.
+    // The samples as they are in the file, and four numbers per pixel.
     claim((width, height), pixels.saturating_mul(u64::from(bits).div_ceil(8) * channels as u64 + 16))?;
     let extra = extra_sample(&mut tiff);
     let profile = profile(&mut tiff);
@@ -119,15 +119,15 @@ pub(super) fn read_tiff(bytes: &[u8]) -> Result<Pixels, Unreadable> {
     let picture: Rgba32FImage = image::ImageBuffer::<Rgba<f32>, _>::from_raw(width, height, values)
         .ok_or_else(|| Unreadable::broken("its pixels end early"))?;
     let mut picture = DynamicImage::ImageRgba32F(picture);
-    if let Some(orientation) = orientation.and_then(|it| Orientation::from_exif(u8::try_from(it).ok()?)) {
+    if let Some(orientation) = orientation.and_then(|tag| Orientation::from_exif(u8::try_from(tag).ok()?)) {
         picture.apply_orientation(orientation);
     }
     let is_grey = channels < 3 && palette.is_none();
     Ok(Pixels { picture, is_grey, is_linear: samples.is_float, is_premultiplied: is_associated, profile })
 }
 
-/// A TIFF with a palette as one whose indices are grey; `None` for any other. A file of more than 4 GiB, whose addresses
-/// have 64 bits, is left as it is.
+/// Rewrites a TIFF with a palette so that its indices are grey; `None` for any other. A file of more than 4 GiB, which
+/// has 64-bit addresses, is left unchanged.
 fn indices_of_palette(bytes: &[u8]) -> Option<Vec<u8>> {
     const PHOTOMETRIC: usize = 262;
     const BLACK_IS_ZERO: u8 = 1;
@@ -165,7 +165,7 @@ fn palette(tiff: &mut Decoder<Cursor<&[u8]>>, bits: u8) -> Result<Vec<[f32; 3]>,
     Ok((0..count).map(|index| [value(index), value(count + index), value(2 * count + index)]).collect())
 }
 
-/// `None` if such numbers have no agreed meaning. `in_row` samples make a row, which fills whole bytes.
+/// `None` if the meaning of such numbers is not known. `in_row` samples make a row, which is padded to full bytes.
 fn samples(buffer: DecodingResult, bits: u8, in_row: usize, is_scaled: bool) -> Option<Samples> {
     let of = |values: Vec<f32>| Some(Samples { values, is_float: false });
     let float = |values: Vec<f32>| Some(Samples { values, is_float: true });

@@ -13,20 +13,20 @@ fn shown(name: &str) -> Result<([u8; 3], bool), Unreadable> {
     let mut reader = Reader::default();
     let picture = reader.decode(Path::new(name), &bytes(name))?;
     let first = picture.get_pixel(0, 0).0;
-    // JPEG rounds; every pixel is the same but for that.
+    // Apart from JPEG's rounding, all pixels are the same.
     assert!(picture.pixels().all(|pixel| pixel.0.iter().zip(first).all(|(a, b)| a.abs_diff(b) <= 1)), "{name}");
     Ok((first, !reader.ignored.is_empty()))
 }
 
 #[test]
-fn colours_are_those_that_a_viewer_shows() {
+fn colours_match_those_of_a_viewer() {
     let cases: [(&str, [u8; 3], u8); 22] = [
         ("wide.png", [237, 172, 140], 1),
         ("wide.jpg", [237, 172, 140], 3),
         ("wide.webp", [237, 172, 140], 1),
         ("wide.tif", [237, 172, 140], 1),
         ("grey_linear.png", [133; 3], 0),
-        // A profile of sRGB changes no bit.
+        // An sRGB profile changes no bit.
         ("srgb.png", [220, 170, 140], 0),
         ("associated.tif", [237, 147, 142], 0),
         ("associated.tga", [237, 147, 142], 0),
@@ -61,7 +61,7 @@ fn colours_are_those_that_a_viewer_shows() {
 }
 
 #[test]
-fn whole_pictures_that_cannot_be_read_are_to_be_converted() {
+fn the_user_is_told_to_convert_valid_but_unsupported_pictures() {
     for (name, expected) in [
         ("signed.tif", "a TIFF of the kind Gray(32) is not supported"),
         ("lab.tif", "CIELab"),
@@ -74,7 +74,7 @@ fn whole_pictures_that_cannot_be_read_are_to_be_converted() {
 }
 
 #[test]
-fn contents_decide_and_endings_do_not() {
+fn the_format_follows_the_content_not_the_extension() {
     let jpeg = bytes("wide.jpg");
     for name in ["a.heic", "a.png", "a", "a.tga"] {
         let found = decode(Path::new(name), &jpeg).unwrap_or_else(|cause| panic!("{name}: {cause}"));
@@ -100,17 +100,17 @@ fn contents_decide_and_endings_do_not() {
 }
 
 #[test]
-fn every_truncation_is_an_error_and_no_panic() {
+fn every_truncation_is_an_error_not_a_panic() {
     for name in ["palette4.tif", "grey_alpha.tif", "float_grey.tif", "associated.tga", "palette.ico", "wide.png"] {
-        let whole = bytes(name);
-        for length in (0..whole.len()).step_by(7) {
-            let cut = decode(Path::new(name), &whole[..length]);
-            // Behind the pixels of a TGA are its notes, which may be missing.
-            // Behind those of a PNG is its end.
+        let complete = bytes(name);
+        for length in (0..complete.len()).step_by(7) {
+            let cut = decode(Path::new(name), &complete[..length]);
+            // After the pixels of a TGA come its notes, which may be missing.
+            // After those of a PNG comes its end marker.
             let after_pixels = match name {
                 "associated.tga" => 18 + 256,
-                "wide.png" | "palette.ico" => whole.len() - 12,
-                _ => whole.len(),
+                "wide.png" | "palette.ico" => complete.len() - 12,
+                _ => complete.len(),
             };
             assert!(cut.is_err() || length >= after_pixels, "{name} {length}");
         }

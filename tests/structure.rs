@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules from the top down. A module names only modules of lower layers below its own, none beside it.
+/// The modules from the top down. A module names only modules of lower layers.
 const LAYERS: [&[&str]; 29] = [
     &["cli"],
     &["preflight"],

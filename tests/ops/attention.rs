@@ -34,7 +34,7 @@ fn attention_subgroup() {
 
 #[test]
 fn attention_register() {
-    // A software driver compiles the largest heads for half a minute to compile each of the largest.
+    // A software driver takes half a minute to compile each of the largest heads.
     for case in cases(9).into_iter().filter(|[.., head_dim]| skip::long_tests() || *head_dim < 64) {
         check_both("attention_register", case, Values::Normal, TOLERANCE);
     }

@@ -44,17 +44,26 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// [`Error::Failed`] if the folder is missing or not writable, or the disk is full. What stood at `path`
 /// is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    fill_atomically(path, |file| file.write_all(bytes).map_err(|cause| Error::unwritable(path, cause)))
+}
+
+/// As [`write_atomically`] for a file that is too large for the memory: `fill` writes it piece by piece.
+///
+/// # Errors
+/// As [`write_atomically`], and whatever `fill` returns.
+pub(crate) fn fill_atomically(path: &Path, fill: impl FnOnce(&mut std::fs::File) -> Result<()>) -> Result<()> {
+    let unwritable = |cause| Error::unwritable(path, cause);
     let folder = parent(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = temporary_file(folder)?;
-        // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
-        let _ = file.as_file().try_lock();
-        file.write_all(bytes)?;
+    let mut file = temporary_file(folder).map_err(unwritable)?;
+    // Tells `remove_abandoned` that the writer lives. Where there are no locks, nothing is lost without one.
+    let _ = file.as_file().try_lock();
+    fill(file.as_file_mut())?;
+    let finish = || -> std::io::Result<()> {
         file.as_file().sync_all()?;
         file.persist(path)?;
         sync_folder(folder)
     };
-    write().map_err(|cause| Error::unwritable(path, cause))
+    finish().map_err(unwritable)
 }
 
 /// Writes a file that is not read until something else refers to it, and waits until it is on the disk.

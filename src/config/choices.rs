@@ -70,7 +70,7 @@ pub enum KeepBest {
 }
 
 /// How frozen weights lie on the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
     /// In 32 bits, as they are.
@@ -81,6 +81,7 @@ pub enum WeightType {
     /// Matrices in 8 bits with a scale for each 32 weights of a row, as GGUF's q8_0: little more than a quarter of the
     /// memory. Matrices whose rows are no multiple of 32 have 16 bits.
     #[serde(rename = "q8_0")]
+    #[value(name = "q8_0")]
     Q8_0,
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::dit::DitConfig;
 use super::file::{Model, gather, parse_tensors, scatter, serialize};
-use super::layout::MOST;
+use super::layout::{Layout, MOST};
 use super::lora::{Adaptable, Lora, LoraLayer, matches};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -149,34 +149,47 @@ impl Adapter {
         let dit = model.dit(name)?;
         let (layout, ours) = (dit.layout(), self.lora.layout(dit));
         let mut merged = model.clone();
-        for (added, pair) in self.lora.layers().iter().zip(ours.entries().chunks(2)) {
-            let factor = scale * added.factor();
+        for (index, added) in self.lora.layers().iter().enumerate() {
             let weight = format!("{}.weight", added.layer);
             let entry = layout.entries().iter().find(|entry| entry.name == weight).expect("the layer is the network's");
-            let [a, b] = [0, 1].map(|part| &self.weights[pair[part].offset..][..pair[part].elements()]);
-            let inputs = entry.elements() / entry.shape[0];
-            let rows = merged.weights[entry.offset..][..entry.elements()].chunks_mut(inputs).zip(b.chunks(added.rank));
-            let mut is_finite = true;
-            for (row, b) in rows {
-                for (column, value) in row.iter_mut().enumerate() {
-                    let sum: f64 =
-                        b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
-                    let addition = factor * sum;
-                    if addition != 0.0 {
-                        *value = (f64::from(*value) + addition) as f32;
-                        is_finite &= value.is_finite();
-                    }
-                }
-            }
-            if !is_finite {
-                return Err(Error::input(format!(
-                    "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a 32-bit \
-                    number; choose a smaller scale",
-                    added.layer
-                )));
-            }
+            self.add_to(name, (&ours, index), scale, &mut merged.weights[entry.offset..][..entry.elements()])?;
         }
         Ok(merged)
+    }
+
+    /// Adds `scale` times a layer's part, given by its index in [`Lora::layers`] and by [`Lora::layout`], to the weight of
+    /// that layer; `name` is the model in messages.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a sum is too large for an f32.
+    pub fn add_to(&self, name: &str, (ours, index): (&Layout, usize), scale: f64, weight: &mut [f32]) -> Result<()> {
+        let added = &self.lora.layers()[index];
+        let factor = scale * added.factor();
+        let [a, b] = [0, 1].map(|part| {
+            let entry = &ours.entries()[2 * index + part];
+            &self.weights[entry.offset..][..entry.elements()]
+        });
+        let inputs = a.len() / added.rank;
+        let mut is_finite = true;
+        for (row, b) in weight.chunks_mut(inputs).zip(b.chunks(added.rank)) {
+            for (column, value) in row.iter_mut().enumerate() {
+                let sum: f64 =
+                    b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
+                let addition = factor * sum;
+                if addition != 0.0 {
+                    *value = (f64::from(*value) + addition) as f32;
+                    is_finite &= value.is_finite();
+                }
+            }
+        }
+        match is_finite {
+            true => Ok(()),
+            false => Err(Error::input(format!(
+                "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a 32-bit \
+                number; choose a smaller scale",
+                added.layer
+            ))),
+        }
     }
 }
 

@@ -9,8 +9,11 @@ use half::f16;
 use super::layout::{Layout, Parameters, cut};
 use crate::config::WeightType;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Throttle};
 use crate::graph::{BLOCK, DType, Graph, HALF_BOUND, STORE_ALIGNMENT, Store, StoreMemory, block_scale};
+
+/// Bytes that may wait on the host for their way to the device.
+const MOST_WAITING: u64 = 1 << 26;
 
 /// How the weights of a [`Layout`] are stored where nothing trains them.
 ///
@@ -123,18 +126,27 @@ impl Frozen {
         let mut words = Vec::new();
         for tensor in &self.tensors {
             let values = &weights[tensor.source.clone()];
-            if let Some(problem) = tensor.lost(values) {
-                return Err(Error::input(format!(
-                    "`model.weights` = \"{}\" cannot keep {} of the base in {}: {problem}; set `model.weights` = \"f32\"",
-                    self.weights.name(),
-                    tensor.name,
-                    if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" }
-                )));
-            }
-            words.extend(tensor.dtype.encode(values));
+            words.extend(self.encoded(tensor, values, |weights| format!("`model.weights` = \"{}\"", weights.name()))?);
             words.resize(tensor.offset + tensor.stored_words(), 0);
         }
         Ok(words)
+    }
+
+    /// The words of one tensor; `setting` is what a user wrote to have them stored so.
+    fn encoded(
+        &self,
+        tensor: &FrozenTensor,
+        values: &[f32],
+        setting: impl Fn(WeightType) -> String,
+    ) -> Result<Vec<u32>> {
+        let Some(problem) = tensor.lost(values) else { return Ok(tensor.dtype.encode(values)) };
+        Err(Error::input(format!(
+            "{} cannot keep {} of the base in {}: {problem}; set {}",
+            setting(self.weights),
+            tensor.name,
+            if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" },
+            setting(WeightType::F32)
+        )))
     }
 
     /// The weights that a store of these holds: each rounded as it is stored.
@@ -172,8 +184,46 @@ impl Frozen {
     /// # Errors
     /// As [`Frozen::pack`], or if the device has not enough memory.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &[f32]) -> Result<StoreMemory> {
-        let chunks = cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes());
-        StoreMemory::upload(gpu, label, &chunks, &self.pack(weights)?)
+        StoreMemory::upload(gpu, label, &self.chunks(gpu), &self.pack(weights)?)
+    }
+
+    /// The same for weights that are read one tensor after the other, by name: the host holds little more than one of
+    /// them. `setting` is how a user asks for a type of weights, in messages.
+    ///
+    /// # Errors
+    /// As [`Frozen::upload`], and whatever `read` returns.
+    ///
+    /// # Panics
+    /// If `read` returns another number of weights than the tensor has.
+    pub fn upload_each(
+        &self,
+        gpu: &Arc<Gpu>,
+        label: &str,
+        setting: impl Fn(WeightType) -> String,
+        mut read: impl FnMut(&str) -> Result<Vec<f32>>,
+    ) -> Result<StoreMemory> {
+        let memory = StoreMemory::allocate(gpu, label, &self.chunks(gpu))?;
+        let (mut throttle, mut waiting) = (Throttle::default(), 0);
+        for tensor in &self.tensors {
+            let values = read(&tensor.name)?;
+            assert_eq!(values.len(), tensor.source.len(), "{} is read whole", tensor.name);
+            let words = self.encoded(tensor, &values, &setting)?;
+            let bytes = DType::U32.bytes(&[words.len()]);
+            let region = memory.region(DType::U32.bytes(&[tensor.offset]), bytes).expect("a tensor lies in one chunk");
+            gpu.write(&region.buffer, region.offset, &words);
+            // What is written waits on the host until something is submitted.
+            waiting += bytes;
+            if waiting >= MOST_WAITING {
+                throttle.pass(gpu)?;
+                waiting = 0;
+            }
+        }
+        throttle.pass(gpu)?;
+        Ok(memory)
+    }
+
+    fn chunks(&self, gpu: &Gpu) -> Vec<Range<usize>> {
+        cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes())
     }
 
     /// Declares the parameters in a graph.

@@ -8,6 +8,7 @@ mod config;
 mod graph;
 mod layout;
 mod network;
+mod stored;
 
 pub use config::MmditConfig;
 pub use graph::{Mmdit, Prompts};

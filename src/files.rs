@@ -172,12 +172,27 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// [`Error::Failed`] if the folder is missing or not writable, or the disk is full; and those of the content. The old
 /// file at `path` is then unchanged.
 pub fn stream_atomically(path: &Path, content: &(impl Content + ?Sized)) -> Result<Written> {
-    let folder = parent(path);
+    replace_atomically(path, |file| fill(file, path, content))
+}
+
+/// [`stream_atomically`] for a file that is not written from front to back.
+///
+/// # Errors
+/// As [`stream_atomically`], and whatever `fill` returns.
+pub(crate) fn fill_atomically(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    replace_atomically(path, |file| {
+        fill(file)?;
+        file.sync_all().map_err(|cause| Error::unwritable(path, cause))
+    })
+}
+
+fn replace_atomically<T>(path: &Path, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
     let unwritable = |cause| Error::unwritable(path, cause);
-    let temporary = temporary_file(folder).map_err(unwritable)?;
+    let folder = parent(path);
+    let mut temporary = temporary_file(folder).map_err(unwritable)?;
     // Tells `remove_abandoned` that the writer is alive. On systems without locks, nothing is lost.
     let _ = temporary.as_file().try_lock();
-    let written = fill(temporary.as_file(), path, content)?;
+    let written = fill(temporary.as_file_mut())?;
     temporary.persist(path).map_err(|cause| unwritable(cause.error))?;
     sync_folder(folder).map_err(unwritable)?;
     Ok(written)

@@ -41,5 +41,6 @@ pub mod sniff;
 pub mod supervised;
 pub mod sweep;
 pub mod text;
+pub mod text_to_image;
 
 pub use error::{Error, Result};

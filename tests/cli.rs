@@ -27,5 +27,6 @@ mod cli {
     mod resumed;
     mod samples;
     mod sweep;
+    mod text_to_image;
     mod workplace;
 }

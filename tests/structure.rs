@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 29] = [
     &["sweep", "dashboard", "supervised", "inspect"],
     &["bench"],
     &["rl"],
-    &["evaluate", "preview"],
+    &["evaluate", "preview", "text_to_image"],
     &["reward"],
     &["sampling", "pretrain", "fit_classifier", "self_test"],
     &["optimizer", "assets"],

@@ -72,6 +72,9 @@ fn print(report: &Report) {
             ));
         }
     }
+    if let Some(command) = &report.sample_command {
+        say(format_args!("draw with it           {command}"));
+    }
     if let Some(command) = &report.train_command {
         say(format_args!("train it with          {command}"));
     }

@@ -7,6 +7,7 @@ mod config;
 mod dashboard;
 mod data;
 mod devices;
+mod encode;
 mod eval;
 mod export;
 mod fit_classifier;
@@ -18,6 +19,7 @@ mod pretrain;
 mod report;
 mod resume;
 mod sample;
+mod sample_text;
 mod supervised;
 mod sweep;
 mod train;
@@ -89,7 +91,9 @@ enum Command {
     /// Tune a flow model with Flow-DPPO or another policy objective; without arguments, the built-in example
     Train(train::Arguments),
     /// Draw images from a model
-    Sample(sample::Arguments),
+    Sample(Box<sample::Arguments>),
+    /// Encode prompts for a text-to-image model, once for many `sample --conditions`
+    Encode(encode::Arguments),
     /// Measure a model: reward, independent judge, diversity, drift
     Eval(eval::Arguments),
     /// Pretrain a flow model by flow matching
@@ -148,8 +152,8 @@ struct Changes {
 /// An adapter on a model.
 #[derive(Clone, Debug, Args)]
 struct AdapterArguments {
-    /// Adapter to add to the model: a directory that PEFT or a run wrote
-    #[arg(long, value_name = "DIR")]
+    /// Adapter to add to the model: a directory that PEFT or a run wrote; for prompts also one that diffusers wrote
+    #[arg(long, visible_alias = "lora", value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Factor of the adapter; 0 is the model alone
     #[arg(long, value_name = "S", default_value_t = 1.0, requires = "adapter", allow_negative_numbers = true)]
@@ -162,8 +166,13 @@ impl AdapterArguments {
         let model = assets::load_model(file)?;
         match &self.adapter {
             None => Ok(model),
-            Some(folder) => merge::merged(file, model, folder, self.adapter_scale),
+            Some(folder) => merge::merged(file, model, folder, self.scale()?),
         }
+    }
+
+    /// How much of the adapter is added.
+    fn scale(&self) -> Result<f64> {
+        merge::checked_scale(self.adapter_scale)
     }
 }
 
@@ -319,6 +328,7 @@ impl Cli {
         match command {
             Command::Train(arguments) => train::run(global, &arguments),
             Command::Sample(arguments) => sample::run(global, &arguments),
+            Command::Encode(arguments) => encode::run(global, &arguments),
             Command::Eval(arguments) => eval::run(global, &arguments),
             Command::Sweep(arguments) => sweep::run(global, &arguments),
             Command::Compare(arguments) => compare::run(global, &arguments),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, value_parser};
 
+use super::sample_text::{self, TextArguments};
 use super::{AdapterArguments, Global, Outputs, say};
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
@@ -17,11 +18,14 @@ use crate::graph::Stores;
 use crate::model::{FlowModel, StoredModel, Tensors, read_tensors, write_tensors};
 use crate::optimizer::PARAMETERS;
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
+use crate::text_to_image::folder_of;
 
 /// Samples that are drawn together.
 const BATCH: usize = 100;
+/// Sampling steps by default.
+const STEPS: usize = 20;
 /// Largest number of samples or steps. Noise keys count in 32 bits, but memory runs out long before.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// The largest seed, as in a configuration: TOML's whole numbers end at 2^63 - 1.
 const LARGEST_SEED: u64 = i64::MAX as u64;
@@ -30,56 +34,64 @@ const MOST_ELEMENTS: usize = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Model: a file, or builtin:NAME
-    #[arg(long, value_name = "FILE")]
-    model: String,
+    /// Model: a file, or builtin:NAME; or a text-to-image pipeline: its folder, or org/name in the hub's cache
+    #[arg(long, value_name = "FILE|DIR|NAME")]
+    pub(super) model: String,
     #[command(flatten)]
-    adapter: AdapterArguments,
+    pub(super) adapter: AdapterArguments,
     /// Class to draw, repeatable; by default all
     #[arg(long = "class", value_name = "N")]
-    classes: Vec<u32>,
-    /// Samples per class
-    #[arg(long, default_value_t = 8)]
-    count: usize,
-    /// Sampling steps
-    #[arg(long, default_value_t = 20)]
-    steps: usize,
+    pub(super) classes: Vec<u32>,
+    /// Samples per class or prompt [default: 8 per class, 1 per prompt]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) count: Option<usize>,
+    /// Sampling steps [default: 20, for prompts 28]
+    #[arg(long, value_name = "STEPS")]
+    pub(super) steps: Option<usize>,
     /// How each step removes noise
     #[arg(long, value_enum, default_value = "ode")]
-    sampler: Sampler,
+    pub(super) sampler: Sampler,
     /// Solver for the deterministic steps of the ode sampler
     #[arg(long, value_enum, default_value = "euler")]
-    solver: Solver,
+    pub(super) solver: Solver,
     /// Exploration strength of a stochastic sampler; the last step never adds noise
     #[arg(long, default_value_t = 0.7)]
-    eta: f64,
-    /// Shift of the noise schedule; 1 is linear
-    #[arg(long, default_value_t = 1.0)]
-    shift: f64,
-    /// Classifier-free guidance; 1 is none
-    #[arg(long, default_value_t = 1.0)]
-    guidance_scale: f64,
+    pub(super) eta: f64,
+    /// Shift of the noise schedule; 1 is linear [default: 1, for prompts that of the pipeline]
+    #[arg(long, value_name = "SHIFT")]
+    pub(super) shift: Option<f64>,
+    /// Classifier-free guidance; 1 is none [default: 1, for prompts 4.5]
+    #[arg(long, value_name = "SCALE")]
+    pub(super) guidance_scale: Option<f64>,
     /// Seed of the noise
     #[arg(long, default_value_t = 0, value_parser = value_parser!(u64).range(..=LARGEST_SEED))]
-    seed: u64,
-    /// Start from this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, H, W] and `labels` [N]
+    pub(super) seed: u64,
+    /// Start from this noise (a stochastic sampler adds its own): safetensors with `x` [N, C, H, W] and `labels` [N]; for
+    /// prompts with `x` [N, C, h, w], latents for each of them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]
-    noise: Option<PathBuf>,
-    /// Write the samples as tensors too: `x0` [N, C, H, W] and `labels` [N]
+    pub(super) noise: Option<PathBuf>,
+    /// Write the samples as tensors too: `x0` [N, C, H, W] and `labels` [N]; for prompts `x0` (latents) and `images`
     #[arg(long, value_name = "FILE")]
-    save_tensors: Option<PathBuf>,
+    pub(super) save_tensors: Option<PathBuf>,
     /// Also save `trajectory` [steps + 1, N, C, S, S], from noise to samples
     #[arg(long, requires = "save_tensors")]
-    trajectory: bool,
-    /// Picture to write (PNG)
+    pub(super) trajectory: bool,
+    /// Picture to write (PNG); several pictures of prompts are numbered: out-1.png
     #[arg(long, value_name = "FILE", default_value = "samples.png")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) text: TextArguments,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    if let Some(folder) = folder_of(&arguments.model)? {
+        return sample_text::run(global, arguments, &folder);
+    }
+    arguments.text.refuse(&arguments.model)?;
     let model = arguments.adapter.load_model(&arguments.model)?;
     let flow_model = model.flow_model(&arguments.model)?;
     check(arguments, &flow_model)?;
+    let (count, guidance_scale) = (arguments.count(), arguments.guidance_scale());
     let inputs = [&arguments.noise, &arguments.adapter.adapter];
     let mut outputs = inputs.into_iter().flatten().fold(global.outputs().reads(&arguments.model), Outputs::reads);
     outputs.image(&arguments.out)?;
@@ -91,23 +103,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         None => {
             let all: Vec<u32> = (0..flow_model.num_conditions() as u32).collect();
             let classes = if arguments.classes.is_empty() { &all } else { &arguments.classes };
-            (requests_for(classes, arguments.count, arguments.seed), None)
+            (requests_for(classes, count, arguments.seed), None)
         }
     };
-    let last = arguments.steps - 1;
-    let schedule = Schedule::StaticShift { shift: arguments.shift };
-    let eta = |step: usize| if step < last { arguments.eta } else { 0.0 };
-    let table = match arguments.sampler {
-        Sampler::Ode => SamplerTable::solve(&schedule, arguments.steps, arguments.solver)?,
-        sampler => SamplerTable::new(&schedule, arguments.steps, sampler, eta)?,
-    };
+    let table = arguments.table(&Schedule::StaticShift { shift: arguments.shift.unwrap_or(1.0) }, STEPS)?;
 
     let gpu = global.open("")?;
     let weights = flow_model.layout().upload(&gpu, "model", &model.weights)?;
     let stores = Stores::from([(PARAMETERS, weights)]);
     let batches = [requests.len(), requests.len().min(BATCH)];
     let mut sampling =
-        Sampling::new_for(&gpu, &(&flow_model).into(), batches, arguments.guidance_scale, arguments.solver, &stores)?;
+        Sampling::new_for(&gpu, &(&flow_model).into(), batches, guidance_scale, arguments.solver, &stores)?;
     let dim = flow_model.dim();
     let elements = (table.steps() + 1) * requests.len() * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {
@@ -143,40 +149,66 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+impl Arguments {
+    fn count(&self) -> usize {
+        self.count.unwrap_or(8)
+    }
+
+    fn guidance_scale(&self) -> f64 {
+        self.guidance_scale.unwrap_or(1.0)
+    }
+
+    /// The steps along a schedule; `steps` is their default number.
+    pub(super) fn table(&self, schedule: &Schedule, steps: usize) -> Result<SamplerTable> {
+        let steps = self.steps.unwrap_or(steps);
+        let eta = |step: usize| if step + 1 < steps { self.eta } else { 0.0 };
+        match self.sampler {
+            Sampler::Ode => SamplerTable::solve(schedule, steps, self.solver),
+            sampler => SamplerTable::new(schedule, steps, sampler, eta),
+        }
+    }
+
+    /// Checks the numbers that mean the same for every model.
+    pub(super) fn check(&self) -> Result<()> {
+        for (option, value) in [("--count", self.count), ("--steps", self.steps)] {
+            if let Some(value) = value.filter(|value| !(1..=MOST).contains(value)) {
+                return Err(Error::input(format!("{option} is {value}: it must be a number from 1 to {MOST}")));
+            }
+        }
+        for (option, value) in [("--eta", Some(self.eta)), ("--guidance-scale", self.guidance_scale)] {
+            if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
+                return Err(Error::input(format!("{option} is {value}: it must be 0 or more")));
+            }
+        }
+        if self.sampler == Sampler::Cps && self.eta > 1.0 {
+            return Err(Error::input(format!(
+                "--eta is {}: with the cps sampler it must be from 0 to 1, the share of the noise that is replaced",
+                self.eta
+            )));
+        }
+        match self.shift.filter(|shift| !shift.is_finite() || *shift <= 0.0) {
+            Some(shift) => Err(Error::input(format!("--shift is {shift}: it must be a number above 0"))),
+            None => Ok(()),
+        }
+    }
+}
+
 fn check(arguments: &Arguments, model: &FlowModel) -> Result<()> {
-    for (option, value) in [("--count", arguments.count), ("--steps", arguments.steps)] {
-        if !(1..=MOST).contains(&value) {
-            return Err(Error::input(format!("{option} is {value}: it must be a number from 1 to {MOST}")));
-        }
-    }
-    for (option, value) in [("--eta", arguments.eta), ("--guidance-scale", arguments.guidance_scale)] {
-        if !value.is_finite() || value < 0.0 {
-            return Err(Error::input(format!("{option} is {value}: it must be 0 or more")));
-        }
-    }
-    if arguments.sampler == Sampler::Cps && arguments.eta > 1.0 {
-        return Err(Error::input(format!(
-            "--eta is {}: with the cps sampler it must be from 0 to 1, the share of the noise that is replaced",
-            arguments.eta
-        )));
-    }
+    arguments.check()?;
     if arguments.sampler != Sampler::Ode && arguments.solver != Solver::Euler {
         return Err(Error::input(
             "--solver is for deterministic steps: leave it out, or leave out the stochastic --sampler",
         ));
     }
     let classes = if arguments.classes.is_empty() { model.num_conditions() } else { arguments.classes.len() };
-    if classes * arguments.count > MOST {
+    if classes * arguments.count() > MOST {
         return Err(Error::input(format!(
             "--count is {} for each of {classes} classes: at most {MOST} samples can be drawn at once; draw them \
              in parts, each with another --seed",
-            arguments.count
+            arguments.count()
         )));
     }
-    if !arguments.shift.is_finite() || arguments.shift <= 0.0 {
-        return Err(Error::input(format!("--shift is {}: it must be a number above 0", arguments.shift)));
-    }
-    model.check_guidance("--guidance-scale", arguments.guidance_scale)?;
+    model.check_guidance("--guidance-scale", arguments.guidance_scale())?;
     match arguments.classes.iter().find(|class| **class > model.largest_condition()) {
         Some(class) => Err(Error::input(format!(
             "--class {class} is out of range: {} has classes 0 to {}{}",

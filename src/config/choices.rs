@@ -70,7 +70,7 @@ pub enum KeepBest {
 }
 
 /// How frozen weights are stored on the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
     /// In 32 bits, unchanged.
@@ -81,6 +81,7 @@ pub enum WeightType {
     /// Matrices in 8 bits with one scale per 32 weights of a row, like GGUF's q8_0: little more than a quarter of the
     /// memory. Matrices whose rows are not a multiple of 32 long are stored in 16 bits.
     #[serde(rename = "q8_0")]
+    #[value(name = "q8_0")]
     Q8_0,
 }
 

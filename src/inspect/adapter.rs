@@ -97,6 +97,9 @@ fn describe(tensors: &StoredTensors, format: &str, alpha: Option<String>) -> Res
         report.notes.push("train continues from it with --set lora.adapter=DIR and its model as model.file".into());
         on.remove("layers outside the blocks");
     }
+    if on.contains("a transformer of Stable Diffusion 3") {
+        report.notes.push("sample --model DIR --lora with this path draws with it, where DIR is its model".into());
+    }
     report.what = format!(
         "an adapter (LoRA) in the format of {format} on {}: rank {}, alpha {}, {} layers",
         joined(on),

@@ -38,6 +38,9 @@ pub struct Report {
     /// Bytes that a flow model of this program takes on a device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_memory: Option<DeviceMemory>,
+    /// A command that draws pictures with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_command: Option<String>,
     /// A command that trains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_command: Option<String>,

@@ -11,6 +11,7 @@ use crate::model::folder::{
     Component, Pipeline, SUPPORTED, SingleFile, State, StoredTensors, component_class, open_weights, read_config,
     to_diffusers, weight_files,
 };
+use crate::text::quoted;
 
 /// The table of positions.
 const POSITION_TABLE: &str = "pos_embed.pos_embed";
@@ -28,8 +29,20 @@ pub(super) fn pipeline(folder: &Path) -> Result<Report> {
         let part = part_of(&pipeline, component, &mut report, &mut family)?;
         report.components.push(part);
     }
+    report.sample_command = sample_command(&pipeline);
     report.what = format!("a text-to-image pipeline of {family} ({}) in the layout of diffusers", pipeline.class);
     Ok(finished(report))
+}
+
+/// A command that draws a picture, if all parts that it needs are there.
+fn sample_command(pipeline: &Pipeline) -> Option<String> {
+    let is_there = |name: &str| pipeline.components.iter().any(|it| it.name == name && it.state == State::Present);
+    let needed = ["transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"];
+    let is_missing = |it: &Component| it.name == "text_encoder_3" && it.state == State::Missing;
+    let without = if pipeline.components.iter().any(is_missing) { " --no-t5" } else { "" };
+    let folder = quoted(&pipeline.folder);
+    let command = format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"a red fox\" --out fox.png");
+    needed.into_iter().all(is_there).then_some(command)
 }
 
 fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, family: &mut String) -> Result<Part> {

@@ -158,6 +158,41 @@ impl Adapter {
         }
         Ok(merged)
     }
+
+    /// Adds `scale` times a layer's part, given by its index in [`Lora::layers`] and by [`Lora::layout`], to the weight of
+    /// that layer; `name` is the model in messages.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a sum is too large for an f32.
+    pub fn add_to(&self, name: &str, (ours, index): (&Layout, usize), scale: f64, weight: &mut [f32]) -> Result<()> {
+        let added = &self.lora.layers()[index];
+        let factor = scale * added.factor();
+        let [a, b] = [0, 1].map(|part| {
+            let entry = &ours.entries()[2 * index + part];
+            &self.weights[entry.offset..][..entry.elements()]
+        });
+        let inputs = a.len() / added.rank;
+        let mut is_finite = true;
+        for (row, b) in weight.chunks_mut(inputs).zip(b.chunks(added.rank)) {
+            for (column, value) in row.iter_mut().enumerate() {
+                let sum: f64 =
+                    b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
+                let addition = factor * sum;
+                if addition != 0.0 {
+                    *value = (f64::from(*value) + addition) as f32;
+                    is_finite &= value.is_finite();
+                }
+            }
+        }
+        match is_finite {
+            true => Ok(()),
+            false => Err(Error::input(format!(
+                "{name} cannot take the adapter at a scale of {scale:?}: the sum for {} is too large for a 32-bit \
+                number; choose a smaller scale",
+                added.layer
+            ))),
+        }
+    }
 }
 
 /// An adapter on its way into the weights of its base.
@@ -192,31 +227,7 @@ impl Merge {
     /// [`Error::Input`] if a sum is too large for an f32.
     pub(super) fn apply(&self, entry: &Entry, values: &mut [f32]) -> Result<()> {
         let Some(index) = self.layers.get(&entry.name) else { return Ok(()) };
-        let added = &self.adapter.lora.layers()[*index];
-        let factor = self.scale * added.factor();
-        let [a, b] = [0, 1].map(|part| &self.layout.entries()[2 * index + part]);
-        let [a, b] = [a, b].map(|matrix| &self.adapter.weights[matrix.offset..][..matrix.elements()]);
-        let inputs = entry.elements() / entry.shape[0];
-        let mut is_finite = true;
-        for (row, b) in values.chunks_mut(inputs).zip(b.chunks(added.rank)) {
-            for (column, value) in row.iter_mut().enumerate() {
-                let sum: f64 =
-                    b.iter().enumerate().map(|(r, b)| f64::from(*b) * f64::from(a[r * inputs + column])).sum();
-                let addition = factor * sum;
-                if addition != 0.0 {
-                    *value = (f64::from(*value) + addition) as f32;
-                    is_finite &= value.is_finite();
-                }
-            }
-        }
-        match is_finite {
-            true => Ok(()),
-            false => Err(Error::input(format!(
-                "{} cannot take the adapter at a scale of {:?}: the sum for {} is too large for a 32-bit number; choose \
-                 a smaller scale",
-                self.name, self.scale, added.layer
-            ))),
-        }
+        self.adapter.add_to(&self.name, (&self.layout, *index), self.scale, values)
     }
 }
 

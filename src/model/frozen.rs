@@ -97,6 +97,11 @@ fn lost_in_half(values: &[f32], what: &str) -> Option<String> {
     ))
 }
 
+/// How a configuration sets a type of weights.
+fn by_key(weights: WeightType) -> String {
+    format!("`model.weights` = \"{}\"", weights.name())
+}
+
 impl Frozen {
     /// Stores the weights of a layout in this type.
     pub fn new(layout: &Layout, weights: WeightType) -> Self {
@@ -142,21 +147,22 @@ impl Frozen {
         let mut words = vec![0; self.tensors.iter().map(FrozenTensor::stored_words).sum()];
         for tensor in &self.tensors {
             let values = weights.read(&tensor.entry)?;
-            self.check(tensor, &values)?;
+            self.check(tensor, &values, by_key)?;
             tensor.encode(&values, |at, piece| words[at..at + piece.len()].copy_from_slice(piece));
         }
         Ok(words)
     }
 
-    /// Checks that a tensor's type keeps its values.
-    fn check(&self, tensor: &FrozenTensor, values: &[f32]) -> Result<()> {
+    /// Checks that a tensor's type keeps its values. `setting` is how the user sets a type, in messages.
+    fn check(&self, tensor: &FrozenTensor, values: &[f32], setting: impl Fn(WeightType) -> String) -> Result<()> {
         match tensor.lost(values) {
             None => Ok(()),
             Some(problem) => Err(Error::input(format!(
-                "`model.weights` = \"{}\" cannot keep {} of the base in {}: {problem}; set `model.weights` = \"f32\"",
-                self.weights.name(),
+                "{} cannot keep {} of the base in {}: {problem}; set {}",
+                setting(self.weights),
                 tensor.entry.name,
-                if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" }
+                if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" },
+                setting(WeightType::F32)
             ))),
         }
     }
@@ -196,11 +202,25 @@ impl Frozen {
     /// # Errors
     /// As [`Frozen::pack`], those of the source of the weights, or if the device does not have enough memory.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &(impl WeightSource + ?Sized)) -> Result<StoreMemory> {
+        self.upload_set_by(gpu, label, weights, by_key)
+    }
+
+    /// [`Frozen::upload`] for a type of weights that is not set in a configuration: `setting` is how, in messages.
+    ///
+    /// # Errors
+    /// As [`Frozen::upload`].
+    pub fn upload_set_by(
+        &self,
+        gpu: &Arc<Gpu>,
+        label: &str,
+        weights: &(impl WeightSource + ?Sized),
+        setting: impl Fn(WeightType) -> String,
+    ) -> Result<StoreMemory> {
         let chunks = cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes());
         let memory = StoreMemory::allocate(gpu, label, &chunks)?;
         for tensor in &self.tensors {
             let values = weights.read(&tensor.entry)?;
-            self.check(tensor, &values)?;
+            self.check(tensor, &values, &setting)?;
             match tensor.dtype {
                 DType::F32 => memory.write_at(gpu, tensor.offset, &values),
                 _ => tensor.encode(&values, |at, words| memory.write_at(gpu, at, words)),

@@ -92,6 +92,15 @@ impl Lora {
         Self { layers: Vec::new() }
     }
 
+    /// The same layers with `scale` times their effect.
+    pub fn scaled(&self, scale: f64) -> Self {
+        let scaled = |layer: &LoraLayer| {
+            let alpha = (f64::from(layer.alpha) * scale) as f32;
+            LoraLayer { alpha, ..layer.clone() }
+        };
+        Self { layers: self.layers.iter().map(scaled).collect() }
+    }
+
     /// The adapted layers.
     pub fn layers(&self) -> &[LoraLayer] {
         &self.layers

@@ -9,6 +9,7 @@ use super::adapter::{Adapter, Merge};
 use super::file::{KEY, Model, ModelKind, check, describe, is_pytorch, pytorch_error};
 use super::folder::StoredTensors;
 use super::layout::{Entry, Layout};
+use super::mmdit::StoredTransformer;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DType, StoreMemory};
@@ -62,6 +63,8 @@ pub enum Weights {
     Memory(Vec<f32>),
     /// In a file, which stays open.
     Stored(StoredTensors),
+    /// In the files of a text-to-image transformer.
+    Transformer(StoredTransformer),
     /// Those of a base, with an adapter merged into each tensor as it is read.
     Merged(Arc<(Weights, Merge)>),
 }
@@ -77,6 +80,7 @@ impl WeightSource for Weights {
         match self {
             Self::Memory(weights) => weights.read(entry),
             Self::Stored(tensors) => tensors.read(&entry.name).map(Cow::Owned),
+            Self::Transformer(transformer) => transformer.read(entry),
             Self::Merged(merged) => {
                 let (base, merge) = &**merged;
                 let mut values = base.read(entry)?;

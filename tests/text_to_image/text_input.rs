@@ -107,6 +107,29 @@ fn shards_are_one_model() {
     assert_says(Weights::open(folder.path(), ""), &["not an index of shards"]);
 }
 
+/// Where only one variant was downloaded, its shards are taken.
+#[test]
+fn shards_of_a_variant_are_found() {
+    let (folder, tensors) = (folder(), tensors());
+    let shard = |number: usize| format!("model.fp16-0000{number}-of-00002.safetensors");
+    let (mut map, mut shards) = (BTreeMap::new(), [Tensors::new(), Tensors::new()]);
+    for (index, (name, tensor)) in tensors.iter().enumerate() {
+        map.insert(name.clone(), shard(index % 2 + 1));
+        shards[index % 2].insert(name.clone(), tensor.clone());
+    }
+    for (number, tensors) in (1..).zip(&shards) {
+        write_half(&folder.path().join(shard(number)), tensors, Dtype::F16);
+    }
+    let index = folder.path().join("model.safetensors.index.fp16.json");
+    let text = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
+    fs::write(index, text).expect("the folder is writable");
+    let mut weights = Weights::open(folder.path(), "").expect("it is the only variant");
+    for (name, (shape, values)) in &tensors {
+        let rounded: Vec<f32> = values.iter().map(|value| f16::from_f32(*value).to_f32()).collect();
+        assert_eq!(weights.read(name, shape).expect("it is there"), rounded, "{name}");
+    }
+}
+
 #[test]
 fn bad_weights_give_one_sentence() {
     let (folder, whole) = (folder(), tensors());

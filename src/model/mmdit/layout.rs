@@ -1,5 +1,7 @@
 //! Names and shapes of the transformer's parameters, as in diffusers.
 
+use std::ops::Range;
+
 use super::MmditConfig;
 use crate::error::{Error, Result};
 use crate::model::file::{Tensors, gather};
@@ -110,12 +112,13 @@ impl MmditConfig {
 
     /// The positions of latents `[height, width]`: the centre of the table, or half a token above and left of it.
     pub fn centre(&self, size: [usize; 2], table: &[f32]) -> Vec<f32> {
-        let [rows, columns] = self.tokens(size);
-        let [top, left] = [rows, columns].map(|count| (self.positions_side - count) / 2);
-        let row = |row: usize| {
-            let start = (top + row) * self.positions_side + left;
-            &table[start * self.hidden()..(start + columns) * self.hidden()]
-        };
-        (0..rows).flat_map(row).copied().collect()
+        self.centre_ranges(size).flat_map(|range| &table[range]).copied().collect()
+    }
+
+    /// Where they lie in the table, one row of tokens after the other.
+    pub(super) fn centre_ranges(&self, size: [usize; 2]) -> impl Iterator<Item = Range<usize>> {
+        let ([rows, columns], side, width) = (self.tokens(size), self.positions_side, self.hidden());
+        let [top, left] = [rows, columns].map(|count| (side - count) / 2);
+        (top..top + rows).map(move |row| (row * side + left) * width..(row * side + left + columns) * width)
     }
 }

@@ -25,6 +25,11 @@ pub struct MmditNetwork {
 }
 
 impl MmditNetwork {
+    /// The transformer of [`BASE`] alone, whose weights are stored as `weights`: that of an adapter without layers.
+    pub fn base(config: &MmditConfig, size: [usize; 2], weights: WeightType) -> Self {
+        Self { config: config.clone(), size, lora: Some(Lora::none()), weights }
+    }
+
     /// The layout of the base, or of all weights.
     pub fn base_layout(&self) -> Layout {
         self.config.layout(self.size)

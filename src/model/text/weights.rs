@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, Metadata};
 use serde::Deserialize;
 
 use super::super::file::nearest_tensor;
+use super::super::folder::{WeightFile, weight_files};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 
@@ -43,7 +44,7 @@ const LONGEST_HEADER: u64 = 100 << 20;
 
 impl Weights {
     /// Opens a safetensors file, or those of a folder: `model.safetensors`, else the shards in
-    /// `model.safetensors.index.json`, else the only `model.VARIANT.safetensors`. Only tensors whose names begin with
+    /// `model.safetensors.index.json`, else those of the only variant. Only tensors whose names begin with
     /// `prefix` exist, without it.
     ///
     /// # Errors
@@ -62,7 +63,10 @@ impl Weights {
         } else if index.is_file() {
             weights.add_shards(&index, prefix)?;
         } else {
-            weights.add(&only_variant(path)?, prefix, |_| true)?;
+            match only_variant(path)? {
+                WeightFile { is_index: true, path, .. } => weights.add_shards(&path, prefix)?,
+                WeightFile { path, .. } => weights.add(&path, prefix, |_| true)?,
+            }
         }
         Ok(weights)
     }
@@ -129,6 +133,11 @@ impl Weights {
         }
         self.files.push((path.to_owned(), file));
         Ok(())
+    }
+
+    /// The files that hold the tensors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
     }
 
     /// Whether there is a tensor of this name.
@@ -216,27 +225,20 @@ impl Weights {
     }
 }
 
-/// The only `model.VARIANT.safetensors` of a folder.
-fn only_variant(folder: &Path) -> Result<PathBuf> {
-    let entries = std::fs::read_dir(folder).map_err(|cause| Error::unreadable(folder, cause))?;
-    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    let is_variant = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        name.starts_with("model.") && name.ends_with(".safetensors")
-    };
-    found.retain(is_variant);
-    found.sort();
+/// The only `model.VARIANT.safetensors` of a folder, or the index of its shards.
+fn only_variant(folder: &Path) -> Result<WeightFile> {
+    let found: Vec<WeightFile> = weight_files(folder)?.into_iter().filter(|file| !file.variant.is_empty()).collect();
     match found.as_slice() {
-        [only] => Ok(only.clone()),
         [] => Err(Error::input(format!(
             "{} has neither model.safetensors nor model.safetensors.index.json: download the model again",
             folder.display()
         ))),
-        [first, second, ..] => Err(Error::input(format!(
-            "{} has no model.safetensors, but several variants ({} and {}): use one of the files instead of the folder",
+        [first, .., last] if first.variant != last.variant => Err(Error::input(format!(
+            "{} has no model.safetensors, but several variants ({} and {}): give one of these files instead of the folder",
             folder.display(),
-            first.display(),
-            second.display()
+            first.path.display(),
+            last.path.display()
         ))),
+        [first, ..] => Ok(first.clone()),
     }
 }

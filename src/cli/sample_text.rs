@@ -1,0 +1,316 @@
+//! `sample` for text-to-image models: pictures of prompts.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::sample::{Arguments, MOST};
+use super::{Global, Outputs, say};
+use crate::config::WeightType;
+use crate::error::{Error, Result};
+use crate::flow::solver::Solver;
+use crate::model::folder::locate;
+use crate::text_to_image::{
+    Conditions, Order, PictureDecoder, TextToImage, counted, cut_warnings, picture_files, pictures_of, read_prompts,
+    read_start,
+};
+
+/// Sampling steps and guidance unless others are asked for.
+const STEPS: usize = 28;
+const GUIDANCE_SCALE: f64 = 4.5;
+
+/// Prompts that are encoded without a file.
+const MOST_PROMPTS: usize = 256;
+
+/// The published small decoder.
+const TAESD3: &str = "madebyollin/taesd3";
+
+/// Options of text-to-image models.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of text-to-image models")]
+pub(super) struct TextArguments {
+    /// Prompt, repeatable; with --conditions one of the file's
+    #[arg(long = "prompt", value_name = "TEXT")]
+    prompts: Vec<String>,
+    /// File of prompts: one a line, or JSON lines with `prompt`
+    #[arg(long = "prompts", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Prompts that `encode` has encoded: text encoders are not needed
+    #[arg(long, value_name = "FILE")]
+    conditions: Option<PathBuf>,
+    /// What guidance leads away from
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
+    /// Size of the pictures [default: that of the pipeline]
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    size: Option<[usize; 2]>,
+    /// Decoder of the latents [default: vae]
+    #[arg(long, value_enum)]
+    decoder: Option<DecoderName>,
+    /// The small decoder: a folder, a file, or org/name in the hub's cache [default with --decoder taesd: madebyollin/taesd3]
+    #[arg(long, value_name = "FILE|DIR|NAME")]
+    taesd: Option<String>,
+    /// Decode in tiles of so many pixels along a side [default: as large as the device takes]
+    #[arg(long, value_name = "N")]
+    tile: Option<usize>,
+    /// How the transformer's weights are stored on the device [default: f16 if the files have 16 bits, else f32]
+    #[arg(long, value_enum)]
+    weights: Option<WeightType>,
+    /// Weights of the transformer to read if there are several, such as fp16
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    #[command(flatten)]
+    t5: T5Arguments,
+    /// Pictures that are drawn together; none depends on it
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+}
+
+/// How prompts are encoded.
+#[derive(Debug, Args)]
+pub(super) struct T5Arguments {
+    /// Leave out the largest text encoder: less to read and to compute, and worse at long prompts and written words
+    #[arg(long)]
+    pub(super) no_t5: bool,
+    /// Tokens of a prompt that T5 sees; padding changes the picture, too [default: 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=512))]
+    pub(super) t5_tokens: Option<u16>,
+}
+
+impl T5Arguments {
+    pub(super) fn tokens(&self) -> usize {
+        self.t5_tokens.map_or(256, usize::from)
+    }
+}
+
+/// A decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DecoderName {
+    /// The pipeline's own
+    Vae,
+    /// A small one, some twenty times cheaper and smoother
+    Taesd,
+}
+
+/// Width and height as `512x768`.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let parts = text.split_once(['x', 'X']).map(|(width, height)| [height, width].map(str::parse::<usize>));
+    match parts {
+        Some([Ok(height), Ok(width)]) => Ok([height, width]),
+        _ => Err("expected width and height, such as 512x512".into()),
+    }
+}
+
+impl TextArguments {
+    /// Refuses the options here for another model.
+    ///
+    /// # Errors
+    /// If one is given.
+    pub(super) fn refuse(&self, model: &str) -> Result<()> {
+        let given = [
+            ("--prompt", !self.prompts.is_empty()),
+            ("--prompts", self.file.is_some()),
+            ("--conditions", self.conditions.is_some()),
+            ("--negative-prompt", self.negative_prompt.is_some()),
+            ("--size", self.size.is_some()),
+            ("--decoder", self.decoder.is_some()),
+            ("--taesd", self.taesd.is_some()),
+            ("--tile", self.tile.is_some()),
+            ("--weights", self.weights.is_some()),
+            ("--variant", self.variant.is_some()),
+            ("--no-t5", self.t5.no_t5),
+            ("--t5-tokens", self.t5.t5_tokens.is_some()),
+            ("--batch", self.batch.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some(_) if !model.starts_with("builtin:") && !Path::new(model).exists() => {
+                Err(Error::unreadable(Path::new(model), "it does not exist; name the folder of a pipeline"))
+            }
+            Some((option, _)) => Err(Error::input(format!(
+                "{option} is for text-to-image models, and {model} is none (a folder with model_index.json): leave it out, \
+                 or name another model"
+            ))),
+        }
+    }
+
+    fn decoder(&self, model: &TextToImage) -> Result<PictureDecoder> {
+        match (self.decoder, self.taesd.as_deref()) {
+            (Some(DecoderName::Vae), Some(_)) => {
+                Err(Error::input("--taesd is another decoder than --decoder vae: leave out one of the two"))
+            }
+            (_, Some(taesd)) => PictureDecoder::open(&locate(taesd)?, model),
+            (Some(DecoderName::Taesd), None) => PictureDecoder::open(&locate(TAESD3)?, model),
+            _ => PictureDecoder::of_pipeline(model),
+        }
+    }
+
+    /// Checks what the options say of each other.
+    fn check(&self) -> Result<()> {
+        let none_with_conditions = [
+            ("--prompts", self.file.is_some()),
+            ("--negative-prompt", self.negative_prompt.is_some()),
+            ("--no-t5", self.t5.no_t5),
+            ("--t5-tokens", self.t5.t5_tokens.is_some()),
+        ];
+        if self.conditions.is_some()
+            && let Some((option, _)) = none_with_conditions.iter().find(|(_, is_given)| *is_given)
+        {
+            return Err(Error::input(format!(
+                "{option} has no effect with --conditions, whose prompts are encoded already: leave it out, or give it to \
+                 `flowdppo-wgpu encode`"
+            )));
+        }
+        match self.batch.filter(|batch| !(1..=MOST).contains(batch)) {
+            Some(batch) => Err(Error::input(format!("--batch is {batch}: it must be a number from 1 to {MOST}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The prompts that are to be encoded.
+    fn prompts(&self) -> Result<Vec<String>> {
+        let mut prompts = self.prompts.clone();
+        if let Some(file) = &self.file {
+            prompts.extend(read_prompts(file)?.into_iter().map(|prompt| prompt.text));
+        }
+        match prompts.len() {
+            0 => {
+                Err(Error::input("there is nothing to draw: give a --prompt, or --prompts or --conditions with a file"))
+            }
+            1..=MOST_PROMPTS => Ok(prompts),
+            count => Err(Error::input(format!(
+                "{count} prompts are too many to be encoded in memory, {MOST_PROMPTS} are the most: write them to a file \
+                 with `flowdppo-wgpu encode`, and give it as --conditions"
+            ))),
+        }
+    }
+}
+
+pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Result<()> {
+    let text = &arguments.text;
+    let mut order = prepare(global, arguments, folder)?;
+    let (kept, given) = match &text.conditions {
+        Some(path) => (Some(Conditions::open(path, &text.prompts)?), Vec::new()),
+        None => (None, text.prompts()?),
+    };
+    let prompts = kept.as_ref().map_or(given.len(), |kept| kept.prompts().len());
+    order.pictures = pictures_of(prompts, arguments.count.unwrap_or(1), arguments.seed);
+    // Nothing is encoded before it is known that there is room for the results.
+    let files = check_outputs(global, arguments, folder, &order)?;
+    if let Some(kept) = &kept {
+        kept.check(order.model.config(), order.guidance_scale > 1.0)?;
+    }
+    let encoders = kept.is_none().then(|| order.model.encoders(!text.t5.no_t5, text.t5.tokens())).transpose()?;
+
+    let gpu = global.open("")?;
+    let conditions = match (kept, encoders) {
+        (None, Some(encoders)) => {
+            global.announce(format_args!("encoding {}", counted(prompts, "prompt")));
+            let negative = text.negative_prompt.as_deref().unwrap_or_default();
+            let (conditions, cut) = Conditions::encode(&gpu, &encoders, &given, negative)?;
+            cut_warnings(&cut).iter().for_each(|warning| log::warn!("{warning}"));
+            conditions
+        }
+        (kept, _) => kept.expect("there are conditions or encoders"),
+    };
+    global.announce(format_args!("reading the transformer, with weights as {}", order.weights.name()));
+    let mut drawn = order.draw(&gpu, &conditions, arguments.trajectory)?;
+    let keep = arguments.save_tensors.is_some();
+    order.write_pictures(&gpu, &mut drawn, &files, |index| texts(arguments, &order, &conditions, index), keep)?;
+    if let Some(path) = &arguments.save_tensors {
+        order.save_tensors(path, drawn)?;
+    }
+    let last = files.last().filter(|_| files.len() > 1).map(|last| format!(" to {}", last.display()));
+    say(format_args!("{}: {}{}", counted(files.len(), "picture"), files[0].display(), last.unwrap_or_default()));
+    Ok(())
+}
+
+/// Reads everything that is small, and checks it. There are no pictures yet.
+fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Order> {
+    let text = &arguments.text;
+    arguments.check()?;
+    text.check()?;
+    let is_solved = arguments.solver != Solver::Euler;
+    for (option, is_given) in [("--class", !arguments.classes.is_empty()), ("--solver", is_solved)] {
+        if is_given {
+            return Err(Error::input(format!(
+                "{option} is for models with classes, and {} is a text-to-image model: leave it out",
+                arguments.model
+            )));
+        }
+    }
+    let model = TextToImage::open(folder, text.variant.as_deref())?;
+    let decoder = text.decoder(&model)?;
+    let start = arguments.noise.as_ref().map(|path| read_start(path, model.config().channels)).transpose()?;
+    let factor = decoder.factor();
+    let of_noise = start.as_ref().map(|(size, _)| size.map(|extent| extent * factor));
+    let size = match (text.size, of_noise) {
+        (Some(asked), Some([height, width])) if asked != [height, width] => {
+            return Err(Error::input(format!(
+                "--size is {}x{}, but the noise is of pictures of {width}x{height}: leave out --size",
+                asked[1], asked[0]
+            )));
+        }
+        (asked, of_noise) => model.latent_size("--size", asked.or(of_noise), factor)?,
+    };
+    let adapter = match &arguments.adapter.adapter {
+        Some(path) => Some((model.adapter(path)?, arguments.adapter.scale()?)),
+        None => None,
+    };
+    Ok(Order {
+        size,
+        tile: text.tile.map(|pixels| decoder.tile("--tile", pixels)).transpose()?,
+        table: arguments.table(&model.schedule(arguments.shift), STEPS)?,
+        guidance_scale: arguments.guidance_scale.unwrap_or(GUIDANCE_SCALE),
+        adapter,
+        weights: text.weights.unwrap_or_else(|| model.usual_weights()),
+        start: start.map(|(_, values)| values),
+        pictures: Vec::new(),
+        batch: text.batch.unwrap_or(1),
+        verbosity: global.verbosity(),
+        model,
+        decoder,
+    })
+}
+
+/// The files that the pictures will be, which can be written.
+fn check_outputs(global: &Global, arguments: &Arguments, folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
+    let (text, pictures) = (&arguments.text, order.pictures.len());
+    if pictures > MOST {
+        return Err(Error::input(format!(
+            "{pictures} pictures are asked for: {MOST} are the most; lower --count, or name some of the prompts"
+        )));
+    }
+    order.check_start()?;
+    let inputs = [&arguments.noise, &arguments.adapter.adapter, &text.file, &text.conditions];
+    let outputs = global.outputs().reads(folder).reads(text.taesd.as_deref().unwrap_or_default());
+    let mut outputs = inputs.into_iter().flatten().fold(outputs, Outputs::reads);
+    let files = picture_files(&arguments.out, pictures);
+    files.iter().try_for_each(|file| outputs.image(file))?;
+    if let Some(path) = &arguments.save_tensors {
+        order.check_tensors(arguments.trajectory)?;
+        outputs.file(path)?;
+    }
+    Ok(files)
+}
+
+/// What a picture's file says of it: the prompt, and how it was made, as JSON.
+fn texts(arguments: &Arguments, order: &Order, conditions: &Conditions, index: usize) -> Vec<(&'static str, String)> {
+    let given = arguments.text.negative_prompt.as_deref();
+    let comment = json!({
+        "program": format!("flowdppo-wgpu {}", env!("CARGO_PKG_VERSION")),
+        "model": arguments.model,
+        "adapter": arguments.adapter.adapter.as_ref().map(|path| path.display().to_string()),
+        "adapter_scale": order.adapter.as_ref().map(|(_, scale)| scale),
+        "negative_prompt": given.or(conditions.negative_prompt()).unwrap_or_default(),
+        "seed": arguments.seed,
+        "picture": index,
+        "steps": order.table.steps(),
+        "sampler": arguments.sampler,
+        "guidance_scale": order.guidance_scale,
+        "weights": order.weights.name(),
+    });
+    let prompt = conditions.prompts()[order.pictures[index].prompt].clone();
+    vec![("Description", prompt), ("Comment", comment.to_string())]
+}

@@ -1,0 +1,279 @@
+//! Files of encoded prompts: safetensors, written and read prompt by prompt.
+//!
+//! `prompt_embeds` `[P, tokens, width]`, `pooled_prompt_embeds` `[P, pooled]`, the same two of the negative prompt with
+//! `negative_` in front, as diffusers calls them, and `prompts`: the lines of the file of prompts as JSON lines. The
+//! header says what made them.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::f16;
+use safetensors::tensor::Dtype;
+use serde_json::{Map, Value, json};
+
+use super::conditions::Condition;
+use super::pipeline::Encoders;
+use super::prompts::Prompt;
+use super::writer::Writer;
+use crate::error::{Error, Result};
+use crate::files::fill_atomically;
+use crate::gpu::Gpu;
+use crate::model::folder::StoredTensors;
+use crate::model::text::{CLIP_TOKENS, CutPrompt, Weights};
+
+/// The entry of the header that says what made the file.
+const KEY: &str = "flowdppo_wgpu_conditions";
+
+const EMBEDDINGS: [&str; 2] = ["prompt_embeds", "pooled_prompt_embeds"];
+const NEGATIVE: [&str; 2] = ["negative_prompt_embeds", "negative_pooled_prompt_embeds"];
+const PROMPTS: &str = "prompts";
+
+/// How prompts are encoded into a file.
+#[derive(Clone, Copy, Debug)]
+pub struct FileOptions<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Whether its numbers are rounded to 16 bits.
+    pub half: bool,
+    /// Prompts that are encoded together and kept in memory, 5.5 MB each for SD3.5. The weights of the encoders are read
+    /// once for each such group.
+    pub group: usize,
+}
+
+/// Encoded prompts in a file, which are read when they are needed.
+#[derive(Debug)]
+pub struct ConditionsFile {
+    tensors: StoredTensors,
+    lines: Vec<Prompt>,
+    negative: Option<String>,
+    /// The prompts that were chosen.
+    rows: Vec<usize>,
+}
+
+impl ConditionsFile {
+    /// Opens a file. One of another program needs the embeddings only.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is damaged or something else.
+    pub fn open(path: &Path) -> Result<Self> {
+        let tensors = StoredTensors::open(path)?;
+        let name = tensors.name().to_owned();
+        let shape = |tensor: &str| Ok::<_, Error>(tensors.get(tensor)?.shape().to_vec());
+        let (embeddings, pooled) = (shape(EMBEDDINGS[0])?, shape(EMBEDDINGS[1])?);
+        let ([prompts, tokens, width], [_, pooled_width]) = (&embeddings[..], &pooled[..]) else {
+            return Err(Error::input(format!(
+                "{name}: `{}` and `{}` have the shapes {embeddings:?} and {pooled:?}, but [prompts, tokens, width] and \
+                 [prompts, width] are expected",
+                EMBEDDINGS[0], EMBEDDINGS[1]
+            )));
+        };
+        let mut expected = vec![(EMBEDDINGS[1], vec![*prompts, *pooled_width])];
+        if tensors.tensors().contains_key(NEGATIVE[0]) {
+            expected.extend([(NEGATIVE[0], vec![1, *tokens, *width]), (NEGATIVE[1], vec![1, *pooled_width])]);
+        }
+        for (tensor, expected) in expected {
+            let found = shape(tensor)?;
+            if found != expected {
+                return Err(Error::input(format!(
+                    "{name}: tensor `{tensor}` has shape {found:?}, but {expected:?} is expected"
+                )));
+            }
+        }
+        if embeddings.contains(&0) || pooled.contains(&0) {
+            return Err(Error::input(format!("{name} has no prompts: `{}` has shape {embeddings:?}", EMBEDDINGS[0])));
+        }
+        let lines = match tensors.tensors().get(PROMPTS) {
+            Some(stored) => parse_lines(&name, &stored.read_bytes()?, *prompts)?,
+            None => (1..=*prompts).map(|number| Prompt::from(format!("prompt {number}").as_str())).collect(),
+        };
+        let described = tensors.metadata().get(KEY).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let negative = described.and_then(|it| Some(it.get("negative_prompt")?.as_str()?.to_owned()));
+        let rows = (0..*prompts).collect();
+        Ok(Self { tensors, lines, negative, rows })
+    }
+
+    /// Keeps only these prompts, in this order; all if there are none. Returns the prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if one is not in the file.
+    pub(super) fn choose(&mut self, chosen: &[String]) -> Result<Vec<String>> {
+        let place = |wanted: &String| {
+            self.lines.iter().position(|line| line.text == *wanted).ok_or_else(|| {
+                Error::input(format!(
+                    "{} has no prompt \"{wanted}\": encode it, too, or leave out the prompt to have all of the file",
+                    self.tensors.name()
+                ))
+            })
+        };
+        if !chosen.is_empty() {
+            self.rows = chosen.iter().map(place).collect::<Result<_>>()?;
+        }
+        Ok(self.rows.iter().map(|row| self.lines[*row].text.clone()).collect())
+    }
+
+    /// The prompts as they were in their file.
+    pub fn lines(&self) -> &[Prompt] {
+        &self.lines
+    }
+
+    /// The negative prompt, if the file says what it is.
+    pub fn negative_prompt(&self) -> Option<&str> {
+        self.negative.as_deref()
+    }
+
+    fn shape(&self, tensor: &str) -> &[usize] {
+        self.tensors.tensors().get(tensor).map_or(&[], |stored| stored.shape())
+    }
+
+    /// Rows of each prompt.
+    pub fn tokens(&self) -> usize {
+        self.shape(EMBEDDINGS[0])[1]
+    }
+
+    pub(super) fn check(&self, expected: [usize; 2], guided: bool) -> Result<()> {
+        let name = self.tensors.name();
+        let found = [self.shape(EMBEDDINGS[0])[2], self.shape(EMBEDDINGS[1])[1]];
+        if found != expected {
+            return Err(Error::input(format!(
+                "{name} has embeddings of {} and {} numbers, but the transformer takes {} and {}: encode the prompts with \
+                 this model",
+                found[0], found[1], expected[0], expected[1]
+            )));
+        }
+        if guided && self.shape(NEGATIVE[0]).is_empty() {
+            return Err(Error::input(format!(
+                "{name} has no negative prompt (`{}`), which guidance needs: set --guidance-scale 1, or encode the prompts \
+                 again",
+                NEGATIVE[0]
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn of(&self, prompt: Option<usize>) -> Result<Condition> {
+        let (names, row) = prompt.map_or((NEGATIVE, 0), |prompt| (EMBEDDINGS, self.rows[prompt]));
+        let read = |name: &str| {
+            let values = self.tensors.get(name)?.rows(row..row + 1)?.read()?;
+            match values.iter().all(|value| value.is_finite()) {
+                true => Ok(values),
+                false => Err(Error::input(format!(
+                    "{}: tensor `{name}` is not finite at row {row}: encode the prompts again",
+                    self.tensors.name()
+                ))),
+            }
+        };
+        Ok(Condition { context: read(names[0])?, pooled: read(names[1])? })
+    }
+}
+
+fn parse_lines(name: &str, bytes: &[u8], count: usize) -> Result<Vec<Prompt>> {
+    let broken = |cause: String| Error::input(format!("{name}: tensor `{PROMPTS}` {cause}: encode the prompts again"));
+    let text = std::str::from_utf8(bytes).map_err(|_| broken("is no text".into()))?;
+    let lines = text.lines().map(|line| Prompt::of_json(line).map_err(&broken)).collect::<Result<Vec<_>>>()?;
+    match lines.len() == count {
+        true => Ok(lines),
+        false => Err(broken(format!("has {} lines for {count} prompts", lines.len()))),
+    }
+}
+
+/// Writes rows of numbers, in 32 or 16 bits.
+fn put_numbers(writer: &mut Writer<'_>, tensor: &str, row: usize, values: &[f32], half: bool) -> Result<()> {
+    if !half {
+        return writer.put(tensor, row, bytemuck::cast_slice(values));
+    }
+    let halves: Vec<u16> = values.iter().map(|value| f16::from_f32(*value).to_bits()).collect();
+    if let Some(at) = halves.iter().position(|bits| !f16::from_bits(*bits).is_finite()) {
+        return Err(Error::input(format!(
+            "the embeddings have a {}, which is too large for 16 bits: keep them in 32 bits with --precision f32",
+            values[at]
+        )));
+    }
+    writer.put(tensor, row, bytemuck::cast_slice(&halves))
+}
+
+/// Encodes prompts into a file, group by group. `done` is told how many prompts are done; what was cut off is returned as
+/// by [`Conditions::encode`](super::Conditions::encode).
+///
+/// # Errors
+/// As there, and if the file cannot be written.
+pub fn encode_to_file(
+    gpu: &Arc<Gpu>,
+    encoders: &Encoders,
+    prompts: &[Prompt],
+    negative: &str,
+    options: FileOptions<'_>,
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<CutPrompt>> {
+    let lines: String = prompts.iter().map(|prompt| prompt.to_line() + "\n").collect();
+    let tokens = CLIP_TOKENS + encoders.t5_tokens;
+    let (count, width, pooled) = (prompts.len(), encoders.width, encoders.pooled_width);
+    let (path, dtype) = (options.path, if options.half { Dtype::F16 } else { Dtype::F32 });
+    let tensors = [
+        (EMBEDDINGS[0], dtype, vec![count, tokens, width]),
+        (EMBEDDINGS[1], dtype, vec![count, pooled]),
+        (NEGATIVE[0], dtype, vec![1, tokens, width]),
+        (NEGATIVE[1], dtype, vec![1, pooled]),
+        (PROMPTS, Dtype::U8, vec![lines.len()]),
+    ];
+    let metadata = [(KEY, describe(encoders, &lines, negative)?.to_string())];
+    let mut cut = Vec::new();
+    fill_atomically(path, |file| {
+        let mut writer = Writer::begin(path, file, tensors, metadata)?;
+        writer.put(PROMPTS, 0, lines.as_bytes())?;
+        // The negative prompt goes first, with the first group.
+        let texts: Vec<&str> =
+            [negative].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
+        let group = options.group.max(1);
+        for (index, texts) in texts.chunks(group).enumerate() {
+            let first = index * group;
+            let (encoded, lost) = encoders.encode(gpu, texts)?;
+            cut.extend(lost.into_iter().map(|it| CutPrompt { prompt: it.prompt + first, ..it }));
+            for (place, values) in [&encoded.embeddings, &encoded.pooled].into_iter().enumerate() {
+                let (negative, these) = values.split_at(if first == 0 { values.len() / texts.len() } else { 0 });
+                put_numbers(&mut writer, NEGATIVE[place], 0, negative, options.half)?;
+                put_numbers(&mut writer, EMBEDDINGS[place], first.saturating_sub(1), these, options.half)?;
+            }
+            done((first + texts.len()).saturating_sub(1));
+        }
+        Ok(())
+    })?;
+    Ok(cut)
+}
+
+/// What made the file: the encoders and the prompts, by checksums.
+fn describe(encoders: &Encoders, lines: &str, negative: &str) -> Result<Value> {
+    let mut sums = Map::new();
+    for folder in &encoders.folders {
+        let weights = Weights::open(folder, "")?;
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        sums.insert(name, checksum(weights.files().map(Path::to_owned))?.into());
+    }
+    let mut of_prompts = crc32fast::Hasher::new();
+    of_prompts.update(lines.as_bytes());
+    Ok(json!({
+        "negative_prompt": negative,
+        "t5": encoders.prompts.has_t5(),
+        "t5_tokens": encoders.t5_tokens,
+        "encoders_crc32": sums,
+        "prompts_crc32": format!("{:08x}", of_prompts.finalize()),
+    }))
+}
+
+/// The CRC-32 of files, one after the other.
+fn checksum(files: impl Iterator<Item = PathBuf>) -> Result<String> {
+    let mut sum = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let unreadable = |cause| Error::unreadable(&path, cause);
+        let mut file = File::open(&path).map_err(unreadable)?;
+        loop {
+            match file.read(&mut buffer).map_err(unreadable)? {
+                0 => break,
+                count => sum.update(&buffer[..count]),
+            }
+        }
+    }
+    Ok(format!("{:08x}", sum.finalize()))
+}

@@ -1,0 +1,25 @@
+//! Pictures of prompts from a published text-to-image pipeline, such as Stable Diffusion 3.5.
+//!
+//! Each part of a pipeline is on the device alone: the text encoders layer by layer, then the transformer, then the
+//! decoder. What one leaves for the next is small and waits on the host: [`Conditions`], then latents.
+
+mod conditions;
+mod conditions_file;
+mod decoding;
+mod drawing;
+mod merge;
+mod order;
+mod pictures;
+mod pipeline;
+mod prompts;
+mod scheduler;
+mod writer;
+
+pub use conditions::{Condition, Conditions};
+pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
+pub use decoding::PictureDecoder;
+pub use drawing::{Drawing, Picture, Visit, pictures_of};
+pub use order::{Drawn, Order, counted, read_start};
+pub use pictures::{picture_files, write_picture};
+pub use pipeline::{Encoders, TextToImage, folder_of, load_adapter};
+pub use prompts::{Prompt, cut_warnings, read_prompts};

@@ -10,6 +10,7 @@ use crate::graph::DeviceProfile;
 use crate::model::{ClassifierConfig, FlowModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::Trainer;
+use crate::text_to_image::TextBase;
 use crate::{assets, data, fit_classifier, pretrain};
 
 /// The errors that the commands would report for these configurations, such as the runs of a sweep, each once.
@@ -44,9 +45,12 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 }
 
 fn check_train(config: &Config) -> Result<()> {
-    let ModelSource::File(file) = config.model.source()? else { return Ok(()) };
-    let model = assets::load_model(file)?;
-    let flow_model = model.flow_model(file)?;
+    let model = match config.model.source()? {
+        ModelSource::File(file) => assets::load_model(file)?,
+        ModelSource::Folder(folder) => TextBase::open(config, folder)?.planned()?,
+        ModelSource::New(_) => return Ok(()),
+    };
+    let flow_model = model.flow_model("`model.file`")?;
     Trainer::cost(config, &flow_model, &DeviceProfile::default())?;
     let pictures = flow_model.pictures(&model.class_names);
     Rewards::check(&config.reward, &pictures)?;
@@ -71,6 +75,7 @@ pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Weights>)
             (model, Some(loaded.weights))
         }
         ModelSource::New(sizes) => (FlowModel::new(&config.model, sizes), None),
+        ModelSource::Folder(_) => unreachable!("configurations of pretrain are checked"),
     };
     model.check()?;
     pretrain::check_data(&data, &model, &config.pretrain)?;

@@ -248,9 +248,12 @@ impl ConfigArguments {
     /// The files that a command with this configuration writes; it may not overwrite those that it reads.
     fn outputs(&self, global: &Global, config: &Config) -> Outputs {
         let rewards = config.reward.iter().map(|reward| reward.file.as_str());
-        let models = rewards.chain(config.model.file.as_deref()).chain([config.eval.judge.as_str()]);
+        let models = rewards
+            .chain(config.model.file.as_deref())
+            .chain(config.model.folder.as_deref())
+            .chain([config.eval.judge.as_str()]);
         let named = models.filter(|file| !file.is_empty()).map(Path::new);
-        let paths = [&config.data.path, &config.data.labels, &config.lora.adapter, &self.config];
+        let paths = [&config.data.path, &config.data.labels, &config.prompts.file, &config.lora.adapter, &self.config];
         named.chain(paths.into_iter().flatten().map(PathBuf::as_path)).fold(global.outputs(), Outputs::reads)
     }
 

@@ -16,6 +16,7 @@ use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
+use crate::text_to_image::TextBase;
 use crate::{assets, reward, rl};
 
 #[derive(Debug, Args)]
@@ -32,13 +33,18 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let start = RunStart::of(&arguments.run, Command::Train)?;
     start.check_length("train.iterations", start.config.train.iterations)?;
     let RunStart { config, directory: existing, newest } = start;
-    let ModelSource::File(file) = config.model.source()? else {
-        return Err(Error::input("train starts from a trained model: set `model.file`"));
+    let (file, text) = match config.model.source()? {
+        ModelSource::File(file) => (file, None),
+        ModelSource::Folder(folder) => (folder, Some(TextBase::open(&config, folder)?)),
+        ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
     };
-    let model = assets::load_model(file)?;
-    let flow_model = model.flow_model(file)?;
+    let planned = match &text {
+        None => assets::load_model(file)?,
+        Some(text) => text.planned()?,
+    };
     if arguments.run.dry_run {
-        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), &flow_model, &model.class_names);
+        let flow_model = planned.flow_model(file)?;
+        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), &flow_model, &planned.class_names);
     }
     if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -50,6 +56,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Bind everything, and check that the checkpoint fits, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
+    let model = match text {
+        None => planned,
+        Some(text) => text.encoded(&gpu, |warning| log::warn!("{warning}"))?,
+    };
     let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
     drop(model);

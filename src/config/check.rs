@@ -146,6 +146,9 @@ impl Config {
         if let (Command::Train | Command::Pretrain, Ok(ModelSource::File(file))) = (command, self.model.source()) {
             named.push(("model.file".into(), file.as_ref()));
         }
+        if let (Command::Train, Some(file)) = (command, &self.prompts.file) {
+            named.push(("prompts.file".into(), file));
+        }
         if matches!(command, Command::Train | Command::Eval) {
             for (at, reward) in self.reward.iter().enumerate() {
                 named.extend(reward.files().map(|(key, file)| (format!("reward.{at}.{key}"), file.as_ref())));

@@ -14,6 +14,7 @@ mod lora;
 mod model;
 mod paths;
 mod presets;
+mod prompts;
 mod ranges;
 mod reference;
 mod reward;
@@ -41,6 +42,7 @@ pub use lora::Lora;
 pub use model::{ModelSizes, ModelSource};
 pub use paths::{ADAPTER_BASE, adapter_in};
 pub use presets::{PRESETS, Preset};
+pub use prompts::Prompts;
 pub use reference::{Style, reference};
 pub use reward::*;
 pub use schema::schema;
@@ -63,6 +65,9 @@ pub struct Config {
     /// `[model]`
     #[schemars(extend("x-commands" = ["train", "pretrain"]))]
     pub model: Model,
+    /// `[prompts]`
+    #[schemars(extend("x-commands" = ["train"]))]
+    pub prompts: Prompts,
     /// `[data]`
     #[schemars(extend("x-commands" = ["pretrain", "fit-classifier"]))]
     pub data: Data,
@@ -109,6 +114,7 @@ impl Default for Config {
         Self {
             run: Run::default(),
             model: Model::default(),
+            prompts: Prompts::default(),
             data: Data::default(),
             rollout: Rollout::default(),
             reward: vec![Reward::default()],

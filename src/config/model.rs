@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 pub enum ModelSource<'a> {
     /// A safetensors file, or `builtin:NAME`.
     File(&'a str),
+    /// A text-to-image pipeline: its folder, or a name in the hub's cache.
+    Folder(&'a str),
     /// New weights of these sizes.
     New(ModelSizes),
 }
@@ -35,6 +37,11 @@ pub struct ModelSizes {
 }
 
 impl Model {
+    /// What names the model: its file or folder; empty for a new one.
+    pub fn name(&self) -> String {
+        self.file.clone().or_else(|| self.folder.clone()).unwrap_or_default()
+    }
+
     /// The file, or the sizes of a new model, checked.
     ///
     /// # Errors
@@ -50,6 +57,23 @@ impl Model {
             ("num_heads", self.num_heads),
             ("num_classes", self.num_classes),
         ];
+        if let Some(folder) = &self.folder {
+            let others = [("file", self.file.is_some()), ("mlp_ratio", self.mlp_ratio.is_some())];
+            let others = others.into_iter().chain(given.iter().map(|(key, size)| (*key, size.is_some())));
+            if let Some((key, _)) = others.into_iter().find(|(_, is_given)| *is_given) {
+                return Err(Error::input(format!(
+                    "`model.folder` and `model.{key}` exclude each other: a folder contains a complete model; remove one \
+                     of them"
+                )));
+            }
+            if folder.is_empty() {
+                return wrong("model.folder", "the folder of a text-to-image model", "empty");
+            }
+            return Ok(ModelSource::Folder(folder));
+        }
+        if self.size.is_some() {
+            return Err(Error::input("`model.size` is for `model.folder`: a new model has `model.image_size`"));
+        }
         if let Some(file) = &self.file {
             let size = given.iter().find(|(_, size)| size.is_some()).map(|(key, _)| *key);
             if let Some(key) = size.or(self.mlp_ratio.map(|_| "mlp_ratio")) {

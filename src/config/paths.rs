@@ -66,6 +66,8 @@ impl Config {
         let mut config = self.clone();
         let named = config.named(command).into_iter();
         let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
+        // Gigabytes, whose weights have a checksum of their own in checkpoints.
+        found.retain(|(key, _)| key != "model.folder");
         // The folder may be that of a run, which contains more than the adapter.
         if let Some(at) = found.iter().position(|(key, _)| key == "lora.adapter") {
             let (key, folder) = found.swap_remove(at);
@@ -97,6 +99,12 @@ impl Config {
         let mut found = Vec::new();
         if matches!(command, Command::Train | Command::Pretrain) {
             found.extend(self.model.file.as_mut().map(|file| ("model.file".to_owned(), Named::Text(file))));
+        }
+        if command == Command::Train {
+            // A name in the hub's cache is not a path.
+            let folder = self.model.folder.as_mut().filter(|folder| Path::new(folder.as_str()).is_dir());
+            found.extend(folder.map(|folder| ("model.folder".to_owned(), Named::Text(folder))));
+            found.extend(self.prompts.file.as_mut().map(|file| ("prompts.file".to_owned(), Named::Path(file))));
         }
         if matches!(command, Command::Train | Command::Eval) {
             let rewards = self.reward.iter_mut().enumerate();

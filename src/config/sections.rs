@@ -40,6 +40,13 @@ pub struct Model {
     /// `builtin:rings-base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// A text-to-image model, Stable Diffusion 3 or 3.5: the folder of a diffusers pipeline, or its name in the hub's cache,
+    /// such as `stabilityai/stable-diffusion-3.5-medium`. Only for `train`, which trains an adapter (`lora`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// With `folder`: width and height of the pictures, in pixels. Default: the size that the model proposes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<[usize; 2]>,
     /// Height and width of an image, in pixels. Must equal the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
@@ -89,6 +96,8 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             file: Some("builtin:digits8-base".into()),
+            folder: None,
+            size: None,
             image_size: None,
             channels: None,
             patch_size: None,

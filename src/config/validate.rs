@@ -29,6 +29,7 @@ impl Config {
         match command {
             Command::Train => {
                 self.validate_train_model()?;
+                self.prompts.validate(&self.model)?;
                 self.rollout.validate(self.objective.name)?;
                 self.validate_rewards()?;
                 self.validate_weights()?;
@@ -90,17 +91,29 @@ impl Config {
     }
 
     fn validate_train_model(&self) -> Result<()> {
-        match self.model.file {
-            Some(_) => self.model.source().map(drop),
-            None => Err(Error::input(
+        match self.model.source()? {
+            ModelSource::File(_) => Ok(()),
+            ModelSource::Folder(_) if self.lora.is_used() => Ok(()),
+            ModelSource::Folder(_) => Err(Error::input(
+                "all weights of `model.folder` would be trained, which cannot be saved: train an adapter, with \
+                 `lora.rank` = 32 for instance",
+            )),
+            ModelSource::New(_) => Err(Error::input(
                 "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain",
             )),
         }
     }
 
     fn validate_pretrain_model(&self) -> Result<()> {
-        let ModelSource::New(sizes) = self.model.source()? else {
-            return Ok(());
+        let sizes = match self.model.source()? {
+            ModelSource::New(sizes) => sizes,
+            ModelSource::File(_) => return Ok(()),
+            ModelSource::Folder(_) => {
+                return Err(Error::input(
+                    "pretrain cannot train the text-to-image model of `model.folder`: use train, or set the sizes of a \
+                     new model",
+                ));
+            }
         };
         for (key, model, data) in
             [("image_size", sizes.image_size, self.data.image_size), ("channels", sizes.channels, self.data.channels)]

@@ -46,16 +46,13 @@ impl<'a> Saved<'a> {
         Ok(match &self.network.lora {
             None => vec![(MODEL, self.model(weights))],
             Some(lora) => {
-                let mut files = self.adapter(lora, weights.memory.read(weights.gpu)?);
+                let adapter = Adapter { lora: lora.clone(), weights: weights.memory.read(weights.gpu)? };
+                let files = adapter.all_files(&self.network.model).into_iter();
+                let mut files: Files<'a> = files.map(|(name, bytes)| (name, bytes.into())).collect();
                 files.push((ADAPTER_BASE, serde_json::to_vec_pretty(self.base).expect("it is text").into()));
                 files
             }
         })
-    }
-
-    fn adapter(&self, lora: &Lora, weights: Vec<f32>) -> Files<'static> {
-        let files = Adapter { lora: lora.clone(), weights }.files(&self.network.model);
-        files.map(|(name, bytes)| (name, bytes.into())).into()
     }
 
     /// The matrices of an adapter as a file of this name.

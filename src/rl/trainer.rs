@@ -228,7 +228,7 @@ impl Trainer {
             base,
             began_with,
             start,
-            origin: AdapterBase { model: config.anchored().model.file.unwrap_or_default(), crc32: model.crc32()? },
+            origin: AdapterBase { model: config.anchored().model.name(), crc32: model.crc32()? },
             dumped: None,
             optimizer,
         })

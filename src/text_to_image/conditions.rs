@@ -7,8 +7,8 @@ use super::conditions_file::ConditionsFile;
 use super::pipeline::Encoders;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::MmditConfig;
 use crate::model::text::{CutPrompt, PromptEmbeddings};
+use crate::model::{MmditConfig, PromptEmbedding, PromptSource};
 
 /// Prompts with their embeddings, and those of a negative prompt.
 #[derive(Debug)]
@@ -22,15 +22,6 @@ enum Source {
     /// Place 0 is the negative prompt.
     Memory(PromptEmbeddings),
     File(ConditionsFile),
-}
-
-/// The embeddings of one prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Condition {
-    /// `[tokens, width]`.
-    pub context: Vec<f32>,
-    /// `[pooled_width]`.
-    pub pooled: Vec<f32>,
 }
 
 impl Conditions {
@@ -97,18 +88,32 @@ impl Conditions {
     ///
     /// # Panics
     /// If there are fewer prompts.
-    pub fn of(&self, prompt: Option<usize>) -> Result<Condition> {
+    pub fn of(&self, prompt: Option<usize>) -> Result<PromptEmbedding> {
         match &self.source {
             Source::Memory(embeddings) => {
                 let place = prompt.map_or(0, |prompt| prompt + 1);
                 let part = |values: &[f32], length: usize| values[place * length..][..length].to_vec();
-                Ok(Condition {
+                Ok(PromptEmbedding {
                     context: part(&embeddings.embeddings, embeddings.tokens * embeddings.width),
                     pooled: part(&embeddings.pooled, embeddings.pooled_width),
                 })
             }
             Source::File(file) => file.of(prompt),
         }
+    }
+}
+
+impl PromptSource for Conditions {
+    fn prompts(&self) -> &[String] {
+        &self.prompts
+    }
+
+    fn tokens(&self) -> usize {
+        Conditions::tokens(self)
+    }
+
+    fn embedding(&self, prompt: Option<usize>) -> Result<PromptEmbedding> {
+        self.of(prompt)
     }
 }
 

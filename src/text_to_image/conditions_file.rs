@@ -13,13 +13,13 @@ use half::f16;
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::conditions::Condition;
 use super::pipeline::Encoders;
 use super::prompts::Prompt;
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::files::fill_atomically;
 use crate::gpu::Gpu;
+use crate::model::PromptEmbedding;
 use crate::model::folder::StoredTensors;
 use crate::model::text::{CLIP_TOKENS, CutPrompt, Weights};
 
@@ -152,7 +152,7 @@ impl ConditionsFile {
         Ok(())
     }
 
-    pub(super) fn of(&self, prompt: Option<usize>) -> Result<Condition> {
+    pub(super) fn of(&self, prompt: Option<usize>) -> Result<PromptEmbedding> {
         let (names, row) = prompt.map_or((NEGATIVE, 0), |prompt| (EMBEDDINGS, self.rows[prompt]));
         let read = |name: &str| {
             let values = self.tensors.get(name)?.rows(row..row + 1)?.read()?;
@@ -164,7 +164,7 @@ impl ConditionsFile {
                 ))),
             }
         };
-        Ok(Condition { context: read(names[0])?, pooled: read(names[1])? })
+        Ok(PromptEmbedding { context: read(names[0])?, pooled: read(names[1])? })
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::conditions::{Condition, Conditions};
+use super::conditions::Conditions;
 use super::pipeline::out_of_memory;
 use crate::error::{Error, Result};
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::gpu::{Command, Gpu, Region, Throttle};
 use crate::graph::{DType, Graph, Plan, Stores, Tensor};
-use crate::model::{MmditConfig, MmditNetwork, Prompts};
+use crate::model::{MmditConfig, MmditNetwork, PromptEmbedding, Prompts};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
 use crate::sampling::SamplerTable;
@@ -170,11 +170,11 @@ impl Drawing {
 
     /// Writes what a batch starts from. One that is not full is filled with copies of its last picture, which are dropped.
     fn begin(&mut self, pictures: &[Picture], conditions: &Conditions, start: Option<&[f32]>) -> Result<()> {
-        let mut found: Vec<Condition> = Vec::new();
+        let mut found: Vec<PromptEmbedding> = Vec::new();
         for picture in pictures {
             found.push(conditions.of(Some(picture.prompt))?);
         }
-        let padded: Vec<&Condition> = (0..self.batch).map(|row| &found[row.min(found.len() - 1)]).collect();
+        let padded: Vec<&PromptEmbedding> = (0..self.batch).map(|row| &found[row.min(found.len() - 1)]).collect();
         self.write(self.step.prompts, &padded);
         match start {
             Some(start) => {
@@ -192,7 +192,7 @@ impl Drawing {
         Ok(())
     }
 
-    fn write(&self, prompts: Prompts, conditions: &[&Condition]) {
+    fn write(&self, prompts: Prompts, conditions: &[&PromptEmbedding]) {
         let contexts: Vec<&[f32]> = conditions.iter().map(|it| it.context.as_slice()).collect();
         let pooled: Vec<&[f32]> = conditions.iter().map(|it| it.pooled.as_slice()).collect();
         self.plan.write(prompts.context, &contexts.concat());

@@ -13,9 +13,10 @@ mod pictures;
 mod pipeline;
 mod prompts;
 mod scheduler;
+mod training;
 mod writer;
 
-pub use conditions::{Condition, Conditions};
+pub use conditions::Conditions;
 pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
 pub use decoding::PictureDecoder;
 pub use drawing::{Drawing, Picture, Visit, pictures_of};
@@ -23,3 +24,4 @@ pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, folder_of, load_adapter};
 pub use prompts::{Prompt, cut_warnings, read_prompts};
+pub use training::TextBase;

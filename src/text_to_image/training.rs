@@ -1,0 +1,148 @@
+//! A pipeline as what `train` starts from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::conditions::Conditions;
+use super::decoding::PictureDecoder;
+use super::pipeline::{TextToImage, folder_of};
+use super::prompts::{Prompt, cut_warnings, read_prompts};
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::model::text::CLIP_TOKENS;
+use crate::model::{
+    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, TextModel, Weights,
+};
+use crate::shape::ImageShape;
+
+/// Tokens that T5 contributes, as in the published pipelines.
+const T5_TOKENS: usize = 256;
+
+/// A text-to-image model with its prompts, before anything large is read.
+#[derive(Debug)]
+pub struct TextBase {
+    model: TextToImage,
+    prompts: config::Prompts,
+    texts: Vec<String>,
+    /// Prompts that `encode` wrote.
+    encoded: Option<Conditions>,
+    decoder: Shared<dyn LatentDecoder>,
+    size: [usize; 2],
+}
+
+/// Prompts whose embeddings nobody asks for yet.
+#[derive(Debug)]
+struct Unencoded {
+    prompts: Vec<String>,
+    tokens: usize,
+}
+
+impl PromptSource for Unencoded {
+    fn prompts(&self) -> &[String] {
+        &self.prompts
+    }
+
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
+        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
+    }
+}
+
+impl LatentDecoder for PictureDecoder {
+    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
+        let factor = self.factor();
+        ImageShape { channels: 3, height: latents.height * factor, width: latents.width * factor }
+    }
+
+    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
+        let mut pictures = Vec::new();
+        let mut take = |_: usize, picture: &[f32]| {
+            pictures.extend_from_slice(picture);
+            Ok(())
+        };
+        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take)?;
+        Ok(pictures)
+    }
+}
+
+impl TextBase {
+    /// Opens the model that a configuration names as `folder`, and reads its prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
+    pub fn open(config: &Config, folder: &str) -> Result<Self> {
+        let Some(path) = folder_of(folder)? else {
+            return Err(Error::input(format!(
+                "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
+            )));
+        };
+        let model = TextToImage::open(&path, None)?;
+        let decoder = PictureDecoder::of_pipeline(&model)?;
+        let picture = config.model.size.map(|[width, height]| [height, width]);
+        let size = model.latent_size("`model.size`", picture, decoder.factor())?;
+        let prompts = config.prompts.clone();
+        let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
+        let encoded = is_encoded(file).then(|| Conditions::open(file, &[])).transpose()?;
+        let texts = match &encoded {
+            Some(conditions) => {
+                conditions.check(model.config(), is_guided(config))?;
+                conditions.prompts().to_vec()
+            }
+            None => read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect(),
+        };
+        Ok(Self { model, prompts, texts, encoded, decoder: Shared(Arc::new(decoder)), size })
+    }
+
+    fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
+        let (config, size) = (self.model.config().clone(), self.size);
+        let weights = StoredTransformer::new(&config, size, self.model.transformer())?;
+        let model = TextModel { config, size, prompts, decoder: self.decoder.clone() };
+        Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
+    }
+
+    /// The model as plans need it, without the embeddings of its prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the transformer's file does not fit its configuration.
+    pub fn planned(&self) -> Result<StoredModel> {
+        let tokens = match &self.encoded {
+            Some(conditions) => conditions.tokens(),
+            None => CLIP_TOKENS + T5_TOKENS,
+        };
+        self.with(Shared(Arc::new(Unencoded { prompts: self.texts.clone(), tokens })))
+    }
+
+    /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
+    /// off prompts that are too long.
+    ///
+    /// # Errors
+    /// If an encoder is missing or damaged, or the device does not have enough memory.
+    pub fn encoded(mut self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+        let conditions = match self.encoded.take() {
+            Some(conditions) => conditions,
+            None => {
+                let encoders = self.model.encoders(self.prompts.t5, T5_TOKENS)?;
+                let (conditions, cut) = Conditions::encode(gpu, &encoders, &self.texts, &self.prompts.negative)?;
+                cut_warnings(&cut).iter().for_each(|warning| warn(warning));
+                conditions
+            }
+        };
+        self.with(Shared(Arc::new(conditions)))
+    }
+}
+
+/// Whether a file of prompts is one that `encode` wrote.
+fn is_encoded(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
+}
+
+/// Whether any velocity of a run is guided.
+fn is_guided(config: &Config) -> bool {
+    let reference = &config.objective.reference;
+    let scales = [config.rollout.guidance_scale, config.eval.guidance_scale];
+    scales.into_iter().any(|scale| scale != 1.0) || (reference.beta > 0.0 && reference.guidance_scale != 1.0)
+}

@@ -41,8 +41,49 @@ pub struct History {
     pub planned: Option<u64>,
     /// How far it has come.
     pub status: Status,
-    /// One record per iteration, the base's evaluation (0) first.
-    records: Vec<Record>,
+    /// What was recorded, the base's evaluation as iteration 0.
+    columns: Columns,
+}
+
+/// The metrics of a run by name. As records, the history of a long run would repeat every name in each iteration.
+#[derive(Debug, Default)]
+struct Columns {
+    /// `(iteration, value)` wherever it was recorded, in order of iteration; none is empty.
+    values: BTreeMap<String, Vec<(u64, Value)>>,
+    /// The last iteration, if there is one.
+    last: Option<u64>,
+}
+
+impl Columns {
+    fn read(path: &Path) -> Result<Self> {
+        let mut columns = Self::default();
+        metrics::for_each(path, |iteration, record| columns.push(iteration, record))?;
+        Ok(columns)
+    }
+
+    fn push(&mut self, iteration: u64, record: Record) {
+        if self.last.is_some_and(|last| last >= iteration) {
+            self.values.retain(|_, column| {
+                column.truncate(column.partition_point(|(earlier, _)| *earlier < iteration));
+                !column.is_empty()
+            });
+        }
+        self.last = Some(iteration);
+        for (name, value) in record {
+            self.values.entry(name).or_default().push((iteration, value));
+        }
+    }
+
+    fn of(&self, name: &str) -> &[(u64, Value)] {
+        self.values.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The value of one iteration.
+    fn at(&self, name: &str, iteration: u64) -> Option<&Value> {
+        let column = self.of(name);
+        let index = column.binary_search_by_key(&iteration, |(iteration, _)| *iteration).ok()?;
+        Some(&column[index].1)
+    }
 }
 
 impl History {
@@ -56,7 +97,7 @@ impl History {
         }
         let run = Self::open(path)?;
         // A run may diverge before its first line, which is worth showing.
-        if run.records.is_empty() && !matches!(run.status, Status::Failed(_)) {
+        if run.columns.last.is_none() && !matches!(run.status, Status::Failed(_)) {
             return Err(no_run(path, "its metrics.jsonl has no iteration yet"));
         }
         if run.command != Command::Train {
@@ -81,11 +122,11 @@ impl History {
             run.remove("name");
             run.remove("out_dir");
         }
-        let records = own_file(path, METRICS).map_or(Ok(Vec::new()), |file| metrics::read(&file))?;
+        let columns = own_file(path, METRICS).map_or_else(|| Ok(Columns::default()), |file| Columns::read(&file))?;
         let failure = own_file(path, FAILURE).and_then(|file| std::fs::read_to_string(file).ok());
         let failure = failure.map(|message| message.trim().to_owned());
-        let iterations = records.last().and_then(|last| last["iteration"].as_u64()).unwrap_or(0);
-        let command = command_of(&records);
+        let iterations = columns.last.unwrap_or(0);
+        let command = command_of(&columns);
         let (section, key) = match command {
             // `eval` does not write a run.
             Command::Train | Command::Eval => ("train", "iterations"),
@@ -102,50 +143,48 @@ impl History {
         // `.` and `..` have no name of their own.
         let named = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let name = named.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self { path: path.to_owned(), name, seed, config, iterations, command, planned, status, records })
+        Ok(Self { path: path.to_owned(), name, seed, config, iterations, command, planned, status, columns })
     }
 
     /// The names of everything that was recorded in any iteration.
     pub fn keys(&self) -> BTreeSet<&str> {
-        self.records.iter().flat_map(|record| record.keys().map(String::as_str)).collect()
+        self.columns.values.keys().map(String::as_str).collect()
     }
 
     /// The names of everything that was recorded in any iteration within the object `outer`.
     pub fn keys_within(&self, outer: &str) -> BTreeSet<&str> {
-        let objects = self.records.iter().filter_map(|record| record.get(outer)?.as_object());
+        let objects = self.columns.of(outer).iter().filter_map(|(_, value)| value.as_object());
         objects.flat_map(|object| object.keys().map(String::as_str)).collect()
     }
 
     /// `[iteration, value]` of a metric where it is a number. A `.` reaches into an object. The drift of the base is
     /// not measured; it is 0.
     pub fn points(&self, key: &str) -> Vec<[f64; 2]> {
-        let unmoved = |record: &Record| {
-            let (outer, _) = key.split_once('.')?;
-            (record["iteration"] == 0 && record.get(outer)?.is_null()).then_some(0.0)
+        let number = |iteration: u64, value: &Value, inner: Option<&str>| match inner {
+            None => value.as_f64(),
+            Some(_) if iteration == 0 && value.is_null() => Some(0.0),
+            Some(inner) => value.get(inner)?.as_f64(),
         };
-        let value = |record: &Record| metrics::number(record, key).or_else(|| unmoved(record));
-        let points = self.records.iter().filter_map(|record| Some([record["iteration"].as_f64()?, value(record)?]));
-        points.collect()
+        let (outer, inner) = key.split_once('.').map_or((key, None), |(outer, inner)| (outer, Some(inner)));
+        let column = self.columns.of(outer).iter();
+        column.filter_map(|(at, value)| Some([*at as f64, number(*at, value, inner)?])).collect()
     }
 
     /// The counts of `z_fresh_histogram`, summed over the iterations; `None` without any.
     pub fn z_histogram(&self) -> Option<Vec<f64>> {
-        let counts = |record: &Record| -> Option<Vec<f64>> {
-            record.get("z_fresh_histogram")?.as_array()?.iter().map(Value::as_f64).collect()
-        };
-        self.records.iter().filter_map(counts).reduce(sum)
+        let counts =
+            |(_, value): &(u64, Value)| -> Option<Vec<f64>> { value.as_array()?.iter().map(Value::as_f64).collect() };
+        self.columns.of("z_fresh_histogram").iter().filter_map(counts).reduce(sum)
     }
 
     /// `[iteration, step, KL]`: the mean-reduced KL within an iteration at each trained step.
     pub fn kl_of_steps(&self) -> Vec<[f64; 3]> {
-        let list = |record: &Record, key: &str| record.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-        let steps = |record: &Record| -> Vec<[f64; 3]> {
-            let pairs = list(record, "trained_steps").into_iter().zip(list(record, "kl_by_step"));
-            let numbers =
-                pairs.filter_map(|(step, kl)| Some([record["iteration"].as_f64()?, step.as_f64()?, kl.as_f64()?]));
-            numbers.collect()
+        let steps = |(iteration, kl): &(u64, Value)| -> Option<Vec<[f64; 3]>> {
+            let steps = self.columns.at("trained_steps", *iteration)?.as_array()?;
+            let pairs = steps.iter().zip(kl.as_array()?);
+            Some(pairs.filter_map(|(step, kl)| Some([*iteration as f64, step.as_f64()?, kl.as_f64()?])).collect())
         };
-        self.records.iter().flat_map(steps).collect()
+        self.columns.of("kl_by_step").iter().filter_map(steps).flatten().collect()
     }
 
     /// `[step, KL]`: the mean of [`History::kl_of_steps`] over the iterations that trained a step.
@@ -163,9 +202,9 @@ const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 
 /// Recognises the command by what it recorded; a run without records counts as one of `train`.
-fn command_of(records: &[Record]) -> Command {
-    let has = |key: &str| records.iter().any(|record| record.contains_key(key));
-    if records.is_empty() || has("reward_mean") || has("eval/reward_mean") {
+fn command_of(columns: &Columns) -> Command {
+    let has = |key: &str| !columns.of(key).is_empty();
+    if columns.last.is_none() || has("reward_mean") || has("eval/reward_mean") {
         Command::Train
     } else if has("lr") {
         Command::Pretrain

@@ -129,28 +129,41 @@ pub(super) fn is_record(line: &[u8]) -> bool {
 /// # Errors
 /// [`Error::Input`] if the file cannot be read.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
+    let mut records: Vec<(u64, Record)> = Vec::new();
+    for_each(path, |iteration, record| {
+        let superseded = records.partition_point(|(earlier, _)| *earlier < iteration);
+        records.truncate(superseded);
+        records.push((iteration, record));
+    })?;
+    Ok(records.into_iter().map(|(_, record)| record).collect())
+}
+
+/// Gives every record of a log to `take` as it was written: one supersedes all before that are not of an earlier
+/// iteration. Otherwise as [`read`], without keeping the records.
+///
+/// # Errors
+/// As [`read`].
+pub fn for_each(path: &Path, mut take: impl FnMut(u64, Record)) -> Result<()> {
     let unreadable = |cause| Error::unreadable(path, cause);
     // Line by line: a long history takes enough memory without its text.
     let lines = BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n');
-    let mut records: Vec<(u64, Record)> = Vec::new();
     for (number, line) in lines.enumerate() {
         let line = line.map_err(unreadable)?;
         let line = if number == 0 { without_mark(&line) } else { &line[..] };
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let Some((iteration, record)) = parse(line) else {
-            let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
-            if reported.insert((path.to_owned(), number)) {
-                log::warn!(target: DAMAGE, "{}: line {} is truncated, skipped", path.display(), number + 1);
+        match parse(line) {
+            Some((iteration, record)) => take(iteration, record),
+            None => {
+                let mut reported = REPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+                if reported.insert((path.to_owned(), number)) {
+                    log::warn!(target: DAMAGE, "{}: line {} is truncated, skipped", path.display(), number + 1);
+                }
             }
-            continue;
-        };
-        let superseded = records.partition_point(|(earlier, _)| *earlier < iteration);
-        records.truncate(superseded);
-        records.push((iteration, record));
+        }
     }
-    Ok(records.into_iter().map(|(_, record)| record).collect())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -389,8 +389,13 @@ fn a_check_finds_programs_that_there_are_not() {
     assert_eq!(check("./Cargo").len(), 1);
     // A name is looked for in PATH, a path from the current directory.
     assert_eq!(check("Cargo.toml").len(), 1);
-    for found in ["./Cargo.toml", "cargo", "src/lib.rs"] {
+    for found in ["./.ci/run", "cargo", ".ci/dist"] {
         assert_eq!(check(found), [""; 0], "{found}");
+    }
+    #[cfg(unix)]
+    for text in ["./Cargo.toml", "src/lib.rs"] {
+        let says = format!("`reward.0.program` names {text}, which is not executable: allow it with chmod +x");
+        assert!(check(text).iter().any(|said| said.contains(&says)), "{text}: {:?}", check(text));
     }
 }
 

@@ -77,8 +77,8 @@ impl Outputs {
         let base = AdapterBase::read(&folder).map(|base| base.model);
         let read = self.reads(folder);
         match base {
-            Ok(base) => read.reads(base),
-            Err(_) => read,
+            Ok(base) if Path::new(&base).exists() => read.reads(base),
+            _ => read,
         }
     }
 

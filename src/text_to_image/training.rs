@@ -100,7 +100,8 @@ impl TextBase {
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
         let (config, size) = (self.model.config().clone(), self.size);
         let weights = StoredTransformer::new(&config, size, self.model.transformer())?;
-        let model = TextModel { config, size, prompts, decoder: self.decoder.clone() };
+        let schedule = self.model.schedule(None);
+        let model = TextModel { config, size, schedule, prompts, decoder: self.decoder.clone() };
         Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
     }
 

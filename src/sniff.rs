@@ -175,7 +175,7 @@ mod tests {
             (b"\x08\x08\x12\x07pytorch", "an ONNX model"),
             (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
             (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF picture"),
-            (b"\0\0\0\x20ftypisom\0\0\x02\0isom", "a film"),
+            (b"\0\0\0\x20ftypisom\0\0\x02\0isom", "a video"),
             (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
             (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
             (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP picture"),

@@ -1,4 +1,4 @@
-//! What is said about mistakes: the whole message.
+//! The complete messages about mistakes.
 
 use flowdppo_wgpu::config::{Command, Config};
 
@@ -102,7 +102,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("", &["rollout.guidance_gradient=conditional"],
      "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing without guidance, as \
       `rollout.guidance_scale` = 1: raise that, or remove it"),
-    // A path of Windows in a basic string.
+    // A Windows path in a basic string.
     ("[model]\nfile = \"C:\\Users\\me\\model.safetensors\"", &[],
      "my.toml:2:13: not valid TOML: too few unicode value digits, expected unicode hexadecimal value; within double \
       quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
@@ -125,7 +125,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn what_cannot_be_read_is_explained() {
+fn unreadable_configurations_are_explained() {
     for (text, overrides, expected) in UNREADABLE {
         let error = parse(text, overrides).expect_err(expected);
         assert_eq!(error.to_string(), *expected, "{text} {overrides:?}");
@@ -140,7 +140,7 @@ fn a_missing_file_is_named() {
     assert_eq!(error.exit_code(), 2);
 }
 
-/// A command, overrides over the defaults (of `pretrain`: over its shipped file), the whole message.
+/// A command, overrides of the defaults (for `pretrain`: of its shipped file), and the complete message.
 #[rustfmt::skip]
 const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["run.name=../x"],
@@ -332,14 +332,14 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
 ];
 
 #[test]
-fn what_is_out_of_range_is_explained() {
+fn values_out_of_range_are_explained() {
     for (command, overrides, expected) in OUT_OF_RANGE {
         let config = match command {
             Command::Pretrain => Ok(shipped("digits8", "pretrain", overrides)),
             _ => parse("", overrides),
         };
         let error = config.and_then(|config| config.validate(*command)).expect_err(expected);
-        // Where a key is not read at all, the message says first where it was set.
+        // If a key is not read at all, the message says first where it was set.
         let message = error.to_string();
         let message = overrides.iter().rev().find_map(|set| message.strip_prefix(&format!("--set {set}: ")));
         assert_eq!(message.unwrap_or(&error.to_string()), *expected, "{overrides:?}");
@@ -348,7 +348,7 @@ fn what_is_out_of_range_is_explained() {
 }
 
 #[test]
-fn how_weights_are_stored_does_not_choose_another_model() {
+fn the_storage_of_weights_does_not_select_another_model() {
     let file = |text: &str| parse(text, &["model.weights=q8_0"]).expect("it is a configuration").model.file;
     assert_eq!(file("").as_deref(), Some("builtin:digits8-base"));
     assert_eq!(file("model.file = \"mine.safetensors\"").as_deref(), Some("mine.safetensors"));

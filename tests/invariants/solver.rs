@@ -12,7 +12,7 @@ use crate::dit_of;
 const STEPS: usize = 7;
 
 #[test]
-fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
+fn a_trajectory_follows_the_formula() {
     let model = tiny::dit(1);
     let dit = dit_of(&model);
     let weights = gpu().allocate("model", 4 * model.weights.len() as u64).expect("it is small");
@@ -24,7 +24,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     let table = SamplerTable::solve(&schedule, STEPS, Solver::DpmSolverPlusPlus).expect("it is a schedule");
     assert!(table.history[2..STEPS - 1].iter().all(|c| *c < 0.0), "the middle steps use the one before");
 
-    // Six samples in batches of four: the second batch must not see the history of the first.
+    // Six samples in batches of four: the second batch must not use the history of the first.
     let requests = class_requests(&[0, 1, 2], 2, 5);
     let mut visited: Vec<(usize, Vec<f32>, Vec<f32>)> = Vec::new();
     let images = sampling
@@ -51,7 +51,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     }
     assert_eq!(checked, 6 * (STEPS - 1) * dit.dim());
 
-    // A plan with a history makes the steps of any deterministic table.
+    // A plan with a history can run any deterministic table.
     let euler = SamplerTable::solve(&schedule, STEPS, Solver::Euler).expect("it is a schedule");
     let with_history = sampling.draw(&euler, &requests).expect("the device works");
     let mut plain = Sampling::new(gpu(), &dit.into(), [6, 4], 1.0, &stores).expect("it is small");

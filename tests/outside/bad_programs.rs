@@ -1,4 +1,4 @@
-//! Programs that do not score as they should: each gets one clear message and never a score.
+//! Faulty programs: each leads to one clear message and never to a score.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::pictures::{assert_failed, assert_input, limits, pictures};
 use super::programs::{argv, python, start};
 
 #[test]
-fn answers_that_are_none() {
+fn invalid_answers() {
     let cases: [(&str, &[&str]); 18] = [
         ("return {'id': 1, 'scores': [1, 2]}", &["gave 2 scores for 3 samples"]),
         ("return {'id': 1, 'scores': [1, 2, 3, 4]}", &["gave 4 scores for 3 samples"]),
@@ -65,7 +65,7 @@ fn named_components_need_all_their_scores() {
 }
 
 #[test]
-fn a_program_that_hangs_is_given_up_after_the_last_attempt() {
+fn a_hung_program_is_abandoned_after_the_last_attempt() {
     let pictures = pictures(1);
     let script = "echo thinking >&2; read -r line; echo '{\"id\": 0}'; exec sleep 600";
     let limits = Limits { timeout: Duration::from_secs(2), ..limits(1, 1, 1) };
@@ -75,7 +75,7 @@ fn a_program_that_hangs_is_given_up_after_the_last_attempt() {
 }
 
 #[test]
-fn a_program_that_crashes_each_time_is_given_up() {
+fn a_program_that_always_crashes_is_abandoned() {
     let pictures = pictures(2);
     let argv = python("sys.exit('no such font')", &[]);
     let mut reward = start(&argv, PictureForm::Base64, limits(1, 2, 1), &pictures).unwrap();
@@ -83,7 +83,7 @@ fn a_program_that_crashes_each_time_is_given_up() {
 }
 
 #[test]
-fn a_program_that_is_wrong_before_the_first_sample_is_input() {
+fn a_fault_before_the_first_sample_is_bad_input() {
     let pictures = pictures(1);
     let says = |line: &str| format!("read -r line; echo '{line}'; cat >/dev/null");
     let (duplicate, nameless) =
@@ -106,7 +106,7 @@ fn a_program_that_is_wrong_before_the_first_sample_is_input() {
 }
 
 #[test]
-fn points_are_no_pictures() {
+fn points_are_not_pictures() {
     let subject = Subject { class_names: &[], channels: 2, image_size: 1, descriptions: &[] };
     let reward = command("mine", &argv(&["sh"]), PictureForm::Base64, limits(1, 1, 0), &subject);
     assert_input(reward, &["`command` scores pictures of 1 or 3 channels, but the model makes 2"]);

@@ -1,4 +1,4 @@
-//! The complete messages about mistakes.
+//! What is said about mistakes: the whole message.
 
 use flowdppo_wgpu::config::{Command, Config};
 
@@ -102,7 +102,7 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("", &["rollout.guidance_gradient=conditional"],
      "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing without guidance, as \
       `rollout.guidance_scale` = 1: raise that, or remove it"),
-    // A Windows path in a basic string.
+    // A path of Windows in a basic string.
     ("[model]\nfile = \"C:\\Users\\me\\model.safetensors\"", &[],
      "my.toml:2:13: not valid TOML: too few unicode value digits, expected unicode hexadecimal value; within double \
       quotes a backslash begins an escape: write a path in single quotes, 'C:\\Users\\me', or with /"),
@@ -339,7 +339,7 @@ fn values_out_of_range_are_explained() {
             _ => parse("", overrides),
         };
         let error = config.and_then(|config| config.validate(*command)).expect_err(expected);
-        // If a key is not read at all, the message says first where it was set.
+        // Where a key is not read at all, the message says first where it was set.
         let message = error.to_string();
         let message = overrides.iter().rev().find_map(|set| message.strip_prefix(&format!("--set {set}: ")));
         assert_eq!(message.unwrap_or(&error.to_string()), *expected, "{overrides:?}");
@@ -348,7 +348,7 @@ fn values_out_of_range_are_explained() {
 }
 
 #[test]
-fn the_storage_of_weights_does_not_select_another_model() {
+fn how_weights_are_stored_does_not_choose_another_model() {
     let file = |text: &str| parse(text, &["model.weights=q8_0"]).expect("it is a configuration").model.file;
     assert_eq!(file("").as_deref(), Some("builtin:digits8-base"));
     assert_eq!(file("model.file = \"mine.safetensors\"").as_deref(), Some("mine.safetensors"));

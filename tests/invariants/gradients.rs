@@ -1,5 +1,5 @@
-//! Gradients of complete losses: the backward pass of the twins against central differences, that of the device against
-//! the twins.
+//! Gradients of whole losses: the twins' backward pass against central differences, the device's against the
+//! twins'.
 
 use std::collections::BTreeMap;
 
@@ -39,17 +39,17 @@ enum Values {
 struct Loss<'a> {
     graph: &'a Graph,
     inputs: Vec<(Tensor, Values)>,
-    /// The stores, including the parameters but not the gradients.
+    /// The stores, those of parameters among them, without gradients.
     stores: BTreeMap<Store, Vec<f32>>,
     layout: Layout,
-    /// A [`BASE`] that is not in f32: its words, and its values for the twin.
+    /// A [`BASE`] that is not in f32: its words, and as the twin has it.
     base: Option<(Vec<u32>, Vec<f64>)>,
     /// The scalar that is differentiated.
     scalar: &'a dyn Fn(&Interpreter) -> f64,
 }
 
 impl Loss<'_> {
-    /// Evaluates the complete graph in f64 at given parameters.
+    /// The whole graph in f64, at some parameters.
     fn twin(&self, parameters: &[f64]) -> Interpreter {
         let mut stores: BTreeMap<Store, Vec<f64>> = (self.stores.iter())
             .map(|(store, values)| (*store, values.iter().map(|value| f64::from(*value)).collect()))
@@ -69,7 +69,7 @@ impl Loss<'_> {
         twin
     }
 
-    /// The gradients from the device.
+    /// The gradients that the device makes.
     fn device(&self) -> Vec<f32> {
         let mut stores: Stores = (self.stores.iter())
             .map(|(store, values)| {
@@ -142,7 +142,7 @@ impl Loss<'_> {
 /// Inputs of the update for (sample, step)s of a rollout, each with equal weight.
 fn inputs(
     config: &Config,
-    recorded: &UpdateGraph,
+    it: &UpdateGraph,
     dit: &DitConfig,
     rollout: &Rollout,
     rows: &[(usize, usize)],
@@ -170,22 +170,22 @@ fn inputs(
     };
     let mean = 1.0 / rows.len() as f32;
     let mut found = vec![
-        (recorded.indices, u32s(&index)),
-        (recorded.time, f32s(&|_, step| vec![dit.time_of(rollout.table.sigmas[step])])),
-        (recorded.labels, u32s(&|sample, _| vec![rollout.requests[sample].label])),
-        (recorded.keys, u32s(&key)),
-        (recorded.rows, f32s(&transition)),
-        (recorded.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
-        (recorded.weight, Values::F32(vec![mean; rows.len()])),
+        (it.indices, u32s(&index)),
+        (it.time, f32s(&|_, step| vec![dit.time_of(rollout.table.sigmas[step])])),
+        (it.labels, u32s(&|sample, _| vec![rollout.requests[sample].label])),
+        (it.keys, u32s(&key)),
+        (it.rows, f32s(&transition)),
+        (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
+        (it.weight, Values::F32(vec![mean; rows.len()])),
     ];
-    if let (ObjectiveName::GrpoGuard, Some(step_weight)) = (config.objective.name, recorded.step_weight) {
+    if let (ObjectiveName::GrpoGuard, Some(step_weight)) = (config.objective.name, it.step_weight) {
         let weight = |_: usize, step: usize| {
             let (sigma, next) = sigmas(step);
             vec![config.objective.step_weight.of(sigma, next, rollout.table.rows[step]) as f32]
         };
         found.push((step_weight, f32s(&weight)));
     }
-    if let Some(penalty) = recorded.penalty {
+    if let Some(penalty) = it.penalty {
         let reference = &config.objective.reference;
         let factor = |_: usize, step: usize| {
             let (sigma, next) = sigmas(step);
@@ -197,8 +197,8 @@ fn inputs(
     found
 }
 
-fn outcomes_of(recorded: &UpdateGraph, twin: &Interpreter) -> Vec<Vec<f64>> {
-    twin.value(&recorded.graph, recorded.outcomes).chunks(OUTCOME).map(<[f64]>::to_vec).collect()
+fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<Vec<f64>> {
+    twin.value(&it.graph, it.outcomes).chunks(OUTCOME).map(<[f64]>::to_vec).collect()
 }
 
 /// Every outcome of a second update against the twin, which gets states, noise, classes, times and transitions from the
@@ -223,7 +223,7 @@ fn an_update_uses_the_samples_of_the_rollout() {
     let (records, rollout, trajectory, _) = learn(2);
     let [states, velocities] = trajectory.map(|words| floats(&words));
 
-    // The noise between one trained step and the next is that of the key.
+    // The noise that led from one trained step to the next is the one that the key says.
     let dim = dit.dim();
     let mut checked = 0;
     for (slot, pair) in rollout.trained.windows(2).enumerate().filter(|(_, pair)| pair[1] == pair[0] + 1) {
@@ -241,14 +241,14 @@ fn an_update_uses_the_samples_of_the_rollout() {
     }
     assert!(checked > 0, "two trained steps follow each other");
 
-    let recorded = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
+    let it = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
     let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
         let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
-        let inputs = inputs(&config, &recorded, dit, &rollout, rows);
-        let loss = Loss { graph: &recorded.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
-        for (outcome, twin) in outcomes.iter().zip(outcomes_of(&recorded, &loss.twin(&weights))) {
+        let inputs = inputs(&config, &it, dit, &rollout, rows);
+        let loss = Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
+        for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
             actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
             expected.extend([twin[LOSS], twin[LOG_RATIO], twin[KL]]);
         }
@@ -339,23 +339,21 @@ fn the_gradient_of_every_update_is_right() {
         ]);
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
         // The samples do not depend on the threshold, so it can be placed between them.
-        let recorded = update(&config);
-        let given = inputs(&config, &recorded, dit, &rollout, &rows);
-        let loss =
-            Loss { graph: &recorded.graph, inputs: given, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
-        put_threshold_between(&mut config, &outcomes_of(&recorded, &loss.twin(&weights)), row);
+        let it = update(&config);
+        let given = inputs(&config, &it, dit, &rollout, &rows);
+        let loss = Loss { graph: &it.graph, inputs: given, stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
+        put_threshold_between(&mut config, &outcomes_of(&it, &loss.twin(&weights)), row);
 
-        let recorded = update(&config);
+        let it = update(&config);
         let beta = config.objective.reference.beta;
         let scalar = |twin: &Interpreter| {
-            let losses = outcomes_of(&recorded, twin).iter().map(|outcome| outcome[LOSS]).sum::<f64>();
-            let penalties =
-                recorded.penalty.map_or(0.0, |penalty| twin.value(&recorded.graph, penalty.value).iter().sum());
+            let losses = outcomes_of(&it, twin).iter().map(|outcome| outcome[LOSS]).sum::<f64>();
+            let penalties = it.penalty.map_or(0.0, |penalty| twin.value(&it.graph, penalty.value).iter().sum());
             (losses + beta * penalties) / 6.0
         };
-        let given = inputs(&config, &recorded, dit, &rollout, &rows);
-        let loss = Loss { graph: &recorded.graph, inputs: given, scalar: &scalar, ..loss };
-        let outcomes = outcomes_of(&recorded, &loss.twin(&weights));
+        let given = inputs(&config, &it, dit, &rollout, &rows);
+        let loss = Loss { graph: &it.graph, inputs: given, scalar: &scalar, ..loss };
+        let outcomes = outcomes_of(&it, &loss.twin(&weights));
         let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
         let is_far = |outcome: &Vec<f64>| outcome[BEYOND] == 1.0;
         let masks = config.objective.name == ObjectiveName::FlowDppo && config.objective.mask == Mask::None;
@@ -401,20 +399,19 @@ fn the_gradient_of_diffusion_nft_is_right() {
     assert_eq!(states, rollout.images, "the samples are stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
-    let recorded = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
+    let it = UpdateGraph::record(&config, &dit.into()).expect("it fits the model");
     let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
-    let given = || inputs(&config, &recorded, dit, &rollout, &rows);
-    let loss =
-        Loss { graph: &recorded.graph, inputs: given(), stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
+    let given = || inputs(&config, &it, dit, &rollout, &rows);
+    let loss = Loss { graph: &it.graph, inputs: given(), stores, layout: dit.layout(), scalar: &|_| 0.0, base: None };
     // p or q, whichever is not 0, is 2c·t²/(D·w): a loss over it has no w, and times its value here the right one.
     let pull = |outcome: &Vec<f64>| outcome[PULLS[0]] + outcome[PULLS[1]];
-    let here = outcomes_of(&recorded, &loss.twin(&weights));
+    let here = outcomes_of(&it, &loss.twin(&weights));
     let positive = here.iter().filter(|outcome| outcome[PULLS[1]] == 0.0).count();
     assert!((1..6).contains(&positive), "both policies are trained: {here:?}");
     assert!(here.iter().all(|outcome| outcome[PULLS[0]] * outcome[PULLS[1]] == 0.0), "{here:?}");
     let scalar = |twin: &Interpreter| {
-        let outcomes = outcomes_of(&recorded, twin);
+        let outcomes = outcomes_of(&it, twin);
         let terms = outcomes.iter().zip(&here).map(|(moved, here)| moved[LOSS] / pull(moved) * pull(here));
         // Losses are near the clip, as large as in the other tests.
         terms.sum::<f64>() / 6.0
@@ -427,23 +424,23 @@ fn the_gradient_of_diffusion_nft_is_right() {
 fn the_gradient_of_flow_matching_is_right() {
     let model = tiny::dit(2);
     let dit = dit_of(&model);
-    let recorded = FlowMatchingGraph::record(dit, 4, Activations::default());
+    let it = FlowMatchingGraph::record(dit, 4, Activations::default());
     let mut random = Random(31);
     let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
     let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
     let inputs = vec![
-        (recorded.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
-        (recorded.labels, Values::U32(vec![0, 1, 2, dit.largest_label()])),
-        (recorded.time, Values::F32(sigmas.map(|sigma| dit.time_of(f64::from(sigma))).to_vec())),
-        (recorded.keys, Values::U32(keys.collect())),
-        (recorded.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
-        (recorded.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(4))),
-        (recorded.weight, Values::F32(vec![0.25; 4])),
+        (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
+        (it.labels, Values::U32(vec![0, 1, 2, dit.largest_label()])),
+        (it.time, Values::F32(sigmas.map(|sigma| dit.time_of(f64::from(sigma))).to_vec())),
+        (it.keys, Values::U32(keys.collect())),
+        (it.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
+        (it.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(4))),
+        (it.weight, Values::F32(vec![0.25; 4])),
     ];
     let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);
-    let scalar = |twin: &Interpreter| twin.value(&recorded.graph, recorded.loss).iter().sum();
+    let scalar = |twin: &Interpreter| twin.value(&it.graph, it.loss).iter().sum();
     // The angles of time features reach 1000, where f32 rounds by 3e-5: a squared error of 1e-9 in the fastest.
-    Loss { graph: &recorded.graph, inputs, stores, layout: dit.layout(), scalar: &scalar, base: None }
+    Loss { graph: &it.graph, inputs, stores, layout: dit.layout(), scalar: &scalar, base: None }
         .check("flow matching", 1e-9);
 }
 

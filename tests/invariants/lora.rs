@@ -370,7 +370,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
     let written = parse_tensors("it", &bytes).expect("it is complete");
     assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is complete"));
     assert!(Adapter::from_bytes("it", [&config, &bytes], dit).expect("it is ours") == adapter);
-    // Only keys that PEFT knows, and all values have the meaning that PEFT expects.
+    // No key that PEFT does not know, and all values are what it takes them to be.
     let (ours, peft): (Value, Value) = (serde_json::from_slice(&config).expect("it is JSON"), peft_config());
     for (key, value) in ours.as_object().expect("it is a table") {
         let known = peft.get(key).unwrap_or_else(|| panic!("PEFT has no key {key}"));
@@ -394,7 +394,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
         tensors.insert("base_model.model.blocks.1.attn.proj.lora_B.weight".into(), (vec![16, 2], vec![0.5; 32]));
     });
     let adapter = Adapter::load(folder.path(), dit).expect("it is plain LoRA");
-    let factors: Vec<f64> = adapter.lora.layers().iter().map(|layer| layer.factor()).collect();
+    let factors: Vec<f64> = adapter.lora.layers().iter().map(|it| it.factor()).collect();
     for (actual, expected) in factors.iter().zip([3.5 / 2.0, 4.0, 3.5 / 2.0, 8.0 / 2_f64.sqrt()]) {
         // Alpha is an f32.
         assert!((actual - expected).abs() < 1e-6, "{factors:?}");

@@ -29,7 +29,7 @@ fn profiles() -> [DeviceProfile; 2] {
 fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
     let model = tiny::dit(3);
     let dit = dit_of(&model);
-    let recorded = FlowMatchingGraph::record(dit, 4, activations);
+    let it = FlowMatchingGraph::record(dit, 4, activations);
     let buffer = |values: &[f32]| {
         let buffer = gpu().allocate("store", 4 * values.len() as u64).expect("it is small");
         gpu().write(&buffer, 0, values);
@@ -37,17 +37,17 @@ fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
     };
     let gradients = buffer(&vec![0.0; dit.layout().trainable_elements()]);
     let stores = Stores::from([(PARAMETERS, buffer(&model.weights).into()), (GRADIENTS, gradients.clone().into())]);
-    let mut plan = Plan::new(gpu(), &recorded.graph, &stores).expect("it is small");
+    let mut plan = Plan::new(gpu(), &it.graph, &stores).expect("it is small");
     let mut random = Random(5);
-    plan.write(recorded.images, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
-    plan.write(recorded.labels, &[0_u32, 1, 2, 3]);
-    plan.write(recorded.time, &[50.0_f32, 300.0, 700.0, 950.0]);
-    plan.write(recorded.keys, &[7_u32; 20]);
-    plan.write(recorded.to_noisy, &[0.5_f32, 0.0, 0.5].repeat(4));
-    plan.write(recorded.to_target, &[-1.0_f32, 0.0, 1.0].repeat(4));
-    plan.write(recorded.weight, &[0.25_f32; 4]);
+    plan.write(it.images, &(0..4 * 64).map(|_| random.normal() as f32).collect::<Vec<f32>>());
+    plan.write(it.labels, &[0_u32, 1, 2, 3]);
+    plan.write(it.time, &[50.0_f32, 300.0, 700.0, 950.0]);
+    plan.write(it.keys, &[7_u32; 20]);
+    plan.write(it.to_noisy, &[0.5_f32, 0.0, 0.5].repeat(4));
+    plan.write(it.to_target, &[-1.0_f32, 0.0, 1.0].repeat(4));
+    plan.write(it.weight, &[0.25_f32; 4]);
     plan.run().expect("the device works");
-    (floats(&read(gpu(), &gradients)), plan.read(&[recorded.loss]).expect("the device works"))
+    (floats(&read(gpu(), &gradients)), plan.read(&[it.loss]).expect("the device works"))
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn a_trajectory_follows_the_formula() {
     let table = SamplerTable::solve(&schedule, STEPS, Solver::DpmSolverPlusPlus).expect("it is a schedule");
     assert!(table.history[2..STEPS - 1].iter().all(|c| *c < 0.0), "the middle steps use the one before");
 
-    // Six samples in batches of four: the second batch must not use the history of the first.
+    // Six samples in batches of four: the second batch must not see the history of the first.
     let requests = class_requests(&[0, 1, 2], 2, 5);
     let mut visited: Vec<(usize, Vec<f32>, Vec<f32>)> = Vec::new();
     let images = sampling

@@ -65,7 +65,7 @@ fn named_components_need_all_their_scores() {
 }
 
 #[test]
-fn a_hung_program_is_abandoned_after_the_last_attempt() {
+fn a_program_that_hangs_is_given_up_after_the_last_attempt() {
     let pictures = pictures(1);
     let script = "echo thinking >&2; read -r line; echo '{\"id\": 0}'; exec sleep 600";
     let limits = Limits { timeout: Duration::from_secs(2), ..limits(1, 1, 1) };
@@ -83,7 +83,7 @@ fn a_program_that_always_crashes_is_abandoned() {
 }
 
 #[test]
-fn a_fault_before_the_first_sample_is_bad_input() {
+fn a_program_that_is_wrong_before_the_first_sample_is_input() {
     let pictures = pictures(1);
     let says = |line: &str| format!("read -r line; echo '{line}'; cat >/dev/null");
     let (duplicate, nameless) =
@@ -106,7 +106,7 @@ fn a_fault_before_the_first_sample_is_bad_input() {
 }
 
 #[test]
-fn points_are_not_pictures() {
+fn points_are_no_pictures() {
     let subject = Subject { class_names: &[], channels: 2, image_size: 1, descriptions: &[] };
     let reward = command("mine", &argv(&["sh"]), PictureForm::Base64, limits(1, 1, 0), &subject);
     assert_input(reward, &["`command` scores pictures of 1 or 3 channels, but the model makes 2"]);

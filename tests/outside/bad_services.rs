@@ -44,7 +44,7 @@ fn invalid_answers() {
         let server = serve(changed(change));
         let mut reward = start(&server.url, &["ocr"], limits(3, 1, 2), &pictures).unwrap();
         assert_failed(pictures.score(&mut reward), needles);
-        assert_eq!(server.scored(), 1, "a retry does not help with {needles:?}");
+        assert_eq!(server.scored(), 1, "asking again does not help with {needles:?}");
     }
 }
 

@@ -140,7 +140,7 @@ fn a_missing_file_is_named() {
     assert_eq!(error.exit_code(), 2);
 }
 
-/// A command, overrides over the defaults (of `pretrain`: over its shipped file), the whole message.
+/// A command, overrides of the defaults (for `pretrain`: of its shipped file), and the complete message.
 #[rustfmt::skip]
 const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["run.name=../x"],

@@ -444,7 +444,7 @@ fn a_wrong_adapter_says_what_is_wrong() {
         (Box::new(set("rank_pattern", json!({"mlp.fc1": 8}))), &["`rank_pattern` has the key \"mlp.fc1\""]),
         (
             Box::new(set("alpha_pattern", json!({"qkv": 2, "blocks.1.attn.qkv": 16}))),
-            &["`alpha_pattern` gives blocks.1.attn.qkv 16 by \"blocks.1.attn.qkv\" and 2 by \"qkv\""],
+            &["`alpha_pattern` sets blocks.1.attn.qkv to 16 with \"blocks.1.attn.qkv\" and to 2 with \"qkv\""],
         ),
         (Box::new(set("target_modules", json!(".*qkv"))), &["the regular expression `target_modules` = \".*qkv\""]),
         (Box::new(set("target_modules", json!([]))), &["an empty list of `target_modules`"]),

@@ -33,6 +33,6 @@ pub use import::{NullClass, check_export_sit, default_num_heads, import_sit, imp
 pub use initialise::DrawnWeights;
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
-pub use mmdit::{Mmdit, MmditConfig, MmditNetwork, Prompts, StoredTransformer};
+pub use mmdit::{MmditConfig, Prompts, StoredTransformer};
 pub use network::{BASE, Network, START};
 pub use weights::{OnDevice, StoredModel, WeightSource, Weights, crc32, open_foreign};

@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+use super::method::Method;
 use super::rollout::Rollout;
-use super::update::{UpdateRecord, trained_row};
+use super::update::UpdateRecord;
 use super::update_graph::UpdateGraph;
-use crate::config::{Config, ObjectiveName};
+use crate::config::Config;
 use crate::error::Result;
 use crate::graph::Plan;
 use crate::model::{FlowModel, Layout};
@@ -162,7 +163,7 @@ impl File {
         self.floats(name("sigma_next"), &[rows], of_row(&|_, step| table.sigmas[step + 1] as f32));
         self.floats(name("time"), &[rows], of_row(&|_, step| context.model.time_of(table.sigmas[step])));
         let transitions = record.rows.iter().flat_map(|(_, step)| {
-            let row = trained_row(context.config.objective.name, context.rollout, *step);
+            let row = Method::of(context.config).transition(context.rollout, *step);
             [row.a as f32, row.b as f32, row.s as f32]
         });
         self.floats(name("rows"), &[rows, 3], transitions.collect());
@@ -171,17 +172,15 @@ impl File {
 
         let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();
         self.floats(name("row_losses"), &[rows], outcome(0));
-        if context.config.objective.name == ObjectiveName::Nft {
+        let method = Method::of(context.config);
+        if method.stores_samples() {
             let dim = context.model.dim();
             let image =
                 |(sample, _): &(usize, usize)| context.rollout.images[sample * dim..(sample + 1) * dim].to_vec();
             self.floats(name("samples"), &images, record.rows.iter().flat_map(image).collect());
-            self.floats(name("share"), &[rows], outcome(2));
-            self.floats(name("velocity_msd"), &[rows], outcome(3));
-        } else {
-            for (part, column) in [("log_ratio", 1), ("ratio", 2), ("kl", 3), ("mask", 4)] {
-                self.floats(name(part), &[rows], outcome(column));
-            }
+        }
+        for (part, column) in method.dumped_columns() {
+            self.floats(name(part), &[rows], outcome(*column));
         }
         let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome[0])).collect();
         if !record.penalties.is_empty() {

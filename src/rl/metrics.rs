@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::advantage::Advantages;
+use super::method::Method;
 use super::update::UpdateRecord;
 use crate::autodiff::LostInHalf;
 use crate::config::ObjectiveName;
@@ -238,14 +239,7 @@ impl IterationMetrics {
         if let Some(lost) = &self.lost_in_half {
             line.insert("lost_in_half".into(), json!(lost));
         }
-        let update = match self.objective {
-            ObjectiveName::Nft => json!({
-                "velocity_msd_new_old": self.mean(|update| update.kl_mean),
-                "velocity_msd_by_update": self.by_update(|update| update.kl_mean),
-            }),
-            _ => self.policy_json(),
-        };
-        line.append(&mut object(update));
+        line.append(&mut Method::from(self.objective).metrics(self));
         if let Some(kl_ref) = self.updates.first().and_then(|update| update.kl_ref_mean) {
             let mean = self.mean(|update| update.kl_ref_mean.unwrap_or(kl_ref));
             let kl_loss = self.reference_beta * mean;
@@ -257,12 +251,12 @@ impl IterationMetrics {
         line
     }
 
-    fn by_update(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> Vec<f64> {
+    pub(super) fn by_update(&self, quantity: impl Fn(&UpdateMetrics) -> f64) -> Vec<f64> {
         self.updates.iter().map(quantity).collect()
     }
 
     /// The keys that exist because old and new policy have densities.
-    fn policy_json(&self) -> Value {
+    pub(super) fn policy_json(&self) -> Value {
         let by_step = |quantity: fn(&StepMetrics) -> f64| -> Vec<f64> { self.by_step.iter().map(quantity).collect() };
         let masked = self.mean(|update| update.masked_fraction);
         let mut line = object(json!({

@@ -3,6 +3,7 @@
 pub mod advantage;
 mod dump;
 pub mod guard;
+mod method;
 mod metrics;
 mod rollout;
 mod run;

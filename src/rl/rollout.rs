@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, ObjectiveName};
+use super::method::Method;
+use crate::config::Config;
 use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Command, Gpu};
@@ -50,20 +51,13 @@ pub(super) fn trained_slots(config: &Config) -> Result<usize> {
 
 /// How many states are kept per sample.
 pub(super) fn stored_slots(config: &Config) -> Result<usize> {
-    match config.objective.name {
-        ObjectiveName::Nft => Ok(1),
-        _ => trained_slots(config),
-    }
+    Ok(Method::of(config).stored_slots(trained_slots(config)?))
 }
 
 /// The trajectory stores and their bytes.
 pub(super) fn store_bytes(config: &Config, model: &FlowModel) -> Result<Vec<(Store, u64)>> {
     let bytes = DType::F32.bytes(&[stored_slots(config)?, config.samples_per_rollout(), model.dim()]);
-    let stores: &[Store] = match config.objective.name {
-        ObjectiveName::Nft => &[STATES],
-        _ => &[STATES, VELOCITIES],
-    };
-    Ok(stores.iter().map(|store| (*store, bytes)).collect())
+    Ok(Method::of(config).stores().iter().map(|store| (*store, bytes)).collect())
 }
 
 impl RolloutCollector {
@@ -134,7 +128,7 @@ impl RolloutCollector {
                 Command::Copy { from: visit.velocity, to: &to_velocities },
             ])
         })?;
-        if self.config.objective.name == ObjectiveName::Nft {
+        if Method::of(&self.config).stores_samples() {
             self.stores[&STATES].write(&self.gpu, &images);
         }
         Ok(Rollout { index, requests, table, trained, images })

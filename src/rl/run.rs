@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use super::guard::{RunGuard, Watch};
+use super::method::Method;
 use super::metrics::IterationMetrics;
 use super::trainer::Trainer;
-use crate::config::{Command, Config, ObjectiveName, WeightType};
+use crate::config::{Command, Config, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
@@ -412,12 +413,7 @@ impl TrainingRun {
 
 /// Reports an iteration to the user.
 fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
-    let change = found.last_kl();
-    let moved = match found.objective {
-        // DiffusionNFT has neither densities nor a mask.
-        ObjectiveName::Nft => format!("velocity moved {change:.2e}"),
-        _ => format!("kl {change:.2e}  masked {:.1} %", 100.0 * found.mean(|update| update.masked_fraction)),
-    };
+    let moved = Method::from(found.objective).change(found);
     let (reward, rate) = (found.reward[0], found.images_per_second());
     progress.update(done, &format!("reward {reward:.3}  {moved}  {rate:.0} images/s"));
     if found.skipped() > 0 {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::dump::Context;
+use super::method::Method;
 use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector, trained_slots};
 use super::saved::Saved;
@@ -205,11 +206,7 @@ impl Trainer {
             let stores = [(BASE, &base), (START, &start)].into_iter();
             stores.filter_map(|(store, buffer)| Some((store, buffer.clone()?)))
         };
-        let mut drawing = match config.objective.name {
-            // The old policy draws the samples, so the first update need not be on-policy.
-            ObjectiveName::Nft => optimizer.average_stores(),
-            _ => optimizer.stores().clone(),
-        };
+        let mut drawing = Method::of(config).drawing_stores(&optimizer);
         drawing.extend(base_stores());
         let _held = cost.reserve(gpu)?;
         let collector = RolloutCollector::new(gpu, config, &network, conditions, &drawing)?;
@@ -314,7 +311,7 @@ impl Trainer {
         };
         metrics.observe(&records, &advantages);
         metrics.standard_ratio = standard_ratio(&self.config, &records, self.network.model.dim());
-        guard(&metrics)?;
+        Method::of(&self.config).check_first_update(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
             let most = self.config.train.max_skipped_updates;
@@ -439,19 +436,4 @@ fn standard_ratio(config: &Config, records: &[UpdateRecord], dim: usize) -> Opti
     }
     let fresh = records.iter().take(config.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
     StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
-}
-
-/// Stops a run whose first update is not on-policy.
-fn guard(metrics: &IterationMetrics) -> Result<()> {
-    // DiffusionNFT's old policy is the average of the weights, not the newest.
-    let is_policy = metrics.objective != ObjectiveName::Nft;
-    if !is_policy || metrics.on_policy == [0.0; 2] || metrics.updates[0].skipped {
-        return Ok(());
-    }
-    Err(Error::failed(format!(
-        "the first update of iteration {} is not on-policy: the ratio differs from 1 by {:.1e} and the KL is {:.1e}, \
-         but both must be 0 to the bit. On this device a kernel's result for a sample depends on the batch; please \
-         report it with the output of `flowdppo-wgpu devices`",
-        metrics.iteration, metrics.on_policy[0], metrics.on_policy[1]
-    )))
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::dump::UpdateDump;
+use super::method::{Method, Term};
 use super::rollout::{Rollout, trained_slots};
 use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
 use crate::autodiff::LostInHalf;
 use crate::config::{Config, ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
-use crate::flow::sampler::Transition;
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
 use crate::graph::{DType, Plan, Stores};
 use crate::model::{FlowModel, Network};
@@ -52,14 +52,6 @@ pub(super) fn record_bytes(config: &Config) -> Result<u64> {
     let terms = updates * trained_slots(config)? * config.samples_per_update();
     let numbers = OUTCOME + usize::from(config.objective.reference.beta > 0.0);
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
-}
-
-/// The row (a, b, s) of a trained step. DiffusionNFT adds noise to the sample itself: x = (1 − σ)·x_0 + σ·ε.
-pub(super) fn trained_row(objective: ObjectiveName, rollout: &Rollout, step: usize) -> Transition {
-    match objective {
-        ObjectiveName::Nft => Transition { a: 1.0 - rollout.table.sigmas[step], b: 0.0, s: rollout.table.sigmas[step] },
-        _ => rollout.table.rows[step],
-    }
 }
 
 impl Updater {
@@ -216,13 +208,9 @@ impl Updater {
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
         let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
         let transition = rollout.table.rows[step];
-        let row = trained_row(self.config.objective.name, rollout, step);
-        let (slot, noise_step) = match self.config.objective.name {
-            // There is one sample for all times, and each pass adds its own noise to it.
-            ObjectiveName::Nft => (0, step + epoch * rollout.table.steps()),
-            // The noise that the rollout drew.
-            _ => (slot, step),
-        };
+        let method = Method::of(&self.config);
+        let row = method.transition(rollout, step);
+        let (slot, noise_step) = method.slot_and_noise(rollout, Term { slot, step, epoch });
         let it = &self.tensors;
         let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
         self.plan.write(it.indices, &indices);

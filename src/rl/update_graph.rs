@@ -8,6 +8,7 @@
 //! | old velocity | stored with it | the averaged weights' |
 //! | loss | [`policy_stats`], [`PolicyObjective`] | [`NftLoss`] |
 
+use super::method::Method;
 use super::rollout::{STATES, VELOCITIES, stored_slots};
 use crate::autodiff::{Activations, Halves, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
@@ -172,9 +173,9 @@ impl UpdateGraph {
             terms: Terms { x: state, epsilon, v_old: state, v_new: state },
             halves: None,
         };
-        let losses = match config.objective.name {
-            ObjectiveName::Nft => it.record_nft(config, network, state, epsilon),
-            _ => it.record_policy(config, network, &stored, state, epsilon)?,
+        let losses = match Method::of(config) {
+            Method::Nft => it.record_nft(config, network, state, epsilon),
+            Method::Policy => it.record_policy(config, network, &stored, state, epsilon)?,
         };
         it.graph.keep(it.outcomes);
         let activations =

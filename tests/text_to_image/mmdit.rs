@@ -1,15 +1,19 @@
 //! The transformer of Stable Diffusion 3 and 3.5 against diffusers, on tiny models with random weights.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use flowdppo_wgpu::Result;
 use flowdppo_wgpu::autodiff::{Activations, backward_with};
 use flowdppo_wgpu::config::WeightType;
 use flowdppo_wgpu::flow::schedule::Schedule;
+use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, StoreMemory, Stores, Tensor};
 use flowdppo_wgpu::model::{
-    Adapter, BASE, DIFFUSERS_ADAPTER, Layout, Mmdit, MmditConfig, MmditNetwork, Prompts, Tensors, read_tensors,
-    serialize_tensors,
+    Adapter, BASE, ConditionInput, DIFFUSERS_ADAPTER, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig,
+    Network, PromptEmbedding, PromptSource, Prompts, Shared, Tensors, TextModel, read_tensors, serialize_tensors,
 };
+use flowdppo_wgpu::shape::ImageShape;
 
 use crate::common::{Input, Random, floats, gpu};
 
@@ -35,12 +39,48 @@ fn config(folder: &str) -> MmditConfig {
     MmditConfig::from_diffusers(folder, &bytes).expect("it describes a transformer")
 }
 
+/// The prompts and the decoder of a network that is given embeddings and not asked for pictures.
+#[derive(Debug)]
+struct Nothing;
+
+impl PromptSource for Nothing {
+    fn prompts(&self) -> &[String] {
+        &[]
+    }
+
+    fn tokens(&self) -> usize {
+        0
+    }
+
+    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
+        unreachable!("the embeddings are given")
+    }
+}
+
+impl LatentDecoder for Nothing {
+    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
+        latents
+    }
+
+    fn decode(&self, _: &Arc<Gpu>, _: &[f32], _: ImageShape) -> Result<Vec<f32>> {
+        unreachable!("there are no pictures")
+    }
+}
+
+/// A transformer with all of its weights in one store.
+fn network(config: MmditConfig, size: [usize; 2]) -> Network {
+    let schedule = Schedule::default();
+    let model =
+        TextModel { config, size, schedule, prompts: Shared(Arc::new(Nothing)), decoder: Shared(Arc::new(Nothing)) };
+    (&FlowModel::Mmdit(model)).into()
+}
+
 /// The transformer of a folder for latents of a size, with all of its weights.
-fn model(folder: &str, size: [usize; 2]) -> (MmditNetwork, Vec<f32>) {
+fn model(folder: &str, size: [usize; 2]) -> (Network, Vec<f32>) {
     let config = config(folder);
     let tensors = file(&format!("{folder}/diffusion_pytorch_model.safetensors"));
     let weights = config.gather(folder, size, tensors).expect("the weights fit");
-    (MmditNetwork { config, size, lora: None, weights: WeightType::F32 }, weights)
+    (network(config, size), weights)
 }
 
 const SD35: &str = "sd35_tiny_pipeline/transformer";
@@ -118,13 +158,14 @@ struct Declared {
     prompts: Prompts,
 }
 
-fn record(network: &Mmdit<'_>, graph: &mut Graph, declared: &Declared) -> Tensor {
-    let v = network.velocity(graph, declared.x, declared.time, declared.prompts);
+fn record(network: &FlowNetwork<'_>, graph: &mut Graph, declared: &Declared) -> Tensor {
+    let prompts = ConditionInput::Prompts { given: declared.prompts, negative: None };
+    let v = network.velocity(graph, declared.x, declared.time, prompts);
     graph.keep(v)
 }
 
 /// The velocity on the device.
-fn velocity((network, weights): &(MmditNetwork, Vec<f32>), request: &Request) -> Vec<f32> {
+fn velocity((network, weights): &(Network, Vec<f32>), request: &Request) -> Vec<f32> {
     let mut graph = Graph::new();
     let declared = request.declare(&mut graph);
     let v = record(&network.declare(&mut graph, PARAMETERS, None), &mut graph, &declared);
@@ -172,7 +213,7 @@ fn velocities_of_sd3_tiny_match_diffusers() {
 #[test]
 fn networks_without_norms_and_second_attention_run() {
     let config = MmditConfig { qk_norm: false, dual_attention: [].into(), depth: 2, ..config(SD35) };
-    let network = MmditNetwork { config, size: [4, 6], lora: None, weights: WeightType::F32 };
+    let network = network(config, [4, 6]);
     let layout = network.layout();
     assert!(!layout.entries().iter().any(|entry| entry.name.contains("norm_q") || entry.name.contains("attn2")));
     let mut random = Random(5);
@@ -226,7 +267,7 @@ fn a_guided_trajectory_matches_diffusers() {
     let declared = request.declare(&mut graph);
     let negative = Prompts { context: graph.input("context", &context.0), pooled: graph.input("pooled", &pooled.0) };
     let transformer = network.declare(&mut graph, PARAMETERS, None);
-    let prompts = [declared.prompts, negative];
+    let prompts = ConditionInput::Prompts { given: declared.prompts, negative: Some(negative) };
     let v = transformer.guided_velocity(&mut graph, declared.x, declared.time, prompts, 4.5);
     graph.keep(v);
     let mut plan = Plan::new(gpu(), &graph, &stores(&network.layout(), &weights)).expect("it is small");
@@ -240,7 +281,7 @@ fn a_guided_trajectory_matches_diffusers() {
         // The errors of earlier steps grow with the guidance: its scale is 4.5 + 3.5 for the difference of two terms.
         let found = error(&x, latents[step]);
         assert!(found < 2e-4, "before step {step}: {found:.1e}");
-        let time = network.config.time_of(pair[0]);
+        let time = network.model.time_of(pair[0]);
         assert!((time - io["traj.timesteps"].1[step]).abs() < 1e-3);
         plan.write(declared.x, &x);
         plan.write(declared.time, &[time; 2]);
@@ -260,7 +301,7 @@ fn a_guided_trajectory_matches_diffusers() {
 
 /// The velocity, the gradients of the trained store and that of the latents, of the sum of the velocity times a cotangent.
 fn differentiate(
-    (network, trained): &(MmditNetwork, Vec<f32>),
+    (network, trained): &(Network, Vec<f32>),
     base: Option<StoreMemory>,
     io: &Tensors,
     cotangent: &[f32],
@@ -328,10 +369,11 @@ fn recomputed_blocks_have_the_same_bits() {
 }
 
 /// A network with the reference adapter, the weights of the adapter, and those of the base.
-fn adapted() -> (MmditNetwork, Adapter, Vec<f32>) {
+fn adapted() -> (Network, Adapter, Vec<f32>) {
     let (network, base) = model(SD35, [12, 8]);
-    let adapter = Adapter::load(&formats("sd35_tiny_gradients/lora_peft"), &network.base_layout()).expect("it is LoRA");
-    (MmditNetwork { lora: Some(adapter.lora.clone()), ..network }, adapter, base)
+    let adapter =
+        Adapter::load(&formats("sd35_tiny_gradients/lora_peft"), &network.model.layout()).expect("it is LoRA");
+    (Network { lora: Some(adapter.lora.clone()), ..network }, adapter, base)
 }
 
 #[test]
@@ -346,7 +388,7 @@ fn gradients_of_an_adapter_match_pytorch() {
     assert!(adapter.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 8.0));
     let inputs = file("sd35_tiny_gradients/gradients.safetensors");
     let io = file("sd35_tiny_gradients/lora_gradients.safetensors");
-    let layout = network.base_layout();
+    let layout = network.model.layout();
     let memory = layout.upload(gpu(), "base", &base).expect("it is small");
     let model = (network, adapter.weights);
     for recompute in [false, true] {
@@ -358,7 +400,7 @@ fn gradients_of_an_adapter_match_pytorch() {
     }
     // A base in fewer bits computes the same bits as its rounded weights.
     for weights in [WeightType::F16, WeightType::Q8_0] {
-        let stored = (MmditNetwork { weights, ..model.0.clone() }, model.1.clone());
+        let stored = (Network { weights, ..model.0.clone() }, model.1.clone());
         let frozen = stored.0.frozen();
         let rounded = frozen.rounded(&base).expect("16 bits suffice");
         assert!(rounded != base);
@@ -419,7 +461,7 @@ fn weights_that_do_not_fit_are_reported_with_the_tensor() {
 #[test]
 fn the_diffusers_file_of_an_adapter_matches_that_of_peft() {
     let (network, adapter, _) = adapted();
-    let base = network.base_layout();
+    let base = network.model.layout();
     let path = formats("sd35_tiny_gradients/lora_diffusers").join(DIFFUSERS_ADAPTER);
     assert!(Adapter::load_diffusers(&path, &base).expect("it is LoRA") == adapter);
     // Written files can be read again, in both formats.
@@ -440,7 +482,7 @@ fn the_diffusers_file_of_an_adapter_matches_that_of_peft() {
 
 #[test]
 fn bad_diffusers_files_are_explained() {
-    let base = adapted().0.base_layout();
+    let base = adapted().0.model.layout();
     let tensors = file(&format!("sd35_tiny_gradients/lora_diffusers/{DIFFUSERS_ADAPTER}"));
     let said = |change: &dyn Fn(&mut Tensors)| {
         let mut tensors = tensors.clone();

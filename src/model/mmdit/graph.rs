@@ -5,8 +5,8 @@ use super::layout::{POSITIONS, TIME_FEATURES, keeps_context};
 use crate::graph::{Graph, Tensor};
 use crate::model::layout::Parameters;
 use crate::ops::{
-    Activation, Add, AddBroadcast, Attention, GatedResidual, Guidance, LayerNorm, Patches, Patchify, RmsNorm, Split,
-    SplitTokens, TimeFeatures, TokenParts, Unpatchify, join_tokens, time_frequencies,
+    Activation, Add, AddBroadcast, Attention, GatedResidual, LayerNorm, Patches, Patchify, RmsNorm, Split, SplitTokens,
+    TimeFeatures, TokenParts, Unpatchify, join_tokens, time_frequencies,
 };
 
 /// Added to the mean square of a query or a key.
@@ -71,24 +71,6 @@ impl<'a> Mmdit<'a> {
         let normal = graph.push(LayerNorm, &[streams.image, parts[1], parts[0]])[0];
         let vectors = self.linear(graph, "proj_out", normal);
         graph.apply(Unpatchify(Patches { channel_first: false, ..patches }), &[vectors])
-    }
-
-    /// The velocity with classifier-free guidance: v₋ + scale·(v₊ − v₋), with v₋ that of the negative prompts. A scale of
-    /// 1 needs only one forward pass.
-    pub fn guided_velocity(
-        &self,
-        graph: &mut Graph,
-        x: Tensor,
-        time: Tensor,
-        [prompts, negative]: [Prompts; 2],
-        guidance_scale: f32,
-    ) -> Tensor {
-        let conditional = self.velocity(graph, x, time, prompts);
-        if guidance_scale == 1.0 {
-            return conditional;
-        }
-        let unconditional = graph.scope("unconditional", |graph| self.velocity(graph, x, time, negative));
-        graph.apply(Guidance { guidance_scale }, &[conditional, unconditional])
     }
 
     fn patches(&self, [height, width]: [usize; 2]) -> Patches {

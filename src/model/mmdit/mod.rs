@@ -7,11 +7,10 @@
 mod config;
 mod graph;
 mod layout;
-mod network;
 mod stored;
 
 pub use config::MmditConfig;
-pub use graph::{Mmdit, Prompts};
+pub(super) use graph::Mmdit;
+pub use graph::Prompts;
 pub(super) use layout::POSITIONS;
-pub use network::MmditNetwork;
 pub use stored::StoredTransformer;

@@ -1,6 +1,6 @@
 //! `[prompts]`: what a text-to-image model is asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,4 +44,9 @@ impl Prompts {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a file of prompts is one that `encode` wrote.
+pub fn is_encoded(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
 }

@@ -1,13 +1,12 @@
 //! A pipeline as what `train` starts from.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
 use super::pipeline::{TextToImage, folder_of};
 use super::prompts::{Prompt, cut_warnings, read_prompts};
-use crate::config::{self, Config};
+use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::text::CLIP_TOKENS;
@@ -133,11 +132,6 @@ impl TextBase {
         };
         self.with(Shared(Arc::new(conditions)))
     }
-}
-
-/// Whether a file of prompts is one that `encode` wrote.
-fn is_encoded(file: &Path) -> bool {
-    file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
 }
 
 /// Whether any velocity of a run is guided.

@@ -144,8 +144,8 @@ impl ConditionsFile {
         }
         if guided && self.shape(NEGATIVE[0]).is_empty() {
             return Err(Error::input(format!(
-                "{name} has no negative prompt (`{}`), which guidance needs: set --guidance-scale 1, or encode the prompts \
-                 again",
+                "{name} has no negative prompt (`{}`), which guidance needs: set the guidance scale to 1, or encode the \
+                 prompts again",
                 NEGATIVE[0]
             )));
         }

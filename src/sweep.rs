@@ -166,10 +166,9 @@ fn path(config: &Config) -> PathBuf {
 fn model_file(config: &Config) -> Result<&str> {
     match config.model.source()? {
         ModelSource::File(file) => Ok(file),
-        ModelSource::Folder(_) => Err(Error::input(
-            "a sweep cannot train the text-to-image model of `model.folder` yet: do its runs one by one, with train",
-        )),
-        ModelSource::New(_) => Err(Error::input("a sweep starts from a trained model: set `model.file`")),
+        ModelSource::Folder(_) | ModelSource::New(_) => {
+            Err(Error::input("a sweep starts from a trained model: set `model.file`"))
+        }
     }
 }
 

@@ -89,9 +89,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             // The directory of the run does not stand for a pipeline.
             true if config.model.folder.is_some() => {
                 let [model, adapter] = [Path::new(file), &directory.adapter()].map(quoted);
-                say(format_args!(
-                    "tuned model: flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT"
-                ));
+                let draw = format!("flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT");
+                say(format_args!("tuned model: {file} with the adapter in {adapter}; draw with: {draw}"));
             }
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());

@@ -134,8 +134,8 @@ impl TextToImage {
         let state = |name: &str| self.pipeline.components.iter().find(|it| it.name == name).map(|it| it.state);
         if with_t5 && state("text_encoder_3") == Some(State::Missing) {
             return Err(Error::input(format!(
-                "{} has no folder `text_encoder_3`, which its {MODEL_INDEX} names: download it, too, or leave T5 out (--no-t5, \
-                 or `prompts.t5` = false)",
+                "{} has no folder `text_encoder_3`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
+                 out (--no-t5, or `prompts.t5` = false)",
                 self.pipeline.folder.display()
             )));
         }

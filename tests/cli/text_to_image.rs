@@ -446,7 +446,7 @@ fn mistakes_get_one_sentence() {
             &["`transformer` is a UNet2DConditionModel"],
         ),
         (&edit(index, "FlowMatchEuler", "DDIM"), "", &["`scheduler` is a DDIM"]),
-        (&remove("transformer"), "", &["has no folder `transformer`", "download it, too"]),
+        (&remove("transformer"), "", &["has no folder `transformer`", "download it as well"]),
         (&remove("vae"), "", &["has no folder `vae`"]),
         (&remove("scheduler"), "", &["has no folder `scheduler`"]),
         (&remove("text_encoder"), "", &["has no folder `text_encoder`"]),

@@ -38,7 +38,7 @@ impl SamplerTable {
     /// Deterministic steps of a solver along a schedule, for a [`Sampling`] that was bound for it.
     ///
     /// # Errors
-    /// As [`Table::new`].
+    /// As [`SamplerTable::new`].
     pub fn solve(schedule: &Schedule, steps: usize, solver: Solver) -> Result<Self> {
         let sigmas = schedule.sigmas(steps)?;
         let table = solver.table(&sigmas)?;

@@ -94,7 +94,7 @@ impl SweepPlan {
     /// Starts a run, or continues it.
     ///
     /// # Errors
-    /// As [`Run::prepare`] and [`Run::execute`], except non-finite numbers and guard rails, which end only this run.
+    /// As [`TrainingRun::prepare`] and [`TrainingRun::execute`], except non-finite numbers and guard rails, which end only this run.
     pub fn execute(
         &self,
         gpu: &Arc<Gpu>,

@@ -29,10 +29,10 @@ impl Default for Run {
     }
 }
 
-/// `[model]`: a model from a file, or the sizes of a new one; never both.
+/// `[model]`: a model from a file or a folder, or the sizes of a new one; only one of the three.
 ///
-/// `train` needs a file; `pretrain` takes either, and continues from a file; `eval` takes its model from `--model`. If
-/// there is a `[model]` section, `file` and the sizes have no defaults.
+/// `train` needs a file or a folder; `pretrain` takes a file, from which it continues, or sizes; `eval` takes its model
+/// from `--model`. If there is a `[model]` section, `file` and the sizes have no defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {

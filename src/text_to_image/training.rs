@@ -35,7 +35,7 @@ enum Embeddings {
     /// A file that `encode` wrote.
     Encoded(Arc<Conditions>),
     /// The text encoders, of which no weights have been read yet.
-    Open(Encoders),
+    Open(Box<Encoders>),
 }
 
 /// Prompts whose embeddings nobody asks for yet.
@@ -102,7 +102,7 @@ impl TextBase {
             false => {
                 let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
                 check_count(texts.len(), "`prompts.file`")?;
-                (texts, Embeddings::Open(model.encoders(prompts.t5, T5_TOKENS)?))
+                (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
         Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size })

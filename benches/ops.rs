@@ -1,7 +1,7 @@
-//! Kernels and whole steps, for work on them: `cargo bench`, or `cargo bench -- matmul`. They are those of
-//! `flowdppo-wgpu bench`, which also says how good a figure is.
+//! Benchmarks of kernels and complete steps, for work on them: `cargo bench`, or `cargo bench -- matmul`. They are the
+//! cases of `flowdppo-wgpu bench`, which also compares them with the limits of the device.
 //!
-//! Each figure is one replay of a plan, waited for. Compare within one run: machines are noisy.
+//! Each figure is one replay of a plan, including the wait for it. Compare figures within one run: machines are noisy.
 
 use std::sync::{Arc, LazyLock};
 
@@ -20,7 +20,7 @@ fn main() {
     divan::main();
 }
 
-/// Times the replay of a case; the rate is in floating-point operations where ops count them.
+/// Times the replay of a case; the rate is in floating-point operations if the ops count them.
 fn replay(bencher: Bencher<'_, '_>, case: &Case) {
     let mut plan = case.bind(&GPU).expect("the case fits the device");
     // The first replays compile and measure.
@@ -58,7 +58,7 @@ fn layer_norm(bencher: Bencher<'_, '_>) {
     replay(bencher, &cases::layer_norms()[1]);
 }
 
-/// A whole training step: 32 images of 32x32x3 in 64 tokens, hidden size 128, depth 4; forward, backward, AdamW.
+/// A complete training step: 32 images of 32x32x3 in 64 tokens, hidden size 128, depth 4; forward, backward, AdamW.
 #[divan::bench(sample_count = 5)]
 fn flow_matching_step(bencher: Bencher<'_, '_>) {
     let mut benchmark = BenchmarkStep::new(&GPU, 32, 32).expect("the case fits the device");

@@ -11,7 +11,6 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::error::Result;
 use crate::flow::sampler::{Sampler, Transition};
-use crate::flow::schedule::Schedule;
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
@@ -140,7 +139,7 @@ impl Evaluator {
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes = eval.chosen_classes(model.num_conditions())?;
         let requests = requests_for(&classes, eval.count, eval.seed);
-        let table = SamplerTable::solve(&Schedule::default(), eval.steps, eval.solver)?;
+        let table = SamplerTable::solve(&model.schedule(), eval.steps, eval.solver)?;
         // An evaluation may use as much memory as a rollout; samples do not depend on it.
         let batch = requests.len().min(config.rollout_micro_batch());
         let judge = match eval.judge.as_str() {

@@ -49,12 +49,12 @@ impl SamplerTable {
         })
     }
 
-    /// Deterministic Euler steps.
+    /// Deterministic Euler steps along a schedule.
     ///
     /// # Errors
-    /// As [`Table::new`].
-    pub fn ode(shift: f64, steps: usize) -> Result<Self> {
-        Self::new(&Schedule::StaticShift { shift }, steps, Sampler::Ode, |_| 0.0)
+    /// As [`SamplerTable::new`].
+    pub fn ode(schedule: &Schedule, steps: usize) -> Result<Self> {
+        Self::new(schedule, steps, Sampler::Ode, |_| 0.0)
     }
 
     /// Number of steps.

@@ -28,5 +28,6 @@ mod cli {
     mod samples;
     mod sweep;
     mod text_to_image;
+    mod text_training;
     mod workplace;
 }

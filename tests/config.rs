@@ -49,6 +49,19 @@ fn the_shipped_configurations_load_validate_and_round_trip() {
     }
 }
 
+/// The recipes for Stable Diffusion 3.5: files of `train` without a model of their own.
+const RECIPES: [&str; 2] = ["flow-dppo", "laptop"];
+
+#[test]
+fn the_recipes_for_published_models_load_validate_and_round_trip() {
+    for file in RECIPES {
+        let config = shipped("sd35", file, &[]);
+        config.validate(Command::Train).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config, "{file}");
+        assert_eq!((config.lora.rank, config.lora.alpha()), (32, 64.0));
+    }
+}
+
 /// There is a file for each published method, which contains only what defines it.
 const METHODS: [&str; 9] =
     ["flow-dppo", "flow-dppo-cps", "flow-grpo", "flow-cps", "grpo-guard", "mix-grpo", "dance-grpo", "nft", "lora"];
@@ -80,9 +93,13 @@ fn the_files_of_the_methods_differ_only_in_what_defines_them() {
 
 #[test]
 fn every_line_of_a_shipped_configuration_is_explained() {
-    for set in SHIPPED {
+    for set in SHIPPED.into_iter().chain(["sd35"]) {
         let methods = METHODS.iter().filter(|_| set == "digits8");
-        for file in FILES.iter().map(|(file, _)| file).chain(methods) {
+        let files: Vec<&str> = match set {
+            "sd35" => RECIPES.to_vec(),
+            _ => FILES.iter().map(|(file, _)| file).chain(methods).copied().collect(),
+        };
+        for file in files {
             let path = format!("{}/configs/{set}/{file}.toml", env!("CARGO_MANIFEST_DIR"));
             let text = std::fs::read_to_string(&path).unwrap();
             let lines: Vec<&str> = text.lines().collect();

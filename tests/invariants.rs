@@ -267,7 +267,7 @@ fn nothing_is_allocated_or_compiled_after_the_first_iteration() {
     let mut evaluator =
         Evaluator::new(&gpu, &config, &flow_model.into(), &[], &stores, Some(&reference)).expect("it is small");
     let mut preview = Preview::new(&gpu, &config, &flow_model.into(), &[], 16, 1.0, &stores).expect("it is small");
-    let table = SamplerTable::ode(1.0, config.preview.steps).expect("it is a schedule");
+    let table = SamplerTable::ode(&flow_model.schedule(), config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {
         trainer.iteration(index)?;
         evaluator.evaluate(trainer.rewards(), index)?;

@@ -186,6 +186,11 @@ impl Arguments {
                 self.eta
             )));
         }
+        if self.sampler != Sampler::Ode && self.solver != Solver::Euler {
+            return Err(Error::input(
+                "--solver is for deterministic steps: leave it out, or leave out the stochastic --sampler",
+            ));
+        }
         match self.shift.filter(|shift| !shift.is_finite() || *shift <= 0.0) {
             Some(shift) => Err(Error::input(format!("--shift is {shift}: it must be a number above 0"))),
             None => Ok(()),
@@ -195,11 +200,6 @@ impl Arguments {
 
 fn check(arguments: &Arguments, model: &FlowModel) -> Result<()> {
     arguments.check()?;
-    if arguments.sampler != Sampler::Ode && arguments.solver != Solver::Euler {
-        return Err(Error::input(
-            "--solver is for deterministic steps: leave it out, or leave out the stochastic --sampler",
-        ));
-    }
     let classes = if arguments.classes.is_empty() { model.num_conditions() } else { arguments.classes.len() };
     if classes * arguments.count() > MOST {
         return Err(Error::input(format!(

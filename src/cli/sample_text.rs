@@ -1,6 +1,7 @@
 //! `sample` for text-to-image models: pictures of prompts.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -9,11 +10,11 @@ use super::sample::{Arguments, MOST};
 use super::{Global, Outputs, say};
 use crate::config::WeightType;
 use crate::error::{Error, Result};
-use crate::flow::solver::Solver;
 use crate::model::folder::locate;
+use crate::sampling::requests_for;
 use crate::text_to_image::{
-    Conditions, Order, PictureDecoder, TextToImage, check_count, counted, cut_warnings, picture_files, pictures_of,
-    read_prompts, read_start,
+    Conditions, Order, PictureDecoder, TextToImage, check_count, counted, cut_warnings, picture_files, read_prompts,
+    read_start,
 };
 
 /// Sampling steps and guidance unless others are asked for.
@@ -195,7 +196,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
             "{pictures} pictures are asked for: {MOST} are the most; lower --count, or name some of the prompts"
         )));
     }
-    order.pictures = pictures_of(prompts, count, arguments.seed);
+    let places: Vec<u32> = (0..prompts as u32).collect();
+    order.pictures = requests_for(&places, count, arguments.seed);
     // Nothing is encoded before it is known that there is room for the results.
     let files = check_outputs(global, arguments, folder, &order)?;
     if let Some(kept) = &kept {
@@ -204,7 +206,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
     let encoders = kept.is_none().then(|| order.model.encoders(!text.t5.no_t5, text.t5.tokens())).transpose()?;
 
     let gpu = global.open("")?;
-    let conditions = match (kept, encoders) {
+    let conditions = Arc::new(match (kept, encoders) {
         (None, Some(encoders)) => {
             global.announce(format_args!("encoding {}", counted(prompts, "prompt")));
             let negative = text.negative_prompt.as_deref().unwrap_or_default();
@@ -213,7 +215,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
             conditions
         }
         (kept, _) => kept.expect("there are conditions or encoders"),
-    };
+    });
     global.announce(format_args!("reading the transformer, with weights as {}", order.weights.name()));
     let mut drawn = order.draw(&gpu, &conditions, arguments.trajectory)?;
     let keep = arguments.save_tensors.is_some();
@@ -231,14 +233,11 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
     let text = &arguments.text;
     arguments.check()?;
     text.check()?;
-    let is_solved = arguments.solver != Solver::Euler;
-    for (option, is_given) in [("--class", !arguments.classes.is_empty()), ("--solver", is_solved)] {
-        if is_given {
-            return Err(Error::input(format!(
-                "{option} is for models with classes, and {} is a text-to-image model: leave it out",
-                arguments.model
-            )));
-        }
+    if !arguments.classes.is_empty() {
+        return Err(Error::input(format!(
+            "--class is for models with classes, and {} is a text-to-image model: leave it out",
+            arguments.model
+        )));
     }
     let model = TextToImage::open(folder, text.variant.as_deref())?;
     let decoder = text.decoder(&model)?;
@@ -264,13 +263,14 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
         table: arguments.table(&model.schedule(arguments.shift), STEPS)?,
         guidance_scale: arguments.guidance_scale.unwrap_or(GUIDANCE_SCALE),
         adapter,
+        solver: arguments.solver,
         weights: text.weights.unwrap_or_else(|| model.usual_weights()),
         start: start.map(|(_, values)| values),
         pictures: Vec::new(),
         batch: text.batch.unwrap_or(1),
         verbosity: global.verbosity(),
         model,
-        decoder,
+        decoder: Arc::new(decoder),
     })
 }
 
@@ -306,6 +306,6 @@ fn texts(arguments: &Arguments, order: &Order, conditions: &Conditions, index: u
         "guidance_scale": order.guidance_scale,
         "weights": order.weights.name(),
     });
-    let prompt = conditions.prompts()[order.pictures[index].prompt].clone();
+    let prompt = conditions.prompts()[order.pictures[index].condition as usize].clone();
     vec![("Description", prompt), ("Comment", comment.to_string())]
 }

@@ -398,7 +398,7 @@ pub struct Eval {
     /// Samples per class.
     #[schemars(range(min = 2, max = MAX_PER_CLASS), extend("x-why" = "diversity is a distance between samples"))]
     pub count: usize,
-    /// Sampling steps, on a linear schedule.
+    /// Sampling steps, on a linear schedule or, with `model.folder`, on that of the model.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
     /// How the deterministic steps are made.
@@ -439,7 +439,7 @@ pub struct Preview {
     /// Samples per class.
     #[schemars(range(min = 1, max = MAX_PER_CLASS))]
     pub per_class: usize,
-    /// Euler steps, on a linear schedule.
+    /// Euler steps, on a linear schedule or, with `model.folder`, on that of the model.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
     /// Seed of the grid's noise, the same every time.

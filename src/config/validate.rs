@@ -91,16 +91,18 @@ impl Config {
     }
 
     fn validate_train_model(&self) -> Result<()> {
+        if self.model.file.is_none() && self.model.folder.is_none() {
+            return Err(Error::input(
+                "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain",
+            ));
+        }
         match self.model.source()? {
-            ModelSource::File(_) => Ok(()),
             ModelSource::Folder(_) if self.lora.is_used() => Ok(()),
             ModelSource::Folder(_) => Err(Error::input(
                 "all weights of `model.folder` would be trained, which cannot be saved: train an adapter, with \
                  `lora.rank` = 32 for instance",
             )),
-            ModelSource::New(_) => Err(Error::input(
-                "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain",
-            )),
+            ModelSource::File(_) | ModelSource::New(_) => Ok(()),
         }
     }
 

@@ -80,14 +80,14 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
         }
         data.class_names.push(name);
     }
-    refuse_broken(&broken)?;
+    reject_broken(&broken)?;
     reader.warn();
     data.originals = Some(originals);
     Ok(data)
 }
 
 /// Names the broken pictures together, so that a user can fix them all at once.
-fn refuse_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
+fn reject_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
     let Some(((first, cause), others)) = broken.split_first() else { return Ok(()) };
     let mut message = format!("cannot read {}: {cause}", first.display());
     if !others.is_empty() {

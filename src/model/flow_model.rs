@@ -13,6 +13,7 @@ use super::mmdit::{Mmdit, MmditConfig};
 use crate::classes::Classes;
 use crate::config;
 use crate::error::{Error, Result};
+use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Tensor};
 use crate::ops::Guidance;
@@ -46,6 +47,8 @@ pub struct TextModel {
     pub config: MmditConfig,
     /// Height and width of the latents.
     pub size: [usize; 2],
+    /// The noise levels that it is sampled along.
+    pub schedule: Schedule,
     /// The table of conditions.
     pub prompts: Shared<dyn PromptSource>,
     /// What makes pictures of the latents.
@@ -195,6 +198,14 @@ impl FlowModel {
                  `lora.rank` = 32 for instance",
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// The noise levels that the model is sampled along for users, in evaluations and previews.
+    pub fn schedule(&self) -> Schedule {
+        match self {
+            Self::Dit(_) => Schedule::default(),
+            Self::Mmdit(model) => model.schedule.clone(),
         }
     }
 

@@ -155,7 +155,7 @@ impl TrainingRun {
             preview: preview_of(network, &stores)?,
             base_preview: Some(preview_of(&reference.network, &reference.stores)?),
             evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&reference))?,
-            table: SamplerTable::ode(1.0, config.preview.steps)?,
+            table: SamplerTable::ode(&model.schedule(), config.preview.steps)?,
             dim: model.dim(),
             config: config.clone(),
             trainer,

@@ -55,7 +55,7 @@ impl<'a> Pretrainer<'a> {
         let stores = training.optimizer.average_stores();
         let batch = config.pretrain_micro_batch();
         let preview = Preview::new(gpu, config, &(&model).into(), &data.class_names, batch, 1.0, &stores)?;
-        let table = SamplerTable::ode(1.0, config.preview.steps)?;
+        let table = SamplerTable::ode(&model.schedule(), config.preview.steps)?;
         Ok(Self { training, preview, table, model, class_names: &data.class_names })
     }
 

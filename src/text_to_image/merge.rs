@@ -7,11 +7,10 @@ use safetensors::tensor::Dtype;
 
 use super::pipeline::TextToImage;
 use super::writer::Writer;
-use crate::config::WeightType;
 use crate::error::{Error, Result};
 use crate::files::fill_atomically;
 use crate::model::folder::{StoredAs, StoredTensor};
-use crate::model::{Adapter, MmditNetwork};
+use crate::model::{Adapter, StoredTransformer};
 
 impl TextToImage {
     /// Writes the transformer with `scale` times an adapter in its weights: W + scale · (alpha / rank) · B·A, summed in f64
@@ -22,10 +21,8 @@ impl TextToImage {
     /// [`Error::Input`] if a tensor is missing or has another shape, a sum is too large for its type, or the type has
     /// fewer than 16 bits; else if the file cannot be written.
     pub fn merge(&self, adapter: &Adapter, scale: f64, path: &Path) -> Result<()> {
-        let patch = self.config().patch_size;
-        let network = MmditNetwork::base(self.config(), [patch; 2], WeightType::F32);
-        network.check_stored(self.transformer())?;
-        let ours = adapter.lora.layout(&network.base_layout());
+        StoredTransformer::new(self.config(), [self.config().patch_size; 2], self.transformer())?;
+        let ours = adapter.lora.layout(&self.any_layout());
         let layers: Vec<String> = adapter.lora.layers().iter().map(|it| format!("{}.weight", it.layer)).collect();
         let mut described = Vec::new();
         for (name, stored) in self.transformer().tensors() {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
-use super::drawing::{Drawing, Picture};
 use super::pictures::write_picture;
-use super::pipeline::TextToImage;
+use super::pipeline::{TextToImage, out_of_memory};
 use crate::config::WeightType;
 use crate::error::{Error, Result};
+use crate::flow::solver::Solver;
 use crate::gpu::Gpu;
-use crate::model::{Adapter, Tensors, read_tensors, write_tensors};
+use crate::model::{Adapter, Shared, Tensors, read_tensors, write_tensors};
 use crate::run::{Progress, Verbosity};
-use crate::sampling::SamplerTable;
+use crate::sampling::{SampleRequest, SamplerTable, Sampling};
 
 /// Elements of tensors that are kept on the host for a file: 4 GiB.
 const MOST_ELEMENTS: usize = 1 << 30;
@@ -24,13 +24,15 @@ pub struct Order {
     /// The pipeline.
     pub model: TextToImage,
     /// What turns latents into pictures.
-    pub decoder: PictureDecoder,
+    pub decoder: Arc<PictureDecoder>,
     /// Height and width of the latents.
     pub size: [usize; 2],
     /// The side of a tile that is decoded at once, in latents; `None` if the device decides.
     pub tile: Option<usize>,
     /// The steps.
     pub table: SamplerTable,
+    /// The solver that the steps are of.
+    pub solver: Solver,
     /// Classifier-free guidance; 1 is none.
     pub guidance_scale: f64,
     /// An adapter of the transformer, and how much of it is added.
@@ -40,7 +42,7 @@ pub struct Order {
     /// The latents to start from in place of noise, `[N, C, h, w]`.
     pub start: Option<Vec<f32>>,
     /// The pictures.
-    pub pictures: Vec<Picture>,
+    pub pictures: Vec<SampleRequest>,
     /// Pictures that are drawn together.
     pub batch: usize,
     /// How much is said of the progress.
@@ -104,15 +106,19 @@ impl Order {
     ///
     /// # Errors
     /// If the weights do not fit, the device has not enough memory or is lost, or a result is not finite.
-    pub fn draw(&self, gpu: &Arc<Gpu>, conditions: &Conditions, trajectory: bool) -> Result<Drawn> {
+    pub fn draw(&self, gpu: &Arc<Gpu>, conditions: &Arc<Conditions>, trajectory: bool) -> Result<Drawn> {
         let (count, steps, dim) = (self.pictures.len(), self.table.steps(), self.dim());
         let batch = self.batch.min(count);
         let adapter = self.adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
-        let (network, stores) = self.model.upload(gpu, self.size, self.weights, adapter)?;
-        let mut drawing = Drawing::new(gpu, &network, (batch, conditions.tokens()), self.guidance_scale, &stores)?;
+        let model = self.model.flow_model(self.size, Shared(conditions.clone()), Shared(self.decoder.clone()));
+        let (network, stores) = self.model.upload(gpu, &model, self.weights, adapter)?;
+        // Less than 1 is no guidance either, as in diffusers.
+        let guidance_scale = self.guidance_scale.max(1.0);
+        let mut sampling = Sampling::new_for(gpu, &network, [count, batch], guidance_scale, self.solver, &stores)
+            .map_err(out_of_memory)?;
         let mut progress = Progress::new("sampling", (steps * count.div_ceil(batch)) as u64, self.verbosity);
         let mut states = vec![0.0_f32; if trajectory { steps * count * dim } else { 0 }];
-        let latents = drawing.draw(&self.table, &self.pictures, conditions, self.start.as_deref(), |moment| {
+        let latents = sampling.draw_visited(&self.table, &self.pictures, self.start.as_deref(), |moment| {
             if trajectory {
                 let at = (moment.step * count + moment.first) * dim;
                 states[at..at + moment.count * dim].copy_from_slice(&gpu.read::<f32>(&[moment.x])?);

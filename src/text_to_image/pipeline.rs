@@ -16,7 +16,10 @@ use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
 use crate::model::text::Sd3Prompts;
-use crate::model::{ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, MmditConfig, MmditNetwork};
+use crate::model::{
+    ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, MmditConfig, Network,
+    PromptSource, Shared, StoredTransformer, TextModel,
+};
 use crate::optimizer::PARAMETERS;
 
 /// The transformer's component.
@@ -152,19 +155,32 @@ impl TextToImage {
         Ok(Encoders { prompts, t5_tokens, width, pooled_width, folders })
     }
 
-    /// The transformer for latents of a size, with an adapter at a scale if there is one, on the device.
+    /// The transformer as a flow model, for latents of a size and these prompts.
+    pub(super) fn flow_model(
+        &self,
+        size: [usize; 2],
+        prompts: Shared<dyn PromptSource>,
+        decoder: Shared<dyn LatentDecoder>,
+    ) -> TextModel {
+        TextModel { config: self.config.clone(), size, schedule: self.schedule(None), prompts, decoder }
+    }
+
+    /// Uploads the transformer of a model, with an adapter at a scale if there is one.
     ///
     /// # Errors
-    /// As [`MmditNetwork::upload_base`].
-    pub fn upload(
+    /// As [`StoredTransformer::new`] and [`crate::model::Frozen::upload`].
+    pub(super) fn upload(
         &self,
         gpu: &Arc<Gpu>,
-        size: [usize; 2],
+        model: &TextModel,
         weights: WeightType,
         adapter: Option<(&Adapter, f64)>,
-    ) -> Result<(MmditNetwork, Stores)> {
-        let mut network = MmditNetwork::base(&self.config, size, weights);
-        let base = network.upload_base(gpu, &self.transformer, |weights| format!("--weights {}", weights.name()));
+    ) -> Result<(Network, Stores)> {
+        // A wrong file is found before gigabytes have been read.
+        let stored = StoredTransformer::new(&self.config, model.size, &self.transformer)?;
+        let mut network = Network::base(&FlowModel::Mmdit(model.clone()), weights);
+        let option = |weights: WeightType| format!("--weights {}", weights.name());
+        let base = network.frozen().upload_set_by(gpu, "transformer", &stored, option);
         let mut stores = Stores::from([(BASE, base.map_err(out_of_memory)?)]);
         if let Some((adapter, scale)) = adapter {
             network.lora = Some(adapter.lora.scaled(scale));
@@ -173,13 +189,17 @@ impl TextToImage {
         Ok((network, stores))
     }
 
+    /// The transformer's parameters for latents of some size: all but the positions are the same for each.
+    pub(super) fn any_layout(&self) -> Layout {
+        self.config.layout([self.config.patch_size; 2])
+    }
+
     /// Reads an adapter of the transformer, see [`load_adapter`].
     ///
     /// # Errors
     /// As there.
     pub fn adapter(&self, path: &Path) -> Result<Adapter> {
-        let patch = self.config.patch_size;
-        load_adapter(path, &MmditNetwork::base(&self.config, [patch; 2], WeightType::F32))
+        load_adapter(path, &self.any_layout())
     }
 }
 
@@ -187,17 +207,16 @@ impl TextToImage {
 ///
 /// # Errors
 /// [`Error::Input`] with the key or tensor that does not fit the transformer, or is not plain LoRA.
-pub fn load_adapter(path: &Path, network: &MmditNetwork) -> Result<Adapter> {
-    let base = network.base_layout();
+pub fn load_adapter(path: &Path, base: &Layout) -> Result<Adapter> {
     let inside = path.join(DIFFUSERS_ADAPTER);
     match () {
-        () if path.join(ADAPTER_CONFIG).exists() => Adapter::load(path, &base),
-        () if inside.exists() => Adapter::load_diffusers(&inside, &base),
+        () if path.join(ADAPTER_CONFIG).exists() => Adapter::load(path, base),
+        () if inside.exists() => Adapter::load_diffusers(&inside, base),
         () if path.is_dir() => Err(Error::input(format!(
             "{} has no adapter: expected {ADAPTER_CONFIG} of PEFT, or {DIFFUSERS_ADAPTER} of diffusers",
             path.display()
         ))),
-        () => Adapter::load_diffusers(path, &base),
+        () => Adapter::load_diffusers(path, base),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::text::CLIP_TOKENS;
 use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, TextModel, Weights,
+    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
 };
 use crate::shape::ImageShape;
 
@@ -109,9 +109,8 @@ impl TextBase {
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
-        let (config, size) = (self.model.config().clone(), self.size);
-        let weights = StoredTransformer::new(&config, size, self.model.transformer())?;
-        let model = TextModel { config, size, prompts, decoder: self.decoder.clone() };
+        let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
+        let model = self.model.flow_model(self.size, prompts, self.decoder.clone());
         Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
     }
 

@@ -1,4 +1,4 @@
-//! Training an adapter and all that is done with it afterwards.
+//! Trains an adapter, and uses it in all other commands.
 
 use std::fs;
 
@@ -14,13 +14,13 @@ fn trained(here: &Workplace) {
 }
 
 #[test]
-fn an_adapter_is_trained_kept_drawn_from_and_merged() {
+fn an_adapter_is_trained_saved_sampled_and_merged() {
     let here = Workplace::new();
     let read = |name: &str| fs::read(here.path(name)).unwrap();
     trained(&here);
     let base = read("base.safetensors");
 
-    // The folder is as PEFT's, the checkpoint has no other weights, and is such a folder, too.
+    // The folder is like PEFT's. The checkpoint is also such a folder, and has no other weights.
     let config: Value = serde_json::from_slice(&read("run/adapter/adapter_config.json")).unwrap();
     assert_eq!((config["r"].as_u64(), config["lora_alpha"].as_u64()), (Some(2), Some(4)));
     let tensors = read_tensors(&here.path("run/adapter/adapter_model.safetensors")).unwrap();
@@ -66,7 +66,7 @@ fn an_adapter_is_trained_kept_drawn_from_and_merged() {
         assert_eq!(evaluated, json(&format!("--model {model}")), "{model}");
     }
 
-    // Another run goes on from it.
+    // Another run continues from it.
     let more = "train --config train.toml --out more --set train.learning_rate=0.01 --set lora.adapter=run/adapter";
     here.run(more).succeeds();
     let config: Value = serde_json::from_slice(&read("more/adapter/adapter_config.json")).unwrap();
@@ -126,7 +126,7 @@ fn the_best_model_has_its_adapter() {
 }
 
 #[test]
-fn a_run_goes_on_without_the_adapter_that_it_began_with() {
+fn a_run_is_resumed_without_the_adapter_that_it_started_with() {
     let here = Workplace::new();
     trained(&here);
     fs::rename(here.path("run/adapter"), here.path("brought")).unwrap();
@@ -146,7 +146,7 @@ fn a_run_goes_on_without_the_adapter_that_it_began_with() {
     assert!(refused.code == Some(2) && refused.err.contains("`lora.adapter` cannot change"), "{}", refused.err);
 }
 
-/// Leaves an adapter on every layer in `brought`, which changes the model a lot, and its model in `tuned.safetensors`.
+/// Writes an adapter on every layer to `brought`, which changes the model a lot, and its model to `tuned.safetensors`.
 fn brought(here: &Workplace) {
     here.run("train --config train.toml --out run --set lora.rank=2 --set lora.targets=[\"*\"]").succeeds();
     fs::rename(here.path("run/adapter"), here.path("brought")).unwrap();
@@ -176,17 +176,17 @@ fn a_run_is_measured_from_the_model_that_it_starts_from() {
     let [tuned, base] = ["tuned.safetensors", "base.safetensors"].map(evaluated);
     assert!((tuned - base).abs() > 1e-4, "the adapter does something: {tuned} and {base}");
 
-    // Nothing is learned: nothing has moved, nothing is pulled, and iteration 0 is what the adapter made.
+    // Nothing is learned: no drift, no penalty, and iteration 0 is the model with the adapter.
     let out = here.run(&format!("{ON}1e-12 --out start")).succeeds();
     assert!(out.lines().next().unwrap().contains("start"), "{out}");
     let start = lines(&here.path("start/metrics.jsonl"));
     let kl = |line: &Value| number(&line["eval/drift"], "kl_mean");
-    // The merged weights are rounded once more than adapter and base are.
+    // The merged weights are rounded once more than adapter and base.
     assert!((number(&start[0], "eval/reward_mean") - tuned).abs() < 1e-5, "{tuned}: {}", start[0]);
     assert_eq!(start[1]["kl_ref_by_update"][0], 0.0, "the same kernels on the same weights");
     assert!(number(&start[1], "kl_ref_mean") < 1e-12 && kl(&start[2]) < 1e-12, "{}", start[2]);
 
-    // The bare base is what it was, for who wants it.
+    // The base alone can still be chosen.
     let out = here.run(&format!("{ON}1e-12 --out bare --set lora.reference=base")).succeeds();
     assert!(out.lines().next().unwrap().contains("base"), "{out}");
     let bare = lines(&here.path("bare/metrics.jsonl"));
@@ -197,7 +197,7 @@ fn a_run_is_measured_from_the_model_that_it_starts_from() {
 }
 
 #[test]
-fn a_resumed_run_is_measured_from_where_it_began() {
+fn a_resumed_run_is_measured_from_its_start() {
     let here = Workplace::new();
     brought(&here);
     here.run(&format!("{ON}0.01 --out whole")).succeeds();
@@ -214,14 +214,14 @@ fn a_resumed_run_is_measured_from_where_it_began() {
         let [whole, halves] = ["whole", "halves"].map(|run| fs::read(here.path(&format!("{run}/{file}"))).unwrap());
         assert!(whole == halves, "{file}");
     }
-    // Another yardstick may be taken at any time.
+    // Another reference may be chosen at any time.
     here.run("train --resume --out halves --set train.iterations=3 --set lora.reference=base").succeeds();
     let last = &lines(&here.path("halves/metrics.jsonl"))[3];
     assert!(number(&last["eval/drift"], "kl_mean") > 2.0 * number(&whole[2]["eval/drift"], "kl_mean"), "{last}");
 }
 
 #[test]
-fn what_it_costs_is_known_before() {
+fn the_cost_is_known_in_advance() {
     let here = Workplace::new();
     let dry = here.run("train --config train.toml --dry-run --set lora.rank=2").succeeds();
     let parameters = dry.lines().find(|line| line.starts_with("parameters")).unwrap();
@@ -237,7 +237,7 @@ fn what_it_costs_is_known_before() {
 }
 
 #[test]
-fn wrong_adapters() {
+fn bad_adapters() {
     check(&[
         case(
             nothing,
@@ -315,7 +315,7 @@ fn wrong_adapters() {
             2,
             &["was trained from a base whose weights have the CRC-32", "resume with the model and configuration"],
         ),
-        // It changes nothing in the run, which goes on as it was begun.
+        // It changes nothing in the run, which continues as it was started.
         case(
             trained,
             "train --resume --out run --set lora.rank=5",

@@ -1,4 +1,4 @@
-//! What the program says to devices that cannot do the work, and to variables of the environment.
+//! Messages about unusable devices and bad environment variables.
 
 use super::bad_input::{case, check, nothing};
 

@@ -1,4 +1,4 @@
-//! What the program says to bad input: one sentence, the right exit code, and nothing half-written.
+//! Bad input: one sentence, the right exit code, and nothing half-written.
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,7 +17,7 @@ pub(super) struct Case {
     prepare: Prepare,
     arguments: &'static str,
     code: i32,
-    /// What the sentence must contain: what is wrong, and what was expected.
+    /// Parts of the sentence: what is wrong, and what was expected.
     says: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
 }
@@ -39,7 +39,7 @@ impl Case {
         let ended = Ended::of(program(&here.path(""), self.arguments).envs(self.environment.iter().copied()));
         let what = format!("{}\n{}", self.arguments, ended.err);
         assert_eq!(ended.code, Some(self.code), "{what}");
-        // That data is damaged is said even if little is to be said.
+        // Damaged data is reported even with -q.
         let said: Vec<&str> = ended.err.lines().filter(|line| !line.starts_with("[WARN ] ")).collect();
         assert!(said.len() == 1 && said[0].starts_with("error: "), "one sentence: {what}");
         assert!(!ended.err.contains("panicked"), "{what}");
@@ -81,7 +81,7 @@ fn noise(here: &Workplace, shape: [usize; 4], value: f32, label: f32) {
     write_tensors(&here.path("noise.safetensors"), &tensors).unwrap();
 }
 
-/// Writes `small.safetensors`: a classifier of other images or fewer classes.
+/// Writes `small.safetensors`: a classifier for other images or fewer classes.
 fn classifier(here: &Workplace, image_size: usize, num_classes: usize) {
     let network = ClassifierConfig { image_size, channels: 1, hidden_size: 4, num_classes };
     let weights = network.initial_weights(0);
@@ -95,7 +95,7 @@ pub(super) fn halve(path: &Path, to: &Path) {
     fs::write(to, &bytes[..bytes.len() / 2]).unwrap();
 }
 
-/// A regular file where a folder is wanted: not writable for anybody.
+/// A regular file in place of a folder, which nobody can write into.
 pub(super) fn blocked(here: &Workplace) {
     fs::write(here.path("blocked"), "a file").unwrap();
 }
@@ -257,7 +257,7 @@ fn models() {
             2,
             &["old.pt is a PyTorch checkpoint", "docs/models.md"],
         ),
-        // The length of its header begins with the byte of a pickle.
+        // The length of its header begins with the first byte of a pickle.
         case(
             |here| fs::write(here.path("cut.safetensors"), b"\x80\x02\0\0\0\0\0\0{\"a\"").unwrap(),
             "sample --model cut.safetensors",

@@ -1,11 +1,11 @@
-//! Bad pictures, and folders of them that do not fit.
+//! Bad pictures, and unusable folders of pictures.
 
 use std::fs;
 
 use super::bad_input::{case, check, halve, nothing};
 use super::workplace::Workplace;
 
-/// A folder `pictures` of two classes with a picture each.
+/// A folder `pictures` of two classes with one picture each.
 fn pictures(here: &Workplace) {
     for class in ["cats", "dogs"] {
         fs::create_dir_all(here.path("pictures").join(class)).unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use super::bad_input::{blocked, case, check, nothing};
 use super::workplace::Workplace;
 
-/// A run directory of one evaluation, with the end of its second line cut off.
+/// A run directory with one evaluation and a truncated second line.
 fn one_run(here: &Workplace) {
     fs::create_dir(here.path("run")).unwrap();
     fs::write(here.path("run/config.toml"), "[run]\nseed = 3\n").unwrap();

@@ -32,7 +32,7 @@ fn json_names_the_device_and_has_a_row_for_every_measurement() {
 }
 
 #[test]
-fn kernels_stand_beside_the_limits_and_results_can_be_compared() {
+fn kernels_are_shown_with_the_limits_and_results_can_be_compared() {
     let here = Workplace::new();
     let text = here.run("bench gelu philox --quick --out old.json").succeeds();
     let old = results(&fs::read_to_string(here.path("old.json")).unwrap());
@@ -46,7 +46,7 @@ fn kernels_stand_beside_the_limits_and_results_can_be_compared() {
     }
     assert!(text.contains("% of copy"), "{text}");
 
-    // What only one of the two has is left out; a surrounding that differs is named.
+    // Measurements in only one of the two are omitted; differences of the environment are named.
     let mut other = old.clone();
     other["adapter"] = "another adapter".into();
     fs::write(here.path("other.json"), other.to_string()).unwrap();
@@ -58,7 +58,7 @@ fn kernels_stand_beside_the_limits_and_results_can_be_compared() {
 }
 
 #[test]
-fn the_training_step_shows_its_losses_beside_the_expected_ones() {
+fn the_training_step_shows_its_losses_next_to_the_expected_ones() {
     let here = Workplace::new();
     let results = results(&here.run("-q bench dit-step --quick --json").succeeds());
     let row = results["rows"].as_array().unwrap().iter().find(|row| row["name"] == "dit-step").unwrap();
@@ -67,7 +67,7 @@ fn the_training_step_shows_its_losses_beside_the_expected_ones() {
         let (loss, expected) = (detail(&format!("loss {step}")), detail(&format!("loss {step} expected")));
         assert!((loss / expected - 1.0).abs() < 2e-5, "{loss} {expected}");
     }
-    assert_eq!(detail("planned MiB"), detail("held MiB"), "memory is known before it is taken");
+    assert_eq!(detail("planned MiB"), detail("held MiB"), "memory is known before it is allocated");
     assert!(detail("planned MiB without reuse") > detail("planned MiB"));
     assert!(detail("dispatches") > 100.0 && detail("submissions") >= 2.0 && detail("images/s") > 0.0);
     if cfg!(target_os = "linux") {
@@ -76,7 +76,7 @@ fn the_training_step_shows_its_losses_beside_the_expected_ones() {
 }
 
 #[test]
-fn a_table_of_kernels_is_used_and_a_damaged_one_is_ignored_with_a_line() {
+fn a_table_of_kernels_is_used_and_a_damaged_one_is_ignored_with_a_log_line() {
     let here = Workplace::new();
     let of_device = results(&here.run("-q bench dispatch --quick --json").succeeds());
     let text = |key: &str| of_device[key].as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Classes of two files that meet are the same if their names are.
+//! Classes of two files are matched by name.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::bad_input::{case, check};
 use super::workplace::Workplace;
 
-/// Gives the classes of a model other names.
+/// Renames the classes of a model.
 fn rename(here: &Workplace, file: &str, names: &[&str]) {
     let path = here.path(file);
     let mut model = Model::load(&path).unwrap();
@@ -54,7 +54,7 @@ fn a_classifier_with_the_classes_in_another_order_scores_alike() {
 }
 
 #[test]
-fn classes_that_do_not_fit_are_refused_with_both_lists() {
+fn classes_that_do_not_match_are_rejected_with_both_lists() {
     let wrong =
         |here: &Workplace| rename(here, "classifier.safetensors", &["a", "b", "c", "d", "e", "f", "g", "h", "i", "z"]);
     check(&[
@@ -82,7 +82,7 @@ fn classes_that_do_not_fit_are_refused_with_both_lists() {
     ]);
 }
 
-/// Further training keeps the model's order of classes, whatever order the data has them in.
+/// Further training keeps the order of the model's classes, whatever their order in the data.
 #[test]
 fn pretraining_from_a_model_keeps_its_classes() {
     let here = Workplace::new();
@@ -96,7 +96,7 @@ fn pretraining_from_a_model_keeps_its_classes() {
 }
 
 #[test]
-fn import_says_what_it_assumes_of_the_last_class() {
+fn import_reports_what_it_assumes_about_the_last_class() {
     let here = Workplace::new();
     fs::copy(super::workplace::sit_tiny("model.safetensors"), here.path("foreign.safetensors")).unwrap();
     let import = "import --format sit --num-heads 2 foreign.safetensors";

@@ -1,4 +1,4 @@
-//! Commands with good input: what it prints and what it leaves behind.
+//! Commands with valid input: what they print and what they write.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn devices_lists_and_tests_every_adapter() {
 }
 
 #[test]
-fn pretrain_leaves_a_model_its_configuration_metrics_and_samples() {
+fn pretrain_writes_a_model_its_configuration_metrics_and_samples() {
     let run = MADE.join("runs/base");
     let config = Config::load(Some(&run.join("config.toml")), &[]).unwrap();
     assert_eq!((config.pretrain.steps, config.run.name.as_str()), (3, "base"));
@@ -41,7 +41,7 @@ fn pretrain_leaves_a_model_its_configuration_metrics_and_samples() {
     for line in &metrics {
         assert!(number(line, "loss") > 0.0 && number(line, "grad_norm") > 0.0 && number(line, "lr") >= 0.0);
     }
-    // Steps 2 (`pretrain.sample_every`) and 3 (the last): ten classes of two.
+    // Steps 2 (`pretrain.sample_every`) and 3 (the last): two samples for each of ten classes.
     for step in [2, 3] {
         let (width, height) = picture(&run.join(format!("samples/00000{step}.png")));
         assert!(width > 2 * 64 && height > 10 * 64, "{width} x {height}");
@@ -53,7 +53,7 @@ fn pretrain_leaves_a_model_its_configuration_metrics_and_samples() {
 }
 
 #[test]
-fn fit_classifier_leaves_a_classifier() {
+fn fit_classifier_writes_a_classifier() {
     let run = MADE.join("runs/classifier");
     let model = Model::load(&run.join("model.safetensors")).unwrap();
     let network = model.classifier("it").unwrap();
@@ -63,7 +63,7 @@ fn fit_classifier_leaves_a_classifier() {
 }
 
 #[test]
-fn pretrain_learns_from_a_folder_of_pictures_and_goes_on_from_a_file() {
+fn pretrain_learns_from_a_folder_of_pictures_and_continues_from_a_file() {
     let here = Workplace::new();
     for (class, red) in [("cats", 250), ("dogs", 10)] {
         std::fs::create_dir_all(here.path("pictures").join(class)).unwrap();
@@ -93,7 +93,7 @@ fn pretrain_learns_from_a_folder_of_pictures_and_goes_on_from_a_file() {
 }
 
 #[test]
-fn data_shows_what_would_be_learned_from_and_trains_nothing() {
+fn data_shows_the_training_data_and_trains_nothing() {
     let here = Workplace::new();
     for (class, count) in [("cats", 5), ("dogs", 1)] {
         std::fs::create_dir_all(here.path("pictures").join(class)).unwrap();
@@ -118,7 +118,7 @@ fn data_shows_what_would_be_learned_from_and_trains_nothing() {
 }
 
 #[test]
-fn train_leaves_everything_that_a_run_promises() {
+fn train_writes_all_files_of_a_run() {
     let here = Workplace::new();
     let out = here.run("train --config train.toml --out run").succeeds();
     for word in ["run directory run", "base", "tuned", "reward", "judge's accuracy", "diversity", "drift"] {
@@ -177,7 +177,7 @@ fn train_leaves_everything_that_a_run_promises() {
     }
     let (width, height) = picture(&run.join("before_after.png"));
     let (single, _) = picture(&run.join("samples/000002.png"));
-    assert!(width > single && height > 640, "both grids stand side by side");
+    assert!(width > single && height > 640, "both grids are side by side");
     let report = std::fs::read_to_string(run.join("report.html")).unwrap();
     assert!(report.contains("iteration 2 of 2") && report.contains(">finished<"));
     assert_eq!(report.matches("data-iteration=").count(), 3);
@@ -203,7 +203,7 @@ fn train_leaves_everything_that_a_run_promises() {
 }
 
 #[test]
-fn two_updates_are_written_out_beside_the_run() {
+fn two_updates_are_dumped_next_to_the_run() {
     let here = Workplace::new();
     here.run("train --config train.toml --set train.iterations=1 --dump-update dump.safetensors").succeeds();
     let dump = read_tensors(&here.path("dump.safetensors")).unwrap();
@@ -234,7 +234,7 @@ fn a_dry_run_prints_what_training_would_cost_and_writes_nothing() {
     ] {
         assert!(out.contains(words), "{words}: {out}");
     }
-    // What is printed is the configuration, and can be used as such.
+    // The printed text is a valid configuration.
     let printed = out.split("\ndevice  ").next().unwrap();
     assert_eq!(Config::parse(printed, "printed", &[]).unwrap().train.iterations, 7);
     assert_eq!(here.snapshot(), before);
@@ -262,17 +262,17 @@ fn training_twice_loses_nothing_and_a_resumed_run_ends_like_an_uninterrupted_one
     let ended = here.run("train --config pretrain.toml --resume --out runs/tiny");
     assert!(ended.err.contains("keeps its own configuration, runs/tiny/config.toml"), "{}", ended.err);
     ended.succeeds();
-    // The directory's configuration is that of the run as it is now.
+    // The configuration in the directory is the current one of the run.
     let config = |run: &str| Config::load(Some(&here.path(&format!("runs/{run}/config.toml"))), &[]).unwrap();
     assert_eq!(config("tiny").train.iterations, 2);
-    // Without --out the name says where the run is; its own it keeps.
+    // Without --out the name determines the directory; the run keeps its own name.
     let out = here.run("train --resume --set run.name=tiny-2 --set run.seed=5 --set train.iterations=3").succeeds();
     assert!(out.starts_with("changed: run.seed 0 → 5, train.iterations 2 → 3\n"), "{out}");
     assert_eq!((config("tiny-2").run.name.as_str(), config("tiny-2").run.seed), ("tiny", 5));
 }
 
 #[test]
-fn quiet_leaves_the_results_alone() {
+fn quiet_still_prints_the_results() {
     let here = Workplace::new();
     for (arguments, result) in [
         ("train --config train.toml --out run -q", "tuned model: run"),
@@ -286,9 +286,9 @@ fn quiet_leaves_the_results_alone() {
     }
 }
 
-/// Whatever reads a damaged file says so, as its results may lack something.
+/// Every command that reads a damaged file reports it, as its results may be incomplete.
 #[test]
-fn quiet_hides_no_damage() {
+fn quiet_does_not_hide_damage() {
     let here = Workplace::new();
     here.run("-q train --config train.toml --out run").succeeds();
     let log = here.path("run/metrics.jsonl");
@@ -304,7 +304,7 @@ fn quiet_hides_no_damage() {
 
 /// As `flowdppo-wgpu devices | head -0` does.
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let here = Workplace::new();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -315,7 +315,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn compare_reads_runs_and_a_log_with_a_cut_line() {
+fn compare_reads_runs_and_a_log_with_a_truncated_line() {
     let here = Workplace::new();
     here.run("-q train --config train.toml --out one").succeeds();
     here.run("-q train --config train.toml --out two --set run.seed=1").succeeds();
@@ -336,12 +336,12 @@ fn compare_reads_runs_and_a_log_with_a_cut_line() {
         let svg = std::fs::read_to_string(here.path(&format!("compared/deep/{name}.svg"))).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("tiny") && svg.trim_end().ends_with("</svg>"), "{svg}");
     }
-    // A comparison may be made again in the same place.
+    // A comparison may be repeated in the same directory.
     here.run("-q compare one --out compared/deep").succeeds();
 }
 
 #[test]
-fn points_are_pretrained_fitted_tuned_and_drawn_as_a_scatter() {
+fn points_are_pretrained_fitted_tuned_and_drawn_as_a_scatter_plot() {
     let here = Workplace::new();
     let rings = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/rings");
     let run = |command: &str, file: &str, rest: &str| {
@@ -365,13 +365,13 @@ fn points_are_pretrained_fitted_tuned_and_drawn_as_a_scatter() {
 }
 
 #[test]
-fn a_torn_line_of_metrics_is_told_of_once() {
+fn a_truncated_line_of_metrics_is_reported_once() {
     let here = Workplace::new();
     here.run("train --config train.toml --out run").succeeds();
     let log = here.path("run/metrics.jsonl");
     let text = std::fs::read_to_string(&log).unwrap();
     std::fs::write(&log, format!("{{\"iteration\": 0, \"rew\n{text}")).unwrap();
-    // Four reports are written meanwhile, and each reads the log.
+    // Four reports are written during the run, and each reads the log.
     let resumed = here.run("train --resume --out run --set train.iterations=5");
     assert_eq!(
         (resumed.code, resumed.err.matches("line 1 was truncated by a crash").count()),
@@ -391,6 +391,6 @@ fn tuning_the_rings_raises_the_reward() {
     let metrics = lines(&here.path("rings/metrics.jsonl"));
     let reward = |line: &Value| number(line, "eval/reward_mean");
     let (base, tuned) = (reward(&metrics[0]), reward(&metrics[4]));
-    // The standard error of either is 0.011.
+    // The standard error of each is 0.011.
     assert!((0.75..0.85).contains(&base) && tuned > base + 0.04, "{base} {tuned}");
 }

@@ -1,9 +1,9 @@
-//! `config` and `completions`, as a user uses them.
+//! `config` and `completions`, as used on the command line.
 
 use super::workplace::Workplace;
 
 #[test]
-fn a_new_configuration_is_written_once_checked_and_trained_with() {
+fn a_new_configuration_is_written_once_checked_and_used_for_training() {
     let here = Workplace::new();
     let told = here.run("config init --for train --preset quick --out my.toml").succeeds();
     assert!(told.contains("written: my.toml"), "{told}");
@@ -45,7 +45,7 @@ fn a_check_shows_everything_and_ends_with_two() {
 }
 
 #[test]
-fn a_check_takes_what_a_run_takes() {
+fn a_check_accepts_the_options_of_a_run() {
     let here = Workplace::new();
     let check = |arguments: &str| here.run(&format!("config check {arguments}"));
     assert_eq!(check("--preset quick train.toml").succeeds(), "train.toml: OK for train\n");
@@ -64,7 +64,7 @@ fn a_check_takes_what_a_run_takes() {
 }
 
 #[test]
-fn what_would_be_refused_is_not_written() {
+fn an_invalid_configuration_is_not_written() {
     let here = Workplace::new();
     let before = here.snapshot();
     for arguments in ["--set train.iterations=0", "--config train.toml --set train.micro_batch=3 --for train"] {
@@ -73,14 +73,14 @@ fn what_would_be_refused_is_not_written() {
         assert!(ended.err.starts_with("error: ") && ended.err.contains("`train."), "{}", ended.err);
     }
     assert_eq!(here.snapshot(), before);
-    // Nobody trains with it; and what it names may be made later.
+    // It is not used for training, and the files that it names may be created later.
     here.run("config init --for eval --set train.iterations=0 --out eval.toml").succeeds();
     here.run("config init --set model.file=later.safetensors --out later.toml").succeeds();
     here.run("config init --config pretrain.toml --out sizes.toml").succeeds();
 }
 
 #[test]
-fn presets_go_over_the_file_and_under_set() {
+fn presets_override_the_file_and_set_overrides_presets() {
     let here = Workplace::new();
     let print = |arguments: &str| here.run(&format!("config print --config train.toml {arguments}")).succeeds();
     assert!(print("").contains("iterations = 2\n"));
@@ -104,12 +104,12 @@ fn every_shell_gets_completions() {
         for word in ["fit-classifier", "preset", "completions"] {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
-        // The others complete no values.
+        // The other shells complete no values.
         assert!(script.contains("whole-batch") || ["powershell", "elvish"].contains(&shell), "{shell}");
     }
 }
 
-/// The time of a check grows with the file and not with its square, and its answer stays readable.
+/// The time of a check is linear in the size of the file, and its answer stays readable.
 #[test]
 fn a_check_of_an_enormous_file_is_quick_and_short() {
     let here = Workplace::new();
@@ -124,7 +124,7 @@ fn a_check_of_an_enormous_file_is_quick_and_short() {
         std::fs::write(here.path("huge.toml"), text).unwrap();
         let begin = std::time::Instant::now();
         let ended = here.run("config check huge.toml");
-        // A fraction of a second on an idle machine; with the square it took half a minute and more.
+        // A fraction of a second on an idle machine; in quadratic time it took over half a minute.
         assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
         assert_eq!(ended.code, Some(2), "{}", ended.out.chars().take(500).collect::<String>());
         assert!(ended.out.lines().count() < 100, "{} lines", ended.out.lines().count());
@@ -133,9 +133,9 @@ fn a_check_of_an_enormous_file_is_quick_and_short() {
     assert!(here.run("config check huge.toml").out.contains("more"), "the rest is counted");
 }
 
-/// What `train` would refuse before it opens a device, `config check` refuses too.
+/// `config check` rejects everything that `train` rejects before it opens a device.
 #[test]
-fn a_check_refuses_what_training_would() {
+fn a_check_rejects_what_training_would() {
     let here = Workplace::new();
     let reward = "\n[[reward]]\nkind = \"http\"\nrewards = [\"ocr\"]\n";
     let text = std::fs::read_to_string(here.path("train.toml")).unwrap();
@@ -150,7 +150,7 @@ fn a_check_refuses_what_training_would() {
         assert_eq!(ended.code, Some(2), "{url}: {}", ended.out);
         assert!(ended.out.contains(says), "{url}: {}", ended.out);
         assert!(!ended.out.contains("secret"), "{}", ended.out);
-        // `eval` names its model on the command line, and what needs none is checked for it, too.
+        // The model of `eval` is given on the command line; what does not depend on it is also checked.
         let ended = here.run("config check http.toml --for eval");
         assert_eq!(ended.code, Some(2), "{url}: {}", ended.out);
         assert!(ended.out.contains(says), "{url}: {}", ended.out);

@@ -1,4 +1,4 @@
-//! The dashboard's command: what it prints, and that it answers there. What it answers: tests/dashboard.rs.
+//! The command `dashboard`: it prints its address and answers there. tests/dashboard.rs tests the answers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use super::workplace::{Workplace, program};
 
-/// Ends the server with the test, however that ends.
+/// Stops the server when the test ends, even if it fails.
 struct Serving(Child);
 
 impl Drop for Serving {
@@ -17,7 +17,7 @@ impl Drop for Serving {
 }
 
 #[test]
-fn a_free_port_is_found_printed_and_answers() {
+fn a_free_port_is_chosen_printed_and_answers() {
     let here = Workplace::new();
     here.run("train --config train.toml --out runs/first --set train.iterations=1").succeeds();
     let mut command = program(&here.path(""), "dashboard --listen 127.0.0.1:0");

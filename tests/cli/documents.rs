@@ -1,4 +1,4 @@
-//! Runs the command lines of the documents as written, only with fewer and smaller steps.
+//! Runs the command lines of the documents as written, but with fewer and smaller steps.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use command_lines::{command_lines, shell_words};
 
 use super::workplace::{Ended, program};
 
-/// A command that takes longer does not end by itself: one of the documents' that waits would stop the tests for good.
+/// A command that takes longer does not end by itself, and would block the tests forever.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What makes a command a matter of a second: fewer and smaller steps of the same kind.
+/// Arguments that reduce a command to about a second: fewer and smaller steps of the same kind.
 fn smaller(command: &str) -> &'static str {
     match command {
         "train" => {
@@ -32,7 +32,7 @@ fn smaller(command: &str) -> &'static str {
         }
         "fit-classifier" => " --set classifier.steps=2 --set classifier.batch_size=4",
         "eval" => " --set eval.count=2 --set eval.steps=2",
-        // Whole runs: tests/cli/sweep.rs does some.
+        // Complete runs are tested in tests/cli/sweep.rs.
         "sweep" => " --dry-run",
         _ => "",
     }
@@ -79,7 +79,8 @@ fn documents() -> Vec<PathBuf> {
     let mut found = vec![root().join("README.md")];
     for folder in [root().to_owned(), root().join("docs")] {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let mut paths: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "md")).collect();
+        let mut paths: Vec<PathBuf> =
+            entries.filter(|path| path.extension().is_some_and(|ending| ending == "md")).collect();
         paths.sort();
         found.extend(paths);
     }
@@ -113,7 +114,7 @@ fn every_command_line_of_the_documents_runs() {
     let drawn = Command::new("python3").arg("docs/tutorial/draw.py").current_dir(here).status();
     assert!(drawn.expect("python3 is needed, as for the rewards that are programs").success());
     write_files_of_documents(here);
-    // A run that a document refers to and none makes.
+    // A run that a document refers to but none creates.
     run_in(here, &format!("train --out runs/second --set run.seed=1{}", smaller("train"))).succeeds();
 
     let (mut run, mut parsed) = (HashSet::new(), HashSet::new());

@@ -1,4 +1,4 @@
-//! `eval`: what it measures.
+//! The measurements of `eval`.
 
 use std::fs;
 
@@ -26,13 +26,13 @@ fn eval_measures_a_model_and_its_drift() {
     let unmoved = json("--model base.safetensors --base base.safetensors");
     assert_eq!((number(&unmoved["drift"], "velocity_msd"), number(&unmoved["drift"], "image_msd")), (0.0, 0.0));
     assert!(eval("--model run/model.safetensors --base base.safetensors").contains("KL by step"));
-    // What training said in the end is what `eval` says of the files.
+    // `eval` reports the same for the files as training did at the end.
     let last = lines(&here.path("run/metrics.jsonl")).pop().unwrap();
     assert_eq!(last["eval/reward_mean"], tuned["reward_mean"]);
 }
 
 #[test]
-fn eval_tells_trained_classes_from_others_and_rewards_apart() {
+fn eval_reports_trained_classes_and_single_rewards_separately() {
     let here = Workplace::new();
     here.run("train --config train.toml --out run --set train.learning_rate=0.01").succeeds();
     let json = |arguments: &str| -> Value {
@@ -72,7 +72,7 @@ fn eval_tells_trained_classes_from_others_and_rewards_apart() {
 }
 
 #[test]
-fn eval_asks_for_nothing_that_only_training_needs() {
+fn eval_does_not_require_keys_that_only_training_needs() {
     let here = Workplace::new();
     fs::write(here.path("eval.toml"), "[eval]\ncount = 2\nsteps = 2\n[rollout]\nsampler = 'ode'\nsteps = 4\n").unwrap();
     let eval = |arguments: &str| {

@@ -1,4 +1,4 @@
-//! Models whose numbers do not fit in 16 bits.
+//! Models whose values do not fit in 16 bits.
 
 use std::fs;
 
@@ -6,8 +6,8 @@ use flowdppo_wgpu::model::{Model, ModelKind};
 
 use super::workplace::{Workplace, lines};
 
-/// Scales the values of attention in `base.safetensors` by a power of two, and the projection behind them by its
-/// inverse: the same function, and in 32 bits the same digits.
+/// Scales the values of attention in `base.safetensors` by a power of two, and the projection after them by its inverse:
+/// the same function, and in 32 bits the same digits.
 fn scale_values(here: &Workplace, exponent: i32) {
     let path = here.path("base.safetensors");
     let mut model = Model::load(&path).unwrap();
@@ -41,7 +41,8 @@ fn activations_that_do_not_fit_are_never_learned_from() {
     let line = first.iter().find(|line| line["iteration"] == 1).unwrap();
     assert_eq!(line["skipped_updates"], 4);
     let lost = line["lost_in_half"].as_array().unwrap();
-    let of = |name: &str| lost.iter().find(|it| it["tensor"] == name).unwrap_or_else(|| panic!("{name}: {lost:?}"));
+    let of =
+        |name: &str| lost.iter().find(|entry| entry["tensor"] == name).unwrap_or_else(|| panic!("{name}: {lost:?}"));
     for tensor in [of("blocks.0.attn.qkv.matmul"), of("blocks.0.attention")] {
         assert!(tensor["beyond"].as_u64() > Some(1000) && tensor["largest"].as_f64() > Some(1e5), "{tensor}");
     }
@@ -52,7 +53,7 @@ fn activations_that_do_not_fit_are_never_learned_from() {
     let error = ended.err.lines().find(|line| line.contains("6 updates in a row")).unwrap();
     assert!(error.contains("set `train.half_activations` = false"), "{error}");
     assert_eq!(lines(&here.path("run/warnings.jsonl"))[0]["kind"], "half-activations");
-    // In 32 bits it learns.
+    // With 32 bits it learns.
     here.run("train --resume --out run --set train.half_activations=false").succeeds();
     let last = lines(&here.path("run/metrics.jsonl")).pop().unwrap();
     assert!(last["skipped_updates"] == 0 && last.get("lost_in_half").is_none(), "{last}");
@@ -62,7 +63,7 @@ fn activations_that_do_not_fit_are_never_learned_from() {
 fn activations_that_are_too_small_are_reported() {
     let here = Workplace::new();
     scale_values(&here, -22);
-    // A usual learning rate is larger than these weights, so that an update makes other values of them.
+    // A usual learning rate is larger than these weights, so an update changes them completely.
     here.run(&format!("{TRAIN} --set train.iterations=1 --set train.learning_rate=1e-12")).succeeds();
     let warning = &lines(&here.path("run/warnings.jsonl"))[0];
     assert_eq!(warning["kind"], "half-activations");
@@ -71,7 +72,7 @@ fn activations_that_are_too_small_are_reported() {
 }
 
 #[test]
-fn activations_of_usual_size_are_not_spoken_of() {
+fn activations_of_usual_size_are_not_reported() {
     let here = Workplace::new();
     let ended = here.run(&format!("{TRAIN} --set train.iterations=1"));
     assert!(!ended.err.contains("16 bits"), "{}", ended.err);
@@ -81,9 +82,9 @@ fn activations_of_usual_size_are_not_spoken_of() {
 }
 
 #[test]
-fn pretraining_says_what_does_not_fit() {
+fn pretraining_reports_what_does_not_fit() {
     let here = Workplace::new();
-    // Everything that is computed from such pictures is large.
+    // All activations of such pictures are large.
     let text = fs::read_to_string(here.path("pretrain.toml")).unwrap();
     let text = text.replace("batch_size = 8", "batch_size = 32\nlearning_rate = 1e5\nhalf_activations = true");
     fs::write(here.path("pretrain.toml"), text.replace("steps = 3", "steps = 30")).unwrap();
@@ -93,7 +94,7 @@ fn pretraining_says_what_does_not_fit() {
 }
 
 #[test]
-fn a_base_that_does_not_fit_is_refused() {
+fn a_base_that_does_not_fit_is_rejected() {
     for (exponent, expected) in [
         (22, ["blocks.0.attn.qkv.weight", "are beyond 65504, the largest is"]),
         (-22, ["blocks.0.attn.qkv.weight", "of them round to 0"]),
@@ -108,7 +109,7 @@ fn a_base_that_does_not_fit_is_refused() {
         {
             assert!(ended.err.contains(text), "{exponent} {text}: {}", ended.err);
         }
-        assert!(!here.path("run").exists(), "nothing is begun");
+        assert!(!here.path("run").exists(), "nothing is started");
     }
     Workplace::new().run("train --config train.toml --out run --set model.weights=f16").succeeds();
 }

@@ -1,4 +1,4 @@
-//! `inspect`: what it says about models of every kind, and about what is none.
+//! `inspect`: its description of models of every kind, and its errors about other files.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ fn report(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|cause| panic!("{cause}: {text}"))
 }
 
-/// What is said about a mistake: one sentence, and the exit code of bad input.
+/// The message about a mistake: one sentence, and the exit code of bad input.
 fn message(here: &Path, path: &Path) -> String {
     let ended = inspect(here, &[], path);
     assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{}", ended.err);
@@ -56,7 +56,7 @@ fn a_pipeline_is_described_part_by_part() {
     assert_eq!((memory["f32"].as_u64(), memory["f16"].as_u64()), (Some(4 * counted), Some(2 * counted)));
     let eight = memory["q8_0"].as_u64().unwrap();
     assert!(eight < 4 * counted && eight > counted, "{memory}");
-    // As text: a line for every part.
+    // As text: one line per part.
     let text = inspect(Path::new("."), &[], &formats("sd35_tiny_pipeline")).succeeds();
     for name in ["transformer", "vae", "text_encoder", "tokenizer_2", "scheduler", "weights in memory"] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(name)), "{text}");
@@ -65,7 +65,7 @@ fn a_pipeline_is_described_part_by_part() {
 
 /// Every form of the transformer has the parameters of the folder, stored in another way.
 #[test]
-fn every_form_of_a_model_is_described_alike() {
+fn every_form_of_a_model_has_the_same_description() {
     let whole = report(&formats("sd35_tiny_pipeline/transformer"));
     assert_eq!((&whole["kind"], &whole["stored_as"]["F32"]), (&"component".into(), &whole["parameters"]));
     let forms = [
@@ -131,9 +131,9 @@ fn adapters_are_described() {
     assert!(text.contains("half.safetensors has no pair of matrices A [rank, inputs] and B"), "{text}");
 }
 
-/// The command that it names is one that works, and plans the memory that it says, within what kernels differ in.
+/// The command that it prints works, and needs the memory that it states, up to differences between kernels.
 #[test]
-fn a_flow_model_can_be_trained_as_it_says() {
+fn a_flow_model_can_be_trained_with_the_printed_command() {
     let here = Workplace::new();
     here.import_sit();
     for name in ["builtin:digits8-base", "builtin:rings-base", "sit.safetensors", "base.safetensors"] {
@@ -148,13 +148,13 @@ fn a_flow_model_can_be_trained_as_it_says() {
         let line = plan.lines().find(|line| line.starts_with("planned device memory")).unwrap();
         let planned: f64 = line.split_whitespace().nth(3).unwrap().parse().unwrap();
         let said = training.as_u64().unwrap() as f64 / f64::from(1 << 20);
-        // Weight gradients in slices take scratch memory, and how many there are depends on the device.
+        // Sliced weight gradients need scratch memory, and the number of slices depends on the device.
         assert!((said / planned - 1.0).abs() < 0.25, "{name}: {said} MiB for {planned} MiB");
     }
 }
 
 #[test]
-fn models_of_this_program_and_of_sit_are_told_apart() {
+fn models_of_this_program_and_of_sit_are_distinguished() {
     let here = MADE.as_path();
     let base = report(&here.join("runs/base"));
     assert_eq!((&base["kind"], base["parameters"].as_u64() > Some(0)), (&"run".into(), true));
@@ -170,7 +170,7 @@ fn models_of_this_program_and_of_sit_are_told_apart() {
 }
 
 #[test]
-fn names_of_the_hub_are_looked_up_on_this_machine() {
+fn names_on_the_hub_are_looked_up_on_this_machine() {
     let here = tempfile::tempdir().unwrap();
     let model = "stabilityai/stable-diffusion-3.5-medium";
     let run = || Ended::of(program(here.path(), "inspect").arg(model).env("HF_HUB_CACHE", here.path().join("hub")));
@@ -199,7 +199,7 @@ fn names_of_the_hub_are_looked_up_on_this_machine() {
 }
 
 #[test]
-fn what_is_no_model_gets_one_sentence() {
+fn files_that_are_not_models_get_one_sentence() {
     let here = tempfile::tempdir().unwrap();
     let whole = std::fs::read(formats("sd35_tiny_variants/sd35_tiny_single_file.safetensors")).unwrap();
     let native = std::fs::read(MADE.join("runs/base/model.safetensors")).unwrap();

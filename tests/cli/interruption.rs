@@ -1,4 +1,4 @@
-//! What ends a run early: a lost device, and a user who presses Ctrl-C.
+//! Runs that end early: a lost device, and Ctrl-C.
 
 use flowdppo_wgpu::Error;
 use flowdppo_wgpu::config::Config;
@@ -13,7 +13,7 @@ use flowdppo_wgpu::sampling::noise_graph;
 use super::workplace::Workplace;
 
 #[test]
-fn a_lost_device_is_exit_code_4_and_the_checkpoint_on_disk_goes_on() {
+fn a_lost_device_is_exit_code_4_and_the_run_can_be_resumed() {
     let here = Workplace::new();
     let file = |name: &str| here.path(name).to_str().unwrap().to_owned();
     let overrides = [
@@ -67,7 +67,7 @@ pub mod ctrl_c {
 
     use super::super::workplace::{Workplace, program};
 
-    /// Waits, at most for a minute: generous, since other tests run at the same time.
+    /// Waits at most a minute, which is generous because other tests run at the same time.
     pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let start = Instant::now();
         loop {
@@ -109,7 +109,7 @@ pub mod ctrl_c {
         let checkpoint = here.path(&format!("run/checkpoints/{iteration:06}"));
         Model::load(&checkpoint.join("ema.safetensors")).unwrap();
         assert!(!here.path("run/model.safetensors").exists(), "the run is not over");
-        // The command that it recommends.
+        // The recommended command works.
         let (_, command) = rest.split_once("with: flowdppo-wgpu ").unwrap();
         let more = format!("{} --set train.iterations={}", command.trim(), iteration + 1);
         assert!(here.run(&more).succeeds().contains("tuned model: run"));
@@ -127,7 +127,7 @@ pub mod ctrl_c {
         let step: u64 = rest.split(';').next().unwrap().parse().unwrap();
         Model::load(&here.path("run/model.safetensors")).unwrap();
         assert!(here.path(&format!("run/checkpoints/{step:06}/manifest.json")).exists());
-        // The command that it recommends.
+        // The recommended command works.
         let (_, command) = rest.split_once("with: flowdppo-wgpu ").unwrap();
         let more = format!("{} --set pretrain.steps={}", command.trim(), step + 1);
         assert!(here.run(&more).succeeds().contains("model: run/model.safetensors"));

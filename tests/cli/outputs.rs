@@ -1,4 +1,4 @@
-//! What commands write: never over their inputs, over other files only if asked, and never lost in silence.
+//! Output files: never written over inputs, over other files only with --force, and never silently lost.
 
 use std::fs;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use super::workplace::{Ended, Workplace, program};
 use crate::skip;
 
 #[test]
-fn an_input_is_never_an_output() {
+fn an_input_is_never_overwritten() {
     check(&[
         case(
             |here| {
@@ -91,7 +91,7 @@ fn a_file_that_exists_is_replaced_only_with_force() {
 /// `/dev/full` fails every write as a full disk does.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_cannot_be_printed_is_an_error() {
+fn output_that_cannot_be_printed_is_an_error() {
     let here = Workplace::new();
     for arguments in ["config print", "--help", "config check train.toml", "completions bash"] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -99,7 +99,7 @@ fn what_cannot_be_printed_is_an_error() {
         assert_eq!(ended.code, Some(1), "{arguments}: {}", ended.err);
         assert!(ended.err.contains("cannot write to standard output: No space left"), "{arguments}: {}", ended.err);
     }
-    // A reader that goes away is fine.
+    // A closed pipe is fine.
     let mut child = program(&here.path(""), "config print").stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());

@@ -1,11 +1,11 @@
-//! Training with a program or a foreign model as reward: what a user sees when it works, and when it does not.
+//! Training with a program or an ONNX model as the reward, when it works and when it fails.
 
 use std::fs;
 
 use super::bad_input::{case, check};
 use super::workplace::Workplace;
 
-/// Makes `train.toml` learn from a shell script.
+/// Makes a shell script the reward of `train.toml`.
 fn learn_from(here: &Workplace, script: &str) {
     fs::write(here.path("score.sh"), script).unwrap();
     replace_reward(here, "[[reward]]\nkind = \"command\"\nprogram = [\"sh\", \"score.sh\"]\nretries = 0");
@@ -18,7 +18,7 @@ fn replace_reward(here: &Workplace, reward: &str) {
     fs::write(here.path("train.toml"), train).unwrap();
 }
 
-/// Scores every sample by its label; a line may come before each answer.
+/// Scores every sample by its label; `before` may print a line before each answer.
 fn labels(before: &str) -> String {
     format!(
         "while IFS= read -r line; do\n{before}\n\
@@ -67,7 +67,7 @@ fn a_program_that_does_not_start_is_found_before_anything_is_written() {
 const FAILS: &str = "case $line in *'\"iteration\":1,'*) echo 'out of paper' >&2; exit 4;; esac";
 
 #[test]
-fn a_program_that_fails_in_the_middle_stops_the_run_which_continues_with_a_fixed_one() {
+fn a_program_that_fails_during_a_run_stops_it_and_a_fixed_one_continues_it() {
     let here = Workplace::new();
     learn_from(&here, &labels(FAILS));
     let ended = here.run("-q train --config train.toml --out run --set checkpoint.every=0");
@@ -76,7 +76,7 @@ fn a_program_that_fails_in_the_middle_stops_the_run_which_continues_with_a_fixed
     assert!(ended.err.contains("4 instead of answering; its standard error ends with: out of paper"), "{}", ended.err);
     assert_eq!(ended.err.lines().count(), 1, "one sentence: {}", ended.err);
     assert!(here.path("run/checkpoints/000001/manifest.json").exists() && !here.path("run/model.safetensors").exists());
-    // The command that it recommends accepts no change by itself: it names what has changed, and asks.
+    // The recommended command does not accept the changed file by itself: it names the file and stops.
     let how = "saved up to iteration 1: fix the reward, then resume with: flowdppo-wgpu ";
     let (_, command) = ended.err.split_once(how).unwrap();
     assert_eq!(command.trim(), "train --resume --out run");
@@ -90,7 +90,7 @@ fn a_program_that_fails_in_the_middle_stops_the_run_which_continues_with_a_fixed
     assert!(here.path("run/model.safetensors").exists());
 }
 
-/// What was saved counts, not what once was: the directory may be gone.
+/// The message must not promise saved iterations if the directory has been deleted.
 #[test]
 fn a_run_whose_directory_was_deleted_promises_nothing() {
     let here = Workplace::new();
@@ -101,11 +101,11 @@ fn a_run_whose_directory_was_deleted_promises_nothing() {
     assert!(!ended.err.contains("saved up to"), "{}", ended.err);
 }
 
-/// Names a component that clears the screen.
+/// The name of a component that would clear the screen.
 const NAMES: &str = r#"read -r line; printf '%s\n' '{"id": 0, "components": ["a", "b\u001b[2J"]}'; cat >/dev/null"#;
 
 #[test]
-fn a_name_that_would_write_on_the_terminal_is_refused() {
+fn a_name_with_control_characters_is_rejected() {
     check(&[case(
         |here| learn_from(here, NAMES),
         "-q train --config train.toml --out run",
@@ -153,7 +153,7 @@ mod ctrl_c {
     }
 
     #[test]
-    fn ends_the_attempts_and_saves_what_was_learned() {
+    fn ends_the_attempts_and_saves_the_run() {
         let here = Workplace::new();
         learn_from(&here, &labels(&FAILS.replace("exit", "echo . >>failed; exit")));
         let mut child = start(&here);
@@ -170,7 +170,7 @@ mod ctrl_c {
     }
 
     #[test]
-    fn twice_ends_what_hangs_too() {
+    fn twice_also_ends_a_hung_program() {
         let here = Workplace::new();
         let hangs = "case $line in *'\"iteration\":1,'*) sleep 600 & echo $! >pid; wait;; esac";
         learn_from(&here, &labels(hangs));
@@ -179,7 +179,7 @@ mod ctrl_c {
         let pid = wait_for("the second iteration", read_pid);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         interrupt(&child);
-        // Two signals at the same moment would be one.
+        // Two signals at the same moment would be delivered as one.
         let told = |line: &str| line.contains("again to stop immediately");
         assert!(stderr.by_ref().lines().any(|line| told(&line.unwrap())));
         interrupt(&child);

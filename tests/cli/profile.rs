@@ -11,7 +11,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&text).unwrap_or_else(|cause| panic!("{}: {cause}", path.display()))
 }
 
-/// Begin and end in nanoseconds, as the trace has them in microseconds.
+/// Begin and end in nanoseconds; the trace has microseconds.
 fn interval(event: &Value) -> [u64; 2] {
     let nanoseconds = |key: &str| (event[key].as_f64().unwrap() * 1e3).round() as u64;
     [nanoseconds("ts"), nanoseconds("ts") + nanoseconds("dur")]
@@ -61,7 +61,7 @@ fn check(aggregate: &Value, trace: &Value) {
     for phase in ["preparation", "iteration", "rollout", "reward", "update", "base", "evaluation", "checkpoint"] {
         assert!(host.iter().any(|event| event["name"] == phase), "no {phase}");
     }
-    // Phases nest: what begins within another one ends within it.
+    // Phases nest: one that begins within another ends within it.
     for (index, outer) in host.iter().enumerate() {
         for inner in &host[index + 1..] {
             let ([_, end], [begin, inner_end]) = (interval(outer), interval(inner));
@@ -71,7 +71,7 @@ fn check(aggregate: &Value, trace: &Value) {
 }
 
 #[test]
-fn a_profiled_run_ends_with_the_same_bytes_and_says_where_the_time_went() {
+fn a_profiled_run_ends_with_the_same_bytes_and_reports_where_the_time_went() {
     let here = Workplace::new();
     here.run("train --config train.toml --out plain").succeeds();
     let out = here.run("train --config train.toml --out profiled --profile").succeeds();
@@ -85,7 +85,7 @@ fn a_profiled_run_ends_with_the_same_bytes_and_says_where_the_time_went() {
     check(&json(&here.path("profiled/profile.json")), &json(&here.path("profiled/trace.json")));
     assert!(!here.path("plain/trace.json").exists() && !here.path("plain/profile.json").exists());
 
-    // Without timestamps by wall time, and into a file of the user's choice.
+    // Without timestamps: wall time. The trace goes to a file of the user's choice.
     let arguments = "train --config train.toml --limits webgpu-default --out limited";
     let out = here.run(&format!("{arguments} --profile here.json")).succeeds();
     assert!(out.contains("by wall time") && out.contains("no timestamps"), "{out}");
@@ -109,7 +109,7 @@ fn pretraining_and_fitting_are_profiled_too() {
 }
 
 #[test]
-fn a_trace_that_cannot_be_written_is_refused_before_the_work() {
+fn a_trace_that_cannot_be_written_is_rejected_before_the_work() {
     let here = Workplace::new();
     let before = here.snapshot();
     let ended = here.run("train --config train.toml --profile nowhere/trace.json");
@@ -153,9 +153,9 @@ fn a_cache_of_pipelines_is_kept_and_a_damaged_one_ignored() {
     for damaged in [Vec::new(), b"something else".to_vec(), half, flipped] {
         std::fs::write(file, &damaged).unwrap();
         assert_eq!(sample(&cache, None), plain);
-        assert_ne!(std::fs::read(file).unwrap(), damaged, "it is made again");
+        assert_ne!(std::fs::read(file).unwrap(), damaged, "it is written again");
     }
-    // A file stands where the folder should be: nothing is kept, and nothing fails.
+    // A file is in place of the folder: nothing is cached, and nothing fails.
     std::fs::write(here.path("taken"), b"x").unwrap();
     assert_eq!(sample(&here.path("taken"), None), plain);
     assert_eq!(std::fs::read(here.path("taken")).unwrap(), b"x");

@@ -1,11 +1,11 @@
-//! Runs that are resumed: the same bytes as without a stop, from any directory, and never with other files unnoticed.
+//! Resumed runs: the same bytes as without a stop, from any directory, and never with silently changed files.
 
 use std::fs;
 use std::process::Stdio;
 
 use super::workplace::{Ended, Workplace, lines, program};
 
-/// Stopped half way and resumed, supervised training leaves the same bytes as without a stop.
+/// Supervised training that is stopped and resumed writes the same bytes as without a stop.
 #[test]
 fn supervised_training_resumes_to_the_same_bytes() {
     let here = Workplace::new();
@@ -68,15 +68,15 @@ fn a_run_is_resumed_from_any_directory_and_with_the_files_that_it_was_started_wi
     for part in ["`reward.0.file` names", "classifier.safetensors, which has changed", "--accept-changes"] {
         assert!(refused.err.contains(part), "{part}: {}", refused.err);
     }
-    assert_eq!(here.snapshot(), before, "a refused resume writes nothing");
+    assert_eq!(here.snapshot(), before, "a rejected resume writes nothing");
     here.run("-q train --resume --out run --set train.iterations=4 --accept-changes").succeeds();
-    // From then on it is the one that counts.
+    // From then on the new file is the expected one.
     here.run("-q train --resume --out run --set train.iterations=5").succeeds();
 }
 
-/// What a kill leaves: half a line of metrics, a temporary file, half a checkpoint.
+/// A kill may leave half a line of metrics, a temporary file and half a checkpoint.
 #[test]
-fn what_a_kill_leaves_is_cleaned_up_by_the_resume() {
+fn leftovers_of_a_kill_are_cleaned_up_on_resume() {
     let here = Workplace::new();
     here.run("-q train --config train.toml --out run").succeeds();
     let log = here.path("run/metrics.jsonl");
@@ -92,14 +92,14 @@ fn what_a_kill_leaves_is_cleaned_up_by_the_resume() {
     assert!(!here.path("run/.writing-abc").exists() && !here.path("run/checkpoints/.000003.tmp-4711").exists());
 }
 
-/// `ulimit -f` would kill the program without a word.
+/// `ulimit -f` would kill the program silently.
 #[cfg(unix)]
 #[test]
 fn a_file_that_is_too_large_is_an_error_like_a_full_disk() {
     let here = Workplace::new();
     fs::copy(super::workplace::sit_tiny("model.safetensors"), here.path("foreign.safetensors")).unwrap();
     let program = program(&here.path(""), "");
-    // Its output has 200 KiB.
+    // Its output is 200 KiB.
     let line = format!(
         "ulimit -f 100 && exec {} import --format sit --num-heads 2 foreign.safetensors sit.safetensors",
         program.get_program().to_string_lossy()

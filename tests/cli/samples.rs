@@ -1,4 +1,4 @@
-//! `sample`, and models that come from another program and go back to it.
+//! `sample`, and models that are imported and exported again.
 
 use flowdppo_wgpu::graph::{Graph, Interpreter};
 use flowdppo_wgpu::model::{ConditionInput, Model, Tensors, read_tensors, write_tensors};
@@ -8,7 +8,7 @@ use super::bad_input::{case, check, nothing};
 use super::workplace::{Workplace, picture, sit_tiny};
 
 #[test]
-fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
+fn sample_draws_the_requested_classes_and_the_same_noise_gives_the_same_samples() {
     let here = Workplace::new();
     let sample = |arguments: &str| -> Tensors {
         here.run(&format!(
@@ -39,7 +39,7 @@ fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
     assert_eq!(sample(classes)["x0"], drawn["x0"], "the same seed");
     assert_ne!(sample(&format!("{classes} --seed 1"))["x0"], drawn["x0"]);
     assert_ne!(sample(&format!("{classes} --guidance-scale 3"))["x0"], drawn["x0"]);
-    // Without strength a stochastic sampler is the deterministic one; with it, its noise has the seed's key.
+    // With eta 0 a stochastic sampler is the deterministic one; otherwise its noise has the key of the seed.
     assert_eq!(sample(&format!("{classes} --sampler flow-sde --eta 0"))["x0"], drawn["x0"]);
     let stochastic = sample(&format!("{classes} --sampler flow-sde"));
     assert_ne!(stochastic["x0"], drawn["x0"]);
@@ -52,19 +52,19 @@ fn sample_draws_what_is_asked_for_and_the_same_noise_gives_the_same_samples() {
 }
 
 #[test]
-fn an_imported_model_goes_back_to_the_file_that_it_came_from() {
+fn an_exported_model_equals_the_imported_file() {
     let here = Workplace::new();
     here.import_sit();
     here.run("export --format sit sit.safetensors back.safetensors").succeeds();
     let [foreign, back] = ["foreign", "back"].map(|name| read_tensors(&here.path(&format!("{name}.safetensors"))));
     assert_eq!(foreign.unwrap(), back.unwrap());
-    // It says nothing of this program: it is as foreign as before.
+    // It contains no metadata of this program.
     here.run("import --format sit --num-heads 2 back.safetensors again.safetensors").succeeds();
     let read = |name: &str| std::fs::read(here.path(name)).unwrap();
     assert!(read("again.safetensors") == read("sit.safetensors"));
 }
 
-/// A foreign model through the whole program, against Euler steps by the f64 twins of the ops.
+/// An imported model through the complete program, against Euler steps by the f64 twins of the ops.
 #[test]
 fn an_imported_model_samples_by_plain_euler_steps() {
     const STEPS: usize = 7;
@@ -120,7 +120,7 @@ fn many_samples_of_a_class_make_several_lines() {
 }
 
 #[test]
-fn a_picture_is_called_what_it_is() {
+fn an_image_must_have_the_extension_png() {
     const NO_PNG: &[&str] = &["cannot write x.jpg", "a name that ends in .png"];
     check(&[
         case(nothing, "sample --model base.safetensors --out x.jpg", 2, NO_PNG),
@@ -132,9 +132,9 @@ fn a_picture_is_called_what_it_is() {
     picture(&here.path("X.PNG"));
 }
 
-/// As in a configuration, where TOML ends there.
+/// As in configurations, where TOML has the same limit.
 #[test]
-fn a_seed_ends_where_those_of_a_configuration_do() {
+fn a_seed_has_the_same_range_as_in_a_configuration() {
     let here = Workplace::new();
     here.run("-q sample --model base.safetensors --count 1 --seed 9223372036854775807").succeeds();
     let ended = here.run("-q sample --model base.safetensors --count 1 --force --seed 9223372036854775808");

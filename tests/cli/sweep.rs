@@ -1,4 +1,4 @@
-//! `sweep`: what it runs, what it leaves alone, and how it goes on.
+//! `sweep`: what it runs, what it leaves unchanged, and how it continues.
 
 use std::fs;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn a_sweep_runs_everything_compares_it_and_does_nothing_twice() {
     let models = ["mask", "cps"].map(|label| here.path(&format!("s/runs/{label}-seed0/model.safetensors")));
     let before = models.each_ref().map(|model| written(model));
 
-    // Nothing is left to do; a further seed is a further run.
+    // Nothing is left to do; another seed is another run.
     let said = here.run("sweep sweep.toml --out s").succeeds();
     assert!(!said.contains("runs to do") && said.contains("| cps "), "{said}");
     fs::write(here.path("sweep.toml"), SWEEP.replace("[0]", "[0, 1]")).unwrap();
@@ -61,7 +61,7 @@ fn a_sweep_runs_everything_compares_it_and_does_nothing_twice() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened() {
+fn an_interrupted_run_continues_and_ends_like_an_uninterrupted_one() {
     let here = here();
     here.run("-q sweep sweep.toml --out whole").succeeds();
     here.run("-q sweep sweep.toml --out cut").succeeds();
@@ -80,7 +80,7 @@ fn an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened() {
 }
 
 #[test]
-fn a_run_that_diverges_is_recorded_and_the_sweep_goes_on() {
+fn a_run_that_diverges_is_recorded_and_the_sweep_continues() {
     let here = here();
     let wild = "[[variant]]\nlabel = \"wild\"\nset = [\"train.learning_rate=1e30\", \"train.max_skipped_updates=0\"]\n";
     fs::write(here.path("sweep.toml"), SWEEP.replacen("[[variant]]", &format!("{wild}[[variant]]"), 1)).unwrap();
@@ -88,7 +88,7 @@ fn a_run_that_diverges_is_recorded_and_the_sweep_goes_on() {
     assert!(said.contains("[1/3] failed: ") && said.contains("| wild ") && said.contains("1 (1 failed)"), "{said}");
     assert!(said.contains("[3/3] reward"), "{said}");
     let reason = fs::read_to_string(here.path("s/runs/wild-seed0/failed.txt")).unwrap();
-    // Its configuration is the sweep's: who changes it there is told by the sweep that it will not go on.
+    // Its configuration belongs to the sweep, which rejects a change to it.
     assert!(reason.contains("not finite") && !reason.contains("--set"), "{reason}");
     let said = here.run("sweep sweep.toml --out s --dry-run").succeeds();
     assert_eq!((said.matches("  failed").count(), said.matches("  finished").count()), (1, 2), "{said}");

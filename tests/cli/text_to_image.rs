@@ -482,7 +482,7 @@ fn mistakes_get_one_sentence() {
         (&none, "--size 72x64", &["--size is 72x64", "multiples of 16 from 16 to 256"]),
         (&none, "--size 64x512", &["--size is 64x512", "multiples of 16 from 16 to 256"]),
         (&none, "--class 3", &["--class is for models with classes"]),
-        (&none, "--solver dpm-solver++", &["--solver is for models with classes"]),
+        (&none, "--solver dpm-solver++ --sampler flow-sde", &["--solver is for deterministic steps"]),
         (&none, "--steps 0", &["--steps is 0"]),
         (&none, "--tile 20", &["--tile is 20: it must be a multiple of 8 from 64 on"]),
         (&none, "--variant bf16", &["no weights of the variant \"bf16\""]),

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Eight pixels, one block: an iteration is a matter of milliseconds, even on a software driver.
+/// Eight pixels, one block: an iteration takes milliseconds, even on a software driver.
 const PRETRAIN: &str = r#"
 [run]
 name = "base"
@@ -67,7 +67,7 @@ steps = 2
 every = 1
 "#;
 
-/// The runs that made the models, made once by the program itself.
+/// The runs that train the models, done once by the program itself.
 pub static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
     if folder.exists() {
@@ -86,7 +86,7 @@ pub fn sit_tiny(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sit_tiny").join(file)
 }
 
-/// A folder of its own for every test, with `base.safetensors`, `classifier.safetensors` and `*.toml`.
+/// A new folder for every test, with `base.safetensors`, `classifier.safetensors` and `*.toml`.
 pub struct Workplace(TempDir);
 
 impl Workplace {
@@ -107,7 +107,7 @@ impl Workplace {
         self.0.path().join(name)
     }
 
-    /// Runs the program here, with arguments separated by blanks.
+    /// Runs the program here, with arguments separated by spaces.
     pub fn run(&self, arguments: &str) -> Ended {
         run_in(self.0.path(), arguments)
     }
@@ -137,11 +137,11 @@ impl Workplace {
     }
 }
 
-/// The program, to be run in a folder.
+/// A command that runs the program in a folder.
 pub fn program(folder: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowdppo-wgpu"));
     command.current_dir(folder).args(arguments.split_whitespace()).env_remove("RUST_LOG").stdin(Stdio::null());
-    // Not the user's own.
+    // Not the user's configuration.
     command.env("FLOWDPPO_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command
 }
@@ -150,12 +150,12 @@ fn run_in(folder: &Path, arguments: &str) -> Ended {
     Ended::of(&mut program(folder, arguments))
 }
 
-/// What a finished program said.
+/// The output of a finished program.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
     pub out: String,
-    /// Without the announcement of a software driver, and with `/` in paths everywhere.
+    /// Standard error without the announcement of a software driver, and with `/` in paths on all systems.
     pub err: String,
 }
 

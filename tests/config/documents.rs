@@ -1,4 +1,4 @@
-//! Configurations as the program writes and explains them: schema, commented files, presets, differences, checks.
+//! Configurations that the program writes and explains: schema, commented files, presets, differences, checks.
 
 use flowdppo_wgpu::config::{Checked, Command, Config, PRESETS, Preset, Style, reference, schema};
 
@@ -21,8 +21,8 @@ fn with_preset(preset: &Preset) -> Config {
     Config::parse("", "", &preset.overrides()).unwrap_or_else(|cause| panic!("{}: {cause}", preset.name))
 }
 
-/// Asserts that a value fits a schema: types, required, unknown and constant keys, bounds. What is not known here is
-/// refused, so that no part of the schema goes untested.
+/// Asserts that a value matches a schema: types, required, unknown and constant keys, bounds. Unknown keywords are
+/// rejected, so that no part of the schema goes untested.
 fn fits(value: &toml::Value, schema: &serde_json::Value, path: &str) -> Result<(), String> {
     let root = flowdppo_wgpu::config::schema();
     let known = [
@@ -133,7 +133,7 @@ fn every_shipped_configuration_fits_the_schema() {
 }
 
 #[test]
-fn the_schema_refuses_what_the_program_refuses() {
+fn the_schema_rejects_what_the_program_rejects() {
     for (text, reason) in [
         ("[trian]", "unknown key `trian`"),
         ("[train]\niteratons = 3", "unknown key `iteratons`"),
@@ -157,8 +157,8 @@ fn the_schema_refuses_what_the_program_refuses() {
     }
 }
 
-/// Bounds are written once, in the schema: the program refuses just beyond each, and takes it.
-/// The override that makes a key matter, from the message that nothing reads it.
+/// Bounds are written once, in the schema: the program accepts each bound and rejects values just beyond it.
+/// The override that makes a key effective, from the message that nothing reads it.
 fn reader_of(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("does nothing with `")?;
     let (selector, rest) = rest.split_once("` = ")?;
@@ -167,12 +167,12 @@ fn reader_of(message: &str) -> Option<String> {
 }
 
 #[test]
-fn bounds_of_the_schema_are_those_of_the_program() {
+fn the_program_enforces_the_bounds_of_the_schema() {
     let mut count = 0;
     let commands = [Command::Train, Command::Pretrain, Command::FitClassifier];
     for (section, property) in schema()["properties"].as_object().unwrap() {
         let names: Vec<&str> =
-            property["x-commands"].as_array().expect(section).iter().map(|it| it.as_str().unwrap()).collect();
+            property["x-commands"].as_array().expect(section).iter().map(|command| command.as_str().unwrap()).collect();
         let command = commands.into_iter().find(|command| names.contains(&command.name())).expect(section);
         let Some(pointer) = property["$ref"].as_str() else { continue };
         for (key, schema) in schema().pointer(&pointer[1..]).unwrap()["properties"].as_object().unwrap() {
@@ -184,12 +184,12 @@ fn bounds_of_the_schema_are_those_of_the_program() {
                 let Some(limit) = schema[bound].as_i64() else { continue };
                 let value = limit + step;
                 let set = format!("{section}.{key}={value}");
-                // Keys of another objective need that one.
+                // Keys of another objective need that objective.
                 let reader = parse("", &[set.as_str()]).err().and_then(|cause| reader_of(&cause.to_string()));
                 let overrides: Vec<&str> = reader.as_deref().into_iter().chain([set.as_str()]).collect();
                 let message = match parse("", &overrides) {
                     Ok(config) => config.validate(command).expect_err(&set).to_string(),
-                    // A type without a sign.
+                    // An unsigned type.
                     Err(cause) => cause.to_string(),
                 };
                 assert!(message.contains(&format!("`{section}.{key}` must be ")), "{set}: {message}");
@@ -208,7 +208,7 @@ fn a_range_in_the_reference_has_both_ends() {
 }
 
 #[test]
-fn a_commented_configuration_gives_the_same_configuration_back() {
+fn a_commented_configuration_round_trips() {
     let mut all = shipped_files();
     all.push(("the defaults".into(), Config::default()));
     all.extend(PRESETS.iter().map(|preset| (preset.name.to_owned(), with_preset(preset))));
@@ -227,7 +227,7 @@ fn a_commented_configuration_gives_the_same_configuration_back() {
     }
 }
 
-/// Set or not, every key that the schema has stands in a commented configuration, with its comment.
+/// A commented configuration contains every key of the schema, set or not, with its comment.
 #[test]
 fn a_commented_configuration_has_every_key() {
     let text = Config::default().as_document(Style { comments: true, ..Style::default() });
@@ -251,7 +251,7 @@ fn a_commented_configuration_has_every_key() {
 }
 
 #[test]
-fn for_a_command_only_what_it_reads_is_written() {
+fn for_a_command_only_the_keys_that_it_reads_are_written() {
     let style = Style { comments: true, command: Some(Command::FitClassifier), base: None };
     let text = Config::default().as_document(style);
     let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
@@ -262,7 +262,7 @@ fn for_a_command_only_what_it_reads_is_written() {
 }
 
 #[test]
-fn differences_from_the_defaults_are_all_that_is_needed() {
+fn the_differences_from_the_defaults_are_sufficient() {
     let default = Config::default();
     let style = Style { base: Some(&default), ..Style::default() };
     assert_eq!(default.as_document(style).trim(), "");
@@ -283,7 +283,7 @@ fn differences_from_the_defaults_are_all_that_is_needed() {
 }
 
 #[test]
-fn presets_can_be_combined_and_trained_with() {
+fn presets_can_be_combined_and_used_for_training() {
     for preset in PRESETS {
         let config = with_preset(preset);
         config.validate(Command::Train).unwrap_or_else(|cause| panic!("{}: {cause}", preset.name));
@@ -306,7 +306,7 @@ fn errors(text: &str, command: Option<Command>) -> Vec<String> {
     errors_with(text, &[], command)
 }
 
-/// Everything that a check says.
+/// All messages of a check.
 fn errors_with(text: &str, set: &[&str], command: Option<Command>) -> Vec<String> {
     let set: Vec<String> = set.iter().map(ToString::to_string).collect();
     let found = Checked::text(text, "my.toml", &set, command);
@@ -314,7 +314,7 @@ fn errors_with(text: &str, set: &[&str], command: Option<Command>) -> Vec<String
 }
 
 #[test]
-fn a_check_names_everything_at_once() {
+fn a_check_reports_everything_at_once() {
     let text = "[train]\niteratons = 3\nbeta1 = 'x'\nbeta2 = 1.0\n[[reward]]\nwieght = 1\n[trian]\n\
                 [rollout]\ntrained_steps = 3\ngroup_size = 1\n";
     assert_eq!(
@@ -335,7 +335,7 @@ fn a_check_names_everything_at_once() {
 }
 
 #[test]
-fn a_check_finds_files_that_are_not_there() {
+fn a_check_reports_missing_files() {
     let text = "[model]\nfile = 'no.safetensors'\n[train]\niterations = 1\n[eval]\njudge = ''\n[[reward]]\nfile = 'nor this'\n";
     let found = errors(text, None);
     assert_eq!(found.len(), 2, "{found:?}");
@@ -349,12 +349,12 @@ fn a_check_finds_files_that_are_not_there() {
     assert!(errors(onnx, None)[0].starts_with("my.toml: `reward.0.output.alphabet` names no.txt,"));
     let metadata = "[[reward]]\nkind = 'http'\nurl = 'http://127.0.0.1:1'\nrewards = ['x']\nmetadata = 'no.json'\n";
     assert!(errors(metadata, None)[0].starts_with("my.toml: `reward.0.metadata` names no.json,"));
-    // What a run is not resumed or begun with does not count.
+    // Files that a run does not use do not count.
     assert!(Checked::text(adapter, "my.toml", &[], None).errors.is_empty());
 }
 
 #[test]
-fn a_check_finds_built_in_models_that_there_are_not() {
+fn a_check_reports_unknown_built_in_models() {
     for (text, expected) in [
         (
             "[model]\nfile = 'builtin:digit8-base'\n",
@@ -379,7 +379,7 @@ fn a_check_finds_built_in_models_that_there_are_not() {
 }
 
 #[test]
-fn a_check_finds_programs_that_there_are_not() {
+fn a_check_reports_missing_programs() {
     let check = |program: &str| errors(&format!("[[reward]]\nkind = 'command'\nprogram = ['{program}', 'x']\n"), None);
     assert_eq!(
         check("no-such-program"),
@@ -387,7 +387,7 @@ fn a_check_finds_programs_that_there_are_not() {
           for a file in the current directory, write ./NAME"]
     );
     assert_eq!(check("./Cargo").len(), 1);
-    // A name is looked for in PATH, a path from the current directory.
+    // A name is looked up in PATH, a path relative to the current directory.
     assert_eq!(check("Cargo.toml").len(), 1);
     for found in ["./.ci/run", "cargo", ".ci/dist"] {
         assert_eq!(check(found), [""; 0], "{found}");
@@ -399,9 +399,9 @@ fn a_check_finds_programs_that_there_are_not() {
     }
 }
 
-/// What is taken out to go on reading leaves a hole, which is nobody's mistake.
+/// Removing a bad value to continue reading must not cause further errors.
 #[test]
-fn a_check_blames_nobody_for_what_follows_from_another_mistake() {
+fn a_check_does_not_report_consequences_of_another_mistake() {
     for (text, expected) in [
         ("rollout.trained_steps.kind = 'sparse_early'\n", "did you mean \"sparse-early\"?"),
         ("rollout.schedule = { kind = 'static-shift', shfit = 1.0 }\n", "did you mean `rollout.schedule.shift`?"),
@@ -416,7 +416,7 @@ fn a_check_blames_nobody_for_what_follows_from_another_mistake() {
 }
 
 #[test]
-fn a_check_knows_what_a_file_is_for() {
+fn a_check_infers_the_command_of_a_file() {
     let commands = |text: &str| Checked::text(text, "my.toml", &[], None).commands;
     assert_eq!(commands("[run]\n[rollout]\n[model]\n"), [Command::Train]);
     assert_eq!(commands("[train]\n[pretrain]\n"), [Command::Train, Command::Pretrain]);
@@ -435,11 +435,11 @@ fn a_check_knows_what_a_file_is_for() {
     assert_eq!(sweep("[grid]\ntrain.iterations = [1, 2, 3]\n").runs, Some(3));
     let wrong = sweep("[grid]\ntrain.iterations = [1, 0]\n").errors;
     assert!(wrong[0].to_string().contains("`train.iterations` must be a whole number"), "{wrong:?}");
-    // What is set over a file is checked, and does not change what the file is for.
+    // Overrides are checked, and do not change the command of the file.
     let set = Checked::text(sizes, "my.toml", &["train.iterations=0".to_owned()], None);
     assert_eq!((set.commands.as_slice(), set.errors.len()), (&[Command::Pretrain][..], 0));
     assert_eq!(errors_with("[train]\n", &["train.iterations=0"], None).len(), 1);
     assert_eq!(errors("[[reward]]\nweight = 0\n", Some(Command::Eval)), [""; 0]);
-    // Ranges of a command's own sections alone.
+    // Only ranges in the sections of the command.
     assert_eq!(errors("[train]\niterations = 0\n[pretrain]\nsteps = 0\n", Some(Command::Pretrain)).len(), 1);
 }

@@ -14,12 +14,12 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[trian]\niterations = 3", &[],
      "my.toml:1:2: unknown section [trian]; did you mean [train]?"),
     ("[optimizer]\nlr = 3", &[],
-     "my.toml:1:2: unknown section [optimizer]; the sections are run, model, data, rollout, reward, advantage, \
+     "my.toml:1:2: unknown section [optimizer]; the sections are run, model, prompts, data, rollout, reward, advantage, \
       objective, train, lora, eval, preview, checkpoint, guard, pretrain, classifier"),
     ("[train]\n# é\nupdates_per_rolout = 3", &[],
      "my.toml:3:1: unknown key `train.updates_per_rolout`; did you mean `train.updates_per_rollout`?"),
-    ("[checkpoint]\nfolder = 'x'", &[],
-     "my.toml:2:1: unknown key `checkpoint.folder`; the keys of `checkpoint` are every, keep, keep_best"),
+    ("[checkpoint]\ndirectory = 'x'", &[],
+     "my.toml:2:1: unknown key `checkpoint.directory`; the keys of `checkpoint` are every, keep, keep_best"),
     ("[train]\niterations = \"many\"", &[],
      "my.toml:2:14: `train.iterations` must be a non-negative whole number, not the text \"many\""),
     ("[train]\niterations = -3", &[],
@@ -147,7 +147,7 @@ fn a_missing_file_is_named() {
     assert_eq!(error.exit_code(), 2);
 }
 
-/// A command, overrides over the defaults (of `pretrain`: over its shipped file), the whole message.
+/// A command, overrides of the defaults (for `pretrain`: of its shipped file), and the complete message.
 #[rustfmt::skip]
 const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["run.name=../x"],

@@ -1,4 +1,4 @@
-//! Stores cut into chunks: how they are cut changes no bit, and what no chunk can hold is refused by name.
+//! Stores in chunks: the cuts change no bit, and a tensor that fits in no chunk is rejected by name.
 
 use flowdppo_wgpu::error::Error;
 use flowdppo_wgpu::graph::{Graph, check_tensors};
@@ -9,12 +9,12 @@ use crate::*;
 
 const STORES: [flowdppo_wgpu::graph::Store; 5] = [PARAMETERS, AVERAGE, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT];
 
-/// Everything that two iterations leave behind on a device whose chunks are no larger than this: bits of all stores,
-/// the norms of the gradients, and the number of chunks of the parameters.
+/// The result of two iterations on a device whose chunks are no larger than this: bits of all stores, the norms of the
+/// gradients, and the number of chunks of the parameters.
 fn trained(chunk_bytes: Option<u64>, change: fn(&mut Config)) -> (Vec<Vec<u32>>, String, usize) {
     let (_folder, file) = classifier_file();
     let mut config = tiny::config(&file);
-    // The norm matters to the bit: every gradient is clipped by it.
+    // Every bit of the norm matters, because every gradient is clipped by it.
     config.train.max_grad_norm = 1e-3;
     change(&mut config);
     let options = Options { chunk_bytes, ..Options::default() };
@@ -50,7 +50,7 @@ fn chunks_change_no_bit() {
     for (case, change) in cases.into_iter().enumerate() {
         let (stores, metrics, chunks) = trained(None, change);
         assert_eq!(chunks, 1, "the model is small");
-        // From a chunk for each tensor to a few tensors in each.
+        // From one chunk per tensor to a few tensors per chunk.
         for chunk_bytes in [256, 2048] {
             let (cut_stores, cut_metrics, chunks) = trained(Some(chunk_bytes), change);
             assert!(chunks > 2, "case {case}: {chunks} chunks of {chunk_bytes} bytes");
@@ -81,19 +81,19 @@ fn chunks_follow_each_other_and_hold_whole_tensors() {
 }
 
 #[test]
-fn a_tensor_that_no_kernel_can_see_is_refused_by_name() {
+fn a_tensor_that_no_kernel_can_bind_is_rejected_by_name() {
     let mut graph = Graph::new();
     let x = graph.input("hidden states", &[1024, 1024]);
     let y = graph.apply(Scale(2.0), &[x]);
     graph.keep(y);
     let profile = |binding_bytes| DeviceProfile { binding_bytes, ..DeviceProfile::default() };
     assert!(check_tensors(&graph, &profile(None)).is_ok() && check_tensors(&graph, &profile(Some(4 << 20))).is_ok());
-    let Err(Error::Device(message)) = check_tensors(&graph, &profile(Some(4 << 10))) else { panic!("it is refused") };
+    let Err(Error::Device(message)) = check_tensors(&graph, &profile(Some(4 << 10))) else { panic!("it is rejected") };
     assert!(message.contains("needs 4.0 MiB in one piece"), "{message}");
     assert!(message.contains("lower the micro-batches"), "{message}");
 }
 
-/// What no setting can help is said before anything is allocated, and by name.
+/// A tensor that no setting can make smaller is rejected by name before anything is allocated.
 #[test]
 fn the_cost_of_training_knows_the_limits_of_the_device() {
     let (_folder, file) = classifier_file();

@@ -1,4 +1,4 @@
-//! What `train --dump-update` writes is enough to compute two updates again, from the file alone.
+//! Two updates can be recomputed from the file of `train --dump-update` alone.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ impl Dump {
     }
 
     fn get(&self, name: &str) -> Vec<f64> {
-        let (shape, values) = self.0.get(name).unwrap_or_else(|| panic!("{name} is not there"));
+        let (shape, values) = self.0.get(name).unwrap_or_else(|| panic!("{name} is missing"));
         assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
         values.iter().map(|value| f64::from(*value)).collect()
     }
@@ -43,7 +43,7 @@ impl Dump {
     }
 }
 
-/// Compares f32 results with their recomputation. Sums of 64 products, and a few roundings more.
+/// Compares f32 results with their recomputation: sums of 64 products, and a few more roundings.
 fn close(name: &str, actual: &[f32], expected: &[f64]) {
     let error = nmse(actual, expected);
     assert!(error < 1e-10, "{name}: NMSE {error:.1e}");
@@ -122,12 +122,12 @@ fn check(dump: &Dump, config: &Config) {
         let count = labels.len();
         assert_eq!(count, 6 * 3, "six samples, three trained steps");
 
-        // The velocity is the network's, at the weights before the update.
+        // The velocity is that of the network with the weights before the update.
         let before = dump.weights(&format!("update{update}.parameters_before."));
         let v_new = velocity(flow_model, &before, &get("x"), &get("time"), &labels);
         close("v_new", &floats("v_new"), &v_new);
 
-        // The loss is what the definitions make of velocities, noise and advantages.
+        // The loss follows from velocities, noise and advantages by definition.
         let (v_old, v_new, noise) = (get("v_old"), get("v_new"), get("noise"));
         let (sigma, sigma_next) = (get("sigma"), get("sigma_next"));
         let mut expected = [(); 4].map(|()| Vec::new());
@@ -142,7 +142,7 @@ fn check(dump: &Dump, config: &Config) {
         }
         for (name, expected) in ["row_losses", "log_ratio", "kl", "mask"].into_iter().zip(&expected) {
             if update == 0 && name != "row_losses" {
-                // Nothing has moved: exact, and everything is kept.
+                // Nothing has moved: the values are exact, and every term is kept.
                 let exact = if name == "mask" { 1.0 } else { 0.0 };
                 assert!(floats(name).iter().all(|value| *value == exact), "{name} of the first update");
             } else {
@@ -151,7 +151,7 @@ fn check(dump: &Dump, config: &Config) {
         }
         if update == 1 {
             let dropped = get("mask").iter().filter(|kept| **kept == 0.0).count();
-            assert!((1..count).contains(&dropped), "{dropped} of {count} terms are dropped: the test says little");
+            assert!((1..count).contains(&dropped), "{dropped} of {count} terms are dropped: the test proves little");
         }
         let beta = config.objective.reference.beta;
         let penalty = if beta > 0.0 { get("penalties").iter().sum::<f64>() / count as f64 } else { 0.0 };
@@ -159,7 +159,7 @@ fn check(dump: &Dump, config: &Config) {
         let loss = expected[0].iter().sum::<f64>() / count as f64 + beta * penalty;
         assert!((get("loss")[0] - loss).abs() < 1e-5, "{} instead of {loss}", get("loss")[0]);
 
-        // The weights afterwards are AdamW's, from the gradients.
+        // The new weights follow from the gradients by AdamW.
         let gradients = dump.weights(&format!("update{update}.gradients."));
         let norm = gradients.values().flatten().map(|g| g * g).sum::<f64>().sqrt();
         assert!((get("gradient_norm")[0] / norm - 1.0).abs() < 1e-5);
@@ -172,7 +172,7 @@ fn check(dump: &Dump, config: &Config) {
             let mut expected = Vec::new();
             for ((gradient, [m, v]), weight) in gradients.iter().zip(moments).zip(&before[name]) {
                 let g = clip * gradient;
-                // Decays as the device knows them.
+                // Decays in f32, as on the device.
                 let [beta1, beta2] = [config.train.beta1, config.train.beta2].map(|beta| f64::from(beta as f32));
                 *m = beta1 * *m + (1.0 - beta1) * g;
                 *v = beta2 * *v + (1.0 - beta2) * g * g;
@@ -185,7 +185,7 @@ fn check(dump: &Dump, config: &Config) {
         }
     }
     let next = dump.weights("update1.parameters_before.");
-    assert_eq!(next, dump.weights("update0.parameters_after."), "the second update goes on where the first ended");
+    assert_eq!(next, dump.weights("update0.parameters_after."), "the second update starts where the first ended");
 
     // Samples are disjoint, and the advantages of all are in the file.
     let [first, second] = [0, 1].map(|update| dump.get(&format!("update{update}.sample")));
@@ -199,7 +199,7 @@ fn check(dump: &Dump, config: &Config) {
 }
 
 #[test]
-fn an_update_can_be_computed_again_from_its_dump() {
+fn an_update_can_be_recomputed_from_its_dump() {
     for (name, log_prob, mask) in [
         (ObjectiveName::FlowDppo, LogProb::Gaussian, Mask::Asymmetric),
         (ObjectiveName::FlowDppo, LogProb::CpsSpecial, Mask::Symmetric),
@@ -211,7 +211,7 @@ fn an_update_can_be_computed_again_from_its_dump() {
             config.objective.reference.beta = if mask == Mask::Symmetric { 0.1 } else { 0.0 };
             config.objective.log_prob = log_prob;
             config.objective.mask = mask;
-            // In the midst of what the second update sees.
+            // Among the values of the second update.
             config.objective.kl_mask_threshold = 4.0;
             config.objective.clip_low = 0.01;
             config.objective.clip_high = 0.01;
@@ -222,7 +222,7 @@ fn an_update_can_be_computed_again_from_its_dump() {
 }
 
 #[test]
-fn a_single_update_gives_a_single_part() {
+fn a_single_update_is_a_single_part() {
     let (dump, _) = Dump::of(|config| {
         config.train.updates_per_rollout = 1;
         config.train.inner_epochs = 1;
@@ -231,7 +231,7 @@ fn a_single_update_gives_a_single_part() {
 }
 
 #[test]
-fn a_forward_process_update_says_what_its_input_is_made_of() {
+fn a_forward_process_update_contains_the_parts_of_its_input() {
     let (dump, _) = Dump::of(|config| {
         config.objective.name = ObjectiveName::Nft;
         config.rollout.sampler = flowdppo_wgpu::config::Sampler::Ode;

@@ -90,15 +90,15 @@ fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<Vec<f64>> {
     twin.value(&it.graph, it.outcomes).chunks(OUTCOME).map(<[f64]>::to_vec).collect()
 }
 
-/// Every outcome of a second update against the twin's, which gets states, noise, classes, times and
-/// transitions from what the rollout says of itself.
+/// Every outcome of a second update against the twin, which gets states, noise, classes, times and transitions from the
+/// record of the rollout.
 #[test]
-fn an_update_sees_what_the_rollout_drew() {
+fn an_update_uses_the_samples_of_the_rollout() {
     let mut config = config();
     config.rollout.micro_batch = 4;
     config.train.updates_per_rollout = 1;
     config.train.micro_batch = 6;
-    // Nothing is dropped: a term at the edge would fall to either side.
+    // Nothing is dropped: a term at the threshold could be on either side.
     config.objective.kl_mask_threshold = f64::INFINITY;
     let model = tiny::dit(1);
     let flow_model = &flow_model_of(&model);
@@ -153,10 +153,10 @@ fn an_update_sees_what_the_rollout_drew() {
     }
 }
 
-/// Changes the default configuration into that of a case.
+/// Changes the default configuration to that of a case.
 type Change = fn(&mut Config);
 
-/// Every kind of loss that differs in its kernel or its graph, from the rollout to the weights.
+/// Every kind of loss with its own kernel or graph, from the rollout to the weights.
 const CASES: [(&str, Change); 12] = [
     ("Flow-DPPO", |_| {}),
     ("Flow-DPPO with guidance", |config| config.rollout.guidance_scale = 2.5),
@@ -188,7 +188,7 @@ const CASES: [(&str, Change); 12] = [
     }),
 ];
 
-/// Puts the threshold or the clip range between two terms, so that some are dropped and none is at the edge.
+/// Places the threshold or the clip range between two terms, so that some are dropped and none is at the threshold.
 fn put_threshold_between(config: &mut Config, outcomes: &[Vec<f64>], row: Transition) {
     let middle = |column: usize| {
         let mut values: Vec<f64> = outcomes.iter().map(|outcome| outcome[column].abs()).collect();
@@ -227,7 +227,7 @@ fn the_gradient_of_every_update_is_right() {
             (VELOCITIES, velocities.clone()),
         ]);
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
-        // Where the samples stand does not depend on the threshold, so it can be put between them.
+        // The samples do not depend on the threshold, so it can be placed between them.
         let it = update(&config);
         let given = inputs(&config, &it, flow_model, &rollout, &rows);
         let loss =
@@ -247,10 +247,13 @@ fn the_gradient_of_every_update_is_right() {
         let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
         let is_far = |outcome: &Vec<f64>| outcome[BEYOND] == 1.0;
         let masks = config.objective.name == ObjectiveName::FlowDppo && config.objective.mask == Mask::None;
-        assert!(count(&|it| it[KEPT] == 0.0) > 0 || masks, "{name}: a term is dropped: {outcomes:?}");
+        assert!(count(&|outcome| outcome[KEPT] == 0.0) > 0 || masks, "{name}: a term is dropped: {outcomes:?}");
         let leads_back = config.objective.mask != Mask::Symmetric;
-        assert!(count(&|it| it[KEPT] == 1.0 && is_far(it)) > 0 || !leads_back, "{name}: one leads back: {outcomes:?}");
-        assert!(count(&|it| !is_far(it)) > 0, "{name}: a term is near: {outcomes:?}");
+        assert!(
+            count(&|outcome| outcome[KEPT] == 1.0 && is_far(outcome)) > 0 || !leads_back,
+            "{name}: one leads back: {outcomes:?}"
+        );
+        assert!(count(&|outcome| !is_far(outcome)) > 0, "{name}: a term is near: {outcomes:?}");
         for outcome in &outcomes {
             // A step of 1e-5 and the rounding of the device both move these by less than 1e-4.
             let far = outcome[KL] * config.objective.divergence.factor(row) / row.kappa();
@@ -259,8 +262,8 @@ fn the_gradient_of_every_update_is_right() {
                 _ => [config.objective.clip_high.ln_1p(), (-config.objective.clip_low).ln_1p()]
                     .map(|edge| outcome[LOG_RATIO] / edge - 1.0),
             };
-            assert!(edges.iter().all(|edge| edge.abs() > 1e-3), "{name}: a term is at the edge: {outcomes:?}");
-            assert!(outcome[LOG_RATIO].abs() > 1e-5, "{name}: a ratio is at the edge: {outcomes:?}");
+            assert!(edges.iter().all(|edge| edge.abs() > 1e-3), "{name}: a term is at the threshold: {outcomes:?}");
+            assert!(outcome[LOG_RATIO].abs() > 1e-5, "{name}: a ratio is at the threshold: {outcomes:?}");
         }
         // Velocities have a relative error of about 1e-6 after a dozen layers; their differences, a tenth as
         // large, 1e-5; and so the gradients, whose squared error is 1e-10.
@@ -268,7 +271,7 @@ fn the_gradient_of_every_update_is_right() {
     }
 }
 
-/// DiffusionNFT divides errors by their size, held constant: differences must not see that size change.
+/// DiffusionNFT divides errors by their size, which is held constant, so it must not change in the differences.
 #[test]
 fn the_gradient_of_diffusion_nft_is_right() {
     let mut config = config();
@@ -276,14 +279,14 @@ fn the_gradient_of_diffusion_nft_is_right() {
     config.objective.name = ObjectiveName::Nft;
     config.objective.nft_beta = 0.7;
     config.rollout.sampler = Sampler::Ode;
-    // Every advantage is beyond it, and so trains one of the two implicit policies alone.
+    // Every advantage is beyond the clip, and so trains only one of the two implicit policies.
     config.advantage.clip = 0.01;
     let old = tiny::dit(1);
     let flow_model = &flow_model_of(&old);
     let mut parts = Parts::new(gpu(), &config, &old);
     let rollout = parts.collect(0);
     let [states, _] = parts.trajectory().map(|words| floats(&words));
-    assert_eq!(states, rollout.images, "the samples are what is stored");
+    assert_eq!(states, rollout.images, "the samples are stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
     let it = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model");
@@ -301,7 +304,7 @@ fn the_gradient_of_diffusion_nft_is_right() {
     let scalar = |twin: &Interpreter| {
         let outcomes = outcomes_of(&it, twin);
         let terms = outcomes.iter().zip(&here).map(|(moved, here)| moved[LOSS] / pull(moved) * pull(here));
-        // Losses are near the clip: as large as in the other tests.
+        // Losses are near the clip, as large as in the other tests.
         terms.sum::<f64>() / 6.0
     };
     let loss = Loss { inputs: given(), scalar: &scalar, ..loss };
@@ -332,7 +335,7 @@ fn the_gradient_of_flow_matching_is_right() {
         .check("flow matching", 1e-9);
 }
 
-/// Both matrices of every layer that can be adapted, the convolution among them.
+/// Both matrices of every adaptable layer, including the convolution.
 #[test]
 fn the_gradient_of_an_adapter_is_right() {
     for weights in WeightType::ALL {
@@ -341,7 +344,7 @@ fn the_gradient_of_an_adapter_is_right() {
 }
 
 fn check_adapter(weights: WeightType) {
-    // Rows of 256 and 32 weights have blocks of 8 bits, those of 16 do not.
+    // Rows of 256 and 32 weights have 8-bit blocks, those of 16 do not.
     let model = tiny::dit(2);
     let flow_model = &flow_model_of(&model);
     let mut config = config();
@@ -374,7 +377,7 @@ fn check_adapter(weights: WeightType) {
     let base = (frozen.pack(&model.weights).expect("it fits"), frozen.interpreted(&model.weights).expect("it fits"));
     let base = Some(base);
     let loss = Loss { graph: &graph, inputs, stores, layout: network.layout(), scalar: &scalar, base };
-    // As flow matching, whose angles of time features these are.
+    // The same tolerance as for flow matching, which has the same time features.
     loss.check(&format!("LoRA on {}", weights.name()), 1e-9);
 }
 

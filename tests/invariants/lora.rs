@@ -1,4 +1,4 @@
-//! Adapters: they begin as nothing, learn as all weights do, and are merged, saved and resumed without loss.
+//! Adapters: they start as zero, learn like all weights, and are merged, saved and resumed without loss.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::common::{Random, gpu, nmse, tiny};
 use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of, saved};
 
-/// Adds normal noise to an adapter's matrices, as if it were in training.
+/// Adds normal noise to the matrices of an adapter, as in training.
 pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
     let mut random = Random(seed);
     let layout = adapter.lora.layout(&flow_model_of(model));
@@ -78,10 +78,10 @@ fn a_new_adapter_changes_no_bit() {
     }
 }
 
-/// An adapter on the layers of attention alone needs no gradient of shifts, scales and gates, nor of what lies before
-/// the first block.
+/// An adapter on attention layers alone needs no gradient of shifts, scales and gates, or of anything before the first
+/// block.
 #[test]
-fn an_update_computes_no_gradient_that_is_thrown_away() {
+fn an_update_computes_no_unused_gradient() {
     let model = tiny::dit(2);
     let flow_model = &flow_model_of(&model);
     let mut dispatches = Vec::new();
@@ -119,7 +119,7 @@ fn an_update_computes_no_gradient_that_is_thrown_away() {
 }
 
 #[test]
-fn merged_weights_compute_what_the_adapter_does() {
+fn merged_weights_compute_the_same_as_the_adapter() {
     let model = tiny::dit(2);
     let new = adapter(&model);
     assert!(new.merge("it", &model, 1.0).expect("it fits") == model, "B is zero");
@@ -132,7 +132,7 @@ fn merged_weights_compute_what_the_adapter_does() {
     assert!(error < 1e-5, "relative error {error:.1e}");
     assert!(nmse(&base, &with) > 1e-2, "the adapter does something");
     assert_eq!(bits(&adapter.merge("it", &model, 0.0).expect("it fits").weights), bits(&model.weights));
-    // Half of it twice is all of it, up to the rounding in between.
+    // Merging half of it twice equals merging all of it, up to the rounding in between.
     let half = adapter.merge("it", &model, 0.5).expect("it fits");
     let twice = adapter.merge("it", &half, 0.5).expect("it fits");
     assert!(nmse(&velocity(&twice, None, 2.0), &with).sqrt() < 1e-5);
@@ -159,7 +159,8 @@ fn an_adapter_is_on_policy_at_first_and_learns() {
         for iteration in 0..2 {
             let rollout = parts.collect(iteration);
             let records = parts.learn(&rollout);
-            let ratios = |update: usize| records[update].outcomes.iter().map(|it| it[RATIO]).collect::<Vec<f32>>();
+            let ratios =
+                |update: usize| records[update].outcomes.iter().map(|outcome| outcome[RATIO]).collect::<Vec<f32>>();
             assert!(ratios(0).iter().all(|ratio| *ratio == 1.0), "{:?}", ratios(0));
             assert!(records[0].outcomes.iter().all(|outcome| outcome[KL] == 0.0));
             assert!(ratios(1).iter().all(|ratio| *ratio != 1.0), "{:?}", ratios(1));
@@ -222,7 +223,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
         run(&mut second, 2, 4);
         assert!(saved(&second, 4) == saved(&whole, 4), "{name:?}");
 
-        // The base is not in it, and the folder is an adapter by itself.
+        // It does not contain the base, and the folder is itself an adapter.
         let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
         let expected = [
             "adapter_training.safetensors",
@@ -254,7 +255,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
 }
 
 #[test]
-fn all_weights_are_bound_to_their_base_too() {
+fn full_training_is_also_bound_to_its_base() {
     let (folder, file) = classifier_file();
     let (model, other) = (tiny::dit(1), tiny::disturbed(tiny::dit(1), 0.01, 9));
     let trainer = |model: &Model| Trainer::new(gpu(), &tiny::config(&file), model).expect("it is small");
@@ -266,7 +267,7 @@ fn all_weights_are_bound_to_their_base_too() {
     assert_eq!(restored(&model, &files).expect("it is the same run"), 3);
     let message = restored(&other, &files).expect_err("it is another base").to_string();
     assert!(message.contains("was trained from a base whose weights have the CRC-32"), "{message}");
-    // An older program did not say which base it was.
+    // Older versions did not record the base.
     let (_, state) = files.iter_mut().find(|(name, _)| *name == "state.json").expect("it is there");
     let mut value: Value = serde_json::from_slice(state).expect("it is JSON");
     let keys = value.as_object_mut().expect("it is a table");
@@ -294,7 +295,7 @@ fn an_adapter_is_the_same_merged_at_once_or_tensor_by_tensor() {
 }
 
 #[test]
-fn training_goes_on_from_a_saved_adapter() {
+fn training_continues_from_a_saved_adapter() {
     let (folder, file) = classifier_file();
     let model = tiny::dit(1);
     let mut first = trainer(&file, &model, |_| {});
@@ -334,7 +335,7 @@ fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone
     }
     // As an older version wrote it.
     files.retain(|(name, _)| *name != "adapter_start.safetensors");
-    assert_eq!(restored(LoraReference::Base, &files).expect("it measures as that version did"), 1);
+    assert_eq!(restored(LoraReference::Base, &files).expect("it measures like that version"), 1);
     let message = restored(LoraReference::Start, &files).expect_err("nothing says where it began").to_string();
     assert!(message.contains("resume with --set lora.reference=base"), "{message}");
 }
@@ -347,7 +348,7 @@ fn peft_config() -> Value {
     config
 }
 
-/// An adapter's folder as PEFT writes it, of rank 4 on the attention of the tiny model.
+/// A folder as PEFT writes it, with an adapter of rank 4 on the attention of the tiny model.
 fn peft_folder(change: impl Fn(&mut Value, &mut Tensors)) -> tempfile::TempDir {
     let mut config = peft_config();
     let mut tensors = Tensors::new();
@@ -375,7 +376,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
     let folder = peft_folder(|_, _| {});
     let adapter = Adapter::load(folder.path(), flow_model).expect("it is plain LoRA");
     assert_eq!(adapter.lora.layers().len(), 4);
-    assert!(adapter.lora.layers().iter().all(|it| (it.rank, it.alpha, it.factor()) == (4, 8.0, 2.0)));
+    assert!(adapter.lora.layers().iter().all(|layer| (layer.rank, layer.alpha, layer.factor()) == (4, 8.0, 2.0)));
 
     let [(config_name, config), (model_name, bytes)] = adapter.files(flow_model);
     assert_eq!([config_name, model_name], [ADAPTER_CONFIG, ADAPTER_MODEL]);
@@ -390,7 +391,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
         assert!(differs || known == value, "{key} is {value}, PEFT wrote {known}");
     }
 
-    // These begin with the base as it is.
+    // These initialisations do not change the base.
     for beginning in [json!(null), json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")] {
         let folder = peft_folder(|config, _| config["init_lora_weights"] = beginning.clone());
         assert!(Adapter::load(folder.path(), flow_model).expect("it is plain LoRA") == adapter);
@@ -399,7 +400,7 @@ fn an_adapter_of_peft_is_read_and_written_again() {
     // Ranks, alphas and factors of single layers.
     let folder = peft_folder(|config, tensors| {
         config["rank_pattern"] = json!({"blocks.1.attn.proj": 2});
-        // Two keys for a layer say the same.
+        // Two keys give a layer the same value.
         config["alpha_pattern"] = json!({"attn.qkv": 3.5, "blocks.1.attn.qkv": 3.5});
         config["use_rslora"] = json!(true);
         tensors.insert("base_model.model.blocks.1.attn.proj.lora_A.weight".into(), (vec![2, 16], vec![0.5; 32]));
@@ -443,7 +444,7 @@ fn a_wrong_adapter_says_what_is_wrong() {
         (Box::new(set("rank_pattern", json!({"mlp.fc1": 8}))), &["`rank_pattern` has the key \"mlp.fc1\""]),
         (
             Box::new(set("alpha_pattern", json!({"qkv": 2, "blocks.1.attn.qkv": 16}))),
-            &["`alpha_pattern` gives blocks.1.attn.qkv 16 by \"blocks.1.attn.qkv\" and 2 by \"qkv\""],
+            &["`alpha_pattern` sets blocks.1.attn.qkv to 16 with \"blocks.1.attn.qkv\" and to 2 with \"qkv\""],
         ),
         (Box::new(set("target_modules", json!(".*qkv"))), &["the regular expression `target_modules` = \".*qkv\""]),
         (Box::new(set("target_modules", json!([]))), &["an empty list of `target_modules`"]),

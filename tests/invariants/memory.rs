@@ -1,4 +1,4 @@
-//! What saves memory changes no result, and what the plan shares is never wanted twice at once.
+//! Options that save memory change no result, and no two live tensors share memory.
 
 use std::collections::BTreeSet;
 
@@ -95,7 +95,7 @@ fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
             .filter(|node| node.label.starts_with("recompute."))
             .map(|node| node.op.name())
             .collect();
-        // A block's last sum is the next one's input, which is kept.
+        // The last sum of a block is the input of the next, which is kept.
         assert_eq!(again.iter().filter(|name| **name == "gated_residual").count(), 4 * passes);
         assert_eq!(again.iter().filter(|name| **name == "matmul").count(), 5 * 4 * passes);
         assert_eq!(recomputed.nodes().len(), stored.nodes().len() + again.len());
@@ -114,25 +114,29 @@ fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
     }
 }
 
-/// The tensors that a node's kernels touch, on such a device.
+/// The tensors that the kernels of a node access on a device.
 fn touched(graph: &Graph, node: &Node, profile: &DeviceProfile) -> BTreeSet<Tensor> {
     let dispatches = node.op.dispatches(&graph.shapes(node), profile);
-    dispatches.iter().flat_map(|it| it.reads.iter().chain(&it.writes)).filter_map(|it| node.bound(*it)).collect()
+    dispatches
+        .iter()
+        .flat_map(|dispatch| dispatch.reads.iter().chain(&dispatch.writes))
+        .filter_map(|binding| node.bound(*binding))
+        .collect()
 }
 
 #[test]
-fn no_slot_is_wanted_by_two_tensors_at_once() {
+fn no_slot_is_used_by_two_tensors_at_once() {
     let model = tiny::dit(3);
     for (recompute, half) in [(false, false), (true, false), (false, true), (true, true)] {
         let graph = FlowMatchingGraph::record(&flow_model_of(&model), 3, Activations { recompute, half }).graph;
         for profile in profiles() {
             let nodes = graph.executed();
             let plan = MemoryPlan::new(&graph, &nodes, &profile);
-            // Whose value a slot holds, checked against whose is read, node by node.
+            // Tracks which tensor's value a slot contains, and compares it with the tensor that each node reads.
             let mut holds: Vec<Option<Tensor>> = vec![None; plan.slots.len()];
             for node in &nodes {
                 let touched = touched(&graph, node, &profile);
-                // What is kept has memory of its own.
+                // Kept tensors have their own memory.
                 let computed =
                     |tensor: &&Tensor| graph.origin(**tensor) == Origin::Computed && !plan.kept.contains(*tensor);
                 for tensor in node.inputs.iter().filter(computed).filter(|tensor| touched.contains(tensor)) {
@@ -153,7 +157,7 @@ fn no_slot_is_wanted_by_two_tensors_at_once() {
     }
 }
 
-/// Plans run one after another, so their slots are the same memory; what is kept of one stays while another runs.
+/// Plans run one after another, so they share the memory of their slots; kept tensors survive while another plan runs.
 #[test]
 fn plans_share_their_slots_and_keep_their_results() {
     let gpu = own_gpu();
@@ -166,16 +170,16 @@ fn plans_share_their_slots_and_keep_their_results() {
         let planned = planned_bytes(&graph, &DeviceProfile::of(&gpu));
         (Plan::new(&gpu, &graph, &Stores::new()).expect("it is small"), x, y, planned)
     };
-    // The first readback makes the memory of all.
+    // The first readback allocates the memory of all plans.
     gpu.read::<u32>(&[gpu.unused()]).expect("the device works");
     let before = gpu.counters().bytes_held;
     let (mut large, large_x, large_y, large_planned) = plan(1000, 2.0);
-    assert_eq!(gpu.counters().bytes_held - before, large_planned.reused, "alone it holds all of it");
+    assert_eq!(gpu.counters().bytes_held - before, large_planned.reused, "alone it has all of it");
     let (mut small, small_x, small_y, small_planned) = plan(300, 3.0);
     let together = planned_together(&[large_planned.clone(), small_planned.clone()]);
     assert_eq!(gpu.counters().bytes_held - before, together);
     assert_eq!(together, large_planned.reused + small_planned.reused - 1200, "the smaller slot is shared");
-    // In the other order nothing fits, unless there is room before.
+    // In the other order nothing fits, unless room was reserved before.
     assert_eq!(
         planned_together(&[small_planned.clone(), large_planned.clone()]),
         large_planned.reused + small_planned.reused
@@ -189,7 +193,7 @@ fn plans_share_their_slots_and_keep_their_results() {
         assert_eq!(small.read::<f32>(&[small_y]).expect("the device works"), [9.0; 300]);
     }
     drop((large, small));
-    assert_eq!(gpu.counters().bytes_held, before, "memory is given back");
+    assert_eq!(gpu.counters().bytes_held, before, "memory is released");
 }
 
 #[test]
@@ -204,7 +208,7 @@ fn scratch_that_no_kernel_reads_takes_no_memory() {
     let [software, hardware] = profiles().map(|profile| MemoryPlan::new(&graph, &graph.executed(), &profile));
     assert_eq!(hardware.slots, [4 * scratch.iter().product::<usize>() as u64]);
     assert!(software.slots.is_empty() && software.naive_bytes == 0, "{software:?}");
-    // Nor is any bound there. The device is this test's own, because counters are the device's.
+    // No memory is bound there either. The device is for this test only, because counters belong to the device.
     let gpu = own_gpu();
     let store = gpu.allocate("gradients", 4 * 128).expect("it is small");
     let before = gpu.counters().buffers;
@@ -218,7 +222,7 @@ fn half_activations_round_gradients_and_nothing_else() {
     let exact: Vec<f64> = gradients.iter().map(|gradient| f64::from(*gradient)).collect();
     for recompute in [false, true] {
         let (rounded, same_loss) = flow_matching(Activations { recompute, half: true });
-        assert_eq!(same_loss, loss, "the forward pass is another one");
+        assert_eq!(same_loss, loss, "the forward pass differs");
         assert_ne!(rounded, gradients);
         // A gradient is a sum of products, each with a few factors that are off by up to 2^-11, in either
         // direction: more than two such errors do not remain.
@@ -250,7 +254,7 @@ fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
 }
 
 #[test]
-fn a_network_learns_alike_with_half_activations() {
+fn a_network_learns_equally_well_with_half_activations() {
     let [first, last] = pretrained(|_| {});
     assert!(last < 0.8 * first, "it learns: {first}, {last}");
     for activation_checkpointing in [false, true] {
@@ -273,14 +277,14 @@ fn half_activations_take_less_memory() {
             MemoryPlan::new(&graph, &graph.executed(), &profile).slots.iter().sum::<u64>()
         };
         let (whole, half) = (bytes(false), bytes(true));
-        // Statistics, and what lives in one pass only, stay as they are.
+        // Statistics, and tensors that live in one pass only, are not packed.
         assert!(10 * half < 7 * whole, "{half} of {whole} bytes");
     }
 }
 
 #[test]
-fn a_frozen_base_computes_as_its_rounded_weights() {
-    // Matrices of 32 inputs, so that there are blocks of 8 bits; those of the input's patches stay in 16.
+fn a_frozen_base_computes_the_same_as_its_rounded_weights() {
+    // Matrices with 32 inputs, so that there are 8-bit blocks; those of the patches stay in 16 bits.
     let model = tiny::dit_of_width(2, 32);
     let (flow_model, weights) = (flow_model_of(&model), &model.weights);
     let mut random = Random(9);
@@ -306,11 +310,11 @@ fn a_frozen_base_computes_as_its_rounded_weights() {
     let exact = velocity(WeightType::F32, weights);
     let exact_f64: Vec<f64> = floats(&exact).into_iter().map(f64::from).collect();
     let bytes = |weights| Frozen::new(&layout, weights).bytes();
-    // Rounding by 2⁻¹² and by 1/255 of a block's largest, in a dozen layers.
+    // Rounding by 2⁻¹² and by 1/255 of the largest value of a block, in a dozen layers.
     for (weight_type, most, share) in [(WeightType::F16, 1e-3, 0.6), (WeightType::Q8_0, 4e-2, 0.45)] {
         let rounded = Frozen::new(&layout, weight_type).rounded(weights).expect("they fit");
         let stored = velocity(weight_type, weights);
-        assert!(stored == velocity(WeightType::F32, &rounded), "other bits than those of the rounded weights");
+        assert!(stored == velocity(WeightType::F32, &rounded), "the bits differ from those of the rounded weights");
         assert!(stored == velocity(weight_type, weights), "the same bits twice");
         let error = nmse(&floats(&stored), &exact_f64).sqrt();
         assert!(error > 0.0 && error < most, "{weight_type:?}: relative error {error:.1e}");
@@ -318,9 +322,9 @@ fn a_frozen_base_computes_as_its_rounded_weights() {
     }
 }
 
-/// What docs/models.md says of the built-in model.
+/// The figures for the built-in model in docs/models.md.
 #[test]
-fn the_built_in_model_in_fewer_bits_is_nearly_itself() {
+fn the_built_in_model_hardly_changes_in_fewer_bits() {
     let model = flowdppo_wgpu::assets::load_model("builtin:digits8-base").expect("it is built in");
     let flow_model = &flow_model_of(&model);
     let mut random = Random(10);

@@ -1,4 +1,4 @@
-//! What holds between methods: where they agree, what they leave alone, and what an option must not change.
+//! Relations between methods: where they agree, and what they and their options must not change.
 
 use flowdppo_wgpu::config::{GuidanceGradient, Mask, Order, TrainedSteps};
 use flowdppo_wgpu::rl::UpdateGraph;
@@ -17,9 +17,9 @@ fn weights(change: &dyn Fn(&mut Config)) -> Vec<u32> {
     words(&trainer.optimizer.read(PARAMETERS).expect("the device works"))
 }
 
-/// Nothing has moved when the mask or the clip is asked, so they cannot differ: to the bit.
+/// Nothing has moved when the mask or the clip is evaluated, so they are bit-identical.
 #[test]
-fn with_one_update_a_rollout_the_objectives_are_one() {
+fn with_one_update_per_rollout_the_objectives_are_identical() {
     let with = |updates: usize, change: fn(&mut Config)| {
         weights(&move |config| {
             config.train.updates_per_rollout = updates;
@@ -35,7 +35,7 @@ fn with_one_update_a_rollout_the_objectives_are_one() {
     assert!(with(1, grpo) == dppo, "Flow-GRPO differs");
     assert!(with(1, no_mask) == dppo, "no mask differs");
     assert!(with(1, |config| config.objective.mask = Mask::Symmetric) == dppo, "the symmetric mask differs");
-    assert!(with(1, |config| config.objective.name = ObjectiveName::GrpoGuard) != dppo, "it has weights of its own");
+    assert!(with(1, |config| config.objective.name = ObjectiveName::GrpoGuard) != dppo, "it changes the weights");
     // With several they do differ. (A clip as tight as the mask would drop the same terms.)
     let dppo = with(2, |_| {});
     let loose: fn(&mut Config) = |config| {
@@ -43,11 +43,11 @@ fn with_one_update_a_rollout_the_objectives_are_one() {
         (config.objective.clip_low, config.objective.clip_high) = (0.1, 0.1);
     };
     assert!(with(2, loose) != dppo && with(2, no_mask) != dppo, "several updates are needed, and are enough");
-    assert!(with(2, grpo) == dppo, "both drop all that would go further");
+    assert!(with(2, grpo) == dppo, "both drop everything that would move further");
 }
 
 #[test]
-fn every_method_runs_and_leaves_its_anchor_as_it_was() {
+fn every_method_runs_and_does_not_change_its_anchor() {
     let cases: [fn(&mut Config); 6] = [
         |config| config.objective.name = ObjectiveName::FlowGrpo,
         |config| config.objective.name = ObjectiveName::GrpoGuard,
@@ -82,7 +82,7 @@ fn every_method_runs_and_leaves_its_anchor_as_it_was() {
                 let penalties = if config.objective.reference.beta > 0.0 { record.rows.len() } else { 0 };
                 assert_eq!(record.penalties.len(), penalties);
             }
-            // The base is where training began: the first update of all has nothing to be penalised for.
+            // Training starts from the base, so the very first update has no penalty.
             if let Some(first) = records[0].penalties.first() {
                 assert_eq!(*first == 0.0, index == 0, "case {case}");
                 assert!(records[3].penalties.iter().all(|penalty| *penalty > 0.0), "{:?}", records[3].penalties);
@@ -95,7 +95,7 @@ fn every_method_runs_and_leaves_its_anchor_as_it_was() {
 }
 
 #[test]
-fn shared_noise_starts_a_group_from_one_state() {
+fn with_shared_noise_a_group_starts_from_one_state() {
     let draw = |shared_noise: bool| {
         let mut config = config();
         config.rollout.shared_noise = shared_noise;
@@ -114,7 +114,7 @@ fn shared_noise_starts_a_group_from_one_state() {
         assert!(state(&shared, sample) == state(&shared, first) && state(&own, sample) != state(&own, 0));
         assert!(sample == first || images[sample * 64..][..64] != images[first * 64..][..64], "steps have noise");
     }
-    // The host's normals are those of the device but for rounding.
+    // The normals of host and device are equal up to rounding.
     for (own, shared) in state(&own, 0).iter().zip(state(&shared, 0)) {
         assert!((f32::from_bits(*own) - f32::from_bits(shared)).abs() < 1e-5);
     }
@@ -122,7 +122,7 @@ fn shared_noise_starts_a_group_from_one_state() {
 
 /// With a one-sided gradient the embedding of "no class" does not learn, and the backward pass is shorter.
 #[test]
-fn one_side_of_guidance_can_be_left_as_it_is() {
+fn one_side_of_guidance_can_be_held_constant() {
     let gradients = |guidance_gradient: GuidanceGradient| {
         let mut config = config();
         config.rollout.guidance_scale = 2.5;

@@ -1,4 +1,4 @@
-//! What is not finite: never learned from, counted, and the end of a run that does nothing else.
+//! Non-finite values are never learned from, are counted, and end a run if they persist.
 
 use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, Eta};
@@ -11,7 +11,7 @@ use flowdppo_wgpu::rl::Trainer;
 use crate::common::{gpu, tiny};
 use crate::{advantage, classifier_file, flow_model_of};
 
-/// All that an update changes.
+/// Everything that an update changes.
 fn state(trainer: &Trainer) -> Vec<Vec<f32>> {
     let read = |store| trainer.optimizer.read(store).expect("the device works");
     [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE].map(read).to_vec()
@@ -39,14 +39,14 @@ fn gradients_that_are_not_finite_change_nothing_and_are_counted() {
         let found = trainer.iteration(iteration).expect("two in a row are tolerated");
         assert_eq!(found.skipped(), 1);
         assert_eq!(state(&trainer)[..3], before[..3], "the update was skipped, the weights are the same");
-        assert_eq!(trainer.optimizer.step, 1, "a skipped update is none");
-        // The average goes on towards the weights.
+        assert_eq!(trainer.optimizer.step, 1, "a skipped update does not count");
+        // The average still moves towards the weights.
         assert_ne!(state(&trainer)[3], average);
         average = state(&trainer)[3].clone();
         let left = trainer.optimizer.read(GRADIENTS).expect("the device works");
         assert!(left.iter().all(|gradient| *gradient == 0.0), "nothing is left for the next update");
     }
-    // A good one starts the count again.
+    // A good one resets the count.
     assert_eq!(trainer.iteration(3).expect("the device works").skipped(), 0);
     assert_ne!(state(&trainer)[0], before[0]);
     assert_eq!(trainer.optimizer.step, 2);
@@ -107,7 +107,7 @@ fn a_policy_that_explodes_stops_the_run_with_finite_weights() {
     }
 }
 
-/// A reward that fails to be a number for one sample.
+/// A reward that is not a number for one sample.
 #[derive(Debug)]
 struct Spoilt(f64, [String; 1]);
 
@@ -141,7 +141,7 @@ fn a_reward_that_is_not_finite_is_an_error_that_names_the_sample() {
 }
 
 #[test]
-fn supervised_training_skips_and_stops_too() {
+fn supervised_training_also_skips_and_stops() {
     let mut config = Config::default();
     config.train.max_skipped_updates = 2;
     (config.pretrain.batch_size, config.pretrain.micro_batch, config.classifier.batch_size) = (4, 4, 4);

@@ -1,4 +1,4 @@
-//! A reward that fails costs nothing that was learned.
+//! A reward that fails loses nothing that was learned.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::common::{gpu, tiny};
 struct Flaky {
     inner: ClassifierScorer,
     fails: (Purpose, u64),
-    /// Not with an error, but with a number that is none.
+    /// Returns a value that is not a number, instead of an error.
     quietly: bool,
 }
 
@@ -39,7 +39,7 @@ impl Reward for Flaky {
     }
 }
 
-/// Four iterations into a folder, whose only checkpoint by itself is the last; the reward may fail at a moment.
+/// Four iterations into a folder, whose only regular checkpoint is the last; the reward may fail at a given moment.
 fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, u64), bool)>) -> Result<RunSummary> {
     let mut config = tiny::config(classifier);
     config.train.iterations = 4;
@@ -78,7 +78,7 @@ fn scores(run: &Path) -> Vec<(Vec<String>, Vec<String>)> {
     last.into_iter().collect()
 }
 
-/// All that was measured, save time.
+/// All metrics except times.
 fn history(run: &Path) -> Vec<metrics::Record> {
     let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is complete");
     for record in &mut records {
@@ -87,22 +87,22 @@ fn history(run: &Path) -> Vec<metrics::Record> {
     records
 }
 
-/// How the run stands, as its page tells.
+/// The state of the run on its page.
 fn state(run: &Path) -> String {
     let page = fs::read_to_string(run.join("report.html")).expect("there is a page");
-    let (_, rest) = page.split_once("<span class=\"state ").expect("it says how the run stands");
+    let (_, rest) = page.split_once("<span class=\"state ").expect("it shows the state of the run");
     rest[..rest.find('<').expect("a tag ends it")].to_owned()
 }
 
 #[test]
-fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
+fn a_run_whose_reward_failed_continues_to_the_same_bytes() {
     let (_folder, classifier) = classifier_file();
     let undisturbed = tempfile::tempdir().expect("a temporary folder");
     run(undisturbed.path(), &classifier, false, None).expect("nothing fails");
     let undisturbed = undisturbed.path().join("run");
-    // Four rollouts of twelve samples, and the evaluations of the base, iteration 2 and iteration 4: three classes twice.
+    // Four rollouts of twelve samples, and evaluations of the base, iteration 2 and iteration 4: two samples of three classes.
     assert_eq!(scores(&undisturbed).len(), 4 * 12 + 3 * 6);
-    // Iterations that were done when the reward failed, in the third rollout or when the second was measured or shown.
+    // Iterations done when the reward failed: in the third rollout, or when the second was evaluated or shown.
     let cases = [
         (Purpose::Training, false),
         (Purpose::Training, true),
@@ -143,7 +143,7 @@ fn a_run_whose_reward_failed_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn a_reward_that_fails_at_once_leaves_a_run_that_can_be_begun_again() {
+fn a_run_whose_reward_fails_immediately_can_be_started_again() {
     let (_folder, classifier) = classifier_file();
     for purpose in [Purpose::Training, Purpose::Preview, Purpose::Evaluation] {
         let folder = tempfile::tempdir().expect("a temporary folder");

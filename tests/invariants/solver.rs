@@ -12,7 +12,7 @@ use crate::flow_model_of;
 const STEPS: usize = 7;
 
 #[test]
-fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
+fn a_trajectory_follows_the_formula() {
     let model = tiny::dit(1);
     let flow_model = &flow_model_of(&model);
     let weights = gpu().allocate("model", 4 * model.weights.len() as u64).expect("it is small");
@@ -51,7 +51,7 @@ fn a_trajectory_is_what_the_formula_makes_of_its_velocities() {
     }
     assert_eq!(checked, 6 * (STEPS - 1) * flow_model.dim());
 
-    // A plan with a history makes the steps of any deterministic table.
+    // A plan with a history can run any deterministic table.
     let euler = SamplerTable::solve(&schedule, STEPS, Solver::Euler).expect("it is a schedule");
     let with_history = sampling.draw(&euler, &requests).expect("the device works");
     let mut plain = Sampling::new(gpu(), &flow_model.into(), [6, 4], 1.0, &stores).expect("it is small");

@@ -1,4 +1,4 @@
-//! Programs that do not score as they should: each gets one clear message and never a score.
+//! Faulty programs: each leads to one clear message and never to a score.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::pictures::{assert_failed, assert_input, limits, pictures};
 use super::programs::{argv, python, start};
 
 #[test]
-fn answers_that_are_none() {
+fn invalid_answers() {
     let cases: [(&str, &[&str]); 18] = [
         ("return {'id': 1, 'scores': [1, 2]}", &["returned 2 scores for 3 samples"]),
         ("return {'id': 1, 'scores': [1, 2, 3, 4]}", &["returned 4 scores for 3 samples"]),
@@ -76,7 +76,7 @@ fn a_hanging_program_is_given_up_after_the_last_attempt() {
 }
 
 #[test]
-fn a_program_that_crashes_each_time_is_given_up() {
+fn a_program_that_always_crashes_is_abandoned() {
     let pictures = pictures(2);
     let argv = python("sys.exit('no such font')", &[]);
     let mut reward = start(&argv, PictureForm::Base64, limits(1, 2, 1), &pictures).unwrap();

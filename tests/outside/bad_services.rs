@@ -1,4 +1,4 @@
-//! Services that do not score as they should: each gets one clear message and never a score.
+//! Faulty services: each leads to one clear message and never to a score.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use super::pictures::{assert_close, assert_failed, assert_input, limits, picture
 use super::server::{good, nobody, redirect, serve, serve_halves};
 use super::services::start;
 
-/// The right answer with a change.
+/// The correct answer with a change.
 fn changed(change: fn(&mut Value)) -> impl Fn(&Value) -> (u16, String) {
     move |body| {
         let mut answer = good(body);
@@ -22,7 +22,7 @@ fn changed(change: fn(&mut Value)) -> impl Fn(&Value) -> (u16, String) {
 }
 
 #[test]
-fn answers_that_are_none() {
+fn invalid_answers() {
     type Case = (fn(&mut Value), &'static [&'static str]);
     let cases: [Case; 8] = [
         (|it| *it = json!({"results": [{}]}), &["/score returned 1 results for 3 samples"]),
@@ -53,7 +53,7 @@ fn answers_that_are_none() {
 }
 
 #[test]
-fn an_error_of_the_service_may_pass() {
+fn an_error_of_the_service_may_be_temporary() {
     let pictures = pictures(3);
     for failures in [1, 2] {
         let asked = AtomicUsize::new(0);
@@ -78,7 +78,7 @@ fn an_error_of_the_service_may_pass() {
 }
 
 #[test]
-fn bodies_and_codes_that_are_no_answer() {
+fn invalid_bodies_and_status_codes() {
     let cases: [(u16, &'static str, usize, &[&str]); 7] = [
         (200, "{\"results\": [{\"ocr\": {\"ocr\": NaN}}]}", 1, &["JSON has no NaN and no Infinity"]),
         (200, "<html>Welcome</html>", 1, &["/score answered `<html>Welcome</html>`: expected value"]),
@@ -98,7 +98,7 @@ fn bodies_and_codes_that_are_no_answer() {
 }
 
 #[test]
-fn a_slow_service_is_given_up() {
+fn a_slow_service_is_abandoned() {
     let pictures = pictures(1);
     let server = serve(|body| {
         thread::sleep(Duration::from_secs(12));
@@ -110,7 +110,7 @@ fn a_slow_service_is_given_up() {
 }
 
 #[test]
-fn a_service_that_dies_in_the_middle_of_an_answer() {
+fn a_service_that_dies_during_an_answer() {
     let (pictures, server) = (pictures(2), serve_halves());
     let mut reward = start(&server.url, &["ocr"], limits(2, 1, 1), &pictures).unwrap();
     assert_failed(pictures.score(&mut reward), &["/score did not answer: ", "(attempt 2 of 2)"]);
@@ -118,7 +118,7 @@ fn a_service_that_dies_in_the_middle_of_an_answer() {
 }
 
 #[test]
-fn a_service_that_is_wrong_before_the_first_sample_is_input() {
+fn a_fault_before_the_first_sample_is_bad_input() {
     let pictures = pictures(1);
     let start = |url: &str, rewards: &[&str], retries| start(url, rewards, limits(1, 1, retries), &pictures);
     let gone = nobody();

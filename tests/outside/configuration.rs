@@ -1,4 +1,4 @@
-//! What a configuration may say of programs and services.
+//! Configurations of programs and services.
 
 use flowdppo_wgpu::config::{Command, Config, Reward, RewardKind};
 use flowdppo_wgpu::reward::Description;
@@ -18,7 +18,7 @@ fn the_shipped_configurations_are_valid() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_explained() {
+fn missing_and_wrong_keys_are_explained() {
     let cases = [
         ("kind = \"command\"", "`reward.0.program` must be a list of a program and its arguments, such as"),
         ("kind = \"command\"\nprogram = [\"\"]", "`reward.0.program` must be a list of a program and its arguments"),
@@ -42,7 +42,7 @@ fn what_is_missing_or_wrong_is_explained() {
         ("kind = \"command\"\nprogram = [\"x\"]\ntimeout_seconds = 0", "`reward.0.timeout_seconds`"),
     ];
     for (text, needle) in cases {
-        // A key of another kind is found when the file is read, the rest when it is checked.
+        // A key of another kind is found when the file is read, other errors when it is checked.
         let config = Config::parse(&format!("[[reward]]\n{text}"), "my.toml", &[]);
         let message = config.and_then(|config| config.validate(Command::Train)).expect_err(needle).to_string();
         assert!(message.contains(needle), "{message:?} does not say {needle:?}");
@@ -53,7 +53,7 @@ fn what_is_missing_or_wrong_is_explained() {
 }
 
 #[test]
-fn metadata_that_does_not_fit_is_explained() {
+fn metadata_that_does_not_match_is_explained() {
     let cases = [
         ("{", "EOF while parsing an object at line 1 column 1; it should be a JSON list with an object for each class"),
         ("3", "it should be a JSON list with an object for each class, or an object with one for each class name"),

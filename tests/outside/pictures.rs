@@ -1,4 +1,4 @@
-//! Samples whose scores are known.
+//! Samples with known scores.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use flowdppo_wgpu::reward::{Batch, Description, Limits, Purpose, Reward, Scoring
 use flowdppo_wgpu::shape::ImageShape;
 use flowdppo_wgpu::{Error, Result};
 
-/// Grey pictures of 4x4, each of another pattern.
+/// Grey pictures of 4x4 pixels, each with a different pattern.
 pub struct Pictures {
     pub bytes: Vec<[u8; 16]>,
     images: Vec<f32>,
@@ -56,12 +56,12 @@ impl Pictures {
     }
 }
 
-/// Patient: on a busy machine even a healthy program starts slowly.
+/// Generous limits: on a busy machine even a healthy program starts slowly.
 pub fn limits(batch: usize, workers: usize, retries: usize) -> Limits {
     Limits { timeout: Duration::from_secs(60), retries, batch, workers }
 }
 
-/// Sums taken in another order differ by some roundings; JSON may cost one more.
+/// Sums in another order differ by a few roundings; JSON may add one more.
 pub fn assert_close(actual: &[f64], expected: &[f64]) {
     assert_eq!(actual.len(), expected.len());
     for (actual, expected) in actual.iter().zip(expected) {
@@ -69,7 +69,7 @@ pub fn assert_close(actual: &[f64], expected: &[f64]) {
     }
 }
 
-/// Checks that an error is the user's to correct, before anything runs.
+/// Checks that an error is one that the user must correct, before anything runs.
 pub fn assert_input<T: std::fmt::Debug>(result: Result<T>, needles: &[&str]) {
     match result.expect_err("it should be refused") {
         Error::Input(message) => assert_says(&message, needles),
@@ -77,7 +77,7 @@ pub fn assert_input<T: std::fmt::Debug>(result: Result<T>, needles: &[&str]) {
     }
 }
 
-/// Checks that a run that has begun fails.
+/// Checks that an error is a failure of a started run.
 pub fn assert_failed<T: std::fmt::Debug>(result: Result<T>, needles: &[&str]) {
     match result.expect_err("it should fail") {
         Error::Failed(message) => assert_says(&message, needles),

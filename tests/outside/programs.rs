@@ -1,4 +1,4 @@
-//! Programs that score as they should.
+//! Programs that score correctly.
 
 use std::fs;
 use std::path::Path;
@@ -16,8 +16,8 @@ pub fn argv(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// A program in Python that answers requests by a function body; it greets politely first. The body sees `request`,
-/// `items`, and the arguments as `sys.argv[1:]`.
+/// A Python program that answers requests with a function body, after the first line. The body sees `request`, `items`,
+/// and the arguments as `sys.argv[1:]`.
 pub fn python(body: &str, arguments: &[&str]) -> Vec<String> {
     let script = format!(
         "import json, os, sys, time\n\
@@ -37,7 +37,7 @@ pub fn start(argv: &[String], picture: PictureForm, limits: Limits, pictures: &P
 }
 
 #[test]
-fn the_python_example_scores_the_same_however_it_is_asked() {
+fn the_python_example_scores_the_same_with_any_batch_and_workers() {
     let pictures = pictures(23);
     let symmetry: Vec<f64> = (pictures.bytes.iter())
         .map(|bytes| {
@@ -52,13 +52,13 @@ fn the_python_example_scores_the_same_however_it_is_asked() {
         assert_eq!(reward.components(), ["mine"]);
         let scores = pictures.score(&mut reward).unwrap();
         assert_close(&scores[0], &symmetry);
-        assert_eq!(pictures.score(&mut reward).unwrap(), scores, "the second batch, of the same processes");
+        assert_eq!(pictures.score(&mut reward).unwrap(), scores, "the second batch, from the same processes");
         seen.push(scores);
     }
-    assert!(seen.iter().all(|scores| *scores == seen[0]), "scores depend on how they are asked for: {seen:?}");
+    assert!(seen.iter().all(|scores| *scores == seen[0]), "scores depend on batch or workers: {seen:?}");
 }
 
-/// What the first block of Python in docs/rewards.md says.
+/// The first Python block in docs/rewards.md.
 #[test]
 fn the_program_of_the_document_scores() {
     let document = include_str!("../../docs/rewards.md");
@@ -90,7 +90,7 @@ for line in sys.stdin:
     assert_eq!(pictures.score(&mut reward).unwrap(), [[0.0, 1.0, 2.0, 0.0, 1.0], [0.0, 2.0, 4.0, 6.0, 8.0]]);
 }
 
-/// A picture as it is sent.
+/// A picture as it is sent to the program.
 fn png(picture: &[u8; 16]) -> Vec<u8> {
     let mut png = Vec::new();
     PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::NoFilter)
@@ -100,7 +100,7 @@ fn png(picture: &[u8; 16]) -> Vec<u8> {
 }
 
 #[test]
-fn the_shell_example_reads_files_that_are_then_gone() {
+fn the_shell_example_reads_files_that_are_then_removed() {
     let pictures = pictures(7);
     let expected: Vec<f64> = pictures.bytes.iter().map(|bytes| -(png(bytes).len() as f64)).collect();
     for (batch, workers) in [(7, 1), (2, 3)] {
@@ -111,7 +111,7 @@ fn the_shell_example_reads_files_that_are_then_gone() {
     }
 }
 
-/// What a program was sent, with the files that it found.
+/// The requests that a program received, with the files that it found.
 fn sent(picture: PictureForm) -> Vec<Value> {
     let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures(3));
     let log = folder.path().join("requests");
@@ -131,7 +131,7 @@ for line in sys.stdin:
 }
 
 #[test]
-fn requests_say_what_is_documented() {
+fn requests_are_as_documented() {
     let lines = sent(PictureForm::Base64);
     let names = ["zero", "one", "two \"{2}\""];
     let hello = json!({
@@ -189,13 +189,13 @@ open(sys.argv[1], 'w')
 ";
     let argv = argv(&["python3", "-c", script, marker.to_str().unwrap()]);
     drop(start(&argv, PictureForm::Base64, limits(1, 2, 0), &pictures).unwrap());
-    assert!(marker.exists(), "the end of its input was no end, or nobody waited for it");
+    assert!(marker.exists(), "it did not end with its input, or nobody waited for it");
 }
 
-/// A wrapper that waits for a program which hangs, as a shell script does that forgot `exec`.
+/// A wrapper that waits for a hung program, such as a shell script without `exec`.
 #[cfg(unix)]
 #[test]
-fn what_a_program_has_started_is_killed_with_it() {
+fn child_processes_are_killed_with_the_program() {
     let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures(1));
     let marker = folder.path().join("pid");
     let script = "read -r line; echo '{\"id\": 0}'; sleep 600 & printf $! >\"$1\"; wait";
@@ -206,10 +206,10 @@ fn what_a_program_has_started_is_killed_with_it() {
     assert_dead(&fs::read_to_string(marker).unwrap());
 }
 
-/// A program that exits on its own takes what it has started along.
+/// When a program exits on its own, its child processes are killed.
 #[cfg(unix)]
 #[test]
-fn what_a_program_has_started_ends_with_it() {
+fn child_processes_end_with_the_program() {
     for redirect in [">/dev/null 2>&1", ""] {
         let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures(1));
         let marker = folder.path().join("pid");
@@ -225,15 +225,15 @@ fn what_a_program_has_started_ends_with_it() {
     }
 }
 
-/// Waits for the end of a process that has been killed; somebody else has to take its exit status.
+/// Waits for the end of a killed process whose exit status another process collects.
 #[cfg(unix)]
 fn assert_dead(pid: &str) {
-    // A zombie, which nobody may come to fetch here, is dead too.
+    // A zombie, which may never be collected here, is also dead.
     let script = format!("case $(ps -o stat= -p {pid}) in ''|Z*) ;; *) exit 1;; esac");
     let is_dead = || std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success();
     let is_soon_dead =
         (0..250).any(|_| is_dead() || (std::thread::sleep(std::time::Duration::from_millis(20)), false).1);
-    assert!(is_soon_dead, "process {pid} still lives");
+    assert!(is_soon_dead, "process {pid} is still alive");
 }
 
 #[cfg(unix)]
@@ -246,5 +246,5 @@ fn a_program_that_ignores_the_end_of_its_input_is_killed() {
     drop(start(&argv, PictureForm::Base64, limits(1, 1, 0), &pictures).unwrap());
     let pid = fs::read_to_string(marker).unwrap();
     let alive = std::process::Command::new("sh").args(["-c", &format!("kill -0 {pid}")]).output().unwrap();
-    assert!(!alive.status.success(), "process {pid} still lives, or was left as a zombie");
+    assert!(!alive.status.success(), "process {pid} is still alive, or was left as a zombie");
 }

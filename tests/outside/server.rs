@@ -1,4 +1,4 @@
-//! Services on this machine: a real one, and one that hangs up in the middle of an answer.
+//! Services on this machine: a real one, and one that closes the connection during an answer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,14 +12,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-/// A running service, and the bodies that it was sent to `/score`.
+/// A running service, and the bodies that `/score` received.
 pub struct Server {
     pub url: String,
     pub posted: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Server {
-    /// How often it was asked for scores of samples; asking for names at the start does not count.
+    /// The number of requests for scores of samples, without the request for names at the start.
     pub fn scored(&self) -> usize {
         self.posted.lock().unwrap().iter().filter(|body| !is_start(body)).count()
     }
@@ -35,12 +35,12 @@ fn bind() -> (TcpListener, String) {
     (listener, url)
 }
 
-/// An address where nobody answers.
+/// An address where nothing answers.
 pub fn nobody() -> String {
     bind().1
 }
 
-/// What every service says to `GET`.
+/// The answer of every service to `GET`.
 fn get(path: &str) -> (u16, String) {
     match path {
         "/health" => (200, json!({"status": "ok", "rewards": {}}).to_string()),
@@ -49,12 +49,12 @@ fn get(path: &str) -> (u16, String) {
     }
 }
 
-/// A service whose answers to `/score` are those of a function, from the first sample on.
+/// A service whose answers to `/score` come from a function, from the first sample on.
 pub fn serve(score: impl Fn(&Value) -> (u16, String) + Send + Sync + 'static) -> Server {
     serve_under("", score)
 }
 
-/// The same under a path.
+/// The same under a path prefix.
 pub fn serve_under(root: &'static str, score: impl Fn(&Value) -> (u16, String) + Send + Sync + 'static) -> Server {
     let (listener, url) = bind();
     listener.set_nonblocking(true).unwrap();
@@ -103,7 +103,7 @@ pub fn redirect(to: &'static str) -> String {
     url
 }
 
-/// A service that dies in the middle of its first answer to samples, and every later one.
+/// A service that dies during its first answer to samples, and during every later one.
 pub fn serve_halves() -> Server {
     let (listener, url) = bind();
     let posted = Arc::new(Mutex::new(Vec::new()));
@@ -147,7 +147,7 @@ fn answer_half(stream: TcpStream, posted: &Mutex<Vec<Value>>) {
     (&stream).write_all(format!("{head}{answer}").as_bytes()).unwrap();
 }
 
-/// The right answer: `ocr` and `clip` are the brightness of a picture, 0 to 1, and `unified` has two scores.
+/// The correct answer: `ocr` and `clip` are the brightness of a picture, 0 to 1, and `unified` has two scores.
 pub fn good(body: &Value) -> Value {
     let result = |request: &Value| {
         let png = BASE64.decode(request["history"][0]["image_b64"].as_str().unwrap()).unwrap();

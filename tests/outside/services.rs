@@ -1,4 +1,4 @@
-//! Services that score as they should.
+//! Services that score correctly.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ pub fn start(url: &str, rewards: &[&str], limits: Limits, pictures: &Pictures) -
 }
 
 #[test]
-fn scores_are_the_same_however_they_are_asked_for() {
+fn scores_are_the_same_with_any_batch_and_workers() {
     let (pictures, server) = (pictures(23), serve(|body| (200, good(body).to_string())));
     let labels: Vec<f64> = (0..23).map(|index| f64::from(index % 3)).collect();
     let opposite: Vec<f64> = labels.iter().map(|label| -label).collect();
@@ -28,12 +28,12 @@ fn scores_are_the_same_however_they_are_asked_for() {
         assert_close(&scores[2], &pictures.brightness());
         seen.push(scores);
     }
-    assert!(seen.iter().all(|scores| *scores == seen[0]), "scores depend on how they are asked for: {seen:?}");
+    assert!(seen.iter().all(|scores| *scores == seen[0]), "scores depend on batch or workers: {seen:?}");
     assert_eq!(server.scored(), 1 + 23 + 6 + 1, "requests");
 }
 
 #[test]
-fn requests_say_what_is_documented() {
+fn requests_are_as_documented() {
     let (pictures, server) = (pictures(2), serve_under("/v1", |body| (200, good(body).to_string())));
     let mut reward = start(&format!("{}/", server.url), &["clip"], limits(2, 1, 0), &pictures).unwrap();
     pictures.score(&mut reward).unwrap();
@@ -64,7 +64,7 @@ fn requests_say_what_is_documented() {
 }
 
 #[test]
-fn a_service_is_told_what_is_known_of_the_class() {
+fn a_service_gets_the_metadata_of_the_class() {
     let (folder, mut pictures) = (tempfile::tempdir().unwrap(), pictures(2));
     let file = folder.path().join("classes.json");
     let task = |class: &str| json!({"tag": "single_object", "include": [{"class": class, "count": 1}]});
@@ -100,7 +100,7 @@ fn a_service_is_told_what_is_known_of_the_class() {
 }
 
 #[test]
-fn an_overloaded_or_broken_service_is_asked_again() {
+fn requests_to_an_overloaded_or_broken_service_are_retried() {
     let pictures = pictures(4);
     for status in [429, 500, 503] {
         let asked = AtomicUsize::new(0);

@@ -1,4 +1,4 @@
-//! Autoencoders, against outputs of diffusers 0.42 for tiny models with random weights.
+//! Autoencoders against outputs of diffusers 0.42, for tiny models with random weights.
 
 use std::collections::HashMap;
 use std::fs;
@@ -53,7 +53,7 @@ impl Io {
     }
 }
 
-/// The largest difference in units of the largest expected value.
+/// The largest difference, relative to the largest expected value.
 fn difference(actual: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(actual.len(), expected.len());
     assert!(actual.iter().all(|value| value.is_finite()), "a result is not finite");
@@ -61,8 +61,8 @@ fn difference(actual: &[f32], expected: &[f32]) -> f32 {
     actual.iter().zip(expected).fold(0.0_f32, |worst, (a, e)| worst.max((a - e).abs())) / largest
 }
 
-/// Some thirty layers of sums in f32 in another order than the reference: each is off by a few 1e-7 of its largest
-/// value, and group norm keeps that relative. 2.3e-6 was measured at most, on lavapipe.
+/// About thirty layers of f32 sums in another order than the reference: each is off by a few 1e-7 of its largest value,
+/// and group norm preserves relative errors. The largest measured error was 2.3e-6, on lavapipe.
 const TOLERANCE: f32 = 1e-5;
 
 fn check(what: &str, actual: &[f32], expected: &[f32]) {
@@ -72,7 +72,7 @@ fn check(what: &str, actual: &[f32], expected: &[f32]) {
 }
 
 #[test]
-fn sd3_gives_its_reference_outputs() {
+fn sd3_matches_its_reference_outputs() {
     let (autoencoder, io) = (load(SD3), Io::of(SD3));
     assert_eq!((autoencoder.config().factor(), autoencoder.config().latent_channels()), (8, 16));
     let mut decoder = autoencoder.decoder(gpu(), 1).expect("it is small");
@@ -103,12 +103,12 @@ fn check_sd1(autoencoder: &Autoencoder) {
 }
 
 #[test]
-fn sd1_gives_its_reference_outputs() {
+fn sd1_matches_its_reference_outputs() {
     check_sd1(&load(SD1));
 }
 
 #[test]
-fn taesd_gives_its_reference_outputs() {
+fn taesd_matches_its_reference_outputs() {
     let io = Io::of(TAESD);
     let mut decoder = load(TAESD).decoder(gpu(), 1).expect("it is small");
     let pictures = decoder.decode(io.values("latent"), io.size("latent")).expect("the device works");
@@ -123,7 +123,7 @@ fn taesd_gives_its_reference_outputs() {
     assert!(encoded.logvar.is_empty(), "it has no variances");
 }
 
-/// The tensors of a model under the names that another file has for them, which a text file lists with their shapes.
+/// The tensors of a model under the names of another format, which a text file lists with their shapes.
 fn renamed(folder: &str, list: &str, prefix: &str) -> Tensors {
     let tensors = weights(folder);
     let list = fs::read_to_string(formats(folder).join(list)).expect("the file is there");
@@ -139,14 +139,14 @@ fn renamed(folder: &str, list: &str, prefix: &str) -> Tensors {
 }
 
 #[test]
-fn other_names_give_the_same_models() {
+fn models_with_other_names_are_the_same() {
     let of = |folder, list, prefix| {
         Autoencoder::from_tensors("file", config(folder), renamed(folder, list, prefix)).expect("the names are known")
     };
     for (folder, list) in [(SD1, "original_names.txt"), (SD1, "deprecated_names.txt"), (TAESD3, "original_names.txt")] {
         assert_eq!(of(folder, list, ""), load(folder), "{folder}/{list}");
     }
-    // In a file with other networks, and with what only training needs.
+    // In a file with other networks, and with tensors that only training needs.
     let mut tensors = renamed(SD1, "original_names.txt", "first_stage_model.");
     tensors.insert("model.diffusion_model.x_embedder.proj.bias".into(), (vec![1], vec![0.0]));
     tensors.insert("first_stage_model.loss.logvar".into(), (vec![], vec![0.0]));
@@ -155,7 +155,7 @@ fn other_names_give_the_same_models() {
     check_sd1(&autoencoder);
 }
 
-/// A folder of diffusers with these weights as numbers of 16 bits.
+/// A diffusers folder with these weights in 16 bits.
 fn folder_in_16_bits(folder: &str, file: &str, dtype: Dtype, bits: fn(f32) -> u16) -> tempfile::TempDir {
     let bytes: HashMap<String, (Vec<usize>, Vec<u8>)> = weights(folder)
         .into_iter()
@@ -172,7 +172,7 @@ fn folder_in_16_bits(folder: &str, file: &str, dtype: Dtype, bits: fn(f32) -> u1
 }
 
 #[test]
-fn weights_of_16_bits_are_those_of_32_rounded() {
+fn weights_of_16_bits_equal_rounded_ones_of_32() {
     let rounded = |round: fn(f32) -> f32| {
         let mut tensors = weights(SD3);
         tensors.values_mut().flat_map(|(_, values)| values).for_each(|value| *value = round(*value));
@@ -220,8 +220,8 @@ fn sizes_may_change_between_calls() {
     assert!(decoded([4, 6]) == first, "the same latents give the same picture");
 }
 
-/// Two pictures, whole and in tiles.
-fn whole_and_tiled(folder: &str, size: [usize; 2], tile: usize) -> [Vec<f32>; 2] {
+/// Two pictures, decoded at once and in tiles.
+fn at_once_and_tiled(folder: &str, size: [usize; 2], tile: usize) -> [Vec<f32>; 2] {
     let autoencoder = load(folder);
     let decoder = || autoencoder.decoder(gpu(), 2).expect("it is small");
     let latents = latents(2 * autoencoder.config().latent_channels() * size[0] * size[1]);
@@ -237,14 +237,14 @@ fn differences([whole, tiled]: &[Vec<f32>; 2]) -> [f32; 2] {
 }
 
 #[test]
-fn tiles_are_close_to_the_whole_picture() {
-    // A tile as large as the picture is the picture.
-    let [whole, tiled] = whole_and_tiled(SD3, [6, 5], 6);
+fn tiles_are_close_to_the_untiled_picture() {
+    // With a tile as large as the picture, nothing changes.
+    let [whole, tiled] = at_once_and_tiled(SD3, [6, 5], 6);
     assert!(whole == tiled);
     // A pixel of TAESD depends on latents up to 11 away: 7 convolutions at their resolution, 4 at each of twice and four
-    // times that, and 5 at that of pictures. So the corner of the first tile of 16 is as in the whole picture; where tiles
+    // times that, and 5 at that of pictures. So the corner of the first tile of 16 is as without tiles; where tiles
     // are blended, each lacks what lies beyond its edge.
-    let both = whole_and_tiled(TAESD3, [24, 20], 16);
+    let both = at_once_and_tiled(TAESD3, [24, 20], 16);
     for row in 0..8 {
         let pixels = row * 160..row * 160 + 8;
         assert!(difference(&both[1][pixels.clone()], &both[0][pixels]) < 1e-6, "the corner differs in row {row}");
@@ -252,14 +252,14 @@ fn tiles_are_close_to_the_whole_picture() {
     let [largest, mean] = differences(&both);
     println!("TAESD: at most {largest:.1e}, {mean:.1e} on average");
     assert!(largest < 0.2 && mean < 0.01, "TAESD: {largest:.1e}, {mean:.1e}");
-    // Group norm and attention see a tile only, so everything differs a little. These random weights and latents are a
-    // hard case: there is no structure that is the same in tile and picture.
-    let [largest, mean] = differences(&whole_and_tiled(SD3, [24, 20], 16));
+    // Group norm and attention see only one tile, so everything differs a little. These random weights and latents are a
+    // hard case: tile and picture have no structure in common.
+    let [largest, mean] = differences(&at_once_and_tiled(SD3, [24, 20], 16));
     println!("AutoencoderKL: at most {largest:.1e}, {mean:.1e} on average");
     assert!(largest < 0.3 && mean < 0.03, "AutoencoderKL: {largest:.1e}, {mean:.1e}");
 }
 
-/// The message that a change of a model's tensors leads to.
+/// The error message after a change to the tensors of a model.
 fn refused(folder: &str, change: impl FnOnce(&mut Tensors)) -> String {
     let mut tensors = weights(folder);
     change(&mut tensors);
@@ -276,28 +276,31 @@ fn assert_says(message: &str, parts: &[&str]) {
 
 #[test]
 fn wrong_tensors_are_named() {
-    let missing = refused(SD1, |it| drop(it.remove("decoder.mid_block.attentions.0.to_q.bias")));
+    let missing = refused(SD1, |tensors| drop(tensors.remove("decoder.mid_block.attentions.0.to_q.bias")));
     assert_says(
         &missing,
         &["wrong.safetensors is missing the tensor `decoder.mid_block.attentions.0.to_q.bias` of shape [32]"],
     );
-    let misspelt = refused(SD1, |it| {
-        let tensor = it.remove("quant_conv.weight").expect("it is there");
-        it.insert("quant_cnov.weight".into(), tensor);
+    let misspelt = refused(SD1, |tensors| {
+        let tensor = tensors.remove("quant_conv.weight").expect("it is there");
+        tensors.insert("quant_cnov.weight".into(), tensor);
     });
     assert_says(&misspelt, &["is missing the tensor `quant_conv.weight`", "it has `quant_cnov.weight`"]);
-    let misshapen = refused(SD3, |it| it.get_mut("decoder.conv_in.weight").expect("it is there").0 = vec![16, 16, 9]);
+    let misshapen =
+        refused(SD3, |tensors| tensors.get_mut("decoder.conv_in.weight").expect("it is there").0 = vec![16, 16, 9]);
     assert_says(&misshapen, &["tensor `decoder.conv_in.weight` has shape [16, 16, 9], but [16, 16, 3, 3] is expected"]);
-    let linear = refused(SD3, |it| {
-        it.get_mut("decoder.mid_block.attentions.0.to_k.weight").expect("it is there").0 = vec![256];
+    let linear = refused(SD3, |tensors| {
+        tensors.get_mut("decoder.mid_block.attentions.0.to_k.weight").expect("it is there").0 = vec![256];
     });
     assert_says(&linear, &["has shape [256], but [16, 16, 1, 1] or [16, 16] is expected"]);
-    let extra = refused(SD3, |it| drop(it.insert("decoder.up_blocks.4.x".into(), (vec![1], vec![0.0]))));
+    let extra = refused(SD3, |tensors| drop(tensors.insert("decoder.up_blocks.4.x".into(), (vec![1], vec![0.0]))));
     assert_says(&extra, &["has a tensor `decoder.up_blocks.4.x` that its autoencoder does not have"]);
-    // A level that there is not.
-    let level = refused(SD3, |it| drop(it.insert("decoder.up.9.block.0.conv1.weight".into(), (vec![1], vec![0.0]))));
+    // A level that does not exist.
+    let level =
+        refused(SD3, |tensors| drop(tensors.insert("decoder.up.9.block.0.conv1.weight".into(), (vec![1], vec![0.0]))));
     assert_says(&level, &["has a tensor `decoder.up.9.block.0.conv1.weight`"]);
-    let infinite = refused(TAESD, |it| it.get_mut("decoder.layers.0.bias").expect("it is there").1[3] = f32::NAN);
+    let infinite =
+        refused(TAESD, |tensors| tensors.get_mut("decoder.layers.0.bias").expect("it is there").1[3] = f32::NAN);
     assert_says(&infinite, &["tensor `decoder.layers.0.bias` is not finite at element 3"]);
 }
 
@@ -336,7 +339,7 @@ fn wrong_configurations_name_their_key() {
 }
 
 #[test]
-fn wrong_files_and_sizes_are_refused() {
+fn wrong_files_and_sizes_are_rejected() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let said = |outcome: Result<Autoencoder>| outcome.expect_err("it is wrong").to_string();
     assert_says(&said(Autoencoder::load(folder.path())), &["config.json"]);
@@ -356,7 +359,7 @@ fn wrong_files_and_sizes_are_refused() {
 
 const MEMORY_LIMIT: &str = "FLOWDPPO_MEMORY_LIMIT_MIB";
 
-/// In a process of its own, because the limit is read from the environment.
+/// In its own process, because the limit is read from the environment.
 #[test]
 fn tiles_are_used_where_memory_is_short() {
     if std::env::var_os(MEMORY_LIMIT).is_none() {
@@ -367,7 +370,7 @@ fn tiles_are_used_where_memory_is_short() {
         assert!(output.status.success() && said.contains("1 passed"), "{said}");
         return;
     }
-    // Whole, it needs some twelve MiB.
+    // Without tiles it needs about twelve MiB.
     let size = [32, 32];
     let mut decoder = load(SD3).decoder(gpu(), 1).expect("the weights fit");
     let picture = decoder.decode(&latents(16 * 32 * 32), size).expect("there is room for tiles");

@@ -1,4 +1,4 @@
-//! Published models on disk: folders, shards, variants, single files and the hub's cache hold the same tensors.
+//! Published models on disk: folders, shards, variants, single files and the hub's cache contain the same tensors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ fn assert_same(found: &Tensors, expected: &Tensors, round: impl Fn(f32) -> f32) 
     }
 }
 
-/// The message of an error that must be one about the input, in one line.
+/// The message of an error, which must be about the input and one line long.
 fn message<T>(result: Result<T>) -> String {
     match result {
         Err(Error::Input(message)) => {
@@ -67,7 +67,7 @@ fn small(names: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn folders_variants_and_shards_hold_the_same_tensors() {
+fn folders_variants_and_shards_contain_the_same_tensors() {
     let expected = transformer();
     let open = |name: &str| read_all(&open_weights(&formats(name), None).unwrap());
     assert_same(&open("sd35_tiny_pipeline/transformer"), &expected, |value| value);
@@ -80,7 +80,7 @@ fn folders_variants_and_shards_hold_the_same_tensors() {
 }
 
 #[test]
-fn single_files_are_divided_into_todays_tensors() {
+fn single_files_are_split_into_current_tensors() {
     let file = SingleFile::open(&formats("sd35_tiny_variants/sd35_tiny_single_file.safetensors")).unwrap();
     assert_eq!((file.components.keys().copied().collect::<Vec<_>>(), file.others), (vec!["transformer", "vae"], 0));
     assert_same(&read_all(&file.components["transformer"]), &transformer(), |value| value);
@@ -93,14 +93,14 @@ fn single_files_are_divided_into_todays_tensors() {
     assert_eq!(attention.stored_as(), StoredAs::Plain(Dtype::F8_E4M3));
     for (name, (_, values)) in read_all(stored) {
         for (value, exact) in values.iter().zip(&transformer()[&name].1) {
-            // Three bits behind the point: half of 2⁻³ of the number, or of the smallest step, 2⁻⁹.
+            // Three fraction bits: half of 2⁻³ of the number, or of the smallest step, 2⁻⁹.
             assert!((value - exact).abs() <= exact.abs() / 16.0 + 1.0 / 1024.0, "{name}: {value} for {exact}");
         }
     }
 }
 
 #[test]
-fn a_gguf_file_holds_the_same_tensors_in_blocks() {
+fn a_gguf_file_contains_the_same_tensors_in_blocks() {
     let file = SingleFile::open(&formats("quant_vectors/sd35_tiny_q8_0.gguf")).unwrap();
     let (stored, expected) = (&file.components["transformer"], transformer());
     assert!(stored.tensors().values().any(|tensor| tensor.stored_as() == StoredAs::Q8_0));
@@ -125,7 +125,7 @@ fn stored_numbers_have_their_reference_values() {
     for (dtype, table) in [(Dtype::F8_E4M3, "f8_e4m3fn.table"), (Dtype::F8_E5M2, "f8_e5m2.table")] {
         let found = StoredAs::Plain(dtype).widen(&codes).unwrap();
         for (code, (value, expected)) in found.iter().zip(&vectors[table].1).enumerate() {
-            // As the file says what JSON cannot.
+            // The file encodes values that JSON cannot represent.
             let value = match value {
                 value if value.is_nan() => 12345.0,
                 value if value.is_infinite() => 1e30_f32.copysign(*value),
@@ -250,7 +250,7 @@ fn a_pipeline_names_its_components() {
 }
 
 #[test]
-fn older_names_become_todays() {
+fn older_names_are_converted_to_current_ones() {
     let vae = read_tensors(&formats("sd35_tiny_pipeline/vae/diffusion_pytorch_model.safetensors")).unwrap();
     let old = vae.iter().map(|(name, tensor)| {
         let old = name.replace(".to_q.", ".query.").replace(".to_k.", ".key.").replace(".to_v.", ".value.");
@@ -261,7 +261,7 @@ fn older_names_become_todays() {
     let stored = open_weights(folder.path(), None).unwrap();
     assert!(stored.tensors().contains_key("encoder.mid_block.attentions.0.query.weight"));
     assert_same(&read_all(&to_diffusers("vae", &stored).unwrap()), &vae, |value| value);
-    // TAESD's layers, whose decoder has one without weights in front.
+    // The layers of TAESD, whose decoder starts with one without weights.
     let tensors: Vec<u8> =
         small(&["decoder.1.weight", "decoder.3.conv.0.bias", "encoder.0.weight", "encoder.1.conv.2.bias"]);
     let folder = place(&[("taesd.safetensors", tensors)]);
@@ -296,7 +296,7 @@ fn the_hubs_cache_is_searched_and_never_filled() {
         std::fs::write(refs.join("main"), format!("{commit}\n")).unwrap();
         assert!(hub.find(model).unwrap().ends_with(commit));
     }
-    // A reference to what is not there, or to a place outside.
+    // A reference to a missing snapshot, or to a path outside.
     for commit in ["ccc", "../../.."] {
         std::fs::write(refs.join("main"), commit).unwrap();
         let found = hub.find(model).unwrap();
@@ -313,7 +313,7 @@ fn the_hubs_cache_is_searched_and_never_filled() {
     }
 }
 
-/// As the hub's own programs lay it out: snapshots are links into `blobs`.
+/// The layout of the hub's own programs: snapshots are links into `blobs`.
 #[cfg(unix)]
 #[test]
 fn links_of_a_snapshot_are_followed() {
@@ -345,7 +345,7 @@ fn header(tensors: &[(&str, usize, [usize; 2])]) -> Vec<u8> {
 }
 
 #[test]
-fn damaged_files_give_one_sentence() {
+fn damaged_files_lead_to_one_sentence() {
     let whole = small(&["a", "b"]);
     let huge = [&u64::MAX.to_le_bytes()[..], b"{\"a\": 1}"].concat();
     let long = [&1000_u64.to_le_bytes()[..], b"{}"].concat();
@@ -383,7 +383,7 @@ fn damaged_files_give_one_sentence() {
     assert!(message(StoredTensors::open(&formats(""))).contains("it is a directory, but a file is needed"));
 }
 
-/// Whatever bytes change in a header, there is a message or a set of tensors, and no panic.
+/// Whatever bytes change in a header, the result is a message or a set of tensors, never a panic.
 #[test]
 fn changed_bytes_are_harmless() {
     let folder = place(&[]);

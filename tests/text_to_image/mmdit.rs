@@ -16,10 +16,10 @@ use crate::common::{Input, Random, floats, gpu};
 const PARAMETERS: Store = Store("parameters");
 const GRADIENTS: Store = Store("gradients");
 
-/// Of the largest value. A few dozen layers of f32 sums, on either side: 2e-6 or so each, times their growth through
-/// three blocks.
+/// Relative to the largest value. A few dozen layers of f32 sums on both sides: about 2e-6 each, times their growth
+/// through three blocks.
 const FORWARD: f64 = 1e-5;
-/// Of the largest value of each tensor, against gradients in f64: as many layers again.
+/// Relative to the largest value of each tensor, against gradients in f64: twice as many layers.
 const GRADIENT: f64 = 2e-5;
 
 fn formats(name: &str) -> PathBuf {
@@ -35,7 +35,7 @@ fn config(folder: &str) -> MmditConfig {
     MmditConfig::from_diffusers(folder, &bytes).expect("it describes a transformer")
 }
 
-/// A folder's transformer for latents of a size, with all of its weights.
+/// The transformer of a folder for latents of a size, with all of its weights.
 fn model(folder: &str, size: [usize; 2]) -> (MmditNetwork, Vec<f32>) {
     let config = config(folder);
     let tensors = file(&format!("{folder}/diffusion_pytorch_model.safetensors"));
@@ -45,7 +45,7 @@ fn model(folder: &str, size: [usize; 2]) -> (MmditNetwork, Vec<f32>) {
 
 const SD35: &str = "sd35_tiny_pipeline/transformer";
 
-/// The largest difference, of the largest expected value.
+/// The largest difference, relative to the largest expected value.
 fn error(actual: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
@@ -60,7 +60,7 @@ fn stores(layout: &Layout, weights: &[f32]) -> Stores {
     Stores::from([(PARAMETERS, memory)])
 }
 
-/// What a batch is given: latents, times, and the prompts with their shapes.
+/// The input of a batch: latents, times, and the prompts with their shapes.
 #[derive(Clone)]
 struct Request {
     shape: Vec<usize>,
@@ -71,7 +71,7 @@ struct Request {
 }
 
 impl Request {
-    /// The request of a file by the names that diffusers gives its inputs.
+    /// The request in a file, by the input names of diffusers.
     fn of(io: &Tensors) -> Self {
         let get = |name: &str| io[name].clone();
         let (shape, x) = get("hidden_states");
@@ -79,7 +79,7 @@ impl Request {
         Self { shape, x, time: get("timestep").1, context, pooled }
     }
 
-    /// The same of the pipeline's file, at these latents and times.
+    /// The same from the pipeline's file, at these latents and times.
     fn of_pipeline(io: &Tensors, x: &[f32], time: &[f32]) -> Self {
         let [context, pooled] = ["prompt_embeds", "pooled"].map(|name| io[name].clone());
         Self { shape: io["latents_in"].0.clone(), x: x.to_vec(), time: time.to_vec(), context, pooled }
@@ -89,7 +89,7 @@ impl Request {
         let x = graph.input("x", &self.shape);
         let time = graph.input("time", &[self.time.len()]);
         let [context, pooled] =
-            [("context", &self.context), ("pooled", &self.pooled)].map(|(name, it)| graph.input(name, &it.0));
+            [("context", &self.context), ("pooled", &self.pooled)].map(|(name, rows)| graph.input(name, &rows.0));
         Declared { x, time, prompts: Prompts { context, pooled } }
     }
 
@@ -135,7 +135,7 @@ fn velocity((network, weights): &(MmditNetwork, Vec<f32>), request: &Request) ->
 }
 
 #[test]
-fn velocities_of_sd35_are_those_of_diffusers() {
+fn velocities_of_sd35_match_diffusers() {
     let model = model(SD35, [8, 8]);
     let io = file("sd35_tiny_pipeline/io.safetensors");
     for embeddings in ["", "not5."] {
@@ -143,7 +143,7 @@ fn velocities_of_sd35_are_those_of_diffusers() {
             let name = format!("{embeddings}velocity.{k}");
             let mut request = Request::of_pipeline(&io, &io["latents_in"].1, &io[&format!("{name}.timestep")].1);
             if embeddings == "not5." {
-                // Without T5 its rows are zeros.
+                // Without T5, its rows are zeros.
                 let width = request.context.0[2];
                 request.context.1.chunks_mut(333 * width).for_each(|prompt| prompt[77 * width..].fill(0.0));
             }
@@ -153,16 +153,16 @@ fn velocities_of_sd35_are_those_of_diffusers() {
     }
 }
 
-/// Twelve by eight: positions are the centre of the table, and rows are not mistaken for columns.
+/// Twelve by eight: positions come from the centre of the table, and rows are not mistaken for columns.
 #[test]
-fn velocities_of_latents_that_are_not_square_are_those_of_diffusers() {
+fn velocities_of_latents_that_are_not_square_match_diffusers() {
     let io = file("sd35_tiny_variants/io.safetensors");
     let error = error(&velocity(&model(SD35, [12, 8]), &Request::of(&io)), &io["output.f32"].1);
     assert!(error < FORWARD, "{error:.1e}");
 }
 
 #[test]
-fn velocities_of_sd3_tiny_are_those_of_diffusers() {
+fn velocities_of_sd3_tiny_match_diffusers() {
     let io = file("sd3_tiny/io.safetensors");
     let error = error(&velocity(&model("sd3_tiny", [16, 16]), &Request::of(&io)), &io["output"].1);
     assert!(error < FORWARD, "{error:.1e}");
@@ -183,7 +183,7 @@ fn networks_without_norms_and_second_attention_run() {
     let request = Request {
         shape: vec![2, 16, 4, 6],
         x: normal(&[192 * 4], 1.0),
-        // Not so late that the rounding of the features shows.
+        // Early enough that the rounding of the features does not show.
         time: vec![9.0, 0.5],
         context: (vec![2, 5, 48], normal(&[480], 1.0)),
         pooled: (vec![2, 32], normal(&[64], 1.0)),
@@ -207,9 +207,9 @@ fn networks_without_norms_and_second_attention_run() {
     assert!(error < FORWARD, "{error:.1e}");
 }
 
-/// Guided Euler steps on diffusers' schedule, as in its pipeline.
+/// Guided Euler steps on the schedule of diffusers, as in its pipeline.
 #[test]
-fn a_guided_trajectory_is_that_of_diffusers() {
+fn a_guided_trajectory_matches_diffusers() {
     let (network, weights) = model(SD35, [8, 8]);
     let io = file("sd35_tiny_pipeline/io.safetensors");
     let sigmas = Schedule::DiffusersStatic { shift: 3.0 }.sigmas(4).expect("it is a schedule");
@@ -299,7 +299,7 @@ fn check_gradients(layout: &Layout, gradients: &[f32], expected: &Tensors, prefi
         let is_of_time = entry.name == "time_text_embed.timestep_embedder.linear_1.weight";
         let tolerance = if is_of_time { 1e-4 } else { GRADIENT };
         assert!(error < tolerance, "{}: {error:.1e}", entry.name);
-        // Queries of the last block's text reach nothing.
+        // The text queries of the last block have no effect.
         let is_unused =
             entry.name.contains("blocks.2.attn.add_q_proj") || entry.name.contains("blocks.2.attn.norm_added_q");
         assert_eq!(ours.iter().all(|value| *value == 0.0), is_unused, "{}", entry.name);
@@ -309,7 +309,7 @@ fn check_gradients(layout: &Layout, gradients: &[f32], expected: &Tensors, prefi
 }
 
 #[test]
-fn gradients_of_all_weights_are_those_of_pytorch() {
+fn gradients_of_all_weights_match_pytorch() {
     let model = model(SD35, [12, 8]);
     let io = file("sd35_tiny_gradients/gradients.safetensors");
     let [v, gradients, d_x] = differentiate(&model, None, &io, &io["cotangent"].1, Activations::default());
@@ -319,7 +319,7 @@ fn gradients_of_all_weights_are_those_of_pytorch() {
 }
 
 #[test]
-fn recomputed_blocks_give_the_same_bits() {
+fn recomputed_blocks_have_the_same_bits() {
     let model = model(SD35, [12, 8]);
     let io = file("sd35_tiny_gradients/gradients.safetensors");
     let [kept, recomputed] = [false, true]
@@ -327,7 +327,7 @@ fn recomputed_blocks_give_the_same_bits() {
     assert!(kept == recomputed);
 }
 
-/// A network with the reference's adapter, the adapter's weights, and those of the base.
+/// A network with the reference adapter, the weights of the adapter, and those of the base.
 fn adapted() -> (MmditNetwork, Adapter, Vec<f32>) {
     let (network, base) = model(SD35, [12, 8]);
     let adapter = Adapter::load(&formats("sd35_tiny_gradients/lora_peft"), &network.base_layout()).expect("it is LoRA");
@@ -335,12 +335,14 @@ fn adapted() -> (MmditNetwork, Adapter, Vec<f32>) {
 }
 
 #[test]
-fn gradients_of_an_adapter_are_those_of_pytorch() {
+fn gradients_of_an_adapter_match_pytorch() {
     let (network, adapter, base) = adapted();
     let layers: Vec<&str> = adapter.lora.layers().iter().map(|layer| layer.layer.as_str()).collect();
     // Eight projections of three blocks, of which the last has no result for the text.
     assert_eq!(layers.len(), 23);
-    assert!(layers.contains(&"transformer_blocks.1.attn.to_add_out") && !layers.iter().any(|it| it.contains("attn2")));
+    assert!(
+        layers.contains(&"transformer_blocks.1.attn.to_add_out") && !layers.iter().any(|layer| layer.contains("attn2"))
+    );
     assert!(adapter.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 8.0));
     let inputs = file("sd35_tiny_gradients/gradients.safetensors");
     let io = file("sd35_tiny_gradients/lora_gradients.safetensors");
@@ -354,7 +356,7 @@ fn gradients_of_an_adapter_are_those_of_pytorch() {
         assert!(found[0] < FORWARD && found[1] < GRADIENT, "{found:?}");
         check_gradients(&model.0.layout(), &gradients, &io, "grad.base_model.model.");
     }
-    // A base in fewer bits gives the bits that its rounded weights give.
+    // A base in fewer bits computes the same bits as its rounded weights.
     for weights in [WeightType::F16, WeightType::Q8_0] {
         let stored = (MmditNetwork { weights, ..model.0.clone() }, model.1.clone());
         let frozen = stored.0.frozen();
@@ -379,7 +381,7 @@ fn a_sample_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn weights_that_do_not_fit_say_which_tensor_is_at_fault() {
+fn weights_that_do_not_fit_are_reported_with_the_tensor() {
     let config = config(SD35);
     let said = |size: [usize; 2], change: &dyn Fn(&mut Tensors)| {
         let mut tensors = file(&format!("{SD35}/diffusion_pytorch_model.safetensors"));
@@ -394,13 +396,15 @@ fn weights_that_do_not_fit_say_which_tensor_is_at_fault() {
     };
     type Case<'a> = ([usize; 2], &'a dyn Fn(&mut Tensors), &'a str);
     let cases: [Case<'_>; 7] = [
-        ([8, 8], &|it| drop(it.remove("pos_embed.pos_embed")), "missing the tensor `pos_embed.pos_embed`"),
-        ([8, 8], &|it| drop(it.remove("proj_out.bias")), "missing the tensor `proj_out.bias` of shape [64]"),
+        ([8, 8], &|tensors| drop(tensors.remove("pos_embed.pos_embed")), "missing the tensor `pos_embed.pos_embed`"),
+        ([8, 8], &|tensors| drop(tensors.remove("proj_out.bias")), "missing the tensor `proj_out.bias` of shape [64]"),
         ([8, 8], &replace("pos_embed.pos_embed", &[1, 64, 32]), "[1, 64, 32], but [1, 256, 32] is expected"),
         ([8, 8], &replace("transformer_blocks.1.norm1.linear.bias", &[288]), "shape [288], but [192] is expected"),
         (
             [8, 8],
-            &|it| drop(it.insert("transformer_blocks.2.attn.to_add_out.bias".into(), (vec![32], vec![0.0; 32]))),
+            &|tensors| {
+                drop(tensors.insert("transformer_blocks.2.attn.to_add_out.bias".into(), (vec![32], vec![0.0; 32])))
+            },
             "has a tensor `transformer_blocks.2.attn.to_add_out.bias` that its network does not have",
         ),
         ([8, 9], &|_| (), "has latents of 8 x 9: both sizes must be multiples of 2 from 2 to 32"),
@@ -413,12 +417,12 @@ fn weights_that_do_not_fit_say_which_tensor_is_at_fault() {
 }
 
 #[test]
-fn diffusers_file_of_an_adapter_is_that_of_peft() {
+fn the_diffusers_file_of_an_adapter_matches_that_of_peft() {
     let (network, adapter, _) = adapted();
     let base = network.base_layout();
     let path = formats("sd35_tiny_gradients/lora_diffusers").join(DIFFUSERS_ADAPTER);
     assert!(Adapter::load_diffusers(&path, &base).expect("it is LoRA") == adapter);
-    // What is written is read again, in either form.
+    // Written files can be read again, in both formats.
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join(DIFFUSERS_ADAPTER);
     adapter.save_diffusers(&path, &base).expect("the folder is writable");
@@ -435,7 +439,7 @@ fn diffusers_file_of_an_adapter_is_that_of_peft() {
 }
 
 #[test]
-fn a_wrong_diffusers_file_says_what_is_wrong() {
+fn bad_diffusers_files_are_explained() {
     let base = adapted().0.base_layout();
     let tensors = file(&format!("sd35_tiny_gradients/lora_diffusers/{DIFFUSERS_ADAPTER}"));
     let said = |change: &dyn Fn(&mut Tensors)| {
@@ -445,22 +449,31 @@ fn a_wrong_diffusers_file_says_what_is_wrong() {
     };
     let a = "transformer.transformer_blocks.1.attn.to_q.lora_A.weight";
     let b = a.replace("lora_A", "lora_B");
-    let renamed = |it: &mut Tensors, to: &str| {
-        let tensor = it.remove(a).expect("it is there");
-        it.insert(to.into(), tensor);
+    let renamed = |tensors: &mut Tensors, to: &str| {
+        let tensor = tensors.remove(a).expect("it is there");
+        tensors.insert(to.into(), tensor);
     };
     type Case<'a> = (&'a dyn Fn(&mut Tensors), &'a str);
     let cases: [Case<'_>; 7] = [
-        (&|it| drop(it.remove(&b)), "missing the tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight`"),
-        (&|it| drop(it.remove(a)), "has a tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight` that"),
-        (&|it| renamed(it, "text_encoder.layers.0.q.lora_A.weight"), "only those named `transformer.LAYER"),
-        (&|it| renamed(it, "transformer.x.alpha"), "has a tensor `transformer.x.alpha`"),
         (
-            &|it| renamed(it, "transformer.transformer_blocks.1.attn.to_p.lora_A.weight"),
+            &|tensors| drop(tensors.remove(&b)),
+            "missing the tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight`",
+        ),
+        (
+            &|tensors| drop(tensors.remove(a)),
+            "has a tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight` that",
+        ),
+        (&|tensors| renamed(tensors, "text_encoder.layers.0.q.lora_A.weight"), "only those named `transformer.LAYER"),
+        (&|tensors| renamed(tensors, "transformer.x.alpha"), "has a tensor `transformer.x.alpha`"),
+        (
+            &|tensors| renamed(tensors, "transformer.transformer_blocks.1.attn.to_p.lora_A.weight"),
             "contains \"transformer_blocks.1.attn.to_p\", which is not a layer of the model",
         ),
-        (&|it| drop(it.insert(a.into(), (vec![128], vec![0.0; 128]))), "has shape [128], but a matrix is expected"),
-        (&|it| it.clear(), "has no tensors of an adapter"),
+        (
+            &|tensors| drop(tensors.insert(a.into(), (vec![128], vec![0.0; 128]))),
+            "has shape [128], but a matrix is expected",
+        ),
+        (&|tensors| tensors.clear(), "has no tensors of an adapter"),
     ];
     for (change, reason) in cases {
         let message = said(change);

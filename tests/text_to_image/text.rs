@@ -14,7 +14,8 @@ use crate::common::gpu;
 /// Tokens of T5 in the pipeline's reference.
 const T5_TOKENS: usize = 256;
 
-/// Of the largest value: a few layers of f32 sums of up to 96 terms on either side, some hundred roundings of 6e-8.
+/// Relative to the largest value: a few layers of f32 sums of up to 96 terms on both sides, a few hundred roundings of
+/// 6e-8.
 const TOLERANCE: f64 = 5e-6;
 
 pub fn formats(name: &str) -> PathBuf {
@@ -34,7 +35,7 @@ fn texts() -> [Vec<String>; 2] {
     let text = fs::read_to_string(formats("sd35_tiny_pipeline/io_prompts.json")).expect("it is there");
     let json: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
     let list = |key: &str| -> Vec<String> {
-        json[key].as_array().expect("a list").iter().map(|it| it.as_str().expect("a text").to_owned()).collect()
+        json[key].as_array().expect("a list").iter().map(|text| text.as_str().expect("a text").to_owned()).collect()
     };
     let negative = json["negative_prompt"].as_str().expect("a text").to_owned();
     [[vec![negative], list("prompts")].concat(), list("tokenizer_cases")]
@@ -50,14 +51,14 @@ fn assert_close(name: &str, actual: &[f32], expected: &[f32], tolerance: f64) {
     assert!(error <= tolerance, "{name} is off by {error:.1e} of its largest value, allowed are {tolerance:.0e}");
 }
 
-/// Tokens as the reference has them, where padding does not matter.
+/// Tokens in the form of the reference, if padding does not matter.
 fn reference_tokens(tensors: &Tensors, name: &str) -> Tokens {
     let (shape, _) = &tensors[name];
     Tokens::new(ids(tensors, name), vec![shape[1]; shape[0]], shape[1])
 }
 
 #[test]
-fn tokens_are_those_of_the_python_tokenizers() {
+fn tokens_match_the_python_tokenizers() {
     let tensors = io("sd35_tiny_pipeline");
     let [prompts, cases] = texts();
     for (folder, key, columns) in
@@ -76,7 +77,7 @@ fn tokens_are_those_of_the_python_tokenizers() {
 }
 
 #[test]
-fn what_is_cut_off_is_returned() {
+fn truncated_text_is_returned() {
     let [_, cases] = texts();
     let tokenizer = Tokenizer::open(&formats("sd35_tiny_pipeline/tokenizer")).expect("it is complete");
     let tokens = tokenizer.encode(&cases, CLIP_TOKENS).expect("they are texts");
@@ -87,7 +88,7 @@ fn what_is_cut_off_is_returned() {
         }
     }
     assert!(tokens.cut[6].is_some() && tokens.cut[1].is_none());
-    // Start, "a", end: what does not fit begins with the space before the second word, which belongs to no token.
+    // Start, "a", end: the rest begins with the space before the second word, which belongs to no token.
     let tokens = tokenizer.encode(&["a a"], 3).expect("there is room for a word");
     assert_eq!((tokens.cut[0].as_deref(), tokens.mask()), (Some("a"), vec![1, 1, 1]));
     let message = tokenizer.encode(&["a"], 2).expect_err("there is no room").to_string();
@@ -95,7 +96,7 @@ fn what_is_cut_off_is_returned() {
 }
 
 #[test]
-fn clip_text_models_give_their_reference() {
+fn clip_text_models_match_their_reference() {
     let tensors = io("sd35_tiny_pipeline");
     for (folder, key) in [("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")] {
         let folder = formats("sd35_tiny_pipeline").join(folder);
@@ -111,7 +112,7 @@ fn clip_text_models_give_their_reference() {
             let name = format!("{key}.{part}");
             assert_close(&name, actual, &tensors[&name].1, TOLERANCE);
         }
-        // A text has the same bits alone, and among so many that the last group is not full.
+        // A text has the same bits alone and in a batch whose last group is not full.
         let alone = Tokens::new(tokens.ids[CLIP_TOKENS..][..CLIP_TOKENS].to_vec(), vec![CLIP_TOKENS], CLIP_TOKENS);
         let alone = encode_clip_text(gpu(), &config, &mut weights, &alone).expect("they fit");
         let many = Tokens::new(tokens.ids.repeat(4), vec![CLIP_TOKENS; 12], CLIP_TOKENS);
@@ -125,7 +126,7 @@ fn clip_text_models_give_their_reference() {
 }
 
 #[test]
-fn t5_gives_its_reference() {
+fn t5_matches_its_reference() {
     let tensors = io("sd35_tiny_pipeline");
     let folder = formats("sd35_tiny_pipeline/text_encoder_3");
     let config: T5Config = read_config(&folder.join("config.json")).expect("it is complete");
@@ -141,7 +142,7 @@ fn t5_gives_its_reference() {
 
 /// MiniT2I hides padding from T5.
 #[test]
-fn t5_gives_its_reference_with_a_mask() {
+fn t5_matches_its_reference_with_a_mask() {
     let tensors = io("minit2i_tiny");
     let folder = formats("minit2i_tiny/text_encoder");
     let config: T5Config = read_config(&folder.join("config.json")).expect("it is complete");
@@ -189,11 +190,11 @@ fn pictures(tensors: &Tensors, name: &str) -> Vec<image::RgbImage> {
 }
 
 #[test]
-fn clip_scores_are_those_of_transformers() {
+fn clip_scores_match_transformers() {
     let tensors = io("clip_score_tiny");
     let mut scorer = ClipScorer::open(&formats("clip_score_tiny")).expect("it is complete");
     let pictures = pictures(&tensors, "pictures");
-    // Prepared by Pillow: the same bytes, so only the normalisation is rounded.
+    // Resized by Pillow: the same bytes, so only the normalisation is rounded.
     assert_close("pixel_values", &scorer.prepare(&pictures), &tensors["pixel_values"].1, 1e-6);
     let tokens = reference_tokens(&tensors, "ids");
     let embedded = scorer.embed_pictures(gpu(), &pictures).expect("they fit");
@@ -211,7 +212,7 @@ fn clip_scores_are_those_of_transformers() {
 }
 
 #[test]
-fn pickscore_is_that_of_transformers() {
+fn pickscore_matches_transformers() {
     let tensors = io("clip_reward_tiny");
     let folder = formats("clip_reward_tiny");
     let mut scorer = ClipScorer::open(&folder).expect("it is complete");
@@ -230,7 +231,7 @@ fn pickscore_is_that_of_transformers() {
     let embedded = scorer.embed_texts(gpu(), &tokens).expect("they fit");
     assert_close("text_embeds_unit", &embedded, &tensors["text_embeds_unit"].1, TOLERANCE);
     let cosines = scorer.cosines(gpu(), &pictures, &tokens).expect("they fit");
-    let scores: Vec<f32> = cosines.iter().map(|it| (it * scorer.factor() / PICKSCORE_DIVISOR) as f32).collect();
+    let scores: Vec<f32> = cosines.iter().map(|cosine| (cosine * scorer.factor() / PICKSCORE_DIVISOR) as f32).collect();
     assert_close("pickscore_div26", &scores, &tensors["pickscore_div26"].1, 1e-4);
     let message = scorer.cosines(gpu(), &pictures[..1], &tokens).expect_err("a picture is missing").to_string();
     assert!(message.contains("1 pictures and 2 texts"), "{message}");

@@ -1,4 +1,4 @@
-//! What the files of text encoders can contain: other types, shards, and mistakes, which give one sentence each.
+//! Files of text encoders: other types, shards, and mistakes, each of which leads to one sentence.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -75,7 +75,7 @@ fn weights_of_16_bits_are_widened() {
 }
 
 #[test]
-fn shards_are_one_model() {
+fn shards_are_joined_to_one_model() {
     let (folder, tensors) = (folder(), tensors());
     let mut shards = [Tensors::new(), Tensors::new()];
     let mut map = BTreeMap::new();
@@ -131,7 +131,7 @@ fn shards_of_a_variant_are_found() {
 }
 
 #[test]
-fn bad_weights_give_one_sentence() {
+fn bad_weights_lead_to_one_sentence() {
     let (folder, whole) = (folder(), tensors());
     let path = folder.path().join("model.safetensors");
     assert_says(Weights::open(folder.path(), ""), &["neither model.safetensors nor"]);
@@ -159,14 +159,14 @@ fn bad_weights_give_one_sentence() {
     let mut tensors = whole.clone();
     tensors.get_mut(last).expect("it is there").1[7] = f32::NAN;
     assert_says(encode(&tensors), &[last, "not finite at element 7"]);
-    // Without a projection, its size must be that of the states.
+    // Without a projection, its size must equal that of the states.
     let mut tensors = whole;
     tensors.remove("text_projection.weight");
     assert_says(encode(&tensors), &["missing the tensor `text_projection.weight`", "[12, 16]"]);
 }
 
 #[test]
-fn bad_configurations_give_one_sentence() {
+fn bad_configurations_lead_to_one_sentence() {
     let good = config();
     let check = |config: ClipTextConfig| config.check("config.json");
     check(good.clone()).expect("it is good");
@@ -198,7 +198,7 @@ fn bad_configurations_give_one_sentence() {
 }
 
 #[test]
-fn bad_tokenizers_give_one_sentence() {
+fn bad_tokenizers_lead_to_one_sentence() {
     let (folder, good) = (folder(), formats("sd35_tiny_pipeline/tokenizer"));
     let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).expect("the folder is writable");
     let open = || Tokenizer::open(folder.path());
@@ -219,7 +219,7 @@ fn bad_tokenizers_give_one_sentence() {
 }
 
 #[test]
-fn preparations_that_are_not_supported_give_one_sentence() {
+fn unsupported_preprocessing_leads_to_one_sentence() {
     let (folder, vision) = (folder(), ClipVisionConfig::default());
     let read = |text: &str| {
         fs::write(folder.path().join("preprocessor_config.json"), text).expect("the folder is writable");

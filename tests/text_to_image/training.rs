@@ -85,9 +85,15 @@ fn model() -> Model {
     let weights = config.gather("transformer", [8, 8], tensors).expect("the weights fit");
     let prompts: Vec<String> = ["a red square", "a blue disc"].map(str::to_owned).into();
     let decoder = Vae(Autoencoder::load(&pipeline().join("vae")).expect("the file is whole"));
+    let schedule = Schedule::DiffusersStatic { shift: 3.0 };
     let encoded = Encoded { prompts: prompts.clone(), io: io() };
-    let model =
-        TextModel { config, size: [8, 8], prompts: Shared(Arc::new(encoded)), decoder: Shared(Arc::new(decoder)) };
+    let model = TextModel {
+        config,
+        size: [8, 8],
+        schedule,
+        prompts: Shared(Arc::new(encoded)),
+        decoder: Shared(Arc::new(decoder)),
+    };
     Model::of(&FlowModel::Mmdit(model), &prompts, weights)
 }
 

@@ -1,14 +1,10 @@
 //! The transformer in files that are larger than the host's memory, read tensor by tensor.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
+use super::MmditConfig;
 use super::layout::POSITIONS;
-use super::{MmditConfig, MmditNetwork};
-use crate::config::WeightType;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
-use crate::graph::StoreMemory;
 use crate::model::folder::StoredTensors;
 use crate::model::layout::Entry;
 use crate::model::weights::WeightSource;
@@ -28,9 +24,31 @@ impl StoredTransformer {
     /// # Errors
     /// [`Error::Input`] if the size has no positions, or a tensor is missing, misshapen or unknown.
     pub fn new(config: &MmditConfig, size: [usize; 2], tensors: &StoredTensors) -> Result<Self> {
-        let network = MmditNetwork::base(config, size, WeightType::F32);
-        network.check_stored(tensors)?;
-        Ok(Self { config: config.clone(), size, tensors: tensors.clone() })
+        config.check_size(tensors.name(), size)?;
+        let stored = Self { config: config.clone(), size, tensors: tensors.clone() };
+        let layout = config.layout(size);
+        layout.entries().iter().try_for_each(|entry| stored.check(entry))?;
+        let is_known = |name: &&String| layout.entries().iter().any(|entry| entry.name == **name);
+        match tensors.tensors().keys().find(|name| !is_known(name)) {
+            None => Ok(stored),
+            Some(extra) => {
+                let file = tensors.name();
+                Err(Error::input(format!("{file} has a tensor `{extra}` that its network does not have")))
+            }
+        }
+    }
+
+    fn check(&self, entry: &Entry) -> Result<()> {
+        let (name, found) = (&entry.name, self.tensors.get(&entry.name)?.shape());
+        let side = self.config.positions_side;
+        let expected = if name == POSITIONS { vec![1, side * side, self.config.hidden()] } else { entry.shape.clone() };
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{}: tensor `{name}` has shape {found:?}, but {expected:?} is expected",
+            self.tensors.name()
+        )))
     }
 }
 
@@ -55,55 +73,5 @@ impl WeightSource for StoredTransformer {
                 values[index]
             ))),
         }
-    }
-}
-
-impl MmditNetwork {
-    /// Uploads the base from files with the names of diffusers, as [`MmditNetwork::frozen`] stores it. `setting` is how
-    /// the user sets a type of weights, in messages.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if the size has no positions, a tensor is missing, misshapen, unknown or not finite, or does not
-    /// suit the type of weights; else if the device has not enough memory.
-    pub fn upload_base(
-        &self,
-        gpu: &Arc<Gpu>,
-        tensors: &StoredTensors,
-        setting: impl Fn(WeightType) -> String,
-    ) -> Result<StoreMemory> {
-        // A wrong file is found before gigabytes have been read.
-        let weights = StoredTransformer::new(&self.config, self.size, tensors)?;
-        self.frozen().upload_set_by(gpu, "transformer", &weights, setting)
-    }
-
-    /// Checks names and shapes in the files of a base, without reading weights.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if the size has no positions, or a tensor is missing, misshapen or unknown.
-    pub fn check_stored(&self, tensors: &StoredTensors) -> Result<()> {
-        self.config.check_size(tensors.name(), self.size)?;
-        let layout = self.base_layout();
-        layout.entries().iter().try_for_each(|entry| self.check_entry(tensors, entry))?;
-        let is_known = |name: &&String| layout.entries().iter().any(|entry| entry.name == **name);
-        match tensors.tensors().keys().find(|name| !is_known(name)) {
-            None => Ok(()),
-            Some(extra) => {
-                let file = tensors.name();
-                Err(Error::input(format!("{file} has a tensor `{extra}` that its network does not have")))
-            }
-        }
-    }
-
-    fn check_entry(&self, tensors: &StoredTensors, entry: &Entry) -> Result<()> {
-        let (name, found) = (&entry.name, tensors.get(&entry.name)?.shape());
-        let side = self.config.positions_side;
-        let expected = if name == POSITIONS { vec![1, side * side, self.config.hidden()] } else { entry.shape.clone() };
-        if found == expected {
-            return Ok(());
-        }
-        Err(Error::input(format!(
-            "{}: tensor `{name}` has shape {found:?}, but {expected:?} is expected",
-            tensors.name()
-        )))
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ADAPTER_BASE, adapter_in, builtin};
 use crate::error::{Error, Result};
 use crate::files::read_file;
+use crate::model::folder::MODEL_INDEX;
 use crate::model::{ADAPTER_CONFIG, Adapter, Model, StoredModel};
 
 /// What a run writes at its end, in its directory, unless it trained an adapter.
@@ -77,7 +78,7 @@ fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
             base.crc32, base.model
         )));
     }
-    let adapter = Adapter::load(folder, model.dit(&base.model)?)?;
+    let adapter = Adapter::load(folder, &model.flow_model(&base.model)?)?;
     model.with_adapter(&base.model, adapter, 1.0)
 }
 
@@ -100,6 +101,8 @@ pub fn model_file(path: &Path) -> Result<Cow<'_, Path>> {
         )
     } else if path.join(ADAPTER_CONFIG).is_file() {
         "it is an adapter without a record of its base: name the base with --model, and it with --adapter".to_owned()
+    } else if path.join(MODEL_INDEX).is_file() {
+        "it is a text-to-image pipeline, but a model with classes is needed here".to_owned()
     } else {
         format!("it is a directory without a {MODEL}: name the file of a model, or the directory of a run")
     };

@@ -38,7 +38,7 @@ impl SamplerTable {
     /// Deterministic steps of a solver along a schedule, for a [`Sampling`] that was bound for it.
     ///
     /// # Errors
-    /// As [`Table::new`].
+    /// As [`SamplerTable::new`].
     pub fn solve(schedule: &Schedule, steps: usize, solver: Solver) -> Result<Self> {
         let sigmas = schedule.sigmas(steps)?;
         let table = solver.table(&sigmas)?;
@@ -52,7 +52,7 @@ impl SamplerTable {
     /// Deterministic Euler steps along a schedule.
     ///
     /// # Errors
-    /// As [`Table::new`].
+    /// As [`SamplerTable::new`].
     pub fn ode(schedule: &Schedule, steps: usize) -> Result<Self> {
         Self::new(schedule, steps, Sampler::Ode, |_| 0.0)
     }

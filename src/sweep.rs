@@ -94,7 +94,7 @@ impl SweepPlan {
     /// Starts a run, or continues it.
     ///
     /// # Errors
-    /// As [`Run::prepare`] and [`Run::execute`], except non-finite numbers and guard rails, which end only this run.
+    /// As [`TrainingRun::prepare`] and [`TrainingRun::execute`], except non-finite numbers and guard rails, which end only this run.
     pub fn execute(
         &self,
         gpu: &Arc<Gpu>,
@@ -166,10 +166,9 @@ fn path(config: &Config) -> PathBuf {
 fn model_file(config: &Config) -> Result<&str> {
     match config.model.source()? {
         ModelSource::File(file) => Ok(file),
-        ModelSource::Folder(_) => Err(Error::input(
-            "a sweep cannot train the text-to-image model of `model.folder` yet: do its runs one by one, with train",
-        )),
-        ModelSource::New(_) => Err(Error::input("a sweep starts from a trained model: set `model.file`")),
+        ModelSource::Folder(_) | ModelSource::New(_) => {
+            Err(Error::input("a sweep starts from a trained model: set `model.file`"))
+        }
     }
 }
 

@@ -13,15 +13,13 @@ use crate::error::{Error, Result};
 use crate::model::folder::locate;
 use crate::sampling::requests_for;
 use crate::text_to_image::{
-    Conditions, Order, PictureDecoder, TextToImage, counted, cut_warnings, picture_files, read_prompts, read_start,
+    Conditions, Order, PictureDecoder, TextToImage, check_count, counted, cut_warnings, picture_files, read_prompts,
+    read_start,
 };
 
 /// Sampling steps and guidance unless others are asked for.
 const STEPS: usize = 28;
 const GUIDANCE_SCALE: f64 = 4.5;
-
-/// Prompts that are encoded without a file.
-const MOST_PROMPTS: usize = 256;
 
 /// The published small decoder.
 const TAESD3: &str = "madebyollin/taesd3";
@@ -174,16 +172,12 @@ impl TextArguments {
         if let Some(file) = &self.file {
             prompts.extend(read_prompts(file)?.into_iter().map(|prompt| prompt.text));
         }
-        match prompts.len() {
-            0 => {
-                Err(Error::input("there is nothing to draw: give a --prompt, or --prompts or --conditions with a file"))
-            }
-            1..=MOST_PROMPTS => Ok(prompts),
-            count => Err(Error::input(format!(
-                "{count} prompts are too many to be encoded in memory, {MOST_PROMPTS} are the most: write them to a file \
-                 with `flowdppo-wgpu encode`, and give it as --conditions"
-            ))),
+        if prompts.is_empty() {
+            return Err(Error::input(
+                "there is nothing to draw: give a --prompt, or --prompts or --conditions with a file",
+            ));
         }
+        check_count(prompts.len(), "--conditions").map(|()| prompts)
     }
 }
 
@@ -195,8 +189,15 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
         None => (None, text.prompts()?),
     };
     let prompts = kept.as_ref().map_or(given.len(), |kept| kept.prompts().len());
+    let count = arguments.count.unwrap_or(1);
+    let pictures = prompts.saturating_mul(count);
+    if pictures > MOST {
+        return Err(Error::input(format!(
+            "{pictures} pictures are asked for: {MOST} are the most; lower --count, or name some of the prompts"
+        )));
+    }
     let places: Vec<u32> = (0..prompts as u32).collect();
-    order.pictures = requests_for(&places, arguments.count.unwrap_or(1), arguments.seed);
+    order.pictures = requests_for(&places, count, arguments.seed);
     // Nothing is encoded before it is known that there is room for the results.
     let files = check_outputs(global, arguments, folder, &order)?;
     if let Some(kept) = &kept {
@@ -276,11 +277,6 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
 /// The files that the pictures will be, which can be written.
 fn check_outputs(global: &Global, arguments: &Arguments, folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
     let (text, pictures) = (&arguments.text, order.pictures.len());
-    if pictures > MOST {
-        return Err(Error::input(format!(
-            "{pictures} pictures are asked for: {MOST} are the most; lower --count, or name some of the prompts"
-        )));
-    }
     order.check_start()?;
     let inputs = [&arguments.noise, &arguments.adapter.adapter, &text.file, &text.conditions];
     let outputs = global.outputs().reads(folder).reads(text.taesd.as_deref().unwrap_or_default());

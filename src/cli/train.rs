@@ -1,6 +1,6 @@
 //! `train`: tunes a model with Flow-DPPO or another `objective`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -16,6 +16,7 @@ use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
+use crate::text::quoted;
 use crate::text_to_image::TextBase;
 use crate::{assets, reward, rl};
 
@@ -85,6 +86,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         match config.lora.is_used() {
             false => say(format_args!("tuned model: {}", directory.model().display())),
+            // The directory of the run does not stand for a pipeline.
+            true if config.model.folder.is_some() => {
+                let [model, adapter] = [Path::new(file), &directory.adapter()].map(quoted);
+                let draw = format!("flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT");
+                say(format_args!("tuned model: {file} with the adapter in {adapter}; draw with: {draw}"));
+            }
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));

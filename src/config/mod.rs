@@ -42,7 +42,7 @@ pub use lora::Lora;
 pub use model::{ModelSizes, ModelSource};
 pub use paths::{ADAPTER_BASE, adapter_in};
 pub use presets::{PRESETS, Preset};
-pub use prompts::Prompts;
+pub use prompts::{Prompts, is_encoded};
 pub use reference::{Style, reference};
 pub use reward::*;
 pub use schema::schema;

@@ -66,7 +66,7 @@ impl Config {
         let mut config = self.clone();
         let named = config.named(command).into_iter();
         let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
-        // Gigabytes, whose weights have a checksum of their own in checkpoints.
+        // Gigabytes: checkpoints have the checksum of its transformer's weights.
         found.retain(|(key, _)| key != "model.folder");
         // The folder may be that of a run, which contains more than the adapter.
         if let Some(at) = found.iter().position(|(key, _)| key == "lora.adapter") {

@@ -1,6 +1,6 @@
 //! `[prompts]`: what a text-to-image model is asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields, default)]
 pub struct Prompts {
     /// The prompts: a text file with one per line, JSON lines with a `prompt` each, or a file that `encode` wrote, which
-    /// needs no text encoders.
+    /// needs no text encoders. More than 256 prompts need such a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// The negative prompt, which guidance leads away from. A file that `encode` wrote has its own.
@@ -44,4 +44,9 @@ impl Prompts {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a file of prompts is one that `encode` wrote.
+pub fn is_encoded(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
 }

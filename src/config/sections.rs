@@ -29,10 +29,10 @@ impl Default for Run {
     }
 }
 
-/// `[model]`: a model from a file, or the sizes of a new one; never both.
+/// `[model]`: a model from a file or a folder, or the sizes of a new one; only one of the three.
 ///
-/// `train` needs a file; `pretrain` takes either, and continues from a file; `eval` takes its model from `--model`. If
-/// there is a `[model]` section, `file` and the sizes have no defaults.
+/// `train` needs a file or a folder; `pretrain` takes a file, from which it continues, or sizes; `eval` takes its model
+/// from `--model`. If there is a `[model]` section, `file` and the sizes have no defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
@@ -398,7 +398,7 @@ pub struct Eval {
     /// Samples per class.
     #[schemars(range(min = 2, max = MAX_PER_CLASS), extend("x-why" = "diversity is a distance between samples"))]
     pub count: usize,
-    /// Sampling steps, on a linear schedule.
+    /// Sampling steps, on a linear schedule or, with `model.folder`, on that of the model.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
     /// How the deterministic steps are made.
@@ -439,7 +439,7 @@ pub struct Preview {
     /// Samples per class.
     #[schemars(range(min = 1, max = MAX_PER_CLASS))]
     pub per_class: usize,
-    /// Euler steps, on a linear schedule.
+    /// Euler steps, on a linear schedule or, with `model.folder`, on that of the model.
     #[schemars(range(min = 1, max = MAX_STEPS))]
     pub steps: usize,
     /// Seed of the grid's noise, the same every time.

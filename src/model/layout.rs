@@ -106,7 +106,8 @@ impl Layout {
     /// Uploads laid-out weights to the device.
     ///
     /// # Errors
-    /// If the device does not have enough memory, or does not allow a tensor of this size. Those of the source of the weights, too.
+    /// Those of the source of the weights; if the device does not have enough memory, or does not allow a tensor of this
+    /// size.
     pub fn upload(&self, gpu: &Arc<Gpu>, label: &str, weights: &(impl WeightSource + ?Sized)) -> Result<StoreMemory> {
         let memory = StoreMemory::allocate(gpu, label, &self.chunks(gpu.chunk_bytes()))?;
         self.write(gpu, &[&memory], weights)?;

@@ -129,7 +129,7 @@ impl StoredModel {
     /// # Errors
     /// [`Error::Input`] if it is not a flow model. Reading a tensor fails if a sum is too large for an f32.
     pub fn with_adapter(self, name: &str, adapter: Adapter, scale: f64) -> Result<Self> {
-        let merge = Merge::new(name, adapter, self.dit(name)?, scale);
+        let merge = Merge::new(name, adapter, &self.flow_model(name)?, scale);
         Ok(Self { weights: Weights::Merged(Arc::new((self.weights, merge))), ..self })
     }
 }

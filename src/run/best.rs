@@ -173,7 +173,11 @@ fn scored_by(config: &Config) -> u32 {
     let alike = |reward: &Reward| Reward { timeout_seconds, retries, batch, workers, ..reward.clone() };
     let rewards: Vec<Reward> = config.reward.iter().map(alike).collect();
     let eval = Eval { every: 0, ..config.eval.clone() };
-    crc32fast::hash(&serde_json::to_vec(&(rewards, eval)).expect("keys are text, numbers and lists"))
+    let keys = match config.model.folder {
+        None => serde_json::to_vec(&(rewards, eval)),
+        Some(_) => serde_json::to_vec(&(rewards, eval, &config.prompts, config.model.size)),
+    };
+    crc32fast::hash(&keys.expect("keys are text, numbers and lists"))
 }
 
 #[cfg(test)]
@@ -303,6 +307,17 @@ mod tests {
         let mut worse = open(folder.path(), &config);
         offer(&mut worse, 2, 0.8, 0.0);
         assert_eq!(kept(&worse), (1, 0.9));
+    }
+
+    #[test]
+    fn scores_of_other_prompts_are_not_compared() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        (config.model.file, config.model.folder) = (None, Some("sd3".into()));
+        offer(&mut open(folder.path(), &config), 1, 0.9, 5.0);
+        assert_eq!(open(folder.path(), &config).best().map(|best| best.iteration), Some(1));
+        config.prompts.negative = "blurry".into();
+        assert_eq!(open(folder.path(), &config).best(), None);
     }
 
     #[test]

@@ -4,8 +4,6 @@
 //! `negative_` in front, as diffusers calls them, and `prompts`: the lines of the file of prompts as JSON lines. The
 //! header says what made them.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +15,7 @@ use super::pipeline::Encoders;
 use super::prompts::Prompt;
 use super::writer::Writer;
 use crate::error::{Error, Result};
-use crate::files::fill_atomically;
+use crate::files::{fill_atomically, measure};
 use crate::gpu::Gpu;
 use crate::model::PromptEmbedding;
 use crate::model::folder::StoredTensors;
@@ -144,8 +142,8 @@ impl ConditionsFile {
         }
         if guided && self.shape(NEGATIVE[0]).is_empty() {
             return Err(Error::input(format!(
-                "{name} has no negative prompt (`{}`), which guidance needs: set --guidance-scale 1, or encode the prompts \
-                 again",
+                "{name} has no negative prompt (`{}`), which guidance needs: set the guidance scale to 1, or encode the \
+                 prompts again",
                 NEGATIVE[0]
             )));
         }
@@ -264,16 +262,8 @@ fn describe(encoders: &Encoders, lines: &str, negative: &str) -> Result<Value> {
 /// The CRC-32 of files, one after the other.
 fn checksum(files: impl Iterator<Item = PathBuf>) -> Result<String> {
     let mut sum = crc32fast::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
     for path in files {
-        let unreadable = |cause| Error::unreadable(&path, cause);
-        let mut file = File::open(&path).map_err(unreadable)?;
-        loop {
-            match file.read(&mut buffer).map_err(unreadable)? {
-                0 => break,
-                count => sum.update(&buffer[..count]),
-            }
-        }
+        sum.combine(&measure(&path).map_err(|cause| Error::unreadable(&path, cause))?.crc32);
     }
     Ok(format!("{:08x}", sum.finalize()))
 }

@@ -137,8 +137,8 @@ impl TextToImage {
         let state = |name: &str| self.pipeline.components.iter().find(|it| it.name == name).map(|it| it.state);
         if with_t5 && state("text_encoder_3") == Some(State::Missing) {
             return Err(Error::input(format!(
-                "{} has no folder `text_encoder_3`, which its {MODEL_INDEX} names: download it, too, or leave T5 out with \
-                 --no-t5",
+                "{} has no folder `text_encoder_3`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
+                 out (--no-t5, or `prompts.t5` = false)",
                 self.pipeline.folder.display()
             )));
         }
@@ -223,9 +223,9 @@ pub fn load_adapter(path: &Path, base: &Layout) -> Result<Adapter> {
 /// Says what needs less memory here.
 pub(super) fn out_of_memory(cause: Error) -> Error {
     match cause {
-        Error::Device(_) => {
-            cause.followed_by("; for a text-to-image model: --weights q8_0, --batch 1 or a smaller --size")
-        }
+        Error::Device(_) => cause.followed_by(
+            "; a text-to-image model needs less with weights in q8_0, smaller batches or smaller pictures",
+        ),
         other => other,
     }
 }

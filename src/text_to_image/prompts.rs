@@ -69,6 +69,23 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     }
 }
 
+/// Prompts whose embeddings are kept in memory, 5.5 MB each for SD3.5.
+const MOST_ENCODED: usize = 256;
+
+/// Checks that so many prompts can be encoded in memory; `source` is what names them, and takes a file of embeddings.
+///
+/// # Errors
+/// [`Error::Input`] if there are too many.
+pub fn check_count(count: usize, source: &str) -> Result<()> {
+    if count <= MOST_ENCODED {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{count} prompts are too many to be encoded in memory, {MOST_ENCODED} are the most: write them to a file with \
+         `flowdppo-wgpu encode`, and give it as {source}"
+    )))
+}
+
 /// Prompts that a list of warnings names.
 const MOST_WARNINGS: usize = 10;
 

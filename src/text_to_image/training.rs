@@ -1,13 +1,12 @@
 //! A pipeline as what `train` starts from.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
-use super::pipeline::{TextToImage, folder_of};
-use super::prompts::{Prompt, cut_warnings, read_prompts};
-use crate::config::{self, Config};
+use super::pipeline::{Encoders, TextToImage, folder_of};
+use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
+use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::text::CLIP_TOKENS;
@@ -25,10 +24,18 @@ pub struct TextBase {
     model: TextToImage,
     prompts: config::Prompts,
     texts: Vec<String>,
-    /// Prompts that `encode` wrote.
-    encoded: Option<Conditions>,
+    embeddings: Embeddings,
     decoder: Shared<dyn LatentDecoder>,
     size: [usize; 2],
+}
+
+/// Where the embeddings of the prompts come from.
+#[derive(Debug)]
+enum Embeddings {
+    /// A file that `encode` wrote.
+    Encoded(Arc<Conditions>),
+    /// The text encoders, of which no weights have been read yet.
+    Open(Box<Encoders>),
 }
 
 /// Prompts whose embeddings nobody asks for yet.
@@ -86,15 +93,19 @@ impl TextBase {
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         let prompts = config.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
-        let encoded = is_encoded(file).then(|| Conditions::open(file, &[])).transpose()?;
-        let texts = match &encoded {
-            Some(conditions) => {
+        let (texts, embeddings) = match is_encoded(file) {
+            true => {
+                let conditions = Conditions::open(file, &[])?;
                 conditions.check(model.config(), is_guided(config))?;
-                conditions.prompts().to_vec()
+                (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
-            None => read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect(),
+            false => {
+                let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
+                check_count(texts.len(), "`prompts.file`")?;
+                (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
+            }
         };
-        Ok(Self { model, prompts, texts, encoded, decoder: Shared(Arc::new(decoder)), size })
+        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size })
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
@@ -108,9 +119,9 @@ impl TextBase {
     /// # Errors
     /// [`Error::Input`] if the transformer's file does not fit its configuration.
     pub fn planned(&self) -> Result<StoredModel> {
-        let tokens = match &self.encoded {
-            Some(conditions) => conditions.tokens(),
-            None => CLIP_TOKENS + T5_TOKENS,
+        let tokens = match &self.embeddings {
+            Embeddings::Encoded(conditions) => conditions.tokens(),
+            Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
         self.with(Shared(Arc::new(Unencoded { prompts: self.texts.clone(), tokens })))
     }
@@ -119,24 +130,18 @@ impl TextBase {
     /// off prompts that are too long.
     ///
     /// # Errors
-    /// If an encoder is missing or damaged, or the device does not have enough memory.
-    pub fn encoded(mut self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
-        let conditions = match self.encoded.take() {
-            Some(conditions) => conditions,
-            None => {
-                let encoders = self.model.encoders(self.prompts.t5, T5_TOKENS)?;
-                let (conditions, cut) = Conditions::encode(gpu, &encoders, &self.texts, &self.prompts.negative)?;
+    /// If an encoder is damaged, or the device does not have enough memory.
+    pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+        let conditions = match &self.embeddings {
+            Embeddings::Encoded(conditions) => conditions.clone(),
+            Embeddings::Open(encoders) => {
+                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.texts, &self.prompts.negative)?;
                 cut_warnings(&cut).iter().for_each(|warning| warn(warning));
-                conditions
+                Arc::new(conditions)
             }
         };
-        self.with(Shared(Arc::new(conditions)))
+        self.with(Shared(conditions))
     }
-}
-
-/// Whether a file of prompts is one that `encode` wrote.
-fn is_encoded(file: &Path) -> bool {
-    file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
 }
 
 /// Whether any velocity of a run is guided.

@@ -99,6 +99,13 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("", &["model.file=a.safetensors", "model.time=sit"],
      "--set model.time=sit: `model.time` does nothing with `model.file`, which has its own: remove it, or set the \
       sizes of a new model instead of the file"),
+    ("[model]\nfolder = \"sd3\"\ntime = \"sigma\"", &[],
+     "my.toml:3:8: `model.time` does nothing with `model.folder`, which has its own: remove it, or set the sizes of a \
+      new model instead of the folder"),
+    ("", &["prompts.t5=false"],
+     "--set prompts.t5=false: `prompts.t5` does nothing without `model.folder`, a text-to-image model: remove it"),
+    ("[model]\nfolder = \"sd3\"\n[prompts]\nfile = \"p.safetensors\"\nnegative = \"blurry\"", &[],
+     "my.toml:5:12: `prompts.negative` does nothing with prompts that are encoded already: remove it"),
     ("", &["rollout.guidance_gradient=conditional"],
      "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing because \
       `rollout.guidance_scale` is 1, no guidance: raise it, or remove `rollout.guidance_gradient`"),

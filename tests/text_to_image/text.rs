@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::model::text::{
     CLIP_TOKENS, ClipConfig, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens,
-    Weights, encode_clip_text, encode_clip_vision, encode_t5, read_config, relative_bucket,
+    Weights, encode_clip_text, encode_t5, read_config, relative_bucket,
 };
 use flowdppo_wgpu::model::{Tensors, read_tensors};
 
@@ -218,9 +218,7 @@ fn pickscore_is_that_of_transformers() {
     let pictures = pictures(&tensors, "images_u8");
     let prepared = scorer.prepare(&pictures);
     assert_close("pixel_values", &prepared, &tensors["pixel_values"].1, 1e-6);
-    let config = ClipConfig::read(&folder).expect("it is complete");
-    let mut weights = Weights::open(&folder, "").expect("it is complete");
-    let encoded = encode_clip_vision(gpu(), &config.vision_config, &mut weights, &prepared).expect("they fit");
+    let encoded = scorer.vision(gpu()).and_then(|vision| vision.encode(&prepared)).expect("they fit");
     let states = &tensors["vision.last_hidden_state"].1;
     assert_close("vision.last_hidden_state", &encoded.last_hidden_state, states, TOLERANCE);
     assert_close("vision.pooled", &encoded.pooled, &tensors["vision.pooled"].1, TOLERANCE);

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::model::text::{
-    CLIP_TOKENS, ClipConfig, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens,
-    Weights, encode_clip_text, encode_t5, read_config, relative_bucket,
+    CLIP_TOKENS, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens, Weights,
+    encode_clip_text, encode_t5, read_config, relative_bucket,
 };
 use flowdppo_wgpu::model::{Tensors, read_tensors};
 

@@ -13,6 +13,7 @@ mod cli {
     mod bad_runs;
     mod bench;
     mod classes;
+    mod clip_score;
     mod commands;
     mod config;
     mod dashboard;

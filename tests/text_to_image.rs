@@ -4,6 +4,7 @@ mod common;
 
 mod text_to_image {
     mod autoencoder;
+    mod clip_reward;
     mod folder;
     mod mmdit;
     mod text;

@@ -8,7 +8,7 @@ use super::decode::{MAX_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
-use super::{Command, Config, ModelSource, Output, Reward, Sweep, Target};
+use super::{Command, Config, ModelSource, Output, Reward, RewardKind, Sweep, Target};
 use super::{adapter_in, builtin, foreign, parse_with_overrides};
 use crate::error::{Error, Result};
 use crate::files::read_text;
@@ -163,6 +163,12 @@ impl Config {
             let paths = [("data.path", &self.data.path), ("data.labels", &self.data.labels)];
             named.extend(paths.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.as_deref()?))));
         }
+        let is_folder = |key: &str| {
+            let is_clip = |(at, reward): (usize, &Reward)| {
+                reward.kind == RewardKind::ClipScore && *key == format!("reward.{at}.file")
+            };
+            self.reward.iter().enumerate().any(is_clip)
+        };
         let file = |(key, path): (String, &Path)| match builtin(&path.to_string_lossy()) {
             Err(cause) => Some(Error::input(format!("`{key}`: {cause}"))),
             Ok(None) if !path.as_os_str().is_empty() && !path.exists() => Some(Error::input(format!(
@@ -170,6 +176,10 @@ impl Config {
                  current directory)",
                 path.display()
             ))),
+            Ok(None) if is_folder(&key) => (!path.is_dir()).then(|| {
+                let found = path.display();
+                Error::input(format!("`{key}` names {found}, which is a file: the folder of a CLIP model is needed"))
+            }),
             Ok(None) if !path.as_os_str().is_empty() && !may_be_directory(&key) => not_a_file(&key, path),
             Ok(_) => None,
         };

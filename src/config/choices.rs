@@ -206,6 +206,8 @@ pub enum RewardKind {
     TotalVariation,
     /// Correlation with a given image, -1 to 1.
     Template,
+    /// How well the image fits its prompt, by a CLIP model.
+    ClipScore,
     /// The score that your own program returns.
     Command,
     /// The score that an HTTP service returns.
@@ -225,6 +227,7 @@ impl RewardKind {
             Self::Symmetry => "symmetry",
             Self::TotalVariation => "total-variation",
             Self::Template => "template",
+            Self::ClipScore => "clip-score",
             Self::Command => "command",
             Self::Http => "http",
         }

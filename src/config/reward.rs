@@ -23,7 +23,8 @@ pub struct Reward {
     /// of factors for some of them, such as `{ ocr = 1.0, aesthetics = 0.5 }`; the others are only measured.
     pub weight: Weight,
     /// For `classifier`: a safetensors file that `fit-classifier` wrote, or `builtin:digits8-classifier`. For
-    /// `template`: an image. For `onnx`: the model. Relative to the current directory.
+    /// `template`: an image. For `onnx`: the model. For `clip-score`: the folder of a CLIP model. Relative to the current
+    /// directory.
     pub file: String,
     /// For `jpeg-size`: the JPEG quality, 1 to 100.
     #[schemars(range(min = 1, max = 100))]
@@ -53,6 +54,9 @@ pub struct Reward {
     pub output: Output,
     /// For `onnx`: which of the model's outputs to read. A model with a single output does not need it.
     pub output_name: String,
+    /// For `clip-score`: the score, exp(logit_scale)·cosine, is divided by this; 26 for PickScore.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub divisor: f64,
     /// For `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
     /// For `command`: how the program receives images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
@@ -62,10 +66,10 @@ pub struct Reward {
     /// For `http`: names of the rewards to request from the service. A component has the name of its reward, or
     /// `reward.score` if a reward has several scores.
     pub rewards: Vec<String>,
-    /// For `command` and `http`: what an image should show, in words; `{class}` stands for the name of its class.
+    /// For `command`, `http` and `clip-score`: what an image should show, in words; `{class}` stands for the name of its class.
     pub prompt: String,
-    /// For `command` and `http`: a JSON file with more data about each class: one object per class, in a list or by
-    /// name; an object's `prompt` overrides the general one. Relative to the current directory; empty means none.
+    /// For `command`, `http` and `clip-score`: a JSON file with more data about each class: one object per class, in a
+    /// list or by name; an object's `prompt` overrides the general one. Relative to the current directory; empty means none.
     pub metadata: String,
     /// For `command` and `http`: how long a request may take, in seconds.
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -99,6 +103,7 @@ impl Default for Reward {
             std: PerChannel::All(1.0),
             output: Output::ClassProbability { softmax: true },
             output_name: String::new(),
+            divisor: 1.0,
             program: Vec::new(),
             picture: PictureForm::Base64,
             url: String::new(),
@@ -251,8 +256,8 @@ pub enum Target {
 const COLUMNS: [&str; 5] = ["iteration", "purpose", "sample", "class", "total"];
 
 /// The keys that only some kinds have, and those kinds.
-pub(super) const KEYS: [(&str, &[&str]); 22] = [
-    ("file", &["classifier", "template", "onnx"]),
+pub(super) const KEYS: [(&str, &[&str]); 23] = [
+    ("file", &["classifier", "template", "onnx", "clip-score"]),
     ("quality", &["jpeg-size"]),
     ("colour", &["colour"]),
     ("axis", &["symmetry"]),
@@ -264,12 +269,13 @@ pub(super) const KEYS: [(&str, &[&str]); 22] = [
     ("std", &["onnx"]),
     ("output", &["onnx"]),
     ("output_name", &["onnx"]),
+    ("divisor", &["clip-score"]),
     ("program", &["command"]),
     ("picture", &["command"]),
     ("url", &["http"]),
     ("rewards", &["http"]),
-    ("prompt", &["command", "http"]),
-    ("metadata", &["command", "http"]),
+    ("prompt", &["command", "http", "clip-score"]),
+    ("metadata", &["command", "http", "clip-score"]),
     ("timeout_seconds", &["command", "http"]),
     ("retries", &["command", "http"]),
     ("batch", &["command", "http"]),
@@ -311,6 +317,7 @@ impl Reward {
             let expected = "text in which {class} stands for the name of the class";
             return wrong(key("prompt"), expected, format_args!("{:?}", self.prompt));
         }
+        positive(key("divisor"), self.divisor)?;
         positive(key("timeout_seconds"), self.timeout_seconds)?;
         bounded(key("retries"), self.retries, 0, MAX_COUNT)?;
         count(key("batch"), self.batch)?;
@@ -319,8 +326,14 @@ impl Reward {
             RewardKind::Classifier if self.file.is_empty() => {
                 wrong(key("file"), "a safetensors file or builtin:NAME", "empty")
             }
-            RewardKind::Onnx | RewardKind::Template if self.file.is_empty() || self.file.starts_with("builtin:") => {
-                let what = if self.kind == RewardKind::Onnx { "an ONNX model" } else { "an image" };
+            RewardKind::Onnx | RewardKind::Template | RewardKind::ClipScore
+                if self.file.is_empty() || self.file.starts_with("builtin:") =>
+            {
+                let what = match self.kind {
+                    RewardKind::Onnx => "an ONNX model",
+                    RewardKind::ClipScore => "the folder of a CLIP model",
+                    _ => "an image",
+                };
                 Err(Error::input(format!(
                     "a reward of kind \"{kind}\" needs `{}`, the path of {what} (none is built in)",
                     key("file")

@@ -180,6 +180,13 @@ impl Parameters {
         self
     }
 
+    /// The parameters whose names begin with `prefix`, without it.
+    pub(super) fn within(&self, prefix: &str) -> Self {
+        let own =
+            self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), *tensor)));
+        Self::new(own.collect())
+    }
+
     /// The tensor with this name.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! Rewards: everything that scores images.
 
 mod classifier;
+mod clip_score;
 mod command;
 mod description;
 mod http;
@@ -12,6 +13,7 @@ mod process;
 mod template;
 
 pub use classifier::ClassifierScorer;
+pub use clip_score::ClipScore;
 pub use command::{Program, command};
 pub use description::Description;
 pub use http::{Service, http};
@@ -142,6 +144,7 @@ impl Rewards {
             let subject = Subject::new(pictures, &descriptions);
             let scorer: Box<dyn Reward> = match reward.kind {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, pictures)?),
+                RewardKind::ClipScore => Box::new(ClipScore::new(gpu, reward, index, &subject)?),
                 RewardKind::Command => {
                     Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
                 }
@@ -168,6 +171,7 @@ impl Rewards {
             let subject = Subject::new(pictures, &descriptions);
             match reward.kind {
                 RewardKind::Classifier => check_classifier(&reward.file, pictures)?,
+                RewardKind::ClipScore => ClipScore::check(reward, index, &subject)?,
                 RewardKind::Command => outside::check_subject("command", &subject)?,
                 RewardKind::Http => outside::check_subject("http", &subject)?,
                 #[cfg(feature = "onnx")]
@@ -323,7 +327,7 @@ fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Resul
         RewardKind::Symmetry => Formula::Symmetry(reward.axis),
         RewardKind::TotalVariation => Formula::TotalVariation,
         RewardKind::Template => Formula::Template(Template::load(&reward.file, shape)?),
-        RewardKind::Classifier | RewardKind::Onnx | RewardKind::Command | RewardKind::Http => {
+        RewardKind::Classifier | RewardKind::ClipScore | RewardKind::Onnx | RewardKind::Command | RewardKind::Http => {
             unreachable!("{} is not a formula", reward.kind.name())
         }
     };

@@ -29,8 +29,14 @@ fn missing_and_wrong_keys_are_explained() {
             "kind = \"http\"\nurl = \"x\"\nrewards = [\"ocr\", \"clip\", \"ocr\"]",
             "`reward.0.rewards` must be a list of different names, not \"ocr\"",
         ),
-        ("kind = \"ink\"\nprompt = \"a {class}\"", "`reward.0.prompt` is for the kind \"command\" or \"http\""),
-        ("kind = \"ink\"\nmetadata = \"a.json\"", "`reward.0.metadata` is for the kind \"command\" or \"http\""),
+        (
+            "kind = \"ink\"\nprompt = \"a {class}\"",
+            "`reward.0.prompt` is for the kind \"command\" or \"http\" or \"clip-score\"",
+        ),
+        (
+            "kind = \"ink\"\nmetadata = \"a.json\"",
+            "`reward.0.metadata` is for the kind \"command\" or \"http\" or \"clip-score\"",
+        ),
         (
             "kind = \"command\"\nprogram = [\"x\"]\nprompt = \"a {name}\"",
             "`reward.0.prompt` must be text in which {class} stands for the name of the class, not \"a {name}\"",

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::model::text::{
-    CLIP_TOKENS, ClipConfig, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens,
-    Weights, encode_clip_text, encode_clip_vision, encode_t5, read_config, relative_bucket,
+    CLIP_TOKENS, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens, Weights,
+    encode_clip_text, encode_t5, read_config, relative_bucket,
 };
 use flowdppo_wgpu::model::{Tensors, read_tensors};
 
@@ -219,9 +219,7 @@ fn pickscore_matches_transformers() {
     let pictures = pictures(&tensors, "images_u8");
     let prepared = scorer.prepare(&pictures);
     assert_close("pixel_values", &prepared, &tensors["pixel_values"].1, 1e-6);
-    let config = ClipConfig::read(&folder).expect("it is complete");
-    let mut weights = Weights::open(&folder, "").expect("it is complete");
-    let encoded = encode_clip_vision(gpu(), &config.vision_config, &mut weights, &prepared).expect("they fit");
+    let encoded = scorer.vision(gpu()).and_then(|vision| vision.encode(&prepared)).expect("they fit");
     let states = &tensors["vision.last_hidden_state"].1;
     assert_close("vision.last_hidden_state", &encoded.last_hidden_state, states, TOLERANCE);
     assert_close("vision.pooled", &encoded.pooled, &tensors["vision.pooled"].1, TOLERANCE);

@@ -37,7 +37,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Names and shapes of its weights.
-    fn weights(&self) -> Vec<(String, Vec<usize>)> {
+    pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
         let [wide, hidden] = [self.hidden_size, self.intermediate_size];
         let square = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"];
         let linear = square.iter().map(|layer| (*layer, wide, wide));
@@ -50,7 +50,7 @@ impl Block {
     }
 
     /// Records the block: `x [samples · T, hidden_size]` to the same shape.
-    fn record(&self, graph: &mut Graph, parameters: &Parameters, x: Tensor) -> Tensor {
+    pub fn record(&self, graph: &mut Graph, parameters: &Parameters, x: Tensor) -> Tensor {
         let normal = affine_norm(graph, parameters, "layer_norm1", self.epsilon, x);
         let [q, k, v] =
             ["q_proj", "k_proj", "v_proj"].map(|layer| parameters.linear(graph, &format!("self_attn.{layer}"), normal));

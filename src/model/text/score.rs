@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
+use serde::Deserialize;
 
 use super::clip::encode_clip_text;
-use super::config::ClipConfig;
+use super::config::{ClipConfig, read_config};
 use super::picture::PicturePreparation;
 use super::tokenizer::{Tokenizer, Tokens};
-use super::vision::encode_clip_vision;
+use super::vision::ClipVision;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -17,7 +18,8 @@ use crate::gpu::Gpu;
 /// Training code divides PickScore, exp(logit_scale) · cosine, by this number (Flow-GRPO, `pickscore_scorer.py`).
 pub const PICKSCORE_DIVISOR: f64 = 26.0;
 
-/// A `CLIPModel` in a folder. Weights stay on disk, and are read again for each batch.
+/// A `CLIPModel` in a folder. The vision tower is uploaded with the first pictures, and stays on the device until this is
+/// dropped; the weights for texts stay on disk, and are read again for each batch.
 #[derive(Debug)]
 pub struct ClipScorer {
     folder: PathBuf,
@@ -26,6 +28,13 @@ pub struct ClipScorer {
     preparation: PicturePreparation,
     weights: Weights,
     logit_scale: f64,
+    vision: Option<ClipVision>,
+}
+
+/// What every `config.json` says of its model.
+#[derive(Deserialize)]
+struct Kind {
+    model_type: Option<String>,
 }
 
 impl ClipScorer {
@@ -33,13 +42,24 @@ impl ClipScorer {
     /// `preprocessor_config.json`.
     ///
     /// # Errors
-    /// [`Error::Input`] if a file is missing or damaged, or a size or activation is not supported.
+    /// [`Error::Input`] if a file is missing, damaged or of another kind of model, or a size or activation is not
+    /// supported.
     pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        if let Kind { model_type: Some(kind) } = read_config(&path)?
+            && kind != "clip"
+        {
+            return Err(Error::input(format!(
+                "{}: `model_type` is {kind:?}, but pictures are scored with a CLIPModel, \"clip\": name the folder of \
+                 one, such as that of openai/clip-vit-large-patch14",
+                path.display()
+            )));
+        }
         let config = ClipConfig::read(folder)?;
         let preparation = PicturePreparation::read(folder, &config.vision_config)?;
         let mut weights = Weights::open(folder, "")?;
         let logit_scale = f64::from(weights.read("logit_scale", &[])?[0]);
-        Ok(Self { folder: folder.to_owned(), config, preparation, weights, logit_scale })
+        Ok(Self { folder: folder.to_owned(), config, preparation, weights, logit_scale, vision: None })
     }
 
     /// exp(logit_scale), the factor of cosines in scores.
@@ -63,11 +83,23 @@ impl ClipScorer {
     /// Embeddings of pictures, of unit length: `[P, projection_dim]`.
     ///
     /// # Errors
-    /// As [`encode_clip_vision`].
+    /// As [`ClipVision::load`] and [`ClipVision::embed`].
     pub fn embed_pictures(&mut self, gpu: &Arc<Gpu>, pictures: &[RgbImage]) -> Result<Vec<f32>> {
         let prepared = self.prepare(pictures);
-        let encoded = encode_clip_vision(gpu, &self.config.vision_config, &mut self.weights, &prepared)?;
-        Ok(unit_rows(&encoded.embeddings, self.config.projection_dim))
+        let embeddings = self.vision(gpu)?.embed(&prepared)?;
+        Ok(unit_rows(&embeddings, self.config.projection_dim))
+    }
+
+    /// The vision tower, which the first call uploads.
+    ///
+    /// # Errors
+    /// As [`ClipVision::load`].
+    pub fn vision(&mut self, gpu: &Arc<Gpu>) -> Result<&mut ClipVision> {
+        let vision = match self.vision.take() {
+            Some(vision) => vision,
+            None => ClipVision::load(gpu, &self.config.vision_config, &mut self.weights)?,
+        };
+        Ok(self.vision.insert(vision))
     }
 
     /// Embeddings of texts, of unit length: `[P, projection_dim]`.
@@ -93,9 +125,13 @@ impl ClipScorer {
         }
         let width = self.config.projection_dim;
         let (pictures, texts) = (self.embed_pictures(gpu, pictures)?, self.embed_texts(gpu, tokens)?);
-        let cosine = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-        Ok(pictures.chunks(width).zip(texts.chunks(width)).map(cosine).collect())
+        Ok(pictures.chunks(width).zip(texts.chunks(width)).map(|(picture, text)| cosine(picture, text)).collect())
     }
+}
+
+/// The cosine of the angle between vectors of unit length.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
 /// Rows of a matrix, scaled to length 1; zeros stay zeros.

@@ -1,4 +1,4 @@
-//! A part of an encoder as a plan whose weights are replaced between replays.
+//! A part of an encoder as a plan, whose weights may be replaced between replays.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::graph::{Graph, Plan, Store, StoreMemory, Stores, Tensor};
 const WEIGHTS: Store = Store("encoder weights");
 
 /// Largest number of samples per replay: the memory of activations grows with it, the results do not depend on it.
-const MAX_SAMPLES: usize = 8;
+pub(super) const MAX_SAMPLES: usize = 8;
 
-/// A recorded part of an encoder: a layer, the part before the first, or the part after the last.
+/// A recorded part of an encoder: a layer, the part before the first, the part after the last, or all of it.
 #[derive(Debug)]
 pub struct Stage {
     gpu: Arc<Gpu>,
@@ -74,14 +74,35 @@ impl Stage {
     /// # Errors
     /// If the device is lost.
     pub fn run(&mut self, data: &[Data<'_>]) -> Result<Vec<Vec<f32>>> {
+        self.replay(data)?;
+        (0..self.outputs.len()).map(|index| self.output(index)).collect()
+    }
+
+    /// Replays it with these inputs; [`Stage::output`] returns what is needed of the results.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn replay(&mut self, data: &[Data<'_>]) -> Result<()> {
         for (tensor, data) in self.inputs.iter().zip(data) {
             match data {
                 Data::F32(values) => self.plan.write(*tensor, values),
                 Data::U32(values) => self.plan.write(*tensor, values),
             }
         }
-        self.plan.run()?;
-        self.outputs.iter().map(|tensor| self.plan.read(&[*tensor])).collect()
+        self.plan.run()
+    }
+
+    /// An output of the last replay.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn output(&mut self, index: usize) -> Result<Vec<f32>> {
+        self.plan.read(&[self.outputs[index]])
+    }
+
+    /// Bytes that its weights take on the device, until it is dropped.
+    pub fn weight_bytes(&self) -> u64 {
+        self.memory.bytes()
     }
 }
 

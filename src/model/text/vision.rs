@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::super::layout::Parameters;
 use super::clip::{Block, affine_norm, norm_weights};
 use super::config::ClipVisionConfig;
-use super::stage::{Data, Stage, group, samples_per_replay, ungroup};
+use super::stage::{Data, MAX_SAMPLES, Stage, group, ungroup};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::graph::{Graph, Tensor};
 use crate::ops::{AddBroadcast, Embedding, MatMul};
 
 /// The results of the vision tower for P pictures.
@@ -50,94 +52,143 @@ fn positions(config: &ClipVisionConfig, weights: &mut Weights) -> Result<Vec<f32
     Ok(positions)
 }
 
-/// Patches to tokens, with the norm before the first block.
-fn embed(
-    gpu: &Arc<Gpu>,
-    config: &ClipVisionConfig,
-    weights: &mut Weights,
-    samples: usize,
-    groups: &mut [Vec<f32>],
-) -> Result<()> {
-    let (width, tokens, patch) = (config.hidden_size, config.tokens(), config.patch_size);
-    let convolution = "vision_model.embeddings.patch_embedding.weight";
-    // The published name of the norm is misspelled.
-    let norm = "vision_model.pre_layrnorm";
-    let positions = positions(config, weights)?;
-    let names = [(convolution.to_owned(), vec![width, config.num_channels, patch, patch])];
-    let names = names.into_iter().chain(norm_weights(norm, width));
-    let mut stage = Stage::new(gpu, names, |graph, parameters| {
-        let x = graph.input("patches", &[samples * tokens, config.num_channels * patch * patch]);
-        let weight = parameters.get(convolution);
-        let y = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight]);
-        let positions = graph.constant("positions", &[tokens, width], positions);
-        let y = graph.apply(AddBroadcast, &[y, positions]);
-        (vec![x], vec![affine_norm(graph, parameters, norm, config.layer_norm_eps, y)])
-    })?;
-    stage.load(weights, "")?;
-    for group in groups {
-        *group = stage.run(&[Data::F32(group)])?.remove(0);
-    }
-    Ok(())
+/// The published name of the norm before the first block is misspelled.
+const FIRST_NORM: &str = "vision_model.pre_layrnorm";
+const LAST_NORM: &str = "vision_model.post_layernorm";
+const CONVOLUTION: &str = "vision_model.embeddings.patch_embedding.weight";
+const PROJECTION: &str = "visual_projection.weight";
+
+// The outputs of the recorded tower.
+const HIDDEN: usize = 0;
+const POOLED: usize = 1;
+const EMBEDDINGS: usize = 2;
+
+/// A vision tower whose weights stay on the device, as 4 bytes each, until it is dropped.
+#[derive(Debug)]
+pub struct ClipVision {
+    config: ClipVisionConfig,
+    stage: Stage,
 }
 
-/// Encodes pictures `[P, 3, image_size, image_size]`, prepared as [`PicturePreparation`](super::PicturePreparation)
-/// does. The weights have the names of transformers, `vision_model.` and `visual_projection.weight`; they are read block
-/// by block.
-///
-/// # Errors
-/// [`Error::Input`](crate::Error::Input) if a size or activation is not supported, or a tensor is missing, misshapen or
-/// not finite; else if the device does not have enough memory or is lost.
-///
-/// # Panics
-/// If there is no picture, or not a whole number of them.
-pub fn encode_clip_vision(
-    gpu: &Arc<Gpu>,
-    config: &ClipVisionConfig,
-    weights: &mut Weights,
-    pictures: &[f32],
-) -> Result<ClipVisionEncoded> {
-    let activation = config.check(weights.name())?;
-    let elements = config.num_channels * config.image_size * config.image_size;
-    assert!(!pictures.is_empty() && pictures.len().is_multiple_of(elements), "pictures of {elements} values");
-    let (count, width, tokens) = (pictures.len() / elements, config.hidden_size, config.tokens());
-    let samples = samples_per_replay(count);
-    let vector = config.num_channels * config.patch_size * config.patch_size;
-    let mut groups = group(&patches(config, pictures), tokens * vector, samples);
-    embed(gpu, config, weights, samples, &mut groups)?;
-    let block = Block {
-        samples,
-        hidden_size: width,
-        intermediate_size: config.intermediate_size,
-        num_heads: config.num_attention_heads,
-        epsilon: config.layer_norm_eps,
-        activation,
-        causal: false,
-    };
-    block.run_all(gpu, weights, ("vision_model.encoder.layers", config.num_hidden_layers), &mut groups)?;
-
-    let norm = "vision_model.post_layernorm";
-    let projection = ("visual_projection.weight".to_owned(), vec![config.projection_dim, width]);
-    let names = norm_weights(norm, width).into_iter().chain([projection]);
-    let mut stage = Stage::new(gpu, names, |graph, parameters| {
-        let x = graph.input("x", &[samples * tokens, width]);
-        let classes = (0..samples).map(|sample| (sample * tokens) as u32).collect();
-        let classes = graph.constant_indices("class tokens", &[samples], classes);
-        let class = graph.apply(Embedding, &[x, classes]);
-        let pooled = affine_norm(graph, parameters, norm, config.layer_norm_eps, class);
-        let weight = parameters.get("visual_projection.weight");
-        let projected = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[pooled, weight]);
-        (vec![x], vec![pooled, projected])
-    })?;
-    stage.load(weights, "")?;
-    let (mut pooled, mut projected) = (Vec::new(), Vec::new());
-    for x in &groups {
-        let mut found = stage.run(&[Data::F32(x)])?.into_iter();
-        pooled.extend(found.next());
-        projected.extend(found.next());
+impl ClipVision {
+    /// Reads and uploads the weights, which have the names of transformers, `vision_model.` and
+    /// `visual_projection.weight`.
+    ///
+    /// # Errors
+    /// [`Error::Input`](crate::Error::Input) if a size or activation is not supported, or a tensor is missing, misshapen
+    /// or not finite; else if the device does not have enough memory.
+    pub fn load(gpu: &Arc<Gpu>, config: &ClipVisionConfig, weights: &mut Weights) -> Result<Self> {
+        let activation = config.check(weights.name())?;
+        let block = Block {
+            samples: MAX_SAMPLES,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_heads: config.num_attention_heads,
+            epsilon: config.layer_norm_eps,
+            activation,
+            causal: false,
+        };
+        let positions = positions(config, weights)?;
+        let mut stage = Stage::new(gpu, names(config, &block), |graph, parameters| {
+            let vector = config.num_channels * config.patch_size * config.patch_size;
+            let patches = graph.input("patches", &[MAX_SAMPLES * config.tokens(), vector]);
+            (vec![patches], record(config, &block, graph, parameters, patches, positions))
+        })?;
+        stage.load(weights, "")?;
+        Ok(Self { config: config.clone(), stage })
     }
-    Ok(ClipVisionEncoded {
-        last_hidden_state: ungroup(&groups, tokens * width, count),
-        pooled: ungroup(&pooled, width, count),
-        embeddings: ungroup(&projected, config.projection_dim, count),
-    })
+
+    /// Bytes that its weights take on the device.
+    pub fn weight_bytes(&self) -> u64 {
+        self.stage.weight_bytes()
+    }
+
+    /// Embeddings `[P, projection_dim]` of pictures `[P, 3, image_size, image_size]`, prepared as
+    /// [`PicturePreparation`](super::PicturePreparation) does. An embedding depends on its picture alone.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    ///
+    /// # Panics
+    /// If there is not a whole number of pictures.
+    pub fn embed(&mut self, pictures: &[f32]) -> Result<Vec<f32>> {
+        let [embeddings] = self.outputs(pictures, [EMBEDDINGS])?;
+        Ok(embeddings)
+    }
+
+    /// As [`ClipVision::embed`], with the states that lead to the embeddings.
+    ///
+    /// # Errors
+    /// As [`ClipVision::embed`].
+    ///
+    /// # Panics
+    /// As [`ClipVision::embed`].
+    pub fn encode(&mut self, pictures: &[f32]) -> Result<ClipVisionEncoded> {
+        let [last_hidden_state, pooled, embeddings] = self.outputs(pictures, [HIDDEN, POOLED, EMBEDDINGS])?;
+        Ok(ClipVisionEncoded { last_hidden_state, pooled, embeddings })
+    }
+
+    /// These outputs for all pictures, a few of which are encoded at a time.
+    fn outputs<const N: usize>(&mut self, pictures: &[f32], wanted: [usize; N]) -> Result<[Vec<f32>; N]> {
+        let Self { config, stage } = self;
+        let elements = config.num_channels * config.image_size * config.image_size;
+        assert!(pictures.len().is_multiple_of(elements), "pictures of {elements} values");
+        let vector = config.num_channels * config.patch_size * config.patch_size;
+        let mut found = [(); N].map(|()| Vec::new());
+        for some in pictures.chunks(MAX_SAMPLES * elements) {
+            let patches = group(&patches(config, some), config.tokens() * vector, MAX_SAMPLES);
+            stage.replay(&[Data::F32(&patches[0])])?;
+            for (found, index) in found.iter_mut().zip(wanted) {
+                let output = stage.output(index)?;
+                let each = output.len() / MAX_SAMPLES;
+                found.extend(ungroup(&[output], each, some.len() / elements));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The prefix of the weights of a block.
+fn of_block(index: usize) -> String {
+    format!("vision_model.encoder.layers.{index}.")
+}
+
+/// Names and shapes of all weights that are recorded.
+fn names(config: &ClipVisionConfig, block: &Block) -> Vec<(String, Vec<usize>)> {
+    let (width, patch) = (config.hidden_size, config.patch_size);
+    let blocks = (0..config.num_hidden_layers).flat_map(|index| {
+        block.weights().into_iter().map(move |(name, shape)| (format!("{}{name}", of_block(index)), shape))
+    });
+    [(CONVOLUTION.to_owned(), vec![width, config.num_channels, patch, patch])]
+        .into_iter()
+        .chain(norm_weights(FIRST_NORM, width))
+        .chain(blocks)
+        .chain(norm_weights(LAST_NORM, width))
+        .chain([(PROJECTION.to_owned(), vec![config.projection_dim, width])])
+        .collect()
+}
+
+/// Records the tower for `[samples * tokens, vector]` patches; returns the last states, the class tokens and their
+/// projection.
+fn record(
+    config: &ClipVisionConfig,
+    block: &Block,
+    graph: &mut Graph,
+    parameters: &Parameters,
+    patches: Tensor,
+    positions: Vec<f32>,
+) -> Vec<Tensor> {
+    let (samples, tokens, epsilon) = (block.samples, config.tokens(), config.layer_norm_eps);
+    let product = MatMul { transpose_b: true, ..MatMul::default() };
+    let y = graph.apply(product, &[patches, parameters.get(CONVOLUTION)]);
+    let positions = graph.constant("positions", &[tokens, config.hidden_size], positions);
+    let y = graph.apply(AddBroadcast, &[y, positions]);
+    let first = affine_norm(graph, parameters, FIRST_NORM, epsilon, y);
+    let hidden = (0..config.num_hidden_layers)
+        .fold(first, |x, index| block.record(graph, &parameters.within(&of_block(index)), x));
+    let classes = (0..samples).map(|sample| (sample * tokens) as u32).collect();
+    let classes = graph.constant_indices("class tokens", &[samples], classes);
+    let class = graph.apply(Embedding, &[hidden, classes]);
+    let pooled = affine_norm(graph, parameters, LAST_NORM, epsilon, class);
+    vec![hidden, pooled, graph.apply(product, &[pooled, parameters.get(PROJECTION)])]
 }

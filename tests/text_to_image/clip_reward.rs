@@ -1,0 +1,194 @@
+//! CLIP scores as a reward, against transformers.
+
+use std::fs;
+use std::path::Path;
+
+use flowdppo_wgpu::classes::Classes;
+use flowdppo_wgpu::config::{self, Command, Config, RewardKind};
+use flowdppo_wgpu::data::from_byte;
+use flowdppo_wgpu::model::text::PICKSCORE_DIVISOR;
+use flowdppo_wgpu::model::{Pictures, Tensors, read_tensors};
+use flowdppo_wgpu::reward::{Purpose, Rewards, ScoringContext};
+use flowdppo_wgpu::shape::ImageShape;
+
+use super::text::formats;
+use crate::common::gpu;
+
+/// Of the largest score. It is the sum of 20 products of both signs, whose factors differ by up to 5e-6.
+const TOLERANCE: f64 = 1e-4;
+
+const CONTEXT: ScoringContext = ScoringContext { purpose: Purpose::Training, iteration: 0 };
+
+/// The texts of the reference.
+const TEXTS: [&str; 3] =
+    ["a red apple on a wooden table", "two blue birds, one small & one big", "the word \"OPEN\" on a sign"];
+
+fn io() -> Tensors {
+    read_tensors(&formats("clip_score_tiny").join("io.safetensors")).expect("the file is complete")
+}
+
+fn reward(change: impl Fn(&mut config::Reward)) -> config::Reward {
+    let file = formats("clip_score_tiny").display().to_string();
+    let mut reward = config::Reward { kind: RewardKind::ClipScore, file, ..config::Reward::default() };
+    change(&mut reward);
+    reward
+}
+
+/// The pictures of the reference, `[3, 3, 48, 64]`.
+fn pictures(io: &Tensors) -> (Vec<f32>, ImageShape) {
+    let (shape, values) = &io["pictures"];
+    let (height, width) = (shape[1], shape[2]);
+    let channel = |picture: &[f32], channel: usize| -> Vec<f32> {
+        picture.iter().skip(channel).step_by(3).map(|value| from_byte(*value as u8)).collect()
+    };
+    let planes = values.chunks(3 * height * width).flat_map(|picture| [0, 1, 2].map(|at| channel(picture, at)));
+    (planes.flatten().collect(), ImageShape { channels: 3, height, width })
+}
+
+fn classes(names: &[String]) -> Classes<'_> {
+    Classes { of: "the model", count: names.len(), names }
+}
+
+fn names() -> Vec<String> {
+    TEXTS.map(str::to_owned).into()
+}
+
+/// The rewards of pictures whose classes have these names.
+fn rewards(reward: config::Reward, names: &[String], shape: ImageShape) -> Rewards {
+    Rewards::new(gpu(), &[reward], &Pictures { shape, classes: classes(names) }).expect("the model is complete")
+}
+
+fn assert_scores(actual: &[f64], expected: &[f32], divisor: f64) {
+    let largest = expected.iter().fold(0.0_f64, |largest, score| largest.max(f64::from(score.abs()))) / divisor;
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        let error = (actual - f64::from(*expected) / divisor).abs() / largest;
+        assert!(error < TOLERANCE, "{actual} instead of {expected} / {divisor}: {error:.1e} of the largest");
+    }
+}
+
+#[test]
+fn scores_are_those_of_transformers() {
+    let (io, names) = (io(), names());
+    let (images, shape) = pictures(&io);
+    let expected = &io["score"].1;
+    let mut plain = rewards(reward(|_| {}), &names, shape);
+    assert_eq!(plain.names(), ["clip-score"]);
+    let scores = plain.score(&images, &[0, 1, 2], CONTEXT).expect("the device works");
+    assert_scores(&scores.totals, expected, 1.0);
+    let mut pick = rewards(reward(|reward| reward.divisor = PICKSCORE_DIVISOR), &names, shape);
+    let scores = pick.score(&images, &[0, 1, 2], CONTEXT).expect("the device works");
+    assert_scores(&scores.totals, expected, PICKSCORE_DIVISOR);
+
+    // The prompt of a class is what describes it: by the template, or by the metadata.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let metadata = folder.path().join("meta.json");
+    let said = serde_json::json!([{}, {"prompt": TEXTS[1]}]);
+    fs::write(&metadata, said.to_string()).expect("the folder is writable");
+    let described = reward(|reward| {
+        reward.prompt = "a red {class} on a wooden table".into();
+        reward.metadata = metadata.display().to_string();
+    });
+    let mut described = rewards(described, &["apple", "bird"].map(str::to_owned), shape);
+    let scores = described.score(&images[..2 * shape.elements()], &[0, 1], CONTEXT).expect("the device works");
+    assert_scores(&scores.totals, &expected[..2], 1.0);
+}
+
+/// In whatever order and number pictures come, and however many other prompts there are.
+#[test]
+fn a_score_depends_on_its_picture_and_prompt_alone() {
+    let (io, names) = (io(), names());
+    let (images, shape) = pictures(&io);
+    let each: Vec<&[f32]> = images.chunks(shape.elements()).collect();
+    let mut all = rewards(reward(|_| {}), &names, shape);
+    let score = |rewards: &mut Rewards, pairs: &[(usize, u32)]| -> Vec<f64> {
+        let images: Vec<f32> = pairs.iter().flat_map(|(picture, _)| each[*picture]).copied().collect();
+        let labels: Vec<u32> = pairs.iter().map(|(_, label)| *label).collect();
+        rewards.score(&images, &labels, CONTEXT).expect("the device works").totals
+    };
+    // Nine are more than a micro-batch, 67 more than what is prepared at a time.
+    let pairs: Vec<(usize, u32)> = (0..67).map(|at| (at % 3, (at / 3 % 3) as u32)).collect();
+    let alone: Vec<f64> = pairs[..9].iter().map(|pair| score(&mut all, &[*pair])[0]).collect();
+    assert!(alone[0] != alone[1] && alone[0] != alone[3], "pictures and prompts count");
+    for count in [2, 8, 9, 67] {
+        let scores = score(&mut all, &pairs[..count]);
+        assert!(scores.iter().enumerate().all(|(at, score)| *score == alone[at % 9]), "{count}");
+    }
+    for (label, name) in names.iter().enumerate() {
+        let mut only = rewards(reward(|_| {}), std::slice::from_ref(name), shape);
+        assert_eq!(score(&mut only, &[(1, 0)]), score(&mut all, &[(1, label as u32)]), "{name}");
+    }
+}
+
+#[test]
+fn grey_pictures_become_colours() {
+    let (io, names) = (io(), names());
+    let (images, shape) = pictures(&io);
+    let grey = &images[..shape.height * shape.width];
+    let mut of_grey = rewards(reward(|_| {}), &names, ImageShape { channels: 1, ..shape });
+    let mut of_colours = rewards(reward(|_| {}), &names, shape);
+    let found = of_grey.score(grey, &[2], CONTEXT).expect("the device works");
+    assert_eq!(found, of_colours.score(&grey.repeat(3), &[2], CONTEXT).expect("the device works"));
+}
+
+fn copy(folder: &Path) {
+    for file in fs::read_dir(formats("clip_score_tiny")).expect("it ships") {
+        let file = file.expect("it can be read");
+        fs::copy(file.path(), folder.join(file.file_name())).expect("the folder is writable");
+    }
+}
+
+#[test]
+fn mistakes_get_one_sentence_without_a_device() {
+    let remove = |file: &'static str| move |folder: &Path| fs::remove_file(folder.join(file)).expect("it is there");
+    let edit = |file: &'static str, from: &'static str, to: &'static str| {
+        move |folder: &Path| {
+            let text = fs::read_to_string(folder.join(file)).expect("it is there");
+            assert!(text.contains(from), "{file} has no {from}");
+            fs::write(folder.join(file), text.replace(from, to)).expect("the folder is writable");
+        }
+    };
+    let all = |folder: &Path| fs::remove_dir_all(folder).expect("it is there");
+    let cut = |folder: &Path| fs::write(folder.join("model.safetensors"), [9; 40]).expect("the folder is writable");
+    type Mistake<'a> = (&'a dyn Fn(&Path), usize, &'a str);
+    let mistakes: [Mistake<'_>; 9] = [
+        (&all, 3, "clip/config.json: No such file or directory"),
+        (&remove("config.json"), 3, "clip/config.json: No such file or directory"),
+        (
+            &edit("config.json", "\"model_type\": \"clip\"", "\"model_type\": \"siglip\""),
+            3,
+            "`model_type` is \"siglip\"",
+        ),
+        (&edit("config.json", "\"text_config\"", "\"text\""), 3, "missing field `text_config`"),
+        (&remove("tokenizer.json"), 3, "has neither tokenizer.json nor both vocab.json and merges.txt"),
+        (&edit("preprocessor_config.json", "\"resample\": 3", "\"resample\": 2"), 3, "`resample` is 2"),
+        (&remove("model.safetensors"), 3, "has neither model.safetensors nor"),
+        (&cut, 3, "is not a complete safetensors file"),
+        (&|_: &Path| (), 2, "`reward.0.kind` = \"clip-score\" needs images with 1 or 3 channels, but the model makes"),
+    ];
+    for (spoil, channels, says) in mistakes {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let model = folder.path().join("clip");
+        fs::create_dir(&model).expect("the folder is writable");
+        copy(&model);
+        spoil(&model);
+        let reward = reward(|reward| reward.file = model.display().to_string());
+        let (names, shape) = (names(), ImageShape::square(channels, 8));
+        let refused = Rewards::check(&[reward], &Pictures { shape, classes: classes(&names) });
+        let message = refused.expect_err(says).to_string();
+        assert!(message.contains(says) && !message.contains('\n') && !message.ends_with('.'), "{message}");
+    }
+}
+
+/// The configuration and the tokenizer are recorded as inputs of a run, but not gigabytes of weights.
+#[test]
+fn inputs_are_the_small_files() {
+    let config = Config { reward: vec![reward(|_| {})], ..Config::default() };
+    let inputs = config.inputs(Command::Train).into_iter();
+    let mut files: Vec<String> = inputs
+        .filter(|(key, _)| key == "reward.0.file")
+        .map(|(_, path)| path.file_name().expect("a file").to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    assert_eq!(files, ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]);
+}

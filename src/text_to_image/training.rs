@@ -8,6 +8,7 @@ use super::pipeline::{Encoders, TextToImage, folder_of};
 use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
+use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::model::text::CLIP_TOKENS;
 use crate::model::{
@@ -18,6 +19,9 @@ use crate::shape::ImageShape;
 /// Tokens that T5 contributes, as in the published pipelines.
 const T5_TOKENS: usize = 256;
 
+/// Prompts that are evaluated unless the configuration names some.
+const MAX_EVALUATED: usize = 64;
+
 /// A text-to-image model with its prompts, before anything large is read.
 #[derive(Debug)]
 pub struct TextBase {
@@ -27,6 +31,8 @@ pub struct TextBase {
     embeddings: Embeddings,
     decoder: Shared<dyn LatentDecoder>,
     size: [usize; 2],
+    /// The noise levels of rollouts, and those of the pipeline.
+    schedule: (Schedule, Schedule),
 }
 
 /// Where the embeddings of the prompts come from.
@@ -105,7 +111,16 @@ impl TextBase {
                 (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size })
+        if config.eval.classes.is_empty() && texts.len() > MAX_EVALUATED {
+            return Err(Error::input(format!(
+                "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
+                 prompts by number, such as [0, 1, 2, 3]",
+                config.eval.count,
+                texts.len()
+            )));
+        }
+        let schedule = (config.rollout.schedule.clone(), model.schedule(None));
+        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
@@ -132,6 +147,13 @@ impl TextBase {
     /// # Errors
     /// If an encoder is damaged, or the device does not have enough memory.
     pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+        let (rollout, own) = &self.schedule;
+        if *rollout == Schedule::default() && rollout != own {
+            warn(
+                "`rollout.schedule` is linear, but the model is sampled along shifted noise levels: set it to \
+                 { kind = \"static-shift\", shift = 3.0 }, for instance",
+            );
+        }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) => {

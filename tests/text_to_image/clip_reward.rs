@@ -159,7 +159,7 @@ fn mistakes_get_one_sentence_without_a_device() {
             3,
             "`model_type` is \"siglip\"",
         ),
-        (&edit("config.json", "\"text_config\"", "\"text\""), 3, "missing field `text_config`"),
+        (&edit("config.json", "\"gelu\"", "\"swish\""), 3, "`hidden_act` is \"swish\""),
         (&remove("tokenizer.json"), 3, "has neither tokenizer.json nor both vocab.json and merges.txt"),
         (&edit("preprocessor_config.json", "\"resample\": 3", "\"resample\": 2"), 3, "`resample` is 2"),
         (&remove("model.safetensors"), 3, "has neither model.safetensors nor"),

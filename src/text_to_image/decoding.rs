@@ -1,7 +1,7 @@
 //! Latents to pictures, by the autoencoder of a pipeline or by a small one in its place.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::pipeline::{TextToImage, out_of_memory};
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ const LEAST_TILE: usize = 8;
 pub struct PictureDecoder {
     config: AutoencoderConfig,
     weights: StoredTensors,
+    /// The side of tiles, chosen when first needed: tiles of another size would change the last bits of a picture.
+    chosen: OnceLock<usize>,
 }
 
 impl PictureDecoder {
@@ -61,7 +63,7 @@ impl PictureDecoder {
             let found = config.picture_channels()[1];
             return Err(Error::input(format!("{} makes pictures of {found} channels: 3 are needed", path.display())));
         }
-        Ok(Self { config, weights })
+        Ok(Self { config, weights, chosen: OnceLock::new() })
     }
 
     /// Pixels along a side of a latent.
@@ -100,9 +102,14 @@ impl PictureDecoder {
         }
         let autoencoder = Autoencoder::from_tensors(self.weights.name(), self.config.clone(), tensors)?;
         let mut decoder = autoencoder.decoder(gpu, 1).map_err(out_of_memory)?;
-        if let Some(tile) = tile {
-            decoder = decoder.with_tile(tile);
-        }
+        let tile = match tile.or_else(|| self.chosen.get().copied()) {
+            Some(tile) => tile,
+            None => {
+                let [rows, columns] = decoder.tile_of(size)?;
+                *self.chosen.get_or_init(|| rows.max(columns))
+            }
+        };
+        decoder = decoder.with_tile(tile);
         decoder.decode_each(latents, size, take)
     }
 }

@@ -44,7 +44,7 @@ fn only_parsed(arguments: &str) -> Option<&'static str> {
         let stem = word.split('.').next().unwrap_or_default();
         stem.len() > 1 && stem.chars().all(|letter| letter.is_ascii_uppercase())
     };
-    if arguments.split(' ').any(|word| is_placeholder(word) || word.starts_with("SiT-")) {
+    if arguments.split([' ', '=']).any(|word| is_placeholder(word) || word.starts_with("SiT-")) {
         return Some("it names a file of the reader's");
     }
     if arguments.contains("configs/rewards/http.toml") {

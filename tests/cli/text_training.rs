@@ -18,7 +18,6 @@ const CONFIGURATION: &str = r#"
     weights = "f16"
     [prompts]
     file = "prompts.txt"
-    negative = "blurry"
     [rollout]
     steps = 2
     groups = 2
@@ -117,7 +116,7 @@ fn prompts_can_be_encoded_before() {
     let model = pipeline().display().to_string();
     let mut encode =
         program(here.0.path(), "-q encode --prompts prompts.txt --precision f32 --out conditions.safetensors");
-    Ended::of(encode.args(["--model", &model, "--negative-prompt", "blurry"])).succeeds();
+    Ended::of(encode.args(["--model", &model])).succeeds();
     let train = "-q train --config train.toml --set train.iterations=1";
     here.run(&format!("{train} --out texts")).succeeds();
     here.run(&format!("{train} --out encoded --set prompts.file=conditions.safetensors")).succeeds();
@@ -133,6 +132,7 @@ fn mistakes_in_runs_with_prompts_get_one_sentence() {
     for (set, says) in [
         ("prompts.file=nowhere.txt", "cannot read nowhere.txt"),
         ("prompts.file=latin.txt", "is not UTF-8"),
+        ("prompts.negative=[1]", "`prompts.negative`"),
         ("model.size=[60,64]", "`model.size` is 60x64: width and height must be multiples of 16"),
         ("model.folder=prompts.txt", "which is not a text-to-image model"),
         ("model.folder=no-org/no-model", "nothing is downloaded"),

@@ -207,8 +207,11 @@ impl Decoder {
         Ok(())
     }
 
-    /// The size of tiles, which is that of the picture if it fits.
-    fn tile_of(&self, size: [usize; 2]) -> Result<[usize; 2]> {
+    /// The size of tiles for latents of a size, `[rows, columns]`: all of them if the device has room.
+    ///
+    /// # Errors
+    /// If it does not have room for the smallest tiles.
+    pub fn tile_of(&self, size: [usize; 2]) -> Result<[usize; 2]> {
         if let Some(tile) = self.tile {
             return Ok(size.map(|extent| extent.min(tile)));
         }

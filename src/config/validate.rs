@@ -65,6 +65,12 @@ impl Config {
         self.preview.chosen_classes(num_classes).map(drop)
     }
 
+    /// Whether any velocity of an update is guided: the policy's, or that of the reference.
+    pub fn guides_updates(&self) -> bool {
+        let reference = &self.objective.reference;
+        self.rollout.guidance_scale != 1.0 || (reference.beta > 0.0 && reference.guidance_scale != 1.0)
+    }
+
     /// Samples of a rollout: groups x group_size, or `usize::MAX` if that is more.
     pub fn samples_per_rollout(&self) -> usize {
         self.rollout.groups.saturating_mul(self.rollout.group_size)

@@ -121,13 +121,15 @@ impl ConditionInput {
     ///
     /// # Errors
     /// If the embeddings of a prompt cannot be read.
+    ///
+    /// # Panics
+    /// If the table of prompts does not have such a row.
     pub fn write(self, plan: &Plan, model: &FlowModel, conditions: &[u32]) -> Result<()> {
         match (self, model) {
             (Self::Classes(tensor), _) => plan.write(tensor, conditions),
             (Self::Prompts { given, negative }, FlowModel::Mmdit(mmdit)) => {
                 let table = &*mmdit.prompts;
-                let row = |condition: &u32| (*condition as usize).min(table.prompts().len());
-                let rows: Vec<usize> = conditions.iter().map(row).collect();
+                let rows: Vec<usize> = conditions.iter().map(|condition| *condition as usize).collect();
                 write_prompts(plan, given, table, &rows)?;
                 if let Some(negative) = negative {
                     write_prompts(plan, negative, table, &vec![table.prompts().len(); rows.len()])?;
@@ -144,7 +146,9 @@ impl ConditionInput {
 fn write_prompts(plan: &Plan, to: Prompts, table: &dyn PromptSource, rows: &[usize]) -> Result<()> {
     let (mut context, mut pooled) = (Vec::new(), Vec::new());
     for same in rows.chunk_by(|a, b| a == b) {
-        let prompt = Some(same[0]).filter(|row| *row < table.prompts().len());
+        let (row, prompts) = (same[0], table.prompts().len());
+        assert!(row <= prompts, "row {row} of a table of {prompts} prompts");
+        let prompt = Some(row).filter(|row| *row < prompts);
         let found = table.embedding(prompt)?;
         for _ in same {
             context.extend_from_slice(&found.context);

@@ -121,12 +121,6 @@ pub struct UpdateGraph {
     pub halves: Option<Halves>,
 }
 
-/// Whether any velocity of an update is guided.
-fn is_guided(config: &Config) -> bool {
-    let reference = &config.objective.reference;
-    config.rollout.guidance_scale != 1.0 || (reference.beta > 0.0 && reference.guidance_scale != 1.0)
-}
-
 impl UpdateGraph {
     /// Keeps the [`Terms`] readable.
     pub fn keep_terms(&mut self) {
@@ -146,7 +140,7 @@ impl UpdateGraph {
         let mut graph = Graph::new();
         let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
-        let condition = ConditionInput::declare(&mut graph, model, batch, is_guided(config));
+        let condition = ConditionInput::declare(&mut graph, model, batch, config.guides_updates());
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         let rows = graph.input("sampler rows", &[batch, 3]);
         let advantages = graph.input("advantages", &[batch]);

@@ -102,7 +102,7 @@ impl TextBase {
         let (texts, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), is_guided(config))?;
+                conditions.check(model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
@@ -164,11 +164,4 @@ impl TextBase {
         };
         self.with(Shared(conditions))
     }
-}
-
-/// Whether any velocity of a run is guided.
-fn is_guided(config: &Config) -> bool {
-    let reference = &config.objective.reference;
-    let scales = [config.rollout.guidance_scale, config.eval.guidance_scale];
-    scales.into_iter().any(|scale| scale != 1.0) || (reference.beta > 0.0 && reference.guidance_scale != 1.0)
 }

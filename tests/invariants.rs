@@ -3,6 +3,7 @@
 mod common;
 
 mod invariants {
+    mod adapter_files;
     mod chunks;
     mod dump;
     mod gradient_check;

@@ -7,6 +7,7 @@ mod text_to_image {
     mod clip_reward;
     mod folder;
     mod mmdit;
+    mod mmdit_files;
     mod text;
     mod text_input;
     mod training;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::file::{Model, gather, parse_tensors, scatter, serialize};
+use super::file::{gather, parse_tensors, scatter, serialize};
 use super::flow_model::FlowModel;
 use super::layout::{Entry, Layout, MOST};
 use super::lora::{Adaptable, Lora, LoraLayer, matches};
@@ -142,21 +142,6 @@ impl Adapter {
     pub fn save(&self, folder: &Path, base: &impl Adaptable) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
         self.files(base).iter().try_for_each(|(name, bytes)| write_atomically(&folder.join(name), bytes))
-    }
-
-    /// A model with `scale` times the adapter merged into its weights: W + scale · (alpha / rank) · B·A, summed in f64
-    /// and rounded once. All other weights keep their bits. [`StoredModel::with_adapter`](super::StoredModel) does it
-    /// tensor by tensor.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if `model` is not a flow model, or a sum is too large for an f32.
-    pub fn merge(&self, name: &str, model: &Model, scale: f64) -> Result<Model> {
-        let merge = Merge::new(name, self.clone(), &model.flow_model(name)?, scale);
-        let mut merged = model.clone();
-        for entry in model.kind.layout().entries() {
-            merge.apply(entry, &mut merged.weights[entry.offset..][..entry.elements()])?;
-        }
-        Ok(merged)
     }
 
     /// Adds `scale` times a layer's part, given by its index in [`Lora::layers`] and by [`Lora::layout`], to the weight of

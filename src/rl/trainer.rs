@@ -331,15 +331,6 @@ impl Trainer {
         &mut self.rewards
     }
 
-    /// The averaged adapter; `None` if all weights are trained.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn averaged_adapter(&self) -> Result<Option<Adapter>> {
-        let Some(lora) = self.network.lora.clone() else { return Ok(None) };
-        Ok(Some(Adapter { lora, weights: self.optimizer.read(AVERAGE)? }))
-    }
-
     /// The averaged weights as files: those of a model or, if one is trained, of an adapter and the record of its base.
     ///
     /// # Errors

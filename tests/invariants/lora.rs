@@ -6,14 +6,10 @@ use std::path::Path;
 use flowdppo_wgpu::config::{ADAPTER_BASE, Config, LoraReference, ObjectiveName, Sampler, WeightType};
 use flowdppo_wgpu::files::Content;
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Origin, Plan, Stores};
-use flowdppo_wgpu::model::{
-    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, ConditionInput, Model, Network, StoredModel, Tensors, parse_tensors,
-    read_tensors, write_tensors,
-};
-use flowdppo_wgpu::optimizer::PARAMETERS;
+use flowdppo_wgpu::model::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, BASE, ConditionInput, Model, Network, StoredModel};
+use flowdppo_wgpu::optimizer::{AVERAGE, PARAMETERS};
 use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 use flowdppo_wgpu::run::checkpoint;
-use serde_json::{Value, json};
 
 use crate::common::{Random, gpu, nmse, tiny};
 use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of, saved};
@@ -61,6 +57,35 @@ fn velocity(model: &Model, adapter: Option<&Adapter>, guidance_scale: f32) -> Ve
     plan.write(labels, &[0_u32, 1, 2, 0]);
     plan.run().expect("the device works");
     plan.read(&[v]).expect("the device works")
+}
+
+/// The averaged adapter of a run.
+fn averaged(trainer: &Trainer) -> Adapter {
+    let lora = trainer.network().lora.clone().expect("an adapter is trained");
+    Adapter { lora, weights: trainer.optimizer.read(AVERAGE).expect("the device works") }
+}
+
+/// W + scale · (alpha / rank) · B·A of every adapted layer, by the definition: summed in f64 and rounded once.
+fn merged(adapter: &Adapter, model: &Model, scale: f64) -> Model {
+    let mut merged = model.clone();
+    let (base, matrices) = (model.kind.layout(), adapter.lora.layout(&flow_model_of(model)));
+    let values = |name: String| {
+        let entry = matrices.entries().iter().find(|entry| entry.name == name).expect("the layer has it");
+        &adapter.weights[entry.offset..entry.offset + entry.elements()]
+    };
+    for layer in adapter.lora.layers() {
+        let (a, b) =
+            (values(format!("{}.lora_A.weight", layer.layer)), values(format!("{}.lora_B.weight", layer.layer)));
+        let weight = format!("{}.weight", layer.layer);
+        let entry = base.entries().iter().find(|entry| entry.name == weight).expect("the base has the layer");
+        let (inputs, factor) = (a.len() / layer.rank, scale * f64::from(layer.alpha) / layer.rank as f64);
+        for (at, value) in merged.weights[entry.offset..entry.offset + entry.elements()].iter_mut().enumerate() {
+            let (output, input) = (at / inputs, at % inputs);
+            let product = |r: usize| f64::from(b[output * layer.rank + r]) * f64::from(a[r * inputs + input]);
+            *value = (f64::from(*value) + factor * (0..layer.rank).map(product).sum::<f64>()) as f32;
+        }
+    }
+    merged
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -122,19 +147,19 @@ fn an_update_computes_no_unused_gradient() {
 fn merged_weights_compute_the_same_as_the_adapter() {
     let model = tiny::dit(2);
     let new = adapter(&model);
-    assert!(new.merge("it", &model, 1.0).expect("it fits") == model, "B is zero");
+    assert!(merged(&new, &model, 1.0) == model, "B is zero");
     let adapter = disturb_adapter(&model, new, 0.2, 6);
     let base = velocity(&model, None, 2.0);
     let with: Vec<f64> = velocity(&model, Some(&adapter), 2.0).into_iter().map(f64::from).collect();
-    let merged = adapter.merge("it", &model, 1.0).expect("it fits");
+    let all = merged(&adapter, &model, 1.0);
     // 1e-5 relative: W + B·A is rounded once, x·A and its product with B in each of a dozen layers on the other side.
-    let error = nmse(&velocity(&merged, None, 2.0), &with).sqrt();
+    let error = nmse(&velocity(&all, None, 2.0), &with).sqrt();
     assert!(error < 1e-5, "relative error {error:.1e}");
     assert!(nmse(&base, &with) > 1e-2, "the adapter does something");
-    assert_eq!(bits(&adapter.merge("it", &model, 0.0).expect("it fits").weights), bits(&model.weights));
+    assert_eq!(bits(&merged(&adapter, &model, 0.0).weights), bits(&model.weights));
     // Merging half of it twice equals merging all of it, up to the rounding in between.
-    let half = adapter.merge("it", &model, 0.5).expect("it fits");
-    let twice = adapter.merge("it", &half, 0.5).expect("it fits");
+    let half = merged(&adapter, &model, 0.5);
+    let twice = merged(&adapter, &half, 0.5);
     assert!(nmse(&velocity(&twice, None, 2.0), &with).sqrt() < 1e-5);
     assert!(nmse(&velocity(&half, None, 2.0), &with) > 1e-3);
 }
@@ -234,8 +259,9 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
             "state.json",
         ];
         assert_eq!(names, expected);
-        let averaged = Adapter::load(&checkpoints.join("000002"), &flow_model_of(&model)).expect("it is an adapter");
-        assert_eq!(Some(averaged), first.averaged_adapter().expect("the device works"));
+        let found_adapter =
+            Adapter::load(&checkpoints.join("000002"), &flow_model_of(&model)).expect("it is an adapter");
+        assert_eq!(found_adapter, averaged(&first));
 
         let refusal = |trainer: &mut Trainer| trainer.restore(&found).expect_err("it is another run").to_string();
         let other = tiny::disturbed(model.clone(), 0.01, 9);
@@ -269,7 +295,7 @@ fn full_training_is_also_bound_to_its_base() {
     assert!(message.contains("was trained from a base whose weights have the CRC-32"), "{message}");
     // Older versions did not record the base.
     let (_, state) = files.iter_mut().find(|(name, _)| *name == "state.json").expect("it is there");
-    let mut value: Value = serde_json::from_slice(state).expect("it is JSON");
+    let mut value: serde_json::Value = serde_json::from_slice(state).expect("it is JSON");
     let keys = value.as_object_mut().expect("it is a table");
     assert!(["base_crc32", "adapter"].iter().all(|key| keys.remove(*key).is_some()));
     *state = value.to_string().into_bytes();
@@ -277,20 +303,20 @@ fn full_training_is_also_bound_to_its_base() {
 }
 
 #[test]
-fn an_adapter_is_the_same_merged_at_once_or_tensor_by_tensor() {
+fn an_adapter_is_merged_by_its_definition() {
     let (folder, file) = classifier_file();
     let model = tiny::dit(1);
     let path = folder.path().join("base.safetensors");
     model.save(&path).expect("the folder is writable");
     let mut trainer = trainer(&file, &model, |_| {});
     trainer.iteration(0).expect("the device works");
-    let adapter = trainer.averaged_adapter().expect("the device works").expect("there is one");
+    let adapter = averaged(&trainer);
     for scale in [1.0, -0.5] {
-        let merged = adapter.merge("it", &model, scale).expect("it fits");
+        let expected = merged(&adapter, &model, scale);
         let stored = StoredModel::open(&path).expect("it is whole");
         let stored = stored.with_adapter("it", adapter.clone(), scale).expect("it is a flow model");
-        assert!(stored.in_memory().expect("it fits") == merged && merged != model, "scale {scale}");
-        assert!(stored.file().bytes().expect("it fits") == merged.to_bytes(), "scale {scale}");
+        assert!(stored.in_memory().expect("it fits") == expected && expected != model, "scale {scale}");
+        assert!(stored.file().bytes().expect("it fits") == expected.to_bytes(), "scale {scale}");
     }
 }
 
@@ -300,13 +326,13 @@ fn training_continues_from_a_saved_adapter() {
     let model = tiny::dit(1);
     let mut first = trainer(&file, &model, |_| {});
     first.iteration(0).expect("the device works");
-    let saved = first.averaged_adapter().expect("the device works").expect("there is one");
+    let saved = averaged(&first);
     let path = folder.path().join("adapter");
     saved.save(&path, &flow_model_of(&model)).expect("the folder is writable");
     let second = trainer(&file, &model, |config| {
         (config.lora.rank, config.lora.adapter) = (0, Some(path.clone()));
     });
-    assert_eq!(second.averaged_adapter().expect("the device works"), Some(saved));
+    assert_eq!(averaged(&second), saved);
     let mut config = config();
     (config.lora.rank, config.lora.adapter) = (5, Some(path));
     let message = Adapter::begin(&config, &flow_model_of(&model)).expect_err("it has another rank").to_string();
@@ -318,7 +344,7 @@ fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone
     let (folder, file) = classifier_file();
     let model = tiny::dit(1);
     let path = folder.path().join("adapter");
-    trainer(&file, &model, |_| {}).averaged_adapter().unwrap().unwrap().save(&path, &flow_model_of(&model)).unwrap();
+    averaged(&trainer(&file, &model, |_| {})).save(&path, &flow_model_of(&model)).unwrap();
     let resumed = |reference| {
         trainer(&file, &model, |config| {
             (config.lora.rank, config.lora.adapter, config.lora.reference) = (0, Some(path.clone()), reference);
@@ -338,158 +364,4 @@ fn a_checkpoint_without_the_adapter_at_the_start_is_measured_from_the_base_alone
     assert_eq!(restored(LoraReference::Base, &files).expect("it measures like that version"), 1);
     let message = restored(LoraReference::Start, &files).expect_err("nothing says where it began").to_string();
     assert!(message.contains("resume with --set lora.reference=base"), "{message}");
-}
-
-/// The configuration that PEFT wrote for another model, for the layers of ours.
-fn peft_config() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd3_lora_peft/adapter_config.json");
-    let mut config: Value = serde_json::from_slice(&std::fs::read(path).expect("it ships")).expect("it is JSON");
-    config["target_modules"] = json!(["attn.qkv", "attn.proj"]);
-    config
-}
-
-/// A folder as PEFT writes it, with an adapter of rank 4 on the attention of the tiny model.
-fn peft_folder(change: impl Fn(&mut Value, &mut Tensors)) -> tempfile::TempDir {
-    let mut config = peft_config();
-    let mut tensors = Tensors::new();
-    let mut random = Random(8);
-    for block in 0..2 {
-        for (layer, outputs) in [("qkv", 48), ("proj", 16)] {
-            for (part, shape) in [("lora_A", vec![4, 16]), ("lora_B", vec![outputs, 4])] {
-                let values = (0..shape.iter().product()).map(|_| 0.2 * random.normal() as f32).collect();
-                let name = format!("base_model.model.blocks.{block}.attn.{layer}.{part}.weight");
-                tensors.insert(name, (shape, values));
-            }
-        }
-    }
-    change(&mut config, &mut tensors);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    std::fs::write(folder.path().join(ADAPTER_CONFIG), config.to_string()).expect("it is writable");
-    write_tensors(&folder.path().join(ADAPTER_MODEL), &tensors).expect("it is writable");
-    folder
-}
-
-#[test]
-fn an_adapter_of_peft_is_read_and_written_again() {
-    let model = tiny::dit(2);
-    let flow_model = &flow_model_of(&model);
-    let folder = peft_folder(|_, _| {});
-    let adapter = Adapter::load(folder.path(), flow_model).expect("it is plain LoRA");
-    assert_eq!(adapter.lora.layers().len(), 4);
-    assert!(adapter.lora.layers().iter().all(|layer| (layer.rank, layer.alpha, layer.factor()) == (4, 8.0, 2.0)));
-
-    let [(config_name, config), (model_name, bytes)] = adapter.files(flow_model);
-    assert_eq!([config_name, model_name], [ADAPTER_CONFIG, ADAPTER_MODEL]);
-    let written = parse_tensors("it", &bytes).expect("it is complete");
-    assert_eq!(written, read_tensors(&folder.path().join(ADAPTER_MODEL)).expect("it is complete"));
-    assert!(Adapter::from_bytes("it", [&config, &bytes], flow_model).expect("it is ours") == adapter);
-    // No key that PEFT does not know, and all values are what it takes them to be.
-    let (ours, peft): (Value, Value) = (serde_json::from_slice(&config).expect("it is JSON"), peft_config());
-    for (key, value) in ours.as_object().expect("it is a table") {
-        let known = peft.get(key).unwrap_or_else(|| panic!("PEFT has no key {key}"));
-        let differs = ["target_modules", "init_lora_weights", "auto_mapping"].contains(&key.as_str());
-        assert!(differs || known == value, "{key} is {value}, PEFT wrote {known}");
-    }
-
-    // These initialisations do not change the base.
-    for beginning in [json!(null), json!(true), json!(false), json!("gaussian"), json!("orthogonal"), json!("eva")] {
-        let folder = peft_folder(|config, _| config["init_lora_weights"] = beginning.clone());
-        assert!(Adapter::load(folder.path(), flow_model).expect("it is plain LoRA") == adapter);
-    }
-
-    // Ranks, alphas and factors of single layers.
-    let folder = peft_folder(|config, tensors| {
-        config["rank_pattern"] = json!({"blocks.1.attn.proj": 2});
-        // Two keys give a layer the same value.
-        config["alpha_pattern"] = json!({"attn.qkv": 3.5, "blocks.1.attn.qkv": 3.5});
-        config["use_rslora"] = json!(true);
-        tensors.insert("base_model.model.blocks.1.attn.proj.lora_A.weight".into(), (vec![2, 16], vec![0.5; 32]));
-        tensors.insert("base_model.model.blocks.1.attn.proj.lora_B.weight".into(), (vec![16, 2], vec![0.5; 32]));
-    });
-    let adapter = Adapter::load(folder.path(), flow_model).expect("it is plain LoRA");
-    let factors: Vec<f64> = adapter.lora.layers().iter().map(|it| it.factor()).collect();
-    for (actual, expected) in factors.iter().zip([3.5 / 2.0, 4.0, 3.5 / 2.0, 8.0 / 2_f64.sqrt()]) {
-        // Alpha is an f32.
-        assert!((actual - expected).abs() < 1e-6, "{factors:?}");
-    }
-    let [(_, config), (_, bytes)] = adapter.files(flow_model);
-    assert!(Adapter::from_bytes("it", [&config, &bytes], flow_model).expect("it is ours") == adapter);
-}
-
-#[test]
-fn a_wrong_adapter_says_what_is_wrong() {
-    let model = tiny::dit(2);
-    fn set(key: &'static str, value: Value) -> impl Fn(&mut Value, &mut Tensors) {
-        move |config, _| config[key] = value.clone()
-    }
-    const PROJ: &str = "base_model.model.blocks.1.attn.proj.lora_A.weight";
-    type Change = Box<dyn Fn(&mut Value, &mut Tensors)>;
-    let cases: Vec<(Change, &[&str])> = vec![
-        (Box::new(set("use_dora", json!(true))), &["`use_dora` = true", "only plain LoRA can be read"]),
-        (Box::new(set("bias", json!("all"))), &["`bias` = \"all\"", "which has \"none\""]),
-        (Box::new(set("modules_to_save", json!(["y_embedder"]))), &["`modules_to_save`", "only plain LoRA"]),
-        (Box::new(set("peft_type", json!("LOHA"))), &["`peft_type` = \"LOHA\"", "only \"LORA\""]),
-        (Box::new(set("kasa_config", json!({}))), &["`kasa_config` = {}", "only plain LoRA"]),
-        (Box::new(set("arrow_config", json!({"top_k": 3}))), &["`arrow_config` = {\"top_k\":3}", "only plain LoRA"]),
-        (Box::new(set("use_bdlora", json!({"nblocks": 2}))), &["`use_bdlora`", "only plain LoRA"]),
-        (
-            Box::new(set("init_lora_weights", json!("pissa_niter_4"))),
-            &["`init_lora_weights` = \"pissa_niter_4\"", "may have changed the weights of the base"],
-        ),
-        (
-            Box::new(set("alpha_pattern", json!({"attn\\.(qkv|proj)": 16}))),
-            &["`alpha_pattern` has the key \"attn\\.(qkv|proj)\"", "none of the adapter's layers"],
-        ),
-        (Box::new(set("alpha_pattern", json!({".*qkv": 16}))), &["`alpha_pattern` has the key \".*qkv\""]),
-        (Box::new(set("rank_pattern", json!({"mlp.fc1": 8}))), &["`rank_pattern` has the key \"mlp.fc1\""]),
-        (
-            Box::new(set("alpha_pattern", json!({"qkv": 2, "blocks.1.attn.qkv": 16}))),
-            &["`alpha_pattern` sets blocks.1.attn.qkv to 16 with \"blocks.1.attn.qkv\" and to 2 with \"qkv\""],
-        ),
-        (Box::new(set("target_modules", json!(".*qkv"))), &["the regular expression `target_modules` = \".*qkv\""]),
-        (Box::new(set("target_modules", json!([]))), &["an empty list of `target_modules`"]),
-        (
-            Box::new(set("target_modules", json!(["attn.qvk"]))),
-            &["\"attn.qvk\", which is not a layer of the model", "did you mean \"attn.qkv\"?", "blocks.*.mlp.fc1"],
-        ),
-        (Box::new(set("target_modules", json!(["attn.to_q"]))), &["\"attn.to_q\", which is not a layer of the model"]),
-        (Box::new(set("r", json!(0))), &["rank 0 and alpha 8 at blocks.0.attn.qkv", "a rank from 1"]),
-        (Box::new(set("r", json!("four"))), &["is not the configuration of an adapter"]),
-        (Box::new(set("r", json!(8))), &["has shape [4, 16], but [8, 16] is expected"]),
-        (
-            Box::new(|_, tensors| drop(tensors.remove(PROJ))),
-            &["is missing the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight` of shape [4, 16]"],
-        ),
-        (
-            Box::new(|_, tensors| {
-                let tensor = tensors.remove(PROJ).expect("it is there");
-                tensors.insert(PROJ.replace("proj", "prij"), tensor);
-            }),
-            &[
-                "is missing the tensor `base_model.model.blocks.1.attn.proj.lora_A.weight`",
-                "it has `base_model.model.blocks.1.attn.prij",
-            ],
-        ),
-        (
-            Box::new(|_, tensors| drop(tensors.insert("other".into(), (vec![1], vec![0.0])))),
-            &["has a tensor `other` that its network does not have"],
-        ),
-        (
-            Box::new(|_, tensors| tensors.get_mut(PROJ).expect("it is there").1[3] = f32::INFINITY),
-            &["is not finite at element 3"],
-        ),
-    ];
-    // Empty lists mean the same as null.
-    for key in ["modules_to_save", "layers_to_transform", "exclude_modules", "trainable_token_indices"] {
-        let folder = peft_folder(set(key, json!([])));
-        Adapter::load(folder.path(), &flow_model_of(&model)).unwrap_or_else(|cause| panic!("{key}: {cause}"));
-    }
-    for (change, parts) in cases {
-        let folder = peft_folder(change);
-        let message = Adapter::load(folder.path(), &flow_model_of(&model)).expect_err("it is wrong").to_string();
-        assert!(message.contains(&folder.path().display().to_string()), "{message}");
-        for part in parts {
-            assert!(message.contains(part), "{message}\nlacks: {part}");
-        }
-    }
 }

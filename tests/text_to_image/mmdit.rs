@@ -9,9 +9,10 @@ use flowdppo_wgpu::config::WeightType;
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, StoreMemory, Stores, Tensor};
+use flowdppo_wgpu::model::folder::StoredTensors;
 use flowdppo_wgpu::model::{
-    Adapter, BASE, ConditionInput, DIFFUSERS_ADAPTER, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig,
-    Network, PromptEmbedding, PromptSource, Prompts, Shared, Tensors, TextModel, read_tensors, serialize_tensors,
+    Adapter, BASE, ConditionInput, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig, Network,
+    PromptEmbedding, PromptSource, Prompts, Shared, StoredTransformer, Tensors, TextModel, WeightSource, read_tensors,
 };
 use flowdppo_wgpu::shape::ImageShape;
 
@@ -26,15 +27,15 @@ const FORWARD: f64 = 1e-5;
 /// Relative to the largest value of each tensor, against gradients in f64: twice as many layers.
 const GRADIENT: f64 = 2e-5;
 
-fn formats(name: &str) -> PathBuf {
+pub(super) fn formats(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
 }
 
-fn file(name: &str) -> Tensors {
+pub(super) fn file(name: &str) -> Tensors {
     read_tensors(&formats(name)).expect("the file is complete")
 }
 
-fn config(folder: &str) -> MmditConfig {
+pub(super) fn config(folder: &str) -> MmditConfig {
     let bytes = std::fs::read(formats(folder).join("config.json")).expect("the file is there");
     MmditConfig::from_diffusers(folder, &bytes).expect("it describes a transformer")
 }
@@ -75,15 +76,28 @@ fn network(config: MmditConfig, size: [usize; 2]) -> Network {
     (&FlowModel::Mmdit(model)).into()
 }
 
+/// All weights of a transformer for latents of a size, from the file of its folder.
+pub(super) fn weights(config: &MmditConfig, size: [usize; 2], folder: &str) -> Vec<f32> {
+    let path = formats(folder).join("diffusion_pytorch_model.safetensors");
+    let tensors = StoredTensors::open(&path).expect("the file is complete");
+    let stored = StoredTransformer::new(config, size, &tensors).expect("the weights fit");
+    let layout = config.layout(size);
+    let mut weights = vec![0.0; layout.elements()];
+    for entry in layout.entries() {
+        let values = stored.read(entry).expect("the file is complete");
+        weights[entry.offset..entry.offset + values.len()].copy_from_slice(&values);
+    }
+    weights
+}
+
 /// The transformer of a folder for latents of a size, with all of its weights.
 fn model(folder: &str, size: [usize; 2]) -> (Network, Vec<f32>) {
     let config = config(folder);
-    let tensors = file(&format!("{folder}/diffusion_pytorch_model.safetensors"));
-    let weights = config.gather(folder, size, tensors).expect("the weights fit");
+    let weights = weights(&config, size, folder);
     (network(config, size), weights)
 }
 
-const SD35: &str = "sd35_tiny_pipeline/transformer";
+pub(super) const SD35: &str = "sd35_tiny_pipeline/transformer";
 
 /// The largest difference, relative to the largest expected value.
 fn error(actual: &[f32], expected: &[f32]) -> f64 {
@@ -369,7 +383,7 @@ fn recomputed_blocks_have_the_same_bits() {
 }
 
 /// A network with the reference adapter, the weights of the adapter, and those of the base.
-fn adapted() -> (Network, Adapter, Vec<f32>) {
+pub(super) fn adapted() -> (Network, Adapter, Vec<f32>) {
     let (network, base) = model(SD35, [12, 8]);
     let adapter =
         Adapter::load(&formats("sd35_tiny_gradients/lora_peft"), &network.model.layout()).expect("it is LoRA");
@@ -420,105 +434,4 @@ fn a_sample_does_not_depend_on_its_batch() {
     let alone = velocity(&model, &request.first(1));
     assert!(both[..alone.len()] == alone);
     assert!(both.len() == 2 * alone.len() && alone.iter().any(|value| *value != 0.0));
-}
-
-#[test]
-fn weights_that_do_not_fit_are_reported_with_the_tensor() {
-    let config = config(SD35);
-    let said = |size: [usize; 2], change: &dyn Fn(&mut Tensors)| {
-        let mut tensors = file(&format!("{SD35}/diffusion_pytorch_model.safetensors"));
-        change(&mut tensors);
-        config.gather("wrong.safetensors", size, tensors).expect_err("it is wrong").to_string()
-    };
-    let replace = |name: &'static str, shape: &'static [usize]| {
-        move |tensors: &mut Tensors| {
-            let values = vec![0.0; shape.iter().product()];
-            assert!(tensors.insert(name.into(), (shape.to_vec(), values)).is_some());
-        }
-    };
-    type Case<'a> = ([usize; 2], &'a dyn Fn(&mut Tensors), &'a str);
-    let cases: [Case<'_>; 7] = [
-        ([8, 8], &|tensors| drop(tensors.remove("pos_embed.pos_embed")), "missing the tensor `pos_embed.pos_embed`"),
-        ([8, 8], &|tensors| drop(tensors.remove("proj_out.bias")), "missing the tensor `proj_out.bias` of shape [64]"),
-        ([8, 8], &replace("pos_embed.pos_embed", &[1, 64, 32]), "[1, 64, 32], but [1, 256, 32] is expected"),
-        ([8, 8], &replace("transformer_blocks.1.norm1.linear.bias", &[288]), "shape [288], but [192] is expected"),
-        (
-            [8, 8],
-            &|tensors| {
-                drop(tensors.insert("transformer_blocks.2.attn.to_add_out.bias".into(), (vec![32], vec![0.0; 32])))
-            },
-            "has a tensor `transformer_blocks.2.attn.to_add_out.bias` that its network does not have",
-        ),
-        ([8, 9], &|_| (), "has latents of 8 x 9: both sizes must be multiples of 2 from 2 to 32"),
-        ([34, 8], &|_| (), "has latents of 34 x 8"),
-    ];
-    for (size, change, reason) in cases {
-        let message = said(size, change);
-        assert!(message.contains("wrong.safetensors") && message.contains(reason), "{message}\nlacks: {reason}");
-    }
-}
-
-#[test]
-fn the_diffusers_file_of_an_adapter_matches_that_of_peft() {
-    let (network, adapter, _) = adapted();
-    let base = network.model.layout();
-    let path = formats("sd35_tiny_gradients/lora_diffusers").join(DIFFUSERS_ADAPTER);
-    assert!(Adapter::load_diffusers(&path, &base).expect("it is LoRA") == adapter);
-    // Written files can be read again, in both formats.
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join(DIFFUSERS_ADAPTER);
-    adapter.save_diffusers(&path, &base).expect("the folder is writable");
-    assert!(Adapter::load_diffusers(&path, &base).expect("it is ours") == adapter);
-    adapter.save(folder.path(), &base).expect("the folder is writable");
-    assert!(Adapter::load(folder.path(), &base).expect("it is ours") == adapter);
-    let theirs = file("sd35_tiny_gradients/lora_peft/adapter_model.safetensors");
-    assert_eq!(read_tensors(&folder.path().join("adapter_model.safetensors")).expect("it is complete"), theirs);
-    // Without a configuration alpha is the rank.
-    let tensors = read_tensors(&path).expect("it is complete");
-    let plain = Adapter::from_diffusers("it", &serialize_tensors(&tensors), &base).expect("it is LoRA");
-    assert_eq!(plain.weights, adapter.weights);
-    assert!(plain.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 4.0));
-}
-
-#[test]
-fn bad_diffusers_files_are_explained() {
-    let base = adapted().0.model.layout();
-    let tensors = file(&format!("sd35_tiny_gradients/lora_diffusers/{DIFFUSERS_ADAPTER}"));
-    let said = |change: &dyn Fn(&mut Tensors)| {
-        let mut tensors = tensors.clone();
-        change(&mut tensors);
-        Adapter::from_diffusers("it", &serialize_tensors(&tensors), &base).expect_err("it is wrong").to_string()
-    };
-    let a = "transformer.transformer_blocks.1.attn.to_q.lora_A.weight";
-    let b = a.replace("lora_A", "lora_B");
-    let renamed = |tensors: &mut Tensors, to: &str| {
-        let tensor = tensors.remove(a).expect("it is there");
-        tensors.insert(to.into(), tensor);
-    };
-    type Case<'a> = (&'a dyn Fn(&mut Tensors), &'a str);
-    let cases: [Case<'_>; 7] = [
-        (
-            &|tensors| drop(tensors.remove(&b)),
-            "missing the tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight`",
-        ),
-        (
-            &|tensors| drop(tensors.remove(a)),
-            "has a tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight` that",
-        ),
-        (&|tensors| renamed(tensors, "text_encoder.layers.0.q.lora_A.weight"), "only those named `transformer.LAYER"),
-        (&|tensors| renamed(tensors, "transformer.x.alpha"), "has a tensor `transformer.x.alpha`"),
-        (
-            &|tensors| renamed(tensors, "transformer.transformer_blocks.1.attn.to_p.lora_A.weight"),
-            "contains \"transformer_blocks.1.attn.to_p\", which is not a layer of the model",
-        ),
-        (
-            &|tensors| drop(tensors.insert(a.into(), (vec![128], vec![0.0; 128]))),
-            "has shape [128], but a matrix is expected",
-        ),
-        (&|tensors| tensors.clear(), "has no tensors of an adapter"),
-    ];
-    for (change, reason) in cases {
-        let message = said(change);
-        assert!(message.starts_with("it") && message.contains(reason), "{message}\nlacks: {reason}");
-    }
 }

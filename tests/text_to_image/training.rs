@@ -24,6 +24,7 @@ use flowdppo_wgpu::sampling::{SampleRequest, SamplerTable, Sampling};
 use flowdppo_wgpu::shape::ImageShape;
 use flowdppo_wgpu::{Error, Result};
 
+use super::mmdit::weights;
 use crate::common::gpu;
 
 fn pipeline() -> PathBuf {
@@ -81,8 +82,7 @@ fn model() -> Model {
     let folder = pipeline().join("transformer");
     let config = std::fs::read(folder.join("config.json")).expect("the file is there");
     let config = MmditConfig::from_diffusers("config.json", &config).expect("it describes a transformer");
-    let tensors = read_tensors(&folder.join("diffusion_pytorch_model.safetensors")).expect("the file is whole");
-    let weights = config.gather("transformer", [8, 8], tensors).expect("the weights fit");
+    let weights = weights(&config, [8, 8], "sd35_tiny_pipeline/transformer");
     let prompts: Vec<String> = ["a red square", "a blue disc"].map(str::to_owned).into();
     let decoder = Vae(Autoencoder::load(&pipeline().join("vae")).expect("the file is whole"));
     let schedule = Schedule::DiffusersStatic { shift: 3.0 };

@@ -3,8 +3,6 @@
 use std::ops::Range;
 
 use super::MmditConfig;
-use crate::error::{Error, Result};
-use crate::model::file::{Tensors, gather};
 use crate::model::layout::Layout;
 
 /// Half the number of time features.
@@ -90,32 +88,8 @@ impl MmditConfig {
         }
     }
 
-    /// Arranges the tensors of a file according to [`MmditConfig::layout`], with the positions of latents `[height,
-    /// width]` from the file's table. Messages call the file `name`.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if the size has no positions, or a tensor is missing, misshapen, unknown or not finite.
-    pub fn gather(&self, name: &str, size: [usize; 2], mut tensors: Tensors) -> Result<Vec<f32>> {
-        self.check_size(name, size)?;
-        if let Some((shape, values)) = tensors.remove(POSITIONS) {
-            let expected = [1, self.positions_side * self.positions_side, self.hidden()];
-            if shape != expected {
-                return Err(Error::input(format!(
-                    "{name}: tensor `{POSITIONS}` has shape {shape:?}, but {expected:?} is expected"
-                )));
-            }
-            let [rows, columns] = self.tokens(size);
-            tensors.insert(POSITIONS.into(), (vec![1, rows * columns, self.hidden()], self.centre(size, &values)));
-        }
-        gather(name, &self.layout(size), tensors)
-    }
-
-    /// The positions of latents `[height, width]`: the centre of the table, or half a token above and left of it.
-    pub fn centre(&self, size: [usize; 2], table: &[f32]) -> Vec<f32> {
-        self.centre_ranges(size).flat_map(|range| &table[range]).copied().collect()
-    }
-
-    /// Where they lie in the table, one row of tokens after the other.
+    /// The positions of latents `[height, width]` in the table: its centre, or above and left of it by half a token. One
+    /// range per row of tokens.
     pub(super) fn centre_ranges(&self, size: [usize; 2]) -> impl Iterator<Item = Range<usize>> {
         let ([rows, columns], side, width) = (self.tokens(size), self.positions_side, self.hidden());
         let [top, left] = [rows, columns].map(|count| (side - count) / 2);

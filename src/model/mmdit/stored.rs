@@ -39,9 +39,14 @@ impl StoredTransformer {
     }
 
     fn check(&self, entry: &Entry) -> Result<()> {
-        let (name, found) = (&entry.name, self.tensors.get(&entry.name)?.shape());
+        let name = &entry.name;
         let side = self.config.positions_side;
         let expected = if name == POSITIONS { vec![1, side * side, self.config.hidden()] } else { entry.shape.clone() };
+        let Some(found) = self.tensors.tensors().get(name) else {
+            let file = self.tensors.name();
+            return Err(Error::input(format!("{file} is missing the tensor `{name}` of shape {expected:?}")));
+        };
+        let found = found.shape();
         if found == expected {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Table lookup: classes to vectors, samples of a rollout to a micro-batch.
+//! Table lookup: classes and tokens to vectors.
 
 use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel};

@@ -1,5 +1,6 @@
 //! Sampling with noise: the trajectories that the policy learns from.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::method::Method;
@@ -60,6 +61,19 @@ pub(super) fn store_bytes(config: &Config, model: &FlowModel) -> Result<Vec<(Sto
     Ok(Method::of(config).stores().iter().map(|store| (*store, bytes)).collect())
 }
 
+/// How a store of `slots` states per sample is cut: between micro-batches, which the sampler copies as one, into chunks
+/// of at most `most` bytes if one micro-batch fits. In words.
+fn chunks(slots: usize, [samples, micro_batch]: [usize; 2], dim: usize, most: Option<u64>) -> Vec<Range<usize>> {
+    let batch = DType::F32.bytes(&[micro_batch, dim]);
+    let batches = most.map_or(usize::MAX, |most| (most / batch).max(1) as usize);
+    let chunk = batches.saturating_mul(micro_batch).min(samples);
+    let slot = |slot: usize| {
+        let first = slot * samples;
+        (first..first + samples).step_by(chunk).map(move |row| row * dim..(row + chunk).min(first + samples) * dim)
+    };
+    (0..slots).flat_map(slot).collect()
+}
+
 impl RolloutCollector {
     /// Binds the policy, whose weights are the parameters of `stores`, to draw these conditions in turn.
     ///
@@ -73,7 +87,9 @@ impl RolloutCollector {
         stores: &Stores,
     ) -> Result<Self> {
         let model = &network.model;
-        let trajectories = store_bytes(config, model)?.into_iter();
+        let rows = config.samples_per_rollout();
+        let chunks =
+            chunks(stored_slots(config)?, [rows, config.rollout_micro_batch()], model.dim(), gpu.chunk_bytes());
         Ok(Self {
             gpu: gpu.clone(),
             config: config.clone(),
@@ -86,13 +102,15 @@ impl RolloutCollector {
                 config.rollout.guidance_scale,
                 stores,
             )?,
-            stores: trajectories
-                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?.into())))
+            stores: Method::of(config)
+                .stores()
+                .iter()
+                .map(|store| Ok((*store, StoreMemory::allocate(gpu, store.0, &chunks)?)))
                 .collect::<Result<_>>()?,
         })
     }
 
-    /// The stores that contain the newest rollout, for the update's plan.
+    /// The stores that contain the newest rollout, from which updates copy.
     pub fn stores(&self) -> Stores {
         self.stores.clone()
     }

@@ -38,6 +38,8 @@ pub struct Updater {
     model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
+    /// The rollout's states and velocities.
+    trajectory: Stores,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
@@ -95,6 +97,7 @@ impl Updater {
         tensors: UpdateGraph,
         dump: Option<UpdateDump>,
     ) -> Result<Self> {
+        let trajectory = tensors.stored.iter().map(|(store, _)| (*store, others[store].clone())).collect();
         let mut stores = optimizer.stores().clone();
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
@@ -105,6 +108,7 @@ impl Updater {
             model: model.clone(),
             tensors,
             plan,
+            trajectory,
             lost_in_half: None,
             record,
             dump,
@@ -212,8 +216,6 @@ impl Updater {
         let row = method.transition(rollout, step);
         let (slot, noise_step) = method.slot_and_noise(rollout, Term { slot, step, epoch });
         let it = &self.tensors;
-        let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
-        self.plan.write(it.indices, &indices);
         self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
@@ -231,7 +233,24 @@ impl Updater {
             self.plan.write(penalty.factor, &vec![factor; batch.len()]);
             self.plan.write(penalty.weight, &vec![reference.beta as f32 * weight; batch.len()]);
         }
+        self.load(batch.iter().map(|sample| slot * samples + sample))?;
         self.plan.run()
+    }
+
+    /// Copies rows of the rollout's stores to where the plan reads a micro-batch. The stores themselves are not bound, so
+    /// they may be larger than what a kernel can read.
+    fn load(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<()> {
+        let bytes = DType::F32.bytes(&[self.model.dim()]);
+        let mut copies = Vec::new();
+        for (store, tensor) in &self.tensors.stored {
+            let batch = self.plan.region(*tensor);
+            for (place, row) in rows.clone().enumerate() {
+                let from = self.trajectory[store].region(row as u64 * bytes, bytes).expect("rows are not cut");
+                let to = Region { buffer: batch.buffer.clone(), offset: batch.offset + place as u64 * bytes, bytes };
+                copies.push((from, to));
+            }
+        }
+        self.gpu.encode(copies.iter().map(|(from, to)| Command::Copy { from, to }))
     }
 
     /// Appends a small result to the record; returns how many bytes it took.

@@ -9,16 +9,16 @@
 //! | loss | [`policy_stats`], [`PolicyObjective`] | [`NftLoss`] |
 
 use super::method::Method;
-use super::rollout::{STATES, VELOCITIES, stored_slots};
+use super::rollout::{STATES, VELOCITIES};
 use crate::autodiff::{Activations, Halves, backward_with};
 use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
 use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Graph, Store, Tensor};
 use crate::model::{ConditionInput, Network};
-use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
+use crate::ops::{NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
 /// The columns of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
@@ -93,8 +93,8 @@ pub struct Terms {
 pub struct UpdateGraph {
     /// The computation.
     pub graph: Graph,
-    /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
-    pub indices: Tensor,
+    /// What each micro-batch copies from the stores of the rollout: `[B, C, H, W]` each.
+    pub stored: Vec<(Store, Tensor)>,
     /// The network's time, `[B]`, from [`crate::model::FlowModel::time_of`].
     pub time: Tensor,
     /// Conditions of the B samples.
@@ -138,7 +138,6 @@ impl UpdateGraph {
         let model = &network.model;
         let batch = config.update_micro_batch();
         let mut graph = Graph::new();
-        let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, model, batch, config.guides_updates());
         let keys = graph.input_indices("noise keys", &[batch, 5]);
@@ -146,14 +145,13 @@ impl UpdateGraph {
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
 
-        let stored = model.batch_shape(stored_slots(config)? * config.samples_per_rollout());
+        let shape = model.batch_shape(batch);
         // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
-        let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
-        let states = graph.stored(STATES.0, &stored, STATES, 0);
-        let state = graph.apply(Embedding, &[states, indices]);
+        let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
+        let state = graph.input("stored state", &shape);
         let mut it = Self {
             graph,
-            indices,
+            stored: vec![(STATES, state)],
             time,
             condition,
             keys,
@@ -169,7 +167,7 @@ impl UpdateGraph {
         };
         let losses = match Method::of(config) {
             Method::Nft => it.record_nft(config, network, state, epsilon),
-            Method::Policy => it.record_policy(config, network, &stored, state, epsilon)?,
+            Method::Policy => it.record_policy(config, network, state, epsilon)?,
         };
         it.graph.keep(it.outcomes);
         let activations =
@@ -183,15 +181,14 @@ impl UpdateGraph {
         &mut self,
         config: &Config,
         network: &Network,
-        stored: &[usize],
         x: Tensor,
         epsilon: Tensor,
     ) -> Result<Vec<(Tensor, Tensor)>> {
         let dim = network.model.dim();
         let batch = config.update_micro_batch();
         let objective = policy_objective(config, dim, 0.0)?;
-        let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
-        let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
+        let v_old = self.graph.input("stored velocity", &network.model.batch_shape(batch));
+        self.stored.push((VELOCITIES, v_old));
         let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
 

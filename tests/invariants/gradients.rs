@@ -13,7 +13,7 @@ use flowdppo_wgpu::model::{Adapter, BASE, Classifier, ConditionInput, FlowModel,
 use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
-use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
+use flowdppo_wgpu::rl::{OUTCOME, Rollout, UpdateGraph};
 
 use super::gradient_check::{Loss, Values};
 use super::lora::disturb_adapter;
@@ -28,12 +28,12 @@ const BEYOND: usize = 7;
 /// p and q of DiffusionNFT.
 const PULLS: [usize; 2] = [5, 6];
 
-/// Inputs of the update for (sample, step)s of a rollout, each with equal weight.
+/// Inputs of the update for (sample, step)s of a rollout with these states and velocities, each with equal weight.
 fn inputs(
     config: &Config,
     it: &UpdateGraph,
     flow_model: &FlowModel,
-    rollout: &Rollout,
+    (rollout, trajectory): (&Rollout, &[Vec<f32>; 2]),
     rows: &[(usize, usize)],
 ) -> Vec<(Tensor, Values)> {
     let is_nft = config.objective.name == ObjectiveName::Nft;
@@ -44,9 +44,10 @@ fn inputs(
     let u32s = |of: &dyn Fn(usize, usize) -> Vec<u32>| -> Values {
         Values::U32(rows.iter().flat_map(|(sample, step)| of(*sample, *step)).collect())
     };
-    let index = |sample: usize, step: usize| {
+    let stored = |values: &[f32], sample: usize, step: usize| {
         let slot = rollout.trained.iter().position(|trained| *trained == step).expect("the step is trained");
-        vec![(if is_nft { sample } else { slot * rollout.requests.len() + sample }) as u32]
+        let row = if is_nft { sample } else { slot * rollout.requests.len() + sample };
+        values[row * flow_model.dim()..][..flow_model.dim()].to_vec()
     };
     let key = |sample: usize, step: usize| {
         NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 }.words().to_vec()
@@ -59,7 +60,6 @@ fn inputs(
     };
     let mean = 1.0 / rows.len() as f32;
     let mut found = vec![
-        (it.indices, u32s(&index)),
         (it.time, f32s(&|_, step| vec![flow_model.time_of(rollout.table.sigmas[step])])),
         (classes_of(it.condition), u32s(&|sample, _| vec![rollout.requests[sample].condition])),
         (it.keys, u32s(&key)),
@@ -67,6 +67,9 @@ fn inputs(
         (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
         (it.weight, Values::F32(vec![mean; rows.len()])),
     ];
+    for ((_, tensor), values) in it.stored.iter().zip(trajectory) {
+        found.push((*tensor, f32s(&|sample, step| stored(values, sample, step))));
+    }
     if let (ObjectiveName::GrpoGuard, Some(step_weight)) = (config.objective.name, it.step_weight) {
         let weight = |_: usize, step: usize| {
             let (sigma, next) = sigmas(step);
@@ -110,7 +113,8 @@ fn an_update_uses_the_samples_of_the_rollout() {
     };
     let (_, _, _, parameters) = learn(1);
     let (records, rollout, trajectory, _) = learn(2);
-    let [states, velocities] = trajectory.map(|words| floats(&words));
+    let trajectory = trajectory.map(|words| floats(&words));
+    let [states, velocities] = &trajectory;
 
     // The noise that led from one trained step to the next is the one that the key says.
     let dim = flow_model.dim();
@@ -121,8 +125,8 @@ fn an_update_uses_the_samples_of_the_rollout() {
             let key = NoiseKey { seed: 0, rollout: 3, sample: sample as u32, step: pair[0] as u32 };
             let at = |values: &[f32], slot: usize, i: usize| f64::from(values[(slot * 12 + sample) * dim + i]);
             for (i, noise) in normals(key, dim).iter().enumerate() {
-                let expected = a * at(&states, slot, i) + b * at(&velocities, slot, i) + s * noise;
-                let actual = at(&states, slot + 1, i);
+                let expected = a * at(states, slot, i) + b * at(velocities, slot, i) + s * noise;
+                let actual = at(states, slot + 1, i);
                 assert!((actual - expected).abs() < 1e-5, "sample {sample}, step {}: {actual}, {expected}", pair[0]);
                 checked += 1;
             }
@@ -134,8 +138,7 @@ fn an_update_uses_the_samples_of_the_rollout() {
     let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
-        let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
-        let inputs = inputs(&config, &it, flow_model, &rollout, rows);
+        let (inputs, stores) = (inputs(&config, &it, flow_model, (&rollout, &trajectory), rows), BTreeMap::new());
         let loss = Loss { graph: &it.graph, inputs, stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
         for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
             actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
@@ -212,7 +215,7 @@ fn the_gradient_of_every_update_is_right() {
         let flow_model = &flow_model_of(&old);
         let mut parts = Parts::new(gpu(), &config, &old);
         let rollout = parts.collect(0);
-        let [states, velocities] = parts.trajectory().map(|words| floats(&words));
+        let trajectory = parts.trajectory().map(|words| floats(&words));
         // The policy has moved since the rollout.
         let new = tiny::disturbed(old.clone(), 0.02, 21);
 
@@ -220,16 +223,12 @@ fn the_gradient_of_every_update_is_right() {
         let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
         let row = rollout.table.rows[rollout.trained[1]];
         let update = |config: &Config| UpdateGraph::record(config, &flow_model.into()).expect("it fits the model");
-        let stores = BTreeMap::from([
-            (PARAMETERS, new.weights.clone()),
-            (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights),
-            (STATES, states.clone()),
-            (VELOCITIES, velocities.clone()),
-        ]);
+        let stores =
+            BTreeMap::from([(PARAMETERS, new.weights.clone()), (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights)]);
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
         // The samples do not depend on the threshold, so it can be placed between them.
         let it = update(&config);
-        let given = inputs(&config, &it, flow_model, &rollout, &rows);
+        let given = inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
         let loss =
             Loss { graph: &it.graph, inputs: given, stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
         put_threshold_between(&mut config, &outcomes_of(&it, &loss.twin(&weights)), row);
@@ -241,7 +240,7 @@ fn the_gradient_of_every_update_is_right() {
             let penalties = it.penalty.map_or(0.0, |penalty| twin.value(&it.graph, penalty.value).iter().sum());
             (losses + beta * penalties) / 6.0
         };
-        let given = inputs(&config, &it, flow_model, &rollout, &rows);
+        let given = inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
         let loss = Loss { graph: &it.graph, inputs: given, scalar: &scalar, ..loss };
         let outcomes = outcomes_of(&it, &loss.twin(&weights));
         let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
@@ -285,14 +284,14 @@ fn the_gradient_of_diffusion_nft_is_right() {
     let flow_model = &flow_model_of(&old);
     let mut parts = Parts::new(gpu(), &config, &old);
     let rollout = parts.collect(0);
-    let [states, _] = parts.trajectory().map(|words| floats(&words));
-    assert_eq!(states, rollout.images, "the samples are stored");
+    let trajectory = parts.trajectory().map(|words| floats(&words));
+    assert_eq!(trajectory[0], rollout.images, "the samples are stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
     let it = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model");
-    let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
+    let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone())]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
-    let given = || inputs(&config, &it, flow_model, &rollout, &rows);
+    let given = || inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
     let loss =
         Loss { graph: &it.graph, inputs: given(), stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
     // p or q, whichever is not 0, is 2c·t²/(D·w): a loss over it has no w, and times its value here the right one.

@@ -19,7 +19,7 @@ fn trained(chunk_bytes: Option<u64>, change: fn(&mut Config)) -> (Vec<Vec<u32>>,
     change(&mut config);
     let options = Options { chunk_bytes, ..Options::default() };
     let gpu = Gpu::open(&options.or_environment()).expect("the tests need an adapter");
-    let mut trainer = Trainer::new(&gpu, &config, &tiny::dit(2)).expect("it is small");
+    let mut trainer = Trainer::new(&gpu, (&config).into(), &tiny::dit(2)).expect("it is small");
     let metrics = (0..2).map(|iteration| {
         let metrics = trainer.iteration(iteration).expect("the device works");
         format!("{:?} {:?} {:?}", metrics.reward, metrics.updates, metrics.by_step)
@@ -99,7 +99,7 @@ fn the_cost_of_training_knows_the_limits_of_the_device() {
     let (_folder, file) = classifier_file();
     let (config, model) = (tiny::config(&file), tiny::dit(1));
     let profile = DeviceProfile { binding_bytes: Some(1 << 10), ..DeviceProfile::default() };
-    let Err(Error::Device(message)) = Trainer::cost(&config, &flow_model_of(&model), &profile) else {
+    let Err(Error::Device(message)) = Trainer::cost(&(&config).into(), &flow_model_of(&model), &profile) else {
         panic!("it is refused")
     };
     assert!(message.contains("in one piece"), "{message}");

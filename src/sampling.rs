@@ -13,6 +13,17 @@ use crate::model::{ConditionInput, FlowModel, Network};
 use crate::ops::{PhiloxNormal, sampler_step};
 use crate::optimizer::PARAMETERS;
 
+/// A flow model whose weights are on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelOnDevice<'a> {
+    /// Its network.
+    pub network: &'a Network,
+    /// The names of its classes; none if they are only numbers.
+    pub class_names: &'a [String],
+    /// Its weights, as [`PARAMETERS`] and, with an adapter, [`crate::model::BASE`].
+    pub stores: &'a Stores,
+}
+
 /// Noise levels and transitions of a trajectory: everything that defines a sampler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerTable {

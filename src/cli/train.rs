@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::{FlowModel, Network, Pictures};
 use crate::reward::Rewards;
-use crate::rl::{Cost, RunOptions, Trainer};
+use crate::rl::{Cost, RunOptions, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::text::quoted;
@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let RunStart { config, directory: existing, newest } = start;
     let (file, text) = match config.model.source()? {
         ModelSource::File(file) => (file, None),
-        ModelSource::Folder(folder) => (folder, Some(TextBase::open(&config, folder)?)),
+        ModelSource::Folder(folder) => (folder, Some(TextBase::open(folder, &(&config).into())?)),
         ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
     };
     let planned = match &text {
@@ -61,7 +61,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         None => planned,
         Some(text) => text.encoded(&gpu, |warning| log::warn!("{warning}"))?,
     };
-    let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
+    let run = TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
     drop(model);
     let directory = match existing {
@@ -134,7 +134,7 @@ fn dry_run(
     let gpu = global.open(&config.run.device)?;
     check_scorers(&gpu, config, &model.pictures(class_names))?;
     let profile = DeviceProfile::of(&gpu);
-    let cost: Cost = Trainer::cost(trained, model, &profile)?;
+    let cost: Cost = TrainingRun::cost(trained, model, &profile)?;
     say(config.to_toml().trim_end());
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let gigaflops = |flops: u64| flops as f64 / 1e9;
@@ -155,7 +155,7 @@ fn dry_run(
     ));
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = Trainer::cost(other, model, &profile)?.bytes;
+            let bytes = TrainingRun::cost(other, model, &profile)?.bytes;
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())

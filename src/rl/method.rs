@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::metrics::IterationMetrics;
 use super::rollout::{Rollout, STATES, VELOCITIES};
-use crate::config::{Config, ObjectiveName};
+use crate::config::ObjectiveName;
 use crate::error::{Error, Result};
 use crate::flow::sampler::Transition;
 use crate::graph::{Store, Stores};
@@ -48,11 +48,6 @@ impl From<ObjectiveName> for Method {
 }
 
 impl Method {
-    /// The method of a configuration.
-    pub fn of(config: &Config) -> Self {
-        config.objective.name.into()
-    }
-
     /// The stores that a rollout fills.
     pub fn stores(self) -> &'static [Store] {
         match self {

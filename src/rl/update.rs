@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::dump::UpdateDump;
-use super::method::{Method, Term};
-use super::rollout::{Rollout, trained_slots};
+use super::method::Term;
+use super::rollout::Rollout;
+use super::settings::UpdateSettings;
 use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
 use crate::autodiff::LostInHalf;
-use crate::config::{Config, ObjectiveName, Order};
+use crate::config::{ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
 use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
@@ -34,7 +35,7 @@ pub struct UpdateRecord {
 #[derive(Debug)]
 pub struct Updater {
     gpu: Arc<Gpu>,
-    config: Config,
+    settings: UpdateSettings,
     model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
@@ -49,10 +50,11 @@ pub struct Updater {
 }
 
 /// Bytes of the record of an iteration: for each micro-batch its outcomes and penalties, for each update its norm.
-pub(super) fn record_bytes(config: &Config) -> Result<u64> {
-    let updates = config.train.updates_per_rollout * config.train.inner_epochs;
-    let terms = updates * trained_slots(config)? * config.samples_per_update();
-    let numbers = OUTCOME + usize::from(config.objective.reference.beta > 0.0);
+pub(super) fn record_bytes(settings: &UpdateSettings) -> Result<u64> {
+    let UpdateSettings { train, rollout, objective, .. } = settings;
+    let updates = train.updates_per_rollout * train.inner_epochs;
+    let terms = updates * settings.of_rollouts().trained_slots()? * train.samples_per_update(rollout);
+    let numbers = OUTCOME + usize::from(objective.reference.beta > 0.0);
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
 
@@ -64,12 +66,12 @@ impl Updater {
     /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: &UpdateSettings,
         network: &Network,
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        Self::bind(gpu, config, optimizer, others, &network.model, UpdateGraph::record(config, network)?, None)
+        Self::bind(gpu, settings, network, optimizer, others, None)
     }
 
     /// The same, keeping everything that [`UpdateDump`] reads readable.
@@ -78,34 +80,35 @@ impl Updater {
     /// As [`Updater::new`].
     pub(super) fn observed(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: &UpdateSettings,
         network: &Network,
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        let mut tensors = UpdateGraph::record(config, network)?;
-        tensors.keep_terms();
-        Self::bind(gpu, config, optimizer, others, &network.model, tensors, Some(UpdateDump::default()))
+        Self::bind(gpu, settings, network, optimizer, others, Some(UpdateDump::default()))
     }
 
     fn bind(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: &UpdateSettings,
+        network: &Network,
         optimizer: &Optimizer,
         others: Stores,
-        model: &FlowModel,
-        tensors: UpdateGraph,
         dump: Option<UpdateDump>,
     ) -> Result<Self> {
+        let mut tensors = UpdateGraph::record(settings, network)?;
+        if dump.is_some() {
+            tensors.keep_terms();
+        }
         let trajectory = tensors.stored.iter().map(|(store, _)| (*store, others[store].clone())).collect();
         let mut stores = optimizer.stores().clone();
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
-        let record = gpu.allocate("record of an iteration", record_bytes(config)?)?;
+        let record = gpu.allocate("record of an iteration", record_bytes(settings)?)?;
         Ok(Self {
             gpu: gpu.clone(),
-            config: config.clone(),
-            model: model.clone(),
+            settings: settings.clone(),
+            model: network.model.clone(),
             tensors,
             plan,
             trajectory,
@@ -125,7 +128,7 @@ impl Updater {
         advantages: &[f64],
         optimizer: &mut Optimizer,
     ) -> Result<Vec<UpdateRecord>> {
-        let train = self.config.train.clone();
+        let train = self.settings.train.clone();
         // The averaged weights are updated once per rollout, with its last update.
         let average_decay = train.ema_warm_up.decay(train.ema_decay, u64::from(rollout.index));
         let updates = train.inner_epochs * train.updates_per_rollout;
@@ -140,7 +143,8 @@ impl Updater {
         };
         if let Some(settings) = self.tensors.settings {
             let progress = f64::from(rollout.index) / train.iterations as f64;
-            let objective = policy_objective(&self.config, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
+            let objective =
+                policy_objective(&self.settings.objective, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
             self.plan.write(settings, &PolicyObjective::settings(objective, self.model.dim()));
         }
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
@@ -148,14 +152,14 @@ impl Updater {
         let mut at = 0;
         for epoch in 0..train.inner_epochs {
             let order = self.order(rollout, epoch);
-            for samples in order.chunks(self.config.samples_per_update()) {
+            for samples in order.chunks(train.samples_per_update(&self.settings.rollout)) {
                 let mut rows = Vec::new();
                 let mut dump = self.dump.take_if(|dump| dump.wants_more());
                 if let Some(dump) = &mut dump {
                     dump.begin(optimizer)?;
                 }
                 for slot in 0..rollout.trained.len() {
-                    for batch in samples.chunks(self.config.update_micro_batch()) {
+                    for batch in samples.chunks(self.settings.micro_batch()) {
                         let weight = 1.0 / (samples.len() * rollout.trained.len()) as f32;
                         self.accumulate(rollout, advantages, epoch, slot, batch, weight)?;
                         at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
@@ -189,10 +193,10 @@ impl Updater {
     /// The order in which an epoch visits the samples.
     fn order(&self, rollout: &Rollout, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..rollout.requests.len()).collect();
-        if self.config.train.order == Order::Contiguous {
+        if self.settings.train.order == Order::Contiguous {
             return order;
         }
-        let seed = self.config.run.seed;
+        let seed = self.settings.seed;
         Stream::new(NoiseKey { seed, rollout: rollout.index, sample: epoch as u32, step: SHUFFLE }).shuffle(&mut order);
         order
     }
@@ -212,7 +216,7 @@ impl Updater {
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
         let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
         let transition = rollout.table.rows[step];
-        let method = Method::of(&self.config);
+        let method = self.settings.method();
         let row = method.transition(rollout, step);
         let (slot, noise_step) = method.slot_and_noise(rollout, Term { slot, step, epoch });
         let it = &self.tensors;
@@ -223,12 +227,12 @@ impl Updater {
         self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);
-        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.config.objective.name) {
-            let step_weight = self.config.objective.step_weight.of(sigma, sigma_next, transition) as f32;
+        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.settings.objective.name) {
+            let step_weight = self.settings.objective.step_weight.of(sigma, sigma_next, transition) as f32;
             self.plan.write(tensor, &vec![step_weight; batch.len()]);
         }
         if let Some(penalty) = it.penalty {
-            let reference = &self.config.objective.reference;
+            let reference = &self.settings.objective.reference;
             let factor = reference.kind.factor(sigma, sigma_next, transition) as f32;
             self.plan.write(penalty.factor, &vec![factor; batch.len()]);
             self.plan.write(penalty.weight, &vec![reference.beta as f32 * weight; batch.len()]);
@@ -268,7 +272,7 @@ impl Updater {
             rest = tail;
             head
         };
-        let batch = self.config.update_micro_batch();
+        let batch = self.settings.micro_batch();
         let has_penalty = self.tensors.penalty.is_some();
         let records = rows_of_updates.into_iter().map(|rows| {
             let (mut outcomes, mut penalties) = (Vec::with_capacity(rows.len()), Vec::new());

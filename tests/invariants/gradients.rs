@@ -134,7 +134,7 @@ fn an_update_uses_the_samples_of_the_rollout() {
     }
     assert!(checked > 0, "two trained steps follow each other");
 
-    let it = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model");
+    let it = UpdateGraph::record(&(&config).into(), &flow_model.into()).expect("it fits the model");
     let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
@@ -222,7 +222,8 @@ fn the_gradient_of_every_update_is_right() {
         // Samples of both groups at the second of the trained steps.
         let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
         let row = rollout.table.rows[rollout.trained[1]];
-        let update = |config: &Config| UpdateGraph::record(config, &flow_model.into()).expect("it fits the model");
+        let update =
+            |config: &Config| UpdateGraph::record(&config.into(), &flow_model.into()).expect("it fits the model");
         let stores =
             BTreeMap::from([(PARAMETERS, new.weights.clone()), (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights)]);
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
@@ -288,7 +289,7 @@ fn the_gradient_of_diffusion_nft_is_right() {
     assert_eq!(trajectory[0], rollout.images, "the samples are stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
-    let it = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model");
+    let it = UpdateGraph::record(&(&config).into(), &flow_model.into()).expect("it fits the model");
     let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone())]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
     let given = || inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
@@ -348,7 +349,8 @@ fn check_adapter(weights: WeightType) {
     let flow_model = &flow_model_of(&model);
     let mut config = config();
     (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
-    let adapter = Adapter::begin(&config, flow_model).expect("it fits the model").expect("there is one");
+    let adapter =
+        Adapter::begin(&config.lora, config.run.seed, flow_model).expect("it fits the model").expect("there is one");
     let network = Network::new(flow_model, Some(&adapter), weights);
     let mut graph = Graph::new();
     let [x, target] = ["x", "target"].map(|name| graph.input(name, &flow_model.batch_shape(4)));

@@ -6,13 +6,13 @@
 
 const RAW: u32 = 0u;
 
-struct Params {
+struct PhiloxNormalParams {
     rows: u32,
     columns: u32,
     blocks: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: PhiloxNormalParams;
 // [rows, 5]: seed low, seed high, rollout, sample, step
 @group(0) @binding(1) var<storage, read> keys: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;

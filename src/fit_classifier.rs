@@ -6,10 +6,10 @@ use crate::config;
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::flow::noise::{AUGMENT, NoiseKey, PRETRAIN_NOISE, SHUFFLE, Stream};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
-use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
+use crate::ops::{AdamWSettings, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// The classifier network for a data set.
@@ -58,8 +58,8 @@ impl FittingGraph {
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input_indices("labels", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let mixture = [1.0, 0.0, config.noise_std as f32].repeat(batch);
-        let mixture = graph.constant("mixture", &[batch, 3], mixture);
+        let mixture = vec![SamplerRow { a: 1.0, b: 0.0, s: config.noise_std as f32 }; batch];
+        let mixture = graph.constant("mixture", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&mixture).to_vec());
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
         let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
         let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));

@@ -10,10 +10,10 @@ use crate::config::{self, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{ConditionInput, FlowModel, WeightSource};
-use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
+use crate::ops::{AdamWSettings, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// Forward and backward pass of one micro-batch of flow matching.
@@ -51,8 +51,8 @@ impl FlowMatchingGraph {
         let time = graph.input("time", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
         // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
-        let to_noisy = graph.input("mixture of the state", &[batch, 3]);
-        let to_target = graph.input("mixture of the target", &[batch, 3]);
+        let to_noisy = graph.input("mixture of the state", &[batch, SamplerRow::WORDS]);
+        let to_target = graph.input("mixture of the target", &[batch, SamplerRow::WORDS]);
         let weight = graph.input("weight", &[batch]);
         let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
@@ -199,8 +199,8 @@ impl<'a> Pretraining<'a> {
                 conditions.push(none.unwrap_or(self.data.labels[index]));
                 let sigma = self.draw_sigma(&mut times);
                 time.push(self.model.time_of(sigma));
-                to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
-                to_target.extend([-1.0_f32, 0.0, 1.0]);
+                to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
+                to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
                 let key =
                     NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
                 keys.extend(key.words());
@@ -210,8 +210,8 @@ impl<'a> Pretraining<'a> {
             it.condition.write(&self.plan, &self.model, &conditions)?;
             self.plan.write(it.time, &time);
             self.plan.write(it.keys, &keys);
-            self.plan.write(it.to_noisy, &to_noisy);
-            self.plan.write(it.to_target, &to_target);
+            self.plan.write_structs(it.to_noisy, &to_noisy);
+            self.plan.write_structs(it.to_target, &to_target);
             self.plan.write(it.weight, &vec![1.0 / batch as f32; self.micro_batch]);
             self.plan.run()?;
             let losses: Vec<f32> = self.plan.read(&[it.loss])?;

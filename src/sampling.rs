@@ -7,10 +7,10 @@ use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
-use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
+use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network};
-use crate::ops::{PhiloxNormal, sampler_step};
+use crate::ops::{PhiloxNormal, SamplerRow, sampler_step};
 use crate::optimizer::PARAMETERS;
 
 /// Noise levels and transitions of a trajectory: everything that defines a sampler.
@@ -103,12 +103,12 @@ impl StepGraph {
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
         let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
+        let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let policy = network.declare(&mut graph, PARAMETERS, None);
         let velocity = policy.guided_velocity(&mut graph, x, time, condition, guidance_scale as f32);
         let history = solver.has_history().then(|| {
             let before = graph.input("data predicted before", &shape);
-            let rows = graph.input("prediction rows", &[batch, 3]);
+            let rows = graph.input("prediction rows", &[batch, SamplerRow::WORDS]);
             let now = sampler_step(&mut graph, x, velocity, velocity, rows);
             History { before, now: graph.keep(now), rows }
         });
@@ -267,11 +267,11 @@ impl Sampling {
                 self.plan.write(self.step.time, &vec![time; self.batch]);
                 self.plan.write(self.step.keys, &words(padded(), step as u32));
                 let third = table.history.get(step).unwrap_or(&row.s);
-                let row = [row.a as f32, row.b as f32, *third as f32];
-                self.plan.write(self.step.rows, &row.repeat(self.batch));
+                let row = SamplerRow::from(Transition { s: *third, ..*row });
+                self.plan.write_structs(self.step.rows, &vec![row; self.batch]);
                 if let Some(history) = self.step.history {
-                    let row = [1.0, -table.sigmas[step] as f32, 0.0];
-                    self.plan.write(history.rows, &row.repeat(self.batch));
+                    let row = SamplerRow { a: 1.0, b: -table.sigmas[step] as f32, s: 0.0 };
+                    self.plan.write_structs(history.rows, &vec![row; self.batch]);
                 }
                 self.plan.run()?;
                 let count = requests.len();

@@ -198,7 +198,8 @@ pub fn adamw_settings() -> AdamWSettings {
 pub fn adamws() -> Vec<Case> {
     let of = |elements: usize| {
         Case::new(format!("adamw {elements}"), |graph| {
-            let settings = graph.constant("settings", &[9], adamw_settings().at_step(1).to_vec());
+            let settings = bytemuck::cast_slice(&[adamw_settings().at_step(1)]).to_vec();
+            let settings = graph.constant("settings", &[settings.len()], settings);
             let sum_squares = graph.constant("sum of squares", &[2], vec![1.0, 0.0]);
             let [parameters, gradients, first_moment, second_moment, average] =
                 [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]

@@ -2,7 +2,7 @@
 
 use super::{independent, word};
 use crate::flow::noise::{NoiseKey, normals};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile, Op, Shapes};
 
 /// The noise of [`crate::flow::noise`]: keys `[R, 5]` u32 ([`NoiseKey::words`]) to `[R, row_shape..]` f32.
@@ -28,6 +28,14 @@ impl PhiloxNormal {
     }
 }
 
+shader_struct! {
+    pub(super) struct PhiloxNormalParams {
+        rows: u32,
+        columns: u32,
+        blocks: u32,
+    }
+}
+
 impl Op for PhiloxNormal {
     fn name(&self) -> &'static str {
         "philox_normal"
@@ -50,8 +58,8 @@ impl Op for PhiloxNormal {
         let (rows, columns) = (shapes.inputs[0][0], self.columns());
         let blocks = columns.div_ceil(4);
         let kernel = Kernel::new("philox_normal").with("RAW", u32::from(self.raw));
-        let params = [rows, columns, blocks].map(word).to_vec();
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, rows * blocks)]
+        let params = PhiloxNormalParams { rows: word(rows), columns: word(columns), blocks: word(blocks) };
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &params, rows * blocks)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

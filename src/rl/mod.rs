@@ -17,4 +17,4 @@ pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun, going_on};
 pub use trainer::{Cost, Trainer};
 pub use update::{UpdateRecord, Updater};
-pub use update_graph::{OUTCOME, Penalty, UpdateGraph, policy_objective};
+pub use update_graph::{Penalty, UpdateGraph, policy_objective};

@@ -426,5 +426,5 @@ fn standard_ratio(config: &Config, records: &[UpdateRecord], dim: usize) -> Opti
         return None;
     }
     let fresh = records.iter().take(config.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
-    StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
+    StandardRatio::new(fresh.map(|outcome| [outcome.log_ratio, outcome.kl].map(f64::from)), dim)
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use super::dump::UpdateDump;
 use super::method::{Method, Term};
 use super::rollout::{Rollout, trained_slots};
-use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
+use super::update_graph::{UpdateGraph, policy_objective};
 use crate::autodiff::LostInHalf;
 use crate::config::{Config, ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
-use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
+use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Plan, Stores};
 use crate::model::{FlowModel, Network};
-use crate::ops::{AdamWSettings, PolicyObjective};
+use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
 use crate::optimizer::{GradientNorm, Optimizer};
 use crate::sampling::words;
 
@@ -23,7 +23,7 @@ pub struct UpdateRecord {
     /// Sample of the rollout and trained step of each row.
     pub rows: Vec<(usize, usize)>,
     /// Outcome of each row.
-    pub outcomes: Vec<[f32; OUTCOME]>,
+    pub outcomes: Vec<Outcome>,
     /// Penalty on the distance to the base of each row; empty without one.
     pub penalties: Vec<f32>,
     /// Gradient norm, and whether the update was skipped.
@@ -50,7 +50,7 @@ pub struct Updater {
 pub(super) fn record_bytes(config: &Config) -> Result<u64> {
     let updates = config.train.updates_per_rollout * config.train.inner_epochs;
     let terms = updates * trained_slots(config)? * config.samples_per_update();
-    let numbers = OUTCOME + usize::from(config.objective.reference.beta > 0.0);
+    let numbers = Outcome::WORDS + usize::from(config.objective.reference.beta > 0.0);
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
 
@@ -137,7 +137,7 @@ impl Updater {
         if let Some(settings) = self.tensors.settings {
             let progress = f64::from(rollout.index) / train.iterations as f64;
             let objective = policy_objective(&self.config, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
-            self.plan.write(settings, &PolicyObjective::settings(objective, self.model.dim()));
+            self.plan.write_structs(settings, &[PolicyObjective::settings(objective, self.model.dim())]);
         }
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut throttle = Throttle::default();
@@ -218,7 +218,7 @@ impl Updater {
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
         self.plan.write(it.keys, &words(requests(), noise_step as u32));
-        self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
+        self.plan.write_structs(it.rows, &vec![SamplerRow::from(row); batch.len()]);
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);
         if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.config.objective.name) {
@@ -254,7 +254,7 @@ impl Updater {
         let records = rows_of_updates.into_iter().map(|rows| {
             let (mut outcomes, mut penalties) = (Vec::with_capacity(rows.len()), Vec::new());
             while outcomes.len() < rows.len() {
-                outcomes.extend_from_slice(take(batch * OUTCOME).as_chunks::<OUTCOME>().0);
+                outcomes.extend_from_slice(bytemuck::cast_slice(take(batch * Outcome::WORDS)));
                 penalties.extend_from_slice(take(if has_penalty { batch } else { 0 }));
             }
             let sums = take(2);

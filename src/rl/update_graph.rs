@@ -16,14 +16,14 @@ use crate::error::{Error, Result};
 use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
+use crate::gpu::ShaderStruct;
 use crate::graph::{Graph, Tensor};
 use crate::model::{ConditionInput, Network};
-use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
+use crate::ops::{
+    Embedding, NftLoss, NftSettings, PhiloxNormal, PolicyObjective, SamplerRow, mean_squared_error, policy_stats,
+    sampler_step,
+};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
-
-/// The columns of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
-/// DiffusionNFT: loss, 0, advantage as a probability, mean squared change of the velocity, 1, p, q, 0.
-pub const OUTCOME: usize = 8;
 
 /// The policy objective of a configuration in mean units for images of `dim` elements, after the share
 /// `progress` of the run. GRPO-Guard's step weight is a separate input.
@@ -101,19 +101,19 @@ pub struct UpdateGraph {
     pub condition: ConditionInput,
     /// Noise keys of the step, `[B, 5]`.
     pub keys: Tensor,
-    /// Transitions (a, b, s), `[B, 3]`; with DiffusionNFT (1 − σ, 0, σ).
+    /// A [`SamplerRow`] of each term; with DiffusionNFT (1 − σ, 0, σ).
     pub rows: Tensor,
     /// Advantages, `[B]`.
     pub advantages: Tensor,
     /// Factors of the losses in the sum that is differentiated, `[B]`.
     pub weight: Tensor,
-    /// Thresholds, which may change over a run, `[8]`; none with DiffusionNFT.
+    /// [`PolicySettings`](crate::ops::PolicySettings), which may change over a run; none with DiffusionNFT.
     pub settings: Option<Tensor>,
     /// Weights of the step, `[B]`, which only GRPO-Guard has.
     pub step_weight: Option<Tensor>,
     /// The penalty on the distance to the base, if there is one.
     pub penalty: Option<Penalty>,
-    /// The outcomes, `[B, OUTCOME]`.
+    /// An [`Outcome`](crate::ops::Outcome) of each term.
     pub outcomes: Tensor,
     /// The inputs of the loss.
     pub terms: Terms,
@@ -142,7 +142,7 @@ impl UpdateGraph {
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, model, batch, config.guides_updates());
         let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
+        let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
 
@@ -195,7 +195,7 @@ impl UpdateGraph {
         let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
 
-        let settings = PolicyObjective::settings(objective, dim).to_vec();
+        let settings = bytemuck::cast_slice(&[PolicyObjective::settings(objective, dim)]).to_vec();
         let settings = self.graph.constant("objective settings", &[settings.len()], settings);
         let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
         let (advantages, rows) = (self.advantages, self.rows);
@@ -235,7 +235,9 @@ impl UpdateGraph {
         let graph = &mut self.graph;
         // The sampler's kernel also mixes samples with noise.
         let x = sampler_step(graph, sample, sample, epsilon, self.rows);
-        let to_target = graph.constant("to target", &[batch, 3], [-1.0, 0.0, 1.0].repeat(batch));
+        let to_target = vec![SamplerRow { a: -1.0, b: 0.0, s: 1.0 }; batch];
+        let to_target =
+            graph.constant("to target", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&to_target).to_vec());
         let u = sampler_step(graph, sample, sample, epsilon, to_target);
         let guidance_scale = config.rollout.guidance_scale as f32;
         let (time, condition) = (self.time, self.condition);
@@ -244,8 +246,9 @@ impl UpdateGraph {
         });
         let v_new = self.velocity(config, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
-        let settings = vec![config.objective.nft_beta as f32, config.advantage.clip as f32];
-        let settings = self.graph.constant("objective settings", &[2], settings);
+        let settings = NftSettings { beta: config.objective.nft_beta as f32, clip: config.advantage.clip as f32 };
+        let settings = bytemuck::cast_slice(&[settings]).to_vec();
+        let settings = self.graph.constant("objective settings", &[settings.len()], settings);
         let (advantages, rows) = (self.advantages, self.rows);
         let found =
             self.graph.scope("loss", |graph| graph.push(NftLoss, &[v_new, v_old, u, advantages, rows, settings]));

@@ -9,7 +9,7 @@ use crate::flow::noise::{AUGMENT, NoiseKey, PRETRAIN_NOISE, SHUFFLE, Stream};
 use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
-use crate::ops::{AdamWSettings, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
+use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// The classifier network for a data set.
@@ -57,7 +57,7 @@ impl FittingGraph {
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input_indices("labels", &[batch]);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         let mixture = vec![SamplerRow { a: 1.0, b: 0.0, s: config.noise_std as f32 }; batch];
         let mixture = graph.constant("mixture", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&mixture).to_vec());
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
@@ -111,11 +111,11 @@ impl<'a> Fitting<'a> {
             self.data.push_image(&mut images, index, self.horizontal_flip && augment.uniform() < 0.5);
             labels.push(self.data.labels[index]);
             let key = NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
-            keys.extend(key.words());
+            keys.push(NoiseWords::from(key));
         }
         self.plan.write(self.images, &images);
         self.plan.write(self.labels, &labels);
-        self.plan.write(self.keys, &keys);
+        self.plan.write_structs(self.keys, &keys);
         self.plan.run()?;
         self.optimizer.update(&AdamWSettings {
             learning_rate: self.config.learning_rate,

@@ -10,7 +10,7 @@ use crate::flow::solver::Solver;
 use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network};
-use crate::ops::{PhiloxNormal, SamplerRow, sampler_step};
+use crate::ops::{NoiseWords, PhiloxNormal, SamplerRow, sampler_step};
 use crate::optimizer::PARAMETERS;
 
 /// Noise levels and transitions of a trajectory: everything that defines a sampler.
@@ -102,7 +102,7 @@ impl StepGraph {
         let x = graph.input("x", &shape);
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let policy = network.declare(&mut graph, PARAMETERS, None);
         let velocity = policy.guided_velocity(&mut graph, x, time, condition, guidance_scale as f32);
@@ -126,7 +126,7 @@ impl StepGraph {
 /// The initial noise of `batch` samples: graph, keys and noise.
 pub fn noise_graph(model: &FlowModel, batch: usize) -> (Graph, Tensor, Tensor) {
     let mut graph = Graph::new();
-    let keys = graph.input_indices("noise keys", &[batch, 5]);
+    let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
     let noise = graph.apply(PhiloxNormal::new(&model.batch_shape(batch)[1..]), &[keys]);
     graph.keep(noise);
     (graph, keys, noise)
@@ -253,7 +253,7 @@ impl Sampling {
                     self.plan.write(self.step.x, &x);
                 }
                 None => {
-                    self.noise.write(self.noise_keys, &words(padded(), INITIAL_NOISE));
+                    self.noise.write_structs(self.noise_keys, &noise_words(padded(), INITIAL_NOISE));
                     self.noise.run()?;
                     let (from, to) = (self.noise.region(self.noise_out), self.plan.region(self.step.x));
                     self.gpu.encode([Command::Copy { from, to }])?;
@@ -265,7 +265,7 @@ impl Sampling {
             for (step, row) in table.rows.iter().enumerate() {
                 let time = self.model.time_of(table.sigmas[step]);
                 self.plan.write(self.step.time, &vec![time; self.batch]);
-                self.plan.write(self.step.keys, &words(padded(), step as u32));
+                self.plan.write_structs(self.step.keys, &noise_words(padded(), step as u32));
                 let third = table.history.get(step).unwrap_or(&row.s);
                 let row = SamplerRow::from(Transition { s: *third, ..*row });
                 self.plan.write_structs(self.step.rows, &vec![row; self.batch]);
@@ -310,9 +310,9 @@ pub fn images_bytes(model: &FlowModel, count: usize) -> u64 {
     DType::F32.bytes(&[count, model.dim()])
 }
 
-/// Noise keys in the layout that shaders read.
-pub fn words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<u32> {
-    requests.flat_map(|request| NoiseKey { step, ..request.key }.words()).collect()
+/// The noise keys of a step, as shaders take them.
+pub fn noise_words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<NoiseWords> {
+    requests.map(|request| NoiseKey { step, ..request.key }.into()).collect()
 }
 
 /// Requests for `count` samples of each condition, condition by condition, under one seed.

@@ -57,7 +57,7 @@ pub use matmul::{MatMul, linear};
 pub use mean_squared_error::{MeanSquaredError, mean_squared_error};
 pub use nft_loss::{NftLoss, NftSettings};
 pub use patchify::{Patches, Patchify, Unpatchify};
-pub use philox_normal::PhiloxNormal;
+pub use philox_normal::{NoiseWords, PhiloxNormal};
 pub use policy_objective::{Outcome, OutcomeTwin, PolicyObjective, PolicySettings};
 pub use policy_stats::{PolicyStats, policy_stats};
 pub use rms_norm::RmsNorm;
@@ -123,6 +123,7 @@ pub fn layouts() -> Vec<Layout> {
         matmul::MatMulParams::LAYOUT,
         nft_loss::NftSettings::LAYOUT,
         patchify::PatchifyParams::LAYOUT,
+        philox_normal::NoiseWords::LAYOUT,
         philox_normal::PhiloxNormalParams::LAYOUT,
         policy_objective::Outcome::LAYOUT,
         policy_objective::PolicyObjectiveParams::LAYOUT,

@@ -15,7 +15,7 @@ use crate::graph::{DType, Plan, Stores};
 use crate::model::{FlowModel, Network};
 use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
 use crate::optimizer::{GradientNorm, Optimizer};
-use crate::sampling::words;
+use crate::sampling::noise_words;
 
 /// What one optimizer step saw: one row per sample and trained step.
 #[derive(Clone, Debug)]
@@ -217,7 +217,7 @@ impl Updater {
         self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
-        self.plan.write(it.keys, &words(requests(), noise_step as u32));
+        self.plan.write_structs(it.keys, &noise_words(requests(), noise_step as u32));
         self.plan.write_structs(it.rows, &vec![SamplerRow::from(row); batch.len()]);
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);

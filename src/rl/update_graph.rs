@@ -20,8 +20,8 @@ use crate::gpu::ShaderStruct;
 use crate::graph::{Graph, Tensor};
 use crate::model::{ConditionInput, Network};
 use crate::ops::{
-    Embedding, NftLoss, NftSettings, PhiloxNormal, PolicyObjective, SamplerRow, mean_squared_error, policy_stats,
-    sampler_step,
+    Embedding, NftLoss, NftSettings, NoiseWords, PhiloxNormal, PolicyObjective, SamplerRow, mean_squared_error,
+    policy_stats, sampler_step,
 };
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
@@ -99,7 +99,7 @@ pub struct UpdateGraph {
     pub time: Tensor,
     /// Conditions of the B samples.
     pub condition: ConditionInput,
-    /// Noise keys of the step, `[B, 5]`.
+    /// [`NoiseWords`] of each term.
     pub keys: Tensor,
     /// A [`SamplerRow`] of each term; with DiffusionNFT (1 − σ, 0, σ).
     pub rows: Tensor,
@@ -141,7 +141,7 @@ impl UpdateGraph {
         let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, model, batch, config.guides_updates());
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);

@@ -10,7 +10,7 @@ use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Tensor};
 use flowdppo_wgpu::model::{Adapter, BASE, Classifier, ConditionInput, FlowModel, Frozen, Network};
-use flowdppo_wgpu::ops::{OutcomeTwin, cross_entropy, mean_squared_error};
+use flowdppo_wgpu::ops::{NoiseWords, OutcomeTwin, cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 use flowdppo_wgpu::rl::{Rollout, STATES, UpdateGraph, VELOCITIES};
@@ -41,7 +41,7 @@ fn inputs(
         vec![(if is_nft { sample } else { slot * rollout.requests.len() + sample }) as u32]
     };
     let key = |sample: usize, step: usize| {
-        NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 }.words().to_vec()
+        noise_words(NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 })
     };
     let transition = |_: usize, step: usize| {
         let sigma = sigmas(step).0;
@@ -76,6 +76,10 @@ fn inputs(
         found.push((penalty.weight, Values::F32(vec![reference.beta as f32 * mean; rows.len()])));
     }
     found
+}
+
+fn noise_words(key: NoiseKey) -> Vec<u32> {
+    bytemuck::cast_slice(&[NoiseWords::from(key)]).to_vec()
 }
 
 fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<OutcomeTwin> {
@@ -312,7 +316,7 @@ fn the_gradient_of_flow_matching_is_right() {
     let it = FlowMatchingGraph::record(flow_model, 4, Activations::default());
     let mut random = Random(31);
     let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
-    let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
+    let keys = (0..4).flat_map(|sample| noise_words(NoiseKey { seed: 5, rollout: 0, sample, step: 9 }));
     let inputs = vec![
         (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
         (classes_of(it.condition), Values::U32(vec![0, 1, 2, flow_model.largest_condition()])),

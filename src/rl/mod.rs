@@ -19,4 +19,4 @@ pub use run::{RunOptions, RunSummary, TrainingRun, going_on};
 pub use settings::{RolloutSettings, TrainerSettings, UpdateSettings};
 pub use trainer::{Cost, Trainer};
 pub use update::{UpdateRecord, Updater};
-pub use update_graph::{OUTCOME, Penalty, UpdateGraph, policy_objective};
+pub use update_graph::{Penalty, UpdateGraph, policy_objective};

@@ -429,5 +429,5 @@ fn standard_ratio(settings: &UpdateSettings, records: &[UpdateRecord], dim: usiz
         return None;
     }
     let fresh = records.iter().take(settings.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
-    StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
+    StandardRatio::new(fresh.map(|outcome| [outcome.log_ratio, outcome.kl].map(f64::from)), dim)
 }

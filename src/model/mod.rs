@@ -23,7 +23,7 @@ pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
 pub use classifier::{Classifier, ClassifierConfig};
-pub use condition::{ConditionInput, LatentDecoder, PromptEmbedding, PromptSource, Shared};
+pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 pub use dit::DitConfig;
 pub(crate) use file::{KEY as NATIVE, write_header};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};

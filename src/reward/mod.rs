@@ -140,7 +140,7 @@ impl Rewards {
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<Self> {
         let names = config::reward_names(rewards);
         let member = |(index, (reward, name)): (usize, (&config::Reward, String))| -> Result<Member> {
-            let descriptions = Description::of_classes(reward, &pictures.classes)?;
+            let descriptions = Description::of_classes(reward, pictures)?;
             let subject = Subject::new(pictures, &descriptions);
             let scorer: Box<dyn Reward> = match reward.kind {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, pictures)?),
@@ -167,7 +167,7 @@ impl Rewards {
     pub fn check(rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<()> {
         check_addresses(rewards)?;
         for (index, reward) in rewards.iter().enumerate() {
-            let descriptions = Description::of_classes(reward, &pictures.classes)?;
+            let descriptions = Description::of_classes(reward, pictures)?;
             let subject = Subject::new(pictures, &descriptions);
             match reward.kind {
                 RewardKind::Classifier => check_classifier(&reward.file, pictures)?,
@@ -396,8 +396,8 @@ mod tests {
 
     fn rewards(names: &[&str], scores: &[f64], weight: f64) -> Result<Rewards> {
         let fixed = Fixed { names: names.iter().map(|name| (*name).into()).collect(), scores: scores.to_vec() };
-        let pictures =
-            Pictures { shape: ImageShape::square(1, 1), classes: Classes { of: "the model", count: 2, names: &[] } };
+        let classes = Classes { of: "the model", count: 2, names: &[] };
+        let pictures = Pictures { shape: ImageShape::square(1, 1), classes, prompts: &[] };
         Rewards::of(vec![("mine".into(), Box::new(fixed), weight.into())], &pictures)
     }
 

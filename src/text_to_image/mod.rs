@@ -21,5 +21,5 @@ pub use decoding::PictureDecoder;
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, folder_of, load_adapter};
-pub use prompts::{Prompt, check_count, cut_warnings, read_prompts};
+pub use prompts::{check_count, cut_warnings, read_prompts};
 pub use training::TextBase;

@@ -6,22 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{read_file, text};
+use crate::model::Prompt;
 use crate::model::text::CutPrompt;
-
-/// A prompt, and what a file says of it beside.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prompt {
-    /// The prompt.
-    pub text: String,
-    /// Further fields of its line, such as what a reward needs.
-    pub fields: Map<String, Value>,
-}
-
-impl From<&str> for Prompt {
-    fn from(text: &str) -> Self {
-        Self { text: text.to_owned(), fields: Map::new() }
-    }
-}
 
 impl Prompt {
     /// The line of a file in JSON lines.

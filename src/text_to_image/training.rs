@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
 use super::pipeline::{Encoders, TextToImage, folder_of};
-use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
+use super::prompts::{check_count, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::model::text::CLIP_TOKENS;
 use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
+    FlowModel, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
 };
 use crate::shape::ImageShape;
 
@@ -27,7 +27,7 @@ const MAX_EVALUATED: usize = 64;
 pub struct TextBase {
     model: TextToImage,
     prompts: config::Prompts,
-    texts: Vec<String>,
+    asked: Vec<Prompt>,
     embeddings: Embeddings,
     decoder: Shared<dyn LatentDecoder>,
     size: [usize; 2],
@@ -47,12 +47,12 @@ enum Embeddings {
 /// Prompts whose embeddings nobody asks for yet.
 #[derive(Debug)]
 struct Unencoded {
-    prompts: Vec<String>,
+    prompts: Vec<Prompt>,
     tokens: usize,
 }
 
 impl PromptSource for Unencoded {
-    fn prompts(&self) -> &[String] {
+    fn prompts(&self) -> &[Prompt] {
         &self.prompts
     }
 
@@ -99,34 +99,35 @@ impl TextBase {
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         let prompts = config.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
-        let (texts, embeddings) = match is_encoded(file) {
+        let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
                 conditions.check(model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
-                let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
-                check_count(texts.len(), "`prompts.file`")?;
-                (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
+                let asked = read_prompts(file)?;
+                check_count(asked.len(), "`prompts.file`")?;
+                (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if config.eval.classes.is_empty() && texts.len() > MAX_EVALUATED {
+        if config.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
             return Err(Error::input(format!(
                 "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
                  prompts by number, such as [0, 1, 2, 3]",
                 config.eval.count,
-                texts.len()
+                asked.len()
             )));
         }
         let schedule = (config.rollout.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
+        Ok(Self { model, prompts, asked, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
         let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
+        let texts: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
         let model = self.model.flow_model(self.size, prompts, self.decoder.clone());
-        Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
+        Ok(StoredModel::of(&FlowModel::Mmdit(model), &texts, Weights::Transformer(weights)))
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -138,7 +139,7 @@ impl TextBase {
             Embeddings::Encoded(conditions) => conditions.tokens(),
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
-        self.with(Shared(Arc::new(Unencoded { prompts: self.texts.clone(), tokens })))
+        self.with(Shared(Arc::new(Unencoded { prompts: self.asked.clone(), tokens })))
     }
 
     /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
@@ -157,7 +158,7 @@ impl TextBase {
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) => {
-                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.texts, &self.prompts.negative)?;
+                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;
                 cut_warnings(&cut).iter().for_each(|warning| warn(warning));
                 Arc::new(conditions)
             }

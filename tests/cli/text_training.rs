@@ -110,19 +110,45 @@ fn a_run_with_prompts_is_resumed_byte_for_byte_and_its_adapter_draws() {
     assert_ne!(peft, draw("", "c"), "the adapter changes nothing");
 }
 
+/// A program that scores an image by a field of its prompt's line.
+const PROGRAM: &str = "\
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    scores = [item['wanted']['score'] + item['sample'] for item in request['items']]
+    print(json.dumps({'id': request['id'], 'scores': scores}), flush=True)
+";
+
+/// The same prompts, encoded before: nothing differs, and the fields of their lines reach a program in both cases.
 #[test]
-fn prompts_can_be_encoded_before() {
+fn prompts_can_be_encoded_before_and_their_fields_reach_rewards() {
     let here = Place::new();
+    let lines =
+        [r#"{"prompt": "a red square", "wanted": {"score": 10}}"#, r#"{"wanted": {"score": 20}, "prompt": "a disc"}"#];
+    fs::write(here.path("prompts.jsonl"), lines.join("\n")).unwrap();
+    fs::write(here.path("score.py"), PROGRAM).unwrap();
+    let text = fs::read_to_string(here.path("train.toml")).unwrap();
+    let reward = "kind = \"command\"\nprogram = [\"python3\", \"score.py\"]";
+    fs::write(here.path("train.toml"), text.replace("kind = \"brightness\"", reward)).unwrap();
     let model = pipeline().display().to_string();
     let mut encode =
-        program(here.0.path(), "-q encode --prompts prompts.txt --precision f32 --out conditions.safetensors");
+        program(here.0.path(), "-q encode --prompts prompts.jsonl --precision f32 --out conditions.safetensors");
     Ended::of(encode.args(["--model", &model])).succeeds();
     let train = "-q train --config train.toml --set train.iterations=1";
-    here.run(&format!("{train} --out texts")).succeeds();
+    here.run(&format!("{train} --out texts --set prompts.file=prompts.jsonl")).succeeds();
     here.run(&format!("{train} --out encoded --set prompts.file=conditions.safetensors")).succeeds();
-    let [texts, encoded] = ["texts", "encoded"]
-        .map(|run| fs::read(here.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap());
-    assert!(texts == encoded, "the same prompts, encoded before");
+    for file in ["adapter/adapter_model.safetensors", "rewards.csv"] {
+        let [texts, encoded] = ["texts", "encoded"].map(|run| fs::read(here.path(&format!("{run}/{file}"))).unwrap());
+        assert!(texts == encoded, "{file}");
+    }
+    let scores = fs::read_to_string(here.path("texts/rewards.csv")).unwrap();
+    let training: Vec<&str> = scores.lines().filter(|line| line.contains(",training,")).collect();
+    let expected = ["1,training,0,0,10,10", "1,training,1,0,11,11", "1,training,2,1,22,22", "1,training,3,1,23,23"];
+    assert_eq!(training, expected);
+
+    fs::write(here.path("prompts.jsonl"), r#"{"prompt": "a", "label": 3}"#).unwrap();
+    let message = here.refused("train --config train.toml --dry-run --set prompts.file=prompts.jsonl");
+    assert!(message.contains("prompt 1 of `prompts.file` has a field `label`"), "{message}");
 }
 
 #[test]

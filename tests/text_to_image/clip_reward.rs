@@ -55,7 +55,8 @@ fn names() -> Vec<String> {
 
 /// The rewards of pictures whose classes have these names.
 fn rewards(reward: config::Reward, names: &[String], shape: ImageShape) -> Rewards {
-    Rewards::new(gpu(), &[reward], &Pictures { shape, classes: classes(names) }).expect("the model is complete")
+    Rewards::new(gpu(), &[reward], &Pictures { shape, classes: classes(names), prompts: &[] })
+        .expect("the model is complete")
 }
 
 fn assert_scores(actual: &[f64], expected: &[f32], divisor: f64) {
@@ -174,7 +175,7 @@ fn mistakes_get_one_sentence_without_a_device() {
         spoil(&model);
         let reward = reward(|reward| reward.file = model.display().to_string());
         let (names, shape) = (names(), ImageShape::square(channels, 8));
-        let refused = Rewards::check(&[reward], &Pictures { shape, classes: classes(&names) });
+        let refused = Rewards::check(&[reward], &Pictures { shape, classes: classes(&names), prompts: &[] });
         let message = refused.expect_err(says).to_string();
         assert!(message.contains(says) && !message.contains('\n') && !message.ends_with('.'), "{message}");
     }

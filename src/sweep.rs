@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::StoredModel;
-use crate::rl::{Cost, RunOptions, RunSummary, Trainer, TrainingRun};
+use crate::rl::{self, Cost, RunOptions, RunSummary, Trainer, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
@@ -200,7 +200,7 @@ fn check_inputs(config: &Config, config_file: &Path) -> Result<()> {
         return Ok(());
     }
     let Some(then) = Inputs::read(&folder.join("inputs.json"))? else { return Ok(()) };
-    match then.changes(&Inputs::of(&config.anchored(), Command::Train)) {
+    match then.changes(&rl::inputs(config)?) {
         changes if changes.is_empty() => Ok(()),
         changes => Err(inputs::changed(&changes, "restore what it was, or choose another --out")),
     }

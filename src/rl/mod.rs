@@ -3,6 +3,7 @@
 pub mod advantage;
 mod dump;
 pub mod guard;
+mod inputs;
 mod method;
 mod metrics;
 mod rollout;
@@ -12,6 +13,7 @@ mod trainer;
 mod update;
 mod update_graph;
 
+pub use inputs::inputs;
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun, going_on};

@@ -23,7 +23,7 @@ use crate::graph::{
     DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
 };
 use crate::model::folder::StoredTensors;
-use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, WeightSource};
+use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
@@ -189,12 +189,14 @@ impl Trainer {
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
         let adapter = Adapter::begin(config, &flow_model)?;
         let network = Network::new(&flow_model, adapter.as_ref(), config.model.weights);
+        // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+        let weights = Summed::new(&model.weights);
         let optimizer = match &adapter {
             Some(adapter) => Optimizer::new(gpu, network.layout(), &adapter.weights)?,
-            None => Optimizer::new(gpu, network.layout(), &model.weights)?,
+            None => Optimizer::new(gpu, network.layout(), &weights)?,
         };
         let base = match keeps_base(config) {
-            true => Some(network.frozen().upload(gpu, BASE.0, &model.weights)?),
+            true => Some(network.frozen().upload(gpu, BASE.0, &weights)?),
             false => None,
         };
         let began_with = adapter.filter(|_| config.lora.adapter.is_some()).map(|adapter| adapter.weights);
@@ -225,7 +227,7 @@ impl Trainer {
             base,
             began_with,
             start,
-            origin: AdapterBase { model: config.anchored().model.name(), crc32: model.crc32()? },
+            origin: AdapterBase { model: config.anchored().model.name(), crc32: weights.crc32() },
             dumped: None,
             optimizer,
         })
@@ -398,7 +400,7 @@ impl Trainer {
             (true, false, _) => "contains an adapter, but `lora` now trains all weights".to_owned(),
             (false, true, _) => "contains all weights, but `lora` now trains an adapter".to_owned(),
             (.., Some(found)) if found != self.origin.crc32 => format!(
-                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {:08x}",
+                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of the model have {:08x}",
                 self.origin.crc32
             ),
             _ => return Ok(()),

@@ -2,7 +2,7 @@
 //! different ones unnoticed.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,12 @@ use crate::{Error, Result};
 
 /// How deep folders are searched: a folder of pictures has one per class.
 const DEPTH: usize = 3;
+/// The size up to which all bytes of a file count. A larger one, such as a text encoder of gigabytes, is read in pieces.
+const WHOLE: u64 = 256 << 20;
+/// Pieces of a larger file, from its first byte to its last.
+const PIECES: u64 = 64;
+/// Bytes of a piece.
+const PIECE: u64 = 1 << 20;
 /// How many changed files a message names.
 const NAMED: usize = 8;
 
@@ -31,27 +37,37 @@ pub struct Inputs {
 pub struct Input {
     /// The key of the configuration that names it.
     pub key: String,
-    /// Its path, absolute.
+    /// Its path, absolute; of a model in the hub's cache, below its name there.
     pub path: PathBuf,
     /// Size in bytes; for a folder, of all files in it.
     pub size: u64,
-    /// CRC-32C; for a folder, of the names, sizes and checksums of all files in it.
+    /// CRC-32C, of a file above 256 MiB of 64 pieces of 1 MiB, evenly spaced; for a folder, of the names, sizes and
+    /// checksums of all files in it.
     pub crc32c: u32,
 }
 
+/// A file inside a folder that a configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// The key of the configuration that names the folder.
+    pub key: String,
+    /// Its path, as [`Input`] has it.
+    pub path: PathBuf,
+    /// Where it is.
+    pub place: PathBuf,
+}
+
 impl Inputs {
-    /// What `command` depends on with this configuration, as it is now. Missing files are left out: whatever needs them
-    /// reports them.
-    pub fn of(config: &Config, command: Command) -> Self {
-        let measured = |(key, path): (String, PathBuf)| {
-            let path = std::path::absolute(&path).unwrap_or(path);
-            let (size, crc32c) = measure(&path, DEPTH).ok()?;
+    /// What `command` depends on with this configuration, and `more`, as it is now. Missing files are left out: whatever
+    /// needs them reports them.
+    pub fn of(config: &Config, command: Command, more: Vec<InputFile>) -> Self {
+        let named = config.anchored().inputs(command).into_iter();
+        let named = named.map(|(key, path)| InputFile { key, place: path.clone(), path });
+        let measured = |InputFile { key, path, place }: InputFile| {
+            let (size, crc32c) = measure(&place, DEPTH).ok()?;
             Some(Input { key, path, size, crc32c })
         };
-        Self {
-            command: command.name().to_owned(),
-            files: config.inputs(command).into_iter().filter_map(measured).collect(),
-        }
+        Self { command: command.name().to_owned(), files: named.chain(more).filter_map(measured).collect() }
     }
 
     /// Reads them back; `None` for a run of a version that wrote none.
@@ -148,6 +164,10 @@ fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
 
 fn measure_file(path: &Path) -> std::io::Result<(u64, u32)> {
     let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > WHOLE {
+        return Ok((length, measure_pieces(&mut file, length)?));
+    }
     let mut piece = vec![0; 1 << 18];
     let (mut size, mut crc) = (0, 0);
     loop {
@@ -160,9 +180,49 @@ fn measure_file(path: &Path) -> std::io::Result<(u64, u32)> {
     }
 }
 
+/// Where a piece of a large file begins.
+fn start_of_piece(number: u64, length: u64) -> u64 {
+    (length - PIECE) * number / (PIECES - 1)
+}
+
+/// CRC-32C of the pieces of a large file.
+fn measure_pieces(file: &mut File, length: u64) -> std::io::Result<u32> {
+    let mut piece = vec![0; PIECE as usize];
+    let mut crc = 0;
+    for number in 0..PIECES {
+        file.seek(SeekFrom::Start(start_of_piece(number, length)))?;
+        file.read_exact(&mut piece)?;
+        crc = crc32c::crc32c_append(crc, &piece);
+    }
+    Ok(crc)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a file with holes, which takes no room.
+    #[test]
+    fn a_large_file_is_read_in_pieces_from_its_first_byte_to_its_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        let length = WHOLE + 12_345;
+        let with = |at: u64| {
+            let mut file = File::create(&path).unwrap();
+            file.set_len(length).unwrap();
+            file.seek(SeekFrom::Start(at)).unwrap();
+            std::io::Write::write_all(&mut file, &[1]).unwrap();
+            measure(&path, DEPTH).unwrap()
+        };
+        let second = start_of_piece(1, length);
+        // What lies between two pieces does not count.
+        let unseen = with(second - 1);
+        assert_eq!((unseen.0, with(second + PIECE)), (length, unseen));
+        let seen: Vec<u32> = [0, PIECE - 1, second, length - 1].map(|at| with(at).1).into();
+        assert!(!seen.contains(&unseen.1) && seen[0] != seen[1], "{seen:?} {unseen:?}");
+        File::create(&path).unwrap().set_len(length + 1).unwrap();
+        assert_ne!(measure(&path, DEPTH).unwrap().0, length);
+    }
 
     #[test]
     fn every_change_is_detected_and_a_copy_is_not_a_change() {

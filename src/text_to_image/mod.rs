@@ -20,6 +20,6 @@ pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
 pub use decoding::PictureDecoder;
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
-pub use pipeline::{Encoders, TextToImage, folder_of, load_adapter};
+pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};
 pub use prompts::{check_count, cut_warnings, read_prompts};
 pub use training::TextBase;

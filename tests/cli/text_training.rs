@@ -151,6 +151,49 @@ fn prompts_can_be_encoded_before_and_their_fields_reach_rewards() {
     assert!(message.contains("prompt 1 of `prompts.file` has a field `label`"), "{message}");
 }
 
+/// Every file that pictures depend on is compared; only what is of one kind of file is named here.
+#[test]
+fn a_part_of_the_model_that_has_changed_is_named_on_resume() {
+    let here = Place::new();
+    copy_folder(&pipeline(), &here.path("model"));
+    let train = "-q train --config train.toml --set model.folder=model --set train.iterations=1 --out run";
+    here.run(train).succeeds();
+    let resume = "-q train --out run --resume --set train.iterations=2";
+    for file in [
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "text_encoder_2/model.safetensors",
+        "text_encoder_3/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ] {
+        let path = here.path("model").join(file);
+        let whole = fs::read(&path).unwrap_or_else(|cause| panic!("{file}: {cause}"));
+        let mut changed = whole.clone();
+        // Still a complete file of its kind: a weight, or a space that was a line break.
+        let last = changed.len() - if file.ends_with(".json") { 2 } else { 4 };
+        changed[last] = if file.ends_with(".json") { b' ' } else { changed[last] ^ 1 };
+        assert_ne!(changed, whole, "{file}");
+        fs::write(&path, changed).unwrap();
+        let message = here.refused(resume).replace('\\', "/");
+        assert!(message.contains(&format!("/{file}, which has changed since the run started")), "{file}: {message}");
+        fs::write(&path, whole).unwrap();
+    }
+    here.run(resume).succeeds();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
 #[test]
 fn mistakes_in_runs_with_prompts_get_one_sentence() {
     let here = Place::new();

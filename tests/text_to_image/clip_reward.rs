@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use flowdppo_wgpu::classes::Classes;
-use flowdppo_wgpu::config::{self, Command, Config, RewardKind};
+use flowdppo_wgpu::config::{self, Config, RewardKind};
 use flowdppo_wgpu::data::from_byte;
 use flowdppo_wgpu::model::text::PICKSCORE_DIVISOR;
 use flowdppo_wgpu::model::{Pictures, Tensors, read_tensors};
 use flowdppo_wgpu::reward::{Purpose, Rewards, ScoringContext};
+use flowdppo_wgpu::rl::inputs;
 use flowdppo_wgpu::shape::ImageShape;
 
 use super::text::formats;
@@ -181,15 +182,17 @@ fn mistakes_get_one_sentence_without_a_device() {
     }
 }
 
-/// The configuration and the tokenizer are recorded as inputs of a run, but not gigabytes of weights.
+/// What a run records of the folder: all that its scores depend on, and nothing else that lies there.
 #[test]
-fn inputs_are_the_small_files() {
+fn inputs_are_the_files_that_scores_depend_on() {
     let config = Config { reward: vec![reward(|_| {})], ..Config::default() };
-    let inputs = config.inputs(Command::Train).into_iter();
+    let inputs = inputs(&config).expect("the model is complete").files.into_iter();
     let mut files: Vec<String> = inputs
-        .filter(|(key, _)| key == "reward.0.file")
-        .map(|(_, path)| path.file_name().expect("a file").to_string_lossy().into_owned())
+        .filter(|input| input.key == "reward.0.file")
+        .map(|input| input.path.file_name().expect("a file").to_string_lossy().into_owned())
         .collect();
     files.sort();
-    assert_eq!(files, ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]);
+    let expected =
+        ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(files, expected);
 }

@@ -62,6 +62,17 @@ impl ClipScorer {
         Ok(Self { folder: folder.to_owned(), config, preparation, weights, logit_scale, vision: None })
     }
 
+    /// The files in a folder that the scores depend on.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are no weights.
+    pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut files = Tokenizer::files(folder);
+        files.extend(["config.json", "preprocessor_config.json"].map(|name| folder.join(name)));
+        files.extend(Weights::open(folder, "")?.files().map(Path::to_owned));
+        Ok(files)
+    }
+
     /// exp(logit_scale), the factor of cosines in scores.
     pub fn factor(&self) -> f64 {
         self.logit_scale.exp()

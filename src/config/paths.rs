@@ -140,6 +140,7 @@ impl Reward {
         {
             found.push(("file", Named::Text(&mut self.file)));
         }
+        found.push(("head", Named::Text(&mut self.head)));
         match &mut self.output {
             Output::Cosine { target: Target::File(file) } => found.push(("output.target", Named::Text(file))),
             Output::Ctc { alphabet } => found.push(("output.alphabet", Named::Text(alphabet))),

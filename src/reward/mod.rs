@@ -4,6 +4,7 @@ mod classifier;
 mod clip_score;
 mod command;
 mod description;
+mod head;
 mod http;
 #[cfg(feature = "onnx")]
 mod onnx;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::assets;
 use crate::compare::{Comparison, Source};
-use crate::config::{Command, Config, ModelSource, SweepRun};
+use crate::config::{Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;

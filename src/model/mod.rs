@@ -21,7 +21,9 @@ mod weights;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
-pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
+pub use autoencoder::{
+    Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig, planned_decoder,
+};
 pub use classifier::{Classifier, ClassifierConfig};
 pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 pub use dit::DitConfig;

@@ -11,6 +11,7 @@ use crate::config;
 use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::PartMemory;
 use crate::model::text::{ClipScorer, Tokens, cosine};
 use crate::shape::ImageShape;
 
@@ -82,14 +83,6 @@ impl ClipScore {
         let prompts: Vec<&str> = prompts(subject).collect();
         scorer.tokens(&prompts).map(|_: Tokens| ())
     }
-
-    /// Bytes that the vision tower takes on the device.
-    ///
-    /// # Errors
-    /// As [`ClipScorer::vision`].
-    pub fn weight_bytes(&mut self) -> Result<u64> {
-        Ok(self.scorer.vision(&self.gpu)?.weight_bytes())
-    }
 }
 
 fn prompts<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a str> {
@@ -144,5 +137,9 @@ impl Reward for ClipScore {
             }));
         }
         Ok(vec![scores])
+    }
+
+    fn memory(&self) -> Option<PartMemory> {
+        self.scorer.memory()
     }
 }

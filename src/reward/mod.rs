@@ -33,6 +33,7 @@ use crate::assets;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
+use crate::graph::PartMemory;
 use crate::model::{Pictures, StoredModel};
 use crate::run::RewardLog;
 use crate::shape::ImageShape;
@@ -105,6 +106,11 @@ pub trait Reward: std::fmt::Debug {
     /// # Errors
     /// If the scorer failed; never a wrong score.
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
+
+    /// What it takes on the device for as long as it lives, if that is more than a few megabytes.
+    fn memory(&self) -> Option<PartMemory> {
+        None
+    }
 
     /// From now on, nothing that failed is retried while `flag` is set: the user wants to stop.
     fn stop_at(&mut self, _flag: &Arc<AtomicBool>) {}
@@ -232,6 +238,17 @@ impl Rewards {
     /// The weight of each component.
     pub fn weights(&self) -> &[f64] {
         &self.weights
+    }
+
+    /// What each reward that is large takes on the device, with its name.
+    pub fn memory(&self) -> Vec<(String, PartMemory)> {
+        let mut first = 0;
+        let mut found = Vec::new();
+        for member in &self.members {
+            found.extend(member.memory().map(|memory| (self.names[first].clone(), memory)));
+            first += member.components().len();
+        }
+        found
     }
 
     /// From now on, writes every score of training and evaluation into `rewards.csv` of a run's directory.

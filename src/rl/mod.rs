@@ -4,6 +4,7 @@ pub mod advantage;
 mod dump;
 pub mod guard;
 mod inputs;
+mod memory;
 mod method;
 mod metrics;
 mod rollout;
@@ -14,6 +15,7 @@ mod update;
 mod update_graph;
 
 pub use inputs::inputs;
+pub use memory::OtherParts;
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun, going_on};

@@ -20,7 +20,8 @@ use crate::files::Streamed;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{
-    DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
+    DType, DeviceProfile, Graph, PartMemory, Planned, StoreMemory, Stores, check_tensors, planned_bytes,
+    planned_together, reserve,
 };
 use crate::model::folder::StoredTensors;
 use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
@@ -67,8 +68,10 @@ pub struct Cost {
     pub bytes: u64,
     /// The same if no memory were reused.
     pub naive_bytes: u64,
-    /// Bytes of the slots of an update, which the rollout's plans share.
-    update_slots: Vec<u64>,
+    /// Bytes of everything but the plans.
+    fixed: u64,
+    /// The plans of an update, a step and the noise.
+    plans: Vec<Planned>,
 }
 
 impl Cost {
@@ -77,7 +80,17 @@ impl Cost {
     /// # Errors
     /// If the device does not have enough memory.
     pub fn reserve(&self, gpu: &Gpu) -> Result<Vec<Arc<Buffer>>> {
-        reserve(gpu, &self.update_slots)
+        reserve(gpu, &self.plans[0].slots)
+    }
+
+    /// Device bytes while these parts are there, too: plans share their memory.
+    pub fn bytes_beside<'a>(&self, parts: impl IntoIterator<Item = &'a PartMemory>) -> u64 {
+        let (mut weights, mut plans) = (0, self.plans.clone());
+        for part in parts {
+            weights += part.weights;
+            plans.push(part.plan.clone());
+        }
+        self.fixed + weights + planned_together(&plans)
     }
 }
 
@@ -161,7 +174,8 @@ impl Trainer {
             dispatches: dispatches(&step.graph, steps) + dispatches(&update.graph, passes),
             bytes: fixed + planned_together(&plans),
             naive_bytes: fixed + plans.iter().map(|plan| plan.naive).sum::<u64>(),
-            update_slots: plans[0].slots.clone(),
+            fixed,
+            plans: plans.into(),
         })
     }
 

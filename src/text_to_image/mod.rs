@@ -10,6 +10,7 @@ mod merge;
 mod order;
 mod pictures;
 mod pipeline;
+mod plan;
 mod prompts;
 mod scheduler;
 mod training;

@@ -137,6 +137,11 @@ impl TextToImage {
         if is_half { WeightType::F16 } else { WeightType::F32 }
     }
 
+    /// Whether T5 can take part.
+    pub(super) fn has_t5(&self) -> bool {
+        state_of(&self.pipeline, T5) == Some(State::Present)
+    }
+
     /// Opens tokenizers and text encoders, T5 among them if it is wanted and the pipeline has it.
     ///
     /// # Errors

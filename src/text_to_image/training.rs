@@ -5,19 +5,19 @@ use std::sync::Arc;
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
 use super::pipeline::{Encoders, TextToImage, folder_of};
+use super::plan::Unencoded;
 use super::prompts::{check_count, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::model::text::CLIP_TOKENS;
-use crate::model::{
-    FlowModel, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
-};
+use crate::graph::{DeviceProfile, PartMemory};
+use crate::model::text::{CLIP_TOKENS, planned_encoder};
+use crate::model::{FlowModel, LatentDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
 use crate::shape::ImageShape;
 
 /// Tokens that T5 contributes, as in the published pipelines.
-const T5_TOKENS: usize = 256;
+pub(super) const T5_TOKENS: usize = 256;
 
 /// Prompts that are evaluated unless the configuration names some.
 const MAX_EVALUATED: usize = 64;
@@ -29,7 +29,7 @@ pub struct TextBase {
     prompts: config::Prompts,
     asked: Vec<Prompt>,
     embeddings: Embeddings,
-    decoder: Shared<dyn LatentDecoder>,
+    decoder: Arc<PictureDecoder>,
     size: [usize; 2],
     /// The noise levels of rollouts, and those of the pipeline.
     schedule: (Schedule, Schedule),
@@ -42,27 +42,6 @@ enum Embeddings {
     Encoded(Arc<Conditions>),
     /// The text encoders, of which no weights have been read yet.
     Open(Box<Encoders>),
-}
-
-/// Prompts whose embeddings nobody asks for yet.
-#[derive(Debug)]
-struct Unencoded {
-    prompts: Vec<Prompt>,
-    tokens: usize,
-}
-
-impl PromptSource for Unencoded {
-    fn prompts(&self) -> &[Prompt] {
-        &self.prompts
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
-        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
-    }
 }
 
 impl LatentDecoder for PictureDecoder {
@@ -120,13 +99,13 @@ impl TextBase {
             )));
         }
         let schedule = (config.rollout.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, asked, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
+        Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
         let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
         let texts: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
-        let model = self.model.flow_model(self.size, prompts, self.decoder.clone());
+        let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
         Ok(StoredModel::of(&FlowModel::Mmdit(model), &texts, Weights::Transformer(weights)))
     }
 
@@ -140,6 +119,34 @@ impl TextBase {
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
         self.with(Shared(Arc::new(Unencoded { prompts: self.asked.clone(), tokens })))
+    }
+
+    /// The text encoder whose largest layer takes the most on such a device, and what that layer takes; `None` if the
+    /// prompts have been encoded before.
+    ///
+    /// # Errors
+    /// As [`planned_encoder`].
+    pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(&'static str, PartMemory)>> {
+        match &self.embeddings {
+            Embeddings::Encoded(_) => Ok(None),
+            // The negative prompt is one more.
+            Embeddings::Open(encoders) => {
+                let tokens = encoders.prompts.has_t5().then_some(encoders.t5_tokens);
+                planned_encoder(&self.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
+            }
+        }
+    }
+
+    /// What decoding takes, see [`PictureDecoder::planned`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn planned_decoder(
+        &self,
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        self.decoder.planned(self.size, profile, room)
     }
 
     /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut

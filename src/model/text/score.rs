@@ -14,6 +14,7 @@ use super::vision::ClipVision;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::PartMemory;
 
 /// Training code divides PickScore, exp(logit_scale) · cosine, by this number (Flow-GRPO, `pickscore_scorer.py`).
 pub const PICKSCORE_DIVISOR: f64 = 26.0;
@@ -111,6 +112,11 @@ impl ClipScorer {
             None => ClipVision::load(gpu, &self.config.vision_config, &mut self.weights)?,
         };
         Ok(self.vision.insert(vision))
+    }
+
+    /// What the vision tower takes on the device, once it is there.
+    pub fn memory(&self) -> Option<PartMemory> {
+        self.vision.as_ref().map(ClipVision::memory)
     }
 
     /// Embeddings of texts, of unit length: `[P, projection_dim]`.

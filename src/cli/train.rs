@@ -58,7 +58,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.start_profiling(&gpu, &mut outputs)?;
     let model = match text {
         None => planned,
-        Some(text) => text.encoded(&gpu, |warning| log::warn!("{warning}"))?,
+        Some(text) => {
+            let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
+            text.encoded(&gpu, folder, global.verbosity(), |warning| log::warn!("{warning}"))?
+        }
     };
     let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
@@ -111,6 +114,15 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(format_args!("warnings: {}, in {}", outcome.warnings, directory.warnings().display()));
     }
     arguments.run.report_profile(&gpu, &directory)
+}
+
+/// The folder that contains the directory of a run, if that has been named.
+fn beside<'a>(directory: Option<&'a Path>, config: &'a Config) -> &'a Path {
+    match directory.map(Path::parent) {
+        None => &config.run.out_dir,
+        Some(Some(parent)) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+    }
 }
 
 /// Loads the rewards, and the judge to find its problems before anything is written.

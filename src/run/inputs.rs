@@ -64,7 +64,7 @@ impl Inputs {
         let named = config.anchored().inputs(command).into_iter();
         let named = named.map(|(key, path)| InputFile { key, place: path.clone(), path });
         let measured = |InputFile { key, path, place }: InputFile| {
-            let (size, crc32c) = measure(&place, DEPTH).ok()?;
+            let (size, crc32c) = measure(&place).ok()?;
             Some(Input { key, path, size, crc32c })
         };
         Self { command: command.name().to_owned(), files: named.chain(more).filter_map(measured).collect() }
@@ -141,8 +141,16 @@ pub fn changed(changes: &[String], remedy: &str) -> Error {
     Error::input(format!("{text}: {remedy}"))
 }
 
+/// Size and CRC-32C of a file or a folder, as [`Input`] has them.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn measure(path: &Path) -> std::io::Result<(u64, u32)> {
+    measure_to(path, DEPTH)
+}
+
 /// Size and CRC-32C of a file or, up to a depth, of all files in a folder.
-fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
+fn measure_to(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
     let kind = fs::metadata(path)?;
     if kind.is_file() {
         return measure_file(path);
@@ -154,7 +162,7 @@ fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
     entries.sort();
     let (mut total, mut crc) = (0, 0);
     for entry in entries {
-        let (size, inner) = measure(&entry, depth - 1)?;
+        let (size, inner) = measure_to(&entry, depth - 1)?;
         let name = entry.file_name().unwrap_or_default().as_encoded_bytes();
         crc = [name, &[0], &size.to_le_bytes(), &inner.to_le_bytes()].into_iter().fold(crc, crc32c::crc32c_append);
         total += size;
@@ -212,7 +220,7 @@ mod tests {
             file.set_len(length).unwrap();
             file.seek(SeekFrom::Start(at)).unwrap();
             std::io::Write::write_all(&mut file, &[1]).unwrap();
-            measure(&path, DEPTH).unwrap()
+            measure(&path).unwrap()
         };
         let second = start_of_piece(1, length);
         // What lies between two pieces does not count.
@@ -221,7 +229,7 @@ mod tests {
         let seen: Vec<u32> = [0, PIECE - 1, second, length - 1].map(|at| with(at).1).into();
         assert!(!seen.contains(&unseen.1) && seen[0] != seen[1], "{seen:?} {unseen:?}");
         File::create(&path).unwrap().set_len(length + 1).unwrap();
-        assert_ne!(measure(&path, DEPTH).unwrap().0, length);
+        assert_ne!(measure(&path).unwrap().0, length);
     }
 
     #[test]
@@ -231,22 +239,22 @@ mod tests {
         fs::create_dir_all(path.join("data/cat")).unwrap();
         fs::write(path.join("data/cat/1.png"), b"123456789").unwrap();
         // The check value of CRC-32C.
-        assert_eq!(measure(&path.join("data/cat/1.png"), DEPTH).unwrap(), (9, 0xe306_9283));
-        let before = measure(&path.join("data"), DEPTH).unwrap();
+        assert_eq!(measure(&path.join("data/cat/1.png")).unwrap(), (9, 0xe306_9283));
+        let before = measure(&path.join("data")).unwrap();
         assert_eq!(before.0, 9);
         for (name, text) in [("cat/1.png", "123456780"), ("cat/2.png", ""), ("cat/1.png", "12345678")] {
             let file = path.join("data").join(name);
             let old = fs::read(&file).ok();
             fs::write(&file, text).unwrap();
-            assert_ne!(measure(&path.join("data"), DEPTH).unwrap(), before, "{name}");
+            assert_ne!(measure(&path.join("data")).unwrap(), before, "{name}");
             match old {
                 Some(old) => fs::write(&file, old).unwrap(),
                 None => fs::remove_file(&file).unwrap(),
             }
-            assert_eq!(measure(&path.join("data"), DEPTH).unwrap(), before, "{name}");
+            assert_eq!(measure(&path.join("data")).unwrap(), before, "{name}");
         }
         fs::rename(path.join("data/cat/1.png"), path.join("data/cat/3.png")).unwrap();
-        assert_ne!(measure(&path.join("data"), DEPTH).unwrap(), before);
+        assert_ne!(measure(&path.join("data")).unwrap(), before);
     }
 
     #[test]

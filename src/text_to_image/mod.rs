@@ -6,6 +6,7 @@
 mod conditions;
 mod conditions_file;
 mod decoding;
+mod kept;
 mod merge;
 mod order;
 mod pictures;

@@ -226,6 +226,21 @@ fn encoder_parts(pipeline: &Pipeline, with_t5: bool) -> &'static [[&'static str;
     }
 }
 
+/// The files of the tokenizers and text encoders that take part.
+///
+/// # Errors
+/// [`Error::Input`] if a part is missing, or its weights are.
+pub(super) fn encoder_files(pipeline: &Pipeline, with_t5: bool) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for [tokenizer, encoder] in encoder_parts(pipeline, with_t5) {
+        files.extend(Tokenizer::files(&pipeline.component(tokenizer)?));
+        let encoder = pipeline.component(encoder)?;
+        files.push(encoder.join("config.json"));
+        files.extend(Weights::open(&encoder, "")?.files().map(Path::to_owned));
+    }
+    Ok(files)
+}
+
 /// The files of the pipeline that a run with this configuration reads; none if its model is another one.
 ///
 /// # Errors
@@ -241,12 +256,7 @@ pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
         files.extend(open_weights(&part, None)?.files().map(|(path, _)| path.to_owned()));
     }
     if !config.prompts.file.as_deref().is_some_and(is_encoded) {
-        for [tokenizer, encoder] in encoder_parts(&pipeline, config.prompts.t5) {
-            files.extend(Tokenizer::files(&pipeline.component(tokenizer)?));
-            let encoder = pipeline.component(encoder)?;
-            files.push(encoder.join("config.json"));
-            files.extend(Weights::open(&encoder, "")?.files().map(Path::to_owned));
-        }
+        files.extend(encoder_files(&pipeline, config.prompts.t5)?);
     }
     // A snapshot in the hub's cache has another path once the model is downloaded anew.
     let input = |place: PathBuf| {

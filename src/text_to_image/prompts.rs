@@ -56,7 +56,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
 }
 
 /// Prompts whose embeddings are kept in memory, 5.5 MB each for SD3.5.
-const MOST_ENCODED: usize = 256;
+pub(super) const MOST_ENCODED: usize = 256;
 
 /// Checks that so many prompts can be encoded in memory; `source` is what names them, and takes a file of embeddings.
 ///

@@ -1,12 +1,14 @@
 //! A pipeline as what `train` starts from.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
+use super::kept::ManyPrompts;
 use super::pipeline::{Encoders, TextToImage, folder_of};
 use super::plan::Unencoded;
-use super::prompts::{check_count, cut_warnings, read_prompts};
+use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
@@ -14,6 +16,7 @@ use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};
 use crate::model::{FlowModel, LatentDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
+use crate::run::Verbosity;
 use crate::shape::ImageShape;
 
 /// Tokens that T5 contributes, as in the published pipelines.
@@ -86,7 +89,6 @@ impl TextBase {
             }
             false => {
                 let asked = read_prompts(file)?;
-                check_count(asked.len(), "`prompts.file`")?;
                 (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
@@ -149,12 +151,18 @@ impl TextBase {
         self.decoder.planned(self.size, profile, room)
     }
 
-    /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
-    /// off prompts that are too long.
+    /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
+    /// in a file in `folder`, which is used again. `warn` is given what was cut off prompts that are too long.
     ///
     /// # Errors
-    /// If an encoder is damaged, or the device does not have enough memory.
-    pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+    /// If an encoder is damaged, the device does not have enough memory, or the file cannot be written.
+    pub fn encoded(
+        &self,
+        gpu: &Arc<Gpu>,
+        folder: &Path,
+        verbosity: Verbosity,
+        warn: impl Fn(&str),
+    ) -> Result<StoredModel> {
         let (rollout, own) = &self.schedule;
         if *rollout == Schedule::default() && rollout != own {
             warn(
@@ -164,6 +172,11 @@ impl TextBase {
         }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
+            Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
+                let (pipeline, negative) = (self.model.pipeline(), self.prompts.negative.as_str());
+                let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
+                Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
+            }
             Embeddings::Open(encoders) => {
                 let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;
                 cut_warnings(&cut).iter().for_each(|warning| warn(warning));

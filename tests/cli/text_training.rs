@@ -194,6 +194,39 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// More prompts than are kept in memory are encoded once, for all runs beside each other.
+#[test]
+fn many_prompts_are_encoded_into_a_file_that_is_used_again() {
+    let here = Place::new();
+    let lines: Vec<String> =
+        (0..260).map(|number| format!(r#"{{"prompt": "square {number}", "number": {number}}}"#)).collect();
+    fs::write(here.path("many.jsonl"), lines.join("\n")).unwrap();
+    let train = "train --config train.toml --set prompts.file=many.jsonl --set train.iterations=1";
+    let kept = || {
+        let files =
+            fs::read_dir(here.path("runs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        files.filter(|name| name.starts_with("prompts-") && name.ends_with(".safetensors")).collect::<Vec<_>>()
+    };
+    here.run(&format!("{train} --dry-run")).succeeds();
+    assert!(!here.path("runs").exists(), "a dry run writes nothing");
+    here.run(&format!("{train} --out runs/one")).succeeds();
+    let first = kept();
+    let [file] = first.as_slice() else { panic!("{first:?}") };
+    let written = fs::metadata(here.path("runs").join(file)).unwrap().modified().unwrap();
+    here.run(&format!("{train} --out runs/two")).succeeds();
+    here.run("train --out runs/one --resume --set train.iterations=2").succeeds();
+    assert_eq!(kept(), first);
+    assert_eq!(fs::metadata(here.path("runs").join(file)).unwrap().modified().unwrap(), written, "encoded again");
+
+    // The same as what `encode` writes.
+    here.run(&format!("{train} --out encoded/run --set prompts.file=runs/{file}")).succeeds();
+    let [two, encoded] = ["runs/two", "encoded/run"]
+        .map(|run| fs::read(here.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap());
+    assert!(two == encoded, "the same prompts");
+    here.run(&format!("{train} --out runs/other --set prompts.negative=blurry")).succeeds();
+    assert_eq!(kept().len(), 2, "another negative prompt");
+}
+
 #[test]
 fn mistakes_in_runs_with_prompts_get_one_sentence() {
     let here = Place::new();

@@ -82,6 +82,16 @@ fn a_run_with_prompts_is_resumed_byte_for_byte_and_its_adapter_draws() {
     here.run("config check train.toml").succeeds();
     let plan = here.run("train --config train.toml --dry-run").succeeds();
     assert!(plan.contains("planned device memory") && plan.contains("in f16"), "{plan}");
+    for part in [
+        "rollout, update and optimizer",
+        "the decoder, while it decodes whole pictures, on top",
+        "the largest layer of text_encoder",
+    ] {
+        assert!(
+            plan.lines().any(|line| line.trim_start().split_once(" MiB").is_some_and(|(_, it)| it.contains(part))),
+            "{part}: {plan}"
+        );
+    }
     here.run("-q train --config train.toml --out whole").succeeds();
     here.run("-q train --config train.toml --out parts --set train.iterations=1").succeeds();
     here.run("-q train --out parts --resume --set train.iterations=2").succeeds();

@@ -3,6 +3,8 @@
 pub mod advantage;
 mod dump;
 pub mod guard;
+mod inputs;
+mod memory;
 mod method;
 mod metrics;
 mod rollout;
@@ -13,6 +15,8 @@ mod trainer;
 mod update;
 mod update_graph;
 
+pub use inputs::inputs;
+pub use memory::OtherParts;
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun, going_on};

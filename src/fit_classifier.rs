@@ -79,8 +79,8 @@ impl FittingGraph {
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input_indices("labels", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
-        let mixture = vec![SamplerRow { a: 1.0, b: 0.0, s: config.noise_std as f32 }; batch];
-        let mixture = graph.constant("mixture", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&mixture).to_vec());
+        let mixture = SamplerRow { a: 1.0, b: 0.0, s: config.noise_std as f32 };
+        let mixture = mixture.constant(&mut graph, "mixture", batch);
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
         let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
         let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));

@@ -10,10 +10,10 @@ use super::results::Measurement;
 use crate::autodiff::backward;
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{DeviceProfile, Graph, Plan, Tensor, planned_bytes};
 use crate::model::{ConditionInput, DitConfig, FlowModel};
-use crate::ops::{mean_squared_error, sampler_step};
+use crate::ops::{SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{self, GRADIENTS, Optimizer, PARAMETERS};
 
 /// Losses of the first four steps at a batch of 32 (PyTorch, f32).
@@ -80,8 +80,8 @@ impl StepGraph {
         let [noise, data] = ["noise", "data"].map(|name| graph.input(name, &shape));
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, &model, batch, false);
-        let mixture = graph.input("mixture", &[batch, 3]);
-        let difference = graph.constant("difference", &[batch, 3], [1.0, 0.0, -1.0].repeat(batch));
+        let mixture = graph.input("mixture", &[batch, SamplerRow::WORDS]);
+        let difference = SamplerRow { a: 1.0, b: 0.0, s: -1.0 }.constant(&mut graph, "difference", batch);
         let x_t = sampler_step(&mut graph, noise, noise, data, mixture);
         // The velocity of this program is noise - data.
         let target = sampler_step(&mut graph, noise, noise, data, difference);
@@ -139,7 +139,8 @@ impl StepGraph {
         plan.write(self.time, &times.iter().map(|t| self.model.time_of(1.0 - t)).collect::<Vec<f32>>());
         let classes: Vec<u32> = (0..batch as u32).map(|row| row % 11).collect();
         self.condition.write(&plan, &self.model, &classes)?;
-        plan.write(self.mixture, &times.iter().flat_map(|t| [1.0 - *t as f32, 0.0, *t as f32]).collect::<Vec<f32>>());
+        let mixture = times.iter().map(|t| SamplerRow { a: 1.0 - *t as f32, b: 0.0, s: *t as f32 });
+        plan.write_structs(self.mixture, &mixture.collect::<Vec<_>>());
         Ok(BenchmarkStep {
             optimizer,
             plan,

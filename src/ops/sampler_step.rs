@@ -23,6 +23,13 @@ shader_struct! {
     }
 }
 
+impl SamplerRow {
+    /// Records this row for each of `batch` samples.
+    pub fn constant(self, graph: &mut Graph, name: &str, batch: usize) -> Tensor {
+        graph.constant(name, &[batch, Self::WORDS], bytemuck::cast_slice(&vec![self; batch]).to_vec())
+    }
+}
+
 impl From<Transition> for SamplerRow {
     fn from(row: Transition) -> Self {
         Self { a: row.a as f32, b: row.b as f32, s: row.s as f32 }

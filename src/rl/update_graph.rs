@@ -238,9 +238,7 @@ impl UpdateGraph {
         let graph = &mut self.graph;
         // The sampler's kernel also mixes samples with noise.
         let x = sampler_step(graph, sample, sample, epsilon, self.rows);
-        let to_target = vec![SamplerRow { a: -1.0, b: 0.0, s: 1.0 }; batch];
-        let to_target =
-            graph.constant("to target", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&to_target).to_vec());
+        let to_target = SamplerRow { a: -1.0, b: 0.0, s: 1.0 }.constant(graph, "to target", batch);
         let u = sampler_step(graph, sample, sample, epsilon, to_target);
         let guidance_scale = settings.rollout.guidance_scale as f32;
         let (time, condition) = (self.time, self.condition);

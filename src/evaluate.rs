@@ -3,10 +3,7 @@
 
 mod statistics;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use serde::Serialize;
 
 use crate::config::{Eval, Rollout};
 use crate::error::Result;
@@ -16,71 +13,9 @@ use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
+pub use crate::run::evaluation::{Drift, Evaluation, Split};
 use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
-
-/// The result of an evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Evaluation {
-    /// Samples.
-    pub samples: usize,
-    /// Mean reward (weighted sum of components).
-    pub reward_mean: f64,
-    /// Standard error of that mean.
-    pub reward_standard_error: f64,
-    /// Share of samples that the independent judge assigns to the requested class.
-    pub judge_accuracy: Option<f64>,
-    /// Mean Euclidean distance between two samples of one class.
-    pub diversity: f64,
-    /// Standard error of that.
-    pub diversity_standard_error: f64,
-    /// Share of the samples' energy in high spatial frequencies, from 0 to 1: Σ (differences of neighbouring pixels)² /
-    /// (8·Σ (x − mean)²), which weights each frequency by its height; `None` for samples of one pixel.
-    pub high_frequency: Option<f64>,
-    /// Standard error of that.
-    pub high_frequency_standard_error: Option<f64>,
-    /// Mean of each reward component before its weight, by name; empty if there is only one.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub components: BTreeMap<String, f64>,
-    /// Standard errors of those.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub components_standard_error: BTreeMap<String, f64>,
-    /// Trained and untrained classes separately, if `rollout.classes` leaves some out.
-    #[serde(flatten)]
-    pub split: Option<Split>,
-    /// How far the model is from its base.
-    pub drift: Option<Drift>,
-}
-
-/// An evaluation by whether a class is among those that the rollouts draw.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Split {
-    /// Mean reward over trained classes.
-    pub reward_trained: f64,
-    /// Mean reward over the others.
-    pub reward_untrained: f64,
-    /// The judge's accuracy on trained classes.
-    pub judge_trained: Option<f64>,
-    /// The judge's accuracy on the others.
-    pub judge_untrained: Option<f64>,
-    /// Mean squared difference from the base's images of untrained classes, per element; `None` for the base.
-    pub image_msd_untrained: Option<f64>,
-}
-
-/// How far a model is from its base.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Drift {
-    /// Mean squared difference of the velocities at the same states, per element; states are those of the
-    /// model's own deterministic trajectories.
-    pub velocity_msd: f64,
-    /// The same difference as KL of the stochastic sampler at each step, in nats per element; `None` where the
-    /// sampler has no density.
-    pub kl_by_step: Vec<Option<f64>>,
-    /// Mean of those, without the last step, whose weight would dominate.
-    pub kl_mean: f64,
-    /// Mean squared difference of the final images from the same noise, per element.
-    pub image_msd: f64,
-}
 
 /// Evaluates one model repeatedly; all plans are made once.
 #[derive(Debug)]
@@ -251,6 +186,7 @@ impl Evaluator {
                 .collect(),
             split: self.split(images, &totals)?,
             drift: None,
+            kl_efficiency: None,
         })
     }
 

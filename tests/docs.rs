@@ -9,7 +9,7 @@ use flowdppo_wgpu::config::{Checked, Command, Config, ObjectiveName, PRESETS, Sw
 use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
 use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
 use flowdppo_wgpu::rl::guard::WarningKind;
-use flowdppo_wgpu::rl::{IterationMetrics, StepMetrics, UpdateMetrics};
+use flowdppo_wgpu::rl::{IterationMetrics, Line, StepMetrics, UpdateMetrics};
 use flowdppo_wgpu::run::checkpoint;
 
 #[path = "common/command_lines.rs"]
@@ -359,12 +359,16 @@ fn the_reference_names_every_metric() {
             image_msd_untrained: None,
         }),
         drift: Some(drift),
+        kl_efficiency: Some(0.0),
     };
     let evaluation = serde_json::to_value(&evaluation).unwrap();
     let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let objectives = [ObjectiveName::FlowDppo, ObjectiveName::FlowGrpo, ObjectiveName::Nft];
-    let lines = objectives.map(|objective| iteration(objective).to_json(1e-4));
-    let mut found: Vec<String> = lines.into_iter().flatten().map(|(key, _)| key).collect();
+    let lines = objectives.map(|objective| {
+        let line = Line { iteration: 1, learned: Some(iteration(objective).line(1e-4)), evaluation: None };
+        names(&serde_json::to_value(line).unwrap())
+    });
+    let mut found = lines.concat();
     found.extend(names(&evaluation).iter().map(|key| format!("eval/{key}")));
     found.extend(names(&drift_keys));
     let reference = read("docs/metrics.md");

@@ -148,6 +148,7 @@ mod tests {
             components_standard_error: components.iter().map(|(name, _, error)| ((*name).to_owned(), *error)).collect(),
             split: None,
             drift: None,
+            kl_efficiency: None,
         }
     }
 

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::line::{IterationLine, Line};
 use crate::config::{self, Mask, ObjectiveName};
 use crate::error::Result;
-use crate::run::metrics::{Record, number};
+use crate::run::evaluation::Evaluation;
 use crate::run::{MetricsLog, Progress};
 
 /// How many standard errors a value must be beyond its limit, so that noise does not count.
@@ -77,7 +78,7 @@ pub struct Watch {
     threshold: Option<String>,
     holdouts: Vec<String>,
     dim: usize,
-    base: Option<Record>,
+    base: Option<Evaluation>,
     best: BTreeMap<String, Score>,
     /// Iterations in a row that a sign has lasted.
     streaks: BTreeMap<WarningKind, usize>,
@@ -125,30 +126,30 @@ impl Watch {
     }
 
     /// Processes a line of `metrics.jsonl`: an iteration, its evaluation, or both. Iteration 0 is the base.
-    pub fn observe(&mut self, line: &Record) -> Findings {
-        let iteration = line["iteration"].as_u64().unwrap_or(0);
+    pub fn observe(&mut self, line: &Line) -> Findings {
+        let iteration = line.iteration;
         let mut signs = Vec::new();
         // A run that resumes measures the base again. Different numbers mean that the rewards, the judge or the samples
         // have changed, so what was measured before is no longer a baseline.
         if iteration == 0
-            && let Some(base) = &self.base
+            && let (Some(base), Some(again)) = (&self.base, &line.evaluation)
         {
-            if same_evaluation(base, line) {
+            if same_evaluation(base, again) {
                 return Findings::default();
             }
             self.best.clear();
             self.told.retain(|(kind, _), _| !kind.is_evaluated());
         }
-        if let Some(spread) = number(line, "reward_std") {
-            self.observe_rollout(line, spread, &mut signs);
-            signs.extend(half::sign(line));
+        if let Some(learned) = &line.learned {
+            self.observe_rollout(learned, &mut signs);
+            signs.extend(half::sign(learned));
         }
-        if let Some(reward) = number(line, "eval/reward_mean") {
+        if let Some(evaluation) = &line.evaluation {
             if iteration == 0 {
-                self.base = Some(line.clone());
+                self.base = Some(evaluation.clone());
             }
-            self.observe_scores(line, iteration, reward, &mut signs);
-            self.observe_images(line, reward, &mut signs);
+            self.observe_scores(evaluation, iteration, &mut signs);
+            self.observe_images(evaluation, &mut signs);
         }
         let mut findings = Findings::default();
         for Sign { kind, name, severity, hack, seen, change } in signs {
@@ -175,15 +176,14 @@ impl Watch {
         findings
     }
 
-    /// Signs in the samples of a rollout and their updates; `spread` is the standard deviation of the rewards.
-    fn observe_rollout(&mut self, line: &Record, spread: f64, signs: &mut Vec<Sign>) {
-        let no_signal = number(line, "zero_std_group_ratio") == Some(1.0);
+    /// Signs in the samples of a rollout and their updates.
+    fn observe_rollout(&mut self, learned: &IterationLine, signs: &mut Vec<Sign>) {
+        let (spread, mean) = (learned.reward_std, learned.reward_mean);
+        let no_signal = learned.zero_std_group_ratio == 1.0;
         let saturated = !no_signal && spread < self.limits.min_reward_spread * self.largest_spread;
         self.largest_spread = self.largest_spread.max(spread);
-        let masked = number(line, "masked_fraction_later").unwrap_or(0.0);
-        // A non-finite norm is written as null.
-        let norms = line.get("grad_norm_by_update").and_then(Value::as_array);
-        let norms = norms.into_iter().flatten().map(|norm| norm.as_f64().unwrap_or(f64::INFINITY));
+        let masked = learned.masked.as_ref().map_or(0.0, |masked| masked.masked_fraction_later);
+        let norms = learned.grad_norm_by_update.iter().map(|norm| norm.unwrap_or(f64::INFINITY));
         let smallest = norms.reduce(f64::min).unwrap_or(0.0);
         let cut = smallest / self.max_grad_norm;
 
@@ -202,7 +202,7 @@ impl Watch {
             );
         }
         if let Some(lasted) = self.lasts(WarningKind::Saturated, saturated) {
-            let (mean, most) = (number(line, "reward_mean").unwrap_or(f64::NAN), self.largest_spread);
+            let most = self.largest_spread;
             sign(
                 WarningKind::Saturated,
                 1.0,
@@ -236,7 +236,7 @@ impl Watch {
                 "raise `train.max_grad_norm`, or lower `train.learning_rate` if the reward does not rise".into(),
             );
         }
-        let updates = line.get("masked_by_update").and_then(Value::as_array).map_or(0, Vec::len);
+        let updates = learned.masked.as_ref().map_or(0, |masked| masked.masked_by_update.len());
         self.idle = self.idle.filter(|_| masked == 0.0 && updates > 1).map(|count| count + 1);
         if let Some(threshold) = &self.threshold
             && self.limits.idle_after > 0
@@ -262,21 +262,22 @@ impl Watch {
     }
 
     /// Scores against their best evaluation so far.
-    fn observe_scores(&mut self, line: &Record, iteration: u64, reward: f64, signs: &mut Vec<Sign>) {
+    fn observe_scores(&mut self, evaluation: &Evaluation, iteration: u64, signs: &mut Vec<Sign>) {
+        let (reward, samples) = (evaluation.reward_mean, evaluation.samples as f64);
         let mut scores = Vec::new();
-        if let (Some(value), Some(samples)) = (number(line, "eval/judge_accuracy"), number(line, "eval/samples")) {
+        if let Some(value) = evaluation.judge_accuracy {
             // Agresti and Coull's: also right where all samples are recognised, or none.
             let share = (value * samples + 2.0) / (samples + 4.0);
             let standard_error = (share * (1.0 - share) / (samples + 4.0)).sqrt();
             scores.push((WarningKind::Judge, "the judge's accuracy".to_owned(), value, standard_error));
         }
         for name in &self.holdouts {
-            let of = |key: &str| number(line, &format!("eval/{key}.{name}"));
-            if let (Some(value), Some(standard_error)) = (of("components"), of("components_standard_error")) {
-                scores.push((WarningKind::Holdout, format!("the hold-out `{name}`"), value, standard_error));
+            let Evaluation { components, components_standard_error, .. } = evaluation;
+            if let (Some(value), Some(standard_error)) = (components.get(name), components_standard_error.get(name)) {
+                scores.push((WarningKind::Holdout, format!("the hold-out `{name}`"), *value, *standard_error));
             }
         }
-        if let Some(standard_error) = number(line, "eval/reward_standard_error") {
+        if let Some(standard_error) = known(evaluation.reward_standard_error) {
             scores.push((WarningKind::Reward, "the reward".to_owned(), reward, standard_error));
         }
         for (kind, name, value, standard_error) in scores {
@@ -297,15 +298,16 @@ impl Watch {
     }
 
     /// The statistics of the samples, against the base's.
-    fn observe_images(&self, line: &Record, reward: f64, signs: &mut Vec<Sign>) {
+    fn observe_images(&self, evaluation: &Evaluation, signs: &mut Vec<Sign>) {
         let Some(base) = &self.base else { return };
-        let both = |key: &str| Some([number(base, key)?, number(line, key)?]);
-        let measured = |key: &str| Some((both(key)?, both(&format!("{key}_standard_error"))?));
-        let Some(reward_before) = number(base, "eval/reward_mean") else { return };
+        let both = |of: fn(&Evaluation) -> Option<f64>| Some([of(base)?, of(evaluation)?]);
+        let diversity = both(|it| known(it.diversity)).zip(both(|it| known(it.diversity_standard_error)));
+        let high_frequency = both(|it| it.high_frequency).zip(both(|it| it.high_frequency_standard_error));
+        let (reward_before, reward) = (base.reward_mean, evaluation.reward_mean);
         let mut sign = |kind, severity, seen| {
             signs.push(self.evaluated(kind, String::new(), severity, seen, [reward_before, reward]));
         };
-        if let Some(([before, now], [error_before, error])) = measured("eval/diversity") {
+        if let Some(([before, now], [error_before, error])) = diversity {
             let limit = self.limits.min_diversity;
             let share = now / before;
             if now + NOISE * error.hypot(limit * error_before) < limit * before {
@@ -313,7 +315,7 @@ impl Watch {
                 sign(WarningKind::Diversity, share.recip(), seen);
             }
         }
-        if let Some(([before, now], [error_before, error])) = measured("eval/high_frequency") {
+        if let Some(([before, now], [error_before, error])) = high_frequency {
             let limit = self.limits.max_high_frequency;
             let factor = now / before;
             if before > 0.0 && now > limit * before + NOISE * error.hypot(limit * error_before) {
@@ -324,11 +326,11 @@ impl Watch {
                 sign(WarningKind::HighFrequency, factor, seen);
             }
         }
-        let moved = number(line, "eval/drift.image_msd").map(|msd| (msd * self.dim as f64).sqrt());
-        if let (Some(moved), Some(unit)) = (moved, number(base, "eval/diversity").filter(|unit| *unit > 0.0)) {
+        if let (Some(found), Some(unit)) = (&evaluation.drift, known(base.diversity).filter(|unit| *unit > 0.0)) {
+            let moved = (found.image_msd * self.dim as f64).sqrt();
             let drift = moved / unit;
             if drift > self.limits.max_drift {
-                let kl = number(line, "eval/drift.kl_mean").unwrap_or(f64::NAN);
+                let kl = found.kl_mean;
                 let seen = format!(
                     "samples lie {moved:.3} from the base's of the same noise, {drift:.2} times as far as two of the \
                      base samples of a class from each other (KL to the base {kl:.1e} nats per element)"
@@ -373,24 +375,27 @@ impl Watch {
     }
 }
 
-/// Whether two lines contain the same evaluation, up to the rounding of another device or driver:
-/// sums of thousands of floats differ by about 1e-5, other rewards, judges or seeds by percents.
-fn same_evaluation(a: &Record, b: &Record) -> bool {
+/// A number, unless it is not known, or not finite.
+fn known(number: f64) -> Option<f64> {
+    Some(number).filter(|number| number.is_finite())
+}
+
+/// Whether two evaluations are the same, up to the rounding of another device or driver: sums of thousands of floats
+/// differ by about 1e-5, other rewards, judges or seeds by percents.
+fn same_evaluation(a: &Evaluation, b: &Evaluation) -> bool {
     fn same(a: Option<&Value>, b: &Value) -> bool {
         match (a, b) {
             (Some(Value::Number(a)), Value::Number(b)) => match (a.as_f64(), b.as_f64()) {
                 (Some(a), Some(b)) => (a - b).abs() <= 1e-3 * a.abs(),
                 _ => false,
             },
-            (Some(Value::Object(a)), Value::Object(b)) => same_all(a, b, |_| true),
+            (Some(Value::Object(a)), Value::Object(b)) => {
+                a.len() == b.len() && b.iter().all(|(key, b)| same(a.get(key), b))
+            }
             (a, b) => a == Some(b),
         }
     }
-    fn same_all(a: &Record, b: &Record, counts: impl Fn(&str) -> bool) -> bool {
-        let keys = |record: &Record| record.keys().filter(|key| counts(key)).count();
-        keys(a) == keys(b) && b.iter().filter(|(key, _)| counts(key)).all(|(key, b)| same(a.get(key), b))
-    }
-    same_all(a, b, |key| key.starts_with("eval/"))
+    same(Some(&json!(a)), &json!(b))
 }
 
 fn in_a_row(iterations: usize) -> String {
@@ -413,15 +418,15 @@ pub(super) struct RunGuard {
 impl RunGuard {
     /// Warnings go to `file`. `past` contains the lines of the iterations that are done: their warnings have been
     /// given.
-    pub(super) fn new(mut watch: Watch, past: Vec<Record>, file: PathBuf) -> Self {
+    pub(super) fn new(mut watch: Watch, past: &[Line], file: PathBuf) -> Self {
         for line in past {
-            watch.observe(&line);
+            watch.observe(line);
         }
         Self { watch, file, log: None, warnings: 0, stop: None }
     }
 
     /// Processes a line of `metrics.jsonl`.
-    pub(super) fn observe(&mut self, line: &Record, progress: &Progress) -> Result<()> {
+    pub(super) fn observe(&mut self, line: &Line, progress: &Progress) -> Result<()> {
         let Findings { warnings, stop } = self.watch.observe(line);
         for warning in &warnings {
             progress.println(&format!("warning: {}", warning.message));

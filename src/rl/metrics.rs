@@ -1,8 +1,9 @@
 //! The metrics of an iteration; docs/metrics.md describes healthy values.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::advantage::Advantages;
+use super::line::{IterationLine, MaskedLine};
 use super::method::Method;
 use super::update::UpdateRecord;
 use crate::autodiff::LostInHalf;
@@ -10,6 +11,7 @@ use crate::config::ObjectiveName;
 use crate::flow::divergence::tv_from_kl_sum;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::ops::Outcome;
+use crate::run::metrics::Record;
 
 /// The statistics of one optimizer step, under the names used in the literature.
 ///
@@ -210,23 +212,35 @@ impl IterationMetrics {
         self.images as f64 / self.seconds.iter().sum::<f64>().max(1e-9)
     }
 
-    /// The line of `metrics.jsonl`.
-    pub fn to_json(&self, learning_rate: f64) -> Map<String, Value> {
+    /// What the line of `metrics.jsonl` says about it.
+    pub fn line(&self, learning_rate: f64) -> IterationLine {
+        let is_policy = Method::from(self.objective) == Method::Policy;
+        IterationLine {
+            reward_mean: self.reward[0],
+            reward_std: self.reward[1],
+            zero_std_group_ratio: self.zero_std_groups[0] as f64 / self.zero_std_groups[1] as f64,
+            grad_norm_by_update: self.updates.iter().map(|it| Some(it.grad_norm).filter(|it| it.is_finite())).collect(),
+            masked: is_policy.then(|| MaskedLine {
+                masked_fraction_later: self.later(|update| update.masked_fraction),
+                masked_by_update: self.by_update(|update| update.masked_fraction),
+            }),
+            lost_in_half: self.lost_in_half.clone(),
+            others: self.other_keys(learning_rate),
+        }
+    }
+
+    /// The keys of the line that nothing in this process reads.
+    fn other_keys(&self, learning_rate: f64) -> Record {
         let mut line = object(json!({
-            "iteration": self.iteration,
-            "reward_mean": self.reward[0],
-            "reward_std": self.reward[1],
             "reward_min": self.reward[2],
             "reward_max": self.reward[3],
             "advantage_std": self.advantage[0],
             "advantage_abs_max": self.advantage[1],
             "zero_std_group_count": self.zero_std_groups[0],
-            "zero_std_group_ratio": self.zero_std_groups[0] as f64 / self.zero_std_groups[1] as f64,
             "policy_loss": self.mean(|update| update.policy_loss),
             "policy_loss_update0": self.updates.first().map(|update| update.policy_loss),
             "policy_loss_later": self.later(|update| update.policy_loss),
             "grad_norm": self.mean(|update| update.grad_norm),
-            "grad_norm_by_update": self.by_update(|update| update.grad_norm),
             "lr": learning_rate,
             "skipped_updates": self.skipped(),
             "trained_steps": self.trained_steps,
@@ -238,9 +252,6 @@ impl IterationMetrics {
         for (name, [mean, std]) in &self.components {
             line.insert(format!("reward/{name}_mean"), json!(mean));
             line.insert(format!("reward/{name}_std"), json!(std));
-        }
-        if let Some(lost) = &self.lost_in_half {
-            line.insert("lost_in_half".into(), json!(lost));
         }
         line.append(&mut Method::from(self.objective).metrics(self));
         if let Some(kl_ref) = self.updates.first().and_then(|update| update.kl_ref_mean) {
@@ -278,12 +289,10 @@ impl IterationMetrics {
             "pos_rm_fraction": self.mean(|update| update.pos_rm_fraction),
             "neg_rm_fraction": self.mean(|update| update.neg_rm_fraction),
             "masked_fraction": masked,
-            "masked_fraction_later": self.later(|update| update.masked_fraction),
             "unmasked_fraction": 1.0 - masked,
             "ratio_update0_maxdev": self.on_policy[0],
             "kl_update0_max": self.on_policy[1],
             "kl_by_update": self.by_update(|update| update.kl_mean),
-            "masked_by_update": self.by_update(|update| update.masked_fraction),
             "kl_by_step": by_step(|step| step.kl),
             "log_ratio_by_step": by_step(|step| step.log_ratio),
             "masked_by_step": by_step(|step| step.masked),
@@ -308,7 +317,7 @@ impl IterationMetrics {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+fn object(value: Value) -> Record {
     match value {
         Value::Object(map) => map,
         other => unreachable!("{other} is an object"),

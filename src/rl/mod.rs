@@ -4,6 +4,7 @@ pub mod advantage;
 mod dump;
 pub mod guard;
 mod inputs;
+mod line;
 mod memory;
 mod method;
 mod metrics;
@@ -16,6 +17,7 @@ mod update;
 mod update_graph;
 
 pub use inputs::inputs;
+pub use line::{IterationLine, Line, MaskedLine};
 pub use memory::OtherParts;
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};

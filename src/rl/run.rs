@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Map, Value, json};
-
 use super::guard::{RunGuard, Watch};
 use super::inputs::inputs;
+use super::line::Line;
 use super::method::Method;
 use super::metrics::IterationMetrics;
 use super::settings::TrainerSettings;
@@ -25,7 +24,7 @@ use crate::preview::Preview;
 use crate::report::{self, LiveReport};
 use crate::reward::Rewards;
 use crate::run::best::{Best, BestKeeper, Selection};
-use crate::run::metrics::{self, Record, number};
+use crate::run::metrics;
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::{ModelOnDevice, SamplerTable};
 
@@ -207,20 +206,19 @@ impl TrainingRun {
             directory.recover()?;
         }
         directory.record_start(&self.config, &inputs(&self.config)?, self.gpu.description())?;
-        let mut past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
-        past.retain(|line| line["iteration"].as_u64() <= Some(self.done));
+        let past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
+        let mut past: Vec<Line> = past.into_iter().map(Line::from).collect();
+        past.retain(|line| line.iteration <= self.done);
         // If an iteration could not be measured, it ends again.
         let unmeasured = past.pop_if(|line| {
-            line["iteration"] == self.done
-                && self.due(self.config.eval.every, self.done)
-                && number(line, "eval/reward_mean").is_none()
+            line.iteration == self.done && self.due(self.config.eval.every, self.done) && line.evaluation.is_none()
         });
         if unmeasured.is_some() {
             self.done -= 1;
         }
         // With a checkpoint the base's numbers are already in the log: they are not written again.
         let mut log = MetricsLog::open(directory, self.done.max(self.saved.min(1)))?;
-        let outcome = self.work(options, &mut log, past, unmeasured);
+        let outcome = self.work(options, &mut log, &past, unmeasured);
         let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
         let _phase = self.gpu.phase("report");
         match report::conclude(directory) {
@@ -235,8 +233,8 @@ impl TrainingRun {
         &mut self,
         options: &RunOptions<'_>,
         log: &mut MetricsLog,
-        past: Vec<Record>,
-        mut unmeasured: Option<Record>,
+        past: &[Line],
+        mut unmeasured: Option<Line>,
     ) -> Result<RunSummary> {
         let (directory, begin) = (options.directory, self.saved);
         let rewards = self.trainer.rewards();
@@ -271,7 +269,7 @@ impl TrainingRun {
                 let images = preview.draw(&self.table)?;
                 let captions = preview.captions(&images, rewards, 0)?;
                 let evaluation = self.evaluator.evaluate_base(rewards)?.expect("the base is among the stores");
-                let line = evaluation_line(0, &evaluation);
+                let line = Line { iteration: 0, learned: None, evaluation: Some(evaluation.clone()) };
                 if begin == 0 {
                     preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
                     log.append_picture(0, &directory.sample(0))?;
@@ -282,20 +280,23 @@ impl TrainingRun {
             }
             let Some(mut line) = line else { break };
             let done = self.done + 1;
-            let evaluation = self.due(self.config.eval.every, done).then(|| {
+            let evaluation = self.due(self.config.eval.every, done).then(|| -> Result<Evaluation> {
                 let _phase = self.gpu.phase("evaluation");
-                self.evaluator.evaluate(self.trainer.rewards(), done)
+                let mut found = self.evaluator.evaluate(self.trainer.rewards(), done)?;
+                found.kl_efficiency = base.as_ref().and_then(|base| found.kl_efficiency(&base.evaluation));
+                Ok(found)
             });
             if let Some(Ok(evaluation)) = &evaluation {
-                line.append(&mut evaluation_line(done, evaluation));
-                line.extend(base.as_ref().and_then(|base| kl_efficiency(&base.evaluation, evaluation)));
+                line.evaluation = Some(evaluation.clone());
             }
             // The iteration is done, whether it could be measured or not.
             log.append(&line)?;
             self.done = done;
             tuned = evaluation.transpose()?.or(tuned);
             guard.observe(&line, &progress)?;
-            keeper.offer(&line, || self.trainer.averaged_files())?;
+            if let Some(evaluation) = &line.evaluation {
+                keeper.offer(done, evaluation, || self.trainer.averaged_files())?;
+            }
             let [show, save] = [self.config.preview.every, self.config.checkpoint.every].map(|it| self.due(it, done));
             if show {
                 let _phase = self.gpu.phase("preview");
@@ -348,7 +349,7 @@ impl TrainingRun {
     }
 
     /// The next iteration, as a line of metrics.
-    fn iterate(&mut self, progress: &mut Progress) -> Result<Record> {
+    fn iterate(&mut self, progress: &mut Progress) -> Result<Line> {
         let found = self.trainer.iteration(self.done);
         // First of all, and also if the iteration has failed: then it is needed most.
         if let Some((file, config)) = &self.dump
@@ -358,7 +359,8 @@ impl TrainingRun {
         }
         let found = found?;
         tell(progress, self.done + 1, &found);
-        Ok(found.to_json(self.config.train.learning_rate))
+        let learned = Some(found.line(self.config.train.learning_rate));
+        Ok(Line { iteration: found.iteration, learned, evaluation: None })
     }
 
     /// Whether something done every `every` iterations is due after this one.
@@ -447,21 +449,4 @@ fn tell(progress: &mut Progress, done: u64, found: &IterationMetrics) {
     if found.skipped() > 0 {
         progress.println(&format!("{} updates of iteration {done} were skipped: not finite", found.skipped()));
     }
-}
-
-/// Reward gained per nat per element of distance from the base, once there is any distance.
-fn kl_efficiency(base: &Evaluation, evaluation: &Evaluation) -> Option<(String, Value)> {
-    let distance = evaluation.drift.as_ref()?.kl_mean;
-    let gain = evaluation.reward_mean - base.reward_mean;
-    (distance > 0.0).then(|| ("eval/kl_efficiency".into(), json!(gain / distance)))
-}
-
-/// An evaluation as keys of `metrics.jsonl`.
-fn evaluation_line(iteration: u64, evaluation: &Evaluation) -> Map<String, Value> {
-    let mut line = Map::new();
-    line.insert("iteration".into(), json!(iteration));
-    if let Value::Object(values) = json!(evaluation) {
-        line.extend(values.into_iter().map(|(key, value)| (format!("eval/{key}"), value)));
-    }
-    line
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::create_if_missing;
-use super::metrics::{Record, number};
+use super::evaluation::{Evaluation, as_line};
 use crate::config::{Config, Eval, KeepBest, Reward};
 use crate::error::DAMAGE;
 use crate::files::{Streamed, measure, own_file, stream_atomically, write_atomically};
@@ -26,7 +26,8 @@ pub struct Best {
     /// Its value.
     pub value: f64,
     /// The evaluation, by the keys of `metrics.jsonl`.
-    pub evaluation: Record,
+    #[serde(with = "as_line")]
+    pub evaluation: Evaluation,
     /// Its files.
     #[serde(default = "model_alone")]
     pub files: Vec<String>,
@@ -91,17 +92,18 @@ impl BestKeeper {
         self.best.as_ref()
     }
 
-    /// Takes the model that `line` of `metrics.jsonl` evaluates if it is better than all before; among equals the first
-    /// stays. `files` returns its files by name.
+    /// Takes the model that was evaluated after `iteration` iterations if it is better than all before; among equals the
+    /// first stays. `files` returns its files by name.
     ///
     /// # Errors
     /// Those of `files`, and if a file cannot be written.
     pub fn offer<'a>(
         &mut self,
-        line: &Record,
+        iteration: u64,
+        evaluation: &Evaluation,
         files: impl FnOnce() -> Result<Vec<(&'static str, Streamed<'a>)>>,
     ) -> Result<()> {
-        let Some(value) = self.value(line) else { return Ok(()) };
+        let Some(value) = self.value(evaluation) else { return Ok(()) };
         if self.best.as_ref().is_some_and(|best| value <= best.value + SAME * best.value.abs()) {
             return Ok(());
         }
@@ -112,13 +114,11 @@ impl BestKeeper {
         for (name, content) in &files {
             crc32.combine(&stream_atomically(&self.folder.join(name), content)?.crc32);
         }
-        let mut evaluation = line.clone();
-        evaluation.retain(|key, _| key.starts_with("eval/"));
         let best = Best {
-            iteration: line["iteration"].as_u64().unwrap_or(0),
+            iteration,
             by: self.name().to_owned(),
             value,
-            evaluation,
+            evaluation: evaluation.clone(),
             files: files.iter().map(|(name, _)| (*name).to_owned()).collect(),
             crc32: crc32.finalize(),
             scored_by: Some(self.scored_by),
@@ -164,16 +164,15 @@ impl BestKeeper {
     }
 
     /// The criterion.
-    fn value(&self, line: &Record) -> Option<f64> {
-        match self.by {
-            KeepBest::Judge => number(line, "eval/judge_accuracy"),
+    fn value(&self, evaluation: &Evaluation) -> Option<f64> {
+        let value = match self.by {
+            KeepBest::Judge => evaluation.judge_accuracy,
             KeepBest::Holdout if self.holdouts.is_empty() => None,
-            KeepBest::Holdout => {
-                self.holdouts.iter().map(|name| number(line, &format!("eval/components.{name}"))).sum()
-            }
-            KeepBest::Reward => number(line, "eval/reward_mean"),
+            KeepBest::Holdout => self.holdouts.iter().map(|name| evaluation.components.get(name)).sum(),
+            KeepBest::Reward => Some(evaluation.reward_mean),
             KeepBest::Auto | KeepBest::None => None,
-        }
+        };
+        value.filter(|value| value.is_finite())
     }
 
     fn name(&self) -> &'static str {
@@ -207,10 +206,10 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    fn line(iteration: u64, judge: f64, reward: f64) -> Record {
+    fn evaluation(judge: f64, reward: f64) -> Evaluation {
         let value = json!({
-            "iteration": iteration, "reward_std": 0.5, "eval/judge_accuracy": judge, "eval/reward_mean": reward,
-            "eval/components": { "ink": -judge, "symmetry": 3.0 },
+            "reward_mean": reward, "reward_standard_error": 0.5, "diversity": 2.0, "diversity_standard_error": 0.5,
+            "judge_accuracy": judge, "components": { "ink": -judge, "symmetry": 3.0 },
         });
         serde_json::from_value(value).unwrap()
     }
@@ -229,7 +228,7 @@ mod tests {
     fn offer(keeper: &mut BestKeeper, iteration: u64, judge: f64, reward: f64) {
         let bytes = || Streamed::from(vec![iteration as u8; 9]);
         let files = || Ok(vec![("model.safetensors", bytes()), ("adapter_model.safetensors", bytes())]);
-        keeper.offer(&line(iteration, judge, reward), files).unwrap();
+        keeper.offer(iteration, &evaluation(judge, reward), files).unwrap();
     }
 
     fn kept(keeper: &BestKeeper) -> (u64, f64) {
@@ -318,7 +317,7 @@ mod tests {
 
         // Numbers of older versions are accepted.
         let file = folder.path().join("best/best.json");
-        let mut numbers: Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let mut numbers: crate::run::metrics::Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         numbers.remove("scored_by");
         numbers.remove("files");
         numbers["crc32"] = json!(crc32fast::hash(&[1; 9]));
@@ -347,7 +346,7 @@ mod tests {
         offer(&mut keeper, 1, 0.7, 0.0);
         fs::write(folder.path().join("best/notes.txt"), "mine").unwrap();
         let files = || Ok(vec![("adapter_model.safetensors", Streamed::from(vec![2; 9]))]);
-        keeper.offer(&line(2, 0.8, 0.0), files).unwrap();
+        keeper.offer(2, &evaluation(0.8, 0.0), files).unwrap();
         let mut names: Vec<_> = fs::read_dir(&keeper.folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -6,6 +6,7 @@
 pub mod best;
 pub mod checkpoint;
 pub mod directory;
+pub mod evaluation;
 pub mod inputs;
 pub mod metrics;
 pub mod progress;

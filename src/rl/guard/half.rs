@@ -2,12 +2,12 @@
 
 use super::{Sign, WarningKind};
 use crate::autodiff::LostInHalf;
-use crate::run::metrics::Record;
+use crate::rl::line::IterationLine;
 
-/// The sign in a line of `metrics.jsonl`, if some tensors did not fit in 16 bits.
-pub(super) fn sign(line: &Record) -> Option<Sign> {
-    let lost: Vec<LostInHalf> = serde_json::from_value(line.get("lost_in_half")?.clone()).ok()?;
-    let explained = LostInHalf::explain(&lost, "train.half_activations")?;
+/// The sign in an iteration, if some tensors did not fit in 16 bits.
+pub(super) fn sign(learned: &IterationLine) -> Option<Sign> {
+    let lost = learned.lost_in_half.as_ref()?;
+    let explained = LostInHalf::explain(lost, "train.half_activations")?;
     let (seen, change) = explained.rsplit_once(": ")?;
     Some(Sign {
         kind: WarningKind::HalfActivations,

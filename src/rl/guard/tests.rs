@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{Config, KeepBest};
+use crate::run::metrics::Record;
 
 const DIM: usize = 64;
 
@@ -54,7 +55,7 @@ impl Seen {
 fn told(mut watch: Watch, lines: impl IntoIterator<Item = Record>) -> (Vec<(u64, WarningKind)>, bool) {
     let (mut told, mut stopped) = (Vec::new(), false);
     for line in lines {
-        let findings = watch.observe(&line);
+        let findings = watch.observe(&line.into());
         told.extend(findings.warnings.iter().map(|warning| (warning.iteration, warning.kind)));
         stopped |= findings.stop.is_some();
     }
@@ -146,7 +147,7 @@ fn a_fall_is_measured_from_the_best_and_against_noise() {
     let message = {
         let mut watch = watch(|_| {});
         let lines = evaluations(&[better, worse]);
-        lines.iter().flat_map(|line| watch.observe(line).warnings).next().unwrap().message
+        lines.into_iter().flat_map(|line| watch.observe(&line.into()).warnings).next().unwrap().message
     };
     for part in
         ["fell from 0.970 (iteration 1) to 0.860", "rose from 0.950 to 0.990", "train.learning_rate", "`judge` in"]
@@ -165,7 +166,7 @@ fn a_fall_is_measured_from_the_best_and_against_noise() {
 fn damage_is_not_a_hack() {
     let broken = Seen { reward: 0.3, judge: 0.2, ..BASE };
     let mut watch = watch(|config| config.guard.stop_on_hack = true);
-    let findings: Vec<Findings> = evaluations(&[broken]).iter().map(|line| watch.observe(line)).collect();
+    let findings: Vec<Findings> = evaluations(&[broken]).into_iter().map(|line| watch.observe(&line.into())).collect();
     assert_eq!(findings[1].stop, None);
     assert_eq!(findings[1].warnings.len(), 1);
     assert!(findings[1].warnings[0].message.contains("the reward did not rise (0.800, then 0.300)"));
@@ -270,14 +271,14 @@ fn gradients_that_are_always_clipped_hard_are_reported() {
 fn a_resumed_run_is_watched_as_if_it_had_never_stopped() {
     let hacked = Seen { reward: 0.95, judge: 0.5, ..BASE };
     let worse = Seen { judge: 0.3, ..hacked };
-    let lines = evaluations(&[hacked, hacked, worse]);
+    let lines: Vec<Line> = evaluations(&[hacked, hacked, worse]).into_iter().map(Line::from).collect();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("warnings.jsonl");
     let progress = Progress::new("training", 3, crate::run::Verbosity::Quiet);
-    let mut guard = RunGuard::new(watch(|_| {}), Vec::new(), file.clone());
+    let mut guard = RunGuard::new(watch(|_| {}), &[], file.clone());
     lines[..2].iter().for_each(|line| guard.observe(line, &progress).unwrap());
     assert_eq!(guard.warnings, 1);
-    let mut resumed = RunGuard::new(watch(|_| {}), lines[..3].to_vec(), file.clone());
+    let mut resumed = RunGuard::new(watch(|_| {}), &lines[..3], file.clone());
     // The base is measured again.
     for line in [&lines[0], &lines[3]] {
         resumed.observe(line, &progress).unwrap();

@@ -28,6 +28,9 @@ pub(super) enum Method {
     Nft,
 }
 
+/// A member of an outcome.
+type OfOutcome = fn(&Outcome) -> f32;
+
 /// One term of a loss: a sample of the rollout at a trained step, in one pass over it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Term {
@@ -139,7 +142,7 @@ impl Method {
     }
 
     /// The tensors of an update's dump that hold a member of the outcomes, by name.
-    pub fn dumped_outcomes(self) -> &'static [(&'static str, fn(&Outcome) -> f32)] {
+    pub fn dumped_outcomes(self) -> &'static [(&'static str, OfOutcome)] {
         match self {
             Self::Policy => &[
                 ("log_ratio", |it| it.log_ratio),

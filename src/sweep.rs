@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::StoredModel;
-use crate::rl::{self, Cost, RunOptions, RunSummary, Trainer, TrainingRun};
+use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
@@ -88,7 +88,7 @@ impl SweepPlan {
     /// If the configuration does not fit the model.
     pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
         let file = model_file(&run.config)?;
-        Trainer::cost(&run.config, &self.models[file].flow_model(file)?, profile)
+        TrainingRun::cost(&run.config, &self.models[file].flow_model(file)?, profile)
     }
 
     /// Starts a run, or continues it.

@@ -1,5 +1,6 @@
 //! The commands: one file each; they talk to the user and contain no logic.
 
+mod advice;
 mod bench;
 mod compare;
 mod completions;
@@ -324,7 +325,9 @@ impl Cli {
     /// Whatever stopped it; [`crate::Error::exit_code`] is the code to exit with.
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
-        Self::dispatch(&global, command).and_then(|()| output::check_printed())
+        let less = command.with_less_memory();
+        Self::dispatch(&global, command).map_err(|error| advice::advised(error, less))?;
+        output::check_printed()
     }
 
     fn dispatch(global: &Global, command: Command) -> Result<()> {

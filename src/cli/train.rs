@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::{Network, Pictures, StoredModel};
 use crate::reward::Rewards;
-use crate::rl::{Cost, OtherParts, RunOptions, Trainer};
+use crate::rl::{Cost, OtherParts, RunOptions, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::text::quoted;
@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let RunStart { config, directory: existing, newest } = start;
     let (file, text) = match config.model.source()? {
         ModelSource::File(file) => (file, None),
-        ModelSource::Folder(folder) => (folder, Some(TextBase::open(&config, folder)?)),
+        ModelSource::Folder(folder) => (folder, Some(TextBase::open(folder, &(&config).into())?)),
         ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
     };
     let planned = match &text {
@@ -63,7 +63,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             text.encoded(&gpu, folder, global.verbosity(), |warning| log::warn!("{warning}"))?
         }
     };
-    let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
+    let run = TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
     drop(model);
     let directory = match existing {
@@ -149,7 +149,7 @@ fn dry_run(
     let model = &planned.flow_model("`model.file`")?;
     let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);
-    let cost: Cost = Trainer::cost(trained, model, &profile)?;
+    let cost: Cost = TrainingRun::cost(trained, model, &profile)?;
     let parts = match text {
         Some(text) => OtherParts::of_prompts(text, &cost, rewards, &profile, |bytes| gpu.check_memory(bytes))?,
         None => OtherParts { rewards, ..OtherParts::default() },
@@ -169,7 +169,7 @@ fn dry_run(
     print_memory(&cost, &parts);
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = parts.most(&Trainer::cost(other, model, &profile)?);
+            let bytes = parts.most(&TrainingRun::cost(other, model, &profile)?);
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::{
     check_tensors, memory::share,
 };
 use crate::error::Result;
-use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, Work};
+use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, ShaderStruct, Work};
 
 /// A submission should not run longer than this: drivers kill long ones (Windows after two seconds, some
 /// laptops earlier), and the desktop needs the GPU too.
@@ -146,6 +146,14 @@ impl Plan {
     pub fn write<T: Element>(&self, tensor: Tensor, data: &[T]) {
         assert_eq!(T::TYPE, self.types[&tensor], "an input must be written in its own type");
         self.write_words(tensor, bytemuck::cast_slice(data));
+    }
+
+    /// Writes an input whose rows are structs.
+    ///
+    /// # Panics
+    /// If the number of words differs from the tensor's.
+    pub fn write_structs<T: ShaderStruct>(&self, tensor: Tensor, rows: &[T]) {
+        self.write_words(tensor, bytemuck::cast_slice(rows));
     }
 
     /// Writes an input of any type as the words that [`DType`] defines.

@@ -46,7 +46,7 @@ pub(super) fn memory(folder: &Path) -> Result<Vec<PictureMemory>> {
         let plans = [step.graph, noise_graph(&flow_model, 1).0].map(|graph| planned_bytes(&graph, &profile));
         let drawing = planned_together(&plans) + images_bytes(&flow_model, 1);
         // The plans do not depend on how the weights are stored.
-        let cost = Trainer::cost(&config, &flow_model, &profile)?;
+        let cost = Trainer::cost(&(&config).into(), &flow_model, &profile)?;
         let training = cost.bytes_beside([&decoding]) - base(WeightType::F32).frozen().bytes();
         found.extend(WeightType::ALL.map(|weights| {
             let bytes = base(weights).frozen().bytes();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::pipeline::{TextToImage, out_of_memory};
+use super::pipeline::TextToImage;
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
@@ -117,7 +117,7 @@ impl PictureDecoder {
             tensors.insert(name.clone(), (stored.shape().to_vec(), stored.read()?));
         }
         let autoencoder = Autoencoder::from_tensors(self.weights.name(), self.config.clone(), tensors)?;
-        let mut decoder = autoencoder.decoder(gpu, 1).map_err(out_of_memory)?;
+        let mut decoder = autoencoder.decoder(gpu, 1)?;
         let tile = match tile.or_else(|| self.chosen.get().copied()) {
             Some(tile) => tile,
             None => {

@@ -24,4 +24,4 @@ pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};
 pub use prompts::{check_count, cut_warnings, read_prompts};
-pub use training::TextBase;
+pub use training::{TextBase, TextSettings};

@@ -191,8 +191,8 @@ impl TextToImage {
         let stored = StoredTransformer::new(&self.config, model.size, &self.transformer)?;
         let mut network = Network::base(&FlowModel::Mmdit(model.clone()), weights);
         let option = |weights: WeightType| format!("--weights {}", weights.name());
-        let base = network.frozen().upload_set_by(gpu, "transformer", &stored, option);
-        let mut stores = Stores::from([(BASE, base.map_err(out_of_memory)?)]);
+        let base = network.frozen().upload_set_by(gpu, "transformer", &stored, option)?;
+        let mut stores = Stores::from([(BASE, base)]);
         if let Some((adapter, scale)) = adapter {
             network.lora = Some(adapter.lora.scaled(scale));
             stores.insert(PARAMETERS, network.layout().upload(gpu, "adapter", &adapter.weights)?);
@@ -280,15 +280,5 @@ pub fn load_adapter(path: &Path, base: &Layout) -> Result<Adapter> {
             path.display()
         ))),
         () => Adapter::load_diffusers(path, base),
-    }
-}
-
-/// Says what needs less memory here.
-pub(super) fn out_of_memory(cause: Error) -> Error {
-    match cause {
-        Error::Device(_) => cause.followed_by(
-            "; a text-to-image model needs less with weights in q8_0, smaller batches or smaller pictures",
-        ),
-        other => other,
     }
 }

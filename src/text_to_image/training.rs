@@ -64,12 +64,35 @@ impl LatentDecoder for PictureDecoder {
     }
 }
 
+/// What the base of a training run reads of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSettings<'a> {
+    /// Width and height of the pictures, in pixels; by default the size that the model proposes.
+    pub size: Option<[usize; 2]>,
+    /// The prompts.
+    pub prompts: &'a config::Prompts,
+    /// Noise levels of the rollouts.
+    pub schedule: &'a Schedule,
+    /// How the model is evaluated.
+    pub eval: &'a config::Eval,
+    /// Whether anything is guided, which needs the embedding of the negative prompt.
+    pub is_guided: bool,
+}
+
+impl<'a> From<&'a Config> for TextSettings<'a> {
+    fn from(config: &'a Config) -> Self {
+        let Config { model, prompts, rollout, objective, eval, .. } = config;
+        let is_guided = rollout.is_guided() || objective.reference.is_guided() || eval.guidance_scale != 1.0;
+        Self { size: model.size, prompts, schedule: &rollout.schedule, eval, is_guided }
+    }
+}
+
 impl TextBase {
-    /// Opens the model that a configuration names as `folder`, and reads its prompts.
+    /// Opens the model that `model.folder` names, and reads its prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
-    pub fn open(config: &Config, folder: &str) -> Result<Self> {
+    pub fn open(folder: &str, settings: &TextSettings<'_>) -> Result<Self> {
         let Some(path) = folder_of(folder)? else {
             return Err(Error::input(format!(
                 "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
@@ -77,14 +100,14 @@ impl TextBase {
         };
         let model = TextToImage::open(&path, None)?;
         let decoder = PictureDecoder::of_pipeline(&model)?;
-        let picture = config.model.size.map(|[width, height]| [height, width]);
+        let picture = settings.size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
-        let prompts = config.prompts.clone();
+        let prompts = settings.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
         let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
+                conditions.check(model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
@@ -92,15 +115,15 @@ impl TextBase {
                 (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if config.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
+        if settings.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
             return Err(Error::input(format!(
                 "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
                  prompts by number, such as [0, 1, 2, 3]",
-                config.eval.count,
+                settings.eval.count,
                 asked.len()
             )));
         }
-        let schedule = (config.rollout.schedule.clone(), model.schedule(None));
+        let schedule = (settings.schedule.clone(), model.schedule(None));
         Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
     }
 

@@ -96,11 +96,11 @@ fn print_picture_memory(memory: &[PictureMemory]) {
         title = "";
     }
     if !memory.is_empty() {
-        say(format_args!(
-            "{:<23}the most of encoders, transformer and decoder at a time; one picture at a time, with guidance; training \
-             with the settings of the command below, see train --dry-run",
-            ""
-        ));
+        let said = [
+            "(the most that is there at a time: an encoder's layer, the transformer, the decoder;",
+            "one picture at a time, with guidance; training as the command below, see train --dry-run)",
+        ];
+        said.iter().for_each(|line| say(format_args!("{:<23}{line}", "")));
     }
 }
 

@@ -8,16 +8,14 @@ use super::conditions::Conditions;
 use super::conditions_file::{FileOptions, encode_to_file};
 use super::order::counted;
 use super::pipeline::{Encoders, encoder_files};
-use super::prompts::cut_warnings;
+use super::prompts::{MOST_ENCODED, cut_warnings};
 use crate::error::{Error, Result};
+use crate::files::remove_abandoned;
 use crate::gpu::Gpu;
 use crate::model::Prompt;
 use crate::model::folder::Pipeline;
 use crate::run::inputs::measure;
 use crate::run::{Progress, Verbosity};
-
-/// Prompts that are encoded together, as `encode` does.
-const GROUP: usize = 64;
 
 /// Many prompts, and what encodes them.
 #[derive(Debug)]
@@ -50,7 +48,9 @@ impl ManyPrompts<'_> {
             }
         }
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
-        let options = FileOptions { path: &path, half: true, group: GROUP };
+        // What a run left that was stopped while it encoded, which may be large.
+        remove_abandoned(folder);
+        let options = FileOptions { path: &path, half: true, group: MOST_ENCODED };
         let mut progress = Progress::new("encoding", self.prompts.len() as u64, verbosity);
         let mut done = |done: usize| progress.update(done as u64, "");
         let cut = encode_to_file(gpu, self.encoders, self.prompts, self.negative, options, &mut done)?;
@@ -74,5 +74,35 @@ impl ManyPrompts<'_> {
         encoders = crc32c::crc32c_append(encoders, &self.encoders.t5_tokens.to_le_bytes());
         encoders = crc32c::crc32c_append(encoders, self.negative.as_bytes());
         Ok(format!("prompts-{prompts:08x}-{encoders:08x}.safetensors").into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text_to_image::TextToImage;
+
+    #[test]
+    fn whatever_changes_embeddings_changes_the_name() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd35_tiny_pipeline");
+        let model = TextToImage::open(&folder, None).unwrap();
+        let name = |with_t5: bool, t5_tokens: usize, prompts: &[&str], negative: &str| {
+            let encoders = &model.encoders(with_t5, t5_tokens).unwrap();
+            let prompts = &prompts.iter().map(|text| Prompt::from(*text)).collect::<Vec<_>>();
+            let many = ManyPrompts { pipeline: model.pipeline(), encoders, prompts, negative };
+            many.file_name().unwrap().into_os_string().into_string().unwrap()
+        };
+        let first = name(true, 256, &["a", "b"], "");
+        assert_eq!(name(true, 256, &["a", "b"], ""), first);
+        let (of_prompts, of_encoders) = first.split_at("prompts-00000000".len());
+        let others = [
+            name(false, 256, &["a", "b"], ""),
+            name(true, 128, &["a", "b"], ""),
+            name(true, 256, &["a", "b"], "blurry"),
+            name(true, 256, &["b", "a"], ""),
+        ];
+        for (at, other) in others.iter().enumerate() {
+            assert_eq!([other.starts_with(of_prompts), other.ends_with(of_encoders)], [at < 3, at == 3], "{other}");
+        }
     }
 }

@@ -211,7 +211,8 @@ fn many_prompts_are_encoded_into_a_file_that_is_used_again() {
     let lines: Vec<String> =
         (0..260).map(|number| format!(r#"{{"prompt": "square {number}", "number": {number}}}"#)).collect();
     fs::write(here.path("many.jsonl"), lines.join("\n")).unwrap();
-    let train = "train --config train.toml --set prompts.file=many.jsonl --set train.iterations=1";
+    let train =
+        "train --config train.toml --set prompts.file=many.jsonl --set train.iterations=1 --set preview.classes=[0]";
     let kept = || {
         let files =
             fs::read_dir(here.path("runs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -233,8 +234,6 @@ fn many_prompts_are_encoded_into_a_file_that_is_used_again() {
     let [two, encoded] = ["runs/two", "encoded/run"]
         .map(|run| fs::read(here.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap());
     assert!(two == encoded, "the same prompts");
-    here.run(&format!("{train} --out runs/other --set prompts.negative=blurry")).succeeds();
-    assert_eq!(kept().len(), 2, "another negative prompt");
 }
 
 #[test]

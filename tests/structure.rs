@@ -30,7 +30,7 @@ const LAYERS: [&[&str]; 29] = [
     &["data"],
     &["config"],
     &["flow"],
-    &["cache"],
+    &["cache", "hub"],
     &["files", "classes", "sniff", "shape"],
     &["text"],
     &["error"],

@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
     };
     let planned = match &text {
-        None => assets::load_model(file)?,
+        None => assets::load_configured(&config.model, file)?,
         Some(text) => text.planned()?,
     };
     if arguments.run.dry_run {
@@ -96,6 +96,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));
             }
+        }
+        if let Some(vae) = &config.model.vae {
+            let [model, vae] = [directory.path(), Path::new(vae)].map(quoted);
+            say(format_args!("draw with: flowdppo-wgpu sample --model {model} --vae {vae} --class N"));
         }
         if let Some(best) = &outcome.best {
             let (by, iteration, value) = (&best.by, best.iteration, best.value);

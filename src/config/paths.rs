@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::tree::BACKSLASH;
 use super::{Command, Config, Output, Reward, RewardKind, Target};
 use crate::error::{Error, Result, character};
+use crate::hub::{is_hub_name, locate};
 
 /// A key with a path, written as text or as a path.
 enum Named<'a> {
@@ -60,12 +61,45 @@ pub fn adapter_in(path: &Path) -> Option<PathBuf> {
     [path.to_owned(), path.join("adapter")].into_iter().find(|folder| folder.join(ADAPTER_BASE).is_file())
 }
 
+/// The file or folder of the autoencoder that a path stands for: itself, or the one in the folder of a pipeline.
+pub fn vae_in(path: &Path) -> PathBuf {
+    let inside = path.join("vae");
+    match !path.join(VAE_SIZES).is_file() && inside.join(VAE_SIZES).is_file() {
+        true => inside,
+        false => path.to_owned(),
+    }
+}
+
+/// The file with the sizes of an autoencoder, in its folder or beside its file.
+const VAE_SIZES: &str = "config.json";
+
+/// The files of an autoencoder on which pictures may depend.
+fn vae_files(path: &Path) -> Vec<PathBuf> {
+    let path = vae_in(path);
+    let Ok(entries) = std::fs::read_dir(&path) else {
+        let sizes = path.with_file_name(VAE_SIZES);
+        return [path, sizes].into_iter().filter(|file| file.is_file()).collect();
+    };
+    let is_read = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name == VAE_SIZES || name.contains(".safetensors")
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_read).collect();
+    files.sort();
+    files
+}
+
 impl Config {
-    /// The same configuration with absolute paths, so that it means the same in every working directory. Built-in models
-    /// keep their names, and `run.out_dir` stays unchanged: a run knows its own directory.
+    /// The same configuration with absolute paths, so that it means the same in every working directory. An autoencoder in
+    /// the hub's cache becomes the folder that its name stands for now. Built-in models keep their names, and `run.out_dir` stays unchanged: a run knows its own directory.
     #[must_use]
     pub fn anchored(&self) -> Self {
         let mut config = self.clone();
+        if let Some(vae) = &mut config.model.vae
+            && let Some(folder) = locate(vae).ok().as_deref().and_then(Path::to_str)
+        {
+            folder.clone_into(vae);
+        }
         for command in [Command::Train, Command::Pretrain] {
             config.named(command).into_iter().for_each(|(_, mut named)| named.anchor());
         }
@@ -79,6 +113,10 @@ impl Config {
         let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
         // Gigabytes: checkpoints have the checksum of its transformer's weights.
         found.retain(|(key, _)| key != "model.folder");
+        if let Some(at) = found.iter().position(|(key, _)| key == "model.vae") {
+            let (key, path) = found.remove(at);
+            found.extend(vae_files(&path).into_iter().map(|file| (key.clone(), file)));
+        }
         // The weights of CLIP may be gigabytes, too.
         let is_clip = |at: usize| self.reward[at].kind == RewardKind::ClipScore;
         let folders: Vec<String> =
@@ -121,6 +159,10 @@ impl Config {
         let mut found = Vec::new();
         if matches!(command, Command::Train | Command::Pretrain) {
             found.extend(self.model.file.as_mut().map(|file| ("model.file".to_owned(), Named::Text(file))));
+        }
+        if matches!(command, Command::Train | Command::Eval) {
+            let vae = self.model.vae.as_mut().filter(|vae| !is_hub_name(vae));
+            found.extend(vae.map(|vae| ("model.vae".to_owned(), Named::Text(vae))));
         }
         if command == Command::Train {
             // A name in the hub's cache is not a path.

@@ -129,6 +129,7 @@ impl Trainer {
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         config.check_classes(model.num_conditions())?;
+        model.check_evaluation(&config.eval)?;
         model.check_trained(config.lora.is_used())?;
         check_guidance(config, model)?;
         let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);

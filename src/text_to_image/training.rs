@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::conditions::Conditions;
-use super::decoding::PictureDecoder;
 use super::pipeline::{Encoders, TextToImage, folder_of};
 use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
@@ -14,13 +13,9 @@ use crate::model::text::CLIP_TOKENS;
 use crate::model::{
     FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
 };
-use crate::shape::ImageShape;
 
 /// Tokens that T5 contributes, as in the published pipelines.
 const T5_TOKENS: usize = 256;
-
-/// Prompts that are evaluated unless the configuration names some.
-const MAX_EVALUATED: usize = 64;
 
 /// A text-to-image model with its prompts, before anything large is read.
 #[derive(Debug)]
@@ -65,23 +60,6 @@ impl PromptSource for Unencoded {
     }
 }
 
-impl LatentDecoder for PictureDecoder {
-    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
-        let factor = self.factor();
-        ImageShape { channels: 3, height: latents.height * factor, width: latents.width * factor }
-    }
-
-    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
-        let mut pictures = Vec::new();
-        let mut take = |_: usize, picture: &[f32]| {
-            pictures.extend_from_slice(picture);
-            Ok(())
-        };
-        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take)?;
-        Ok(pictures)
-    }
-}
-
 impl TextBase {
     /// Opens the model that a configuration names as `folder`, and reads its prompts.
     ///
@@ -94,7 +72,7 @@ impl TextBase {
             )));
         };
         let model = TextToImage::open(&path, None)?;
-        let decoder = PictureDecoder::of_pipeline(&model)?;
+        let decoder = model.decoder(None)?;
         let picture = config.model.size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         let prompts = config.prompts.clone();
@@ -111,14 +89,7 @@ impl TextBase {
                 (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if config.eval.classes.is_empty() && texts.len() > MAX_EVALUATED {
-            return Err(Error::input(format!(
-                "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
-                 prompts by number, such as [0, 1, 2, 3]",
-                config.eval.count,
-                texts.len()
-            )));
-        }
+        config.eval.check_is_small(texts.len(), "prompts")?;
         let schedule = (config.rollout.schedule.clone(), model.schedule(None));
         Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
     }

@@ -186,7 +186,8 @@ fn a_run_is_not_resumed_with_another_autoencoder() {
 #[test]
 fn sweeps_start_from_models_of_latents() {
     let here = place();
-    fs::write(here.path("sweep.toml"), "sweep.base = \"latent.toml\"\ngrid.train.learning_rate = [1e-4, 1e-3]\n").unwrap();
+    fs::write(here.path("sweep.toml"), "sweep.base = \"latent.toml\"\ngrid.train.learning_rate = [1e-4, 1e-3]\n")
+        .unwrap();
     let plan = here.run("sweep sweep.toml --out swept --dry-run").succeeds();
     assert!(plan.contains("2 runs"), "{plan}");
 }

@@ -1,17 +1,17 @@
 //! Loads models by name.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, ADAPTER_BASE, adapter_in, builtin, vae_in};
+use crate::config::{self, ADAPTER_BASE, adapter_in, builtin};
 use crate::error::{Error, Result};
 use crate::files::read_file;
-use crate::hub::locate;
-use crate::model::folder::MODEL_INDEX;
+use crate::model::folder::{MODEL_INDEX, is_hub_name, locate};
 use crate::model::{ADAPTER_CONFIG, Adapter, Model, PictureDecoder, Shared, StoredModel};
+use crate::run::inputs::InputFile;
 
 /// What a run writes at its end, in its directory, unless it trained an adapter.
 const MODEL: &str = "model.safetensors";
@@ -75,10 +75,32 @@ pub fn with_vae(model: StoredModel, name: &str, vae: Option<&str>, key: &str) ->
              of latents; leave it out"
         )));
     }
-    let path = vae_in(&locate(vae)?);
-    let decoder = PictureDecoder::open(&path, channels, &format!("those of {name}"))?;
+    let decoder = PictureDecoder::open(&vae_in(vae)?, channels, &format!("those of {name}"))?;
     decoder.read()?;
     Ok(StoredModel { decoder: Some(Shared(Arc::new(decoder))), ..model })
+}
+
+/// The file or folder of the autoencoder that a name stands for: itself, or the one in the folder of a pipeline.
+fn vae_in(name: &str) -> Result<PathBuf> {
+    let (path, sizes) = (locate(name)?, "config.json");
+    let inside = path.join("vae");
+    Ok(if !path.join(sizes).is_file() && inside.join(sizes).is_file() { inside } else { path })
+}
+
+/// The files of the autoencoder that a configuration names; none if it names none.
+///
+/// # Errors
+/// [`Error::Input`] if its weights are missing or damaged.
+pub fn vae_files(model: &config::Model) -> Result<Vec<InputFile>> {
+    let Some(named) = model.vae.as_deref() else { return Ok(Vec::new()) };
+    let folder = locate(named)?;
+    // A snapshot in the hub's cache has another path once the model is downloaded anew.
+    let input = |place: PathBuf| {
+        let inside = place.strip_prefix(&folder).ok().filter(|_| is_hub_name(named));
+        let path = inside.map_or_else(|| place.clone(), |inside| Path::new(named).join(inside));
+        InputFile { key: "model.vae".to_owned(), path, place }
+    };
+    Ok(PictureDecoder::files(&vae_in(named)?)?.into_iter().map(input).collect())
 }
 
 fn load(file: &str, most_bases: usize) -> Result<StoredModel> {

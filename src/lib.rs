@@ -20,7 +20,6 @@ pub mod fit_classifier;
 pub mod flow;
 pub mod gpu;
 pub mod graph;
-pub mod hub;
 pub mod inspect;
 pub mod model;
 pub mod ops;

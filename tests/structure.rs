@@ -30,7 +30,7 @@ const LAYERS: [&[&str]; 29] = [
     &["data"],
     &["config"],
     &["flow"],
-    &["cache", "hub"],
+    &["cache"],
     &["files", "classes", "sniff", "shape"],
     &["text"],
     &["error"],

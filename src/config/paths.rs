@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::tree::BACKSLASH;
 use super::{Command, Config, Output, Reward, RewardKind, Target};
 use crate::error::{Error, Result, character};
-use crate::hub::{is_hub_name, locate};
 
 /// A key with a path, written as text or as a path.
 enum Named<'a> {
@@ -44,90 +43,39 @@ impl Named<'_> {
 /// The file beside an adapter of a run that names its base.
 pub const ADAPTER_BASE: &str = "adapter_base.json";
 
-/// The files in the folder of a CLIP model that say how it scores, besides its weights.
-const CLIP_FILES: [&str; 7] = [
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-];
-
 /// The folder of the adapter that a directory stands for where a model is named: itself, such as that of a run's best
 /// model, or the one in the directory of a run.
 pub fn adapter_in(path: &Path) -> Option<PathBuf> {
     [path.to_owned(), path.join("adapter")].into_iter().find(|folder| folder.join(ADAPTER_BASE).is_file())
 }
 
-/// The file or folder of the autoencoder that a path stands for: itself, or the one in the folder of a pipeline.
-pub fn vae_in(path: &Path) -> PathBuf {
-    let inside = path.join("vae");
-    match !path.join(VAE_SIZES).is_file() && inside.join(VAE_SIZES).is_file() {
-        true => inside,
-        false => path.to_owned(),
-    }
-}
-
-/// The file with the sizes of an autoencoder, in its folder or beside its file.
-const VAE_SIZES: &str = "config.json";
-
-/// The files of an autoencoder on which pictures may depend.
-fn vae_files(path: &Path) -> Vec<PathBuf> {
-    let path = vae_in(path);
-    let Ok(entries) = std::fs::read_dir(&path) else {
-        let sizes = path.with_file_name(VAE_SIZES);
-        return [path, sizes].into_iter().filter(|file| file.is_file()).collect();
-    };
-    let is_read = |file: &PathBuf| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        name == VAE_SIZES || name.contains(".safetensors")
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_read).collect();
-    files.sort();
-    files
-}
-
 impl Config {
-    /// The same configuration with absolute paths, so that it means the same in every working directory. An autoencoder in
-    /// the hub's cache becomes the folder that its name stands for now. Built-in models keep their names, and `run.out_dir` stays unchanged: a run knows its own directory.
+    /// The same configuration with absolute paths, so that it means the same in every working directory. Built-in models
+    /// keep their names, and `run.out_dir` stays unchanged: a run knows its own directory.
     #[must_use]
     pub fn anchored(&self) -> Self {
         let mut config = self.clone();
-        if let Some(vae) = &mut config.model.vae
-            && let Some(folder) = locate(vae).ok().as_deref().and_then(Path::to_str)
-        {
-            folder.clone_into(vae);
-        }
         for command in [Command::Train, Command::Pretrain] {
             config.named(command).into_iter().for_each(|(_, mut named)| named.anchor());
         }
         config
     }
 
-    /// The files and folders that `command` depends on, with the keys that name them.
+    /// The files and folders that `command` depends on, with the keys that name them, except what is in the folders of
+    /// other programs' models: of those not every file counts.
     pub fn inputs(&self, command: Command) -> Vec<(String, PathBuf)> {
         let mut config = self.clone();
         let named = config.named(command).into_iter();
         let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
-        // Gigabytes: checkpoints have the checksum of its transformer's weights.
-        found.retain(|(key, _)| key != "model.folder");
-        if let Some(at) = found.iter().position(|(key, _)| key == "model.vae") {
-            let (key, path) = found.remove(at);
-            found.extend(vae_files(&path).into_iter().map(|file| (key.clone(), file)));
-        }
-        // The weights of CLIP may be gigabytes, too.
-        let is_clip = |at: usize| self.reward[at].kind == RewardKind::ClipScore;
-        let folders: Vec<String> =
-            (0..self.reward.len()).filter(|at| is_clip(*at)).map(|at| format!("reward.{at}.file")).collect();
-        for key in folders {
-            if let Some(at) = found.iter().position(|(named, _)| *named == key) {
-                let (key, folder) = found.remove(at);
-                let files = CLIP_FILES.map(|file| folder.join(file)).into_iter().filter(|file| file.is_file());
-                found.extend(files.map(|file| (key.clone(), file)));
-            }
-        }
+        let of_kind = |wanted: RewardKind| {
+            let entries = self.reward.iter().zip(0..).filter(move |(reward, _)| reward.kind == wanted);
+            entries.map(|(reward, at): (&Reward, usize)| (format!("reward.{at}.file"), &reward.file))
+        };
+        let folders: Vec<String> = of_kind(RewardKind::ClipScore).map(|(key, _)| key).collect();
+        found.retain(|(key, _)| !["model.folder", "model.vae"].contains(&&**key) && !folders.contains(key));
+        // PyTorch may write the weights beside the model.
+        let weights = of_kind(RewardKind::Onnx).map(|(key, file)| (key, PathBuf::from(format!("{file}.data"))));
+        found.extend(weights.filter(|(_, path)| path.is_file()));
         // The folder may be that of a run, which contains more than the adapter.
         if let Some(at) = found.iter().position(|(key, _)| key == "lora.adapter") {
             let (key, folder) = found.swap_remove(at);
@@ -160,12 +108,12 @@ impl Config {
         if matches!(command, Command::Train | Command::Pretrain) {
             found.extend(self.model.file.as_mut().map(|file| ("model.file".to_owned(), Named::Text(file))));
         }
+        // A name in the hub's cache is not a path.
         if matches!(command, Command::Train | Command::Eval) {
-            let vae = self.model.vae.as_mut().filter(|vae| !is_hub_name(vae));
+            let vae = self.model.vae.as_mut().filter(|vae| Path::new(vae.as_str()).exists());
             found.extend(vae.map(|vae| ("model.vae".to_owned(), Named::Text(vae))));
         }
         if command == Command::Train {
-            // A name in the hub's cache is not a path.
             let folder = self.model.folder.as_mut().filter(|folder| Path::new(folder.as_str()).is_dir());
             found.extend(folder.map(|folder| ("model.folder".to_owned(), Named::Text(folder))));
             found.extend(self.prompts.file.as_mut().map(|file| ("prompts.file".to_owned(), Named::Path(file))));
@@ -196,6 +144,7 @@ impl Reward {
         {
             found.push(("file", Named::Text(&mut self.file)));
         }
+        found.push(("head", Named::Text(&mut self.head)));
         match &mut self.output {
             Output::Cosine { target: Target::File(file) } => found.push(("output.target", Named::Text(file))),
             Output::Ctc { alphabet } => found.push(("output.alphabet", Named::Text(alphabet))),

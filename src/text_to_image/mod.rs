@@ -5,10 +5,12 @@
 
 mod conditions;
 mod conditions_file;
+mod kept;
 mod merge;
 mod order;
 mod pictures;
 mod pipeline;
+mod plan;
 mod prompts;
 mod scheduler;
 mod training;
@@ -18,6 +20,6 @@ pub use conditions::Conditions;
 pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
-pub use pipeline::{Encoders, TextToImage, folder_of, load_adapter};
-pub use prompts::{Prompt, check_count, cut_warnings, read_prompts};
-pub use training::TextBase;
+pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};
+pub use prompts::{check_count, cut_warnings, read_prompts};
+pub use training::{TextBase, TextSettings};

@@ -1,30 +1,33 @@
 //! A pipeline as what `train` starts from.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
+use super::kept::ManyPrompts;
 use super::pipeline::{Encoders, TextToImage, folder_of};
-use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
+use super::plan::Unencoded;
+use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::model::text::CLIP_TOKENS;
-use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
-};
+use crate::graph::{DeviceProfile, PartMemory};
+use crate::model::text::{CLIP_TOKENS, planned_encoder};
+use crate::model::{FlowModel, PictureDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
+use crate::run::Verbosity;
 
 /// Tokens that T5 contributes, as in the published pipelines.
-const T5_TOKENS: usize = 256;
+pub(super) const T5_TOKENS: usize = 256;
 
 /// A text-to-image model with its prompts, before anything large is read.
 #[derive(Debug)]
 pub struct TextBase {
     model: TextToImage,
     prompts: config::Prompts,
-    texts: Vec<String>,
+    asked: Vec<Prompt>,
     embeddings: Embeddings,
-    decoder: Shared<dyn LatentDecoder>,
+    decoder: Arc<PictureDecoder>,
     size: [usize; 2],
     /// The noise levels of rollouts, and those of the pipeline.
     schedule: (Schedule, Schedule),
@@ -39,33 +42,35 @@ enum Embeddings {
     Open(Box<Encoders>),
 }
 
-/// Prompts whose embeddings nobody asks for yet.
-#[derive(Debug)]
-struct Unencoded {
-    prompts: Vec<String>,
-    tokens: usize,
+/// What the base of a training run reads of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSettings<'a> {
+    /// Width and height of the pictures, in pixels; by default the size that the model proposes.
+    pub size: Option<[usize; 2]>,
+    /// The prompts.
+    pub prompts: &'a config::Prompts,
+    /// Noise levels of the rollouts.
+    pub schedule: &'a Schedule,
+    /// How the model is evaluated.
+    pub eval: &'a config::Eval,
+    /// Whether anything is guided, which needs the embedding of the negative prompt.
+    pub is_guided: bool,
 }
 
-impl PromptSource for Unencoded {
-    fn prompts(&self) -> &[String] {
-        &self.prompts
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
-        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
+impl<'a> From<&'a Config> for TextSettings<'a> {
+    fn from(config: &'a Config) -> Self {
+        let Config { model, prompts, rollout, objective, eval, .. } = config;
+        let is_guided = rollout.is_guided() || objective.reference.is_guided() || eval.guidance_scale != 1.0;
+        Self { size: model.size, prompts, schedule: &rollout.schedule, eval, is_guided }
     }
 }
 
 impl TextBase {
-    /// Opens the model that a configuration names as `folder`, and reads its prompts.
+    /// Opens the model that `model.folder` names, and reads its prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
-    pub fn open(config: &Config, folder: &str) -> Result<Self> {
+    pub fn open(folder: &str, settings: &TextSettings<'_>) -> Result<Self> {
         let Some(path) = folder_of(folder)? else {
             return Err(Error::input(format!(
                 "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
@@ -73,31 +78,31 @@ impl TextBase {
         };
         let model = TextToImage::open(&path, None)?;
         let decoder = model.decoder(None)?;
-        let picture = config.model.size.map(|[width, height]| [height, width]);
+        let picture = settings.size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
-        let prompts = config.prompts.clone();
+        let prompts = settings.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
-        let (texts, embeddings) = match is_encoded(file) {
+        let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
+                conditions.check(model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
-                let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
-                check_count(texts.len(), "`prompts.file`")?;
-                (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
+                let asked = read_prompts(file)?;
+                (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        config.eval.check_is_small(texts.len(), "prompts")?;
-        let schedule = (config.rollout.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
+        settings.eval.check_is_small(asked.len(), "prompts")?;
+        let schedule = (settings.schedule.clone(), model.schedule(None));
+        Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
         let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
-        let model = self.model.flow_model(self.size, prompts, self.decoder.clone());
-        Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
+        let texts: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
+        let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
+        Ok(StoredModel::of(&FlowModel::Mmdit(model), &texts, Weights::Transformer(weights)))
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -109,15 +114,37 @@ impl TextBase {
             Embeddings::Encoded(conditions) => conditions.tokens(),
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
-        self.with(Shared(Arc::new(Unencoded { prompts: self.texts.clone(), tokens })))
+        self.with(Shared(Arc::new(Unencoded { prompts: self.asked.clone(), tokens })))
     }
 
-    /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
-    /// off prompts that are too long.
+    /// The text encoder whose largest layer takes the most on such a device, and what that layer takes; `None` if the
+    /// prompts have been encoded before.
     ///
     /// # Errors
-    /// If an encoder is damaged, or the device does not have enough memory.
-    pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+    /// As [`planned_encoder`].
+    pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(&'static str, PartMemory)>> {
+        match &self.embeddings {
+            Embeddings::Encoded(_) => Ok(None),
+            // The negative prompt is one more.
+            Embeddings::Open(encoders) => {
+                let tokens = encoders.prompts.has_t5().then_some(encoders.t5_tokens);
+                planned_encoder(&self.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
+            }
+        }
+    }
+
+    /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
+    /// in a file in `folder`, which is used again. `warn` is given what was cut off prompts that are too long.
+    ///
+    /// # Errors
+    /// If an encoder is damaged, the device does not have enough memory, or the file cannot be written.
+    pub fn encoded(
+        &self,
+        gpu: &Arc<Gpu>,
+        folder: &Path,
+        verbosity: Verbosity,
+        warn: impl Fn(&str),
+    ) -> Result<StoredModel> {
         let (rollout, own) = &self.schedule;
         if *rollout == Schedule::default() && rollout != own {
             warn(
@@ -127,8 +154,13 @@ impl TextBase {
         }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
+            Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
+                let (pipeline, negative) = (self.model.pipeline(), self.prompts.negative.as_str());
+                let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
+                Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
+            }
             Embeddings::Open(encoders) => {
-                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.texts, &self.prompts.negative)?;
+                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;
                 cut_warnings(&cut).iter().for_each(|warning| warn(warning));
                 Arc::new(conditions)
             }

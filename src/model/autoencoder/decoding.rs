@@ -1,12 +1,13 @@
 //! Latents to pictures, by an autoencoder on disk, which is read whenever it is needed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use super::{Autoencoder, AutoencoderConfig};
+use super::{Autoencoder, AutoencoderConfig, planned_decoder};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
+use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::condition::LatentDecoder;
 use crate::model::file::Tensors;
 use crate::model::folder::{SingleFile, StoredTensors, open_weights};
@@ -22,6 +23,9 @@ const SD1: &str = r#"{"_class_name": "AutoencoderKL", "latent_channels": 4, "sca
     "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
     "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
     "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#;
+
+/// The file with the sizes of an autoencoder, in its folder or beside its file.
+const SIZES: &str = "config.json";
 
 /// The fewest latents along a side of a tile: fewer see too little of the picture.
 const LEAST_TILE: usize = 8;
@@ -57,7 +61,25 @@ fn open_file(path: &Path) -> Result<StoredTensors> {
         .ok_or_else(|| Error::input(format!("{} has no autoencoder: name a file or folder of one", path.display())))
 }
 
+/// The weights of an autoencoder, and where its sizes are, if they are there.
+fn open(path: &Path) -> Result<(StoredTensors, PathBuf)> {
+    Ok(match path.is_dir() {
+        true => (open_weights(path, None)?, path.join(SIZES)),
+        false => (open_file(path)?, path.with_file_name(SIZES)),
+    })
+}
+
 impl PictureDecoder {
+    /// The files of an autoencoder, see [`PictureDecoder::open`].
+    ///
+    /// # Errors
+    /// [`Error::Input`] if its weights are missing or damaged.
+    pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+        let (weights, sizes) = open(path)?;
+        let weights = weights.files().map(|(file, _)| file.to_owned());
+        Ok(weights.chain(Some(sizes).filter(|file| file.exists())).collect())
+    }
+
     /// Opens an autoencoder: a folder of diffusers, or a file of weights, which may have `config.json` beside it; without
     /// that it is TAESD or the autoencoder of Stable Diffusion 1. Its latents must have so many channels, those of `whose`
     /// model in messages.
@@ -65,10 +87,7 @@ impl PictureDecoder {
     /// # Errors
     /// [`Error::Input`] if it is damaged, not supported, or of other latents.
     pub fn open(path: &Path, channels: usize, whose: &str) -> Result<Self> {
-        let (weights, config) = match path.is_dir() {
-            true => (open_weights(path, None)?, path.join("config.json")),
-            false => (open_file(path)?, path.with_file_name("config.json")),
-        };
+        let (weights, config) = open(path)?;
         let name = config.display().to_string();
         let config = match path.is_dir() || config.exists() {
             true => AutoencoderConfig::from_json(&name, &String::from_utf8_lossy(&read_file(&config)?))?,
@@ -147,6 +166,17 @@ impl LatentDecoder for PictureDecoder {
     fn picture_shape(&self, latents: ImageShape) -> ImageShape {
         let factor = self.factor();
         ImageShape { channels: 3, height: latents.height * factor, width: latents.width * factor }
+    }
+
+    fn planned(
+        &self,
+        latents: ImageShape,
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        let size = [latents.height, latents.width];
+        let (tile, memory) = planned_decoder(&self.config, size, profile, room)?;
+        Ok(((tile != size).then(|| tile.map(|extent| extent * self.factor())), memory))
     }
 
     fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {

@@ -2,14 +2,15 @@
 
 mod dtype;
 mod gguf;
+mod hub;
 mod names;
 mod pipeline;
 mod tensors;
 mod vae_names;
 mod weights;
 
-pub use crate::hub::{Hub, is_hub_name, locate};
 pub use dtype::StoredAs;
+pub use hub::{Hub, is_hub_name, locate};
 pub use names::{SingleFile, to_diffusers};
 pub use pipeline::{Component, MODEL_INDEX, Pipeline, SUPPORTED, State, component_class, read_config};
 pub use tensors::{StoredTensor, StoredTensors};

@@ -14,7 +14,7 @@ use crate::sniff::what_is;
 /// The file that names the components.
 pub const MODEL_INDEX: &str = "model_index.json";
 /// The file with the sizes of a component.
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 
 /// The pipelines that can be read, and what they are.
 pub const SUPPORTED: [(&str, &str); 1] = [("StableDiffusion3Pipeline", "Stable Diffusion 3 and 3.5")];

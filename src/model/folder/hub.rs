@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::pipeline::{CONFIG, MODEL_INDEX};
 use crate::error::{Error, Result};
-
-/// The files of a snapshot that contains a model: one of them.
-const OF_MODELS: [&str; 2] = ["model_index.json", "config.json"];
 
 /// A cache: a folder with `models--ORG--NAME/{refs,snapshots,blobs}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +76,7 @@ impl Hub {
 /// The newest folder that contains a model.
 fn newest(snapshots: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path());
-    let has_model = |path: &PathBuf| OF_MODELS.iter().any(|name| path.join(name).exists());
+    let has_model = |path: &PathBuf| path.join(MODEL_INDEX).exists() || path.join(CONFIG).exists();
     let time =
         |path: &PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut found: Vec<PathBuf> = entries.filter(has_model).collect();

@@ -248,5 +248,5 @@ fn mistakes_get_one_sentence() {
         assert!(!ended.err.contains(". ") && !ended.err.trim_end().ends_with('.'), "one sentence: {}", ended.err);
     }
     let ended = here.run("config check latent.toml --set model.vae=nowhere");
-    assert!(ended.code == Some(2) && ended.err.contains("cannot read nowhere"), "{}", ended.err);
+    assert!(ended.code == Some(2) && ended.out.contains("cannot read nowhere"), "{}", ended.out);
 }

@@ -1,21 +1,26 @@
 //! Loads models by name.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ADAPTER_BASE, adapter_in, builtin};
+use crate::config::{self, ADAPTER_BASE, adapter_in, builtin};
 use crate::error::{Error, Result};
 use crate::files::read_file;
-use crate::model::folder::MODEL_INDEX;
-use crate::model::{ADAPTER_CONFIG, Adapter, Model, StoredModel};
+use crate::model::folder::{MODEL_INDEX, is_hub_name, locate};
+use crate::model::{ADAPTER_CONFIG, Adapter, Model, PictureDecoder, Shared, StoredModel};
+use crate::run::inputs::InputFile;
 
 /// What a run writes at its end, in its directory, unless it trained an adapter.
 const MODEL: &str = "model.safetensors";
 
 /// How many adapters may be on top of each other. More are a loop.
 const MOST_BASES: usize = 16;
+
+/// Channels of a picture that is not latents: at most red, green and blue.
+const MOST_COLOURS: usize = 3;
 
 /// The base of an adapter that a run trained, [`ADAPTER_BASE`] beside the adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,57 @@ impl AdapterBase {
 /// [`Error::Input`] naming the file, tensor or built-in name that is wrong.
 pub fn load_model(file: &str) -> Result<StoredModel> {
     load(file, MOST_BASES)
+}
+
+/// Loads the model that a configuration names as `file`, with its `vae`.
+///
+/// # Errors
+/// As [`load_model`] and [`with_vae`].
+pub fn load_configured(model: &config::Model, file: &str) -> Result<StoredModel> {
+    with_vae(load_model(file)?, file, model.vae.as_deref(), "`model.vae`")
+}
+
+/// A model of latents, which messages call `name`, with the autoencoder that makes pictures of them, if there is one: a
+/// folder, a file, or a name in the hub's cache. `key` is where it is from, in messages. Its weights are read once to
+/// check them, and then when they are needed.
+///
+/// # Errors
+/// [`Error::Input`] if it cannot be read, is damaged or not supported, or does not fit the model.
+pub fn with_vae(model: StoredModel, name: &str, vae: Option<&str>, key: &str) -> Result<StoredModel> {
+    let Some(vae) = vae else { return Ok(model) };
+    let channels = model.dit(name)?.channels;
+    if channels <= MOST_COLOURS {
+        return Err(Error::input(format!(
+            "{key} is {vae}, but {name} makes pictures itself, of {channels} channels: an autoencoder is only for models \
+             of latents; leave it out"
+        )));
+    }
+    let decoder = PictureDecoder::open(&vae_in(vae)?, channels, &format!("those of {name}"))?;
+    decoder.read()?;
+    Ok(StoredModel { decoder: Some(Shared(Arc::new(decoder))), ..model })
+}
+
+/// The file or folder of the autoencoder that a name stands for: itself, or the one in the folder of a pipeline.
+fn vae_in(name: &str) -> Result<PathBuf> {
+    let (path, sizes) = (locate(name)?, "config.json");
+    let inside = path.join("vae");
+    Ok(if !path.join(sizes).is_file() && inside.join(sizes).is_file() { inside } else { path })
+}
+
+/// The files of the autoencoder that a configuration names; none if it names none.
+///
+/// # Errors
+/// [`Error::Input`] if its weights are missing or damaged.
+pub fn vae_files(model: &config::Model) -> Result<Vec<InputFile>> {
+    let Some(named) = model.vae.as_deref() else { return Ok(Vec::new()) };
+    let folder = locate(named)?;
+    // A snapshot in the hub's cache has another path once the model is downloaded anew.
+    let input = |place: PathBuf| {
+        let inside = place.strip_prefix(&folder).ok().filter(|_| is_hub_name(named));
+        let path = inside.map_or_else(|| place.clone(), |inside| Path::new(named).join(inside));
+        InputFile { key: "model.vae".to_owned(), path, place }
+    };
+    Ok(PictureDecoder::files(&vae_in(named)?)?.into_iter().map(input).collect())
 }
 
 fn load(file: &str, most_bases: usize) -> Result<StoredModel> {

@@ -46,7 +46,7 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 
 fn check_train(config: &Config) -> Result<()> {
     let model = match config.model.source()? {
-        ModelSource::File(file) => assets::load_model(file)?,
+        ModelSource::File(file) => assets::load_configured(&config.model, file)?,
         ModelSource::Folder(folder) => TextBase::open(folder, &config.into())?.planned()?,
         ModelSource::New(_) => return Ok(()),
     };

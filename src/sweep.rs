@@ -41,11 +41,14 @@ pub enum Ended {
     Failed(String),
 }
 
+/// The file of a model, and what makes pictures of its latents, as configurations name them.
+type NamedModel = (String, Option<String>);
+
 /// A sweep whose runs are known and match the directories on disk.
 #[derive(Debug)]
 pub struct SweepPlan {
     runs: Vec<SweepRun>,
-    models: HashMap<String, StoredModel>,
+    models: HashMap<NamedModel, StoredModel>,
 }
 
 impl SweepPlan {
@@ -56,9 +59,10 @@ impl SweepPlan {
     pub fn new(runs: Vec<SweepRun>) -> Result<Self> {
         let mut models = HashMap::new();
         for run in &runs {
-            let file = model_file(&run.config)?;
-            if !models.contains_key(file) {
-                models.insert(file.to_owned(), assets::load_model(file)?);
+            let named = named_model(&run.config)?;
+            if !models.contains_key(&named) {
+                let model = assets::load_configured(&run.config.model, &named.0)?;
+                models.insert(named, model);
             }
             check_unchanged(&run.config)?;
         }
@@ -68,6 +72,11 @@ impl SweepPlan {
     /// The runs in their order.
     pub fn runs(&self) -> &[SweepRun] {
         &self.runs
+    }
+
+    /// The model that a run starts from.
+    fn model(&self, config: &Config) -> Result<&StoredModel> {
+        Ok(&self.models[&named_model(config)?])
     }
 
     /// How far a run has come.
@@ -87,8 +96,7 @@ impl SweepPlan {
     /// # Errors
     /// If the configuration does not fit the model.
     pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
-        let file = model_file(&run.config)?;
-        TrainingRun::cost(&run.config, &self.models[file].flow_model(file)?, profile)
+        TrainingRun::cost(&run.config, &self.model(&run.config)?.flow_model("`model.file`")?, profile)
     }
 
     /// Starts a run, or continues it.
@@ -106,7 +114,7 @@ impl SweepPlan {
         let path = path(config);
         let begun = path.join("config.toml").is_file().then(|| RunDirectory::open(&path)).transpose()?;
         let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
-        let prepared = TrainingRun::prepare(gpu, config, &self.models[model_file(config)?], newest.flatten(), None)?;
+        let prepared = TrainingRun::prepare(gpu, config, self.model(config)?, newest.flatten(), None)?;
         let directory = match begun {
             Some(directory) => directory,
             None => RunDirectory::create_for(&config.run, Some(&path))?,
@@ -163,9 +171,9 @@ fn path(config: &Config) -> PathBuf {
     config.run.out_dir.join(&config.run.name)
 }
 
-fn model_file(config: &Config) -> Result<&str> {
+fn named_model(config: &Config) -> Result<NamedModel> {
     match config.model.source()? {
-        ModelSource::File(file) => Ok(file),
+        ModelSource::File(file) => Ok((file.to_owned(), config.model.vae.clone())),
         ModelSource::Folder(_) | ModelSource::New(_) => {
             Err(Error::input("a sweep starts from a trained model: set `model.file`"))
         }

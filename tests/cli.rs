@@ -22,6 +22,7 @@ mod cli {
     mod half;
     mod inspect;
     mod interruption;
+    mod latent;
     mod outputs;
     mod outside;
     mod profile;

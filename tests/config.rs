@@ -49,13 +49,13 @@ fn the_shipped_configurations_load_validate_and_round_trip() {
     }
 }
 
-/// The recipes for Stable Diffusion 3.5: files of `train` without a model of their own.
-const RECIPES: [&str; 2] = ["flow-dppo", "laptop"];
+/// The recipes for published models: files of `train` without a model of their own.
+const RECIPES: [(&str, &str); 3] = [("sd35", "flow-dppo"), ("sd35", "laptop"), ("sit", "latent")];
 
 #[test]
 fn the_recipes_for_published_models_load_validate_and_round_trip() {
-    for file in RECIPES {
-        let config = shipped("sd35", file, &[]);
+    for (set, file) in RECIPES {
+        let config = shipped(set, file, &[]);
         config.validate(Command::Train).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config, "{file}");
         assert_eq!((config.lora.rank, config.lora.alpha()), (32, 64.0));
@@ -93,11 +93,12 @@ fn the_files_of_the_methods_differ_only_in_what_defines_them() {
 
 #[test]
 fn every_line_of_a_shipped_configuration_is_explained() {
-    for set in SHIPPED.into_iter().chain(["sd35"]) {
+    for set in SHIPPED.into_iter().chain(["sd35", "sit"]) {
         let methods = METHODS.iter().filter(|_| set == "digits8");
-        let files: Vec<&str> = match set {
-            "sd35" => RECIPES.to_vec(),
-            _ => FILES.iter().map(|(file, _)| file).chain(methods).copied().collect(),
+        let recipes = RECIPES.iter().filter(|(of, _)| *of == set).map(|(_, file)| file);
+        let files: Vec<&str> = match SHIPPED.contains(&set) {
+            true => FILES.iter().map(|(file, _)| file).chain(methods).copied().collect(),
+            false => recipes.copied().collect(),
         };
         for file in files {
             let path = format!("{}/configs/{set}/{file}.toml", env!("CARGO_MANIFEST_DIR"));

@@ -60,7 +60,7 @@ pub struct BenchmarkStep {
 impl StepGraph {
     pub(super) fn record(batch: usize, image_size: usize) -> Self {
         let depth = 4;
-        let model = FlowModel::Dit(DitConfig {
+        let model = FlowModel::from(&DitConfig {
             image_size,
             channels: 3,
             patch_size: 4,

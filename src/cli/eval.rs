@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use super::{AdapterArguments, ConfigArguments, Global, say};
+use super::{AdapterArguments, ConfigArguments, Global, VaeArguments, say};
 use crate::assets;
 use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
@@ -22,6 +22,8 @@ pub(super) struct Arguments {
     model: String,
     #[command(flatten)]
     adapter: AdapterArguments,
+    #[command(flatten)]
+    vae: VaeArguments,
     /// Model to measure drift from
     #[arg(long, value_name = "FILE")]
     base: Option<String>,
@@ -37,7 +39,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // `model.weights` saves memory in training; evaluation does not need it.
     config.model.weights = WeightType::F32;
     let model = arguments.adapter.load_model(&arguments.model)?;
+    let model = arguments.vae.attach(model, &arguments.model, config.model.vae.as_deref())?;
     let flow_model = model.flow_model(&arguments.model)?;
+    flow_model.check_evaluation(&config.eval)?;
     let base = arguments.base.as_ref().map(|file| assets::load_model(file)).transpose()?;
     let gpu = global.open(&config.run.device)?;
     let mut stores = Stores::new();

@@ -177,6 +177,25 @@ impl AdapterArguments {
     }
 }
 
+/// What makes pictures of latents.
+#[derive(Clone, Debug, Args)]
+struct VaeArguments {
+    /// Autoencoder of a model of latents, such as SiT, which then makes pictures: a folder of diffusers, a file, or org/name
+    /// in the hub's cache
+    #[arg(long, value_name = "FILE|DIR|NAME")]
+    vae: Option<String>,
+}
+
+impl VaeArguments {
+    /// The model, which messages call `name`, with this autoencoder or else the `configured` one.
+    fn attach(&self, model: StoredModel, name: &str, configured: Option<&str>) -> Result<StoredModel> {
+        match self.vae.as_deref() {
+            Some(vae) => assets::with_vae(model, name, Some(vae), "--vae"),
+            None => assets::with_vae(model, name, configured, "`model.vae`"),
+        }
+    }
+}
+
 /// The configuration of a run, and where the run goes.
 #[derive(Clone, Debug, Args)]
 struct RunArguments {

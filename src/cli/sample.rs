@@ -1,11 +1,12 @@
 //! `sample`: images from a model.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, value_parser};
 
 use super::sample_text::{self, TextArguments};
-use super::{AdapterArguments, Global, Outputs, say};
+use super::{AdapterArguments, Global, Outputs, VaeArguments, say};
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
 use crate::data::scatter::{self, Scatter};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::flow::sampler::Sampler;
 use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
-use crate::gpu::Region;
+use crate::gpu::{Gpu, Region};
 use crate::graph::Stores;
 use crate::model::{FlowModel, StoredModel, Tensors, read_tensors, write_tensors};
 use crate::optimizer::PARAMETERS;
@@ -29,7 +30,7 @@ pub(super) const MOST: usize = 10_000;
 
 /// The largest seed, as in a configuration: TOML's whole numbers end at 2^63 - 1.
 const LARGEST_SEED: u64 = i64::MAX as u64;
-/// Elements of the longest trajectory that is kept on the host: 4 GiB.
+/// Elements of the pictures, or of a trajectory, that are kept on the host: 4 GiB.
 const MOST_ELEMENTS: usize = 1 << 30;
 
 #[derive(Debug, Args)]
@@ -39,6 +40,8 @@ pub(super) struct Arguments {
     pub(super) model: String,
     #[command(flatten)]
     pub(super) adapter: AdapterArguments,
+    #[command(flatten)]
+    pub(super) vae: VaeArguments,
     /// Class to draw, repeatable; by default all
     #[arg(long = "class", value_name = "N")]
     pub(super) classes: Vec<u32>,
@@ -70,7 +73,8 @@ pub(super) struct Arguments {
     /// prompts with `x` [N, C, h, w], latents for each of them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["classes", "count"])]
     pub(super) noise: Option<PathBuf>,
-    /// Write the samples as tensors too: `x0` [N, C, H, W] and `labels` [N]; for prompts `x0` (latents) and `images`
+    /// Write the samples as tensors too: `x0` [N, C, H, W] and `labels` [N], with --vae also `images`; for prompts `x0`
+    /// (latents) and `images`
     #[arg(long, value_name = "FILE")]
     pub(super) save_tensors: Option<PathBuf>,
     /// Also save `trajectory` [steps + 1, N, C, S, S], from noise to samples
@@ -89,11 +93,13 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
     arguments.text.refuse(&arguments.model)?;
     let model = arguments.adapter.load_model(&arguments.model)?;
+    let model = arguments.vae.attach(model, &arguments.model, None)?;
     let flow_model = model.flow_model(&arguments.model)?;
     check(arguments, &flow_model)?;
-    let (count, guidance_scale) = (arguments.count(), arguments.guidance_scale());
+    let count = arguments.count();
     let inputs = [&arguments.noise, &arguments.adapter.adapter];
-    let mut outputs = inputs.into_iter().flatten().fold(global.outputs().reads(&arguments.model), Outputs::reads);
+    let outputs = global.outputs().reads(&arguments.model).reads(arguments.vae.vae.as_deref().unwrap_or_default());
+    let mut outputs = inputs.into_iter().flatten().fold(outputs, Outputs::reads);
     outputs.image(&arguments.out)?;
     if let Some(path) = &arguments.save_tensors {
         outputs.file(path)?;
@@ -109,44 +115,78 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let table = arguments.table(&Schedule::StaticShift { shift: arguments.shift.unwrap_or(1.0) }, STEPS)?;
 
     let gpu = global.open("")?;
-    let weights = flow_model.layout().upload(&gpu, "model", &model.weights)?;
-    let stores = Stores::from([(PARAMETERS, weights)]);
-    let batches = [requests.len(), requests.len().min(BATCH)];
-    let mut sampling =
-        Sampling::new_for(&gpu, &(&flow_model).into(), batches, guidance_scale, arguments.solver, &stores)?;
-    let dim = flow_model.dim();
-    let elements = (table.steps() + 1) * requests.len() * dim;
+    let drawn = draw(&gpu, arguments, &model, &requests, &table, start.as_deref())?;
+    let pictures = flow_model.decode(&gpu, &drawn.states)?;
+    let labels: Vec<u32> = requests.iter().map(|request| request.condition).collect();
+    write_panel(&arguments.out, &model, &flow_model, &labels, &pictures)?;
+    if let Some(path) = &arguments.save_tensors {
+        let mut tensors = drawn.tensors(&flow_model, &labels);
+        if flow_model.decoder().is_some() {
+            let shape = flow_model.picture_shape().batch(labels.len());
+            tensors.insert("images".into(), (shape.into(), pictures.into_owned()));
+        }
+        write_tensors(path, &tensors)?;
+    }
+    say(format_args!("{} samples: {}", labels.len(), arguments.out.display()));
+    Ok(())
+}
+
+/// What a model has drawn.
+struct Drawn {
+    /// The states before each step, `[steps, N, C, H, W]`, if they were asked for.
+    trajectory: Option<Vec<f32>>,
+    /// The final states, `[N, C, H, W]`.
+    states: Vec<f32>,
+}
+
+impl Drawn {
+    fn tensors(&self, model: &FlowModel, labels: &[u32]) -> Tensors {
+        let shape = model.batch_shape(labels.len()).to_vec();
+        let mut tensors = Tensors::from([(
+            "labels".to_owned(),
+            (vec![labels.len()], labels.iter().map(|label| *label as f32).collect()),
+        )]);
+        if let Some(before) = &self.trajectory {
+            let all = [before.as_slice(), &self.states].concat();
+            tensors.insert("trajectory".into(), ([&[all.len() / self.states.len()][..], &shape].concat(), all));
+        }
+        tensors.insert("x0".into(), (shape, self.states.clone()));
+        tensors
+    }
+}
+
+/// Draws the samples. Nothing of the model stays on the device.
+fn draw(
+    gpu: &Arc<Gpu>,
+    arguments: &Arguments,
+    model: &StoredModel,
+    requests: &[SampleRequest],
+    table: &SamplerTable,
+    start: Option<&[f32]>,
+) -> Result<Drawn> {
+    let flow_model = model.flow_model(&arguments.model)?;
+    let (dim, total, steps) = (flow_model.dim(), requests.len(), table.steps());
+    let elements = (steps + 1) * total * dim;
     if arguments.trajectory && elements > MOST_ELEMENTS {
         return Err(Error::input(format!(
             "--trajectory would have {elements} elements, more than {MOST_ELEMENTS}: lower --count or --steps"
         )));
     }
-    let mut trajectory = vec![0.0_f32; if arguments.trajectory { table.steps() * requests.len() * dim } else { 0 }];
-    let total = requests.len();
-    let images = sampling.draw_visited(&table, &requests, start.as_deref(), |moment| {
-        if arguments.trajectory {
+    let weights = flow_model.layout().upload(gpu, "model", &model.weights)?;
+    let stores = Stores::from([(PARAMETERS, weights)]);
+    let (network, batches) = ((&flow_model).into(), [total, total.min(BATCH)]);
+    let mut sampling =
+        Sampling::new_for(gpu, &network, batches, arguments.guidance_scale(), arguments.solver, &stores)?;
+    let mut trajectory = arguments.trajectory.then(|| vec![0.0_f32; steps * total * dim]);
+    let states = sampling.draw_visited(table, requests, start, |moment| {
+        if let Some(trajectory) = &mut trajectory {
             let at = (moment.step * total + moment.first) * dim;
             let x: &Region = moment.x;
             trajectory[at..at + moment.count * dim].copy_from_slice(&gpu.read::<f32>(&[x])?);
         }
         Ok(())
     })?;
-    let labels: Vec<u32> = requests.iter().map(|request| request.condition).collect();
-    if let Some(path) = &arguments.save_tensors {
-        let shape = flow_model.batch_shape(labels.len()).to_vec();
-        let mut tensors = Tensors::from([
-            ("x0".to_owned(), (shape.clone(), images.clone())),
-            ("labels".to_owned(), (vec![labels.len()], labels.iter().map(|label| *label as f32).collect())),
-        ]);
-        if arguments.trajectory {
-            trajectory.extend_from_slice(&images);
-            tensors.insert("trajectory".into(), ([&[table.steps() + 1][..], &shape].concat(), trajectory));
-        }
-        write_tensors(path, &tensors)?;
-    }
-    write_panel(&arguments.out, &model, &flow_model, &labels, &images)?;
-    say(format_args!("{} samples: {}", labels.len(), arguments.out.display()));
-    Ok(())
+    Ok(Drawn { trajectory, states })
 }
 
 impl Arguments {
@@ -201,9 +241,11 @@ impl Arguments {
 fn check(arguments: &Arguments, model: &FlowModel) -> Result<()> {
     arguments.check()?;
     let classes = if arguments.classes.is_empty() { model.num_conditions() } else { arguments.classes.len() };
-    if classes * arguments.count() > MOST {
+    let elements = model.picture_shape().elements();
+    let most = MOST.min(MOST_ELEMENTS / elements);
+    if classes * arguments.count() > most {
         return Err(Error::input(format!(
-            "--count is {} for each of {classes} classes: at most {MOST} samples can be drawn at once; draw them \
+            "--count is {} for each of {classes} classes: at most {most} samples can be drawn at once; draw them \
              in parts, each with another --seed",
             arguments.count()
         )));
@@ -257,7 +299,8 @@ fn null_class_hint(model: &FlowModel) -> String {
 
 /// Draws a grid, with one row per class if the samples of each class are consecutive, or a plot of points.
 fn write_panel(path: &Path, model: &StoredModel, flow_model: &FlowModel, labels: &[u32], images: &[f32]) -> Result<()> {
-    if scatter::is_point(flow_model.state_shape()) {
+    let shape = flow_model.picture_shape();
+    if scatter::is_point(shape) {
         let (class_names, data) = (&model.class_names, scatter::data_of(&model.class_names));
         let scatter =
             Scatter { points: images, labels, class_names, captions: &[], heading: "samples", data: data.as_ref() };
@@ -276,6 +319,6 @@ fn write_panel(path: &Path, model: &StoredModel, flow_model: &FlowModel, labels:
     };
     let titles: Vec<String> = rows.iter().map(name).collect();
     let columns = if even { columns } else { labels.len().isqrt().max(1) };
-    let grid = Grid { row_titles: &titles, ..Grid::new(images, flow_model.state_shape(), columns) };
+    let grid = Grid { row_titles: &titles, ..Grid::new(images, shape, columns) };
     Panel::Grid(grid).write(path)
 }

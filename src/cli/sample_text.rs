@@ -10,12 +10,11 @@ use super::sample::{Arguments, MOST};
 use super::{Global, Outputs, say};
 use crate::config::WeightType;
 use crate::error::{Error, Result};
-use crate::model::Prompt;
 use crate::model::folder::locate;
+use crate::model::{PictureDecoder, Prompt};
 use crate::sampling::requests_for;
 use crate::text_to_image::{
-    Conditions, Order, PictureDecoder, TextToImage, check_count, counted, cut_warnings, picture_files, read_prompts,
-    read_start,
+    Conditions, Order, TextToImage, check_count, counted, cut_warnings, picture_files, read_prompts, read_start,
 };
 
 /// Sampling steps and guidance unless others are asked for.
@@ -139,9 +138,9 @@ impl TextArguments {
             (Some(DecoderName::Vae), Some(_)) => {
                 Err(Error::input("--taesd is another decoder than --decoder vae: leave out one of the two"))
             }
-            (_, Some(taesd)) => PictureDecoder::open(&locate(taesd)?, model),
-            (Some(DecoderName::Taesd), None) => PictureDecoder::open(&locate(TAESD3)?, model),
-            _ => PictureDecoder::of_pipeline(model),
+            (_, Some(taesd)) => model.decoder(Some(&locate(taesd)?)),
+            (Some(DecoderName::Taesd), None) => model.decoder(Some(&locate(TAESD3)?)),
+            _ => model.decoder(None),
         }
     }
 
@@ -237,6 +236,13 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
     if !arguments.classes.is_empty() {
         return Err(Error::input(format!(
             "--class is for models with classes, and {} is a text-to-image model: leave it out",
+            arguments.model
+        )));
+    }
+    if arguments.vae.vae.is_some() {
+        return Err(Error::input(format!(
+            "--vae is for models with classes, and {} is a text-to-image model, which has its own: leave it out, or name \
+             a small decoder with --taesd",
             arguments.model
         )));
     }

@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
     };
     let planned = match &text {
-        None => assets::load_model(file)?,
+        None => assets::load_configured(&config.model, file)?,
         Some(text) => text.planned()?,
     };
     if arguments.run.dry_run {
@@ -99,6 +99,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));
             }
         }
+        if let Some(vae) = &config.model.vae {
+            let [model, vae] = [directory.path(), Path::new(vae)].map(quoted);
+            say(format_args!("draw with: flowdppo-wgpu sample --model {model} --vae {vae} --class N"));
+        }
         if let Some(best) = &outcome.best {
             let (by, iteration, value) = (&best.by, best.iteration, best.value);
             say(format_args!("best by {by}: iteration {iteration} ({value:.3}), {}", directory.best().display()));
@@ -150,10 +154,8 @@ fn dry_run(
     let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);
     let cost: Cost = TrainingRun::cost(trained, model, &profile)?;
-    let parts = match text {
-        Some(text) => OtherParts::of_prompts(text, &cost, rewards, &profile, |bytes| gpu.check_memory(bytes))?,
-        None => OtherParts { rewards, ..OtherParts::default() },
-    };
+    let encoder = text.map(|text| text.planned_encoder(&profile)).transpose()?.flatten();
+    let parts = OtherParts::of(model, &cost, encoder, rewards, &profile, |bytes| gpu.check_memory(bytes))?;
     say(config.to_toml().trim_end());
     let gigaflops = |flops: u64| flops as f64 / 1e9;
     say("");

@@ -58,7 +58,8 @@ impl Model {
             ("num_classes", self.num_classes),
         ];
         if let Some(folder) = &self.folder {
-            let others = [("file", self.file.is_some()), ("mlp_ratio", self.mlp_ratio.is_some())];
+            let others =
+                [("file", self.file.is_some()), ("vae", self.vae.is_some()), ("mlp_ratio", self.mlp_ratio.is_some())];
             let others = others.into_iter().chain(given.iter().map(|(key, size)| (*key, size.is_some())));
             if let Some((key, _)) = others.into_iter().find(|(_, is_given)| *is_given) {
                 return Err(Error::input(format!(
@@ -84,6 +85,9 @@ impl Model {
             }
             if file.is_empty() {
                 return wrong("model.file", "a safetensors file or builtin:NAME", "empty");
+            }
+            if self.vae.as_deref() == Some("") {
+                return wrong("model.vae", "the folder or file of an autoencoder", "empty");
             }
             return Ok(ModelSource::File(file));
         }

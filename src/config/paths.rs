@@ -72,7 +72,7 @@ impl Config {
             entries.map(|(reward, at): (&Reward, usize)| (format!("reward.{at}.file"), &reward.file))
         };
         let folders: Vec<String> = of_kind(RewardKind::ClipScore).map(|(key, _)| key).collect();
-        found.retain(|(key, _)| key != "model.folder" && !folders.contains(key));
+        found.retain(|(key, _)| !["model.folder", "model.vae"].contains(&&**key) && !folders.contains(key));
         // PyTorch may write the weights beside the model.
         let weights = of_kind(RewardKind::Onnx).map(|(key, file)| (key, PathBuf::from(format!("{file}.data"))));
         found.extend(weights.filter(|(_, path)| path.is_file()));
@@ -108,8 +108,12 @@ impl Config {
         if matches!(command, Command::Train | Command::Pretrain) {
             found.extend(self.model.file.as_mut().map(|file| ("model.file".to_owned(), Named::Text(file))));
         }
+        // A name in the hub's cache is not a path.
+        if matches!(command, Command::Train | Command::Eval) {
+            let vae = self.model.vae.as_mut().filter(|vae| Path::new(vae.as_str()).exists());
+            found.extend(vae.map(|vae| ("model.vae".to_owned(), Named::Text(vae))));
+        }
         if command == Command::Train {
-            // A name in the hub's cache is not a path.
             let folder = self.model.folder.as_mut().filter(|folder| Path::new(folder.as_str()).is_dir());
             found.extend(folder.map(|folder| ("model.folder".to_owned(), Named::Text(folder))));
             found.extend(self.prompts.file.as_mut().map(|file| ("prompts.file".to_owned(), Named::Path(file))));

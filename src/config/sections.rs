@@ -47,6 +47,11 @@ pub struct Model {
     /// With `folder`: width and height of the pictures, in pixels. Default: the size that the model proposes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
+    /// With the `file` of a latent model: the autoencoder that makes pictures of its latents, for rewards, evaluations and
+    /// previews. A folder of diffusers, a safetensors file, or a name in the hub's cache, such as
+    /// `stabilityai/sd-vae-ft-ema`. Also read by `eval`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae: Option<String>,
     /// Height and width of an image, in pixels. Must equal the data's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
@@ -98,6 +103,7 @@ impl Default for Model {
             file: Some("builtin:digits8-base".into()),
             folder: None,
             size: None,
+            vae: None,
             image_size: None,
             channels: None,
             patch_size: None,

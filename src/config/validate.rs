@@ -9,6 +9,9 @@ use super::*;
 use crate::error::character;
 use crate::flow::sampler::{DETERMINISTIC_ETA, LARGEST_KAPPA};
 
+/// The most classes or prompts that are evaluated unless the configuration names some, if their pictures are large.
+const MAX_EVALUATED: usize = 64;
+
 impl Config {
     /// Checks the sections that `command` reads.
     ///
@@ -72,6 +75,12 @@ impl Config {
     }
 
     fn validate_pretrain_model(&self) -> Result<()> {
+        if self.model.vae.is_some() {
+            return Err(Error::input(
+                "pretrain does not encode pictures, so it cannot train a latent model: remove `model.vae`, which is for \
+                 train and eval",
+            ));
+        }
         let sizes = match self.model.source()? {
             ModelSource::New(sizes) => sizes,
             ModelSource::File(_) => return Ok(()),
@@ -254,6 +263,22 @@ impl Eval {
     /// [`Error::Input`] if the model has no such class.
     pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
         chosen_classes("eval.classes", &self.classes, num_classes)
+    }
+
+    /// Checks that the evaluation of a model with large pictures names what it draws if there is much to choose from:
+    /// so many `noun`, such as classes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it would draw all of them.
+    pub fn check_is_small(&self, count: usize, noun: &str) -> Result<()> {
+        if !self.classes.is_empty() || count <= MAX_EVALUATED {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "`eval.classes` is empty, so an evaluation would draw {} images of each of the {count} {noun}: name some of \
+             the {noun} by number, such as [0, 1, 2, 3]",
+            self.count
+        )))
     }
 }
 

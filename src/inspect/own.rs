@@ -19,6 +19,12 @@ use crate::text::quoted;
 /// The model of a run or of one of its checkpoints.
 pub(super) const MODEL: &str = "model.safetensors";
 
+/// Channels of the latents of Stable Diffusion 1, on which the published models work. Pictures have at most three.
+const LATENT_CHANNELS: usize = 4;
+
+/// Its autoencoder, with which they were trained.
+const PUBLISHED_VAE: &str = "stabilityai/sd-vae-ft-ema";
+
 /// Images that `sample` draws at a time.
 const BATCH: usize = 100;
 
@@ -32,6 +38,7 @@ pub(super) fn model(name: &str) -> Result<Report> {
             let flow_model = FlowModel::from(dit);
             report.what = format!("a flow model of this program: {}", flow_model.sizes());
             describe(&mut report, &flow_model, name);
+            note_latents(&mut report, &flow_model);
         }
         ModelKind::Mmdit(_) => unreachable!("native files have none"),
         ModelKind::Classifier(config) => {
@@ -77,6 +84,17 @@ fn describe(report: &mut Report, model: &FlowModel, file: &str) {
     report.train_command = Some(train_command(model, file));
 }
 
+/// Says how a model of latents makes pictures.
+fn note_latents(report: &mut Report, model: &FlowModel) {
+    if model.state_shape().channels == LATENT_CHANNELS {
+        report.notes.push(format!(
+            "it makes latents of {LATENT_CHANNELS} channels, and pictures with an autoencoder, that of Stable Diffusion 1 \
+             for the published models: {PUBLISHED_VAE} or the path of its folder, as --vae of sample and eval, and as \
+             model.vae for train"
+        ));
+    }
+}
+
 /// The command that trains a model: with the default reward if that fits its images, otherwise with one for all images.
 fn train_command(model: &FlowModel, file: &str) -> String {
     let set = |value: &str| format!(" --set {}", quoted(Path::new(value)));
@@ -95,7 +113,7 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
     let width = tensors.tensors().get("x_embedder.proj.weight").and_then(|stored| stored.shape().first().copied());
     let known = width.and_then(default_num_heads);
     // One head divides every width; the number is not shown.
-    let model = FlowModel::Dit(DitConfig::of_sit(&name, &shapes, known.or(Some(1)), NullClass::Assumed)?);
+    let model = FlowModel::from(&DitConfig::of_sit(&name, &shapes, known.or(Some(1)), NullClass::Assumed)?);
     let mut report = Report { path: name.clone(), kind: "sit-checkpoint", ..Report::default() };
     report.parameters = tensors.parameters() as u64;
     report.bytes_on_disk = bytes_on_disk(tensors);
@@ -115,9 +133,7 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
     report.what = format!("a checkpoint of SiT or DiT, whose files cannot be told apart: {text}");
     let import = format!("flowdppo-wgpu import --format sit{heads} {} {MODEL}", quoted(path));
     report.train_command = Some(format!("{import}, then {}", train_command(&model, MODEL)));
-    if model.state_shape().channels == 4 {
-        report.notes.push("it makes latents of 4 channels, which cannot be shown as images here".into());
-    }
+    note_latents(&mut report, &model);
     Ok(report)
 }
 

@@ -8,11 +8,11 @@ use crate::config::{Config, WeightType};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
-use crate::model::Network;
+use crate::model::{LatentDecoder, Network};
 use crate::rl::Trainer;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
 use crate::text::quoted;
-use crate::text_to_image::{PictureDecoder, TextToImage};
+use crate::text_to_image::TextToImage;
 
 /// The settings that training is planned with, and where they are.
 const TRAINING: [&str; 2] =
@@ -32,7 +32,7 @@ const PROMPTS: usize = 8;
 pub(super) fn memory(folder: &Path) -> Result<Vec<PictureMemory>> {
     let profile = DeviceProfile::default();
     let model = TextToImage::open(folder, None)?;
-    let decoder = Arc::new(PictureDecoder::of_pipeline(&model)?);
+    let decoder = Arc::new(model.decoder(None)?);
     let encoder = model.planned_encoder(PROMPTS, &profile)?.1.alone();
     let mut config = Config::parse(TRAINING[1], TRAINING[0], &[])?;
     config.model.weights = WeightType::F32;
@@ -40,7 +40,7 @@ pub(super) fn memory(folder: &Path) -> Result<Vec<PictureMemory>> {
     for side in SIDES {
         let Ok(size) = model.latent_size("the size", Some([side; 2]), decoder.factor()) else { continue };
         let flow_model = model.unencoded(size, PROMPTS, decoder.clone());
-        let (_, decoding) = decoder.planned(size, &profile, &|_| Ok(()))?;
+        let (_, decoding) = decoder.planned(flow_model.state_shape(), &profile, &|_| Ok(()))?;
         let base = |weights: WeightType| Network::base(&flow_model, weights);
         let step = StepGraph::record(&base(WeightType::F32), 1, config.eval.guidance_scale);
         let plans = [step.graph, noise_graph(&flow_model, 1).0].map(|graph| planned_bytes(&graph, &profile));

@@ -13,7 +13,7 @@ use super::flow_model::FlowModel;
 use super::mmdit::Prompts;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Plan, Tensor};
+use crate::graph::{DeviceProfile, Graph, PartMemory, Plan, Tensor};
 use crate::shape::ImageShape;
 
 /// A prompt, and what its file says of it beside.
@@ -59,6 +59,18 @@ pub trait PromptSource: fmt::Debug + Send + Sync {
 pub trait LatentDecoder: fmt::Debug + Send + Sync {
     /// The shape of the picture of latents of this shape.
     fn picture_shape(&self, latents: ImageShape) -> ImageShape;
+
+    /// What decoding latents of this shape takes on such a device, and the tiles that it needs, `[height, width]` in pixels,
+    /// if `room` does not accept whole pictures.
+    ///
+    /// # Errors
+    /// If there is no room for the smallest tiles.
+    fn planned(
+        &self,
+        latents: ImageShape,
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)>;
 
     /// The pictures `[N, 3, H, W]` of latents `[N, C, h, w]`. Nothing of it stays on the device.
     ///

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::StoredTensors;
 use super::layout::{Entry, Layout};
 use super::weights::{StoredModel, WeightSource};
-use super::{ClassifierConfig, DitConfig, FlowModel, TextModel};
+use super::{ClassModel, ClassifierConfig, DitConfig, FlowModel, LatentDecoder, Shared, TextModel};
 use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
@@ -56,6 +56,8 @@ pub struct Model<W = Vec<f32>> {
     pub class_names: Vec<String>,
     /// All parameters, laid out according to [`ModelKind::layout`].
     pub weights: W,
+    /// What makes pictures of the states of a flow model with classes, if they are latents. It is not in the model's file.
+    pub decoder: Option<Shared<dyn LatentDecoder>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,7 +78,7 @@ impl Model {
         let (tensors, metadata) = parse(name, bytes)?;
         let (kind, class_names) = describe(name, metadata.get(KEY))?;
         let weights = gather(name, &kind.layout(), tensors)?;
-        Ok(Self { kind, class_names, weights })
+        Ok(kind.with(class_names, weights))
     }
 
     /// Reads a native file from disk into memory; [`StoredModel::open`] leaves the weights there.
@@ -101,7 +103,11 @@ impl Model {
 impl<W> Model<W> {
     /// A flow model with its weights, laid out according to [`FlowModel::layout`].
     pub fn of(model: &FlowModel, class_names: &[String], weights: W) -> Self {
-        Self { kind: model.kind(), class_names: class_names.to_vec(), weights }
+        let decoder = match model {
+            FlowModel::Dit(model) => model.decoder.clone(),
+            FlowModel::Mmdit(_) => None,
+        };
+        Self { decoder, ..model.kind().with(class_names.to_vec(), weights) }
     }
 
     /// Its classes; messages call the model `of`.
@@ -120,7 +126,9 @@ impl<W> Model<W> {
     /// [`Error::Input`] if it is a classifier.
     pub fn flow_model(&self, name: &str) -> Result<FlowModel> {
         match &self.kind {
-            ModelKind::Dit(dit) => Ok(dit.into()),
+            ModelKind::Dit(dit) => {
+                Ok(FlowModel::Dit(ClassModel { config: dit.clone(), decoder: self.decoder.clone() }))
+            }
             ModelKind::Mmdit(model) => Ok(FlowModel::Mmdit(model.clone())),
             ModelKind::Classifier(_) => Err(needs_flow_model(name)),
         }

@@ -37,9 +37,18 @@ pub struct Pictures<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum FlowModel {
     /// A diffusion transformer with class labels.
-    Dit(DitConfig),
+    Dit(ClassModel),
     /// The transformer of Stable Diffusion 3, with prompts.
     Mmdit(TextModel),
+}
+
+/// A diffusion transformer whose states are pictures, or latents of pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassModel {
+    /// Sizes and conventions of the network.
+    pub config: DitConfig,
+    /// What makes pictures of states; without it they are pictures themselves.
+    pub decoder: Option<Shared<dyn LatentDecoder>>,
 }
 
 /// A text-to-image transformer for latents of one size, with the prompts that it can be asked for.
@@ -59,7 +68,7 @@ pub struct TextModel {
 
 impl From<&DitConfig> for FlowModel {
     fn from(dit: &DitConfig) -> Self {
-        Self::Dit(dit.clone())
+        Self::Dit(ClassModel { config: dit.clone(), decoder: None })
     }
 }
 
@@ -72,7 +81,7 @@ impl Adaptable for FlowModel {
 impl FlowModel {
     /// A new model as described by a configuration.
     pub fn new(model: &config::Model, sizes: config::ModelSizes) -> Self {
-        Self::Dit(DitConfig::new(model, sizes))
+        Self::from(&DitConfig::new(model, sizes))
     }
 
     /// Checks that the sizes fit together.
@@ -81,7 +90,7 @@ impl FlowModel {
     /// [`Error::Input`] with the numbers that do not.
     pub fn check(&self) -> Result<()> {
         match self {
-            Self::Dit(dit) => dit.check(),
+            Self::Dit(ClassModel { config, .. }) => config.check(),
             Self::Mmdit(model) => model.config.check_size("the model", model.size),
         }
     }
@@ -89,7 +98,7 @@ impl FlowModel {
     /// The shape of a state: what the sampler moves from noise to data.
     pub fn state_shape(&self) -> ImageShape {
         match self {
-            Self::Dit(dit) => ImageShape::square(dit.channels, dit.image_size),
+            Self::Dit(ClassModel { config, .. }) => ImageShape::square(config.channels, config.image_size),
             Self::Mmdit(TextModel { config, size: [height, width], .. }) => {
                 ImageShape { channels: config.channels, height: *height, width: *width }
             }
@@ -118,14 +127,14 @@ impl FlowModel {
                 config.num_heads,
                 prompts.prompts().len()
             ),
-            Self::Dit(dit) => format!(
+            Self::Dit(ClassModel { config, .. }) => format!(
                 "{}, patch {}, hidden size {}, depth {}, {} heads, {} classes",
                 self.state_shape(),
-                dit.patch_size,
-                dit.hidden_size,
-                dit.depth,
-                dit.num_heads,
-                dit.num_classes
+                config.patch_size,
+                config.hidden_size,
+                config.depth,
+                config.num_heads,
+                config.num_classes
             ),
         }
     }
@@ -140,12 +149,17 @@ impl FlowModel {
         Pictures { shape: self.picture_shape(), classes, prompts }
     }
 
+    /// What makes pictures of states, if they are latents.
+    pub fn decoder(&self) -> Option<&dyn LatentDecoder> {
+        match self {
+            Self::Dit(model) => model.decoder.as_deref(),
+            Self::Mmdit(model) => Some(&*model.decoder),
+        }
+    }
+
     /// The shape of a picture, which is that of a state unless that is latents.
     pub fn picture_shape(&self) -> ImageShape {
-        match self {
-            Self::Dit(_) => self.state_shape(),
-            Self::Mmdit(model) => model.decoder.picture_shape(self.state_shape()),
-        }
+        self.decoder().map_or_else(|| self.state_shape(), |decoder| decoder.picture_shape(self.state_shape()))
     }
 
     /// The pictures of final states `[N, C, H, W]`: themselves, unless they are latents.
@@ -153,16 +167,16 @@ impl FlowModel {
     /// # Errors
     /// As [`LatentDecoder::decode`].
     pub fn decode<'a>(&self, gpu: &Arc<Gpu>, states: &'a [f32]) -> Result<Cow<'a, [f32]>> {
-        match self {
-            Self::Dit(_) => Ok(Cow::Borrowed(states)),
-            Self::Mmdit(model) => model.decoder.decode(gpu, states, self.state_shape()).map(Cow::Owned),
+        match self.decoder() {
+            None => Ok(Cow::Borrowed(states)),
+            Some(decoder) => decoder.decode(gpu, states, self.state_shape()).map(Cow::Owned),
         }
     }
 
     /// The number of conditions that can be asked for.
     pub fn num_conditions(&self) -> usize {
         match self {
-            Self::Dit(dit) => dit.num_classes,
+            Self::Dit(model) => model.config.num_classes,
             Self::Mmdit(model) => model.prompts.prompts().len(),
         }
     }
@@ -170,7 +184,7 @@ impl FlowModel {
     /// The row that means "no condition", if the model has one.
     pub fn null_condition(&self) -> Option<u32> {
         match self {
-            Self::Dit(dit) => dit.null_class(),
+            Self::Dit(model) => model.config.null_class(),
             Self::Mmdit(model) => Some(model.prompts.prompts().len() as u32),
         }
     }
@@ -191,6 +205,18 @@ impl FlowModel {
         Err(Error::input(format!(
             "{key} is {guidance_scale}, but the model has no \"no class\", which guidance needs: set it to 1"
         )))
+    }
+
+    /// Checks that an evaluation does not draw many pictures of a model whose pictures are decoded, which are large.
+    ///
+    /// # Errors
+    /// As [`config::Eval::check_is_small`].
+    pub fn check_evaluation(&self, eval: &config::Eval) -> Result<()> {
+        match self {
+            Self::Dit(ClassModel { decoder: None, .. }) => Ok(()),
+            Self::Dit(_) => eval.check_is_small(self.num_conditions(), "classes"),
+            Self::Mmdit(_) => eval.check_is_small(self.num_conditions(), "prompts"),
+        }
     }
 
     /// Checks that what is trained can be saved: of a text-to-image model only an adapter can.
@@ -218,7 +244,7 @@ impl FlowModel {
     /// The network's time for a noise level.
     pub fn time_of(&self, sigma: f64) -> f32 {
         match self {
-            Self::Dit(dit) => dit.time_of(sigma),
+            Self::Dit(model) => model.config.time_of(sigma),
             Self::Mmdit(model) => model.config.time_of(sigma),
         }
     }
@@ -226,15 +252,15 @@ impl FlowModel {
     /// Names and shapes of all parameters, in checkpoint order.
     pub fn layout(&self) -> Layout {
         match self {
-            Self::Dit(dit) => dit.layout(),
+            Self::Dit(model) => model.config.layout(),
             Self::Mmdit(model) => model.config.layout(model.size),
         }
     }
 
-    /// The kind of a model with such a network.
+    /// The kind of a model with such a network, which a file describes.
     pub fn kind(&self) -> ModelKind {
         match self {
-            Self::Dit(dit) => ModelKind::Dit(dit.clone()),
+            Self::Dit(model) => ModelKind::Dit(model.config.clone()),
             Self::Mmdit(model) => ModelKind::Mmdit(model.clone()),
         }
     }
@@ -242,7 +268,7 @@ impl FlowModel {
     /// The network in a graph in which its parameters have been declared.
     pub fn network(&self, parameters: Parameters) -> FlowNetwork<'_> {
         let family = match self {
-            Self::Dit(dit) => Family::Dit(Dit::new(dit, parameters)),
+            Self::Dit(model) => Family::Dit(Dit::new(&model.config, parameters)),
             Self::Mmdit(model) => Family::Mmdit(Mmdit::new(&model.config, parameters)),
         };
         FlowNetwork { model: self, family }

@@ -40,7 +40,7 @@ impl FlowModel {
 
     fn draw(&self, entry: &Entry, stream: &mut Stream) -> Vec<f32> {
         match self {
-            Self::Dit(dit) => dit.draw(entry, stream),
+            Self::Dit(model) => model.config.draw(entry, stream),
             Self::Mmdit(model) => model.config.draw(model.size, entry, stream),
         }
     }

@@ -22,14 +22,14 @@ mod weights;
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
 pub use autoencoder::{
-    Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig, planned_decoder,
+    Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, PictureDecoder, TinyConfig, planned_decoder,
 };
 pub use classifier::{Classifier, ClassifierConfig};
 pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 pub use dit::DitConfig;
 pub(crate) use file::{KEY as NATIVE, write_header};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
-pub use flow_model::{FlowModel, FlowNetwork, Pictures, TextModel};
+pub use flow_model::{ClassModel, FlowModel, FlowNetwork, Pictures, TextModel};
 pub use frozen::Frozen;
 pub use import::{NullClass, check_export_sit, default_num_heads, import_sit, import_stored_sit};
 pub use initialise::DrawnWeights;

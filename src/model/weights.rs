@@ -152,7 +152,7 @@ impl StoredModel {
         let tensors = open_safetensors(path)?;
         let (kind, class_names) = describe(&name, tensors.metadata().get(KEY))?;
         check(&name, &kind.layout(), &tensors)?;
-        Ok(Self { kind, class_names, weights: Weights::Stored(tensors) })
+        Ok(kind.with(class_names, Weights::Stored(tensors)))
     }
 
     /// The model with `scale` times an adapter merged into its weights, each when it is read. `name` is the model in
@@ -167,8 +167,8 @@ impl StoredModel {
 }
 
 impl From<Model> for StoredModel {
-    fn from(Model { kind, class_names, weights }: Model) -> Self {
-        Self { kind, class_names, weights: weights.into() }
+    fn from(Model { kind, class_names, weights, decoder }: Model) -> Self {
+        Self { kind, class_names, weights: weights.into(), decoder }
     }
 }
 
@@ -183,7 +183,8 @@ impl<W: WeightSource> Model<W> {
         for entry in layout.entries() {
             weights[entry.offset..][..entry.elements()].copy_from_slice(&self.weights.read(entry)?);
         }
-        Ok(Model { kind: self.kind.clone(), class_names: self.class_names.clone(), weights })
+        let decoder = self.decoder.clone();
+        Ok(Model { kind: self.kind.clone(), class_names: self.class_names.clone(), weights, decoder })
     }
 
     /// CRC-32 of its weights.
@@ -231,6 +232,6 @@ pub fn open_foreign(path: &Path) -> Result<StoredTensors> {
 impl ModelKind {
     /// A model of these weights.
     pub fn with<W>(self, class_names: Vec<String>, weights: W) -> Model<W> {
-        Model { kind: self, class_names, weights }
+        Model { kind: self, class_names, weights, decoder: None }
     }
 }

@@ -42,7 +42,7 @@ impl Formula {
         if needs_colours && !matches!(channels, 1 | 3) {
             return Err(Error::input(format!(
                 "`{key}` needs pictures of 1 (grey) or 3 (RGB) channels, but the model makes {channels}; choose another \
-                 kind"
+                 kind, or name an autoencoder (`model.vae`, --vae) if these are latents"
             )));
         }
         Ok(())

@@ -6,7 +6,7 @@ use crate::config::{Command, Config, RewardKind};
 use crate::error::Result;
 use crate::model::text::ClipScorer;
 use crate::run::inputs::{InputFile, Inputs};
-use crate::text_to_image;
+use crate::{assets, text_to_image};
 
 /// What a run of `train` with this configuration depends on, as it is now.
 ///
@@ -15,6 +15,7 @@ use crate::text_to_image;
 pub fn inputs(config: &Config) -> Result<Inputs> {
     let config = config.anchored();
     let mut more = text_to_image::files_of(&config)?;
+    more.extend(assets::vae_files(&config.model)?);
     let rewards = config.reward.iter().enumerate();
     for (index, reward) in rewards.filter(|(_, reward)| reward.kind == RewardKind::ClipScore) {
         let files = ClipScorer::files(Path::new(&reward.file))?.into_iter();

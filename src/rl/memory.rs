@@ -3,7 +3,7 @@
 use super::trainer::Cost;
 use crate::error::Result;
 use crate::graph::{DeviceProfile, PartMemory};
-use crate::text_to_image::TextBase;
+use crate::model::FlowModel;
 
 /// What is on the device besides training: before it, beside it, and while pictures are decoded.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,14 +17,15 @@ pub struct OtherParts {
 }
 
 impl OtherParts {
-    /// The parts of a run of a text-to-image model that costs `cost`, with rewards that take `rewards`. `room` rejects
-    /// more bytes than the device has.
+    /// The parts of a run that costs `cost`, with rewards that take `rewards` and, for a text-to-image model, the `encoder`.
+    /// `room` rejects more bytes than the device has.
     ///
     /// # Errors
-    /// If an encoder is not supported, or there is no room for the decoder with the smallest tiles.
-    pub fn of_prompts(
-        text: &TextBase,
+    /// If there is no room for the decoder with the smallest tiles.
+    pub fn of(
+        model: &FlowModel,
         cost: &Cost,
+        encoder: Option<(&'static str, PartMemory)>,
         rewards: Vec<(String, PartMemory)>,
         profile: &DeviceProfile,
         room: impl Fn(u64) -> Result<()>,
@@ -33,8 +34,8 @@ impl OtherParts {
         // If there is no room for training, tiles do not help.
         let is_full = room(held).is_err();
         let fits = |decoder: &PartMemory| if is_full { Ok(()) } else { room(held + decoder.alone()) };
-        let decoder = text.planned_decoder(profile, &fits)?;
-        Ok(Self { encoder: text.planned_encoder(profile)?, rewards, decoder: Some(decoder) })
+        let decoder = model.decoder().map(|decoder| decoder.planned(model.state_shape(), profile, &fits));
+        Ok(Self { encoder, rewards, decoder: decoder.transpose()? })
     }
 
     /// Bytes of the rewards and then of the decoder, each on top of training and those before it.

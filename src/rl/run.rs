@@ -97,11 +97,12 @@ pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
     config
 }
 
-/// Checks that a model has the classes that rollouts, evaluations and previews name.
+/// Checks that a model has the classes that rollouts, evaluations and previews name, and that an evaluation is not too large.
 fn check_classes(config: &Config, model: &FlowModel) -> Result<()> {
     let classes = model.num_conditions();
     config.rollout.chosen_classes(classes)?;
     config.eval.chosen_classes(classes)?;
+    model.check_evaluation(&config.eval)?;
     config.preview.chosen_classes(classes).map(drop)
 }
 

@@ -113,7 +113,7 @@ impl<'a> Saved<'a> {
         let path = checkpoint.path_of(file)?;
         let name = path.display().to_string();
         let model = StoredModel::open(&path)?;
-        if model.flow_model(&name).is_ok_and(|found| found == self.network.model) {
+        if model.kind == self.network.model.kind() {
             let begun =
                 Classes { of: "`model.file`", count: self.network.model.num_conditions(), names: self.class_names };
             model.classes(&name).check_same(begun)?;

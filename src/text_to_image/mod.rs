@@ -5,7 +5,6 @@
 
 mod conditions;
 mod conditions_file;
-mod decoding;
 mod kept;
 mod merge;
 mod order;
@@ -19,7 +18,6 @@ mod writer;
 
 pub use conditions::Conditions;
 pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
-pub use decoding::PictureDecoder;
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};

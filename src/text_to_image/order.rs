@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::conditions::Conditions;
-use super::decoding::PictureDecoder;
 use super::pictures::write_picture;
 use super::pipeline::TextToImage;
 use crate::config::WeightType;
 use crate::error::{Error, Result};
 use crate::flow::solver::Solver;
 use crate::gpu::Gpu;
-use crate::model::{Adapter, Shared, Tensors, read_tensors, write_tensors};
+use crate::model::{Adapter, PictureDecoder, Shared, Tensors, read_tensors, write_tensors};
 use crate::run::{Progress, Verbosity};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling};
 
@@ -145,14 +144,15 @@ impl Order {
     ) -> Result<()> {
         let mut progress = Progress::new("decoding", files.len() as u64, self.verbosity);
         let images = &mut drawn.images;
-        self.decoder.decode(gpu, &drawn.latents, self.size, self.tile, &mut |index, picture| {
+        let mut take = |index: usize, picture: &[f32]| {
             write_picture(&files[index], picture, self.picture_size(), &texts(index))?;
             if keep {
                 images.extend_from_slice(picture);
             }
             progress.update(index as u64 + 1, "");
             Ok(())
-        })?;
+        };
+        self.decoder.decode(gpu, &drawn.latents, self.size, self.tile, &mut take)?;
         progress.finish(&format!("{} decoded", counted(files.len(), "picture")));
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::model::folder::{
 use crate::model::text::{Sd3Prompts, Tokenizer, Weights};
 use crate::model::{
     ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, MmditConfig, Network,
-    PromptSource, Shared, StoredTransformer, TextModel,
+    PictureDecoder, PromptSource, Shared, StoredTransformer, TextModel,
 };
 use crate::optimizer::PARAMETERS;
 use crate::run::inputs::InputFile;
@@ -104,6 +104,19 @@ impl TextToImage {
     /// The transformer's weights on disk.
     pub(super) fn transformer(&self) -> &StoredTensors {
         &self.transformer
+    }
+
+    /// Its decoder, or another one for the same latents, such as TAESD.
+    ///
+    /// # Errors
+    /// As [`PictureDecoder::open`].
+    pub fn decoder(&self, other: Option<&Path>) -> Result<PictureDecoder> {
+        let own = || self.pipeline.component("vae");
+        PictureDecoder::open(
+            &other.map_or_else(own, |path| Ok(path.to_owned()))?,
+            self.config.channels,
+            "the transformer's",
+        )
     }
 
     /// The noise levels of the scheduler, or with another shift.

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::decoding::PictureDecoder;
 use super::pipeline::TextToImage;
 use super::training::T5_TOKENS;
 use crate::error::{Error, Result};
 use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};
-use crate::model::{FlowModel, Prompt, PromptEmbedding, PromptSource, Shared};
+use crate::model::{FlowModel, PictureDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 
 /// Prompts whose embeddings nobody asks for yet.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
-use super::decoding::PictureDecoder;
 use super::kept::ManyPrompts;
 use super::pipeline::{Encoders, TextToImage, folder_of};
 use super::plan::Unencoded;
@@ -15,15 +14,11 @@ use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};
-use crate::model::{FlowModel, LatentDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
+use crate::model::{FlowModel, PictureDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
 use crate::run::Verbosity;
-use crate::shape::ImageShape;
 
 /// Tokens that T5 contributes, as in the published pipelines.
 pub(super) const T5_TOKENS: usize = 256;
-
-/// Prompts that are evaluated unless the configuration names some.
-const MAX_EVALUATED: usize = 64;
 
 /// A text-to-image model with its prompts, before anything large is read.
 #[derive(Debug)]
@@ -45,23 +40,6 @@ enum Embeddings {
     Encoded(Arc<Conditions>),
     /// The text encoders, of which no weights have been read yet.
     Open(Box<Encoders>),
-}
-
-impl LatentDecoder for PictureDecoder {
-    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
-        let factor = self.factor();
-        ImageShape { channels: 3, height: latents.height * factor, width: latents.width * factor }
-    }
-
-    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
-        let mut pictures = Vec::new();
-        let mut take = |_: usize, picture: &[f32]| {
-            pictures.extend_from_slice(picture);
-            Ok(())
-        };
-        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take)?;
-        Ok(pictures)
-    }
 }
 
 /// What the base of a training run reads of a configuration.
@@ -99,7 +77,7 @@ impl TextBase {
             )));
         };
         let model = TextToImage::open(&path, None)?;
-        let decoder = PictureDecoder::of_pipeline(&model)?;
+        let decoder = model.decoder(None)?;
         let picture = settings.size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         let prompts = settings.prompts.clone();
@@ -115,14 +93,7 @@ impl TextBase {
                 (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if settings.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
-            return Err(Error::input(format!(
-                "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
-                 prompts by number, such as [0, 1, 2, 3]",
-                settings.eval.count,
-                asked.len()
-            )));
-        }
+        settings.eval.check_is_small(asked.len(), "prompts")?;
         let schedule = (settings.schedule.clone(), model.schedule(None));
         Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
     }
@@ -160,18 +131,6 @@ impl TextBase {
                 planned_encoder(&self.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
             }
         }
-    }
-
-    /// What decoding takes, see [`PictureDecoder::planned`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn planned_decoder(
-        &self,
-        profile: &DeviceProfile,
-        room: &dyn Fn(&PartMemory) -> Result<()>,
-    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
-        self.decoder.planned(self.size, profile, room)
     }
 
     /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use flowdppo_wgpu::model::{ClassifierConfig, Model, ModelKind, Tensors, read_tensors, write_tensors};
+use flowdppo_wgpu::model::{ClassifierConfig, ModelKind, Tensors, read_tensors, write_tensors};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -85,7 +85,7 @@ fn noise(here: &Workplace, shape: [usize; 4], value: f32, label: f32) {
 fn classifier(here: &Workplace, image_size: usize, num_classes: usize) {
     let network = ClassifierConfig { image_size, channels: 1, hidden_size: 4, num_classes };
     let weights = network.initial_weights(0);
-    let model = Model { kind: ModelKind::Classifier(network), class_names: Vec::new(), weights };
+    let model = ModelKind::Classifier(network).with(Vec::new(), weights);
     model.save(&here.path("small.safetensors")).unwrap();
 }
 

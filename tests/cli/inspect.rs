@@ -191,7 +191,12 @@ fn models_of_this_program_and_of_sit_are_distinguished() {
     let sit = report(&sit_tiny("model.safetensors"));
     assert_eq!(sit["kind"], "sit-checkpoint");
     assert!(sit["train_command"].as_str().unwrap().contains("import --format sit --num-heads N"), "{sit}");
-    assert!(sit["notes"].to_string().contains("the number of its attention heads is not in the file"), "{sit}");
+    let notes = sit["notes"].to_string();
+    assert!(notes.contains("the number of its attention heads is not in the file"), "{sit}");
+    assert!(
+        notes.contains("latents of 4 channels, and pictures with an autoencoder") && notes.contains("--vae"),
+        "{sit}"
+    );
     assert!(sit["device_memory"].is_null());
 }
 

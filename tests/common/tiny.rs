@@ -31,14 +31,14 @@ pub fn dit_of_width(depth: usize, hidden_size: usize) -> Model {
         positions: Positions::Learned,
     };
     let weights = config.initial_weights(1);
-    disturbed(Model { kind: ModelKind::Dit(config), class_names: Vec::new(), weights }, 0.15, 2)
+    disturbed(ModelKind::Dit(config).with(Vec::new(), weights), 0.15, 2)
 }
 
 /// A classifier for the images of [`dit`].
 pub fn classifier() -> Model {
     let config = ClassifierConfig { image_size: 8, channels: 1, hidden_size: 8, num_classes: 3 };
     let weights = config.initial_weights(3);
-    disturbed(Model { kind: ModelKind::Classifier(config), class_names: Vec::new(), weights }, 0.1, 4)
+    disturbed(ModelKind::Classifier(config).with(Vec::new(), weights), 0.1, 4)
 }
 
 /// The same network with normal noise added to every parameter; the padding stays zero.

@@ -246,7 +246,7 @@ fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
     change(&mut config);
     let data = data::load(&config.data).expect("it is built in");
     let dit = DitConfig { num_classes: 10, ..tiny::dit(2).dit("tiny").expect("it is one").clone() };
-    let flow_model = FlowModel::Dit(dit);
+    let flow_model = FlowModel::from(&dit);
     let weights = flow_model.initial_weights(1);
     let mut training = Pretraining::new(gpu(), (&config).into(), flow_model, &data, &weights).expect("it is small");
     let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();

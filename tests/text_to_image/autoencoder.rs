@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::error::Result;
-use flowdppo_wgpu::model::{Autoencoder, AutoencoderConfig, Tensors, read_tensors, write_tensors};
+use flowdppo_wgpu::model::{Autoencoder, AutoencoderConfig, PictureDecoder, Tensors, read_tensors, write_tensors};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -153,6 +153,38 @@ fn models_with_other_names_are_the_same() {
     let autoencoder = Autoencoder::from_tensors("file", config(SD1), tensors).expect("the names are known");
     assert_eq!(autoencoder, load(SD1));
     check_sd1(&autoencoder);
+}
+
+/// What is read of a single file of these tensors, as the autoencoder of a model whose latents have so many channels.
+fn opened(place: &Path, tensors: &Tensors, channels: usize) -> Result<Autoencoder> {
+    let file = place.join("vae.safetensors");
+    write_tensors(&file, tensors).expect("it is writable");
+    PictureDecoder::open(&file, channels, "those of it")?.read()
+}
+
+#[test]
+fn single_files_are_opened_with_their_sizes_beside_them_or_as_a_published_model() {
+    let place = tempfile::tempdir().expect("a temporary folder");
+    let refused = |folder: &str, channels: usize| {
+        opened(place.path(), &weights(folder), channels).expect_err("it is none of the published ones").to_string()
+    };
+    // The published ones are larger than these.
+    assert_says(
+        &refused(SD1, 4),
+        &["`decoder.conv_in.weight` has shape [32, 4, 3, 3], but [512, 4, 3, 3] is expected"],
+    );
+    assert_says(
+        &refused(TAESD, 4),
+        &["`decoder.layers.0.weight` has shape [16, 4, 3, 3], but [64, 4, 3, 3] is expected"],
+    );
+    assert_says(&refused(TAESD3, 4), &["decodes latents of 16 channels, but those of it have 4"]);
+    assert_says(&refused(SD3, 16), &["has no config.json beside it"]);
+    fs::copy(formats(SD1).join("config.json"), place.path().join("config.json")).expect("it is writable");
+    let mut whole = renamed(SD1, "original_names.txt", "first_stage_model.");
+    whole.insert("model.diffusion_model.out.2.bias".into(), (vec![1], vec![0.0]));
+    for tensors in [weights(SD1), renamed(SD1, "original_names.txt", ""), whole] {
+        assert_eq!(opened(place.path(), &tensors, 4).expect("it is complete"), load(SD1));
+    }
 }
 
 /// A diffusers folder with these weights in 16 bits.

@@ -8,7 +8,7 @@ use flowdppo_wgpu::autodiff::{Activations, backward_with};
 use flowdppo_wgpu::config::WeightType;
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::gpu::Gpu;
-use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, StoreMemory, Stores, Tensor};
+use flowdppo_wgpu::graph::{DeviceProfile, Graph, Interpreter, PartMemory, Plan, Store, StoreMemory, Stores, Tensor};
 use flowdppo_wgpu::model::folder::StoredTensors;
 use flowdppo_wgpu::model::{
     Adapter, BASE, ConditionInput, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig, Network, Prompt,
@@ -61,6 +61,15 @@ impl PromptSource for Nothing {
 impl LatentDecoder for Nothing {
     fn picture_shape(&self, latents: ImageShape) -> ImageShape {
         latents
+    }
+
+    fn planned(
+        &self,
+        _: ImageShape,
+        _: &DeviceProfile,
+        _: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        unreachable!("there are no pictures")
     }
 
     fn decode(&self, _: &Arc<Gpu>, _: &[f32], _: ImageShape) -> Result<Vec<f32>> {

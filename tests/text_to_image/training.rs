@@ -10,11 +10,10 @@ use flowdppo_wgpu::flow::noise::NoiseKey;
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::flow::solver::Solver;
-use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{DeviceProfile, Stores};
 use flowdppo_wgpu::model::{
-    Autoencoder, BASE, FlowModel, LatentDecoder, MmditConfig, Model, Network, Prompt, PromptEmbedding, PromptSource,
-    Shared, Tensors, TextModel, read_tensors,
+    BASE, FlowModel, MmditConfig, Model, Network, PictureDecoder, Prompt, PromptEmbedding, PromptSource, Shared,
+    Tensors, TextModel, read_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::preview::Preview;
@@ -65,26 +64,13 @@ impl PromptSource for Encoded {
     }
 }
 
-#[derive(Debug)]
-struct Vae(Autoencoder);
-
-impl LatentDecoder for Vae {
-    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
-        ImageShape { channels: 3, height: 8 * latents.height, width: 8 * latents.width }
-    }
-
-    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
-        self.0.decoder(gpu, 2)?.decode(latents, [shape.height, shape.width])
-    }
-}
-
 fn model() -> Model {
     let folder = pipeline().join("transformer");
     let config = std::fs::read(folder.join("config.json")).expect("the file is there");
     let config = MmditConfig::from_diffusers("config.json", &config).expect("it describes a transformer");
     let weights = weights(&config, [8, 8], "sd35_tiny_pipeline/transformer");
     let prompts = ["a red square", "a blue disc"];
-    let decoder = Vae(Autoencoder::load(&pipeline().join("vae")).expect("the file is whole"));
+    let decoder = PictureDecoder::open(&pipeline().join("vae"), config.channels, "those of it").expect("they fit");
     let schedule = Schedule::DiffusersStatic { shift: 3.0 };
     let encoded = Encoded { prompts: prompts.map(Prompt::from).into(), io: io() };
     let model = TextModel {

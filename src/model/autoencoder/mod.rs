@@ -2,6 +2,7 @@
 
 mod bound;
 mod config;
+mod decoding;
 mod kl;
 mod layers;
 mod names;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use config::{AutoencoderConfig, KlConfig, TinyConfig};
+pub use decoding::PictureDecoder;
 
 use self::bound::BoundHalf;
 use self::layers::{Layers, Recorder};

@@ -86,7 +86,8 @@ fn networks(model: Option<&FlowModel>) -> Result<Vec<Graph>> {
         let network = Network::from(model);
         let sampling =
             SamplingGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
-        let pretraining = FlowMatchingGraph::record(model, config.pretrain_micro_batch(), Activations::default()).graph;
+        let pretraining =
+            FlowMatchingGraph::record(&network, config.pretrain_micro_batch(), Activations::default()).graph;
         Ok([sampling, UpdateGraph::record(config, &network)?.graph, pretraining])
     };
     graphs.extend(of_training(&own.flow_model("the built-in model")?, &config)?);

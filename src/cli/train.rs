@@ -1,11 +1,12 @@
 //! `train`: tunes a model with Flow-DPPO or another `objective`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::resume::RunStart;
+use super::supervised::say_adapted;
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
@@ -16,7 +17,6 @@ use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
-use crate::text::quoted;
 use crate::text_to_image::TextBase;
 use crate::{assets, reward, rl};
 
@@ -86,12 +86,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         match config.lora.is_used() {
             false => say(format_args!("tuned model: {}", directory.model().display())),
-            // The directory of the run does not stand for a pipeline.
-            true if config.model.folder.is_some() => {
-                let [model, adapter] = [Path::new(file), &directory.adapter()].map(quoted);
-                let draw = format!("flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT");
-                say(format_args!("tuned model: {file} with the adapter in {adapter}; draw with: {draw}"));
-            }
+            true if config.model.folder.is_some() => say_adapted("tuned model", file, &directory),
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));

@@ -7,7 +7,6 @@ mod method;
 mod metrics;
 mod rollout;
 mod run;
-mod saved;
 mod trainer;
 mod update;
 mod update_graph;

@@ -26,6 +26,7 @@ use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::SamplerTable;
+use crate::saved::write_files;
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -344,7 +345,6 @@ impl TrainingRun {
             true => directory.adapter(),
             false => directory.path().to_owned(),
         };
-        std::fs::create_dir_all(&folder).map_err(|cause| Error::unwritable(&folder, cause))?;
         if self.config.lora.is_used() && directory.model().exists() {
             log::warn!(
                 "{} is not what was trained now, of which {} is kept alone: remove it, or make it again with \
@@ -353,8 +353,7 @@ impl TrainingRun {
                 folder.display()
             );
         }
-        let files = self.trainer.averaged_files()?;
-        files.iter().try_for_each(|(name, content)| files::stream_atomically(&folder.join(name), content).map(drop))
+        write_files(&folder, &self.trainer.averaged_files()?)
     }
 
     /// Writes a checkpoint.

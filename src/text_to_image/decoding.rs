@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
 use crate::model::folder::{StoredTensors, open_weights};
-use crate::model::{Autoencoder, AutoencoderConfig, Tensors};
+use crate::model::{Autoencoder, AutoencoderConfig, Encoder, Tensors};
 
 /// The published TAESD3, whose file may stand alone.
 const TAESD3: &str = r#"{"_class_name": "AutoencoderTiny", "latent_channels": 16,
@@ -83,6 +83,37 @@ impl PictureDecoder {
         Err(Error::input(format!("{name} is {pixels}: it must be a multiple of {factor} from {least} on")))
     }
 
+    fn autoencoder(&self) -> Result<Autoencoder> {
+        let mut tensors = Tensors::new();
+        for (name, stored) in self.weights.tensors() {
+            tensors.insert(name.clone(), (stored.shape().to_vec(), stored.read()?));
+        }
+        Autoencoder::from_tensors(self.weights.name(), self.config.clone(), tensors)
+    }
+
+    /// Its configuration.
+    pub(super) fn config(&self) -> &AutoencoderConfig {
+        &self.config
+    }
+
+    /// The files of its weights.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.weights.files().map(|(path, _)| path)
+    }
+
+    /// The encoder for the same latents on a device, for one picture at a time.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the weights do not fit, or it takes other pictures; if the device has not enough memory.
+    pub(super) fn encoder(&self, gpu: &Arc<Gpu>) -> Result<Encoder> {
+        let channels = self.config.picture_channels()[0];
+        if channels != 3 {
+            let name = self.weights.name();
+            return Err(Error::input(format!("{name} encodes pictures of {channels} channels: 3 are needed")));
+        }
+        self.autoencoder()?.encoder(gpu, 1).map_err(out_of_memory)
+    }
+
     /// Decodes latents `[N, C, height, width]`, one picture after the other: `take` is given the place of each and its
     /// values `[3, H, W]`, about −1 to 1. With `tile`, in tiles of so many latents along a side.
     ///
@@ -96,12 +127,7 @@ impl PictureDecoder {
         tile: Option<usize>,
         take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let mut tensors = Tensors::new();
-        for (name, stored) in self.weights.tensors() {
-            tensors.insert(name.clone(), (stored.shape().to_vec(), stored.read()?));
-        }
-        let autoencoder = Autoencoder::from_tensors(self.weights.name(), self.config.clone(), tensors)?;
-        let mut decoder = autoencoder.decoder(gpu, 1).map_err(out_of_memory)?;
+        let mut decoder = self.autoencoder()?.decoder(gpu, 1).map_err(out_of_memory)?;
         let tile = match tile.or_else(|| self.chosen.get().copied()) {
             Some(tile) => tile,
             None => {

@@ -1,23 +1,17 @@
-//! A pipeline as what `train` starts from.
+//! A pipeline and prompts as what `train` starts from.
 
 use std::sync::Arc;
 
+use super::base::{Base, T5_TOKENS};
 use super::conditions::Conditions;
-use super::decoding::PictureDecoder;
-use super::pipeline::{Encoders, TextToImage, folder_of};
+use super::pipeline::Encoders;
 use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::model::text::CLIP_TOKENS;
-use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
-};
-use crate::shape::ImageShape;
-
-/// Tokens that T5 contributes, as in the published pipelines.
-const T5_TOKENS: usize = 256;
+use crate::model::{Shared, StoredModel};
 
 /// Prompts that are evaluated unless the configuration names some.
 const MAX_EVALUATED: usize = 64;
@@ -25,12 +19,10 @@ const MAX_EVALUATED: usize = 64;
 /// A text-to-image model with its prompts, before anything large is read.
 #[derive(Debug)]
 pub struct TextBase {
-    model: TextToImage,
+    base: Base,
     prompts: config::Prompts,
     texts: Vec<String>,
     embeddings: Embeddings,
-    decoder: Shared<dyn LatentDecoder>,
-    size: [usize; 2],
     /// The noise levels of rollouts, and those of the pipeline.
     schedule: (Schedule, Schedule),
 }
@@ -44,71 +36,25 @@ enum Embeddings {
     Open(Box<Encoders>),
 }
 
-/// Prompts whose embeddings nobody asks for yet.
-#[derive(Debug)]
-struct Unencoded {
-    prompts: Vec<String>,
-    tokens: usize,
-}
-
-impl PromptSource for Unencoded {
-    fn prompts(&self) -> &[String] {
-        &self.prompts
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
-        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
-    }
-}
-
-impl LatentDecoder for PictureDecoder {
-    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
-        let factor = self.factor();
-        ImageShape { channels: 3, height: latents.height * factor, width: latents.width * factor }
-    }
-
-    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
-        let mut pictures = Vec::new();
-        let mut take = |_: usize, picture: &[f32]| {
-            pictures.extend_from_slice(picture);
-            Ok(())
-        };
-        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take)?;
-        Ok(pictures)
-    }
-}
-
 impl TextBase {
     /// Opens the model that a configuration names as `folder`, and reads its prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
     pub fn open(config: &Config, folder: &str) -> Result<Self> {
-        let Some(path) = folder_of(folder)? else {
-            return Err(Error::input(format!(
-                "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
-            )));
-        };
-        let model = TextToImage::open(&path, None)?;
-        let decoder = PictureDecoder::of_pipeline(&model)?;
-        let picture = config.model.size.map(|[width, height]| [height, width]);
-        let size = model.latent_size("`model.size`", picture, decoder.factor())?;
+        let base = Base::open(config, folder)?;
         let prompts = config.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
         let (texts, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
+                conditions.check(base.model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
                 let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
                 check_count(texts.len(), "`prompts.file`")?;
-                (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
+                (texts, Embeddings::Open(Box::new(base.model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
         if config.eval.classes.is_empty() && texts.len() > MAX_EVALUATED {
@@ -119,14 +65,8 @@ impl TextBase {
                 texts.len()
             )));
         }
-        let schedule = (config.rollout.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
-    }
-
-    fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
-        let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
-        let model = self.model.flow_model(self.size, prompts, self.decoder.clone());
-        Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
+        let schedule = (config.rollout.schedule.clone(), base.model.schedule(None));
+        Ok(Self { base, prompts, texts, embeddings, schedule })
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -138,7 +78,7 @@ impl TextBase {
             Embeddings::Encoded(conditions) => conditions.tokens(),
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
-        self.with(Shared(Arc::new(Unencoded { prompts: self.texts.clone(), tokens })))
+        self.base.planned(&self.texts, tokens)
     }
 
     /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
@@ -162,6 +102,6 @@ impl TextBase {
                 Arc::new(conditions)
             }
         };
-        self.with(Shared(conditions))
+        self.base.with(Shared(conditions))
     }
 }

@@ -78,7 +78,7 @@ impl LatentDecoder for Vae {
     }
 }
 
-fn model() -> Model {
+pub(super) fn model() -> Model {
     let folder = pipeline().join("transformer");
     let config = std::fs::read(folder.join("config.json")).expect("the file is there");
     let config = MmditConfig::from_diffusers("config.json", &config).expect("it describes a transformer");

@@ -1,0 +1,107 @@
+//! A pipeline as what training starts from, before anything large is read.
+
+use std::sync::Arc;
+
+use super::decoding::PictureDecoder;
+use super::pipeline::{TextToImage, folder_of};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::model::{
+    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
+};
+use crate::shape::ImageShape;
+
+/// Tokens that T5 contributes, as in the published pipelines.
+pub(super) const T5_TOKENS: usize = 256;
+
+/// The parts of a pipeline that training needs.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub model: TextToImage,
+    pub decoder: Arc<PictureDecoder>,
+    /// Height and width of the latents.
+    pub size: [usize; 2],
+}
+
+/// Prompts whose embeddings nobody asks for yet.
+#[derive(Debug)]
+struct Unencoded {
+    prompts: Vec<String>,
+    tokens: usize,
+}
+
+impl PromptSource for Unencoded {
+    fn prompts(&self) -> &[String] {
+        &self.prompts
+    }
+
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
+        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
+    }
+}
+
+impl LatentDecoder for PictureDecoder {
+    fn picture_shape(&self, latents: ImageShape) -> ImageShape {
+        let factor = self.factor();
+        ImageShape { channels: 3, height: latents.height * factor, width: latents.width * factor }
+    }
+
+    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
+        let mut pictures = Vec::new();
+        let mut take = |_: usize, picture: &[f32]| {
+            pictures.extend_from_slice(picture);
+            Ok(())
+        };
+        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take)?;
+        Ok(pictures)
+    }
+}
+
+impl Base {
+    /// Opens the model that a configuration names as `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a file is missing, damaged or not supported, or `model.size` does not suit the model.
+    pub fn open(config: &Config, folder: &str) -> Result<Self> {
+        let Some(path) = folder_of(folder)? else {
+            return Err(Error::input(format!(
+                "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
+            )));
+        };
+        let model = TextToImage::open(&path, None)?;
+        let decoder = Arc::new(PictureDecoder::of_pipeline(&model)?);
+        let picture = config.model.size.map(|[width, height]| [height, width]);
+        let size = model.latent_size("`model.size`", picture, decoder.factor())?;
+        Ok(Self { model, decoder, size })
+    }
+
+    /// The shape of the pictures.
+    pub fn picture_shape(&self) -> ImageShape {
+        let [height, width] = self.size.map(|extent| extent * self.decoder.factor());
+        ImageShape { channels: 3, height, width }
+    }
+
+    /// The model with these prompts, which are its classes.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the transformer's file does not fit its configuration.
+    pub fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
+        let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
+        let names = prompts.prompts().to_vec();
+        let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
+        Ok(StoredModel::of(&FlowModel::Mmdit(model), &names, Weights::Transformer(weights)))
+    }
+
+    /// The same as plans need it, without the embeddings of the prompts, which have so many tokens.
+    ///
+    /// # Errors
+    /// As [`Base::with`].
+    pub fn planned(&self, prompts: &[String], tokens: usize) -> Result<StoredModel> {
+        self.with(Shared(Arc::new(Unencoded { prompts: prompts.to_vec(), tokens })))
+    }
+}

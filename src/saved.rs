@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::assets::AdapterBase;
-use crate::config::ADAPTER_BASE;
+use crate::config::{ADAPTER_BASE, Config};
 use crate::error::{Error, Result};
 use crate::files::{Content, Streamed, stream_atomically};
 use crate::model::{
@@ -32,6 +32,18 @@ pub type Files<'a> = Vec<(&'static str, Streamed<'a>)>;
 pub fn write_files(folder: &Path, files: &Files<'_>) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
     files.iter().try_for_each(|(name, content)| stream_atomically(&folder.join(name), content).map(drop))
+}
+
+/// The configuration with which a run continues from a checkpoint. An adapter that it started from is in the
+/// checkpoint: the directory that it came from is no longer needed.
+pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
+    let mut config = config.clone();
+    if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
+        && newest.has(ADAPTER_CONFIG)
+    {
+        folder.clone_from(&newest.path);
+    }
+    config
 }
 
 /// Checks that a checkpoint, and the base that it was trained from, belong to a run. Of the checkpoint and of the run:

@@ -13,6 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::preflight::{self, Lesson};
 use crate::run::RunDirectory;
+use crate::saved::going_on;
 use crate::supervised::Pretrainer;
 use crate::text_to_image::Captioned;
 
@@ -24,17 +25,17 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let start = RunStart::of(&arguments.run, Command::Pretrain)?;
-    let config = start.config.clone();
-    start.check_length("pretrain.steps", config.pretrain.steps)?;
+    start.check_length("pretrain.steps", start.config.pretrain.steps)?;
+    let config = going_on(&start.config, start.newest.as_ref());
     let lesson = preflight::pretrain(&config)?;
     let planned = lesson.planned()?;
     let gpu = global.open(&config.run.device)?;
     let cost = Pretrainer::cost(&config, &planned, &DeviceProfile::of(&gpu))?;
     if arguments.run.dry_run {
         lesson.check()?;
-        return supervised::dry_run(&gpu, &config, &Pretrainer::pace(&config), &cost);
+        return supervised::dry_run(&gpu, &start.config, &Pretrainer::pace(&config), &cost);
     }
-    arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
+    arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &start.config))?;
     let job = Job { global, arguments: &arguments.run, gpu: &gpu, config: &config };
     match lesson {
         Lesson::Classes(data, model, weights) => {

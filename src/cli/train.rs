@@ -17,6 +17,7 @@ use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, Trainer};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
+use crate::saved::going_on;
 use crate::text_to_image::TextBase;
 use crate::{assets, reward, rl};
 
@@ -45,7 +46,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     if arguments.run.dry_run {
         let flow_model = planned.flow_model(file)?;
-        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), &flow_model, &planned.class_names);
+        return dry_run(global, &config, &going_on(&config, newest.as_ref()), &flow_model, &planned.class_names);
     }
     if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;

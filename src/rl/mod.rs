@@ -13,7 +13,7 @@ mod update_graph;
 
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
-pub use run::{RunOptions, RunSummary, TrainingRun, going_on};
+pub use run::{RunOptions, RunSummary, TrainingRun};
 pub use trainer::{Cost, Trainer};
 pub use update::{UpdateRecord, Updater};
 pub use update_graph::{OUTCOME, Penalty, UpdateGraph, policy_objective};

@@ -17,7 +17,7 @@ use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START, WeightSource};
+use crate::model::{BASE, Model, Network, START, WeightSource};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report::{self, LiveReport};
@@ -26,7 +26,7 @@ use crate::run::best::{Best, BestKeeper};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::SamplerTable;
-use crate::saved::write_files;
+use crate::saved::{going_on, write_files};
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -83,18 +83,6 @@ struct Base {
     evaluation: Evaluation,
     images: Vec<f32>,
     captions: Vec<String>,
-}
-
-/// The configuration with which a run continues from a checkpoint. An adapter that it started from is in the
-/// checkpoint: the directory that it came from is no longer needed.
-pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
-    let mut config = config.clone();
-    if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
-        && newest.has(ADAPTER_CONFIG)
-    {
-        folder.clone_from(&newest.path);
-    }
-    config
 }
 
 impl TrainingRun {

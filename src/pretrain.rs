@@ -8,16 +8,16 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
-use crate::config::{self, Decay, EmaWarmUp, TimeSampling};
+use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::flow::noise::{
     AUGMENT, DROPOUT, NoiseKey, PRETRAIN_LATENTS, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream,
 };
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network, WeightSource};
-use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
+use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// Forward and backward pass of one micro-batch of flow matching.
@@ -31,7 +31,7 @@ pub struct FlowMatchingGraph {
     pub condition: ConditionInput,
     /// The network's time, `[B]`, from [`FlowModel::time_of`].
     pub time: Tensor,
-    /// Noise keys, `[B, 5]`.
+    /// [`NoiseWords`] of each image.
     pub keys: Tensor,
     /// Factors (image, 0, noise) of the noisy state, `[B, 3]`.
     pub to_noisy: Tensor,
@@ -53,10 +53,10 @@ impl FlowMatchingGraph {
         let images = graph.input("images", &shape);
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, false);
         let time = graph.input("time", &[batch]);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
-        let to_noisy = graph.input("mixture of the state", &[batch, 3]);
-        let to_target = graph.input("mixture of the target", &[batch, 3]);
+        let to_noisy = graph.input("mixture of the state", &[batch, SamplerRow::WORDS]);
+        let to_target = graph.input("mixture of the target", &[batch, SamplerRow::WORDS]);
         let weight = graph.input("weight", &[batch]);
         let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
@@ -130,16 +130,37 @@ struct Choices {
     augment: Stream,
 }
 
+/// What pretraining reads of a configuration.
+#[derive(Clone, Debug)]
+pub struct PretrainSettings {
+    /// How it optimises.
+    pub pretrain: config::Pretrain,
+    /// Whether images are mirrored at random.
+    pub horizontal_flip: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// It stops after more than this many skipped steps in a row.
+    pub max_skipped_updates: usize,
+}
+
+impl From<&Config> for PretrainSettings {
+    fn from(config: &Config) -> Self {
+        Self {
+            pretrain: config.pretrain.clone(),
+            horizontal_flip: config.data.horizontal_flip,
+            seed: config.run.seed,
+            max_skipped_updates: config.train.max_skipped_updates,
+        }
+    }
+}
+
 /// Flow-matching pretraining of one model on one data set.
 #[derive(Debug)]
 pub struct Pretraining<'a> {
-    config: config::Pretrain,
+    settings: PretrainSettings,
     model: FlowModel,
     data: &'a dyn Examples,
-    horizontal_flip: bool,
-    seed: u64,
     micro_batch: usize,
-    max_skipped_updates: usize,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
@@ -179,36 +200,25 @@ impl<'a> Pretraining<'a> {
     /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &config::Config,
+        settings: PretrainSettings,
         network: &Network,
         data: &'a dyn Examples,
         weights: &(impl WeightSource + ?Sized),
         frozen: &Stores,
     ) -> Result<Self> {
-        let micro_batch = config.pretrain_micro_batch();
+        let micro_batch = settings.pretrain.effective_micro_batch();
         let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
-        let step_graph = FlowMatchingGraph::record(network, micro_batch, activations(&config.pretrain));
+        let step_graph = FlowMatchingGraph::record(network, micro_batch, activations(&settings.pretrain));
         let mut stores = optimizer.stores().clone();
         stores.extend(frozen.iter().map(|(store, memory)| (*store, memory.clone())));
         let plan = Plan::new(gpu, &step_graph.graph, &stores)?;
-        Ok(Self {
-            config: config.pretrain.clone(),
-            horizontal_flip: config.data.horizontal_flip,
-            seed: config.run.seed,
-            model: network.model.clone(),
-            data,
-            micro_batch,
-            max_skipped_updates: config.train.max_skipped_updates,
-            optimizer,
-            step_graph,
-            plan,
-            reported: false,
-        })
+        let model = network.model.clone();
+        Ok(Self { settings, model, data, micro_batch, optimizer, step_graph, plan, reported: false })
     }
 
     /// The learning rate of a step: linear warm-up, then constant or half a cosine.
     fn learning_rate(&self, step: usize) -> f64 {
-        let config = &self.config;
+        let config = &self.settings.pretrain;
         if step < config.warmup_steps {
             return config.learning_rate * (step + 1) as f64 / config.warmup_steps as f64;
         }
@@ -223,7 +233,7 @@ impl<'a> Pretraining<'a> {
 
     /// What noise depends on in a sample of a step.
     fn key(&self, step: usize, sample: usize, domain: u32) -> NoiseKey {
-        NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: domain }
+        NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: sample as u32, step: domain }
     }
 
     /// Trains on one batch; `step` counts from 0 and determines what is drawn.
@@ -236,7 +246,7 @@ impl<'a> Pretraining<'a> {
             [PRETRAIN_TIME, DROPOUT, SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
         let mut choices = Choices { times, dropout, choice, augment };
         let mut loss = 0.0;
-        for first in (0..self.config.batch_size).step_by(self.micro_batch) {
+        for first in (0..self.settings.pretrain.batch_size).step_by(self.micro_batch) {
             self.write_micro_batch(step, first, &mut choices)?;
             self.plan.run()?;
             let losses: Vec<f32> = self.plan.read(&[self.step_graph.loss])?;
@@ -248,9 +258,9 @@ impl<'a> Pretraining<'a> {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            weight_decay: self.config.weight_decay,
-            max_grad_norm: self.config.max_grad_norm,
-            average_decay: EmaWarmUp::Rational.decay(self.config.ema_decay, step as u64),
+            weight_decay: self.settings.pretrain.weight_decay,
+            max_grad_norm: self.settings.pretrain.max_grad_norm,
+            average_decay: EmaWarmUp::Rational.decay(self.settings.pretrain.ema_decay, step as u64),
         })?;
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
@@ -262,7 +272,7 @@ impl<'a> Pretraining<'a> {
             log::warn!("{when}: {lost}");
             self.reported = true;
         }
-        let settled = self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate");
+        let settled = self.optimizer.settle(norm, self.settings.max_skipped_updates, &when, "pretrain.learning_rate");
         settled.map_err(|cause| match lost {
             Some(lost) => cause.followed_by(&format!("; {lost}")),
             None => cause,
@@ -276,33 +286,33 @@ impl<'a> Pretraining<'a> {
         let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
         for sample in first..first + self.micro_batch {
             let index = choices.choice.below(self.data.count() as u32) as usize;
-            let flip = self.horizontal_flip && choices.augment.uniform() < 0.5;
+            let flip = self.settings.horizontal_flip && choices.augment.uniform() < 0.5;
             self.data.push_state(&mut images, index, flip, self.key(step, sample, PRETRAIN_LATENTS))?;
-            let dropped = choices.dropout.uniform() < self.config.class_dropout;
+            let dropped = choices.dropout.uniform() < self.settings.pretrain.class_dropout;
             let none = self.model.null_condition().filter(|_| dropped);
             conditions.push(none.unwrap_or_else(|| self.data.condition(index)));
             let sigma = self.draw_sigma(&mut choices.times);
             time.push(self.model.time_of(sigma));
-            to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
-            to_target.extend([-1.0_f32, 0.0, 1.0]);
-            keys.extend(self.key(step, sample, PRETRAIN_NOISE).words());
+            to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
+            to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
+            keys.push(NoiseWords::from(self.key(step, sample, PRETRAIN_NOISE)));
         }
         let it = &self.step_graph;
         self.plan.write(it.images, &images);
         it.condition.write(&self.plan, &self.model, &conditions)?;
         self.plan.write(it.time, &time);
-        self.plan.write(it.keys, &keys);
-        self.plan.write(it.to_noisy, &to_noisy);
-        self.plan.write(it.to_target, &to_target);
-        self.plan.write(it.weight, &vec![1.0 / self.config.batch_size as f32; self.micro_batch]);
+        self.plan.write_structs(it.keys, &keys);
+        self.plan.write_structs(it.to_noisy, &to_noisy);
+        self.plan.write_structs(it.to_target, &to_target);
+        self.plan.write(it.weight, &vec![1.0 / self.settings.pretrain.batch_size as f32; self.micro_batch]);
         Ok(())
     }
 
     fn draw_sigma(&self, times: &mut Stream) -> f64 {
-        match self.config.time_sampling {
+        match self.settings.pretrain.time_sampling {
             TimeSampling::Uniform => times.uniform(),
             TimeSampling::LogitNormal => {
-                let logit = self.config.logit_mean + self.config.logit_std * times.normal();
+                let logit = self.settings.pretrain.logit_mean + self.settings.pretrain.logit_std * times.normal();
                 1.0 / (1.0 + (-logit).exp())
             }
         }

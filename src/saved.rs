@@ -56,7 +56,7 @@ pub fn check_base(checkpoint: &str, then: (bool, Option<u32>), now: (bool, Optio
         ((true, _), (false, _)) => "contains an adapter, but `lora` now trains all weights".to_owned(),
         ((false, _), (true, _)) => "contains all weights, but `lora` now trains an adapter".to_owned(),
         ((_, Some(then)), (_, Some(now))) if then != now => format!(
-            "was trained from a base whose weights have the CRC-32 {then:08x}, but those of `model.file` have {now:08x}"
+            "was trained from a base whose weights have the CRC-32 {then:08x}, but those of the model have {now:08x}"
         ),
         _ => return Ok(()),
     };

@@ -10,9 +10,10 @@ use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
-use crate::model::{BASE, StoredModel};
+use crate::model::{BASE, Network, StoredModel};
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
+use crate::sampling::ModelOnDevice;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -62,8 +63,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let mut rewards = Rewards::new(&gpu, &config.reward, &flow_model.pictures(&model.class_names))?;
-    let evaluation = Evaluator::new(&gpu, &config, &(&flow_model).into(), &model.class_names, &stores, base.as_ref())?
-        .evaluate(&mut rewards, 0)?;
+    let network = Network::from(&flow_model);
+    let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
+    let evaluation =
+        Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, base.as_ref())?.evaluate(&mut rewards, 0)?;
     if arguments.json {
         say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
     } else {

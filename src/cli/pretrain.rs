@@ -69,7 +69,9 @@ impl Job<'_> {
     }
 
     fn train_captioned(&self, start: RunStart, captioned: &Captioned) -> Result<()> {
-        let (model, latents) = captioned.encoded(self.gpu, self.global.verbosity())?;
+        let directory = start.directory.as_ref().map(RunDirectory::path).or(self.arguments.out.as_deref());
+        let (folder, verbosity) = (supervised::beside(directory, self.config), self.global.verbosity());
+        let (model, latents) = captioned.encoded(self.gpu, folder, verbosity, |warning| log::warn!("{warning}"))?;
         let flow_model = model.flow_model("`model.folder`")?;
         let (names, weights) = (&model.class_names, Some(model.weights));
         let mut pretrainer = Pretrainer::new(self.gpu, self.config, &latents, &flow_model, names, weights)?;

@@ -10,8 +10,10 @@ use crate::data::Shown;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::run::RunDirectory;
+use crate::run::inputs::Inputs;
 use crate::supervised::{self, Cost, Learner, Options, Pace};
 use crate::text::quoted;
+use crate::text_to_image::files_of;
 
 /// Prints the resolved configuration, and what training with it will cost.
 ///
@@ -47,6 +49,28 @@ pub(super) fn say_adapted(what: &str, folder: &str, directory: &RunDirectory) {
     say(format_args!("{what}: {folder} with the adapter in {adapter}; draw with: {draw}"));
 }
 
+/// What a run of supervised training with this configuration depends on, as it is now.
+///
+/// # Errors
+/// If the folder of a model lacks what it must have.
+pub(super) fn inputs(config: &Config, command: Command) -> Result<Inputs> {
+    let config = config.anchored();
+    let of_model = match command {
+        Command::Pretrain => files_of(&config)?,
+        _ => Vec::new(),
+    };
+    Ok(Inputs::of(&config, command, of_model))
+}
+
+/// The folder that contains the directory of a run, if that has been named.
+pub(super) fn beside<'a>(directory: Option<&'a Path>, config: &'a Config) -> &'a Path {
+    match directory.map(Path::parent) {
+        None => &config.run.out_dir,
+        Some(Some(parent)) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+    }
+}
+
 /// What a command trains with.
 pub(super) struct Work<'a> {
     pub global: &'a Global,
@@ -77,7 +101,7 @@ pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner
         }
         None => RunDirectory::create_for(&config.run, arguments.out.as_deref())?,
     };
-    directory.record_start(*command, &config, gpu.description())?;
+    directory.record_start(&config, &inputs(&config, *command)?, gpu.description())?;
     global.announce(data.summary().trim_end());
     data.write_sheet(&directory.data())?;
     global.announce(format_args!("{} on {} into {}", pace.label, data.counted(), directory.path().display()));

@@ -16,7 +16,7 @@ use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{Examples, FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
 use crate::reward::ClassifierScorer;
-use crate::sampling::SamplerTable;
+use crate::sampling::{ModelOnDevice, SamplerTable};
 use crate::saved::Saved;
 
 /// Steps of `fit-classifier` between lines of metrics.
@@ -51,11 +51,11 @@ impl<'a> Pretrainer<'a> {
         let cost = Self::cost(config, model, &DeviceProfile::of(gpu))?;
         // The device holds its staging buffer already.
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
-        let adapter = Adapter::begin(config, model)?;
+        let adapter = Adapter::begin(&config.lora, config.run.seed, model)?;
         let network = Network::new(model, adapter.as_ref(), config.model.weights);
         let (mut frozen, mut base) = (Stores::new(), None);
         let begin = |weights: &dyn WeightSource, frozen: &Stores| {
-            Pretraining::new(gpu, config, &network, data, weights, frozen)
+            Pretraining::new(gpu, config.into(), &network, data, weights, frozen)
         };
         let training = match (&adapter, &weights) {
             (Some(adapter), Some(weights)) => {
@@ -76,8 +76,9 @@ impl<'a> Pretrainer<'a> {
         }
         let mut stores = training.optimizer.average_stores();
         stores.extend(frozen);
-        let (batch, guidance_scale) = (config.pretrain_micro_batch(), config.pretrain.guidance_scale);
-        let preview = Preview::new(gpu, config, &network, class_names, batch, guidance_scale, &stores)?;
+        let (batch, guidance_scale) = (config.pretrain.effective_micro_batch(), config.pretrain.guidance_scale);
+        let drawn = ModelOnDevice { network: &network, class_names, stores: &stores };
+        let preview = Preview::new(gpu, &config.preview, &config.rollout.classes, drawn, batch, guidance_scale)?;
         let table = SamplerTable::ode(&model.schedule(), config.preview.steps)?;
         Ok(Self { training, preview, table, network, class_names, base })
     }
@@ -90,8 +91,9 @@ impl<'a> Pretrainer<'a> {
         config.preview.chosen_classes(model.num_conditions())?;
         model.check_trained(config.lora.is_used())?;
         model.check_guidance("`pretrain.guidance_scale`", config.pretrain.guidance_scale)?;
-        let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);
-        let micro_batch = config.pretrain_micro_batch();
+        let network =
+            Network::new(model, Adapter::begin(&config.lora, config.run.seed, model)?.as_ref(), config.model.weights);
+        let micro_batch = config.pretrain.effective_micro_batch();
         let graph = FlowMatchingGraph::record(&network, micro_batch, activations(&config.pretrain)).graph;
         let cost = Cost::of(&network.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)?;
         Ok(match &network.lora {
@@ -160,7 +162,7 @@ impl<'a> Fitter<'a> {
     /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset, network: ClassifierConfig) -> Result<Self> {
         gpu.check_memory(optimizer::planned_bytes(&network.layout(), &DeviceProfile::of(gpu)))?;
-        Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })
+        Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config.into(), &network, data)?, network, data })
     }
 
     /// The cost of training a network.

@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use super::decoding::PictureDecoder;
 use super::pipeline::{TextToImage, folder_of};
-use crate::config::Config;
+use super::plan::Unencoded;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
-};
+use crate::model::{FlowModel, LatentDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
 use crate::shape::ImageShape;
 
 /// Tokens that T5 contributes, as in the published pipelines.
@@ -22,27 +20,6 @@ pub(super) struct Base {
     pub decoder: Arc<PictureDecoder>,
     /// Height and width of the latents.
     pub size: [usize; 2],
-}
-
-/// Prompts whose embeddings nobody asks for yet.
-#[derive(Debug)]
-struct Unencoded {
-    prompts: Vec<String>,
-    tokens: usize,
-}
-
-impl PromptSource for Unencoded {
-    fn prompts(&self) -> &[String] {
-        &self.prompts
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
-        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
-    }
 }
 
 impl LatentDecoder for PictureDecoder {
@@ -63,11 +40,12 @@ impl LatentDecoder for PictureDecoder {
 }
 
 impl Base {
-    /// Opens the model that a configuration names as `folder`.
+    /// Opens the model that `model.folder` names, for pictures of this width and height or, without them, of the size that
+    /// it proposes.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or `model.size` does not suit the model.
-    pub fn open(config: &Config, folder: &str) -> Result<Self> {
+    pub fn open(folder: &str, size: Option<[usize; 2]>) -> Result<Self> {
         let Some(path) = folder_of(folder)? else {
             return Err(Error::input(format!(
                 "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
@@ -75,7 +53,7 @@ impl Base {
         };
         let model = TextToImage::open(&path, None)?;
         let decoder = Arc::new(PictureDecoder::of_pipeline(&model)?);
-        let picture = config.model.size.map(|[width, height]| [height, width]);
+        let picture = size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         Ok(Self { model, decoder, size })
     }
@@ -92,7 +70,7 @@ impl Base {
     /// [`Error::Input`] if the transformer's file does not fit its configuration.
     pub fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
         let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
-        let names = prompts.prompts().to_vec();
+        let names: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
         let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
         Ok(StoredModel::of(&FlowModel::Mmdit(model), &names, Weights::Transformer(weights)))
     }
@@ -101,7 +79,7 @@ impl Base {
     ///
     /// # Errors
     /// As [`Base::with`].
-    pub fn planned(&self, prompts: &[String], tokens: usize) -> Result<StoredModel> {
+    pub fn planned(&self, prompts: &[Prompt], tokens: usize) -> Result<StoredModel> {
         self.with(Shared(Arc::new(Unencoded { prompts: prompts.to_vec(), tokens })))
     }
 }

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::pipeline::{TextToImage, out_of_memory};
+use super::pipeline::TextToImage;
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
+use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::folder::{StoredTensors, open_weights};
-use crate::model::{Autoencoder, AutoencoderConfig, Encoder, Tensors};
+use crate::model::{Autoencoder, AutoencoderConfig, Encoder, Tensors, planned_decoder};
 
 /// The published TAESD3, whose file may stand alone.
 const TAESD3: &str = r#"{"_class_name": "AutoencoderTiny", "latent_channels": 16,
@@ -111,7 +112,22 @@ impl PictureDecoder {
             let name = self.weights.name();
             return Err(Error::input(format!("{name} encodes pictures of {channels} channels: 3 are needed")));
         }
-        self.autoencoder()?.encoder(gpu, 1).map_err(out_of_memory)
+        self.autoencoder()?.encoder(gpu, 1)
+    }
+
+    /// What decoding latents `[height, width]` takes on such a device, and the tiles that it needs, in pixels, if `room` does
+    /// not accept whole pictures.
+    ///
+    /// # Errors
+    /// As [`planned_decoder`].
+    pub fn planned(
+        &self,
+        size: [usize; 2],
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        let (tile, memory) = planned_decoder(&self.config, size, profile, room)?;
+        Ok(((tile != size).then(|| tile.map(|extent| extent * self.factor())), memory))
     }
 
     /// Decodes latents `[N, C, height, width]`, one picture after the other: `take` is given the place of each and its
@@ -127,7 +143,7 @@ impl PictureDecoder {
         tile: Option<usize>,
         take: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let mut decoder = self.autoencoder()?.decoder(gpu, 1).map_err(out_of_memory)?;
+        let mut decoder = self.autoencoder()?.decoder(gpu, 1)?;
         let tile = match tile.or_else(|| self.chosen.get().copied()) {
             Some(tile) => tile,
             None => {

@@ -1,4 +1,4 @@
-//! Images as latents: encoded once, and kept in the cache.
+//! Images as latents: encoded once into a file beside the run, which is used again.
 //!
 //! An encoding is the mean and the variance of the latents of an image. Each time an image is learned from, latents are
 //! drawn from it (Rombach et al. 2022), by noise that is a function of the step.
@@ -11,17 +11,16 @@ use serde_json::json;
 
 use super::decoding::PictureDecoder;
 use super::order::counted;
-use super::pipeline::out_of_memory;
 use super::writer::Writer;
-use crate::cache;
 use crate::data::Captions;
 use crate::error::{Error, Result};
-use crate::files::{fill_atomically, measure};
+use crate::files::fill_atomically;
 use crate::flow::noise::{NoiseKey, Stream};
 use crate::gpu::Gpu;
 use crate::model::folder::StoredTensors;
 use crate::model::{AutoencoderConfig, Encoded, Encoder};
 use crate::pretrain::Examples;
+use crate::run::inputs::measure;
 use crate::run::{Progress, Verbosity};
 
 /// The entry of the header that says what was encoded by what.
@@ -43,40 +42,13 @@ pub struct Latents {
 }
 
 impl Latents {
-    /// The latents of images by the encoder that belongs to a decoder: those in the cache, or new ones, which are put there.
-    /// `labels` are the conditions of the images; with `flipped`, mirrored images are encoded as well.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if an image cannot be read, or the encoder does not fit; if the device does not have enough memory;
-    /// if the cache cannot be written.
-    pub fn of(
-        gpu: &Arc<Gpu>,
-        images: &Captions,
-        labels: Vec<u32>,
-        decoder: &PictureDecoder,
-        flipped: bool,
-        verbosity: Verbosity,
-    ) -> Result<Self> {
-        let key = describe(images, decoder, flipped)?;
-        let path = cache::place(&format!("latents-{:08x}.safetensors", crc32fast::hash(key.as_bytes())))?;
-        let in_cache = || StoredTensors::open(&path).ok().filter(|found| found.metadata().get(KEY) == Some(&key));
-        let tensors = match in_cache() {
-            Some(tensors) => tensors,
-            None => {
-                Encoding { images, decoder, flipped, verbosity, path: &path, key: &key }.write(gpu)?;
-                StoredTensors::open(&path)?
-            }
-        };
-        Ok(Self { tensors, config: decoder.config().clone(), labels, flipped })
-    }
-
     /// A row of a tensor of the file.
     fn row(&self, tensor: &str, row: usize) -> Result<Vec<f32>> {
         let values = self.tensors.get(tensor)?.rows(row..row + 1)?.read()?;
         match values.iter().all(|value| value.is_finite()) {
             true => Ok(values),
             false => Err(Error::input(format!(
-                "{}: tensor `{tensor}` is not finite at row {row}: the file is damaged; remove it, and it is made again",
+                "{}: tensor `{tensor}` is not finite at row {row}: remove the file, and it is made again",
                 self.tensors.name()
             ))),
         }
@@ -106,55 +78,72 @@ impl Examples for Latents {
     }
 }
 
-/// What the latents depend on: the bytes of the images, their size, and the encoder.
-fn describe(images: &Captions, decoder: &PictureDecoder, flipped: bool) -> Result<String> {
-    let sum = |path: &Path| {
-        let found = measure(path).map_err(|cause| Error::unreadable(path, cause))?;
-        Ok::<_, Error>((found.size, found.crc32.finalize()))
-    };
-    let of_images = images.files.iter().map(|path| sum(path)).collect::<Result<Vec<_>>>()?;
-    let of_encoder = decoder.files().map(sum).collect::<Result<Vec<_>>>()?;
-    let size = [images.shape.height, images.shape.width];
-    // The number is that of the format, and of the way in which images are resized.
-    let described = json!({
-        "version": 1,
-        "size": size,
-        "flipped": flipped,
-        "encoder": (format!("{:?}", decoder.config()), of_encoder),
-        "images": of_images,
-    });
-    Ok(described.to_string())
-}
-
 /// Images on their way into a file.
-struct Encoding<'a> {
-    images: &'a Captions,
-    decoder: &'a PictureDecoder,
-    flipped: bool,
-    verbosity: Verbosity,
-    path: &'a Path,
-    key: &'a str,
+pub(super) struct ImagesToEncode<'a> {
+    pub images: &'a Captions,
+    /// What the encoder belongs to.
+    pub decoder: &'a PictureDecoder,
+    /// Whether mirrored images are encoded as well.
+    pub flipped: bool,
 }
 
-impl Encoding<'_> {
-    fn write(&self, gpu: &Arc<Gpu>) -> Result<()> {
+impl ImagesToEncode<'_> {
+    /// The latents, from a file in `folder`: one that is there, or else a new one. `labels` are the conditions of the
+    /// images.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an image cannot be read, or the encoder does not fit; if the device does not have enough memory;
+    /// if the file cannot be written.
+    pub fn encoded(&self, gpu: &Arc<Gpu>, folder: &Path, labels: Vec<u32>, verbosity: Verbosity) -> Result<Latents> {
+        let key = self.describe()?;
+        let path = folder.join(format!("latents-{:08x}.safetensors", crc32c::crc32c(key.as_bytes())));
+        let is_same = |found: &StoredTensors| found.metadata().get(KEY) == Some(&key);
+        let tensors = match StoredTensors::open(&path).ok().filter(is_same) {
+            Some(tensors) => tensors,
+            None => {
+                std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
+                let mut progress = Progress::new("encoding", self.images.files.len() as u64, verbosity);
+                self.write(gpu, &path, &key, &mut progress)?;
+                let count = counted(self.images.files.len(), "image");
+                progress.finish(&format!("{count} encoded into {}", path.display()));
+                StoredTensors::open(&path)?
+            }
+        };
+        Ok(Latents { tensors, config: self.decoder.config().clone(), labels, flipped: self.flipped })
+    }
+
+    /// What the latents depend on: the bytes of the images, their size, and the encoder.
+    fn describe(&self) -> Result<String> {
+        let sum = |path: &Path| measure(path).map_err(|cause| Error::unreadable(path, cause));
+        let of_images = self.images.files.iter().map(|path| sum(path)).collect::<Result<Vec<_>>>()?;
+        let of_encoder = self.decoder.files().map(sum).collect::<Result<Vec<_>>>()?;
+        let described = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "size": [self.images.shape.height, self.images.shape.width],
+            "flipped": self.flipped,
+            "encoder": (format!("{:?}", self.decoder.config()), of_encoder),
+            "images": of_images,
+        });
+        Ok(described.to_string())
+    }
+
+    fn write(&self, gpu: &Arc<Gpu>, path: &Path, key: &str, progress: &mut Progress) -> Result<()> {
         let (config, shape) = (self.decoder.config(), self.images.shape);
         let (count, size) = (self.images.files.len(), [shape.height, shape.width]);
-        let rows = if self.flipped { 2 * count } else { count };
+        let copies = if self.flipped { 2 } else { 1 };
         let [height, width] = size.map(|extent| extent / config.factor());
-        let latents = || vec![rows, config.latent_channels(), height, width];
+        let latents = || vec![copies * count, config.latent_channels(), height, width];
         let has_variance = matches!(config, AutoencoderConfig::Kl(_));
         let names = [MEAN, LOGVAR].into_iter().take(if has_variance { 2 } else { 1 });
         let mut encoder = self.decoder.encoder(gpu)?;
-        let mut progress = Progress::new("encoding", count as u64, self.verbosity);
-        fill_atomically(self.path, |file| {
+        fill_atomically(path, |file| {
             let tensors = names.map(|name| (name, Dtype::F32, latents()));
-            let mut writer = Writer::begin(self.path, file, tensors, [(KEY, self.key.to_owned())])?;
+            let mut writer = Writer::begin(path, file, tensors, [(KEY, key.to_owned())])?;
             let found = self.images.read(&mut |index, image| {
                 let mirrored = self.flipped.then(|| mirrored(image, shape.width));
                 for (copy, image) in [image].into_iter().chain(mirrored.as_deref()).enumerate() {
                     let encoded = self.encode(&mut encoder, image, size, index)?;
-                    let row = rows / count * index + copy;
+                    let row = copies * index + copy;
                     writer.put(MEAN, row, bytemuck::cast_slice(&encoded.mean))?;
                     if has_variance {
                         writer.put(LOGVAR, row, bytemuck::cast_slice(&encoded.logvar))?;
@@ -164,22 +153,17 @@ impl Encoding<'_> {
                 Ok(())
             })?;
             if found.enlarged > 0 {
+                let images = counted(found.enlarged, "image");
                 log::warn!(
-                    "{} smaller than `model.size` and enlarged, so blurred: take larger ones, or lower the size",
-                    match found.enlarged {
-                        1 => "1 image is".to_owned(),
-                        more => format!("{more} images are"),
-                    }
+                    "{images} had to be enlarged to `model.size`, and will look blurred: take larger ones, or lower the size"
                 );
             }
             Ok(())
-        })?;
-        progress.finish(&format!("{} encoded", counted(count, "image")));
-        Ok(())
+        })
     }
 
     fn encode(&self, encoder: &mut Encoder, image: &[f32], size: [usize; 2], index: usize) -> Result<Encoded> {
-        let encoded = encoder.encode(image, size).map_err(out_of_memory)?;
+        let encoded = encoder.encode(image, size)?;
         match encoded.mean.iter().chain(&encoded.logvar).all(|value| value.is_finite()) {
             true => Ok(encoded),
             false => Err(Error::NotFinite(format!(

@@ -1,17 +1,21 @@
 //! A pipeline and prompts as what `train` starts from.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::base::{Base, T5_TOKENS};
 use super::conditions::Conditions;
+use super::kept::ManyPrompts;
 use super::pipeline::Encoders;
-use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
+use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::model::text::CLIP_TOKENS;
-use crate::model::{Shared, StoredModel};
+use crate::graph::{DeviceProfile, PartMemory};
+use crate::model::text::{CLIP_TOKENS, planned_encoder};
+use crate::model::{Prompt, Shared, StoredModel};
+use crate::run::Verbosity;
 
 /// Prompts that are evaluated unless the configuration names some.
 const MAX_EVALUATED: usize = 64;
@@ -21,7 +25,7 @@ const MAX_EVALUATED: usize = 64;
 pub struct TextBase {
     base: Base,
     prompts: config::Prompts,
-    texts: Vec<String>,
+    asked: Vec<Prompt>,
     embeddings: Embeddings,
     /// The noise levels of rollouts, and those of the pipeline.
     schedule: (Schedule, Schedule),
@@ -36,37 +40,59 @@ enum Embeddings {
     Open(Box<Encoders>),
 }
 
+/// What the base of a training run reads of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct TextSettings<'a> {
+    /// Width and height of the pictures, in pixels; by default the size that the model proposes.
+    pub size: Option<[usize; 2]>,
+    /// The prompts.
+    pub prompts: &'a config::Prompts,
+    /// Noise levels of the rollouts.
+    pub schedule: &'a Schedule,
+    /// How the model is evaluated.
+    pub eval: &'a config::Eval,
+    /// Whether anything is guided, which needs the embedding of the negative prompt.
+    pub is_guided: bool,
+}
+
+impl<'a> From<&'a Config> for TextSettings<'a> {
+    fn from(config: &'a Config) -> Self {
+        let Config { model, prompts, rollout, objective, eval, .. } = config;
+        let is_guided = rollout.is_guided() || objective.reference.is_guided() || eval.guidance_scale != 1.0;
+        Self { size: model.size, prompts, schedule: &rollout.schedule, eval, is_guided }
+    }
+}
+
 impl TextBase {
-    /// Opens the model that a configuration names as `folder`, and reads its prompts.
+    /// Opens the model that `model.folder` names, and reads its prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
-    pub fn open(config: &Config, folder: &str) -> Result<Self> {
-        let base = Base::open(config, folder)?;
-        let prompts = config.prompts.clone();
+    pub fn open(folder: &str, settings: &TextSettings<'_>) -> Result<Self> {
+        let base = Base::open(folder, settings.size)?;
+        let prompts = settings.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
-        let (texts, embeddings) = match is_encoded(file) {
+        let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(base.model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
+                conditions.check(base.model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
-                let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
-                check_count(texts.len(), "`prompts.file`")?;
-                (texts, Embeddings::Open(Box::new(base.model.encoders(prompts.t5, T5_TOKENS)?)))
+                let asked = read_prompts(file)?;
+                (asked, Embeddings::Open(Box::new(base.model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if config.eval.classes.is_empty() && texts.len() > MAX_EVALUATED {
+        if settings.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
             return Err(Error::input(format!(
                 "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
                  prompts by number, such as [0, 1, 2, 3]",
-                config.eval.count,
-                texts.len()
+                settings.eval.count,
+                asked.len()
             )));
         }
-        let schedule = (config.rollout.schedule.clone(), base.model.schedule(None));
-        Ok(Self { base, prompts, texts, embeddings, schedule })
+        let schedule = (settings.schedule.clone(), base.model.schedule(None));
+        Ok(Self { base, prompts, asked, embeddings, schedule })
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -78,15 +104,49 @@ impl TextBase {
             Embeddings::Encoded(conditions) => conditions.tokens(),
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
-        self.base.planned(&self.texts, tokens)
+        self.base.planned(&self.asked, tokens)
     }
 
-    /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
-    /// off prompts that are too long.
+    /// The text encoder whose largest layer takes the most on such a device, and what that layer takes; `None` if the
+    /// prompts have been encoded before.
     ///
     /// # Errors
-    /// If an encoder is damaged, or the device does not have enough memory.
-    pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+    /// As [`planned_encoder`].
+    pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(&'static str, PartMemory)>> {
+        match &self.embeddings {
+            Embeddings::Encoded(_) => Ok(None),
+            // The negative prompt is one more.
+            Embeddings::Open(encoders) => {
+                let tokens = encoders.prompts.has_t5().then_some(encoders.t5_tokens);
+                planned_encoder(&self.base.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
+            }
+        }
+    }
+
+    /// What decoding takes, see [`PictureDecoder::planned`](super::PictureDecoder::planned).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn planned_decoder(
+        &self,
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        self.base.decoder.planned(self.base.size, profile, room)
+    }
+
+    /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
+    /// in a file in `folder`, which is used again. `warn` is given what was cut off prompts that are too long.
+    ///
+    /// # Errors
+    /// If an encoder is damaged, the device does not have enough memory, or the file cannot be written.
+    pub fn encoded(
+        &self,
+        gpu: &Arc<Gpu>,
+        folder: &Path,
+        verbosity: Verbosity,
+        warn: impl Fn(&str),
+    ) -> Result<StoredModel> {
         let (rollout, own) = &self.schedule;
         if *rollout == Schedule::default() && rollout != own {
             warn(
@@ -96,8 +156,13 @@ impl TextBase {
         }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
+            Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
+                let (pipeline, negative) = (self.base.model.pipeline(), self.prompts.negative.as_str());
+                let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
+                Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
+            }
             Embeddings::Open(encoders) => {
-                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.texts, &self.prompts.negative)?;
+                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;
                 cut_warnings(&cut).iter().for_each(|warning| warn(warning));
                 Arc::new(conditions)
             }

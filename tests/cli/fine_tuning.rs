@@ -49,7 +49,7 @@ const CONFIGURATION: &str = r#"
 /// What `train` needs besides, to go on from the adapter.
 const REWARD: &str = r#"
     [prompts]
-    file = "prompts.txt"
+    file = "asked.txt"
     [rollout]
     steps = 2
     groups = 2
@@ -75,7 +75,7 @@ const REWARD: &str = r#"
     steps = 2
 "#;
 
-/// A folder with a configuration, three images of which two have the same caption, and a cache of its own.
+/// A folder with configurations, and three images of which two have the same caption.
 struct Place(TempDir);
 
 impl Place {
@@ -85,7 +85,7 @@ impl Place {
         fs::write(here.path("tune.toml"), CONFIGURATION.replace("FOLDER", &folder)).unwrap();
         let model = format!("[model]\nfolder = \"{folder}\"\nsize = [48, 32]\nweights = \"f16\"\n");
         fs::write(here.path("reward.toml"), format!("{model}{REWARD}")).unwrap();
-        fs::write(here.path("prompts.txt"), "a red square\na blue disc\n").unwrap();
+        fs::write(here.path("asked.txt"), "a red square\na blue disc\n").unwrap();
         fs::create_dir(here.path("images")).unwrap();
         let captions = ["a red square", "a blue disc", "a red square"];
         for (index, (size, caption)) in [(48, 32), (64, 64), (40, 50)].into_iter().zip(captions).enumerate() {
@@ -102,13 +102,13 @@ impl Place {
     }
 
     fn run(&self, arguments: &str) -> Ended {
-        Ended::of(program(self.0.path(), arguments).env("FLOWDPPO_CACHE_DIR", self.path("cache")))
+        Ended::of(&mut program(self.0.path(), arguments))
     }
 
-    /// The latents and the captions in the cache, with the times of their last change.
+    /// The files of latents and captions, with the times of their last change.
     fn encoded(&self) -> [Vec<(PathBuf, SystemTime)>; 2] {
-        ["latents-", "captions-"].map(|begin| {
-            let entries = fs::read_dir(self.path("cache")).into_iter().flatten().map(|entry| entry.unwrap());
+        ["latents-", "prompts-"].map(|begin| {
+            let entries = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap());
             let files = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(begin));
             files.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect()
         })
@@ -249,7 +249,7 @@ fn mistakes_get_one_sentence() {
         refused(&format!("pretrain --config tune.toml --dry-run --set {set}"), says);
     }
     refused("fit-classifier --config tune.toml", "`data.kind` = \"captions\" has captions in place of the classes");
-    // While images are encoded, too, and then nothing is left in the cache.
+    // While images are encoded, too, and then nothing is left.
     let whole = fs::read(images.join("1.png")).unwrap();
     fs::write(images.join("1.png"), &whole[..whole.len() / 2]).unwrap();
     for command in ["config check tune.toml --for pretrain", "pretrain --config tune.toml --dry-run"] {

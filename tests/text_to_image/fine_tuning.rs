@@ -23,7 +23,7 @@ fn adapter(flow_model: &FlowModel) -> Adapter {
     let mut config = Config::default();
     let targets = ["attn.to_q", "attn.to_out.0", "attn.add_k_proj", "attn2.to_v", "proj_out"];
     (config.lora.rank, config.lora.targets) = (2, targets.map(str::to_owned).into());
-    let mut adapter = Adapter::begin(&config, flow_model).expect("it fits the model").expect("there is one");
+    let mut adapter = Adapter::begin(&config.lora, 0, flow_model).expect("it fits the model").expect("there is one");
     let mut random = Random(61);
     for entry in adapter.lora.layout(flow_model).entries() {
         for value in &mut adapter.weights[entry.offset..][..entry.elements()] {

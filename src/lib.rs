@@ -35,6 +35,7 @@ pub mod rl;
 pub mod roofline;
 pub mod run;
 pub mod sampling;
+pub mod saved;
 pub mod self_test;
 pub mod shape;
 pub mod sniff;

@@ -10,7 +10,8 @@ use crate::graph::DeviceProfile;
 use crate::model::{ClassifierConfig, FlowModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::TrainingRun;
-use crate::text_to_image::TextBase;
+use crate::supervised::Pretrainer;
+use crate::text_to_image::{Captioned, TextBase};
 use crate::{assets, data, fit_classifier, pretrain};
 
 /// The errors that the commands would report for these configurations, such as the runs of a sweep, each once.
@@ -37,7 +38,7 @@ fn distinct(configs: &[(Command, Config)]) -> impl Iterator<Item = &(Command, Co
 pub fn check(command: Command, config: &Config) -> Result<()> {
     match command {
         Command::Train => check_train(config),
-        Command::Pretrain => pretrain(config).map(drop),
+        Command::Pretrain => check_pretrain(config),
         Command::FitClassifier => fit_classifier(config).map(drop),
         // The model, on which the rest depends, is given on the command line.
         Command::Eval => reward::check_addresses(&config.reward),
@@ -60,26 +61,66 @@ fn check_train(config: &Config) -> Result<()> {
     }
 }
 
-/// The input of pretraining: the data, the network, and its weights if they are in a file. Each file is read once.
+fn check_pretrain(config: &Config) -> Result<()> {
+    let input = pretrain(config)?;
+    Pretrainer::cost(config, &input.planned()?, &DeviceProfile::default())?;
+    input.check()
+}
+
+/// What pretraining learns from, and what it starts from.
+#[derive(Debug)]
+pub enum Lesson {
+    /// Images with classes, a network, and its weights if they are in a file.
+    Classes(Dataset, FlowModel, Option<Weights>),
+    /// Images with captions, and a text-to-image model.
+    Captions(Box<Captioned>),
+}
+
+impl Lesson {
+    /// The model as plans need it.
+    ///
+    /// # Errors
+    /// If the file of a transformer does not fit its configuration.
+    pub fn planned(&self) -> Result<FlowModel> {
+        match self {
+            Self::Classes(_, model, _) => Ok(model.clone()),
+            Self::Captions(captioned) => captioned.planned()?.flow_model("`model.folder`"),
+        }
+    }
+
+    /// Checks all images that have not been read yet.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming those that cannot be read.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Classes(..) => Ok(()),
+            Self::Captions(captioned) => captioned.images().check().map(drop),
+        }
+    }
+}
+
+/// The input of pretraining. Images with captions and the weights of a text-to-image model are not read yet; every other
+/// file is read once.
 ///
 /// # Errors
 /// If a file cannot be read, or data, network and settings do not match.
-pub fn pretrain(config: &Config) -> Result<(Dataset, FlowModel, Option<Weights>)> {
-    let mut data = data::load(&config.data)?;
-    let (model, weights) = match config.model.source()? {
+pub fn pretrain(config: &Config) -> Result<Lesson> {
+    let (data, model, weights) = match config.model.source()? {
+        ModelSource::Folder(folder) => return Ok(Lesson::Captions(Box::new(Captioned::open(config, folder)?))),
         ModelSource::File(file) => {
+            let mut data = data::load(&config.data)?;
             let loaded = assets::load_model(file)?;
             let model = loaded.flow_model(file)?;
             pretrain::check_shape(&data, &model)?;
             data.take_classes_of(loaded.classes(file))?;
-            (model, Some(loaded.weights))
+            (data, model, Some(loaded.weights))
         }
-        ModelSource::New(sizes) => (FlowModel::new(&config.model, sizes), None),
-        ModelSource::Folder(_) => unreachable!("configurations of pretrain are checked"),
+        ModelSource::New(sizes) => (data::load(&config.data)?, FlowModel::new(&config.model, sizes), None),
     };
     model.check()?;
     pretrain::check_data(&data, &model, &config.pretrain)?;
-    Ok((data, model, weights))
+    Ok(Lesson::Classes(data, model, weights))
 }
 
 /// The data of a classifier, and a suitable network.

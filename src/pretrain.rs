@@ -1,18 +1,22 @@
 //! Flow-matching pretraining: the same graph with another loss.
 //!
 //! `x_sigma = (1 − sigma) x0 + sigma ε`, target `ε − x0`, mean squared error (Lipman et al. 2023, Liu et al.
-//! 2023). A share of the labels is replaced by the null class, so that guidance is possible.
+//! 2023). A share of the conditions is replaced by "no condition", so that guidance is possible. With an adapter, only that
+//! is trained.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
 use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
+use crate::flow::noise::{
+    AUGMENT, DROPOUT, NoiseKey, PRETRAIN_LATENTS, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream,
+};
 use crate::gpu::{Gpu, ShaderStruct};
-use crate::graph::{Graph, Plan, Tensor};
-use crate::model::{ConditionInput, FlowModel, WeightSource};
+use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::model::{ConditionInput, FlowModel, Network, WeightSource};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
@@ -21,7 +25,7 @@ use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 pub struct FlowMatchingGraph {
     /// The computation.
     pub graph: Graph,
-    /// Data, `[B, C, S, S]`.
+    /// Data: images, or latents of them, `[B, C, H, W]`.
     pub images: Tensor,
     /// Conditions of the B images.
     pub condition: ConditionInput,
@@ -43,11 +47,11 @@ pub struct FlowMatchingGraph {
 
 impl FlowMatchingGraph {
     /// Records a micro-batch of `batch` images.
-    pub fn record(model: &FlowModel, batch: usize, activations: Activations) -> Self {
+    pub fn record(network: &Network, batch: usize, activations: Activations) -> Self {
         let mut graph = Graph::new();
-        let shape = model.batch_shape(batch);
+        let shape = network.model.batch_shape(batch);
         let images = graph.input("images", &shape);
-        let condition = ConditionInput::declare(&mut graph, model, batch, false);
+        let condition = ConditionInput::declare(&mut graph, &network.model, batch, false);
         let time = graph.input("time", &[batch]);
         let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
@@ -57,8 +61,8 @@ impl FlowMatchingGraph {
         let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
         let target = sampler_step(&mut graph, images, images, epsilon, to_target);
-        let parameters = model.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
-        let velocity = model.network(parameters).velocity(&mut graph, x, time, condition);
+        let network = network.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let velocity = network.velocity(&mut graph, x, time, condition);
         let loss = graph.scope("loss", |graph| mean_squared_error(graph, velocity, target, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
@@ -85,6 +89,45 @@ pub fn check_shape(data: &Dataset, model: &FlowModel) -> Result<()> {
         "the data has {}, but the model takes {shape}: make `data` and `model` agree",
         data.shape()
     )))
+}
+
+/// What pretraining learns from.
+pub trait Examples: Debug {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// What an example shows, as a row of the model's table of conditions.
+    fn condition(&self, index: usize) -> u32;
+
+    /// Appends an example as a state of the model, `[C, H, W]`, mirrored left to right if `flip`. What is random in it is
+    /// drawn by `key`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn push_state(&self, states: &mut Vec<f32>, index: usize, flip: bool, key: NoiseKey) -> Result<()>;
+}
+
+impl Examples for Dataset {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn condition(&self, index: usize) -> u32 {
+        self.labels[index]
+    }
+
+    fn push_state(&self, states: &mut Vec<f32>, index: usize, flip: bool, _: NoiseKey) -> Result<()> {
+        self.push_image(states, index, flip);
+        Ok(())
+    }
+}
+
+/// The random choices of a step, each in the order of its samples.
+struct Choices {
+    times: Stream,
+    dropout: Stream,
+    choice: Stream,
+    augment: Stream,
 }
 
 /// What pretraining reads of a configuration.
@@ -116,7 +159,7 @@ impl From<&Config> for PretrainSettings {
 pub struct Pretraining<'a> {
     settings: PretrainSettings,
     model: FlowModel,
-    data: &'a Dataset,
+    data: &'a dyn Examples,
     micro_batch: usize,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
@@ -150,23 +193,26 @@ pub fn check_data(data: &Dataset, model: &FlowModel, config: &config::Pretrain) 
 }
 
 impl<'a> Pretraining<'a> {
-    /// Prepares training from `weights`.
+    /// Prepares training from `weights`, those of the network's trained part; `frozen` has its other stores. The examples
+    /// must be states of the model, see [`check_data`].
     ///
     /// # Errors
-    /// If data and model do not match, or the device does not have enough memory.
+    /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         settings: PretrainSettings,
-        model: FlowModel,
-        data: &'a Dataset,
+        network: &Network,
+        data: &'a dyn Examples,
         weights: &(impl WeightSource + ?Sized),
+        frozen: &Stores,
     ) -> Result<Self> {
-        check_data(data, &model, &settings.pretrain)?;
         let micro_batch = settings.pretrain.effective_micro_batch();
-        let activations = activations(&settings.pretrain);
-        let optimizer = Optimizer::new(gpu, model.layout(), weights)?;
-        let step_graph = FlowMatchingGraph::record(&model, micro_batch, activations);
-        let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
+        let optimizer = Optimizer::new(gpu, network.layout(), weights)?;
+        let step_graph = FlowMatchingGraph::record(network, micro_batch, activations(&settings.pretrain));
+        let mut stores = optimizer.stores().clone();
+        stores.extend(frozen.iter().map(|(store, memory)| (*store, memory.clone())));
+        let plan = Plan::new(gpu, &step_graph.graph, &stores)?;
+        let model = network.model.clone();
         Ok(Self { settings, model, data, micro_batch, optimizer, step_graph, plan, reported: false })
     }
 
@@ -185,50 +231,25 @@ impl<'a> Pretraining<'a> {
         }
     }
 
+    /// What noise depends on in a sample of a step.
+    fn key(&self, step: usize, sample: usize, domain: u32) -> NoiseKey {
+        NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: sample as u32, step: domain }
+    }
+
     /// Trains on one batch; `step` counts from 0 and determines what is drawn.
     ///
     /// # Errors
-    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
+    /// If an example cannot be read, the device is lost, or more than `train.max_skipped_updates` updates in a row were
+    /// skipped.
     pub fn step(&mut self, step: usize) -> Result<StepReport> {
-        let batch = self.settings.pretrain.batch_size;
-        let stream = |domain: u32| {
-            Stream::new(NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: 0, step: domain })
-        };
-        let (mut times, mut dropout) = (stream(PRETRAIN_TIME), stream(DROPOUT));
-        let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
+        let [times, dropout, choice, augment] =
+            [PRETRAIN_TIME, DROPOUT, SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
+        let mut choices = Choices { times, dropout, choice, augment };
         let mut loss = 0.0;
-        for first in (0..batch).step_by(self.micro_batch) {
-            let (mut images, mut conditions, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-            let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
-            for sample in first..first + self.micro_batch {
-                let index = choice.below(self.data.len() as u32) as usize;
-                let flip = self.settings.horizontal_flip && augment.uniform() < 0.5;
-                self.data.push_image(&mut images, index, flip);
-                let dropped = dropout.uniform() < self.settings.pretrain.class_dropout;
-                let none = self.model.null_condition().filter(|_| dropped);
-                conditions.push(none.unwrap_or(self.data.labels[index]));
-                let sigma = self.draw_sigma(&mut times);
-                time.push(self.model.time_of(sigma));
-                to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
-                to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
-                let key = NoiseKey {
-                    seed: self.settings.seed,
-                    rollout: step as u32,
-                    sample: sample as u32,
-                    step: PRETRAIN_NOISE,
-                };
-                keys.push(NoiseWords::from(key));
-            }
-            let it = &self.step_graph;
-            self.plan.write(it.images, &images);
-            it.condition.write(&self.plan, &self.model, &conditions)?;
-            self.plan.write(it.time, &time);
-            self.plan.write_structs(it.keys, &keys);
-            self.plan.write_structs(it.to_noisy, &to_noisy);
-            self.plan.write_structs(it.to_target, &to_target);
-            self.plan.write(it.weight, &vec![1.0 / batch as f32; self.micro_batch]);
+        for first in (0..self.settings.pretrain.batch_size).step_by(self.micro_batch) {
+            self.write_micro_batch(step, first, &mut choices)?;
             self.plan.run()?;
-            let losses: Vec<f32> = self.plan.read(&[it.loss])?;
+            let losses: Vec<f32> = self.plan.read(&[self.step_graph.loss])?;
             loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }
         let learning_rate = self.learning_rate(step);
@@ -257,6 +278,34 @@ impl<'a> Pretraining<'a> {
             None => cause,
         })?;
         Ok(StepReport { loss, norm, learning_rate })
+    }
+
+    /// Draws the micro-batch that begins with a sample of the batch, and writes it to the device.
+    fn write_micro_batch(&self, step: usize, first: usize, choices: &mut Choices) -> Result<()> {
+        let (mut images, mut conditions, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
+        for sample in first..first + self.micro_batch {
+            let index = choices.choice.below(self.data.count() as u32) as usize;
+            let flip = self.settings.horizontal_flip && choices.augment.uniform() < 0.5;
+            self.data.push_state(&mut images, index, flip, self.key(step, sample, PRETRAIN_LATENTS))?;
+            let dropped = choices.dropout.uniform() < self.settings.pretrain.class_dropout;
+            let none = self.model.null_condition().filter(|_| dropped);
+            conditions.push(none.unwrap_or_else(|| self.data.condition(index)));
+            let sigma = self.draw_sigma(&mut choices.times);
+            time.push(self.model.time_of(sigma));
+            to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
+            to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
+            keys.push(NoiseWords::from(self.key(step, sample, PRETRAIN_NOISE)));
+        }
+        let it = &self.step_graph;
+        self.plan.write(it.images, &images);
+        it.condition.write(&self.plan, &self.model, &conditions)?;
+        self.plan.write(it.time, &time);
+        self.plan.write_structs(it.keys, &keys);
+        self.plan.write_structs(it.to_noisy, &to_noisy);
+        self.plan.write_structs(it.to_target, &to_target);
+        self.plan.write(it.weight, &vec![1.0 / self.settings.pretrain.batch_size as f32; self.micro_batch]);
+        Ok(())
     }
 
     fn draw_sigma(&self, times: &mut Stream) -> f64 {

@@ -10,24 +10,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::files::Streamed;
 use crate::gpu::{Gpu, ITERATION, STAGING_BYTES};
-use crate::graph::{DeviceProfile, Graph, Store, planned_bytes};
+use crate::graph::{DeviceProfile, Graph, Store, check_tensors, planned_bytes};
+use crate::model::Layout;
 use crate::model::folder::StoredTensors;
-use crate::model::{Layout, Model, StoredModel};
 use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
 use crate::report::{self, LiveReport};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
+use crate::saved::{Saved, check_base, write_files};
 
 pub use learners::{Fitter, Pretrainer};
 
 /// Checkpoints that are kept: the newest, and one to fall back to.
 const KEEP: usize = 2;
 
-/// File of a checkpoint with the weights in training.
-const MODEL: &str = "model.safetensors";
-/// File of a checkpoint with the weights that become the result, if they are different.
-const RESULT: &str = "ema.safetensors";
 /// File of a checkpoint with AdamW's moments.
 const MOMENTS: &str = "optimizer.safetensors";
 /// File of a checkpoint with [`State`].
@@ -50,8 +46,8 @@ pub trait Learner {
     /// The weights that are the result: those in training, or their average.
     fn result(&self) -> Store;
 
-    /// A model with these weights.
-    fn model<W>(&self, weights: W) -> Model<W>;
+    /// What the weights belong to.
+    fn saved(&self) -> Saved<'_>;
 
     /// Draws samples of the model after `done` steps into a file, if it can draw.
     ///
@@ -86,6 +82,8 @@ pub struct Pace {
 pub struct Cost {
     /// Parameters of the model.
     pub parameters: usize,
+    /// Those that are trained.
+    pub trainable: usize,
     /// Floating-point operations of a step.
     pub flops: u64,
     /// Dispatches of a step.
@@ -98,15 +96,31 @@ pub struct Cost {
 
 impl Cost {
     /// The cost of a step that replays `graph` this many times and then updates the parameters of `layout`.
-    pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a tensor is too large for such a device.
+    pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Result<Self> {
+        check_tensors(graph, profile)?;
         let fixed = optimizer::planned_bytes(layout, profile) + STAGING_BYTES;
         let planned = planned_bytes(graph, profile);
-        Self {
+        Ok(Self {
             parameters: layout.parameter_count(),
+            trainable: layout.entries().iter().filter(|entry| entry.trainable).map(|entry| entry.elements()).sum(),
             flops: graph.flops() * replays as u64,
             dispatches: (graph.dispatch_count(profile) * replays) as u64,
             bytes: fixed + planned.reused,
             naive_bytes: fixed + planned.naive,
+        })
+    }
+
+    /// The same for an adapter, whose base has so many other parameters and bytes.
+    #[must_use]
+    pub fn on_base(self, parameters: usize, bytes: u64) -> Self {
+        Self {
+            parameters: self.parameters + parameters,
+            bytes: self.bytes + bytes,
+            naive_bytes: self.naive_bytes + bytes,
+            ..self
         }
     }
 }
@@ -147,6 +161,9 @@ struct State {
     loss_sum_bits: u64,
     /// How many losses are in the sum.
     loss_count: u32,
+    /// CRC-32 of the base of an adapter; absent if all weights are trained.
+    #[serde(default)]
+    base_crc32: Option<u32>,
     /// Version of the program.
     version: String,
 }
@@ -230,27 +247,33 @@ pub fn train(
     Ok(Outcome { done: state.step, finished })
 }
 
-/// Writes the current model.
+/// Writes the current model, or the adapter alone if one is trained.
 fn write_result(learner: &impl Learner, directory: &RunDirectory) -> Result<()> {
-    learner.model(learner.optimizer().source(learner.result())).save(&directory.model())
+    let saved = learner.saved();
+    let folder = if saved.is_adapter() { directory.adapter() } else { directory.path().to_owned() };
+    write_files(&folder, &saved.result(learner.optimizer().source(learner.result()))?)
+}
+
+/// The store of the result, if that is not the one in training.
+fn averaged(learner: &impl Learner) -> Option<Store> {
+    Some(learner.result()).filter(|store| *store != PARAMETERS)
 }
 
 /// Writes a checkpoint, and the model so far.
 fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics: &MetricsLog) -> Result<()> {
     // The metrics of a step must not be lost if its checkpoint is kept.
     metrics.sync()?;
-    let optimizer = learner.optimizer();
+    let (optimizer, saved) = (learner.optimizer(), learner.saved());
     let state = State {
         optimizer_step: optimizer.step,
         skipped_in_a_row: optimizer.skipped_in_a_row,
+        base_crc32: saved.base_crc32(),
         version: env!("CARGO_PKG_VERSION").into(),
         ..state.clone()
     };
-    let [weights, result] = [PARAMETERS, learner.result()].map(|store| learner.model(optimizer.source(store)));
-    let mut files: Vec<(&str, Streamed<'_>)> = vec![(MODEL, weights.file()), (MOMENTS, optimizer.moments())];
-    if learner.result() != PARAMETERS {
-        files.push((RESULT, result.file()));
-    }
+    let average = averaged(learner).map(|store| optimizer.source(store));
+    let mut files = saved.files(optimizer.source(PARAMETERS), average)?;
+    files.push((MOMENTS, optimizer.moments()));
     files.push((STATE, serde_json::to_vec_pretty(&state).expect("numbers and text are JSON").into()));
     checkpoint::save(&directory.checkpoints(), state.step as u64, &files, KEEP)?;
     write_result(learner, directory)
@@ -260,22 +283,12 @@ fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics
 fn restore(learner: &mut impl Learner, checkpoint: &LoadedCheckpoint) -> Result<State> {
     let state: State = serde_json::from_slice(&checkpoint.file(STATE)?)
         .map_err(|cause| Error::unreadable(&checkpoint.path.join(STATE), cause))?;
-    let mut stores = vec![(MODEL, PARAMETERS)];
-    if learner.result() != PARAMETERS {
-        stores.push((RESULT, learner.result()));
-    }
-    for (file, store) in stores {
-        let path = checkpoint.path_of(file)?;
-        let model = StoredModel::open(&path)?;
-        let expected = learner.model(());
-        if model.kind != expected.kind || model.class_names != expected.class_names {
-            return Err(Error::input(format!(
-                "{} contains another network, or one of other classes, than the configuration and the data describe: resume \
-                 with those that began the run",
-                path.display()
-            )));
-        }
-        learner.optimizer().load(store, &model.weights)?;
+    let saved = learner.saved();
+    let (then, now) = ((state.base_crc32.is_some(), state.base_crc32), (saved.is_adapter(), saved.base_crc32()));
+    check_base(&checkpoint.path.display().to_string(), then, now)?;
+    learner.optimizer().load(PARAMETERS, &saved.read(checkpoint)?)?;
+    if let Some(store) = averaged(learner) {
+        learner.optimizer().load(store, &saved.read_average(checkpoint)?)?;
     }
     let optimizer = learner.optimizer_mut();
     optimizer.restore_moments(&StoredTensors::open(&checkpoint.path_of(MOMENTS)?)?)?;

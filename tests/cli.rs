@@ -19,6 +19,7 @@ mod cli {
     mod dashboard;
     mod documents;
     mod evaluation;
+    mod fine_tuning;
     mod half;
     mod inspect;
     mod interruption;

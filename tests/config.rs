@@ -62,6 +62,15 @@ fn the_recipes_for_published_models_load_validate_and_round_trip() {
     }
 }
 
+#[test]
+fn the_recipe_for_the_users_own_images_loads_validates_and_round_trips() {
+    let config = shipped("sd35", "fine-tune", &[]);
+    config.validate(Command::Pretrain).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
+    // The shift of the pipeline.
+    assert!((config.pretrain.logit_mean - 3.0_f64.ln()).abs() < 0.01);
+}
+
 /// There is a file for each published method, which contains only what defines it.
 const METHODS: [&str; 9] =
     ["flow-dppo", "flow-dppo-cps", "flow-grpo", "flow-cps", "grpo-guard", "mix-grpo", "dance-grpo", "nft", "lora"];
@@ -98,7 +107,7 @@ fn every_line_of_a_shipped_configuration_is_explained() {
         let recipes = RECIPES.iter().filter(|(of, _)| *of == set).map(|(_, file)| file);
         let files: Vec<&str> = match SHIPPED.contains(&set) {
             true => FILES.iter().map(|(file, _)| file).chain(methods).copied().collect(),
-            false => recipes.copied().collect(),
+            false => recipes.copied().chain((set == "sd35").then_some("fine-tune")).collect(),
         };
         for file in files {
             let path = format!("{}/configs/{set}/{file}.toml", env!("CARGO_MANIFEST_DIR"));

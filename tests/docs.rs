@@ -92,7 +92,7 @@ fn the_examples_in_the_help_parse() {
 
 #[test]
 fn every_command_line_in_the_configurations_parses() {
-    for folder in ["digits8", "mnist28", "emoji32", "rings", "rewards", "evidence", "sit"] {
+    for folder in ["digits8", "mnist28", "emoji32", "rings", "rewards", "evidence", "sit", "sd35"] {
         for path in files(&format!("configs/{folder}"), "toml") {
             let lines = command_lines(&read(&path));
             assert!(!lines.is_empty(), "{} does not say how to use it", path.display());

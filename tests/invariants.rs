@@ -6,7 +6,6 @@ mod invariants {
     mod adapter_files;
     mod chunks;
     mod dump;
-    mod gradient_check;
     mod gradients;
     mod lora;
     mod memory;

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 29] = [
     &["rl"],
     &["evaluate", "preview", "text_to_image"],
     &["reward"],
-    &["sampling", "pretrain", "fit_classifier", "self_test"],
+    &["sampling", "pretrain", "fit_classifier", "self_test", "saved"],
     &["optimizer", "assets"],
     &["model"],
     &["autodiff"],

@@ -5,6 +5,7 @@ mod common;
 mod text_to_image {
     mod autoencoder;
     mod clip_reward;
+    mod fine_tuning;
     mod folder;
     mod mmdit;
     mod mmdit_files;

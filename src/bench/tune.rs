@@ -88,7 +88,7 @@ fn networks(model: Option<&FlowModel>) -> Result<Vec<Graph>> {
             SamplingGraph::record(&network, config.rollout.effective_micro_batch(), config.rollout.guidance_scale)
                 .graph;
         let pretraining =
-            FlowMatchingGraph::record(model, config.pretrain.effective_micro_batch(), Activations::default()).graph;
+            FlowMatchingGraph::record(&network, config.pretrain.effective_micro_batch(), Activations::default()).graph;
         Ok([sampling, UpdateGraph::record(&config.into(), &network)?.graph, pretraining])
     };
     graphs.extend(of_training(&own.flow_model("the built-in model")?, &config)?);

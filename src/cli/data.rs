@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{ConfigArguments, Global, say};
-use crate::config::Command;
-use crate::data;
+use crate::config::{Command, DataKind};
+use crate::data::{self, Shown};
 use crate::error::Result;
+use crate::text_to_image::Captioned;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -19,12 +20,25 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    // The command that needs the fewest sections besides `[data]`.
-    let config = arguments.config.load(Command::FitClassifier)?;
+    let config = arguments.config.read()?;
+    let is_captioned = config.data.kind == DataKind::Captions;
+    // The size of images with captions depends on the model; for others, the command that needs the fewest sections.
+    config.validate(if is_captioned { Command::Pretrain } else { Command::FitClassifier })?;
     arguments.config.outputs(global, &config).image(&arguments.out)?;
-    let data = data::load(&config.data)?;
-    say(data::summary::summary(&data).trim_end());
-    data::contact::write(&arguments.out, &data)?;
+    let data: Box<dyn Shown> = match (is_captioned, &config.model.folder) {
+        (true, Some(folder)) => {
+            let captioned = Captioned::open(&config, folder)?;
+            let found = captioned.images().check()?;
+            say(data::summary::of_captions(captioned.images(), Some(&found)).trim_end());
+            Box::new(captioned.images().clone())
+        }
+        _ => {
+            let data = data::load(&config.data)?;
+            say(data.summary().trim_end());
+            Box::new(data)
+        }
+    };
+    data.write_sheet(&arguments.out)?;
     say(format_args!("pictures: {}", arguments.out.display()));
     Ok(())
 }

@@ -24,7 +24,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let pace = Fitter::pace(&config);
     let gpu = global.open(&config.run.device)?;
     if arguments.run.dry_run {
-        return supervised::dry_run(&gpu, &config, &pace, &Fitter::cost(&config, &network, &DeviceProfile::of(&gpu)));
+        let cost = Fitter::cost(&config, &network, &DeviceProfile::of(&gpu))?;
+        return supervised::dry_run(&gpu, &config, &pace, &cost);
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let mut fitter = Fitter::new(&gpu, &config, &data, network)?;

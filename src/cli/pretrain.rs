@@ -1,14 +1,21 @@
 //! `pretrain`: flow matching from scratch or from an existing model.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::resume::RunStart;
 use super::{Global, RunArguments, supervised};
-use crate::config::Command;
+use crate::config::{Command, Config};
+use crate::data::Shown;
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
-use crate::preflight;
+use crate::preflight::{self, Lesson};
+use crate::run::RunDirectory;
+use crate::saved::going_on;
 use crate::supervised::Pretrainer;
+use crate::text_to_image::Captioned;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -18,17 +25,56 @@ pub(super) struct Arguments {
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let start = RunStart::of(&arguments.run, Command::Pretrain)?;
-    let config = start.config.clone();
-    start.check_length("pretrain.steps", config.pretrain.steps)?;
-    let (data, model, weights) = preflight::pretrain(&config)?;
-    let pace = Pretrainer::pace(&config);
+    start.check_length("pretrain.steps", start.config.pretrain.steps)?;
+    let config = going_on(&start.config, start.newest.as_ref());
+    let lesson = preflight::pretrain(&config)?;
+    let planned = lesson.planned()?;
     let gpu = global.open(&config.run.device)?;
+    let cost = Pretrainer::cost(&config, &planned, &DeviceProfile::of(&gpu))?;
     if arguments.run.dry_run {
-        return supervised::dry_run(&gpu, &config, &pace, &Pretrainer::cost(&config, &model, &DeviceProfile::of(&gpu)));
+        lesson.check()?;
+        return supervised::dry_run(&gpu, &start.config, &Pretrainer::pace(&config), &cost);
     }
-    arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
-    let mut pretrainer = Pretrainer::new(&gpu, &config, &data, model, weights)?;
-    let (arguments, command) = (&arguments.run, Command::Pretrain);
-    let work = supervised::Work { global, arguments, command, gpu: &gpu, data: &data, pace };
-    supervised::train(&work, start, &mut pretrainer)
+    arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &start.config))?;
+    let job = Job { global, arguments: &arguments.run, gpu: &gpu, config: &config };
+    match lesson {
+        Lesson::Classes(data, model, weights) => {
+            let mut pretrainer = Pretrainer::new(&gpu, &config, &data, &model, &data.class_names, weights)?;
+            job.train(start, &data, &mut pretrainer)
+        }
+        Lesson::Captions(captioned) => {
+            // Before the images are encoded, which takes long.
+            gpu.check_memory(cost.bytes)?;
+            if let (None, Some(out)) = (&start.directory, &arguments.run.out) {
+                RunDirectory::check_free(out)?;
+            }
+            job.train_captioned(start, &captioned)
+        }
+    }
+}
+
+/// What training takes besides data and model.
+struct Job<'a> {
+    global: &'a Global,
+    arguments: &'a RunArguments,
+    gpu: &'a Arc<Gpu>,
+    config: &'a Config,
+}
+
+impl Job<'_> {
+    fn train(&self, start: RunStart, data: &dyn Shown, pretrainer: &mut Pretrainer<'_>) -> Result<()> {
+        let Job { global, arguments, gpu, config } = *self;
+        let (command, pace) = (Command::Pretrain, Pretrainer::pace(config));
+        supervised::train(&supervised::Work { global, arguments, command, gpu, data, pace }, start, pretrainer)
+    }
+
+    fn train_captioned(&self, start: RunStart, captioned: &Captioned) -> Result<()> {
+        let directory = start.directory.as_ref().map(RunDirectory::path).or(self.arguments.out.as_deref());
+        let (folder, verbosity) = (supervised::beside(directory, self.config), self.global.verbosity());
+        let (model, latents) = captioned.encoded(self.gpu, folder, verbosity, |warning| log::warn!("{warning}"))?;
+        let flow_model = model.flow_model("`model.folder`")?;
+        let (names, weights) = (&model.class_names, Some(model.weights));
+        let mut pretrainer = Pretrainer::new(self.gpu, self.config, &latents, &flow_model, names, weights)?;
+        self.train(start, captioned.images(), &mut pretrainer)
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::RunArguments;
+use super::{RunArguments, supervised};
 use crate::config::{self, Command, Config};
 use crate::error::{Error, Result};
 use crate::rl;
@@ -95,7 +95,7 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
         then.files.retain(|file| newest.is_none() || file.key != "lora.adapter");
         let now = match command {
             Command::Train => rl::inputs(&config)?,
-            _ => Inputs::of(&config, command, Vec::new()),
+            _ => supervised::inputs(&config, command)?,
         };
         let changes = then.changes(&now);
         if !changes.is_empty() {

@@ -1,16 +1,19 @@
 //! What `pretrain` and `fit-classifier` have in common.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::resume::RunStart;
 use super::{Global, RunArguments, say, stop_at_interrupt};
 use crate::config::{Command, Config};
-use crate::data::{self, Dataset};
+use crate::data::Shown;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::run::RunDirectory;
 use crate::run::inputs::Inputs;
 use crate::supervised::{self, Cost, Learner, Options, Pace};
+use crate::text::quoted;
+use crate::text_to_image::files_of;
 
 /// Prints the resolved configuration, and what training with it will cost.
 ///
@@ -22,7 +25,10 @@ pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> R
     say(config.to_toml().trim_end());
     say("");
     say(format_args!("device                 {}", gpu.description().name));
-    say(format_args!("parameters             {}", cost.parameters));
+    match cost.trainable == cost.parameters {
+        true => say(format_args!("parameters             {}", cost.parameters)),
+        false => say(format_args!("parameters             {} ({} trained)", cost.parameters, cost.trainable)),
+    }
     say(format_args!("per step               {gigaflops:.2} GFLOP, {} dispatches", cost.dispatches));
     say(format_args!("{:<22} {:.1} GFLOP", format!("{} steps", pace.steps), gigaflops * pace.steps as f64));
     say(format_args!(
@@ -36,13 +42,42 @@ pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> R
     gpu.check_memory(cost.bytes)
 }
 
+/// Says how to draw with the adapter of a text-to-image model. The directory of the run does not stand for the model.
+pub(super) fn say_adapted(what: &str, folder: &str, directory: &RunDirectory) {
+    let [model, adapter] = [Path::new(folder), &directory.adapter()].map(quoted);
+    let draw = format!("flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT");
+    say(format_args!("{what}: {folder} with the adapter in {adapter}; draw with: {draw}"));
+}
+
+/// What a run of supervised training with this configuration depends on, as it is now.
+///
+/// # Errors
+/// If the folder of a model lacks what it must have.
+pub(super) fn inputs(config: &Config, command: Command) -> Result<Inputs> {
+    let config = config.anchored();
+    let of_model = match command {
+        Command::Pretrain => files_of(&config)?,
+        _ => Vec::new(),
+    };
+    Ok(Inputs::of(&config, command, of_model))
+}
+
+/// The folder that contains the directory of a run, if that has been named.
+pub(super) fn beside<'a>(directory: Option<&'a Path>, config: &'a Config) -> &'a Path {
+    match directory.map(Path::parent) {
+        None => &config.run.out_dir,
+        Some(Some(parent)) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+    }
+}
+
 /// What a command trains with.
 pub(super) struct Work<'a> {
     pub global: &'a Global,
     pub arguments: &'a RunArguments,
     pub command: Command,
     pub gpu: &'a Arc<Gpu>,
-    pub data: &'a Dataset,
+    pub data: &'a dyn Shown,
     pub pace: Pace,
 }
 
@@ -66,21 +101,21 @@ pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner
         }
         None => RunDirectory::create_for(&config.run, arguments.out.as_deref())?,
     };
-    directory.record_start(&config, &Inputs::of(&config, *command, Vec::new()), gpu.description())?;
-    global.announce(data::summary::summary(data).trim_end());
-    data::contact::write(&directory.data(), data)?;
-    global.announce(format_args!(
-        "{} on {} images of {} classes into {}",
-        pace.label,
-        data.len(),
-        data.class_names.len(),
-        directory.path().display()
-    ));
+    directory.record_start(&config, &inputs(&config, *command)?, gpu.description())?;
+    global.announce(data.summary().trim_end());
+    data.write_sheet(&directory.data())?;
+    global.announce(format_args!("{} on {} into {}", pace.label, data.counted(), directory.path().display()));
     let stop = stop_at_interrupt()?;
     let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop };
     let outcome = supervised::train(learner, pace, start, &options)?;
     if outcome.finished {
-        say(format_args!("model: {}", directory.model().display()));
+        match (learner.saved().is_adapter(), &config.model.folder) {
+            (false, _) => say(format_args!("model: {}", directory.model().display())),
+            (true, Some(folder)) => say_adapted("model", folder, &directory),
+            (true, None) => {
+                say(format_args!("model: {}, with {}", directory.path().display(), directory.adapter().display()))
+            }
+        }
     } else {
         let resume = directory.resume_command(*command);
         say(format_args!("stopped after step {}; continue with: {resume}", outcome.done));

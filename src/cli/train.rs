@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::resume::RunStart;
+use super::supervised::{beside, say_adapted};
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
@@ -16,9 +17,10 @@ use crate::reward::Rewards;
 use crate::rl::{Cost, OtherParts, RunOptions, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
+use crate::saved::going_on;
 use crate::text::quoted;
 use crate::text_to_image::TextBase;
-use crate::{assets, reward, rl};
+use crate::{assets, reward};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -44,7 +46,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Some(text) => text.planned()?,
     };
     if arguments.run.dry_run {
-        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), text.as_ref(), &planned);
+        return dry_run(global, &config, &going_on(&config, newest.as_ref()), text.as_ref(), &planned);
     }
     if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -88,12 +90,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         match config.lora.is_used() {
             false => say(format_args!("tuned model: {}", directory.model().display())),
-            // The directory of the run does not stand for a pipeline.
-            true if config.model.folder.is_some() => {
-                let [model, adapter] = [Path::new(file), &directory.adapter()].map(quoted);
-                let draw = format!("flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT");
-                say(format_args!("tuned model: {file} with the adapter in {adapter}; draw with: {draw}"));
-            }
+            true if config.model.folder.is_some() => say_adapted("tuned model", file, &directory),
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));
@@ -118,15 +115,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(format_args!("warnings: {}, in {}", outcome.warnings, directory.warnings().display()));
     }
     arguments.run.report_profile(&gpu, &directory)
-}
-
-/// The folder that contains the directory of a run, if that has been named.
-fn beside<'a>(directory: Option<&'a Path>, config: &'a Config) -> &'a Path {
-    match directory.map(Path::parent) {
-        None => &config.run.out_dir,
-        Some(Some(parent)) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-    }
 }
 
 /// Loads the rewards, and the judge to find its problems before anything is written.

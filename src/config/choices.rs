@@ -182,6 +182,8 @@ pub enum DataKind {
     Sheet,
     /// A directory with one sub-directory of images per class.
     Folder,
+    /// A directory of images with captions, for a text-to-image model (`model.folder`).
+    Captions,
 }
 
 /// What scores an image.

@@ -24,7 +24,7 @@ struct Rule {
     values: &'static [&'static str],
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     rule("objective", &["log_prob"], "objective.name", &["flow-dppo", "flow-grpo"]),
     rule("objective", &["mask", "divergence", "kl_mask_threshold"], "objective.name", &["flow-dppo"]),
     rule("objective", &["clip_low", "clip_high", "clip_schedule"], "objective.name", &["flow-grpo", "grpo-guard"]),
@@ -39,6 +39,7 @@ const RULES: [Rule; 10] = [
     ),
     rule("objective", &["threshold_unit"], "objective.divergence", &["kl", "kl-unnormalised", "velocity"]),
     rule("data", &["name"], "data.kind", &["builtin"]),
+    rule("data", &["image_size", "channels"], "data.kind", &["builtin", "sheet", "folder"]),
     rule("pretrain", &["logit_mean", "logit_std"], "pretrain.time_sampling", &["logit-normal"]),
 ];
 

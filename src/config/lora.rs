@@ -9,7 +9,7 @@ use super::choices::LoraReference;
 use super::ranges::*;
 use crate::error::{Error, Result};
 
-/// `[lora]`: `train` learns low-rank additions to layers (LoRA, Hu et al. 2021) instead of all weights.
+/// `[lora]`: `train` and `pretrain` learn low-rank additions to layers (LoRA, Hu et al. 2021) instead of all weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lora {
@@ -26,7 +26,7 @@ pub struct Lora {
     /// targets. Relative to the current directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
-    /// With `lora.adapter`: the model that drift and `objective.reference` are measured from, and that iteration 0 and
+    /// With `lora.adapter`, for `train`: the model that drift and `objective.reference` are measured from, and that iteration 0 and
     /// the `[guard]` take as the one before training.
     pub reference: LoraReference,
 }

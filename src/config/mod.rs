@@ -67,7 +67,7 @@ pub struct Config {
     #[schemars(extend("x-commands" = ["train", "pretrain"]))]
     pub model: Model,
     /// `[prompts]`
-    #[schemars(extend("x-commands" = ["train"]))]
+    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
     pub prompts: Prompts,
     /// `[data]`
     #[schemars(extend("x-commands" = ["pretrain", "fit-classifier"]))]
@@ -88,7 +88,7 @@ pub struct Config {
     #[schemars(extend("x-commands" = ["train"]))]
     pub train: Train,
     /// `[lora]`
-    #[schemars(extend("x-commands" = ["train"]))]
+    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
     pub lora: Lora,
     /// `[eval]`
     #[schemars(extend("x-commands" = ["train", "eval"]))]
@@ -140,7 +140,7 @@ pub enum Command {
     Train,
     /// `eval`: takes its model from the command line.
     Eval,
-    /// `pretrain`: needs the model's sizes, or a file to continue from.
+    /// `pretrain`: needs the model's sizes, or a file or a folder to continue from.
     Pretrain,
     /// `fit-classifier`.
     FitClassifier,

@@ -113,9 +113,11 @@ impl Config {
             let vae = self.model.vae.as_mut().filter(|vae| Path::new(vae.as_str()).exists());
             found.extend(vae.map(|vae| ("model.vae".to_owned(), Named::Text(vae))));
         }
-        if command == Command::Train {
+        if matches!(command, Command::Train | Command::Pretrain) {
             let folder = self.model.folder.as_mut().filter(|folder| Path::new(folder.as_str()).is_dir());
             found.extend(folder.map(|folder| ("model.folder".to_owned(), Named::Text(folder))));
+        }
+        if command == Command::Train {
             found.extend(self.prompts.file.as_mut().map(|file| ("prompts.file".to_owned(), Named::Path(file))));
         }
         if matches!(command, Command::Train | Command::Eval) {
@@ -125,7 +127,7 @@ impl Config {
             }));
             found.push(("eval.judge".into(), Named::Text(&mut self.eval.judge)));
         }
-        if command == Command::Train {
+        if matches!(command, Command::Train | Command::Pretrain) {
             found.extend(self.lora.adapter.as_mut().map(|folder| ("lora.adapter".to_owned(), Named::Path(folder))));
         }
         if matches!(command, Command::Pretrain | Command::FitClassifier) {
@@ -228,7 +230,7 @@ mod tests {
             "reward.3.program",
         ];
         assert_eq!(keys(Command::Train), of_train);
-        assert_eq!(keys(Command::Pretrain), ["data.path", "model.file"]);
+        assert_eq!(keys(Command::Pretrain), ["data.path", "lora.adapter", "lora.adapter", "model.file"]);
         assert_eq!(keys(Command::FitClassifier), ["data.path"]);
     }
 }

@@ -9,15 +9,17 @@ use super::Model;
 use crate::error::{Error, Result};
 
 /// `[prompts]`: what a text-to-image model (`model.folder`) is asked for. A prompt takes the place of a class: each group
-/// of a rollout has one, in turn, and `rollout.classes`, `eval.classes` and `preview.classes` choose prompts by number.
+/// of a rollout has one, in turn, and `rollout.classes`, `eval.classes` and `preview.classes` choose prompts by number. In
+/// `pretrain` the captions of the images take their place, and only `t5` is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prompts {
-    /// The prompts: a text file with one per line, JSON lines with a `prompt` each, or a file that `encode` wrote, which
-    /// needs no text encoders. More than 256 prompts are encoded into such a file beside the run, which is used again.
+    /// For `train`: the prompts, a text file with one per line, JSON lines with a `prompt` each, or a file that `encode`
+    /// wrote, which needs no text encoders. More than 256 prompts are encoded into such a file beside the run, which is
+    /// used again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// The negative prompt, which guidance leads away from. A file that `encode` wrote has its own.
+    /// For `train`: the negative prompt, which guidance leads away from. A file that `encode` wrote has its own.
     pub negative: String,
     /// Whether the T5 encoder takes part, if the model has one. Without it prompts have 77 tokens of text and zeros.
     pub t5: bool,

@@ -31,8 +31,8 @@ impl Default for Run {
 
 /// `[model]`: a model from a file or a folder, or the sizes of a new one; only one of the three.
 ///
-/// `train` needs a file or a folder; `pretrain` takes a file, from which it continues, or sizes; `eval` takes its model
-/// from `--model`. If there is a `[model]` section, `file` and the sizes have no defaults.
+/// `train` needs a file or a folder; `pretrain` takes a file or a folder, from which it continues, or sizes; `eval` takes
+/// its model from `--model`. If there is a `[model]` section, `file` and the sizes have no defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
@@ -41,7 +41,7 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// A text-to-image model, Stable Diffusion 3 or 3.5: the folder of a diffusers pipeline, or its name in the hub's cache,
-    /// such as `stabilityai/stable-diffusion-3.5-medium`. Only for `train`, which trains an adapter (`lora`).
+    /// such as `stabilityai/stable-diffusion-3.5-medium`. `train` and `pretrain` train an adapter of it (`lora`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
     /// With `folder`: width and height of the pictures, in pixels. Default: the size that the model proposes.
@@ -92,8 +92,8 @@ pub struct Model {
     pub time_scale: f64,
     /// Position embedding. Only for new models.
     pub positions: Positions,
-    /// How `train` stores frozen weights on the device: the base of an adapter (`lora`) or, if all weights are trained,
-    /// the base that drift and `objective.reference` are measured from. Files keep 32 bits.
+    /// How frozen weights are stored on the device: the base of an adapter (`lora`) or, if `train` trains all weights, the
+    /// base that drift and `objective.reference` are measured from. Files keep 32 bits.
     pub weights: WeightType,
 }
 
@@ -130,18 +130,19 @@ pub struct Data {
     /// images of one pixel with two channels.
     pub name: String,
     /// For `sheet`: an image of equal tiles, row by row. For `folder`: a directory with one sub-directory of images per
-    /// class, in order of name.
+    /// class, in order of name. For `captions`: a directory of images, each with its caption in a text file of the same
+    /// name (`fox.png`, `fox.txt`), or all captions in `metadata.jsonl`, lines with `file_name` and `text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// For `sheet`: a `.txt` file with one class number per tile, or a `.json` file with a list of `[name, category]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// Height and width, in pixels, to which the images of a directory are resized, or of the tiles of a sheet. Must
-    /// equal the model's.
+    /// equal the model's. Not for `captions`, whose images get `model.size`.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: usize,
     /// Channels to which images are converted: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Must equal the
-    /// model's.
+    /// model's. Not for `captions`.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: usize,
     /// Mirror each image left to right with probability 1/2. Not for digits or letters.

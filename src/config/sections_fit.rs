@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::choices::{Decay, TimeSampling};
 use super::ranges::*;
 
-/// `[pretrain]`: flow-matching pretraining.
+/// `[pretrain]`: flow-matching pretraining, or fine-tuning of a given model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pretrain {
@@ -40,12 +40,12 @@ pub struct Pretrain {
     /// (1 + t) / (10 + t), where t counts the steps done before.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub ema_decay: f64,
-    /// Probability that an image's class is replaced by "no class", which guidance needs.
+    /// Probability that an image's class is replaced by "no class", or its caption by the empty one, which guidance needs.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub class_dropout: f64,
     /// Distribution of the noise level.
     pub time_sampling: TimeSampling,
-    /// Mean of the logit-normal distribution; above 0 means more noise.
+    /// Mean of the logit-normal distribution; above 0 means more noise. ln(s) is the same as noise levels with the shift s.
     pub logit_mean: f64,
     /// Standard deviation of the logit-normal distribution.
     #[schemars(extend("exclusiveMinimum" = 0))]
@@ -55,6 +55,9 @@ pub struct Pretrain {
     pub log_every: usize,
     /// Steps between grids of samples; 0 means only at the end.
     pub sample_every: usize,
+    /// Classifier-free guidance of these samples; 1 disables it.
+    #[schemars(range(min = 0))]
+    pub guidance_scale: f64,
     /// Steps between checkpoints, which `--resume` continues from, each with the model so far; 0 means only at the end.
     /// The two newest are kept.
     pub save_every: usize,
@@ -80,6 +83,7 @@ impl Default for Pretrain {
             logit_std: 1.0,
             log_every: 50,
             sample_every: 500,
+            guidance_scale: 1.0,
             save_every: 500,
         }
     }

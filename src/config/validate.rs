@@ -51,9 +51,13 @@ impl Config {
             Command::Pretrain => {
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
+                self.lora.validate()?;
                 check_distinct("preview.classes", &self.preview.classes)?;
                 self.pretrain.validate()
             }
+            Command::FitClassifier if self.data.kind == DataKind::Captions => Err(Error::input(
+                "`data.kind` = \"captions\" has captions in place of the classes that a classifier learns: choose \"folder\"",
+            )),
             Command::FitClassifier => self.data.validate(),
         }
     }
@@ -77,20 +81,41 @@ impl Config {
     fn validate_pretrain_model(&self) -> Result<()> {
         if self.model.vae.is_some() {
             return Err(Error::input(
-                "pretrain does not encode pictures, so it cannot train a latent model: remove `model.vae`, which is for \
-                 train and eval",
+                "pretrain does not encode images for a latent model: remove `model.vae`, which is for train and eval",
             ));
         }
-        let sizes = match self.model.source()? {
-            ModelSource::New(sizes) => sizes,
-            ModelSource::File(_) => return Ok(()),
-            ModelSource::Folder(_) => {
+        let source = self.model.source()?;
+        match (&source, self.data.kind == DataKind::Captions) {
+            (ModelSource::Folder(_), false) => {
                 return Err(Error::input(
-                    "pretrain cannot train the text-to-image model of `model.folder`: use train, or set the sizes of a \
-                     new model",
+                    "`model.folder` is a text-to-image model, which learns from images with captions: set `data.kind` = \
+                     \"captions\" and `data.path` to their directory",
                 ));
             }
+            (ModelSource::File(_) | ModelSource::New(_), true) => {
+                return Err(Error::input(
+                    "`data.kind` = \"captions\" is for a text-to-image model: set `model.folder` instead of `model.file` or \
+                     sizes, or choose images with classes",
+                ));
+            }
+            _ => {}
+        }
+        let sizes = match source {
+            ModelSource::New(sizes) => sizes,
+            ModelSource::Folder(_) if !self.lora.is_used() => {
+                return Err(Error::input(
+                    "all weights of `model.folder` would be trained, which is not supported: train an adapter, with \
+                     `lora.rank` = 16 for instance",
+                ));
+            }
+            ModelSource::Folder(_) | ModelSource::File(_) => return Ok(()),
         };
+        if self.lora.is_used() {
+            return Err(Error::input(
+                "an adapter (`lora`) is trained on a trained model, and `model` has the sizes of a new one: set \
+                 `model.file` instead, or remove `lora`",
+            ));
+        }
         for (key, model, data) in
             [("image_size", sizes.image_size, self.data.image_size), ("channels", sizes.channels, self.data.channels)]
         {
@@ -207,7 +232,7 @@ impl Data {
                 let found = format!("{} and {}", self.image_size, self.channels);
                 return wrong("data.image_size` and `data.channels", expected, found);
             }
-        } else if !matches!(self.channels, 1 | 3) {
+        } else if self.kind != DataKind::Captions && !matches!(self.channels, 1 | 3) {
             return wrong("data.channels", "1 (grey) or 3 (RGB)", self.channels);
         }
         let given = [
@@ -218,6 +243,7 @@ impl Data {
             DataKind::Builtin => "builtin",
             DataKind::Sheet => "sheet",
             DataKind::Folder => "folder",
+            DataKind::Captions => "captions",
         };
         for (key, is_given, is_needed) in given {
             if is_given != is_needed {

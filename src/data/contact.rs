@@ -1,17 +1,42 @@
-//! A contact sheet: some pictures of every class of a data set.
+//! A contact sheet: some pictures of every class of a data set, or some images with their captions.
 
 use std::path::Path;
 
-use super::Dataset;
 use super::grid::Grid;
 use super::panel::Panel;
 use super::scatter::{Scatter, is_point};
+use super::{Captions, Dataset, load_picture};
 use crate::Result;
+use crate::shape::ImageShape;
 
 /// Images per class.
 const COLUMNS: usize = 10;
 /// The most classes that are shown; of more, only the first.
 const MOST_ROWS: usize = 64;
+
+/// The most images that are shown with their captions.
+const MOST_CAPTIONS: usize = 12;
+/// The longer side of these images.
+const SIDE: usize = 128;
+
+/// Draws some images with their captions, spread over the folder, as the model will see them but smaller.
+///
+/// # Errors
+/// If an image cannot be read, or the file cannot be written.
+pub fn write_captions(path: &Path, data: &Captions) -> Result<()> {
+    let ImageShape { channels, height, width } = data.shape;
+    let [height, width] = [height, width].map(|extent| (extent * SIDE / height.max(width)).max(1));
+    let shape = ImageShape { channels, height, width };
+    let (count, shown) = (data.files.len(), data.files.len().min(MOST_CAPTIONS));
+    let places: Vec<usize> = (0..shown).map(|row| row * count / shown).collect();
+    let mut images = Vec::new();
+    for place in &places {
+        images.extend(load_picture(&data.files[*place], shape)?);
+    }
+    let titles: Vec<String> = places.iter().map(|place| data.texts[*place].clone()).collect();
+    let heading = format!("{shown} of {count} images");
+    Panel::Grid(Grid { heading: &heading, row_titles: &titles, ..Grid::new(&images, shape, 1) }).write(path)
+}
 
 /// Draws a row of pictures for each class, with its name and count, and writes them as a PNG. These are the pictures
 /// that the model will see: cropped, resized, and in its colours. Points are all shown in one plane.

@@ -61,7 +61,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
             }
             match open(&mut reader, &file) {
                 Ok(picture) => {
-                    originals.add(picture.dimensions(), image_size);
+                    originals.add(picture.dimensions(), shape);
                     push_planes(&mut data.images, &fit(&picture, shape), channels);
                     data.labels.push(class as u32);
                 }
@@ -87,7 +87,7 @@ pub fn load(folder: &Path, image_size: usize, channels: usize) -> Result<Dataset
 }
 
 /// Names the broken pictures together, so that a user can fix them all at once.
-fn reject_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
+pub(super) fn reject_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
     let Some(((first, cause), others)) = broken.split_first() else { return Ok(()) };
     let mut message = format!("cannot read {}: {cause}", first.display());
     if !others.is_empty() {
@@ -100,7 +100,7 @@ fn reject_broken(broken: &[(PathBuf, Unreadable)]) -> Result<()> {
 }
 
 /// The entries of a folder in order of name, without hidden ones.
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -116,7 +116,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Whether the extension or the first bytes of a file are those of a picture.
-fn is_picture(file: &Path) -> bool {
+pub(super) fn is_picture(file: &Path) -> bool {
     let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     // Reading from a pipe or a device could take forever. A dangling link counts as broken.
     if file.metadata().is_ok_and(|found| !found.is_file()) {
@@ -141,12 +141,13 @@ pub(super) fn read(file: &Path, shape: ImageShape) -> Result<RgbImage> {
     Ok(fit(&picture, shape))
 }
 
-fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
+/// A picture in its own size.
+pub(super) fn open(reader: &mut Reader, file: &Path) -> Result<RgbImage, Unreadable> {
     reader.decode(file, &files::read_ordinary(file)?)
 }
 
 /// The largest part in the middle of a picture that has the wanted aspect ratio, at the requested size.
-fn fit(picture: &RgbImage, shape: ImageShape) -> RgbImage {
+pub(super) fn fit(picture: &RgbImage, shape: ImageShape) -> RgbImage {
     let wanted = [shape.width, shape.height].map(|size| size as u64);
     let given = [picture.width(), picture.height()].map(u64::from);
     let [width, height] = match given[0] * wanted[1] < given[1] * wanted[0] {

@@ -1,6 +1,8 @@
-//! Labelled images: the built-in sets, sprite sheets and folders of pictures, and how they are displayed.
+//! Labelled images: the built-in sets, sprite sheets and folders of pictures, and how they are displayed. Images with
+//! captions.
 
 mod canvas;
+mod captions;
 pub mod contact;
 pub mod folder;
 pub mod grid;
@@ -12,6 +14,8 @@ pub mod sheet;
 pub mod summary;
 
 use std::path::{Path, PathBuf};
+
+pub use captions::Captions;
 
 use crate::classes::Classes;
 use crate::config::{self, DataKind};
@@ -43,7 +47,7 @@ pub struct Dataset {
 pub struct Originals {
     /// Width and height of the smallest and the largest, by number of pixels.
     pub sizes: Option<[(u32, u32); 2]>,
-    /// How many were not square and were cropped.
+    /// How many had other proportions and were cropped.
     pub cut: usize,
     /// How many were smaller than needed and are therefore blurred.
     pub enlarged: usize,
@@ -53,15 +57,17 @@ pub struct Originals {
 
 impl Originals {
     /// Counts a picture of this width and height.
-    fn add(&mut self, size: (u32, u32), wanted: usize) {
+    fn add(&mut self, size: (u32, u32), wanted: ImageShape) {
         let pixels = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
         let [smallest, largest] = self.sizes.unwrap_or([size; 2]);
         self.sizes = Some([
             if pixels(size) < pixels(smallest) { size } else { smallest },
             if pixels(size) > pixels(largest) { size } else { largest },
         ]);
-        self.cut += usize::from(size.0 != size.1);
-        self.enlarged += usize::from((size.0.min(size.1) as usize) < wanted);
+        let ([given_width, given_height], [width, height]) =
+            ([size.0, size.1].map(u64::from), [wanted.width, wanted.height].map(|extent| extent as u64));
+        self.cut += usize::from(given_width * height != given_height * width);
+        self.enlarged += usize::from(given_width < width || given_height < height);
     }
 }
 
@@ -164,6 +170,50 @@ pub fn load(config: &config::Data) -> Result<Dataset> {
             sheet::load(path, labels, config.image_size, config.channels)
         }
         DataKind::Folder => folder::load(path, config.image_size, config.channels),
+        DataKind::Captions => unreachable!("configurations without a text-to-image model are checked"),
+    }
+}
+
+/// Images that a command shows to the user before it learns from them.
+pub trait Shown {
+    /// How many there are, of what, and what needs attention, in lines.
+    fn summary(&self) -> String;
+
+    /// How many there are, of what, in a few words.
+    fn counted(&self) -> String;
+
+    /// Draws a contact sheet.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or the file cannot be written.
+    fn write_sheet(&self, path: &Path) -> Result<()>;
+}
+
+impl Shown for Dataset {
+    fn summary(&self) -> String {
+        summary::summary(self)
+    }
+
+    fn counted(&self) -> String {
+        format!("{} images of {} classes", self.len(), self.class_names.len())
+    }
+
+    fn write_sheet(&self, path: &Path) -> Result<()> {
+        contact::write(path, self)
+    }
+}
+
+impl Shown for Captions {
+    fn summary(&self) -> String {
+        summary::of_captions(self, None)
+    }
+
+    fn counted(&self) -> String {
+        format!("{} images with captions", self.files.len())
+    }
+
+    fn write_sheet(&self, path: &Path) -> Result<()> {
+        contact::write_captions(path, self)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Dataset;
+use super::{Captions, Dataset, Originals};
 
 /// Rows of the table of classes; of more classes only the first are shown.
 const MOST_ROWS: usize = 40;
@@ -30,7 +30,28 @@ pub fn summary(data: &Dataset) -> String {
     if classes > MOST_ROWS {
         let _ = writeln!(text, "  … and {}", number(classes - MOST_ROWS, "more class", "more classes"));
     }
-    for line in originals(data).into_iter().chain(notes(data, &counts)) {
+    let of_files = data.originals.as_ref().map(|found| {
+        let wanted = [size, size];
+        originals(found, wanted, "not square", "data.image_size", "images in the sub-directory of a class")
+    });
+    for line in of_files.into_iter().flatten().chain(notes(data, &counts)) {
+        text += &line;
+        text.push('\n');
+    }
+    text
+}
+
+/// Lines that say how many images with captions there are and, if they have been read, what they were before.
+pub fn of_captions(data: &Captions, found: Option<&Originals>) -> String {
+    let (count, [width, height]) = (data.files.len(), [data.shape.width, data.shape.height]);
+    let mut text = format!(
+        "{} of {width}x{height} pixels, {}\n",
+        number(count, "image", "images"),
+        number(data.distinct().0.len(), "caption", "captions")
+    );
+    let found = found
+        .map(|found| originals(found, [width, height], "of other proportions", "model.size", "images with a caption"));
+    for line in found.into_iter().flatten() {
         text += &line;
         text.push('\n');
     }
@@ -50,9 +71,15 @@ fn number(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Describes the files of a folder.
-fn originals(data: &Dataset) -> Vec<String> {
-    let Some(originals) = &data.originals else { return Vec::new() };
+/// Describes the files of a folder, whose images became `wanted` pixels wide and high as `key` says; `expected` is what
+/// those are not that were skipped.
+fn originals(
+    originals: &Originals,
+    [wanted_width, wanted_height]: [usize; 2],
+    cut: &str,
+    key: &str,
+    expected: &str,
+) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some([(width, height), largest]) = originals.sizes {
         let mut line = format!("sizes found: {width}x{height}");
@@ -60,22 +87,21 @@ fn originals(data: &Dataset) -> Vec<String> {
             let _ = write!(line, " to {}x{}", largest.0, largest.1);
         }
         if originals.cut > 0 {
-            let _ = write!(line, "; {} not square, cut to the middle", originals.cut);
+            let _ = write!(line, "; {} {cut}, cut to the middle", originals.cut);
         }
         lines.push(line);
     }
     if originals.enlarged > 0 {
         lines.push(format!(
-            "note: {} smaller than {1}x{1} and enlarged, so blurred: take larger ones, or lower `data.image_size`",
-            number(originals.enlarged, "picture is", "pictures are"),
-            data.image_size
+            "note: {} smaller than {wanted_width}x{wanted_height} and enlarged, so blurred: take larger ones, or lower `{key}`",
+            number(originals.enlarged, "picture is", "pictures are")
         ));
     }
     if !originals.skipped.is_empty() {
         let names: Vec<String> =
             originals.skipped.iter().take(MOST_NAMED).map(|path| shown(&path.display().to_string())).collect();
         lines.push(format!(
-            "skipped, as they are not images in the sub-directory of a class: {}{}",
+            "skipped, as they are not {expected}: {}{}",
             names.join(", "),
             match originals.skipped.len() - names.len() {
                 0 => String::new(),
@@ -119,7 +145,8 @@ fn notes(data: &Dataset, counts: &[usize]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Originals, builtin};
+    use crate::data::builtin;
+    use crate::shape::ImageShape;
 
     fn of(counts: &[usize], originals: Option<Originals>) -> String {
         let labels: Vec<u32> =
@@ -176,7 +203,8 @@ mod tests {
     #[test]
     fn the_files_of_a_folder_are_described() {
         let mut originals = Originals::default();
-        [(8, 4), (3, 2), (4, 4), (640, 480)].into_iter().for_each(|size| originals.add(size, 4));
+        let wanted = ImageShape::square(3, 4);
+        [(8, 4), (3, 2), (4, 4), (640, 480)].into_iter().for_each(|size| originals.add(size, wanted));
         originals.skipped = ["a", "b", "c", "d", "e", "f", "g"].map(Into::into).to_vec();
         let text = of(&[2, 2], Some(originals));
         for line in [

@@ -19,6 +19,8 @@ pub const PRETRAIN_TIME: u32 = u32::MAX - 2;
 pub const DROPOUT: u32 = u32::MAX - 3;
 /// In place of a step: the order in which data is visited.
 pub const SHUFFLE: u32 = u32::MAX - 4;
+/// In place of a step: the latents of an image, which its encoding gives a mean and a variance.
+pub const PRETRAIN_LATENTS: u32 = u32::MAX - 8;
 /// In place of a step: the weights of an untrained network.
 pub const INITIAL_WEIGHTS: u32 = u32::MAX - 5;
 /// In place of a step: augmentation of training images.

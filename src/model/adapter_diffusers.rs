@@ -6,8 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::adapter::Adapter;
-use super::file::{Tensors, gather, parse, scatter, serialize};
-use super::flow_model::FlowModel;
+use super::file::{ModelKind, Tensors, gather, parse, scatter, serialize};
 use super::lora::{Adaptable, Lora};
 use crate::error::{Error, Result};
 use crate::files::{read_file, write_atomically};
@@ -27,10 +26,11 @@ const ENDS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 impl Adapter {
     /// The files of [`Adapter::files`] and, for a text-to-image model, [`DIFFUSERS_ADAPTER`], which diffusers and ComfyUI
     /// load.
-    pub fn all_files(&self, model: &FlowModel) -> Vec<(&'static str, Vec<u8>)> {
-        let mut files = self.files(model).to_vec();
-        if let FlowModel::Mmdit(_) = model {
-            files.push((DIFFUSERS_ADAPTER, self.to_diffusers(model)));
+    pub fn all_files(&self, kind: &ModelKind) -> Vec<(&'static str, Vec<u8>)> {
+        let base = kind.layout();
+        let mut files = self.files(&base).to_vec();
+        if let ModelKind::Mmdit(_) = kind {
+            files.push((DIFFUSERS_ADAPTER, self.to_diffusers(&base)));
         }
         files
     }

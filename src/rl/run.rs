@@ -18,7 +18,7 @@ use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Stores};
-use crate::model::{ADAPTER_CONFIG, BASE, FlowModel, Model, Network, START, WeightSource};
+use crate::model::{BASE, FlowModel, Model, Network, START, WeightSource};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report::{self, LiveReport};
@@ -27,6 +27,7 @@ use crate::run::best::{Best, BestKeeper, Selection};
 use crate::run::metrics;
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::sampling::{ModelOnDevice, SamplerTable};
+use crate::saved::{going_on, write_files};
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -83,18 +84,6 @@ struct Base {
     evaluation: Evaluation,
     images: Vec<f32>,
     captions: Vec<String>,
-}
-
-/// The configuration with which a run continues from a checkpoint. An adapter that it started from is in the
-/// checkpoint: the directory that it came from is no longer needed.
-pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
-    let mut config = config.clone();
-    if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
-        && newest.has(ADAPTER_CONFIG)
-    {
-        folder.clone_from(&newest.path);
-    }
-    config
 }
 
 /// Checks that a model has the classes that rollouts, evaluations and previews name, and that an evaluation is not too large.
@@ -375,7 +364,6 @@ impl TrainingRun {
             true => directory.adapter(),
             false => directory.path().to_owned(),
         };
-        std::fs::create_dir_all(&folder).map_err(|cause| Error::unwritable(&folder, cause))?;
         if self.config.lora.is_used() && directory.model().exists() {
             log::warn!(
                 "{} is not what was trained now, of which {} is kept alone: remove it, or make it again with \
@@ -384,8 +372,7 @@ impl TrainingRun {
                 folder.display()
             );
         }
-        let files = self.trainer.averaged_files()?;
-        files.iter().try_for_each(|(name, content)| files::stream_atomically(&folder.join(name), content).map(drop))
+        write_files(&folder, &self.trainer.averaged_files()?)
     }
 
     /// Writes a checkpoint.

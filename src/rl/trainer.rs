@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::dump::{Context, DumpFile};
 use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector};
-use super::saved::Saved;
 use super::settings::{TrainerSettings, UpdateSettings};
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
@@ -16,7 +15,6 @@ use crate::assets::AdapterBase;
 use crate::autodiff::LostInHalf;
 use crate::config::{LogProb, ObjectiveName};
 use crate::error::{Error, Result};
-use crate::files::Streamed;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{
@@ -29,6 +27,7 @@ use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
+use crate::saved::{Files, Saved, check_base};
 
 /// The file of a checkpoint with AdamW's moments.
 const MOMENTS: &str = "optimizer.safetensors";
@@ -354,19 +353,19 @@ impl Trainer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn averaged_files(&self) -> Result<Vec<(&'static str, Streamed<'_>)>> {
+    pub fn averaged_files(&self) -> Result<Files<'_>> {
         self.saved().result(self.optimizer.source(AVERAGE))
     }
 
     fn saved(&self) -> Saved<'_> {
-        Saved { network: &self.network, class_names: &self.class_names, base: &self.origin }
+        Saved::of(&self.network, &self.class_names, Some(&self.origin))
     }
 
     /// The files of a checkpoint after `iteration` iterations.
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn checkpoint(&self, iteration: u64) -> Result<Vec<(&'static str, Streamed<'_>)>> {
+    pub fn checkpoint(&self, iteration: u64) -> Result<Files<'_>> {
         let state = State {
             iteration,
             optimizer_step: self.optimizer.step,
@@ -375,7 +374,8 @@ impl Trainer {
             adapter: Some(self.network.lora.is_some()),
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let mut files = self.saved().files(self.optimizer.source(PARAMETERS), self.optimizer.source(AVERAGE))?;
+        let [current, average] = [PARAMETERS, AVERAGE].map(|store| self.optimizer.source(store));
+        let mut files = self.saved().files(current, Some(average))?;
         files.extend(self.began_with.as_ref().and_then(|weights| self.saved().start(weights.clone())));
         files.push((MOMENTS, self.optimizer.moments()));
         files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON").into()));
@@ -390,10 +390,11 @@ impl Trainer {
         let name = "state.json";
         let state: State = serde_json::from_slice(&checkpoint.file(name)?)
             .map_err(|cause| Error::unreadable(&checkpoint.path.join(name), cause))?;
-        self.check_base(&checkpoint.path.display().to_string(), &state)?;
-        let [current, average] = self.saved().read(checkpoint)?;
-        self.optimizer.load(PARAMETERS, &current)?;
-        self.optimizer.load(AVERAGE, &average)?;
+        let then = (state.adapter.unwrap_or(state.base_crc32.is_some()), state.base_crc32);
+        let now = (self.network.lora.is_some(), Some(self.origin.crc32));
+        check_base(&checkpoint.path.display().to_string(), then, now)?;
+        self.optimizer.load(PARAMETERS, &self.saved().read(checkpoint)?)?;
+        self.optimizer.load(AVERAGE, &self.saved().read_average(checkpoint)?)?;
         if self.began_with.is_some() {
             // The current value came from the folder of `lora.adapter`, which may since have been overwritten by this
             // run.
@@ -408,23 +409,6 @@ impl Trainer {
         self.optimizer.step = state.optimizer_step;
         self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
         Ok(state.iteration)
-    }
-
-    /// Checks that a checkpoint, and the base that it was trained from, belong to this run.
-    fn check_base(&self, checkpoint: &str, state: &State) -> Result<()> {
-        let is_adapter = state.adapter.unwrap_or(state.base_crc32.is_some());
-        let problem = match (is_adapter, self.network.lora.is_some(), state.base_crc32) {
-            (true, false, _) => "contains an adapter, but `lora` now trains all weights".to_owned(),
-            (false, true, _) => "contains all weights, but `lora` now trains an adapter".to_owned(),
-            (.., Some(found)) if found != self.origin.crc32 => format!(
-                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of the model have {:08x}",
-                self.origin.crc32
-            ),
-            _ => return Ok(()),
-        };
-        Err(Error::input(format!(
-            "{checkpoint} {problem}: resume with the model and configuration that the run was started with"
-        )))
     }
 }
 

@@ -4,18 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Cost, Learner, Pace};
+use crate::assets::AdapterBase;
 use crate::config::{Config, WeightType};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
-use crate::gpu::Gpu;
-use crate::graph::{DeviceProfile, Store};
-use crate::model::{ClassifierConfig, FlowModel, Model, ModelKind, Network, Weights};
+use crate::gpu::{Gpu, STAGING_BYTES};
+use crate::graph::{DeviceProfile, Store, Stores};
+use crate::model::{Adapter, BASE, ClassifierConfig, FlowModel, ModelKind, Network, WeightSource, Weights, crc32};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
-use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
+use crate::pretrain::{Examples, FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
 use crate::reward::ClassifierScorer;
 use crate::sampling::{ModelOnDevice, SamplerTable};
+use crate::saved::Saved;
 
 /// Steps of `fit-classifier` between lines of metrics.
 const FIT_LOG_EVERY: usize = 100;
@@ -26,46 +28,78 @@ pub struct Pretrainer<'a> {
     training: Pretraining<'a>,
     preview: Preview,
     table: SamplerTable,
-    model: FlowModel,
+    network: Network,
     class_names: &'a [String],
+    /// What an adapter is trained on.
+    base: Option<AdapterBase>,
 }
 
 impl<'a> Pretrainer<'a> {
-    /// Binds everything that pretraining needs. Without `weights`, they are drawn at random.
+    /// Binds everything that training `model` needs, whose conditions have these names. Without `weights`, they are drawn at
+    /// random. The configuration says whether all weights are trained, or an adapter on them.
     ///
     /// # Errors
-    /// If data and network do not match, or the device does not have enough memory.
+    /// If the adapter does not fit the model, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
-        data: &'a Dataset,
-        model: FlowModel,
+        data: &'a dyn Examples,
+        model: &FlowModel,
+        class_names: &'a [String],
         weights: Option<Weights>,
     ) -> Result<Self> {
-        if config.model.weights != WeightType::F32 {
+        let cost = Self::cost(config, model, &DeviceProfile::of(gpu))?;
+        // The device holds its staging buffer already.
+        gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
+        let adapter = Adapter::begin(&config.lora, config.run.seed, model)?;
+        let network = Network::new(model, adapter.as_ref(), config.model.weights);
+        let (mut frozen, mut base) = (Stores::new(), None);
+        let begin = |weights: &dyn WeightSource, frozen: &Stores| {
+            Pretraining::new(gpu, config.into(), &network, data, weights, frozen)
+        };
+        let training = match (&adapter, &weights) {
+            (Some(adapter), Some(weights)) => {
+                frozen.insert(BASE, network.frozen().upload(gpu, BASE.0, weights)?);
+                let model_name = config.anchored().model.name();
+                base = Some(AdapterBase { model: model_name, crc32: crc32(&model.layout(), weights)? });
+                begin(&adapter.weights, &frozen)?
+            }
+            (Some(_), None) => unreachable!("configurations are checked: a new model has no adapter"),
+            (None, Some(weights)) => begin(weights, &frozen)?,
+            (None, None) => begin(&model.drawn_weights(config.run.seed), &frozen)?,
+        };
+        if adapter.is_none() && config.model.weights != WeightType::F32 {
             log::warn!(
-                "`model.weights` = \"{}\" is for frozen weights, and pretrain has none: it trains all of them in 32 bits",
+                "`model.weights` = \"{}\" is for frozen weights, and there are none: all are trained, in 32 bits",
                 config.model.weights.name()
             );
         }
-        let training = match &weights {
-            Some(weights) => Pretraining::new(gpu, config.into(), model.clone(), data, weights)?,
-            None => Pretraining::new(gpu, config.into(), model.clone(), data, &model.drawn_weights(config.run.seed))?,
-        };
-        let stores = training.optimizer.average_stores();
-        let network = Network::from(&model);
-        let drawn = ModelOnDevice { network: &network, class_names: &data.class_names, stores: &stores };
-        let batch = config.pretrain.effective_micro_batch();
-        let preview = Preview::new(gpu, &config.preview, &config.rollout.classes, drawn, batch, 1.0)?;
+        let mut stores = training.optimizer.average_stores();
+        stores.extend(frozen);
+        let (batch, guidance_scale) = (config.pretrain.effective_micro_batch(), config.pretrain.guidance_scale);
+        let drawn = ModelOnDevice { network: &network, class_names, stores: &stores };
+        let preview = Preview::new(gpu, &config.preview, &config.rollout.classes, drawn, batch, guidance_scale)?;
         let table = SamplerTable::ode(&model.schedule(), config.preview.steps)?;
-        Ok(Self { training, preview, table, model, class_names: &data.class_names })
+        Ok(Self { training, preview, table, network, class_names, base })
     }
 
-    /// The cost of pretraining a network, without previews.
-    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Cost {
+    /// The cost of training a network, without previews.
+    ///
+    /// # Errors
+    /// If the configuration does not fit the model, or a tensor is too large for such a device.
+    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
+        config.preview.chosen_classes(model.num_conditions())?;
+        model.check_trained(config.lora.is_used())?;
+        model.check_guidance("`pretrain.guidance_scale`", config.pretrain.guidance_scale)?;
+        let network =
+            Network::new(model, Adapter::begin(&config.lora, config.run.seed, model)?.as_ref(), config.model.weights);
         let micro_batch = config.pretrain.effective_micro_batch();
-        let graph = FlowMatchingGraph::record(model, micro_batch, activations(&config.pretrain)).graph;
-        Cost::of(&model.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
+        let graph = FlowMatchingGraph::record(&network, micro_batch, activations(&config.pretrain)).graph;
+        let cost = Cost::of(&network.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)?;
+        Ok(match &network.lora {
+            None => cost,
+            Some(_) => cost.on_base(model.layout().parameter_count(), network.frozen().bytes()),
+        })
     }
 
     /// The intervals between log lines, previews and checkpoints.
@@ -78,11 +112,6 @@ impl<'a> Pretrainer<'a> {
             preview_every: pretrain.sample_every,
             save_every: pretrain.save_every,
         }
-    }
-
-    /// Parameters of the model.
-    pub fn parameter_count(&self) -> usize {
-        self.model.layout().parameter_count()
     }
 }
 
@@ -103,8 +132,8 @@ impl Learner for Pretrainer<'_> {
         AVERAGE
     }
 
-    fn model<W>(&self, weights: W) -> Model<W> {
-        Model::of(&self.model, self.class_names, weights)
+    fn saved(&self) -> Saved<'_> {
+        Saved::of(&self.network, self.class_names, self.base.as_ref())
     }
 
     fn preview(&mut self, file: &Path, done: u64) -> Result<bool> {
@@ -137,7 +166,10 @@ impl<'a> Fitter<'a> {
     }
 
     /// The cost of training a network.
-    pub fn cost(config: &Config, network: &ClassifierConfig, profile: &DeviceProfile) -> Cost {
+    ///
+    /// # Errors
+    /// If a tensor is too large for such a device.
+    pub fn cost(config: &Config, network: &ClassifierConfig, profile: &DeviceProfile) -> Result<Cost> {
         Cost::of(&network.layout(), &FittingGraph::record(&config.classifier, network).graph, 1, profile)
     }
 
@@ -171,8 +203,8 @@ impl Learner for Fitter<'_> {
         PARAMETERS
     }
 
-    fn model<W>(&self, weights: W) -> Model<W> {
-        ModelKind::Classifier(self.network.clone()).with(self.data.class_names.clone(), weights)
+    fn saved(&self) -> Saved<'_> {
+        Saved::whole(ModelKind::Classifier(self.network.clone()), &self.data.class_names)
     }
 
     fn preview(&mut self, _: &Path, _: u64) -> Result<bool> {
@@ -180,7 +212,8 @@ impl Learner for Fitter<'_> {
     }
 
     fn verdict(&mut self) -> Result<Option<String>> {
-        let model = self.model(self.fitting.optimizer.source(PARAMETERS));
+        let weights = self.fitting.optimizer.source(PARAMETERS);
+        let model = ModelKind::Classifier(self.network.clone()).with(self.data.class_names.clone(), weights);
         let mut scorer = ClassifierScorer::new(&self.gpu, &model, "the new classifier")?;
         let accuracy = scorer.accuracy(&self.data.images, &self.data.labels)?;
         Ok(Some(format!("accuracy on the clean training images {accuracy:.3}")))

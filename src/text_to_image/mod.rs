@@ -3,9 +3,12 @@
 //! Each part of a pipeline is on the device alone: the text encoders layer by layer, then the transformer, then the
 //! decoder. What one leaves for the next is small and waits on the host: [`Conditions`], then latents.
 
+mod base;
+mod captioned;
 mod conditions;
 mod conditions_file;
 mod kept;
+mod latents;
 mod merge;
 mod order;
 mod pictures;
@@ -16,8 +19,10 @@ mod scheduler;
 mod training;
 mod writer;
 
+pub use captioned::Captioned;
 pub use conditions::Conditions;
 pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
+pub use latents::Latents;
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};

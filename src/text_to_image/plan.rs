@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::base::T5_TOKENS;
 use super::pipeline::TextToImage;
-use super::training::T5_TOKENS;
 use crate::error::{Error, Result};
 use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};

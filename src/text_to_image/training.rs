@@ -1,12 +1,12 @@
-//! A pipeline as what `train` starts from.
+//! A pipeline and prompts as what `train` starts from.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use super::base::{Base, T5_TOKENS};
 use super::conditions::Conditions;
 use super::kept::ManyPrompts;
-use super::pipeline::{Encoders, TextToImage, folder_of};
-use super::plan::Unencoded;
+use super::pipeline::Encoders;
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
@@ -14,21 +14,16 @@ use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};
-use crate::model::{FlowModel, PictureDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
+use crate::model::{Prompt, Shared, StoredModel};
 use crate::run::Verbosity;
-
-/// Tokens that T5 contributes, as in the published pipelines.
-pub(super) const T5_TOKENS: usize = 256;
 
 /// A text-to-image model with its prompts, before anything large is read.
 #[derive(Debug)]
 pub struct TextBase {
-    model: TextToImage,
+    base: Base,
     prompts: config::Prompts,
     asked: Vec<Prompt>,
     embeddings: Embeddings,
-    decoder: Arc<PictureDecoder>,
-    size: [usize; 2],
     /// The noise levels of rollouts, and those of the pipeline.
     schedule: (Schedule, Schedule),
 }
@@ -71,38 +66,23 @@ impl TextBase {
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
     pub fn open(folder: &str, settings: &TextSettings<'_>) -> Result<Self> {
-        let Some(path) = folder_of(folder)? else {
-            return Err(Error::input(format!(
-                "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
-            )));
-        };
-        let model = TextToImage::open(&path, None)?;
-        let decoder = model.decoder(None)?;
-        let picture = settings.size.map(|[width, height]| [height, width]);
-        let size = model.latent_size("`model.size`", picture, decoder.factor())?;
+        let base = Base::open(folder, settings.size)?;
         let prompts = settings.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
         let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), settings.is_guided)?;
+                conditions.check(base.model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
                 let asked = read_prompts(file)?;
-                (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
+                (asked, Embeddings::Open(Box::new(base.model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
         settings.eval.check_is_small(asked.len(), "prompts")?;
-        let schedule = (settings.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
-    }
-
-    fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
-        let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
-        let texts: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
-        let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
-        Ok(StoredModel::of(&FlowModel::Mmdit(model), &texts, Weights::Transformer(weights)))
+        let schedule = (settings.schedule.clone(), base.model.schedule(None));
+        Ok(Self { base, prompts, asked, embeddings, schedule })
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -114,7 +94,7 @@ impl TextBase {
             Embeddings::Encoded(conditions) => conditions.tokens(),
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
-        self.with(Shared(Arc::new(Unencoded { prompts: self.asked.clone(), tokens })))
+        self.base.planned(&self.asked, tokens)
     }
 
     /// The text encoder whose largest layer takes the most on such a device, and what that layer takes; `None` if the
@@ -128,7 +108,7 @@ impl TextBase {
             // The negative prompt is one more.
             Embeddings::Open(encoders) => {
                 let tokens = encoders.prompts.has_t5().then_some(encoders.t5_tokens);
-                planned_encoder(&self.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
+                planned_encoder(&self.base.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
             }
         }
     }
@@ -155,7 +135,7 @@ impl TextBase {
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
-                let (pipeline, negative) = (self.model.pipeline(), self.prompts.negative.as_str());
+                let (pipeline, negative) = (self.base.model.pipeline(), self.prompts.negative.as_str());
                 let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
                 Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
             }
@@ -165,6 +145,6 @@ impl TextBase {
                 Arc::new(conditions)
             }
         };
-        self.with(Shared(conditions))
+        self.base.with(Shared(conditions))
     }
 }

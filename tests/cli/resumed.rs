@@ -37,6 +37,41 @@ fn supervised_training_resumes_to_the_same_bytes() {
     }
 }
 
+/// Further pretraining of a model with classes, of which only an adapter is trained.
+#[test]
+fn an_adapter_in_pretraining_resumes_to_the_same_bytes_and_belongs_to_its_base() {
+    let here = Workplace::new();
+    let text = fs::read_to_string(here.path("pretrain.toml")).unwrap();
+    let (before, after) = text.split_once("image_size = 8").unwrap();
+    let (_, after) = after.split_once("[pretrain]").unwrap();
+    let lora = "[lora]\nrank = 2\ntargets = [\"attn.qkv\"]";
+    let text = format!("{before}file = \"base.safetensors\"\n{lora}\n[pretrain]{after}");
+    fs::write(here.path("adapter.toml"), text).unwrap();
+    let start = "-q pretrain --config adapter.toml --set pretrain.decay=constant --set pretrain.steps";
+    here.run(&format!("{start}=4 --out whole")).succeeds();
+    here.run(&format!("{start}=2 --out parts")).succeeds();
+    here.run("-q pretrain --resume --out parts --set pretrain.steps=4").succeeds();
+    for file in ["adapter/adapter_model.safetensors", "checkpoints/000004/adapter_training.safetensors"] {
+        let [whole, parts] = ["whole", "parts"].map(|run| fs::read(here.path(run).join(file)).unwrap());
+        assert!(whole == parts, "{file} has other bytes");
+    }
+    assert!(!here.path("whole/model.safetensors").exists());
+    // The directory of the run stands for the base with the adapter.
+    here.run("-q sample --model whole --out drawn.png").succeeds();
+    for (set, says) in [
+        ("lora.rank=0", "contains an adapter, but `lora` now trains all weights"),
+        ("lora.rank=3", "contains a different adapter than `lora` describes"),
+    ] {
+        let refused = here.run(&format!("-q pretrain --resume --out whole --set pretrain.steps=5 --set {set}"));
+        assert!(refused.code == Some(2) && refused.err.contains(says), "{set}: {}", refused.err);
+    }
+    let mut base = flowdppo_wgpu::model::Model::load(&here.path("base.safetensors")).unwrap();
+    base.weights[0] += 1.0;
+    base.save(&here.path("base.safetensors")).unwrap();
+    let refused = here.run("-q pretrain --resume --accept-changes --out whole --set pretrain.steps=5");
+    assert!(refused.code == Some(2) && refused.err.contains("was trained from a base whose"), "{}", refused.err);
+}
+
 #[test]
 fn a_dry_run_of_supervised_training_prints_its_cost_and_writes_nothing() {
     let here = Workplace::new();

@@ -264,5 +264,5 @@ fn mistakes_in_runs_with_prompts_get_one_sentence() {
     let message = here.refused("train --config full.toml --dry-run");
     assert!(message.contains("train an adapter, with `lora.rank`"), "{message}");
     let message = here.refused("pretrain --config train.toml");
-    assert!(message.contains("pretrain cannot train the text-to-image model"), "{message}");
+    assert!(message.contains("which learns from images with captions: set `data.kind`"), "{message}");
 }

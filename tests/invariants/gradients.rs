@@ -15,8 +15,8 @@ use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 use flowdppo_wgpu::rl::{Rollout, UpdateGraph};
 
-use super::gradient_check::{Loss, Values};
 use super::lora::disturb_adapter;
+use crate::common::gradient_check::{Loss, Values};
 use crate::common::{Random, floats, gpu, nmse, tiny};
 use crate::{Parts, advantage, classes_of, config, flow_model_of};
 
@@ -313,7 +313,7 @@ fn the_gradient_of_diffusion_nft_is_right() {
 fn the_gradient_of_flow_matching_is_right() {
     let model = tiny::dit(2);
     let flow_model = &flow_model_of(&model);
-    let it = FlowMatchingGraph::record(flow_model, 4, Activations::default());
+    let it = FlowMatchingGraph::record(&flow_model.into(), 4, Activations::default());
     let mut random = Random(31);
     let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
     let keys = (0..4).flat_map(|sample| noise_words(NoiseKey { seed: 5, rollout: 0, sample, step: 9 }));

@@ -8,7 +8,7 @@ use flowdppo_wgpu::data;
 use flowdppo_wgpu::graph::{
     DeviceProfile, Graph, MemoryPlan, Node, Origin, Plan, Stores, Tensor, planned_bytes, planned_together,
 };
-use flowdppo_wgpu::model::{BASE, ConditionInput, DitConfig, FlowModel, Frozen};
+use flowdppo_wgpu::model::{BASE, ConditionInput, DitConfig, FlowModel, Frozen, Network};
 use flowdppo_wgpu::ops::{MatMul, Scale};
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::{FlowMatchingGraph, Pretraining};
@@ -28,7 +28,7 @@ fn profiles() -> [DeviceProfile; 2] {
 fn flow_matching(activations: Activations) -> (Vec<f32>, Vec<f32>) {
     let model = tiny::dit(3);
     let flow_model = &flow_model_of(&model);
-    let it = FlowMatchingGraph::record(flow_model, 4, activations);
+    let it = FlowMatchingGraph::record(&flow_model.into(), 4, activations);
     let buffer = |values: &[f32]| {
         let buffer = gpu().allocate("store", 4 * values.len() as u64).expect("it is small");
         gpu().write(&buffer, 0, values);
@@ -128,7 +128,8 @@ fn touched(graph: &Graph, node: &Node, profile: &DeviceProfile) -> BTreeSet<Tens
 fn no_slot_is_used_by_two_tensors_at_once() {
     let model = tiny::dit(3);
     for (recompute, half) in [(false, false), (true, false), (false, true), (true, true)] {
-        let graph = FlowMatchingGraph::record(&flow_model_of(&model), 3, Activations { recompute, half }).graph;
+        let graph =
+            FlowMatchingGraph::record(&(&flow_model_of(&model)).into(), 3, Activations { recompute, half }).graph;
         for profile in profiles() {
             let nodes = graph.executed();
             let plan = MemoryPlan::new(&graph, &nodes, &profile);
@@ -248,7 +249,9 @@ fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
     let dit = DitConfig { num_classes: 10, ..tiny::dit(2).dit("tiny").expect("it is one").clone() };
     let flow_model = FlowModel::from(&dit);
     let weights = flow_model.initial_weights(1);
-    let mut training = Pretraining::new(gpu(), (&config).into(), flow_model, &data, &weights).expect("it is small");
+    let network = Network::from(&flow_model);
+    let mut training =
+        Pretraining::new(gpu(), (&config).into(), &network, &data, &weights, &Stores::new()).expect("it is small");
     let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();
     [&losses[..10], &losses[30..]].map(|losses| losses.iter().sum::<f64>() / 10.0)
 }
@@ -273,7 +276,8 @@ fn half_activations_take_less_memory() {
     for profile in profiles() {
         let bytes = |half: bool| {
             let graph =
-                FlowMatchingGraph::record(&flow_model_of(&model), 32, Activations { recompute: false, half }).graph;
+                FlowMatchingGraph::record(&(&flow_model_of(&model)).into(), 32, Activations { recompute: false, half })
+                    .graph;
             MemoryPlan::new(&graph, &graph.executed(), &profile).slots.iter().sum::<u64>()
         };
         let (whole, half) = (bytes(false), bytes(true));

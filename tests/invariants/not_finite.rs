@@ -3,6 +3,7 @@
 use flowdppo_wgpu::Result;
 use flowdppo_wgpu::config::{Config, Eta};
 use flowdppo_wgpu::fit_classifier::Fitting;
+use flowdppo_wgpu::graph::Stores;
 use flowdppo_wgpu::optimizer::{AVERAGE, FIRST_MOMENT, GRADIENTS, PARAMETERS, SECOND_MOMENT};
 use flowdppo_wgpu::pretrain::Pretraining;
 use flowdppo_wgpu::reward::{Batch, Reward, Rewards};
@@ -156,7 +157,8 @@ fn supervised_training_also_skips_and_stops() {
     let model = tiny::dit(1);
     let flow_model = flow_model_of(&model);
     let mut pretraining =
-        Pretraining::new(gpu(), (&config).into(), flow_model, &data, &model.weights).expect("it fits the data");
+        Pretraining::new(gpu(), (&config).into(), &(&flow_model).into(), &data, &model.weights, &Stores::new())
+            .expect("it fits the data");
     let classifier = tiny::classifier();
     let network = classifier.classifier("the tiny classifier").expect("it is one");
     let mut fitting = Fitting::new(gpu(), (&config).into(), network, &data).expect("it is small");

@@ -64,7 +64,7 @@ impl PromptSource for Encoded {
     }
 }
 
-fn model() -> Model {
+pub(super) fn model() -> Model {
     let folder = pipeline().join("transformer");
     let config = std::fs::read(folder.join("config.json")).expect("the file is there");
     let config = MmditConfig::from_diffusers("config.json", &config).expect("it describes a transformer");

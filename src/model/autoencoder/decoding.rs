@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use super::{Autoencoder, AutoencoderConfig, planned_decoder};
+use super::{Autoencoder, AutoencoderConfig, Encoder, planned_decoder};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
@@ -122,6 +122,29 @@ impl PictureDecoder {
             return Ok(pixels / factor);
         }
         Err(Error::input(format!("{name} is {pixels}: it must be a multiple of {factor} from {least} on")))
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &AutoencoderConfig {
+        &self.config
+    }
+
+    /// The files of its weights.
+    pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
+        self.weights.files().map(|(path, _)| path)
+    }
+
+    /// The encoder for the same latents on a device, for one picture at a time.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the weights do not fit, or it takes other pictures; if the device has not enough memory.
+    pub fn encoder(&self, gpu: &Arc<Gpu>) -> Result<Encoder> {
+        let channels = self.config.picture_channels()[0];
+        if channels != 3 {
+            let name = self.weights.name();
+            return Err(Error::input(format!("{name} encodes images of {channels} channels: 3 are needed")));
+        }
+        self.read()?.encoder(gpu, 1)
     }
 
     /// Reads the weights.

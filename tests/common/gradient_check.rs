@@ -3,21 +3,21 @@
 
 use std::collections::BTreeMap;
 
+use flowdppo_wgpu::gpu::Region;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
 use flowdppo_wgpu::model::{BASE, Layout};
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 
-use crate::common::{Random, floats, gpu, nmse};
-use crate::read;
+use super::{Random, gpu, nmse};
 
 /// Values of a graph's input.
-pub(super) enum Values {
+pub enum Values {
     F32(Vec<f32>),
     U32(Vec<u32>),
 }
 
 /// A loss whose graph adds the gradients of the parameters to [`GRADIENTS`].
-pub(super) struct Loss<'a> {
+pub struct Loss<'a> {
     pub graph: &'a Graph,
     pub inputs: Vec<(Tensor, Values)>,
     /// The stores, those of parameters among them, without gradients.
@@ -75,7 +75,7 @@ impl Loss<'_> {
             }
         }
         plan.run().expect("the device works");
-        floats(&read(gpu(), &gradients))
+        gpu().read(&[&Region { buffer: gradients, offset: 0, bytes }]).expect("the device works")
     }
 
     /// The backward pass against central differences of the loss, both in f64, along two random directions of

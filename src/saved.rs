@@ -1,0 +1,209 @@
+//! The weights of a run as files of its checkpoints: those in training and their average, as models or as adapters.
+
+use std::path::Path;
+
+use crate::assets::AdapterBase;
+use crate::config::{ADAPTER_BASE, Config};
+use crate::error::{Error, Result};
+use crate::files::{Content, Streamed, stream_atomically};
+use crate::model::{
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network, OnDevice, StoredModel, WeightSource,
+    Weights,
+};
+use crate::run::LoadedCheckpoint;
+
+/// The weights in training, as a model.
+const MODEL: &str = "model.safetensors";
+/// Their average, as a model.
+const AVERAGED_MODEL: &str = "ema.safetensors";
+/// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that PEFT can read the folder.
+const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";
+
+/// The adapter that the run started from, if any.
+const ADAPTER_AT_START: &str = "adapter_start.safetensors";
+
+/// Files by name.
+pub type Files<'a> = Vec<(&'static str, Streamed<'a>)>;
+
+/// Writes files into a folder, which is created.
+///
+/// # Errors
+/// If one cannot be made or written.
+pub fn write_files(folder: &Path, files: &Files<'_>) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
+    files.iter().try_for_each(|(name, content)| stream_atomically(&folder.join(name), content).map(drop))
+}
+
+/// The configuration with which a run continues from a checkpoint. An adapter that it started from is in the
+/// checkpoint: the directory that it came from is no longer needed.
+pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
+    let mut config = config.clone();
+    if let (Some(newest), Some(folder)) = (newest, &mut config.lora.adapter)
+        && newest.has(ADAPTER_CONFIG)
+    {
+        folder.clone_from(&newest.path);
+    }
+    config
+}
+
+/// Checks that a checkpoint, and the base that it was trained from, belong to a run. Of the checkpoint and of the run:
+/// whether an adapter is trained, and the CRC-32 of the weights that training starts from, where it is known.
+///
+/// # Errors
+/// [`Error::Input`] if they do not.
+pub fn check_base(checkpoint: &str, then: (bool, Option<u32>), now: (bool, Option<u32>)) -> Result<()> {
+    let problem = match (then, now) {
+        ((true, _), (false, _)) => "contains an adapter, but `lora` now trains all weights".to_owned(),
+        ((false, _), (true, _)) => "contains all weights, but `lora` now trains an adapter".to_owned(),
+        ((_, Some(then)), (_, Some(now))) if then != now => format!(
+            "was trained from a base whose weights have the CRC-32 {then:08x}, but those of the model have {now:08x}"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Error::input(format!(
+        "{checkpoint} {problem}: resume with the model and configuration that the run was started with"
+    )))
+}
+
+/// What the weights belong to.
+#[derive(Debug)]
+pub struct Saved<'a> {
+    kind: ModelKind,
+    class_names: &'a [String],
+    adapter: Option<(&'a Lora, &'a AdapterBase)>,
+}
+
+impl<'a> Saved<'a> {
+    /// All weights of a model.
+    pub fn whole(kind: ModelKind, class_names: &'a [String]) -> Self {
+        Self { kind, class_names, adapter: None }
+    }
+
+    /// The trained part of a network; `base` is what an adapter is trained on.
+    ///
+    /// # Panics
+    /// If an adapter has no base.
+    pub fn of(network: &'a Network, class_names: &'a [String], base: Option<&'a AdapterBase>) -> Self {
+        let adapter = network.lora.as_ref().map(|lora| (lora, base.expect("an adapter has a base")));
+        Self { adapter, ..Self::whole(network.model.kind(), class_names) }
+    }
+
+    /// Whether the trained part is an adapter.
+    pub fn is_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
+    /// The CRC-32 of the base of an adapter.
+    pub fn base_crc32(&self) -> Option<u32> {
+        self.adapter.map(|(_, base)| base.crc32)
+    }
+
+    /// A model of these weights.
+    fn model<W: WeightSource + 'a>(&self, weights: W) -> Streamed<'a> {
+        let model = self.kind.clone().with(self.class_names.to_vec(), weights);
+        Streamed::new(move |sink| model.file().write_to(sink))
+    }
+
+    /// The files of weights that are a result: a model, or the folder of an adapter.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn result(&self, weights: OnDevice<'a>) -> Result<Files<'a>> {
+        let Some((lora, base)) = self.adapter else { return Ok(vec![(MODEL, self.model(weights))]) };
+        let adapter = Adapter { lora: lora.clone(), weights: weights.memory.read(weights.gpu)? };
+        let files = adapter.all_files(&self.kind).into_iter();
+        let mut files: Files<'a> = files.map(|(name, bytes)| (name, bytes.into())).collect();
+        files.push((ADAPTER_BASE, serde_json::to_vec_pretty(base).expect("it is text").into()));
+        Ok(files)
+    }
+
+    /// The matrices of an adapter as a file of this name.
+    fn matrices(&self, name: &'static str, lora: &Lora, weights: Vec<f32>) -> (&'static str, Streamed<'static>) {
+        let [_, (_, bytes)] = Adapter { lora: lora.clone(), weights }.files(&self.kind.layout());
+        (name, bytes.into())
+    }
+
+    /// The files of a checkpoint, from the weights in training and their average; without one, those in training are the
+    /// result. With LoRA the base is not included.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn files(&self, current: OnDevice<'a>, average: Option<OnDevice<'a>>) -> Result<Files<'a>> {
+        let Some((lora, _)) = self.adapter else {
+            let average = average.map(|average| (AVERAGED_MODEL, self.model(average)));
+            return Ok([(MODEL, self.model(current))].into_iter().chain(average).collect());
+        };
+        let mut files = vec![self.matrices(ADAPTER_IN_TRAINING, lora, current.memory.read(current.gpu)?)];
+        files.extend(self.result(average.unwrap_or(current))?);
+        Ok(files)
+    }
+
+    /// The file of the adapter that the run started from.
+    pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Streamed<'static>)> {
+        Some(self.matrices(ADAPTER_AT_START, self.adapter?.0, weights))
+    }
+
+    /// The adapter that the run started from; `None` if the checkpoint is from an older version, which did not store
+    /// it.
+    ///
+    /// # Errors
+    /// If it belongs to another network.
+    pub fn read_start(&self, checkpoint: &LoadedCheckpoint) -> Result<Option<Vec<f32>>> {
+        match self.adapter {
+            Some((lora, _)) if checkpoint.has(ADAPTER_AT_START) => {
+                self.read_adapter(checkpoint, lora, ADAPTER_AT_START).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The weights in training from a checkpoint.
+    ///
+    /// # Errors
+    /// If it belongs to another network.
+    pub fn read(&self, checkpoint: &LoadedCheckpoint) -> Result<Weights> {
+        match self.adapter {
+            None => self.read_model(checkpoint, MODEL),
+            Some((lora, _)) => Ok(self.read_adapter(checkpoint, lora, ADAPTER_IN_TRAINING)?.into()),
+        }
+    }
+
+    /// Their average from a checkpoint.
+    ///
+    /// # Errors
+    /// If it belongs to another network.
+    pub fn read_average(&self, checkpoint: &LoadedCheckpoint) -> Result<Weights> {
+        match self.adapter {
+            None => self.read_model(checkpoint, AVERAGED_MODEL),
+            Some((lora, _)) => Ok(self.read_adapter(checkpoint, lora, ADAPTER_MODEL)?.into()),
+        }
+    }
+
+    fn read_model(&self, checkpoint: &LoadedCheckpoint, file: &str) -> Result<Weights> {
+        let path = checkpoint.path_of(file)?;
+        let name = path.display().to_string();
+        let model = StoredModel::open(&path)?;
+        if model.kind == self.kind {
+            let begun = Model { kind: self.kind.clone(), class_names: self.class_names.to_vec(), weights: () };
+            model.classes(&name).check_same(begun.classes("the run"))?;
+            return Ok(model.weights);
+        }
+        Err(Error::input(format!(
+            "{name} contains a different network than the run has now: resume with the configuration that the run was \
+             started with"
+        )))
+    }
+
+    fn read_adapter(&self, checkpoint: &LoadedCheckpoint, lora: &Lora, file: &str) -> Result<Vec<f32>> {
+        let folder = checkpoint.path.display().to_string();
+        let [config, matrices] = [checkpoint.file(ADAPTER_CONFIG)?, checkpoint.file(file)?];
+        let adapter = Adapter::from_bytes(&folder, [&config, &matrices], &self.kind.layout())?;
+        if adapter.lora == *lora {
+            return Ok(adapter.weights);
+        }
+        Err(Error::input(format!(
+            "{folder} contains a different adapter than `lora` describes: resume with \
+             the configuration that the run was started with"
+        )))
+    }
+}

@@ -135,9 +135,9 @@ impl Evaluator {
         reference: Option<&Reference>,
     ) -> Result<Self> {
         let (eval, model) = (&config.eval, &network.model);
-        config.rollout.chosen_classes(model.num_conditions())?;
+        config.rollout.chosen_classes(model.conditions())?;
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
-        let classes = eval.chosen_classes(model.num_conditions())?;
+        let classes = eval.chosen_classes(model.conditions())?;
         let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&model.schedule(), eval.steps, eval.solver)?;
         // An evaluation may use as much memory as a rollout; samples do not depend on it.

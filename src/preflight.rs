@@ -47,7 +47,7 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 fn check_train(config: &Config) -> Result<()> {
     let model = match config.model.source()? {
         ModelSource::File(file) => assets::load_model(file)?,
-        ModelSource::Folder(folder) => TextBase::open(config, folder)?.planned()?,
+        ModelSource::Folder(folder) => TextBase::open(config, Command::Train, folder)?.planned()?,
         ModelSource::New(_) => return Ok(()),
     };
     let flow_model = model.flow_model("`model.file`")?;

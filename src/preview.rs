@@ -51,7 +51,7 @@ impl Preview {
         stores: &Stores,
     ) -> Result<Self> {
         let (model, shape) = (&network.model, network.model.picture_shape());
-        let chosen = config.preview.chosen_classes(model.num_conditions())?;
+        let chosen = config.preview.chosen_classes(model.conditions())?;
         let classes = match config.preview.classes.is_empty() {
             true => shown_classes(&config.rollout.classes, model.num_conditions()),
             false => chosen,

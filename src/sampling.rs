@@ -296,10 +296,10 @@ impl Sampling {
         match drawn.iter().position(|value| !value.is_finite()) {
             None => Ok(drawn),
             Some(broken) => Err(Error::NotFinite(format!(
-                "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
+                "sample {} of {} is not finite: the model's weights have diverged, or do not suit these \
                  sampling steps; go back to an earlier checkpoint",
                 broken / dim,
-                requests[broken / dim].condition
+                self.model.condition_name(requests[broken / dim].condition)
             ))),
         }
     }

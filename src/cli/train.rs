@@ -36,7 +36,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let RunStart { config, directory: existing, newest } = start;
     let (file, text) = match config.model.source()? {
         ModelSource::File(file) => (file, None),
-        ModelSource::Folder(folder) => (folder, Some(TextBase::open(&config, folder)?)),
+        ModelSource::Folder(folder) => (folder, Some(TextBase::open(&config, Command::Train, folder)?)),
         ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
     };
     let planned = match &text {
@@ -59,7 +59,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.start_profiling(&gpu, &mut outputs)?;
     let model = match text {
         None => planned,
-        Some(text) => text.encoded(&gpu, |warning| log::warn!("{warning}"))?,
+        Some(text) => {
+            text.schedule_warning().into_iter().for_each(|warning| log::warn!("{warning}"));
+            text.encoded(&gpu, |warning| log::warn!("{warning}"))?
+        }
     };
     let run = rl::TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.

@@ -63,10 +63,10 @@ pub struct Config {
     #[schemars(extend("x-commands" = ["train", "eval", "pretrain", "fit-classifier"]))]
     pub run: Run,
     /// `[model]`
-    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
+    #[schemars(extend("x-commands" = ["train", "eval", "pretrain"]))]
     pub model: Model,
     /// `[prompts]`
-    #[schemars(extend("x-commands" = ["train"]))]
+    #[schemars(extend("x-commands" = ["train", "eval"]))]
     pub prompts: Prompts,
     /// `[data]`
     #[schemars(extend("x-commands" = ["pretrain", "fit-classifier"]))]

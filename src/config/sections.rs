@@ -32,7 +32,7 @@ impl Default for Run {
 /// `[model]`: a model from a file or a folder, or the sizes of a new one; only one of the three.
 ///
 /// `train` needs a file or a folder; `pretrain` takes a file, from which it continues, or sizes; `eval` takes its model
-/// from `--model`. If there is a `[model]` section, `file` and the sizes have no defaults.
+/// from `--model`, and of a text-to-image model `size` and `weights` from here. If there is a `[model]` section, `file` and the sizes have no defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
@@ -44,7 +44,7 @@ pub struct Model {
     /// such as `stabilityai/stable-diffusion-3.5-medium`. Only for `train`, which trains an adapter (`lora`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
-    /// With `folder`: width and height of the pictures, in pixels. Default: the size that the model proposes.
+    /// With a text-to-image model: width and height of the pictures, in pixels. Default: the size that the model proposes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
     /// Height and width of an image, in pixels. Must equal the data's.
@@ -88,7 +88,8 @@ pub struct Model {
     /// Position embedding. Only for new models.
     pub positions: Positions,
     /// How `train` stores frozen weights on the device: the base of an adapter (`lora`) or, if all weights are trained,
-    /// the base that drift and `objective.reference` are measured from. Files keep 32 bits.
+    /// the base that drift and `objective.reference` are measured from; and `eval` the weights of a text-to-image model.
+    /// Files keep 32 bits.
     pub weights: WeightType,
 }
 

@@ -10,7 +10,7 @@ use super::file::ModelKind;
 use super::layout::{Layout, Parameters};
 use super::lora::Adaptable;
 use super::mmdit::{Mmdit, MmditConfig};
-use crate::classes::Classes;
+use crate::classes::{Classes, ConditionKind};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
@@ -158,6 +158,25 @@ impl FlowModel {
         match self {
             Self::Dit(dit) => dit.num_classes,
             Self::Mmdit(model) => model.prompts.prompts().len(),
+        }
+    }
+
+    /// How many of what can be asked for.
+    pub fn conditions(&self) -> (usize, ConditionKind) {
+        let kind = match self {
+            Self::Dit(_) => ConditionKind::Class,
+            Self::Mmdit(_) => ConditionKind::Prompt,
+        };
+        (self.num_conditions(), kind)
+    }
+
+    /// A condition in words: the number of a class, or a prompt.
+    pub fn condition_name(&self, condition: u32) -> String {
+        match self {
+            Self::Mmdit(model) if (condition as usize) < self.num_conditions() => {
+                format!("the prompt {:?}", model.prompts.prompts()[condition as usize])
+            }
+            _ => format!("class {condition}"),
         }
     }
 

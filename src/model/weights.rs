@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::adapter::{Adapter, Merge};
 use super::file::{KEY, Model, ModelKind, check, describe, is_pytorch, pytorch_error};
 use super::folder::StoredTensors;
-use super::layout::{Entry, Layout};
-use super::mmdit::StoredTransformer;
+use super::layout::Entry;
+use super::mmdit::{POSITIONS, StoredTransformer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DType, StoreMemory};
@@ -97,9 +97,9 @@ impl WeightSource for Weights {
 ///
 /// # Errors
 /// Those of the source.
-pub fn crc32(layout: &Layout, weights: &(impl WeightSource + ?Sized)) -> Result<u32> {
+pub fn crc32<'a>(entries: impl IntoIterator<Item = &'a Entry>, weights: &impl WeightSource) -> Result<u32> {
     let mut hasher = crc32fast::Hasher::new();
-    for entry in layout.entries() {
+    for entry in entries {
         hasher.update(bytemuck::cast_slice(&weights.read(entry)?));
         let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
         hasher.update(bytemuck::cast_slice(&padding));
@@ -154,12 +154,14 @@ impl<W: WeightSource> Model<W> {
         Ok(Model { kind: self.kind.clone(), class_names: self.class_names.clone(), weights })
     }
 
-    /// CRC-32 of its weights.
+    /// CRC-32 of its weights; of a text-to-image transformer without the positions, which are cut to the size of the
+    /// pictures.
     ///
     /// # Errors
     /// Those of the source.
     pub fn crc32(&self) -> Result<u32> {
-        crc32(&self.kind.layout(), &self.weights)
+        let is_cut = |entry: &Entry| matches!(self.kind, ModelKind::Mmdit(_)) && entry.name == POSITIONS;
+        crc32(self.kind.layout().entries().iter().filter(|entry| !is_cut(entry)), &self.weights)
     }
 }
 

@@ -128,7 +128,7 @@ impl Trainer {
     /// # Errors
     /// If the configuration does not fit the model.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
-        config.check_classes(model.num_conditions())?;
+        config.check_classes(model.conditions())?;
         model.check_trained(config.lora.is_used())?;
         check_guidance(config, model)?;
         let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);
@@ -183,7 +183,7 @@ impl Trainer {
 
     fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>, updater: BindUpdater) -> Result<Self> {
         let flow_model = model.flow_model("`model.file`")?;
-        let conditions = config.rollout.chosen_classes(flow_model.num_conditions())?;
+        let conditions = config.rollout.chosen_classes(flow_model.conditions())?;
         let cost = Self::cost(config, &flow_model, &DeviceProfile::of(gpu))?;
         // The device holds its staging buffer already.
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;

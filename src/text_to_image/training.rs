@@ -1,18 +1,21 @@
-//! A pipeline as what `train` starts from.
+//! A pipeline with prompts: what `train` starts from, and what `eval` measures.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
-use super::pipeline::{Encoders, TextToImage, folder_of};
+use super::pipeline::{Encoders, TextToImage, add_adapter, folder_of, out_of_memory};
 use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
-use crate::config::{self, Config, is_encoded};
+use crate::config::{self, Command, Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
+use crate::graph::Stores;
 use crate::model::text::CLIP_TOKENS;
 use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
+    Adapter, BASE, FlowModel, LatentDecoder, Network, PromptEmbedding, PromptSource, Shared, StoredModel,
+    StoredTransformer, Weights,
 };
 use crate::shape::ImageShape;
 
@@ -83,11 +86,11 @@ impl LatentDecoder for PictureDecoder {
 }
 
 impl TextBase {
-    /// Opens the model that a configuration names as `folder`, and reads its prompts.
+    /// Opens the pipeline in a folder for a command with this configuration, and reads its prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
-    pub fn open(config: &Config, folder: &str) -> Result<Self> {
+    pub fn open(config: &Config, command: Command, folder: &str) -> Result<Self> {
         let Some(path) = folder_of(folder)? else {
             return Err(Error::input(format!(
                 "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
@@ -98,11 +101,11 @@ impl TextBase {
         let picture = config.model.size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         let prompts = config.prompts.clone();
-        let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
+        let file = prompts.given()?;
         let (texts, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), config.guides_updates() || config.eval.guidance_scale != 1.0)?;
+                conditions.check(model.config(), config.guides(command))?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
@@ -147,13 +150,6 @@ impl TextBase {
     /// # Errors
     /// If an encoder is damaged, or the device does not have enough memory.
     pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
-        let (rollout, own) = &self.schedule;
-        if *rollout == Schedule::default() && rollout != own {
-            warn(
-                "`rollout.schedule` is linear, but the model is sampled along shifted noise levels: set it to \
-                 { kind = \"static-shift\", shift = 3.0 }, for instance",
-            );
-        }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) => {
@@ -163,5 +159,41 @@ impl TextBase {
             }
         };
         self.with(Shared(conditions))
+    }
+
+    /// What to tell a user whose rollouts take other steps than the model is made for.
+    pub fn schedule_warning(&self) -> Option<&'static str> {
+        let (rollout, own) = &self.schedule;
+        (*rollout == Schedule::default() && rollout != own).then_some(
+            "`rollout.schedule` is linear, but the model is sampled along shifted noise levels: set it to \
+             { kind = \"static-shift\", shift = 3.0 }, for instance",
+        )
+    }
+
+    /// Reads an adapter of the transformer, as [`TextToImage::adapter`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adapter(&self, path: &Path) -> Result<Adapter> {
+        self.model.adapter(path)
+    }
+
+    /// Uploads what [`TextBase::encoded`] has made, as [`BASE`] stored in this type, with an adapter at a scale if there is
+    /// one.
+    ///
+    /// # Errors
+    /// If the weights cannot be read or stored so, or the device does not have enough memory.
+    pub fn upload(
+        &self,
+        gpu: &Arc<Gpu>,
+        model: &StoredModel,
+        weights: WeightType,
+        adapter: Option<(&Adapter, f64)>,
+    ) -> Result<(Network, Stores)> {
+        let mut network = Network::base(&model.flow_model("the model")?, weights);
+        let base = network.frozen().upload(gpu, BASE.0, &model.weights).map_err(out_of_memory)?;
+        let mut stores = Stores::from([(BASE, base)]);
+        add_adapter(gpu, (&mut network, &mut stores), adapter)?;
+        Ok((network, stores))
     }
 }

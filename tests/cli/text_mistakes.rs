@@ -5,8 +5,8 @@ use std::path::Path;
 
 use flowdppo_wgpu::model::{read_tensors, write_tensors};
 
-use super::text_to_image::{Place, TRANSFORMER, formats};
-use super::workplace::{Ended, program};
+use super::text_to_image::{Place, TRANSFORMER};
+use super::workplace::{Ended, formats, program};
 
 /// A pipeline with a mistake, what is asked of it, and what the sentence must contain.
 type Mistake<'a> = (&'a dyn Fn(&Path), &'a str, &'a [&'a str]);

@@ -7,7 +7,7 @@ use flowdppo_wgpu::model::folder::{StoredTensor, StoredTensors};
 use flowdppo_wgpu::model::{Tensors, read_tensors, write_tensors};
 use tempfile::TempDir;
 
-use super::workplace::{Ended, picture, program};
+use super::workplace::{Ended, formats, picture, pipeline, program};
 
 /// The transformer's weights in a pipeline.
 pub(super) const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safetensors";
@@ -16,14 +16,6 @@ pub(super) const TRANSFORMER: &str = "transformer/diffusion_pytorch_model.safete
 const TRAJECTORY: f64 = 2e-4;
 /// The decoder's share of a latent's error is as large as itself or twice that.
 const IMAGE: f64 = 5e-4;
-
-pub(super) fn formats(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
-
-fn pipeline() -> String {
-    formats("sd35_tiny_pipeline").display().to_string()
-}
 
 fn reference() -> Tensors {
     read_tensors(&formats("sd35_tiny_pipeline/io.safetensors")).unwrap()

@@ -14,9 +14,18 @@ pub enum Error {
     /// Bad usage, configuration or input file: the user corrects it and runs again (exit code 2).
     #[error("{0}")]
     Input(String),
-    /// No usable adapter, or not enough memory on it (exit code 3).
+    /// No usable adapter (exit code 3).
     #[error("{0}")]
     Device(String),
+    /// Not enough memory on the device (exit code 3). Which key or option would help depends on the command, which adds
+    /// it.
+    #[error("{shortage}{more}")]
+    Memory {
+        /// What there is no room for.
+        shortage: Shortage,
+        /// What else the message says.
+        more: String,
+    },
     /// The device was lost or stopped answering in the middle of the work (exit code 4).
     #[error("{0}")]
     DeviceLost(String),
@@ -33,6 +42,46 @@ pub enum Error {
     /// Everything else: a full disk, a broken invariant (exit code 1).
     #[error("{0}")]
     Failed(String),
+}
+
+/// What a device has no room for; sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    /// The driver reported it.
+    #[error("the device is out of memory")]
+    Reported,
+    /// All the memory that is planned.
+    #[error("the plan needs {} of device memory, but {device} has {}", mebibytes(*needed), mebibytes(*available))]
+    Total {
+        /// What is planned.
+        needed: u64,
+        /// What there is.
+        available: u64,
+        /// The name of the device.
+        device: String,
+    },
+    /// One tensor or buffer, which the limits of the device do not allow.
+    #[error("{name} needs {} in one piece, but the device allows {}", mebibytes(*needed), mebibytes(*limit))]
+    Piece {
+        /// What it is.
+        name: String,
+        /// Its size.
+        needed: u64,
+        /// The largest size.
+        limit: u64,
+        /// Whether it is smaller if fewer samples are computed together.
+        of_batch: bool,
+    },
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+impl From<Shortage> for Error {
+    fn from(shortage: Shortage) -> Self {
+        Self::Memory { shortage, more: String::new() }
+    }
 }
 
 /// A `Result` whose error is [`Error`] by default.
@@ -79,7 +128,8 @@ impl Error {
         | Self::NotFinite(message)
         | Self::Reward(message)
         | Self::Guarded(message)
-        | Self::Failed(message)) = &mut self;
+        | Self::Failed(message)
+        | Self::Memory { more: message, .. }) = &mut self;
         message.push_str(more);
         self
     }
@@ -89,7 +139,7 @@ impl Error {
         match self {
             Self::NotFinite(_) | Self::Reward(_) | Self::Guarded(_) | Self::Failed(_) => 1,
             Self::Input(_) => 2,
-            Self::Device(_) => 3,
+            Self::Device(_) | Self::Memory { .. } => 3,
             Self::DeviceLost(_) => 4,
         }
     }

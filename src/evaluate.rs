@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Eval, Rollout};
 use crate::error::Result;
 use crate::flow::sampler::{Sampler, Transition};
 use crate::gpu::{Command, Gpu, Region};
@@ -16,7 +16,7 @@ use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
 use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
-use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
+use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
 /// The result of an evaluation.
@@ -101,9 +101,9 @@ pub struct Evaluator {
 }
 
 /// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
-/// adapter of [`START`] if the run continued from one.
-pub fn declare_reference<'a>(graph: &mut Graph, config: &Config, network: &'a Network) -> FlowNetwork<'a> {
-    match network.lora.is_some() && config.lora.starts_from_adapter() {
+/// adapter of [`START`] if a run with an adapter is measured `from_start`.
+pub fn declare_reference<'a>(graph: &mut Graph, network: &'a Network, from_start: bool) -> FlowNetwork<'a> {
+    match network.lora.is_some() && from_start {
         // The same kernels as those of the policy, so that their difference is exactly zero at first.
         true => network.declare(graph, START, None),
         false => network.model.network(network.frozen().declare(graph, BASE)),
@@ -121,27 +121,27 @@ pub struct Reference {
 }
 
 impl Evaluator {
-    /// Binds the model whose weights are the `PARAMETERS` of `stores`, and whose classes have these names. With a
-    /// `reference`, and what [`declare_reference`] reads among the stores, drift from it is measured too.
+    /// Binds a model. With a `reference`, and what [`declare_reference`] reads among the model's stores, drift from it is
+    /// measured too, along the trajectories of a `rollout`.
     ///
     /// # Errors
     /// If the judge does not fit the model, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &Config,
-        network: &Network,
-        class_names: &[String],
-        stores: &Stores,
+        eval: &Eval,
+        rollout: &Rollout,
+        tuned: ModelOnDevice<'_>,
         reference: Option<&Reference>,
     ) -> Result<Self> {
-        let (eval, model) = (&config.eval, &network.model);
-        config.rollout.chosen_classes(model.conditions())?;
+        let ModelOnDevice { network, class_names, stores } = tuned;
+        let model = &network.model;
+        rollout.chosen_classes(model.conditions())?;
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes = eval.chosen_classes(model.conditions())?;
         let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&model.schedule(), eval.steps, eval.solver)?;
         // An evaluation may use as much memory as a rollout; samples do not depend on it.
-        let batch = requests.len().min(config.rollout_micro_batch());
+        let batch = requests.len().min(rollout.effective_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
             file => Some(reward::classifier_for(gpu, file, &model.pictures(class_names))?),
@@ -153,11 +153,13 @@ impl Evaluator {
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(reference) = reference {
             base_sampling = Some(draws(&reference.network, &reference.stores)?);
-            drift = Some(DriftMeter::new(gpu, config, network, batch, stores)?);
+            // If the reference has an adapter, it is that of `START`.
+            let from_start = reference.network.lora.is_some();
+            drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, from_start, batch)?);
         }
         Ok(Self {
             count: eval.count,
-            trained: config.rollout.classes.iter().map(|class| *class as u32).collect(),
+            trained: rollout.classes.iter().map(|class| *class as u32).collect(),
             sampling: draws(network, stores)?,
             gpu: gpu.clone(),
             model: model.clone(),
@@ -301,20 +303,27 @@ struct DriftMeter {
 }
 
 impl DriftMeter {
-    fn new(gpu: &Arc<Gpu>, config: &Config, network: &Network, batch: usize, stores: &Stores) -> Result<Self> {
+    fn new(
+        gpu: &Arc<Gpu>,
+        guidance_scale: f64,
+        rollout: &Rollout,
+        tuned: ModelOnDevice<'_>,
+        from_start: bool,
+        batch: usize,
+    ) -> Result<Self> {
+        let ModelOnDevice { network, stores, .. } = tuned;
         let shape = network.model.batch_shape(batch);
         let mut graph = Graph::new();
         let x = graph.input("x", &shape);
         let velocity = graph.input("velocity of the model", &shape);
         let time = graph.input("time", &[batch]);
-        let guidance_scale = config.eval.guidance_scale as f32;
+        let guidance_scale = guidance_scale as f32;
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
-        let base = declare_reference(&mut graph, config, network);
+        let base = declare_reference(&mut graph, network, from_start);
         let base = base.guided_velocity(&mut graph, x, time, condition, guidance_scale);
         // Of the two sums only S2 is needed: any tensor of the shape can be passed as the noise.
         let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
-        let rollout = &config.rollout;
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };
         Ok(Self {
             gpu: gpu.clone(),

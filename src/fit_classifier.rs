@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::flow::noise::{AUGMENT, NoiseKey, PRETRAIN_NOISE, SHUFFLE, Stream};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
-use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
+use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// The classifier network for a data set.
@@ -22,14 +22,35 @@ pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig 
     }
 }
 
+/// What fitting reads of a configuration.
+#[derive(Clone, Debug)]
+pub struct FitSettings {
+    /// How it optimises.
+    pub classifier: config::Classifier,
+    /// Whether images are mirrored at random.
+    pub horizontal_flip: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// It stops after more than this many skipped steps in a row.
+    pub max_skipped_updates: usize,
+}
+
+impl From<&Config> for FitSettings {
+    fn from(config: &Config) -> Self {
+        Self {
+            classifier: config.classifier.clone(),
+            horizontal_flip: config.data.horizontal_flip,
+            seed: config.run.seed,
+            max_skipped_updates: config.train.max_skipped_updates,
+        }
+    }
+}
+
 /// Training of a classifier on one data set.
 #[derive(Debug)]
 pub struct Fitting<'a> {
-    config: config::Classifier,
+    settings: FitSettings,
     data: &'a Dataset,
-    horizontal_flip: bool,
-    seed: u64,
-    max_skipped_updates: usize,
     /// Weights and moments.
     pub optimizer: Optimizer,
     plan: Plan,
@@ -57,9 +78,9 @@ impl FittingGraph {
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input_indices("labels", &[batch]);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let mixture = [1.0, 0.0, config.noise_std as f32].repeat(batch);
-        let mixture = graph.constant("mixture", &[batch, 3], mixture);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
+        let mixture = vec![SamplerRow { a: 1.0, b: 0.0, s: config.noise_std as f32 }; batch];
+        let mixture = graph.constant("mixture", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&mixture).to_vec());
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
         let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
         let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
@@ -78,15 +99,12 @@ impl<'a> Fitting<'a> {
     ///
     /// # Errors
     /// If the device does not have enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &config::Config, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
-        let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(config.run.seed))?;
-        let recorded = FittingGraph::record(&config.classifier, network);
+    pub fn new(gpu: &Arc<Gpu>, settings: FitSettings, network: &ClassifierConfig, data: &'a Dataset) -> Result<Self> {
+        let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(settings.seed))?;
+        let recorded = FittingGraph::record(&settings.classifier, network);
         let plan = Plan::new(gpu, &recorded.graph, optimizer.stores())?;
         Ok(Self {
-            config: config.classifier.clone(),
-            horizontal_flip: config.data.horizontal_flip,
-            seed: config.run.seed,
-            max_skipped_updates: config.train.max_skipped_updates,
+            settings,
             data,
             optimizer,
             plan,
@@ -102,27 +120,33 @@ impl<'a> Fitting<'a> {
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
     pub fn step(&mut self, step: usize) -> Result<StepReport> {
-        let stream =
-            |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
+        let stream = |domain: u32| {
+            Stream::new(NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: 0, step: domain })
+        };
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
         let (mut images, mut labels, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        for sample in 0..self.config.batch_size {
+        for sample in 0..self.settings.classifier.batch_size {
             let index = choice.below(self.data.len() as u32) as usize;
-            self.data.push_image(&mut images, index, self.horizontal_flip && augment.uniform() < 0.5);
+            self.data.push_image(&mut images, index, self.settings.horizontal_flip && augment.uniform() < 0.5);
             labels.push(self.data.labels[index]);
-            let key = NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
-            keys.extend(key.words());
+            let key = NoiseKey {
+                seed: self.settings.seed,
+                rollout: step as u32,
+                sample: sample as u32,
+                step: PRETRAIN_NOISE,
+            };
+            keys.push(NoiseWords::from(key));
         }
         self.plan.write(self.images, &images);
         self.plan.write(self.labels, &labels);
-        self.plan.write(self.keys, &keys);
+        self.plan.write_structs(self.keys, &keys);
         self.plan.run()?;
         self.optimizer.update(&AdamWSettings {
-            learning_rate: self.config.learning_rate,
+            learning_rate: self.settings.classifier.learning_rate,
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            weight_decay: self.config.weight_decay,
+            weight_decay: self.settings.classifier.weight_decay,
             max_grad_norm: 0.0,
             average_decay: 1.0,
         })?;
@@ -130,7 +154,7 @@ impl<'a> Fitting<'a> {
         let loss = losses.iter().map(|loss| f64::from(*loss)).sum();
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
-        self.optimizer.settle(norm, self.max_skipped_updates, &when, "classifier.learning_rate")?;
-        Ok(StepReport { loss, norm, learning_rate: self.config.learning_rate })
+        self.optimizer.settle(norm, self.settings.max_skipped_updates, &when, "classifier.learning_rate")?;
+        Ok(StepReport { loss, norm, learning_rate: self.settings.classifier.learning_rate })
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
 use crate::model::{ClassifierConfig, FlowModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
-use crate::rl::Trainer;
+use crate::rl::TrainingRun;
 use crate::text_to_image::TextBase;
 use crate::{assets, data, fit_classifier, pretrain};
 
@@ -47,11 +47,11 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 fn check_train(config: &Config) -> Result<()> {
     let model = match config.model.source()? {
         ModelSource::File(file) => assets::load_model(file)?,
-        ModelSource::Folder(folder) => TextBase::open(config, Command::Train, folder)?.planned()?,
+        ModelSource::Folder(folder) => TextBase::open(folder, &config.into())?.planned()?,
         ModelSource::New(_) => return Ok(()),
     };
     let flow_model = model.flow_model("`model.file`")?;
-    Trainer::cost(config, &flow_model, &DeviceProfile::default())?;
+    TrainingRun::cost(config, &flow_model, &DeviceProfile::default())?;
     let pictures = flow_model.pictures(&model.class_names);
     Rewards::check(&config.reward, &pictures)?;
     match config.eval.judge.as_str() {

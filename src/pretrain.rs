@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
-use crate::config::{self, Decay, EmaWarmUp, TimeSampling};
+use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{ConditionInput, FlowModel, WeightSource};
-use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
+use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// Forward and backward pass of one micro-batch of flow matching.
@@ -27,7 +27,7 @@ pub struct FlowMatchingGraph {
     pub condition: ConditionInput,
     /// The network's time, `[B]`, from [`FlowModel::time_of`].
     pub time: Tensor,
-    /// Noise keys, `[B, 5]`.
+    /// [`NoiseWords`] of each image.
     pub keys: Tensor,
     /// Factors (image, 0, noise) of the noisy state, `[B, 3]`.
     pub to_noisy: Tensor,
@@ -49,10 +49,10 @@ impl FlowMatchingGraph {
         let images = graph.input("images", &shape);
         let condition = ConditionInput::declare(&mut graph, model, batch, false);
         let time = graph.input("time", &[batch]);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
-        let to_noisy = graph.input("mixture of the state", &[batch, 3]);
-        let to_target = graph.input("mixture of the target", &[batch, 3]);
+        let to_noisy = graph.input("mixture of the state", &[batch, SamplerRow::WORDS]);
+        let to_target = graph.input("mixture of the target", &[batch, SamplerRow::WORDS]);
         let weight = graph.input("weight", &[batch]);
         let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
@@ -87,16 +87,37 @@ pub fn check_shape(data: &Dataset, model: &FlowModel) -> Result<()> {
     )))
 }
 
+/// What pretraining reads of a configuration.
+#[derive(Clone, Debug)]
+pub struct PretrainSettings {
+    /// How it optimises.
+    pub pretrain: config::Pretrain,
+    /// Whether images are mirrored at random.
+    pub horizontal_flip: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// It stops after more than this many skipped steps in a row.
+    pub max_skipped_updates: usize,
+}
+
+impl From<&Config> for PretrainSettings {
+    fn from(config: &Config) -> Self {
+        Self {
+            pretrain: config.pretrain.clone(),
+            horizontal_flip: config.data.horizontal_flip,
+            seed: config.run.seed,
+            max_skipped_updates: config.train.max_skipped_updates,
+        }
+    }
+}
+
 /// Flow-matching pretraining of one model on one data set.
 #[derive(Debug)]
 pub struct Pretraining<'a> {
-    config: config::Pretrain,
+    settings: PretrainSettings,
     model: FlowModel,
     data: &'a Dataset,
-    horizontal_flip: bool,
-    seed: u64,
     micro_batch: usize,
-    max_skipped_updates: usize,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
@@ -135,35 +156,23 @@ impl<'a> Pretraining<'a> {
     /// If data and model do not match, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &config::Config,
+        settings: PretrainSettings,
         model: FlowModel,
         data: &'a Dataset,
         weights: &(impl WeightSource + ?Sized),
     ) -> Result<Self> {
-        check_data(data, &model, &config.pretrain)?;
-        let micro_batch = config.pretrain_micro_batch();
-        let activations = activations(&config.pretrain);
+        check_data(data, &model, &settings.pretrain)?;
+        let micro_batch = settings.pretrain.effective_micro_batch();
+        let activations = activations(&settings.pretrain);
         let optimizer = Optimizer::new(gpu, model.layout(), weights)?;
         let step_graph = FlowMatchingGraph::record(&model, micro_batch, activations);
         let plan = Plan::new(gpu, &step_graph.graph, optimizer.stores())?;
-        Ok(Self {
-            config: config.pretrain.clone(),
-            horizontal_flip: config.data.horizontal_flip,
-            seed: config.run.seed,
-            model,
-            data,
-            micro_batch,
-            max_skipped_updates: config.train.max_skipped_updates,
-            optimizer,
-            step_graph,
-            plan,
-            reported: false,
-        })
+        Ok(Self { settings, model, data, micro_batch, optimizer, step_graph, plan, reported: false })
     }
 
     /// The learning rate of a step: linear warm-up, then constant or half a cosine.
     fn learning_rate(&self, step: usize) -> f64 {
-        let config = &self.config;
+        let config = &self.settings.pretrain;
         if step < config.warmup_steps {
             return config.learning_rate * (step + 1) as f64 / config.warmup_steps as f64;
         }
@@ -181,9 +190,10 @@ impl<'a> Pretraining<'a> {
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
     pub fn step(&mut self, step: usize) -> Result<StepReport> {
-        let batch = self.config.batch_size;
-        let stream =
-            |domain: u32| Stream::new(NoiseKey { seed: self.seed, rollout: step as u32, sample: 0, step: domain });
+        let batch = self.settings.pretrain.batch_size;
+        let stream = |domain: u32| {
+            Stream::new(NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: 0, step: domain })
+        };
         let (mut times, mut dropout) = (stream(PRETRAIN_TIME), stream(DROPOUT));
         let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
         let mut loss = 0.0;
@@ -192,26 +202,30 @@ impl<'a> Pretraining<'a> {
             let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
             for sample in first..first + self.micro_batch {
                 let index = choice.below(self.data.len() as u32) as usize;
-                let flip = self.horizontal_flip && augment.uniform() < 0.5;
+                let flip = self.settings.horizontal_flip && augment.uniform() < 0.5;
                 self.data.push_image(&mut images, index, flip);
-                let dropped = dropout.uniform() < self.config.class_dropout;
+                let dropped = dropout.uniform() < self.settings.pretrain.class_dropout;
                 let none = self.model.null_condition().filter(|_| dropped);
                 conditions.push(none.unwrap_or(self.data.labels[index]));
                 let sigma = self.draw_sigma(&mut times);
                 time.push(self.model.time_of(sigma));
-                to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
-                to_target.extend([-1.0_f32, 0.0, 1.0]);
-                let key =
-                    NoiseKey { seed: self.seed, rollout: step as u32, sample: sample as u32, step: PRETRAIN_NOISE };
-                keys.extend(key.words());
+                to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
+                to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
+                let key = NoiseKey {
+                    seed: self.settings.seed,
+                    rollout: step as u32,
+                    sample: sample as u32,
+                    step: PRETRAIN_NOISE,
+                };
+                keys.push(NoiseWords::from(key));
             }
             let it = &self.step_graph;
             self.plan.write(it.images, &images);
             it.condition.write(&self.plan, &self.model, &conditions)?;
             self.plan.write(it.time, &time);
-            self.plan.write(it.keys, &keys);
-            self.plan.write(it.to_noisy, &to_noisy);
-            self.plan.write(it.to_target, &to_target);
+            self.plan.write_structs(it.keys, &keys);
+            self.plan.write_structs(it.to_noisy, &to_noisy);
+            self.plan.write_structs(it.to_target, &to_target);
             self.plan.write(it.weight, &vec![1.0 / batch as f32; self.micro_batch]);
             self.plan.run()?;
             let losses: Vec<f32> = self.plan.read(&[it.loss])?;
@@ -223,9 +237,9 @@ impl<'a> Pretraining<'a> {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            weight_decay: self.config.weight_decay,
-            max_grad_norm: self.config.max_grad_norm,
-            average_decay: EmaWarmUp::Rational.decay(self.config.ema_decay, step as u64),
+            weight_decay: self.settings.pretrain.weight_decay,
+            max_grad_norm: self.settings.pretrain.max_grad_norm,
+            average_decay: EmaWarmUp::Rational.decay(self.settings.pretrain.ema_decay, step as u64),
         })?;
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
@@ -237,7 +251,7 @@ impl<'a> Pretraining<'a> {
             log::warn!("{when}: {lost}");
             self.reported = true;
         }
-        let settled = self.optimizer.settle(norm, self.max_skipped_updates, &when, "pretrain.learning_rate");
+        let settled = self.optimizer.settle(norm, self.settings.max_skipped_updates, &when, "pretrain.learning_rate");
         settled.map_err(|cause| match lost {
             Some(lost) => cause.followed_by(&format!("; {lost}")),
             None => cause,
@@ -246,10 +260,10 @@ impl<'a> Pretraining<'a> {
     }
 
     fn draw_sigma(&self, times: &mut Stream) -> f64 {
-        match self.config.time_sampling {
+        match self.settings.pretrain.time_sampling {
             TimeSampling::Uniform => times.uniform(),
             TimeSampling::LogitNormal => {
-                let logit = self.config.logit_mean + self.config.logit_std * times.normal();
+                let logit = self.settings.pretrain.logit_mean + self.settings.pretrain.logit_std * times.normal();
                 1.0 / (1.0 + (-logit).exp())
             }
         }

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config;
 use crate::data::Dataset;
 use crate::data::grid::Grid;
 use crate::data::panel::Panel;
 use crate::data::scatter::{self, Scatter, is_point};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::Stores;
-use crate::model::{FlowModel, Network};
+use crate::model::FlowModel;
 use crate::reward::{Purpose, Rewards, ScoringContext};
-use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
+use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use crate::shape::ImageShape;
 
 /// The most classes in a grid.
@@ -36,27 +35,27 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Binds the model whose weights are in `stores`, to draw at most `micro_batch` samples together. If there is no room
-    /// for all classes, those that rollouts draw come first.
+    /// Binds a model, to draw at most `micro_batch` samples together. If there is no room for all classes, the `trained`
+    /// come first: those that rollouts draw.
     ///
     /// # Errors
     /// If `preview.classes` names a class that the model does not have, or the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &Config,
-        network: &Network,
-        class_names: &[String],
+        settings: &config::Preview,
+        trained: &[usize],
+        drawn: ModelOnDevice<'_>,
         micro_batch: usize,
         guidance_scale: f64,
-        stores: &Stores,
     ) -> Result<Self> {
+        let ModelOnDevice { network, class_names, stores } = drawn;
         let (model, shape) = (&network.model, network.model.picture_shape());
-        let chosen = config.preview.chosen_classes(model.conditions())?;
-        let classes = match config.preview.classes.is_empty() {
-            true => shown_classes(&config.rollout.classes, model.num_conditions()),
+        let chosen = settings.chosen_classes(model.conditions())?;
+        let classes = match settings.classes.is_empty() {
+            true => shown_classes(trained, model.num_conditions()),
             false => chosen,
         };
-        let requests = requests_for(&classes, config.preview.per_class, config.preview.seed);
+        let requests = requests_for(&classes, settings.per_class, settings.seed);
         let sampling =
             Sampling::new(gpu, network, [requests.len(), requests.len().min(micro_batch)], guidance_scale, stores)?;
         let name = |class: &u32| class_names.get(*class as usize).cloned().unwrap_or_else(|| class.to_string());
@@ -71,7 +70,7 @@ impl Preview {
             labels,
             titles,
             shape,
-            per_class: config.preview.per_class,
+            per_class: settings.per_class,
             data,
         })
     }

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::assets;
 use crate::compare::{Comparison, Source};
-use crate::config::{Command, Config, ModelSource, SweepRun};
+use crate::config::{Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::StoredModel;
-use crate::rl::{Cost, RunOptions, RunSummary, Trainer, TrainingRun};
+use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
@@ -88,7 +88,7 @@ impl SweepPlan {
     /// If the configuration does not fit the model.
     pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
         let file = model_file(&run.config)?;
-        Trainer::cost(&run.config, &self.models[file].flow_model(file)?, profile)
+        TrainingRun::cost(&run.config, &self.models[file].flow_model(file)?, profile)
     }
 
     /// Starts a run, or continues it.
@@ -200,7 +200,7 @@ fn check_inputs(config: &Config, config_file: &Path) -> Result<()> {
         return Ok(());
     }
     let Some(then) = Inputs::read(&folder.join("inputs.json"))? else { return Ok(()) };
-    match then.changes(&Inputs::of(&config.anchored(), Command::Train)) {
+    match then.changes(&rl::inputs(config)?) {
         changes if changes.is_empty() => Ok(()),
         changes => Err(inputs::changed(&changes, "restore what it was, or choose another --out")),
     }

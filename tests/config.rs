@@ -244,8 +244,9 @@ fn sizes_replace_the_default_file() {
 fn a_micro_batch_is_at_most_the_batch() {
     let config = parse("", &["rollout.group_size=4"]).unwrap();
     config.validate(Command::Train).unwrap();
-    assert_eq!((config.samples_per_rollout(), config.rollout_micro_batch()), (40, 40));
-    assert_eq!((config.samples_per_update(), config.update_micro_batch()), (20, 20));
+    assert_eq!((config.rollout.samples(), config.rollout.effective_micro_batch()), (40, 40));
+    let Config { train, rollout, .. } = &config;
+    assert_eq!((train.samples_per_update(rollout), train.effective_micro_batch(rollout)), (20, 20));
 }
 
 /// A command ignores the sections that it does not read.

@@ -30,8 +30,10 @@ use flowdppo_wgpu::model::{Adapter, BASE, ConditionInput, FlowModel, Model, Netw
 use flowdppo_wgpu::optimizer::{Optimizer, PARAMETERS};
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::reward::Rewards;
-use flowdppo_wgpu::rl::{Rollout, RolloutCollector, STATES, Trainer, UpdateRecord, Updater, VELOCITIES};
-use flowdppo_wgpu::sampling::SamplerTable;
+use flowdppo_wgpu::rl::{
+    Rollout, RolloutCollector, STATES, Trainer, UpdateRecord, UpdateSettings, Updater, VELOCITIES,
+};
+use flowdppo_wgpu::sampling::{ModelOnDevice, SamplerTable};
 
 /// The tiny classifier as a file, for use in configurations.
 fn classifier_file() -> (tempfile::TempDir, PathBuf) {
@@ -74,7 +76,7 @@ struct Parts {
 impl Parts {
     fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model) -> Self {
         let flow_model = &flow_model_of(model);
-        let adapter = Adapter::begin(config, flow_model).expect("it fits the model");
+        let adapter = Adapter::begin(&config.lora, config.run.seed, flow_model).expect("it fits the model");
         let network = Network::new(flow_model, adapter.as_ref(), config.model.weights);
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
@@ -93,12 +95,14 @@ impl Parts {
             _ => optimizer.stores().clone(),
         };
         drawing.extend(kept.clone());
-        let cost = Trainer::cost(config, flow_model, &DeviceProfile::of(gpu)).expect("it fits the model");
+        let cost = Trainer::cost(&config.into(), flow_model, &DeviceProfile::of(gpu)).expect("it fits the model");
         let _held = cost.reserve(gpu).expect("it is small");
-        let collector = RolloutCollector::new(gpu, config, &network, vec![0, 1, 2], &drawing).expect("it is small");
+        let settings = UpdateSettings::from(config);
+        let collector =
+            RolloutCollector::new(gpu, settings.of_rollouts(), &network, vec![0, 1, 2], &drawing).expect("it is small");
         let mut others = collector.stores();
         others.extend(kept);
-        let updater = Updater::new(gpu, config, &network, &optimizer, others).expect("it is small");
+        let updater = Updater::new(gpu, &settings, &network, &optimizer, others).expect("it is small");
         Self { optimizer, collector, updater }
     }
 
@@ -129,10 +133,6 @@ fn advantage(sample: usize) -> f64 {
     2.0 * (0.7 + 1.3 * sample as f64).sin()
 }
 
-// Columns of an outcome.
-const RATIO: usize = 2;
-const KL: usize = 3;
-
 #[test]
 fn the_first_update_is_on_policy_to_the_bit() {
     let model = tiny::dit(2);
@@ -155,11 +155,11 @@ fn the_first_update_is_on_policy_to_the_bit() {
                 let case = format!("guidance {guidance_scale}, {updates} updates, micro-batch {micro_batch}");
                 assert_eq!(records[0].outcomes.len(), 12 / updates * 3);
                 for outcome in &records[0].outcomes {
-                    assert_eq!(outcome[RATIO].to_bits(), 1.0_f32.to_bits(), "{case}: the ratio is {}", outcome[RATIO]);
-                    assert_eq!(outcome[KL].to_bits(), 0.0_f32.to_bits(), "{case}: the KL is {}", outcome[KL]);
+                    assert_eq!(outcome.ratio.to_bits(), 1.0_f32.to_bits(), "{case}: the ratio is {}", outcome.ratio);
+                    assert_eq!(outcome.kl.to_bits(), 0.0_f32.to_bits(), "{case}: the KL is {}", outcome.kl);
                 }
                 let last = records.last().expect("there are updates");
-                let moved = last.outcomes.iter().filter(|outcome| outcome[RATIO] != 1.0 && outcome[KL] > 0.0);
+                let moved = last.outcomes.iter().filter(|outcome| outcome.ratio != 1.0 && outcome.kl > 0.0);
                 assert_eq!(moved.count(), last.outcomes.len(), "{case}: the policy does not move");
             }
         }
@@ -204,7 +204,7 @@ fn the_seed_determines_every_byte() {
     let checkpoint = |seed: u64| {
         let mut config = tiny::config(&file);
         config.run.seed = seed;
-        let mut trainer = Trainer::new(gpu(), &config, &model).expect("it is small");
+        let mut trainer = Trainer::new(gpu(), (&config).into(), &model).expect("it is small");
         for iteration in 0..2 {
             trainer.iteration(iteration).expect("the device works");
         }
@@ -232,7 +232,7 @@ fn the_mask_needs_several_updates_and_a_finite_threshold() {
         config.train.inner_epochs = epochs;
         config.objective.kl_mask_threshold = threshold;
         config.objective.threshold_unit = unit;
-        let mut trainer = Trainer::new(gpu(), &config, &model).expect("it is small");
+        let mut trainer = Trainer::new(gpu(), (&config).into(), &model).expect("it is small");
         let found = (0..2).map(|iteration| trainer.iteration(iteration).expect("the device works"));
         let updates: Vec<_> = found.flat_map(|found| found.updates).collect();
         assert!(updates.iter().all(|update| !update.skipped));
@@ -260,14 +260,15 @@ fn nothing_is_allocated_or_compiled_after_the_first_iteration() {
     let gpu = own_gpu();
     let (config, model) = (tiny::config(&file), tiny::dit(1));
     let flow_model = &flow_model_of(&model);
-    let mut trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
+    let mut trainer = Trainer::new(&gpu, (&config).into(), &model).expect("it is small");
     let base = flow_model.layout().upload(&gpu, "base", &model.weights).expect("it is small");
     let mut stores = trainer.optimizer.average_stores();
     stores.insert(BASE, base.clone());
     let reference = Reference { network: flow_model.into(), stores: Stores::from([(PARAMETERS, base)]) };
+    let tuned = ModelOnDevice { network: &flow_model.into(), class_names: &[], stores: &stores };
     let mut evaluator =
-        Evaluator::new(&gpu, &config, &flow_model.into(), &[], &stores, Some(&reference)).expect("it is small");
-    let mut preview = Preview::new(&gpu, &config, &flow_model.into(), &[], 16, 1.0, &stores).expect("it is small");
+        Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, Some(&reference)).expect("it is small");
+    let mut preview = Preview::new(&gpu, &config.preview, &[], tuned, 16, 1.0).expect("it is small");
     let table = SamplerTable::ode(&flow_model.schedule(), config.preview.steps).expect("it is a schedule");
     let mut whole_iteration = |index: u64| -> Result<_> {
         trainer.iteration(index)?;
@@ -313,13 +314,14 @@ fn the_plan_predicts_the_memory() {
         config.model.weights = if activation_checkpointing { WeightType::Q8_0 } else { WeightType::F16 };
         config.lora.rank = rank;
         if rank > 2 {
-            let adapter =
-                Adapter::begin(&config, &flow_model_of(&model)).expect("it fits the model").expect("there is one");
+            let adapter = Adapter::begin(&config.lora, config.run.seed, &flow_model_of(&model))
+                .expect("it fits the model")
+                .expect("there is one");
             let folder = folder.path().join("adapter");
             adapter.save(&folder, &flow_model_of(&model)).expect("the folder is writable");
             config.lora.adapter = Some(folder);
         }
-        let cost = Trainer::cost(&config, &flow_model_of(&model), &profile).expect("it fits the model");
+        let cost = Trainer::cost(&(&config).into(), &flow_model_of(&model), &profile).expect("it fits the model");
         let held = || gpu.counters().bytes_held;
 
         let before = held();
@@ -334,7 +336,7 @@ fn the_plan_predicts_the_memory() {
             Rewards::new(&gpu, &config.reward, &flow_model_of(&model).pictures(&[])).expect("it fits the model");
         let of_rewards = held() - before;
         drop(rewards);
-        let trainer = Trainer::new(&gpu, &config, &model).expect("it is small");
+        let trainer = Trainer::new(&gpu, (&config).into(), &model).expect("it is small");
         let of_trainer = held() - before;
         // The classifier may share the slots of the update.
         assert!((planned..=planned + of_rewards).contains(&of_trainer), "the whole trainer: {of_trainer}");

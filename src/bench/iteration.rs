@@ -9,9 +9,9 @@ use crate::assets;
 use crate::config::{Config, ModelSource};
 use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
-use crate::model::StoredModel;
+use crate::model::{Network, StoredModel};
 use crate::optimizer::Optimizer;
-use crate::rl::{RolloutCollector, Trainer};
+use crate::rl::{RolloutCollector, Trainer, TrainerSettings};
 
 /// The default configuration and its model.
 pub(super) fn built_in() -> Result<(Config, StoredModel)> {
@@ -28,11 +28,12 @@ impl Suite<'_> {
     pub(super) fn rollout(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
         let flow_model = model.flow_model("the built-in model")?;
-        let cost = Trainer::cost(&config, &flow_model, &DeviceProfile::of(&self.gpu))?;
+        let settings = TrainerSettings::from(&config);
+        let cost = Trainer::cost(&settings, &flow_model, &DeviceProfile::of(&self.gpu))?;
         let optimizer = Optimizer::new(&self.gpu, flow_model.layout(), &model.weights)?;
         let conditions = (0..flow_model.num_conditions() as u32).collect();
-        let mut collector =
-            RolloutCollector::new(&self.gpu, &config, &(&flow_model).into(), conditions, optimizer.stores())?;
+        let (network, drawn) = (Network::from(&flow_model), settings.updates.of_rollouts());
+        let mut collector = RolloutCollector::new(&self.gpu, drawn, &network, conditions, optimizer.stores())?;
         let mut index = 0;
         let mut run = || {
             index += 1;
@@ -45,15 +46,16 @@ impl Suite<'_> {
         let timing = self.pace.repeat(|| run().inspect(|seconds| spent += seconds))?;
         let row = Measurement::new("rollout", timing, cost.rollout_flops, 0).against(self.limits);
         let kernels = share_of_kernels(self.gpu.kernel_time() - before, spent);
-        self.add(row.with([("images/s", config.samples_per_rollout() as f64 / timing.median()), kernels]));
+        self.add(row.with([("images/s", config.rollout.samples() as f64 / timing.median()), kernels]));
         Ok(())
     }
 
     /// Complete iterations: rollout, reward, updates.
     pub(super) fn rl_iteration(&mut self) -> Result<()> {
         let (config, model) = built_in()?;
-        let cost = Trainer::cost(&config, &model.flow_model("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
-        let mut trainer = Trainer::new(&self.gpu, &config, &model)?;
+        let settings = TrainerSettings::from(&config);
+        let cost = Trainer::cost(&settings, &model.flow_model("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
+        let mut trainer = Trainer::new(&self.gpu, settings, &model)?;
         let mut index = 0;
         let mut parts: Vec<[f64; 4]> = Vec::new();
         let mut run = || {
@@ -78,7 +80,7 @@ impl Suite<'_> {
             Timing::new(times).median()
         };
         let row = Measurement::new("rl-iteration", timing, flops, 0).against(self.limits).with([
-            ("images/s", config.samples_per_rollout() as f64 / timing.median()),
+            ("images/s", config.rollout.samples() as f64 / timing.median()),
             ("rollout ms", of_part(0)),
             ("reward ms", of_part(1)),
             ("update ms", of_part(2)),

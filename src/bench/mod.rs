@@ -138,10 +138,8 @@ impl<'a> Suite<'a> {
     fn or_too_large<T>(&mut self, name: &str, made: Result<T>) -> Result<Option<T>> {
         match made {
             Ok(made) => Ok(Some(made)),
-            Err(Error::Device(cause)) => {
-                // The text after the colon is advice for training.
-                let cause = cause.split_once(": ").map_or(cause.as_str(), |(cause, _)| cause);
-                self.note(format!("{name}: skipped, {cause}"));
+            Err(Error::Memory { shortage, .. }) => {
+                self.note(format!("{name}: skipped, {shortage}"));
                 Ok(None)
             }
             Err(other) => Err(other),

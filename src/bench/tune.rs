@@ -85,9 +85,11 @@ fn networks(model: Option<&FlowModel>) -> Result<Vec<Graph>> {
     let of_training = |model: &FlowModel, config: &Config| -> Result<[Graph; 3]> {
         let network = Network::from(model);
         let sampling =
-            SamplingGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale).graph;
-        let pretraining = FlowMatchingGraph::record(model, config.pretrain_micro_batch(), Activations::default()).graph;
-        Ok([sampling, UpdateGraph::record(config, &network)?.graph, pretraining])
+            SamplingGraph::record(&network, config.rollout.effective_micro_batch(), config.rollout.guidance_scale)
+                .graph;
+        let pretraining =
+            FlowMatchingGraph::record(model, config.pretrain.effective_micro_batch(), Activations::default()).graph;
+        Ok([sampling, UpdateGraph::record(&config.into(), &network)?.graph, pretraining])
     };
     graphs.extend(of_training(&own.flow_model("the built-in model")?, &config)?);
     if let Some(model) = model {

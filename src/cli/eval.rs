@@ -11,9 +11,10 @@ use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::graph::{Store, StoreMemory, Stores};
-use crate::model::{BASE, StoredModel};
+use crate::model::{BASE, Network, StoredModel};
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
+use crate::sampling::ModelOnDevice;
 use crate::text_to_image::NamedModel;
 
 #[derive(Debug, Args)]
@@ -79,8 +80,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     let mut rewards = Rewards::new(&gpu, &config.reward, &flow_model.pictures(&model.class_names))?;
-    let evaluation = Evaluator::new(&gpu, &config, &(&flow_model).into(), &model.class_names, &stores, base.as_ref())?
-        .evaluate(&mut rewards, 0)?;
+    let network = Network::from(&flow_model);
+    let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
+    let evaluation =
+        Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, base.as_ref())?.evaluate(&mut rewards, 0)?;
     print(arguments, &evaluation);
     Ok(())
 }

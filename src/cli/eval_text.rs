@@ -2,20 +2,22 @@
 
 use std::path::Path;
 
-use super::Global;
 use super::eval::{Arguments, print};
-use crate::config::{Command, Config, Lora};
+use super::{Global, train};
+use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Reference};
 use crate::graph::Stores;
 use crate::model::{Adapter, BASE, Network};
 use crate::reward::{Rewards, classifier_for};
-use crate::text_to_image::{NamedModel, TextBase};
+use crate::sampling::ModelOnDevice;
+use crate::text_to_image::{NamedModel, TextBase, TextSettings};
 
 pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
     let config = configuration(arguments, named)?;
     check_base(arguments, named)?;
-    let text = TextBase::open(&config, Command::Eval, &named.pipeline)?;
+    let is_guided = config.eval.guidance_scale != 1.0;
+    let text = TextBase::open(&named.pipeline, &TextSettings { is_guided, ..(&config).into() })?;
     let adapter = adapter(arguments, named, &text)?;
     let planned = text.planned()?;
     if let Some((folder, base)) = &named.trained {
@@ -35,7 +37,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let warn = |warning: &str| log::warn!("{warning}");
     // Drift is measured along the steps of rollouts.
     text.schedule_warning().filter(|_| arguments.base.is_some()).into_iter().for_each(warn);
-    let model = text.encoded(&gpu, warn)?;
+    let model = text.encoded(&gpu, beside(arguments, named, &config), global.verbosity(), warn)?;
     let weights = config.model.weights;
     let adapter = adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
     let (network, stores) = text.upload(&gpu, &model, weights, adapter)?;
@@ -43,10 +45,19 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
         network: Network::base(&network.model, weights),
         stores: Stores::from([(BASE, stores[&BASE].clone())]),
     });
-    let evaluation = Evaluator::new(&gpu, &config, &network, &model.class_names, &stores, reference.as_ref())?
-        .evaluate(&mut rewards, 0)?;
+    let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
+    let mut evaluator = Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, reference.as_ref())?;
+    let evaluation = evaluator.evaluate(&mut rewards, 0)?;
     print(arguments, &evaluation);
     Ok(())
+}
+
+/// The folder for the file of many prompts: that of training.
+fn beside<'a>(arguments: &'a Arguments, named: &NamedModel, config: &'a Config) -> &'a Path {
+    match named.trained {
+        Some(_) => train::beside(Some(Path::new(&arguments.model)), config),
+        None => train::beside(None, config),
+    }
 }
 
 /// The configuration that was given, or that of the run that is evaluated, with the prompts that were given.
@@ -59,8 +70,6 @@ fn configuration(arguments: &Arguments, named: &NamedModel) -> Result<Config> {
     if let Some(file) = &arguments.prompts {
         config.prompts.file = Some(file.clone());
     }
-    // What a run starts from is no part of an evaluation.
-    config.lora = Lora::default();
     config.validate(Command::Eval)?;
     config.prompts.given()?;
     Ok(config)

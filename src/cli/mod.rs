@@ -1,5 +1,6 @@
 //! The commands: one file each; they talk to the user and contain no logic.
 
+mod advice;
 mod bench;
 mod compare;
 mod completions;
@@ -248,7 +249,7 @@ impl ConfigArguments {
 
     /// The files that a command with this configuration writes; it may not overwrite those that it reads.
     fn outputs(&self, global: &Global, config: &Config) -> Outputs {
-        let rewards = config.reward.iter().map(|reward| reward.file.as_str());
+        let rewards = config.reward.iter().flat_map(|reward| [reward.file.as_str(), reward.head.as_str()]);
         let models = rewards
             .chain(config.model.file.as_deref())
             .chain(config.model.folder.as_deref())
@@ -325,7 +326,9 @@ impl Cli {
     /// Whatever stopped it; [`crate::Error::exit_code`] is the code to exit with.
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
-        Self::dispatch(&global, command).and_then(|()| output::check_printed())
+        let less = command.with_less_memory();
+        Self::dispatch(&global, command).map_err(|error| advice::advised(error, less))?;
+        output::check_printed()
     }
 
     fn dispatch(global: &Global, command: Command) -> Result<()> {

@@ -9,6 +9,7 @@ mod builtin;
 mod check;
 mod choices;
 mod decode;
+mod derived;
 mod foreign;
 mod lora;
 mod model;

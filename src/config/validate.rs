@@ -56,55 +56,9 @@ impl Config {
         }
     }
 
-    /// Checks that a model with so many classes or prompts has those that rollouts, evaluations and previews name.
-    ///
-    /// # Errors
-    /// [`Error::Input`] with the key and the class that the model does not have.
-    pub fn check_classes(&self, conditions: (usize, ConditionKind)) -> Result<()> {
-        self.rollout.chosen_classes(conditions)?;
-        self.eval.chosen_classes(conditions)?;
-        self.preview.chosen_classes(conditions).map(drop)
-    }
-
     /// What the classes that the configuration names are.
     fn condition_kind(&self) -> ConditionKind {
         if self.prompts.file.is_some() { ConditionKind::Prompt } else { ConditionKind::Class }
-    }
-
-    /// Whether `command` guides any velocity, so that it needs a negative prompt.
-    pub fn guides(&self, command: Command) -> bool {
-        self.eval.guidance_scale != 1.0 || command == Command::Train && self.guides_updates()
-    }
-
-    /// Whether any velocity of an update is guided: the policy's, or that of the reference.
-    pub fn guides_updates(&self) -> bool {
-        let reference = &self.objective.reference;
-        self.rollout.guidance_scale != 1.0 || (reference.beta > 0.0 && reference.guidance_scale != 1.0)
-    }
-
-    /// Samples of a rollout: groups x group_size, or `usize::MAX` if that is more.
-    pub fn samples_per_rollout(&self) -> usize {
-        self.rollout.groups.saturating_mul(self.rollout.group_size)
-    }
-
-    /// Samples of an update: those of a rollout split into `train.updates_per_rollout`.
-    pub fn samples_per_update(&self) -> usize {
-        self.samples_per_rollout() / self.train.updates_per_rollout.max(1)
-    }
-
-    /// `rollout.micro_batch`, at most the whole rollout.
-    pub fn rollout_micro_batch(&self) -> usize {
-        self.rollout.micro_batch.min(self.samples_per_rollout())
-    }
-
-    /// `train.micro_batch`, at most the whole update.
-    pub fn update_micro_batch(&self) -> usize {
-        self.train.micro_batch.min(self.samples_per_update())
-    }
-
-    /// `pretrain.micro_batch`, at most the whole batch.
-    pub fn pretrain_micro_batch(&self) -> usize {
-        self.pretrain.micro_batch.min(self.pretrain.batch_size)
     }
 
     fn validate_train_model(&self) -> Result<()> {
@@ -189,18 +143,18 @@ impl Config {
     }
 
     fn validate_updates(&self) -> Result<()> {
-        let train = &self.train;
-        let Rollout { groups, group_size, .. } = self.rollout;
-        if self.samples_per_rollout() > MAX_SAMPLES {
+        let (train, rollout) = (&self.train, &self.rollout);
+        let Rollout { groups, group_size, .. } = rollout;
+        if rollout.samples() > MAX_SAMPLES {
             return Err(Error::input(format!(
                 "`rollout.groups` x `rollout.group_size` = {groups} x {group_size} must be at most {MAX_SAMPLES}; lower one"
             )));
         }
         let samples = format!("`rollout.groups` x `rollout.group_size` = {groups} x {group_size}");
-        divides("rollout.micro_batch", self.rollout_micro_batch(), &samples, self.samples_per_rollout())?;
-        divides("train.updates_per_rollout", train.updates_per_rollout, &samples, self.samples_per_rollout())?;
+        divides("rollout.micro_batch", rollout.effective_micro_batch(), &samples, rollout.samples())?;
+        divides("train.updates_per_rollout", train.updates_per_rollout, &samples, rollout.samples())?;
         let update = format!("{samples}, over `train.updates_per_rollout` = {}", train.updates_per_rollout);
-        divides("train.micro_batch", self.update_micro_batch(), &update, self.samples_per_update())
+        divides("train.micro_batch", train.effective_micro_batch(rollout), &update, train.samples_per_update(rollout))
     }
 
     /// Checks that the score which selects the best model is measured.
@@ -425,8 +379,7 @@ fn in_key(key: &str, cause: Error) -> Error {
 
 impl Pretrain {
     fn validate(&self) -> Result<()> {
-        let micro_batch = self.micro_batch.min(self.batch_size);
-        divides("pretrain.micro_batch", micro_batch, "`pretrain.batch_size`", self.batch_size)?;
+        divides("pretrain.micro_batch", self.effective_micro_batch(), "`pretrain.batch_size`", self.batch_size)?;
         if self.warmup_steps > self.steps {
             let expected = format!("at most `pretrain.steps` = {}", self.steps);
             return wrong("pretrain.warmup_steps", expected, self.warmup_steps);

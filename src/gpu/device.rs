@@ -12,7 +12,7 @@ use super::submission::{Finished, Readback};
 use super::timing::Timestamps;
 use super::tuning::Tuning;
 use super::workspace::Workspace;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Shortage};
 
 /// A device buffer. Freed when the last owner drops it.
 #[derive(Debug)]
@@ -158,11 +158,7 @@ impl Gpu {
         let seen = trouble.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             let error = match error {
-                wgpu::Error::OutOfMemory { .. } => Error::Device(
-                    "the device is out of memory: lower the micro-batches (`train.micro_batch`, \
-                     `rollout.micro_batch`, `pretrain.micro_batch`), or choose a smaller model"
-                        .into(),
-                ),
+                wgpu::Error::OutOfMemory { .. } => Shortage::Reported.into(),
                 other => Error::failed(format!("the device reported: {other}")),
             };
             lock(&seen).error.get_or_insert(error);
@@ -288,13 +284,8 @@ impl Gpu {
     pub(super) fn make_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
         let size = bytes.next_multiple_of(4).max(4);
         if size > self.limits.max_buffer_size {
-            return Err(Error::Device(format!(
-                "{label} needs a buffer of {} MiB, but {} allows {} MiB: lower the micro-batch or choose a smaller \
-                 model",
-                size >> 20,
-                self.description.name,
-                self.limits.max_buffer_size >> 20
-            )));
+            let (name, limit) = (format!("the buffer `{label}`"), self.limits.max_buffer_size);
+            return Err(Shortage::Piece { name, needed: size, limit, of_batch: true }.into());
         }
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
@@ -312,18 +303,14 @@ impl Gpu {
     /// Checks the memory that a plan needs against the device's, before anything is allocated.
     ///
     /// # Errors
-    /// [`Error::Device`] with both numbers. If the backend does not report its memory, this check always passes
+    /// [`Shortage::Total`]. If the backend does not report its memory, this check always passes
     /// and the allocation itself decides. `FLOWDPPO_MEMORY_LIMIT_MIB` sets a smaller limit.
     pub fn check_memory(&self, bytes: u64) -> Result<()> {
         let available = adapter::memory_limit().or(self.description.memory_bytes);
         match available {
-            Some(available) if bytes > available => Err(Error::Device(format!(
-                "the plan needs {:.1} MiB of device memory, but {} has {:.1} MiB: lower the micro-batches \
-                 (`train.micro_batch`, `rollout.micro_batch`, `pretrain.micro_batch`), or choose a smaller model",
-                bytes as f64 / f64::from(1 << 20),
-                self.description.name,
-                available as f64 / f64::from(1 << 20),
-            ))),
+            Some(available) if bytes > available => {
+                Err(Shortage::Total { needed: bytes, available, device: self.description.name.clone() }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -377,13 +364,7 @@ impl Gpu {
     pub(super) fn check_binding(&self, bytes: u64) -> Result<()> {
         let most = self.binding_bytes();
         if bytes > most {
-            return Err(Error::Device(format!(
-                "a tensor of {} MiB is larger than the {} MiB that {} lets a kernel access: lower the micro-batch or \
-                 choose a smaller model",
-                bytes >> 20,
-                most >> 20,
-                self.description.name
-            )));
+            return Err(Shortage::Piece { name: "a tensor".into(), needed: bytes, limit: most, of_batch: true }.into());
         }
         Ok(())
     }

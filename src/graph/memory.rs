@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 use super::{DeviceProfile, Graph, Node, Origin, Tensor};
-use crate::error::{Error, Result};
+use crate::error::{Result, Shortage};
 use crate::gpu::PARAMS_STRIDE;
 
 /// A slot for every intermediate tensor; slots are reused when their tensor has been read for the last time. Tensors
@@ -81,30 +81,16 @@ fn used(graph: &Graph, node: &Node, profile: &DeviceProfile) -> BTreeSet<Tensor>
 /// Checks that kernels on such a device can be given every tensor that they use, before any memory is taken.
 ///
 /// # Errors
-/// [`Error::Device`] with the name and size of the largest tensor that is too large.
+/// [`Shortage::Piece`] with the largest tensor that is too large.
 pub fn check_tensors(graph: &Graph, profile: &DeviceProfile) -> Result<()> {
     let Some(most) = profile.binding_bytes else { return Ok(()) };
     let executed = graph.executed();
     let tensors = executed.iter().flat_map(|node| used(graph, node, profile));
     let bytes = |tensor: &Tensor| graph.bytes(*tensor);
     let Some(largest) = tensors.filter(|tensor| bytes(tensor) > most).max_by_key(bytes) else { return Ok(()) };
-    let advice = match graph.origin(largest) {
-        Origin::Stored(..) => {
-            "choose a smaller model or a smaller rollout, or a device with larger limits (`flowdppo-wgpu devices` lists \
-             them; --limits webgpu-default lowers them)"
-        }
-        Origin::Input | Origin::Computed => {
-            "lower the micro-batches (`train.micro_batch`, `rollout.micro_batch`, `pretrain.micro_batch`), or choose a \
-             smaller model"
-        }
-    };
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    Err(Error::Device(format!(
-        "the tensor `{}` needs {:.1} MiB in one piece, but the device limits a kernel to {:.1} MiB: {advice}",
-        graph.name(largest),
-        mebibytes(bytes(&largest)),
-        mebibytes(most),
-    )))
+    let of_batch = !matches!(graph.origin(largest), Origin::Stored(..));
+    let name = format!("the tensor `{}`", graph.name(largest));
+    Err(Shortage::Piece { name, needed: bytes(&largest), limit: most, of_batch }.into())
 }
 
 /// Device bytes of a plan, known before it is created.
@@ -121,10 +107,32 @@ pub struct Planned {
 /// Bytes that a graph's plan will allocate on such a device: slots, inputs, kept tensors and the parameters of its
 /// dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &DeviceProfile) -> Planned {
-    let memory = MemoryPlan::new(graph, &graph.executed(), profile);
-    let own = memory.own_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
-    let reused = own + memory.slots.iter().sum::<u64>();
-    Planned { reused, naive: own + memory.naive_bytes, slots: memory.slots }
+    MemoryPlan::new(graph, &graph.executed(), profile).planned(graph, profile)
+}
+
+impl MemoryPlan {
+    /// The bytes of a plan with this memory.
+    pub(super) fn planned(&self, graph: &Graph, profile: &DeviceProfile) -> Planned {
+        let own = self.own_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
+        let reused = own + self.slots.iter().sum::<u64>();
+        Planned { reused, naive: own + self.naive_bytes, slots: self.slots.clone() }
+    }
+}
+
+/// Device bytes of a part of a model: its weights, and the plan that uses them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartMemory {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// The plan.
+    pub plan: Planned,
+}
+
+impl PartMemory {
+    /// Bytes if nothing else is on the device.
+    pub fn alone(&self) -> u64 {
+        self.weights + self.plan.reused
+    }
 }
 
 /// Bytes that plans allocate together if bound in this order: they run one after another and share their slots.

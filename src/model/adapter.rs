@@ -11,7 +11,7 @@ use super::file::{gather, parse_tensors, scatter, serialize};
 use super::flow_model::FlowModel;
 use super::layout::{Entry, Layout, MOST};
 use super::lora::{Adaptable, Lora, LoraLayer, matches};
-use crate::config::Config;
+use crate::config;
 use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark, write_atomically};
 
@@ -75,13 +75,12 @@ fn plain_values() -> [(&'static str, Value); 16] {
 const PLAIN_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 impl Adapter {
-    /// The adapter that training starts with: that of `lora.adapter`, or a new one, whose B is zero so that it has no
-    /// effect yet; `None` if all weights are trained.
+    /// The adapter that training starts with: that of `lora.adapter`, or a new one drawn from `seed`, whose B is zero so
+    /// that it has no effect yet; `None` if all weights are trained.
     ///
     /// # Errors
     /// [`Error::Input`] if a target matches no layer, or as for [`Adapter::load`].
-    pub fn begin(config: &Config, model: &FlowModel) -> Result<Option<Self>> {
-        let settings = &config.lora;
+    pub fn begin(settings: &config::Lora, seed: u64, model: &FlowModel) -> Result<Option<Self>> {
         if let Some(folder) = &settings.adapter {
             let adapter = Self::load(folder, model)?;
             let other = adapter.lora.layers().iter().find(|layer| settings.rank != 0 && layer.rank != settings.rank);
@@ -100,7 +99,7 @@ impl Adapter {
         }
         let size = (settings.rank, settings.alpha() as f32);
         let lora = Lora::new("`lora.targets`", model, &settings.targets, |_| size)?;
-        let weights = lora.initial_weights(model, config.run.seed);
+        let weights = lora.initial_weights(model, seed);
         Ok(Some(Self { lora, weights }))
     }
 

@@ -2,13 +2,14 @@
 //! host never has to hold a large model.
 
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Merge};
 use super::file::{KEY, Model, ModelKind, check, describe, is_pytorch, pytorch_error};
 use super::folder::StoredTensors;
-use super::layout::Entry;
+use super::layout::{Entry, Layout};
 use super::mmdit::{POSITIONS, StoredTransformer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -97,14 +98,48 @@ impl WeightSource for Weights {
 ///
 /// # Errors
 /// Those of the source.
-pub fn crc32<'a>(entries: impl IntoIterator<Item = &'a Entry>, weights: &impl WeightSource) -> Result<u32> {
-    let mut hasher = crc32fast::Hasher::new();
-    for entry in entries {
-        hasher.update(bytemuck::cast_slice(&weights.read(entry)?));
-        let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
-        hasher.update(bytemuck::cast_slice(&padding));
+pub fn crc32(layout: &Layout, weights: &(impl WeightSource + ?Sized)) -> Result<u32> {
+    let summed = Summed::new(weights);
+    layout.entries().iter().try_for_each(|entry| summed.read(entry).map(drop))?;
+    Ok(summed.crc32())
+}
+
+/// A source that has its [`crc32`] once all tensors have been read in the order of their layout, for an upload.
+#[derive(Debug)]
+pub struct Summed<'a, W: ?Sized> {
+    weights: &'a W,
+    hasher: RefCell<crc32fast::Hasher>,
+    /// The offset of the tensor that comes next. Others have been read before.
+    next: Cell<usize>,
+}
+
+impl<'a, W: ?Sized> Summed<'a, W> {
+    /// A source of which nothing has been read.
+    pub fn new(weights: &'a W) -> Self {
+        Self { weights, hasher: RefCell::default(), next: Cell::new(0) }
     }
-    Ok(hasher.finalize())
+
+    /// The sum of what has been read.
+    pub fn crc32(self) -> u32 {
+        self.hasher.into_inner().finalize()
+    }
+}
+
+impl<W: WeightSource + ?Sized> WeightSource for Summed<'_, W> {
+    fn read(&self, entry: &Entry) -> Result<Cow<'_, [f32]>> {
+        let values = self.weights.read(entry)?;
+        if entry.offset == self.next.get() {
+            // Those of a text-to-image transformer are cut to the size of its pictures.
+            if entry.name != POSITIONS {
+                let mut hasher = self.hasher.borrow_mut();
+                hasher.update(bytemuck::cast_slice(&values));
+                let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
+                hasher.update(bytemuck::cast_slice(&padding));
+            }
+            self.next.set(entry.offset + entry.stored_elements());
+        }
+        Ok(values)
+    }
 }
 
 /// A model whose weights may stay in their file.
@@ -154,14 +189,12 @@ impl<W: WeightSource> Model<W> {
         Ok(Model { kind: self.kind.clone(), class_names: self.class_names.clone(), weights })
     }
 
-    /// CRC-32 of its weights; of a text-to-image transformer without the positions, which are cut to the size of the
-    /// pictures.
+    /// CRC-32 of its weights, see [`crc32`].
     ///
     /// # Errors
     /// Those of the source.
     pub fn crc32(&self) -> Result<u32> {
-        let is_cut = |entry: &Entry| matches!(self.kind, ModelKind::Mmdit(_)) && entry.name == POSITIONS;
-        crc32(self.kind.layout().entries().iter().filter(|entry| !is_cut(entry)), &self.weights)
+        crc32(&self.kind.layout(), &self.weights)
     }
 }
 

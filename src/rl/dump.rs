@@ -6,14 +6,14 @@ use std::collections::HashMap;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::method::Method;
 use super::rollout::Rollout;
+use super::settings::UpdateSettings;
 use super::update::UpdateRecord;
 use super::update_graph::UpdateGraph;
-use crate::config::Config;
 use crate::error::Result;
 use crate::graph::Plan;
 use crate::model::{FlowModel, Layout};
+use crate::ops::{Outcome, SamplerRow};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
 use crate::reward::Scores;
 
@@ -88,9 +88,9 @@ impl UpdateDump {
         self.updates.len() < UPDATES
     }
 
-    /// The safetensors file; docs/method.md says what every tensor is.
-    pub(super) fn to_bytes(&self, context: &Context<'_>, records: &[UpdateRecord]) -> Vec<u8> {
-        let mut file = File::default();
+    /// The tensors of the file; docs/method.md says what every one is.
+    pub(super) fn to_file(&self, context: &Context<'_>, records: &[UpdateRecord]) -> DumpFile {
+        let mut file = DumpFile::default();
         let samples = context.advantages.len();
         for (component, scores) in context.scores.components.iter().enumerate() {
             let scores = scores.iter().map(|score| *score as f32).collect();
@@ -108,13 +108,13 @@ impl UpdateDump {
         for (index, (observed, record)) in self.updates.iter().zip(records).enumerate() {
             file.update(&format!("update{index}"), context, observed, record);
         }
-        file.into_bytes(context.config)
+        file
     }
 }
 
 /// The parts of the file that do not come from the device.
 pub(super) struct Context<'a> {
-    pub config: &'a Config,
+    pub settings: &'a UpdateSettings,
     pub model: &'a FlowModel,
     pub layout: &'a Layout,
     pub rollout: &'a Rollout,
@@ -123,12 +123,12 @@ pub(super) struct Context<'a> {
 }
 
 /// A safetensors file under construction.
-#[derive(Default)]
-struct File {
+#[derive(Debug, Default)]
+pub(super) struct DumpFile {
     tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
 }
 
-impl File {
+impl DumpFile {
     fn floats(&mut self, name: String, shape: &[usize], values: Vec<f32>) {
         self.tensors.push((name, Dtype::F32, shape.to_vec(), bytemuck::cast_slice(&values).to_vec()));
     }
@@ -162,31 +162,31 @@ impl File {
         self.floats(name("sigma"), &[rows], of_row(&|_, step| table.sigmas[step] as f32));
         self.floats(name("sigma_next"), &[rows], of_row(&|_, step| table.sigmas[step + 1] as f32));
         self.floats(name("time"), &[rows], of_row(&|_, step| context.model.time_of(table.sigmas[step])));
+        let method = context.settings.method();
         let transitions = record.rows.iter().flat_map(|(_, step)| {
-            let row = Method::of(context.config).transition(context.rollout, *step);
-            [row.a as f32, row.b as f32, row.s as f32]
+            let row = SamplerRow::from(method.transition(context.rollout, *step));
+            [row.a, row.b, row.s]
         });
         self.floats(name("rows"), &[rows, 3], transitions.collect());
         self.floats(name("rewards"), &[rows], of_row(&|sample, _| context.scores.totals[sample] as f32));
         self.floats(name("advantages"), &[rows], of_row(&|sample, _| context.advantages[sample] as f32));
 
-        let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();
-        self.floats(name("row_losses"), &[rows], outcome(0));
-        let method = Method::of(context.config);
+        let outcomes = |of: fn(&Outcome) -> f32| record.outcomes.iter().map(of).collect::<Vec<f32>>();
+        self.floats(name("row_losses"), &[rows], outcomes(|it| it.loss));
         if method.stores_samples() {
             let dim = context.model.dim();
             let image =
                 |(sample, _): &(usize, usize)| context.rollout.images[sample * dim..(sample + 1) * dim].to_vec();
             self.floats(name("samples"), &images, record.rows.iter().flat_map(image).collect());
         }
-        for (part, column) in method.dumped_columns() {
-            self.floats(name(part), &[rows], outcome(*column));
+        for (part, of) in method.dumped_outcomes() {
+            self.floats(name(part), &[rows], outcomes(*of));
         }
-        let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome[0])).collect();
+        let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome.loss)).collect();
         if !record.penalties.is_empty() {
             self.floats(name("penalties"), &[rows], record.penalties.clone());
             for (loss, penalty) in losses.iter_mut().zip(&record.penalties) {
-                *loss += context.config.objective.reference.beta * f64::from(*penalty);
+                *loss += context.settings.objective.reference.beta * f64::from(*penalty);
             }
         }
         self.floats(name("loss"), &[1], vec![(losses.iter().sum::<f64>() / rows as f64) as f32]);
@@ -205,9 +205,9 @@ impl File {
         }
     }
 
-    /// The bytes, with the resolved configuration as metadata.
-    fn into_bytes(self, config: &Config) -> Vec<u8> {
-        let metadata = HashMap::from([("config".to_owned(), config.to_toml())]);
+    /// The bytes, with the resolved configuration, as TOML, in the metadata.
+    pub(super) fn into_bytes(self, config: &str) -> Vec<u8> {
+        let metadata = HashMap::from([("config".to_owned(), config.to_owned())]);
         let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
             (name, TensorView::new(*dtype, shape.clone(), bytes).expect("a tensor has one element per index"))
         });

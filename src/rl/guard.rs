@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{self, Config, Mask, ObjectiveName};
+use crate::config::{self, Mask, ObjectiveName};
 use crate::error::Result;
 use crate::run::metrics::{Record, number};
 use crate::run::{MetricsLog, Progress};
@@ -89,10 +89,15 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches a run according to `[guard]` of its configuration. `holdouts` are the names of the rewards of weight 0,
-    /// as in `eval/components`; `dim` is the number of elements of an image.
-    pub fn new(config: &Config, holdouts: Vec<String>, dim: usize) -> Self {
-        let objective = &config.objective;
+    /// Watches a run whose gradients are clipped to `max_grad_norm`. `holdouts` are the names of the rewards of weight
+    /// 0, as in `eval/components`; `dim` is the number of elements of an image.
+    pub fn new(
+        limits: &config::Guard,
+        objective: &config::Objective,
+        max_grad_norm: f64,
+        holdouts: Vec<String>,
+        dim: usize,
+    ) -> Self {
         let threshold = match objective.name {
             ObjectiveName::FlowDppo if objective.mask != Mask::None && objective.kl_mask_threshold.is_finite() => {
                 Some(format!("`objective.kl_mask_threshold` = {}", objective.kl_mask_threshold))
@@ -104,8 +109,8 @@ impl Watch {
             ObjectiveName::FlowDppo | ObjectiveName::Nft => None,
         };
         Self {
-            limits: config.guard.clone(),
-            max_grad_norm: config.train.max_grad_norm,
+            limits: limits.clone(),
+            max_grad_norm,
             objective: objective.name,
             threshold,
             holdouts,

@@ -1,9 +1,11 @@
 //! Sampling with noise: the trajectories that the policy learns from.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::method::Method;
-use crate::config::Config;
+use super::settings::RolloutSettings;
+use crate::config;
 use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Command, Gpu};
@@ -37,27 +39,32 @@ pub struct Rollout {
 #[derive(Debug)]
 pub struct RolloutCollector {
     gpu: Arc<Gpu>,
-    config: Config,
+    seed: u64,
+    settings: config::Rollout,
+    method: Method,
     dim: usize,
     conditions: Vec<u32>,
     sampling: Sampling,
     stores: Stores,
 }
 
-/// How many steps (with DiffusionNFT: times) are trained per rollout.
-pub(super) fn trained_slots(config: &Config) -> Result<usize> {
-    Ok(config.rollout.trained_steps.choose(config.rollout.steps, config.run.seed, 0)?.len())
-}
-
-/// How many states are kept per sample.
-pub(super) fn stored_slots(config: &Config) -> Result<usize> {
-    Ok(Method::of(config).stored_slots(trained_slots(config)?))
-}
-
 /// The trajectory stores and their bytes.
-pub(super) fn store_bytes(config: &Config, model: &FlowModel) -> Result<Vec<(Store, u64)>> {
-    let bytes = DType::F32.bytes(&[stored_slots(config)?, config.samples_per_rollout(), model.dim()]);
-    Ok(Method::of(config).stores().iter().map(|store| (*store, bytes)).collect())
+pub(super) fn store_bytes(settings: RolloutSettings<'_>, model: &FlowModel) -> Result<Vec<(Store, u64)>> {
+    let bytes = DType::F32.bytes(&[settings.stored_slots()?, settings.rollout.samples(), model.dim()]);
+    Ok(Method::from(settings.objective).stores().iter().map(|store| (*store, bytes)).collect())
+}
+
+/// How a store of `slots` states per sample is cut: between micro-batches, which the sampler copies as one, into chunks
+/// of at most `most` bytes if one micro-batch fits. In words.
+fn chunks(slots: usize, [samples, micro_batch]: [usize; 2], dim: usize, most: Option<u64>) -> Vec<Range<usize>> {
+    let batch = DType::F32.bytes(&[micro_batch, dim]);
+    let batches = most.map_or(usize::MAX, |most| (most / batch).max(1) as usize);
+    let chunk = batches.saturating_mul(micro_batch).min(samples);
+    let slot = |slot: usize| {
+        let first = slot * samples;
+        (first..first + samples).step_by(chunk).map(move |row| row * dim..(row + chunk).min(first + samples) * dim)
+    };
+    (0..slots).flat_map(slot).collect()
 }
 
 impl RolloutCollector {
@@ -67,32 +74,32 @@ impl RolloutCollector {
     /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: RolloutSettings<'_>,
         network: &Network,
         conditions: Vec<u32>,
         stores: &Stores,
     ) -> Result<Self> {
         let model = &network.model;
-        let trajectories = store_bytes(config, model)?.into_iter();
+        let rollout = settings.rollout;
+        let sizes = [rollout.samples(), rollout.effective_micro_batch()];
+        let chunks = chunks(settings.stored_slots()?, sizes, model.dim(), gpu.chunk_bytes());
         Ok(Self {
             gpu: gpu.clone(),
-            config: config.clone(),
+            seed: settings.seed,
+            settings: rollout.clone(),
+            method: settings.objective.into(),
             dim: model.dim(),
             conditions,
-            sampling: Sampling::new(
-                gpu,
-                network,
-                [config.samples_per_rollout(), config.rollout_micro_batch()],
-                config.rollout.guidance_scale,
-                stores,
-            )?,
-            stores: trajectories
-                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?.into())))
+            sampling: Sampling::new(gpu, network, sizes, rollout.guidance_scale, stores)?,
+            stores: Method::from(settings.objective)
+                .stores()
+                .iter()
+                .map(|store| Ok((*store, StoreMemory::allocate(gpu, store.0, &chunks)?)))
                 .collect::<Result<_>>()?,
         })
     }
 
-    /// The stores that contain the newest rollout, for the update's plan.
+    /// The stores that contain the newest rollout, from which updates copy.
     pub fn stores(&self) -> Stores {
         self.stores.clone()
     }
@@ -102,12 +109,11 @@ impl RolloutCollector {
     /// # Errors
     /// If the device is lost.
     pub fn collect(&mut self, index: u32) -> Result<Rollout> {
-        let settings = &self.config.rollout;
-        let seed = self.config.run.seed;
+        let (settings, seed) = (&self.settings, self.seed);
         let trained = settings.trained_steps.choose(settings.steps, seed, index)?;
         let eta = |step: usize| if trained.contains(&step) { settings.eta.at(step) } else { 0.0 };
         let table = SamplerTable::new(&settings.schedule, settings.steps, settings.sampler, eta)?;
-        let samples = self.config.samples_per_rollout();
+        let samples = settings.samples();
         let requests: Vec<SampleRequest> = (0..samples)
             .map(|sample| {
                 let group = index as usize * settings.groups + sample / settings.group_size;
@@ -128,7 +134,7 @@ impl RolloutCollector {
                 Command::Copy { from: visit.velocity, to: &to_velocities },
             ])
         })?;
-        if Method::of(&self.config).stores_samples() {
+        if self.method.stores_samples() {
             self.stores[&STATES].write(&self.gpu, &images);
         }
         Ok(Rollout { index, requests, table, trained, images })
@@ -136,7 +142,7 @@ impl RolloutCollector {
 
     /// The initial noise of each group's first sample, for the whole group.
     fn shared_noise(&self, requests: &[SampleRequest]) -> Vec<f32> {
-        let group_size = self.config.rollout.group_size;
+        let group_size = self.settings.group_size;
         let noise = |group: &[SampleRequest]| -> Vec<f32> {
             let key = NoiseKey { step: INITIAL_NOISE, ..group[0].key };
             let first: Vec<f32> = normals(key, self.dim).iter().map(|value| *value as f32).collect();

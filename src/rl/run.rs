@@ -7,25 +7,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use super::guard::{RunGuard, Watch};
+use super::inputs::inputs;
 use super::method::Method;
 use super::metrics::IterationMetrics;
-use super::trainer::Trainer;
+use super::settings::TrainerSettings;
+use super::trainer::{Cost, Trainer};
 use crate::config::{Command, Config, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::graph::Stores;
-use crate::model::{ADAPTER_CONFIG, BASE, Model, Network, START, WeightSource};
+use crate::graph::{DeviceProfile, Stores};
+use crate::model::{ADAPTER_CONFIG, BASE, FlowModel, Model, Network, START, WeightSource};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
 use crate::report::{self, LiveReport};
 use crate::reward::Rewards;
-use crate::run::best::{Best, BestKeeper};
+use crate::run::best::{Best, BestKeeper, Selection};
 use crate::run::metrics::{self, Record, number};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
-use crate::sampling::SamplerTable;
+use crate::sampling::{ModelOnDevice, SamplerTable};
 
 /// Where a run happens and how.
 #[derive(Debug)]
@@ -69,8 +71,8 @@ pub struct TrainingRun {
     table: SamplerTable,
     /// Elements of an image.
     dim: usize,
-    /// Where the first updates are written out.
-    dump: Option<PathBuf>,
+    /// Where the first updates are written out, and the configuration to put there.
+    dump: Option<(PathBuf, String)>,
     /// Iterations that are done and have their line of metrics.
     done: u64,
     /// Iterations that the newest checkpoint contains.
@@ -96,7 +98,27 @@ pub fn going_on(config: &Config, newest: Option<&LoadedCheckpoint>) -> Config {
     config
 }
 
+/// Checks that a model has the classes that rollouts, evaluations and previews name.
+fn check_classes(config: &Config, model: &FlowModel) -> Result<()> {
+    let classes = model.conditions();
+    config.rollout.chosen_classes(classes)?;
+    config.eval.chosen_classes(classes)?;
+    config.preview.chosen_classes(classes).map(drop)
+}
+
 impl TrainingRun {
+    /// The cost of an iteration on such a device, after a check that the configuration fits the model.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
+        check_classes(config, model)?;
+        let cost = Trainer::cost(&config.into(), model, profile)?;
+        // Previews are guided as evaluations are.
+        model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
+        Ok(cost)
+    }
+
     /// Binds every plan that the run will need, so that a lack of memory or an unsuitable file is reported now; and
     /// goes back to the `newest` checkpoint of a run that is resumed. The first two updates of the first rollout are
     /// written to the file `dump`, with everything needed to recompute them.
@@ -112,10 +134,12 @@ impl TrainingRun {
     ) -> Result<Self> {
         let _phase = gpu.phase("preparation");
         let model = base.flow_model("`model.file`")?;
+        check_classes(config, &model)?;
         let trained = going_on(config, newest.as_ref());
+        let settings = TrainerSettings::from(&trained);
         let mut trainer = match dump {
-            None => Trainer::new(gpu, &trained, base)?,
-            Some(_) => Trainer::observed(gpu, &trained, base)?,
+            None => Trainer::new(gpu, settings, base)?,
+            Some(_) => Trainer::observed(gpu, settings, base)?,
         };
         let done = newest.map(|newest| trainer.restore(&newest)).transpose()?.unwrap_or(0);
         // The reference for drift stays, as the trainer's penalty may need it too.
@@ -145,22 +169,22 @@ impl TrainingRun {
             }
         };
 
-        let guidance_scale = config.eval.guidance_scale;
-        let micro_batch = config.rollout_micro_batch();
-        let network = trainer.network();
-        let preview_of = |network: &Network, stores: &Stores| {
-            Preview::new(gpu, config, network, &base.class_names, micro_batch, guidance_scale, stores)
+        let Config { eval, preview, rollout, .. } = config;
+        let of = |network, stores| ModelOnDevice { network, class_names: &base.class_names, stores };
+        let tuned = of(trainer.network(), &stores);
+        let preview_of = |model: ModelOnDevice<'_>| {
+            Preview::new(gpu, preview, &rollout.classes, model, rollout.effective_micro_batch(), eval.guidance_scale)
         };
         Ok(Self {
             gpu: gpu.clone(),
-            preview: preview_of(network, &stores)?,
-            base_preview: Some(preview_of(&reference.network, &reference.stores)?),
-            evaluator: Evaluator::new(gpu, config, network, &base.class_names, &stores, Some(&reference))?,
-            table: SamplerTable::ode(&model.schedule(), config.preview.steps)?,
+            preview: preview_of(tuned)?,
+            base_preview: Some(preview_of(of(&reference.network, &reference.stores))?),
+            evaluator: Evaluator::new(gpu, eval, rollout, tuned, Some(&reference))?,
+            table: SamplerTable::ode(&model.schedule(), preview.steps)?,
             dim: model.dim(),
             config: config.clone(),
             trainer,
-            dump,
+            dump: dump.map(|file| (file, trained.to_toml())),
             done,
             saved: done,
         })
@@ -182,7 +206,7 @@ impl TrainingRun {
         if self.done > 0 || self.saved > 0 {
             directory.recover()?;
         }
-        directory.record_start(Command::Train, &self.config, self.gpu.description())?;
+        directory.record_start(&self.config, &inputs(&self.config)?, self.gpu.description())?;
         let mut past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
         past.retain(|line| line["iteration"].as_u64() <= Some(self.done));
         // If an iteration could not be measured, it ends again.
@@ -220,8 +244,10 @@ impl TrainingRun {
         rewards.stop_at(options.stop);
         let holdouts = rewards.names().iter().zip(rewards.weights()).filter(|(_, weight)| **weight == 0.0);
         let holdouts: Vec<String> = holdouts.map(|(name, _)| name.clone()).collect();
-        let mut keeper = BestKeeper::open(directory.best(), &self.config, holdouts.clone());
-        let mut guard = RunGuard::new(Watch::new(&self.config, holdouts, self.dim), past, directory.warnings());
+        let mut keeper = BestKeeper::open(directory.best(), Selection::from(&self.config), holdouts.clone());
+        let Config { guard, objective, train, .. } = &self.config;
+        let watch = Watch::new(guard, objective, train.max_grad_norm, holdouts, self.dim);
+        let mut guard = RunGuard::new(watch, past, directory.warnings());
         let total = self.config.train.iterations as u64;
         let mut progress = Progress::new("training", total, options.verbosity).starting_at(begin);
         if begin > 0 {
@@ -325,7 +351,9 @@ impl TrainingRun {
     fn iterate(&mut self, progress: &mut Progress) -> Result<Record> {
         let found = self.trainer.iteration(self.done);
         // First of all, and also if the iteration has failed: then it is needed most.
-        if let (Some(file), Some(bytes)) = (&self.dump, self.trainer.take_dump()) {
+        if let Some((file, config)) = &self.dump
+            && let Some(bytes) = self.trainer.take_dump(config)
+        {
             files::write_atomically(file, &bytes)?;
         }
         let found = found?;

@@ -5,25 +5,26 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::dump::Context;
-use super::method::Method;
+use super::dump::{Context, DumpFile};
 use super::metrics::{IterationMetrics, spread};
-use super::rollout::{self, RolloutCollector, trained_slots};
+use super::rollout::{self, RolloutCollector};
 use super::saved::Saved;
+use super::settings::{TrainerSettings, UpdateSettings};
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
 use crate::assets::AdapterBase;
 use crate::autodiff::LostInHalf;
-use crate::config::{Config, LogProb, ObjectiveName};
+use crate::config::{LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::files::Streamed;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{
-    DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
+    DType, DeviceProfile, Graph, PartMemory, Planned, StoreMemory, Stores, check_tensors, planned_bytes,
+    planned_together, reserve,
 };
 use crate::model::folder::StoredTensors;
-use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, WeightSource};
+use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
@@ -67,8 +68,10 @@ pub struct Cost {
     pub bytes: u64,
     /// The same if no memory were reused.
     pub naive_bytes: u64,
-    /// Bytes of the slots of an update, which the rollout's plans share.
-    update_slots: Vec<u64>,
+    /// Bytes of everything but the plans.
+    fixed: u64,
+    /// The plans of an update, a step and the noise.
+    plans: Vec<Planned>,
 }
 
 impl Cost {
@@ -77,7 +80,17 @@ impl Cost {
     /// # Errors
     /// If the device does not have enough memory.
     pub fn reserve(&self, gpu: &Gpu) -> Result<Vec<Arc<Buffer>>> {
-        reserve(gpu, &self.update_slots)
+        reserve(gpu, &self.plans[0].slots)
+    }
+
+    /// Device bytes while these parts are there, too: plans share their memory.
+    pub fn bytes_beside<'a>(&self, parts: impl IntoIterator<Item = &'a PartMemory>) -> u64 {
+        let (mut weights, mut plans) = (0, self.plans.clone());
+        for part in parts {
+            weights += part.weights;
+            plans.push(part.plan.clone());
+        }
+        self.fixed + weights + planned_together(&plans)
     }
 }
 
@@ -85,7 +98,7 @@ impl Cost {
 #[derive(Debug)]
 pub struct Trainer {
     gpu: Arc<Gpu>,
-    config: Config,
+    settings: UpdateSettings,
     network: Network,
     class_names: Vec<String>,
     collector: RolloutCollector,
@@ -98,24 +111,18 @@ pub struct Trainer {
     start: Option<StoreMemory>,
     /// What the run started from.
     origin: AdapterBase,
-    dumped: Option<Vec<u8>>,
+    dumped: Option<DumpFile>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
 
 /// Constructor of an updater.
-type BindUpdater = fn(&Arc<Gpu>, &Config, &Network, &Optimizer, Stores) -> Result<Updater>;
+type BindUpdater = fn(&Arc<Gpu>, &UpdateSettings, &Network, &Optimizer, Stores) -> Result<Updater>;
 
-/// Whether an adapter or the penalty on the distance to the base needs the base's weights.
-fn keeps_base(config: &Config) -> bool {
-    config.lora.is_used() || config.objective.reference.beta > 0.0
-}
-
-/// Whether the model can be guided wherever the configuration asks for it. Previews are guided as evaluations are.
-fn check_guidance(config: &Config, model: &FlowModel) -> Result<()> {
-    model.check_guidance("`rollout.guidance_scale`", config.rollout.guidance_scale)?;
-    model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
-    let reference = &config.objective.reference;
+/// Checks that the model can be guided as rollouts and updates are.
+fn check_guidance(settings: &UpdateSettings, model: &FlowModel) -> Result<()> {
+    model.check_guidance("`rollout.guidance_scale`", settings.rollout.guidance_scale)?;
+    let reference = &settings.objective.reference;
     match reference.beta > 0.0 {
         true => model.check_guidance("`objective.reference.guidance_scale`", reference.guidance_scale),
         false => Ok(()),
@@ -126,19 +133,20 @@ impl Trainer {
     /// The cost of an iteration on such a device.
     ///
     /// # Errors
-    /// If the configuration does not fit the model.
-    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
-        config.check_classes(model.conditions())?;
-        model.check_trained(config.lora.is_used())?;
-        check_guidance(config, model)?;
-        let network = Network::new(model, Adapter::begin(config, model)?.as_ref(), config.model.weights);
-        let step = StepGraph::record(&network, config.rollout_micro_batch(), config.rollout.guidance_scale);
-        let noise = crate::sampling::noise_graph(model, config.rollout_micro_batch()).0;
-        let update = UpdateGraph::record(config, &network)?;
-        let samples = config.samples_per_rollout();
-        let slots = trained_slots(config)?;
-        let steps = (samples / config.rollout_micro_batch() * config.rollout.steps) as u64;
-        let passes = (samples / config.update_micro_batch() * slots * config.train.inner_epochs) as u64;
+    /// If the settings do not fit the model.
+    pub fn cost(settings: &TrainerSettings, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
+        let (lora, updates) = (&settings.lora, &settings.updates);
+        let (rollout, micro_batch) = (&updates.rollout, updates.rollout.effective_micro_batch());
+        model.check_trained(lora.is_used())?;
+        check_guidance(updates, model)?;
+        let network = Network::new(model, Adapter::begin(lora, updates.seed, model)?.as_ref(), settings.weights);
+        let step = StepGraph::record(&network, micro_batch, rollout.guidance_scale);
+        let noise = crate::sampling::noise_graph(model, micro_batch).0;
+        let update = UpdateGraph::record(updates, &network)?;
+        let samples = rollout.samples();
+        let slots = updates.of_rollouts().trained_slots()?;
+        let steps = (samples / micro_batch * rollout.steps) as u64;
+        let passes = (samples / updates.micro_batch() * slots * updates.train.inner_epochs) as u64;
         let (layout, all) = (network.layout(), model.layout().parameter_count());
         for graph in [&update.graph, &step.graph, &noise] {
             check_tensors(graph, profile)?;
@@ -146,11 +154,11 @@ impl Trainer {
         // The largest first: the others fit into its slots.
         let plans = [&update.graph, &step.graph, &noise].map(|graph| planned_bytes(graph, profile));
         let fixed = optimizer::planned_bytes(&layout, profile)
-            + rollout::store_bytes(config, model)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
-            + if keeps_base(config) { network.frozen().bytes() } else { 0 }
-            + if config.lora.starts_from_adapter() { DType::F32.bytes(&[layout.elements()]) } else { 0 }
+            + rollout::store_bytes(updates.of_rollouts(), model)?.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            + if settings.keeps_base() { network.frozen().bytes() } else { 0 }
+            + if updates.from_start { DType::F32.bytes(&[layout.elements()]) } else { 0 }
             + images_bytes(model, samples)
-            + update::record_bytes(config)?
+            + update::record_bytes(updates)?
             + STAGING_BYTES;
         let dispatches = |graph: &Graph, times: u64| graph.dispatch_count(profile) as u64 * times;
         Ok(Cost {
@@ -161,62 +169,72 @@ impl Trainer {
             dispatches: dispatches(&step.graph, steps) + dispatches(&update.graph, passes),
             bytes: fixed + planned_together(&plans),
             naive_bytes: fixed + plans.iter().map(|plan| plan.naive).sum::<u64>(),
-            update_slots: plans[0].slots.clone(),
+            fixed,
+            plans: plans.into(),
         })
     }
 
     /// Uploads the model and binds every plan: everything that training allocates.
     ///
     /// # Errors
-    /// If configuration, model and rewards do not fit each other, or the device does not have enough memory.
-    pub fn new(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>) -> Result<Self> {
-        Self::bind(gpu, config, model, Updater::new)
+    /// If settings, model and rewards do not fit each other, or the device does not have enough memory.
+    pub fn new(gpu: &Arc<Gpu>, settings: TrainerSettings, model: &Model<impl WeightSource>) -> Result<Self> {
+        Self::bind(gpu, settings, model, Updater::new)
     }
 
     /// The same, but the first two updates of the first rollout are observed; [`Trainer::take_dump`] returns them.
     ///
     /// # Errors
     /// As [`Trainer::new`].
-    pub fn observed(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>) -> Result<Self> {
-        Self::bind(gpu, config, model, Updater::observed)
+    pub fn observed(gpu: &Arc<Gpu>, settings: TrainerSettings, model: &Model<impl WeightSource>) -> Result<Self> {
+        Self::bind(gpu, settings, model, Updater::observed)
     }
 
-    fn bind(gpu: &Arc<Gpu>, config: &Config, model: &Model<impl WeightSource>, updater: BindUpdater) -> Result<Self> {
+    fn bind(
+        gpu: &Arc<Gpu>,
+        settings: TrainerSettings,
+        model: &Model<impl WeightSource>,
+        updater: BindUpdater,
+    ) -> Result<Self> {
         let flow_model = model.flow_model("`model.file`")?;
-        let conditions = config.rollout.chosen_classes(flow_model.conditions())?;
-        let cost = Self::cost(config, &flow_model, &DeviceProfile::of(gpu))?;
+        let cost = Self::cost(&settings, &flow_model, &DeviceProfile::of(gpu))?;
+        let keeps_base = settings.keeps_base();
+        let TrainerSettings { updates, rewards, lora, weights, base: base_name } = settings;
+        let conditions = updates.rollout.chosen_classes(flow_model.conditions())?;
         // The device holds its staging buffer already.
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
-        let adapter = Adapter::begin(config, &flow_model)?;
-        let network = Network::new(&flow_model, adapter.as_ref(), config.model.weights);
+        let adapter = Adapter::begin(&lora, updates.seed, &flow_model)?;
+        let network = Network::new(&flow_model, adapter.as_ref(), weights);
+        // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+        let weights = Summed::new(&model.weights);
         let optimizer = match &adapter {
             Some(adapter) => Optimizer::new(gpu, network.layout(), &adapter.weights)?,
-            None => Optimizer::new(gpu, network.layout(), &model.weights)?,
+            None => Optimizer::new(gpu, network.layout(), &weights)?,
         };
-        let base = match keeps_base(config) {
-            true => Some(network.frozen().upload(gpu, BASE.0, &model.weights)?),
+        let base = match keeps_base {
+            true => Some(network.frozen().upload(gpu, BASE.0, &weights)?),
             false => None,
         };
-        let began_with = adapter.filter(|_| config.lora.adapter.is_some()).map(|adapter| adapter.weights);
+        let began_with = adapter.filter(|_| lora.adapter.is_some()).map(|adapter| adapter.weights);
         let start = match &began_with {
-            Some(weights) if config.lora.starts_from_adapter() => Some(network.layout().upload(gpu, START.0, weights)?),
+            Some(weights) if updates.from_start => Some(network.layout().upload(gpu, START.0, weights)?),
             _ => None,
         };
         let base_stores = || {
             let stores = [(BASE, &base), (START, &start)].into_iter();
             stores.filter_map(|(store, buffer)| Some((store, buffer.clone()?)))
         };
-        let mut drawing = Method::of(config).drawing_stores(&optimizer);
+        let mut drawing = updates.method().drawing_stores(&optimizer);
         drawing.extend(base_stores());
         let _held = cost.reserve(gpu)?;
-        let collector = RolloutCollector::new(gpu, config, &network, conditions, &drawing)?;
+        let collector = RolloutCollector::new(gpu, updates.of_rollouts(), &network, conditions, &drawing)?;
         let mut others = collector.stores();
         others.extend(base_stores());
-        let updater = updater(gpu, config, &network, &optimizer, others)?;
-        let rewards = Rewards::new(gpu, &config.reward, &flow_model.pictures(&model.class_names))?;
+        let updater = updater(gpu, &updates, &network, &optimizer, others)?;
+        let rewards = Rewards::new(gpu, &rewards, &flow_model.pictures(&model.class_names))?;
         Ok(Self {
             gpu: gpu.clone(),
-            config: config.clone(),
+            settings: updates,
             class_names: model.class_names.clone(),
             network,
             collector,
@@ -225,15 +243,16 @@ impl Trainer {
             base,
             began_with,
             start,
-            origin: AdapterBase { model: config.anchored().model.name(), crc32: model.crc32()? },
+            origin: AdapterBase { model: base_name, crc32: weights.crc32() },
             dumped: None,
             optimizer,
         })
     }
 
-    /// The safetensors file of the updates that were observed; `None` if none were, or if it has been taken.
-    pub fn take_dump(&mut self) -> Option<Vec<u8>> {
-        self.dumped.take()
+    /// The safetensors file of the updates that were observed, with the configuration (TOML) in its metadata; `None` if
+    /// none were, or if it has been taken.
+    pub fn take_dump(&mut self, config: &str) -> Option<Vec<u8>> {
+        self.dumped.take().map(|file| file.into_bytes(config))
     }
 
     /// The trained parameters and their network.
@@ -269,10 +288,10 @@ impl Trainer {
         let context = ScoringContext { purpose: Purpose::Training, iteration: index };
         let pictures = self.network.model.decode(&self.gpu, &rollout.images)?;
         let scores = self.rewards.score(&pictures, &labels, context)?;
-        let clip = Some(self.config.advantage.clip).filter(|clip| clip.is_finite());
-        let group_size = self.config.rollout.group_size;
+        let clip = Some(self.settings.advantage.clip).filter(|clip| clip.is_finite());
+        let group_size = self.settings.rollout.group_size;
         let advantages =
-            self.config.advantage.kind.advantages(&scores.components, self.rewards.weights(), group_size, clip)?;
+            self.settings.advantage.kind.advantages(&scores.components, self.rewards.weights(), group_size, clip)?;
         let reward_seconds = start.elapsed().as_secs_f64();
         drop(phase);
 
@@ -282,9 +301,9 @@ impl Trainer {
         drop(phase);
         if let Some(dump) = self.updater.dump.take() {
             let (scores, advantages) = (&scores, advantages.values.as_slice());
-            let (config, model, layout) = (&self.config, &self.network.model, self.optimizer.layout());
-            let context = Context { config, model, layout, rollout: &rollout, scores, advantages };
-            self.dumped = Some(dump.to_bytes(&context, &records));
+            let (settings, model, layout) = (&self.settings, &self.network.model, self.optimizer.layout());
+            let context = Context { settings, model, layout, rollout: &rollout, scores, advantages };
+            self.dumped = Some(dump.to_file(&context, &records));
         }
 
         let component = |(name, scores): (&String, &Vec<f64>)| {
@@ -293,8 +312,8 @@ impl Trainer {
         };
         let mut metrics = IterationMetrics {
             iteration: index + 1,
-            objective: self.config.objective.name,
-            reference_beta: self.config.objective.reference.beta,
+            objective: self.settings.objective.name,
+            reference_beta: self.settings.objective.reference.beta,
             reward: spread(&scores.totals),
             components: self.rewards.names().iter().zip(&scores.components).map(component).collect(),
             advantage: [0.0; 2],
@@ -310,11 +329,11 @@ impl Trainer {
             images: labels.len(),
         };
         metrics.observe(&records, &advantages);
-        metrics.standard_ratio = standard_ratio(&self.config, &records, self.network.model.dim());
-        Method::of(&self.config).check_first_update(&metrics)?;
+        metrics.standard_ratio = standard_ratio(&self.settings, &records, self.network.model.dim());
+        self.settings.method().check_first_update(&metrics)?;
         let when = format!("iteration {}", metrics.iteration);
         for record in &records {
-            let most = self.config.train.max_skipped_updates;
+            let most = self.settings.train.max_skipped_updates;
             let settled = self.optimizer.settle(record.norm, most, &when, "train.learning_rate");
             let lost = metrics.lost_in_half.iter();
             let lost = lost.filter_map(|lost| LostInHalf::explain(lost, "train.half_activations")).next();
@@ -398,7 +417,7 @@ impl Trainer {
             (true, false, _) => "contains an adapter, but `lora` now trains all weights".to_owned(),
             (false, true, _) => "contains all weights, but `lora` now trains an adapter".to_owned(),
             (.., Some(found)) if found != self.origin.crc32 => format!(
-                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {:08x}",
+                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of the model have {:08x}",
                 self.origin.crc32
             ),
             _ => return Ok(()),
@@ -419,12 +438,12 @@ fn no_start(checkpoint: &str, version: &str) -> Error {
 
 /// How the Gaussian's ratio is distributed over samples that are new to a policy that has moved: those of the first
 /// pass after its first update.
-fn standard_ratio(config: &Config, records: &[UpdateRecord], dim: usize) -> Option<StandardRatio> {
-    let objective = &config.objective;
+fn standard_ratio(settings: &UpdateSettings, records: &[UpdateRecord], dim: usize) -> Option<StandardRatio> {
+    let objective = &settings.objective;
     let has_ratio = matches!(objective.name, ObjectiveName::FlowDppo | ObjectiveName::FlowGrpo);
     if !has_ratio || objective.log_prob != LogProb::Gaussian {
         return None;
     }
-    let fresh = records.iter().take(config.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
-    StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
+    let fresh = records.iter().take(settings.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
+    StandardRatio::new(fresh.map(|outcome| [outcome.log_ratio, outcome.kl].map(f64::from)), dim)
 }

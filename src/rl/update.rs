@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use super::dump::UpdateDump;
-use super::method::{Method, Term};
-use super::rollout::{Rollout, trained_slots};
-use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
+use super::method::Term;
+use super::rollout::Rollout;
+use super::settings::UpdateSettings;
+use super::update_graph::{UpdateGraph, policy_objective};
 use crate::autodiff::LostInHalf;
-use crate::config::{Config, ObjectiveName, Order};
+use crate::config::{ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
-use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
+use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Plan, Stores};
 use crate::model::{FlowModel, Network};
-use crate::ops::{AdamWSettings, PolicyObjective};
+use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
 use crate::optimizer::{GradientNorm, Optimizer};
-use crate::sampling::words;
+use crate::sampling::noise_words;
 
 /// What one optimizer step saw: one row per sample and trained step.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub struct UpdateRecord {
     /// Sample of the rollout and trained step of each row.
     pub rows: Vec<(usize, usize)>,
     /// Outcome of each row.
-    pub outcomes: Vec<[f32; OUTCOME]>,
+    pub outcomes: Vec<Outcome>,
     /// Penalty on the distance to the base of each row; empty without one.
     pub penalties: Vec<f32>,
     /// Gradient norm, and whether the update was skipped.
@@ -34,10 +35,12 @@ pub struct UpdateRecord {
 #[derive(Debug)]
 pub struct Updater {
     gpu: Arc<Gpu>,
-    config: Config,
+    settings: UpdateSettings,
     model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
+    /// The rollout's states and velocities.
+    trajectory: Stores,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
@@ -47,10 +50,11 @@ pub struct Updater {
 }
 
 /// Bytes of the record of an iteration: for each micro-batch its outcomes and penalties, for each update its norm.
-pub(super) fn record_bytes(config: &Config) -> Result<u64> {
-    let updates = config.train.updates_per_rollout * config.train.inner_epochs;
-    let terms = updates * trained_slots(config)? * config.samples_per_update();
-    let numbers = OUTCOME + usize::from(config.objective.reference.beta > 0.0);
+pub(super) fn record_bytes(settings: &UpdateSettings) -> Result<u64> {
+    let UpdateSettings { train, rollout, objective, .. } = settings;
+    let updates = train.updates_per_rollout * train.inner_epochs;
+    let terms = updates * settings.of_rollouts().trained_slots()? * train.samples_per_update(rollout);
+    let numbers = Outcome::WORDS + usize::from(objective.reference.beta > 0.0);
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
 
@@ -62,12 +66,12 @@ impl Updater {
     /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: &UpdateSettings,
         network: &Network,
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        Self::bind(gpu, config, optimizer, others, &network.model, UpdateGraph::record(config, network)?, None)
+        Self::bind(gpu, settings, network, optimizer, others, None)
     }
 
     /// The same, keeping everything that [`UpdateDump`] reads readable.
@@ -76,35 +80,38 @@ impl Updater {
     /// As [`Updater::new`].
     pub(super) fn observed(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: &UpdateSettings,
         network: &Network,
         optimizer: &Optimizer,
         others: Stores,
     ) -> Result<Self> {
-        let mut tensors = UpdateGraph::record(config, network)?;
-        tensors.keep_terms();
-        Self::bind(gpu, config, optimizer, others, &network.model, tensors, Some(UpdateDump::default()))
+        Self::bind(gpu, settings, network, optimizer, others, Some(UpdateDump::default()))
     }
 
     fn bind(
         gpu: &Arc<Gpu>,
-        config: &Config,
+        settings: &UpdateSettings,
+        network: &Network,
         optimizer: &Optimizer,
         others: Stores,
-        model: &FlowModel,
-        tensors: UpdateGraph,
         dump: Option<UpdateDump>,
     ) -> Result<Self> {
+        let mut tensors = UpdateGraph::record(settings, network)?;
+        if dump.is_some() {
+            tensors.keep_terms();
+        }
+        let trajectory = tensors.stored.iter().map(|(store, _)| (*store, others[store].clone())).collect();
         let mut stores = optimizer.stores().clone();
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
-        let record = gpu.allocate("record of an iteration", record_bytes(config)?)?;
+        let record = gpu.allocate("record of an iteration", record_bytes(settings)?)?;
         Ok(Self {
             gpu: gpu.clone(),
-            config: config.clone(),
-            model: model.clone(),
+            settings: settings.clone(),
+            model: network.model.clone(),
             tensors,
             plan,
+            trajectory,
             lost_in_half: None,
             record,
             dump,
@@ -121,7 +128,7 @@ impl Updater {
         advantages: &[f64],
         optimizer: &mut Optimizer,
     ) -> Result<Vec<UpdateRecord>> {
-        let train = self.config.train.clone();
+        let train = self.settings.train.clone();
         // The averaged weights are updated once per rollout, with its last update.
         let average_decay = train.ema_warm_up.decay(train.ema_decay, u64::from(rollout.index));
         let updates = train.inner_epochs * train.updates_per_rollout;
@@ -136,22 +143,23 @@ impl Updater {
         };
         if let Some(settings) = self.tensors.settings {
             let progress = f64::from(rollout.index) / train.iterations as f64;
-            let objective = policy_objective(&self.config, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
-            self.plan.write(settings, &PolicyObjective::settings(objective, self.model.dim()));
+            let objective =
+                policy_objective(&self.settings.objective, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
+            self.plan.write_structs(settings, &[PolicyObjective::settings(objective, self.model.dim())]);
         }
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut throttle = Throttle::default();
         let mut at = 0;
         for epoch in 0..train.inner_epochs {
             let order = self.order(rollout, epoch);
-            for samples in order.chunks(self.config.samples_per_update()) {
+            for samples in order.chunks(train.samples_per_update(&self.settings.rollout)) {
                 let mut rows = Vec::new();
                 let mut dump = self.dump.take_if(|dump| dump.wants_more());
                 if let Some(dump) = &mut dump {
                     dump.begin(optimizer)?;
                 }
                 for slot in 0..rollout.trained.len() {
-                    for batch in samples.chunks(self.config.update_micro_batch()) {
+                    for batch in samples.chunks(self.settings.micro_batch()) {
                         let weight = 1.0 / (samples.len() * rollout.trained.len()) as f32;
                         self.accumulate(rollout, advantages, epoch, slot, batch, weight)?;
                         at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
@@ -185,10 +193,10 @@ impl Updater {
     /// The order in which an epoch visits the samples.
     fn order(&self, rollout: &Rollout, epoch: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..rollout.requests.len()).collect();
-        if self.config.train.order == Order::Contiguous {
+        if self.settings.train.order == Order::Contiguous {
             return order;
         }
-        let seed = self.config.run.seed;
+        let seed = self.settings.seed;
         Stream::new(NoiseKey { seed, rollout: rollout.index, sample: epoch as u32, step: SHUFFLE }).shuffle(&mut order);
         order
     }
@@ -208,30 +216,45 @@ impl Updater {
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
         let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
         let transition = rollout.table.rows[step];
-        let method = Method::of(&self.config);
+        let method = self.settings.method();
         let row = method.transition(rollout, step);
         let (slot, noise_step) = method.slot_and_noise(rollout, Term { slot, step, epoch });
         let it = &self.tensors;
-        let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
-        self.plan.write(it.indices, &indices);
         self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
-        self.plan.write(it.keys, &words(requests(), noise_step as u32));
-        self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
+        self.plan.write_structs(it.keys, &noise_words(requests(), noise_step as u32));
+        self.plan.write_structs(it.rows, &vec![SamplerRow::from(row); batch.len()]);
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);
-        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.config.objective.name) {
-            let step_weight = self.config.objective.step_weight.of(sigma, sigma_next, transition) as f32;
+        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.settings.objective.name) {
+            let step_weight = self.settings.objective.step_weight.of(sigma, sigma_next, transition) as f32;
             self.plan.write(tensor, &vec![step_weight; batch.len()]);
         }
         if let Some(penalty) = it.penalty {
-            let reference = &self.config.objective.reference;
+            let reference = &self.settings.objective.reference;
             let factor = reference.kind.factor(sigma, sigma_next, transition) as f32;
             self.plan.write(penalty.factor, &vec![factor; batch.len()]);
             self.plan.write(penalty.weight, &vec![reference.beta as f32 * weight; batch.len()]);
         }
+        self.load(batch.iter().map(|sample| slot * samples + sample))?;
         self.plan.run()
+    }
+
+    /// Copies rows of the rollout's stores to where the plan reads a micro-batch. The stores themselves are not bound, so
+    /// they may be larger than what a kernel can read.
+    fn load(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<()> {
+        let bytes = DType::F32.bytes(&[self.model.dim()]);
+        let mut copies = Vec::new();
+        for (store, tensor) in &self.tensors.stored {
+            let batch = self.plan.region(*tensor);
+            for (place, row) in rows.clone().enumerate() {
+                let from = self.trajectory[store].region(row as u64 * bytes, bytes).expect("rows are not cut");
+                let to = Region { buffer: batch.buffer.clone(), offset: batch.offset + place as u64 * bytes, bytes };
+                copies.push((from, to));
+            }
+        }
+        self.gpu.encode(copies.iter().map(|(from, to)| Command::Copy { from, to }))
     }
 
     /// Appends a small result to the record; returns how many bytes it took.
@@ -249,12 +272,12 @@ impl Updater {
             rest = tail;
             head
         };
-        let batch = self.config.update_micro_batch();
+        let batch = self.settings.micro_batch();
         let has_penalty = self.tensors.penalty.is_some();
         let records = rows_of_updates.into_iter().map(|rows| {
             let (mut outcomes, mut penalties) = (Vec::with_capacity(rows.len()), Vec::new());
             while outcomes.len() < rows.len() {
-                outcomes.extend_from_slice(take(batch * OUTCOME).as_chunks::<OUTCOME>().0);
+                outcomes.extend_from_slice(bytemuck::cast_slice(take(batch * Outcome::WORDS)));
                 penalties.extend_from_slice(take(if has_penalty { batch } else { 0 }));
             }
             let sums = take(2);

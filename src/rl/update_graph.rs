@@ -9,23 +9,24 @@
 //! | loss | [`policy_stats`], [`PolicyObjective`] | [`NftLoss`] |
 
 use super::method::Method;
-use super::rollout::{STATES, VELOCITIES, stored_slots};
+use super::rollout::{STATES, VELOCITIES};
+use super::settings::UpdateSettings;
 use crate::autodiff::{Activations, Halves, backward_with};
-use crate::config::{Config, GuidanceGradient, ObjectiveName, ThresholdUnit};
+use crate::config::{self, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
 use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
-use crate::graph::{Graph, Tensor};
+use crate::gpu::ShaderStruct;
+use crate::graph::{Graph, Store, Tensor};
 use crate::model::{ConditionInput, Network};
-use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
+use crate::ops::{
+    NftLoss, NftSettings, NoiseWords, PhiloxNormal, PolicyObjective, SamplerRow, mean_squared_error, policy_stats,
+    sampler_step,
+};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 
-/// The columns of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
-/// DiffusionNFT: loss, 0, advantage as a probability, mean squared change of the velocity, 1, p, q, 0.
-pub const OUTCOME: usize = 8;
-
-/// The policy objective of a configuration in mean units for images of `dim` elements, after the share
+/// The policy objective that `[objective]` selects, in mean units for images of `dim` elements, after the share
 /// `progress` of the run. GRPO-Guard's step weight is a separate input.
 ///
 /// # Errors
@@ -33,9 +34,8 @@ pub const OUTCOME: usize = 8;
 ///
 /// # Panics
 /// With `nft`, which is not a policy objective.
-pub fn policy_objective(config: &Config, dim: usize, progress: f64) -> Result<Objective> {
+pub fn policy_objective(it: &config::Objective, dim: usize, progress: f64) -> Result<Objective> {
     use crate::config::Divergence;
-    let it = &config.objective;
     let mean = |threshold: f64| it.threshold_unit.to_mean(threshold, dim);
     let clip = |range: f64| it.clip_schedule.factor(progress) * mean(range);
     let (clip_low, clip_high) = (clip(it.clip_low), clip(it.clip_high));
@@ -93,27 +93,27 @@ pub struct Terms {
 pub struct UpdateGraph {
     /// The computation.
     pub graph: Graph,
-    /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
-    pub indices: Tensor,
+    /// What each micro-batch copies from the stores of the rollout: `[B, C, H, W]` each.
+    pub stored: Vec<(Store, Tensor)>,
     /// The network's time, `[B]`, from [`crate::model::FlowModel::time_of`].
     pub time: Tensor,
     /// Conditions of the B samples.
     pub condition: ConditionInput,
-    /// Noise keys of the step, `[B, 5]`.
+    /// [`NoiseWords`] of each term.
     pub keys: Tensor,
-    /// Transitions (a, b, s), `[B, 3]`; with DiffusionNFT (1 − σ, 0, σ).
+    /// A [`SamplerRow`] of each term; with DiffusionNFT (1 − σ, 0, σ).
     pub rows: Tensor,
     /// Advantages, `[B]`.
     pub advantages: Tensor,
     /// Factors of the losses in the sum that is differentiated, `[B]`.
     pub weight: Tensor,
-    /// Thresholds, which may change over a run, `[8]`; none with DiffusionNFT.
+    /// [`PolicySettings`](crate::ops::PolicySettings), which may change over a run; none with DiffusionNFT.
     pub settings: Option<Tensor>,
     /// Weights of the step, `[B]`, which only GRPO-Guard has.
     pub step_weight: Option<Tensor>,
     /// The penalty on the distance to the base, if there is one.
     pub penalty: Option<Penalty>,
-    /// The outcomes, `[B, OUTCOME]`.
+    /// An [`Outcome`](crate::ops::Outcome) of each term.
     pub outcomes: Tensor,
     /// The inputs of the loss.
     pub terms: Terms,
@@ -134,26 +134,24 @@ impl UpdateGraph {
     ///
     /// # Errors
     /// If the trained steps do not fit the number of steps, or a threshold the model.
-    pub fn record(config: &Config, network: &Network) -> Result<Self> {
+    pub fn record(settings: &UpdateSettings, network: &Network) -> Result<Self> {
         let model = &network.model;
-        let batch = config.update_micro_batch();
+        let batch = settings.micro_batch();
         let mut graph = Graph::new();
-        let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
-        let condition = ConditionInput::declare(&mut graph, model, batch, config.guides_updates());
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
+        let condition = ConditionInput::declare(&mut graph, model, batch, settings.is_guided());
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
+        let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
 
-        let stored = model.batch_shape(stored_slots(config)? * config.samples_per_rollout());
+        let shape = model.batch_shape(batch);
         // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
-        let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
-        let states = graph.stored(STATES.0, &stored, STATES, 0);
-        let state = graph.apply(Embedding, &[states, indices]);
+        let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
+        let state = graph.input("stored state", &shape);
         let mut it = Self {
             graph,
-            indices,
+            stored: vec![(STATES, state)],
             time,
             condition,
             keys,
@@ -167,13 +165,13 @@ impl UpdateGraph {
             terms: Terms { x: state, epsilon, v_old: state, v_new: state },
             halves: None,
         };
-        let losses = match Method::of(config) {
-            Method::Nft => it.record_nft(config, network, state, epsilon),
-            Method::Policy => it.record_policy(config, network, &stored, state, epsilon)?,
+        let losses = match settings.method() {
+            Method::Nft => it.record_nft(settings, network, state, epsilon),
+            Method::Policy => it.record_policy(settings, network, state, epsilon)?,
         };
         it.graph.keep(it.outcomes);
         let activations =
-            Activations { recompute: config.train.activation_checkpointing, half: config.train.half_activations };
+            Activations { recompute: settings.train.activation_checkpointing, half: settings.train.half_activations };
         it.halves = backward_with(&mut it.graph, &losses, &[], activations).halves;
         Ok(it)
     }
@@ -181,37 +179,42 @@ impl UpdateGraph {
     /// Records a policy objective; returns what is differentiated, and the factors.
     fn record_policy(
         &mut self,
-        config: &Config,
+        settings: &UpdateSettings,
         network: &Network,
-        stored: &[usize],
         x: Tensor,
         epsilon: Tensor,
     ) -> Result<Vec<(Tensor, Tensor)>> {
         let dim = network.model.dim();
-        let batch = config.update_micro_batch();
-        let objective = policy_objective(config, dim, 0.0)?;
-        let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
-        let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
-        let v_new = self.velocity(config, network, x);
+        let batch = settings.micro_batch();
+        let objective = policy_objective(&settings.objective, dim, 0.0)?;
+        let v_old = self.graph.input("stored velocity", &network.model.batch_shape(batch));
+        self.stored.push((VELOCITIES, v_old));
+        let v_new = self.velocity(settings, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
 
-        let settings = PolicyObjective::settings(objective, dim).to_vec();
-        let settings = self.graph.constant("objective settings", &[settings.len()], settings);
+        let thresholds = bytemuck::cast_slice(&[PolicyObjective::settings(objective, dim)]).to_vec();
+        let thresholds = self.graph.constant("objective settings", &[thresholds.len()], thresholds);
         let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
         let (advantages, rows) = (self.advantages, self.rows);
         let found = self.graph.scope("loss", |graph| {
             let stats = policy_stats(graph, v_new, v_old, epsilon);
-            let op = PolicyObjective::new(objective, config.objective.log_prob);
-            graph.push(op, &[stats, advantages, rows, step_weight, settings])
+            let op = PolicyObjective::new(objective, settings.objective.log_prob);
+            graph.push(op, &[stats, advantages, rows, step_weight, thresholds])
         });
-        (self.settings, self.step_weight, self.outcomes) = (Some(settings), Some(step_weight), found[1]);
+        (self.settings, self.step_weight, self.outcomes) = (Some(thresholds), Some(step_weight), found[1]);
 
         let mut losses = vec![(found[0], self.weight)];
-        if config.objective.reference.beta > 0.0 {
-            let guidance_scale = config.objective.reference.guidance_scale as f32;
+        if settings.objective.reference.beta > 0.0 {
+            let guidance_scale = settings.objective.reference.guidance_scale as f32;
             let (time, condition) = (self.time, self.condition);
             let v_base = self.graph.scope("reference", |graph| {
-                declare_reference(graph, config, network).guided_velocity(graph, x, time, condition, guidance_scale)
+                declare_reference(graph, network, settings.from_start).guided_velocity(
+                    graph,
+                    x,
+                    time,
+                    condition,
+                    guidance_scale,
+                )
             });
             let factor = self.graph.input("penalty factors", &[batch]);
             let weight = self.graph.input("penalty weight", &[batch]);
@@ -226,39 +229,41 @@ impl UpdateGraph {
     /// Records DiffusionNFT's loss; returns what is differentiated and the factors.
     fn record_nft(
         &mut self,
-        config: &Config,
+        settings: &UpdateSettings,
         network: &Network,
         sample: Tensor,
         epsilon: Tensor,
     ) -> Vec<(Tensor, Tensor)> {
-        let batch = config.update_micro_batch();
+        let batch = settings.micro_batch();
         let graph = &mut self.graph;
         // The sampler's kernel also mixes samples with noise.
         let x = sampler_step(graph, sample, sample, epsilon, self.rows);
-        let to_target = graph.constant("to target", &[batch, 3], [-1.0, 0.0, 1.0].repeat(batch));
+        let to_target = vec![SamplerRow { a: -1.0, b: 0.0, s: 1.0 }; batch];
+        let to_target =
+            graph.constant("to target", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&to_target).to_vec());
         let u = sampler_step(graph, sample, sample, epsilon, to_target);
-        let guidance_scale = config.rollout.guidance_scale as f32;
+        let guidance_scale = settings.rollout.guidance_scale as f32;
         let (time, condition) = (self.time, self.condition);
         let v_old = graph.scope("old", |graph| {
             network.declare(graph, AVERAGE, None).guided_velocity(graph, x, time, condition, guidance_scale)
         });
-        let v_new = self.velocity(config, network, x);
+        let v_new = self.velocity(settings, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
-        let settings = vec![config.objective.nft_beta as f32, config.advantage.clip as f32];
-        let settings = self.graph.constant("objective settings", &[2], settings);
+        let scales = NftSettings { beta: settings.objective.nft_beta as f32, clip: settings.advantage.clip as f32 };
+        let scales = bytemuck::cast_slice(&[scales]).to_vec();
+        let scales = self.graph.constant("objective settings", &[scales.len()], scales);
         let (advantages, rows) = (self.advantages, self.rows);
-        let found =
-            self.graph.scope("loss", |graph| graph.push(NftLoss, &[v_new, v_old, u, advantages, rows, settings]));
+        let found = self.graph.scope("loss", |graph| graph.push(NftLoss, &[v_new, v_old, u, advantages, rows, scales]));
         self.outcomes = found[1];
         vec![(found[0], self.weight)]
     }
 
     /// The velocity of the weights in training.
-    fn velocity(&mut self, config: &Config, network: &Network, x: Tensor) -> Tensor {
+    fn velocity(&mut self, settings: &UpdateSettings, network: &Network, x: Tensor) -> Tensor {
         let graph = &mut self.graph;
         let trained = network.declare(graph, PARAMETERS, Some(GRADIENTS));
-        let guidance_scale = config.rollout.guidance_scale as f32;
-        match config.rollout.guidance_gradient {
+        let guidance_scale = settings.rollout.guidance_scale as f32;
+        match settings.rollout.guidance_gradient {
             GuidanceGradient::Both => trained.guided_velocity(graph, x, self.time, self.condition, guidance_scale),
             GuidanceGradient::Conditional => {
                 // The same weights, without storage for their gradients.

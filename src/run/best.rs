@@ -51,17 +51,37 @@ pub struct BestKeeper {
     best: Option<Best>,
 }
 
+/// How the best model is selected.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection {
+    keep_best: KeepBest,
+    has_judge: bool,
+    /// Checksum of the keys that the scores depend on.
+    scored_by: u32,
+}
+
+impl From<&Config> for Selection {
+    fn from(config: &Config) -> Self {
+        Self {
+            keep_best: config.checkpoint.keep_best,
+            has_judge: !config.eval.judge.is_empty(),
+            scored_by: scored_by(&config.anchored()),
+        }
+    }
+}
+
 impl BestKeeper {
-    /// Keeps in `folder` the model that `checkpoint.keep_best` selects, starting from what is there. `holdouts` are the
-    /// names of the rewards of weight 0, as in `eval/components`.
-    pub fn open(folder: PathBuf, config: &Config, holdouts: Vec<String>) -> Self {
-        let by = match config.checkpoint.keep_best {
-            KeepBest::Auto if !config.eval.judge.is_empty() => KeepBest::Judge,
+    /// Keeps the selected model in `folder`, starting from what is there. `holdouts` are the names of the rewards of
+    /// weight 0, as in `eval/components`.
+    pub fn open(folder: PathBuf, selection: Selection, holdouts: Vec<String>) -> Self {
+        let Selection { keep_best, has_judge, scored_by } = selection;
+        let by = match keep_best {
+            KeepBest::Auto if has_judge => KeepBest::Judge,
             KeepBest::Auto if !holdouts.is_empty() => KeepBest::Holdout,
             KeepBest::Auto => KeepBest::Reward,
             chosen => chosen,
         };
-        let mut keeper = Self { folder, by, holdouts, scored_by: scored_by(&config.anchored()), best: None };
+        let mut keeper = Self { folder, by, holdouts, scored_by, best: None };
         keeper.best = keeper.read();
         keeper
     }
@@ -202,7 +222,7 @@ mod tests {
     }
 
     fn open(folder: &Path, config: &Config) -> BestKeeper {
-        BestKeeper::open(folder.join("best"), config, vec!["ink".into(), "symmetry".into()])
+        BestKeeper::open(folder.join("best"), config.into(), vec!["ink".into(), "symmetry".into()])
     }
 
     /// Offers a model whose bytes are its iteration.

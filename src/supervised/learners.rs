@@ -10,12 +10,12 @@ use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Store};
-use crate::model::{ClassifierConfig, FlowModel, Model, ModelKind, Weights};
+use crate::model::{ClassifierConfig, FlowModel, Model, ModelKind, Network, Weights};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
 use crate::reward::ClassifierScorer;
-use crate::sampling::SamplerTable;
+use crate::sampling::{ModelOnDevice, SamplerTable};
 
 /// Steps of `fit-classifier` between lines of metrics.
 const FIT_LOG_EVERY: usize = 100;
@@ -49,19 +49,21 @@ impl<'a> Pretrainer<'a> {
             );
         }
         let training = match &weights {
-            Some(weights) => Pretraining::new(gpu, config, model.clone(), data, weights)?,
-            None => Pretraining::new(gpu, config, model.clone(), data, &model.drawn_weights(config.run.seed))?,
+            Some(weights) => Pretraining::new(gpu, config.into(), model.clone(), data, weights)?,
+            None => Pretraining::new(gpu, config.into(), model.clone(), data, &model.drawn_weights(config.run.seed))?,
         };
         let stores = training.optimizer.average_stores();
-        let batch = config.pretrain_micro_batch();
-        let preview = Preview::new(gpu, config, &(&model).into(), &data.class_names, batch, 1.0, &stores)?;
+        let network = Network::from(&model);
+        let drawn = ModelOnDevice { network: &network, class_names: &data.class_names, stores: &stores };
+        let batch = config.pretrain.effective_micro_batch();
+        let preview = Preview::new(gpu, &config.preview, &config.rollout.classes, drawn, batch, 1.0)?;
         let table = SamplerTable::ode(&model.schedule(), config.preview.steps)?;
         Ok(Self { training, preview, table, model, class_names: &data.class_names })
     }
 
     /// The cost of pretraining a network, without previews.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Cost {
-        let micro_batch = config.pretrain_micro_batch();
+        let micro_batch = config.pretrain.effective_micro_batch();
         let graph = FlowMatchingGraph::record(model, micro_batch, activations(&config.pretrain)).graph;
         Cost::of(&model.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)
     }
@@ -131,7 +133,7 @@ impl<'a> Fitter<'a> {
     /// If the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, config: &Config, data: &'a Dataset, network: ClassifierConfig) -> Result<Self> {
         gpu.check_memory(optimizer::planned_bytes(&network.layout(), &DeviceProfile::of(gpu)))?;
-        Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config, &network, data)?, network, data })
+        Ok(Self { gpu: gpu.clone(), fitting: Fitting::new(gpu, config.into(), &network, data)?, network, data })
     }
 
     /// The cost of training a network.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
 use super::pictures::write_picture;
-use super::pipeline::{TextToImage, out_of_memory};
+use super::pipeline::TextToImage;
 use crate::config::WeightType;
 use crate::error::{Error, Result};
 use crate::flow::solver::Solver;
@@ -114,8 +114,7 @@ impl Order {
         let (network, stores) = self.model.upload(gpu, &model, self.weights, adapter)?;
         // Less than 1 is no guidance either, as in diffusers.
         let guidance_scale = self.guidance_scale.max(1.0);
-        let mut sampling = Sampling::new_for(gpu, &network, [count, batch], guidance_scale, self.solver, &stores)
-            .map_err(out_of_memory)?;
+        let mut sampling = Sampling::new_for(gpu, &network, [count, batch], guidance_scale, self.solver, &stores)?;
         let mut progress = Progress::new("sampling", (steps * count.div_ceil(batch)) as u64, self.verbosity);
         let mut states = vec![0.0_f32; if trajectory { steps * count * dim } else { 0 }];
         let latents = sampling.draw_visited(&self.table, &self.pictures, self.start.as_deref(), |moment| {

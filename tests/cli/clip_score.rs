@@ -12,7 +12,8 @@ fn pictures_are_scored_with_their_prompts() {
     here.rewrite("train.toml", "t.toml", ["kind = \"brightness\"", &reward]);
     here.rewrite("t.toml", "wrong.toml", ["clip_score_tiny", "clip_score_tiny/config.json"]);
 
-    here.run("train --config t.toml --dry-run").succeeds();
+    let plan = here.run("train --config t.toml --dry-run").succeeds();
+    assert!(plan.contains("the reward clip-score, on top"), "{plan}");
     here.run("train --config t.toml --out run --set train.iterations=1").succeeds();
     let metrics = lines(&here.path("run/metrics.jsonl"));
     assert!(metrics.iter().any(|line| line.to_string().contains("clip-score")), "{metrics:?}");

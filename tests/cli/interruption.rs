@@ -29,7 +29,7 @@ fn a_lost_device_is_exit_code_4_and_the_run_can_be_resumed() {
     let mut plan = Plan::new(&gpu, &graph, &Stores::new()).unwrap();
     plan.write(keys, &[0_u32; 5]);
     plan.run().unwrap();
-    let mut trainer = Trainer::new(&gpu, &config, &model).unwrap();
+    let mut trainer = Trainer::new(&gpu, (&config).into(), &model).unwrap();
     trainer.iteration(0).unwrap();
     let checkpoints = here.path("checkpoints");
     checkpoint::save(&checkpoints, 1, &trainer.checkpoint(1).unwrap(), 3).unwrap();
@@ -50,7 +50,7 @@ fn a_lost_device_is_exit_code_4_and_the_run_can_be_resumed() {
     drop((plan, trainer, gpu));
 
     let gpu = open();
-    let mut again = Trainer::new(&gpu, &config, &model).unwrap();
+    let mut again = Trainer::new(&gpu, (&config).into(), &model).unwrap();
     let found = checkpoint::latest(&checkpoints).unwrap().unwrap();
     assert_eq!(again.restore(&found).unwrap(), 1);
     again.iteration(1).unwrap();

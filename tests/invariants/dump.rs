@@ -18,11 +18,11 @@ impl Dump {
         let (_folder, file) = classifier_file();
         let mut config = tiny::config(&file);
         change(&mut config);
-        let mut trainer = Trainer::observed(gpu(), &config, &tiny::dit(2)).expect("it is small");
+        let mut trainer = Trainer::observed(gpu(), (&config).into(), &tiny::dit(2)).expect("it is small");
         trainer.iteration(0).expect("the device works");
-        let bytes = trainer.take_dump().expect("the first rollout is observed");
+        let bytes = trainer.take_dump(&config.to_toml()).expect("the first rollout is observed");
         trainer.iteration(1).expect("the device works");
-        assert!(trainer.take_dump().is_none(), "only the first rollout is");
+        assert!(trainer.take_dump("").is_none(), "only the first rollout is");
         (Self(parse_tensors("the dump", &bytes).expect("it is complete")), config)
     }
 

@@ -12,7 +12,7 @@ use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 use flowdppo_wgpu::run::checkpoint;
 
 use crate::common::{Random, gpu, nmse, tiny};
-use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of, saved};
+use crate::{Parts, classifier_file, config, flow_model_of, saved};
 
 /// Adds normal noise to the matrices of an adapter, as in training.
 pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
@@ -30,7 +30,9 @@ pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, see
 fn adapter(model: &Model) -> Adapter {
     let mut config = config();
     (config.lora.rank, config.lora.targets) = (3, vec!["*".into()]);
-    Adapter::begin(&config, &flow_model_of(model)).expect("it fits the model").expect("there is one")
+    Adapter::begin(&config.lora, config.run.seed, &flow_model_of(model))
+        .expect("it fits the model")
+        .expect("there is one")
 }
 
 /// The guided velocity at four states, of a model or of an adapter on it.
@@ -117,9 +119,9 @@ fn an_update_computes_no_unused_gradient() {
         config.rollout.guidance_scale = 2.0;
         config.train.activation_checkpointing = activation_checkpointing;
         (config.lora.rank, config.lora.targets) = (rank, targets.into_iter().map(str::to_owned).collect());
-        let adapter = Adapter::begin(&config, flow_model).expect("it fits");
+        let adapter = Adapter::begin(&config.lora, config.run.seed, flow_model).expect("it fits");
         let network = Network::new(flow_model, adapter.as_ref(), WeightType::F32);
-        let graph = UpdateGraph::record(&config, &network).expect("it fits").graph;
+        let graph = UpdateGraph::record(&(&config).into(), &network).expect("it fits").graph;
         let profile = DeviceProfile::of(gpu());
         let (mut read, mut written) = (BTreeSet::new(), BTreeSet::new());
         for node in graph.nodes() {
@@ -185,9 +187,9 @@ fn an_adapter_is_on_policy_at_first_and_learns() {
             let rollout = parts.collect(iteration);
             let records = parts.learn(&rollout);
             let ratios =
-                |update: usize| records[update].outcomes.iter().map(|outcome| outcome[RATIO]).collect::<Vec<f32>>();
+                |update: usize| records[update].outcomes.iter().map(|outcome| outcome.ratio).collect::<Vec<f32>>();
             assert!(ratios(0).iter().all(|ratio| *ratio == 1.0), "{:?}", ratios(0));
-            assert!(records[0].outcomes.iter().all(|outcome| outcome[KL] == 0.0));
+            assert!(records[0].outcomes.iter().all(|outcome| outcome.kl == 0.0));
             assert!(ratios(1).iter().all(|ratio| *ratio != 1.0), "{:?}", ratios(1));
         }
     }
@@ -213,7 +215,7 @@ fn trainer(file: &Path, model: &Model, change: impl Fn(&mut Config)) -> Trainer 
     let mut config = tiny::config(file);
     config.lora.rank = 2;
     change(&mut config);
-    Trainer::new(gpu(), &config, model).expect("it is small")
+    Trainer::new(gpu(), (&config).into(), model).expect("it is small")
 }
 
 #[test]
@@ -284,7 +286,7 @@ fn a_resumed_adapter_ends_in_the_same_bytes() {
 fn full_training_is_also_bound_to_its_base() {
     let (folder, file) = classifier_file();
     let (model, other) = (tiny::dit(1), tiny::disturbed(tiny::dit(1), 0.01, 9));
-    let trainer = |model: &Model| Trainer::new(gpu(), &tiny::config(&file), model).expect("it is small");
+    let trainer = |model: &Model| Trainer::new(gpu(), (&tiny::config(&file)).into(), model).expect("it is small");
     let mut files = saved(&trainer(&model), 3);
     let restored = |model: &Model, files: &[(&'static str, Vec<u8>)]| {
         checkpoint::save(folder.path(), 3, files, 1).expect("the folder is writable");
@@ -335,7 +337,9 @@ fn training_continues_from_a_saved_adapter() {
     assert_eq!(averaged(&second), saved);
     let mut config = config();
     (config.lora.rank, config.lora.adapter) = (5, Some(path));
-    let message = Adapter::begin(&config, &flow_model_of(&model)).expect_err("it has another rank").to_string();
+    let message = Adapter::begin(&config.lora, config.run.seed, &flow_model_of(&model))
+        .expect_err("it has another rank")
+        .to_string();
     assert!(message.contains("`lora.rank` is 5, but `lora.adapter`") && message.contains("has rank 2"), "{message}");
 }
 

@@ -67,7 +67,7 @@ fn a_run_is_the_same_with_activation_checkpointing() {
             let mut config = tiny::config(&file);
             config.rollout.guidance_scale = guidance_scale;
             config.train.activation_checkpointing = activation_checkpointing;
-            let mut trainer = Trainer::new(gpu(), &config, &model).expect("it is small");
+            let mut trainer = Trainer::new(gpu(), (&config).into(), &model).expect("it is small");
             for iteration in 0..2 {
                 trainer.iteration(iteration).expect("the device works");
             }
@@ -86,7 +86,7 @@ fn activation_checkpointing_takes_a_second_forward_pass_and_less_memory() {
             let mut config = config();
             config.rollout.guidance_scale = guidance_scale;
             config.train.activation_checkpointing = activation_checkpointing;
-            UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model").graph
+            UpdateGraph::record(&(&config).into(), &flow_model.into()).expect("it fits the model").graph
         };
         let (stored, recomputed) = (record(false), record(true));
         let passes = if guidance_scale == 1.0 { 1 } else { 2 };
@@ -248,7 +248,7 @@ fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
     let dit = DitConfig { num_classes: 10, ..tiny::dit(2).dit("tiny").expect("it is one").clone() };
     let flow_model = FlowModel::Dit(dit);
     let weights = flow_model.initial_weights(1);
-    let mut training = Pretraining::new(gpu(), &config, flow_model, &data, &weights).expect("it is small");
+    let mut training = Pretraining::new(gpu(), (&config).into(), flow_model, &data, &weights).expect("it is small");
     let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();
     [&losses[..10], &losses[30..]].map(|losses| losses.iter().sum::<f64>() / 10.0)
 }

@@ -10,7 +10,7 @@ fn weights(change: &dyn Fn(&mut Config)) -> Vec<u32> {
     let (_folder, file) = classifier_file();
     let mut config = tiny::config(&file);
     change(&mut config);
-    let mut trainer = Trainer::new(gpu(), &config, &tiny::dit(1)).expect("it is small");
+    let mut trainer = Trainer::new(gpu(), (&config).into(), &tiny::dit(1)).expect("it is small");
     for iteration in 0..2 {
         trainer.iteration(iteration).expect("the device works");
     }
@@ -132,7 +132,8 @@ fn one_side_of_guidance_can_be_held_constant() {
         config.train.max_grad_norm = f64::INFINITY;
         let model = tiny::dit(1);
         let flow_model = &flow_model_of(&model);
-        let flops = UpdateGraph::record(&config, &flow_model.into()).expect("it fits the model").graph.flops();
+        let flops =
+            UpdateGraph::record(&(&config).into(), &flow_model.into()).expect("it fits the model").graph.flops();
         let mut parts = Parts::new(gpu(), &config, &model);
         let rollout = parts.collect(0);
         let norm = parts.learn(&rollout)[0].norm.norm;

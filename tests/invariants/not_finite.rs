@@ -30,7 +30,7 @@ fn gradients_that_are_not_finite_change_nothing_and_are_counted() {
     let mut config = tiny::config(&file);
     (config.train.updates_per_rollout, config.train.inner_epochs) = (1, 1);
     config.train.max_skipped_updates = 2;
-    let mut trainer = Trainer::new(gpu(), &config, &tiny::dit(1)).expect("it is small");
+    let mut trainer = Trainer::new(gpu(), (&config).into(), &tiny::dit(1)).expect("it is small");
     trainer.iteration(0).expect("the device works");
     let before = state(&trainer);
     let mut average = before[3].clone();
@@ -69,7 +69,7 @@ fn only_the_spoilt_update_of_a_rollout_is_skipped() {
     let (_folder, file) = classifier_file();
     let mut config = tiny::config(&file);
     config.train.max_skipped_updates = 1;
-    let mut trainer = Trainer::new(gpu(), &config, &tiny::dit(1)).expect("it is small");
+    let mut trainer = Trainer::new(gpu(), (&config).into(), &tiny::dit(1)).expect("it is small");
     spoil_gradient(&trainer, f32::NAN);
     let found = trainer.iteration(0).expect("the last update was good");
     let skipped: Vec<bool> = found.updates.iter().map(|update| update.skipped).collect();
@@ -79,7 +79,7 @@ fn only_the_spoilt_update_of_a_rollout_is_skipped() {
 
     // It counts although good ones follow.
     config.train.max_skipped_updates = 0;
-    let mut trainer = Trainer::new(gpu(), &config, &tiny::dit(1)).expect("it is small");
+    let mut trainer = Trainer::new(gpu(), (&config).into(), &tiny::dit(1)).expect("it is small");
     spoil_gradient(&trainer, f32::NAN);
     let error = trainer.iteration(0).expect_err("none is tolerated");
     assert!(error.to_string().contains("1 updates in a row"), "{error}");
@@ -98,7 +98,7 @@ fn a_policy_that_explodes_stops_the_run_with_finite_weights() {
         let mut config = tiny::config(&file);
         config.train.max_skipped_updates = 5;
         change(&mut config);
-        let mut trainer = Trainer::new(gpu(), &config, &tiny::dit(1)).expect("it is small");
+        let mut trainer = Trainer::new(gpu(), (&config).into(), &tiny::dit(1)).expect("it is small");
         let error = (0..4).find_map(|iteration| trainer.iteration(iteration).err());
         let error = error.unwrap_or_else(|| panic!("case {index} ends in an error"));
         assert_eq!(error.exit_code(), 1, "{error}");
@@ -126,7 +126,7 @@ impl Reward for Spoilt {
 #[test]
 fn a_reward_that_is_not_finite_is_an_error_that_names_the_sample() {
     let (_folder, file) = classifier_file();
-    let mut trainer = Trainer::new(gpu(), &tiny::config(&file), &tiny::dit(1)).expect("it is small");
+    let mut trainer = Trainer::new(gpu(), (&tiny::config(&file)).into(), &tiny::dit(1)).expect("it is small");
     let before = state(&trainer);
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let spoilt = Box::new(Spoilt(value, ["spoilt".into()]));
@@ -156,10 +156,10 @@ fn supervised_training_also_skips_and_stops() {
     let model = tiny::dit(1);
     let flow_model = flow_model_of(&model);
     let mut pretraining =
-        Pretraining::new(gpu(), &config, flow_model, &data, &model.weights).expect("it fits the data");
+        Pretraining::new(gpu(), (&config).into(), flow_model, &data, &model.weights).expect("it fits the data");
     let classifier = tiny::classifier();
     let network = classifier.classifier("the tiny classifier").expect("it is one");
-    let mut fitting = Fitting::new(gpu(), &config, network, &data).expect("it is small");
+    let mut fitting = Fitting::new(gpu(), (&config).into(), network, &data).expect("it is small");
     let before = fitting.optimizer.read(PARAMETERS).expect("the device works");
     for step in 0..2 {
         assert!(pretraining.step(step).expect("two in a row are tolerated").norm.skipped);

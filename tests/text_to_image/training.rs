@@ -13,14 +13,14 @@ use flowdppo_wgpu::flow::solver::Solver;
 use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{DeviceProfile, Stores};
 use flowdppo_wgpu::model::{
-    Autoencoder, BASE, FlowModel, LatentDecoder, MmditConfig, Model, Network, PromptEmbedding, PromptSource, Shared,
-    Tensors, TextModel, read_tensors,
+    Autoencoder, BASE, FlowModel, LatentDecoder, MmditConfig, Model, Network, Prompt, PromptEmbedding, PromptSource,
+    Shared, Tensors, TextModel, read_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::preview::Preview;
 use flowdppo_wgpu::rl::Trainer;
 use flowdppo_wgpu::run::checkpoint;
-use flowdppo_wgpu::sampling::{SampleRequest, SamplerTable, Sampling};
+use flowdppo_wgpu::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling};
 use flowdppo_wgpu::shape::ImageShape;
 use flowdppo_wgpu::{Error, Result};
 
@@ -38,12 +38,12 @@ fn io() -> Tensors {
 /// The two prompts of the pipeline's file.
 #[derive(Debug)]
 struct Encoded {
-    prompts: Vec<String>,
+    prompts: Vec<Prompt>,
     io: Tensors,
 }
 
 impl PromptSource for Encoded {
-    fn prompts(&self) -> &[String] {
+    fn prompts(&self) -> &[Prompt] {
         &self.prompts
     }
 
@@ -83,10 +83,10 @@ fn model() -> Model {
     let config = std::fs::read(folder.join("config.json")).expect("the file is there");
     let config = MmditConfig::from_diffusers("config.json", &config).expect("it describes a transformer");
     let weights = weights(&config, [8, 8], "sd35_tiny_pipeline/transformer");
-    let prompts: Vec<String> = ["a red square", "a blue disc"].map(str::to_owned).into();
+    let prompts = ["a red square", "a blue disc"];
     let decoder = Vae(Autoencoder::load(&pipeline().join("vae")).expect("the file is whole"));
     let schedule = Schedule::DiffusersStatic { shift: 3.0 };
-    let encoded = Encoded { prompts: prompts.clone(), io: io() };
+    let encoded = Encoded { prompts: prompts.map(Prompt::from).into(), io: io() };
     let model = TextModel {
         config,
         size: [8, 8],
@@ -94,7 +94,7 @@ fn model() -> Model {
         prompts: Shared(Arc::new(encoded)),
         decoder: Shared(Arc::new(decoder)),
     };
-    Model::of(&FlowModel::Mmdit(model), &prompts, weights)
+    Model::of(&FlowModel::Mmdit(model), &prompts.map(str::to_owned), weights)
 }
 
 /// Two groups of two samples, two trained steps of three; the reward is the brightness of the decoded picture.
@@ -165,7 +165,7 @@ fn the_first_update_is_on_policy_and_the_second_is_not() {
             config.objective.reference.beta = 0.1;
             config.objective.reference.guidance_scale = guidance_scale;
         });
-        let mut trainer = Trainer::new(gpu(), &config, &model).expect("it fits the model");
+        let mut trainer = Trainer::new(gpu(), (&config).into(), &model).expect("it fits the model");
         let metrics = trainer.iteration(0).expect("the first update is on-policy");
         assert_eq!(metrics.on_policy, [0.0; 2], "{micro_batch} {guidance_scale}");
         // As the adapter's B is zero, the first update starts from the base.
@@ -184,7 +184,7 @@ fn files(trainer: &Trainer, iteration: u64) -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes() {
     let (model, config) = (model(), config(|_| {}));
-    let trainer = || Trainer::new(gpu(), &config, &model).expect("it fits the model");
+    let trainer = || Trainer::new(gpu(), (&config).into(), &model).expect("it fits the model");
     let mut whole = trainer();
     (0..2).for_each(|iteration| drop(whole.iteration(iteration).expect("the device works")));
 
@@ -203,22 +203,22 @@ fn a_resumed_run_ends_in_the_same_bytes() {
 fn evaluation_and_previews_are_of_pictures() {
     let (model, config) = (model(), config(|_| {}));
     let flow_model = model.flow_model("tiny").expect("it is one");
-    let mut trainer = Trainer::new(gpu(), &config, &model).expect("it fits the model");
+    let mut trainer = Trainer::new(gpu(), (&config).into(), &model).expect("it fits the model");
     let mut stores = trainer.optimizer.average_stores();
     let base = trainer.base().expect("an adapter has a base").clone();
     stores.insert(BASE, base.clone());
     let network = trainer.network().clone();
     let reference =
         Reference { network: Network::base(&flow_model, config.model.weights), stores: Stores::from([(BASE, base)]) };
-    let names = &model.class_names;
+    let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
     let mut evaluator =
-        Evaluator::new(gpu(), &config, &network, names, &stores, Some(&reference)).expect("it is small");
+        Evaluator::new(gpu(), &config.eval, &config.rollout, tuned, Some(&reference)).expect("it is small");
     let found = evaluator.evaluate(trainer.rewards(), 1).expect("the device works");
     assert_eq!(found.samples, 4);
     let drift = found.drift.expect("there is a base");
     assert_eq!((drift.velocity_msd, drift.image_msd), (0.0, 0.0), "nothing is trained yet");
 
-    let mut preview = Preview::new(gpu(), &config, &network, names, 4, 2.0, &stores).expect("it is small");
+    let mut preview = Preview::new(gpu(), &config.preview, &[], tuned, 4, 2.0).expect("it is small");
     let table = SamplerTable::solve(&config.rollout.schedule, 3, Solver::Euler).expect("it is a schedule");
     let pictures = preview.draw(&table).expect("the device works");
     assert_eq!(pictures.len(), 4 * 3 * 64 * 64);
@@ -234,6 +234,6 @@ fn all_weights_of_a_text_to_image_model_are_not_trained() {
     let model = model();
     let config = config(|config| config.lora.rank = 0);
     let flow_model = model.flow_model("tiny").expect("it is one");
-    let refused = Trainer::cost(&config, &flow_model, &DeviceProfile::default());
+    let refused = Trainer::cost(&(&config).into(), &flow_model, &DeviceProfile::default());
     assert!(matches!(&refused, Err(Error::Input(message)) if message.contains("`lora.rank`")), "{refused:?}");
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::config::KeepBest;
+use crate::config::{Config, KeepBest};
 
 const DIM: usize = 64;
 
@@ -15,7 +15,7 @@ fn watch(change: impl FnOnce(&mut Config)) -> Watch {
     let mut config = Config::default();
     config.checkpoint.keep_best = KeepBest::None;
     change(&mut config);
-    Watch::new(&config, vec!["ink".into()], DIM)
+    Watch::new(&config.guard, &config.objective, config.train.max_grad_norm, vec!["ink".into()], DIM)
 }
 
 /// An evaluation of 200 samples.

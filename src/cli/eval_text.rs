@@ -17,7 +17,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let config = configuration(arguments, named)?;
     check_base(arguments, named)?;
     let is_guided = config.eval.guidance_scale != 1.0;
-    let text = TextBase::open(&named.pipeline, &TextSettings { is_guided, ..(&config).into() })?;
+    let settings = TextSettings { is_guided, ..(&config).into() };
+    let text = TextBase::open(&named.pipeline, &settings)?;
     let adapter = adapter(arguments, named, &text)?;
     let planned = text.planned()?;
     if let Some((folder, base)) = &named.trained {
@@ -36,7 +37,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     }
     let warn = |warning: &str| log::warn!("{warning}");
     // Drift is measured along the steps of rollouts.
-    text.schedule_warning().filter(|_| arguments.base.is_some()).into_iter().for_each(warn);
+    text.schedule_warning(&settings).filter(|_| arguments.base.is_some()).into_iter().for_each(warn);
     let model = text.encoded(&gpu, beside(arguments, named, &config), global.verbosity(), warn)?;
     let weights = config.model.weights;
     let adapter = adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));

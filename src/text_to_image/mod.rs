@@ -15,6 +15,7 @@ mod pipeline;
 mod plan;
 mod prompts;
 mod scheduler;
+mod start;
 mod training;
 mod writer;
 
@@ -26,4 +27,5 @@ pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};
 pub use prompts::{check_count, cut_warnings, read_prompts};
+pub use start::StartingModel;
 pub use training::{TextBase, TextSettings};

@@ -1,7 +1,7 @@
 //! A pipeline with prompts: what `train` starts from, and what `eval` measures.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
@@ -37,8 +37,8 @@ pub struct TextBase {
     embeddings: Embeddings,
     decoder: Arc<PictureDecoder>,
     size: [usize; 2],
-    /// The noise levels of rollouts, and those of the pipeline.
-    schedule: (Schedule, Schedule),
+    /// Embeddings that [`TextBase::encoded`] has made.
+    encoded: OnceLock<Arc<Conditions>>,
 }
 
 /// Where the embeddings of the prompts come from.
@@ -67,7 +67,7 @@ impl LatentDecoder for PictureDecoder {
     }
 }
 
-/// What the base of a training run reads of a configuration.
+/// What is read of a configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct TextSettings<'a> {
     /// Width and height of the pictures, in pixels; by default the size that the model proposes.
@@ -110,7 +110,6 @@ impl TextBase {
         let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
@@ -118,16 +117,29 @@ impl TextBase {
                 (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if settings.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
+        let decoder = Arc::new(decoder);
+        let base = Self { model, prompts, asked, embeddings, decoder, size, encoded: OnceLock::new() };
+        base.check(settings)?;
+        Ok(base)
+    }
+
+    /// Checks that it suits other settings with the same model and prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if guidance needs a negative prompt that there is none of, or too many prompts would be evaluated.
+    pub fn check(&self, settings: &TextSettings<'_>) -> Result<()> {
+        if let Embeddings::Encoded(conditions) = &self.embeddings {
+            conditions.check(self.model.config(), settings.is_guided)?;
+        }
+        if settings.eval.classes.is_empty() && self.asked.len() > MAX_EVALUATED {
             return Err(Error::input(format!(
                 "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
                  prompts by number, such as [0, 1, 2, 3]",
                 settings.eval.count,
-                asked.len()
+                self.asked.len()
             )));
         }
-        let schedule = (settings.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
+        Ok(())
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
@@ -178,7 +190,8 @@ impl TextBase {
     }
 
     /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
-    /// in a file in `folder`, which is used again. `warn` is given what was cut off prompts that are too long.
+    /// in a file in `folder`, which is used again. It is done once. `warn` is given what was cut off prompts that are too
+    /// long.
     ///
     /// # Errors
     /// If an encoder is damaged, the device does not have enough memory, or the file cannot be written.
@@ -189,6 +202,9 @@ impl TextBase {
         verbosity: Verbosity,
         warn: impl Fn(&str),
     ) -> Result<StoredModel> {
+        if let Some(conditions) = self.encoded.get() {
+            return self.with(Shared(conditions.clone()));
+        }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
@@ -202,13 +218,13 @@ impl TextBase {
                 Arc::new(conditions)
             }
         };
-        self.with(Shared(conditions))
+        self.with(Shared(self.encoded.get_or_init(|| conditions).clone()))
     }
 
     /// What to tell a user whose rollouts take other steps than the model is made for.
-    pub fn schedule_warning(&self) -> Option<&'static str> {
-        let (rollout, own) = &self.schedule;
-        (*rollout == Schedule::default() && rollout != own).then_some(
+    pub fn schedule_warning(&self, settings: &TextSettings<'_>) -> Option<&'static str> {
+        let own = self.model.schedule(None);
+        (*settings.schedule == Schedule::default() && own != Schedule::default()).then_some(
             "`rollout.schedule` is linear, but the model is sampled along shifted noise levels: set it to \
              { kind = \"static-shift\", shift = 3.0 }, for instance",
         )

@@ -67,3 +67,42 @@ fn mistakes_with_pipelines_get_one_sentence() {
     fs::write(&record, other_base.to_string()).unwrap();
     refused("--model run", &[], "was trained on weights with the CRC-32");
 }
+
+#[test]
+fn a_sweep_over_runs_with_prompts_is_compared_and_done_once() {
+    let here = Workplace::of_prompts();
+    let sweep = r#"
+        [sweep]
+        base = "train.toml"
+        set = ["train.iterations=1", "preview.every=0"]
+        [[variant]]
+        label = "plain"
+        [[variant]]
+        label = "narrow"
+        set = ["lora.rank=1", "model.weights=f32"]
+        [[variant]]
+        label = "negative"
+        set = ["prompts.negative=blurry"]
+    "#;
+    fs::write(here.path("sweep.toml"), sweep).unwrap();
+    here.run("config check sweep.toml").succeeds();
+    let list = here.run("sweep sweep.toml --out s --dry-run").succeeds();
+    assert!(list.contains("narrow, seed 0") && list.contains("3 runs") && !here.path("s").exists(), "{list}");
+    let said = here.run("sweep sweep.toml --out s").succeeds();
+    for words in ["3 of 3 runs to do", "[3/3] reward", "| plain ", "| narrow ", "| negative "] {
+        assert!(said.contains(words), "{words} is missing in {said}");
+    }
+    let said = here.run("sweep sweep.toml --out s").succeeds();
+    assert!(!said.contains("runs to do") && said.contains("| negative "), "{said}");
+
+    // A run of a sweep is that of `train` by itself.
+    let alone = "-q train --config train.toml --out alone --set train.iterations=1 --set preview.every=0";
+    here.run(&format!("{alone} --set prompts.negative=blurry")).succeeds();
+    let adapter = |run: &str| fs::read(here.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap();
+    assert!(adapter("alone") == adapter("s/runs/negative-seed0"));
+    assert!(adapter("alone") != adapter("s/runs/plain-seed0"), "the negative prompt guides");
+
+    here.rewrite("sweep.toml", "wrong.toml", ["blurry", "blurry\", \"rollout.classes=[5]"]);
+    let message = here.run("sweep wrong.toml --out t --dry-run").refused();
+    assert!(message.contains("names prompt 5, but there are 2 prompts"), "{message}");
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::workplace::{Workplace, lines, number, pipeline};
+use super::workplace::{Workplace, copy_folder, lines, number, pipeline};
 
 #[test]
 fn a_run_with_prompts_is_resumed_byte_for_byte_and_its_adapter_draws() {
@@ -113,18 +113,6 @@ fn a_part_of_the_model_that_has_changed_is_named_on_resume() {
         fs::write(&path, whole).unwrap();
     }
     here.run(resume).succeeds();
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy_folder(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
 }
 
 /// More prompts than are kept in memory are encoded once, for all runs beside each other.

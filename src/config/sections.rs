@@ -182,7 +182,7 @@ pub struct Rollout {
     /// Start the samples of a group from the same noise, so that they differ only by the noise of the random steps.
     pub shared_noise: bool,
     /// Classifier-free guidance in sampling and training; 1 disables it and halves the cost.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
     /// With guidance: which of the two forward passes are trained.
     pub guidance_gradient: GuidanceGradient,
@@ -300,7 +300,7 @@ pub struct Reference {
     /// The distance, measured between velocities at the same states.
     pub kind: ReferenceKind,
     /// Guidance of the base model; above `rollout.guidance_scale`, the penalty distils guidance into the policy.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
 }
 
@@ -405,7 +405,7 @@ pub struct Eval {
     /// How the deterministic steps are made.
     pub solver: Solver,
     /// Classifier-free guidance, also for previews; 1 disables it.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
     /// An independent classifier that is not a reward: a safetensors file, or `builtin:digits8-judge` or
     /// `builtin:rings-judge`; empty means none.

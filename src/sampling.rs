@@ -214,6 +214,7 @@ impl Sampling {
         let model = &network.model;
         let step = StepGraph::record_for(network, batch, guidance_scale, solver);
         let plan = Plan::new(gpu, &step.graph, stores)?;
+        step.condition.write_common(&plan, model, batch)?;
         let (graph, noise_keys, noise_out) = noise_graph(model, batch);
         let noise = Plan::new(gpu, &graph, stores)?;
         let images = gpu.allocate("finished images", images_bytes(model, most))?;

@@ -68,11 +68,7 @@ impl Config {
             ));
         }
         match self.model.source()? {
-            ModelSource::Folder(_) if self.lora.is_used() => Ok(()),
-            ModelSource::Folder(_) => Err(Error::input(
-                "all weights of `model.folder` would be trained, which cannot be saved: train an adapter, with \
-                 `lora.rank` = 32 for instance",
-            )),
+            ModelSource::Folder(_) => self.lora.check_for_text(),
             ModelSource::File(_) | ModelSource::New(_) => Ok(()),
         }
     }

@@ -216,13 +216,10 @@ impl FlowModel {
     ///
     /// # Errors
     /// [`Error::Input`] if all weights of one are to be trained.
-    pub fn check_trained(&self, adapter: bool) -> Result<()> {
+    pub fn check_trained(&self, lora: &config::Lora) -> Result<()> {
         match self {
-            Self::Mmdit(_) if !adapter => Err(Error::input(
-                "all weights of a text-to-image model would be trained, which cannot be saved: train an adapter, with \
-                 `lora.rank` = 32 for instance",
-            )),
-            _ => Ok(()),
+            Self::Mmdit(_) => lora.check_for_text(),
+            Self::Dit(_) => Ok(()),
         }
     }
 

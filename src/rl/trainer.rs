@@ -137,7 +137,7 @@ impl Trainer {
     pub fn cost(settings: &TrainerSettings, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         let (lora, updates) = (&settings.lora, &settings.updates);
         let (rollout, micro_batch) = (&updates.rollout, updates.rollout.effective_micro_batch());
-        model.check_trained(lora.is_used())?;
+        model.check_trained(lora)?;
         check_guidance(updates, model)?;
         let network = Network::new(model, Adapter::begin(lora, updates.seed, model)?.as_ref(), settings.weights);
         let step = StepGraph::record(&network, micro_batch, rollout.guidance_scale);

@@ -1,25 +1,14 @@
 // The same as attention_backward_key_value, for drivers where loads dominate the cost: a workgroup of one
 // subgroup owns ROWS key rows of a head, with its lanes across the head, so that every value is loaded once
 // for all those rows. Rows beyond the last one repeat it and are not stored.
+//!import attention_subgroup
 //!import decayed
 //!import grid
 
 const HEAD_DIM: u32 = 8u;
 const SUBGROUP: u32 = 8u;
 const ROWS: u32 = 4u;
-// Registers of each lane per row.
-const CHUNKS: u32 = (HEAD_DIM + SUBGROUP - 1u) / SUBGROUP;
 
-struct AttentionSubgroupParams {
-    batches: u32,
-    tokens: u32,
-    heads: u32,
-    blocks: u32,
-    scale: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: AttentionSubgroupParams;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
 @group(0) @binding(2) var<storage, read> logsumexp: array<f32>;
 @group(0) @binding(3) var<storage, read> d_o: array<f32>;
 @group(0) @binding(4) var<storage, read> delta: array<f32>;

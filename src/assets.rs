@@ -40,6 +40,33 @@ impl AdapterBase {
         let record = folder.join(ADAPTER_BASE);
         serde_json::from_slice(&read_file(&record)?).map_err(|cause| Error::unreadable(&record, cause))
     }
+
+    /// Checks that weights with this CRC-32 are those that the adapter in `folder` was trained on.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they are not.
+    pub fn check(&self, folder: &Path, found: u32) -> Result<()> {
+        if found == self.crc32 {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "the adapter {} was trained on weights with the CRC-32 {:08x}, but those of {} have {found:08x}: {}",
+            folder.display(),
+            self.crc32,
+            self.model,
+            remedy(folder)
+        )))
+    }
+}
+
+/// What helps if the base of the adapter in a folder cannot be used.
+fn remedy(folder: &Path) -> String {
+    format!("put the base back, or name it, with --model BASE --adapter {}", folder.display())
+}
+
+/// Says of an error with a model that it is the base of the adapter in `folder`.
+pub fn is_base_of(folder: &Path, cause: Error) -> Error {
+    cause.followed_by(&format!("; it is the base of the adapter {}: {}", folder.display(), remedy(folder)))
 }
 
 /// Loads a native model: a file, `builtin:NAME`, or the directory of a run, of its best model or of a checkpoint. A
@@ -116,7 +143,7 @@ fn load(file: &str, most_bases: usize) -> Result<StoredModel> {
 
 /// The base that a run recorded beside an adapter, with the adapter merged in.
 fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
-    let (name, base) = (folder.display(), AdapterBase::read(folder)?);
+    let base = AdapterBase::read(folder)?;
     let Some(most_bases) = most_bases.checked_sub(1) else {
         return Err(Error::input(format!(
             "{} names a base that is an adapter itself, and so on for {MOST_BASES} adapters: name the base and the \
@@ -124,16 +151,8 @@ fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
             folder.join(ADAPTER_BASE).display()
         )));
     };
-    let remedy = format!("put the base back, or name it, with --model BASE --adapter {name}");
-    let model = load(&base.model, most_bases)
-        .map_err(|cause| cause.followed_by(&format!("; it is the base of the adapter {name}: {remedy}")))?;
-    let found = model.crc32()?;
-    if found != base.crc32 {
-        return Err(Error::input(format!(
-            "the adapter {name} was trained on weights with the CRC-32 {:08x}, but those of {} have {found:08x}: {remedy}",
-            base.crc32, base.model
-        )));
-    }
+    let model = load(&base.model, most_bases).map_err(|cause| is_base_of(folder, cause))?;
+    base.check(folder, model.crc32()?)?;
     let adapter = Adapter::load(folder, &model.flow_model(&base.model)?)?;
     model.with_adapter(&base.model, adapter, 1.0)
 }

@@ -9,6 +9,25 @@ pub fn normal_name(name: &str) -> String {
     name.nfc().collect()
 }
 
+/// What a model can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionKind {
+    /// Classes.
+    Class,
+    /// Prompts.
+    Prompt,
+}
+
+impl ConditionKind {
+    /// One of them, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Class => "class",
+            Self::Prompt => "prompt",
+        }
+    }
+}
+
 /// The classes of a model or data set, and its name for messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Classes<'a> {

@@ -70,9 +70,9 @@ impl Evaluator {
     ) -> Result<Self> {
         let ModelOnDevice { network, class_names, stores } = tuned;
         let model = &network.model;
-        rollout.chosen_classes(model.num_conditions())?;
+        rollout.chosen_classes(model.conditions())?;
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
-        let classes = eval.chosen_classes(model.num_conditions())?;
+        let classes = eval.chosen_classes(model.conditions())?;
         let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&model.schedule(), eval.steps, eval.solver)?;
         // An evaluation may use as much memory as a rollout; samples do not depend on it.
@@ -88,8 +88,8 @@ impl Evaluator {
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(reference) = reference {
             base_sampling = Some(draws(&reference.network, &reference.stores)?);
-            // If the reference has an adapter, it is that of `START`.
-            let from_start = reference.network.lora.is_some();
+            // If the reference has an adapter, it is that of `START`; a base has one without layers.
+            let from_start = reference.network.lora.as_ref().is_some_and(|lora| !lora.layers().is_empty());
             drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, from_start, batch)?);
         }
         Ok(Self {
@@ -260,6 +260,8 @@ impl DriftMeter {
         // Of the two sums only S2 is needed: any tensor of the shape can be passed as the noise.
         let stats = policy_stats(&mut graph, velocity, base, base);
         graph.keep(stats);
+        let plan = Plan::new(gpu, &graph, stores)?;
+        condition.write_common(&plan, &network.model, batch)?;
         let sampler = if rollout.sampler.is_stochastic() { rollout.sampler } else { Sampler::FlowSde };
         Ok(Self {
             gpu: gpu.clone(),
@@ -267,7 +269,7 @@ impl DriftMeter {
             batch,
             ode: SamplerTable::new(&rollout.schedule, rollout.steps, Sampler::Ode, |_| 0.0)?,
             stochastic: SamplerTable::new(&rollout.schedule, rollout.steps, sampler, |step| rollout.eta.at(step))?.rows,
-            plan: Plan::new(gpu, &graph, stores)?,
+            plan,
             x,
             velocity,
             time,

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use safetensors::tensor::Dtype;
+
 use crate::error::{Error, Result};
 use crate::files::Streamed;
 use crate::gpu::{Gpu, Region, ShaderStruct};
 use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::folder::StoredTensors;
-use crate::model::{Layout, OnDevice, WeightSource, write_header};
+use crate::model::{Layout, OnDevice, WeightSource, header};
 use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
 
 /// The weights that are trained.
@@ -202,7 +204,8 @@ impl Optimizer {
     pub fn moments(&self) -> Streamed<'_> {
         Streamed::new(|sink| {
             let shape = vec![self.layout.trainable_elements()];
-            write_header(sink, MOMENTS.iter().map(|(name, _)| ((*name).to_owned(), shape.clone())), None)?;
+            let described = MOMENTS.iter().map(|(name, _)| ((*name).to_owned(), Dtype::F32, shape.clone()));
+            sink.put(&header(described, None))?;
             MOMENTS.iter().try_for_each(|(_, store)| {
                 self.stores[store].read_pieces::<f32>(&self.gpu, |values| sink.put(bytemuck::cast_slice(values)))
             })

@@ -11,7 +11,7 @@ use crate::model::{ClassifierConfig, FlowModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::TrainingRun;
 use crate::supervised::Pretrainer;
-use crate::text_to_image::{Captioned, TextBase};
+use crate::text_to_image::{Captioned, StartingModel};
 use crate::{assets, data, fit_classifier, pretrain};
 
 /// The errors that the commands would report for these configurations, such as the runs of a sweep, each once.
@@ -46,11 +46,11 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 }
 
 fn check_train(config: &Config) -> Result<()> {
-    let model = match config.model.source()? {
-        ModelSource::File(file) => assets::load_configured(&config.model, file)?,
-        ModelSource::Folder(folder) => TextBase::open(folder, &config.into())?.planned()?,
-        ModelSource::New(_) => return Ok(()),
-    };
+    if let ModelSource::New(_) = config.model.source()? {
+        return Ok(());
+    }
+    let start = StartingModel::open(config)?;
+    let model = start.planned()?;
     let flow_model = model.flow_model("`model.file`")?;
     TrainingRun::cost(config, &flow_model, &DeviceProfile::default())?;
     let pictures = flow_model.pictures(&model.class_names);

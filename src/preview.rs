@@ -50,7 +50,7 @@ impl Preview {
     ) -> Result<Self> {
         let ModelOnDevice { network, class_names, stores } = drawn;
         let (model, shape) = (&network.model, network.model.picture_shape());
-        let chosen = settings.chosen_classes(model.num_conditions())?;
+        let chosen = settings.chosen_classes(model.conditions())?;
         let classes = match settings.classes.is_empty() {
             true => shown_classes(trained, model.num_conditions()),
             false => chosen,

@@ -214,6 +214,7 @@ impl Sampling {
         let model = &network.model;
         let step = StepGraph::record_for(network, batch, guidance_scale, solver);
         let plan = Plan::new(gpu, &step.graph, stores)?;
+        step.condition.write_common(&plan, model, batch)?;
         let (graph, noise_keys, noise_out) = noise_graph(model, batch);
         let noise = Plan::new(gpu, &graph, stores)?;
         let images = gpu.allocate("finished images", images_bytes(model, most))?;
@@ -307,10 +308,10 @@ impl Sampling {
         match drawn.iter().position(|value| !value.is_finite()) {
             None => Ok(drawn),
             Some(broken) => Err(Error::NotFinite(format!(
-                "sample {} of class {} is not finite: the model's weights have diverged, or do not suit these \
+                "sample {} of {} is not finite: the model's weights have diverged, or do not suit these \
                  sampling steps; go back to an earlier checkpoint",
                 broken / dim,
-                requests[broken / dim].condition
+                self.model.condition_name(requests[broken / dim].condition)
             ))),
         }
     }

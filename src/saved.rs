@@ -184,7 +184,8 @@ impl<'a> Saved<'a> {
         let name = path.display().to_string();
         let model = StoredModel::open(&path)?;
         if model.kind == self.kind {
-            let begun = Model { kind: self.kind.clone(), class_names: self.class_names.to_vec(), weights: () };
+            let begun =
+                Model { kind: self.kind.clone(), class_names: self.class_names.to_vec(), weights: (), decoder: None };
             model.classes(&name).check_same(begun.classes("the run"))?;
             return Ok(model.weights);
         }

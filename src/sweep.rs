@@ -3,22 +3,20 @@
 //! Every run has its own directory with the usual checkpoints. Whatever ends a sweep (Ctrl-C, a crash, a power cut), the
 //! same command continues it.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::assets;
 use crate::compare::{Comparison, Source};
-use crate::config::{Config, ModelSource, SweepRun};
+use crate::config::{Config, Model, Prompts, SweepRun, WeightType};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
-use crate::model::StoredModel;
 use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
+use crate::text_to_image::StartingModel;
 
 /// How far a run of a sweep has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,42 +39,42 @@ pub enum Ended {
     Failed(String),
 }
 
-/// The file of a model, and what makes pictures of its latents, as configurations name them.
-type NamedModel = (String, Option<String>);
-
 /// A sweep whose runs are known and match the directories on disk.
 #[derive(Debug)]
 pub struct SweepPlan {
     runs: Vec<SweepRun>,
-    models: HashMap<NamedModel, StoredModel>,
+    models: Vec<((Model, Prompts), StartingModel)>,
 }
 
 impl SweepPlan {
-    /// Loads every model that the runs start from, once each, and checks the existing directories.
+    /// Opens every model that the runs start from, once each, and checks the existing directories.
     ///
     /// # Errors
     /// [`Error::Input`] if a model is invalid, or a run was started with another configuration.
     pub fn new(runs: Vec<SweepRun>) -> Result<Self> {
-        let mut models = HashMap::new();
-        for run in &runs {
-            let named = named_model(&run.config)?;
-            if !models.contains_key(&named) {
-                let model = assets::load_configured(&run.config.model, &named.0)?;
-                models.insert(named, model);
+        let mut plan = Self { runs: Vec::new(), models: Vec::new() };
+        for run in runs {
+            let started = started_from(&run.config);
+            match plan.models.iter().find(|(key, _)| *key == started) {
+                Some((_, model)) => model.check(&run.config)?,
+                None => plan.models.push((started, StartingModel::open(&run.config)?)),
             }
             check_unchanged(&run.config)?;
+            plan.runs.push(run);
         }
-        Ok(Self { runs, models })
+        Ok(plan)
+    }
+
+    /// The model that a run starts from.
+    fn model(&self, run: &SweepRun) -> &StartingModel {
+        let started = started_from(&run.config);
+        let found = self.models.iter().find(|(key, _)| *key == started);
+        found.map(|(_, model)| model).expect("the models of all runs are open")
     }
 
     /// The runs in their order.
     pub fn runs(&self) -> &[SweepRun] {
         &self.runs
-    }
-
-    /// The model that a run starts from.
-    fn model(&self, config: &Config) -> Result<&StoredModel> {
-        Ok(&self.models[&named_model(config)?])
     }
 
     /// How far a run has come.
@@ -96,7 +94,8 @@ impl SweepPlan {
     /// # Errors
     /// If the configuration does not fit the model.
     pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
-        TrainingRun::cost(&run.config, &self.model(&run.config)?.flow_model("`model.file`")?, profile)
+        let model = self.model(run).planned()?;
+        TrainingRun::cost(&run.config, &model.flow_model(&run.config.model.name())?, profile)
     }
 
     /// Starts a run, or continues it.
@@ -114,7 +113,11 @@ impl SweepPlan {
         let path = path(config);
         let begun = path.join("config.toml").is_file().then(|| RunDirectory::open(&path)).transpose()?;
         let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
-        let prepared = TrainingRun::prepare(gpu, config, self.model(config)?, newest.flatten(), None)?;
+        let folder = path.parent().unwrap_or(&path);
+        let warn = |warning: &str| log::warn!("{warning}");
+        let model = self.model(run).loaded(gpu, config, (folder, verbosity), warn)?;
+        let prepared = TrainingRun::prepare(gpu, config, &*model, newest.flatten(), None)?;
+        drop(model);
         let directory = match begun {
             Some(directory) => directory,
             None => RunDirectory::create_for(&config.run, Some(&path))?,
@@ -171,13 +174,9 @@ fn path(config: &Config) -> PathBuf {
     config.run.out_dir.join(&config.run.name)
 }
 
-fn named_model(config: &Config) -> Result<NamedModel> {
-    match config.model.source()? {
-        ModelSource::File(file) => Ok((file.to_owned(), config.model.vae.clone())),
-        ModelSource::Folder(_) | ModelSource::New(_) => {
-            Err(Error::input("a sweep starts from a trained model: set `model.file`"))
-        }
-    }
+/// What the model of a run depends on: runs with the same start from the same model, whose prompts are encoded once.
+fn started_from(config: &Config) -> (Model, Prompts) {
+    (Model { weights: WeightType::default(), ..config.model.clone() }, config.prompts.clone())
 }
 
 /// Rejects a run that was started with another configuration: its directory would become a mixture.

@@ -30,6 +30,7 @@ mod cli {
     mod resumed;
     mod samples;
     mod sweep;
+    mod text_evaluation;
     mod text_mistakes;
     mod text_to_image;
     mod text_training;

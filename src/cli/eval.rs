@@ -1,10 +1,11 @@
 //! `eval`: measures a model on fixed seeds: rewards, an independent judge, diversity, and drift from a base.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AdapterArguments, ConfigArguments, Global, VaeArguments, say};
+use super::{AdapterArguments, ConfigArguments, Global, VaeArguments, eval_text, say};
 use crate::assets;
 use crate::config::{Command, WeightType};
 use crate::error::{Error, Result};
@@ -14,28 +15,44 @@ use crate::model::{BASE, Network, StoredModel};
 use crate::optimizer::PARAMETERS;
 use crate::reward::Rewards;
 use crate::sampling::ModelOnDevice;
+use crate::text_to_image::NamedModel;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Model to evaluate: a file, or builtin:NAME
-    #[arg(long, value_name = "FILE")]
-    model: String,
+    /// Model to evaluate: a file, builtin:NAME, or a run; or a text-to-image pipeline: its folder, org/name in the hub's
+    /// cache, or a run, whose configuration then takes the place of --config
+    #[arg(long, value_name = "FILE|DIR|NAME")]
+    pub(super) model: String,
     #[command(flatten)]
-    adapter: AdapterArguments,
+    pub(super) adapter: AdapterArguments,
     #[command(flatten)]
     vae: VaeArguments,
-    /// Model to measure drift from
+    /// Model to measure drift from; for a text-to-image model its pipeline
+    #[arg(long, value_name = "FILE|DIR|NAME")]
+    pub(super) base: Option<String>,
+    /// File of prompts for a text-to-image model, in place of `prompts.file`
     #[arg(long, value_name = "FILE")]
-    base: Option<String>,
+    pub(super) prompts: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    config: ConfigArguments,
+    pub(super) config: ConfigArguments,
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
+    if let Some(named) = NamedModel::of(&arguments.model)? {
+        return eval_text::run(global, arguments, &named);
+    }
     let mut config = arguments.config.load(Command::Eval)?;
+    if let Some(file) = arguments.prompts.as_ref().or(config.prompts.file.as_ref()) {
+        return Err(Error::input(format!(
+            "{} are prompts for a text-to-image model, and {} is none: leave out --prompts and `prompts.file`, or name \
+             another model",
+            file.display(),
+            arguments.model
+        )));
+    }
     // `model.weights` saves memory in training; evaluation does not need it.
     config.model.weights = WeightType::F32;
     let model = arguments.adapter.load_model(&arguments.model)?;
@@ -71,12 +88,16 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
     let evaluation =
         Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, base.as_ref())?.evaluate(&mut rewards, 0)?;
-    if arguments.json {
-        say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
-    } else {
-        say(table(&[(&arguments.model, &evaluation)]).trim_end());
-    }
+    print(arguments, &evaluation);
     Ok(())
+}
+
+/// Prints an evaluation in the way that was asked for.
+pub(super) fn print(arguments: &Arguments, evaluation: &Evaluation) {
+    match arguments.json {
+        true => say(serde_json::to_string_pretty(evaluation).expect("numbers are JSON")),
+        false => say(table(&[(&arguments.model, evaluation)]).trim_end()),
+    }
 }
 
 /// A mean and its standard error, in scientific notation if they are very small or large.

@@ -10,6 +10,7 @@ mod data;
 mod devices;
 mod encode;
 mod eval;
+mod eval_text;
 mod export;
 mod fit_classifier;
 mod import;

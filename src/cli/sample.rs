@@ -215,10 +215,13 @@ impl Arguments {
                 return Err(Error::input(format!("{option} is {value}: it must be a number from 1 to {MOST}")));
             }
         }
-        for (option, value) in [("--eta", Some(self.eta)), ("--guidance-scale", self.guidance_scale)] {
-            if let Some(value) = value.filter(|value| !value.is_finite() || *value < 0.0) {
-                return Err(Error::input(format!("{option} is {value}: it must be 0 or more")));
-            }
+        if !self.eta.is_finite() || self.eta < 0.0 {
+            return Err(Error::input(format!("--eta is {}: it must be 0 or more", self.eta)));
+        }
+        if let Some(scale) = self.guidance_scale.filter(|scale| !scale.is_finite() || *scale < 1.0) {
+            return Err(Error::input(format!(
+                "--guidance-scale is {scale}: it must be 1, which is no guidance, or more"
+            )));
         }
         if self.sampler == Sampler::Cps && self.eta > 1.0 {
             return Err(Error::input(format!(

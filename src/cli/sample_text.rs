@@ -201,7 +201,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
     // Nothing is encoded before it is known that there is room for the results.
     let files = check_outputs(global, arguments, folder, &order)?;
     if let Some(kept) = &kept {
-        kept.check(order.model.config(), order.guidance_scale > 1.0)?;
+        kept.check(order.model.config(), order.guidance_scale != 1.0)?;
     }
     let encoders = kept.is_none().then(|| order.model.encoders(!text.t5.no_t5, text.t5.tokens())).transpose()?;
 

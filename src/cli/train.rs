@@ -8,19 +8,19 @@ use clap::Args;
 use super::resume::RunStart;
 use super::supervised::{beside, say_adapted};
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
-use crate::config::{Command, Config, ModelSource, Train, WeightType};
-use crate::error::{Error, Result};
+use crate::config::{Command, Config, Train, WeightType};
+use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::{Network, Pictures, StoredModel};
+use crate::reward;
 use crate::reward::Rewards;
 use crate::rl::{Cost, OtherParts, RunOptions, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::saved::going_on;
 use crate::text::quoted;
-use crate::text_to_image::TextBase;
-use crate::{assets, reward};
+use crate::text_to_image::{StartingModel, TextBase};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -36,17 +36,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let start = RunStart::of(&arguments.run, Command::Train)?;
     start.check_length("train.iterations", start.config.train.iterations)?;
     let RunStart { config, directory: existing, newest } = start;
-    let (file, text) = match config.model.source()? {
-        ModelSource::File(file) => (file, None),
-        ModelSource::Folder(folder) => (folder, Some(TextBase::open(folder, &(&config).into())?)),
-        ModelSource::New(_) => return Err(Error::input("train starts from a trained model: set `model.file`")),
-    };
-    let planned = match &text {
-        None => assets::load_configured(&config.model, file)?,
-        Some(text) => text.planned()?,
-    };
+    let (file, base) = (config.model.name(), StartingModel::open(&config)?);
+    // What cannot be planned is found before prompts are encoded.
+    let planned = base.planned()?;
     if arguments.run.dry_run {
-        return dry_run(global, &config, &going_on(&config, newest.as_ref()), text.as_ref(), &planned);
+        return dry_run(global, &config, &going_on(&config, newest.as_ref()), base.text(), &planned);
     }
     if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -58,16 +52,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Bind everything, and check that the checkpoint fits, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
-    let model = match text {
-        None => planned,
-        Some(text) => {
-            let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
-            text.encoded(&gpu, folder, global.verbosity(), |warning| log::warn!("{warning}"))?
-        }
-    };
-    let run = TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
+    let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
+    let model = base.loaded(&gpu, &config, (folder, global.verbosity()), |warning| log::warn!("{warning}"))?;
+    let run = TrainingRun::prepare(&gpu, &config, &*model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
-    drop(model);
+    drop((planned, model));
+    drop(base);
     let directory = match existing {
         Some(directory) => {
             let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
@@ -90,7 +80,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         match config.lora.is_used() {
             false => say(format_args!("tuned model: {}", directory.model().display())),
-            true if config.model.folder.is_some() => say_adapted("tuned model", file, &directory),
+            true if config.model.folder.is_some() => say_adapted("tuned model", &file, &directory),
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));

@@ -64,10 +64,10 @@ pub struct Config {
     #[schemars(extend("x-commands" = ["train", "eval", "pretrain", "fit-classifier"]))]
     pub run: Run,
     /// `[model]`
-    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
+    #[schemars(extend("x-commands" = ["train", "eval", "pretrain"]))]
     pub model: Model,
     /// `[prompts]`
-    #[schemars(extend("x-commands" = ["train", "pretrain"]))]
+    #[schemars(extend("x-commands" = ["train", "eval", "pretrain"]))]
     pub prompts: Prompts,
     /// `[data]`
     #[schemars(extend("x-commands" = ["pretrain", "fit-classifier"]))]

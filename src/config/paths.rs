@@ -117,7 +117,7 @@ impl Config {
             let folder = self.model.folder.as_mut().filter(|folder| Path::new(folder.as_str()).is_dir());
             found.extend(folder.map(|folder| ("model.folder".to_owned(), Named::Text(folder))));
         }
-        if command == Command::Train {
+        if matches!(command, Command::Train | Command::Eval) {
             found.extend(self.prompts.file.as_mut().map(|file| ("prompts.file".to_owned(), Named::Path(file))));
         }
         if matches!(command, Command::Train | Command::Eval) {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::Model;
 use crate::error::{Error, Result};
 
-/// `[prompts]`: what a text-to-image model (`model.folder`) is asked for. A prompt takes the place of a class: each group
-/// of a rollout has one, in turn, and `rollout.classes`, `eval.classes` and `preview.classes` choose prompts by number. In
-/// `pretrain` the captions of the images take their place, and only `t5` is read.
+/// `[prompts]`: what a text-to-image model (`model.folder`, or `--model` of `eval`) is asked for. A prompt takes the place
+/// of a class: each group of a rollout has one, in turn, and `rollout.classes`, `eval.classes` and `preview.classes` choose
+/// prompts by number. In `pretrain` the captions of the images take their place, and only `t5` is read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prompts {
@@ -32,13 +32,23 @@ impl Default for Prompts {
 }
 
 impl Prompts {
+    /// The file of prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is none.
+    pub fn given(&self) -> Result<&Path> {
+        self.file.as_deref().ok_or_else(|| {
+            Error::input(
+                "a text-to-image model needs prompts: set `prompts.file`, a file with one prompt per line (`eval` has \
+                 --prompts for it)",
+            )
+        })
+    }
+
     /// Checks that there are prompts exactly if the model needs them.
     pub(super) fn validate(&self, model: &Model) -> Result<()> {
         match (&model.folder, &self.file) {
-            (Some(_), None) => Err(Error::input(
-                "`model.folder` is a text-to-image model, which needs prompts: set `prompts.file`, a file with one prompt \
-                 per line",
-            )),
+            (Some(_), _) => self.given().map(drop),
             (None, Some(_)) => Err(Error::input(
                 "`prompts.file` does nothing without `model.folder`: remove it, or set `model.folder` to a text-to-image \
                  model",

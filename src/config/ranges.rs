@@ -79,6 +79,11 @@ pub(super) fn check_by_schema(key: String, value: &toml::Value, schema: &Json) -
         },
         (toml::Value::Float(value), None, Some(0.0), Some(1.0), None) => share(key, *value),
         (toml::Value::Float(value), None, Some(0.0), None, None) => not_negative(key, *value),
+        (toml::Value::Float(value), None, Some(low), None, None) => {
+            let why = schema["x-why"].as_str().map_or_else(String::new, |why| format!(", because {why}"));
+            let ok = *value >= low && (*value as f32).is_finite();
+            check(ok, key, &format!("a finite number from {low} on{why}"), *value)
+        }
         (toml::Value::Float(value), None, Some(low), None, Some(high)) => {
             let ok = (low..=high).contains(&f64::from(*value as f32));
             check(ok, key, &format!("a number from {low} to {high}"), *value)

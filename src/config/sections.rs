@@ -32,7 +32,8 @@ impl Default for Run {
 /// `[model]`: a model from a file or a folder, or the sizes of a new one; only one of the three.
 ///
 /// `train` needs a file or a folder; `pretrain` takes a file or a folder, from which it continues, or sizes; `eval` takes
-/// its model from `--model`. If there is a `[model]` section, `file` and the sizes have no defaults.
+/// its model from `--model`, and of a text-to-image model `size` and `weights` from here. If there is a `[model]` section,
+/// `file` and the sizes have no defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
@@ -44,7 +45,7 @@ pub struct Model {
     /// such as `stabilityai/stable-diffusion-3.5-medium`. `train` and `pretrain` train an adapter of it (`lora`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
-    /// With `folder`: width and height of the pictures, in pixels. Default: the size that the model proposes.
+    /// With a text-to-image model: width and height of the pictures, in pixels. Default: the size that the model proposes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
     /// With the `file` of a latent model: the autoencoder that makes pictures of its latents, for rewards, evaluations and
@@ -93,7 +94,8 @@ pub struct Model {
     /// Position embedding. Only for new models.
     pub positions: Positions,
     /// How frozen weights are stored on the device: the base of an adapter (`lora`) or, if `train` trains all weights, the
-    /// base that drift and `objective.reference` are measured from. Files keep 32 bits.
+    /// base that drift and `objective.reference` are measured from; and in `eval` the weights of a text-to-image model.
+    /// Files keep 32 bits.
     pub weights: WeightType,
 }
 
@@ -188,7 +190,7 @@ pub struct Rollout {
     /// Start the samples of a group from the same noise, so that they differ only by the noise of the random steps.
     pub shared_noise: bool,
     /// Classifier-free guidance in sampling and training; 1 disables it and halves the cost.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
     /// With guidance: which of the two forward passes are trained.
     pub guidance_gradient: GuidanceGradient,
@@ -306,7 +308,7 @@ pub struct Reference {
     /// The distance, measured between velocities at the same states.
     pub kind: ReferenceKind,
     /// Guidance of the base model; above `rollout.guidance_scale`, the penalty distils guidance into the policy.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
 }
 
@@ -411,7 +413,7 @@ pub struct Eval {
     /// How the deterministic steps are made.
     pub solver: Solver,
     /// Classifier-free guidance, also for previews; 1 disables it.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
     /// An independent classifier that is not a reward: a safetensors file, or `builtin:digits8-judge` or
     /// `builtin:rings-judge`; empty means none.

@@ -139,13 +139,7 @@ impl Sweep {
                         config.run.name = format!("{}-seed{seed}", file_name(&label));
                         config.run.out_dir = out_dir.to_owned();
                         config.validate(Command::Train)?;
-                        match config.model.folder {
-                            None => Ok(config),
-                            Some(_) => Err(Error::input(
-                                "a sweep cannot train the text-to-image model of `model.folder` yet: do its runs one by \
-                                 one, with train",
-                            )),
-                        }
+                        Ok(config)
                     };
                     let config = load().map_err(|cause| Error::input(format!("{name}, `{label}`: {cause}")))?;
                     // Some file systems ignore case.

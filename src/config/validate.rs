@@ -6,6 +6,7 @@ use super::ranges::*;
 use super::reward::first_repeated;
 use super::schema::out_of_range;
 use super::*;
+use crate::classes::ConditionKind;
 use crate::error::character;
 use crate::flow::sampler::{DETERMINISTIC_ETA, LARGEST_KAPPA};
 
@@ -40,11 +41,11 @@ impl Config {
                 self.validate_updates()?;
                 self.lora.validate()?;
                 self.validate_best()?;
-                check_distinct("eval.classes", &self.eval.classes)?;
-                check_distinct("preview.classes", &self.preview.classes)
+                check_distinct("eval.classes", &self.eval.classes, self.condition_kind())?;
+                check_distinct("preview.classes", &self.preview.classes, self.condition_kind())
             }
             Command::Eval => {
-                check_distinct("eval.classes", &self.eval.classes)?;
+                check_distinct("eval.classes", &self.eval.classes, self.condition_kind())?;
                 self.rollout.validate_levels()?;
                 self.validate_rewards()
             }
@@ -52,7 +53,7 @@ impl Config {
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
                 self.lora.validate()?;
-                check_distinct("preview.classes", &self.preview.classes)?;
+                check_distinct("preview.classes", &self.preview.classes, self.condition_kind())?;
                 self.pretrain.validate()
             }
             Command::FitClassifier if self.data.kind == DataKind::Captions => Err(Error::input(
@@ -62,6 +63,11 @@ impl Config {
         }
     }
 
+    /// What the classes that the configuration names are.
+    fn condition_kind(&self) -> ConditionKind {
+        if self.prompts.file.is_some() { ConditionKind::Prompt } else { ConditionKind::Class }
+    }
+
     fn validate_train_model(&self) -> Result<()> {
         if self.model.file.is_none() && self.model.folder.is_none() {
             return Err(Error::input(
@@ -69,11 +75,7 @@ impl Config {
             ));
         }
         match self.model.source()? {
-            ModelSource::Folder(_) if self.lora.is_used() => Ok(()),
-            ModelSource::Folder(_) => Err(Error::input(
-                "all weights of `model.folder` would be trained, which cannot be saved: train an adapter, with \
-                 `lora.rank` = 32 for instance",
-            )),
+            ModelSource::Folder(_) => self.lora.check_for_text(),
             ModelSource::File(_) | ModelSource::New(_) => Ok(()),
         }
     }
@@ -258,37 +260,42 @@ impl Data {
     }
 }
 
-/// The classes that the value of `key` selects from a model with `num_classes`; an empty list selects all.
+/// The classes or prompts that the value of `key` selects from so many; an empty list selects all.
 ///
 /// # Errors
-/// [`Error::Input`] if the model has no such class.
-fn chosen_classes(key: &str, classes: &[usize], num_classes: usize) -> Result<Vec<u32>> {
-    if let Some(class) = classes.iter().find(|class| **class >= num_classes) {
+/// [`Error::Input`] if there is no such class or prompt.
+fn chosen_classes(key: &str, classes: &[usize], (count, kind): (usize, ConditionKind)) -> Result<Vec<u32>> {
+    if let Some(class) = classes.iter().find(|class| **class >= count) {
+        let there_are = match kind {
+            ConditionKind::Class => format!("the model has {count} classes"),
+            ConditionKind::Prompt => format!("there are {count} prompts"),
+        };
         return Err(Error::input(format!(
-            "`{key}` names class {class}, but the model has {num_classes} classes, 0 to {}",
-            num_classes - 1
+            "`{key}` names {} {class}, but {there_are}, 0 to {}",
+            kind.name(),
+            count - 1
         )));
     }
     let chosen: Vec<u32> = classes.iter().map(|class| *class as u32).collect();
-    Ok(if chosen.is_empty() { (0..num_classes as u32).collect() } else { chosen })
+    Ok(if chosen.is_empty() { (0..count as u32).collect() } else { chosen })
 }
 
 /// Checks that the value of `key` names no class twice: its samples would be counted twice.
-fn check_distinct(key: &str, classes: &[usize]) -> Result<()> {
-    let mut seen = BTreeSet::new();
+fn check_distinct(key: &str, classes: &[usize], kind: ConditionKind) -> Result<()> {
+    let (mut seen, kind) = (BTreeSet::new(), kind.name());
     match classes.iter().find(|class| !seen.insert(**class)) {
-        Some(class) => Err(Error::input(format!("`{key}` names class {class} twice: name each class once"))),
+        Some(class) => Err(Error::input(format!("`{key}` names {kind} {class} twice: name each {kind} once"))),
         None => Ok(()),
     }
 }
 
 impl Eval {
-    /// The classes to evaluate, of a model with `num_classes`.
+    /// The classes or prompts to evaluate, of so many.
     ///
     /// # Errors
-    /// [`Error::Input`] if the model has no such class.
-    pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
-        chosen_classes("eval.classes", &self.classes, num_classes)
+    /// [`Error::Input`] if there is no such class or prompt.
+    pub fn chosen_classes(&self, conditions: (usize, ConditionKind)) -> Result<Vec<u32>> {
+        chosen_classes("eval.classes", &self.classes, conditions)
     }
 
     /// Checks that the evaluation of a model with large pictures names what it draws if there is much to choose from:
@@ -309,22 +316,22 @@ impl Eval {
 }
 
 impl Preview {
-    /// The classes to show, of a model with `num_classes`; all if none are listed.
+    /// The classes or prompts to show, of so many; all if none are listed.
     ///
     /// # Errors
-    /// [`Error::Input`] if the model has no such class.
-    pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
-        chosen_classes("preview.classes", &self.classes, num_classes)
+    /// [`Error::Input`] if there is no such class or prompt.
+    pub fn chosen_classes(&self, conditions: (usize, ConditionKind)) -> Result<Vec<u32>> {
+        chosen_classes("preview.classes", &self.classes, conditions)
     }
 }
 
 impl Rollout {
-    /// The classes that groups take in turn, of a model with `num_classes`.
+    /// The classes or prompts that groups take in turn, of so many.
     ///
     /// # Errors
-    /// [`Error::Input`] if the model has no such class.
-    pub fn chosen_classes(&self, num_classes: usize) -> Result<Vec<u32>> {
-        chosen_classes("rollout.classes", &self.classes, num_classes)
+    /// [`Error::Input`] if there is no such class or prompt.
+    pub fn chosen_classes(&self, conditions: (usize, ConditionKind)) -> Result<Vec<u32>> {
+        chosen_classes("rollout.classes", &self.classes, conditions)
     }
 
     fn validate(&self, objective: ObjectiveName) -> Result<()> {

@@ -105,6 +105,8 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
 /// `(name, text)` of every import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
     "attention",
+    "attention_backward",
+    "attention_subgroup",
     "block_max",
     "block_sum",
     "cos_sin",

@@ -146,6 +146,20 @@ impl ConditionInput {
         }
     }
 
+    /// Writes what `rows` samples have in common, the negative prompt: once for a plan, whose inputs keep their values.
+    ///
+    /// # Errors
+    /// If the embeddings of the prompt cannot be read.
+    pub fn write_common(self, plan: &Plan, model: &FlowModel, rows: usize) -> Result<()> {
+        match (self, model) {
+            (Self::Prompts { negative: Some(negative), .. }, FlowModel::Mmdit(mmdit)) => {
+                let table = &*mmdit.prompts;
+                write_prompts(plan, negative, table, &vec![table.prompts().len(); rows])
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes what the samples should show, as rows of the model's table.
     ///
     /// # Errors
@@ -156,13 +170,9 @@ impl ConditionInput {
     pub fn write(self, plan: &Plan, model: &FlowModel, conditions: &[u32]) -> Result<()> {
         match (self, model) {
             (Self::Classes(tensor), _) => plan.write(tensor, conditions),
-            (Self::Prompts { given, negative }, FlowModel::Mmdit(mmdit)) => {
-                let table = &*mmdit.prompts;
+            (Self::Prompts { given, .. }, FlowModel::Mmdit(mmdit)) => {
                 let rows: Vec<usize> = conditions.iter().map(|condition| *condition as usize).collect();
-                write_prompts(plan, given, table, &rows)?;
-                if let Some(negative) = negative {
-                    write_prompts(plan, negative, table, &vec![table.prompts().len(); rows.len()])?;
-                }
+                write_prompts(plan, given, &*mmdit.prompts, &rows)?;
             }
             (Self::Prompts { .. }, FlowModel::Dit(_)) => unreachable!("they were declared for another model"),
         }

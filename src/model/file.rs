@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use super::{ClassModel, ClassifierConfig, DitConfig, FlowModel, LatentDecoder, S
 use crate::classes::{Classes, normal_name};
 use crate::config::nearest;
 use crate::error::{Error, Result};
-use crate::files::{Content, Sink, Streamed, read_file, stream_atomically};
+use crate::files::{Content, Streamed, read_file, stream_atomically};
 use crate::sniff::what_is;
 
 /// Metadata key of a file's description, as JSON.
@@ -179,8 +180,8 @@ impl<W: WeightSource> Model<W> {
         let layout = self.kind.layout();
         Streamed::new(move |sink| {
             let entries: BTreeMap<&str, &Entry> = layout.entries().iter().map(|it| (it.name.as_str(), it)).collect();
-            let shapes = entries.values().map(|entry| (entry.name.clone(), entry.shape.clone()));
-            write_header(sink, shapes, metadata.clone())?;
+            let described = entries.values().map(|entry| (entry.name.clone(), Dtype::F32, entry.shape.clone()));
+            sink.put(&header(described, metadata.clone()))?;
             entries.values().try_for_each(|entry| sink.put(bytemuck::cast_slice(&self.weights.read(entry)?)))
         })
     }
@@ -249,35 +250,30 @@ pub fn write_tensors(path: &Path, tensors: &Tensors) -> Result<()> {
 
 /// The bytes of a safetensors file. At most one metadata entry, because several would be written in random order.
 pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&'static str, String)>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let shapes = tensors.iter().map(|(name, (shape, _))| (name.clone(), shape.clone()));
-    write_header(&mut bytes, shapes, metadata).expect("memory can be written");
+    let described = tensors.iter().map(|(name, (shape, _))| (name.clone(), Dtype::F32, shape.clone()));
+    let mut bytes = header(described, metadata);
     tensors.values().for_each(|(_, values)| bytes.extend_from_slice(bytemuck::cast_slice(values)));
     bytes
 }
 
-/// Begins a safetensors file with f32 tensors, which are given by name and whose values must follow in that order: byte
-/// for byte what [`safetensors::serialize`] writes.
-///
-/// # Errors
-/// Those of the sink.
-pub(crate) fn write_header(
-    sink: &mut dyn Sink,
-    tensors: impl Iterator<Item = (String, Vec<usize>)>,
+/// The beginning of a safetensors file with these tensors (name, type, shape), whose values must follow in this order:
+/// byte for byte what [`safetensors::serialize`] writes, if they are sorted as there.
+pub(crate) fn header(
+    tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,
     metadata: Option<(&'static str, String)>,
-) -> Result<()> {
+) -> Vec<u8> {
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
     let mut end = 0;
-    let infos = tensors.map(|(name, shape)| {
+    let infos = tensors.map(|(name, dtype, shape)| {
         let begin = end;
-        end += size_of::<f32>() * shape.iter().product::<usize>();
-        (name, TensorInfo { dtype: Dtype::F32, shape, data_offsets: (begin, end) })
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name, TensorInfo { dtype, shape, data_offsets: (begin, end) })
     });
     let header = Metadata::new(metadata, infos.collect()).expect("the tensors follow each other");
     let mut header = serde_json::to_vec(&header).expect("names and numbers are JSON");
+    // Tensors begin at a multiple of 8 bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
-    sink.put(&(header.len() as u64).to_le_bytes())?;
-    sink.put(&header)
+    [&(header.len() as u64).to_le_bytes()[..], &header].concat()
 }
 
 /// Tensors and metadata of a safetensors file.
@@ -326,25 +322,13 @@ fn convert(view: &TensorView<'_>) -> Option<Vec<f32>> {
     Some(match view.dtype() {
         Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
         Dtype::F64 => words(data).map(|bytes| f64::from_le_bytes(bytes) as f32).collect(),
-        Dtype::BF16 => words(data).map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)).collect(),
-        Dtype::F16 => words(data).map(|bytes| half_to_f32(u16::from_le_bytes(bytes))).collect(),
+        Dtype::BF16 => words(data).map(|bytes| bf16::from_le_bytes(bytes).to_f32()).collect(),
+        Dtype::F16 => words(data).map(|bytes| f16::from_le_bytes(bytes).to_f32()).collect(),
         Dtype::I64 => words(data).map(|bytes| i64::from_le_bytes(bytes) as f32).collect(),
         Dtype::I32 => words(data).map(|bytes| i32::from_le_bytes(bytes) as f32).collect(),
         Dtype::U32 => words(data).map(|bytes| u32::from_le_bytes(bytes) as f32).collect(),
         _ => return None,
     })
-}
-
-/// IEEE 754 binary16 to f32.
-fn half_to_f32(bits: u16) -> f32 {
-    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
-    match exponent {
-        0 => sign * fraction * 2_f32.powi(-24),
-        31 if fraction == 0.0 => sign * f32::INFINITY,
-        31 => f32::NAN,
-        _ => sign * (1.0 + fraction / 1024.0) * 2_f32.powi(exponent - 15),
-    }
 }
 
 /// Laid-out parameters by name.
@@ -451,7 +435,7 @@ pub(super) fn gather(name: &str, layout: &Layout, mut tensors: Tensors) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{Dtype, HashMap, TensorView, Tensors, half_to_f32, serialize};
+    use super::{Dtype, HashMap, TensorView, Tensors, convert, serialize};
 
     /// The same header is made here, and the values follow as they come.
     #[test]
@@ -468,12 +452,22 @@ mod tests {
         }
     }
 
+    /// All bits, against the definition of IEEE 754.
     #[test]
-    fn half_precision() {
-        let cases = [(0x0000, 0.0), (0x3c00, 1.0), (0xc000, -2.0), (0x7bff, 65504.0), (0x0001, 5.960_464_5e-8)];
-        for (bits, value) in cases {
-            assert_eq!(half_to_f32(bits), value);
+    fn half_precision_is_exact() {
+        let bits = 0..=u16::MAX;
+        let bytes: Vec<u8> = bits.clone().flat_map(u16::to_le_bytes).collect();
+        let view = TensorView::new(Dtype::F16, vec![1 << 16], &bytes).unwrap();
+        for (bits, value) in bits.zip(convert(&view).unwrap()) {
+            let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+            let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+            let expected = match exponent {
+                0 => sign * fraction * 2_f32.powi(-24),
+                31 if fraction == 0.0 => sign * f32::INFINITY,
+                31 => f32::NAN,
+                _ => sign * (1.0 + fraction / 1024.0) * 2_f32.powi(exponent - 15),
+            };
+            assert!(value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan(), "{bits:#06x}");
         }
-        assert!(half_to_f32(0x7c00).is_infinite() && half_to_f32(0x7e01).is_nan());
     }
 }

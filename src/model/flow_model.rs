@@ -10,7 +10,7 @@ use super::file::ModelKind;
 use super::layout::{Layout, Parameters};
 use super::lora::Adaptable;
 use super::mmdit::{Mmdit, MmditConfig};
-use crate::classes::Classes;
+use crate::classes::{Classes, ConditionKind};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
@@ -181,6 +181,25 @@ impl FlowModel {
         }
     }
 
+    /// How many of what can be asked for.
+    pub fn conditions(&self) -> (usize, ConditionKind) {
+        let kind = match self {
+            Self::Dit(_) => ConditionKind::Class,
+            Self::Mmdit(_) => ConditionKind::Prompt,
+        };
+        (self.num_conditions(), kind)
+    }
+
+    /// A condition in words: the number of a class, or a prompt.
+    pub fn condition_name(&self, condition: u32) -> String {
+        match self {
+            Self::Mmdit(model) if (condition as usize) < self.num_conditions() => {
+                format!("the prompt {:?}", model.prompts.prompts()[condition as usize].text)
+            }
+            _ => format!("class {condition}"),
+        }
+    }
+
     /// The row that means "no condition", if the model has one.
     pub fn null_condition(&self) -> Option<u32> {
         match self {
@@ -223,13 +242,10 @@ impl FlowModel {
     ///
     /// # Errors
     /// [`Error::Input`] if all weights of one are to be trained.
-    pub fn check_trained(&self, adapter: bool) -> Result<()> {
+    pub fn check_trained(&self, lora: &config::Lora) -> Result<()> {
         match self {
-            Self::Mmdit(_) if !adapter => Err(Error::input(
-                "all weights of a text-to-image model would be trained, which cannot be saved: train an adapter, with \
-                 `lora.rank` = 32 for instance",
-            )),
-            _ => Ok(()),
+            Self::Mmdit(_) => lora.check_for_text(),
+            Self::Dit(_) => Ok(()),
         }
     }
 

@@ -27,7 +27,7 @@ pub use autoencoder::{
 pub use classifier::{Classifier, ClassifierConfig};
 pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 pub use dit::DitConfig;
-pub(crate) use file::{KEY as NATIVE, write_header};
+pub(crate) use file::{KEY as NATIVE, header};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
 pub use flow_model::{ClassModel, FlowModel, FlowNetwork, Pictures, TextModel};
 pub use frozen::Frozen;

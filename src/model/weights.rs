@@ -10,7 +10,7 @@ use super::adapter::{Adapter, Merge};
 use super::file::{KEY, Model, ModelKind, check, describe, is_pytorch, pytorch_error};
 use super::folder::StoredTensors;
 use super::layout::{Entry, Layout};
-use super::mmdit::StoredTransformer;
+use super::mmdit::{POSITIONS, StoredTransformer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DType, StoreMemory};
@@ -129,10 +129,13 @@ impl<W: WeightSource + ?Sized> WeightSource for Summed<'_, W> {
     fn read(&self, entry: &Entry) -> Result<Cow<'_, [f32]>> {
         let values = self.weights.read(entry)?;
         if entry.offset == self.next.get() {
-            let mut hasher = self.hasher.borrow_mut();
-            hasher.update(bytemuck::cast_slice(&values));
-            let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
-            hasher.update(bytemuck::cast_slice(&padding));
+            // Those of a text-to-image transformer are cut to the size of its pictures.
+            if entry.name != POSITIONS {
+                let mut hasher = self.hasher.borrow_mut();
+                hasher.update(bytemuck::cast_slice(&values));
+                let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
+                hasher.update(bytemuck::cast_slice(&padding));
+            }
             self.next.set(entry.offset + entry.stored_elements());
         }
         Ok(values)
@@ -187,7 +190,7 @@ impl<W: WeightSource> Model<W> {
         Ok(Model { kind: self.kind.clone(), class_names: self.class_names.clone(), weights, decoder })
     }
 
-    /// CRC-32 of its weights.
+    /// CRC-32 of its weights, see [`crc32`].
     ///
     /// # Errors
     /// Those of the source.

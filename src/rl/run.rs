@@ -88,7 +88,7 @@ struct Base {
 
 /// Checks that a model has the classes that rollouts, evaluations and previews name, and that an evaluation is not too large.
 fn check_classes(config: &Config, model: &FlowModel) -> Result<()> {
-    let classes = model.num_conditions();
+    let classes = model.conditions();
     config.rollout.chosen_classes(classes)?;
     config.eval.chosen_classes(classes)?;
     model.check_evaluation(&config.eval)?;

@@ -136,7 +136,7 @@ impl Trainer {
     pub fn cost(settings: &TrainerSettings, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         let (lora, updates) = (&settings.lora, &settings.updates);
         let (rollout, micro_batch) = (&updates.rollout, updates.rollout.effective_micro_batch());
-        model.check_trained(lora.is_used())?;
+        model.check_trained(lora)?;
         check_guidance(updates, model)?;
         let network = Network::new(model, Adapter::begin(lora, updates.seed, model)?.as_ref(), settings.weights);
         let step = StepGraph::record(&network, micro_batch, rollout.guidance_scale);
@@ -199,7 +199,7 @@ impl Trainer {
         let cost = Self::cost(&settings, &flow_model, &DeviceProfile::of(gpu))?;
         let keeps_base = settings.keeps_base();
         let TrainerSettings { updates, rewards, lora, weights, base: base_name } = settings;
-        let conditions = updates.rollout.chosen_classes(flow_model.num_conditions())?;
+        let conditions = updates.rollout.chosen_classes(flow_model.conditions())?;
         // The device holds its staging buffer already.
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
         let adapter = Adapter::begin(&lora, updates.seed, &flow_model)?;

@@ -104,6 +104,7 @@ impl Updater {
         let mut stores = optimizer.stores().clone();
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
+        tensors.condition.write_common(&plan, &network.model, settings.micro_batch())?;
         let record = gpu.allocate("record of an iteration", record_bytes(settings)?)?;
         Ok(Self {
             gpu: gpu.clone(),

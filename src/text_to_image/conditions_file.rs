@@ -214,7 +214,7 @@ pub fn encode_to_file(
         (NEGATIVE[1], dtype, vec![1, pooled]),
         (PROMPTS, Dtype::U8, vec![lines.len()]),
     ];
-    let metadata = [(KEY, describe(encoders, &lines, negative)?.to_string())];
+    let metadata = (KEY, describe(encoders, &lines, negative)?.to_string());
     let mut cut = Vec::new();
     fill_atomically(path, |file| {
         let mut writer = Writer::begin(path, file, tensors, metadata)?;

@@ -29,7 +29,7 @@ impl TextToImage {
             described.push((name.as_str(), self.plain(name, stored)?, stored.shape().to_vec()));
         }
         fill_atomically(path, |file| {
-            let mut writer = Writer::begin(path, file, described, [("format", "pt".to_owned())])?;
+            let mut writer = Writer::begin(path, file, described, ("format", "pt".to_owned()))?;
             for (name, stored) in self.transformer().tensors() {
                 let bytes = match layers.iter().position(|layer| layer == name) {
                     None => stored.read_bytes()?,

@@ -111,9 +111,7 @@ impl Order {
         let adapter = self.adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
         let model = self.model.flow_model(self.size, Shared(conditions.clone()), Shared(self.decoder.clone()));
         let (network, stores) = self.model.upload(gpu, &model, self.weights, adapter)?;
-        // Less than 1 is no guidance either, as in diffusers.
-        let guidance_scale = self.guidance_scale.max(1.0);
-        let mut sampling = Sampling::new_for(gpu, &network, [count, batch], guidance_scale, self.solver, &stores)?;
+        let mut sampling = Sampling::new_for(gpu, &network, [count, batch], self.guidance_scale, self.solver, &stores)?;
         let mut progress = Progress::new("sampling", (steps * count.div_ceil(batch)) as u64, self.verbosity);
         let mut states = vec![0.0_f32; if trajectory { steps * count * dim } else { 0 }];
         let latents = sampling.draw_visited(&self.table, &self.pictures, self.start.as_deref(), |moment| {

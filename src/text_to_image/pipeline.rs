@@ -206,10 +206,7 @@ impl TextToImage {
         let option = |weights: WeightType| format!("--weights {}", weights.name());
         let base = network.frozen().upload_set_by(gpu, "transformer", &stored, option)?;
         let mut stores = Stores::from([(BASE, base)]);
-        if let Some((adapter, scale)) = adapter {
-            network.lora = Some(adapter.lora.scaled(scale));
-            stores.insert(PARAMETERS, network.layout().upload(gpu, "adapter", &adapter.weights)?);
-        }
+        add_adapter(gpu, (&mut network, &mut stores), adapter)?;
         Ok((network, stores))
     }
 
@@ -225,6 +222,22 @@ impl TextToImage {
     pub fn adapter(&self, path: &Path) -> Result<Adapter> {
         load_adapter(path, &self.any_layout())
     }
+}
+
+/// Puts an adapter at a scale onto a transformer on the device.
+///
+/// # Errors
+/// If the device does not have enough memory.
+pub(super) fn add_adapter(
+    gpu: &Arc<Gpu>,
+    (network, stores): (&mut Network, &mut Stores),
+    adapter: Option<(&Adapter, f64)>,
+) -> Result<()> {
+    if let Some((adapter, scale)) = adapter {
+        network.lora = Some(adapter.lora.scaled(scale));
+        stores.insert(PARAMETERS, network.layout().upload(gpu, "adapter", &adapter.weights)?);
+    }
+    Ok(())
 }
 
 fn state_of(pipeline: &Pipeline, component: &str) -> Option<State> {

@@ -1,20 +1,20 @@
-//! A pipeline and prompts as what `train` starts from.
+//! A pipeline with prompts: what `train` starts from, and what `eval` measures.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::base::{Base, T5_TOKENS};
 use super::conditions::Conditions;
 use super::kept::ManyPrompts;
-use super::pipeline::Encoders;
+use super::pipeline::{Encoders, add_adapter};
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
-use crate::config::{self, Config, is_encoded};
+use crate::config::{self, Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::graph::{DeviceProfile, PartMemory};
+use crate::graph::{DeviceProfile, PartMemory, Stores};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};
-use crate::model::{Prompt, Shared, StoredModel};
+use crate::model::{Adapter, BASE, Network, Prompt, Shared, StoredModel};
 use crate::run::Verbosity;
 
 /// A text-to-image model with its prompts, before anything large is read.
@@ -24,8 +24,8 @@ pub struct TextBase {
     prompts: config::Prompts,
     asked: Vec<Prompt>,
     embeddings: Embeddings,
-    /// The noise levels of rollouts, and those of the pipeline.
-    schedule: (Schedule, Schedule),
+    /// Embeddings that [`TextBase::encoded`] has made.
+    encoded: OnceLock<Arc<Conditions>>,
 }
 
 /// Where the embeddings of the prompts come from.
@@ -37,7 +37,7 @@ enum Embeddings {
     Open(Box<Encoders>),
 }
 
-/// What the base of a training run reads of a configuration.
+/// What is read of a configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct TextSettings<'a> {
     /// Width and height of the pictures, in pixels; by default the size that the model proposes.
@@ -61,18 +61,17 @@ impl<'a> From<&'a Config> for TextSettings<'a> {
 }
 
 impl TextBase {
-    /// Opens the model that `model.folder` names, and reads its prompts.
+    /// Opens the pipeline in a folder for what a command reads of its configuration, and reads its prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
     pub fn open(folder: &str, settings: &TextSettings<'_>) -> Result<Self> {
         let base = Base::open(folder, settings.size)?;
         let prompts = settings.prompts.clone();
-        let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
+        let file = prompts.given()?;
         let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
-                conditions.check(base.model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
@@ -80,9 +79,20 @@ impl TextBase {
                 (asked, Embeddings::Open(Box::new(base.model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        settings.eval.check_is_small(asked.len(), "prompts")?;
-        let schedule = (settings.schedule.clone(), base.model.schedule(None));
-        Ok(Self { base, prompts, asked, embeddings, schedule })
+        let base = Self { base, prompts, asked, embeddings, encoded: OnceLock::new() };
+        base.check(settings)?;
+        Ok(base)
+    }
+
+    /// Checks that it suits other settings with the same model and prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if guidance needs a negative prompt that there is none of, or too many prompts would be evaluated.
+    pub fn check(&self, settings: &TextSettings<'_>) -> Result<()> {
+        if let Embeddings::Encoded(conditions) = &self.embeddings {
+            conditions.check(self.base.model.config(), settings.is_guided)?;
+        }
+        settings.eval.check_is_small(self.asked.len(), "prompts")
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -114,7 +124,8 @@ impl TextBase {
     }
 
     /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
-    /// in a file in `folder`, which is used again. `warn` is given what was cut off prompts that are too long.
+    /// in a file in `folder`, which is used again. It is done once. `warn` is given what was cut off prompts that are too
+    /// long.
     ///
     /// # Errors
     /// If an encoder is damaged, the device does not have enough memory, or the file cannot be written.
@@ -125,12 +136,8 @@ impl TextBase {
         verbosity: Verbosity,
         warn: impl Fn(&str),
     ) -> Result<StoredModel> {
-        let (rollout, own) = &self.schedule;
-        if *rollout == Schedule::default() && rollout != own {
-            warn(
-                "`rollout.schedule` is linear, but the model is sampled along shifted noise levels: set it to \
-                 { kind = \"static-shift\", shift = 3.0 }, for instance",
-            );
+        if let Some(conditions) = self.encoded.get() {
+            return self.base.with(Shared(conditions.clone()));
         }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
@@ -145,6 +152,42 @@ impl TextBase {
                 Arc::new(conditions)
             }
         };
-        self.base.with(Shared(conditions))
+        self.base.with(Shared(self.encoded.get_or_init(|| conditions).clone()))
+    }
+
+    /// What to tell a user whose rollouts take other steps than the model is made for.
+    pub fn schedule_warning(&self, settings: &TextSettings<'_>) -> Option<&'static str> {
+        let own = self.base.model.schedule(None);
+        (*settings.schedule == Schedule::default() && own != Schedule::default()).then_some(
+            "`rollout.schedule` is linear, but the model is sampled along shifted noise levels: set it to \
+             { kind = \"static-shift\", shift = 3.0 }, for instance",
+        )
+    }
+
+    /// Reads an adapter of the transformer, as [`TextToImage::adapter`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn adapter(&self, path: &Path) -> Result<Adapter> {
+        self.base.model.adapter(path)
+    }
+
+    /// Uploads what [`TextBase::encoded`] has made, as [`BASE`] stored in this type, with an adapter at a scale if there is
+    /// one.
+    ///
+    /// # Errors
+    /// If the weights cannot be read or stored so, or the device does not have enough memory.
+    pub fn upload(
+        &self,
+        gpu: &Arc<Gpu>,
+        model: &StoredModel,
+        weights: WeightType,
+        adapter: Option<(&Adapter, f64)>,
+    ) -> Result<(Network, Stores)> {
+        let mut network = Network::base(&model.flow_model("the model")?, weights);
+        let base = network.frozen().upload(gpu, BASE.0, &model.weights)?;
+        let mut stores = Stores::from([(BASE, base)]);
+        add_adapter(gpu, (&mut network, &mut stores), adapter)?;
+        Ok((network, stores))
     }
 }

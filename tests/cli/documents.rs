@@ -10,7 +10,7 @@ mod command_lines;
 
 use command_lines::{command_lines, shell_words};
 
-use super::workplace::{Ended, program};
+use super::workplace::{Ended, copy_folder, program};
 
 /// A command that takes longer does not end by itself, and would block the tests forever.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -57,18 +57,6 @@ fn only_parsed(arguments: &str) -> Option<&'static str> {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
-}
-
 fn run_in(here: &Path, command_line: &str) -> Ended {
     let mut command = assert_cmd::Command::from_std(program(here, ""));
     command.args(shell_words(command_line));
@@ -109,7 +97,7 @@ fn every_command_line_of_the_documents_runs() {
     let place = tempfile::tempdir().unwrap();
     let here = place.path();
     for folder in ["assets", "configs", "docs/rewards", "docs/tutorial", "tests/formats"] {
-        copy(&root().join(folder), &here.join(folder));
+        copy_folder(&root().join(folder), &here.join(folder));
     }
     let drawn = Command::new("python3").arg("docs/tutorial/draw.py").current_dir(here).status();
     assert!(drawn.expect("python3 is needed, as for the rewards that are programs").success());

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use flowdppo_wgpu::model::{read_tensors, write_tensors};
 
-use super::text_to_image::{Place, TRANSFORMER, formats};
-use super::workplace::{Ended, program};
+use super::text_to_image::{Place, TRANSFORMER};
+use super::workplace::{Ended, formats, program};
 
 /// A pipeline with a mistake, what is asked of it, and what the sentence must contain.
 type Mistake<'a> = (&'a dyn Fn(&Path), &'a str, &'a [&'a str]);
@@ -48,7 +48,7 @@ fn mistakes_get_one_sentence() {
     };
     let lines = |folder: &Path| fs::write(folder.join("../p.txt"), b"\xff\xfea\0").unwrap();
     let index = "model_index.json";
-    let mistakes: [Mistake<'_>; 28] = [
+    let mistakes: [Mistake<'_>; 29] = [
         (&edit(index, "StableDiffusion3Pipeline", "FluxPipeline"), "", &["FluxPipeline, which is not supported"]),
         (
             &edit(index, "SD3Transformer2DModel", "UNet2DConditionModel"),
@@ -94,6 +94,7 @@ fn mistakes_get_one_sentence() {
         (&none, "--class 3", &["--class is for models with classes"]),
         (&none, "--solver dpm-solver++ --sampler flow-sde", &["--solver is for deterministic steps"]),
         (&none, "--steps 0", &["--steps is 0"]),
+        (&none, "--guidance-scale 0", &["--guidance-scale is 0: it must be 1, which is no guidance, or more"]),
         (&none, "--tile 20", &["--tile is 20: it must be a multiple of 8 from 64 on"]),
         (&none, "--variant bf16", &["no weights of the variant \"bf16\""]),
         (&none, "--count 20000", &["--count is 20000: it must be a number from 1 to 10000"]),

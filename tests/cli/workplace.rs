@@ -67,6 +67,44 @@ steps = 2
 every = 1
 "#;
 
+/// With prompts, on a tiny pipeline with random weights: one group of two samples, one trained step of two.
+const TRAIN_PROMPTS: &str = r#"
+[model]
+folder = "FORMATS/sd35_tiny_pipeline"
+weights = "f16"
+[prompts]
+file = "prompts.txt"
+[rollout]
+steps = 2
+groups = 2
+group_size = 2
+micro_batch = 2
+guidance_scale = 2.0
+schedule = { kind = "static-shift", shift = 3.0 }
+trained_steps = { kind = "sparse-early", count = 1, from = 0.0, to = 0.5 }
+[[reward]]
+kind = "brightness"
+[train]
+iterations = 2
+updates_per_rollout = 1
+inner_epochs = 1
+micro_batch = 2
+[lora]
+rank = 2
+targets = ["attn.to_q", "attn.add_k_proj"]
+[eval]
+judge = ""
+classes = [1]
+count = 2
+steps = 2
+guidance_scale = 2.0
+[preview]
+per_class = 1
+steps = 2
+[checkpoint]
+every = 1
+"#;
+
 /// The runs that train the models, done once by the program itself.
 pub static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
@@ -81,9 +119,19 @@ pub static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
+/// A file or folder of another program's format that ships with the tests.
+pub fn formats(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
+}
+
 /// A file of the SiT format that ships with the tests.
 pub fn sit_tiny(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sit_tiny").join(file)
+    formats("sit_tiny").join(file)
+}
+
+/// The folder of the tiny pipeline that `train.toml` of [`Workplace::of_prompts`] names.
+pub fn pipeline() -> String {
+    formats("sd35_tiny_pipeline").display().to_string()
 }
 
 /// A new folder for every test, with `base.safetensors`, `classifier.safetensors` and `*.toml`.
@@ -103,13 +151,36 @@ impl Workplace {
         Self(folder)
     }
 
+    /// A new folder with `train.toml` for a text-to-image model, and two prompts in `prompts.txt`.
+    pub fn of_prompts() -> Self {
+        let here = Self(tempfile::tempdir().expect("a temporary folder"));
+        let formats = formats("").display().to_string().replace('\\', "/");
+        let train = TRAIN_PROMPTS.replace("FORMATS/", &formats);
+        for (name, text) in [("train.toml", train.as_str()), ("prompts.txt", "a red square\n\na blue disc\n")] {
+            std::fs::write(here.path(name), text).expect("the folder is writable");
+        }
+        here
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Writes `to`, the file `from` with a text replaced.
+    pub fn rewrite(&self, from: &str, to: &str, [old, new]: [&str; 2]) {
+        let text = std::fs::read_to_string(self.path(from)).expect("the file is there");
+        assert!(text.contains(old), "{from} has no {old}");
+        std::fs::write(self.path(to), text.replace(old, new)).expect("the folder is writable");
     }
 
     /// Runs the program here, with arguments separated by spaces.
     pub fn run(&self, arguments: &str) -> Ended {
         run_in(self.0.path(), arguments)
+    }
+
+    /// The same with more arguments, which may have spaces.
+    pub fn run_with(&self, arguments: &str, more: &[&str]) -> Ended {
+        Ended::of(program(self.0.path(), arguments).args(more))
     }
 
     /// Imports the SiT model of the tests as `sit.safetensors`.
@@ -172,6 +243,13 @@ impl Ended {
         Self { code: output.status.code(), out: text(output.stdout), err }
     }
 
+    /// Asserts that the input was refused with one sentence; returns it.
+    pub fn refused(self) -> String {
+        assert_eq!(self.code, Some(2), "{}", self.err);
+        assert_eq!(self.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{}", self.err);
+        self.err
+    }
+
     /// Asserts success; returns what was printed.
     pub fn succeeds(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.err);
@@ -194,4 +272,17 @@ pub fn lines(path: &Path) -> Vec<Value> {
 
 pub fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {value}"))
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
 }

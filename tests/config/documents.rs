@@ -258,7 +258,7 @@ fn for_a_command_only_the_keys_that_it_reads_are_written() {
     assert_eq!(headers, ["[run]", "[data]", "[classifier]"]);
     let text = Config::default().as_document(Style { command: Some(Command::Eval), ..Style::default() });
     let headers: Vec<&str> = text.lines().filter(|line| line.starts_with('[')).collect();
-    assert_eq!(headers, ["[run]", "[rollout]", "[[reward]]", "[eval]"]);
+    assert_eq!(headers, ["[run]", "[model]", "[prompts]", "[rollout]", "[[reward]]", "[eval]"]);
 }
 
 #[test]

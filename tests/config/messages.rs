@@ -219,7 +219,11 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
     (Command::Train, &["objective.reference.beta=-1"],
      "`objective.reference.beta` must be a finite, non-negative number, not -1.0"),
     (Command::Train, &["rollout.guidance_scale=-1"],
-     "`rollout.guidance_scale` must be a finite, non-negative number, not -1.0"),
+     "`rollout.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not -1.0"),
+    (Command::Train, &["objective.reference.beta=1", "objective.reference.guidance_scale=0.5"],
+     "`objective.reference.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not 0.5"),
+    (Command::Eval, &["eval.guidance_scale=inf"],
+     "`eval.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not inf"),
     (Command::Train, &["rollout.steps=4"],
      "`rollout.trained_steps`: cannot draw 3 different steps, since from = 0 to 0.5 of a trajectory of 4 steps leaves \
       2 to choose from; lower count, or raise to or the number of steps"),

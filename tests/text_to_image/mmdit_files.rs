@@ -67,6 +67,47 @@ fn the_diffusers_file_of_an_adapter_matches_that_of_peft() {
     assert!(plain.lora.layers().iter().all(|layer| layer.rank == 4 && layer.alpha == 4.0));
 }
 
+/// Adds alphas of layers.
+fn alphas(tensors: &mut Tensors, of: &[(&str, f32)]) {
+    let named = of.iter().map(|(layer, alpha)| (format!("transformer.transformer_blocks.{layer}.alpha"), *alpha));
+    tensors.extend(named.map(|(name, alpha)| (name, (Vec::new(), vec![alpha]))));
+}
+
+/// Takes one from the rank of a layer.
+fn narrow(tensors: &mut Tensors, layer: &str) {
+    for (part, dimension) in [("lora_A", 0), ("lora_B", 1)] {
+        let name = format!("transformer.transformer_blocks.{layer}.{part}.weight");
+        let (shape, values) = tensors.get_mut(&name).expect("it is there");
+        shape[dimension] -= 1;
+        values.truncate(shape.iter().product());
+    }
+}
+
+#[test]
+fn ranks_and_alphas_may_differ_by_layer() {
+    let base = adapted().0.model.layout();
+    let mut tensors = file(&format!("sd35_tiny_gradients/lora_diffusers/{DIFFUSERS_ADAPTER}"));
+    let layers: Vec<String> =
+        tensors.keys().filter_map(|name| name.strip_suffix(".lora_A.weight")).map(str::to_owned).collect();
+    narrow(&mut tensors, "1.attn.to_q");
+    // As ComfyUI reads them.
+    tensors
+        .extend(layers.iter().zip(1..).map(|(layer, alpha)| (format!("{layer}.alpha"), (vec![], vec![alpha as f32]))));
+    let adapter = Adapter::from_diffusers("it", &serialize_tensors(&tensors), &base).expect("it is LoRA");
+    for layer in adapter.lora.layers() {
+        let alpha = tensors[&format!("transformer.{}.alpha", layer.layer)].1[0];
+        assert_eq!(
+            (layer.alpha, layer.rank),
+            (alpha, if layer.layer == "transformer_blocks.1.attn.to_q" { 3 } else { 4 })
+        );
+    }
+    // Patterns say the same, in both formats.
+    let written = adapter.to_diffusers(&base);
+    assert!(Adapter::from_diffusers("it", &written, &base).expect("it is ours") == adapter);
+    let [(_, config), (_, matrices)] = adapter.files(&base);
+    assert!(Adapter::from_bytes("it", [&config, &matrices], &base).expect("it is ours") == adapter);
+}
+
 #[test]
 fn bad_diffusers_files_are_explained() {
     let base = adapted().0.model.layout();
@@ -83,7 +124,7 @@ fn bad_diffusers_files_are_explained() {
         tensors.insert(to.into(), tensor);
     };
     type Case<'a> = (&'a dyn Fn(&mut Tensors), &'a str);
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 19] = [
         (
             &|tensors| drop(tensors.remove(&b)),
             "missing the tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight`",
@@ -92,8 +133,23 @@ fn bad_diffusers_files_are_explained() {
             &|tensors| drop(tensors.remove(a)),
             "has a tensor `transformer.transformer_blocks.1.attn.to_q.lora_B.weight` that",
         ),
-        (&|tensors| renamed(tensors, "text_encoder.layers.0.q.lora_A.weight"), "only those named `transformer.LAYER"),
-        (&|tensors| renamed(tensors, "transformer.x.alpha"), "has a tensor `transformer.x.alpha`"),
+        (&|tensors| renamed(tensors, "text_encoder.q.lora_A.weight"), "of a text encoder, but only those named"),
+        (&|tensors| renamed(tensors, "transformer.x.weight"), "`transformer.x.weight`, but only those named"),
+        (&|tensors| renamed(tensors, "lora_unet_joint_blocks_0.alpha"), "with a name of kohya's scripts"),
+        (&|tensors| renamed(tensors, "diffusion_model.x_block.lora_A.weight"), "with a name of ComfyUI"),
+        (&|tensors| renamed(tensors, "unet.down_blocks.0.lora_A.weight"), "of a U-Net"),
+        (&|tensors| renamed(tensors, "transformer.x.lora.down.weight"), "with a name of older programs"),
+        (&|tensors| renamed(tensors, "transformer.x.lora_magnitude_vector"), "of DoRA, but"),
+        (&|tensors| renamed(tensors, "transformer.x.lokr_w1"), "of another method than LoRA"),
+        (&|tensors| renamed(tensors, "transformer.x.alpha"), "`transformer.x.alpha` has shape [4, 32], but a single"),
+        (&|tensors| alphas(tensors, &[("1.attn.to_q", 8.0)]), "has no tensor `transformer.transformer_blocks.0."),
+        (&|tensors| alphas(tensors, &[("9.attn.to_q", 8.0)]), "9.attn.to_q.alpha`, but no matrices of that layer"),
+        (&|tensors| alphas(tensors, &[("1.attn.to_q", f32::NAN)]), "is NaN, which is not finite"),
+        (&|tensors| narrow(tensors, "1.attn.to_q"), "has rank 4 at transformer_blocks.0.attn."),
+        (
+            &|tensors| drop(tensors.insert(a.into(), (vec![4, 48], vec![0.0; 192]))),
+            "lora_A.weight` has shape [4, 48], but [4, 32] is expected",
+        ),
         (
             &|tensors| renamed(tensors, "transformer.transformer_blocks.1.attn.to_p.lora_A.weight"),
             "contains \"transformer_blocks.1.attn.to_p\", which is not a layer of the model",

@@ -1,0 +1,104 @@
+//! `eval` for text-to-image models: a pipeline, with or without an adapter, on fixed seeds and prompts.
+
+use std::path::Path;
+
+use super::eval::{Arguments, print};
+use super::{Global, supervised};
+use crate::config::{Command, Config};
+use crate::error::{Error, Result};
+use crate::evaluate::{Evaluator, Reference};
+use crate::graph::Stores;
+use crate::model::{Adapter, BASE, Network};
+use crate::reward::{Rewards, classifier_for};
+use crate::sampling::ModelOnDevice;
+use crate::text_to_image::{NamedModel, TextBase, TextSettings};
+
+pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
+    let config = configuration(arguments, named)?;
+    check_base(arguments, named)?;
+    let is_guided = config.eval.guidance_scale != 1.0;
+    let settings = TextSettings { is_guided, ..(&config).into() };
+    let text = TextBase::open(&named.pipeline, &settings)?;
+    let adapter = adapter(arguments, named, &text)?;
+    let planned = text.planned()?;
+    if let Some((folder, base)) = &named.trained {
+        base.check(folder, planned.crc32()?)?;
+    }
+    let flow_model = planned.flow_model(&named.pipeline)?;
+    let pictures = flow_model.pictures(&planned.class_names);
+    config.rollout.chosen_classes(flow_model.conditions())?;
+    config.eval.chosen_classes(flow_model.conditions())?;
+
+    let gpu = global.open(&config.run.device)?;
+    // Encoding takes a while: what does not suit the model is found before.
+    let mut rewards = Rewards::new(&gpu, &config.reward, &pictures)?;
+    if !config.eval.judge.is_empty() {
+        classifier_for(&gpu, &config.eval.judge, &pictures)?;
+    }
+    let warn = |warning: &str| log::warn!("{warning}");
+    // Drift is measured along the steps of rollouts.
+    text.schedule_warning(&settings).filter(|_| arguments.base.is_some()).into_iter().for_each(warn);
+    let model = text.encoded(&gpu, beside(arguments, named, &config), global.verbosity(), warn)?;
+    let weights = config.model.weights;
+    let adapter = adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
+    let (network, stores) = text.upload(&gpu, &model, weights, adapter)?;
+    let reference = arguments.base.as_ref().map(|_| Reference {
+        network: Network::base(&network.model, weights),
+        stores: Stores::from([(BASE, stores[&BASE].clone())]),
+    });
+    let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
+    let mut evaluator = Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, reference.as_ref())?;
+    let evaluation = evaluator.evaluate(&mut rewards, 0)?;
+    print(arguments, &evaluation);
+    Ok(())
+}
+
+/// The folder for the file of many prompts: that of training.
+fn beside<'a>(arguments: &'a Arguments, named: &NamedModel, config: &'a Config) -> &'a Path {
+    match named.trained {
+        Some(_) => supervised::beside(Some(Path::new(&arguments.model)), config),
+        None => supervised::beside(None, config),
+    }
+}
+
+/// The configuration that was given, or that of the run that is evaluated, with the prompts that were given.
+fn configuration(arguments: &Arguments, named: &NamedModel) -> Result<Config> {
+    let own = Path::new(&arguments.model).join("config.toml");
+    let mut config = match (&arguments.config.config, &named.trained) {
+        (None, Some(_)) if own.is_file() => Config::of_run(&own, &arguments.config.overrides()?)?,
+        _ => arguments.config.read()?,
+    };
+    if let Some(file) = &arguments.prompts {
+        config.prompts.file = Some(file.clone());
+    }
+    config.validate(Command::Eval)?;
+    config.prompts.given()?;
+    Ok(config)
+}
+
+/// Checks that drift is to be measured from the pipeline itself.
+fn check_base(arguments: &Arguments, named: &NamedModel) -> Result<()> {
+    match &arguments.base {
+        Some(base) if !named.is_on(base)? => Err(Error::input(format!(
+            "--base is {base}, but the drift of a text-to-image model is measured from its own pipeline: give --base {}",
+            named.pipeline
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The adapter to evaluate, and its scale: that of the run, or the one that was given.
+fn adapter(arguments: &Arguments, named: &NamedModel, text: &TextBase) -> Result<Option<(Adapter, f64)>> {
+    match (&named.trained, &arguments.adapter.adapter) {
+        (Some((own, _)), Some(other)) => Err(Error::input(format!(
+            "{} has an adapter already, {}: to evaluate {} in its place, give --model {}",
+            arguments.model,
+            own.display(),
+            other.display(),
+            named.pipeline
+        ))),
+        (Some((own, _)), None) => Ok(Some((text.adapter(own)?, 1.0))),
+        (None, Some(given)) => Ok(Some((text.adapter(given)?, arguments.adapter.scale()?))),
+        (None, None) => Ok(None),
+    }
+}

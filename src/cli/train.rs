@@ -19,7 +19,7 @@ use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::saved::going_on;
 use crate::text_to_image::TextBase;
-use crate::{assets, reward, rl};
+use crate::{assets, reward};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -153,8 +153,8 @@ impl Evaluator {
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(reference) = reference {
             base_sampling = Some(draws(&reference.network, &reference.stores)?);
-            // If the reference has an adapter, it is that of `START`.
-            let from_start = reference.network.lora.is_some();
+            // If the reference has an adapter with layers, it is that of `START`; the base alone has one without.
+            let from_start = reference.network.lora.as_ref().is_some_and(|lora| !lora.layers().is_empty());
             drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, from_start, batch)?);
         }
         Ok(Self {

@@ -176,14 +176,15 @@ fn a_run_is_resumed_byte_for_byte_and_its_adapter_is_drawn_with_and_tuned_by_rew
 #[test]
 fn the_loss_falls() {
     let here = Place::new();
-    let set = "--set pretrain.steps=60 --set pretrain.sample_every=0 --set pretrain.save_every=0 --set lora.rank=16";
-    here.run(&format!("-q pretrain --config tune.toml --out run {set} --set lora.targets=[\"*\"]")).succeeds();
+    let set = "--set pretrain.steps=30 --set pretrain.batch_size=8 --set pretrain.sample_every=0 \
+               --set pretrain.save_every=0 --set lora.rank=16 --set lora.targets=[\"*\"]";
+    here.run(&format!("-q pretrain --config tune.toml --out run {set}")).succeeds();
     let losses: Vec<f64> = lines(&here.path("run/metrics.jsonl")).iter().map(|line| number(line, "loss")).collect();
-    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let (first, last) = (mean(&losses[..10]), mean(&losses[50..]));
+    // Of the network as it was, and of the trained one.
+    let (first, last) = (losses[0], losses[20..].iter().sum::<f64>() / 10.0);
     println!("from {first} to {last}");
-    // A mean of 40 samples is off by 1 %.
-    assert!(last < 0.93 * first, "from {first} to {last}");
+    // A mean over 8 samples is off by 3 %. It was measured to fall by 25 %.
+    assert!(last < 0.88 * first, "from {first} to {last}");
 }
 
 /// The reference encoded an image of real numbers, of which a file of bytes keeps the first two digits: latents differ by

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use flowdppo_wgpu::flow::noise::NoiseKey;
 use flowdppo_wgpu::gpu::Region;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
 use flowdppo_wgpu::model::{BASE, Layout};
+use flowdppo_wgpu::ops::NoiseWords;
 use flowdppo_wgpu::optimizer::{GRADIENTS, PARAMETERS};
 
 use super::{Random, gpu, nmse};
@@ -14,6 +16,10 @@ use super::{Random, gpu, nmse};
 pub enum Values {
     F32(Vec<f32>),
     U32(Vec<u32>),
+}
+
+pub fn noise_words(key: NoiseKey) -> Vec<u32> {
+    bytemuck::cast_slice(&[NoiseWords::from(key)]).to_vec()
 }
 
 /// A loss whose graph adds the gradients of the parameters to [`GRADIENTS`].

@@ -10,13 +10,13 @@ use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Tensor};
 use flowdppo_wgpu::model::{Adapter, BASE, Classifier, ConditionInput, FlowModel, Frozen, Network};
-use flowdppo_wgpu::ops::{NoiseWords, OutcomeTwin, cross_entropy, mean_squared_error};
+use flowdppo_wgpu::ops::{OutcomeTwin, cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 use flowdppo_wgpu::rl::{Rollout, UpdateGraph};
 
 use super::lora::disturb_adapter;
-use crate::common::gradient_check::{Loss, Values};
+use crate::common::gradient_check::{Loss, Values, noise_words};
 use crate::common::{Random, floats, gpu, nmse, tiny};
 use crate::{Parts, advantage, classes_of, config, flow_model_of};
 
@@ -79,10 +79,6 @@ fn inputs(
         found.push((penalty.weight, Values::F32(vec![reference.beta as f32 * mean; rows.len()])));
     }
     found
-}
-
-fn noise_words(key: NoiseKey) -> Vec<u32> {
-    bytemuck::cast_slice(&[NoiseWords::from(key)]).to_vec()
 }
 
 fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<OutcomeTwin> {

@@ -12,7 +12,7 @@ use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 
 use super::training::model;
 use crate::common::Random;
-use crate::common::gradient_check::{Loss, Values};
+use crate::common::gradient_check::{Loss, Values, noise_words};
 
 /// The noise levels of a batch of two: of the second caption, and of none.
 const SIGMAS: [f32; 2] = [0.35, 0.8];
@@ -80,7 +80,7 @@ fn the_loss_and_the_gradient_of_an_adapter_are_right() {
     inputs.extend([
         (it.images, Values::F32(latents(flow_model.dim()))),
         (it.time, times(flow_model)),
-        (it.keys, Values::U32((0..2).flat_map(|sample| key(sample).words()).collect())),
+        (it.keys, Values::U32((0..2).flat_map(|sample| noise_words(key(sample))).collect())),
         (it.to_noisy, Values::F32(SIGMAS.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
         (it.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(2))),
         (it.weight, Values::F32(vec![0.5; 2])),

@@ -2,12 +2,9 @@
 // gradients and updates the averaged weights. Gradients with a non-finite element change no parameter.
 //!import grid
 //!import non_finite
+//!import elements
 
-struct Params {
-    elements: u32,
-}
-
-struct Settings {
+struct AdamWStep {
     learning_rate: f32,
     beta1: f32,
     beta2: f32,
@@ -22,8 +19,8 @@ struct Settings {
     average_decay: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> settings: Settings;
+@group(0) @binding(0) var<uniform> params: ElementsParams;
+@group(0) @binding(1) var<storage, read> settings: AdamWStep;
 // The sum of squares of all gradients and the number of non-finite ones, as bits.
 @group(0) @binding(2) var<storage, read> sum_squares: array<u32>;
 @group(0) @binding(3) var<storage, read_write> parameters: array<f32>;

@@ -1,12 +1,12 @@
 // y = x + term, with the term repeated along x.
 //!import grid
 
-struct Params {
+struct AddBroadcastParams {
     elements: u32,
     period: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: AddBroadcastParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> term: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

@@ -7,7 +7,7 @@
 //!import decayed
 //!import grid
 
-struct Params {
+struct AttentionBiasParams {
     batches: u32,
     queries: u32,
     keys: u32,
@@ -19,7 +19,7 @@ struct Params {
     scale: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: AttentionBiasParams;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
 @group(0) @binding(2) var<storage, read> k: array<f32>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;

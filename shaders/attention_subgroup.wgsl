@@ -10,7 +10,7 @@ const ROWS: u32 = 4u;
 // Registers of each lane per row.
 const CHUNKS: u32 = (HEAD_DIM + SUBGROUP - 1u) / SUBGROUP;
 
-struct Params {
+struct AttentionSubgroupParams {
     batches: u32,
     tokens: u32,
     heads: u32,
@@ -18,7 +18,7 @@ struct Params {
     scale: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: AttentionSubgroupParams;
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;
 @group(0) @binding(2) var<storage, read_write> o: array<f32>;
 @group(0) @binding(3) var<storage, read_write> logsumexp: array<f32>;

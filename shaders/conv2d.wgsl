@@ -17,7 +17,7 @@ const LANES: u32 = 64u;
 // 3x3 kernel are then close enough in time to hit the nearest cache.
 const BLOCK: u32 = 16u;
 
-struct Params {
+struct Conv2dParams {
     batches: u32,
     in_channels: u32,
     // Of a picture as it is stored, and as the kernel slides over it: twice as large with `upsample`.
@@ -38,7 +38,7 @@ struct Params {
     pixel_tiles: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: Conv2dParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 // [kernel row, kernel column, input channel, output channel / 4]
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;

@@ -2,7 +2,7 @@
 // concatenation.
 //!import grid
 
-struct Params {
+struct CopyColumnsParams {
     rows: u32,
     columns: u32,
     from_stride: u32,
@@ -11,7 +11,7 @@ struct Params {
     to_offset: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: CopyColumnsParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

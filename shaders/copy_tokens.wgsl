@@ -3,7 +3,7 @@
 // column of it.
 //!import grid
 
-struct Params {
+struct CopyTokensParams {
     batches: u32,
     tokens: u32,
     columns: u32,
@@ -18,7 +18,7 @@ struct Params {
     is_present: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: CopyTokensParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

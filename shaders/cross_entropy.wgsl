@@ -1,12 +1,12 @@
 // Softmax of the logits, and -weight * ln of the label's probability. One invocation per row: there are few classes.
 //!import grid
 
-struct Params {
+struct CrossEntropyParams {
     rows: u32,
     classes: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: CrossEntropyParams;
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
 @group(0) @binding(3) var<storage, read> weight: array<f32>;

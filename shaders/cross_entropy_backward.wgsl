@@ -1,12 +1,12 @@
 // d_logits = d_loss * weight * (probability - 1 at the label)
 //!import grid
 
-struct Params {
+struct CrossEntropyBackwardParams {
     elements: u32,
     classes: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: CrossEntropyBackwardParams;
 @group(0) @binding(1) var<storage, read> probabilities: array<f32>;
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
 @group(0) @binding(3) var<storage, read> weight: array<f32>;

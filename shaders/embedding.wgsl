@@ -1,13 +1,13 @@
 // y [rows, columns] = table[indices], row by row.
 //!import grid
 
-struct Params {
+struct EmbeddingParams {
     elements: u32,
     columns: u32,
     entries: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: EmbeddingParams;
 @group(0) @binding(1) var<storage, read> table: array<f32>;
 @group(0) @binding(2) var<storage, read> indices: array<u32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

@@ -2,14 +2,14 @@
 // walks over all rows: no atomics, and always the same order.
 //!import grid
 
-struct Params {
+struct EmbeddingBackwardParams {
     entries: u32,
     columns: u32,
     rows: u32,
     accumulate: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: EmbeddingBackwardParams;
 @group(0) @binding(1) var<storage, read> indices: array<u32>;
 @group(0) @binding(2) var<storage, read> dy: array<f32>;
 @group(0) @binding(3) var<storage, read_write> d_table: array<f32>;

@@ -1,12 +1,9 @@
 // Unpacks the numbers that to_half packed.
 //!import grid
 //!import half
+//!import elements
 
-struct Params {
-    elements: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ElementsParams;
 @group(0) @binding(1) var<storage, read> words: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

@@ -1,13 +1,13 @@
 // dh = gate dy.
 //!import grid
 
-struct Params {
+struct GatedResidualParams {
     batch: u32,
     tokens: u32,
     columns: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: GatedResidualParams;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;
 @group(0) @binding(2) var<storage, read> dy: array<f32>;
 @group(0) @binding(3) var<storage, read_write> dh: array<f32>;

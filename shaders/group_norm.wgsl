@@ -2,7 +2,7 @@
 //!import grid
 //!import sigmoid
 
-struct Params {
+struct GroupNormParams {
     elements: u32,
     // Elements of a group, and of a channel.
     size: u32,
@@ -11,7 +11,7 @@ struct Params {
     silu: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: GroupNormParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> scale: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;

@@ -2,14 +2,14 @@
 //!import grid
 //!import block_sum
 
-struct Params {
+struct GroupNormPartialParams {
     rows: u32,
     size: u32,
     chunk: u32,
     chunks: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: GroupNormPartialParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> partial: array<f32>;
 

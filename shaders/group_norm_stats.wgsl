@@ -3,7 +3,7 @@
 //!import grid
 //!import block_sum
 
-struct Params {
+struct GroupNormStatsParams {
     rows: u32,
     size: u32,
     chunk: u32,
@@ -11,7 +11,7 @@ struct Params {
     epsilon: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: GroupNormStatsParams;
 @group(0) @binding(1) var<storage, read> partial: array<f32>;
 @group(0) @binding(2) var<storage, read_write> stats: array<f32>;
 

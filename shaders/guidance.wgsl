@@ -1,12 +1,12 @@
 // Classifier-free guidance (Ho & Salimans 2022): v = v_u + guidance_scale (v_c - v_u).
 //!import grid
 
-struct Params {
+struct GuidanceParams {
     elements: u32,
     guidance_scale: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: GuidanceParams;
 @group(0) @binding(1) var<storage, read> v_conditional: array<f32>;
 @group(0) @binding(2) var<storage, read> v_unconditional: array<f32>;
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;

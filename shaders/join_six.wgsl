@@ -1,12 +1,8 @@
 // Six tensors [rows, columns] to y [rows, 6 columns].
 //!import grid
+//!import rows_columns
 
-struct Params {
-    rows: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowsColumnsParams;
 @group(0) @binding(1) var<storage, read> part_0: array<f32>;
 @group(0) @binding(2) var<storage, read> part_1: array<f32>;
 @group(0) @binding(3) var<storage, read> part_2: array<f32>;

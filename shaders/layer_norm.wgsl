@@ -3,13 +3,13 @@
 // One invocation per row; the row's mean and 1/std are kept for the backward pass.
 //!import grid
 
-struct Params {
+struct LayerNormParams {
     rows: u32,
     tokens: u32,
     columns: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> shift: array<f32>;
 @group(0) @binding(3) var<storage, read> scale: array<f32>;

@@ -2,13 +2,13 @@
 // g = dy (1 + scale), n = (x - mean) / std, dx = (g - mean(g) - n mean(g n)) / std.
 //!import grid
 
-struct Params {
+struct LayerNormParams {
     rows: u32,
     tokens: u32,
     columns: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> scale: array<f32>;
 @group(0) @binding(3) var<storage, read> stats: array<f32>;

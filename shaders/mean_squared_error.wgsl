@@ -1,13 +1,9 @@
 // loss = weight * mean of (prediction - target)^2: one workgroup per row.
 //!import grid
 //!import block_sum
+//!import rows_columns
 
-struct Params {
-    rows: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowsColumnsParams;
 @group(0) @binding(1) var<storage, read> prediction: array<f32>;
 @group(0) @binding(2) var<storage, read> expected: array<f32>;
 @group(0) @binding(3) var<storage, read> weight: array<f32>;

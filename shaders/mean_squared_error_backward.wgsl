@@ -1,12 +1,8 @@
 // d_prediction = d_loss * weight * 2/columns * (prediction - target)
 //!import grid
+//!import elements_columns
 
-struct Params {
-    elements: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ElementsColumnsParams;
 @group(0) @binding(1) var<storage, read> prediction: array<f32>;
 @group(0) @binding(2) var<storage, read> expected: array<f32>;
 @group(0) @binding(3) var<storage, read> weight: array<f32>;

@@ -1,29 +1,22 @@
 // DiffusionNFT's loss of a sample and the factors of its gradient, as in src/flow/nft.rs: one workgroup per row.
 //!import grid
 //!import block_sum
+//!import nft_settings
+//!import outcome
+//!import rows_columns
+//!import sampler_row
 
-struct Params {
-    rows: u32,
-    columns: u32,
-}
-
-struct Settings {
-    beta: f32,
-    clip: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowsColumnsParams;
 @group(0) @binding(1) var<storage, read> v_new: array<f32>;
 @group(0) @binding(2) var<storage, read> v_old: array<f32>;
 // u = noise - data
 @group(0) @binding(3) var<storage, read> u: array<f32>;
 @group(0) @binding(4) var<storage, read> advantage: array<f32>;
-// [rows, 3]: 1 - t, 0, t
-@group(0) @binding(5) var<storage, read> rows: array<f32>;
-@group(0) @binding(6) var<storage, read> settings: Settings;
+// 1 - t, 0, t
+@group(0) @binding(5) var<storage, read> rows: array<SamplerRow>;
+@group(0) @binding(6) var<storage, read> settings: NftSettings;
 @group(0) @binding(7) var<storage, read_write> loss: array<f32>;
-// [rows, 8]
-@group(0) @binding(8) var<storage, read_write> outcomes: array<f32>;
+@group(0) @binding(8) var<storage, read_write> outcomes: array<Outcome>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -51,21 +44,13 @@ fn main(
     squared = block_sum(lane, squared);
     moved = block_sum(lane, vec2<f32>(moved, 0.0)).x;
     if lane == 0u {
-        let t = rows[row * 3u + 2u];
+        let t = rows[row].s;
         let dim = f32(params.columns);
         let r = clamp(advantage[row] / (2.0 * settings.clip) + 0.5, 0.0, 1.0);
         let weight = max(t * absolute / dim, vec2<f32>(1e-5));
         let pull = settings.clip * t * t * vec2<f32>(r, 1.0 - r) / (dim * weight);
         let result = dot(pull, squared) / settings.beta;
         loss[row] = result;
-        let at = row * 8u;
-        outcomes[at] = result;
-        outcomes[at + 1u] = 0.0;
-        outcomes[at + 2u] = r;
-        outcomes[at + 3u] = moved / dim;
-        outcomes[at + 4u] = 1.0;
-        outcomes[at + 5u] = 2.0 * pull.x;
-        outcomes[at + 6u] = 2.0 * pull.y;
-        outcomes[at + 7u] = 0.0;
+        outcomes[row] = Outcome(result, 0.0, r, moved / dim, 1.0, 2.0 * pull.x, 2.0 * pull.y, 0.0);
     }
 }

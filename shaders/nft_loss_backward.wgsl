@@ -1,22 +1,15 @@
 // d_v_new = d_loss*(q*(u - v_minus) - p*(u - v_plus)), with p and q from the row's outcomes.
 //!import grid
+//!import elements_columns
+//!import nft_settings
+//!import outcome
 
-struct Params {
-    elements: u32,
-    columns: u32,
-}
-
-struct Settings {
-    beta: f32,
-    clip: f32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ElementsColumnsParams;
 @group(0) @binding(1) var<storage, read> v_new: array<f32>;
 @group(0) @binding(2) var<storage, read> v_old: array<f32>;
 @group(0) @binding(3) var<storage, read> u: array<f32>;
-@group(0) @binding(4) var<storage, read> outcomes: array<f32>;
-@group(0) @binding(5) var<storage, read> settings: Settings;
+@group(0) @binding(4) var<storage, read> outcomes: array<Outcome>;
+@group(0) @binding(5) var<storage, read> settings: NftSettings;
 @group(0) @binding(6) var<storage, read> d_loss: array<f32>;
 @group(0) @binding(7) var<storage, read_write> d_v_new: array<f32>;
 
@@ -33,7 +26,7 @@ fn main(
     let row = i / params.columns;
     let moved = settings.beta * (v_new[i] - v_old[i]);
     let error = u[i] - v_old[i];
-    let p = outcomes[row * 8u + 5u];
-    let q = outcomes[row * 8u + 6u];
+    let p = outcomes[row].d_s1;
+    let q = outcomes[row].d_s2;
     d_v_new[i] = d_loss[row] * (q * (error + moved) - p * (error - moved));
 }

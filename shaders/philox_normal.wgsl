@@ -6,15 +6,23 @@
 
 const RAW: u32 = 0u;
 
-struct Params {
+struct PhiloxNormalParams {
     rows: u32,
     columns: u32,
     blocks: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-// [rows, 5]: seed low, seed high, rollout, sample, step
-@group(0) @binding(1) var<storage, read> keys: array<u32>;
+// Where noise is used: src/flow/noise.rs explains the members.
+struct NoiseWords {
+    seed_low: u32,
+    seed_high: u32,
+    rollout: u32,
+    sample: u32,
+    step: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: PhiloxNormalParams;
+@group(0) @binding(1) var<storage, read> keys: array<NoiseWords>;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;
 
 // The centre of one of 2^23 equal cells of (0, 1): exact, and never 0.
@@ -67,9 +75,9 @@ fn main(
     if row >= params.rows {
         return;
     }
-    let key = row * 5u;
-    let counter = vec4<u32>(block, keys[key + 4u], keys[key + 3u], keys[key + 2u]);
-    var words = philox4x32_10(counter, vec2<u32>(keys[key], keys[key + 1u]));
+    let key = keys[row];
+    let counter = vec4<u32>(block, key.step, key.sample, key.rollout);
+    var words = philox4x32_10(counter, vec2<u32>(key.seed_low, key.seed_high));
     if RAW == 0u {
         let normals = vec4<f32>(box_muller(words.x, words.y), box_muller(words.z, words.w));
         words = bitcast<vec4<u32>>(normals);

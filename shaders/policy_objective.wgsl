@@ -2,6 +2,8 @@
 // have the same names as in src/flow/objective.rs, which explains them.
 //!import grid
 //!import non_finite
+//!import outcome
+//!import sampler_row
 
 const FLOW_DPPO_ASYMMETRIC: u32 = 0u;
 const FLOW_DPPO_SYMMETRIC: u32 = 1u;
@@ -21,11 +23,11 @@ const KL_UNNORMALISED: u32 = 1u;
 const VELOCITY: u32 = 2u;
 const DIVERGENCE: u32 = 0u;
 
-struct Params {
+struct PolicyObjectiveParams {
     rows: u32,
 }
 
-struct Settings {
+struct PolicySettings {
     dim: f32,
     kl_mask_threshold: f32,
     clip_low: f32,
@@ -33,8 +35,6 @@ struct Settings {
     // ln(1 - clip_low) and ln(1 + clip_high), from the host: computing them needs more digits than f32 has.
     log_clip_low: f32,
     log_clip_high: f32,
-    unused_0: f32,
-    unused_1: f32,
 }
 
 struct Term {
@@ -46,34 +46,21 @@ struct Term {
     step_weight: f32,
 }
 
-struct Outcome {
-    loss: f32,
-    log_ratio: f32,
-    ratio: f32,
-    kl: f32,
-    kept: bool,
-    d_s1: f32,
-    d_s2: f32,
-    beyond: bool,
-}
-
 // The constant that replaces the ratio of a dropped term.
 struct Held {
     dropped: bool,
     value: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: PolicyObjectiveParams;
 // [rows, 2], as bits
 @group(0) @binding(1) var<storage, read> stats: array<u32>;
 @group(0) @binding(2) var<storage, read> advantage: array<f32>;
-// [rows, 3]: a, b, s
-@group(0) @binding(3) var<storage, read> rows: array<f32>;
+@group(0) @binding(3) var<storage, read> rows: array<SamplerRow>;
 @group(0) @binding(4) var<storage, read> step_weight: array<f32>;
-@group(0) @binding(5) var<storage, read> settings: Settings;
+@group(0) @binding(5) var<storage, read> settings: PolicySettings;
 @group(0) @binding(6) var<storage, read_write> loss: array<f32>;
-// [rows, 8]
-@group(0) @binding(7) var<storage, read_write> outcomes: array<f32>;
+@group(0) @binding(7) var<storage, read_write> outcomes: array<Outcome>;
 
 fn kappa(term: Term) -> f32 {
     let slope = term.b / term.s;
@@ -156,10 +143,10 @@ fn evaluate(term: Term) -> Outcome {
         log_ratio,
         ratio,
         kl,
-        !held.dropped,
+        select(1.0, 0.0, held.dropped),
         slope * pq.x,
         -slope * pq.y,
-        beyond,
+        select(0.0, 1.0, beyond),
     );
 }
 
@@ -175,20 +162,15 @@ fn main(
     }
     let s1 = bitcast<f32>(stats[i * 2u]);
     let s2 = bitcast<f32>(stats[i * 2u + 1u]);
-    let term = Term(s1, s2, rows[i * 3u + 1u], rows[i * 3u + 2u], advantage[i], step_weight[i]);
-    let outcome = evaluate(term);
+    let term = Term(s1, s2, rows[i].b, rows[i].s, advantage[i], step_weight[i]);
+    var outcome = evaluate(term);
     // The clamp must not turn a non-finite sum into a finite one.
     let broken = is_non_finite(stats[i * 2u]) || is_non_finite(stats[i * 2u + 1u]);
-    let values = vec3<f32>(outcome.loss, outcome.d_s1, outcome.d_s2);
-    let result = select(values, vec3<f32>(s1 + s2), broken);
-    loss[i] = result.x;
-    let at = i * 8u;
-    outcomes[at] = result.x;
-    outcomes[at + 1u] = outcome.log_ratio;
-    outcomes[at + 2u] = outcome.ratio;
-    outcomes[at + 3u] = outcome.kl;
-    outcomes[at + 4u] = select(0.0, 1.0, outcome.kept);
-    outcomes[at + 5u] = result.y;
-    outcomes[at + 6u] = result.z;
-    outcomes[at + 7u] = select(0.0, 1.0, outcome.beyond);
+    if broken {
+        outcome.loss = s1 + s2;
+        outcome.d_s1 = s1 + s2;
+        outcome.d_s2 = s1 + s2;
+    }
+    loss[i] = outcome.loss;
+    outcomes[i] = outcome;
 }

@@ -1,12 +1,13 @@
 // d_stats = d_loss * (dL/dS1, dL/dS2), which the forward pass stored in its outcomes.
 //!import grid
+//!import outcome
 
-struct Params {
+struct PolicyObjectiveParams {
     rows: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> outcomes: array<f32>;
+@group(0) @binding(0) var<uniform> params: PolicyObjectiveParams;
+@group(0) @binding(1) var<storage, read> outcomes: array<Outcome>;
 @group(0) @binding(2) var<storage, read> d_loss: array<f32>;
 @group(0) @binding(3) var<storage, read_write> d_stats: array<f32>;
 
@@ -20,6 +21,6 @@ fn main(
     if i >= params.rows {
         return;
     }
-    d_stats[i * 2u] = d_loss[i] * outcomes[i * 8u + 5u];
-    d_stats[i * 2u + 1u] = d_loss[i] * outcomes[i * 8u + 6u];
+    d_stats[i * 2u] = d_loss[i] * outcomes[i].d_s1;
+    d_stats[i * 2u + 1u] = d_loss[i] * outcomes[i].d_s2;
 }

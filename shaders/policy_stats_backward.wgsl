@@ -1,12 +1,8 @@
 // d_v_new = d_S1*epsilon + 2*d_S2*(v_new - v_old)
 //!import grid
+//!import elements_columns
 
-struct Params {
-    elements: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ElementsColumnsParams;
 @group(0) @binding(1) var<storage, read> v_new: array<f32>;
 @group(0) @binding(2) var<storage, read> v_old: array<f32>;
 @group(0) @binding(3) var<storage, read> epsilon: array<f32>;

@@ -1,12 +1,9 @@
 // y = x * sigmoid(1.702 x), CLIP's approximation of GELU, element by element.
 //!import grid
 //!import sigmoid
+//!import elements
 
-struct Params {
-    elements: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ElementsParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

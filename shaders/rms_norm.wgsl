@@ -2,13 +2,13 @@
 // One invocation per row, for rows as short as an attention head; the row's 1/rms is kept for the backward pass.
 //!import grid
 
-struct Params {
+struct RmsNormParams {
     rows: u32,
     columns: u32,
     epsilon: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RmsNormParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

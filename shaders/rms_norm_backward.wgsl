@@ -1,13 +1,9 @@
 // Gradient of RMS norm with respect to x, one invocation per row:
 // g = dy · weight, n = x / rms, dx = (g - n mean(g n)) / rms.
 //!import grid
+//!import rows_columns
 
-struct Params {
-    rows: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowsColumnsParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read> inverse_rms: array<f32>;

@@ -1,11 +1,11 @@
 // y = x, four elements at a time, as fast as the device can read and write its memory.
 //!import grid
 
-struct Params {
+struct RooflineCopyParams {
     vectors: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RooflineCopyParams;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;
 

@@ -1,13 +1,13 @@
 // Fused multiply-adds as fast as the device can issue them: 8 independent chains of vec4 per invocation, without
 // stalls. The factors are inputs, so that no compiler can fold the chain. 64 FLOPs per round and invocation.
 
-struct Params {
+struct RooflineFmaParams {
     rounds: u32,
     factor: f32,
     summand: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RooflineFmaParams;
 @group(0) @binding(1) var<storage, read_write> results: array<f32>;
 
 @compute @workgroup_size(64)

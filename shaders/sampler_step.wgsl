@@ -1,16 +1,13 @@
 // One step of any sampler: y = a*x + b*v + s*epsilon, with the row's (a, b, s).
 //!import grid
+//!import elements_columns
+//!import sampler_row
 
-struct Params {
-    elements: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ElementsColumnsParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> v: array<f32>;
 @group(0) @binding(3) var<storage, read> epsilon: array<f32>;
-@group(0) @binding(4) var<storage, read> rows: array<f32>;
+@group(0) @binding(4) var<storage, read> rows: array<SamplerRow>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(64)
@@ -23,6 +20,6 @@ fn main(
     if i >= params.elements {
         return;
     }
-    let row = i / params.columns * 3u;
-    y[i] = rows[row] * x[i] + rows[row + 1u] * v[i] + rows[row + 2u] * epsilon[i];
+    let row = rows[i / params.columns];
+    y[i] = row.a * x[i] + row.b * v[i] + row.s * epsilon[i];
 }

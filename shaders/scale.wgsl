@@ -1,12 +1,12 @@
 // y = factor * x.
 //!import grid
 
-struct Params {
+struct ScaleParams {
     elements: u32,
     factor: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ScaleParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

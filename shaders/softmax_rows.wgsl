@@ -4,13 +4,13 @@
 //!import decayed
 //!import grid
 
-struct Params {
+struct SoftmaxRowsParams {
     rows: u32,
     columns: u32,
     factor: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: SoftmaxRowsParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

@@ -1,12 +1,8 @@
 // x [rows, 6 columns] to six tensors [rows, columns]: the shifts, scales and gates of a block in one dispatch.
 //!import grid
+//!import rows_columns
 
-struct Params {
-    rows: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowsColumnsParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> part_0: array<f32>;
 @group(0) @binding(3) var<storage, read_write> part_1: array<f32>;

@@ -2,12 +2,12 @@
 //!import grid
 //!import block_sum
 
-struct Params {
+struct SumPairsParams {
     rows: u32,
     chunks: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: SumPairsParams;
 // [rows, chunks]
 @group(0) @binding(1) var<storage, read> partial_sums: array<vec2<f32>>;
 // [rows]

@@ -4,13 +4,13 @@
 //!import block_sum
 //!import non_finite
 
-struct Params {
+struct SumSquaresParams {
     blocks: u32,
     // Where the first block's pair goes.
     first: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: SumSquaresParams;
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 // First element of each block, and one past its last.
 @group(0) @binding(2) var<storage, read> bounds: array<vec2<u32>>;

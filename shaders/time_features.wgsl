@@ -4,12 +4,12 @@
 //!import cos_sin
 //!import grid
 
-struct Params {
+struct TimeFeaturesParams {
     rows: u32,
     half: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: TimeFeaturesParams;
 @group(0) @binding(1) var<storage, read> time: array<f32>;
 @group(0) @binding(2) var<storage, read> frequencies: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;

@@ -1,12 +1,12 @@
 // Packs two 16-bit numbers per word: x[2w] in the low half of words[w], x[2w + 1] in the high half.
 //!import grid
 
-struct Params {
+struct ToHalfParams {
     elements: u32,
     slot: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ToHalfParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> words: array<u32>;
 // For each packed tensor: how many finite elements did not fit, and the bits of the largest finite magnitude.

@@ -3,7 +3,7 @@
 //!import grid
 //!import patch_index
 
-struct Params {
+struct PatchifyParams {
     images: u32,
     channels: u32,
     vector_channels: u32,
@@ -14,7 +14,7 @@ struct Params {
     factor: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: PatchifyParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 

@@ -6,10 +6,10 @@ use crate::config::{self, Config};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::flow::noise::{AUGMENT, NoiseKey, PRETRAIN_NOISE, SHUFFLE, Stream};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
-use crate::ops::{AdamWSettings, PhiloxNormal, cross_entropy, sampler_step};
+use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// The classifier network for a data set.
@@ -78,9 +78,9 @@ impl FittingGraph {
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input_indices("labels", &[batch]);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let mixture = [1.0, 0.0, config.noise_std as f32].repeat(batch);
-        let mixture = graph.constant("mixture", &[batch, 3], mixture);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
+        let mixture = vec![SamplerRow { a: 1.0, b: 0.0, s: config.noise_std as f32 }; batch];
+        let mixture = graph.constant("mixture", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&mixture).to_vec());
         let epsilon = graph.apply(PhiloxNormal::new(&[network.dim()]), &[keys]);
         let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
         let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
@@ -135,11 +135,11 @@ impl<'a> Fitting<'a> {
                 sample: sample as u32,
                 step: PRETRAIN_NOISE,
             };
-            keys.extend(key.words());
+            keys.push(NoiseWords::from(key));
         }
         self.plan.write(self.images, &images);
         self.plan.write(self.labels, &labels);
-        self.plan.write(self.keys, &keys);
+        self.plan.write_structs(self.keys, &keys);
         self.plan.run()?;
         self.optimizer.update(&AdamWSettings {
             learning_rate: self.settings.classifier.learning_rate,

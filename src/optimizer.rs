@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::files::Streamed;
-use crate::gpu::{Gpu, Region};
+use crate::gpu::{Gpu, Region, ShaderStruct};
 use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::folder::StoredTensors;
 use crate::model::{Layout, OnDevice, WeightSource, write_header};
-use crate::ops::{AdamW, AdamWSettings, Optimized, Summed, sum_squares_of};
+use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -46,7 +46,7 @@ pub struct Optimizer {
 /// The recorded update, its settings, and the sum of squares of the gradients.
 fn record(layout: &Layout, chunk_bytes: Option<u64>) -> (Graph, Tensor, Tensor) {
     let mut graph = Graph::new();
-    let settings = graph.input("optimizer settings", &[9]);
+    let settings = graph.input("optimizer settings", &[AdamWStep::WORDS]);
     let mut chunks = Vec::new();
     let mut summed = Vec::new();
     for chunk in layout.trainable_chunks(chunk_bytes) {
@@ -128,7 +128,7 @@ impl Optimizer {
     /// If the device is lost.
     pub fn update(&mut self, settings: &AdamWSettings) -> Result<()> {
         self.step += 1;
-        self.update.write(self.settings, &settings.at_step(self.step));
+        self.update.write_structs(self.settings, &[settings.at_step(self.step)]);
         self.update.run()
     }
 

@@ -10,10 +10,10 @@ use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::flow::noise::{AUGMENT, DROPOUT, NoiseKey, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{ConditionInput, FlowModel, WeightSource};
-use crate::ops::{AdamWSettings, PhiloxNormal, mean_squared_error, sampler_step};
+use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
 
 /// Forward and backward pass of one micro-batch of flow matching.
@@ -27,7 +27,7 @@ pub struct FlowMatchingGraph {
     pub condition: ConditionInput,
     /// The network's time, `[B]`, from [`FlowModel::time_of`].
     pub time: Tensor,
-    /// Noise keys, `[B, 5]`.
+    /// [`NoiseWords`] of each image.
     pub keys: Tensor,
     /// Factors (image, 0, noise) of the noisy state, `[B, 3]`.
     pub to_noisy: Tensor,
@@ -49,10 +49,10 @@ impl FlowMatchingGraph {
         let images = graph.input("images", &shape);
         let condition = ConditionInput::declare(&mut graph, model, batch, false);
         let time = graph.input("time", &[batch]);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
-        let to_noisy = graph.input("mixture of the state", &[batch, 3]);
-        let to_target = graph.input("mixture of the target", &[batch, 3]);
+        let to_noisy = graph.input("mixture of the state", &[batch, SamplerRow::WORDS]);
+        let to_target = graph.input("mixture of the target", &[batch, SamplerRow::WORDS]);
         let weight = graph.input("weight", &[batch]);
         let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
@@ -209,23 +209,23 @@ impl<'a> Pretraining<'a> {
                 conditions.push(none.unwrap_or(self.data.labels[index]));
                 let sigma = self.draw_sigma(&mut times);
                 time.push(self.model.time_of(sigma));
-                to_noisy.extend([1.0 - sigma as f32, 0.0, sigma as f32]);
-                to_target.extend([-1.0_f32, 0.0, 1.0]);
+                to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
+                to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
                 let key = NoiseKey {
                     seed: self.settings.seed,
                     rollout: step as u32,
                     sample: sample as u32,
                     step: PRETRAIN_NOISE,
                 };
-                keys.extend(key.words());
+                keys.push(NoiseWords::from(key));
             }
             let it = &self.step_graph;
             self.plan.write(it.images, &images);
             it.condition.write(&self.plan, &self.model, &conditions)?;
             self.plan.write(it.time, &time);
-            self.plan.write(it.keys, &keys);
-            self.plan.write(it.to_noisy, &to_noisy);
-            self.plan.write(it.to_target, &to_target);
+            self.plan.write_structs(it.keys, &keys);
+            self.plan.write_structs(it.to_noisy, &to_noisy);
+            self.plan.write_structs(it.to_target, &to_target);
             self.plan.write(it.weight, &vec![1.0 / batch as f32; self.micro_batch]);
             self.plan.run()?;
             let losses: Vec<f32> = self.plan.read(&[it.loss])?;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::gpu::{BoundDispatch, Command, Dispatch, Gpu, Kernel, Region, grid_1d};
+use crate::gpu::{
+    BoundDispatch, Command, Dispatch, Gpu, Kernel, Layout, Params, Region, ShaderStruct, grid_1d, shader_struct,
+};
 
 /// In a shorter measurement, the overhead of a submission dominates.
 const LONG_ENOUGH: Duration = Duration::from_millis(20);
@@ -22,6 +24,23 @@ const INVOCATIONS: u64 = 1 << 19;
 
 /// Floating-point operations of a round of [`fma`] over all invocations.
 pub const FLOPS_A_ROUND: u64 = 64 * INVOCATIONS;
+
+shader_struct! {
+    struct RooflineFmaParams {
+        rounds: u32,
+        factor: f32,
+        summand: f32,
+    }
+}
+
+shader_struct! {
+    struct RooflineCopyParams {
+        vectors: u32,
+    }
+}
+
+/// The structs that are shared with the shaders, for the test that compares them.
+pub const LAYOUTS: [Layout; 2] = [RooflineFmaParams::LAYOUT, RooflineCopyParams::LAYOUT];
 
 /// The limits of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -82,7 +101,7 @@ fn fma_into(gpu: &Gpu, results: &Region, rounds: u32) -> Result<BoundDispatch> {
         reads: Vec::new(),
         writes: vec![results.clone()],
         // Every chain ends at 2.
-        params: vec![rounds, 0.5_f32.to_bits(), 1.0_f32.to_bits()],
+        params: Params::of(&RooflineFmaParams { rounds, factor: 0.5, summand: 1.0 }),
         grid: grid_1d(INVOCATIONS / 64),
     };
     Ok(gpu.bind(&[dispatch])?.remove(0))
@@ -106,7 +125,7 @@ fn copy_between(gpu: &Gpu, from: &Region, to: &Region) -> Result<BoundDispatch> 
         kernel: Kernel::new("roofline_copy"),
         reads: vec![from.clone()],
         writes: vec![to.clone()],
-        params: vec![vectors as u32],
+        params: Params::of(&RooflineCopyParams { vectors: vectors as u32 }),
         grid: grid_1d(vectors.div_ceil(256)),
     };
     Ok(gpu.bind(&[dispatch])?.remove(0))

@@ -7,10 +7,10 @@ use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::flow::sampler::{Sampler, Transition};
 use crate::flow::schedule::Schedule;
 use crate::flow::solver::Solver;
-use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
+use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network};
-use crate::ops::{PhiloxNormal, sampler_step};
+use crate::ops::{NoiseWords, PhiloxNormal, SamplerRow, sampler_step};
 use crate::optimizer::PARAMETERS;
 
 /// A flow model whose weights are on the device.
@@ -113,13 +113,13 @@ impl StepGraph {
         let x = graph.input("x", &shape);
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
+        let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let policy = network.declare(&mut graph, PARAMETERS, None);
         let velocity = policy.guided_velocity(&mut graph, x, time, condition, guidance_scale as f32);
         let history = solver.has_history().then(|| {
             let before = graph.input("data predicted before", &shape);
-            let rows = graph.input("prediction rows", &[batch, 3]);
+            let rows = graph.input("prediction rows", &[batch, SamplerRow::WORDS]);
             let now = sampler_step(&mut graph, x, velocity, velocity, rows);
             History { before, now: graph.keep(now), rows }
         });
@@ -137,7 +137,7 @@ impl StepGraph {
 /// The initial noise of `batch` samples: graph, keys and noise.
 pub fn noise_graph(model: &FlowModel, batch: usize) -> (Graph, Tensor, Tensor) {
     let mut graph = Graph::new();
-    let keys = graph.input_indices("noise keys", &[batch, 5]);
+    let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
     let noise = graph.apply(PhiloxNormal::new(&model.batch_shape(batch)[1..]), &[keys]);
     graph.keep(noise);
     (graph, keys, noise)
@@ -264,7 +264,7 @@ impl Sampling {
                     self.plan.write(self.step.x, &x);
                 }
                 None => {
-                    self.noise.write(self.noise_keys, &words(padded(), INITIAL_NOISE));
+                    self.noise.write_structs(self.noise_keys, &noise_words(padded(), INITIAL_NOISE));
                     self.noise.run()?;
                     let (from, to) = (self.noise.region(self.noise_out), self.plan.region(self.step.x));
                     self.gpu.encode([Command::Copy { from, to }])?;
@@ -276,13 +276,13 @@ impl Sampling {
             for (step, row) in table.rows.iter().enumerate() {
                 let time = self.model.time_of(table.sigmas[step]);
                 self.plan.write(self.step.time, &vec![time; self.batch]);
-                self.plan.write(self.step.keys, &words(padded(), step as u32));
+                self.plan.write_structs(self.step.keys, &noise_words(padded(), step as u32));
                 let third = table.history.get(step).unwrap_or(&row.s);
-                let row = [row.a as f32, row.b as f32, *third as f32];
-                self.plan.write(self.step.rows, &row.repeat(self.batch));
+                let row = SamplerRow::from(Transition { s: *third, ..*row });
+                self.plan.write_structs(self.step.rows, &vec![row; self.batch]);
                 if let Some(history) = self.step.history {
-                    let row = [1.0, -table.sigmas[step] as f32, 0.0];
-                    self.plan.write(history.rows, &row.repeat(self.batch));
+                    let row = SamplerRow { a: 1.0, b: -table.sigmas[step] as f32, s: 0.0 };
+                    self.plan.write_structs(history.rows, &vec![row; self.batch]);
                 }
                 self.plan.run()?;
                 let count = requests.len();
@@ -321,9 +321,9 @@ pub fn images_bytes(model: &FlowModel, count: usize) -> u64 {
     DType::F32.bytes(&[count, model.dim()])
 }
 
-/// Noise keys in the layout that shaders read.
-pub fn words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<u32> {
-    requests.flat_map(|request| NoiseKey { step, ..request.key }.words()).collect()
+/// The noise keys of a step, as shaders take them.
+pub fn noise_words(requests: impl Iterator<Item = SampleRequest>, step: u32) -> Vec<NoiseWords> {
+    requests.map(|request| NoiseKey { step, ..request.key }.into()).collect()
 }
 
 /// Requests for `count` samples of each condition, condition by condition, under one seed.

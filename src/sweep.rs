@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::assets;
 use crate::compare::{Comparison, Source};
-use crate::config::{Command, Config, ModelSource, SweepRun};
+use crate::config::{Config, ModelSource, SweepRun};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::model::StoredModel;
-use crate::rl::{Cost, RunOptions, RunSummary, TrainingRun};
+use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
@@ -200,7 +200,7 @@ fn check_inputs(config: &Config, config_file: &Path) -> Result<()> {
         return Ok(());
     }
     let Some(then) = Inputs::read(&folder.join("inputs.json"))? else { return Ok(()) };
-    match then.changes(&Inputs::of(&config.anchored(), Command::Train)) {
+    match then.changes(&rl::inputs(config)?) {
         changes if changes.is_empty() => Ok(()),
         changes => Err(inputs::changed(&changes, "restore what it was, or choose another --out")),
     }

@@ -133,10 +133,6 @@ fn advantage(sample: usize) -> f64 {
     2.0 * (0.7 + 1.3 * sample as f64).sin()
 }
 
-// Columns of an outcome.
-const RATIO: usize = 2;
-const KL: usize = 3;
-
 #[test]
 fn the_first_update_is_on_policy_to_the_bit() {
     let model = tiny::dit(2);
@@ -159,11 +155,11 @@ fn the_first_update_is_on_policy_to_the_bit() {
                 let case = format!("guidance {guidance_scale}, {updates} updates, micro-batch {micro_batch}");
                 assert_eq!(records[0].outcomes.len(), 12 / updates * 3);
                 for outcome in &records[0].outcomes {
-                    assert_eq!(outcome[RATIO].to_bits(), 1.0_f32.to_bits(), "{case}: the ratio is {}", outcome[RATIO]);
-                    assert_eq!(outcome[KL].to_bits(), 0.0_f32.to_bits(), "{case}: the KL is {}", outcome[KL]);
+                    assert_eq!(outcome.ratio.to_bits(), 1.0_f32.to_bits(), "{case}: the ratio is {}", outcome.ratio);
+                    assert_eq!(outcome.kl.to_bits(), 0.0_f32.to_bits(), "{case}: the KL is {}", outcome.kl);
                 }
                 let last = records.last().expect("there are updates");
-                let moved = last.outcomes.iter().filter(|outcome| outcome[RATIO] != 1.0 && outcome[KL] > 0.0);
+                let moved = last.outcomes.iter().filter(|outcome| outcome.ratio != 1.0 && outcome.kl > 0.0);
                 assert_eq!(moved.count(), last.outcomes.len(), "{case}: the policy does not move");
             }
         }

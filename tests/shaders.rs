@@ -10,11 +10,14 @@ mod skip;
 #[path = "common/translate.rs"]
 mod translate;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
 use flowdppo_wgpu::gpu::shader::{self, all as shaders};
-use translate::Shader;
+use flowdppo_wgpu::gpu::{Layout, Member};
+use flowdppo_wgpu::{ops, roofline};
+use translate::{Shader, SharedStruct};
 
 /// Runs a command and returns what it printed if it fails.
 fn run(command: &mut Command) -> Result<(), String> {
@@ -84,6 +87,45 @@ fn every_shader_fits_the_default_limits() {
         }
     }
     report(&errors);
+}
+
+/// A struct of the host, compared as a [`SharedStruct`] of a shader.
+fn of_host(layout: &Layout) -> SharedStruct {
+    let member = |it: &Member| (it.name.to_owned(), it.scalar.to_owned(), it.offset as u32);
+    let members = layout.members.iter().map(member).collect();
+    SharedStruct { name: layout.name.to_owned(), bytes: layout.bytes as u32, members }
+}
+
+/// What differs between the structs of shaders and those of the host of the same names.
+fn differences(shaders: &[(String, String)], host: &[Layout]) -> Vec<String> {
+    let host: BTreeMap<&str, SharedStruct> = host.iter().map(|layout| (layout.name, of_host(layout))).collect();
+    let (mut errors, mut used) = (Vec::new(), BTreeSet::new());
+    for (shader, wgsl) in shaders {
+        match Shader::new(wgsl).and_then(|shader| shader.shared_structs()) {
+            Err(e) => errors.push(format!("{shader}: {e}")),
+            Ok(structs) => {
+                for it in structs {
+                    match host.get(&*it.name) {
+                        None => errors.push(format!("{shader}: the host has no struct `{}`", it.name)),
+                        Some(same) if *same == it => {}
+                        Some(other) => errors.push(format!("{shader}: {it:?}, but the host has {other:?}")),
+                    }
+                    used.insert(it.name);
+                }
+            }
+        }
+    }
+    let unused = host.keys().filter(|name| !used.contains(**name));
+    errors.extend(unused.map(|name| format!("no shader has the struct `{name}` of the host")));
+    errors
+}
+
+#[test]
+fn host_and_shaders_agree_about_every_struct_that_they_share() {
+    let host = [ops::layouts(), roofline::LAYOUTS.to_vec()].concat();
+    let names: BTreeSet<_> = host.iter().map(|layout| layout.name).collect();
+    assert_eq!(names.len(), host.len(), "every struct is there once");
+    report(&differences(&shaders(), &host));
 }
 
 /// Only a shader with `subgroup` in its name may need subgroups; the others are the fallback.
@@ -193,6 +235,35 @@ fn subgroups_are_detected_and_translated() {
     .unwrap();
     assert!(shader.needs_subgroups);
     assert_eq!(shader.translate().unwrap().len(), 2);
+}
+
+#[test]
+fn a_struct_that_differs_is_found() {
+    let member = |name, scalar, offset| Member { name, scalar, offset };
+    let good = [member("rows", "u32", 0), member("scale", "f32", 4)];
+    let found = |members: &[Member], bytes, name| {
+        let wgsl = "struct NormParams { rows: u32, scale: f32, }
+            @group(0) @binding(0) var<uniform> params: NormParams;
+            @group(0) @binding(1) var<storage, read_write> y: array<NormParams>;
+            @compute @workgroup_size(1) fn main() { y[0] = params; }";
+        let host = Layout { name, bytes, members: members.to_vec().leak() };
+        differences(&[("norm".into(), wgsl.into())], &[host])
+    };
+    assert!(found(&good, 8, "NormParams").is_empty());
+    assert_eq!(found(&good, 8, "Norm").len(), 3, "missing at both bindings, and unused");
+    for (members, bytes) in [
+        (vec![good[1], good[0]], 8),
+        (vec![member("row", "u32", 0), good[1]], 8),
+        (vec![member("rows", "f32", 0), good[1]], 8),
+        (vec![good[0], member("scale", "f32", 8)], 8),
+        (vec![good[0]], 8),
+        (good.to_vec(), 12),
+    ] {
+        assert_eq!(found(&members, bytes, "NormParams").len(), 2, "{members:?}, {bytes} bytes");
+    }
+    let scalar = "@group(0) @binding(0) var<uniform> scale: f32;
+        @compute @workgroup_size(1) fn main() { let x = scale; }";
+    assert!(differences(&[("scalar".into(), scalar.into())], &[])[0].contains("is not a struct"));
 }
 
 #[test]

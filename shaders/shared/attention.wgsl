@@ -1,13 +1,13 @@
 // Shared by the attention kernels with one invocation per row. The kernel defines HEAD_DIM.
 
-struct Params {
+struct AttentionParams {
     batches: u32,
     tokens: u32,
     heads: u32,
     scale: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: AttentionParams;
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;
 
 // A head in registers, four elements at a time.

@@ -3,7 +3,7 @@
 //!import grid
 //!import row_sums
 
-struct Params {
+struct LayerNormBackwardModulationParams {
     outer: u32,
     rows: u32,
     columns: u32,
@@ -13,7 +13,7 @@ struct Params {
     wants_scale: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: LayerNormBackwardModulationParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read> stats: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<Pack>;

@@ -2,13 +2,13 @@
 //!import grid
 //!import block_sum
 
-struct Params {
+struct LayerNormParams {
     rows: u32,
     tokens: u32,
     columns: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read> scale: array<Pack>;
 @group(0) @binding(3) var<storage, read> stats: array<f32>;

@@ -1,7 +1,7 @@
 // Shared by all matmul kernels. Rows, columns and K have strides, so transposes cost nothing. What happens to an
 // element is up to the epilogue, a file in shaders/epilogues that declares the other bindings and how to `store`.
 
-struct Params {
+struct MatMulParams {
     // Independent products: a batch, or slices of K of one product whose results are summed later.
     batches: u32,
     m: u32,
@@ -26,7 +26,7 @@ struct Params {
     keep: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: MatMulParams;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 
 // Batch, tile row and tile column of a tile.

@@ -2,7 +2,7 @@
 //!import grid
 //!import block_sum
 
-struct Params {
+struct PolicyStatsParams {
     rows: u32,
     columns: u32,
     // Columns of a chunk, and the chunks of a row.
@@ -10,7 +10,7 @@ struct Params {
     chunks: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: PolicyStatsParams;
 @group(0) @binding(1) var<storage, read> v_new: array<Pack>;
 @group(0) @binding(2) var<storage, read> v_old: array<Pack>;
 @group(0) @binding(3) var<storage, read> epsilon: array<Pack>;

@@ -3,7 +3,7 @@
 //!import grid
 //!import row_sums
 
-struct Params {
+struct RowSumsParams {
     outer: u32,
     rows: u32,
     columns: u32,
@@ -11,7 +11,7 @@ struct Params {
     chunks: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowSumsParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read> inverse_rms: array<f32>;
 @group(0) @binding(3) var<storage, read> dy: array<Pack>;

@@ -1,13 +1,9 @@
 // The same as rms_norm_backward with one workgroup per row.
 //!import grid
 //!import block_sum
+//!import rows_columns
 
-struct Params {
-    rows: u32,
-    columns: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RowsColumnsParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read> weight: array<Pack>;
 @group(0) @binding(3) var<storage, read> inverse_rms: array<f32>;

@@ -3,13 +3,13 @@
 //!import grid
 //!import block_sum
 
-struct Params {
+struct RmsNormParams {
     rows: u32,
     columns: u32,
     epsilon: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: RmsNormParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;
 @group(0) @binding(2) var<storage, read> weight: array<Pack>;
 @group(0) @binding(3) var<storage, read_write> y: array<Pack>;

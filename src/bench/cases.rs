@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::shapes::{ATTENTION, LAYER_NORM, LINEAR, measured};
 use crate::autodiff::backward;
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{DType, Graph, Origin, Plan, Store, Stores, Tensor};
 use crate::ops::{
-    Activation, AdamW, AdamWSettings, Attention, AttentionBackward, LayerNorm, MatMul, Optimized, PhiloxNormal,
+    Activation, AdamW, AdamWSettings, Attention, AttentionBackward, LayerNorm, MatMul, NoiseWords, Optimized,
+    PhiloxNormal,
 };
 
 /// A kernel at one shape.
@@ -198,7 +199,8 @@ pub fn adamw_settings() -> AdamWSettings {
 pub fn adamws() -> Vec<Case> {
     let of = |elements: usize| {
         Case::new(format!("adamw {elements}"), |graph| {
-            let settings = graph.constant("settings", &[9], adamw_settings().at_step(1).to_vec());
+            let settings = bytemuck::cast_slice(&[adamw_settings().at_step(1)]).to_vec();
+            let settings = graph.constant("settings", &[settings.len()], settings);
             let sum_squares = graph.constant("sum of squares", &[2], vec![1.0, 0.0]);
             let [parameters, gradients, first_moment, second_moment, average] =
                 [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
@@ -213,7 +215,7 @@ pub fn adamws() -> Vec<Case> {
 /// The noise of 1024 pictures of 32x32x3.
 pub fn philoxes() -> Vec<Case> {
     vec![Case::new("philox 3145728".into(), |graph| {
-        let keys = graph.input_indices("keys", &[1024, 5]);
+        let keys = graph.input_indices("keys", &[1024, NoiseWords::WORDS]);
         let noise = graph.apply(PhiloxNormal::new(&[3, 32, 32]), &[keys]);
         graph.keep(noise);
     })]

@@ -5,7 +5,7 @@ use super::cases::Case;
 use super::measure::{seconds, submit};
 use super::results::Measurement;
 use crate::error::Result;
-use crate::gpu::{Dispatch, Gpu, Kernel, Region};
+use crate::gpu::{Dispatch, Gpu, Kernel, Params, Region};
 use crate::roofline;
 
 /// The arithmetic kernel runs at least this long, so that its launch does not count.
@@ -53,7 +53,7 @@ impl Suite<'_> {
             kernel: Kernel::new("bench_empty"),
             reads: vec![],
             writes: vec![],
-            params: vec![],
+            params: Params::default(),
             grid: [1; 3],
         };
         let bound = self.gpu.bind(&[empty])?;

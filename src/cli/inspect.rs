@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::say;
 use crate::error::Result;
-use crate::inspect::{Part, Report, inspect};
+use crate::inspect::{Part, PictureMemory, Report, inspect};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -72,6 +72,7 @@ fn print(report: &Report) {
             ));
         }
     }
+    print_picture_memory(&report.picture_memory);
     if let Some(command) = &report.sample_command {
         say(format_args!("draw with it           {command}"));
     }
@@ -79,6 +80,28 @@ fn print(report: &Report) {
         say(format_args!("train it with          {command}"));
     }
     report.notes.iter().for_each(|note| say(format_args!("note                   {note}")));
+}
+
+/// Two lines for each size: to draw, and to train.
+fn print_picture_memory(memory: &[PictureMemory]) {
+    let mut title = "device memory";
+    for of_size in memory.chunk_by(|a, b| a.size == b.size) {
+        let [width, height] = of_size[0].size;
+        let listed = |bytes: fn(&PictureMemory) -> u64| {
+            let each = of_size.iter().map(|it| format!("{} as {}", size(bytes(it)), it.weights));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        say(format_args!("{title:<23}to draw {width}x{height}: {}", listed(|it| it.sampling)));
+        say(format_args!("{:<23}to train at {width}x{height}: {}", "", listed(|it| it.training)));
+        title = "";
+    }
+    if !memory.is_empty() {
+        say(format_args!(
+            "{:<23}the most of encoders, transformer and decoder at a time; one picture at a time, with guidance; training \
+             with the settings of the command below, see train --dry-run",
+            ""
+        ));
+    }
 }
 
 fn print_part(part: &Part) {

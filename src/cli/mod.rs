@@ -248,7 +248,7 @@ impl ConfigArguments {
 
     /// The files that a command with this configuration writes; it may not overwrite those that it reads.
     fn outputs(&self, global: &Global, config: &Config) -> Outputs {
-        let rewards = config.reward.iter().map(|reward| reward.file.as_str());
+        let rewards = config.reward.iter().flat_map(|reward| [reward.file.as_str(), reward.head.as_str()]);
         let models = rewards
             .chain(config.model.file.as_deref())
             .chain(config.model.folder.as_deref())

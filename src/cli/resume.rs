@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::RunArguments;
 use crate::config::{self, Command, Config};
 use crate::error::{Error, Result};
+use crate::rl;
 use crate::run::inputs::{self, Inputs};
 use crate::run::{LoadedCheckpoint, RunDirectory, checkpoint};
 
@@ -92,7 +93,11 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
     if let Some(mut then) = then.filter(|_| !arguments.accept_changes) {
         // The checkpoint contains the trained adapter, so the original files are no longer needed.
         then.files.retain(|file| newest.is_none() || file.key != "lora.adapter");
-        let changes = then.changes(&Inputs::of(&config.anchored(), command));
+        let now = match command {
+            Command::Train => rl::inputs(&config)?,
+            _ => Inputs::of(&config, command, Vec::new()),
+        };
+        let changes = then.changes(&now);
         if !changes.is_empty() {
             let remedy = "restore what the run was started with, set the key to another file with --set, or continue \
                           with the files as they are now with --accept-changes";

@@ -10,6 +10,7 @@ use super::sample::{Arguments, MOST};
 use super::{Global, Outputs, say};
 use crate::config::WeightType;
 use crate::error::{Error, Result};
+use crate::model::Prompt;
 use crate::model::folder::locate;
 use crate::sampling::requests_for;
 use crate::text_to_image::{
@@ -167,10 +168,10 @@ impl TextArguments {
     }
 
     /// The prompts that are to be encoded.
-    fn prompts(&self) -> Result<Vec<String>> {
-        let mut prompts = self.prompts.clone();
+    fn prompts(&self) -> Result<Vec<Prompt>> {
+        let mut prompts: Vec<Prompt> = self.prompts.iter().map(|text| text.as_str().into()).collect();
         if let Some(file) = &self.file {
-            prompts.extend(read_prompts(file)?.into_iter().map(|prompt| prompt.text));
+            prompts.extend(read_prompts(file)?);
         }
         if prompts.is_empty() {
             return Err(Error::input(
@@ -306,6 +307,6 @@ fn texts(arguments: &Arguments, order: &Order, conditions: &Conditions, index: u
         "guidance_scale": order.guidance_scale,
         "weights": order.weights.name(),
     });
-    let prompt = conditions.prompts()[order.pictures[index].condition as usize].clone();
+    let prompt = conditions.prompts()[order.pictures[index].condition as usize].text.clone();
     vec![("Description", prompt), ("Comment", comment.to_string())]
 }

@@ -9,6 +9,7 @@ use crate::data::{self, Dataset};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::run::RunDirectory;
+use crate::run::inputs::Inputs;
 use crate::supervised::{self, Cost, Learner, Options, Pace};
 
 /// Prints the resolved configuration, and what training with it will cost.
@@ -65,7 +66,7 @@ pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner
         }
         None => RunDirectory::create_for(&config.run, arguments.out.as_deref())?,
     };
-    directory.record_start(*command, &config, gpu.description())?;
+    directory.record_start(&config, &Inputs::of(&config, *command, Vec::new()), gpu.description())?;
     global.announce(data::summary::summary(data).trim_end());
     data::contact::write(&directory.data(), data)?;
     global.announce(format_args!(

@@ -11,9 +11,9 @@ use crate::config::{Command, Config, ModelSource, Train, WeightType};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
-use crate::model::{FlowModel, Network, Pictures};
+use crate::model::{Network, Pictures, StoredModel};
 use crate::reward::Rewards;
-use crate::rl::{Cost, RunOptions, TrainingRun};
+use crate::rl::{Cost, OtherParts, RunOptions, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::text::quoted;
@@ -44,8 +44,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Some(text) => text.planned()?,
     };
     if arguments.run.dry_run {
-        let flow_model = planned.flow_model(file)?;
-        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), &flow_model, &planned.class_names);
+        return dry_run(global, &config, &rl::going_on(&config, newest.as_ref()), text.as_ref(), &planned);
     }
     if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -59,7 +58,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.start_profiling(&gpu, &mut outputs)?;
     let model = match text {
         None => planned,
-        Some(text) => text.encoded(&gpu, |warning| log::warn!("{warning}"))?,
+        Some(text) => {
+            let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
+            text.encoded(&gpu, folder, global.verbosity(), |warning| log::warn!("{warning}"))?
+        }
     };
     let run = TrainingRun::prepare(&gpu, &config, &model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.
@@ -114,13 +116,25 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.report_profile(&gpu, &directory)
 }
 
-/// Loads rewards and judge once, so that their problems are found before anything is written.
-fn check_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Result<()> {
-    Rewards::new(gpu, &config.reward, pictures)?;
+/// The folder that contains the directory of a run, if that has been named.
+fn beside<'a>(directory: Option<&'a Path>, config: &'a Config) -> &'a Path {
+    match directory.map(Path::parent) {
+        None => &config.run.out_dir,
+        Some(Some(parent)) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+    }
+}
+
+/// Loads the rewards, and the judge to find its problems before anything is written.
+fn load_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Result<Rewards> {
     if !config.eval.judge.is_empty() {
         reward::classifier_for(gpu, &config.eval.judge, pictures)?;
     }
-    Ok(())
+    Rewards::new(gpu, &config.reward, pictures)
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// Prints `config` and what training with it would cost; for a resumed run, `trained` is what training will use.
@@ -128,15 +142,19 @@ fn dry_run(
     global: &Global,
     config: &Config,
     trained: &Config,
-    model: &FlowModel,
-    class_names: &[String],
+    text: Option<&TextBase>,
+    planned: &StoredModel,
 ) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
-    check_scorers(&gpu, config, &model.pictures(class_names))?;
+    let model = &planned.flow_model("`model.file`")?;
+    let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);
     let cost: Cost = TrainingRun::cost(trained, model, &profile)?;
+    let parts = match text {
+        Some(text) => OtherParts::of_prompts(text, &cost, rewards, &profile, |bytes| gpu.check_memory(bytes))?,
+        None => OtherParts { rewards, ..OtherParts::default() },
+    };
     say(config.to_toml().trim_end());
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let gigaflops = |flops: u64| flops as f64 / 1e9;
     say("");
     say(format_args!("device                 {}", gpu.description().name));
@@ -148,14 +166,10 @@ fn dry_run(
         gigaflops(cost.update_flops)
     ));
     say(format_args!("dispatches             {}", cost.dispatches));
-    say(format_args!(
-        "planned device memory  {:.1} MiB ({:.1} MiB if nothing were reused)",
-        mebibytes(cost.bytes),
-        mebibytes(cost.naive_bytes)
-    ));
+    print_memory(&cost, &parts);
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = TrainingRun::cost(other, model, &profile)?.bytes;
+            let bytes = parts.most(&TrainingRun::cost(other, model, &profile)?);
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())
@@ -188,5 +202,28 @@ fn dry_run(
     if let Some(memory) = gpu.description().memory_bytes {
         say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
     }
-    gpu.check_memory(cost.bytes)
+    gpu.check_memory(parts.most(&cost))
+}
+
+/// The most that is on the device at a time, and what it consists of.
+fn print_memory(cost: &Cost, parts: &OtherParts) {
+    say(format_args!(
+        "planned device memory  {:.1} MiB ({:.1} MiB if nothing were reused)",
+        mebibytes(parts.most(cost)),
+        mebibytes(parts.naive(cost))
+    ));
+    let part = |bytes: u64, what: &str| say(format_args!("  {:>10.1} MiB       {what}", mebibytes(bytes)));
+    let decoder = parts.decoder.iter().map(|(tile, _)| match tile {
+        None => "the decoder, while it decodes whole pictures".to_owned(),
+        Some([height, width]) => format!("the decoder, while it decodes in tiles of {width}x{height} pixels"),
+    });
+    let rewards = parts.rewards.iter().map(|(name, _)| format!("the reward {name}"));
+    let beside: Vec<(u64, String)> = parts.on_top(cost).into_iter().zip(rewards.chain(decoder)).collect();
+    if !beside.is_empty() {
+        part(cost.bytes, "rollout, update and optimizer");
+        beside.iter().for_each(|(bytes, what)| part(*bytes, &format!("{what}, on top")));
+    }
+    if let Some((encoder, memory)) = &parts.encoder {
+        part(memory.alone(), &format!("the largest layer of {encoder}, alone, before training"));
+    }
 }

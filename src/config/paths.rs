@@ -43,17 +43,6 @@ impl Named<'_> {
 /// The file beside an adapter of a run that names its base.
 pub const ADAPTER_BASE: &str = "adapter_base.json";
 
-/// The files in the folder of a CLIP model that say how it scores, besides its weights.
-const CLIP_FILES: [&str; 7] = [
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-];
-
 /// The folder of the adapter that a directory stands for where a model is named: itself, such as that of a run's best
 /// model, or the one in the directory of a run.
 pub fn adapter_in(path: &Path) -> Option<PathBuf> {
@@ -72,24 +61,21 @@ impl Config {
         config
     }
 
-    /// The files and folders that `command` depends on, with the keys that name them.
+    /// The files and folders that `command` depends on, with the keys that name them, except what is in the folders of
+    /// other programs' models: of those not every file counts.
     pub fn inputs(&self, command: Command) -> Vec<(String, PathBuf)> {
         let mut config = self.clone();
         let named = config.named(command).into_iter();
         let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
-        // Gigabytes: checkpoints have the checksum of its transformer's weights.
-        found.retain(|(key, _)| key != "model.folder");
-        // The weights of CLIP may be gigabytes, too.
-        let is_clip = |at: usize| self.reward[at].kind == RewardKind::ClipScore;
-        let folders: Vec<String> =
-            (0..self.reward.len()).filter(|at| is_clip(*at)).map(|at| format!("reward.{at}.file")).collect();
-        for key in folders {
-            if let Some(at) = found.iter().position(|(named, _)| *named == key) {
-                let (key, folder) = found.remove(at);
-                let files = CLIP_FILES.map(|file| folder.join(file)).into_iter().filter(|file| file.is_file());
-                found.extend(files.map(|file| (key.clone(), file)));
-            }
-        }
+        let of_kind = |wanted: RewardKind| {
+            let entries = self.reward.iter().zip(0..).filter(move |(reward, _)| reward.kind == wanted);
+            entries.map(|(reward, at): (&Reward, usize)| (format!("reward.{at}.file"), &reward.file))
+        };
+        let folders: Vec<String> = of_kind(RewardKind::ClipScore).map(|(key, _)| key).collect();
+        found.retain(|(key, _)| key != "model.folder" && !folders.contains(key));
+        // PyTorch may write the weights beside the model.
+        let weights = of_kind(RewardKind::Onnx).map(|(key, file)| (key, PathBuf::from(format!("{file}.data"))));
+        found.extend(weights.filter(|(_, path)| path.is_file()));
         // The folder may be that of a run, which contains more than the adapter.
         if let Some(at) = found.iter().position(|(key, _)| key == "lora.adapter") {
             let (key, folder) = found.swap_remove(at);
@@ -154,6 +140,7 @@ impl Reward {
         {
             found.push(("file", Named::Text(&mut self.file)));
         }
+        found.push(("head", Named::Text(&mut self.head)));
         match &mut self.output {
             Output::Cosine { target: Target::File(file) } => found.push(("output.target", Named::Text(file))),
             Output::Ctc { alphabet } => found.push(("output.alphabet", Named::Text(alphabet))),

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields, default)]
 pub struct Prompts {
     /// The prompts: a text file with one per line, JSON lines with a `prompt` each, or a file that `encode` wrote, which
-    /// needs no text encoders. More than 256 prompts need such a file.
+    /// needs no text encoders. More than 256 prompts are encoded into such a file beside the run, which is used again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// The negative prompt, which guidance leads away from. A file that `encode` wrote has its own.

@@ -54,7 +54,10 @@ pub struct Reward {
     pub output: Output,
     /// For `onnx`: which of the model's outputs to read. A model with a single output does not need it.
     pub output_name: String,
-    /// For `clip-score`: the score, exp(logit_scale)·cosine, is divided by this; 26 for PickScore.
+    /// For `clip-score`: a safetensors file with an aesthetic predictor, which scores the embedding of an image in place
+    /// of words. Relative to the current directory; empty means none.
+    pub head: String,
+    /// For `clip-score`: the score, exp(logit_scale)·cosine or that of `head`, is divided by this; 26 for PickScore.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub divisor: f64,
     /// For `command`: the program and its arguments, such as `["python3", "score.py"]`.
@@ -103,6 +106,7 @@ impl Default for Reward {
             std: PerChannel::All(1.0),
             output: Output::ClassProbability { softmax: true },
             output_name: String::new(),
+            head: String::new(),
             divisor: 1.0,
             program: Vec::new(),
             picture: PictureForm::Base64,
@@ -256,7 +260,7 @@ pub enum Target {
 const COLUMNS: [&str; 5] = ["iteration", "purpose", "sample", "class", "total"];
 
 /// The keys that only some kinds have, and those kinds.
-pub(super) const KEYS: [(&str, &[&str]); 23] = [
+pub(super) const KEYS: [(&str, &[&str]); 24] = [
     ("file", &["classifier", "template", "onnx", "clip-score"]),
     ("quality", &["jpeg-size"]),
     ("colour", &["colour"]),
@@ -269,6 +273,7 @@ pub(super) const KEYS: [(&str, &[&str]); 23] = [
     ("std", &["onnx"]),
     ("output", &["onnx"]),
     ("output_name", &["onnx"]),
+    ("head", &["clip-score"]),
     ("divisor", &["clip-score"]),
     ("program", &["command"]),
     ("picture", &["command"]),
@@ -369,6 +374,19 @@ impl Reward {
                 }
                 Some(_) => Ok(()),
             },
+            RewardKind::ClipScore if !self.head.is_empty() => {
+                let default = Self::default();
+                let words =
+                    [("prompt", self.prompt != default.prompt), ("metadata", self.metadata != default.metadata)];
+                match words.iter().find(|(_, is_set)| *is_set) {
+                    None => Ok(()),
+                    Some((words, _)) => Err(Error::input(format!(
+                        "`{}` does nothing with `{}`, which scores images without words: remove one of the two",
+                        key(words),
+                        key("head")
+                    ))),
+                }
+            }
             _ => Ok(()),
         }
     }

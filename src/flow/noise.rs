@@ -59,16 +59,6 @@ pub struct NoiseKey {
 }
 
 impl NoiseKey {
-    /// As compute shaders take it: low and high half of the seed, rollout, sample, step.
-    pub fn words(self) -> [u32; 5] {
-        [self.seed as u32, (self.seed >> 32) as u32, self.rollout, self.sample, self.step]
-    }
-
-    /// The inverse of [`NoiseKey::words`].
-    pub fn from_words([low, high, rollout, sample, step]: [u32; 5]) -> Self {
-        Self { seed: u64::from(low) | u64::from(high) << 32, rollout, sample, step }
-    }
-
     /// The `index`-th four words: Philox of the counter \[index, step, sample, rollout\] under the
     /// key \[low, high\] half of the seed.
     pub fn block(self, index: u32) -> [u32; 4] {

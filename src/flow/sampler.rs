@@ -100,7 +100,8 @@ pub enum Sampler {
 }
 
 /// One transition: `mean = a·x + b·v`, `x' = mean + s·ε`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Transition {
     /// The weight of the latent.
     pub a: f64,

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod device;
+mod layout;
 mod pipeline;
 mod pipeline_cache;
 mod profiler;
@@ -15,6 +16,8 @@ mod workspace;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu, Submitted};
+pub use layout::{Layout, Member, Params, ShaderStruct};
+pub(crate) use layout::{shader_struct, shader_struct_with_twin};
 pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
 pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};
 pub use submission::{Command, STAGING_BYTES, Throttle};

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::device::{Buffer, Gpu};
+use super::layout::Params;
 use super::shader;
 use crate::error::Result;
 
@@ -55,8 +56,8 @@ pub struct Dispatch<B> {
     pub reads: Vec<B>,
     /// Tensors that are written (and may be read).
     pub writes: Vec<B>,
-    /// The uniform struct, one word per member.
-    pub params: Vec<u32>,
+    /// The uniform struct.
+    pub params: Params,
     /// Workgroups along x, y, z.
     pub grid: [u32; 3],
 }
@@ -99,8 +100,8 @@ impl BoundDispatch {
     }
 }
 
-/// What identifies a pipeline: its kernel and the number of tensors it reads and writes.
-pub(super) type Key = (Kernel, usize, usize);
+/// What identifies a pipeline: its kernel, the name of its parameters, and the number of tensors it reads and writes.
+pub(super) type Key = (Kernel, Option<&'static str>, usize, usize);
 
 /// A compiled kernel.
 #[derive(Debug)]
@@ -113,12 +114,19 @@ pub(super) struct Pipeline {
 /// Pipelines by kernel, created on first use.
 pub(super) type Pipelines = HashMap<Key, Arc<Pipeline>>;
 
-fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> wgpu::ComputePipeline {
+/// The struct that a shader declares as its parameters.
+fn declared_params(wgsl: &str) -> Option<&str> {
+    wgsl.lines().find_map(|line| line.strip_prefix("@group(0) @binding(0) var<uniform> params: ")?.strip_suffix(';'))
+}
+
+/// # Panics
+/// If the parameters are not those of the shader: a bug in this program, which any test of the kernel finds.
+fn create(gpu: &Gpu, (kernel, params, reads, writes): &Key) -> wgpu::ComputePipeline {
     let (device, checked, reads) = (&gpu.device, gpu.checked, *reads);
-    let source = wgpu::ShaderModuleDescriptor {
-        label: Some(kernel.shader),
-        source: wgpu::ShaderSource::Wgsl(shader::source(kernel.shader, &kernel.constants).into()),
-    };
+    let wgsl = shader::source(kernel.shader, &kernel.constants);
+    assert_eq!(declared_params(&wgsl), *params, "{}.wgsl is dispatched with its own parameters", kernel.shader);
+    let source =
+        wgpu::ShaderModuleDescriptor { label: Some(kernel.shader), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
     let module = if checked {
         device.create_shader_module(source)
     } else {
@@ -169,7 +177,9 @@ impl Gpu {
     /// A pipeline for each dispatch. Missing ones are compiled on all cores, because most of the start-up time is
     /// spent here.
     fn pipelines_for(&self, dispatches: &[Dispatch<Region>]) -> Vec<Arc<Pipeline>> {
-        let key = |dispatch: &Dispatch<Region>| (dispatch.kernel.clone(), dispatch.reads.len(), dispatch.writes.len());
+        let key = |dispatch: &Dispatch<Region>| {
+            (dispatch.kernel.clone(), dispatch.params.name, dispatch.reads.len(), dispatch.writes.len())
+        };
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = dispatches.iter().map(key);
         let missing: HashSet<Key> = keys.filter(|key| !pipelines.contains_key(key)).collect();
@@ -198,12 +208,12 @@ impl Gpu {
     /// If the driver rejects a kernel, a region is larger than a kernel may access, or memory runs out.
     pub fn bind(&self, dispatches: &[Dispatch<Region>]) -> Result<Vec<BoundDispatch>> {
         let params = self.allocate_uniform("parameters", PARAMS_STRIDE * dispatches.len().max(1) as u64)?;
-        let mut words = vec![0_u32; params.bytes() as usize / 4];
+        let mut bytes = vec![0_u8; params.bytes() as usize];
         let mut bound = Vec::with_capacity(dispatches.len());
         for (index, (dispatch, pipeline)) in dispatches.iter().zip(self.pipelines_for(dispatches)).enumerate() {
-            let at = index * PARAMS_STRIDE as usize / 4;
-            words[at..at + dispatch.params.len()].copy_from_slice(&dispatch.params);
-            let size_of_params = (dispatch.params.len() as u64 * 4).next_multiple_of(16).max(16);
+            let own = &dispatch.params.bytes;
+            bytes[index * PARAMS_STRIDE as usize..][..own.len()].copy_from_slice(own);
+            let size_of_params = (own.len() as u64).next_multiple_of(16).max(16);
             let mut entries = vec![entry(0, &params, index as u64 * PARAMS_STRIDE, size_of_params)];
             for region in dispatch.reads.iter().chain(&dispatch.writes) {
                 self.check_binding(region.bytes)?;
@@ -222,7 +232,7 @@ impl Gpu {
                 shader: dispatch.kernel.shader,
             });
         }
-        self.write(&params, 0, &words);
+        self.write(&params, 0, &bytes);
         self.check()?;
         Ok(bound)
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::device::{Buffer, Gpu};
+use super::layout::Params;
 use super::pipeline::{BoundDispatch, Dispatch, Kernel, Region};
 use crate::error::{Error, Result};
 
@@ -83,7 +84,7 @@ impl Finished {
             kernel: Kernel::new("finished"),
             reads: Vec::new(),
             writes: vec![counter.clone()],
-            params: vec![0],
+            params: Params::default(),
             grid: [1; 3],
         };
         let dispatch = gpu.bind(&[dispatch])?.remove(0);

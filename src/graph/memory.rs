@@ -107,10 +107,32 @@ pub struct Planned {
 /// Bytes that a graph's plan will allocate on such a device: slots, inputs, kept tensors and the parameters of its
 /// dispatches.
 pub fn planned_bytes(graph: &Graph, profile: &DeviceProfile) -> Planned {
-    let memory = MemoryPlan::new(graph, &graph.executed(), profile);
-    let own = memory.own_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
-    let reused = own + memory.slots.iter().sum::<u64>();
-    Planned { reused, naive: own + memory.naive_bytes, slots: memory.slots }
+    MemoryPlan::new(graph, &graph.executed(), profile).planned(graph, profile)
+}
+
+impl MemoryPlan {
+    /// The bytes of a plan with this memory.
+    pub(super) fn planned(&self, graph: &Graph, profile: &DeviceProfile) -> Planned {
+        let own = self.own_bytes + PARAMS_STRIDE * graph.dispatch_count(profile).max(1) as u64;
+        let reused = own + self.slots.iter().sum::<u64>();
+        Planned { reused, naive: own + self.naive_bytes, slots: self.slots.clone() }
+    }
+}
+
+/// Device bytes of a part of a model: its weights, and the plan that uses them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartMemory {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// The plan.
+    pub plan: Planned,
+}
+
+impl PartMemory {
+    /// Bytes if nothing else is on the device.
+    pub fn alone(&self) -> u64 {
+        self.weights + self.plan.reused
+    }
 }
 
 /// Bytes that plans allocate together if bound in this order: they run one after another and share their slots.

@@ -21,7 +21,7 @@ mod store;
 
 pub use dtype::{BLOCK, DType, Element, HALF_BOUND, block_scale, half_bits};
 pub use interpreter::Interpreter;
-pub use memory::{MemoryPlan, Planned, check_tensors, planned_bytes, planned_together};
+pub use memory::{MemoryPlan, PartMemory, Planned, check_tensors, planned_bytes, planned_together};
 pub use op::{Binding, Choice, DeviceProfile, Node, Op, Shapes, Wanted};
 pub use plan::{Plan, reserve};
 pub use store::{StoreMemory, Stores};

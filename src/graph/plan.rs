@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Binding, DType, DeviceProfile, Element, Graph, Initial, MemoryPlan, Node, Origin, Stores, Tensor, check_tensors,
-    memory::share, planned_bytes,
+    Binding, DType, DeviceProfile, Element, Graph, Initial, MemoryPlan, Node, Origin, Planned, Stores, Tensor,
+    check_tensors, memory::share,
 };
 use crate::error::Result;
-use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, Work};
+use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, ShaderStruct, Work};
 
 /// A submission should not run longer than this: drivers kill long ones (Windows after two seconds, some
 /// laptops earlier), and the desktop needs the GPU too.
@@ -29,7 +29,7 @@ pub struct Plan {
     works: Vec<Arc<Work>>,
     /// Time in kernels of one replay, once measured.
     kernel_time: Duration,
-    planned_bytes: u64,
+    planned: Planned,
 }
 
 impl Plan {
@@ -50,8 +50,8 @@ impl Plan {
         check_tensors(graph, profile)?;
         let nodes = graph.executed();
         let memory = MemoryPlan::new(graph, &nodes, profile);
-        let planned_bytes = planned_bytes(graph, profile).reused;
-        let slots = slots(gpu, &memory.slots, planned_bytes)?;
+        let planned = memory.planned(graph, profile);
+        let slots = slots(gpu, &memory.slots, planned.reused)?;
         let mut regions = HashMap::new();
         let mut types = HashMap::new();
         for tensor in graph.tensors() {
@@ -110,13 +110,13 @@ impl Plan {
             submissions: Vec::new(),
             works,
             kernel_time: Duration::ZERO,
-            planned_bytes,
+            planned,
         })
     }
 
-    /// Bytes that this plan would allocate alone on the device, as [`planned_bytes`] predicted.
-    pub fn planned_bytes(&self) -> u64 {
-        self.planned_bytes
+    /// What this plan would allocate alone on the device, as [`planned_bytes`](super::planned_bytes) predicted.
+    pub fn planned(&self) -> &Planned {
+        &self.planned
     }
 
     /// Dispatches of one replay.
@@ -146,6 +146,14 @@ impl Plan {
     pub fn write<T: Element>(&self, tensor: Tensor, data: &[T]) {
         assert_eq!(T::TYPE, self.types[&tensor], "an input must be written in its own type");
         self.write_words(tensor, bytemuck::cast_slice(data));
+    }
+
+    /// Writes an input whose rows are structs.
+    ///
+    /// # Panics
+    /// If the number of words differs from the tensor's.
+    pub fn write_structs<T: ShaderStruct>(&self, tensor: Tensor, rows: &[T]) {
+        self.write_words(tensor, bytemuck::cast_slice(rows));
     }
 
     /// Writes an input of any type as the words that [`DType`] defines.

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod own;
+mod planned;
 mod published;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,9 @@ pub struct Report {
     /// Bytes that a flow model of this program takes on a device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_memory: Option<DeviceMemory>,
+    /// Bytes that a text-to-image model takes on a device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub picture_memory: Vec<PictureMemory>,
     /// A command that draws pictures with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_command: Option<String>,
@@ -91,6 +95,19 @@ pub struct DeviceMemory {
     pub sampling_batch: u64,
     /// For training with the default configuration; `None` if it does not fit the model.
     pub training: Option<u64>,
+}
+
+/// Bytes of a text-to-image model on a device, planned without opening one: the most of its parts that is there at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PictureMemory {
+    /// Width and height of the pictures, in pixels.
+    pub size: [usize; 2],
+    /// How the matrices of the transformer are stored.
+    pub weights: &'static str,
+    /// For drawing one picture at a time, with guidance.
+    pub sampling: u64,
+    /// For training with the settings of `configs/sd35/laptop.toml`.
+    pub training: u64,
 }
 
 /// Identifies a file, a folder, `builtin:NAME` or a name on the hub (`org/name`).

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Part, Report, WeightsMemory, bytes_on_disk, stored_as};
+use super::{Part, Report, WeightsMemory, bytes_on_disk, planned, stored_as};
 use crate::error::{Error, Result};
 use crate::model::folder::{
     Component, Pipeline, SUPPORTED, SingleFile, State, StoredTensors, component_class, open_weights, read_config,
@@ -29,20 +29,31 @@ pub(super) fn pipeline(folder: &Path) -> Result<Report> {
         let part = part_of(&pipeline, component, &mut report, &mut family)?;
         report.components.push(part);
     }
-    report.sample_command = sample_command(&pipeline);
+    if is_complete(&pipeline) {
+        report.sample_command = Some(sample_command(&pipeline));
+        report.train_command = Some(planned::train_command(&pipeline.folder));
+        match planned::memory(&pipeline.folder) {
+            Ok(memory) => report.picture_memory = memory,
+            Err(cause) => report.notes.push(format!("it cannot be drawn or trained with: {cause}")),
+        }
+    }
     report.what = format!("a text-to-image pipeline of {family} ({}) in the layout of diffusers", pipeline.class);
     Ok(finished(report))
 }
 
-/// A command that draws a picture, if all parts that it needs are there.
-fn sample_command(pipeline: &Pipeline) -> Option<String> {
+/// Whether all parts that drawing needs are there.
+fn is_complete(pipeline: &Pipeline) -> bool {
     let is_there = |name: &str| pipeline.components.iter().any(|it| it.name == name && it.state == State::Present);
     let needed = ["transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"];
+    needed.into_iter().all(is_there)
+}
+
+/// A command that draws a picture.
+fn sample_command(pipeline: &Pipeline) -> String {
     let is_missing = |it: &Component| it.name == "text_encoder_3" && it.state == State::Missing;
     let without = if pipeline.components.iter().any(is_missing) { " --no-t5" } else { "" };
     let folder = quoted(&pipeline.folder);
-    let command = format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"a red fox\" --out fox.png");
-    needed.into_iter().all(is_there).then_some(command)
+    format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"a red fox\" --out fox.png")
 }
 
 fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, family: &mut String) -> Result<Part> {

@@ -7,12 +7,29 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::flow_model::FlowModel;
 use super::mmdit::Prompts;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Plan, Tensor};
 use crate::shape::ImageShape;
+
+/// A prompt, and what its file says of it beside.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prompt {
+    /// The prompt.
+    pub text: String,
+    /// Further fields of its line, such as what a reward needs.
+    pub fields: Map<String, Value>,
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), fields: Map::new() }
+    }
+}
 
 /// The embeddings of one prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +43,7 @@ pub struct PromptEmbedding {
 /// A table of prompts with their embeddings.
 pub trait PromptSource: fmt::Debug + Send + Sync {
     /// The prompts.
-    fn prompts(&self) -> &[String];
+    fn prompts(&self) -> &[Prompt];
 
     /// Rows of each prompt's context.
     fn tokens(&self) -> usize;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::condition::{ConditionInput, LatentDecoder, PromptSource, Shared};
+use super::condition::{ConditionInput, LatentDecoder, Prompt, PromptSource, Shared};
 use super::dit::{Dit, DitConfig};
 use super::file::ModelKind;
 use super::layout::{Layout, Parameters};
@@ -26,6 +26,8 @@ pub struct Pictures<'a> {
     pub shape: ImageShape,
     /// The classes.
     pub classes: Classes<'a>,
+    /// The prompts that take the place of classes, if the model has prompts; else empty.
+    pub prompts: &'a [Prompt],
 }
 
 /// A flow model: sizes and conventions of a network that predicts a velocity.
@@ -129,9 +131,13 @@ impl FlowModel {
     }
 
     /// What the model makes, if its classes have these names.
-    pub fn pictures<'a>(&self, class_names: &'a [String]) -> Pictures<'a> {
+    pub fn pictures<'a>(&'a self, class_names: &'a [String]) -> Pictures<'a> {
         let classes = Classes { of: "the model", count: self.num_conditions(), names: class_names };
-        Pictures { shape: self.picture_shape(), classes }
+        let prompts = match self {
+            Self::Dit(_) => &[],
+            Self::Mmdit(model) => model.prompts.prompts(),
+        };
+        Pictures { shape: self.picture_shape(), classes, prompts }
     }
 
     /// The shape of a picture, which is that of a state unless that is latents.

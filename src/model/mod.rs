@@ -21,9 +21,11 @@ mod weights;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
-pub use autoencoder::{Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig};
+pub use autoencoder::{
+    Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, TinyConfig, planned_decoder,
+};
 pub use classifier::{Classifier, ClassifierConfig};
-pub use condition::{ConditionInput, LatentDecoder, PromptEmbedding, PromptSource, Shared};
+pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 pub use dit::DitConfig;
 pub(crate) use file::{KEY as NATIVE, write_header};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
@@ -35,4 +37,4 @@ pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
 pub use mmdit::{MmditConfig, Prompts, StoredTransformer};
 pub use network::{BASE, Network, START};
-pub use weights::{OnDevice, StoredModel, WeightSource, Weights, crc32, open_foreign};
+pub use weights::{OnDevice, StoredModel, Summed, WeightSource, Weights, crc32, open_foreign};

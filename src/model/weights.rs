@@ -2,6 +2,7 @@
 //! host never has to hold a large model.
 
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,13 +99,44 @@ impl WeightSource for Weights {
 /// # Errors
 /// Those of the source.
 pub fn crc32(layout: &Layout, weights: &(impl WeightSource + ?Sized)) -> Result<u32> {
-    let mut hasher = crc32fast::Hasher::new();
-    for entry in layout.entries() {
-        hasher.update(bytemuck::cast_slice(&weights.read(entry)?));
-        let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
-        hasher.update(bytemuck::cast_slice(&padding));
+    let summed = Summed::new(weights);
+    layout.entries().iter().try_for_each(|entry| summed.read(entry).map(drop))?;
+    Ok(summed.crc32())
+}
+
+/// A source that has its [`crc32`] once all tensors have been read in the order of their layout, for an upload.
+#[derive(Debug)]
+pub struct Summed<'a, W: ?Sized> {
+    weights: &'a W,
+    hasher: RefCell<crc32fast::Hasher>,
+    /// The offset of the tensor that comes next. Others have been read before.
+    next: Cell<usize>,
+}
+
+impl<'a, W: ?Sized> Summed<'a, W> {
+    /// A source of which nothing has been read.
+    pub fn new(weights: &'a W) -> Self {
+        Self { weights, hasher: RefCell::default(), next: Cell::new(0) }
     }
-    Ok(hasher.finalize())
+
+    /// The sum of what has been read.
+    pub fn crc32(self) -> u32 {
+        self.hasher.into_inner().finalize()
+    }
+}
+
+impl<W: WeightSource + ?Sized> WeightSource for Summed<'_, W> {
+    fn read(&self, entry: &Entry) -> Result<Cow<'_, [f32]>> {
+        let values = self.weights.read(entry)?;
+        if entry.offset == self.next.get() {
+            let mut hasher = self.hasher.borrow_mut();
+            hasher.update(bytemuck::cast_slice(&values));
+            let padding = vec![0.0_f32; entry.stored_elements() - entry.elements()];
+            hasher.update(bytemuck::cast_slice(&padding));
+            self.next.set(entry.offset + entry.stored_elements());
+        }
+        Ok(values)
+    }
 }
 
 /// A model whose weights may stay in their file.

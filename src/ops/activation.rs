@@ -1,6 +1,6 @@
 //! GELU in its three forms, and SiLU.
 
-use super::{independent, word};
+use super::{ElementsParams, independent};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -81,7 +81,7 @@ impl Op for Activation {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let kernel = Kernel::new(self.name());
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], vec![word(elements)], elements)]
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -106,7 +106,13 @@ impl Op for ActivationBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new(self.name()), &reads, &[Binding::Output(0)], vec![word(elements)], elements)]
+        vec![independent(
+            Kernel::new(self.name()),
+            &reads,
+            &[Binding::Output(0)],
+            &ElementsParams::of(elements),
+            elements,
+        )]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

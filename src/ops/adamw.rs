@@ -1,7 +1,7 @@
 //! The optimizer.
 
-use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use super::{ElementsParams, independent};
+use crate::gpu::{Dispatch, Kernel, ShaderStruct, shader_struct_with_twin};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// AdamW (Loshchilov and Hutter, arXiv 1711.05101) with decoupled weight decay, after clipping by the global
@@ -28,8 +28,8 @@ pub struct Optimized {
 }
 
 impl AdamW {
-    /// Records one step. `settings` `[9]` come from [`AdamWSettings::at_step`]; `sum_squares` `[2]` are the
-    /// sums of [`super::SumSquares`] over all gradients that are clipped together.
+    /// Records one step. `settings` is an [`AdamWStep`]; `sum_squares` `[2]` are the sums of
+    /// [`super::SumSquares`] over all gradients that are clipped together.
     pub fn record(self, graph: &mut Graph, optimized: Optimized, settings: Tensor, sum_squares: Tensor) {
         let Optimized { parameters, first_moment, second_moment, gradients, average } = optimized;
         let changed = [parameters, first_moment, second_moment, gradients, average];
@@ -57,25 +57,49 @@ pub struct AdamWSettings {
     pub average_decay: f64,
 }
 
+shader_struct_with_twin! {
+    /// [`AdamWSettings`] at one step, as the shader takes them.
+    pub struct AdamWStep, AdamWStepTwin {
+        /// The learning rate.
+        learning_rate,
+        /// Decay of the first moment.
+        beta1,
+        /// Decay of the second moment.
+        beta2,
+        /// Added to the root of the second moment.
+        epsilon,
+        /// Fraction of a parameter that decays at learning rate 1.
+        weight_decay,
+        /// 1 − beta1^step.
+        bias_correction1,
+        /// 1 − beta2^step.
+        bias_correction2,
+        /// Largest global norm of the gradients; 0 for no limit.
+        max_grad_norm,
+        /// 1 leaves the average unchanged.
+        average_decay,
+    }
+}
+
 impl AdamWSettings {
     /// The settings input for a step; steps count from 1, without skipped ones.
-    pub fn at_step(&self, step: u64) -> [f32; 9] {
+    pub fn at_step(&self, step: u64) -> AdamWStep {
         // From the decays rounded to f32, as the device sees them: otherwise 1 - 0.999 would be off by 1e-5.
         // Shaders may assume that there are no infinities.
         let max_grad_norm = if self.max_grad_norm.is_finite() { self.max_grad_norm } else { 0.0 };
         let correction = |beta: f64| 1.0 - f64::from(beta as f32).powf(step as f64);
-        [
-            self.learning_rate,
-            self.beta1,
-            self.beta2,
-            self.epsilon,
-            self.weight_decay,
-            correction(self.beta1),
-            correction(self.beta2),
+        AdamWStepTwin {
+            learning_rate: self.learning_rate,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            bias_correction1: correction(self.beta1),
+            bias_correction2: correction(self.beta2),
             max_grad_norm,
-            self.average_decay,
-        ]
-        .map(|value| value as f32)
+            average_decay: self.average_decay,
+        }
+        .into()
     }
 }
 
@@ -85,6 +109,7 @@ impl Op for AdamW {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
+        assert_eq!(*inputs[0], [AdamWStep::WORDS], "the settings of a step");
         vec![inputs[2].to_vec(); 5]
     }
 
@@ -94,15 +119,13 @@ impl Op for AdamW {
         // The other inputs are also the outputs: bound once, as written tensors.
         let reads = [0, 1].map(Binding::Input);
         let writes = [0, 1, 2, 3, 4].map(Binding::Output);
-        vec![independent(Kernel::new("adamw"), &reads, &writes, vec![word(elements)], elements)]
+        vec![independent(Kernel::new("adamw"), &reads, &writes, &ElementsParams::of(elements), elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let [mut parameters, mut first_moment, mut second_moment] = [2, 3, 4].map(|index| inputs[index].to_vec());
-        let (settings, gradients) = (inputs[0], inputs[5]);
-        let [learning_rate, beta1, beta2, epsilon] = [0, 1, 2, 3].map(|index| settings[index]);
-        let [weight_decay, bias_correction1, bias_correction2, max_grad_norm] =
-            [4, 5, 6, 7].map(|index| settings[index]);
+        let (settings, gradients) = (bytemuck::cast_slice::<f64, AdamWStepTwin>(inputs[0])[0], inputs[5]);
+        let AdamWStepTwin { beta1, beta2, max_grad_norm, average_decay, .. } = settings;
         let [sum_squares, non_finite] = [inputs[1][0], inputs[1][1]];
         if sum_squares.is_finite() && non_finite == 0.0 {
             let norm = sum_squares.sqrt();
@@ -113,12 +136,12 @@ impl Op for AdamW {
                 let v = beta2 * second_moment[index] + (1.0 - beta2) * g * g;
                 first_moment[index] = m;
                 second_moment[index] = v;
-                let direction = m / bias_correction1 / ((v / bias_correction2).sqrt() + epsilon);
-                parameters[index] -= learning_rate * (weight_decay * parameters[index] + direction);
+                let root = (v / settings.bias_correction2).sqrt() + settings.epsilon;
+                let direction = m / settings.bias_correction1 / root;
+                parameters[index] -= settings.learning_rate * (settings.weight_decay * parameters[index] + direction);
             }
         }
-        let decay = settings[8];
-        let averaged = |(average, parameter): (&f64, &f64)| decay * average + (1.0 - decay) * parameter;
+        let averaged = |(average, parameter): (&f64, &f64)| average_decay * average + (1.0 - average_decay) * parameter;
         let average = inputs[6].iter().zip(&parameters).map(averaged).collect();
         vec![parameters, first_moment, second_moment, vec![0.0; gradients.len()], average]
     }

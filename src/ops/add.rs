@@ -1,6 +1,6 @@
 //! Sums of two tensors of the same shape, and adding to a stored tensor.
 
-use super::{independent, word};
+use super::{ElementsParams, independent};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -32,7 +32,7 @@ impl Op for Add {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new("add"), &reads, &[Binding::Output(0)], vec![word(elements)], elements)]
+        vec![independent(Kernel::new("add"), &reads, &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -56,7 +56,7 @@ impl Op for Accumulate {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let kernel = Kernel::new("accumulate");
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], vec![word(elements)], elements)]
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

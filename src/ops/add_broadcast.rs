@@ -1,12 +1,19 @@
 //! Adds one tensor to every sample of another: positions.
 
 use super::{SumRows, independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = x + term`, with the term (as many elements as a sample of `x`) repeated for every sample.
 #[derive(Clone, Copy, Debug)]
 pub struct AddBroadcast;
+
+shader_struct! {
+    pub(super) struct AddBroadcastParams {
+        elements: u32,
+        period: u32,
+    }
+}
 
 impl Op for AddBroadcast {
     fn name(&self) -> &'static str {
@@ -35,9 +42,9 @@ impl Op for AddBroadcast {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
-        let params = vec![word(elements), word(shapes.input_elements(1))];
+        let params = AddBroadcastParams { elements: word(elements), period: word(shapes.input_elements(1)) };
         let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new("add_broadcast"), &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(Kernel::new("add_broadcast"), &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,7 +1,7 @@
 //! Layer norm with a learned weight and bias, as in text and vision encoders: forward only.
 
 use super::{word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
 /// `y = (x - mean) / sqrt(variance + epsilon) · weight + bias`, row by row (Ba et al., arXiv 1607.06450):
@@ -10,6 +10,14 @@ use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 pub struct AffineNorm {
     /// Added to the variance.
     pub epsilon: f32,
+}
+
+shader_struct! {
+    pub(super) struct AffineNormParams {
+        rows: u32,
+        columns: u32,
+        epsilon: f32,
+    }
 }
 
 impl Op for AffineNorm {
@@ -26,9 +34,9 @@ impl Op for AffineNorm {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let columns = shapes.input_elements(1);
         let rows = shapes.input_elements(0) / columns;
-        let params = vec![word(rows), word(columns), self.epsilon.to_bits()];
+        let params = AffineNormParams { rows: word(rows), columns: word(columns), epsilon: self.epsilon };
         let reads = [0, 1, 2].map(Binding::Input);
-        vec![workgroup_a_row(Kernel::new("affine_norm"), &reads, &[Binding::Output(0)], params, rows)]
+        vec![workgroup_a_row(Kernel::new("affine_norm"), &reads, &[Binding::Output(0)], &params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,7 +1,7 @@
 //! Self-attention over all heads at once, without a matrix of probabilities in memory.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel, grid_1d};
+use crate::gpu::{Dispatch, Kernel, Params, grid_1d, shader_struct};
 use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `softmax(q·kᵀ / sqrt(d))·v` for every head.
@@ -25,6 +25,27 @@ pub struct Attention {
 pub struct AttentionBackward {
     /// H, the number of heads.
     pub num_heads: usize,
+}
+
+shader_struct! {
+    /// Of kernels with one invocation per row.
+    pub(super) struct AttentionParams {
+        batches: u32,
+        tokens: u32,
+        heads: u32,
+        scale: f32,
+    }
+}
+
+shader_struct! {
+    /// Of kernels in which subgroups share blocks of rows.
+    pub(super) struct AttentionSubgroupParams {
+        batches: u32,
+        tokens: u32,
+        heads: u32,
+        blocks: u32,
+        scale: f32,
+    }
 }
 
 /// Sizes of an attention layer.
@@ -77,22 +98,20 @@ impl Geometry {
         reads: &[Binding],
         writes: &[Binding],
     ) -> Dispatch<Binding> {
-        let heads = self.batches * self.heads;
-        let mut params = [self.batches, self.tokens, self.heads].map(word).to_vec();
-        let scale = (self.scale() as f32).to_bits();
+        let [batches, tokens, heads] = [self.batches, self.tokens, self.heads].map(word);
+        let scale = self.scale() as f32;
         let kernel = |shader| Kernel::new(shader).with("HEAD_DIM", word(self.head_dim));
         let Some(lanes) = lanes else {
-            params.push(scale);
-            return independent(kernel(portable), reads, writes, params, heads * self.tokens);
+            let params = AttentionParams { batches, tokens, heads, scale };
+            return independent(kernel(portable), reads, writes, &params, self.batches * self.heads * self.tokens);
         };
         let blocks = self.tokens.div_ceil(ROWS);
-        params.extend([word(blocks), scale]);
         Dispatch {
             kernel: kernel(in_subgroups).with("SUBGROUP", lanes).with("ROWS", word(ROWS)),
             reads: reads.to_vec(),
             writes: writes.to_vec(),
-            params,
-            grid: grid_1d((heads * blocks) as u64),
+            params: Params::of(&AttentionSubgroupParams { batches, tokens, heads, blocks: word(blocks), scale }),
+            grid: grid_1d((self.batches * self.heads * blocks) as u64),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Attention with what text encoders need: a causal mask, a bias of the logits, masked keys, any scale. Forward only.
 
 use super::{word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile, Op, Shapes};
 
 /// `softmax(scale · q·kᵀ + bias)·v` for every head.
@@ -53,6 +53,20 @@ impl AttentionBias {
     }
 }
 
+shader_struct! {
+    pub(super) struct AttentionBiasParams {
+        batches: u32,
+        queries: u32,
+        keys: u32,
+        heads: u32,
+        head_dim: u32,
+        causal: u32,
+        has_bias: u32,
+        has_mask: u32,
+        scale: f32,
+    }
+}
+
 impl Op for AttentionBias {
     fn name(&self) -> &'static str {
         "attention_bias"
@@ -83,16 +97,23 @@ impl Op for AttentionBias {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
-        let mut params =
-            [self.batches, geometry.queries, geometry.keys, self.num_heads, geometry.head_dim].map(word).to_vec();
-        params.extend([self.causal, self.has_bias, self.has_mask].map(u32::from));
-        params.push(self.scale.to_bits());
+        let params = AttentionBiasParams {
+            batches: word(self.batches),
+            queries: word(geometry.queries),
+            keys: word(geometry.keys),
+            heads: word(self.num_heads),
+            head_dim: word(geometry.head_dim),
+            causal: self.causal.into(),
+            has_bias: self.has_bias.into(),
+            has_mask: self.has_mask.into(),
+            scale: self.scale,
+        };
         // A missing input is not read; the query is bound in its place.
         let bias = Binding::Input(if self.has_bias { 3 } else { 0 });
         let mask = Binding::Input(if self.has_mask { 3 + usize::from(self.has_bias) } else { 0 });
         let reads = [Binding::Input(0), Binding::Input(1), Binding::Input(2), bias, mask];
         let rows = self.batches * self.num_heads * geometry.queries;
-        vec![workgroup_a_row(Kernel::new("attention_bias"), &reads, &[Binding::Output(0)], params, rows)]
+        vec![workgroup_a_row(Kernel::new("attention_bias"), &reads, &[Binding::Output(0)], &params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,7 +1,7 @@
 //! Convolutions of channel-first images.
 
 use super::word;
-use crate::gpu::{Dispatch, Kernel, grid_1d};
+use crate::gpu::{Dispatch, Kernel, Params, grid_1d, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
 /// `y = conv(x) + bias`, plus a residual if there is one, and then ReLU if requested.
@@ -117,6 +117,28 @@ impl Geometry {
     }
 }
 
+shader_struct! {
+    pub(super) struct Conv2dParams {
+        batches: u32,
+        in_channels: u32,
+        width: u32,
+        plane: u32,
+        seen_height: u32,
+        seen_width: u32,
+        upsample: u32,
+        out_channels: u32,
+        out_width: u32,
+        out_plane: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+        relu: u32,
+        has_residual: u32,
+        channel_tiles: u32,
+        pixel_tiles: u32,
+    }
+}
+
 impl Op for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
@@ -137,31 +159,32 @@ impl Op for Conv2d {
         let (channel_tiles, pixel_tiles) =
             (geometry.padded_channels / outputs, geometry.out_plane().div_ceil(LANES * pixels));
         let [height, width] = geometry.size;
-        let params = [
-            geometry.batches,
-            geometry.channels,
-            width,
-            height * width,
-            self.seen(height),
-            self.seen(width),
-            usize::from(self.upsample),
-            geometry.out_channels,
-            geometry.out_size[1],
-            geometry.out_plane(),
-            self.kernel,
-            self.stride,
-            self.before,
-            usize::from(self.relu),
-            usize::from(shapes.inputs.len() > 3),
-            channel_tiles,
-            pixel_tiles,
-        ];
-        let residual = if shapes.inputs.len() > 3 { Binding::Input(3) } else { Binding::Unused };
+        let has_residual = shapes.inputs.len() > 3;
+        let params = Conv2dParams {
+            batches: word(geometry.batches),
+            in_channels: word(geometry.channels),
+            width: word(width),
+            plane: word(height * width),
+            seen_height: word(self.seen(height)),
+            seen_width: word(self.seen(width)),
+            upsample: self.upsample.into(),
+            out_channels: word(geometry.out_channels),
+            out_width: word(geometry.out_size[1]),
+            out_plane: word(geometry.out_plane()),
+            kernel: word(self.kernel),
+            stride: word(self.stride),
+            padding: word(self.before),
+            relu: self.relu.into(),
+            has_residual: has_residual.into(),
+            channel_tiles: word(channel_tiles),
+            pixel_tiles: word(pixel_tiles),
+        };
+        let residual = if has_residual { Binding::Input(3) } else { Binding::Unused };
         vec![Dispatch {
             kernel: Kernel::new("conv2d").with("OUTPUTS", word(outputs)).with("PIXELS", word(pixels)),
             reads: vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), residual],
             writes: vec![Binding::Output(0)],
-            params: params.map(word).to_vec(),
+            params: Params::of(&params),
             grid: grid_1d((geometry.batches * channel_tiles * pixel_tiles) as u64),
         }]
     }

@@ -1,8 +1,8 @@
 //! Splitting and joining along the last dimension: in one dispatch for six parts, the number in adaLN, and otherwise
 //! in one dispatch per part.
 
-use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use super::{RowsColumnsParams, independent, word};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `x [rows, parts · columns]` to `parts` tensors `[rows, columns]`.
@@ -23,10 +23,21 @@ struct Part {
     parts: usize,
 }
 
+shader_struct! {
+    pub(super) struct CopyColumnsParams {
+        rows: u32,
+        columns: u32,
+        from_stride: u32,
+        from_offset: u32,
+        to_stride: u32,
+        to_offset: u32,
+    }
+}
+
 /// A dispatch between a tensor `[rows, 6 · columns]` and its six parts; WebGPU binds no more than eight at once.
 fn all_six(shader: &'static str, reads: &[Binding], writes: &[Binding], part: &[usize]) -> Dispatch<Binding> {
     let [rows, columns] = [part[0], part[1]];
-    independent(Kernel::new(shader), reads, writes, [rows, columns].map(word).to_vec(), rows * columns)
+    independent(Kernel::new(shader), reads, writes, &RowsColumnsParams::of(rows, columns), rows * columns)
 }
 
 /// Copies one part between a tensor of `parts · columns` columns and one of `columns`.
@@ -38,8 +49,15 @@ fn copy_part(
     [from_stride, from_offset]: [usize; 2],
     [to_stride, to_offset]: [usize; 2],
 ) -> Dispatch<Binding> {
-    let params = [rows, columns, from_stride, from_offset, to_stride, to_offset].map(word).to_vec();
-    independent(Kernel::new("copy_columns"), &[from], &[to], params, rows * columns)
+    let params = CopyColumnsParams {
+        rows: word(rows),
+        columns: word(columns),
+        from_stride: word(from_stride),
+        from_offset: word(from_offset),
+        to_stride: word(to_stride),
+        to_offset: word(to_offset),
+    };
+    independent(Kernel::new("copy_columns"), &[from], &[to], &params, rows * columns)
 }
 
 impl Op for Split {

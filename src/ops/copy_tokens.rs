@@ -2,7 +2,7 @@
 //! each other become the one tensor that attention takes.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// A tensor `[batch, sum of tokens, columns · width]` as a table of parts: one row per sequence, and `columns` parts
@@ -43,6 +43,23 @@ pub fn join_tokens(graph: &mut Graph, sequences: &[&[Option<Tensor>]]) -> Tensor
     graph.apply(JoinTokens(TokenParts { tokens, columns, present }), &inputs)
 }
 
+shader_struct! {
+    pub(super) struct CopyTokensParams {
+        batches: u32,
+        tokens: u32,
+        columns: u32,
+        from_tokens: u32,
+        from_token: u32,
+        from_stride: u32,
+        from_column: u32,
+        to_tokens: u32,
+        to_token: u32,
+        to_stride: u32,
+        to_column: u32,
+        is_present: u32,
+    }
+}
+
 impl TokenParts {
     /// All parts of sequences with these numbers of tokens.
     pub fn all(tokens: &[usize], columns: usize) -> Self {
@@ -72,10 +89,23 @@ impl TokenParts {
         let whole = [self.tokens.iter().sum(), before, self.columns * width, column * width];
         let part = [tokens, 0, width, 0];
         let [source, target] = if joins { [part, whole] } else { [whole, part] };
-        let mut params = [batch, tokens, width].map(word).to_vec();
-        params.extend([source, target].concat().into_iter().map(word));
-        params.push(u32::from(from != Binding::Unused));
-        independent(Kernel::new("copy_tokens"), &[from], &[to], params, batch * tokens * width)
+        let ([from_tokens, from_token, from_stride, from_column], [to_tokens, to_token, to_stride, to_column]) =
+            (source.map(word), target.map(word));
+        let params = CopyTokensParams {
+            batches: word(batch),
+            tokens: word(tokens),
+            columns: word(width),
+            from_tokens,
+            from_token,
+            from_stride,
+            from_column,
+            to_tokens,
+            to_token,
+            to_stride,
+            to_column,
+            is_present: (from != Binding::Unused).into(),
+        };
+        independent(Kernel::new("copy_tokens"), &[from], &[to], &params, batch * tokens * width)
     }
 
     /// The index in the joined tensor of a part's row of one sample.

@@ -1,7 +1,7 @@
 //! Softmax and the cross-entropy loss of classification.
 
 use super::{independent, rows_and_columns, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Logits `[R, C]`, labels `[R]` (u32, below C) and weights `[R]` to
@@ -15,6 +15,13 @@ pub struct CrossEntropy;
 pub fn cross_entropy(graph: &mut Graph, logits: Tensor, labels: Tensor, weight: Tensor) -> [Tensor; 3] {
     let outputs = graph.push(CrossEntropy, &[logits, labels, weight]);
     [outputs[0], outputs[1], outputs[2]]
+}
+
+shader_struct! {
+    pub(super) struct CrossEntropyParams {
+        rows: u32,
+        classes: u32,
+    }
 }
 
 impl Op for CrossEntropy {
@@ -50,10 +57,10 @@ impl Op for CrossEntropy {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, classes) = rows_and_columns(shapes.inputs[0]);
-        let params = [rows, classes].map(word).to_vec();
+        let params = CrossEntropyParams { rows: word(rows), classes: word(classes) };
         let reads = [0, 1, 2].map(Binding::Input);
         let writes = [0, 1, 2].map(Binding::Output);
-        vec![independent(Kernel::new("cross_entropy"), &reads, &writes, params, rows)]
+        vec![independent(Kernel::new("cross_entropy"), &reads, &writes, &params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -76,6 +83,13 @@ impl Op for CrossEntropy {
 #[derive(Clone, Copy, Debug)]
 struct CrossEntropyBackward;
 
+shader_struct! {
+    pub(super) struct CrossEntropyBackwardParams {
+        elements: u32,
+        classes: u32,
+    }
+}
+
 impl Op for CrossEntropyBackward {
     fn name(&self) -> &'static str {
         "cross_entropy_backward"
@@ -92,9 +106,9 @@ impl Op for CrossEntropyBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, classes) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * classes;
-        let params = [elements, classes].map(word).to_vec();
+        let params = CrossEntropyBackwardParams { elements: word(elements), classes: word(classes) };
         let reads = [0, 1, 2, 3].map(Binding::Input);
-        vec![independent(Kernel::new("cross_entropy_backward"), &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(Kernel::new("cross_entropy_backward"), &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

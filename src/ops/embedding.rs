@@ -1,7 +1,7 @@
-//! Table lookup: classes to vectors, samples of a rollout to a micro-batch.
+//! Table lookup: classes and tokens to vectors.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `table [entries, ..]`, `indices [rows]` (u32) to `[rows, ..]`. An index past the end of the table reads the last
@@ -14,6 +14,23 @@ pub struct Embedding;
 struct EmbeddingBackward {
     entries: usize,
     accumulate: bool,
+}
+
+shader_struct! {
+    pub(super) struct EmbeddingParams {
+        elements: u32,
+        columns: u32,
+        entries: u32,
+    }
+}
+
+shader_struct! {
+    pub(super) struct EmbeddingBackwardParams {
+        entries: u32,
+        columns: u32,
+        rows: u32,
+        accumulate: u32,
+    }
 }
 
 impl Op for Embedding {
@@ -53,9 +70,10 @@ impl Op for Embedding {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         let columns = elements / shapes.inputs[1][0];
-        let params = [elements, columns, shapes.inputs[0][0]].map(word).to_vec();
+        let params =
+            EmbeddingParams { elements: word(elements), columns: word(columns), entries: word(shapes.inputs[0][0]) };
         let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new("embedding"), &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(Kernel::new("embedding"), &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -84,10 +102,15 @@ impl Op for EmbeddingBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let rows = shapes.inputs[1][0];
         let columns = shapes.input_elements(1) / rows;
-        let params = vec![word(self.entries), word(columns), word(rows), u32::from(self.accumulate)];
+        let params = EmbeddingBackwardParams {
+            entries: word(self.entries),
+            columns: word(columns),
+            rows: word(rows),
+            accumulate: self.accumulate.into(),
+        };
         let reads = [Binding::Input(0), Binding::Input(1)];
         let kernel = Kernel::new("embedding_backward");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], params, self.entries * columns)]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &params, self.entries * columns)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

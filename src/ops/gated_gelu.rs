@@ -1,6 +1,6 @@
 //! The gate of T5's feed-forward layers: forward only.
 
-use super::{Activation, independent, word};
+use super::{Activation, ElementsParams, independent};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
@@ -23,7 +23,7 @@ impl Op for GatedGelu {
         let elements = shapes.output_elements(0);
         let reads = [Binding::Input(0), Binding::Input(1)];
         let kernel = Kernel::new("gated_gelu");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], vec![word(elements)], elements)]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -2,7 +2,7 @@
 
 use super::sum_rows::RowSums;
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = x + gate · h`: `x`, `h [batch, tokens, columns]`, `gate [batch, columns]`.
@@ -17,9 +17,17 @@ struct GatedResidualBackward;
 #[derive(Clone, Copy, Debug)]
 struct GatedResidualBackwardGate;
 
-fn params(x: &[usize]) -> Vec<u32> {
-    assert_eq!(x.len(), 3, "[batch, tokens, columns]");
-    x.iter().map(|size| word(*size)).collect()
+shader_struct! {
+    pub(super) struct GatedResidualParams {
+        batch: u32,
+        tokens: u32,
+        columns: u32,
+    }
+}
+
+fn params(x: &[usize]) -> GatedResidualParams {
+    let [batch, tokens, columns] = *x else { panic!("[batch, tokens, columns], not {x:?}") };
+    GatedResidualParams { batch: word(batch), tokens: word(tokens), columns: word(columns) }
 }
 
 impl Op for GatedResidual {
@@ -52,7 +60,7 @@ impl Op for GatedResidual {
         let reads = [Binding::Input(0), Binding::Input(1), Binding::Input(2)];
         let params = params(shapes.inputs[0]);
         let kernel = Kernel::new("gated_residual");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], params, shapes.output_elements(0))]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &params, shapes.output_elements(0))]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -77,7 +85,7 @@ impl Op for GatedResidualBackward {
         let reads = [0, 1].map(Binding::Input);
         let kernel = Kernel::new("gated_residual_backward");
         let elements = shapes.output_elements(0);
-        vec![independent(kernel, &reads, &[Binding::Output(0)], params(shapes.inputs[1]), elements)]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &params(shapes.inputs[1]), elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -107,7 +115,7 @@ impl Op for GatedResidualBackwardGate {
         let [h, dy] = [0, 1].map(Binding::Input);
         let [d_gate, partial] = [0, 1].map(Binding::Output);
         let names = ["gated_residual_backward_gate", "gated_residual_backward_gate_vec4"];
-        let first = sums.first_pass(names, profile, &[h, dy], &[sums.first_target(d_gate, partial)], &[]);
+        let first = sums.first_pass(names, profile, &[h, dy], &[sums.first_target(d_gate, partial)], &sums.params());
         [first].into_iter().chain(sums.second_pass(partial, d_gate, false)).collect()
     }
 

@@ -1,7 +1,7 @@
 //! Group norm (Wu & He 2018) of channel-first images.
 
 use super::{independent, word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// `y = (x − mean) / sqrt(variance + epsilon) · scale + bias`, with mean and variance over the channels of a group and
@@ -57,6 +57,38 @@ fn moments(x: &[f64]) -> [f64; 2] {
     [mean, x.iter().map(|value| (value - mean).powi(2)).sum()]
 }
 
+shader_struct! {
+    /// Of the first pass, over chunks of groups.
+    pub(super) struct GroupNormPartialParams {
+        rows: u32,
+        size: u32,
+        chunk: u32,
+        chunks: u32,
+    }
+}
+
+shader_struct! {
+    /// Of the second pass, over groups.
+    pub(super) struct GroupNormStatsParams {
+        rows: u32,
+        size: u32,
+        chunk: u32,
+        chunks: u32,
+        epsilon: f32,
+    }
+}
+
+shader_struct! {
+    /// Of the last pass, over elements.
+    pub(super) struct GroupNormParams {
+        elements: u32,
+        size: u32,
+        plane: u32,
+        channels: u32,
+        silu: u32,
+    }
+}
+
 impl GroupNorm {
     /// Records the op; returns only the result.
     pub fn of(self, graph: &mut Graph, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor {
@@ -80,17 +112,22 @@ impl Op for GroupNorm {
         let geometry = Geometry::new(self.groups, shapes.inputs[0]);
         let [x, scale, bias] = [0, 1, 2].map(Binding::Input);
         let [y, partial, stats] = [0, 1, 2].map(Binding::Output);
-        let sizes = [geometry.rows, geometry.size, CHUNK, geometry.chunks()].map(word).to_vec();
-        let [first, second] = ["group_norm_partial", "group_norm_stats"].map(Kernel::new);
-        let with_epsilon = [sizes.as_slice(), &[self.epsilon.to_bits()]].concat();
+        let [rows, size, chunk, chunks] = [geometry.rows, geometry.size, CHUNK, geometry.chunks()].map(word);
         let elements = geometry.rows * geometry.size;
-        let last =
-            [word(elements), word(geometry.size), word(geometry.plane), word(geometry.channels), u32::from(self.silu)]
-                .to_vec();
+        let [first, second, last] = ["group_norm_partial", "group_norm_stats", "group_norm"].map(Kernel::new);
+        let first_params = GroupNormPartialParams { rows, size, chunk, chunks };
+        let second_params = GroupNormStatsParams { rows, size, chunk, chunks, epsilon: self.epsilon };
+        let last_params = GroupNormParams {
+            elements: word(elements),
+            size,
+            plane: word(geometry.plane),
+            channels: word(geometry.channels),
+            silu: self.silu.into(),
+        };
         vec![
-            workgroup_a_row(first, &[x], &[partial], sizes, geometry.rows * geometry.chunks()),
-            workgroup_a_row(second, &[partial], &[stats], with_epsilon, geometry.rows),
-            independent(Kernel::new("group_norm"), &[x, scale, bias, stats], &[y], last, elements),
+            workgroup_a_row(first, &[x], &[partial], &first_params, geometry.rows * geometry.chunks()),
+            workgroup_a_row(second, &[partial], &[stats], &second_params, geometry.rows),
+            independent(last, &[x, scale, bias, stats], &[y], &last_params, elements),
         ]
     }
 

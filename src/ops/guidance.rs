@@ -1,7 +1,7 @@
 //! Classifier-free guidance.
 
 use super::{Scale, independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `v = v_u + guidance_scale (v_c − v_u)` (Ho & Salimans 2022). Inputs: `v_c` (with the class) and `v_u` (with
@@ -10,6 +10,13 @@ use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 pub struct Guidance {
     /// 1 disables guidance.
     pub guidance_scale: f32,
+}
+
+shader_struct! {
+    pub(super) struct GuidanceParams {
+        elements: u32,
+        guidance_scale: f32,
+    }
 }
 
 impl Op for Guidance {
@@ -38,9 +45,9 @@ impl Op for Guidance {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
-        let params = vec![word(elements), self.guidance_scale.to_bits()];
+        let params = GuidanceParams { elements: word(elements), guidance_scale: self.guidance_scale };
         let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new("guidance"), &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(Kernel::new("guidance"), &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

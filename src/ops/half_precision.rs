@@ -6,8 +6,8 @@
 
 use half::f16;
 
-use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use super::{ElementsParams, independent, word};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile, HALF_BOUND, Op, Shapes, half_bits};
 
 /// A tensor whose largest magnitude is below this keeps fewer than seven significant bits: numbers of 16 bits are
@@ -25,6 +25,13 @@ const TINY: f32 = 1.0 / (1 << 18) as f32;
 pub struct ToHalf {
     /// Index of the tensor among the ranges.
     pub slot: usize,
+}
+
+shader_struct! {
+    pub(super) struct ToHalfParams {
+        elements: u32,
+        slot: u32,
+    }
 }
 
 /// What [`ToHalf`] found in a tensor.
@@ -76,10 +83,10 @@ impl Op for ToHalf {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let params = [shapes.input_elements(0), self.slot].map(word).to_vec();
+        let params = ToHalfParams { elements: word(shapes.input_elements(0)), slot: word(self.slot) };
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0), Binding::Output(1)]);
         let words = DType::F16.words(shapes.outputs[0]);
-        vec![independent(Kernel::new("to_half"), &reads, &writes, params, words)]
+        vec![independent(Kernel::new("to_half"), &reads, &writes, &params, words)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -108,10 +115,10 @@ impl Op for FromHalf {
     }
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let params = vec![word(shapes.output_elements(0))];
+        let params = ElementsParams::of(shapes.output_elements(0));
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
         let words = DType::F16.words(shapes.inputs[0]);
-        vec![independent(Kernel::new("from_half"), &reads, &writes, params, words)]
+        vec![independent(Kernel::new("from_half"), &reads, &writes, &params, words)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

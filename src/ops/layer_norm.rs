@@ -1,8 +1,8 @@
 //! Layer norm without affine parameters, with adaLN modulation in the same kernel.
 
-use super::sum_rows::RowSums;
+use super::sum_rows::{RowSums, RowSumsParams};
 use super::{independent, takes_vectors, word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Added to the variance, as DiT and SiT do.
@@ -23,6 +23,27 @@ struct LayerNormBackward;
 struct LayerNormBackwardModulation {
     shift: bool,
     scale: bool,
+}
+
+shader_struct! {
+    /// Of [`LayerNorm`] and [`LayerNormBackward`].
+    pub(super) struct LayerNormParams {
+        rows: u32,
+        tokens: u32,
+        columns: u32,
+    }
+}
+
+shader_struct! {
+    pub(super) struct LayerNormBackwardModulationParams {
+        outer: u32,
+        rows: u32,
+        columns: u32,
+        chunk: u32,
+        chunks: u32,
+        wants_shift: u32,
+        wants_scale: u32,
+    }
 }
 
 /// The kernels of [`LayerNorm`] and [`LayerNormBackward`], by the names that request them: one invocation per row, or
@@ -50,15 +71,15 @@ fn pass(
     profile: &DeviceProfile,
     [reads, writes]: [&[Binding]; 2],
 ) -> Dispatch<Binding> {
-    let [rows, _, columns] = sizes;
+    let [rows, tokens, columns] = sizes;
     let choice = choice(op, columns, profile);
     let chosen = profile.wanted(&choice.workload).find(|name| KERNELS.contains(name)).unwrap_or(choice.usual);
-    let params = sizes.map(word).to_vec();
+    let params = LayerNormParams { rows: word(rows), tokens: word(tokens), columns: word(columns) };
     if chosen == KERNELS[0] {
-        return independent(Kernel::new(serial), reads, writes, params, rows);
+        return independent(Kernel::new(serial), reads, writes, &params, rows);
     }
     let name = if takes_vectors(columns, profile) { vec4 } else { workgroup };
-    workgroup_a_row(Kernel::new(name), reads, writes, params, rows)
+    workgroup_a_row(Kernel::new(name), reads, writes, &params, rows)
 }
 
 /// Sizes: rows, tokens of a sample, columns.
@@ -202,7 +223,11 @@ impl Op for LayerNormBackwardModulation {
         let writes = writes.map(|target| target.unwrap_or(Binding::Unused));
         let names = ["layer_norm_backward_modulation", "layer_norm_backward_modulation_vec4"];
         let reads = [0, 1, 2].map(Binding::Input);
-        let first = row_sums.first_pass(names, profile, &reads, &writes, &self.wanted().map(u32::from));
+        let RowSumsParams { outer, rows, columns, chunk, chunks } = row_sums.params();
+        let [wants_shift, wants_scale] = self.wanted().map(u32::from);
+        let params =
+            LayerNormBackwardModulationParams { outer, rows, columns, chunk, chunks, wants_shift, wants_scale };
+        let first = row_sums.first_pass(names, profile, &reads, &writes, &params);
         let second = (0..count).filter_map(|index| {
             let [sums, partial] = targets(index);
             row_sums.second_pass(partial, sums, false)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::matmul_joined::MatMulJoined;
 use super::sum_rows::add_up;
 use super::{SumRows, independent, word};
-use crate::gpu::{Dispatch, Kernel, grid_1d, shader};
+use crate::gpu::{Dispatch, Kernel, Params, grid_1d, shader, shader_struct};
 use crate::graph::{Binding, Choice, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
@@ -166,6 +166,29 @@ impl MatMul {
     }
 }
 
+shader_struct! {
+    pub(super) struct MatMulParams {
+        batches: u32,
+        m: u32,
+        n: u32,
+        k: u32,
+        a_batch: u32,
+        a_row: u32,
+        a_k: u32,
+        b_batch: u32,
+        b_k: u32,
+        b_column: u32,
+        tiles_m: u32,
+        tiles_n: u32,
+        k_slice: u32,
+        k_step: u32,
+        has_bias: u32,
+        accumulate: u32,
+        tokens: u32,
+        keep: u32,
+    }
+}
+
 impl Geometry {
     /// Length of a slice of K.
     fn slice(&self) -> usize {
@@ -205,15 +228,37 @@ impl Geometry {
             None => (self.batches, self.m * self.k, self.k * self.n),
             Some(slice) => (self.k.div_ceil(slice), slice * self.a[1], slice * self.b[0]),
         };
-        let mut params = [batches, self.m, self.n, self.k, a_batch, self.a[0], self.a[1], b_batch].map(word).to_vec();
-        params.extend([self.b[0], self.b[1], tiles_m, tiles_n, slice.unwrap_or(self.k), slice.unwrap_or(0)].map(word));
-        params.extend([u32::from(has_bias), u32::from(epilogue.accumulate)]);
-        params.extend([word(epilogue.tokens), u32::from(epilogue.keep)]);
+        let params = MatMulParams {
+            batches: word(batches),
+            m: word(self.m),
+            n: word(self.n),
+            k: word(self.k),
+            a_batch: word(a_batch),
+            a_row: word(self.a[0]),
+            a_k: word(self.a[1]),
+            b_batch: word(b_batch),
+            b_k: word(self.b[0]),
+            b_column: word(self.b[1]),
+            tiles_m: word(tiles_m),
+            tiles_n: word(tiles_n),
+            k_slice: word(slice.unwrap_or(self.k)),
+            k_step: word(slice.unwrap_or(0)),
+            has_bias: has_bias.into(),
+            accumulate: epilogue.accumulate.into(),
+            tokens: word(epilogue.tokens),
+            keep: epilogue.keep.into(),
+        };
         let reads = [&[a, b, bias], epilogue.reads].concat();
         let tiles = batches * tiles_m * tiles_n;
         match variant {
-            Variant::Register => independent(kernel, &reads, epilogue.writes, params, tiles),
-            _ => Dispatch { kernel, reads, writes: epilogue.writes.to_vec(), params, grid: grid_1d(tiles as u64) },
+            Variant::Register => independent(kernel, &reads, epilogue.writes, &params, tiles),
+            _ => Dispatch {
+                kernel,
+                reads,
+                writes: epilogue.writes.to_vec(),
+                params: Params::of(&params),
+                grid: grid_1d(tiles as u64),
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Weighted squared distance of each row: the loss of flow matching, and penalties.
 
-use super::{independent, rows_and_columns, word, workgroup_a_row};
+use super::{ElementsColumnsParams, RowsColumnsParams, independent, rows_and_columns, workgroup_a_row};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -46,9 +46,9 @@ impl Op for MeanSquaredError {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
-        let params = [rows, columns].map(word).to_vec();
+        let params = RowsColumnsParams::of(rows, columns);
         let reads = [0, 1, 2].map(Binding::Input);
-        vec![workgroup_a_row(Kernel::new("mean_squared_error"), &reads, &[Binding::Output(0)], params, rows)]
+        vec![workgroup_a_row(Kernel::new("mean_squared_error"), &reads, &[Binding::Output(0)], &params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -79,10 +79,10 @@ impl Op for MeanSquaredErrorBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
-        let params = [elements, columns].map(word).to_vec();
+        let params = ElementsColumnsParams::of(elements, columns);
         let reads = [0, 1, 2, 3].map(Binding::Input);
         let kernel = Kernel::new("mean_squared_error_backward");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

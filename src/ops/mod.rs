@@ -36,7 +36,7 @@ mod sum_squares;
 mod time_features;
 
 pub use activation::Activation;
-pub use adamw::{AdamW, AdamWSettings, Optimized};
+pub use adamw::{AdamW, AdamWSettings, AdamWStep, Optimized};
 pub use add::{Accumulate, Add};
 pub use add_broadcast::AddBroadcast;
 pub use affine_norm::AffineNorm;
@@ -55,13 +55,13 @@ pub use half_precision::{FromHalf, HalfRange, ToHalf};
 pub use layer_norm::LayerNorm;
 pub use matmul::{MatMul, linear};
 pub use mean_squared_error::{MeanSquaredError, mean_squared_error};
-pub use nft_loss::NftLoss;
+pub use nft_loss::{NftLoss, NftSettings};
 pub use patchify::{Patches, Patchify, Unpatchify};
-pub use philox_normal::PhiloxNormal;
-pub use policy_objective::PolicyObjective;
+pub use philox_normal::{NoiseWords, PhiloxNormal};
+pub use policy_objective::{Outcome, OutcomeTwin, PolicyObjective, PolicySettings};
 pub use policy_stats::{PolicyStats, policy_stats};
 pub use rms_norm::RmsNorm;
-pub use sampler_step::{SamplerStep, sampler_step};
+pub use sampler_step::{SamplerRow, SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use softmax_rows::SoftmaxRows;
 pub use sum_rows::SumRows;
@@ -69,7 +69,7 @@ pub use sum_squares::{SumSquares, Summed, sum_squares, sum_squares_of};
 pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Dispatch, Kernel, grid_1d};
+use crate::gpu::{Dispatch, Kernel, Layout, Params, ShaderStruct, grid_1d, shader_struct};
 use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
@@ -92,6 +92,54 @@ pub fn check_forced() -> Result<()> {
     }
 }
 
+/// Every struct that ops share with their shaders, for the test that compares them.
+pub fn layouts() -> Vec<Layout> {
+    vec![
+        ElementsParams::LAYOUT,
+        RowsColumnsParams::LAYOUT,
+        ElementsColumnsParams::LAYOUT,
+        SumPairsParams::LAYOUT,
+        adamw::AdamWStep::LAYOUT,
+        add_broadcast::AddBroadcastParams::LAYOUT,
+        affine_norm::AffineNormParams::LAYOUT,
+        attention::AttentionParams::LAYOUT,
+        attention::AttentionSubgroupParams::LAYOUT,
+        attention_bias::AttentionBiasParams::LAYOUT,
+        conv2d::Conv2dParams::LAYOUT,
+        copy_columns::CopyColumnsParams::LAYOUT,
+        copy_tokens::CopyTokensParams::LAYOUT,
+        cross_entropy::CrossEntropyParams::LAYOUT,
+        cross_entropy::CrossEntropyBackwardParams::LAYOUT,
+        embedding::EmbeddingParams::LAYOUT,
+        embedding::EmbeddingBackwardParams::LAYOUT,
+        gated_residual::GatedResidualParams::LAYOUT,
+        group_norm::GroupNormParams::LAYOUT,
+        group_norm::GroupNormPartialParams::LAYOUT,
+        group_norm::GroupNormStatsParams::LAYOUT,
+        guidance::GuidanceParams::LAYOUT,
+        half_precision::ToHalfParams::LAYOUT,
+        layer_norm::LayerNormParams::LAYOUT,
+        layer_norm::LayerNormBackwardModulationParams::LAYOUT,
+        matmul::MatMulParams::LAYOUT,
+        nft_loss::NftSettings::LAYOUT,
+        patchify::PatchifyParams::LAYOUT,
+        philox_normal::NoiseWords::LAYOUT,
+        philox_normal::PhiloxNormalParams::LAYOUT,
+        policy_objective::Outcome::LAYOUT,
+        policy_objective::PolicyObjectiveParams::LAYOUT,
+        policy_objective::PolicySettings::LAYOUT,
+        policy_stats::PolicyStatsParams::LAYOUT,
+        rms_norm::RmsNormParams::LAYOUT,
+        sampler_step::SamplerRow::LAYOUT,
+        scale::ScaleParams::LAYOUT,
+        softmax_rows::SoftmaxRowsParams::LAYOUT,
+        sum_rows::RowSumsParams::LAYOUT,
+        sum_rows::SumRowsParams::LAYOUT,
+        sum_squares::SumSquaresParams::LAYOUT,
+        time_features::TimeFeaturesParams::LAYOUT,
+    ]
+}
+
 /// Invocations per workgroup in kernels with one invocation per element, row or tile.
 const WORKGROUP: u64 = 64;
 
@@ -100,11 +148,11 @@ fn independent(
     kernel: Kernel,
     reads: &[Binding],
     writes: &[Binding],
-    params: Vec<u32>,
+    params: &impl ShaderStruct,
     invocations: usize,
 ) -> Dispatch<Binding> {
     let grid = grid_1d((invocations as u64).div_ceil(WORKGROUP));
-    Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid }
+    Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params: Params::of(params), grid }
 }
 
 /// A dispatch with one workgroup per row; the shader guards the remainder.
@@ -112,15 +160,65 @@ fn workgroup_a_row(
     kernel: Kernel,
     reads: &[Binding],
     writes: &[Binding],
-    params: Vec<u32>,
+    params: &impl ShaderStruct,
     rows: usize,
 ) -> Dispatch<Binding> {
-    Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params, grid: grid_1d(rows as u64) }
+    let grid = grid_1d(rows as u64);
+    Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params: Params::of(params), grid }
+}
+
+shader_struct! {
+    /// Of kernels with one invocation per element.
+    struct ElementsParams {
+        elements: u32,
+    }
+}
+
+impl ElementsParams {
+    fn of(elements: usize) -> Self {
+        Self { elements: word(elements) }
+    }
+}
+
+shader_struct! {
+    /// Of kernels that work on whole rows.
+    struct RowsColumnsParams {
+        rows: u32,
+        columns: u32,
+    }
+}
+
+impl RowsColumnsParams {
+    fn of(rows: usize, columns: usize) -> Self {
+        Self { rows: word(rows), columns: word(columns) }
+    }
+}
+
+shader_struct! {
+    /// Of kernels with one invocation per element that read something of its row, too.
+    struct ElementsColumnsParams {
+        elements: u32,
+        columns: u32,
+    }
+}
+
+impl ElementsColumnsParams {
+    fn of(elements: usize, columns: usize) -> Self {
+        Self { elements: word(elements), columns: word(columns) }
+    }
+}
+
+shader_struct! {
+    struct SumPairsParams {
+        rows: u32,
+        chunks: u32,
+    }
 }
 
 /// A dispatch that adds up the pairs `[rows, chunks, 2]` of each row's chunks to `[rows, 2]`.
 fn sum_pairs(partial: Binding, totals: Binding, rows: usize, chunks: usize) -> Dispatch<Binding> {
-    workgroup_a_row(Kernel::new("sum_pairs"), &[partial], &[totals], [rows, chunks].map(word).to_vec(), rows)
+    let params = SumPairsParams { rows: word(rows), chunks: word(chunks) };
+    workgroup_a_row(Kernel::new("sum_pairs"), &[partial], &[totals], &params, rows)
 }
 
 /// Whether a kernel should read rows of `columns` columns four elements at a time: GPUs load vectors

@@ -1,10 +1,22 @@
 //! DiffusionNFT's loss on the device: a thin wrapper around [`crate::flow::nft`].
 
-use super::policy_objective::OUTCOME;
-use super::{independent, rows_and_columns, word, workgroup_a_row};
+use super::policy_objective::{Outcome, OutcomeTwin};
+use super::sampler_step::SamplerRow;
+use super::{ElementsColumnsParams, RowsColumnsParams, independent, rows_and_columns, workgroup_a_row};
 use crate::flow::nft::{Sums, evaluate, mixed};
-use crate::gpu::{Dispatch, Kernel};
+use crate::flow::sampler::Transition;
+use crate::gpu::{Dispatch, Kernel, ShaderStruct, shader_struct_with_twin};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
+
+shader_struct_with_twin! {
+    /// The settings of [`NftLoss`].
+    pub struct NftSettings, NftSettingsTwin {
+        /// β: how far the positive and the negative policy are from the old one.
+        beta,
+        /// Largest magnitude of an advantage.
+        clip,
+    }
+}
 
 /// The loss of every sample at one time.
 ///
@@ -13,13 +25,12 @@ use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 /// 1. `v_old` of the same shape,
 /// 2. `u = ε − x_data` of the same shape,
 /// 3. advantages `[R]`,
-/// 4. rows `[R, 3]` of (1 − σ, 0, σ), which mix noise into the sample: σ is the time,
-/// 5. settings `[2]`: β and the advantages' clip.
+/// 4. a [`SamplerRow`] (1 − σ, 0, σ) of each row, which mixes noise into the sample: σ is the time,
+/// 5. [`NftSettings`].
 ///
 /// Outputs:
 /// 0. losses `[R]`, the only output with a gradient,
-/// 1. outcomes `[R, 8]`, for inspection: loss, 0, r, mean (v_new − v_old)², 1, p, q, 0, in the order of the
-///    comparable values of [`super::PolicyObjective`].
+/// 1. an [`Outcome`] of each row, `[R, 8]`, for inspection.
 #[derive(Clone, Copy, Debug)]
 pub struct NftLoss;
 
@@ -36,9 +47,9 @@ impl Op for NftLoss {
         assert_shapes(inputs);
         let rows = inputs[0][0];
         assert_eq!(*inputs[3], [rows], "each row needs an advantage");
-        assert_eq!(*inputs[4], [rows, 3], "each row needs a transition (a, b, s)");
-        assert_eq!(*inputs[5], [2], "there must be two settings");
-        vec![vec![rows], vec![rows, OUTCOME]]
+        assert_eq!(*inputs[4], [rows, SamplerRow::WORDS], "each row needs a transition (a, b, s)");
+        assert_eq!(*inputs[5], [NftSettings::WORDS], "the settings of the loss");
+        vec![vec![rows], vec![rows, Outcome::WORDS]]
     }
 
     fn vjp(
@@ -60,17 +71,18 @@ impl Op for NftLoss {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
-        let params = [rows, columns].map(word).to_vec();
+        let params = RowsColumnsParams::of(rows, columns);
         let reads = [0, 1, 2, 3, 4, 5].map(Binding::Input);
         let writes = [0, 1].map(Binding::Output);
-        vec![workgroup_a_row(Kernel::new("nft_loss"), &reads, &writes, params, rows)]
+        vec![workgroup_a_row(Kernel::new("nft_loss"), &reads, &writes, &params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let (rows, dim) = rows_and_columns(shapes.inputs[0]);
         let [v_new, v_old, u] = [inputs[0], inputs[1], inputs[2]];
-        let [beta, clip] = [inputs[5][0], inputs[5][1]];
-        let outcomes: Vec<[f64; OUTCOME]> = (0..rows)
+        let transitions: &[Transition] = bytemuck::cast_slice(inputs[4]);
+        let NftSettingsTwin { beta, clip } = bytemuck::cast_slice(inputs[5])[0];
+        let outcomes: Vec<OutcomeTwin> = (0..rows)
             .map(|row| {
                 let (mut sums, mut moved) = (Sums::default(), 0.0);
                 for i in row * dim..(row + 1) * dim {
@@ -80,25 +92,24 @@ impl Op for NftLoss {
                     }
                     moved += (v_new[i] - v_old[i]).powi(2);
                 }
-                let outcome = evaluate(sums, dim, inputs[4][row * 3 + 2], inputs[3][row], beta, clip);
-                [
-                    outcome.loss,
-                    0.0,
-                    outcome.share,
-                    moved / dim as f64,
-                    1.0,
-                    outcome.pull_positive,
-                    outcome.pull_negative,
-                    0.0,
-                ]
+                let found = evaluate(sums, dim, transitions[row].s, inputs[3][row], beta, clip);
+                OutcomeTwin {
+                    loss: found.loss,
+                    log_ratio: 0.0,
+                    ratio: found.share,
+                    kl: moved / dim as f64,
+                    kept: 1.0,
+                    d_s1: found.pull_positive,
+                    d_s2: found.pull_negative,
+                    beyond: 0.0,
+                }
             })
             .collect();
-        vec![outcomes.iter().map(|outcome| outcome[0]).collect(), outcomes.concat()]
+        vec![outcomes.iter().map(|outcome| outcome.loss).collect(), bytemuck::cast_slice(&outcomes).to_vec()]
     }
 }
 
-/// `v_new`, `v_old`, `u`, outcomes `[R, 8]`, settings `[2]` and the gradient `[R]` of the losses to the gradient
-/// of `v_new`.
+/// `v_new`, `v_old`, `u`, [`Outcome`]s, [`NftSettings`] and the gradient `[R]` of the losses to the gradient of `v_new`.
 #[derive(Clone, Copy, Debug)]
 struct NftLossBackward;
 
@@ -115,19 +126,20 @@ impl Op for NftLossBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
-        let params = [elements, columns].map(word).to_vec();
+        let params = ElementsColumnsParams::of(elements, columns);
         let reads = [0, 1, 2, 3, 4, 5].map(Binding::Input);
-        vec![independent(Kernel::new("nft_loss_backward"), &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(Kernel::new("nft_loss_backward"), &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let (_, columns) = rows_and_columns(shapes.inputs[0]);
-        let [v_new, v_old, u, outcomes, settings, d_loss] =
-            [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5]];
+        let [v_new, v_old, u, d_loss] = [inputs[0], inputs[1], inputs[2], inputs[5]];
+        let outcomes: &[OutcomeTwin] = bytemuck::cast_slice(inputs[3]);
+        let NftSettingsTwin { beta, .. } = bytemuck::cast_slice(inputs[4])[0];
         let gradient = |i: usize| {
             let row = i / columns;
-            let [p, q] = [outcomes[row * OUTCOME + 5], outcomes[row * OUTCOME + 6]];
-            let [positive, negative] = mixed(v_new[i], v_old[i], settings[0]);
+            let OutcomeTwin { d_s1: p, d_s2: q, .. } = outcomes[row];
+            let [positive, negative] = mixed(v_new[i], v_old[i], beta);
             d_loss[row] * (q * (u[i] - negative) - p * (u[i] - positive))
         };
         vec![(0..v_new.len()).map(gradient).collect()]

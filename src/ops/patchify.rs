@@ -1,7 +1,7 @@
 //! Images to patch vectors and back.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// How an image is split into patches.
@@ -32,6 +32,20 @@ pub struct Patchify(pub Patches);
 #[derive(Clone, Copy, Debug)]
 pub struct Unpatchify(pub Patches);
 
+shader_struct! {
+    /// Of both directions.
+    pub(super) struct PatchifyParams {
+        images: u32,
+        channels: u32,
+        vector_channels: u32,
+        height: u32,
+        width: u32,
+        patch_size: u32,
+        channel_first: u32,
+        factor: f32,
+    }
+}
+
 impl Patches {
     /// Number of patches of an image.
     pub fn tokens(&self) -> usize {
@@ -51,11 +65,17 @@ impl Patches {
         vec![images, self.tokens(), self.vector()]
     }
 
-    fn params(&self, images: usize) -> Vec<u32> {
-        let sizes = [images, self.channels, self.vector_channels, self.height, self.width, self.patch_size];
-        let mut params = sizes.map(word).to_vec();
-        params.extend([u32::from(self.channel_first), self.factor.to_bits()]);
-        params
+    fn params(&self, images: usize) -> PatchifyParams {
+        PatchifyParams {
+            images: word(images),
+            channels: word(self.channels),
+            vector_channels: word(self.vector_channels),
+            height: word(self.height),
+            width: word(self.width),
+            patch_size: word(self.patch_size),
+            channel_first: self.channel_first.into(),
+            factor: self.factor,
+        }
     }
 
     /// The index in the image tensor of each element of the patch vectors, if the image has it.
@@ -101,7 +121,7 @@ impl Op for Patchify {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let params = self.0.params(shapes.inputs[0][0]);
         let kernel = Kernel::new("patchify");
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, shapes.output_elements(0))]
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &params, shapes.output_elements(0))]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -134,7 +154,7 @@ impl Op for Unpatchify {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let params = self.0.params(shapes.inputs[0][0]);
         let kernel = Kernel::new("unpatchify");
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], params, shapes.output_elements(0))]
+        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &params, shapes.output_elements(0))]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

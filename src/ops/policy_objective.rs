@@ -1,14 +1,59 @@
 //! The policy objectives on the device: a thin wrapper around [`crate::flow::objective`].
 
+use super::sampler_step::SamplerRow;
 use super::{independent, word};
 use crate::flow::divergence::Divergence;
-use crate::flow::objective::{LogProb, Mask, Objective, Term};
+use crate::flow::objective::{LogProb, Mask, Objective, PolicyOutcome, Term};
 use crate::flow::sampler::Transition;
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, ShaderStruct, shader_struct, shader_struct_with_twin};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
-/// Number of values in a row of outcomes.
-pub(super) const OUTCOME: usize = 8;
+shader_struct_with_twin! {
+    /// What a loss found out about a term. DiffusionNFT has no densities, and uses some members for what is closest.
+    pub struct Outcome, OutcomeTwin {
+        /// The loss.
+        loss,
+        /// ln ρ; 0 with DiffusionNFT.
+        log_ratio,
+        /// ρ; with DiffusionNFT the advantage as a probability.
+        ratio,
+        /// The KL divergence; with DiffusionNFT the mean squared change of the velocity.
+        kl,
+        /// 0 if the term was dropped, otherwise 1.
+        kept,
+        /// ∂L/∂S1; with DiffusionNFT the pull p towards the positive policy.
+        d_s1,
+        /// ∂L/∂S2; with DiffusionNFT the pull q towards the negative policy.
+        d_s2,
+        /// 1 if the term is outside the trust region ([`Objective::is_beyond`]), otherwise 0.
+        beyond,
+    }
+}
+
+shader_struct! {
+    /// Of both directions.
+    pub(super) struct PolicyObjectiveParams {
+        rows: u32,
+    }
+}
+
+shader_struct_with_twin! {
+    /// D, the threshold and the clip range.
+    pub struct PolicySettings, PolicySettingsTwin {
+        /// D, the number of elements of an image.
+        dim,
+        /// Threshold of Flow-DPPO's mask.
+        kl_mask_threshold,
+        /// The ratio is clipped below 1 minus this.
+        clip_low,
+        /// The ratio is clipped above 1 plus this.
+        clip_high,
+        /// ln(1 − `clip_low`), of which f32 would lose digits.
+        log_clip_low,
+        /// ln(1 + `clip_high`).
+        log_clip_high,
+    }
+}
 
 /// The objective; its thresholds are an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +70,11 @@ enum ObjectiveKind {
 /// 1. advantages `[R]`,
 /// 2. transitions `[R, 3]` of (a, b, s), with s > 0,
 /// 3. step weights `[R]`, which only GRPO-Guard uses,
-/// 4. settings `[8]` from [`PolicyObjective::settings`].
+/// 4. [`PolicySettings`].
 ///
 /// Outputs:
 /// 0. losses `[R]`, the only output with a gradient (to the sums only),
-/// 1. outcomes `[R, 8]`, for inspection: loss, ln ρ, ρ, KL, kept (1 or 0), ∂L/∂S1, ∂L/∂S2, and whether the
-///    term is outside the trust region ([`Objective::is_beyond`], 1 or 0).
+/// 1. an [`Outcome`] of each row, `[R, 8]`, for inspection.
 ///
 /// ln ρ is clamped to ±20 before exponentiation. Non-finite sums result in a non-finite loss.
 #[derive(Clone, Copy, Debug)]
@@ -50,21 +94,22 @@ impl PolicyObjective {
         Self { kind, log_prob }
     }
 
-    /// The settings input: D, the threshold and the clip range, the latter also as logarithms, which keep
-    /// digits that 1 ± c loses in f32. Step weights are a separate input.
-    pub fn settings(objective: Objective, dim: usize) -> [f32; 8] {
-        let (threshold, low, high) = match objective {
+    /// The settings input. Step weights are a separate input.
+    pub fn settings(objective: Objective, dim: usize) -> PolicySettings {
+        let (kl_mask_threshold, clip_low, clip_high) = match objective {
             // Shaders may assume that there are no infinities.
             Objective::FlowDppo { kl_mask_threshold, .. } => (kl_mask_threshold.min(f64::from(f32::MAX)), 0.0, 0.0),
             Objective::FlowGrpo { clip_low, clip_high } | Objective::GrpoGuard { clip_low, clip_high, .. } => {
                 (0.0, clip_low, clip_high.min(f64::from(f32::MAX)))
             }
         };
-        [dim as f64, threshold, low, high, (-low).ln_1p(), high.ln_1p(), 0.0, 0.0].map(|value| value as f32)
+        let (log_clip_low, log_clip_high) = ((-clip_low).ln_1p(), clip_high.ln_1p());
+        let dim = dim as f64;
+        PolicySettingsTwin { dim, kl_mask_threshold, clip_low, clip_high, log_clip_low, log_clip_high }.into()
     }
 
-    fn objective(&self, settings: &[f64], step_weight: f64) -> Objective {
-        let [kl_mask_threshold, clip_low, clip_high] = [settings[1], settings[2], settings[3]];
+    fn objective(&self, settings: &PolicySettingsTwin, step_weight: f64) -> Objective {
+        let PolicySettingsTwin { kl_mask_threshold, clip_low, clip_high, .. } = *settings;
         match self.kind {
             ObjectiveKind::FlowDppo(mask, divergence) => Objective::FlowDppo { kl_mask_threshold, divergence, mask },
             ObjectiveKind::FlowGrpo => Objective::FlowGrpo { clip_low, clip_high },
@@ -105,10 +150,10 @@ impl Op for PolicyObjective {
         let rows = inputs[0][0];
         assert_eq!(*inputs[0], [rows, 2], "each row needs two sums");
         assert_eq!(*inputs[1], [rows], "each row needs an advantage");
-        assert_eq!(*inputs[2], [rows, 3], "each row needs a transition (a, b, s)");
+        assert_eq!(*inputs[2], [rows, SamplerRow::WORDS], "each row needs a transition (a, b, s)");
         assert_eq!(*inputs[3], [rows], "each row needs a step weight");
-        assert_eq!(*inputs[4], [8], "there must be eight settings");
-        vec![vec![rows], vec![rows, OUTCOME]]
+        assert_eq!(*inputs[4], [PolicySettings::WORDS], "the settings of the objective");
+        vec![vec![rows], vec![rows, Outcome::WORDS]]
     }
 
     fn vjp(
@@ -131,34 +176,35 @@ impl Op for PolicyObjective {
         let rows = shapes.inputs[0][0];
         let reads = [0, 1, 2, 3, 4].map(Binding::Input);
         let writes = [0, 1].map(Binding::Output);
-        vec![independent(self.kernel(), &reads, &writes, vec![word(rows)], rows)]
+        vec![independent(self.kernel(), &reads, &writes, &PolicyObjectiveParams { rows: word(rows) }, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let [stats, advantages, transitions, step_weights, settings] =
-            [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]];
-        let outcomes: Vec<[f64; OUTCOME]> = (0..shapes.inputs[0][0])
+        let [stats, advantages, step_weights] = [inputs[0], inputs[1], inputs[3]];
+        let transitions: &[Transition] = bytemuck::cast_slice(inputs[2]);
+        let settings: &PolicySettingsTwin = &bytemuck::cast_slice(inputs[4])[0];
+        let outcomes: Vec<OutcomeTwin> = (0..shapes.inputs[0][0])
             .map(|row| {
-                let [a, b, s] = [0, 1, 2].map(|index| transitions[row * 3 + index]);
                 let term = Term {
                     s1: stats[row * 2],
                     s2: stats[row * 2 + 1],
-                    dim: settings[0] as usize,
-                    row: Transition { a, b, s },
+                    dim: settings.dim as usize,
+                    row: transitions[row],
                     advantage: advantages[row],
                 };
                 let objective = self.objective(settings, step_weights[row]);
-                let outcome = objective.evaluate(self.log_prob, &term);
-                let beyond = objective.is_beyond(&term, outcome.log_ratio);
-                let [kept, beyond] = [outcome.kept, beyond].map(|holds| f64::from(u8::from(holds)));
-                [outcome.loss, outcome.log_ratio, outcome.ratio, outcome.kl, kept, outcome.d_s1, outcome.d_s2, beyond]
+                let PolicyOutcome { loss, log_ratio, ratio, kl, kept, d_s1, d_s2 } =
+                    objective.evaluate(self.log_prob, &term);
+                let beyond = objective.is_beyond(&term, log_ratio);
+                let [kept, beyond] = [kept, beyond].map(|holds| f64::from(u8::from(holds)));
+                OutcomeTwin { loss, log_ratio, ratio, kl, kept, d_s1, d_s2, beyond }
             })
             .collect();
-        vec![outcomes.iter().map(|outcome| outcome[0]).collect(), outcomes.concat()]
+        vec![outcomes.iter().map(|outcome| outcome.loss).collect(), bytemuck::cast_slice(&outcomes).to_vec()]
     }
 }
 
-/// Outcomes `[R, 8]` and the gradient `[R]` of the losses to the gradient of the sums, `[R, 2]`.
+/// [`Outcome`]s and the gradient `[R]` of the losses to the gradient of the sums, `[R, 2]`.
 #[derive(Clone, Copy, Debug)]
 struct PolicyObjectiveBackward;
 
@@ -168,7 +214,7 @@ impl Op for PolicyObjectiveBackward {
     }
 
     fn output_shapes(&self, inputs: &[&[usize]]) -> Vec<Vec<usize>> {
-        assert_eq!(*inputs[0], [inputs[1][0], OUTCOME], "each loss needs a row of outcomes");
+        assert_eq!(*inputs[0], [inputs[1][0], Outcome::WORDS], "each loss needs an outcome");
         vec![vec![inputs[1][0], 2]]
     }
 
@@ -176,11 +222,12 @@ impl Op for PolicyObjectiveBackward {
         let rows = shapes.inputs[0][0];
         let reads = [0, 1].map(Binding::Input);
         let kernel = Kernel::new("policy_objective_backward");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], vec![word(rows)], rows)]
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &PolicyObjectiveParams { rows: word(rows) }, rows)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
-        let rows = inputs[0].chunks(OUTCOME).zip(inputs[1]);
-        vec![rows.flat_map(|(outcome, d_loss)| [d_loss * outcome[5], d_loss * outcome[6]]).collect()]
+        let outcomes: &[OutcomeTwin] = bytemuck::cast_slice(inputs[0]);
+        let rows = outcomes.iter().zip(inputs[1]);
+        vec![rows.flat_map(|(outcome, d_loss)| [d_loss * outcome.d_s1, d_loss * outcome.d_s2]).collect()]
     }
 }

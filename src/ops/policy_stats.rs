@@ -1,7 +1,7 @@
 //! The two sums that the policy objectives depend on.
 
-use super::{independent, rows_and_columns, sum_pairs, takes_vectors, word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use super::{ElementsColumnsParams, independent, rows_and_columns, sum_pairs, takes_vectors, word, workgroup_a_row};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Elements of a row that one workgroup adds up.
@@ -22,6 +22,15 @@ pub fn policy_stats(graph: &mut Graph, v_new: Tensor, v_old: Tensor, epsilon: Te
 
 fn assert_one_shape(inputs: &[&[usize]]) {
     assert!(inputs[1] == inputs[0] && inputs[2] == inputs[0], "velocities and noise must have the same shape");
+}
+
+shader_struct! {
+    pub(super) struct PolicyStatsParams {
+        rows: u32,
+        columns: u32,
+        chunk: u32,
+        chunks: u32,
+    }
 }
 
 impl Op for PolicyStats {
@@ -54,15 +63,16 @@ impl Op for PolicyStats {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let (chunk, chunks) = (columns.min(CHUNK), columns.div_ceil(CHUNK));
-        let params = [rows, columns, chunk, chunks].map(word).to_vec();
+        let params =
+            PolicyStatsParams { rows: word(rows), columns: word(columns), chunk: word(chunk), chunks: word(chunks) };
         let reads = [0, 1, 2].map(Binding::Input);
         let [stats, partial] = [0, 1].map(Binding::Output);
         let kernel = Kernel::new(if takes_vectors(columns, profile) { "policy_stats_vec4" } else { "policy_stats" });
         if chunks == 1 {
-            return vec![workgroup_a_row(kernel, &reads, &[stats], params, rows)];
+            return vec![workgroup_a_row(kernel, &reads, &[stats], &params, rows)];
         }
         vec![
-            workgroup_a_row(kernel, &reads, &[partial], params, rows * chunks),
+            workgroup_a_row(kernel, &reads, &[partial], &params, rows * chunks),
             sum_pairs(partial, stats, rows, chunks),
         ]
     }
@@ -97,9 +107,9 @@ impl Op for PolicyStatsBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (rows, columns) = rows_and_columns(shapes.inputs[0]);
         let elements = rows * columns;
-        let params = [elements, columns].map(word).to_vec();
+        let params = ElementsColumnsParams::of(elements, columns);
         let reads = [0, 1, 2, 3].map(Binding::Input);
-        vec![independent(Kernel::new("policy_stats_backward"), &reads, &[Binding::Output(0)], params, elements)]
+        vec![independent(Kernel::new("policy_stats_backward"), &reads, &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

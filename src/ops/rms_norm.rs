@@ -1,8 +1,8 @@
 //! RMS norm with a weight: of complete tokens, as in T5, and of the queries and keys of each attention head.
 
 use super::sum_rows::RowSums;
-use super::{independent, takes_vectors, word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use super::{RowsColumnsParams, independent, takes_vectors, word, workgroup_a_row};
+use crate::gpu::{Dispatch, Kernel, ShaderStruct, shader_struct};
 use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = x / sqrt(mean(x²) + epsilon) · weight` (Zhang & Sennrich 2019): `x` of any shape, `weight [columns]`.
@@ -23,6 +23,14 @@ struct RmsNormBackward;
 #[derive(Clone, Copy, Debug)]
 struct RmsNormBackwardWeight {
     columns: usize,
+}
+
+shader_struct! {
+    pub(super) struct RmsNormParams {
+        rows: u32,
+        columns: u32,
+        epsilon: f32,
+    }
 }
 
 /// The kernels of [`RmsNorm`] and [`RmsNormBackward`], by the names that request them: one invocation per row, or one
@@ -55,12 +63,10 @@ fn pass(
     [rows, columns]: [usize; 2],
     profile: &DeviceProfile,
     [reads, writes]: [&[Binding]; 2],
-    further: &[u32],
+    params: &impl ShaderStruct,
 ) -> Dispatch<Binding> {
     let choice = choice(op, columns, profile);
     let chosen = profile.wanted(&choice.workload).find(|name| KERNELS.contains(name)).unwrap_or(choice.usual);
-    let mut params = [rows, columns].map(word).to_vec();
-    params.extend(further);
     if chosen == KERNELS[0] {
         return independent(Kernel::new(serial), reads, writes, params, rows);
     }
@@ -101,7 +107,9 @@ impl Op for RmsNorm {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (reads, writes) = ([0, 1].map(Binding::Input), [0, 1].map(Binding::Output));
         let names = ["rms_norm", "rms_norm_workgroup", "rms_norm_workgroup_vec4"];
-        vec![pass(self, names, sizes(shapes), profile, [&reads, &writes], &[self.epsilon.to_bits()])]
+        let [rows, columns] = sizes(shapes);
+        let params = RmsNormParams { rows: word(rows), columns: word(columns), epsilon: self.epsilon };
+        vec![pass(self, names, [rows, columns], profile, [&reads, &writes], &params)]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
@@ -134,7 +142,9 @@ impl Op for RmsNormBackward {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let reads = [0, 1, 2, 3].map(Binding::Input);
         let names = ["rms_norm_backward", "rms_norm_backward_workgroup", "rms_norm_backward_workgroup_vec4"];
-        vec![pass(self, names, sizes(shapes), profile, [&reads, &[Binding::Output(0)]], &[])]
+        let [rows, columns] = sizes(shapes);
+        let params = RowsColumnsParams::of(rows, columns);
+        vec![pass(self, names, [rows, columns], profile, [&reads, &[Binding::Output(0)]], &params)]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
@@ -175,7 +185,7 @@ impl Op for RmsNormBackwardWeight {
         let [d_weight, partial] = [0, 1].map(Binding::Output);
         let names = ["rms_norm_backward_weight", "rms_norm_backward_weight_vec4"];
         let reads = [0, 1, 2].map(Binding::Input);
-        let first = sums.first_pass(names, profile, &reads, &[sums.first_target(d_weight, partial)], &[]);
+        let first = sums.first_pass(names, profile, &reads, &[sums.first_target(d_weight, partial)], &sums.params());
         [first].into_iter().chain(sums.second_pass(partial, d_weight, false)).collect()
     }
 

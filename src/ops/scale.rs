@@ -1,12 +1,19 @@
 //! Products with a constant.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `y = factor · x`.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale(pub f32);
+
+shader_struct! {
+    pub(super) struct ScaleParams {
+        elements: u32,
+        factor: f32,
+    }
+}
 
 impl Op for Scale {
     fn name(&self) -> &'static str {
@@ -30,8 +37,8 @@ impl Op for Scale {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
-        let params = vec![word(elements), self.0.to_bits()];
-        vec![independent(Kernel::new("scale"), &[Binding::Input(0)], &[Binding::Output(0)], params, elements)]
+        let params = ScaleParams { elements: word(elements), factor: self.0 };
+        vec![independent(Kernel::new("scale"), &[Binding::Input(0)], &[Binding::Output(0)], &params, elements)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,7 +1,7 @@
 //! Softmax over the last dimension.
 
 use super::{word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 
 /// `softmax(factor · x)` over the last dimension of `x`, which has the shape of the output: the probabilities of an
@@ -19,6 +19,14 @@ fn sizes(x: &[usize]) -> [usize; 2] {
     [x.iter().product::<usize>() / columns, columns]
 }
 
+shader_struct! {
+    pub(super) struct SoftmaxRowsParams {
+        rows: u32,
+        columns: u32,
+        factor: f32,
+    }
+}
+
 impl Op for SoftmaxRows {
     fn name(&self) -> &'static str {
         "softmax_rows"
@@ -30,8 +38,8 @@ impl Op for SoftmaxRows {
 
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let [rows, columns] = sizes(shapes.inputs[0]);
-        let params = vec![word(rows), word(columns), self.factor.to_bits()];
-        vec![workgroup_a_row(Kernel::new("softmax_rows"), &[Binding::Input(0)], &[Binding::Output(0)], params, rows)]
+        let params = SoftmaxRowsParams { rows: word(rows), columns: word(columns), factor: self.factor };
+        vec![workgroup_a_row(Kernel::new("softmax_rows"), &[Binding::Input(0)], &[Binding::Output(0)], &params, rows)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

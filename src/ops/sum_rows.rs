@@ -1,7 +1,7 @@
 //! Sums over rows: gradients of biases, positions and anything else that was broadcast.
 
 use super::{independent, takes_vectors, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, ShaderStruct, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// Rows that one invocation of the first pass sums.
@@ -30,6 +30,28 @@ pub(super) struct RowSums {
     pub(super) columns: usize,
 }
 
+shader_struct! {
+    /// Of kernels that compute what they add up.
+    pub(super) struct RowSumsParams {
+        pub(super) outer: u32,
+        pub(super) rows: u32,
+        pub(super) columns: u32,
+        pub(super) chunk: u32,
+        pub(super) chunks: u32,
+    }
+}
+
+shader_struct! {
+    pub(super) struct SumRowsParams {
+        outer: u32,
+        rows: u32,
+        columns: u32,
+        chunk: u32,
+        chunks: u32,
+        accumulate: u32,
+    }
+}
+
 impl RowSums {
     pub(super) fn chunks(&self) -> usize {
         self.rows.div_ceil(CHUNK)
@@ -50,20 +72,24 @@ impl RowSums {
         if self.chunks() == 1 { sums } else { partial }
     }
 
+    /// The parameters of the first pass.
+    pub(super) fn params(&self) -> RowSumsParams {
+        let [outer, rows, columns] = [self.outer, self.rows, self.columns].map(word);
+        RowSumsParams { outer, rows, columns, chunk: word(self.chunk()), chunks: word(self.chunks()) }
+    }
+
     /// The pass over the rows of each chunk: one invocation per chunk and column with the first kernel or, where
     /// vectors are faster, per chunk and four columns with the second. Each column has the same bits in both.
-    /// Parameters are those of [`RowSums::pass`] without the last, and then `further` ones.
+    /// The parameters begin with [`RowSums::params`].
     pub(super) fn first_pass(
         &self,
         [plain, vec4]: [&'static str; 2],
         profile: &DeviceProfile,
         reads: &[Binding],
         writes: &[Binding],
-        further: &[u32],
+        params: &impl ShaderStruct,
     ) -> Dispatch<Binding> {
         let (name, pack) = if takes_vectors(self.columns, profile) { (vec4, 4) } else { (plain, 1) };
-        let mut params = [self.outer, self.rows, self.columns, self.chunk(), self.chunks()].map(word).to_vec();
-        params.extend(further);
         independent(Kernel::new(name), reads, writes, params, self.outer * self.chunks() * self.columns / pack)
     }
 
@@ -76,9 +102,15 @@ impl RowSums {
     /// Sums chunks of `chunk` rows.
     fn pass(&self, [from, to]: [Binding; 2], chunk: usize, accumulate: bool) -> Dispatch<Binding> {
         let chunks = self.rows.div_ceil(chunk);
-        let mut params = [self.outer, self.rows, self.columns, chunk, chunks].map(word).to_vec();
-        params.push(u32::from(accumulate));
-        independent(Kernel::new("sum_rows"), &[from], &[to], params, self.outer * chunks * self.columns)
+        let params = SumRowsParams {
+            outer: word(self.outer),
+            rows: word(self.rows),
+            columns: word(self.columns),
+            chunk: word(chunk),
+            chunks: word(chunks),
+            accumulate: accumulate.into(),
+        };
+        independent(Kernel::new("sum_rows"), &[from], &[to], &params, self.outer * chunks * self.columns)
     }
 
     /// The sums of what `value` returns for each element, and the partial sums.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{sum_pairs, word, workgroup_a_row};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes, Tensor};
 
 /// Elements that one workgroup of the first pass adds up.
@@ -66,6 +66,13 @@ pub struct SumSquares {
     first: usize,
 }
 
+shader_struct! {
+    pub(super) struct SumSquaresParams {
+        blocks: u32,
+        first: u32,
+    }
+}
+
 impl Op for SumSquares {
     fn name(&self) -> &'static str {
         "sum_squares"
@@ -82,8 +89,8 @@ impl Op for SumSquares {
     fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let blocks = shapes.inputs[1][0];
         let reads = [Binding::Input(0), Binding::Input(1)];
-        let params = [blocks, self.first].map(word).to_vec();
-        vec![workgroup_a_row(Kernel::new("sum_squares"), &reads, &[Binding::Output(0)], params, blocks)]
+        let params = SumSquaresParams { blocks: word(blocks), first: word(self.first) };
+        vec![workgroup_a_row(Kernel::new("sum_squares"), &reads, &[Binding::Output(0)], &params, blocks)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,7 +1,7 @@
 //! Sinusoidal features of a time (Vaswani et al. 2017), in the order used by DiT and SiT.
 
 use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `time [rows]`, `frequencies [half]` to `[rows, 2 half]`: `[cos(time w) | sin(time w)]`.
@@ -11,6 +11,13 @@ pub struct TimeFeatures;
 /// `w_j = 10000^(-j / half)`, `j < half`.
 pub fn time_frequencies(half: usize) -> Vec<f32> {
     (0..half).map(|j| 10_000_f64.powf(-(j as f64) / half as f64) as f32).collect()
+}
+
+shader_struct! {
+    pub(super) struct TimeFeaturesParams {
+        rows: u32,
+        half: u32,
+    }
 }
 
 impl Op for TimeFeatures {
@@ -38,7 +45,8 @@ impl Op for TimeFeatures {
         let [rows, half] = [shapes.inputs[0][0], shapes.inputs[1][0]];
         let reads = [Binding::Input(0), Binding::Input(1)];
         let kernel = Kernel::new("time_features");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], vec![word(rows), word(half)], rows * half)]
+        let params = TimeFeaturesParams { rows: word(rows), half: word(half) };
+        vec![independent(kernel, &reads, &[Binding::Output(0)], &params, rows * half)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

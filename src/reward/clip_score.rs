@@ -1,15 +1,17 @@
-//! CLIP scores: how well pictures fit the descriptions of their classes.
+//! CLIP scores: how well pictures fit the descriptions of their classes, or what a head says of their embeddings.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 
+use super::head::Head;
 use super::{Batch, Reward, Subject};
 use crate::config;
 use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::PartMemory;
 use crate::model::text::{ClipScorer, Tokens, cosine};
 use crate::shape::ImageShape;
 
@@ -19,59 +21,80 @@ const TEXTS: usize = 1024;
 /// Pictures scored together, which limits the memory for prepared ones.
 const PICTURES: usize = 64;
 
-/// exp(logit_scale) times the cosine between the embeddings of a picture and of its text, over a divisor
-/// (arXiv 2103.00020; PickScore, arXiv 2305.01569, divides by 26).
+/// What the embedding of a picture is measured by.
+#[derive(Debug)]
+enum Measure {
+    /// exp(logit_scale) times the cosine between the embeddings of a picture and of its text (arXiv 2103.00020;
+    /// PickScore, arXiv 2305.01569, divides by 26).
+    Texts {
+        /// `[classes, projection_dim]`, of unit length.
+        embeddings: Vec<f32>,
+        /// exp(logit_scale) over the divisor.
+        factor: f64,
+    },
+    /// What a head says of the embedding, of unit length, over a divisor.
+    Head(Head, f64),
+}
+
+/// A score of pictures by a CLIP model.
 #[derive(Debug)]
 pub struct ClipScore {
     name: String,
     gpu: Arc<Gpu>,
     scorer: ClipScorer,
-    /// `[classes, projection_dim]`, of unit length.
-    texts: Vec<f32>,
-    factor: f64,
+    measure: Measure,
 }
 
 impl ClipScore {
-    /// Encodes the descriptions of the classes, and uploads the vision tower, which then stays on the device as 4 bytes
-    /// per weight.
+    /// Encodes the descriptions of the classes, unless there is a head, and uploads the vision tower, which then stays on
+    /// the device as 4 bytes per weight.
     ///
     /// # Errors
     /// As [`ClipScore::check`], and if a tensor is missing, misshapen or not finite, or the device does not have enough
     /// memory.
     pub fn new(gpu: &Arc<Gpu>, reward: &config::Reward, index: usize, subject: &Subject<'_>) -> Result<Self> {
         let mut scorer = open(reward, index, subject.shape)?;
-        let prompts: Vec<&str> = prompts(subject).collect();
-        let mut texts = Vec::with_capacity(prompts.len() * scorer.config.projection_dim);
-        for some in prompts.chunks(TEXTS) {
-            let tokens = scorer.tokens(some)?;
-            texts.extend(scorer.embed_texts(gpu, &tokens)?);
-        }
+        let measure = match head(reward, &scorer)? {
+            Some(head) => Measure::Head(head, reward.divisor),
+            None => {
+                let prompts: Vec<&str> = prompts(subject).collect();
+                let mut embeddings = Vec::with_capacity(prompts.len() * scorer.config.projection_dim);
+                for some in prompts.chunks(TEXTS) {
+                    let tokens = scorer.tokens(some)?;
+                    embeddings.extend(scorer.embed_texts(gpu, &tokens)?);
+                }
+                Measure::Texts { embeddings, factor: scorer.factor() / reward.divisor }
+            }
+        };
         scorer.vision(gpu)?;
-        let factor = scorer.factor() / reward.divisor;
-        Ok(Self { name: reward.kind.name().to_owned(), gpu: gpu.clone(), scorer, texts, factor })
+        Ok(Self { name: reward.kind.name().to_owned(), gpu: gpu.clone(), scorer, measure })
     }
 
     /// Checks everything that can be checked without a device.
     ///
     /// # Errors
-    /// [`Error::Input`] if the folder is not that of a CLIP model with a tokenizer, or pictures are neither grey nor RGB.
+    /// [`Error::Input`] if the folder is not that of a CLIP model with a tokenizer, the head does not fit it, or pictures
+    /// are neither grey nor RGB.
     pub fn check(reward: &config::Reward, index: usize, subject: &Subject<'_>) -> Result<()> {
         let scorer = open(reward, index, subject.shape)?;
+        if head(reward, &scorer)?.is_some() {
+            return Ok(());
+        }
         let prompts: Vec<&str> = prompts(subject).collect();
         scorer.tokens(&prompts).map(|_: Tokens| ())
-    }
-
-    /// Bytes that the vision tower takes on the device.
-    ///
-    /// # Errors
-    /// As [`ClipScorer::vision`].
-    pub fn weight_bytes(&mut self) -> Result<u64> {
-        Ok(self.scorer.vision(&self.gpu)?.weight_bytes())
     }
 }
 
 fn prompts<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a str> {
     subject.descriptions.iter().map(|description| description.prompt.as_str())
+}
+
+/// The head of a reward, if it has one.
+fn head(reward: &config::Reward, scorer: &ClipScorer) -> Result<Option<Head>> {
+    match &*reward.head {
+        "" => Ok(None),
+        file => Head::open(Path::new(file), scorer.config.projection_dim).map(Some),
+    }
 }
 
 /// The model of a reward, for pictures of this shape.
@@ -106,11 +129,17 @@ impl Reward for ClipScore {
         for (some, labels) in pictures.chunks(PICTURES).zip(batch.labels.chunks(PICTURES)) {
             let some: Vec<RgbImage> = some.iter().map(|values| picture(values, batch.shape)).collect();
             let embedded = self.scorer.embed_pictures(&self.gpu, &some)?;
-            scores.extend(embedded.chunks(width).zip(labels).map(|(embedded, label)| {
-                let text = &self.texts[*label as usize * width..][..width];
-                self.factor * cosine(embedded, text)
+            scores.extend(embedded.chunks(width).zip(labels).map(|(embedded, label)| match &self.measure {
+                Measure::Texts { embeddings, factor } => {
+                    factor * cosine(embedded, &embeddings[*label as usize * width..][..width])
+                }
+                Measure::Head(head, divisor) => head.score(embedded) / divisor,
             }));
         }
         Ok(vec![scores])
+    }
+
+    fn memory(&self) -> Option<PartMemory> {
+        self.scorer.memory()
     }
 }

@@ -1,13 +1,15 @@
-//! What a program or a service is told about each class: a prompt, and further metadata.
+//! What a program or a service is told about each class or prompt: what it should show in words, and further metadata.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::classes::{Classes, normal_name};
-use crate::config::{self, nearest};
+use crate::classes::normal_name;
+use crate::config::{self, RewardKind, nearest};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::model::{Pictures, Prompt};
 
 /// What a metadata file should be.
 const EXPECTED: &str =
@@ -26,12 +28,15 @@ pub struct Description {
 }
 
 impl Description {
-    /// The description of each class, from `prompt` and `metadata` of the reward; a `prompt` in
-    /// the metadata of a class takes precedence.
+    /// The description of each class, from `prompt` and `metadata` of the reward; a `prompt` in the metadata of a class
+    /// takes precedence. If the model has prompts, those take the place of classes, and for a program or a service the
+    /// fields of a prompt's line are metadata, too; the reward's own `metadata` takes precedence.
     ///
     /// # Errors
-    /// [`Error::Input`] if the file of `metadata` is bad, or does not fit the classes.
-    pub fn of_classes(reward: &config::Reward, classes: &Classes<'_>) -> Result<Vec<Self>> {
+    /// [`Error::Input`] if the file of `metadata` is bad, or does not fit the classes, or a prompt has a field that each
+    /// request has of its own.
+    pub fn of_classes(reward: &config::Reward, pictures: &Pictures<'_>) -> Result<Vec<Self>> {
+        let classes = &pictures.classes;
         let name = |class: usize| classes.names.get(class).cloned().unwrap_or_else(|| class.to_string());
         let names: Vec<String> = (0..classes.count).map(name).collect();
         let metadata = match &*reward.metadata {
@@ -46,7 +51,28 @@ impl Description {
                 Err(Error::unreadable(Path::new(&reward.metadata), cause))
             }
         };
-        metadata.into_iter().zip(&names).map(description).collect()
+        let mut found = metadata.into_iter().zip(&names).map(description).collect::<Result<Vec<Self>>>()?;
+        if matches!(reward.kind, RewardKind::Command | RewardKind::Http) {
+            for ((description, prompt), number) in found.iter_mut().zip(pictures.prompts).zip(1..) {
+                description.extend(prompt, number, reward.kind)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds the fields of prompt `number`, from 1, that it does not have.
+    fn extend(&mut self, prompt: &Prompt, number: usize, kind: RewardKind) -> Result<()> {
+        if let Some(key) = RESERVED.into_iter().find(|key| prompt.fields.contains_key(*key)) {
+            return Err(Error::input(format!(
+                "prompt {number} of `prompts.file` has a field `{key}`, which each request to the reward `{}` has of its \
+                 own: rename the field",
+                kind.name()
+            )));
+        }
+        for (key, value) in &prompt.fields {
+            self.metadata.entry(key).or_insert_with(|| value.clone());
+        }
+        Ok(())
     }
 }
 
@@ -62,7 +88,10 @@ fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String>
         Value::Object(entries) => {
             let entries: Map<String, Value> =
                 entries.into_iter().map(|(key, value)| (normal_name(&key), value)).collect();
-            if let Some(unknown) = entries.keys().find(|key| !names.contains(key)) {
+            // There may be as many as there are prompts.
+            let names: Vec<String> = names.iter().map(|name| normal_name(name)).collect();
+            let all: HashSet<&String> = names.iter().collect();
+            if let Some(unknown) = entries.keys().find(|key| !all.contains(key)) {
                 let known: Vec<&str> = names.iter().map(String::as_str).collect();
                 let hint = nearest(unknown, &known).map_or(String::new(), |name| format!("; did you mean {name:?}?"));
                 return Err(format!("it has {unknown:?}, but the model has no such class{hint}"));

@@ -4,6 +4,7 @@ mod classifier;
 mod clip_score;
 mod command;
 mod description;
+mod head;
 mod http;
 #[cfg(feature = "onnx")]
 mod onnx;
@@ -32,6 +33,7 @@ use crate::assets;
 use crate::config::{self, RewardKind, Weight};
 use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
+use crate::graph::PartMemory;
 use crate::model::{Pictures, StoredModel};
 use crate::run::RewardLog;
 use crate::shape::ImageShape;
@@ -105,6 +107,11 @@ pub trait Reward: std::fmt::Debug {
     /// If the scorer failed; never a wrong score.
     fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
 
+    /// What it takes on the device for as long as it lives, if that is more than a few megabytes.
+    fn memory(&self) -> Option<PartMemory> {
+        None
+    }
+
     /// From now on, nothing that failed is retried while `flag` is set: the user wants to stop.
     fn stop_at(&mut self, _flag: &Arc<AtomicBool>) {}
 }
@@ -140,7 +147,7 @@ impl Rewards {
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<Self> {
         let names = config::reward_names(rewards);
         let member = |(index, (reward, name)): (usize, (&config::Reward, String))| -> Result<Member> {
-            let descriptions = Description::of_classes(reward, &pictures.classes)?;
+            let descriptions = Description::of_classes(reward, pictures)?;
             let subject = Subject::new(pictures, &descriptions);
             let scorer: Box<dyn Reward> = match reward.kind {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, pictures)?),
@@ -167,7 +174,7 @@ impl Rewards {
     pub fn check(rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<()> {
         check_addresses(rewards)?;
         for (index, reward) in rewards.iter().enumerate() {
-            let descriptions = Description::of_classes(reward, &pictures.classes)?;
+            let descriptions = Description::of_classes(reward, pictures)?;
             let subject = Subject::new(pictures, &descriptions);
             match reward.kind {
                 RewardKind::Classifier => check_classifier(&reward.file, pictures)?,
@@ -231,6 +238,17 @@ impl Rewards {
     /// The weight of each component.
     pub fn weights(&self) -> &[f64] {
         &self.weights
+    }
+
+    /// What each reward that is large takes on the device, with its name.
+    pub fn memory(&self) -> Vec<(String, PartMemory)> {
+        let mut first = 0;
+        let mut found = Vec::new();
+        for member in &self.members {
+            found.extend(member.memory().map(|memory| (self.names[first].clone(), memory)));
+            first += member.components().len();
+        }
+        found
     }
 
     /// From now on, writes every score of training and evaluation into `rewards.csv` of a run's directory.
@@ -396,8 +414,8 @@ mod tests {
 
     fn rewards(names: &[&str], scores: &[f64], weight: f64) -> Result<Rewards> {
         let fixed = Fixed { names: names.iter().map(|name| (*name).into()).collect(), scores: scores.to_vec() };
-        let pictures =
-            Pictures { shape: ImageShape::square(1, 1), classes: Classes { of: "the model", count: 2, names: &[] } };
+        let classes = Classes { of: "the model", count: 2, names: &[] };
+        let pictures = Pictures { shape: ImageShape::square(1, 1), classes, prompts: &[] };
         Rewards::of(vec![("mine".into(), Box::new(fixed), weight.into())], &pictures)
     }
 

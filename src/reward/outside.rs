@@ -102,7 +102,7 @@ pub struct About {
     pub purpose: &'static str,
     /// Its number in the batch.
     pub sample: usize,
-    /// Further metadata of its class.
+    /// Further metadata of its class or prompt.
     #[serde(flatten)]
     pub metadata: Map<String, Value>,
 }

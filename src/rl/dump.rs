@@ -13,6 +13,7 @@ use super::update_graph::UpdateGraph;
 use crate::error::Result;
 use crate::graph::Plan;
 use crate::model::{FlowModel, Layout};
+use crate::ops::{Outcome, SamplerRow};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS};
 use crate::reward::Scores;
 
@@ -163,25 +164,25 @@ impl DumpFile {
         self.floats(name("time"), &[rows], of_row(&|_, step| context.model.time_of(table.sigmas[step])));
         let method = context.settings.method();
         let transitions = record.rows.iter().flat_map(|(_, step)| {
-            let row = method.transition(context.rollout, *step);
-            [row.a as f32, row.b as f32, row.s as f32]
+            let row = SamplerRow::from(method.transition(context.rollout, *step));
+            [row.a, row.b, row.s]
         });
         self.floats(name("rows"), &[rows, 3], transitions.collect());
         self.floats(name("rewards"), &[rows], of_row(&|sample, _| context.scores.totals[sample] as f32));
         self.floats(name("advantages"), &[rows], of_row(&|sample, _| context.advantages[sample] as f32));
 
-        let outcome = |column: usize| record.outcomes.iter().map(|outcome| outcome[column]).collect::<Vec<f32>>();
-        self.floats(name("row_losses"), &[rows], outcome(0));
+        let outcomes = |of: fn(&Outcome) -> f32| record.outcomes.iter().map(of).collect::<Vec<f32>>();
+        self.floats(name("row_losses"), &[rows], outcomes(|it| it.loss));
         if method.stores_samples() {
             let dim = context.model.dim();
             let image =
                 |(sample, _): &(usize, usize)| context.rollout.images[sample * dim..(sample + 1) * dim].to_vec();
             self.floats(name("samples"), &images, record.rows.iter().flat_map(image).collect());
         }
-        for (part, column) in method.dumped_columns() {
-            self.floats(name(part), &[rows], outcome(*column));
+        for (part, of) in method.dumped_outcomes() {
+            self.floats(name(part), &[rows], outcomes(*of));
         }
-        let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome[0])).collect();
+        let mut losses: Vec<f64> = record.outcomes.iter().map(|outcome| f64::from(outcome.loss)).collect();
         if !record.penalties.is_empty() {
             self.floats(name("penalties"), &[rows], record.penalties.clone());
             for (loss, penalty) in losses.iter_mut().zip(&record.penalties) {

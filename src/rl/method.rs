@@ -16,6 +16,7 @@ use crate::config::ObjectiveName;
 use crate::error::{Error, Result};
 use crate::flow::sampler::Transition;
 use crate::graph::{Store, Stores};
+use crate::ops::Outcome;
 use crate::optimizer::Optimizer;
 
 /// How an objective learns from samples.
@@ -137,11 +138,16 @@ impl Method {
         }
     }
 
-    /// The tensors of an update's dump that hold a column of the outcomes, by name.
-    pub fn dumped_columns(self) -> &'static [(&'static str, usize)] {
+    /// The tensors of an update's dump that hold a member of the outcomes, by name.
+    pub fn dumped_outcomes(self) -> &'static [(&'static str, fn(&Outcome) -> f32)] {
         match self {
-            Self::Policy => &[("log_ratio", 1), ("ratio", 2), ("kl", 3), ("mask", 4)],
-            Self::Nft => &[("share", 2), ("velocity_msd", 3)],
+            Self::Policy => &[
+                ("log_ratio", |it| it.log_ratio),
+                ("ratio", |it| it.ratio),
+                ("kl", |it| it.kl),
+                ("mask", |it| it.kept),
+            ],
+            Self::Nft => &[("share", |it| it.ratio), ("velocity_msd", |it| it.kl)],
         }
     }
 }

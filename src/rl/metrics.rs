@@ -9,6 +9,7 @@ use crate::autodiff::LostInHalf;
 use crate::config::ObjectiveName;
 use crate::flow::divergence::tv_from_kl_sum;
 use crate::flow::standard_ratio::StandardRatio;
+use crate::ops::Outcome;
 
 /// The statistics of one optimizer step, under the names used in the literature.
 ///
@@ -46,36 +47,38 @@ pub struct UpdateMetrics {
 impl UpdateMetrics {
     /// From the record of an update on images of `dim` elements.
     pub fn new(record: &UpdateRecord, advantages: &[f64], dim: usize) -> Self {
-        let column = |index: usize| record.outcomes.iter().map(move |outcome| f64::from(outcome[index]));
+        let all = |of: fn(&Outcome) -> f32| record.outcomes.iter().map(move |outcome| f64::from(of(outcome)));
+        let (ratios, kls) = (|| all(|it| it.ratio), || all(|it| it.kl));
         let count = record.outcomes.len() as f64;
         let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / count;
-        let ratio_mean = mean(&mut column(2));
-        let variance = mean(&mut column(2).map(|ratio| (ratio - ratio_mean).powi(2)));
+        let ratio_mean = mean(&mut ratios());
+        let variance = mean(&mut ratios().map(|ratio| (ratio - ratio_mean).powi(2)));
         let dropped = |sign: f64| {
             let rows = record.rows.iter().zip(&record.outcomes);
-            let dropped = rows.filter(|((sample, _), outcome)| outcome[4] == 0.0 && advantages[*sample] * sign > 0.0);
+            let dropped = rows.filter(|((sample, _), outcome)| outcome.kept == 0.0 && advantages[*sample] * sign > 0.0);
             dropped.count() as f64 / count
         };
         let beyond = |above: bool| {
-            mean(&mut record.outcomes.iter().map(|it| if (it[1] > 0.0) == above { f64::from(it[7]) } else { 0.0 }))
+            let shares = record.outcomes.iter();
+            mean(&mut shares.map(|it| if (it.log_ratio > 0.0) == above { f64::from(it.beyond) } else { 0.0 }))
         };
         let penalties = record.penalties.iter().map(|penalty| f64::from(*penalty));
         Self {
             ratio: [
                 ratio_mean,
                 variance.sqrt(),
-                column(2).fold(f64::INFINITY, f64::min),
-                column(2).fold(f64::NEG_INFINITY, f64::max),
+                ratios().fold(f64::INFINITY, f64::min),
+                ratios().fold(f64::NEG_INFINITY, f64::max),
             ],
-            approx_kl: mean(&mut column(1).map(|log_ratio| 0.5 * log_ratio * log_ratio)),
-            kl_mean: mean(&mut column(3)),
-            kl_max: column(3).fold(0.0, f64::max),
-            tv_mean: mean(&mut column(3).map(|kl| tv_from_kl_sum(kl * dim as f64))),
+            approx_kl: mean(&mut all(|it| it.log_ratio).map(|log_ratio| 0.5 * log_ratio * log_ratio)),
+            kl_mean: mean(&mut kls()),
+            kl_max: kls().fold(0.0, f64::max),
+            tv_mean: mean(&mut kls().map(|kl| tv_from_kl_sum(kl * dim as f64))),
             beyond: [beyond(true), beyond(false)],
-            masked_fraction: column(4).filter(|kept| *kept == 0.0).count() as f64 / count,
+            masked_fraction: all(|it| it.kept).filter(|kept| *kept == 0.0).count() as f64 / count,
             pos_rm_fraction: dropped(1.0),
             neg_rm_fraction: dropped(-1.0),
-            policy_loss: mean(&mut column(0)),
+            policy_loss: mean(&mut all(|it| it.loss)),
             kl_ref_mean: (!record.penalties.is_empty()).then(|| penalties.sum::<f64>() / count),
             grad_norm: f64::from(record.norm.norm),
             skipped: record.norm.skipped,
@@ -104,9 +107,9 @@ impl StepMetrics {
         let rows = records.iter().skip(1).flat_map(|record| record.rows.iter().zip(&record.outcomes));
         let (mut it, mut count) = (Self::default(), 0.0_f64);
         for (_, outcome) in rows.filter(|((_, of), _)| *of == step) {
-            it.kl += f64::from(outcome[3]);
-            it.log_ratio += f64::from(outcome[1]);
-            it.masked += 1.0 - f64::from(outcome[4]);
+            it.kl += f64::from(outcome.kl);
+            it.log_ratio += f64::from(outcome.log_ratio);
+            it.masked += 1.0 - f64::from(outcome.kept);
             count += 1.0;
         }
         let count = count.max(1.0);
@@ -169,10 +172,10 @@ impl IterationMetrics {
         if let Some(first) = records.first() {
             // NaN counts as largest; `f64::max` would ignore it.
             let larger = |most: f64, value: f64| if value > most || value.is_nan() { value } else { most };
-            let most = |column: usize, target: f64| {
-                first.outcomes.iter().map(|outcome| (f64::from(outcome[column]) - target).abs()).fold(0.0, larger)
+            let most = |of: fn(&Outcome) -> f32, target: f64| {
+                first.outcomes.iter().map(|outcome| (f64::from(of(outcome)) - target).abs()).fold(0.0, larger)
             };
-            self.on_policy = [most(2, 1.0), most(3, 0.0)];
+            self.on_policy = [most(|it| it.ratio, 1.0), most(|it| it.kl, 0.0)];
         }
         self.by_step = self.trained_steps.iter().map(|step| StepMetrics::new(*step, records)).collect();
     }

@@ -3,6 +3,8 @@
 pub mod advantage;
 mod dump;
 pub mod guard;
+mod inputs;
+mod memory;
 mod method;
 mod metrics;
 mod rollout;
@@ -13,10 +15,12 @@ mod trainer;
 mod update;
 mod update_graph;
 
+pub use inputs::inputs;
+pub use memory::OtherParts;
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun, going_on};
 pub use settings::{RolloutSettings, TrainerSettings, UpdateSettings};
 pub use trainer::{Cost, Trainer};
 pub use update::{UpdateRecord, Updater};
-pub use update_graph::{OUTCOME, Penalty, UpdateGraph, policy_objective};
+pub use update_graph::{Penalty, UpdateGraph, policy_objective};

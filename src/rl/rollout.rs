@@ -1,5 +1,6 @@
 //! Sampling with noise: the trajectories that the policy learns from.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::method::Method;
@@ -53,6 +54,19 @@ pub(super) fn store_bytes(settings: RolloutSettings<'_>, model: &FlowModel) -> R
     Ok(Method::from(settings.objective).stores().iter().map(|store| (*store, bytes)).collect())
 }
 
+/// How a store of `slots` states per sample is cut: between micro-batches, which the sampler copies as one, into chunks
+/// of at most `most` bytes if one micro-batch fits. In words.
+fn chunks(slots: usize, [samples, micro_batch]: [usize; 2], dim: usize, most: Option<u64>) -> Vec<Range<usize>> {
+    let batch = DType::F32.bytes(&[micro_batch, dim]);
+    let batches = most.map_or(usize::MAX, |most| (most / batch).max(1) as usize);
+    let chunk = batches.saturating_mul(micro_batch).min(samples);
+    let slot = |slot: usize| {
+        let first = slot * samples;
+        (first..first + samples).step_by(chunk).map(move |row| row * dim..(row + chunk).min(first + samples) * dim)
+    };
+    (0..slots).flat_map(slot).collect()
+}
+
 impl RolloutCollector {
     /// Binds the policy, whose weights are the parameters of `stores`, to draw these conditions in turn.
     ///
@@ -66,8 +80,9 @@ impl RolloutCollector {
         stores: &Stores,
     ) -> Result<Self> {
         let model = &network.model;
-        let trajectories = store_bytes(settings, model)?.into_iter();
         let rollout = settings.rollout;
+        let sizes = [rollout.samples(), rollout.effective_micro_batch()];
+        let chunks = chunks(settings.stored_slots()?, sizes, model.dim(), gpu.chunk_bytes());
         Ok(Self {
             gpu: gpu.clone(),
             seed: settings.seed,
@@ -75,20 +90,16 @@ impl RolloutCollector {
             method: settings.objective.into(),
             dim: model.dim(),
             conditions,
-            sampling: Sampling::new(
-                gpu,
-                network,
-                [rollout.samples(), rollout.effective_micro_batch()],
-                rollout.guidance_scale,
-                stores,
-            )?,
-            stores: trajectories
-                .map(|(store, bytes)| Ok((store, gpu.allocate(store.0, bytes)?.into())))
+            sampling: Sampling::new(gpu, network, sizes, rollout.guidance_scale, stores)?,
+            stores: Method::from(settings.objective)
+                .stores()
+                .iter()
+                .map(|store| Ok((*store, StoreMemory::allocate(gpu, store.0, &chunks)?)))
                 .collect::<Result<_>>()?,
         })
     }
 
-    /// The stores that contain the newest rollout, for the update's plan.
+    /// The stores that contain the newest rollout, from which updates copy.
     pub fn stores(&self) -> Stores {
         self.stores.clone()
     }

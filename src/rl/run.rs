@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Map, Value, json};
 
 use super::guard::{RunGuard, Watch};
+use super::inputs::inputs;
 use super::method::Method;
 use super::metrics::IterationMetrics;
 use super::settings::TrainerSettings;
@@ -204,7 +205,7 @@ impl TrainingRun {
         if self.done > 0 || self.saved > 0 {
             directory.recover()?;
         }
-        directory.record_start(Command::Train, &self.config, self.gpu.description())?;
+        directory.record_start(&self.config, &inputs(&self.config)?, self.gpu.description())?;
         let mut past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
         past.retain(|line| line["iteration"].as_u64() <= Some(self.done));
         // If an iteration could not be measured, it ends again.

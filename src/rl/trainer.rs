@@ -20,10 +20,11 @@ use crate::files::Streamed;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{
-    DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, planned_together, reserve,
+    DType, DeviceProfile, Graph, PartMemory, Planned, StoreMemory, Stores, check_tensors, planned_bytes,
+    planned_together, reserve,
 };
 use crate::model::folder::StoredTensors;
-use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, WeightSource};
+use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
@@ -67,8 +68,10 @@ pub struct Cost {
     pub bytes: u64,
     /// The same if no memory were reused.
     pub naive_bytes: u64,
-    /// Bytes of the slots of an update, which the rollout's plans share.
-    update_slots: Vec<u64>,
+    /// Bytes of everything but the plans.
+    fixed: u64,
+    /// The plans of an update, a step and the noise.
+    plans: Vec<Planned>,
 }
 
 impl Cost {
@@ -77,7 +80,17 @@ impl Cost {
     /// # Errors
     /// If the device does not have enough memory.
     pub fn reserve(&self, gpu: &Gpu) -> Result<Vec<Arc<Buffer>>> {
-        reserve(gpu, &self.update_slots)
+        reserve(gpu, &self.plans[0].slots)
+    }
+
+    /// Device bytes while these parts are there, too: plans share their memory.
+    pub fn bytes_beside<'a>(&self, parts: impl IntoIterator<Item = &'a PartMemory>) -> u64 {
+        let (mut weights, mut plans) = (0, self.plans.clone());
+        for part in parts {
+            weights += part.weights;
+            plans.push(part.plan.clone());
+        }
+        self.fixed + weights + planned_together(&plans)
     }
 }
 
@@ -156,7 +169,8 @@ impl Trainer {
             dispatches: dispatches(&step.graph, steps) + dispatches(&update.graph, passes),
             bytes: fixed + planned_together(&plans),
             naive_bytes: fixed + plans.iter().map(|plan| plan.naive).sum::<u64>(),
-            update_slots: plans[0].slots.clone(),
+            fixed,
+            plans: plans.into(),
         })
     }
 
@@ -191,12 +205,14 @@ impl Trainer {
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
         let adapter = Adapter::begin(&lora, updates.seed, &flow_model)?;
         let network = Network::new(&flow_model, adapter.as_ref(), weights);
+        // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+        let weights = Summed::new(&model.weights);
         let optimizer = match &adapter {
             Some(adapter) => Optimizer::new(gpu, network.layout(), &adapter.weights)?,
-            None => Optimizer::new(gpu, network.layout(), &model.weights)?,
+            None => Optimizer::new(gpu, network.layout(), &weights)?,
         };
         let base = match keeps_base {
-            true => Some(network.frozen().upload(gpu, BASE.0, &model.weights)?),
+            true => Some(network.frozen().upload(gpu, BASE.0, &weights)?),
             false => None,
         };
         let began_with = adapter.filter(|_| lora.adapter.is_some()).map(|adapter| adapter.weights);
@@ -227,7 +243,7 @@ impl Trainer {
             base,
             began_with,
             start,
-            origin: AdapterBase { model: base_name, crc32: model.crc32()? },
+            origin: AdapterBase { model: base_name, crc32: weights.crc32() },
             dumped: None,
             optimizer,
         })
@@ -401,7 +417,7 @@ impl Trainer {
             (true, false, _) => "contains an adapter, but `lora` now trains all weights".to_owned(),
             (false, true, _) => "contains all weights, but `lora` now trains an adapter".to_owned(),
             (.., Some(found)) if found != self.origin.crc32 => format!(
-                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of `model.file` have {:08x}",
+                "was trained from a base whose weights have the CRC-32 {found:08x}, but those of the model have {:08x}",
                 self.origin.crc32
             ),
             _ => return Ok(()),
@@ -429,5 +445,5 @@ fn standard_ratio(settings: &UpdateSettings, records: &[UpdateRecord], dim: usiz
         return None;
     }
     let fresh = records.iter().take(settings.train.updates_per_rollout).skip(1).flat_map(|record| &record.outcomes);
-    StandardRatio::new(fresh.map(|outcome| [1, 3].map(|index| f64::from(outcome[index]))), dim)
+    StandardRatio::new(fresh.map(|outcome| [outcome.log_ratio, outcome.kl].map(f64::from)), dim)
 }

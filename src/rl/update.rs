@@ -6,17 +6,17 @@ use super::dump::UpdateDump;
 use super::method::Term;
 use super::rollout::Rollout;
 use super::settings::UpdateSettings;
-use super::update_graph::{OUTCOME, UpdateGraph, policy_objective};
+use super::update_graph::{UpdateGraph, policy_objective};
 use crate::autodiff::LostInHalf;
 use crate::config::{ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
-use crate::gpu::{Buffer, Command, Gpu, Region, Throttle};
+use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Plan, Stores};
 use crate::model::{FlowModel, Network};
-use crate::ops::{AdamWSettings, PolicyObjective};
+use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
 use crate::optimizer::{GradientNorm, Optimizer};
-use crate::sampling::words;
+use crate::sampling::noise_words;
 
 /// What one optimizer step saw: one row per sample and trained step.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub struct UpdateRecord {
     /// Sample of the rollout and trained step of each row.
     pub rows: Vec<(usize, usize)>,
     /// Outcome of each row.
-    pub outcomes: Vec<[f32; OUTCOME]>,
+    pub outcomes: Vec<Outcome>,
     /// Penalty on the distance to the base of each row; empty without one.
     pub penalties: Vec<f32>,
     /// Gradient norm, and whether the update was skipped.
@@ -39,6 +39,8 @@ pub struct Updater {
     model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
+    /// The rollout's states and velocities.
+    trajectory: Stores,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
@@ -52,7 +54,7 @@ pub(super) fn record_bytes(settings: &UpdateSettings) -> Result<u64> {
     let UpdateSettings { train, rollout, objective, .. } = settings;
     let updates = train.updates_per_rollout * train.inner_epochs;
     let terms = updates * settings.of_rollouts().trained_slots()? * train.samples_per_update(rollout);
-    let numbers = OUTCOME + usize::from(objective.reference.beta > 0.0);
+    let numbers = Outcome::WORDS + usize::from(objective.reference.beta > 0.0);
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
 
@@ -98,6 +100,7 @@ impl Updater {
         if dump.is_some() {
             tensors.keep_terms();
         }
+        let trajectory = tensors.stored.iter().map(|(store, _)| (*store, others[store].clone())).collect();
         let mut stores = optimizer.stores().clone();
         stores.extend(others);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
@@ -108,6 +111,7 @@ impl Updater {
             model: network.model.clone(),
             tensors,
             plan,
+            trajectory,
             lost_in_half: None,
             record,
             dump,
@@ -141,7 +145,7 @@ impl Updater {
             let progress = f64::from(rollout.index) / train.iterations as f64;
             let objective =
                 policy_objective(&self.settings.objective, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
-            self.plan.write(settings, &PolicyObjective::settings(objective, self.model.dim()));
+            self.plan.write_structs(settings, &[PolicyObjective::settings(objective, self.model.dim())]);
         }
         let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
         let mut throttle = Throttle::default();
@@ -216,13 +220,11 @@ impl Updater {
         let row = method.transition(rollout, step);
         let (slot, noise_step) = method.slot_and_noise(rollout, Term { slot, step, epoch });
         let it = &self.tensors;
-        let indices: Vec<u32> = batch.iter().map(|sample| (slot * samples + sample) as u32).collect();
-        self.plan.write(it.indices, &indices);
         self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
-        self.plan.write(it.keys, &words(requests(), noise_step as u32));
-        self.plan.write(it.rows, &[row.a as f32, row.b as f32, row.s as f32].repeat(batch.len()));
+        self.plan.write_structs(it.keys, &noise_words(requests(), noise_step as u32));
+        self.plan.write_structs(it.rows, &vec![SamplerRow::from(row); batch.len()]);
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         self.plan.write(it.weight, &vec![weight; batch.len()]);
         if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.settings.objective.name) {
@@ -235,7 +237,24 @@ impl Updater {
             self.plan.write(penalty.factor, &vec![factor; batch.len()]);
             self.plan.write(penalty.weight, &vec![reference.beta as f32 * weight; batch.len()]);
         }
+        self.load(batch.iter().map(|sample| slot * samples + sample))?;
         self.plan.run()
+    }
+
+    /// Copies rows of the rollout's stores to where the plan reads a micro-batch. The stores themselves are not bound, so
+    /// they may be larger than what a kernel can read.
+    fn load(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<()> {
+        let bytes = DType::F32.bytes(&[self.model.dim()]);
+        let mut copies = Vec::new();
+        for (store, tensor) in &self.tensors.stored {
+            let batch = self.plan.region(*tensor);
+            for (place, row) in rows.clone().enumerate() {
+                let from = self.trajectory[store].region(row as u64 * bytes, bytes).expect("rows are not cut");
+                let to = Region { buffer: batch.buffer.clone(), offset: batch.offset + place as u64 * bytes, bytes };
+                copies.push((from, to));
+            }
+        }
+        self.gpu.encode(copies.iter().map(|(from, to)| Command::Copy { from, to }))
     }
 
     /// Appends a small result to the record; returns how many bytes it took.
@@ -258,7 +277,7 @@ impl Updater {
         let records = rows_of_updates.into_iter().map(|rows| {
             let (mut outcomes, mut penalties) = (Vec::with_capacity(rows.len()), Vec::new());
             while outcomes.len() < rows.len() {
-                outcomes.extend_from_slice(take(batch * OUTCOME).as_chunks::<OUTCOME>().0);
+                outcomes.extend_from_slice(bytemuck::cast_slice(take(batch * Outcome::WORDS)));
                 penalties.extend_from_slice(take(if has_penalty { batch } else { 0 }));
             }
             let sums = take(2);

@@ -17,14 +17,14 @@ use crate::error::{Error, Result};
 use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
-use crate::graph::{Graph, Tensor};
+use crate::gpu::ShaderStruct;
+use crate::graph::{Graph, Store, Tensor};
 use crate::model::{ConditionInput, Network};
-use crate::ops::{Embedding, NftLoss, PhiloxNormal, PolicyObjective, mean_squared_error, policy_stats, sampler_step};
+use crate::ops::{
+    NftLoss, NftSettings, NoiseWords, PhiloxNormal, PolicyObjective, SamplerRow, mean_squared_error, policy_stats,
+    sampler_step,
+};
 use crate::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
-
-/// The columns of an outcome: loss, ln ratio, ratio, KL, kept, ∂L/∂S1, ∂L/∂S2, beyond the trust region. With
-/// DiffusionNFT: loss, 0, advantage as a probability, mean squared change of the velocity, 1, p, q, 0.
-pub const OUTCOME: usize = 8;
 
 /// The policy objective that `[objective]` selects, in mean units for images of `dim` elements, after the share
 /// `progress` of the run. GRPO-Guard's step weight is a separate input.
@@ -93,27 +93,27 @@ pub struct Terms {
 pub struct UpdateGraph {
     /// The computation.
     pub graph: Graph,
-    /// Rows of the trajectory stores, `[B]`: slot · samples + sample.
-    pub indices: Tensor,
+    /// What each micro-batch copies from the stores of the rollout: `[B, C, H, W]` each.
+    pub stored: Vec<(Store, Tensor)>,
     /// The network's time, `[B]`, from [`crate::model::FlowModel::time_of`].
     pub time: Tensor,
     /// Conditions of the B samples.
     pub condition: ConditionInput,
-    /// Noise keys of the step, `[B, 5]`.
+    /// [`NoiseWords`] of each term.
     pub keys: Tensor,
-    /// Transitions (a, b, s), `[B, 3]`; with DiffusionNFT (1 − σ, 0, σ).
+    /// A [`SamplerRow`] of each term; with DiffusionNFT (1 − σ, 0, σ).
     pub rows: Tensor,
     /// Advantages, `[B]`.
     pub advantages: Tensor,
     /// Factors of the losses in the sum that is differentiated, `[B]`.
     pub weight: Tensor,
-    /// Thresholds, which may change over a run, `[8]`; none with DiffusionNFT.
+    /// [`PolicySettings`](crate::ops::PolicySettings), which may change over a run; none with DiffusionNFT.
     pub settings: Option<Tensor>,
     /// Weights of the step, `[B]`, which only GRPO-Guard has.
     pub step_weight: Option<Tensor>,
     /// The penalty on the distance to the base, if there is one.
     pub penalty: Option<Penalty>,
-    /// The outcomes, `[B, OUTCOME]`.
+    /// An [`Outcome`](crate::ops::Outcome) of each term.
     pub outcomes: Tensor,
     /// The inputs of the loss.
     pub terms: Terms,
@@ -138,22 +138,20 @@ impl UpdateGraph {
         let model = &network.model;
         let batch = settings.micro_batch();
         let mut graph = Graph::new();
-        let indices = graph.input_indices("rows of the trajectory", &[batch]);
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, model, batch, settings.is_guided());
-        let keys = graph.input_indices("noise keys", &[batch, 5]);
-        let rows = graph.input("sampler rows", &[batch, 3]);
+        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
+        let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let advantages = graph.input("advantages", &[batch]);
         let weight = graph.input("weight", &[batch]);
 
-        let stored = model.batch_shape(settings.of_rollouts().stored_slots()? * settings.rollout.samples());
+        let shape = model.batch_shape(batch);
         // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
-        let epsilon = graph.apply(PhiloxNormal::new(&stored[1..]), &[keys]);
-        let states = graph.stored(STATES.0, &stored, STATES, 0);
-        let state = graph.apply(Embedding, &[states, indices]);
+        let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
+        let state = graph.input("stored state", &shape);
         let mut it = Self {
             graph,
-            indices,
+            stored: vec![(STATES, state)],
             time,
             condition,
             keys,
@@ -169,7 +167,7 @@ impl UpdateGraph {
         };
         let losses = match settings.method() {
             Method::Nft => it.record_nft(settings, network, state, epsilon),
-            Method::Policy => it.record_policy(settings, network, &stored, state, epsilon)?,
+            Method::Policy => it.record_policy(settings, network, state, epsilon)?,
         };
         it.graph.keep(it.outcomes);
         let activations =
@@ -183,19 +181,18 @@ impl UpdateGraph {
         &mut self,
         settings: &UpdateSettings,
         network: &Network,
-        stored: &[usize],
         x: Tensor,
         epsilon: Tensor,
     ) -> Result<Vec<(Tensor, Tensor)>> {
         let dim = network.model.dim();
         let batch = settings.micro_batch();
         let objective = policy_objective(&settings.objective, dim, 0.0)?;
-        let velocities = self.graph.stored(VELOCITIES.0, stored, VELOCITIES, 0);
-        let v_old = self.graph.apply(Embedding, &[velocities, self.indices]);
+        let v_old = self.graph.input("stored velocity", &network.model.batch_shape(batch));
+        self.stored.push((VELOCITIES, v_old));
         let v_new = self.velocity(settings, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
 
-        let thresholds = PolicyObjective::settings(objective, dim).to_vec();
+        let thresholds = bytemuck::cast_slice(&[PolicyObjective::settings(objective, dim)]).to_vec();
         let thresholds = self.graph.constant("objective settings", &[thresholds.len()], thresholds);
         let step_weight = self.graph.constant("step weight", &[batch], vec![1.0; batch]);
         let (advantages, rows) = (self.advantages, self.rows);
@@ -241,7 +238,9 @@ impl UpdateGraph {
         let graph = &mut self.graph;
         // The sampler's kernel also mixes samples with noise.
         let x = sampler_step(graph, sample, sample, epsilon, self.rows);
-        let to_target = graph.constant("to target", &[batch, 3], [-1.0, 0.0, 1.0].repeat(batch));
+        let to_target = vec![SamplerRow { a: -1.0, b: 0.0, s: 1.0 }; batch];
+        let to_target =
+            graph.constant("to target", &[batch, SamplerRow::WORDS], bytemuck::cast_slice(&to_target).to_vec());
         let u = sampler_step(graph, sample, sample, epsilon, to_target);
         let guidance_scale = settings.rollout.guidance_scale as f32;
         let (time, condition) = (self.time, self.condition);
@@ -250,8 +249,9 @@ impl UpdateGraph {
         });
         let v_new = self.velocity(settings, network, x);
         self.terms = Terms { x, epsilon, v_old, v_new };
-        let scales = vec![settings.objective.nft_beta as f32, settings.advantage.clip as f32];
-        let scales = self.graph.constant("objective settings", &[2], scales);
+        let scales = NftSettings { beta: settings.objective.nft_beta as f32, clip: settings.advantage.clip as f32 };
+        let scales = bytemuck::cast_slice(&[scales]).to_vec();
+        let scales = self.graph.constant("objective settings", &[scales.len()], scales);
         let (advantages, rows) = (self.advantages, self.rows);
         let found = self.graph.scope("loss", |graph| graph.push(NftLoss, &[v_new, v_old, u, advantages, rows, scales]));
         self.outcomes = found[1];

@@ -174,15 +174,14 @@ impl RunDirectory {
         self.path.join("tensorboard")
     }
 
-    /// Records what `command` does here (`config.toml`), with which files (`inputs.json`) and on which device
+    /// Records what a command does here (`config.toml`), with which files (`inputs.json`) and on which device
     /// (`device.json`), and removes the record of how the run ended before. Paths become absolute, so that the run can
     /// be resumed from any working directory.
     ///
     /// # Errors
     /// [`Error::Failed`] if a file cannot be written or removed.
-    pub fn record_start(&self, command: config::Command, config: &Config, device: &impl Serialize) -> Result<()> {
+    pub fn record_start(&self, config: &Config, inputs: &Inputs, device: &impl Serialize) -> Result<()> {
         let config = config.anchored();
-        let inputs = Inputs::of(&config, command);
         let path = self.path.join("device.json");
         let text = serde_json::to_vec_pretty(device).map_err(|cause| Error::unwritable(&path, cause))?;
         write_atomically(&self.config(), config.to_toml().as_bytes())?;

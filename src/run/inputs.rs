@@ -2,7 +2,7 @@
 //! different ones unnoticed.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,12 @@ use crate::{Error, Result};
 
 /// How deep folders are searched: a folder of pictures has one per class.
 const DEPTH: usize = 3;
+/// The size up to which all bytes of a file count. A larger one, such as a text encoder of gigabytes, is read in pieces.
+const WHOLE: u64 = 256 << 20;
+/// Pieces of a larger file, from its first byte to its last.
+const PIECES: u64 = 64;
+/// Bytes of a piece.
+const PIECE: u64 = 1 << 20;
 /// How many changed files a message names.
 const NAMED: usize = 8;
 
@@ -31,27 +37,37 @@ pub struct Inputs {
 pub struct Input {
     /// The key of the configuration that names it.
     pub key: String,
-    /// Its path, absolute.
+    /// Its path, absolute; of a model in the hub's cache, below its name there.
     pub path: PathBuf,
     /// Size in bytes; for a folder, of all files in it.
     pub size: u64,
-    /// CRC-32C; for a folder, of the names, sizes and checksums of all files in it.
+    /// CRC-32C, of a file above 256 MiB of 64 pieces of 1 MiB, evenly spaced; for a folder, of the names, sizes and
+    /// checksums of all files in it.
     pub crc32c: u32,
 }
 
+/// A file inside a folder that a configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// The key of the configuration that names the folder.
+    pub key: String,
+    /// Its path, as [`Input`] has it.
+    pub path: PathBuf,
+    /// Where it is.
+    pub place: PathBuf,
+}
+
 impl Inputs {
-    /// What `command` depends on with this configuration, as it is now. Missing files are left out: whatever needs them
-    /// reports them.
-    pub fn of(config: &Config, command: Command) -> Self {
-        let measured = |(key, path): (String, PathBuf)| {
-            let path = std::path::absolute(&path).unwrap_or(path);
-            let (size, crc32c) = measure(&path, DEPTH).ok()?;
+    /// What `command` depends on with this configuration, and `more`, as it is now. Missing files are left out: whatever
+    /// needs them reports them.
+    pub fn of(config: &Config, command: Command, more: Vec<InputFile>) -> Self {
+        let named = config.anchored().inputs(command).into_iter();
+        let named = named.map(|(key, path)| InputFile { key, place: path.clone(), path });
+        let measured = |InputFile { key, path, place }: InputFile| {
+            let (size, crc32c) = measure(&place).ok()?;
             Some(Input { key, path, size, crc32c })
         };
-        Self {
-            command: command.name().to_owned(),
-            files: config.inputs(command).into_iter().filter_map(measured).collect(),
-        }
+        Self { command: command.name().to_owned(), files: named.chain(more).filter_map(measured).collect() }
     }
 
     /// Reads them back; `None` for a run of a version that wrote none.
@@ -125,8 +141,16 @@ pub fn changed(changes: &[String], remedy: &str) -> Error {
     Error::input(format!("{text}: {remedy}"))
 }
 
+/// Size and CRC-32C of a file or a folder, as [`Input`] has them.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn measure(path: &Path) -> std::io::Result<(u64, u32)> {
+    measure_to(path, DEPTH)
+}
+
 /// Size and CRC-32C of a file or, up to a depth, of all files in a folder.
-fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
+fn measure_to(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
     let kind = fs::metadata(path)?;
     if kind.is_file() {
         return measure_file(path);
@@ -138,7 +162,7 @@ fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
     entries.sort();
     let (mut total, mut crc) = (0, 0);
     for entry in entries {
-        let (size, inner) = measure(&entry, depth - 1)?;
+        let (size, inner) = measure_to(&entry, depth - 1)?;
         let name = entry.file_name().unwrap_or_default().as_encoded_bytes();
         crc = [name, &[0], &size.to_le_bytes(), &inner.to_le_bytes()].into_iter().fold(crc, crc32c::crc32c_append);
         total += size;
@@ -148,6 +172,10 @@ fn measure(path: &Path, depth: usize) -> std::io::Result<(u64, u32)> {
 
 fn measure_file(path: &Path) -> std::io::Result<(u64, u32)> {
     let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > WHOLE {
+        return Ok((length, measure_pieces(&mut file, length)?));
+    }
     let mut piece = vec![0; 1 << 18];
     let (mut size, mut crc) = (0, 0);
     loop {
@@ -160,9 +188,49 @@ fn measure_file(path: &Path) -> std::io::Result<(u64, u32)> {
     }
 }
 
+/// Where a piece of a large file begins.
+fn start_of_piece(number: u64, length: u64) -> u64 {
+    (length - PIECE) * number / (PIECES - 1)
+}
+
+/// CRC-32C of the pieces of a large file.
+fn measure_pieces(file: &mut File, length: u64) -> std::io::Result<u32> {
+    let mut piece = vec![0; PIECE as usize];
+    let mut crc = 0;
+    for number in 0..PIECES {
+        file.seek(SeekFrom::Start(start_of_piece(number, length)))?;
+        file.read_exact(&mut piece)?;
+        crc = crc32c::crc32c_append(crc, &piece);
+    }
+    Ok(crc)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a file with holes, which takes no room.
+    #[test]
+    fn a_large_file_is_read_in_pieces_from_its_first_byte_to_its_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        let length = WHOLE + 12_345;
+        let with = |at: u64| {
+            let mut file = File::create(&path).unwrap();
+            file.set_len(length).unwrap();
+            file.seek(SeekFrom::Start(at)).unwrap();
+            std::io::Write::write_all(&mut file, &[1]).unwrap();
+            measure(&path).unwrap()
+        };
+        let second = start_of_piece(1, length);
+        // What lies between two pieces does not count.
+        let unseen = with(second - 1);
+        assert_eq!((unseen.0, with(second + PIECE)), (length, unseen));
+        let seen: Vec<u32> = [0, PIECE - 1, second, length - 1].map(|at| with(at).1).into();
+        assert!(!seen.contains(&unseen.1) && seen[0] != seen[1], "{seen:?} {unseen:?}");
+        File::create(&path).unwrap().set_len(length + 1).unwrap();
+        assert_ne!(measure(&path).unwrap().0, length);
+    }
 
     #[test]
     fn every_change_is_detected_and_a_copy_is_not_a_change() {
@@ -171,22 +239,22 @@ mod tests {
         fs::create_dir_all(path.join("data/cat")).unwrap();
         fs::write(path.join("data/cat/1.png"), b"123456789").unwrap();
         // The check value of CRC-32C.
-        assert_eq!(measure(&path.join("data/cat/1.png"), DEPTH).unwrap(), (9, 0xe306_9283));
-        let before = measure(&path.join("data"), DEPTH).unwrap();
+        assert_eq!(measure(&path.join("data/cat/1.png")).unwrap(), (9, 0xe306_9283));
+        let before = measure(&path.join("data")).unwrap();
         assert_eq!(before.0, 9);
         for (name, text) in [("cat/1.png", "123456780"), ("cat/2.png", ""), ("cat/1.png", "12345678")] {
             let file = path.join("data").join(name);
             let old = fs::read(&file).ok();
             fs::write(&file, text).unwrap();
-            assert_ne!(measure(&path.join("data"), DEPTH).unwrap(), before, "{name}");
+            assert_ne!(measure(&path.join("data")).unwrap(), before, "{name}");
             match old {
                 Some(old) => fs::write(&file, old).unwrap(),
                 None => fs::remove_file(&file).unwrap(),
             }
-            assert_eq!(measure(&path.join("data"), DEPTH).unwrap(), before, "{name}");
+            assert_eq!(measure(&path.join("data")).unwrap(), before, "{name}");
         }
         fs::rename(path.join("data/cat/1.png"), path.join("data/cat/3.png")).unwrap();
-        assert_ne!(measure(&path.join("data"), DEPTH).unwrap(), before);
+        assert_ne!(measure(&path.join("data")).unwrap(), before);
     }
 
     #[test]

@@ -8,12 +8,12 @@ use super::pipeline::Encoders;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::text::{CutPrompt, PromptEmbeddings};
-use crate::model::{MmditConfig, PromptEmbedding, PromptSource};
+use crate::model::{MmditConfig, Prompt, PromptEmbedding, PromptSource};
 
 /// Prompts with their embeddings, and those of a negative prompt.
 #[derive(Debug)]
 pub struct Conditions {
-    prompts: Vec<String>,
+    prompts: Vec<Prompt>,
     source: Source,
 }
 
@@ -33,10 +33,10 @@ impl Conditions {
     pub fn encode(
         gpu: &Arc<Gpu>,
         encoders: &Encoders,
-        prompts: &[String],
+        prompts: &[Prompt],
         negative: &str,
     ) -> Result<(Self, Vec<CutPrompt>)> {
-        let all: Vec<&str> = [negative].into_iter().chain(prompts.iter().map(String::as_str)).collect();
+        let all: Vec<&str> = [negative].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
         let (embeddings, cut) = encoders.encode(gpu, &all)?;
         Ok((Self { prompts: prompts.to_vec(), source: Source::Memory(embeddings) }, cut))
     }
@@ -52,7 +52,7 @@ impl Conditions {
     }
 
     /// The prompts.
-    pub fn prompts(&self) -> &[String] {
+    pub fn prompts(&self) -> &[Prompt] {
         &self.prompts
     }
 
@@ -104,7 +104,7 @@ impl Conditions {
 }
 
 impl PromptSource for Conditions {
-    fn prompts(&self) -> &[String] {
+    fn prompts(&self) -> &[Prompt] {
         &self.prompts
     }
 

@@ -12,14 +12,13 @@ use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::pipeline::Encoders;
-use super::prompts::Prompt;
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::files::{fill_atomically, measure};
 use crate::gpu::Gpu;
-use crate::model::PromptEmbedding;
 use crate::model::folder::StoredTensors;
 use crate::model::text::{CLIP_TOKENS, CutPrompt, Weights};
+use crate::model::{Prompt, PromptEmbedding};
 
 /// The entry of the header that says what made the file.
 const KEY: &str = "flowdppo_wgpu_conditions";
@@ -96,7 +95,7 @@ impl ConditionsFile {
     ///
     /// # Errors
     /// [`Error::Input`] if one is not in the file.
-    pub(super) fn choose(&mut self, chosen: &[String]) -> Result<Vec<String>> {
+    pub(super) fn choose(&mut self, chosen: &[String]) -> Result<Vec<Prompt>> {
         let place = |wanted: &String| {
             self.lines.iter().position(|line| line.text == *wanted).ok_or_else(|| {
                 Error::input(format!(
@@ -108,7 +107,7 @@ impl ConditionsFile {
         if !chosen.is_empty() {
             self.rows = chosen.iter().map(place).collect::<Result<_>>()?;
         }
-        Ok(self.rows.iter().map(|row| self.lines[*row].text.clone()).collect())
+        Ok(self.rows.iter().map(|row| self.lines[*row].clone()).collect())
     }
 
     /// The prompts as they were in their file.

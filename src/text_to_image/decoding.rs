@@ -7,8 +7,9 @@ use super::pipeline::TextToImage;
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
+use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::folder::{StoredTensors, open_weights};
-use crate::model::{Autoencoder, AutoencoderConfig, Tensors};
+use crate::model::{Autoencoder, AutoencoderConfig, Tensors, planned_decoder};
 
 /// The published TAESD3, whose file may stand alone.
 const TAESD3: &str = r#"{"_class_name": "AutoencoderTiny", "latent_channels": 16,
@@ -81,6 +82,21 @@ impl PictureDecoder {
             return Ok(pixels / factor);
         }
         Err(Error::input(format!("{name} is {pixels}: it must be a multiple of {factor} from {least} on")))
+    }
+
+    /// What decoding latents `[height, width]` takes on such a device, and the tiles that it needs, in pixels, if `room` does
+    /// not accept whole pictures.
+    ///
+    /// # Errors
+    /// As [`planned_decoder`].
+    pub fn planned(
+        &self,
+        size: [usize; 2],
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        let (tile, memory) = planned_decoder(&self.config, size, profile, room)?;
+        Ok(((tile != size).then(|| tile.map(|extent| extent * self.factor())), memory))
     }
 
     /// Decodes latents `[N, C, height, width]`, one picture after the other: `take` is given the place of each and its

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::scheduler::read_shift;
-use crate::config::WeightType;
+use super::scheduler::{FILE as SCHEDULER_CONFIG, read_shift};
+use crate::config::{Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::flow::schedule::Schedule;
@@ -15,15 +15,23 @@ use crate::graph::Stores;
 use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
-use crate::model::text::Sd3Prompts;
+use crate::model::text::{Sd3Prompts, Tokenizer, Weights};
 use crate::model::{
     ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, MmditConfig, Network,
     PromptSource, Shared, StoredTransformer, TextModel,
 };
 use crate::optimizer::PARAMETERS;
+use crate::run::inputs::InputFile;
 
 /// The transformer's component.
 const TRANSFORMER: &str = "transformer";
+
+/// The tokenizers and text encoders of Stable Diffusion 3, in order.
+const ENCODERS: [[&str; 2]; 3] =
+    [["tokenizer", "text_encoder"], ["tokenizer_2", "text_encoder_2"], ["tokenizer_3", T5]];
+
+/// The encoder that may be left out.
+const T5: &str = "text_encoder_3";
 
 /// Latents along a side where the pipeline proposes no size.
 const USUAL_SIZE: usize = 128;
@@ -129,24 +137,27 @@ impl TextToImage {
         if is_half { WeightType::F16 } else { WeightType::F32 }
     }
 
+    /// Whether T5 can take part.
+    pub(super) fn has_t5(&self) -> bool {
+        state_of(&self.pipeline, T5) == Some(State::Present)
+    }
+
     /// Opens tokenizers and text encoders, T5 among them if it is wanted and the pipeline has it.
     ///
     /// # Errors
     /// [`Error::Input`] if one is missing or damaged.
     pub fn encoders(&self, with_t5: bool, t5_tokens: usize) -> Result<Encoders> {
-        let state = |name: &str| self.pipeline.components.iter().find(|it| it.name == name).map(|it| it.state);
-        if with_t5 && state("text_encoder_3") == Some(State::Missing) {
+        if with_t5 && state_of(&self.pipeline, T5) == Some(State::Missing) {
             return Err(Error::input(format!(
-                "{} has no folder `text_encoder_3`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
+                "{} has no folder `{T5}`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
                  out (--no-t5, or `prompts.t5` = false)",
                 self.pipeline.folder.display()
             )));
         }
-        let has_t5 = with_t5 && state("text_encoder_3") == Some(State::Present);
-        let names: &[[&str; 2]] =
-            &[["tokenizer", "text_encoder"], ["tokenizer_2", "text_encoder_2"], ["tokenizer_3", "text_encoder_3"]];
+        let parts = encoder_parts(&self.pipeline, with_t5);
+        let has_t5 = parts.len() == ENCODERS.len();
         let mut folders = Vec::new();
-        for [tokenizer, encoder] in names.iter().take(if has_t5 { 3 } else { 2 }) {
+        for [tokenizer, encoder] in parts {
             self.pipeline.component(tokenizer)?;
             folders.push(self.pipeline.component(encoder)?);
         }
@@ -201,6 +212,58 @@ impl TextToImage {
     pub fn adapter(&self, path: &Path) -> Result<Adapter> {
         load_adapter(path, &self.any_layout())
     }
+}
+
+fn state_of(pipeline: &Pipeline, component: &str) -> Option<State> {
+    pipeline.components.iter().find(|it| it.name == component).map(|it| it.state)
+}
+
+/// The tokenizers and text encoders that take part, T5 among them if it is wanted and there.
+fn encoder_parts(pipeline: &Pipeline, with_t5: bool) -> &'static [[&'static str; 2]] {
+    match with_t5 && state_of(pipeline, T5) == Some(State::Present) {
+        true => &ENCODERS,
+        false => &ENCODERS[..2],
+    }
+}
+
+/// The files of the tokenizers and text encoders that take part.
+///
+/// # Errors
+/// [`Error::Input`] if a part is missing, or its weights are.
+pub(super) fn encoder_files(pipeline: &Pipeline, with_t5: bool) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for [tokenizer, encoder] in encoder_parts(pipeline, with_t5) {
+        files.extend(Tokenizer::files(&pipeline.component(tokenizer)?));
+        let encoder = pipeline.component(encoder)?;
+        files.push(encoder.join("config.json"));
+        files.extend(Weights::open(&encoder, "")?.files().map(Path::to_owned));
+    }
+    Ok(files)
+}
+
+/// The files of the pipeline that a run with this configuration reads; none if its model is another one.
+///
+/// # Errors
+/// [`Error::Input`] if a part is missing, or its weights are.
+pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
+    let Some(named) = config.model.folder.as_deref() else { return Ok(Vec::new()) };
+    let Some(folder) = folder_of(named)? else { return Ok(Vec::new()) };
+    let pipeline = Pipeline::open(&folder)?;
+    let mut files = vec![folder.join(MODEL_INDEX), pipeline.component("scheduler")?.join(SCHEDULER_CONFIG)];
+    for part in [TRANSFORMER, "vae"] {
+        let part = pipeline.component(part)?;
+        files.push(part.join("config.json"));
+        files.extend(open_weights(&part, None)?.files().map(|(path, _)| path.to_owned()));
+    }
+    if !config.prompts.file.as_deref().is_some_and(is_encoded) {
+        files.extend(encoder_files(&pipeline, config.prompts.t5)?);
+    }
+    // A snapshot in the hub's cache has another path once the model is downloaded anew.
+    let input = |place: PathBuf| {
+        let path = place.strip_prefix(&folder).map_or_else(|_| place.clone(), |inside| Path::new(named).join(inside));
+        InputFile { key: "model.folder".to_owned(), path, place }
+    };
+    Ok(files.into_iter().map(input).collect())
 }
 
 /// Reads an adapter of a transformer: a file as diffusers writes it, or a folder as diffusers or PEFT does.

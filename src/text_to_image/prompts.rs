@@ -6,22 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{read_file, text};
+use crate::model::Prompt;
 use crate::model::text::CutPrompt;
-
-/// A prompt, and what a file says of it beside.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prompt {
-    /// The prompt.
-    pub text: String,
-    /// Further fields of its line, such as what a reward needs.
-    pub fields: Map<String, Value>,
-}
-
-impl From<&str> for Prompt {
-    fn from(text: &str) -> Self {
-        Self { text: text.to_owned(), fields: Map::new() }
-    }
-}
 
 impl Prompt {
     /// The line of a file in JSON lines.
@@ -70,7 +56,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
 }
 
 /// Prompts whose embeddings are kept in memory, 5.5 MB each for SD3.5.
-const MOST_ENCODED: usize = 256;
+pub(super) const MOST_ENCODED: usize = 256;
 
 /// Checks that so many prompts can be encoded in memory; `source` is what names them, and takes a file of embeddings.
 ///

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark};
 
 /// Its name in the folder of the scheduler.
-const FILE: &str = "scheduler_config.json";
+pub(super) const FILE: &str = "scheduler_config.json";
 
 /// The only scheduler.
 const CLASS: &str = "FlowMatchEulerDiscreteScheduler";

@@ -1,23 +1,26 @@
 //! A pipeline as what `train` starts from.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::conditions::Conditions;
 use super::decoding::PictureDecoder;
+use super::kept::ManyPrompts;
 use super::pipeline::{Encoders, TextToImage, folder_of};
-use super::prompts::{Prompt, check_count, cut_warnings, read_prompts};
+use super::plan::Unencoded;
+use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::config::{self, Config, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::model::text::CLIP_TOKENS;
-use crate::model::{
-    FlowModel, LatentDecoder, PromptEmbedding, PromptSource, Shared, StoredModel, StoredTransformer, Weights,
-};
+use crate::graph::{DeviceProfile, PartMemory};
+use crate::model::text::{CLIP_TOKENS, planned_encoder};
+use crate::model::{FlowModel, LatentDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
+use crate::run::Verbosity;
 use crate::shape::ImageShape;
 
 /// Tokens that T5 contributes, as in the published pipelines.
-const T5_TOKENS: usize = 256;
+pub(super) const T5_TOKENS: usize = 256;
 
 /// Prompts that are evaluated unless the configuration names some.
 const MAX_EVALUATED: usize = 64;
@@ -27,9 +30,9 @@ const MAX_EVALUATED: usize = 64;
 pub struct TextBase {
     model: TextToImage,
     prompts: config::Prompts,
-    texts: Vec<String>,
+    asked: Vec<Prompt>,
     embeddings: Embeddings,
-    decoder: Shared<dyn LatentDecoder>,
+    decoder: Arc<PictureDecoder>,
     size: [usize; 2],
     /// The noise levels of rollouts, and those of the pipeline.
     schedule: (Schedule, Schedule),
@@ -42,27 +45,6 @@ enum Embeddings {
     Encoded(Arc<Conditions>),
     /// The text encoders, of which no weights have been read yet.
     Open(Box<Encoders>),
-}
-
-/// Prompts whose embeddings nobody asks for yet.
-#[derive(Debug)]
-struct Unencoded {
-    prompts: Vec<String>,
-    tokens: usize,
-}
-
-impl PromptSource for Unencoded {
-    fn prompts(&self) -> &[String] {
-        &self.prompts
-    }
-
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    fn embedding(&self, _: Option<usize>) -> Result<PromptEmbedding> {
-        Err(Error::failed("the prompts have not been encoded: this model is for plans only"))
-    }
 }
 
 impl LatentDecoder for PictureDecoder {
@@ -122,34 +104,34 @@ impl TextBase {
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
         let prompts = settings.prompts.clone();
         let file = prompts.file.as_deref().ok_or_else(|| Error::input("train needs `prompts.file`"))?;
-        let (texts, embeddings) = match is_encoded(file) {
+        let (asked, embeddings) = match is_encoded(file) {
             true => {
                 let conditions = Conditions::open(file, &[])?;
                 conditions.check(model.config(), settings.is_guided)?;
                 (conditions.prompts().to_vec(), Embeddings::Encoded(Arc::new(conditions)))
             }
             false => {
-                let texts: Vec<String> = read_prompts(file)?.into_iter().map(|Prompt { text, .. }| text).collect();
-                check_count(texts.len(), "`prompts.file`")?;
-                (texts, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
+                let asked = read_prompts(file)?;
+                (asked, Embeddings::Open(Box::new(model.encoders(prompts.t5, T5_TOKENS)?)))
             }
         };
-        if settings.eval.classes.is_empty() && texts.len() > MAX_EVALUATED {
+        if settings.eval.classes.is_empty() && asked.len() > MAX_EVALUATED {
             return Err(Error::input(format!(
                 "`eval.classes` is empty, so an evaluation would draw {} images of each of the {} prompts: name some of the \
                  prompts by number, such as [0, 1, 2, 3]",
                 settings.eval.count,
-                texts.len()
+                asked.len()
             )));
         }
         let schedule = (settings.schedule.clone(), model.schedule(None));
-        Ok(Self { model, prompts, texts, embeddings, decoder: Shared(Arc::new(decoder)), size, schedule })
+        Ok(Self { model, prompts, asked, embeddings, decoder: Arc::new(decoder), size, schedule })
     }
 
     fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
         let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
-        let model = self.model.flow_model(self.size, prompts, self.decoder.clone());
-        Ok(StoredModel::of(&FlowModel::Mmdit(model), &self.texts, Weights::Transformer(weights)))
+        let texts: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
+        let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
+        Ok(StoredModel::of(&FlowModel::Mmdit(model), &texts, Weights::Transformer(weights)))
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -161,15 +143,49 @@ impl TextBase {
             Embeddings::Encoded(conditions) => conditions.tokens(),
             Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
         };
-        self.with(Shared(Arc::new(Unencoded { prompts: self.texts.clone(), tokens })))
+        self.with(Shared(Arc::new(Unencoded { prompts: self.asked.clone(), tokens })))
     }
 
-    /// The model with the embeddings of its prompts, by one text encoder after the other. `warn` is given what was cut
-    /// off prompts that are too long.
+    /// The text encoder whose largest layer takes the most on such a device, and what that layer takes; `None` if the
+    /// prompts have been encoded before.
     ///
     /// # Errors
-    /// If an encoder is damaged, or the device does not have enough memory.
-    pub fn encoded(&self, gpu: &Arc<Gpu>, warn: impl Fn(&str)) -> Result<StoredModel> {
+    /// As [`planned_encoder`].
+    pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(&'static str, PartMemory)>> {
+        match &self.embeddings {
+            Embeddings::Encoded(_) => Ok(None),
+            // The negative prompt is one more.
+            Embeddings::Open(encoders) => {
+                let tokens = encoders.prompts.has_t5().then_some(encoders.t5_tokens);
+                planned_encoder(&self.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
+            }
+        }
+    }
+
+    /// What decoding takes, see [`PictureDecoder::planned`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn planned_decoder(
+        &self,
+        profile: &DeviceProfile,
+        room: &dyn Fn(&PartMemory) -> Result<()>,
+    ) -> Result<(Option<[usize; 2]>, PartMemory)> {
+        self.decoder.planned(self.size, profile, room)
+    }
+
+    /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
+    /// in a file in `folder`, which is used again. `warn` is given what was cut off prompts that are too long.
+    ///
+    /// # Errors
+    /// If an encoder is damaged, the device does not have enough memory, or the file cannot be written.
+    pub fn encoded(
+        &self,
+        gpu: &Arc<Gpu>,
+        folder: &Path,
+        verbosity: Verbosity,
+        warn: impl Fn(&str),
+    ) -> Result<StoredModel> {
         let (rollout, own) = &self.schedule;
         if *rollout == Schedule::default() && rollout != own {
             warn(
@@ -179,8 +195,13 @@ impl TextBase {
         }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
+            Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
+                let (pipeline, negative) = (self.model.pipeline(), self.prompts.negative.as_str());
+                let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
+                Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
+            }
             Embeddings::Open(encoders) => {
-                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.texts, &self.prompts.negative)?;
+                let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;
                 cut_warnings(&cut).iter().for_each(|warning| warn(warning));
                 Arc::new(conditions)
             }

@@ -47,7 +47,8 @@ fn pictures_are_scored_with_their_prompts() {
     fs::write(here.join("wrong.toml"), wrong).expect("the folder is writable");
     let run = |arguments: &str| Ended::of(&mut program(here, arguments));
 
-    run("train --config t.toml --dry-run").succeeds();
+    let plan = run("train --config t.toml --dry-run").succeeds();
+    assert!(plan.contains("the reward clip-score, on top"), "{plan}");
     run("train --config t.toml --out run").succeeds();
     let metrics = lines(&here.join("run/metrics.jsonl"));
     assert!(metrics.iter().any(|line| line.to_string().contains("clip-score")), "{metrics:?}");

@@ -63,6 +63,32 @@ fn a_pipeline_is_described_part_by_part() {
     }
 }
 
+/// The command that it prints works, and needs the memory that it states, up to differences between kernels. The tiny model
+/// has positions for 256 pixels.
+#[test]
+fn a_pipeline_can_be_trained_with_the_printed_command() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("prompts.txt"), "a\nb\nc\nd\n").unwrap();
+    let report = report(&formats("sd35_tiny_pipeline"));
+    let memory = report["picture_memory"].as_array().unwrap();
+    let said = |weights: &str, key: &str| {
+        let found = memory.iter().find(|it| it["weights"] == weights && it["size"] == serde_json::json!([256, 256]));
+        found.unwrap_or_else(|| panic!("no {weights} in {report}"))[key].as_u64().unwrap() as f64 / f64::from(1 << 20)
+    };
+    assert_eq!(memory.len(), 3, "{report}");
+    assert!(said("f32", "training") > said("f16", "training") && said("f16", "sampling") > 0.0, "{report}");
+    let command = report["train_command"].as_str().unwrap().replace("PROMPTS.txt", "prompts.txt");
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/sd35/laptop.toml").display().to_string();
+    let words = shlex::split(command.strip_prefix("flowdppo-wgpu ").unwrap()).unwrap().into_iter();
+    let words = words.map(|word| if word == "configs/sd35/laptop.toml" { config.clone() } else { word });
+    let plan = Ended::of(program(folder.path(), "").args(words).arg("--dry-run")).succeeds();
+    let line = plan.lines().find(|line| line.starts_with("planned device memory")).unwrap();
+    let planned: f64 = line.split_whitespace().nth(3).unwrap().parse().unwrap();
+    // Sliced weight gradients need scratch memory, and the number of slices depends on the device.
+    let training = said("q8_0", "training");
+    assert!((training / planned - 1.0).abs() < 0.25, "{training} MiB for {planned} MiB");
+}
+
 /// Every form of the transformer has the parameters of the folder, stored in another way.
 #[test]
 fn every_form_of_a_model_has_the_same_description() {

@@ -82,6 +82,16 @@ fn a_run_with_prompts_is_resumed_byte_for_byte_and_its_adapter_draws() {
     here.run("config check train.toml").succeeds();
     let plan = here.run("train --config train.toml --dry-run").succeeds();
     assert!(plan.contains("planned device memory") && plan.contains("in f16"), "{plan}");
+    for part in [
+        "rollout, update and optimizer",
+        "the decoder, while it decodes whole pictures, on top",
+        "the largest layer of text_encoder",
+    ] {
+        assert!(
+            plan.lines().any(|line| line.trim_start().split_once(" MiB").is_some_and(|(_, it)| it.contains(part))),
+            "{part}: {plan}"
+        );
+    }
     here.run("-q train --config train.toml --out whole").succeeds();
     here.run("-q train --config train.toml --out parts --set train.iterations=1").succeeds();
     here.run("-q train --out parts --resume --set train.iterations=2").succeeds();
@@ -110,19 +120,121 @@ fn a_run_with_prompts_is_resumed_byte_for_byte_and_its_adapter_draws() {
     assert_ne!(peft, draw("", "c"), "the adapter changes nothing");
 }
 
+/// A program that scores an image by a field of its prompt's line.
+const PROGRAM: &str = "\
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    scores = [item['wanted']['score'] + item['sample'] for item in request['items']]
+    print(json.dumps({'id': request['id'], 'scores': scores}), flush=True)
+";
+
+/// The same prompts, encoded before: nothing differs, and the fields of their lines reach a program in both cases.
 #[test]
-fn prompts_can_be_encoded_before() {
+fn prompts_can_be_encoded_before_and_their_fields_reach_rewards() {
     let here = Place::new();
+    let lines =
+        [r#"{"prompt": "a red square", "wanted": {"score": 10}}"#, r#"{"wanted": {"score": 20}, "prompt": "a disc"}"#];
+    fs::write(here.path("prompts.jsonl"), lines.join("\n")).unwrap();
+    fs::write(here.path("score.py"), PROGRAM).unwrap();
+    let text = fs::read_to_string(here.path("train.toml")).unwrap();
+    let reward = "kind = \"command\"\nprogram = [\"python3\", \"score.py\"]";
+    fs::write(here.path("train.toml"), text.replace("kind = \"brightness\"", reward)).unwrap();
     let model = pipeline().display().to_string();
     let mut encode =
-        program(here.0.path(), "-q encode --prompts prompts.txt --precision f32 --out conditions.safetensors");
+        program(here.0.path(), "-q encode --prompts prompts.jsonl --precision f32 --out conditions.safetensors");
     Ended::of(encode.args(["--model", &model])).succeeds();
     let train = "-q train --config train.toml --set train.iterations=1";
-    here.run(&format!("{train} --out texts")).succeeds();
+    here.run(&format!("{train} --out texts --set prompts.file=prompts.jsonl")).succeeds();
     here.run(&format!("{train} --out encoded --set prompts.file=conditions.safetensors")).succeeds();
-    let [texts, encoded] = ["texts", "encoded"]
+    for file in ["adapter/adapter_model.safetensors", "rewards.csv"] {
+        let [texts, encoded] = ["texts", "encoded"].map(|run| fs::read(here.path(&format!("{run}/{file}"))).unwrap());
+        assert!(texts == encoded, "{file}");
+    }
+    let scores = fs::read_to_string(here.path("texts/rewards.csv")).unwrap();
+    let training: Vec<&str> = scores.lines().filter(|line| line.contains(",training,")).collect();
+    let expected = ["1,training,0,0,10,10", "1,training,1,0,11,11", "1,training,2,1,22,22", "1,training,3,1,23,23"];
+    assert_eq!(training, expected);
+
+    fs::write(here.path("prompts.jsonl"), r#"{"prompt": "a", "label": 3}"#).unwrap();
+    let message = here.refused("train --config train.toml --dry-run --set prompts.file=prompts.jsonl");
+    assert!(message.contains("prompt 1 of `prompts.file` has a field `label`"), "{message}");
+}
+
+/// Every file that pictures depend on is compared; only what is of one kind of file is named here.
+#[test]
+fn a_part_of_the_model_that_has_changed_is_named_on_resume() {
+    let here = Place::new();
+    copy_folder(&pipeline(), &here.path("model"));
+    let train = "-q train --config train.toml --set model.folder=model --set train.iterations=1 --out run";
+    here.run(train).succeeds();
+    let resume = "-q train --out run --resume --set train.iterations=2";
+    for file in [
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "text_encoder_2/model.safetensors",
+        "text_encoder_3/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ] {
+        let path = here.path("model").join(file);
+        let whole = fs::read(&path).unwrap_or_else(|cause| panic!("{file}: {cause}"));
+        let mut changed = whole.clone();
+        // Still a complete file of its kind: a weight, or a space that was a line break.
+        let last = changed.len() - if file.ends_with(".json") { 2 } else { 4 };
+        changed[last] = if file.ends_with(".json") { b' ' } else { changed[last] ^ 1 };
+        assert_ne!(changed, whole, "{file}");
+        fs::write(&path, changed).unwrap();
+        let message = here.refused(resume).replace('\\', "/");
+        assert!(message.contains(&format!("/{file}, which has changed since the run started")), "{file}: {message}");
+        fs::write(&path, whole).unwrap();
+    }
+    here.run(resume).succeeds();
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// More prompts than are kept in memory are encoded once, for all runs beside each other.
+#[test]
+fn many_prompts_are_encoded_into_a_file_that_is_used_again() {
+    let here = Place::new();
+    let lines: Vec<String> =
+        (0..260).map(|number| format!(r#"{{"prompt": "square {number}", "number": {number}}}"#)).collect();
+    fs::write(here.path("many.jsonl"), lines.join("\n")).unwrap();
+    let train = "train --config train.toml --set prompts.file=many.jsonl --set train.iterations=1";
+    let kept = || {
+        let files =
+            fs::read_dir(here.path("runs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        files.filter(|name| name.starts_with("prompts-") && name.ends_with(".safetensors")).collect::<Vec<_>>()
+    };
+    here.run(&format!("{train} --dry-run")).succeeds();
+    assert!(!here.path("runs").exists(), "a dry run writes nothing");
+    here.run(&format!("{train} --out runs/one")).succeeds();
+    let first = kept();
+    let [file] = first.as_slice() else { panic!("{first:?}") };
+    let written = fs::metadata(here.path("runs").join(file)).unwrap().modified().unwrap();
+    here.run(&format!("{train} --out runs/two")).succeeds();
+    here.run("train --out runs/one --resume --set train.iterations=2").succeeds();
+    assert_eq!(kept(), first);
+    assert_eq!(fs::metadata(here.path("runs").join(file)).unwrap().modified().unwrap(), written, "encoded again");
+
+    // The same as what `encode` writes.
+    here.run(&format!("{train} --out encoded/run --set prompts.file=runs/{file}")).succeeds();
+    let [two, encoded] = ["runs/two", "encoded/run"]
         .map(|run| fs::read(here.path(&format!("{run}/adapter/adapter_model.safetensors"))).unwrap());
-    assert!(texts == encoded, "the same prompts, encoded before");
+    assert!(two == encoded, "the same prompts");
+    here.run(&format!("{train} --out runs/other --set prompts.negative=blurry")).succeeds();
+    assert_eq!(kept().len(), 2, "another negative prompt");
 }
 
 #[test]

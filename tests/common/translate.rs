@@ -3,7 +3,7 @@
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, ShaderStage};
+use naga::{AddressSpace, Module, Scalar, ShaderStage, TypeInner};
 
 /// The features beyond plain WebGPU that the program may use.
 const OPTIONAL: Capabilities = Capabilities::SUBGROUP;
@@ -15,6 +15,15 @@ pub struct Shader {
     info: ModuleInfo,
     /// Whether it is rejected without [`OPTIONAL`].
     pub needs_subgroups: bool,
+}
+
+/// A struct in the memory that host and shader share, as naga lays it out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SharedStruct {
+    pub name: String,
+    pub bytes: u32,
+    /// Name, type and offset of each member.
+    pub members: Vec<(String, String, u32)>,
 }
 
 /// The resources that one entry point uses.
@@ -42,6 +51,37 @@ impl Shader {
             Err(_) => (validate(OPTIONAL)?, true),
         };
         Ok(Self { module, info, needs_subgroups })
+    }
+
+    /// The structs that the host writes or reads: those of uniforms, of storage buffers and of their elements.
+    pub fn shared_structs(&self) -> Result<Vec<SharedStruct>, String> {
+        let types = &self.module.types;
+        let mut found = Vec::new();
+        for (_, variable) in self.module.global_variables.iter() {
+            let is_uniform = variable.space == AddressSpace::Uniform;
+            if !is_uniform && !matches!(variable.space, AddressSpace::Storage { .. }) {
+                continue;
+            }
+            let shared = match types[variable.ty].inner {
+                TypeInner::Array { base, .. } => &types[base],
+                _ => &types[variable.ty],
+            };
+            match &shared.inner {
+                TypeInner::Struct { members, span } => found.push(SharedStruct {
+                    name: shared.name.clone().unwrap_or_default(),
+                    bytes: *span,
+                    members: members
+                        .iter()
+                        .map(|member| {
+                            (member.name.clone().unwrap_or_default(), scalar(&types[member.ty].inner), member.offset)
+                        })
+                        .collect(),
+                }),
+                _ if is_uniform => return Err(format!("the uniform {:?} is not a struct", variable.name)),
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     /// A module for each entry point, with overrides replaced by their defaults, as when wgpu creates a pipeline.
@@ -96,6 +136,16 @@ impl Shader {
             })
         };
         self.pipelines()?.into_iter().map(of).collect()
+    }
+}
+
+/// The name of a scalar type, which is the same in WGSL and Rust; how naga describes any other.
+fn scalar(inner: &TypeInner) -> String {
+    match inner {
+        TypeInner::Scalar(Scalar::F32) => "f32".into(),
+        TypeInner::Scalar(Scalar::U32) => "u32".into(),
+        TypeInner::Scalar(Scalar::I32) => "i32".into(),
+        other => format!("{other:?}"),
     }
 }
 

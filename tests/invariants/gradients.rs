@@ -10,30 +10,22 @@ use flowdppo_wgpu::flow::noise::{NoiseKey, normals};
 use flowdppo_wgpu::flow::sampler::Transition;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Tensor};
 use flowdppo_wgpu::model::{Adapter, BASE, Classifier, ConditionInput, FlowModel, Frozen, Network};
-use flowdppo_wgpu::ops::{cross_entropy, mean_squared_error};
+use flowdppo_wgpu::ops::{NoiseWords, OutcomeTwin, cross_entropy, mean_squared_error};
 use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
-use flowdppo_wgpu::rl::{OUTCOME, Rollout, STATES, UpdateGraph, VELOCITIES};
+use flowdppo_wgpu::rl::{Rollout, UpdateGraph};
 
 use super::gradient_check::{Loss, Values};
 use super::lora::disturb_adapter;
 use crate::common::{Random, floats, gpu, nmse, tiny};
-use crate::{KL, Parts, advantage, classes_of, config, flow_model_of};
+use crate::{Parts, advantage, classes_of, config, flow_model_of};
 
-// More columns of an outcome.
-const LOSS: usize = 0;
-const LOG_RATIO: usize = 1;
-const KEPT: usize = 4;
-const BEYOND: usize = 7;
-/// p and q of DiffusionNFT.
-const PULLS: [usize; 2] = [5, 6];
-
-/// Inputs of the update for (sample, step)s of a rollout, each with equal weight.
+/// Inputs of the update for (sample, step)s of a rollout with these states and velocities, each with equal weight.
 fn inputs(
     config: &Config,
     it: &UpdateGraph,
     flow_model: &FlowModel,
-    rollout: &Rollout,
+    (rollout, trajectory): (&Rollout, &[Vec<f32>; 2]),
     rows: &[(usize, usize)],
 ) -> Vec<(Tensor, Values)> {
     let is_nft = config.objective.name == ObjectiveName::Nft;
@@ -44,12 +36,13 @@ fn inputs(
     let u32s = |of: &dyn Fn(usize, usize) -> Vec<u32>| -> Values {
         Values::U32(rows.iter().flat_map(|(sample, step)| of(*sample, *step)).collect())
     };
-    let index = |sample: usize, step: usize| {
+    let stored = |values: &[f32], sample: usize, step: usize| {
         let slot = rollout.trained.iter().position(|trained| *trained == step).expect("the step is trained");
-        vec![(if is_nft { sample } else { slot * rollout.requests.len() + sample }) as u32]
+        let row = if is_nft { sample } else { slot * rollout.requests.len() + sample };
+        values[row * flow_model.dim()..][..flow_model.dim()].to_vec()
     };
     let key = |sample: usize, step: usize| {
-        NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 }.words().to_vec()
+        noise_words(NoiseKey { seed: 0, rollout: rollout.index, sample: sample as u32, step: step as u32 })
     };
     let transition = |_: usize, step: usize| {
         let sigma = sigmas(step).0;
@@ -59,7 +52,6 @@ fn inputs(
     };
     let mean = 1.0 / rows.len() as f32;
     let mut found = vec![
-        (it.indices, u32s(&index)),
         (it.time, f32s(&|_, step| vec![flow_model.time_of(rollout.table.sigmas[step])])),
         (classes_of(it.condition), u32s(&|sample, _| vec![rollout.requests[sample].condition])),
         (it.keys, u32s(&key)),
@@ -67,6 +59,9 @@ fn inputs(
         (it.advantages, f32s(&|sample, _| vec![advantage(sample) as f32])),
         (it.weight, Values::F32(vec![mean; rows.len()])),
     ];
+    for ((_, tensor), values) in it.stored.iter().zip(trajectory) {
+        found.push((*tensor, f32s(&|sample, step| stored(values, sample, step))));
+    }
     if let (ObjectiveName::GrpoGuard, Some(step_weight)) = (config.objective.name, it.step_weight) {
         let weight = |_: usize, step: usize| {
             let (sigma, next) = sigmas(step);
@@ -86,8 +81,12 @@ fn inputs(
     found
 }
 
-fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<Vec<f64>> {
-    twin.value(&it.graph, it.outcomes).chunks(OUTCOME).map(<[f64]>::to_vec).collect()
+fn noise_words(key: NoiseKey) -> Vec<u32> {
+    bytemuck::cast_slice(&[NoiseWords::from(key)]).to_vec()
+}
+
+fn outcomes_of(it: &UpdateGraph, twin: &Interpreter) -> Vec<OutcomeTwin> {
+    bytemuck::cast_slice(twin.value(&it.graph, it.outcomes)).to_vec()
 }
 
 /// Every outcome of a second update against the twin, which gets states, noise, classes, times and transitions from the
@@ -110,7 +109,8 @@ fn an_update_uses_the_samples_of_the_rollout() {
     };
     let (_, _, _, parameters) = learn(1);
     let (records, rollout, trajectory, _) = learn(2);
-    let [states, velocities] = trajectory.map(|words| floats(&words));
+    let trajectory = trajectory.map(|words| floats(&words));
+    let [states, velocities] = &trajectory;
 
     // The noise that led from one trained step to the next is the one that the key says.
     let dim = flow_model.dim();
@@ -121,8 +121,8 @@ fn an_update_uses_the_samples_of_the_rollout() {
             let key = NoiseKey { seed: 0, rollout: 3, sample: sample as u32, step: pair[0] as u32 };
             let at = |values: &[f32], slot: usize, i: usize| f64::from(values[(slot * 12 + sample) * dim + i]);
             for (i, noise) in normals(key, dim).iter().enumerate() {
-                let expected = a * at(&states, slot, i) + b * at(&velocities, slot, i) + s * noise;
-                let actual = at(&states, slot + 1, i);
+                let expected = a * at(states, slot, i) + b * at(velocities, slot, i) + s * noise;
+                let actual = at(states, slot + 1, i);
                 assert!((actual - expected).abs() < 1e-5, "sample {sample}, step {}: {actual}, {expected}", pair[0]);
                 checked += 1;
             }
@@ -134,12 +134,11 @@ fn an_update_uses_the_samples_of_the_rollout() {
     let weights: Vec<f64> = parameters.iter().map(|weight| f64::from(*weight)).collect();
     let (mut actual, mut expected) = (Vec::new(), Vec::new());
     for (rows, outcomes) in records[1].rows.chunks(6).zip(records[1].outcomes.chunks(6)) {
-        let stores = BTreeMap::from([(STATES, states.clone()), (VELOCITIES, velocities.clone())]);
-        let inputs = inputs(&config, &it, flow_model, &rollout, rows);
+        let (inputs, stores) = (inputs(&config, &it, flow_model, (&rollout, &trajectory), rows), BTreeMap::new());
         let loss = Loss { graph: &it.graph, inputs, stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
         for (outcome, twin) in outcomes.iter().zip(outcomes_of(&it, &loss.twin(&weights))) {
-            actual.extend([outcome[LOSS], outcome[LOG_RATIO], outcome[KL]]);
-            expected.extend([twin[LOSS], twin[LOG_RATIO], twin[KL]]);
+            actual.extend([outcome.loss, outcome.log_ratio, outcome.kl]);
+            expected.extend([twin.loss, twin.log_ratio, twin.kl]);
         }
     }
     assert_eq!(actual.len(), 3 * 36);
@@ -189,15 +188,17 @@ const CASES: [(&str, Change); 12] = [
 ];
 
 /// Places the threshold or the clip range between two terms, so that some are dropped and none is at the threshold.
-fn put_threshold_between(config: &mut Config, outcomes: &[Vec<f64>], row: Transition) {
-    let middle = |column: usize| {
-        let mut values: Vec<f64> = outcomes.iter().map(|outcome| outcome[column].abs()).collect();
+fn put_threshold_between(config: &mut Config, outcomes: &[OutcomeTwin], row: Transition) {
+    let middle = |of: fn(&OutcomeTwin) -> f64| {
+        let mut values: Vec<f64> = outcomes.iter().map(|outcome| of(outcome).abs()).collect();
         values.sort_by(f64::total_cmp);
         0.5 * (values[1] + values[2])
     };
-    config.objective.kl_mask_threshold = middle(KL) * config.objective.divergence.factor(row) / row.kappa();
-    config.objective.clip_high = middle(LOG_RATIO).exp_m1();
-    config.objective.clip_low = -(-middle(LOG_RATIO)).exp_m1();
+    config.objective.kl_mask_threshold =
+        middle(|outcome| outcome.kl) * config.objective.divergence.factor(row) / row.kappa();
+    let log_ratio = middle(|outcome| outcome.log_ratio);
+    config.objective.clip_high = log_ratio.exp_m1();
+    config.objective.clip_low = -(-log_ratio).exp_m1();
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn the_gradient_of_every_update_is_right() {
         let flow_model = &flow_model_of(&old);
         let mut parts = Parts::new(gpu(), &config, &old);
         let rollout = parts.collect(0);
-        let [states, velocities] = parts.trajectory().map(|words| floats(&words));
+        let trajectory = parts.trajectory().map(|words| floats(&words));
         // The policy has moved since the rollout.
         let new = tiny::disturbed(old.clone(), 0.02, 21);
 
@@ -221,16 +222,12 @@ fn the_gradient_of_every_update_is_right() {
         let row = rollout.table.rows[rollout.trained[1]];
         let update =
             |config: &Config| UpdateGraph::record(&config.into(), &flow_model.into()).expect("it fits the model");
-        let stores = BTreeMap::from([
-            (PARAMETERS, new.weights.clone()),
-            (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights),
-            (STATES, states.clone()),
-            (VELOCITIES, velocities.clone()),
-        ]);
+        let stores =
+            BTreeMap::from([(PARAMETERS, new.weights.clone()), (BASE, tiny::disturbed(old.clone(), 0.02, 22).weights)]);
         let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
         // The samples do not depend on the threshold, so it can be placed between them.
         let it = update(&config);
-        let given = inputs(&config, &it, flow_model, &rollout, &rows);
+        let given = inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
         let loss =
             Loss { graph: &it.graph, inputs: given, stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
         put_threshold_between(&mut config, &outcomes_of(&it, &loss.twin(&weights)), row);
@@ -238,33 +235,33 @@ fn the_gradient_of_every_update_is_right() {
         let it = update(&config);
         let beta = config.objective.reference.beta;
         let scalar = |twin: &Interpreter| {
-            let losses = outcomes_of(&it, twin).iter().map(|outcome| outcome[LOSS]).sum::<f64>();
+            let losses = outcomes_of(&it, twin).iter().map(|outcome| outcome.loss).sum::<f64>();
             let penalties = it.penalty.map_or(0.0, |penalty| twin.value(&it.graph, penalty.value).iter().sum());
             (losses + beta * penalties) / 6.0
         };
-        let given = inputs(&config, &it, flow_model, &rollout, &rows);
+        let given = inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
         let loss = Loss { graph: &it.graph, inputs: given, scalar: &scalar, ..loss };
         let outcomes = outcomes_of(&it, &loss.twin(&weights));
-        let count = |of: &dyn Fn(&Vec<f64>) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
-        let is_far = |outcome: &Vec<f64>| outcome[BEYOND] == 1.0;
+        let count = |of: &dyn Fn(&OutcomeTwin) -> bool| outcomes.iter().filter(|outcome| of(outcome)).count();
+        let is_far = |outcome: &OutcomeTwin| outcome.beyond == 1.0;
         let masks = config.objective.name == ObjectiveName::FlowDppo && config.objective.mask == Mask::None;
-        assert!(count(&|outcome| outcome[KEPT] == 0.0) > 0 || masks, "{name}: a term is dropped: {outcomes:?}");
+        assert!(count(&|outcome| outcome.kept == 0.0) > 0 || masks, "{name}: a term is dropped: {outcomes:?}");
         let leads_back = config.objective.mask != Mask::Symmetric;
         assert!(
-            count(&|outcome| outcome[KEPT] == 1.0 && is_far(outcome)) > 0 || !leads_back,
+            count(&|outcome| outcome.kept == 1.0 && is_far(outcome)) > 0 || !leads_back,
             "{name}: one leads back: {outcomes:?}"
         );
         assert!(count(&|outcome| !is_far(outcome)) > 0, "{name}: a term is near: {outcomes:?}");
         for outcome in &outcomes {
             // A step of 1e-5 and the rounding of the device both move these by less than 1e-4.
-            let far = outcome[KL] * config.objective.divergence.factor(row) / row.kappa();
+            let far = outcome.kl * config.objective.divergence.factor(row) / row.kappa();
             let edges = match config.objective.name {
                 ObjectiveName::FlowDppo => [far / config.objective.kl_mask_threshold - 1.0; 2],
                 _ => [config.objective.clip_high.ln_1p(), (-config.objective.clip_low).ln_1p()]
-                    .map(|edge| outcome[LOG_RATIO] / edge - 1.0),
+                    .map(|edge| outcome.log_ratio / edge - 1.0),
             };
             assert!(edges.iter().all(|edge| edge.abs() > 1e-3), "{name}: a term is at the threshold: {outcomes:?}");
-            assert!(outcome[LOG_RATIO].abs() > 1e-5, "{name}: a ratio is at the threshold: {outcomes:?}");
+            assert!(outcome.log_ratio.abs() > 1e-5, "{name}: a ratio is at the threshold: {outcomes:?}");
         }
         // Velocities have a relative error of about 1e-6 after a dozen layers; their differences, a tenth as
         // large, 1e-5; and so the gradients, whose squared error is 1e-10.
@@ -286,25 +283,25 @@ fn the_gradient_of_diffusion_nft_is_right() {
     let flow_model = &flow_model_of(&old);
     let mut parts = Parts::new(gpu(), &config, &old);
     let rollout = parts.collect(0);
-    let [states, _] = parts.trajectory().map(|words| floats(&words));
-    assert_eq!(states, rollout.images, "the samples are stored");
+    let trajectory = parts.trajectory().map(|words| floats(&words));
+    assert_eq!(trajectory[0], rollout.images, "the samples are stored");
     let new = tiny::disturbed(old.clone(), 0.02, 21);
     let rows = [0, 3, 5, 7, 8, 10].map(|sample| (sample, rollout.trained[1]));
     let it = UpdateGraph::record(&(&config).into(), &flow_model.into()).expect("it fits the model");
-    let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone()), (STATES, states)]);
+    let stores = BTreeMap::from([(PARAMETERS, new.weights.clone()), (AVERAGE, old.weights.clone())]);
     let weights: Vec<f64> = new.weights.iter().map(|weight| f64::from(*weight)).collect();
-    let given = || inputs(&config, &it, flow_model, &rollout, &rows);
+    let given = || inputs(&config, &it, flow_model, (&rollout, &trajectory), &rows);
     let loss =
         Loss { graph: &it.graph, inputs: given(), stores, layout: flow_model.layout(), scalar: &|_| 0.0, base: None };
     // p or q, whichever is not 0, is 2c·t²/(D·w): a loss over it has no w, and times its value here the right one.
-    let pull = |outcome: &Vec<f64>| outcome[PULLS[0]] + outcome[PULLS[1]];
+    let pull = |outcome: &OutcomeTwin| outcome.d_s1 + outcome.d_s2;
     let here = outcomes_of(&it, &loss.twin(&weights));
-    let positive = here.iter().filter(|outcome| outcome[PULLS[1]] == 0.0).count();
+    let positive = here.iter().filter(|outcome| outcome.d_s2 == 0.0).count();
     assert!((1..6).contains(&positive), "both policies are trained: {here:?}");
-    assert!(here.iter().all(|outcome| outcome[PULLS[0]] * outcome[PULLS[1]] == 0.0), "{here:?}");
+    assert!(here.iter().all(|outcome| outcome.d_s1 * outcome.d_s2 == 0.0), "{here:?}");
     let scalar = |twin: &Interpreter| {
         let outcomes = outcomes_of(&it, twin);
-        let terms = outcomes.iter().zip(&here).map(|(moved, here)| moved[LOSS] / pull(moved) * pull(here));
+        let terms = outcomes.iter().zip(&here).map(|(moved, here)| moved.loss / pull(moved) * pull(here));
         // Losses are near the clip, as large as in the other tests.
         terms.sum::<f64>() / 6.0
     };
@@ -319,7 +316,7 @@ fn the_gradient_of_flow_matching_is_right() {
     let it = FlowMatchingGraph::record(flow_model, 4, Activations::default());
     let mut random = Random(31);
     let sigmas = [0.05_f32, 0.4, 0.7, 0.95];
-    let keys = (0..4).flat_map(|sample| NoiseKey { seed: 5, rollout: 0, sample, step: 9 }.words());
+    let keys = (0..4).flat_map(|sample| noise_words(NoiseKey { seed: 5, rollout: 0, sample, step: 9 }));
     let inputs = vec![
         (it.images, Values::F32((0..4 * 64).map(|_| random.normal() as f32).collect())),
         (classes_of(it.condition), Values::U32(vec![0, 1, 2, flow_model.largest_condition()])),

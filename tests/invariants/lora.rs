@@ -12,7 +12,7 @@ use flowdppo_wgpu::rl::{Trainer, UpdateGraph};
 use flowdppo_wgpu::run::checkpoint;
 
 use crate::common::{Random, gpu, nmse, tiny};
-use crate::{KL, Parts, RATIO, classifier_file, config, flow_model_of, saved};
+use crate::{Parts, classifier_file, config, flow_model_of, saved};
 
 /// Adds normal noise to the matrices of an adapter, as in training.
 pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
@@ -187,9 +187,9 @@ fn an_adapter_is_on_policy_at_first_and_learns() {
             let rollout = parts.collect(iteration);
             let records = parts.learn(&rollout);
             let ratios =
-                |update: usize| records[update].outcomes.iter().map(|outcome| outcome[RATIO]).collect::<Vec<f32>>();
+                |update: usize| records[update].outcomes.iter().map(|outcome| outcome.ratio).collect::<Vec<f32>>();
             assert!(ratios(0).iter().all(|ratio| *ratio == 1.0), "{:?}", ratios(0));
-            assert!(records[0].outcomes.iter().all(|outcome| outcome[KL] == 0.0));
+            assert!(records[0].outcomes.iter().all(|outcome| outcome.kl == 0.0));
             assert!(ratios(1).iter().all(|ratio| *ratio != 1.0), "{:?}", ratios(1));
         }
     }

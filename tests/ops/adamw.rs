@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
+use flowdppo_wgpu::gpu::ShaderStruct;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, Stores, Tensor};
-use flowdppo_wgpu::ops::{Accumulate, AdamW, AdamWSettings, Optimized, sum_squares};
+use flowdppo_wgpu::ops::{Accumulate, AdamW, AdamWSettings, AdamWStep, Optimized, sum_squares};
 
 use crate::common::{Random, gpu, nmse};
 
@@ -34,7 +35,7 @@ impl Training {
         let elements = parameters.len();
         let mut graph = Graph::new();
         let given = graph.input("given", &[elements]);
-        let settings = graph.input("settings", &[9]);
+        let settings = graph.input("settings", &[AdamWStep::WORDS]);
         let stored = STORES.map(|store| graph.stored(store.0, &[elements], store, 0));
         let [parameters_tensor, first_moment, second_moment, gradients, average] = stored;
         // Gradients add up, as in a backward pass: if they were not cleared, the next step would show it.
@@ -55,12 +56,12 @@ impl Training {
         Self { graph, plan, twin: Interpreter::new(contents), given, settings, stored }
     }
 
-    fn step(&mut self, gradients: &[f32], settings: [f32; 9]) {
+    fn step(&mut self, gradients: &[f32], settings: AdamWStep) {
         let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
         self.plan.write(self.given, gradients);
-        self.plan.write(self.settings, &settings);
+        self.plan.write_structs(self.settings, &[settings]);
         self.twin.write(self.given, &wide(gradients));
-        self.twin.write(self.settings, &wide(&settings));
+        self.twin.write(self.settings, &wide(bytemuck::cast_slice(&[settings])));
         self.plan.run().expect("the device works");
         self.twin.run(&self.graph);
     }

@@ -1,6 +1,7 @@
 use flowdppo_wgpu::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
+use flowdppo_wgpu::gpu::ShaderStruct;
 use flowdppo_wgpu::graph::DType;
-use flowdppo_wgpu::ops::PhiloxNormal;
+use flowdppo_wgpu::ops::{NoiseWords, PhiloxNormal};
 
 use crate::common::{Input, check_forward, check_rows_are_independent, floats, run_of};
 
@@ -19,8 +20,10 @@ fn keys(count: u32) -> Vec<NoiseKey> {
 }
 
 fn draw(keys: &[NoiseKey], op: &PhiloxNormal) -> Vec<u32> {
-    let words: Vec<u32> = keys.iter().flat_map(|key| key.words()).collect();
-    run_of(&[(DType::U32, &[keys.len(), 5], &words)], |graph, x| vec![graph.apply(op.clone(), x)]).remove(0)
+    let words: Vec<NoiseWords> = keys.iter().map(|key| (*key).into()).collect();
+    let words = bytemuck::cast_slice(&words);
+    run_of(&[(DType::U32, &[keys.len(), NoiseWords::WORDS], words)], |graph, x| vec![graph.apply(op.clone(), x)])
+        .remove(0)
 }
 
 #[test]

@@ -2,7 +2,8 @@ use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::flow::divergence::{Divergence, ReferenceKind};
 use flowdppo_wgpu::flow::objective::{LogProb, Mask, Objective, StepWeight};
 use flowdppo_wgpu::flow::sampler::Sampler;
-use flowdppo_wgpu::ops::{PolicyObjective, mean_squared_error, policy_stats};
+use flowdppo_wgpu::gpu::ShaderStruct;
+use flowdppo_wgpu::ops::{Outcome, PolicyObjective, PolicySettings, mean_squared_error, policy_stats};
 use serde_json::Value;
 
 use crate::common::{Input, Values, check_forward, check_gradient, floats, run, words};
@@ -24,31 +25,8 @@ fn kinds() -> Vec<(Objective, LogProb)> {
         .collect()
 }
 
-/// One row of outcomes.
-#[derive(Debug)]
-struct Outcome {
-    loss: f32,
-    log_ratio: f32,
-    ratio: f32,
-    kl: f32,
-    kept: bool,
-    d_s1: f32,
-    d_s2: f32,
-    beyond: bool,
-}
-
-fn outcomes(words: &[u32]) -> Vec<Outcome> {
-    let of = |row: &[f32]| Outcome {
-        loss: row[0],
-        log_ratio: row[1],
-        ratio: row[2],
-        kl: row[3],
-        kept: row[4] == 1.0,
-        d_s1: row[5],
-        d_s2: row[6],
-        beyond: row[7] == 1.0,
-    };
-    floats(words).chunks(8).map(of).collect()
+fn settings(objective: Objective, dim: usize) -> Vec<u32> {
+    bytemuck::cast_slice(&[PolicyObjective::settings(objective, dim)]).to_vec()
 }
 
 /// Outcomes of terms (S1, S2, A) with D = 1, a = 1, b = -1, s = 1: KL is S2/2 and the log-ratio -S1 - KL.
@@ -62,13 +40,14 @@ fn evaluate(objective: Objective, terms: &[[f64; 3]]) -> Vec<Outcome> {
             (&[rows], &words(&advantages)),
             (&[rows, 3], &words(&[1.0, -1.0, 1.0].repeat(rows))),
             (&[rows], &words(&vec![1.0; rows])),
-            (&[8], &words(&PolicyObjective::settings(objective, 1))),
+            (&[PolicySettings::WORDS], &settings(objective, 1)),
         ],
         |graph, x| graph.push(PolicyObjective::new(objective, LogProb::Gaussian), x),
     );
-    let found = outcomes(&outputs[1]);
-    assert_eq!(outputs[0], outputs[1].iter().step_by(8).copied().collect::<Vec<_>>(), "losses are returned twice");
-    found
+    let found: &[Outcome] = bytemuck::cast_slice(&outputs[1]);
+    let losses: Vec<u32> = found.iter().map(|outcome| outcome.loss.to_bits()).collect();
+    assert_eq!(outputs[0], losses, "losses are returned twice");
+    found.to_vec()
 }
 
 fn golden() -> Value {
@@ -118,14 +97,14 @@ fn divergence_mask() {
         let of = |mask| evaluate(dppo(delta, mask), &[term]).remove(0);
         let outcome = of(Mask::Asymmetric);
         let what = case.to_string();
-        assert_eq!(outcome.kept, case["keep"], "{what}");
-        assert_eq!(outcome.beyond, kl >= delta, "{what}");
+        assert_eq!(outcome.kept == 1.0, case["keep"], "{what}");
+        assert_eq!(outcome.beyond == 1.0, kl >= delta, "{what}");
         assert_close(outcome.kl, kl, 1e-6 * kl, &what);
         assert_close(outcome.ratio, ratio, 2e-7, &what);
         assert_close(outcome.loss, number(&case["loss"]), 1e-6, &what);
         assert_close(-outcome.d_s1 / outcome.ratio, number(&case["dloss_dratio"]), 1e-6, &what);
-        assert_eq!(of(Mask::Symmetric).kept, case["keep_symmetric"], "{what}");
-        assert!(of(Mask::None).kept, "{what}");
+        assert_eq!(of(Mask::Symmetric).kept == 1.0, case["keep_symmetric"], "{what}");
+        assert_eq!(of(Mask::None).kept, 1.0, "{what}");
     }
 }
 
@@ -183,7 +162,7 @@ fn losses_and_gradients() {
                 (&[rows], &single(&advantages)),
                 (&[rows, 3], &single(&transitions)),
                 (&[rows], &single(&weights)),
-                (&[8], &words(&PolicyObjective::settings(objective, dim))),
+                (&[PolicySettings::WORDS], &settings(objective, dim)),
                 (&[rows], &single(&mean)),
                 (&[rows, dim], &single(&v_ref)),
                 (&[rows], &single(&factors)),
@@ -198,7 +177,8 @@ fn losses_and_gradients() {
                 vec![stats, outputs[1], gradient.expect("the loss depends on the velocity"), penalty]
             },
         );
-        let (stats, found, gradient) = (floats(&outputs[0]), outcomes(&outputs[1]), floats(&outputs[2]));
+        let (stats, gradient) = (floats(&outputs[0]), floats(&outputs[2]));
+        let found: &[Outcome] = bytemuck::cast_slice(&outputs[1]);
         let penalties = floats(&outputs[3]);
         let [s1, s2, kl, ratio, gate, per_sample] =
             ["S1", "S2", "kl", "ratio", "gate", "per_sample"].map(|key| numbers(&case[key]));
@@ -210,8 +190,8 @@ fn losses_and_gradients() {
             assert_close(stats[2 * i + 1], s2[i], 1e-5 * s2[i], &what);
             assert_close(outcome.kl, kl[i], 1e-5 * kl[i], &what);
             assert_close(outcome.ratio, ratio[i], 1e-5 * ratio[i], &what);
-            assert_eq!(outcome.kept, gate[i] == 1.0, "{what}");
-            dropped += usize::from(!outcome.kept);
+            assert_eq!(f64::from(outcome.kept), gate[i], "{what}");
+            dropped += usize::from(outcome.kept == 0.0);
             let weight = if matches!(objective, Objective::GrpoGuard { .. }) { weights[i] } else { 1.0 };
             assert_close(outcome.loss, weight * per_sample[i], 1e-5 * weight * per_sample[i].abs(), &what);
             if let Some(kl_ref) = case.get("kl_ref") {
@@ -289,7 +269,7 @@ fn inputs(rows: usize, differentiate: bool) -> [Input; 5] {
         Input::normal(&[rows]).constant(),
         Input::new(&[rows, 3], Values::Between(0.4, 0.9)).constant(),
         Input::new(&[rows], Values::Between(0.5, 2.0)).constant(),
-        Input::new(&[8], Values::Fixed(&[7.0, 0.02, 0.05, 0.1, -0.051_293_295, 0.095_310_18, 0.0, 0.0])).constant(),
+        Input::new(&[6], Values::Fixed(&[7.0, 0.02, 0.05, 0.1, -0.051_293_295, 0.095_310_18])).constant(),
     ]
 }
 
@@ -318,8 +298,8 @@ fn the_first_update_is_exactly_on_policy() {
     for (objective, _) in kinds() {
         let found = evaluate(objective, &[[0.0, 0.0, 1.5], [0.0, 0.0, -1.5], [-0.0, 0.0, 0.3]]);
         for outcome in found {
-            assert_eq!((outcome.ratio, outcome.kl, outcome.kept), (1.0, 0.0, true), "{objective:?}");
-            assert!(outcome.log_ratio == 0.0 && !outcome.beyond);
+            assert_eq!((outcome.ratio, outcome.kl, outcome.kept), (1.0, 0.0, 1.0), "{objective:?}");
+            assert_eq!((outcome.log_ratio, outcome.beyond), (0.0, 0.0));
         }
     }
 }
@@ -329,9 +309,9 @@ fn a_huge_ratio_is_dropped_or_clamped_but_never_infinite() {
     for (objective, _) in kinds() {
         let outcome = evaluate(objective, &[[-1e4, 1.0, 1.0]]).remove(0);
         assert!((4.8e8..4.9e8).contains(&outcome.ratio), "e^20 is 4.85e8, not {}", outcome.ratio);
-        assert_eq!(outcome.kept, matches!(objective, Objective::FlowDppo { mask: Mask::None, .. }));
-        assert!(outcome.beyond && outcome.loss.is_finite());
-        assert!(outcome.kept || (outcome.d_s1 == 0.0 && outcome.d_s2 == 0.0));
+        assert_eq!(outcome.kept == 1.0, matches!(objective, Objective::FlowDppo { mask: Mask::None, .. }));
+        assert!(outcome.beyond == 1.0 && outcome.loss.is_finite());
+        assert!(outcome.kept == 1.0 || (outcome.d_s1 == 0.0 && outcome.d_s2 == 0.0));
     }
 }
 
@@ -350,6 +330,6 @@ fn sums_that_are_not_finite_are_not_hidden() {
 fn an_infinite_threshold_never_acts() {
     for mask in [Mask::Asymmetric, Mask::Symmetric] {
         let outcome = evaluate(dppo(f64::INFINITY, mask), &[[-5.0, 1e4, 1.0]]).remove(0);
-        assert!(outcome.kept && !outcome.beyond);
+        assert_eq!((outcome.kept, outcome.beyond), (1.0, 0.0));
     }
 }

@@ -1,9 +1,11 @@
 //! Configurations of programs and services.
 
 use flowdppo_wgpu::config::{Command, Config, Reward, RewardKind};
+use flowdppo_wgpu::model::{Pictures, Prompt};
 use flowdppo_wgpu::reward::Description;
+use serde_json::json;
 
-use super::pictures::classes;
+use super::pictures::{assert_input, model_of};
 
 #[test]
 fn the_shipped_configurations_are_valid() {
@@ -76,7 +78,7 @@ fn metadata_that_does_not_match_is_explained() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("classes.json");
     let reward = Reward { metadata: file.to_str().unwrap().into(), ..Reward::default() };
-    let describe = || Description::of_classes(&reward, &classes(&["cat".into(), "dogs".into()]));
+    let describe = || Description::of_classes(&reward, &model_of(&["cat".into(), "dogs".into()]));
     let explained = |needle: &str| {
         let error = describe().expect_err(needle);
         let message = error.to_string();
@@ -100,8 +102,47 @@ fn metadata_finds_a_class_however_its_accents_are_written() {
     let class = "caf\u{e9}";
     for key in ["cafe\u{301}", class] {
         std::fs::write(&file, format!("{{\"{key}\": {{\"prompt\": \"a room\"}}, \"dog\": {{}}}}")).unwrap();
-        let described = Description::of_classes(&reward, &classes(&[class.into(), "dog".into()]));
+        let described = Description::of_classes(&reward, &model_of(&[class.into(), "dog".into()]));
         let described = described.unwrap_or_else(|cause| panic!("{key:?}: {cause}"));
         assert_eq!(described[0].prompt, "a room", "{key:?}");
     }
+}
+
+/// The fields of a prompt's line go to programs and services, unless the metadata of the reward says something else.
+#[test]
+fn fields_of_prompts_are_metadata() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("classes.json");
+    std::fs::write(&file, json!({"a fox": {"tag": "animal"}, "a STOP sign": {"prompt": "a sign"}}).to_string())
+        .unwrap();
+    let names = ["a fox", "a STOP sign"].map(str::to_owned);
+    let prompt = |name: &String, fields: serde_json::Value| Prompt {
+        fields: fields.as_object().unwrap().clone(),
+        ..Prompt::from(name.as_str())
+    };
+    let prompts =
+        [prompt(&names[0], json!({"tag": 3, "include": ["fox"]})), prompt(&names[1], json!({"text": "STOP"}))];
+    let asked = Pictures { prompts: &prompts, ..model_of(&names) };
+    let described = |kind, metadata: &str| {
+        let reward = Reward { kind, metadata: metadata.into(), ..Reward::default() };
+        let described = Description::of_classes(&reward, &asked).unwrap();
+        described.into_iter().map(|it| (it.prompt, it.metadata.into())).collect::<Vec<(String, serde_json::Value)>>()
+    };
+    let (fox, sign) = ("a fox".to_owned(), "a STOP sign".to_owned());
+    for kind in [RewardKind::Command, RewardKind::Http] {
+        let expected = [(fox.clone(), json!({"tag": 3, "include": ["fox"]})), (sign.clone(), json!({"text": "STOP"}))];
+        assert_eq!(described(kind, ""), expected);
+        let expected = [
+            (fox.clone(), json!({"tag": "animal", "include": ["fox"]})),
+            ("a sign".to_owned(), json!({"text": "STOP"})),
+        ];
+        assert_eq!(described(kind, file.to_str().unwrap()), expected);
+    }
+    assert_eq!(described(RewardKind::ClipScore, ""), [(fox, json!({})), (sign, json!({}))]);
+
+    let labelled = [prompt(&names[0], json!({"label": "fox"}))];
+    let asked = Pictures { prompts: &labelled, ..model_of(&names[..1]) };
+    let describe = |kind| Description::of_classes(&Reward { kind, ..Reward::default() }, &asked);
+    assert_input(describe(RewardKind::Http), &["prompt 1 of `prompts.file` has a field `label`", "the reward `http`"]);
+    describe(RewardKind::ClipScore).unwrap();
 }

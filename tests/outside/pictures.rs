@@ -5,6 +5,7 @@ use std::time::Duration;
 use flowdppo_wgpu::classes::Classes;
 use flowdppo_wgpu::config;
 use flowdppo_wgpu::data::from_byte;
+use flowdppo_wgpu::model;
 use flowdppo_wgpu::reward::{Batch, Description, Limits, Purpose, Reward, ScoringContext, Subject};
 use flowdppo_wgpu::shape::ImageShape;
 use flowdppo_wgpu::{Error, Result};
@@ -18,9 +19,10 @@ pub struct Pictures {
     pub descriptions: Vec<Description>,
 }
 
-/// The classes of a model, by their names.
-pub fn classes(names: &[String]) -> Classes<'_> {
-    Classes { of: "the model", count: names.len(), names }
+/// What a model with classes of these names makes.
+pub fn model_of(names: &[String]) -> model::Pictures<'_> {
+    let classes = Classes { of: "the model", count: names.len(), names };
+    model::Pictures { shape: ImageShape::square(1, 4), classes, prompts: &[] }
 }
 
 pub fn pictures(count: usize) -> Pictures {
@@ -30,7 +32,7 @@ pub fn pictures(count: usize) -> Pictures {
         images: bytes.iter().flatten().map(|byte| from_byte(*byte)).collect(),
         labels: (0..count as u32).map(|index| index % 3).collect(),
         class_names: class_names(),
-        descriptions: Description::of_classes(&config::Reward::default(), &classes(&class_names())).unwrap(),
+        descriptions: Description::of_classes(&config::Reward::default(), &model_of(&class_names())).unwrap(),
         bytes,
     }
 }

@@ -6,7 +6,7 @@ use flowdppo_wgpu::reward::{Description, Limits, Outside, Reward, Service, http}
 use flowdppo_wgpu::{Result, config};
 use serde_json::json;
 
-use super::pictures::{Pictures, assert_close, classes, limits, pictures};
+use super::pictures::{Pictures, assert_close, limits, model_of, pictures};
 use super::server::{good, serve, serve_under};
 
 pub fn start(url: &str, rewards: &[&str], limits: Limits, pictures: &Pictures) -> Result<Outside<Service>> {
@@ -78,7 +78,7 @@ fn a_service_gets_the_metadata_of_the_class() {
             metadata: file.to_str().unwrap().into(),
             ..config::Reward::default()
         };
-        pictures.descriptions = Description::of_classes(&reward, &classes(&pictures.class_names)).unwrap();
+        pictures.descriptions = Description::of_classes(&reward, &model_of(&pictures.class_names)).unwrap();
         assert_eq!(pictures.descriptions[2].prompt, "a pair");
         let server = serve(|body| (200, good(body).to_string()));
         let mut reward = start(&server.url, &["ocr"], limits(2, 1, 0), &pictures).unwrap();

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use flowdppo_wgpu::classes::Classes;
-use flowdppo_wgpu::config::{self, Command, Config, RewardKind};
+use flowdppo_wgpu::config::{self, Config, RewardKind};
 use flowdppo_wgpu::data::from_byte;
-use flowdppo_wgpu::model::text::PICKSCORE_DIVISOR;
-use flowdppo_wgpu::model::{Pictures, Tensors, read_tensors};
+use flowdppo_wgpu::model::text::{ClipScorer, PICKSCORE_DIVISOR};
+use flowdppo_wgpu::model::{Pictures, Tensors, read_tensors, write_tensors};
 use flowdppo_wgpu::reward::{Purpose, Rewards, ScoringContext};
+use flowdppo_wgpu::rl::inputs;
 use flowdppo_wgpu::shape::ImageShape;
 
-use super::text::formats;
-use crate::common::gpu;
+use super::text::{formats, pictures as rgb_pictures};
+use crate::common::{Random, gpu};
 
 /// Of the largest score. It is the sum of 20 products of both signs, whose factors differ by up to 5e-6.
 const TOLERANCE: f64 = 1e-4;
@@ -55,7 +56,8 @@ fn names() -> Vec<String> {
 
 /// The rewards of pictures whose classes have these names.
 fn rewards(reward: config::Reward, names: &[String], shape: ImageShape) -> Rewards {
-    Rewards::new(gpu(), &[reward], &Pictures { shape, classes: classes(names) }).expect("the model is complete")
+    Rewards::new(gpu(), &[reward], &Pictures { shape, classes: classes(names), prompts: &[] })
+        .expect("the model is complete")
 }
 
 fn assert_scores(actual: &[f64], expected: &[f32], divisor: f64) {
@@ -92,6 +94,53 @@ fn scores_are_those_of_transformers() {
     let mut described = rewards(described, &["apple", "bird"].map(str::to_owned), shape);
     let scores = described.score(&images[..2 * shape.elements()], &[0, 1], CONTEXT).expect("the device works");
     assert_scores(&scores.totals, &expected[..2], 1.0);
+}
+
+/// Its layers one after the other, in f64, on embeddings of unit length. No words are needed, nor a tokenizer.
+#[test]
+fn a_head_scores_embeddings_without_words() {
+    let (io, folder) = (io(), tempfile::tempdir().expect("a temporary folder"));
+    let (images, shape) = pictures(&io);
+    let model = folder.path().join("clip");
+    fs::create_dir(&model).expect("the folder is writable");
+    copy(&model);
+    fs::remove_file(model.join("tokenizer.json")).expect("it is there");
+    let mut scorer = ClipScorer::open(&model).expect("the model is complete");
+    let width = scorer.config.projection_dim;
+
+    let mut random = Random(4);
+    let mut values = |count: usize| -> Vec<f32> { (0..count).map(|_| random.normal() as f32).collect() };
+    let sizes = [width, 24, 9, 7, 5, 1];
+    let mut layers = Tensors::new();
+    for (layer, pair) in [0, 2, 4, 6, 7].into_iter().zip(sizes.windows(2)) {
+        let (inputs, outputs) = (pair[0], pair[1]);
+        layers.insert(format!("layers.{layer}.weight"), (vec![outputs, inputs], values(outputs * inputs)));
+        layers.insert(format!("layers.{layer}.bias"), (vec![outputs], values(outputs)));
+    }
+    let file = folder.path().join("head.safetensors");
+    write_tensors(&file, &layers).expect("the folder is writable");
+
+    let scored = reward(|reward| {
+        (reward.file, reward.head) = (model.display().to_string(), file.display().to_string());
+        reward.divisor = 10.0;
+    });
+    Rewards::check(std::slice::from_ref(&scored), &Pictures { shape, classes: classes(&[]), prompts: &[] })
+        .expect("it needs no words");
+    let mut head = rewards(scored, &[], shape);
+    let scores = head.score(&images, &[0, 0, 0], CONTEXT).expect("the device works").totals;
+    let embedded = scorer.embed_pictures(gpu(), &rgb_pictures(&io, "pictures")).expect("the device works");
+    for (score, embedding) in scores.iter().zip(embedded.chunks(width)) {
+        let mut x: Vec<f64> = embedding.iter().map(|value| f64::from(*value)).collect();
+        for layer in [0, 2, 4, 6, 7] {
+            let [weights, biases] = ["weight", "bias"].map(|part| &layers[&format!("layers.{layer}.{part}")].1);
+            let dot = |row: &[f32]| row.iter().zip(&x).map(|(weight, x)| f64::from(*weight) * x).sum::<f64>();
+            x = weights.chunks(x.len()).zip(biases).map(|(row, bias)| dot(row) + f64::from(*bias)).collect();
+        }
+        // Sums of a few hundred products in another order, each rounded to f64.
+        let size = x[0].abs().max(1.0);
+        assert!((score - x[0] / 10.0).abs() < 1e-12 * size, "{score} is not {} / 10", x[0]);
+    }
+    assert!(scores[0] != scores[1], "pictures count: {scores:?}");
 }
 
 /// In whatever order and number pictures come, and however many other prompts there are.
@@ -174,21 +223,23 @@ fn mistakes_get_one_sentence_without_a_device() {
         spoil(&model);
         let reward = reward(|reward| reward.file = model.display().to_string());
         let (names, shape) = (names(), ImageShape::square(channels, 8));
-        let refused = Rewards::check(&[reward], &Pictures { shape, classes: classes(&names) });
+        let refused = Rewards::check(&[reward], &Pictures { shape, classes: classes(&names), prompts: &[] });
         let message = refused.expect_err(says).to_string();
         assert!(message.contains(says) && !message.contains('\n') && !message.ends_with('.'), "{message}");
     }
 }
 
-/// The configuration and the tokenizer are recorded as inputs of a run, but not gigabytes of weights.
+/// What a run records of the folder: all that its scores depend on, and nothing else that lies there.
 #[test]
-fn inputs_are_the_small_files() {
+fn inputs_are_the_files_that_scores_depend_on() {
     let config = Config { reward: vec![reward(|_| {})], ..Config::default() };
-    let inputs = config.inputs(Command::Train).into_iter();
+    let inputs = inputs(&config).expect("the model is complete").files.into_iter();
     let mut files: Vec<String> = inputs
-        .filter(|(key, _)| key == "reward.0.file")
-        .map(|(_, path)| path.file_name().expect("a file").to_string_lossy().into_owned())
+        .filter(|input| input.key == "reward.0.file")
+        .map(|input| input.path.file_name().expect("a file").to_string_lossy().into_owned())
         .collect();
     files.sort();
-    assert_eq!(files, ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]);
+    let expected =
+        ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(files, expected);
 }

@@ -11,7 +11,7 @@ use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{Graph, Interpreter, Plan, Store, StoreMemory, Stores, Tensor};
 use flowdppo_wgpu::model::folder::StoredTensors;
 use flowdppo_wgpu::model::{
-    Adapter, BASE, ConditionInput, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig, Network,
+    Adapter, BASE, ConditionInput, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig, Network, Prompt,
     PromptEmbedding, PromptSource, Prompts, Shared, StoredTransformer, Tensors, TextModel, WeightSource, read_tensors,
 };
 use flowdppo_wgpu::shape::ImageShape;
@@ -45,7 +45,7 @@ pub(super) fn config(folder: &str) -> MmditConfig {
 struct Nothing;
 
 impl PromptSource for Nothing {
-    fn prompts(&self) -> &[String] {
+    fn prompts(&self) -> &[Prompt] {
         &[]
     }
 

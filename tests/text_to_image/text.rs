@@ -180,7 +180,7 @@ fn prompt_embeddings_are_joined_as_in_diffusers() {
 }
 
 /// Pictures `[P, H, W, 3]` of a reference.
-fn pictures(tensors: &Tensors, name: &str) -> Vec<image::RgbImage> {
+pub fn pictures(tensors: &Tensors, name: &str) -> Vec<image::RgbImage> {
     let (shape, values) = &tensors[name];
     let picture = |values: &[f32]| {
         let bytes = values.iter().map(|value| *value as u8).collect();

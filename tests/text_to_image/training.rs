@@ -13,8 +13,8 @@ use flowdppo_wgpu::flow::solver::Solver;
 use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{DeviceProfile, Stores};
 use flowdppo_wgpu::model::{
-    Autoencoder, BASE, FlowModel, LatentDecoder, MmditConfig, Model, Network, PromptEmbedding, PromptSource, Shared,
-    Tensors, TextModel, read_tensors,
+    Autoencoder, BASE, FlowModel, LatentDecoder, MmditConfig, Model, Network, Prompt, PromptEmbedding, PromptSource,
+    Shared, Tensors, TextModel, read_tensors,
 };
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::preview::Preview;
@@ -38,12 +38,12 @@ fn io() -> Tensors {
 /// The two prompts of the pipeline's file.
 #[derive(Debug)]
 struct Encoded {
-    prompts: Vec<String>,
+    prompts: Vec<Prompt>,
     io: Tensors,
 }
 
 impl PromptSource for Encoded {
-    fn prompts(&self) -> &[String] {
+    fn prompts(&self) -> &[Prompt] {
         &self.prompts
     }
 
@@ -83,10 +83,10 @@ fn model() -> Model {
     let config = std::fs::read(folder.join("config.json")).expect("the file is there");
     let config = MmditConfig::from_diffusers("config.json", &config).expect("it describes a transformer");
     let weights = weights(&config, [8, 8], "sd35_tiny_pipeline/transformer");
-    let prompts: Vec<String> = ["a red square", "a blue disc"].map(str::to_owned).into();
+    let prompts = ["a red square", "a blue disc"];
     let decoder = Vae(Autoencoder::load(&pipeline().join("vae")).expect("the file is whole"));
     let schedule = Schedule::DiffusersStatic { shift: 3.0 };
-    let encoded = Encoded { prompts: prompts.clone(), io: io() };
+    let encoded = Encoded { prompts: prompts.map(Prompt::from).into(), io: io() };
     let model = TextModel {
         config,
         size: [8, 8],
@@ -94,7 +94,7 @@ fn model() -> Model {
         prompts: Shared(Arc::new(encoded)),
         decoder: Shared(Arc::new(decoder)),
     };
-    Model::of(&FlowModel::Mmdit(model), &prompts, weights)
+    Model::of(&FlowModel::Mmdit(model), &prompts.map(str::to_owned), weights)
 }
 
 /// Two groups of two samples, two trained steps of three; the reward is the brightness of the decoded picture.

@@ -6,7 +6,9 @@ use super::Half;
 use super::layers::Recorder;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor, check_tensors, planned_bytes};
+use crate::graph::{
+    DType, DeviceProfile, Graph, PartMemory, Plan, Store, StoreMemory, Stores, Tensor, check_tensors, planned_bytes,
+};
 use crate::model::layout::Layout;
 
 /// The weights of an encoder or a decoder.
@@ -51,12 +53,11 @@ impl BoundHalf {
         if self.bound.as_ref().is_some_and(|bound| bound.size == size) {
             return Ok(());
         }
-        let (graph, ..) = self.record(size);
-        let profile = DeviceProfile::of(&self.gpu);
-        check_tensors(&graph, &profile)?;
+        let plan = planned(&self.half, self.micro_batch, size, &DeviceProfile::of(&self.gpu))?.plan;
         // The currently bound plan is dropped first.
-        let others = self.gpu.counters().bytes_held - self.bound.as_ref().map_or(0, |bound| bound.plan.planned_bytes());
-        self.gpu.check_memory(others + planned_bytes(&graph, &profile).reused)
+        let others =
+            self.gpu.counters().bytes_held - self.bound.as_ref().map_or(0, |bound| bound.plan.planned().reused);
+        self.gpu.check_memory(others + plan.reused)
     }
 
     /// Computes samples `[N, C, rows, columns]`, one micro-batch at a time, and passes the results to `take` in order.
@@ -86,24 +87,41 @@ impl BoundHalf {
         Ok(())
     }
 
-    fn record(&self, size: [usize; 2]) -> (Graph, Tensor, Tensor) {
-        let mut graph = Graph::new();
-        let input = graph.input("samples", &[self.micro_batch, self.half.input_channels(), size[0], size[1]]);
-        let parameters = self.layout.declare(&mut graph, PARAMETERS, None);
-        let output = self.half.record(&mut Recorder::new(&mut graph, parameters), input);
-        graph.keep(output);
-        (graph, input, output)
-    }
-
     fn bind(&mut self, size: [usize; 2]) -> Result<&mut Bound> {
         let bound = match self.bound.take().filter(|bound| bound.size == size) {
             Some(bound) => bound,
             None => {
-                let (graph, input, output) = self.record(size);
+                let (graph, input, output) = record(&self.half, &self.layout, self.micro_batch, size);
                 let plan = Plan::new(&self.gpu, &graph, &Stores::from([(PARAMETERS, self.weights.clone())]))?;
                 Bound { size, plan, input, output }
             }
         };
         Ok(self.bound.insert(bound))
     }
+}
+
+/// Records an encoder or a decoder for samples of a size, with its input and its output.
+fn record(half: &Half, layout: &Layout, micro_batch: usize, size: [usize; 2]) -> (Graph, Tensor, Tensor) {
+    let mut graph = Graph::new();
+    let input = graph.input("samples", &[micro_batch, half.input_channels(), size[0], size[1]]);
+    let parameters = layout.declare(&mut graph, PARAMETERS, None);
+    let output = half.record(&mut Recorder::new(&mut graph, parameters), input);
+    graph.keep(output);
+    (graph, input, output)
+}
+
+/// What an encoder or a decoder takes on such a device for samples of a size.
+///
+/// # Errors
+/// If the device does not allow a tensor of this size.
+pub(super) fn planned(
+    half: &Half,
+    micro_batch: usize,
+    size: [usize; 2],
+    profile: &DeviceProfile,
+) -> Result<PartMemory> {
+    let layout = half.layers().layout();
+    let (graph, ..) = record(half, &layout, micro_batch, size);
+    check_tensors(&graph, profile)?;
+    Ok(PartMemory { weights: DType::F32.bytes(&[layout.elements()]), plan: planned_bytes(&graph, profile) })
 }

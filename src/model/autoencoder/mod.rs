@@ -20,7 +20,7 @@ use super::file::{Tensors, read_tensors};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
-use crate::graph::Tensor;
+use crate::graph::{DeviceProfile, PartMemory, Tensor};
 
 /// An autoencoder with its weights, on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,15 +215,7 @@ impl Decoder {
         if let Some(tile) = self.tile {
             return Ok(size.map(|extent| extent.min(tile)));
         }
-        let Err(mut cause) = self.half.check(size) else { return Ok(size) };
-        for tile in TILES.into_iter().filter(|tile| *tile < size[0].max(size[1])) {
-            let part = size.map(|extent| extent.min(tile));
-            match self.half.check(part) {
-                Ok(()) => return Ok(part),
-                Err(other) => cause = other,
-            }
-        }
-        Err(cause)
+        fitting_tile(size, |part| self.half.check(part).map(|()| part))
     }
 
     /// One picture of one sample.
@@ -243,6 +235,37 @@ impl Decoder {
         })?;
         Ok(canvas.finish())
     }
+}
+
+/// What `check` returns for the largest tile that it accepts of latents of a size: all of them if possible.
+fn fitting_tile<T>(size: [usize; 2], check: impl Fn([usize; 2]) -> Result<T>) -> Result<T> {
+    let mut found = check(size);
+    for tile in TILES.into_iter().filter(|tile| *tile < size[0].max(size[1])) {
+        if found.is_ok() {
+            break;
+        }
+        found = check(size.map(|extent| extent.min(tile)));
+    }
+    found
+}
+
+/// What a decoder takes on such a device for latents of a size, and the tile that it is for: the largest whose memory
+/// `room` accepts, as [`Decoder::tile_of`] chooses.
+///
+/// # Errors
+/// If there is no room for the smallest tiles.
+pub fn planned_decoder(
+    config: &AutoencoderConfig,
+    size: [usize; 2],
+    profile: &DeviceProfile,
+    room: &dyn Fn(&PartMemory) -> Result<()>,
+) -> Result<([usize; 2], PartMemory)> {
+    let half = Half { config: config.clone(), decodes: true };
+    fitting_tile(size, |part| {
+        let memory = bound::planned(&half, 1, part, profile)?;
+        room(&memory)?;
+        Ok((part, memory))
+    })
 }
 
 /// The result of an encoder.

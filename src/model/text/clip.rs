@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::super::layout::Parameters;
 use super::config::ClipTextConfig;
-use super::stage::{Data, Stage, group, samples_per_replay, ungroup};
+use super::stage::{Data, Stage, group, planned, samples_per_replay, ungroup};
 use super::tokenizer::Tokens;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Tensor};
+use crate::graph::{DeviceProfile, Graph, PartMemory, Tensor};
 use crate::ops::{Activation, Add, AffineNorm, AttentionBias, Embedding, MatMul};
 
 /// The results of a CLIP text model for P texts of T tokens.
@@ -65,6 +65,12 @@ impl Block {
         graph.apply(Add, &[x, y])
     }
 
+    /// Records the block for so many rows with its input, which it returns with its output.
+    fn stage(&self, graph: &mut Graph, parameters: &Parameters, rows: usize) -> (Vec<Tensor>, Vec<Tensor>) {
+        let x = graph.input("x", &[rows, self.hidden_size]);
+        (vec![x], vec![self.record(graph, parameters, x)])
+    }
+
     /// Runs blocks `PREFIX.0.`, `PREFIX.1.`, ... over groups of samples with `rows` rows each. Returns the input of the
     /// last block; the groups then contain its output.
     ///
@@ -78,10 +84,7 @@ impl Block {
         groups: &mut [Vec<f32>],
     ) -> Result<Vec<Vec<f32>>> {
         let rows = groups[0].len() / self.hidden_size;
-        let mut stage = Stage::new(gpu, self.weights(), |graph, parameters| {
-            let x = graph.input("x", &[rows, self.hidden_size]);
-            (vec![x], vec![self.record(graph, parameters, x)])
-        })?;
+        let mut stage = Stage::new(gpu, self.weights(), |graph, parameters| self.stage(graph, parameters, rows))?;
         let mut penultimate = Vec::new();
         for layer in 0..count {
             stage.load(weights, &format!("{prefix}.{layer}."))?;
@@ -168,6 +171,34 @@ fn finish(
     Ok([last, pooled])
 }
 
+fn block_of(config: &ClipTextConfig, samples: usize, activation: Activation) -> Block {
+    Block {
+        samples,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_heads: config.num_attention_heads,
+        epsilon: config.layer_norm_eps,
+        activation,
+        causal: true,
+    }
+}
+
+/// What the largest part of the encoder, a block, takes on such a device to encode `texts` texts of `columns` tokens.
+/// `name` is the model in messages.
+///
+/// # Errors
+/// [`Error::Input`] if a size or activation is not supported.
+pub(super) fn planned_clip_text(
+    name: &str,
+    config: &ClipTextConfig,
+    [texts, columns]: [usize; 2],
+    profile: &DeviceProfile,
+) -> Result<PartMemory> {
+    let samples = samples_per_replay(texts);
+    let block = block_of(config, samples, config.check(name)?);
+    Ok(planned(profile, block.weights(), |graph, parameters| block.stage(graph, parameters, samples * columns)))
+}
+
 /// Encodes texts. The weights have the names of transformers, `text_model.` and `text_projection.weight`; they are read
 /// block by block.
 ///
@@ -185,15 +216,7 @@ pub fn encode_clip_text(
     let samples = samples_per_replay(texts);
     let elements = tokens.columns * width;
     let mut groups = group(&embeddings(config, weights, tokens)?, elements, samples);
-    let block = Block {
-        samples,
-        hidden_size: width,
-        intermediate_size: config.intermediate_size,
-        num_heads: config.num_attention_heads,
-        epsilon: config.layer_norm_eps,
-        activation,
-        causal: true,
-    };
+    let block = block_of(config, samples, activation);
     let layers = ("text_model.encoder.layers", config.num_hidden_layers);
     let penultimate = block.run_all(gpu, weights, layers, &mut groups)?;
     let [last, pooled] = finish(gpu, config, weights, tokens, &groups)?;

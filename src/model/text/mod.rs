@@ -19,7 +19,7 @@ mod weights;
 pub use clip::{ClipTextEncoded, encode_clip_text};
 pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, T5Config, read_config};
 pub use picture::{PicturePreparation, resize_bicubic};
-pub use prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts, T5States, join_prompt_embeddings};
+pub use prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts, T5States, join_prompt_embeddings, planned_encoder};
 pub use score::{ClipScorer, PICKSCORE_DIVISOR, cosine};
 pub use stage::{Data, Stage};
 pub use t5::{encode_t5, relative_bucket};

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::clip::{ClipTextEncoded, encode_clip_text};
+use super::clip::{ClipTextEncoded, encode_clip_text, planned_clip_text};
 use super::config::{ClipTextConfig, T5Config, read_config};
-use super::t5::encode_t5;
+use super::t5::{encode_t5, planned_t5};
 use super::tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::{DeviceProfile, PartMemory};
 
 /// The transformer's input for P prompts.
 #[derive(Clone, Debug, PartialEq)]
@@ -171,4 +172,32 @@ impl Sd3Prompts {
             self.width
         )))
     }
+}
+
+/// What the largest layer of the text encoders in a folder of SD3 takes on such a device to encode so many prompts, and its
+/// encoder. With `t5_tokens` T5 takes part, and encodes so many tokens.
+///
+/// # Errors
+/// [`Error::Input`] if the configuration of an encoder is missing or not supported.
+pub fn planned_encoder(
+    folder: &Path,
+    prompts: usize,
+    t5_tokens: Option<usize>,
+    profile: &DeviceProfile,
+) -> Result<(&'static str, PartMemory)> {
+    let config = |encoder: &str| folder.join(encoder).join("config.json");
+    let mut found = Vec::new();
+    for encoder in ["text_encoder", "text_encoder_2"] {
+        let path = config(encoder);
+        let sizes = read_config(&path)?;
+        let name = path.display().to_string();
+        found.push((encoder, planned_clip_text(&name, &sizes, [prompts, CLIP_TOKENS], profile)?));
+    }
+    if let Some(tokens) = t5_tokens {
+        let path = config("text_encoder_3");
+        let sizes: T5Config = read_config(&path)?;
+        sizes.check(&path.display().to_string())?;
+        found.push(("text_encoder_3", planned_t5(&sizes, [prompts, tokens], profile)));
+    }
+    Ok(found.into_iter().max_by_key(|(_, memory)| memory.alone()).expect("there are two"))
 }

@@ -14,6 +14,7 @@ use super::vision::ClipVision;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::graph::PartMemory;
 
 /// Training code divides PickScore, exp(logit_scale) · cosine, by this number (Flow-GRPO, `pickscore_scorer.py`).
 pub const PICKSCORE_DIVISOR: f64 = 26.0;
@@ -62,6 +63,17 @@ impl ClipScorer {
         Ok(Self { folder: folder.to_owned(), config, preparation, weights, logit_scale, vision: None })
     }
 
+    /// The files in a folder that the scores depend on.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are no weights.
+    pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut files = Tokenizer::files(folder);
+        files.extend(["config.json", "preprocessor_config.json"].map(|name| folder.join(name)));
+        files.extend(Weights::open(folder, "")?.files().map(Path::to_owned));
+        Ok(files)
+    }
+
     /// exp(logit_scale), the factor of cosines in scores.
     pub fn factor(&self) -> f64 {
         self.logit_scale.exp()
@@ -100,6 +112,11 @@ impl ClipScorer {
             None => ClipVision::load(gpu, &self.config.vision_config, &mut self.weights)?,
         };
         Ok(self.vision.insert(vision))
+    }
+
+    /// What the vision tower takes on the device, once it is there.
+    pub fn memory(&self) -> Option<PartMemory> {
+        self.vision.as_ref().map(ClipVision::memory)
     }
 
     /// Embeddings of texts, of unit length: `[P, projection_dim]`.

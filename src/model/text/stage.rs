@@ -6,7 +6,7 @@ use super::super::layout::{Layout, Parameters};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Plan, Store, StoreMemory, Stores, Tensor};
+use crate::graph::{DType, DeviceProfile, Graph, PartMemory, Plan, Store, StoreMemory, Stores, Tensor, planned_bytes};
 
 const WEIGHTS: Store = Store("encoder weights");
 
@@ -33,6 +33,38 @@ pub enum Data<'a> {
     U32(&'a [u32]),
 }
 
+/// A stage before it is bound.
+struct Recorded {
+    layout: Layout,
+    graph: Graph,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+fn recorded(
+    weights: impl IntoIterator<Item = (String, Vec<usize>)>,
+    record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
+) -> Recorded {
+    let layout = Layout::new(weights.into_iter().map(|(name, shape)| (name, shape, false)));
+    let mut graph = Graph::new();
+    let parameters = layout.declare(&mut graph, WEIGHTS, None);
+    let (inputs, outputs) = record(&mut graph, &parameters);
+    for tensor in &outputs {
+        graph.keep(*tensor);
+    }
+    Recorded { layout, graph, inputs, outputs }
+}
+
+/// What a stage would take on such a device.
+pub(super) fn planned(
+    profile: &DeviceProfile,
+    weights: impl IntoIterator<Item = (String, Vec<usize>)>,
+    record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
+) -> PartMemory {
+    let Recorded { layout, graph, .. } = recorded(weights, record);
+    PartMemory { weights: DType::F32.bytes(&[layout.elements()]), plan: planned_bytes(&graph, profile) }
+}
+
 impl Stage {
     /// Binds what `record` records for the weights of this layout; it returns the inputs and the outputs.
     ///
@@ -43,13 +75,7 @@ impl Stage {
         weights: impl IntoIterator<Item = (String, Vec<usize>)>,
         record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
     ) -> Result<Self> {
-        let layout = Layout::new(weights.into_iter().map(|(name, shape)| (name, shape, false)));
-        let mut graph = Graph::new();
-        let parameters = layout.declare(&mut graph, WEIGHTS, None);
-        let (inputs, outputs) = record(&mut graph, &parameters);
-        for tensor in &outputs {
-            graph.keep(*tensor);
-        }
+        let Recorded { layout, graph, inputs, outputs } = recorded(weights, record);
         let memory = StoreMemory::allocate(gpu, "encoder weights", &layout.chunks(gpu.chunk_bytes()))?;
         let plan = Plan::new(gpu, &graph, &Stores::from([(WEIGHTS, memory.clone())]))?;
         Ok(Self { gpu: gpu.clone(), layout, memory, plan, inputs, outputs })
@@ -100,9 +126,9 @@ impl Stage {
         self.plan.read(&[self.outputs[index]])
     }
 
-    /// Bytes that its weights take on the device, until it is dropped.
-    pub fn weight_bytes(&self) -> u64 {
-        self.memory.bytes()
+    /// What it takes on the device, until it is dropped.
+    pub fn memory(&self) -> PartMemory {
+        PartMemory { weights: self.memory.bytes(), plan: self.plan.planned().clone() }
     }
 }
 

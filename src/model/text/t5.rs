@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::super::layout::Parameters;
 use super::config::T5Config;
-use super::stage::{Data, Stage, group, samples_per_replay, ungroup};
+use super::stage::{Data, Stage, group, planned, samples_per_replay, ungroup};
 use super::tokenizer::Tokens;
 use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Tensor};
+use crate::graph::{DeviceProfile, Graph, PartMemory, Tensor};
 use crate::ops::{Add, AttentionBias, GatedGelu, MatMul, RmsNorm};
 
 /// The bucket of a position relative to the query's, key - query. Half of the `buckets` are for keys after the query.
@@ -107,6 +107,31 @@ fn record_block(
     graph.apply(Add, &[x, y])
 }
 
+/// Records a block for `[samples, columns]` tokens with its inputs, which it returns with its outputs.
+fn record_stage(
+    graph: &mut Graph,
+    parameters: &Parameters,
+    config: &T5Config,
+    [samples, columns]: [usize; 2],
+    bias: Vec<f32>,
+    masked: bool,
+) -> (Vec<Tensor>, Vec<Tensor>) {
+    let x = graph.input("x", &[samples * columns, config.d_model]);
+    let bias = graph.constant("position bias", &[config.num_heads, columns, columns], bias);
+    let mask = masked.then(|| graph.input_indices("mask", &[samples, columns]));
+    let y = record_block(graph, parameters, config, samples, [x, bias], mask);
+    ([x].into_iter().chain(mask).collect(), vec![y])
+}
+
+/// What the largest part of the encoder, a block, takes on such a device to encode `texts` texts of `columns` tokens
+/// without a mask.
+pub(super) fn planned_t5(config: &T5Config, [texts, columns]: [usize; 2], profile: &DeviceProfile) -> PartMemory {
+    let bias = vec![0.0; config.num_heads * columns * columns];
+    planned(profile, block_weights(config), |graph, parameters| {
+        record_stage(graph, parameters, config, [samples_per_replay(texts), columns], bias, false)
+    })
+}
+
 /// Encodes P texts of T tokens to `[P, T, d_model]`. The weights have the names of transformers; they are read block by
 /// block. With `masked`, padding is hidden from attention; SD3 includes it.
 ///
@@ -133,11 +158,7 @@ pub fn encode_t5(
 
     let bias = position_bias(config, weights, columns)?;
     let mut stage = Stage::new(gpu, block_weights(config), |graph, parameters| {
-        let x = graph.input("x", &[samples * columns, width]);
-        let bias = graph.constant("position bias", &[config.num_heads, columns, columns], bias);
-        let mask = masked.then(|| graph.input_indices("mask", &[samples, columns]));
-        let y = record_block(graph, parameters, config, samples, [x, bias], mask);
-        ([x].into_iter().chain(mask).collect(), vec![y])
+        record_stage(graph, parameters, config, [samples, columns], bias, masked)
     })?;
     for layer in 0..config.num_layers {
         stage.load(weights, &format!("encoder.block.{layer}."))?;

@@ -1,7 +1,7 @@
 //! Converts texts to tokens with the tokenizer folders of published models.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::utils::truncation::TruncationDirection;
@@ -99,6 +99,12 @@ impl Tokenizer {
             )));
         };
         Ok(Self { name, inner, pad })
+    }
+
+    /// The files in a folder that a tokenizer may be made of.
+    pub fn files(folder: &Path) -> Vec<PathBuf> {
+        let names = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"];
+        names.map(|name| folder.join(name)).into_iter().filter(|path| path.is_file()).collect()
     }
 
     /// Tokens of texts, with the special tokens around them, truncated or padded to `columns`.

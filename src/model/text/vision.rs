@@ -9,7 +9,7 @@ use super::stage::{Data, MAX_SAMPLES, Stage, group, ungroup};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Tensor};
+use crate::graph::{Graph, PartMemory, Tensor};
 use crate::ops::{AddBroadcast, Embedding, MatMul};
 
 /// The results of the vision tower for P pictures.
@@ -98,9 +98,9 @@ impl ClipVision {
         Ok(Self { config: config.clone(), stage })
     }
 
-    /// Bytes that its weights take on the device.
-    pub fn weight_bytes(&self) -> u64 {
-        self.stage.weight_bytes()
+    /// What it takes on the device.
+    pub fn memory(&self) -> PartMemory {
+        self.stage.memory()
     }
 
     /// Embeddings `[P, projection_dim]` of pictures `[P, 3, image_size, image_size]`, prepared as

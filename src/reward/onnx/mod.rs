@@ -39,7 +39,7 @@ impl OnnxReward {
     ///
     /// # Errors
     /// [`Error::Input`] naming the file if the model cannot be loaded or run, or its output does not fit.
-    pub fn new(reward: &config::Reward, &Pictures { shape, classes }: &Pictures<'_>) -> Result<Self> {
+    pub fn new(reward: &config::Reward, &Pictures { shape, classes, .. }: &Pictures<'_>) -> Result<Self> {
         if !matches!(shape.channels, 1 | 3) {
             return Err(Error::input(format!(
                 "the reward \"onnx\" scores pictures, but the model makes {} channels: choose a reward without a model",

@@ -56,7 +56,8 @@ fn one_of_several_outputs_must_be_named() {
 
 /// Pictures of 8x8, of classes with these names, or of `count` without.
 fn pictures(channels: usize, count: usize, names: &[String]) -> Pictures<'_> {
-    Pictures { shape: ImageShape::square(channels, 8), classes: Classes { of: "the model", count, names } }
+    let classes = Classes { of: "the model", count, names };
+    Pictures { shape: ImageShape::square(channels, 8), classes, prompts: &[] }
 }
 
 /// The score of each of the two pictures for each label: `[label][picture]`.

@@ -1,0 +1,5 @@
+// The settings of DiffusionNFT's loss.
+struct NftSettings {
+    beta: f32,
+    clip: f32,
+}

@@ -1,0 +1,5 @@
+// The parameters of kernels that work on whole rows.
+struct RowsColumnsParams {
+    rows: u32,
+    columns: u32,
+}

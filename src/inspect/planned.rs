@@ -1,0 +1,69 @@
+//! What a text-to-image model takes on a device, planned without one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::PictureMemory;
+use crate::config::{Config, WeightType};
+use crate::error::Result;
+use crate::gpu::STAGING_BYTES;
+use crate::graph::{DeviceProfile, planned_bytes, planned_together};
+use crate::model::Network;
+use crate::rl::Trainer;
+use crate::sampling::{StepGraph, images_bytes, noise_graph};
+use crate::text::quoted;
+use crate::text_to_image::{PictureDecoder, TextToImage};
+
+/// The settings that training is planned with, and where they are.
+const TRAINING: [&str; 2] =
+    ["configs/sd35/laptop.toml", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/sd35/laptop.toml"))];
+
+/// Sides of the pictures, in pixels.
+const SIDES: [usize; 3] = [256, 512, 1024];
+
+/// Prompts that are encoded together: as many as an encoder takes at a time.
+const PROMPTS: usize = 8;
+
+/// What drawing one picture at a time with guidance and training take, for each size that the model has positions for, and
+/// each type of the transformer's weights.
+///
+/// # Errors
+/// If a part is damaged or not supported.
+pub(super) fn memory(folder: &Path) -> Result<Vec<PictureMemory>> {
+    let profile = DeviceProfile::default();
+    let model = TextToImage::open(folder, None)?;
+    let decoder = Arc::new(PictureDecoder::of_pipeline(&model)?);
+    let encoder = model.planned_encoder(PROMPTS, &profile)?.1.alone();
+    let mut config = Config::parse(TRAINING[1], TRAINING[0], &[])?;
+    config.model.weights = WeightType::F32;
+    let mut found = Vec::new();
+    for side in SIDES {
+        let Ok(size) = model.latent_size("the size", Some([side; 2]), decoder.factor()) else { continue };
+        let flow_model = model.unencoded(size, PROMPTS, decoder.clone());
+        let (_, decoding) = decoder.planned(size, &profile, &|_| Ok(()))?;
+        let base = |weights: WeightType| Network::base(&flow_model, weights);
+        let step = StepGraph::record(&base(WeightType::F32), 1, config.eval.guidance_scale);
+        let plans = [step.graph, noise_graph(&flow_model, 1).0].map(|graph| planned_bytes(&graph, &profile));
+        let drawing = planned_together(&plans) + images_bytes(&flow_model, 1);
+        // The plans do not depend on how the weights are stored.
+        let cost = Trainer::cost(&(&config).into(), &flow_model, &profile)?;
+        let training = cost.bytes_beside([&decoding]) - base(WeightType::F32).frozen().bytes();
+        found.extend(WeightType::ALL.map(|weights| {
+            let bytes = base(weights).frozen().bytes();
+            let others = encoder.max(decoding.alone());
+            PictureMemory {
+                size: [side; 2],
+                weights: weights.name(),
+                sampling: (drawing + bytes).max(others) + STAGING_BYTES,
+                training: (training + bytes).max(encoder + STAGING_BYTES),
+            }
+        }));
+    }
+    Ok(found)
+}
+
+/// The command that trains the model with those settings.
+pub(super) fn train_command(folder: &Path) -> String {
+    let folder = quoted(Path::new(&format!("model.folder={}", folder.display())));
+    format!("flowdppo-wgpu train --config {} --set {folder} --set prompts.file=PROMPTS.txt", TRAINING[0])
+}

@@ -13,7 +13,7 @@ use crate::error::Result;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Contact sheet to write (PNG): one row of pictures per class
+    /// Contact sheet to write (PNG): one row of images per class
     #[arg(long, value_name = "FILE", default_value = "data.png")]
     out: PathBuf,
 }
@@ -25,6 +25,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let data = data::load(&config.data)?;
     say(data::summary::summary(&data).trim_end());
     data::contact::write(&arguments.out, &data)?;
-    say(format_args!("pictures: {}", arguments.out.display()));
+    say(format_args!("images: {}", arguments.out.display()));
     Ok(())
 }

@@ -101,7 +101,7 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Train the small classifier that scores or judges images
     FitClassifier(fit_classifier::Arguments),
-    /// Show the pictures that pretrain and fit-classifier would learn from
+    /// Show the images that pretrain and fit-classifier would learn from
     Data(data::Arguments),
     /// Train a set of runs and compare them
     Sweep(sweep::Arguments),

@@ -44,7 +44,7 @@ pub struct Model {
     /// such as `stabilityai/stable-diffusion-3.5-medium`. Only for `train`, which trains an adapter (`lora`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
-    /// With `folder`: width and height of the pictures, in pixels. Default: the size that the model proposes.
+    /// With `folder`: width and height of the images, in pixels. Default: the size that the model proposes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
     /// Height and width of an image, in pixels. Must equal the data's.

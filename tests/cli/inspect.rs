@@ -70,7 +70,7 @@ fn a_pipeline_can_be_trained_with_the_printed_command() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("prompts.txt"), "a\nb\nc\nd\n").unwrap();
     let report = report(&formats("sd35_tiny_pipeline"));
-    let memory = report["picture_memory"].as_array().unwrap();
+    let memory = report["image_memory"].as_array().unwrap();
     let said = |weights: &str, key: &str| {
         let found = memory.iter().find(|it| it["weights"] == weights && it["size"] == serde_json::json!([256, 256]));
         found.unwrap_or_else(|| panic!("no {weights} in {report}"))[key].as_u64().unwrap() as f64 / f64::from(1 << 20)

@@ -98,7 +98,7 @@ pub fn with_vae(model: StoredModel, name: &str, vae: Option<&str>, key: &str) ->
     let channels = model.dit(name)?.channels;
     if channels <= MOST_COLOURS {
         return Err(Error::input(format!(
-            "{key} is {vae}, but {name} makes pictures itself, of {channels} channels: an autoencoder is only for models \
+            "{key} is {vae}, but {name} makes images itself, of {channels} channels: an autoencoder is only for models \
              of latents; leave it out"
         )));
     }

@@ -56,8 +56,8 @@ pub struct Reference {
 }
 
 impl Evaluator {
-    /// Binds a model. With a `reference`, and what [`declare_reference`] reads among the model's stores, drift from it is
-    /// measured too, along the trajectories of a `rollout`.
+    /// Binds a model. With a `reference`, and [`BASE`] among the model's stores, drift from it is measured too, along the
+    /// trajectories of a `rollout`; a reference with an adapter also needs [`START`] there.
     ///
     /// # Errors
     /// If the judge does not fit the model, or the device does not have enough memory.
@@ -88,9 +88,7 @@ impl Evaluator {
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(reference) = reference {
             base_sampling = Some(draws(&reference.network, &reference.stores)?);
-            // If the reference has an adapter, it is that of `START`; a base has one without layers.
-            let from_start = reference.network.lora.as_ref().is_some_and(|lora| !lora.layers().is_empty());
-            drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, from_start, batch)?);
+            drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, batch)?);
         }
         Ok(Self {
             count: eval.count,
@@ -244,7 +242,6 @@ impl DriftMeter {
         guidance_scale: f64,
         rollout: &Rollout,
         tuned: ModelOnDevice<'_>,
-        from_start: bool,
         batch: usize,
     ) -> Result<Self> {
         let ModelOnDevice { network, stores, .. } = tuned;
@@ -255,7 +252,7 @@ impl DriftMeter {
         let time = graph.input("time", &[batch]);
         let guidance_scale = guidance_scale as f32;
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
-        let base = declare_reference(&mut graph, network, from_start);
+        let base = declare_reference(&mut graph, network, stores.contains_key(&START));
         let base = base.guided_velocity(&mut graph, x, time, condition, guidance_scale);
         // Of the two sums only S2 is needed: any tensor of the shape can be passed as the noise.
         let stats = policy_stats(&mut graph, velocity, base, base);

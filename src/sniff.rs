@@ -30,16 +30,16 @@ fn magic(bytes: &[u8]) -> Option<&'static str> {
         false => "a ZIP archive",
     };
     let kinds: [(&[u8], &'static str); 18] = [
-        (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
-        (b"\xff\xd8\xff", "a JPEG picture"),
-        (b"GIF87a", "a GIF picture"),
-        (b"GIF89a", "a GIF picture"),
-        (b"II*\0", "a TIFF picture"),
-        (b"MM\0*", "a TIFF picture"),
-        (b"8BPS", "a Photoshop picture"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
-        (b"\xff\x0a", "a JPEG XL picture"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (b"\xff\xd8\xff", "a JPEG image"),
+        (b"GIF87a", "a GIF image"),
+        (b"GIF89a", "a GIF image"),
+        (b"II*\0", "a TIFF image"),
+        (b"MM\0*", "a TIFF image"),
+        (b"8BPS", "a Photoshop image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+        (b"\xff\x0a", "a JPEG XL image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
         (b"%PDF-", "a PDF document"),
         (b"GGUF", "a GGUF model"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5, as Keras writes)"),
@@ -72,8 +72,8 @@ fn iso_media(bytes: &[u8]) -> Option<&'static str> {
     let brands = || bytes[8..bytes.len().min(64)].chunks_exact(4);
     let any = |names: &[&[u8; 4]]| brands().any(|brand| names.iter().any(|name| brand == *name));
     Some(match () {
-        () if any(&[b"avif", b"avis"]) => "an AVIF picture",
-        () if any(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) => "a HEIC picture",
+        () if any(&[b"avif", b"avis"]) => "an AVIF image",
+        () if any(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) => "a HEIC image",
         () => "a video (MP4 or QuickTime)",
     })
 }
@@ -81,7 +81,7 @@ fn iso_media(bytes: &[u8]) -> Option<&'static str> {
 /// WebP, and sound and videos in the same container.
 fn riff(bytes: &[u8]) -> Option<&'static str> {
     match (bytes.get(..4)?, bytes.get(8..12)?) {
-        (b"RIFF", b"WEBP") => Some("a WebP picture"),
+        (b"RIFF", b"WEBP") => Some("a WebP image"),
         (b"RIFF", b"WAVE") => Some("a sound file (WAV)"),
         (b"RIFF", b"AVI ") => Some("a video (AVI)"),
         _ => None,
@@ -173,12 +173,12 @@ mod tests {
             (&zip("mimetype"), "a ZIP archive"),
             (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "a Python pickle"),
             (b"\x08\x08\x12\x07pytorch", "an ONNX model"),
-            (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
-            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF picture"),
+            (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF image"),
             (b"\0\0\0\x20ftypisom\0\0\x02\0isom", "a video"),
-            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG picture"),
-            (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG picture"),
-            (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP picture"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG image"),
+            (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
+            (b"RIFF\x24\0\0\0WEBPVP8 ", "a WebP image"),
             (&tar, "a tar archive"),
             (
                 b"{\"metadata\": {}, \"weight_map\": {\"a\": \"model-00001-of-00002.safetensors\"}}",

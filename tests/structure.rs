@@ -174,6 +174,24 @@ fn modules_name_only_modules_of_the_layers_below() {
     assert_eq!(seen, planned, "the layers match the source tree");
 }
 
+/// The floors in ARCHITECTURE.md are the layers, in their order.
+#[test]
+fn the_architecture_lists_the_layers_in_their_order() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let list = text.split("## Floors").nth(1).and_then(|rest| rest.split("```").nth(1)).unwrap();
+    let layer = |name: &str| LAYERS[..LAYERS.len() - 2].iter().position(|layer| layer.contains(&name));
+    let (mut listed, mut seen) = (Vec::new(), BTreeSet::new());
+    // The names come first in a line, and before what they do; parts of a module are indented.
+    for line in list.lines().skip(1).filter(|line| !line.starts_with("  ")) {
+        let names = line.split_whitespace().map(|name| name.trim_end_matches('/'));
+        let modules = names.map_while(|name| Some((layer(name)?, name)));
+        listed.extend(modules.filter(|(_, name)| seen.insert(*name)));
+    }
+    assert!(listed.is_sorted_by_key(|(layer, _)| layer), "{listed:?}");
+    let all = LAYERS[..LAYERS.len() - 2].concat();
+    assert_eq!(seen, BTreeSet::from_iter(all));
+}
+
 /// Kernels of an op carry its name, as its file does: `layer_norm`, `layer_norm_backward`.
 #[test]
 fn every_shader_carries_the_name_of_its_op() {

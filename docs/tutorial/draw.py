@@ -19,7 +19,7 @@ SHAPES = {
 }
 
 
-def picture(shape):
+def image(shape):
     """The rows of an image, three bytes per pixel: a shape on a darker background."""
     colour = colorsys.hsv_to_rgb(random.random(), random.uniform(0.5, 1.0), random.uniform(0.7, 1.0))
     ground = random.uniform(0.0, 0.25)
@@ -46,7 +46,7 @@ def png(rows):
 
 random.seed(0)
 for name, shape in SHAPES.items():
-    folder = pathlib.Path("pictures", name)
+    folder = pathlib.Path("images", name)
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(COUNT):
-        (folder / f"{index:03}.png").write_bytes(png(picture(shape)))
+        (folder / f"{index:03}.png").write_bytes(png(image(shape)))

@@ -13,7 +13,7 @@ pub(super) struct Arguments {
     /// Directories of runs; LABEL=PATH names one. Runs that differ only in their seed are grouped
     #[arg(required = true, value_name = "[LABEL=]RUN")]
     runs: Vec<String>,
-    /// Folder for the table (Markdown and JSON) and the pictures (SVG)
+    /// Folder for the table (Markdown and JSON) and the charts (SVG)
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

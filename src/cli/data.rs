@@ -14,7 +14,7 @@ use crate::text_to_image::Captioned;
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArguments,
-    /// Contact sheet to write (PNG): one row of pictures per class
+    /// Contact sheet to write (PNG): one row of images per class
     #[arg(long, value_name = "FILE", default_value = "data.png")]
     out: PathBuf,
 }
@@ -39,6 +39,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
     };
     data.write_sheet(&arguments.out)?;
-    say(format_args!("pictures: {}", arguments.out.display()));
+    say(format_args!("images: {}", arguments.out.display()));
     Ok(())
 }

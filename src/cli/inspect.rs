@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::say;
 use crate::error::Result;
-use crate::inspect::{Part, PictureMemory, Report, inspect};
+use crate::inspect::{ImageMemory, Part, Report, inspect};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -72,7 +72,7 @@ fn print(report: &Report) {
             ));
         }
     }
-    print_picture_memory(&report.picture_memory);
+    print_image_memory(&report.image_memory);
     if let Some(command) = &report.sample_command {
         say(format_args!("draw with it           {command}"));
     }
@@ -83,11 +83,11 @@ fn print(report: &Report) {
 }
 
 /// Two lines for each size: to draw, and to train.
-fn print_picture_memory(memory: &[PictureMemory]) {
+fn print_image_memory(memory: &[ImageMemory]) {
     let mut title = "device memory";
     for of_size in memory.chunk_by(|a, b| a.size == b.size) {
         let [width, height] = of_size[0].size;
-        let listed = |bytes: fn(&PictureMemory) -> u64| {
+        let listed = |bytes: fn(&ImageMemory) -> u64| {
             let each = of_size.iter().map(|it| format!("{} as {}", size(bytes(it)), it.weights));
             each.collect::<Vec<_>>().join(", ")
         };
@@ -98,7 +98,7 @@ fn print_picture_memory(memory: &[PictureMemory]) {
     if !memory.is_empty() {
         let said = [
             "(the most that is there at a time: an encoder's layer, the transformer, the decoder;",
-            "one picture at a time, with guidance; training as the command below, see train --dry-run)",
+            "one image at a time, with guidance; training as the command below, see train --dry-run)",
         ];
         said.iter().for_each(|line| say(format_args!("{:<23}{line}", "")));
     }

@@ -102,7 +102,7 @@ enum Command {
     Pretrain(pretrain::Arguments),
     /// Train the small classifier that scores or judges images
     FitClassifier(fit_classifier::Arguments),
-    /// Show the pictures that pretrain and fit-classifier would learn from
+    /// Show the images that pretrain and fit-classifier would learn from
     Data(data::Arguments),
     /// Train a set of runs and compare them
     Sweep(sweep::Arguments),
@@ -178,10 +178,10 @@ impl AdapterArguments {
     }
 }
 
-/// What makes pictures of latents.
+/// What makes images of latents.
 #[derive(Clone, Debug, Args)]
 struct VaeArguments {
-    /// Autoencoder of a model of latents, such as SiT, which then makes pictures: a folder of diffusers, a file, or org/name
+    /// Autoencoder of a model of latents, such as SiT, which then makes images: a folder of diffusers, a file, or org/name
     /// in the hub's cache
     #[arg(long, value_name = "FILE|DIR|NAME")]
     vae: Option<String>,

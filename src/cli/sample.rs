@@ -80,7 +80,7 @@ pub(super) struct Arguments {
     /// Also save `trajectory` [steps + 1, N, C, S, S], from noise to samples
     #[arg(long, requires = "save_tensors")]
     pub(super) trajectory: bool,
-    /// Picture to write (PNG); several pictures of prompts are numbered: out-1.png
+    /// Image to write (PNG); several images of prompts are numbered: out-1.png
     #[arg(long, value_name = "FILE", default_value = "samples.png")]
     pub(super) out: PathBuf,
     #[command(flatten)]

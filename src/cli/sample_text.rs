@@ -40,7 +40,7 @@ pub(super) struct TextArguments {
     /// What guidance leads away from
     #[arg(long, value_name = "TEXT")]
     negative_prompt: Option<String>,
-    /// Size of the pictures [default: that of the pipeline]
+    /// Size of the images [default: that of the pipeline]
     #[arg(long, value_name = "WxH", value_parser = size)]
     size: Option<[usize; 2]>,
     /// Decoder of the latents [default: vae]
@@ -60,7 +60,7 @@ pub(super) struct TextArguments {
     variant: Option<String>,
     #[command(flatten)]
     t5: T5Arguments,
-    /// Pictures that are drawn together; none depends on it
+    /// Images that are drawn together; none depends on it
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
 }
@@ -71,7 +71,7 @@ pub(super) struct T5Arguments {
     /// Leave out the largest text encoder: less to read and to compute, and worse at long prompts and written words
     #[arg(long)]
     pub(super) no_t5: bool,
-    /// Tokens of a prompt that T5 sees; padding changes the picture, too [default: 256]
+    /// Tokens of a prompt that T5 sees; padding changes the image, too [default: 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=512))]
     pub(super) t5_tokens: Option<u16>,
 }
@@ -193,7 +193,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
     let pictures = prompts.saturating_mul(count);
     if pictures > MOST {
         return Err(Error::input(format!(
-            "{pictures} pictures are asked for: {MOST} are the most; lower --count, or name some of the prompts"
+            "{pictures} images are asked for: {MOST} are the most; lower --count, or name some of the prompts"
         )));
     }
     let places: Vec<u32> = (0..prompts as u32).collect();
@@ -224,11 +224,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
         order.save_tensors(path, drawn)?;
     }
     let last = files.last().filter(|_| files.len() > 1).map(|last| format!(" to {}", last.display()));
-    say(format_args!("{}: {}{}", counted(files.len(), "picture"), files[0].display(), last.unwrap_or_default()));
+    say(format_args!("{}: {}{}", counted(files.len(), "image"), files[0].display(), last.unwrap_or_default()));
     Ok(())
 }
 
-/// Reads everything that is small, and checks it. There are no pictures yet.
+/// Reads everything that is small, and checks it. There are no images yet.
 fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Order> {
     let text = &arguments.text;
     arguments.check()?;
@@ -254,7 +254,7 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
     let size = match (text.size, of_noise) {
         (Some(asked), Some([height, width])) if asked != [height, width] => {
             return Err(Error::input(format!(
-                "--size is {}x{}, but the noise is of pictures of {width}x{height}: leave out --size",
+                "--size is {}x{}, but the noise is of images of {width}x{height}: leave out --size",
                 asked[1], asked[0]
             )));
         }
@@ -281,7 +281,7 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
     })
 }
 
-/// The files that the pictures will be, which can be written.
+/// The files that the images will be, which can be written.
 fn check_outputs(global: &Global, arguments: &Arguments, folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
     let (text, pictures) = (&arguments.text, order.pictures.len());
     order.check_start()?;
@@ -297,7 +297,7 @@ fn check_outputs(global: &Global, arguments: &Arguments, folder: &Path, order: &
     Ok(files)
 }
 
-/// What a picture's file says of it: the prompt, and how it was made, as JSON.
+/// What an image's file says of it: the prompt, and how it was made, as JSON.
 fn texts(arguments: &Arguments, order: &Order, conditions: &Conditions, index: usize) -> Vec<(&'static str, String)> {
     let given = arguments.text.negative_prompt.as_deref();
     let comment = json!({
@@ -307,7 +307,7 @@ fn texts(arguments: &Arguments, order: &Order, conditions: &Conditions, index: u
         "adapter_scale": order.adapter.as_ref().map(|(_, scale)| scale),
         "negative_prompt": given.or(conditions.negative_prompt()).unwrap_or_default(),
         "seed": arguments.seed,
-        "picture": index,
+        "image": index,
         "steps": order.table.steps(),
         "sampler": arguments.sampler,
         "guidance_scale": order.guidance_scale,

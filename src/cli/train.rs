@@ -194,7 +194,7 @@ fn print_memory(cost: &Cost, parts: &OtherParts) {
     ));
     let part = |bytes: u64, what: &str| say(format_args!("  {:>10.1} MiB       {what}", mebibytes(bytes)));
     let decoder = parts.decoder.iter().map(|(tile, _)| match tile {
-        None => "the decoder, while it decodes whole pictures".to_owned(),
+        None => "the decoder, while it decodes whole images".to_owned(),
         Some([height, width]) => format!("the decoder, while it decodes in tiles of {width}x{height} pixels"),
     });
     let rewards = parts.rewards.iter().map(|(name, _)| format!("the reward {name}"));

@@ -57,7 +57,7 @@ pub const QUANTITIES: [Quantity; 16] = [
     Quantity {
         key: "image_msd_untrained",
         title: "untrained drift",
-        definition: "mean squared difference from the base's pictures of those classes per element, last evaluation",
+        definition: "mean squared difference from the base's images of those classes per element, last evaluation",
         value: |run| last(run, "eval/image_msd_untrained"),
         print: |value| format!("{value:.4}"),
     },

@@ -269,7 +269,7 @@ pub enum ColourOrder {
 /// How a program receives images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum PictureForm {
+pub enum ImageForm {
     /// As PNG in base64, in the request.
     Base64,
     /// As a PNG file whose path is in the request.

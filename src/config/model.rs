@@ -18,9 +18,9 @@ pub enum ModelSource<'a> {
 /// The sizes of a new model, all given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ModelSizes {
-    /// Height and width of a picture, in pixels.
+    /// Height and width of an image, in pixels.
     pub image_size: usize,
-    /// Channels of a picture.
+    /// Channels of an image.
     pub channels: usize,
     /// Height and width of a patch, in pixels.
     pub patch_size: usize,

@@ -176,7 +176,7 @@ mod tests {
             file = "m.safetensors"
             [data]
             kind = "folder"
-            path = "pictures"
+            path = "images"
             [[reward]]
             file = "builtin:digits8-classifier"
             [[reward]]
@@ -210,7 +210,7 @@ mod tests {
             (anchored.eval.judge.clone(), anchored.lora.adapter.clone()),
             (text("j.safetensors"), Some(here("a")))
         );
-        assert_eq!((anchored.data.path.clone(), &anchored.run), (Some(here("pictures")), &config.run));
+        assert_eq!((anchored.data.path.clone(), &anchored.run), (Some(here("images")), &config.run));
         assert_eq!(anchored.anchored(), anchored);
 
         let keys = |command| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Axis, ColourOrder, PictureForm, RewardKind, TensorLayout};
+use super::choices::{Axis, ColourOrder, ImageForm, RewardKind, TensorLayout};
 use super::ranges::{MAX_COUNT, MAX_SIZE, bounded, count, finite, positive, wrong};
 use crate::error::{Error, Result, character};
 
@@ -63,7 +63,7 @@ pub struct Reward {
     /// For `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
     /// For `command`: how the program receives images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
-    pub picture: PictureForm,
+    pub image: ImageForm,
     /// For `http`: address of the service, such as `"http://127.0.0.1:8080"`; `/score` is added to it.
     pub url: String,
     /// For `http`: names of the rewards to request from the service. A component has the name of its reward, or
@@ -109,7 +109,7 @@ impl Default for Reward {
             head: String::new(),
             divisor: 1.0,
             program: Vec::new(),
-            picture: PictureForm::Base64,
+            image: ImageForm::Base64,
             url: String::new(),
             rewards: Vec::new(),
             prompt: "{class}".into(),
@@ -276,7 +276,7 @@ pub(super) const KEYS: [(&str, &[&str]); 24] = [
     ("head", &["clip-score"]),
     ("divisor", &["clip-score"]),
     ("program", &["command"]),
-    ("picture", &["command"]),
+    ("image", &["command"]),
     ("url", &["http"]),
     ("rewards", &["http"]),
     ("prompt", &["command", "http", "clip-score"]),

@@ -45,10 +45,10 @@ pub struct Model {
     /// such as `stabilityai/stable-diffusion-3.5-medium`. `train` and `pretrain` train an adapter of it (`lora`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
-    /// With a text-to-image model: width and height of the pictures, in pixels. Default: the size that the model proposes.
+    /// With a text-to-image model: width and height of the images, in pixels. Default: the size that the model proposes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<[usize; 2]>,
-    /// With the `file` of a latent model: the autoencoder that makes pictures of its latents, for rewards, evaluations and
+    /// With the `file` of a latent model: the autoencoder that makes images of its latents, for rewards, evaluations and
     /// previews. A folder of diffusers, a safetensors file, or a name in the hub's cache, such as
     /// `stabilityai/sd-vae-ft-ema`. Also read by `eval`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

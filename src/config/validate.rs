@@ -104,13 +104,8 @@ impl Config {
         }
         let sizes = match source {
             ModelSource::New(sizes) => sizes,
-            ModelSource::Folder(_) if !self.lora.is_used() => {
-                return Err(Error::input(
-                    "all weights of `model.folder` would be trained, which is not supported: train an adapter, with \
-                     `lora.rank` = 16 for instance",
-                ));
-            }
-            ModelSource::Folder(_) | ModelSource::File(_) => return Ok(()),
+            ModelSource::Folder(_) => return self.lora.check_for_text(),
+            ModelSource::File(_) => return Ok(()),
         };
         if self.lora.is_used() {
             return Err(Error::input(

@@ -183,8 +183,8 @@ mod tests {
     #[test]
     fn sub_folders_are_classes_in_order_of_name() {
         let root = two_classes();
-        std::fs::write(root.path().join("cat/notes.md"), "not a picture").unwrap();
-        std::fs::write(root.path().join("cat/.hidden.png"), "not a picture").unwrap();
+        std::fs::write(root.path().join("cat/notes.md"), "not an image").unwrap();
+        std::fs::write(root.path().join("cat/.hidden.png"), "not an image").unwrap();
         std::fs::write(root.path().join("README.md"), "not a class").unwrap();
         let data = load(root.path(), 4, 3).unwrap();
         assert_eq!(data.class_names, ["cat", "dog"]);
@@ -203,7 +203,7 @@ mod tests {
         let root = two_classes();
         RgbImage::new(40, 40).save(root.path().join("cat/large.png")).unwrap();
         for skipped in ["beside.png", "cat/notes.md"] {
-            std::fs::write(root.path().join(skipped), "not a picture").unwrap();
+            std::fs::write(root.path().join(skipped), "not an image").unwrap();
         }
         std::fs::create_dir(root.path().join("dog/puppies.png")).unwrap();
         let mut skipped = vec!["beside.png", "cat/notes.md", "dog/puppies.png"];
@@ -275,7 +275,7 @@ mod tests {
             let path = path.with_extension(ending);
             save(&noise, &path);
             let complete = std::fs::read(&path).unwrap();
-            load(root.path(), 4, 3).unwrap_or_else(|cause| panic!("the complete picture: {cause}"));
+            load(root.path(), 4, 3).unwrap_or_else(|cause| panic!("the complete image: {cause}"));
             for length in [complete.len() / 2, complete.len() * 9 / 10] {
                 std::fs::write(&path, &complete[..length]).unwrap();
                 let message = load(root.path(), 4, 3).expect_err(ending).to_string();
@@ -368,7 +368,7 @@ mod tests {
             (
                 |root| std::fs::write(root.join("cat/d.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap(),
                 "d.heic",
-                "it is a HEIC picture, which is not supported; convert it to PNG",
+                "it is a HEIC image, which is not supported; convert it to PNG",
             ),
             (|root| std::fs::write(root.join("cat/d.dds"), b"DDS ").unwrap(), "d.dds", "not supported"),
         ];

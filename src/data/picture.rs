@@ -152,7 +152,7 @@ impl Reader {
         if let Some(((first, cause), others)) = self.ignored.split_first() {
             let others = match others.len() {
                 0 => String::new(),
-                count => format!(" ({count} more pictures are like it)"),
+                count => format!(" ({count} more images are like it)"),
             };
             log::warn!(
                 "the colour profile of {} cannot be used, so its colours may look different{others}: {cause}; convert \
@@ -196,14 +196,14 @@ fn format_of(name: &Path, bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     }
     let named = ImageFormat::from_path(name).ok();
     match sniff::what_is(bytes) {
-        Some(what) if what.ends_with(" picture") || what == "an SVG drawing" => {
+        Some(what) if what.ends_with(" image") || what == "an SVG drawing" => {
             Err(Unreadable::unsupported(format!("it is {what}, which is not supported")))
         }
-        _ if known.is_some() => Err(Unreadable::unsupported("pictures in this format are not supported")),
+        _ if known.is_some() => Err(Unreadable::unsupported("images in this format are not supported")),
         Some(what) => Err(Unreadable::broken(format!("it is {what}"))),
         None if named == Some(ImageFormat::Tga) => Ok(ImageFormat::Tga),
         None if named.is_some_and(|format| format.reading_enabled()) => {
-            Err(Unreadable::broken("it does not begin like any known kind of picture"))
+            Err(Unreadable::broken("it does not begin like any known kind of image"))
         }
         None => Err(Unreadable::unsupported("this format is not supported")),
     }

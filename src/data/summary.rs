@@ -15,8 +15,8 @@ const UNEVEN: usize = 4;
 pub fn summary(data: &Dataset) -> String {
     let (count, size, classes) = (data.len(), data.image_size, data.class_names.len());
     let what = match data.channels {
-        1 => format!("pictures of {size}x{size} pixels in grey"),
-        3 => format!("pictures of {size}x{size} pixels in colour"),
+        1 => format!("images of {size}x{size} pixels in grey"),
+        3 => format!("images of {size}x{size} pixels in colour"),
         _ => "points of the plane".to_owned(),
     };
     let mut text = format!("{count} {what}, {}\n", number(classes, "class", "classes"));
@@ -94,7 +94,7 @@ fn originals(
     if originals.enlarged > 0 {
         lines.push(format!(
             "note: {} smaller than {wanted_width}x{wanted_height} and enlarged, so blurred: take larger ones, or lower `{key}`",
-            number(originals.enlarged, "picture is", "pictures are")
+            number(originals.enlarged, "image is", "images are")
         ));
     }
     if !originals.skipped.is_empty() {
@@ -116,8 +116,8 @@ fn originals(
 fn notes(data: &Dataset, counts: &[usize]) -> Vec<String> {
     let mut notes = Vec::new();
     for (few, text) in [
-        (0, "has no picture: the model would never learn it"),
-        (1, "has one picture: the model would memorise it; add more"),
+        (0, "has no image: the model would never learn it"),
+        (1, "has one image: the model would memorise it; add more"),
     ] {
         let mut names = data.class_names.iter().zip(counts).filter(|(_, count)| **count == few).map(|(name, _)| name);
         if let Some(first) = names.next() {
@@ -134,8 +134,8 @@ fn notes(data: &Dataset, counts: &[usize]) -> Vec<String> {
         && *most >= UNEVEN * least
     {
         notes.push(format!(
-            "note: {largest:?} has {} times the pictures of {smallest:?}: rare classes are drawn less often and \
-             learned less well; add pictures to them",
+            "note: {largest:?} has {} times the images of {smallest:?}: rare classes are drawn less often and \
+             learned less well; add images to them",
             most / least
         ));
     }
@@ -166,19 +166,19 @@ mod tests {
         let text = of(&[4, 12], None);
         assert_eq!(
             text,
-            "16 pictures of 4x4 pixels in colour, 2 classes\n  class 0       4   25.0 %\n  class 1      12   75.0 %\n"
+            "16 images of 4x4 pixels in colour, 2 classes\n  class 0       4   25.0 %\n  class 1      12   75.0 %\n"
         );
-        assert!(summary(&builtin("digits8").unwrap()).starts_with("1797 pictures of 8x8 pixels in grey, 10 classes\n"));
+        assert!(summary(&builtin("digits8").unwrap()).starts_with("1797 images of 8x8 pixels in grey, 10 classes\n"));
         assert!(summary(&builtin("rings").unwrap()).starts_with("4000 points of the plane, 4 classes\n"));
     }
 
     #[test]
     fn problems_are_noted() {
         let cases: [(&[usize], &str); 4] = [
-            (&[5, 1], "note: the class \"class 1\" has one picture"),
-            (&[1, 2, 1, 1], "note: the class \"class 0\" (like 2 other classes) has one picture"),
-            (&[3, 0], "note: the class \"class 1\" has no picture"),
-            (&[2, 9, 5], "note: \"class 1\" has 4 times the pictures of \"class 0\""),
+            (&[5, 1], "note: the class \"class 1\" has one image"),
+            (&[1, 2, 1, 1], "note: the class \"class 0\" (like 2 other classes) has one image"),
+            (&[3, 0], "note: the class \"class 1\" has no image"),
+            (&[2, 9, 5], "note: \"class 1\" has 4 times the images of \"class 0\""),
         ];
         for (counts, expected) in cases {
             let text = of(counts, None);
@@ -209,7 +209,7 @@ mod tests {
         let text = of(&[2, 2], Some(originals));
         for line in [
             "sizes found: 3x2 to 640x480; 3 not square, cut to the middle\n",
-            "note: 1 picture is smaller than 4x4 and enlarged",
+            "note: 1 image is smaller than 4x4 and enlarged",
             "not images in the sub-directory of a class: a, b, c, d, e and 2 more\n",
         ] {
             assert!(text.contains(line), "{text}");

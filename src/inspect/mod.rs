@@ -41,7 +41,7 @@ pub struct Report {
     pub device_memory: Option<DeviceMemory>,
     /// Bytes that a text-to-image model takes on a device.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub picture_memory: Vec<PictureMemory>,
+    pub image_memory: Vec<ImageMemory>,
     /// A command that draws pictures with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_command: Option<String>,
@@ -99,7 +99,7 @@ pub struct DeviceMemory {
 
 /// Bytes of a text-to-image model on a device, planned without opening one: the most of its parts that is there at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct PictureMemory {
+pub struct ImageMemory {
     /// Width and height of the pictures, in pixels.
     pub size: [usize; 2],
     /// How the matrices of the transformer are stored.

@@ -88,7 +88,7 @@ fn describe(report: &mut Report, model: &FlowModel, file: &str) {
 fn note_latents(report: &mut Report, model: &FlowModel) {
     if model.state_shape().channels == LATENT_CHANNELS {
         report.notes.push(format!(
-            "it makes latents of {LATENT_CHANNELS} channels, and pictures with an autoencoder, that of Stable Diffusion 1 \
+            "it makes latents of {LATENT_CHANNELS} channels, and images with an autoencoder, that of Stable Diffusion 1 \
              for the published models: {PUBLISHED_VAE} or the path of its folder, as --vae of sample and eval, and as \
              model.vae for train"
         ));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::PictureMemory;
+use super::ImageMemory;
 use crate::config::{Config, WeightType};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
@@ -29,7 +29,7 @@ const PROMPTS: usize = 8;
 ///
 /// # Errors
 /// If a part is damaged or not supported.
-pub(super) fn memory(folder: &Path) -> Result<Vec<PictureMemory>> {
+pub(super) fn memory(folder: &Path) -> Result<Vec<ImageMemory>> {
     let profile = DeviceProfile::default();
     let model = TextToImage::open(folder, None)?;
     let decoder = Arc::new(model.decoder(None)?);
@@ -51,7 +51,7 @@ pub(super) fn memory(folder: &Path) -> Result<Vec<PictureMemory>> {
         found.extend(WeightType::ALL.map(|weights| {
             let bytes = base(weights).frozen().bytes();
             let others = encoder.max(decoding.alone());
-            PictureMemory {
+            ImageMemory {
                 size: [side; 2],
                 weights: weights.name(),
                 sampling: (drawing + bytes).max(others) + STAGING_BYTES,

@@ -33,7 +33,7 @@ pub(super) fn pipeline(folder: &Path) -> Result<Report> {
         report.sample_command = Some(sample_command(&pipeline));
         report.train_command = Some(planned::train_command(&pipeline.folder));
         match planned::memory(&pipeline.folder) {
-            Ok(memory) => report.picture_memory = memory,
+            Ok(memory) => report.image_memory = memory,
             Err(cause) => report.notes.push(format!("it cannot be drawn or trained with: {cause}")),
         }
     }

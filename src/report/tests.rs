@@ -157,7 +157,7 @@ fn the_training_data_and_every_table_of_scores_are_on_the_page() {
         fs::write(path.join(name), b"iteration").unwrap();
     }
     let page = html(&path, false, Form::File);
-    assert!(page.contains("alt=\"pictures of each class"));
+    assert!(page.contains("alt=\"images of each class"));
     for name in ["data.png", "rewards.csv", "rewards-2.csv", "rewards-3.csv"] {
         assert!(page.contains(&format!("<a href=\"{name}\">")), "{name}");
     }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::outside::{About, Failure, Limits, Outside, Sample, Scorer, Subject};
 use super::outside::{check_subject, excerpt, finite, listed, quoted, why_no_json, with_words};
 use super::process::{LONGEST_LINE, NoAnswer, Process};
-use crate::config::PictureForm;
+use crate::config::ImageForm;
 use crate::error::{Error, Result};
 use crate::files::without_mark;
 
@@ -32,15 +32,15 @@ const PROTOCOL: u32 = 1;
 pub fn command(
     name: &str,
     argv: &[String],
-    picture: PictureForm,
+    image: ImageForm,
     limits: Limits,
     subject: &Subject<'_>,
 ) -> Result<Outside<Program>> {
     check_subject("command", subject)?;
-    let hello = Hello { protocol: PROTOCOL, reward: name, picture, subject: *subject };
+    let hello = Hello { protocol: PROTOCOL, reward: name, image, subject: *subject };
     let launch = Arc::new(Launch {
         argv: argv.to_vec(),
-        picture,
+        image,
         limits,
         hello: serde_json::to_value(hello).expect("plain data has a JSON form"),
     });
@@ -75,7 +75,7 @@ pub struct Program {
 #[derive(Debug)]
 struct Launch {
     argv: Vec<String>,
-    picture: PictureForm,
+    image: ImageForm,
     limits: Limits,
     hello: Value,
 }
@@ -92,7 +92,7 @@ struct Running {
 struct Hello<'a> {
     protocol: u32,
     reward: &'a str,
-    picture: PictureForm,
+    image: ImageForm,
     #[serde(flatten)]
     subject: Subject<'a>,
 }
@@ -206,9 +206,9 @@ impl Launch {
         samples: &[Sample],
     ) -> Result<Vec<Vec<f64>>, Failure> {
         // Kept until the answer arrives.
-        let folder = match self.picture {
-            PictureForm::Base64 => None,
-            PictureForm::Path => Some(tempfile::Builder::new().prefix("flowdppo-").tempdir().map_err(unwritable)?),
+        let folder = match self.image {
+            ImageForm::Base64 => None,
+            ImageForm::Path => Some(tempfile::Builder::new().prefix("flowdppo-").tempdir().map_err(unwritable)?),
         };
         let item = |sample| Ok(Item { content: content(sample, folder.as_ref())?, about: &sample.about });
         let items = samples.iter().map(item).collect::<Result<Vec<_>, Failure>>()?;
@@ -287,7 +287,7 @@ impl Launch {
 }
 
 fn unwritable(cause: std::io::Error) -> Failure {
-    Failure::Permanent(format!("cannot write pictures into {}: {cause}", std::env::temp_dir().display()))
+    Failure::Permanent(format!("cannot write images into {}: {cause}", std::env::temp_dir().display()))
 }
 
 /// The picture of a sample, in the form that is sent.

@@ -153,7 +153,7 @@ impl Rewards {
                 RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, pictures)?),
                 RewardKind::ClipScore => Box::new(ClipScore::new(gpu, reward, index, &subject)?),
                 RewardKind::Command => {
-                    Box::new(command(&name, &reward.program, reward.picture, Limits::of(reward), &subject)?)
+                    Box::new(command(&name, &reward.program, reward.image, Limits::of(reward), &subject)?)
                 }
                 RewardKind::Http => Box::new(http(&reward.url, &reward.rewards, Limits::of(reward), &subject)?),
                 #[cfg(feature = "onnx")]

@@ -267,7 +267,7 @@ pub(super) fn check_subject(kind: &str, subject: &Subject<'_>) -> Result<()> {
     match subject.shape.channels {
         1 | 3 => Ok(()),
         channels => Err(Error::input(format!(
-            "the reward `{kind}` scores pictures of 1 or 3 channels, but the model makes {channels}"
+            "the reward `{kind}` scores images of 1 or 3 channels, but the model makes {channels}"
         ))),
     }
 }

@@ -41,7 +41,7 @@ impl Formula {
         let needs_colours = matches!(self, Self::JpegSize(_) | Self::Brightness | Self::Colour(_) | Self::Template(_));
         if needs_colours && !matches!(channels, 1 | 3) {
             return Err(Error::input(format!(
-                "`{key}` needs pictures of 1 (grey) or 3 (RGB) channels, but the model makes {channels}; choose another \
+                "`{key}` needs images of 1 (grey) or 3 (RGB) channels, but the model makes {channels}; choose another \
                  kind, or name an autoencoder (`model.vae`, --vae) if these are latents"
             )));
         }

@@ -24,7 +24,7 @@ impl Template {
     pub fn load(file: &str, shape: ImageShape) -> Result<Self> {
         let path = Path::new(file);
         Self::new(&data::load_picture(path, shape)?).ok_or_else(|| {
-            Error::unreadable(path, "all its pixels are the same, so it cannot be a template; choose another picture")
+            Error::unreadable(path, "all its pixels are the same, so it cannot be a template; choose another image")
         })
     }
 

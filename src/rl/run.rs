@@ -86,13 +86,15 @@ struct Base {
     captions: Vec<String>,
 }
 
-/// Checks that a model has the classes that rollouts, evaluations and previews name, and that an evaluation is not too large.
-fn check_classes(config: &Config, model: &FlowModel) -> Result<()> {
+/// Checks that a model has the classes that rollouts, evaluations and previews name and can be guided as they are, and that
+/// an evaluation is not too large.
+fn check(config: &Config, model: &FlowModel) -> Result<()> {
     let classes = model.conditions();
     config.rollout.chosen_classes(classes)?;
     config.eval.chosen_classes(classes)?;
     model.check_evaluation(&config.eval)?;
-    config.preview.chosen_classes(classes).map(drop)
+    config.preview.chosen_classes(classes)?;
+    model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)
 }
 
 impl TrainingRun {
@@ -101,11 +103,8 @@ impl TrainingRun {
     /// # Errors
     /// If it does not.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
-        check_classes(config, model)?;
-        let cost = Trainer::cost(&config.into(), model, profile)?;
-        // Previews are guided as evaluations are.
-        model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)?;
-        Ok(cost)
+        check(config, model)?;
+        Trainer::cost(&config.into(), model, profile)
     }
 
     /// Binds every plan that the run will need, so that a lack of memory or an unsuitable file is reported now; and
@@ -123,7 +122,7 @@ impl TrainingRun {
     ) -> Result<Self> {
         let _phase = gpu.phase("preparation");
         let model = base.flow_model("`model.file`")?;
-        check_classes(config, &model)?;
+        check(config, &model)?;
         let trained = going_on(config, newest.as_ref());
         let settings = TrainerSettings::from(&trained);
         let mut trainer = match dump {

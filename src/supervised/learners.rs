@@ -88,8 +88,8 @@ impl<'a> Pretrainer<'a> {
     /// # Errors
     /// If the configuration does not fit the model, or a tensor is too large for such a device.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
-        config.preview.chosen_classes(model.num_conditions())?;
-        model.check_trained(config.lora.is_used())?;
+        config.preview.chosen_classes(model.conditions())?;
+        model.check_trained(&config.lora)?;
         model.check_guidance("`pretrain.guidance_scale`", config.pretrain.guidance_scale)?;
         let network =
             Network::new(model, Adapter::begin(&config.lora, config.run.seed, model)?.as_ref(), config.model.weights);

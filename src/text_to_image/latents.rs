@@ -137,7 +137,7 @@ impl ImagesToEncode<'_> {
         let mut encoder = self.decoder.encoder(gpu)?;
         fill_atomically(path, |file| {
             let tensors = names.map(|name| (name, Dtype::F32, latents()));
-            let mut writer = Writer::begin(path, file, tensors, [(KEY, key.to_owned())])?;
+            let mut writer = Writer::begin(path, file, tensors, (KEY, key.to_owned()))?;
             let found = self.images.read(&mut |index, image| {
                 let mirrored = self.flipped.then(|| mirrored(image, shape.width));
                 for (copy, image) in [image].into_iter().chain(mirrored.as_deref()).enumerate() {

@@ -120,10 +120,10 @@ impl Order {
                 states[at..at + moment.count * dim].copy_from_slice(&gpu.read::<f32>(&[moment.x])?);
             }
             let done = moment.first / batch * steps + moment.step;
-            progress.update(done as u64, &format!("picture {} of {count}", moment.first + 1));
+            progress.update(done as u64, &format!("image {} of {count}", moment.first + 1));
             Ok(())
         })?;
-        progress.finish(&format!("{} drawn", counted(count, "picture")));
+        progress.finish(&format!("{} drawn", counted(count, "image")));
         Ok(Drawn { latents, trajectory: states, images: Vec::new() })
     }
 
@@ -151,7 +151,7 @@ impl Order {
             Ok(())
         };
         self.decoder.decode(gpu, &drawn.latents, self.size, self.tile, &mut take)?;
-        progress.finish(&format!("{} decoded", counted(files.len(), "picture")));
+        progress.finish(&format!("{} decoded", counted(files.len(), "image")));
         Ok(())
     }
 

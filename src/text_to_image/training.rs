@@ -9,7 +9,7 @@ use super::kept::ManyPrompts;
 use super::pipeline::{Encoders, add_adapter};
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::config::{self, Config, WeightType, is_encoded};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory, Stores};

@@ -8,21 +8,21 @@ use super::workplace::Workplace;
 /// A folder `pictures` of two classes with one picture each.
 fn pictures(here: &Workplace) {
     for class in ["cats", "dogs"] {
-        fs::create_dir_all(here.path("pictures").join(class)).unwrap();
-        image::RgbImage::new(8, 8).save(here.path("pictures").join(class).join("a.png")).unwrap();
+        fs::create_dir_all(here.path("images").join(class)).unwrap();
+        image::RgbImage::new(8, 8).save(here.path("images").join(class).join("a.png")).unwrap();
     }
 }
 
 #[test]
 fn pictures_and_their_folders() {
-    const FOLDER: &str = "pretrain --config pretrain.toml --set data.kind=folder --set data.path=pictures";
+    const FOLDER: &str = "pretrain --config pretrain.toml --set data.kind=folder --set data.path=images";
     check(&[
-        case(nothing, FOLDER, 2, &["cannot read pictures"]),
-        case(|here| fs::create_dir(here.path("pictures")).unwrap(), FOLDER, 2, &["pictures", "no sub-directories"]),
+        case(nothing, FOLDER, 2, &["cannot read images"]),
+        case(|here| fs::create_dir(here.path("images")).unwrap(), FOLDER, 2, &["images", "no sub-directories"]),
         case(
             |here| {
                 pictures(here);
-                fs::create_dir(here.path("pictures/empty")).unwrap();
+                fs::create_dir(here.path("images/empty")).unwrap();
             },
             FOLDER,
             2,
@@ -31,7 +31,7 @@ fn pictures_and_their_folders() {
         case(
             |here| {
                 pictures(here);
-                halve(&here.path("pictures/cats/a.png"), &here.path("pictures/dogs/b.png"));
+                halve(&here.path("images/cats/a.png"), &here.path("images/dogs/b.png"));
             },
             FOLDER,
             2,
@@ -40,7 +40,7 @@ fn pictures_and_their_folders() {
         case(
             |here| {
                 pictures(here);
-                let file = here.path("pictures/dogs/b.jpg");
+                let file = here.path("images/dogs/b.jpg");
                 image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, 7])).save(&file).unwrap();
                 halve(&file.clone(), &file);
             },
@@ -51,7 +51,7 @@ fn pictures_and_their_folders() {
         case(
             |here| {
                 pictures(here);
-                fs::write(here.path("pictures/dogs/b.ppm"), "P6 2000000 2000000 255\n").unwrap();
+                fs::write(here.path("images/dogs/b.ppm"), "P6 2000000 2000000 255\n").unwrap();
             },
             FOLDER,
             2,
@@ -59,13 +59,13 @@ fn pictures_and_their_folders() {
         ),
         case(
             pictures,
-            "pretrain --config pretrain.toml --set data.kind=folder --set data.path=pictures --set model.num_classes=1",
+            "pretrain --config pretrain.toml --set data.kind=folder --set data.path=images --set model.num_classes=1",
             2,
             &["2 classes", "`model.num_classes` is 1"],
         ),
         case(
             pictures,
-            "pretrain --set model.file=base.safetensors --set data.kind=folder --set data.path=pictures --set \
+            "pretrain --set model.file=base.safetensors --set data.kind=folder --set data.path=images --set \
              data.image_size=16",
             2,
             &["16x16", "8x8"],

@@ -66,20 +66,20 @@ fn fit_classifier_writes_a_classifier() {
 fn pretrain_learns_from_a_folder_of_pictures_and_continues_from_a_file() {
     let here = Workplace::new();
     for (class, red) in [("cats", 250), ("dogs", 10)] {
-        std::fs::create_dir_all(here.path("pictures").join(class)).unwrap();
+        std::fs::create_dir_all(here.path("images").join(class)).unwrap();
         for index in 0..3 {
-            let path = here.path("pictures").join(class).join(format!("{index}.png"));
+            let path = here.path("images").join(class).join(format!("{index}.png"));
             image::RgbImage::from_pixel(9, 12, image::Rgb([red, 20 * index, 30])).save(path).unwrap();
         }
     }
-    let data = "--set data.kind=folder --set data.path=pictures --set data.channels=3";
+    let data = "--set data.kind=folder --set data.path=images --set data.channels=3";
     let out = here
         .run(&format!(
             "pretrain --config pretrain.toml {data} --set model.channels=3 --set model.num_classes=2 --out first"
         ))
         .succeeds();
     assert!(out.contains("6 images of 2 classes") && out.contains("model: first"), "{out}");
-    assert!(out.contains("6 pictures of 8x8 pixels in colour, 2 classes"), "{out}");
+    assert!(out.contains("6 images of 8x8 pixels in colour, 2 classes"), "{out}");
     assert!(out.contains("sizes found: 9x12; 6 not square"), "{out}");
     assert!(picture(&here.path("first/data.png")).0 > 10 * 64);
     let first = Model::load(&here.path("first/model.safetensors")).unwrap();
@@ -96,20 +96,20 @@ fn pretrain_learns_from_a_folder_of_pictures_and_continues_from_a_file() {
 fn data_shows_the_training_data_and_trains_nothing() {
     let here = Workplace::new();
     for (class, count) in [("cats", 5), ("dogs", 1)] {
-        std::fs::create_dir_all(here.path("pictures").join(class)).unwrap();
+        std::fs::create_dir_all(here.path("images").join(class)).unwrap();
         for index in 0..count {
-            image::RgbImage::new(4, 6).save(here.path(&format!("pictures/{class}/{index}.bmp"))).unwrap();
+            image::RgbImage::new(4, 6).save(here.path(&format!("images/{class}/{index}.bmp"))).unwrap();
         }
     }
-    let out = here.run("data --set data.kind=folder --set data.path=pictures --out sheet.png").succeeds();
+    let out = here.run("data --set data.kind=folder --set data.path=images --out sheet.png").succeeds();
     for line in [
-        "6 pictures of 8x8 pixels in grey, 2 classes",
+        "6 images of 8x8 pixels in grey, 2 classes",
         "cats       5   83.3 %",
         "dogs       1   16.7 %",
-        "6 pictures are smaller than 8x8 and enlarged",
-        "the class \"dogs\" has one picture",
-        "\"cats\" has 5 times the pictures of \"dogs\"",
-        "pictures: sheet.png",
+        "6 images are smaller than 8x8 and enlarged",
+        "the class \"dogs\" has one image",
+        "\"cats\" has 5 times the images of \"dogs\"",
+        "images: sheet.png",
     ] {
         assert!(out.contains(line), "{line}: {out}");
     }

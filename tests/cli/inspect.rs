@@ -1,14 +1,10 @@
 //! `inspect`: its description of models of every kind, and its errors about other files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::workplace::{Ended, MADE, Workplace, program, sit_tiny};
-
-fn formats(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
+use super::workplace::{Ended, MADE, Workplace, formats, program, sit_tiny};
 
 fn inspect(here: &Path, arguments: &[&str], path: &Path) -> Ended {
     Ended::of(program(here, "inspect").args(arguments).arg(path))
@@ -70,7 +66,7 @@ fn a_pipeline_can_be_trained_with_the_printed_command() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("prompts.txt"), "a\nb\nc\nd\n").unwrap();
     let report = report(&formats("sd35_tiny_pipeline"));
-    let memory = report["picture_memory"].as_array().unwrap();
+    let memory = report["image_memory"].as_array().unwrap();
     let said = |weights: &str, key: &str| {
         let found = memory.iter().find(|it| it["weights"] == weights && it["size"] == serde_json::json!([256, 256]));
         found.unwrap_or_else(|| panic!("no {weights} in {report}"))[key].as_u64().unwrap() as f64 / f64::from(1 << 20)
@@ -194,7 +190,7 @@ fn models_of_this_program_and_of_sit_are_distinguished() {
     let notes = sit["notes"].to_string();
     assert!(notes.contains("the number of its attention heads is not in the file"), "{sit}");
     assert!(
-        notes.contains("latents of 4 channels, and pictures with an autoencoder") && notes.contains("--vae"),
+        notes.contains("latents of 4 channels, and images with an autoencoder") && notes.contains("--vae"),
         "{sit}"
     );
     assert!(sit["device_memory"].is_null());

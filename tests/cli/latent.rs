@@ -7,8 +7,7 @@ use std::sync::Arc;
 use flowdppo_wgpu::gpu::{Gpu, Options};
 use flowdppo_wgpu::model::{Autoencoder, Tensors, read_tensors, write_tensors};
 
-use super::text_to_image::formats;
-use super::workplace::{Ended, Workplace, lines, number, picture, program};
+use super::workplace::{Ended, Workplace, formats, lines, number, picture, program};
 
 /// The weights in the folder of an autoencoder.
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
@@ -129,7 +128,7 @@ fn a_run_learns_from_pictures_and_is_resumed_byte_for_byte() {
     let here = place();
     here.run("config check latent.toml").succeeds();
     let plan = here.run("train --config latent.toml --dry-run").succeeds();
-    let has_part = plan.contains("the decoder, while it decodes whole pictures, on top");
+    let has_part = plan.contains("the decoder, while it decodes whole images, on top");
     assert!(plan.contains("vae = \"vae\"") && plan.contains("planned device memory") && has_part, "{plan}");
     let ended = here.run("-q train --config latent.toml --out whole").succeeds();
     assert!(ended.contains("draw with: flowdppo-wgpu sample --model whole --vae vae --class N"), "{ended}");
@@ -224,13 +223,13 @@ fn mistakes_get_one_sentence() {
         (format!("{sample} sit.safetensors"), "none of the tensors that identify a model"),
         (
             "sample --model base.safetensors --vae vae".into(),
-            "--vae is vae, but base.safetensors makes pictures itself, of 1 channels",
+            "--vae is vae, but base.safetensors makes images itself, of 1 channels",
         ),
         (format!("sample --model {pipeline} --prompt fox --vae vae"), "--vae is for models with classes"),
         (format!("{train} model.vae=nowhere"), "cannot read nowhere"),
         (
             format!("{train} model.file=base.safetensors"),
-            "`model.vae` is vae, but base.safetensors makes pictures itself",
+            "`model.vae` is vae, but base.safetensors makes images itself",
         ),
         (format!("{train} model.vae="), "`model.vae` must be the folder or file of an autoencoder, not empty"),
         (
@@ -238,7 +237,7 @@ fn mistakes_get_one_sentence() {
             "8x8 images of 1 channels, but the model makes 64x64 images of 3",
         ),
         ("eval --model base.safetensors --config latent.toml".into(), "`model.vae` is vae, but base.safetensors makes"),
-        ("pretrain --config latent.toml".into(), "pretrain does not encode pictures"),
+        ("pretrain --config latent.toml".into(), "pretrain does not encode images"),
     ];
     for (command, says) in mistakes {
         let ended = here.run(&command);

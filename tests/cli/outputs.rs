@@ -53,12 +53,12 @@ fn an_input_is_never_overwritten() {
     check(&[case(
         |here| {
             here.run("-q sample --model base.safetensors --count 1 --steps 1").succeeds();
-            fs::create_dir_all(here.path("pictures/a")).unwrap();
-            fs::rename(here.path("samples.png"), here.path("pictures/a/1.png")).unwrap();
+            fs::create_dir_all(here.path("images/a")).unwrap();
+            fs::rename(here.path("samples.png"), here.path("images/a/1.png")).unwrap();
         },
-        "data --set data={kind='folder',path='pictures',channels=1,image_size=8} --out pictures/a/1.png --force",
+        "data --set data={kind='folder',path='images',channels=1,image_size=8} --out images/a/1.png --force",
         2,
-        &["cannot write pictures/a/1.png", "it is a part of the input pictures, which would be lost"],
+        &["cannot write images/a/1.png", "it is a part of the input images, which would be lost"],
     )]);
     #[cfg(unix)]
     check(&[case(

@@ -129,7 +129,7 @@ fn a_run_learns_from_an_onnx_model() {
         lines.filter(|line| line.contains("training")).map(|line| line.rsplit(',').next().unwrap()).collect();
     training.sort_unstable();
     training.dedup();
-    assert_eq!(training.len(), 2 * 8, "every picture of two rollouts has its own score: {scores}");
+    assert_eq!(training.len(), 2 * 8, "every image of two rollouts has its own score: {scores}");
     let weights = |file: &str| flowdppo_wgpu::model::Model::load(&here.path(file)).unwrap().weights;
     assert!(weights("base.safetensors") != weights("run/model.safetensors"), "nothing was learned");
 }

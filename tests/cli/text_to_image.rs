@@ -141,10 +141,7 @@ fn a_picture_says_how_it_was_made() {
     let model = pipeline();
     let arguments = ["sample", "--model", &model, "--prompt", "größer fox", "--negative-prompt", "blurry"];
     let said = here.run(&arguments, "--steps 2 --seed 3 --out fox.png");
-    assert_eq!(
-        said.succeeds(),
-        "encoding 1 prompt\nreading the transformer, with weights as f32\n1 picture: fox.png\n"
-    );
+    assert_eq!(said.succeeds(), "encoding 1 prompt\nreading the transformer, with weights as f32\n1 image: fox.png\n");
     let bytes = fs::read(here.path("fox.png")).unwrap();
     let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("Description\0\0\0\0\0größer fox"));

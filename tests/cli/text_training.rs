@@ -13,7 +13,7 @@ fn a_run_with_prompts_is_resumed_byte_for_byte_and_its_adapter_draws() {
     assert!(plan.contains("planned device memory") && plan.contains("in f16"), "{plan}");
     for part in [
         "rollout, update and optimizer",
-        "the decoder, while it decodes whole pictures, on top",
+        "the decoder, while it decodes whole images, on top",
         "the largest layer of text_encoder",
     ] {
         assert!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowdppo_wgpu::config::PictureForm;
+use flowdppo_wgpu::config::ImageForm;
 use flowdppo_wgpu::reward::{Limits, Subject, command};
 use flowdppo_wgpu::shape::ImageShape;
 
@@ -39,7 +39,7 @@ fn invalid_answers() {
     ];
     let pictures = pictures(3);
     for (body, needles) in cases {
-        let mut reward = start(&python(body, &[]), PictureForm::Base64, limits(3, 1, 0), &pictures).unwrap();
+        let mut reward = start(&python(body, &[]), ImageForm::Base64, limits(3, 1, 0), &pictures).unwrap();
         assert_failed(pictures.score(&mut reward), &[&["the program `python3 -c"], needles].concat());
     }
 }
@@ -60,7 +60,7 @@ fn named_components_need_all_their_scores() {
              print(json.dumps({{'id': 1, 'scores': [{score}]}}), flush=True)\nsys.stdin.read()"
         );
         let argv = argv(&["python3", "-c", &script]);
-        let mut reward = start(&argv, PictureForm::Base64, limits(1, 1, 0), &pictures).unwrap();
+        let mut reward = start(&argv, ImageForm::Base64, limits(1, 1, 0), &pictures).unwrap();
         assert_failed(pictures.score(&mut reward), &[needle]);
     }
 }
@@ -70,7 +70,7 @@ fn a_hanging_program_is_given_up_after_the_last_attempt() {
     let pictures = pictures(1);
     let script = "echo thinking >&2; read -r line; echo '{\"id\": 0}'; exec sleep 600";
     let limits = Limits { timeout: Duration::from_secs(2), ..limits(1, 1, 1) };
-    let mut reward = start(&argv(&["sh", "-c", script]), PictureForm::Base64, limits, &pictures).unwrap();
+    let mut reward = start(&argv(&["sh", "-c", script]), ImageForm::Base64, limits, &pictures).unwrap();
     let needles = ["did not answer within 2 s (`timeout_seconds`)", "ends with: thinking", "(attempt 2 of 2)"];
     assert_failed(pictures.score(&mut reward), &needles);
 }
@@ -79,7 +79,7 @@ fn a_hanging_program_is_given_up_after_the_last_attempt() {
 fn a_program_that_always_crashes_is_abandoned() {
     let pictures = pictures(2);
     let argv = python("sys.exit('no such font')", &[]);
-    let mut reward = start(&argv, PictureForm::Base64, limits(1, 2, 1), &pictures).unwrap();
+    let mut reward = start(&argv, ImageForm::Base64, limits(1, 2, 1), &pictures).unwrap();
     assert_failed(pictures.score(&mut reward), &["no such font", "(attempt "]);
 }
 
@@ -102,13 +102,13 @@ fn errors_before_the_first_sample_are_input_errors() {
         (&["sh", "-c", &scores], &["returned 1 scores for 0 samples"]),
     ];
     for (words, needles) in cases {
-        assert_input(start(&argv(words), PictureForm::Base64, limits(1, 1, 2), &pictures), needles);
+        assert_input(start(&argv(words), ImageForm::Base64, limits(1, 1, 2), &pictures), needles);
     }
 }
 
 #[test]
 fn points_are_not_pictures() {
     let subject = Subject { class_names: &[], shape: ImageShape::square(2, 1), descriptions: &[] };
-    let reward = command("mine", &argv(&["sh"]), PictureForm::Base64, limits(1, 1, 0), &subject);
-    assert_input(reward, &["`command` scores pictures of 1 or 3 channels, but the model makes 2"]);
+    let reward = command("mine", &argv(&["sh"]), ImageForm::Base64, limits(1, 1, 0), &subject);
+    assert_input(reward, &["`command` scores images of 1 or 3 channels, but the model makes 2"]);
 }

@@ -152,5 +152,5 @@ fn a_fault_before_the_first_sample_is_bad_input() {
     assert_input(start(&moved, &["ocr"], 0), &["/health redirects to http://127.0.0.1:9/v2: set `url` to that"]);
     let subject = Subject { class_names: &[], shape: ImageShape::square(2, 1), descriptions: &[] };
     let reward = http(&server.url, &["ocr".to_owned()], limits(1, 1, 0), &subject);
-    assert_input(reward, &["`http` scores pictures of 1 or 3 channels, but the model makes 2"]);
+    assert_input(reward, &["`http` scores images of 1 or 3 channels, but the model makes 2"]);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use flowdppo_wgpu::Result;
-use flowdppo_wgpu::config::PictureForm;
+use flowdppo_wgpu::config::ImageForm;
 use flowdppo_wgpu::reward::{Limits, Outside, Program, Reward, command};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
@@ -32,7 +32,7 @@ pub fn python(body: &str, arguments: &[&str]) -> Vec<String> {
     [&["python3", "-c", &script], arguments].concat().into_iter().map(String::from).collect()
 }
 
-pub fn start(argv: &[String], picture: PictureForm, limits: Limits, pictures: &Pictures) -> Result<Outside<Program>> {
+pub fn start(argv: &[String], picture: ImageForm, limits: Limits, pictures: &Pictures) -> Result<Outside<Program>> {
     command("mine", argv, picture, limits, &pictures.subject())
 }
 
@@ -48,7 +48,7 @@ fn the_python_example_scores_the_same_with_any_batch_and_workers() {
     let mut seen = Vec::new();
     for (batch, workers) in [(23, 1), (1, 3), (4, 2), (100, 2)] {
         let argv = argv(&["python3", "docs/rewards/score.py"]);
-        let mut reward = start(&argv, PictureForm::Base64, limits(batch, workers, 0), &pictures).unwrap();
+        let mut reward = start(&argv, ImageForm::Base64, limits(batch, workers, 0), &pictures).unwrap();
         assert_eq!(reward.components(), ["mine"]);
         let scores = pictures.score(&mut reward).unwrap();
         assert_close(&scores[0], &symmetry);
@@ -65,7 +65,7 @@ fn the_program_of_the_document_scores() {
     let (_, rest) = document.split_once("```python\n").unwrap();
     let argv = argv(&["python3", "-c", rest.split("```").next().unwrap()]);
     let pictures = pictures(3);
-    let mut reward = start(&argv, PictureForm::Base64, limits(2, 1, 0), &pictures).unwrap();
+    let mut reward = start(&argv, ImageForm::Base64, limits(2, 1, 0), &pictures).unwrap();
     assert_eq!(reward.components(), ["mine"]);
     // Each of the 4 rows begins with the number of its filter, 0.
     let mean = |bytes: &[u8; 16]| bytes.iter().map(|byte| f64::from(*byte)).sum::<f64>() / 20.0 / 255.0;
@@ -85,7 +85,7 @@ for line in sys.stdin:
 ";
     let pictures = pictures(5);
     let argv = argv(&["python3", "-c", script]);
-    let mut reward = start(&argv, PictureForm::Base64, limits(2, 2, 0), &pictures).unwrap();
+    let mut reward = start(&argv, ImageForm::Base64, limits(2, 2, 0), &pictures).unwrap();
     assert_eq!(reward.components(), ["label", "twice"]);
     assert_eq!(pictures.score(&mut reward).unwrap(), [[0.0, 1.0, 2.0, 0.0, 1.0], [0.0, 2.0, 4.0, 6.0, 8.0]]);
 }
@@ -105,14 +105,14 @@ fn the_shell_example_reads_files_that_are_then_removed() {
     let expected: Vec<f64> = pictures.bytes.iter().map(|bytes| -(png(bytes).len() as f64)).collect();
     for (batch, workers) in [(7, 1), (2, 3)] {
         let argv = argv(&["sh", "docs/rewards/score.sh"]);
-        let mut reward = start(&argv, PictureForm::Path, limits(batch, workers, 0), &pictures).unwrap();
+        let mut reward = start(&argv, ImageForm::Path, limits(batch, workers, 0), &pictures).unwrap();
         assert_eq!(reward.components(), ["mine"]);
         assert_eq!(pictures.score(&mut reward).unwrap(), std::slice::from_ref(&expected));
     }
 }
 
 /// The requests that a program received, with the files that it found.
-fn sent(picture: PictureForm) -> Vec<Value> {
+fn sent(picture: ImageForm) -> Vec<Value> {
     let (folder, pictures) = (tempfile::tempdir().unwrap(), pictures(3));
     let log = folder.path().join("requests");
     let script = "\
@@ -132,10 +132,10 @@ for line in sys.stdin:
 
 #[test]
 fn requests_are_as_documented() {
-    let lines = sent(PictureForm::Base64);
+    let lines = sent(ImageForm::Base64);
     let names = ["zero", "one", "two \"{2}\""];
     let hello = json!({
-        "protocol": 1, "reward": "mine", "picture": "base64", "class_names": names, "channels": 1,
+        "protocol": 1, "reward": "mine", "image": "base64", "class_names": names, "channels": 1,
         "height": 4, "width": 4, "image_size": 4
     });
     assert_eq!(lines[0], json!({"id": 0, "hello": hello, "items": [], "found": []}));
@@ -150,8 +150,8 @@ fn requests_are_as_documented() {
     assert_eq!(lines.len(), 3);
     assert!(lines[1]["items"][0]["image"].as_str().unwrap().starts_with("iVBORw0KGgo"), "no PNG: {}", lines[1]);
 
-    let lines = sent(PictureForm::Path);
-    assert_eq!(lines[0]["hello"]["picture"], "path");
+    let lines = sent(ImageForm::Path);
+    assert_eq!(lines[0]["hello"]["image"], "path");
     assert_eq!(lines[1]["found"], json!([true, true]));
     assert_eq!(lines[2]["found"], json!([true]));
     for item in lines.iter().flat_map(|line| line["items"].as_array().unwrap()) {
@@ -171,7 +171,7 @@ if not os.path.exists(sys.argv[1]):
     sys.exit(1)
 return {'id': request['id'], 'scores': [item['sample'] for item in items]}";
     let argv = python(body, &[marker.to_str().unwrap()]);
-    let mut reward = start(&argv, PictureForm::Base64, limits(2, 1, 1), &pictures).unwrap();
+    let mut reward = start(&argv, ImageForm::Base64, limits(2, 1, 1), &pictures).unwrap();
     assert_eq!(pictures.score(&mut reward).unwrap(), [[0.0, 1.0, 2.0, 3.0, 4.0]]);
     assert!(marker.exists());
 }
@@ -188,7 +188,7 @@ sys.stdin.read()
 open(sys.argv[1], 'w')
 ";
     let argv = argv(&["python3", "-c", script, marker.to_str().unwrap()]);
-    drop(start(&argv, PictureForm::Base64, limits(1, 2, 0), &pictures).unwrap());
+    drop(start(&argv, ImageForm::Base64, limits(1, 2, 0), &pictures).unwrap());
     assert!(marker.exists(), "it did not end with its input, or nobody waited for it");
 }
 
@@ -201,7 +201,7 @@ fn child_processes_are_killed_with_the_program() {
     let script = "read -r line; echo '{\"id\": 0}'; sleep 600 & printf $! >\"$1\"; wait";
     let argv = argv(&["sh", "-c", script, "sh", marker.to_str().unwrap()]);
     let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
-    let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
+    let mut reward = start(&argv, ImageForm::Base64, limits, &pictures).unwrap();
     assert_failed(pictures.score(&mut reward), &["did not answer within 5 s"]);
     assert_dead(&fs::read_to_string(marker).unwrap());
 }
@@ -218,7 +218,7 @@ fn child_processes_end_with_the_program() {
         );
         let argv = argv(&["sh", "-c", &script, "sh", marker.to_str().unwrap()]);
         let limits = Limits { timeout: std::time::Duration::from_secs(5), ..limits(1, 1, 0) };
-        let mut reward = start(&argv, PictureForm::Base64, limits, &pictures).unwrap();
+        let mut reward = start(&argv, ImageForm::Base64, limits, &pictures).unwrap();
         // At once: that what it has started keeps its standard output open makes no difference.
         assert_failed(pictures.score(&mut reward), &["ended with exit status: 1 instead of answering"]);
         assert_dead(&fs::read_to_string(marker).unwrap());
@@ -243,7 +243,7 @@ fn a_program_that_ignores_the_end_of_its_input_is_killed() {
     let marker = folder.path().join("pid");
     let script = "printf $$ >\"$1\"; read -r line; echo '{\"id\": 0}'; exec sleep 600";
     let argv = argv(&["sh", "-c", script, "sh", marker.to_str().unwrap()]);
-    drop(start(&argv, PictureForm::Base64, limits(1, 1, 0), &pictures).unwrap());
+    drop(start(&argv, ImageForm::Base64, limits(1, 1, 0), &pictures).unwrap());
     let pid = fs::read_to_string(marker).unwrap();
     let alive = std::process::Command::new("sh").args(["-c", &format!("kill -0 {pid}")]).output().unwrap();
     assert!(!alive.status.success(), "process {pid} is still alive, or was left as a zombie");

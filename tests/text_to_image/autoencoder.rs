@@ -77,7 +77,7 @@ fn sd3_matches_its_reference_outputs() {
     assert_eq!((autoencoder.config().factor(), autoencoder.config().latent_channels()), (8, 16));
     let mut decoder = autoencoder.decoder(gpu(), 1).expect("it is small");
     let pictures = decoder.decode(io.values("latents"), io.size("latents")).expect("the device works");
-    check("picture", &pictures, io.values("image"));
+    check("image", &pictures, io.values("image"));
     let mut encoder = autoencoder.encoder(gpu(), 1).expect("it is small");
     let encoded = encoder.encode(io.values("vae.image_in"), io.size("vae.image_in")).expect("the device works");
     check("mean", &encoded.mean, io.values("vae.mean"));
@@ -112,11 +112,11 @@ fn taesd_matches_its_reference_outputs() {
     let io = Io::of(TAESD);
     let mut decoder = load(TAESD).decoder(gpu(), 1).expect("it is small");
     let pictures = decoder.decode(io.values("latent"), io.size("latent")).expect("the device works");
-    check("picture", &pictures, io.values("output"));
+    check("image", &pictures, io.values("output"));
     let (autoencoder, io) = (load(TAESD3), Io::of(TAESD3));
     let mut decoder = autoencoder.decoder(gpu(), 2).expect("it is small");
     let pictures = decoder.decode(io.values("latents"), io.size("latents")).expect("the device works");
-    check("picture", &pictures, io.values("decoded"));
+    check("image", &pictures, io.values("decoded"));
     let mut encoder = autoencoder.encoder(gpu(), 2).expect("it is small");
     let encoded = encoder.encode(io.values("image_in"), io.size("image_in")).expect("the device works");
     check("latents", &encoded.mean, io.values("encoded"));
@@ -249,7 +249,7 @@ fn sizes_may_change_between_calls() {
     let mut decoded = |size: [usize; 2]| decoder.decode(&latents(16 * size[0] * size[1]), size).expect("it works");
     let first = decoded([4, 6]);
     assert_eq!((first.len(), decoded([3, 2]).len()), (3 * 32 * 48, 3 * 24 * 16));
-    assert!(decoded([4, 6]) == first, "the same latents give the same picture");
+    assert!(decoded([4, 6]) == first, "the same latents give the same image");
 }
 
 /// Two pictures, decoded at once and in tiles.

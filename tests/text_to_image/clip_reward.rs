@@ -140,7 +140,7 @@ fn a_head_scores_embeddings_without_words() {
         let size = x[0].abs().max(1.0);
         assert!((score - x[0] / 10.0).abs() < 1e-12 * size, "{score} is not {} / 10", x[0]);
     }
-    assert!(scores[0] != scores[1], "pictures count: {scores:?}");
+    assert!(scores[0] != scores[1], "images count: {scores:?}");
 }
 
 /// In whatever order and number pictures come, and however many other prompts there are.
@@ -158,7 +158,7 @@ fn a_score_depends_on_its_picture_and_prompt_alone() {
     // Nine are more than a micro-batch, 67 more than what is prepared at a time.
     let pairs: Vec<(usize, u32)> = (0..67).map(|at| (at % 3, (at / 3 % 3) as u32)).collect();
     let alone: Vec<f64> = pairs[..9].iter().map(|pair| score(&mut all, &[*pair])[0]).collect();
-    assert!(alone[0] != alone[1] && alone[0] != alone[3], "pictures and prompts count");
+    assert!(alone[0] != alone[1] && alone[0] != alone[3], "images and prompts count");
     for count in [2, 8, 9, 67] {
         let scores = score(&mut all, &pairs[..count]);
         assert!(scores.iter().enumerate().all(|(at, score)| *score == alone[at % 9]), "{count}");

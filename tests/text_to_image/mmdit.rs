@@ -73,7 +73,7 @@ impl LatentDecoder for Nothing {
     }
 
     fn decode(&self, _: &Arc<Gpu>, _: &[f32], _: ImageShape) -> Result<Vec<f32>> {
-        unreachable!("there are no pictures")
+        unreachable!("there are no images")
     }
 }
 

@@ -231,6 +231,6 @@ fn pickscore_matches_transformers() {
     let cosines = scorer.cosines(gpu(), &pictures, &tokens).expect("they fit");
     let scores: Vec<f32> = cosines.iter().map(|cosine| (cosine * scorer.factor() / PICKSCORE_DIVISOR) as f32).collect();
     assert_close("pickscore_div26", &scores, &tensors["pickscore_div26"].1, 1e-4);
-    let message = scorer.cosines(gpu(), &pictures[..1], &tokens).expect_err("a picture is missing").to_string();
-    assert!(message.contains("1 pictures and 2 texts"), "{message}");
+    let message = scorer.cosines(gpu(), &pictures[..1], &tokens).expect_err("an image is missing").to_string();
+    assert!(message.contains("1 images and 2 texts"), "{message}");
 }

@@ -158,7 +158,7 @@ fn the_first_update_is_on_policy_and_the_second_is_not() {
         assert_eq!(metrics.updates[0].kl_ref_mean, Some(0.0));
         assert!(metrics.updates[1].kl_mean > 0.0 && metrics.updates[0].grad_norm > 0.0, "it learns nothing");
         let [mean, spread, ..] = metrics.reward;
-        assert!((0.0..=1.0).contains(&mean) && spread > 0.0, "the brightness of a picture: {mean} {spread}");
+        assert!((0.0..=1.0).contains(&mean) && spread > 0.0, "the brightness of an image: {mean} {spread}");
     }
 }
 
@@ -211,7 +211,7 @@ fn evaluation_and_previews_are_of_pictures() {
     let panel = tempfile::tempdir().expect("a temporary folder");
     let path = panel.path().join("panel.png");
     preview.panel(&pictures, "a preview", &[]).write(&path).expect("the folder is writable");
-    let shown = image::open(&path).expect("it is a picture").to_rgb8();
+    let shown = image::open(&path).expect("it is an image").to_rgb8();
     assert!(shown.width() > 2 * 64 && shown.height() > 2 * 64);
 }
 

@@ -83,15 +83,15 @@ fn the_format_follows_the_content_not_the_extension() {
     let page = b"<!DOCTYPE html><html><body>404";
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n";
     let cases: [(&[u8], &str, &str); 9] = [
-        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "it is a HEIC picture, which is not supported", CONVERT),
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "it is a HEIC image, which is not supported", CONVERT),
         (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "AVIF", CONVERT),
-        (b"8BPS\0\x01\0\0\0\0\0\0", "it is a Photoshop picture, which is not supported", CONVERT),
+        (b"8BPS\0\x01\0\0\0\0\0\0", "it is a Photoshop image, which is not supported", CONVERT),
         (b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>", "it is an SVG drawing", CONVERT),
         (page, "it is a web page (HTML)", REPLACE),
         (pointer, "it is a Git LFS pointer", REPLACE),
         (b"%PDF-1.7\n", "it is a PDF document", REPLACE),
         (b"", "it is empty", REPLACE),
-        (b"\xfe\0\0\0\0\0\0", "it does not begin like any known kind of picture", REPLACE),
+        (b"\xfe\0\0\0\0\0\0", "it does not begin like any known kind of image", REPLACE),
     ];
     for (bytes, expected, advice) in cases {
         let message = decode(Path::new("a.jpg"), bytes).unwrap_err().to_string();

@@ -102,7 +102,7 @@ impl PictureDecoder {
         }
         if config.picture_channels()[1] != 3 {
             let found = config.picture_channels()[1];
-            return Err(Error::input(format!("{} makes pictures of {found} channels: 3 are needed", path.display())));
+            return Err(Error::input(format!("{} makes images of {found} channels: 3 are needed", path.display())));
         }
         Ok(Self { config, weights, chosen: OnceLock::new() })
     }

@@ -293,11 +293,11 @@ impl Encoder {
     /// [`Error::Input`] if the pictures do not have this size, or it is not a multiple of [`AutoencoderConfig::factor`];
     /// if the device is lost, or does not have enough memory.
     pub fn encode(&mut self, pictures: &[f32], size: [usize; 2]) -> Result<Encoded> {
-        check_samples("pictures", pictures, self.config.picture_channels()[0], size)?;
+        check_samples("images", pictures, self.config.picture_channels()[0], size)?;
         let factor = self.config.factor();
         if size.iter().any(|extent| !extent.is_multiple_of(factor)) {
             return Err(Error::input(format!(
-                "pictures of {} rows and {} columns cannot be encoded: both must be multiples of {factor}",
+                "images of {} rows and {} columns cannot be encoded: both must be multiples of {factor}",
                 size[0], size[1]
             )));
         }

@@ -256,8 +256,8 @@ impl ClipVisionConfig {
         check_heads(name, [sizes[0], sizes[1]])?;
         if self.num_channels != 3 || self.patch_size > self.image_size || self.image_size > 4096 {
             return Err(Error::input(format!(
-                "{name}: pictures of {} channels, `image_size` {} and `patch_size` {} are not supported: there must be 3 \
-                 channels, at most 4096 pixels on a side, and a patch must fit into a picture",
+                "{name}: images of {} channels, `image_size` {} and `patch_size` {} are not supported: there must be 3 \
+                 channels, at most 4096 pixels on a side, and a patch must fit into an image",
                 self.num_channels, self.image_size, self.patch_size
             )));
         }

@@ -81,7 +81,7 @@ impl PicturePreparation {
         }
         if crop != config.image_size || crop > shortest_edge {
             return Err(Error::input(format!(
-                "{name}: pictures of {crop} pixels are cropped from {shortest_edge}, but the model takes {}",
+                "{name}: images of {crop} pixels are cropped from {shortest_edge}, but the model takes {}",
                 config.image_size
             )));
         }
@@ -160,7 +160,7 @@ fn weighted(source: &Source, byte: impl Fn(usize) -> u8) -> u8 {
 /// # Panics
 /// If the picture or the result has no pixels.
 pub fn resize_bicubic(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
-    assert!([picture.width(), picture.height(), width, height].iter().all(|side| *side > 0), "a picture needs pixels");
+    assert!([picture.width(), picture.height(), width, height].iter().all(|side| *side > 0), "an image needs pixels");
     let mut resized = picture.clone();
     if width != picture.width() {
         let sources = sources(picture.width() as usize, width as usize);

@@ -51,7 +51,7 @@ impl ClipScorer {
             && kind != "clip"
         {
             return Err(Error::input(format!(
-                "{}: `model_type` is {kind:?}, but pictures are scored with a CLIPModel, \"clip\": name the folder of \
+                "{}: `model_type` is {kind:?}, but images are scored with a CLIPModel, \"clip\": name the folder of \
                  one, such as that of openai/clip-vit-large-patch14",
                 path.display()
             )));
@@ -135,7 +135,7 @@ impl ClipScorer {
     pub fn cosines(&mut self, gpu: &Arc<Gpu>, pictures: &[RgbImage], tokens: &Tokens) -> Result<Vec<f64>> {
         if pictures.is_empty() || pictures.len() != tokens.texts() {
             return Err(Error::input(format!(
-                "there are {} pictures and {} texts to score: there must be one text per picture, and at least one",
+                "there are {} images and {} texts to score: there must be one text per image, and at least one",
                 pictures.len(),
                 tokens.texts()
             )));

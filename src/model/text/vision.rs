@@ -132,7 +132,7 @@ impl ClipVision {
     fn outputs<const N: usize>(&mut self, pictures: &[f32], wanted: [usize; N]) -> Result<[Vec<f32>; N]> {
         let Self { config, stage } = self;
         let elements = config.num_channels * config.image_size * config.image_size;
-        assert!(pictures.len().is_multiple_of(elements), "pictures of {elements} values");
+        assert!(pictures.len().is_multiple_of(elements), "images of {elements} values");
         let vector = config.num_channels * config.patch_size * config.patch_size;
         let mut found = [(); N].map(|()| Vec::new());
         for some in pictures.chunks(MAX_SAMPLES * elements) {

@@ -42,7 +42,7 @@ impl OnnxReward {
     pub fn new(reward: &config::Reward, &Pictures { shape, classes, .. }: &Pictures<'_>) -> Result<Self> {
         if !matches!(shape.channels, 1 | 3) {
             return Err(Error::input(format!(
-                "the reward \"onnx\" scores pictures, but the model makes {} channels: choose a reward without a model",
+                "the reward \"onnx\" scores images, but the model makes {} channels: choose a reward without a model",
                 shape.channels
             )));
         }
@@ -96,7 +96,7 @@ impl Reward for OnnxReward {
         let parts: Result<Vec<Vec<f64>>> = std::thread::scope(|scope| {
             let workers: Vec<_> = pictures.chunks(share).map(|part| scope.spawn(move || score(part))).collect();
             let join = |worker: std::thread::ScopedJoinHandle<'_, Result<Vec<f64>>>| {
-                worker.join().unwrap_or_else(|_| Err(Error::failed("the ONNX model panicked on a picture")))
+                worker.join().unwrap_or_else(|_| Err(Error::failed("the ONNX model panicked on an image")))
             };
             workers.into_iter().map(join).collect()
         });

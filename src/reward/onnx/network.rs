@@ -82,7 +82,7 @@ impl Network {
         if model.inputs.len() != 1 {
             let names: Vec<&str> = model.inputs.iter().map(|input| &*model.node(input.node).name).collect();
             return Err(bad(format!(
-                "it has {} inputs ({}), but one is expected: pictures",
+                "it has {} inputs ({}), but one is expected: images",
                 names.len(),
                 names.join(", ")
             )));
@@ -100,7 +100,7 @@ impl Network {
             .map_err(|cause| {
                 let [height, width] = [height, width].map(|side| side.to_string());
                 bad(format!(
-                    "it cannot be run on one picture of {channels} channels and {height}x{width} pixels: {}",
+                    "it cannot be run on one image of {channels} channels and {height}x{width} pixels: {}",
                     one_line(&cause)
                 ))
             })?;
@@ -118,7 +118,7 @@ impl Network {
         network.output_shape = output.shape().to_vec();
         if network.output_shape.first().is_some_and(|batch| *batch != 1) {
             return Err(bad(format!(
-                "for one picture its output has the shape {:?}: the first dimension must be the number of pictures, 1",
+                "for one image its output has the shape {:?}: the first dimension must be the number of images, 1",
                 network.output_shape
             )));
         }
@@ -149,7 +149,7 @@ impl Network {
     }
 
     fn failed(&self, cause: &str) -> Error {
-        Error::input(format!("the model {} failed on a picture: {cause}", self.file))
+        Error::input(format!("the model {} failed on an image: {cause}", self.file))
     }
 }
 
@@ -210,8 +210,8 @@ fn input_shape(fact: &InferenceFact, wanted: &Wanted) -> std::result::Result<[us
         return Err(format!("its input has the type {kind:?}, but f32 is expected: export the model in 32 bits"));
     }
     let expected = match wanted.layout {
-        TensorLayout::Nchw => "[pictures, channels, height, width] for `layout` = \"nchw\"",
-        TensorLayout::Nhwc => "[pictures, height, width, channels] for `layout` = \"nhwc\"",
+        TensorLayout::Nchw => "[images, channels, height, width] for `layout` = \"nchw\"",
+        TensorLayout::Nhwc => "[images, height, width, channels] for `layout` = \"nhwc\"",
     };
     let is_four = fact.shape.rank().concretize().is_none_or(|rank| rank == 4);
     if !is_four {

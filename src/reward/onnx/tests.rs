@@ -164,7 +164,7 @@ fn everything_that_does_not_fit_is_reported_at_the_start() {
         ("not_finite.onnx", |_| (), &["not_finite.onnx", "NaN", "check `mean`"]),
         ("mixed_pictures.onnx", |_| (), &["[3, 1, 8, 8]", "first dimension"]),
         ("no_such_output.onnx", |_| (), &["no_such_output.onnx", "damaged"]),
-        ("vector.onnx", |_| (), &["N,192", "[pictures, channels, height, width]"]),
+        ("vector.onnx", |_| (), &["N,192", "[images, channels, height, width]"]),
         ("channels_last.onnx", |_| (), &["5 channels", "check `layout`"]),
         (
             "channels_last.onnx",

@@ -71,7 +71,7 @@ fn check_pretrain(config: &Config) -> Result<()> {
 #[derive(Debug)]
 pub enum Lesson {
     /// Images with classes, a network, and its weights if they are in a file.
-    Classes(Dataset, FlowModel, Option<Weights>),
+    Classes(Box<(Dataset, FlowModel, Option<Weights>)>),
     /// Images with captions, and a text-to-image model.
     Captions(Box<Captioned>),
 }
@@ -83,7 +83,7 @@ impl Lesson {
     /// If the file of a transformer does not fit its configuration.
     pub fn planned(&self) -> Result<FlowModel> {
         match self {
-            Self::Classes(_, model, _) => Ok(model.clone()),
+            Self::Classes(classes) => Ok(classes.1.clone()),
             Self::Captions(captioned) => captioned.planned()?.flow_model("`model.folder`"),
         }
     }
@@ -94,7 +94,7 @@ impl Lesson {
     /// [`Error::Input`] naming those that cannot be read.
     pub fn check(&self) -> Result<()> {
         match self {
-            Self::Classes(..) => Ok(()),
+            Self::Classes(_) => Ok(()),
             Self::Captions(captioned) => captioned.images().check().map(drop),
         }
     }
@@ -120,7 +120,7 @@ pub fn pretrain(config: &Config) -> Result<Lesson> {
     };
     model.check()?;
     pretrain::check_data(&data, &model, &config.pretrain)?;
-    Ok(Lesson::Classes(data, model, weights))
+    Ok(Lesson::Classes(Box::new((data, model, weights))))
 }
 
 /// The data of a classifier, and a suitable network.

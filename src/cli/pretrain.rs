@@ -38,7 +38,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &start.config))?;
     let job = Job { global, arguments: &arguments.run, gpu: &gpu, config: &config };
     match lesson {
-        Lesson::Classes(data, model, weights) => {
+        Lesson::Classes(classes) => {
+            let (data, model, weights) = *classes;
             let mut pretrainer = Pretrainer::new(&gpu, &config, &data, &model, &data.class_names, weights)?;
             job.train(start, &data, &mut pretrainer)
         }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use indicatif::HumanDuration;
 
 use super::resume::RunStart;
 use super::supervised::{beside, say_adapted};
@@ -145,6 +147,12 @@ fn dry_run(
         gigaflops(cost.rollout_flops),
         gigaflops(cost.update_flops)
     ));
+    let flops = (cost.rollout_flops + cost.update_flops) as f64 * trained.train.iterations as f64;
+    let times = SPEEDS.map(|speed| {
+        let time = HumanDuration(Duration::from_secs_f64(flops / (speed * 1e12)));
+        format!("{time} at {speed} TFLOP/s")
+    });
+    say(format_args!("{:<23}{}", format!("{} iterations", trained.train.iterations), times.join(", ")));
     say(format_args!("dispatches             {}", cost.dispatches));
     print_memory(&cost, &parts);
     let with = |other: &Config, setting: &str| -> Result<()> {
@@ -184,6 +192,9 @@ fn dry_run(
     }
     gpu.check_memory(parts.most(&cost))
 }
+
+/// What laptop, desktop and data-centre GPUs reach, in TFLOP/s.
+const SPEEDS: [f64; 3] = [2.0, 10.0, 50.0];
 
 /// The most that is on the device at a time, and what it consists of.
 fn print_memory(cost: &Cost, parts: &OtherParts) {

@@ -16,7 +16,7 @@ use crate::run::Verbosity;
 #[derive(Debug)]
 pub enum StartingModel {
     /// A native model.
-    Native(StoredModel),
+    Native(Box<StoredModel>),
     /// A pipeline with its prompts.
     Text(Box<TextBase>),
 }
@@ -28,7 +28,9 @@ impl StartingModel {
     /// [`Error::Input`] if it is damaged or not supported, or does not suit the configuration.
     pub fn open(config: &Config) -> Result<Self> {
         match config.model.source()? {
-            ModelSource::File(file) => assets::load_configured(&config.model, file).map(Self::Native),
+            ModelSource::File(file) => {
+                assets::load_configured(&config.model, file).map(|model| Self::Native(Box::new(model)))
+            }
             ModelSource::Folder(folder) => Ok(Self::Text(Box::new(TextBase::open(folder, &config.into())?))),
             ModelSource::New(_) => Err(Error::input("a run starts from a trained model: set `model.file`")),
         }

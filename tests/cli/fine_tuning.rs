@@ -134,7 +134,7 @@ fn a_run_is_resumed_byte_for_byte_and_its_adapter_is_drawn_with_and_tuned_by_rew
     assert_eq!(here.encoded(), [const { Vec::new() }; 2], "a dry run encodes nothing");
     let shown = here.run("data --config tune.toml --out sheet.png").succeeds();
     assert!(shown.contains("3 images of 48x32 pixels, 2 captions\n"), "{shown}");
-    assert!(shown.contains("2 of other proportions") && shown.contains("1 picture is smaller"), "{shown}");
+    assert!(shown.contains("2 of other proportions") && shown.contains("1 image is smaller"), "{shown}");
     assert!(picture(&here.path("sheet.png")).0 > 128);
 
     let said = here.run("pretrain --config tune.toml --out whole").succeeds();
@@ -242,7 +242,7 @@ fn mistakes_get_one_sentence() {
     };
     for (set, says) in [
         ("model.size=[60,64]", "`model.size` is 60x64: width and height must be multiples of 16"),
-        ("preview.classes=[2]", "`preview.classes` names class 2, but the model has 2 classes"),
+        ("preview.classes=[2]", "`preview.classes` names prompt 2, but there are 2 prompts, 0 to 1"),
         ("lora.targets=[\"attn.qkv\"]", "\"attn.qkv\", which is not a layer of the model"),
         ("data.path=nowhere", "cannot read nowhere"),
         ("data.path=empty", "cannot read empty: it has no images"),

@@ -119,7 +119,7 @@ fn pretraining_has_no_frozen_weights() {
     let here = Workplace::new();
     let ended = here.run("pretrain --config pretrain.toml --out run --set model.weights=q8_0");
     assert!(
-        ended.err.contains("`model.weights` = \"q8_0\" is for frozen weights, and pretrain has none"),
+        ended.err.contains("`model.weights` = \"q8_0\" is for frozen weights, and there are none"),
         "{}",
         ended.err
     );

@@ -13,7 +13,7 @@ use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::Stores;
 use crate::model::folder::{
-    MODEL_INDEX, Pipeline, State, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
+    MODEL_INDEX, Pipeline, State, StoredTensor, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
 use crate::model::text::{Sd3Prompts, Tokenizer, Weights};
 use crate::model::{
@@ -145,7 +145,9 @@ impl TextToImage {
 
     /// The type in which the transformer's matrices lose nothing: 16 bits if the files have no more.
     pub fn usual_weights(&self) -> WeightType {
-        let mut matrices = self.transformer.tensors().values().filter(|tensor| tensor.shape().len() > 1);
+        // The table of positions, [1, N, D], is none: diffusers may write it in 32 bits beside matrices of 16.
+        let is_matrix = |tensor: &&StoredTensor| matches!(tensor.shape().len(), 2 | 4);
+        let mut matrices = self.transformer.tensors().values().filter(is_matrix);
         let is_half = matrices.all(|tensor| tensor.bytes() <= 2 * tensor.elements() as u64);
         if is_half { WeightType::F16 } else { WeightType::F32 }
     }

@@ -154,7 +154,11 @@ impl Sd3Prompts {
             let folder = self.folder.join("text_encoder_3");
             let config: T5Config = read_config(&folder.join("config.json"))?;
             self.check_width("text_encoder_3", config.d_model == self.width, config.d_model)?;
-            t5.states = Some(encode_t5(gpu, &config, &mut Weights::open(&folder, "")?, &tokens, false)?);
+            let states = encode_t5(gpu, &config, &mut Weights::open(&folder, "")?, &tokens, false);
+            t5.states = Some(states.map_err(|cause| match cause {
+                Error::Memory { .. } => cause.followed_by("; T5 can be left out, with `prompts.t5` = false or --no-t5"),
+                other => other,
+            })?);
         }
         let width = clip[0].1 + clip[1].1;
         self.check_width("text_encoder and text_encoder_2", width <= self.width, width)?;

@@ -50,7 +50,15 @@ fn the_shipped_configurations_load_validate_and_round_trip() {
 }
 
 /// The recipes for published models: files of `train` without a model of their own.
-const RECIPES: [(&str, &str); 3] = [("sd35", "flow-dppo"), ("sd35", "laptop"), ("sit", "latent")];
+const RECIPES: [(&str, &str); 7] = [
+    ("sd35", "flow-dppo"),
+    ("sd35", "flow-dppo-cps"),
+    ("sd35", "flow-grpo"),
+    ("sd35", "grpo-guard"),
+    ("sd35", "laptop"),
+    ("sd35", "nft"),
+    ("sit", "latent"),
+];
 
 #[test]
 fn the_recipes_for_published_models_load_validate_and_round_trip() {

@@ -2,9 +2,9 @@
 
     python3 docs/text-to-image/random_pipeline.py OUT
 
-It draws noise, but takes the memory and the time of the published model: for measurements without a download. Needs the
-packages torch, diffusers and transformers, 12 GB of memory, and 7 GB on disk. Tokenizers come from the tests' tiny
-pipeline; T5 has 2 of its 24 layers, each of the published size.
+It draws noise, but its transformer and decoder take the memory and the time of the published ones: for measurements
+without a download. Needs the packages torch, diffusers and transformers, 12 GB of memory, and 7 GB on disk. Tokenizers
+come from the tests' tiny pipeline; T5 has 2 of its 24 layers, each of the published size.
 """
 
 import shutil

@@ -2,9 +2,7 @@
 
 mod common;
 
-use std::path::Path;
-
-use common::gpu;
+use common::{formats, gpu};
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::config::{Positions, TimeConvention};
 use flowdppo_wgpu::files::Content;
@@ -16,10 +14,6 @@ use flowdppo_wgpu::model::{
 use flowdppo_wgpu::optimizer::PARAMETERS;
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-
-fn formats(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
 
 fn sit_tiny() -> Tensors {
     read_tensors(&formats("sit_tiny/model.safetensors")).expect("the file is complete")

@@ -5,7 +5,7 @@ use std::fs;
 use super::bad_input::{case, check, halve, nothing};
 use super::workplace::Workplace;
 
-/// A folder `pictures` of two classes with one picture each.
+/// A folder `images` of two classes with one image each.
 fn pictures(here: &Workplace) {
     for class in ["cats", "dogs"] {
         fs::create_dir_all(here.path("images").join(class)).unwrap();

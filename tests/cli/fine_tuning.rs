@@ -1,18 +1,13 @@
 //! `pretrain` of a text-to-image model on images with captions, on a tiny pipeline with random weights.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use flowdppo_wgpu::model::{AutoencoderConfig, Tensors, read_tensors};
 use image::{Rgb, RgbImage};
-use tempfile::TempDir;
 
-use super::workplace::{Ended, lines, number, picture, program};
-
-fn pipeline() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd35_tiny_pipeline")
-}
+use super::workplace::{Workplace, formats, lines, number, picture, pipeline};
 
 const CONFIGURATION: &str = r#"
     [model]
@@ -76,12 +71,20 @@ const REWARD: &str = r#"
 "#;
 
 /// A folder with configurations, and three images of which two have the same caption.
-struct Place(TempDir);
+struct Place(Workplace);
+
+impl std::ops::Deref for Place {
+    type Target = Workplace;
+
+    fn deref(&self) -> &Workplace {
+        &self.0
+    }
+}
 
 impl Place {
     fn new() -> Self {
-        let here = Self(tempfile::tempdir().unwrap());
-        let folder = pipeline().display().to_string().replace('\\', "/");
+        let here = Self(Workplace::empty());
+        let folder = pipeline().replace('\\', "/");
         fs::write(here.path("tune.toml"), CONFIGURATION.replace("FOLDER", &folder)).unwrap();
         let model = format!("[model]\nfolder = \"{folder}\"\nsize = [48, 32]\nweights = \"f16\"\n");
         fs::write(here.path("reward.toml"), format!("{model}{REWARD}")).unwrap();
@@ -97,18 +100,10 @@ impl Place {
         here
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, arguments: &str) -> Ended {
-        Ended::of(&mut program(self.0.path(), arguments))
-    }
-
     /// The files of latents and captions, with the times of their last change.
     fn encoded(&self) -> [Vec<(PathBuf, SystemTime)>; 2] {
         ["latents-", "prompts-"].map(|begin| {
-            let entries = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap());
+            let entries = fs::read_dir(self.path("")).unwrap().map(|entry| entry.unwrap());
             let files = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(begin));
             files.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect()
         })
@@ -118,9 +113,7 @@ impl Place {
     fn drawn(&self, lora: &str) -> Tensors {
         let name = format!("drawn{}.safetensors", lora.replace(['/', ' ', '.'], "_"));
         let options = format!("-q sample --size 48x32 --steps 2 {lora} --save-tensors {name} --out drawn.png --force");
-        let mut command = program(self.0.path(), &options);
-        let model = pipeline().display().to_string();
-        Ended::of(command.args(["--model", &model, "--prompt", "a blue disc"])).succeeds();
+        self.run_with(&options, &["--model", &pipeline(), "--prompt", "a blue disc"]).succeeds();
         read_tensors(&self.path(&name)).unwrap()
     }
 }
@@ -182,7 +175,6 @@ fn the_loss_falls() {
     let losses: Vec<f64> = lines(&here.path("run/metrics.jsonl")).iter().map(|line| number(line, "loss")).collect();
     // Of the network as it was, and of the trained one.
     let (first, last) = (losses[0], losses[20..].iter().sum::<f64>() / 10.0);
-    println!("from {first} to {last}");
     // A mean over 8 samples is off by 3 %. It was measured to fall by 25 %.
     assert!(last < 0.88 * first, "from {first} to {last}");
 }
@@ -192,7 +184,7 @@ fn the_loss_falls() {
 #[test]
 fn latents_are_those_of_the_reference() {
     let here = Place::new();
-    let io = read_tensors(&pipeline().join("io.safetensors")).unwrap();
+    let io = read_tensors(&formats("sd35_tiny_pipeline/io.safetensors")).unwrap();
     let (shape, values) = &io["vae.image_in"];
     let [count, 3, height, width] = shape[..] else { panic!("{shape:?}") };
     for (index, image) in values.chunks(3 * height * width).enumerate() {
@@ -213,7 +205,7 @@ fn latents_are_those_of_the_reference() {
     here.run(&format!("-q pretrain --config tune.toml --out run --set pretrain.steps=1 {size}")).succeeds();
     let (file, _) = &here.encoded()[0][0];
     let found = read_tensors(file).unwrap();
-    let config = fs::read_to_string(pipeline().join("vae/config.json")).unwrap();
+    let config = fs::read_to_string(formats("sd35_tiny_pipeline/vae/config.json")).unwrap();
     let config = AutoencoderConfig::from_json("config.json", &config).unwrap();
     let scaled = config.scaled(&found["mean"].1);
     for (name, found) in
@@ -224,8 +216,8 @@ fn latents_are_those_of_the_reference() {
         let squares = |of: &mut dyn Iterator<Item = f32>| of.map(|value| value * value).sum::<f32>().sqrt();
         let error = squares(&mut found.iter().zip(expected).map(|(found, expected)| found - expected));
         let error = error / squares(&mut expected.iter().copied());
-        println!("{name}: {error:.1e}");
-        assert!(error < 2e-2, "{name}: {error:.1e}");
+        // Measured: 4.3e-3, which is 1/255 of 1, with little from the layers.
+        assert!(error < 8e-3, "{name}: {error:.1e}");
     }
 }
 
@@ -235,10 +227,8 @@ fn mistakes_get_one_sentence() {
     let images = here.path("images");
     fs::create_dir(here.path("empty")).unwrap();
     let refused = |command: &str, says: &str| {
-        let ended = here.run(command);
-        assert_eq!(ended.code, Some(2), "{command}: {}", ended.err);
-        let errors: Vec<&str> = ended.err.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert!(errors.len() == 1 && errors[0].contains(says), "{command}: {}\nlacks: {says}", ended.err);
+        let message = here.run(command).refused();
+        assert!(message.contains(says), "{command}: {message}\nlacks: {says}");
     };
     for (set, says) in [
         ("model.size=[60,64]", "`model.size` is 60x64: width and height must be multiples of 16"),

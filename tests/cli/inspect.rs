@@ -80,9 +80,10 @@ fn a_pipeline_can_be_trained_with_the_printed_command() {
     let plan = Ended::of(program(folder.path(), "").args(words).arg("--dry-run")).succeeds();
     let line = plan.lines().find(|line| line.starts_with("planned device memory")).unwrap();
     let planned: f64 = line.split_whitespace().nth(3).unwrap().parse().unwrap();
-    // Sliced weight gradients need scratch memory, and the number of slices depends on the device.
+    // Sliced weight gradients need scratch memory, and the number of slices depends on the device: 0.2 % on the software
+    // driver.
     let training = said("q8_0", "training");
-    assert!((training / planned - 1.0).abs() < 0.25, "{training} MiB for {planned} MiB");
+    assert!((training / planned - 1.0).abs() < 0.1, "{training} MiB for {planned} MiB");
 }
 
 /// Every form of the transformer has the parameters of the folder, stored in another way.

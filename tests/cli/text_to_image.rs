@@ -196,8 +196,9 @@ fn weights_in_other_files_and_types_draw_the_same_pictures() {
     let bf16 = of("bf16", "");
     // Weights are off by 2⁻¹² and 2⁻⁹ of themselves, a velocity by 1.6e-3 and 1.5e-2 of its largest value, which the
     // guidance multiplies by up to 4.5 + 3.5. With blocks of 8 bits each weight is off by 1/254 of the block's largest.
+    // Measured: 5e-4, 5e-3 and 1.1e-2; the bounds are three to four times that.
     let q8_0 = here.draw(&pipeline(), "--weights q8_0");
-    for (name, found, most) in [("fp16", &half, 1e-2), ("bf16", &bf16, 1e-1), ("q8_0", &q8_0, 2e-1)] {
+    for (name, found, most) in [("fp16", &half, 2e-3), ("bf16", &bf16, 2e-2), ("q8_0", &q8_0, 3e-2)] {
         let found = error(&found["x0"].1, &plain["x0"].1);
         assert!(found > 0.0 && found < most, "{name}: {found:.1e}");
     }

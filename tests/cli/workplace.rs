@@ -151,9 +151,14 @@ impl Workplace {
         Self(folder)
     }
 
+    /// A new folder with nothing in it.
+    pub fn empty() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
     /// A new folder with `train.toml` for a text-to-image model, and two prompts in `prompts.txt`.
     pub fn of_prompts() -> Self {
-        let here = Self(tempfile::tempdir().expect("a temporary folder"));
+        let here = Self::empty();
         let formats = formats("").display().to_string().replace('\\', "/");
         let train = TRAIN_PROMPTS.replace("FORMATS/", &formats);
         for (name, text) in [("train.toml", train.as_str()), ("prompts.txt", "a red square\n\na blue disc\n")] {

@@ -6,11 +6,17 @@ pub mod gradient_check;
 pub mod skip;
 pub mod tiny;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::gpu::{Gpu, Options};
 use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Interpreter, Plan, Stores, Tensor};
+
+/// A file or folder of another program's format that ships with the tests.
+pub fn formats(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
+}
 
 /// The device of this test binary. Without an adapter, tests fail.
 pub fn gpu() -> &'static Arc<Gpu> {

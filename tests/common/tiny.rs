@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flowdppo_wgpu::config::{Config, Positions, TimeConvention};
 use flowdppo_wgpu::flow::trained_steps::TrainedSteps;
-use flowdppo_wgpu::model::{ClassifierConfig, DitConfig, Model, ModelKind};
+use flowdppo_wgpu::model::{Adapter, ClassifierConfig, DitConfig, FlowModel, Model, ModelKind};
 
 use super::Random;
 
@@ -39,6 +39,17 @@ pub fn classifier() -> Model {
     let config = ClassifierConfig { image_size: 8, channels: 1, hidden_size: 8, num_classes: 3 };
     let weights = config.initial_weights(3);
     disturbed(ModelKind::Classifier(config).with(Vec::new(), weights), 0.1, 4)
+}
+
+/// Adds normal noise to the matrices of an adapter, as in training.
+pub fn disturbed_adapter(flow_model: &FlowModel, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
+    let mut random = Random(seed);
+    for entry in adapter.lora.layout(flow_model).entries() {
+        for weight in &mut adapter.weights[entry.offset..entry.offset + entry.elements()] {
+            *weight += std * random.normal() as f32;
+        }
+    }
+    adapter
 }
 
 /// The same network with normal noise added to every parameter; the padding stays zero.

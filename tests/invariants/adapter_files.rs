@@ -1,18 +1,16 @@
 //! Files of adapters: as PEFT writes and reads them, and what is wrong with others.
 
-use std::path::Path;
-
 use flowdppo_wgpu::model::{
     ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Tensors, parse_tensors, read_tensors, write_tensors,
 };
 use serde_json::{Value, json};
 
-use crate::common::{Random, tiny};
+use crate::common::{Random, formats, tiny};
 use crate::flow_model_of;
 
 /// The configuration that PEFT wrote for another model, for the layers of ours.
 fn peft_config() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd3_lora_peft/adapter_config.json");
+    let path = formats("sd3_lora_peft/adapter_config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(path).expect("it ships")).expect("it is JSON");
     config["target_modules"] = json!(["attn.qkv", "attn.proj"]);
     config

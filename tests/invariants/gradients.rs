@@ -15,7 +15,6 @@ use flowdppo_wgpu::optimizer::{AVERAGE, GRADIENTS, PARAMETERS};
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 use flowdppo_wgpu::rl::{Rollout, UpdateGraph};
 
-use super::lora::disturb_adapter;
 use crate::common::gradient_check::{Loss, Values, noise_words};
 use crate::common::{Random, floats, gpu, nmse, tiny};
 use crate::{Parts, advantage, classes_of, config, flow_model_of};
@@ -365,7 +364,7 @@ fn check_adapter(weights: WeightType) {
         (labels, Values::U32(vec![0, 1, 2, 1])),
     ];
     // With B zero no gradient reaches A.
-    let matrices = disturb_adapter(&model, adapter, 0.2, 52).weights;
+    let matrices = tiny::disturbed_adapter(&flow_model_of(&model), adapter, 0.2, 52).weights;
     let stores = BTreeMap::from([(PARAMETERS, matrices)]);
     let scalar = |twin: &Interpreter| twin.value(&graph, loss).iter().sum::<f64>() / 4.0;
     let frozen = Frozen::new(&flow_model.layout(), weights);

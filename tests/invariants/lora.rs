@@ -14,18 +14,6 @@ use flowdppo_wgpu::run::checkpoint;
 use crate::common::{Random, gpu, nmse, tiny};
 use crate::{Parts, classifier_file, config, flow_model_of, saved};
 
-/// Adds normal noise to the matrices of an adapter, as in training.
-pub(super) fn disturb_adapter(model: &Model, mut adapter: Adapter, std: f32, seed: u64) -> Adapter {
-    let mut random = Random(seed);
-    let layout = adapter.lora.layout(&flow_model_of(model));
-    for entry in layout.entries() {
-        for weight in &mut adapter.weights[entry.offset..entry.offset + entry.elements()] {
-            *weight += std * random.normal() as f32;
-        }
-    }
-    adapter
-}
-
 /// An adapter of rank 3 on every layer.
 fn adapter(model: &Model) -> Adapter {
     let mut config = config();
@@ -150,7 +138,7 @@ fn merged_weights_compute_the_same_as_the_adapter() {
     let model = tiny::dit(2);
     let new = adapter(&model);
     assert!(merged(&new, &model, 1.0) == model, "B is zero");
-    let adapter = disturb_adapter(&model, new, 0.2, 6);
+    let adapter = tiny::disturbed_adapter(&flow_model_of(&model), new, 0.2, 6);
     let base = velocity(&model, None, 2.0);
     let with: Vec<f64> = velocity(&model, Some(&adapter), 2.0).into_iter().map(f64::from).collect();
     let all = merged(&adapter, &model, 1.0);
@@ -158,12 +146,6 @@ fn merged_weights_compute_the_same_as_the_adapter() {
     let error = nmse(&velocity(&all, None, 2.0), &with).sqrt();
     assert!(error < 1e-5, "relative error {error:.1e}");
     assert!(nmse(&base, &with) > 1e-2, "the adapter does something");
-    assert_eq!(bits(&merged(&adapter, &model, 0.0).weights), bits(&model.weights));
-    // Merging half of it twice equals merging all of it, up to the rounding in between.
-    let half = merged(&adapter, &model, 0.5);
-    let twice = merged(&adapter, &half, 0.5);
-    assert!(nmse(&velocity(&twice, None, 2.0), &with).sqrt() < 1e-5);
-    assert!(nmse(&velocity(&half, None, 2.0), &with) > 1e-3);
 }
 
 #[test]
@@ -313,11 +295,12 @@ fn an_adapter_is_merged_by_its_definition() {
     let mut trainer = trainer(&file, &model, |_| {});
     trainer.iteration(0).expect("the device works");
     let adapter = averaged(&trainer);
-    for scale in [1.0, -0.5] {
+    for scale in [1.0, 0.5, 0.0, -0.5] {
         let expected = merged(&adapter, &model, scale);
         let stored = StoredModel::open(&path).expect("it is whole");
         let stored = stored.with_adapter("it", adapter.clone(), scale).expect("it is a flow model");
-        assert!(stored.in_memory().expect("it fits") == expected && expected != model, "scale {scale}");
+        assert!(stored.in_memory().expect("it fits") == expected, "scale {scale}");
+        assert_eq!(expected != model, scale != 0.0, "scale {scale}");
         assert!(stored.file().bytes().expect("it fits") == expected.to_bytes(), "scale {scale}");
     }
 }

@@ -1,9 +1,9 @@
 //! 8-bit weights match GGUF to the byte.
 
-use std::path::Path;
-
 use flowdppo_wgpu::graph::DType;
 use flowdppo_wgpu::model::read_tensors;
+
+use crate::common::formats;
 
 /// The 34-byte blocks of GGUF; the device has the same data in two streams.
 fn blocks(words: &[u32], elements: usize) -> Vec<u8> {
@@ -16,7 +16,7 @@ fn blocks(words: &[u32], elements: usize) -> Vec<u8> {
 #[test]
 fn q8_0_has_the_bytes_and_values_of_gguf() {
     // Made by the Python package gguf; its bytes as numbers.
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/quant/q8_0.safetensors");
+    let file = formats("quant/q8_0.safetensors");
     let tensors = read_tensors(&file).expect("it ships");
     let (shape, source) = &tensors["src"];
     let words = DType::Q8_0.encode(source);

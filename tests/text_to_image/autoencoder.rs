@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flowdppo_wgpu::error::Result;
 use flowdppo_wgpu::model::{Autoencoder, AutoencoderConfig, PictureDecoder, Tensors, read_tensors, write_tensors};
@@ -10,11 +10,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::common::gpu;
-
-fn formats(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
+use crate::common::{formats, gpu};
 
 const SD3: &str = "sd35_tiny_pipeline/vae";
 const SD1: &str = "vae_sd1_tiny";

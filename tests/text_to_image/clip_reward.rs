@@ -12,8 +12,8 @@ use flowdppo_wgpu::reward::{Purpose, Rewards, ScoringContext};
 use flowdppo_wgpu::rl::inputs;
 use flowdppo_wgpu::shape::ImageShape;
 
-use super::text::{formats, pictures as rgb_pictures};
-use crate::common::{Random, gpu};
+use super::text::pictures as rgb_pictures;
+use crate::common::{Random, formats, gpu};
 
 /// Of the largest score. It is the sum of 20 products of both signs, whose factors differ by up to 5e-6.
 const TOLERANCE: f64 = 1e-4;

@@ -11,8 +11,8 @@ use flowdppo_wgpu::optimizer::PARAMETERS;
 use flowdppo_wgpu::pretrain::FlowMatchingGraph;
 
 use super::training::model;
-use crate::common::Random;
 use crate::common::gradient_check::{Loss, Values, noise_words};
+use crate::common::{Random, tiny};
 
 /// The noise levels of a batch of two: of the second caption, and of none.
 const SIGMAS: [f32; 2] = [0.35, 0.8];
@@ -23,14 +23,8 @@ fn adapter(flow_model: &FlowModel) -> Adapter {
     let mut config = Config::default();
     let targets = ["attn.to_q", "attn.to_out.0", "attn.add_k_proj", "attn2.to_v", "proj_out"];
     (config.lora.rank, config.lora.targets) = (2, targets.map(str::to_owned).into());
-    let mut adapter = Adapter::begin(&config.lora, 0, flow_model).expect("it fits the model").expect("there is one");
-    let mut random = Random(61);
-    for entry in adapter.lora.layout(flow_model).entries() {
-        for value in &mut adapter.weights[entry.offset..][..entry.elements()] {
-            *value += 0.2 * random.normal() as f32;
-        }
-    }
-    adapter
+    let adapter = Adapter::begin(&config.lora, 0, flow_model).expect("it fits the model").expect("there is one");
+    tiny::disturbed_adapter(flow_model, adapter, 0.2, 61)
 }
 
 fn key(sample: u32) -> NoiseKey {

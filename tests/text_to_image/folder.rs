@@ -1,7 +1,6 @@
 //! Published models on disk: folders, shards, variants, single files and the hub's cache contain the same tensors.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::model::folder::{
     Hub, Pipeline, SingleFile, State, StoredAs, StoredTensors, component_class, open_weights, read_config, to_diffusers,
@@ -12,9 +11,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
-fn formats(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
+use crate::common::formats;
 
 /// The transformer as diffusers saved it, in f32.
 fn transformer() -> Tensors {

@@ -1,6 +1,5 @@
 //! The transformer of Stable Diffusion 3 and 3.5 against diffusers, on tiny models with random weights.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flowdppo_wgpu::Result;
@@ -16,7 +15,7 @@ use flowdppo_wgpu::model::{
 };
 use flowdppo_wgpu::shape::ImageShape;
 
-use crate::common::{Input, Random, floats, gpu};
+use crate::common::{Input, Random, floats, formats, gpu};
 
 const PARAMETERS: Store = Store("parameters");
 const GRADIENTS: Store = Store("gradients");
@@ -26,10 +25,6 @@ const GRADIENTS: Store = Store("gradients");
 const FORWARD: f64 = 1e-5;
 /// Relative to the largest value of each tensor, against gradients in f64: twice as many layers.
 const GRADIENT: f64 = 2e-5;
-
-pub(super) fn formats(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
 
 pub(super) fn file(name: &str) -> Tensors {
     read_tensors(&formats(name)).expect("the file is complete")

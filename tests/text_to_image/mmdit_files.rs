@@ -3,7 +3,8 @@
 use flowdppo_wgpu::model::folder::StoredTensors;
 use flowdppo_wgpu::model::{Adapter, DIFFUSERS_ADAPTER, StoredTransformer, Tensors, read_tensors, serialize_tensors};
 
-use super::mmdit::{SD35, adapted, config, file, formats};
+use super::mmdit::{SD35, adapted, config, file};
+use crate::common::formats;
 
 #[test]
 fn weights_that_do_not_fit_are_reported_with_the_tensor() {

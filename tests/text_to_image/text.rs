@@ -1,7 +1,6 @@
 //! Tokenizers, text and vision encoders, prompt embeddings and CLIP scores against transformers and diffusers.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use flowdppo_wgpu::model::text::{
     CLIP_TOKENS, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens, Weights,
@@ -9,7 +8,7 @@ use flowdppo_wgpu::model::text::{
 };
 use flowdppo_wgpu::model::{Tensors, read_tensors};
 
-use crate::common::gpu;
+use crate::common::{formats, gpu};
 
 /// Tokens of T5 in the pipeline's reference.
 const T5_TOKENS: usize = 256;
@@ -17,10 +16,6 @@ const T5_TOKENS: usize = 256;
 /// Relative to the largest value: a few layers of f32 sums of up to 96 terms on both sides, a few hundred roundings of
 /// 6e-8.
 const TOLERANCE: f64 = 5e-6;
-
-pub fn formats(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(name)
-}
 
 fn io(folder: &str) -> Tensors {
     read_tensors(&formats(folder).join("io.safetensors")).expect("the file is complete")

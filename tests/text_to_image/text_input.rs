@@ -13,8 +13,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
-use super::text::formats;
-use crate::common::gpu;
+use crate::common::{formats, gpu};
 
 const POSITIONS: &str = "text_model.embeddings.position_embedding.weight";
 

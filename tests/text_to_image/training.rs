@@ -1,6 +1,6 @@
 //! Tuning a text-to-image model: the same trainer as for models with classes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use flowdppo_wgpu::config::{Config, GuidanceGradient, RewardKind, TrainedSteps, WeightType};
@@ -24,10 +24,10 @@ use flowdppo_wgpu::shape::ImageShape;
 use flowdppo_wgpu::{Error, Result};
 
 use super::mmdit::weights;
-use crate::common::gpu;
+use crate::common::{formats, gpu};
 
 fn pipeline() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd35_tiny_pipeline")
+    formats("sd35_tiny_pipeline")
 }
 
 fn io() -> Tensors {

@@ -14,6 +14,7 @@ use crate::sampling::ModelOnDevice;
 use crate::text_to_image::{NamedModel, TextBase, TextSettings};
 
 pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
+    arguments.vae.refuse(&arguments.model, "leave it out")?;
     let config = configuration(arguments, named)?;
     check_base(arguments, named)?;
     let is_guided = config.eval.guidance_scale != 1.0;

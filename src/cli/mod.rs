@@ -188,6 +188,19 @@ struct VaeArguments {
 }
 
 impl VaeArguments {
+    /// Refuses it for a text-to-image model; `remedy` is what the user can do.
+    ///
+    /// # Errors
+    /// If it is given.
+    fn refuse(&self, model: &str, remedy: &str) -> Result<()> {
+        match &self.vae {
+            None => Ok(()),
+            Some(_) => Err(Error::input(format!(
+                "--vae is for models with classes, and {model} is a text-to-image model, which has its own: {remedy}"
+            ))),
+        }
+    }
+
     /// The model, which messages call `name`, with this autoencoder or else the `configured` one.
     fn attach(&self, model: StoredModel, name: &str, configured: Option<&str>) -> Result<StoredModel> {
         match self.vae.as_deref() {

@@ -239,13 +239,7 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
             arguments.model
         )));
     }
-    if arguments.vae.vae.is_some() {
-        return Err(Error::input(format!(
-            "--vae is for models with classes, and {} is a text-to-image model, which has its own: leave it out, or name \
-             a small decoder with --taesd",
-            arguments.model
-        )));
-    }
+    arguments.vae.refuse(&arguments.model, "leave it out, or name a small decoder with --taesd")?;
     let model = TextToImage::open(folder, text.variant.as_deref())?;
     let decoder = text.decoder(&model)?;
     let start = arguments.noise.as_ref().map(|path| read_start(path, model.config().channels)).transpose()?;

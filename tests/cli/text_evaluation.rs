@@ -61,6 +61,7 @@ fn mistakes_with_pipelines_get_one_sentence() {
         "`eval.classes` names prompt 2, but there are 2 prompts, 0 to 1",
     );
     refused("--model run --base builtin:digits8-base", &[], "measured from its own pipeline: give --base ");
+    refused("--model run --vae vae", &[], "--vae is for models with classes, and run is a text-to-image model");
     refused("--model run --lora run/adapter", &[], "run has an adapter already, run/adapter");
     refused("--model builtin:digits8-base --prompts prompts.txt", &[], "and builtin:digits8-base is none");
     refused("--model run --set eval.judge=builtin:digits8-judge", &[], "but the model makes 64x64 images of 3");

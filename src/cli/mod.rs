@@ -285,6 +285,7 @@ impl ConfigArguments {
         let models = rewards
             .chain(config.model.file.as_deref())
             .chain(config.model.folder.as_deref())
+            .chain(config.model.vae.as_deref())
             .chain([config.eval.judge.as_str()]);
         let named = models.filter(|file| !file.is_empty()).map(Path::new);
         let paths = [&config.data.path, &config.data.labels, &config.prompts.file, &config.lora.adapter, &self.config];

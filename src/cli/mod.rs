@@ -360,7 +360,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
         let less = command.with_less_memory();
-        Self::dispatch(&global, command).map_err(|error| advice::advised(error, less))?;
+        Self::dispatch(&global, command).map_err(|error| advice::advised(error, &less))?;
         output::check_printed()
     }
 

@@ -144,7 +144,7 @@ impl TextBase {
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
                 let (pipeline, negative) = (self.base.model.pipeline(), self.prompts.negative.as_str());
                 let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
-                Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
+                Arc::new(many.encoded(gpu, folder, verbosity, &warn)?)
             }
             Embeddings::Open(encoders) => {
                 let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;

@@ -63,7 +63,7 @@ fn check_train(config: &Config) -> Result<()> {
 
 fn check_pretrain(config: &Config) -> Result<()> {
     let input = pretrain(config)?;
-    Pretrainer::cost(config, &input.planned()?, &DeviceProfile::default())?;
+    Pretrainer::plan(config, &input.planned()?, &DeviceProfile::default())?;
     input.check()
 }
 

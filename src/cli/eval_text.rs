@@ -8,11 +8,11 @@ use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Reference};
 use crate::graph::Stores;
-use crate::model::{Adapter, BASE, Network};
+use crate::model::{Adapter, BASE, Network, Summed};
 use crate::reward::{Rewards, classifier_for};
 use crate::run::RunDirectory;
 use crate::sampling::ModelOnDevice;
-use crate::text_to_image::{NamedModel, TextBase, TextSettings};
+use crate::text_to_image::{NamedModel, TextBase, TextSettings, with_adapter};
 
 pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
     arguments.vae.refuse(&arguments.model, "leave it out")?;
@@ -24,9 +24,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let text = TextBase::open(&named.pipeline, &settings)?;
     let adapter = adapter(arguments, named, &text)?;
     let planned = text.planned()?;
-    if let Some((folder, base)) = &named.trained {
-        base.check(folder, planned.crc32()?)?;
-    }
     let flow_model = planned.flow_model(&named.pipeline)?;
     let pictures = flow_model.pictures(&planned.class_names);
     config.rollout.chosen_classes(flow_model.conditions())?;
@@ -45,7 +42,14 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let model = text.encoded(&gpu, folder, global.verbosity(), warn)?;
     let weights = config.model.weights;
     let adapter = adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
-    let (network, stores) = text.upload(&gpu, &model, weights, adapter)?;
+    let network = Network::base(&model.flow_model(&named.pipeline)?, weights);
+    // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+    let summed = Summed::new(&model.weights);
+    let base = network.frozen().upload(&gpu, BASE.0, &summed)?;
+    if let Some((folder, recorded)) = &named.trained {
+        recorded.check(folder, summed.crc32())?;
+    }
+    let (network, stores) = with_adapter(&gpu, network, base, adapter)?;
     let reference = arguments.base.as_ref().map(|_| Reference {
         network: Network::base(&network.model, weights),
         stores: Stores::from([(BASE, stores[&BASE].clone())]),

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
 use crate::gpu::{Gpu, STAGING_BYTES};
 use crate::graph::{DeviceProfile, Store, Stores};
-use crate::model::{Adapter, BASE, ClassifierConfig, FlowModel, ModelKind, Network, WeightSource, Weights, crc32};
+use crate::model::{Adapter, BASE, ClassifierConfig, FlowModel, ModelKind, Network, Summed, WeightSource, Weights};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{Examples, FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
@@ -67,9 +67,10 @@ impl<'a> Pretrainer<'a> {
         };
         let training = match (&adapter, &weights) {
             (Some(adapter), Some(weights)) => {
-                frozen.insert(BASE, network.frozen().upload(gpu, BASE.0, weights)?);
-                let model_name = config.anchored().model.name();
-                base = Some(AdapterBase { model: model_name, crc32: crc32(&model.layout(), weights)? });
+                // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+                let summed = Summed::new(weights);
+                frozen.insert(BASE, network.frozen().upload(gpu, BASE.0, &summed)?);
+                base = Some(AdapterBase { model: config.anchored().model.name(), crc32: summed.crc32() });
                 begin(&adapter.weights, &frozen)?
             }
             (Some(_), None) => unreachable!("configurations are checked: a new model has no adapter"),

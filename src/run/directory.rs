@@ -244,7 +244,7 @@ impl RunDirectory {
 
     /// The model of a run, `model.safetensors`.
     pub fn model(&self) -> PathBuf {
-        self.path.join("model.safetensors")
+        self.path.join(MODEL)
     }
 
     /// The last file of a finished run, `before_after.png`.
@@ -315,6 +315,9 @@ impl RunDirectory {
         Ok(())
     }
 }
+
+/// What a run writes at its end, unless it trained an adapter; also the model of a checkpoint or of the best.
+pub const MODEL: &str = "model.safetensors";
 
 /// What a run writes last.
 pub const BEFORE_AFTER: &str = "before_after.png";

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::scheduler::{FILE as SCHEDULER_CONFIG, read_shift};
+use crate::assets::input_file;
 use crate::config::{Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
 use crate::files::read_file;
@@ -286,12 +287,7 @@ pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
     if !config.prompts.file.as_deref().is_some_and(is_encoded) {
         files.extend(encoder_files(&pipeline, config.prompts.t5)?);
     }
-    // A snapshot in the hub's cache has another path once the model is downloaded anew.
-    let input = |place: PathBuf| {
-        let path = place.strip_prefix(&folder).map_or_else(|_| place.clone(), |inside| Path::new(named).join(inside));
-        InputFile { key: "model.folder".to_owned(), path, place }
-    };
-    Ok(files.into_iter().map(input).collect())
+    Ok(files.into_iter().map(|place| input_file("model.folder", named, &folder, place)).collect())
 }
 
 /// Reads an adapter of a transformer: a file as diffusers writes it, or a folder as diffusers or PEFT does.

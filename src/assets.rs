@@ -11,10 +11,8 @@ use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::model::folder::{MODEL_INDEX, is_hub_name, locate};
 use crate::model::{ADAPTER_CONFIG, Adapter, Model, PictureDecoder, Shared, StoredModel};
+use crate::run::directory::MODEL;
 use crate::run::inputs::InputFile;
-
-/// What a run writes at its end, in its directory, unless it trained an adapter.
-const MODEL: &str = "model.safetensors";
 
 /// How many adapters may be on top of each other. More are a loop.
 const MOST_BASES: usize = 16;
@@ -121,13 +119,16 @@ fn vae_in(name: &str) -> Result<PathBuf> {
 pub fn vae_files(model: &config::Model) -> Result<Vec<InputFile>> {
     let Some(named) = model.vae.as_deref() else { return Ok(Vec::new()) };
     let folder = locate(named)?;
+    let files = PictureDecoder::files(&vae_in(named)?)?.into_iter();
+    Ok(files.map(|place| input_file("model.vae", named, &folder, place)).collect())
+}
+
+/// A file of the model that `key` of a configuration names as `named`, which stands for this folder.
+pub fn input_file(key: &str, named: &str, folder: &Path, place: PathBuf) -> InputFile {
     // A snapshot in the hub's cache has another path once the model is downloaded anew.
-    let input = |place: PathBuf| {
-        let inside = place.strip_prefix(&folder).ok().filter(|_| is_hub_name(named));
-        let path = inside.map_or_else(|| place.clone(), |inside| Path::new(named).join(inside));
-        InputFile { key: "model.vae".to_owned(), path, place }
-    };
-    Ok(PictureDecoder::files(&vae_in(named)?)?.into_iter().map(input).collect())
+    let inside = place.strip_prefix(folder).ok().filter(|_| is_hub_name(named));
+    let path = inside.map_or_else(|| place.clone(), |inside| Path::new(named).join(inside));
+    InputFile { key: key.to_owned(), path, place }
 }
 
 fn load(file: &str, most_bases: usize) -> Result<StoredModel> {

@@ -7,9 +7,9 @@ use crate::config::{Command, Config, ModelSource, Run};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::DeviceProfile;
-use crate::model::{ClassifierConfig, FlowModel, Weights};
+use crate::model::{ClassifierConfig, FlowModel, StoredModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
-use crate::rl::TrainingRun;
+use crate::rl::{Cost, TrainingRun};
 use crate::supervised::Pretrainer;
 use crate::text_to_image::{Captioned, StartingModel};
 use crate::{assets, data, fit_classifier, pretrain};
@@ -49,21 +49,28 @@ fn check_train(config: &Config) -> Result<()> {
     if let ModelSource::New(_) = config.model.source()? {
         return Ok(());
     }
-    let start = StartingModel::open(config)?;
-    let model = start.planned()?;
-    let flow_model = model.flow_model("`model.file`")?;
-    TrainingRun::cost(config, &flow_model, &DeviceProfile::default())?;
-    let pictures = flow_model.pictures(&model.class_names);
+    check_model(config, &*StartingModel::open(config)?.planned()?, &DeviceProfile::default()).map(drop)
+}
+
+/// Checks that the configuration of a run, its rewards and its judge suit a model as plans need it. Returns the cost of an
+/// iteration on such a device.
+///
+/// # Errors
+/// The error that the run would report.
+pub fn check_model(config: &Config, planned: &StoredModel, profile: &DeviceProfile) -> Result<Cost> {
+    let flow_model = planned.flow_model("`model.file`")?;
+    let cost = TrainingRun::cost(config, &flow_model, profile)?;
+    let pictures = flow_model.pictures(&planned.class_names);
     Rewards::check(&config.reward, &pictures)?;
-    match config.eval.judge.as_str() {
-        "" => Ok(()),
-        judge => check_classifier(judge, &pictures),
+    if !config.eval.judge.is_empty() {
+        check_classifier(&config.eval.judge, &pictures)?;
     }
+    Ok(cost)
 }
 
 fn check_pretrain(config: &Config) -> Result<()> {
     let input = pretrain(config)?;
-    Pretrainer::cost(config, &input.planned()?, &DeviceProfile::default())?;
+    Pretrainer::plan(config, &input.planned()?, &DeviceProfile::default())?;
     input.check()
 }
 

@@ -11,10 +11,9 @@ use crate::model::{
     Weights,
 };
 use crate::run::LoadedCheckpoint;
+use crate::run::directory::MODEL;
 
-/// The weights in training, as a model.
-const MODEL: &str = "model.safetensors";
-/// Their average, as a model.
+/// The average of the weights in training, as a model. They themselves are [`MODEL`].
 const AVERAGED_MODEL: &str = "ema.safetensors";
 /// The adapter in training. Its average is the folder's [`ADAPTER_MODEL`], so that PEFT can read the folder.
 const ADAPTER_IN_TRAINING: &str = "adapter_training.safetensors";

@@ -19,7 +19,7 @@ use crate::report::{self, LiveReport};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::saved::{Saved, check_base, write_files};
 
-pub use learners::{Fitter, Pretrainer};
+pub use learners::{Fitter, Pretrainer, PretrainingPlan};
 
 /// Checkpoints that are kept: the newest, and one to fall back to.
 const KEEP: usize = 2;

@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) adapter: AdapterArguments,
     #[command(flatten)]
-    vae: VaeArguments,
+    pub(super) vae: VaeArguments,
     /// Model to measure drift from; for a text-to-image model its pipeline
     #[arg(long, value_name = "FILE|DIR|NAME")]
     pub(super) base: Option<String>,

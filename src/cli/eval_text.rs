@@ -8,22 +8,22 @@ use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Reference};
 use crate::graph::Stores;
-use crate::model::{Adapter, BASE, Network};
+use crate::model::{Adapter, BASE, Network, Summed};
 use crate::reward::{Rewards, classifier_for};
+use crate::run::RunDirectory;
 use crate::sampling::ModelOnDevice;
-use crate::text_to_image::{NamedModel, TextBase, TextSettings};
+use crate::text_to_image::{NamedModel, TextBase, TextSettings, with_adapter};
 
 pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
-    let config = configuration(arguments, named)?;
+    arguments.vae.refuse(&arguments.model, "leave it out")?;
+    let run = named.trained.as_ref().and_then(|_| RunDirectory::around(Path::new(&arguments.model)));
+    let config = configuration(arguments, named, run.as_ref())?;
     check_base(arguments, named)?;
     let is_guided = config.eval.guidance_scale != 1.0;
     let settings = TextSettings { is_guided, ..(&config).into() };
     let text = TextBase::open(&named.pipeline, &settings)?;
     let adapter = adapter(arguments, named, &text)?;
     let planned = text.planned()?;
-    if let Some((folder, base)) = &named.trained {
-        base.check(folder, planned.crc32()?)?;
-    }
     let flow_model = planned.flow_model(&named.pipeline)?;
     let pictures = flow_model.pictures(&planned.class_names);
     config.rollout.chosen_classes(flow_model.conditions())?;
@@ -38,10 +38,18 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let warn = |warning: &str| log::warn!("{warning}");
     // Drift is measured along the steps of rollouts.
     text.schedule_warning(&settings).filter(|_| arguments.base.is_some()).into_iter().for_each(warn);
-    let model = text.encoded(&gpu, beside(arguments, named, &config), global.verbosity(), warn)?;
+    let folder = supervised::beside(run.as_ref().map(RunDirectory::path), &config);
+    let model = text.encoded(&gpu, folder, global.verbosity(), warn)?;
     let weights = config.model.weights;
     let adapter = adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
-    let (network, stores) = text.upload(&gpu, &model, weights, adapter)?;
+    let network = Network::base(&model.flow_model(&named.pipeline)?, weights);
+    // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+    let summed = Summed::new(&model.weights);
+    let base = network.frozen().upload(&gpu, BASE.0, &summed)?;
+    if let Some((folder, recorded)) = &named.trained {
+        recorded.check(folder, summed.crc32())?;
+    }
+    let (network, stores) = with_adapter(&gpu, network, base, adapter)?;
     let reference = arguments.base.as_ref().map(|_| Reference {
         network: Network::base(&network.model, weights),
         stores: Stores::from([(BASE, stores[&BASE].clone())]),
@@ -53,19 +61,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     Ok(())
 }
 
-/// The folder for the file of many prompts: that of training.
-fn beside<'a>(arguments: &'a Arguments, named: &NamedModel, config: &'a Config) -> &'a Path {
-    match named.trained {
-        Some(_) => supervised::beside(Some(Path::new(&arguments.model)), config),
-        None => supervised::beside(None, config),
-    }
-}
-
 /// The configuration that was given, or that of the run that is evaluated, with the prompts that were given.
-fn configuration(arguments: &Arguments, named: &NamedModel) -> Result<Config> {
-    let own = Path::new(&arguments.model).join("config.toml");
-    let mut config = match (&arguments.config.config, &named.trained) {
-        (None, Some(_)) if own.is_file() => Config::of_run(&own, &arguments.config.overrides()?)?,
+fn configuration(arguments: &Arguments, named: &NamedModel, run: Option<&RunDirectory>) -> Result<Config> {
+    let mut config = match (&arguments.config.config, run, &named.trained) {
+        (None, Some(run), _) => Config::of_run(&run.config(), &arguments.config.overrides()?)?,
+        (None, None, Some((adapter, _))) => {
+            return Err(Error::input(format!(
+                "{} is the adapter of a run, but not in the directory of one, whose config.toml would say how to measure \
+                 it: give --config",
+                adapter.display()
+            )));
+        }
         _ => arguments.config.read()?,
     };
     if let Some(file) = &arguments.prompts {

@@ -188,6 +188,19 @@ struct VaeArguments {
 }
 
 impl VaeArguments {
+    /// Refuses it for a text-to-image model; `remedy` is what the user can do.
+    ///
+    /// # Errors
+    /// If it is given.
+    fn refuse(&self, model: &str, remedy: &str) -> Result<()> {
+        match &self.vae {
+            None => Ok(()),
+            Some(_) => Err(Error::input(format!(
+                "--vae is for models with classes, and {model} is a text-to-image model, which has its own: {remedy}"
+            ))),
+        }
+    }
+
     /// The model, which messages call `name`, with this autoencoder or else the `configured` one.
     fn attach(&self, model: StoredModel, name: &str, configured: Option<&str>) -> Result<StoredModel> {
         match self.vae.as_deref() {
@@ -272,6 +285,7 @@ impl ConfigArguments {
         let models = rewards
             .chain(config.model.file.as_deref())
             .chain(config.model.folder.as_deref())
+            .chain(config.model.vae.as_deref())
             .chain([config.eval.judge.as_str()]);
         let named = models.filter(|file| !file.is_empty()).map(Path::new);
         let paths = [&config.data.path, &config.data.labels, &config.prompts.file, &config.lora.adapter, &self.config];
@@ -346,7 +360,7 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         let Self { global, command } = self;
         let less = command.with_less_memory();
-        Self::dispatch(&global, command).map_err(|error| advice::advised(error, less))?;
+        Self::dispatch(&global, command).map_err(|error| advice::advised(error, &less))?;
         output::check_printed()
     }
 

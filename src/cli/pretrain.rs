@@ -14,7 +14,7 @@ use crate::graph::DeviceProfile;
 use crate::preflight::{self, Lesson};
 use crate::run::RunDirectory;
 use crate::saved::going_on;
-use crate::supervised::Pretrainer;
+use crate::supervised::{Pretrainer, PretrainingPlan};
 use crate::text_to_image::Captioned;
 
 #[derive(Debug, Args)]
@@ -30,26 +30,26 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let lesson = preflight::pretrain(&config)?;
     let planned = lesson.planned()?;
     let gpu = global.open(&config.run.device)?;
-    let cost = Pretrainer::cost(&config, &planned, &DeviceProfile::of(&gpu))?;
+    let plan = Pretrainer::plan(&config, &planned, &DeviceProfile::of(&gpu))?;
     if arguments.run.dry_run {
         lesson.check()?;
-        return supervised::dry_run(&gpu, &start.config, &Pretrainer::pace(&config), &cost);
+        return supervised::dry_run(&gpu, &start.config, &Pretrainer::pace(&config), &plan.cost);
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &start.config))?;
     let job = Job { global, arguments: &arguments.run, gpu: &gpu, config: &config };
     match lesson {
         Lesson::Classes(classes) => {
             let (data, model, weights) = *classes;
-            let mut pretrainer = Pretrainer::new(&gpu, &config, &data, &model, &data.class_names, weights)?;
+            let mut pretrainer = Pretrainer::new(&gpu, &config, plan, &data, &model, &data.class_names, weights)?;
             job.train(start, &data, &mut pretrainer)
         }
         Lesson::Captions(captioned) => {
             // Before the images are encoded, which takes long.
-            gpu.check_memory(cost.bytes)?;
+            gpu.check_memory(plan.cost.bytes)?;
             if let (None, Some(out)) = (&start.directory, &arguments.run.out) {
                 RunDirectory::check_free(out)?;
             }
-            job.train_captioned(start, &captioned)
+            job.train_captioned(start, plan, &captioned)
         }
     }
 }
@@ -69,13 +69,13 @@ impl Job<'_> {
         supervised::train(&supervised::Work { global, arguments, command, gpu, data, pace }, start, pretrainer)
     }
 
-    fn train_captioned(&self, start: RunStart, captioned: &Captioned) -> Result<()> {
+    fn train_captioned(&self, start: RunStart, plan: PretrainingPlan, captioned: &Captioned) -> Result<()> {
         let directory = start.directory.as_ref().map(RunDirectory::path).or(self.arguments.out.as_deref());
         let (folder, verbosity) = (supervised::beside(directory, self.config), self.global.verbosity());
         let (model, latents) = captioned.encoded(self.gpu, folder, verbosity, |warning| log::warn!("{warning}"))?;
         let flow_model = model.flow_model("`model.folder`")?;
         let (names, weights) = (&model.class_names, Some(model.weights));
-        let mut pretrainer = Pretrainer::new(self.gpu, self.config, &latents, &flow_model, names, weights)?;
+        let mut pretrainer = Pretrainer::new(self.gpu, self.config, plan, &latents, &flow_model, names, weights)?;
         self.train(start, captioned.images(), &mut pretrainer)
     }
 }

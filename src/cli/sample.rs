@@ -97,9 +97,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let flow_model = model.flow_model(&arguments.model)?;
     check(arguments, &flow_model)?;
     let count = arguments.count();
-    let inputs = [&arguments.noise, &arguments.adapter.adapter];
-    let outputs = global.outputs().reads(&arguments.model).reads(arguments.vae.vae.as_deref().unwrap_or_default());
-    let mut outputs = inputs.into_iter().flatten().fold(outputs, Outputs::reads);
+    let inputs = [&arguments.noise, &arguments.adapter.adapter].into_iter().flatten();
+    let outputs = inputs.fold(global.outputs().reads(&arguments.model), Outputs::reads);
+    let mut outputs = arguments.vae.vae.iter().fold(outputs, Outputs::reads);
     outputs.image(&arguments.out)?;
     if let Some(path) = &arguments.save_tensors {
         outputs.file(path)?;

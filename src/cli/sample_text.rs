@@ -239,13 +239,7 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
             arguments.model
         )));
     }
-    if arguments.vae.vae.is_some() {
-        return Err(Error::input(format!(
-            "--vae is for models with classes, and {} is a text-to-image model, which has its own: leave it out, or name \
-             a small decoder with --taesd",
-            arguments.model
-        )));
-    }
+    arguments.vae.refuse(&arguments.model, "leave it out, or name a small decoder with --taesd")?;
     let model = TextToImage::open(folder, text.variant.as_deref())?;
     let decoder = text.decoder(&model)?;
     let start = arguments.noise.as_ref().map(|path| read_start(path, model.config().channels)).transpose()?;
@@ -285,9 +279,9 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
 fn check_outputs(global: &Global, arguments: &Arguments, folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
     let (text, pictures) = (&arguments.text, order.pictures.len());
     order.check_start()?;
-    let inputs = [&arguments.noise, &arguments.adapter.adapter, &text.file, &text.conditions];
-    let outputs = global.outputs().reads(folder).reads(text.taesd.as_deref().unwrap_or_default());
-    let mut outputs = inputs.into_iter().flatten().fold(outputs, Outputs::reads);
+    let inputs = [&arguments.noise, &arguments.adapter.adapter, &text.file, &text.conditions].into_iter().flatten();
+    let outputs = inputs.fold(global.outputs().reads(folder), Outputs::reads);
+    let mut outputs = text.taesd.iter().fold(outputs, Outputs::reads);
     let files = picture_files(&arguments.out, pictures);
     files.iter().try_for_each(|file| outputs.image(file))?;
     if let Some(path) = &arguments.save_tensors {

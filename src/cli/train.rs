@@ -14,10 +14,11 @@ use crate::config::{Command, Config, Train, WeightType};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
-use crate::model::{Network, Pictures, StoredModel};
+use crate::model::{FlowModel, Network, Pictures, StoredModel};
+use crate::preflight;
 use crate::reward;
 use crate::reward::Rewards;
-use crate::rl::{Cost, OtherParts, RunOptions, TrainingRun};
+use crate::rl::{Cost, OtherParts, RunOptions, RunSummary, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::saved::going_on;
@@ -39,10 +40,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     start.check_length("train.iterations", start.config.train.iterations)?;
     let RunStart { config, directory: existing, newest } = start;
     let (file, base) = (config.model.name(), StartingModel::open(&config)?);
-    // What cannot be planned is found before prompts are encoded.
-    let planned = base.planned()?;
+    let (planned, trained) = (base.planned()?, going_on(&config, newest.as_ref()));
     if arguments.run.dry_run {
-        return dry_run(global, &config, &going_on(&config, newest.as_ref()), base.text(), &planned);
+        return dry_run(global, &config, &trained, base.text(), &planned);
     }
     if let (None, Some(out)) = (&existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
@@ -54,6 +54,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Bind everything, and check that the checkpoint fits, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
+    if base.text().is_some() {
+        // Encoding takes a while: what does not suit the model is found before.
+        let cost = preflight::check_model(&trained, &planned, &DeviceProfile::of(&gpu))?;
+        gpu.check_memory(cost.bytes)?;
+    }
     let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
     let model = base.loaded(&gpu, &config, (folder, global.verbosity()), |warning| log::warn!("{warning}"))?;
     let run = TrainingRun::prepare(&gpu, &config, &*model, newest, arguments.dump_update.clone())?;
@@ -78,11 +83,18 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let stop = stop_at_interrupt()?;
     let verbosity = global.verbosity();
     let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
+    say_outcome(&config, &outcome, &directory);
+    arguments.run.report_profile(&gpu, &directory)
+}
+
+/// Says how a run ended, and what can be done with its results.
+fn say_outcome(config: &Config, outcome: &RunSummary, directory: &RunDirectory) {
     if let Some(tuned) = &outcome.tuned {
+        let file = config.model.name();
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         match config.lora.is_used() {
             false => say(format_args!("tuned model: {}", directory.model().display())),
-            true if config.model.folder.is_some() => say_adapted("tuned model", &file, &directory),
+            true if config.model.folder.is_some() => say_adapted("tuned model", &file, directory),
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));
@@ -106,7 +118,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if outcome.warnings > 0 {
         say(format_args!("warnings: {}, in {}", outcome.warnings, directory.warnings().display()));
     }
-    arguments.run.report_profile(&gpu, &directory)
 }
 
 /// Loads the rewards, and the judge to find its problems before anything is written.
@@ -155,9 +166,26 @@ fn dry_run(
     say(format_args!("{:<23}{}", format!("{} iterations", trained.train.iterations), times.join(", ")));
     say(format_args!("dispatches             {}", cost.dispatches));
     print_memory(&cost, &parts);
+    print_alternatives(trained, model, &parts, &profile)?;
+    let frozen = Network::base(model, trained.model.weights).frozen();
+    let by_type = frozen.bytes_by_type();
+    let by_type = by_type.iter().map(|(dtype, bytes)| format!("{:.1} in {dtype}", mebibytes(*bytes)));
+    say(format_args!(
+        "frozen base            {:.1} MiB: {}",
+        mebibytes(frozen.bytes()),
+        by_type.collect::<Vec<String>>().join(", ")
+    ));
+    if let Some(memory) = gpu.description().memory_bytes {
+        say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
+    }
+    gpu.check_memory(parts.most(&cost))
+}
+
+/// Prints what would be on the device with other settings.
+fn print_alternatives(trained: &Config, model: &FlowModel, parts: &OtherParts, profile: &DeviceProfile) -> Result<()> {
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = parts.most(&TrainingRun::cost(other, model, &profile)?);
+            let bytes = parts.most(&TrainingRun::cost(other, model, profile)?);
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())
@@ -179,18 +207,7 @@ fn dry_run(
         other.model.weights = weights;
         with(&other, &format!("model.weights = \"{}\"", weights.name()))?;
     }
-    let frozen = Network::base(model, trained.model.weights).frozen();
-    let by_type = frozen.bytes_by_type();
-    let by_type = by_type.iter().map(|(dtype, bytes)| format!("{:.1} in {dtype}", mebibytes(*bytes)));
-    say(format_args!(
-        "frozen base            {:.1} MiB: {}",
-        mebibytes(frozen.bytes()),
-        by_type.collect::<Vec<String>>().join(", ")
-    ));
-    if let Some(memory) = gpu.description().memory_bytes {
-        say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
-    }
-    gpu.check_memory(parts.most(&cost))
+    Ok(())
 }
 
 /// What laptop, desktop and data-centre GPUs reach, in TFLOP/s.

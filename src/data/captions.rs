@@ -58,6 +58,9 @@ impl Captions {
             ));
         }
         let (files, texts): (Vec<PathBuf>, Vec<String>) = pairs.into_iter().unzip();
+        // A folder whose images are used is not skipped.
+        let used: BTreeSet<&Path> = files.iter().flat_map(|file| file.ancestors()).collect();
+        skipped.retain(|path| !used.contains(path.as_path()));
         let mut empty = files.iter().zip(&texts).filter(|(_, text)| text.is_empty());
         if let Some((first, _)) = empty.next() {
             let others = match empty.count() {
@@ -270,7 +273,9 @@ mod tests {
     #[test]
     fn captions_are_read_from_metadata() {
         let root = two_images();
-        fs::create_dir(root.path().join("sub")).unwrap();
+        for folder in ["sub", "other"] {
+            fs::create_dir(root.path().join(folder)).unwrap();
+        }
         for (from, to) in [("a.png", "sub/a.png"), ("b.jpg", "b.jpg")] {
             fs::rename(root.path().join(from), root.path().join(to)).unwrap();
         }
@@ -281,6 +286,7 @@ mod tests {
         fs::write(root.path().join(METADATA), lines).unwrap();
         let found = Captions::find(root.path(), SHAPE).unwrap();
         assert_eq!(found.files, ["b.jpg", "sub/a.png"].map(|name| root.path().join(name)));
+        assert_eq!(found.skipped, [root.path().join("other")]);
         assert_eq!(found.distinct(), (vec!["same".to_owned()], vec![0, 0]));
     }
 

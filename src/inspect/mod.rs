@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::folder::{MODEL_INDEX, SingleFile, StoredTensor, StoredTensors, locate};
 use crate::model::{ADAPTER_CONFIG, NATIVE};
 use crate::run::checkpoint;
+use crate::run::directory::MODEL;
 
 /// The result of an inspection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -129,7 +130,7 @@ fn directory(path: &Path) -> Result<Report> {
         published::pipeline(path)
     } else if checkpoint::is_checkpoint(path) {
         own::checkpoint(path)
-    } else if has("config.toml") && (has("checkpoints") || has(own::MODEL)) {
+    } else if has("config.toml") && (has("checkpoints") || has(MODEL)) {
         own::run(path)
     } else if has(ADAPTER_CONFIG) {
         adapter::folder(path)
@@ -137,8 +138,8 @@ fn directory(path: &Path) -> Result<Report> {
         adapter::file(&StoredTensors::open(&path.join(adapter::DIFFUSERS))?)
     } else if has("config.json") {
         published::component(path)
-    } else if has(own::MODEL) {
-        file(&path.join(own::MODEL))
+    } else if has(MODEL) {
+        file(&path.join(MODEL))
     } else {
         Err(unknown(path))
     }

@@ -12,12 +12,10 @@ use crate::model::folder::StoredTensors;
 use crate::model::{ADAPTER_CONFIG, DitConfig, FlowModel, ModelKind, Network, NullClass, default_num_heads};
 use crate::rl::Trainer;
 use crate::run::checkpoint;
+use crate::run::directory::MODEL;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
 use crate::shape::ImageShape;
 use crate::text::quoted;
-
-/// The model of a run or of one of its checkpoints.
-pub(super) const MODEL: &str = "model.safetensors";
 
 /// Channels of the latents of Stable Diffusion 1, on which the published models work. Pictures have at most three.
 const LATENT_CHANNELS: usize = 4;

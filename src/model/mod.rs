@@ -37,4 +37,4 @@ pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
 pub use mmdit::{MmditConfig, Prompts, StoredTransformer};
 pub use network::{BASE, Network, START};
-pub use weights::{OnDevice, StoredModel, Summed, WeightSource, Weights, crc32, open_foreign};
+pub use weights::{OnDevice, StoredModel, Summed, WeightSource, Weights, open_foreign};

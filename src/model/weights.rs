@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::adapter::{Adapter, Merge};
 use super::file::{KEY, Model, ModelKind, check, describe, is_pytorch, pytorch_error};
 use super::folder::StoredTensors;
-use super::layout::{Entry, Layout};
+use super::layout::Entry;
 use super::mmdit::{POSITIONS, StoredTransformer};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -94,17 +94,7 @@ impl WeightSource for Weights {
     }
 }
 
-/// CRC-32 of weights as they lie in one store, padding included.
-///
-/// # Errors
-/// Those of the source.
-pub fn crc32(layout: &Layout, weights: &(impl WeightSource + ?Sized)) -> Result<u32> {
-    let summed = Summed::new(weights);
-    layout.entries().iter().try_for_each(|entry| summed.read(entry).map(drop))?;
-    Ok(summed.crc32())
-}
-
-/// A source that has its [`crc32`] once all tensors have been read in the order of their layout, for an upload.
+/// A source that has its [`Model::crc32`] once all tensors have been read in the order of their layout, for an upload.
 #[derive(Debug)]
 pub struct Summed<'a, W: ?Sized> {
     weights: &'a W,
@@ -190,12 +180,14 @@ impl<W: WeightSource> Model<W> {
         Ok(Model { kind: self.kind.clone(), class_names: self.class_names.clone(), weights, decoder })
     }
 
-    /// CRC-32 of its weights, see [`crc32`].
+    /// CRC-32 of its weights as they lie in one store, padding included.
     ///
     /// # Errors
     /// Those of the source.
     pub fn crc32(&self) -> Result<u32> {
-        crc32(&self.kind.layout(), &self.weights)
+        let summed = Summed::new(&self.weights);
+        self.kind.layout().entries().iter().try_for_each(|entry| summed.read(entry).map(drop))?;
+        Ok(summed.crc32())
     }
 }
 

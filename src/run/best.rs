@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::create_if_missing;
+use super::directory::MODEL;
 use super::evaluation::{Evaluation, as_line};
 use crate::config::{Config, Eval, KeepBest, Reward};
 use crate::error::DAMAGE;
@@ -39,7 +40,7 @@ pub struct Best {
 
 /// The files that older versions kept.
 fn model_alone() -> Vec<String> {
-    vec!["model.safetensors".into()]
+    vec![MODEL.into()]
 }
 
 /// Keeps the best model that it is offered.

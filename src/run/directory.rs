@@ -61,9 +61,13 @@ impl RunDirectory {
         Self::begin(out_dir.join(name))
     }
 
+    fn at(path: PathBuf) -> Self {
+        Self { path, lock: None, exclusive: false }
+    }
+
     fn begin(path: PathBuf) -> Result<Self> {
         Self::check_free(&path)?;
-        let mut run = Self { path, lock: None, exclusive: false };
+        let mut run = Self::at(path);
         run.prepare()?;
         Ok(run)
     }
@@ -73,7 +77,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is one.
     pub fn check_free(path: &Path) -> Result<()> {
-        match (Self { path: path.to_owned(), lock: None, exclusive: false }).held() {
+        match Self::at(path.to_owned()).held() {
             Some(what) => Err(Error::input(format!(
                 "{} already contains a run ({what}): choose another --out or run.name, or continue it with --resume",
                 path.display()
@@ -94,7 +98,7 @@ impl RunDirectory {
         // A run that another process has just started has no files yet, but it holds the lock.
         let taken = |name: &str| {
             let path = run.out_dir.join(name);
-            lock_held(&path.join(LOCK)) || Self { path, lock: None, exclusive: false }.held().is_some()
+            lock_held(&path.join(LOCK)) || Self::at(path).held().is_some()
         };
         let numbered = (2..).map(|number| format!("{}-{number}", run.name));
         let free = std::iter::once(run.name.clone()).chain(numbered).find(|name| !taken(name));
@@ -106,7 +110,7 @@ impl RunDirectory {
     /// # Errors
     /// [`Error::Input`] if there is no run at `path`, or it is not writable.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut run = Self { path: path.to_owned(), lock: None, exclusive: false };
+        let mut run = Self::at(path.to_owned());
         if !run.config().is_file() {
             return Err(Error::input(format!(
                 "{} has no run to resume (config.toml is missing): check --out and run.name, or leave out --resume",
@@ -115,6 +119,17 @@ impl RunDirectory {
         }
         run.prepare()?;
         Ok(run)
+    }
+
+    /// The directory of the run that a path is, or is a part of: its adapter, its best model, or a checkpoint.
+    pub fn around(path: &Path) -> Option<Self> {
+        // The working directory may be within the run.
+        let path = std::path::absolute(path).ok()?;
+        let holds = |run: &Self| {
+            let parts = [run.adapter(), run.best(), run.checkpoints()];
+            run.config().is_file() && (run.path == path || parts.iter().any(|part| path.starts_with(part)))
+        };
+        path.ancestors().map(|path| Self::at(path.to_owned())).find(holds)
     }
 
     /// The command line that resumes this run of `command`, to be pasted into a shell.
@@ -229,7 +244,7 @@ impl RunDirectory {
 
     /// The model of a run, `model.safetensors`.
     pub fn model(&self) -> PathBuf {
-        self.path.join("model.safetensors")
+        self.path.join(MODEL)
     }
 
     /// The last file of a finished run, `before_after.png`.
@@ -300,6 +315,9 @@ impl RunDirectory {
         Ok(())
     }
 }
+
+/// What a run writes at its end, unless it trained an adapter; also the model of a checkpoint or of the best.
+pub const MODEL: &str = "model.safetensors";
 
 /// What a run writes last.
 pub const BEFORE_AFTER: &str = "before_after.png";

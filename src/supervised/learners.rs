@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fit_classifier::{Fitting, FittingGraph};
 use crate::gpu::{Gpu, STAGING_BYTES};
 use crate::graph::{DeviceProfile, Store, Stores};
-use crate::model::{Adapter, BASE, ClassifierConfig, FlowModel, ModelKind, Network, WeightSource, Weights, crc32};
+use crate::model::{Adapter, BASE, ClassifierConfig, FlowModel, ModelKind, Network, Summed, WeightSource, Weights};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{Examples, FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
@@ -21,6 +21,15 @@ use crate::saved::Saved;
 
 /// Steps of `fit-classifier` between lines of metrics.
 const FIT_LOG_EVERY: usize = 100;
+
+/// What pretraining a network takes, and what it starts from, before anything is on the device.
+#[derive(Debug)]
+pub struct PretrainingPlan {
+    /// The cost, without previews.
+    pub cost: Cost,
+    /// The adapter that is trained, if not all weights are.
+    adapter: Option<Adapter>,
+}
 
 /// A flow model in pretraining, with the previews of its progress.
 #[derive(Debug)]
@@ -35,23 +44,22 @@ pub struct Pretrainer<'a> {
 }
 
 impl<'a> Pretrainer<'a> {
-    /// Binds everything that training `model` needs, whose conditions have these names. Without `weights`, they are drawn at
-    /// random. The configuration says whether all weights are trained, or an adapter on them.
+    /// Binds everything that training `model` needs as planned, whose conditions have these names. Without `weights`, they
+    /// are drawn at random.
     ///
     /// # Errors
-    /// If the adapter does not fit the model, or the device does not have enough memory.
+    /// If the device does not have enough memory.
     pub fn new(
         gpu: &Arc<Gpu>,
         config: &Config,
+        PretrainingPlan { cost, adapter }: PretrainingPlan,
         data: &'a dyn Examples,
         model: &FlowModel,
         class_names: &'a [String],
         weights: Option<Weights>,
     ) -> Result<Self> {
-        let cost = Self::cost(config, model, &DeviceProfile::of(gpu))?;
         // The device holds its staging buffer already.
         gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
-        let adapter = Adapter::begin(&config.lora, config.run.seed, model)?;
         let network = Network::new(model, adapter.as_ref(), config.model.weights);
         let (mut frozen, mut base) = (Stores::new(), None);
         let begin = |weights: &dyn WeightSource, frozen: &Stores| {
@@ -59,9 +67,10 @@ impl<'a> Pretrainer<'a> {
         };
         let training = match (&adapter, &weights) {
             (Some(adapter), Some(weights)) => {
-                frozen.insert(BASE, network.frozen().upload(gpu, BASE.0, weights)?);
-                let model_name = config.anchored().model.name();
-                base = Some(AdapterBase { model: model_name, crc32: crc32(&model.layout(), weights)? });
+                // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+                let summed = Summed::new(weights);
+                frozen.insert(BASE, network.frozen().upload(gpu, BASE.0, &summed)?);
+                base = Some(AdapterBase { model: config.anchored().model.name(), crc32: summed.crc32() });
                 begin(&adapter.weights, &frozen)?
             }
             (Some(_), None) => unreachable!("configurations are checked: a new model has no adapter"),
@@ -83,23 +92,25 @@ impl<'a> Pretrainer<'a> {
         Ok(Self { training, preview, table, network, class_names, base })
     }
 
-    /// The cost of training a network, without previews.
+    /// Plans the training of a network on such a device. The configuration says whether all weights are trained, or an
+    /// adapter on them.
     ///
     /// # Errors
     /// If the configuration does not fit the model, or a tensor is too large for such a device.
-    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
+    pub fn plan(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<PretrainingPlan> {
         config.preview.chosen_classes(model.conditions())?;
         model.check_trained(&config.lora)?;
         model.check_guidance("`pretrain.guidance_scale`", config.pretrain.guidance_scale)?;
-        let network =
-            Network::new(model, Adapter::begin(&config.lora, config.run.seed, model)?.as_ref(), config.model.weights);
+        let adapter = Adapter::begin(&config.lora, config.run.seed, model)?;
+        let network = Network::new(model, adapter.as_ref(), config.model.weights);
         let micro_batch = config.pretrain.effective_micro_batch();
         let graph = FlowMatchingGraph::record(&network, micro_batch, activations(&config.pretrain)).graph;
         let cost = Cost::of(&network.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)?;
-        Ok(match &network.lora {
+        let cost = match &adapter {
             None => cost,
             Some(_) => cost.on_base(model.layout().parameter_count(), network.frozen().bytes()),
-        })
+        };
+        Ok(PretrainingPlan { cost, adapter })
     }
 
     /// The intervals between log lines, previews and checkpoints.

@@ -60,7 +60,7 @@ impl Captioned {
 
     /// The model with the embeddings of the captions, and the latents of the images: from files in `folder`, or by the
     /// autoencoder and then one text encoder after the other, which write these files. `warn` is given what was cut off
-    /// captions that are too long.
+    /// captions that are too long, and why a file is not used that is there.
     ///
     /// # Errors
     /// [`crate::Error::Input`] if an image or the file of a part is damaged; if the device does not have enough memory; if
@@ -73,10 +73,10 @@ impl Captioned {
         warn: impl Fn(&str),
     ) -> Result<(StoredModel, Latents)> {
         let images = ImagesToEncode { images: &self.images, decoder: &self.base.decoder, flipped: self.flipped };
-        let latents = images.encoded(gpu, folder, self.labels.clone(), verbosity)?;
+        let latents = images.encoded(gpu, folder, self.labels.clone(), verbosity, &warn)?;
         let pipeline = self.base.model.pipeline();
         let many = ManyPrompts { pipeline, encoders: &self.encoders, prompts: &self.captions, negative: "" };
-        let conditions = many.encoded(gpu, folder, verbosity, warn)?;
+        let conditions = many.encoded(gpu, folder, verbosity, &warn)?;
         Ok((self.base.with(Shared(Arc::new(conditions)))?, latents))
     }
 }

@@ -17,6 +17,47 @@ use crate::model::folder::Pipeline;
 use crate::run::inputs::measure;
 use crate::run::{Progress, Verbosity};
 
+/// A file beside a run, of things that have been encoded.
+pub(super) struct KeptFile<'a> {
+    /// Where it is or will be.
+    pub path: PathBuf,
+    /// How many things it has, and what they are.
+    pub things: (usize, &'static str),
+    pub verbosity: Verbosity,
+    /// Is given why a file is not used that is there.
+    pub warn: &'a dyn Fn(&str),
+}
+
+impl KeptFile<'_> {
+    /// The file as `open` opens it: one that is there if it `is_same`, or else a new one that `write` writes.
+    ///
+    /// # Errors
+    /// Those of `write`, and of `open` for the new file; if the folder cannot be created.
+    pub fn opened<T>(
+        &self,
+        open: impl Fn(&Path) -> Result<T>,
+        is_same: impl Fn(&T) -> bool,
+        write: impl FnOnce(&Path, &mut Progress) -> Result<()>,
+    ) -> Result<T> {
+        let Self { path, things: (count, noun), verbosity, warn } = self;
+        if path.is_file() {
+            match open(path) {
+                Ok(found) if is_same(&found) => return Ok(found),
+                Ok(_) => warn(&format!("{} has other {noun}s: they are encoded again", path.display())),
+                Err(cause) => warn(&format!("{cause}; the {noun}s are encoded again")),
+            }
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
+        // What a run left that was stopped while it encoded, which may be large.
+        remove_abandoned(folder);
+        let mut progress = Progress::new("encoding", *count as u64, *verbosity);
+        write(path, &mut progress)?;
+        progress.finish(&format!("{} encoded into {}", counted(*count, noun), path.display()));
+        open(path)
+    }
+}
+
 /// Many prompts, and what encodes them.
 #[derive(Debug)]
 pub(super) struct ManyPrompts<'a> {
@@ -37,26 +78,21 @@ impl ManyPrompts<'_> {
         gpu: &Arc<Gpu>,
         folder: &Path,
         verbosity: Verbosity,
-        warn: impl Fn(&str),
+        warn: &dyn Fn(&str),
     ) -> Result<Conditions> {
         let path = folder.join(self.file_name()?);
-        if path.is_file() {
-            match Conditions::open(&path, &[]) {
-                Ok(found) if found.prompts() == self.prompts => return Ok(found),
-                Ok(_) => warn(&format!("{} has other prompts: they are encoded again", path.display())),
-                Err(cause) => warn(&format!("{cause}; the prompts are encoded again")),
-            }
-        }
-        std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
-        // What a run left that was stopped while it encoded, which may be large.
-        remove_abandoned(folder);
-        let options = FileOptions { path: &path, half: true, group: MOST_ENCODED };
-        let mut progress = Progress::new("encoding", self.prompts.len() as u64, verbosity);
-        let mut done = |done: usize| progress.update(done as u64, "");
-        let cut = encode_to_file(gpu, self.encoders, self.prompts, self.negative, options, &mut done)?;
-        progress.finish(&format!("{} encoded into {}", counted(self.prompts.len(), "prompt"), path.display()));
+        let kept = KeptFile { path, things: (self.prompts.len(), "prompt"), verbosity, warn };
+        let mut cut = Vec::new();
+        let encode = |path: &Path, progress: &mut Progress| {
+            let options = FileOptions { path, half: true, group: MOST_ENCODED };
+            let mut done = |done: usize| progress.update(done as u64, "");
+            cut = encode_to_file(gpu, self.encoders, self.prompts, self.negative, options, &mut done)?;
+            Ok(())
+        };
+        let is_same = |found: &Conditions| found.prompts() == self.prompts;
+        let conditions = kept.opened(|path| Conditions::open(path, &[]), is_same, encode)?;
         cut_warnings(&cut).iter().for_each(|warning| warn(warning));
-        Conditions::open(&path, &[])
+        Ok(conditions)
     }
 
     /// The name of the file, with a checksum of the prompts and one of all else that the embeddings depend on.
@@ -81,6 +117,32 @@ impl ManyPrompts<'_> {
 mod tests {
     use super::*;
     use crate::text_to_image::TextToImage;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_made_again_with_a_warning() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("runs/kept");
+        let warnings = std::cell::RefCell::new(Vec::new());
+        let warn = |warning: &str| warnings.borrow_mut().push(warning.to_owned());
+        let things = (2, "image");
+        let kept = KeptFile { path: path.clone(), things, verbosity: Verbosity::Quiet, warn: &warn };
+        let opened = |expected: &str| {
+            let write = |path: &Path, _: &mut Progress| {
+                std::fs::write(path, expected).map_err(|cause| Error::unwritable(path, cause))
+            };
+            let found = kept.opened(crate::files::read_text, |text| text == expected, write).unwrap();
+            assert_eq!(found, expected);
+            warnings.take().concat()
+        };
+        assert_eq!([opened("a"), opened("a")], ["", ""]);
+        assert!(opened("b").contains("kept has other images: they are encoded again"));
+        std::fs::write(&path, b"\xff\xff").unwrap();
+        let abandoned = root.path().join("runs/.writing-0");
+        std::fs::write(&abandoned, "").unwrap();
+        let warning = opened("b");
+        assert!(warning.ends_with("; the images are encoded again") && warning.contains("kept"), "{warning}");
+        assert!(!abandoned.exists());
+    }
 
     #[test]
     fn whatever_changes_embeddings_changes_the_name() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 
+use super::kept::KeptFile;
 use super::order::counted;
 use super::writer::Writer;
 use crate::data::Captions;
@@ -88,26 +89,25 @@ pub(super) struct ImagesToEncode<'a> {
 
 impl ImagesToEncode<'_> {
     /// The latents, from a file in `folder`: one that is there, or else a new one. `labels` are the conditions of the
-    /// images.
+    /// images. `warn` is given why a file is not used that is there.
     ///
     /// # Errors
     /// [`Error::Input`] if an image cannot be read, or the encoder does not fit; if the device does not have enough memory;
     /// if the file cannot be written.
-    pub fn encoded(&self, gpu: &Arc<Gpu>, folder: &Path, labels: Vec<u32>, verbosity: Verbosity) -> Result<Latents> {
+    pub fn encoded(
+        &self,
+        gpu: &Arc<Gpu>,
+        folder: &Path,
+        labels: Vec<u32>,
+        verbosity: Verbosity,
+        warn: &dyn Fn(&str),
+    ) -> Result<Latents> {
         let key = self.describe()?;
         let path = folder.join(format!("latents-{:08x}.safetensors", crc32c::crc32c(key.as_bytes())));
+        let kept = KeptFile { path, things: (self.images.files.len(), "image"), verbosity, warn };
         let is_same = |found: &StoredTensors| found.metadata().get(KEY) == Some(&key);
-        let tensors = match StoredTensors::open(&path).ok().filter(is_same) {
-            Some(tensors) => tensors,
-            None => {
-                std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
-                let mut progress = Progress::new("encoding", self.images.files.len() as u64, verbosity);
-                self.write(gpu, &path, &key, &mut progress)?;
-                let count = counted(self.images.files.len(), "image");
-                progress.finish(&format!("{count} encoded into {}", path.display()));
-                StoredTensors::open(&path)?
-            }
-        };
+        let write = |path: &Path, progress: &mut Progress| self.write(gpu, path, &key, progress);
+        let tensors = kept.opened(StoredTensors::open, is_same, write)?;
         Ok(Latents { tensors, config: self.decoder.config().clone(), labels, flipped: self.flipped })
     }
 

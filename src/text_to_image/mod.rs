@@ -28,7 +28,7 @@ pub use latents::Latents;
 pub use named::NamedModel;
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
-pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter};
+pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter, with_adapter};
 pub use prompts::{check_count, cut_warnings, read_prompts};
 pub use start::StartingModel;
 pub use training::{TextBase, TextSettings};

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::scheduler::{FILE as SCHEDULER_CONFIG, read_shift};
+use crate::assets::input_file;
 use crate::config::{Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::graph::Stores;
+use crate::graph::{StoreMemory, Stores};
 use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensor, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
@@ -204,12 +205,10 @@ impl TextToImage {
     ) -> Result<(Network, Stores)> {
         // A wrong file is found before gigabytes have been read.
         let stored = StoredTransformer::new(&self.config, model.size, &self.transformer)?;
-        let mut network = Network::base(&FlowModel::Mmdit(model.clone()), weights);
+        let network = Network::base(&FlowModel::Mmdit(model.clone()), weights);
         let option = |weights: WeightType| format!("--weights {}", weights.name());
         let base = network.frozen().upload_set_by(gpu, "transformer", &stored, option)?;
-        let mut stores = Stores::from([(BASE, base)]);
-        add_adapter(gpu, (&mut network, &mut stores), adapter)?;
-        Ok((network, stores))
+        with_adapter(gpu, network, base, adapter)
     }
 
     /// The transformer's parameters for latents of some size: all but the positions are the same for each.
@@ -226,20 +225,22 @@ impl TextToImage {
     }
 }
 
-/// Puts an adapter at a scale onto a transformer on the device.
+/// A transformer on the device, with an adapter at a scale if there is one.
 ///
 /// # Errors
 /// If the device does not have enough memory.
-pub(super) fn add_adapter(
+pub fn with_adapter(
     gpu: &Arc<Gpu>,
-    (network, stores): (&mut Network, &mut Stores),
+    mut network: Network,
+    base: StoreMemory,
     adapter: Option<(&Adapter, f64)>,
-) -> Result<()> {
+) -> Result<(Network, Stores)> {
+    let mut stores = Stores::from([(BASE, base)]);
     if let Some((adapter, scale)) = adapter {
         network.lora = Some(adapter.lora.scaled(scale));
         stores.insert(PARAMETERS, network.layout().upload(gpu, "adapter", &adapter.weights)?);
     }
-    Ok(())
+    Ok((network, stores))
 }
 
 fn state_of(pipeline: &Pipeline, component: &str) -> Option<State> {
@@ -286,12 +287,7 @@ pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
     if !config.prompts.file.as_deref().is_some_and(is_encoded) {
         files.extend(encoder_files(&pipeline, config.prompts.t5)?);
     }
-    // A snapshot in the hub's cache has another path once the model is downloaded anew.
-    let input = |place: PathBuf| {
-        let path = place.strip_prefix(&folder).map_or_else(|_| place.clone(), |inside| Path::new(named).join(inside));
-        InputFile { key: "model.folder".to_owned(), path, place }
-    };
-    Ok(files.into_iter().map(input).collect())
+    Ok(files.into_iter().map(|place| input_file("model.folder", named, &folder, place)).collect())
 }
 
 /// Reads an adapter of a transformer: a file as diffusers writes it, or a folder as diffusers or PEFT does.

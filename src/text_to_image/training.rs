@@ -6,15 +6,15 @@ use std::sync::{Arc, OnceLock};
 use super::base::{Base, T5_TOKENS};
 use super::conditions::Conditions;
 use super::kept::ManyPrompts;
-use super::pipeline::{Encoders, add_adapter};
+use super::pipeline::Encoders;
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
-use crate::config::{self, Config, WeightType, is_encoded};
+use crate::config::{self, Config, is_encoded};
 use crate::error::Result;
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::graph::{DeviceProfile, PartMemory, Stores};
+use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::{CLIP_TOKENS, planned_encoder};
-use crate::model::{Adapter, BASE, Network, Prompt, Shared, StoredModel};
+use crate::model::{Adapter, Prompt, Shared, StoredModel};
 use crate::run::Verbosity;
 
 /// A text-to-image model with its prompts, before anything large is read.
@@ -144,7 +144,7 @@ impl TextBase {
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
                 let (pipeline, negative) = (self.base.model.pipeline(), self.prompts.negative.as_str());
                 let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
-                Arc::new(many.encoded(gpu, folder, verbosity, warn)?)
+                Arc::new(many.encoded(gpu, folder, verbosity, &warn)?)
             }
             Embeddings::Open(encoders) => {
                 let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;
@@ -170,24 +170,5 @@ impl TextBase {
     /// As there.
     pub fn adapter(&self, path: &Path) -> Result<Adapter> {
         self.base.model.adapter(path)
-    }
-
-    /// Uploads what [`TextBase::encoded`] has made, as [`BASE`] stored in this type, with an adapter at a scale if there is
-    /// one.
-    ///
-    /// # Errors
-    /// If the weights cannot be read or stored so, or the device does not have enough memory.
-    pub fn upload(
-        &self,
-        gpu: &Arc<Gpu>,
-        model: &StoredModel,
-        weights: WeightType,
-        adapter: Option<(&Adapter, f64)>,
-    ) -> Result<(Network, Stores)> {
-        let mut network = Network::base(&model.flow_model("the model")?, weights);
-        let base = network.frozen().upload(gpu, BASE.0, &model.weights)?;
-        let mut stores = Stores::from([(BASE, base)]);
-        add_adapter(gpu, (&mut network, &mut stores), adapter)?;
-        Ok((network, stores))
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::workplace::{Workplace, lines, number, pipeline};
+use super::workplace::{Workplace, copy_folder, lines, number, pipeline};
 
 #[test]
 fn eval_measures_a_pipeline_and_a_run_as_training_does() {
@@ -34,6 +34,14 @@ fn eval_measures_a_pipeline_and_a_run_as_training_does() {
     let without = eval(&format!("{named} --adapter-scale 0"), &["--model", &model]);
     assert_eq!((&without["reward_mean"], &without["drift"]), (&base["reward_mean"], &Value::Null));
 
+    // The parts of a run have its configuration, too, wherever they are named from.
+    let best = eval("--model run/best", &["--base", &model]);
+    assert_eq!(best["samples"], tuned["samples"]);
+    assert_eq!(eval("--model run/adapter", &["--base", &model]), tuned);
+    let checkpoint = fs::read_dir(here.path("run/checkpoints")).unwrap().next().unwrap().unwrap().path();
+    let checkpoint = eval("", &["--model", checkpoint.to_str().unwrap()]);
+    assert_eq!(checkpoint["samples"], tuned["samples"]);
+
     // Other pictures than those of the run: it is the same base.
     let small = eval("--model run/adapter --config train.toml --set model.size=[32,32] --set eval.classes=[0,1]", &[]);
     assert_eq!(number(&small, "samples"), 4.0);
@@ -61,9 +69,12 @@ fn mistakes_with_pipelines_get_one_sentence() {
         "`eval.classes` names prompt 2, but there are 2 prompts, 0 to 1",
     );
     refused("--model run --base builtin:digits8-base", &[], "measured from its own pipeline: give --base ");
+    refused("--model run --vae vae", &[], "--vae is for models with classes, and run is a text-to-image model");
     refused("--model run --lora run/adapter", &[], "run has an adapter already, run/adapter");
     refused("--model builtin:digits8-base --prompts prompts.txt", &[], "and builtin:digits8-base is none");
     refused("--model run --set eval.judge=builtin:digits8-judge", &[], "but the model makes 64x64 images of 3");
+    copy_folder(&here.path("run/adapter"), &here.path("moved"));
+    refused("--model moved", &[], "moved is the adapter of a run, but not in the directory of one");
     fs::write(&record, other_base.to_string()).unwrap();
     refused("--model run", &[], "was trained on weights with the CRC-32");
 }

@@ -1,4 +1,4 @@
-//! `sample` with prompts on pipelines with a mistake, and with options that make no sense.
+//! `sample` with prompts on pipelines with a mistake, and with options that make no sense; which files may be replaced.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use flowdppo_wgpu::model::{read_tensors, write_tensors};
 
 use super::text_to_image::{Place, TRANSFORMER};
-use super::workplace::{Ended, formats, program};
+use super::workplace::{Ended, Workplace, copy_folder, formats, program};
 
 /// A pipeline with a mistake, what is asked of it, and what the sentence must contain.
 type Mistake<'a> = (&'a dyn Fn(&Path), &'a str, &'a [&'a str]);
@@ -116,4 +116,25 @@ fn mistakes_get_one_sentence() {
         assert!(!ended.err.trim_end().ends_with('.') && ended.out.is_empty(), "{}", ended.err);
         assert!(!Path::new(&model).join("x.png").exists());
     }
+}
+
+#[test]
+fn an_autoencoder_is_not_replaced_but_what_is_not_read_is() {
+    let here = Workplace::new();
+    here.import_sit();
+    copy_folder(&formats("vae_sd1_tiny"), &here.path("vae"));
+    let train = "train --force --set model.file=sit.safetensors --set model.vae=vae --dump-update vae/config.json";
+    let message = here.run(train).refused();
+    assert!(message.contains("it is the input vae/config.json, which would be lost"), "{message}");
+
+    // An adapter that nobody has named.
+    fs::create_dir(here.path("adapter")).unwrap();
+    for file in ["adapter_base.json", "adapter_model.safetensors"] {
+        fs::write(here.path("adapter").join(file), "{}").unwrap();
+    }
+    let place = Place::new();
+    let model = place.pipeline_with("model", &[]);
+    let sample = "-q sample --force --count 1 --steps 1 --save-tensors adapter/adapter_model.safetensors --model";
+    here.run(&format!("{sample} builtin:digits8-base")).succeeds();
+    here.run_with(sample, &[&model, "--prompt", "fox", "--size", "32x32"]).succeeds();
 }

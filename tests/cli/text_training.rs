@@ -130,7 +130,9 @@ fn many_prompts_are_encoded_into_a_file_that_is_used_again() {
         files.filter(|name| name.starts_with("prompts-") && name.ends_with(".safetensors")).collect::<Vec<_>>()
     };
     here.run(&format!("{train} --dry-run")).succeeds();
-    assert!(!here.path("runs").exists(), "a dry run writes nothing");
+    let message = here.run(&format!("{train} --out runs/one --set rollout.classes=[260]")).refused();
+    assert!(message.contains("names prompt 260") && !message.contains("encod"), "{message}");
+    assert!(!here.path("runs").exists(), "neither a dry run nor a run with a mistake encodes anything");
     here.run(&format!("{train} --out runs/one")).succeeds();
     let first = kept();
     let [file] = first.as_slice() else { panic!("{first:?}") };

@@ -187,7 +187,7 @@ fn block_of(config: &ClipTextConfig, samples: usize, activation: Activation) -> 
 /// `name` is the model in messages.
 ///
 /// # Errors
-/// [`Error::Input`] if a size or activation is not supported.
+/// [`Error::Input`] if a size or activation is not supported; if a tensor is too large for such a device.
 pub(super) fn planned_clip_text(
     name: &str,
     config: &ClipTextConfig,
@@ -196,7 +196,7 @@ pub(super) fn planned_clip_text(
 ) -> Result<PartMemory> {
     let samples = samples_per_replay(texts);
     let block = block_of(config, samples, config.check(name)?);
-    Ok(planned(profile, block.weights(), |graph, parameters| block.stage(graph, parameters, samples * columns)))
+    planned(profile, block.weights(), |graph, parameters| block.stage(graph, parameters, samples * columns))
 }
 
 /// Encodes texts. The weights have the names of transformers, `text_model.` and `text_projection.weight`; they are read

@@ -155,10 +155,7 @@ impl Sd3Prompts {
             let config: T5Config = read_config(&folder.join("config.json"))?;
             self.check_width("text_encoder_3", config.d_model == self.width, config.d_model)?;
             let states = encode_t5(gpu, &config, &mut Weights::open(&folder, "")?, &tokens, false);
-            t5.states = Some(states.map_err(|cause| match cause {
-                Error::Memory { .. } => cause.followed_by("; T5 can be left out, with `prompts.t5` = false or --no-t5"),
-                other => other,
-            })?);
+            t5.states = Some(states.map_err(without_t5)?);
         }
         let width = clip[0].1 + clip[1].1;
         self.check_width("text_encoder and text_encoder_2", width <= self.width, width)?;
@@ -178,11 +175,20 @@ impl Sd3Prompts {
     }
 }
 
+/// What a user can do about a device that is too small for T5.
+fn without_t5(cause: Error) -> Error {
+    match cause {
+        Error::Memory { .. } => cause.followed_by("; T5 can be left out, with `prompts.t5` = false or --no-t5"),
+        other => other,
+    }
+}
+
 /// What the largest layer of the text encoders in a folder of SD3 takes on such a device to encode so many prompts, and its
 /// encoder. With `t5_tokens` T5 takes part, and encodes so many tokens.
 ///
 /// # Errors
-/// [`Error::Input`] if the configuration of an encoder is missing or not supported.
+/// [`Error::Input`] if the configuration of an encoder is missing or not supported; if the device is too small for a tensor
+/// of one.
 pub fn planned_encoder(
     folder: &Path,
     prompts: usize,
@@ -201,7 +207,36 @@ pub fn planned_encoder(
         let path = config("text_encoder_3");
         let sizes: T5Config = read_config(&path)?;
         sizes.check(&path.display().to_string())?;
-        found.push(("text_encoder_3", planned_t5(&sizes, [prompts, tokens], profile)));
+        let planned = planned_t5(&sizes, [prompts, tokens], profile).map_err(without_t5)?;
+        found.push(("text_encoder_3", planned));
     }
     Ok(found.into_iter().max_by_key(|(_, memory)| memory.alone()).expect("there are two"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The published T5 has matrices of 4096 × 10240 weights.
+    #[test]
+    fn a_device_that_cannot_be_given_the_matrices_of_t5_is_told_in_the_plan() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd35_tiny_pipeline");
+        for encoder in ["text_encoder", "text_encoder_2", "text_encoder_3"] {
+            let config = std::fs::read_to_string(pipeline.join(encoder).join("config.json")).unwrap();
+            let config =
+                config.replace("\"d_ff\": 64", "\"d_ff\": 10240").replace("\"d_model\": 48", "\"d_model\": 4096");
+            std::fs::create_dir(folder.path().join(encoder)).unwrap();
+            std::fs::write(folder.path().join(encoder).join("config.json"), config).unwrap();
+        }
+        let planned = |mebibytes: u64, t5_tokens: Option<usize>| {
+            let profile = DeviceProfile { binding_bytes: Some(mebibytes << 20), ..DeviceProfile::default() };
+            planned_encoder(folder.path(), 2, t5_tokens, &profile)
+        };
+        assert_eq!(planned(160, Some(256)).unwrap().0, "text_encoder_3");
+        assert!(planned(128, None).is_ok());
+        let Err(Error::Memory { shortage, more }) = planned(128, Some(256)) else { panic!("it is too large") };
+        assert!(shortage.to_string().contains("layer.1.DenseReluDense"), "{shortage}");
+        assert!(more.contains("T5 can be left out"), "{more}");
+    }
 }

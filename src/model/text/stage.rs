@@ -6,7 +6,9 @@ use super::super::layout::{Layout, Parameters};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::graph::{DType, DeviceProfile, Graph, PartMemory, Plan, Store, StoreMemory, Stores, Tensor, planned_bytes};
+use crate::graph::{
+    DType, DeviceProfile, Graph, PartMemory, Plan, Store, StoreMemory, Stores, Tensor, check_tensors, planned_bytes,
+};
 
 const WEIGHTS: Store = Store("encoder weights");
 
@@ -56,13 +58,17 @@ fn recorded(
 }
 
 /// What a stage would take on such a device.
+///
+/// # Errors
+/// If a tensor is too large for it.
 pub(super) fn planned(
     profile: &DeviceProfile,
     weights: impl IntoIterator<Item = (String, Vec<usize>)>,
     record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
-) -> PartMemory {
+) -> Result<PartMemory> {
     let Recorded { layout, graph, .. } = recorded(weights, record);
-    PartMemory { weights: DType::F32.bytes(&[layout.elements()]), plan: planned_bytes(&graph, profile) }
+    check_tensors(&graph, profile)?;
+    Ok(PartMemory { weights: DType::F32.bytes(&[layout.elements()]), plan: planned_bytes(&graph, profile) })
 }
 
 impl Stage {

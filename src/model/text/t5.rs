@@ -125,7 +125,14 @@ fn record_stage(
 
 /// What the largest part of the encoder, a block, takes on such a device to encode `texts` texts of `columns` tokens
 /// without a mask.
-pub(super) fn planned_t5(config: &T5Config, [texts, columns]: [usize; 2], profile: &DeviceProfile) -> PartMemory {
+///
+/// # Errors
+/// If a tensor is too large for such a device.
+pub(super) fn planned_t5(
+    config: &T5Config,
+    [texts, columns]: [usize; 2],
+    profile: &DeviceProfile,
+) -> Result<PartMemory> {
     let bias = vec![0.0; config.num_heads * columns * columns];
     planned(profile, block_weights(config), |graph, parameters| {
         record_stage(graph, parameters, config, [samples_per_replay(texts), columns], bias, false)

@@ -1,4 +1,4 @@
-// o = softmax(q·kᵀ / sqrt(d))·v and the logarithm of each softmax's denominator, head by head, with the online
+// o (`results`) = softmax(q·kᵀ / sqrt(d))·v and the logarithm of each softmax's denominator, head by head, with the online
 // softmax of Milakov and Gimelshein (arXiv 1805.02867) as in FlashAttention (arXiv 2205.14135). The matrix of
 // probabilities is never stored.
 //
@@ -10,22 +10,8 @@
 
 const HEAD_DIM: u32 = 8u;
 
-@group(0) @binding(2) var<storage, read_write> o: array<f32>;
+@group(0) @binding(2) var<storage, read_write> results: array<f32>;
 @group(0) @binding(3) var<storage, read_write> logsumexp: array<f32>;
-
-fn store(start: u32, chunk: u32, y: vec4<f32>) {
-    let i = 4u * chunk;
-    o[start + i] = y.x;
-    if i + 1u < HEAD_DIM {
-        o[start + i + 1u] = y.y;
-    }
-    if i + 2u < HEAD_DIM {
-        o[start + i + 2u] = y.z;
-    }
-    if i + 3u < HEAD_DIM {
-        o[start + i + 3u] = y.w;
-    }
-}
 
 @compute @workgroup_size(64)
 fn main(

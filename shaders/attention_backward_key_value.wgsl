@@ -13,7 +13,8 @@ const HEAD_DIM: u32 = 8u;
 @group(0) @binding(2) var<storage, read> logsumexp: array<f32>;
 @group(0) @binding(3) var<storage, read> d_o: array<f32>;
 @group(0) @binding(4) var<storage, read> delta: array<f32>;
-@group(0) @binding(5) var<storage, read_write> d_qkv: array<f32>;
+// The gradient of q, k and v.
+@group(0) @binding(5) var<storage, read_write> results: array<f32>;
 
 @compute @workgroup_size(64)
 fn main(

@@ -14,7 +14,8 @@ const HEAD_DIM: u32 = 8u;
 @group(0) @binding(2) var<storage, read> o: array<f32>;
 @group(0) @binding(3) var<storage, read> logsumexp: array<f32>;
 @group(0) @binding(4) var<storage, read> d_o: array<f32>;
-@group(0) @binding(5) var<storage, read_write> d_qkv: array<f32>;
+// The gradient of q, k and v.
+@group(0) @binding(5) var<storage, read_write> results: array<f32>;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
 
 fn load_o(start: u32, chunk: u32) -> vec4<f32> {

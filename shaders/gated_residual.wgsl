@@ -1,11 +1,6 @@
 // y = x + gate h: x, h [batch, tokens, columns], gate [batch, columns].
 //!import grid
-
-struct GatedResidualParams {
-    batch: u32,
-    tokens: u32,
-    columns: u32,
-}
+//!import gated_residual_params
 
 @group(0) @binding(0) var<uniform> params: GatedResidualParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

@@ -1,11 +1,6 @@
 // dh = gate dy.
 //!import grid
-
-struct GatedResidualParams {
-    batch: u32,
-    tokens: u32,
-    columns: u32,
-}
+//!import gated_residual_params
 
 @group(0) @binding(0) var<uniform> params: GatedResidualParams;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;

@@ -2,12 +2,7 @@
 // y = (x - mean) / sqrt(variance + 1e-6) * (1 + scale) + shift, scale and shift [batch, columns].
 // One invocation per row; the row's mean and 1/std are kept for the backward pass.
 //!import grid
-
-struct LayerNormParams {
-    rows: u32,
-    tokens: u32,
-    columns: u32,
-}
+//!import layer_norm_params
 
 @group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

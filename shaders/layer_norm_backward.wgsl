@@ -1,12 +1,7 @@
 // Gradient of layer norm + modulation with respect to x, one invocation per row:
 // g = dy (1 + scale), n = (x - mean) / std, dx = (g - mean(g) - n mean(g n)) / std.
 //!import grid
-
-struct LayerNormParams {
-    rows: u32,
-    tokens: u32,
-    columns: u32,
-}
+//!import layer_norm_params
 
 @group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

@@ -2,17 +2,7 @@
 // Channels that the image lacks are zero.
 //!import grid
 //!import patch_index
-
-struct PatchifyParams {
-    images: u32,
-    channels: u32,
-    vector_channels: u32,
-    height: u32,
-    width: u32,
-    patch_size: u32,
-    channel_first: u32,
-    factor: f32,
-}
+//!import patchify_params
 
 @group(0) @binding(0) var<uniform> params: PatchifyParams;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

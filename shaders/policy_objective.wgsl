@@ -4,6 +4,7 @@
 //!import non_finite
 //!import outcome
 //!import sampler_row
+//!import policy_objective_params
 
 const FLOW_DPPO_ASYMMETRIC: u32 = 0u;
 const FLOW_DPPO_SYMMETRIC: u32 = 1u;
@@ -22,10 +23,6 @@ const KL: u32 = 0u;
 const KL_UNNORMALISED: u32 = 1u;
 const VELOCITY: u32 = 2u;
 const DIVERGENCE: u32 = 0u;
-
-struct PolicyObjectiveParams {
-    rows: u32,
-}
 
 struct PolicySettings {
     dim: f32,

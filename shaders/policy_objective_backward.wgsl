@@ -1,10 +1,7 @@
 // d_stats = d_loss * (dL/dS1, dL/dS2), which the forward pass stored in its outcomes.
 //!import grid
 //!import outcome
-
-struct PolicyObjectiveParams {
-    rows: u32,
-}
+//!import policy_objective_params
 
 @group(0) @binding(0) var<uniform> params: PolicyObjectiveParams;
 @group(0) @binding(1) var<storage, read> outcomes: array<Outcome>;

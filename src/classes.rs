@@ -26,6 +26,22 @@ impl ConditionKind {
             Self::Prompt => "prompt",
         }
     }
+
+    /// How many there are, in words.
+    pub fn counted(self, count: usize) -> String {
+        match self {
+            Self::Class => format!("the model has {count} classes"),
+            Self::Prompt => format!("there are {count} prompts"),
+        }
+    }
+
+    /// Several of them, in words.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Class => "classes",
+            Self::Prompt => "prompts",
+        }
+    }
 }
 
 /// The classes of a model or data set, and its name for messages.

@@ -23,7 +23,7 @@ pub struct Evaluator {
     gpu: Arc<Gpu>,
     model: FlowModel,
     count: usize,
-    /// Classes that rollouts draw; empty means all.
+    /// Classes that rollouts draw.
     trained: Vec<u32>,
     requests: Vec<SampleRequest>,
     table: SamplerTable,
@@ -70,7 +70,7 @@ impl Evaluator {
     ) -> Result<Self> {
         let ModelOnDevice { network, class_names, stores } = tuned;
         let model = &network.model;
-        rollout.chosen_classes(model.conditions())?;
+        let trained = rollout.chosen_classes(model.conditions())?;
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes = eval.chosen_classes(model.conditions())?;
         let requests = requests_for(&classes, eval.count, eval.seed);
@@ -92,7 +92,7 @@ impl Evaluator {
         }
         Ok(Self {
             count: eval.count,
-            trained: rollout.classes.iter().map(|class| *class as u32).collect(),
+            trained,
             sampling: draws(network, stores)?,
             gpu: gpu.clone(),
             model: model.clone(),
@@ -193,7 +193,7 @@ impl Evaluator {
         let elements = self.picture_elements();
         let is_trained = |label: u32| self.trained.contains(&label);
         let trained = self.requests.iter().filter(|request| is_trained(request.condition)).count();
-        if self.trained.is_empty() || [0, self.requests.len()].contains(&trained) {
+        if [0, self.requests.len()].contains(&trained) {
             return Ok(None);
         }
         let mut halves = [true, false].map(|trained| (trained, 0.0, None));
@@ -285,12 +285,13 @@ impl DriftMeter {
                 Command::Copy { from: context.x, to: &x },
                 Command::Copy { from: context.velocity, to: &velocity },
             ])?;
-            let mut conditions: Vec<u32> = requests[context.first..context.first + context.count]
-                .iter()
-                .map(|request| request.condition)
-                .collect();
-            conditions.resize(*batch, requests[context.first].condition);
-            self.condition.write(plan, model, &conditions)?;
+            // All steps of a batch have the same conditions.
+            if context.step == 0 {
+                let requests = &requests[context.first..context.first + context.count];
+                let mut conditions: Vec<u32> = requests.iter().map(|request| request.condition).collect();
+                conditions.resize(*batch, conditions[0]);
+                self.condition.write(plan, model, &conditions)?;
+            }
             plan.write(self.time, &vec![model.time_of(ode.sigmas[context.step]); *batch]);
             plan.run()?;
             let stats: Vec<f32> = plan.read(&[self.stats])?;

@@ -22,6 +22,17 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, String> {
     })
 }
 
+/// Whether text is the name of a model on the hub, `org/name`, and not that of an existing file or folder.
+pub fn is_hub_name(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let is_plain = part.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+        !part.is_empty() && is_plain && !part.starts_with('.') && !part.contains("--")
+    };
+    let is_file = [".safetensors", ".json", ".gguf"].iter().any(|ending| text.ends_with(ending));
+    let parts = text.split_once('/');
+    parts.is_some_and(|(org, name)| is_part(org) && is_part(name)) && !is_file && !Path::new(text).exists()
+}
+
 /// Bytes without the UTF-8 byte order mark, which Windows programs often write.
 pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)

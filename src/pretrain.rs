@@ -35,8 +35,6 @@ pub struct FlowMatchingGraph {
     pub keys: Tensor,
     /// Factors (image, 0, noise) of the noisy state, `[B, 3]`.
     pub to_noisy: Tensor,
-    /// Factors (image, 0, noise) of the velocity to learn, `[B, 3]`.
-    pub to_target: Tensor,
     /// Factors of the losses in the sum, `[B]`.
     pub weight: Tensor,
     /// Weighted losses, `[B]`.
@@ -56,7 +54,7 @@ impl FlowMatchingGraph {
         let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         // Both mixtures of image and noise are affine, so the sampler's kernel computes them.
         let to_noisy = graph.input("mixture of the state", &[batch, SamplerRow::WORDS]);
-        let to_target = graph.input("mixture of the target", &[batch, SamplerRow::WORDS]);
+        let to_target = SamplerRow { a: -1.0, b: 0.0, s: 1.0 }.constant(&mut graph, "mixture of the target", batch);
         let weight = graph.input("weight", &[batch]);
         let epsilon = graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]);
         let x = sampler_step(&mut graph, images, images, epsilon, to_noisy);
@@ -67,7 +65,7 @@ impl FlowMatchingGraph {
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         let halves = backward_with(&mut graph, &[(loss, ones)], &[], activations).halves;
-        Self { graph, images, condition, time, keys, to_noisy, to_target, weight, loss, halves }
+        Self { graph, images, condition, time, keys, to_noisy, weight, loss, halves }
     }
 }
 
@@ -212,6 +210,7 @@ impl<'a> Pretraining<'a> {
         let mut stores = optimizer.stores().clone();
         stores.extend(frozen.iter().map(|(store, memory)| (*store, memory.clone())));
         let plan = Plan::new(gpu, &step_graph.graph, &stores)?;
+        plan.write(step_graph.weight, &vec![1.0 / settings.pretrain.batch_size as f32; micro_batch]);
         let model = network.model.clone();
         Ok(Self { settings, model, data, micro_batch, optimizer, step_graph, plan, reported: false })
     }
@@ -283,7 +282,7 @@ impl<'a> Pretraining<'a> {
     /// Draws the micro-batch that begins with a sample of the batch, and writes it to the device.
     fn write_micro_batch(&self, step: usize, first: usize, choices: &mut Choices) -> Result<()> {
         let (mut images, mut conditions, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut to_noisy, mut to_target) = (Vec::new(), Vec::new());
+        let mut to_noisy = Vec::new();
         for sample in first..first + self.micro_batch {
             let index = choices.choice.below(self.data.count() as u32) as usize;
             let flip = self.settings.horizontal_flip && choices.augment.uniform() < 0.5;
@@ -294,7 +293,6 @@ impl<'a> Pretraining<'a> {
             let sigma = self.draw_sigma(&mut choices.times);
             time.push(self.model.time_of(sigma));
             to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
-            to_target.push(SamplerRow { a: -1.0, b: 0.0, s: 1.0 });
             keys.push(NoiseWords::from(self.key(step, sample, PRETRAIN_NOISE)));
         }
         let it = &self.step_graph;
@@ -303,8 +301,6 @@ impl<'a> Pretraining<'a> {
         self.plan.write(it.time, &time);
         self.plan.write_structs(it.keys, &keys);
         self.plan.write_structs(it.to_noisy, &to_noisy);
-        self.plan.write_structs(it.to_target, &to_target);
-        self.plan.write(it.weight, &vec![1.0 / self.settings.pretrain.batch_size as f32; self.micro_batch]);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::gpu::{
-    BoundDispatch, Command, Dispatch, Gpu, Kernel, Layout, Params, Region, ShaderStruct, grid_1d, shader_struct,
+    BoundDispatch, Command, Dispatch, Gpu, Kernel, Params, Region, ShaderStruct, StructLayout, grid_1d, shader_struct,
 };
 
 /// In a shorter measurement, the overhead of a submission dominates.
@@ -40,7 +40,8 @@ shader_struct! {
 }
 
 /// The structs that are shared with the shaders, for the test that compares them.
-pub const LAYOUTS: [Layout; 2] = [RooflineFmaParams::LAYOUT, RooflineCopyParams::LAYOUT];
+#[doc(hidden)]
+pub const LAYOUTS: [StructLayout; 2] = [RooflineFmaParams::LAYOUT, RooflineCopyParams::LAYOUT];
 
 /// The limits of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]

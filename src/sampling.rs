@@ -82,7 +82,8 @@ pub struct StepGraph {
     x: Tensor,
     time: Tensor,
     condition: ConditionInput,
-    keys: Tensor,
+    /// Of the noise, which a history replaces.
+    keys: Option<Tensor>,
     rows: Tensor,
     velocity: Tensor,
     x_next: Tensor,
@@ -113,7 +114,6 @@ impl StepGraph {
         let x = graph.input("x", &shape);
         let time = graph.input("time", &[batch]);
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
-        let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let policy = network.declare(&mut graph, PARAMETERS, None);
         let velocity = policy.guided_velocity(&mut graph, x, time, condition, guidance_scale as f32);
@@ -123,9 +123,12 @@ impl StepGraph {
             let now = sampler_step(&mut graph, x, velocity, velocity, rows);
             History { before, now: graph.keep(now), rows }
         });
-        let third = match history {
-            Some(history) => history.before,
-            None => graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]),
+        let (third, keys) = match history {
+            Some(history) => (history.before, None),
+            None => {
+                let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
+                (graph.apply(PhiloxNormal::new(&shape[1..]), &[keys]), Some(keys))
+            }
         };
         let x_next = sampler_step(&mut graph, x, velocity, third, rows);
         graph.keep(velocity);
@@ -277,7 +280,9 @@ impl Sampling {
             for (step, row) in table.rows.iter().enumerate() {
                 let time = self.model.time_of(table.sigmas[step]);
                 self.plan.write(self.step.time, &vec![time; self.batch]);
-                self.plan.write_structs(self.step.keys, &noise_words(padded(), step as u32));
+                if let Some(keys) = self.step.keys {
+                    self.plan.write_structs(keys, &noise_words(padded(), step as u32));
+                }
                 let third = table.history.get(step).unwrap_or(&row.s);
                 let row = SamplerRow::from(Transition { s: *third, ..*row });
                 self.plan.write_structs(self.step.rows, &vec![row; self.batch]);

@@ -365,7 +365,8 @@ fn the_reference_names_every_metric() {
     let names = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let objectives = [ObjectiveName::FlowDppo, ObjectiveName::FlowGrpo, ObjectiveName::Nft];
     let lines = objectives.map(|objective| {
-        let line = Line { iteration: 1, learned: Some(iteration(objective).line(1e-4)), evaluation: None };
+        let learned = Some(iteration(objective).line(1e-4));
+        let line = Line { iteration: 1, learned, ..Line::default() };
         names(&serde_json::to_value(line).unwrap())
     });
     let mut found = lines.concat();

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 use flowdppo_wgpu::gpu::shader::{self, all as shaders};
-use flowdppo_wgpu::gpu::{Layout, Member};
+use flowdppo_wgpu::gpu::{Member, StructLayout};
 use flowdppo_wgpu::{ops, roofline};
 use translate::{Shader, SharedStruct};
 
@@ -90,14 +90,14 @@ fn every_shader_fits_the_default_limits() {
 }
 
 /// A struct of the host, compared as a [`SharedStruct`] of a shader.
-fn of_host(layout: &Layout) -> SharedStruct {
+fn of_host(layout: &StructLayout) -> SharedStruct {
     let member = |it: &Member| (it.name.to_owned(), it.scalar.to_owned(), it.offset as u32);
     let members = layout.members.iter().map(member).collect();
     SharedStruct { name: layout.name.to_owned(), bytes: layout.bytes as u32, members }
 }
 
 /// What differs between the structs of shaders and those of the host of the same names.
-fn differences(shaders: &[(String, String)], host: &[Layout]) -> Vec<String> {
+fn differences(shaders: &[(String, String)], host: &[StructLayout]) -> Vec<String> {
     let host: BTreeMap<&str, SharedStruct> = host.iter().map(|layout| (layout.name, of_host(layout))).collect();
     let (mut errors, mut used) = (Vec::new(), BTreeSet::new());
     for (shader, wgsl) in shaders {
@@ -246,7 +246,7 @@ fn a_struct_that_differs_is_found() {
             @group(0) @binding(0) var<uniform> params: NormParams;
             @group(0) @binding(1) var<storage, read_write> y: array<NormParams>;
             @compute @workgroup_size(1) fn main() { y[0] = params; }";
-        let host = Layout { name, bytes, members: members.to_vec().leak() };
+        let host = StructLayout { name, bytes, members: members.to_vec().leak() };
         differences(&[("norm".into(), wgsl.into())], &[host])
     };
     assert!(found(&good, 8, "NormParams").is_empty());

@@ -1,4 +1,5 @@
-// Shared by the attention kernels with one invocation per row. The kernel defines HEAD_DIM.
+// Shared by the attention kernels with one invocation per row. The kernel defines HEAD_DIM, and
+// `results`, of which it writes a head at a time.
 
 struct AttentionParams {
     batches: u32,
@@ -26,6 +27,20 @@ fn inside(chunk: u32) -> vec4<bool> {
 fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
     let i = start + elements(chunk);
     return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
+}
+
+fn store(start: u32, chunk: u32, y: vec4<f32>) {
+    let i = 4u * chunk;
+    results[start + i] = y.x;
+    if i + 1u < HEAD_DIM {
+        results[start + i + 1u] = y.y;
+    }
+    if i + 2u < HEAD_DIM {
+        results[start + i + 2u] = y.z;
+    }
+    if i + 3u < HEAD_DIM {
+        results[start + i + 3u] = y.w;
+    }
 }
 
 fn total(x: vec4<f32>) -> f32 {

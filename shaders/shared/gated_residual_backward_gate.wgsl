@@ -1,14 +1,7 @@
 // d_gate [batch, columns] = sum of dy h over tokens, which are the rows of row_sums.
 //!import grid
 //!import row_sums
-
-struct RowSumsParams {
-    outer: u32,
-    rows: u32,
-    columns: u32,
-    chunk: u32,
-    chunks: u32,
-}
+//!import row_sums_params
 
 @group(0) @binding(0) var<uniform> params: RowSumsParams;
 @group(0) @binding(1) var<storage, read> h: array<Pack>;

@@ -1,12 +1,7 @@
 // The same as layer_norm_backward with one workgroup per row.
 //!import grid
 //!import block_sum
-
-struct LayerNormParams {
-    rows: u32,
-    tokens: u32,
-    columns: u32,
-}
+//!import layer_norm_params
 
 @group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;

@@ -2,12 +2,7 @@
 // order of a fixed tree. A row's bits depend only on the row.
 //!import grid
 //!import block_sum
-
-struct LayerNormParams {
-    rows: u32,
-    tokens: u32,
-    columns: u32,
-}
+//!import layer_norm_params
 
 @group(0) @binding(0) var<uniform> params: LayerNormParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;

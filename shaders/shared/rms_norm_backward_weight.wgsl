@@ -2,14 +2,7 @@
 // there is one set (outer = 1).
 //!import grid
 //!import row_sums
-
-struct RowSumsParams {
-    outer: u32,
-    rows: u32,
-    columns: u32,
-    chunk: u32,
-    chunks: u32,
-}
+//!import row_sums_params
 
 @group(0) @binding(0) var<uniform> params: RowSumsParams;
 @group(0) @binding(1) var<storage, read> x: array<Pack>;

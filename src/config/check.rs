@@ -8,10 +8,10 @@ use super::decode::{MAX_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
-use super::{Command, Config, ModelSource, Output, Reward, RewardKind, Sweep, Target};
+use super::{Command, Config, Reward, RewardKind, Sweep};
 use super::{adapter_in, builtin, foreign, parse_with_overrides};
 use crate::error::{Error, Result};
-use crate::files::read_text;
+use crate::files::{is_hub_name, read_text};
 
 /// What was found in a configuration file.
 #[derive(Debug, Default)]
@@ -141,27 +141,13 @@ fn commands_of(root: &Node) -> (Vec<Command>, bool) {
 impl Config {
     /// Files, built-in models and programs that `command` would use but that do not exist.
     fn missing(&self, command: Command) -> Vec<Error> {
-        let mut named: Vec<(String, &Path)> = Vec::new();
+        // Programs are looked up in other folders, too, and their arguments are not always files.
+        let named = self.names(command).into_iter().filter(|(key, _)| !key.ends_with(".program"));
         let mut programs = Vec::new();
-        if let (Command::Train | Command::Pretrain, Ok(ModelSource::File(file))) = (command, self.model.source()) {
-            named.push(("model.file".into(), file.as_ref()));
-        }
-        if let (Command::Train, Some(file)) = (command, &self.prompts.file) {
-            named.push(("prompts.file".into(), file));
-        }
         if matches!(command, Command::Train | Command::Eval) {
             for (at, reward) in self.reward.iter().enumerate() {
-                named.extend(reward.files().map(|(key, file)| (format!("reward.{at}.{key}"), file.as_ref())));
                 programs.extend(reward.program.first().map(|program| (format!("reward.{at}.program"), program)));
             }
-            named.push(("eval.judge".into(), self.eval.judge.as_ref()));
-        }
-        if let (Command::Train, Some(adapter)) = (command, &self.lora.adapter) {
-            named.push(("lora.adapter".into(), adapter));
-        }
-        if matches!(command, Command::Pretrain | Command::FitClassifier) {
-            let paths = [("data.path", &self.data.path), ("data.labels", &self.data.labels)];
-            named.extend(paths.into_iter().filter_map(|(key, path)| Some((key.to_owned(), path.as_deref()?))));
         }
         let is_folder = |key: &str| {
             let is_clip = |(at, reward): (usize, &Reward)| {
@@ -169,9 +155,11 @@ impl Config {
             };
             self.reward.iter().enumerate().any(is_clip)
         };
-        let file = |(key, path): (String, &Path)| match builtin(&path.to_string_lossy()) {
+        let file = |(key, path): (String, PathBuf)| match builtin(&path.to_string_lossy()) {
             Err(cause) => Some(Error::input(format!("`{key}`: {cause}"))),
-            Ok(None) if !path.as_os_str().is_empty() && !path.exists() => Some(Error::input(format!(
+            Ok(Some(_)) => None,
+            Ok(None) if key == "model.vae" && is_hub_name(&path.to_string_lossy()) => None,
+            Ok(None) if !path.exists() => Some(Error::input(format!(
                 "`{key}` names {}, which does not exist: create it first, or correct the path (relative to the \
                  current directory)",
                 path.display()
@@ -180,8 +168,8 @@ impl Config {
                 let found = path.display();
                 Error::input(format!("`{key}` names {found}, which is a file: the folder of a CLIP model is needed"))
             }),
-            Ok(None) if !path.as_os_str().is_empty() && !may_be_directory(&key) => not_a_file(&key, path),
-            Ok(_) => None,
+            Ok(None) if !may_be_directory(&key) => not_a_file(&key, &path),
+            Ok(None) => None,
         };
         let program = |(key, name): (String, &String)| match found_programs(name) {
             found if found.is_empty() => Some(Error::input(format!(
@@ -195,36 +183,25 @@ impl Config {
             _ => None,
         };
         let programs = programs.into_iter().filter_map(program);
-        named.into_iter().filter_map(file).chain(programs).collect()
+        named.filter_map(file).chain(programs).collect()
     }
 }
 
 /// Whether a key may name a directory.
 fn may_be_directory(key: &str) -> bool {
-    ["data.path", "lora.adapter"].contains(&key)
+    ["model.folder", "model.vae", "data.path", "lora.adapter"].contains(&key)
 }
 
 /// The error if a path is neither an ordinary file nor, for models, the directory of a run.
 fn not_a_file(key: &str, path: &Path) -> Option<Error> {
     let kind = path.metadata().ok()?;
-    let is_model = !key.contains("metadata") && !key.contains("output") && !key.contains("labels");
+    let is_model =
+        ["model.file", "eval.judge"].contains(&key) || (key.starts_with("reward.") && key.ends_with(".file"));
     if kind.is_file() || (is_model && (path.join("model.safetensors").is_file() || adapter_in(path).is_some())) {
         return None;
     }
     let what = if kind.is_dir() { "a directory" } else { "a device or a pipe" };
     Some(Error::input(format!("`{key}` names {}, which is {what}: a file is needed", path.display())))
-}
-
-impl Reward {
-    /// The files that it names, with their keys.
-    fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let output = match &self.output {
-            Output::Cosine { target: Target::File(file) } => Some(("output.target", file.as_str())),
-            Output::Ctc { alphabet } => Some(("output.alphabet", alphabet.as_str())),
-            _ => None,
-        };
-        [("file", self.file.as_str()), ("metadata", self.metadata.as_str())].into_iter().chain(output)
-    }
 }
 
 /// The files that the system would take for a program: at its path, or in the folders of `PATH`.

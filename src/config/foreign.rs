@@ -4,13 +4,11 @@
 //! out, and the keys of what a preset replaces are dropped.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::sync::LazyLock;
 
 use toml::{Table, Value};
 
 use super::Config;
-use super::prompts::is_encoded;
 use super::reward::KEYS;
 use super::tree::{Node, Place, Sources, is_of_preset};
 use crate::error::Error;
@@ -168,10 +166,9 @@ fn switched_off(table: &Table) -> Vec<Foreign> {
     found
 }
 
-/// Keys of a new model where one is given, and keys of prompts that are not to be encoded.
+/// Keys of a new model where one is given.
 fn of_given_models(table: &Table) -> Vec<Foreign> {
     let mut found = Vec::new();
-    let is_folder = find(table, "model.folder").is_some();
     for selector in ["model.file", "model.folder"].into_iter().filter(|key| find(table, key).is_some()) {
         for path in ["model.time", "model.time_scale", "model.positions"] {
             let what = selector.trim_start_matches("model.");
@@ -181,16 +178,6 @@ fn of_given_models(table: &Table) -> Vec<Foreign> {
             );
             found.push(Foreign { path: path.to_owned(), selector: selector.into(), why, is_off: false });
         }
-    }
-    let is_encoded =
-        find(table, "prompts.file").and_then(Value::as_str).is_some_and(|file| is_encoded(Path::new(file)));
-    for path in ["prompts.negative", "prompts.t5"].into_iter().filter(|_| !is_folder || is_encoded) {
-        let (selector, why) = match is_folder {
-            false => ("model.folder", "does nothing without `model.folder`, a text-to-image model"),
-            true => ("prompts.file", "does nothing with prompts that are encoded already"),
-        };
-        let why = format!("`{path}` {why}: remove it");
-        found.push(Foreign { path: path.to_owned(), selector: selector.into(), why, is_off: true });
     }
     found
 }

@@ -20,12 +20,6 @@ impl Named<'_> {
         }
     }
 
-    /// Whether it is empty or names a built-in model.
-    fn is_not_a_file(&self) -> bool {
-        let path = self.path();
-        path.as_os_str().is_empty() || path.to_string_lossy().starts_with("builtin:")
-    }
-
     /// Makes it independent of the working directory. A path that TOML cannot represent stays unchanged.
     fn anchor(&mut self) {
         let Ok(absolute) = std::path::absolute(self.path()) else { return };
@@ -56,7 +50,8 @@ impl Config {
     pub fn anchored(&self) -> Self {
         let mut config = self.clone();
         for command in [Command::Train, Command::Pretrain] {
-            config.named(command).into_iter().for_each(|(_, mut named)| named.anchor());
+            let paths = config.named(command).into_iter().filter(is_path);
+            paths.for_each(|(_, mut named)| named.anchor());
         }
         config
     }
@@ -64,9 +59,7 @@ impl Config {
     /// The files and folders that `command` depends on, with the keys that name them, except what is in the folders of
     /// other programs' models: of those not every file counts.
     pub fn inputs(&self, command: Command) -> Vec<(String, PathBuf)> {
-        let mut config = self.clone();
-        let named = config.named(command).into_iter();
-        let mut found: Vec<(String, PathBuf)> = named.map(|(key, named)| (key, named.path().to_owned())).collect();
+        let mut found = self.paths(command);
         let of_kind = |wanted: RewardKind| {
             let entries = self.reward.iter().zip(0..).filter(move |(reward, _)| reward.kind == wanted);
             entries.map(|(reward, at): (&Reward, usize)| (format!("reward.{at}.file"), &reward.file))
@@ -87,9 +80,7 @@ impl Config {
 
     /// Rejects control characters in the paths that `command` uses: TOML reads the `\t` of `"C:\temp"` as a tab.
     pub(super) fn validate_paths(&self, command: Command) -> Result<()> {
-        let mut config = self.clone();
-        let mut paths: Vec<(String, PathBuf)> =
-            config.named(command).into_iter().map(|(key, named)| (key, named.path().to_owned())).collect();
+        let mut paths = self.paths(command);
         paths.push(("run.out_dir".into(), self.run.out_dir.clone()));
         for (key, path) in paths {
             if let Some(c) = path.to_string_lossy().chars().find(|c| c.is_control()) {
@@ -102,17 +93,29 @@ impl Config {
         Ok(())
     }
 
-    /// Every path that `command` uses.
+    /// Every path that `command` uses, with its key.
+    fn paths(&self, command: Command) -> Vec<(String, PathBuf)> {
+        let mut config = self.clone();
+        let paths = config.named(command).into_iter().filter(is_path);
+        paths.map(|(key, named)| (key, named.path().to_owned())).collect()
+    }
+
+    /// The same with what is not a path: names of built-in models, and that of an autoencoder in the hub's cache.
+    pub(super) fn names(&self, command: Command) -> Vec<(String, PathBuf)> {
+        let mut config = self.clone();
+        config.named(command).into_iter().map(|(key, named)| (key, named.path().to_owned())).collect()
+    }
+
+    /// Every key of `command` that names a file or a folder and is not empty.
     fn named(&mut self, command: Command) -> Vec<(String, Named<'_>)> {
         let mut found = Vec::new();
         if matches!(command, Command::Train | Command::Pretrain) {
             found.extend(self.model.file.as_mut().map(|file| ("model.file".to_owned(), Named::Text(file))));
         }
-        // A name in the hub's cache is not a path.
         if matches!(command, Command::Train | Command::Eval) {
-            let vae = self.model.vae.as_mut().filter(|vae| Path::new(vae.as_str()).exists());
-            found.extend(vae.map(|vae| ("model.vae".to_owned(), Named::Text(vae))));
+            found.extend(self.model.vae.as_mut().map(|vae| ("model.vae".to_owned(), Named::Text(vae))));
         }
+        // A name in the hub's cache is not a path.
         if matches!(command, Command::Train | Command::Pretrain) {
             let folder = self.model.folder.as_mut().filter(|folder| Path::new(folder.as_str()).is_dir());
             found.extend(folder.map(|folder| ("model.folder".to_owned(), Named::Text(folder))));
@@ -134,9 +137,15 @@ impl Config {
             found.extend(self.data.path.as_mut().map(|path| ("data.path".to_owned(), Named::Path(path))));
             found.extend(self.data.labels.as_mut().map(|path| ("data.labels".to_owned(), Named::Path(path))));
         }
-        found.retain(|(_, named)| !named.is_not_a_file());
+        found.retain(|(_, named)| !named.path().as_os_str().is_empty());
         found
     }
+}
+
+/// Whether a key names a path, and not a built-in model or a model in the hub's cache.
+fn is_path((key, named): &(String, Named<'_>)) -> bool {
+    let path = named.path();
+    !path.to_string_lossy().starts_with("builtin:") && (key != "model.vae" || path.exists())
 }
 
 impl Reward {

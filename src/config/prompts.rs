@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Model;
+use super::{Command, Model};
 use crate::error::{Error, Result};
 
 /// `[prompts]`: what a text-to-image model (`model.folder`, or `--model` of `eval`) is asked for. A prompt takes the place
@@ -14,12 +14,12 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prompts {
-    /// For `train`: the prompts, a text file with one per line, JSON lines with a `prompt` each, or a file that `encode`
+    /// For `train` and `eval`: the prompts, a text file with one per line, JSON lines with a `prompt` each, or a file that `encode`
     /// wrote, which needs no text encoders. More than 256 prompts are encoded into such a file beside the run, which is
     /// used again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// For `train`: the negative prompt, which guidance leads away from. A file that `encode` wrote has its own.
+    /// For `train` and `eval`: the negative prompt, which guidance leads away from. A file that `encode` wrote has its own.
     pub negative: String,
     /// Whether the T5 encoder takes part, if the model has one. Without it prompts have 77 tokens of text and zeros.
     pub t5: bool,
@@ -45,15 +45,42 @@ impl Prompts {
         })
     }
 
-    /// Checks that there are prompts exactly if the model needs them.
-    pub(super) fn validate(&self, model: &Model) -> Result<()> {
-        match (&model.folder, &self.file) {
-            (Some(_), _) => self.given().map(drop),
-            (None, Some(_)) => Err(Error::input(
-                "`prompts.file` does nothing without `model.folder`: remove it, or set `model.folder` to a text-to-image \
-                 model",
-            )),
-            _ => Ok(()),
+    /// Checks that a command has the prompts that it needs, and that it reads every key that is set.
+    pub(super) fn validate(&self, command: Command, model: &Model) -> Result<()> {
+        let is_folder = model.folder.is_some();
+        match command {
+            Command::Train if is_folder => drop(self.given()?),
+            Command::Train if self.file.is_some() => {
+                return Err(Error::input(
+                    "`prompts.file` does nothing without `model.folder`: remove it, or set `model.folder` to a text-to-image \
+                     model",
+                ));
+            }
+            Command::Pretrain if self.file.is_some() => {
+                return Err(Error::input(
+                    "`prompts.file` does nothing in pretrain, which learns from the images and captions of `data`: remove it",
+                ));
+            }
+            Command::Pretrain if !self.negative.is_empty() => {
+                return Err(Error::input(
+                    "`prompts.negative` does nothing in pretrain, whose samples are guided away from the empty caption: \
+                     remove it",
+                ));
+            }
+            _ => {}
+        }
+        // The model of `eval` is given on the command line.
+        let why = match command {
+            Command::Train | Command::Pretrain if !is_folder => "without `model.folder`, a text-to-image model",
+            _ if self.file.as_deref().is_some_and(is_encoded) => "with prompts that are encoded already",
+            _ => return Ok(()),
+        };
+        let set = [("negative", !self.negative.is_empty(), "\"\""), ("t5", !self.t5, "true")];
+        match set.into_iter().find(|(_, is_set, _)| *is_set) {
+            Some((key, _, default)) => {
+                Err(Error::input(format!("`prompts.{key}` does nothing {why}: remove it, or set it to {default}")))
+            }
+            None => Ok(()),
         }
     }
 }

@@ -56,7 +56,7 @@ pub struct Pretrain {
     /// Steps between grids of samples; 0 means only at the end.
     pub sample_every: usize,
     /// Classifier-free guidance of these samples; 1 disables it.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
     /// Steps between checkpoints, which `--resume` continues from, each with the model so far; 0 means only at the end.
     /// The two newest are kept.

@@ -33,7 +33,7 @@ impl Config {
         match command {
             Command::Train => {
                 self.validate_train_model()?;
-                self.prompts.validate(&self.model)?;
+                self.prompts.validate(command, &self.model)?;
                 self.rollout.validate(self.objective.name)?;
                 self.validate_rewards()?;
                 self.validate_weights()?;
@@ -45,6 +45,7 @@ impl Config {
                 check_distinct("preview.classes", &self.preview.classes, self.condition_kind())
             }
             Command::Eval => {
+                self.prompts.validate(command, &self.model)?;
                 check_distinct("eval.classes", &self.eval.classes, self.condition_kind())?;
                 self.rollout.validate_levels()?;
                 self.validate_rewards()
@@ -52,6 +53,7 @@ impl Config {
             Command::Pretrain => {
                 self.data.validate()?;
                 self.validate_pretrain_model()?;
+                self.prompts.validate(command, &self.model)?;
                 self.lora.validate()?;
                 check_distinct("preview.classes", &self.preview.classes, self.condition_kind())?;
                 self.pretrain.validate()
@@ -65,7 +67,8 @@ impl Config {
 
     /// What the classes that the configuration names are.
     fn condition_kind(&self) -> ConditionKind {
-        if self.prompts.file.is_some() { ConditionKind::Prompt } else { ConditionKind::Class }
+        let is_of_text = self.model.folder.is_some() || self.prompts.file.is_some();
+        if is_of_text { ConditionKind::Prompt } else { ConditionKind::Class }
     }
 
     fn validate_train_model(&self) -> Result<()> {
@@ -84,6 +87,11 @@ impl Config {
         if self.model.vae.is_some() {
             return Err(Error::input(
                 "pretrain does not encode images for a latent model: remove `model.vae`, which is for train and eval",
+            ));
+        }
+        if self.lora.reference != LoraReference::default() {
+            return Err(Error::input(
+                "`lora.reference` does nothing in pretrain, which measures no distance from a model: remove it",
             ));
         }
         let source = self.model.source()?;
@@ -261,10 +269,7 @@ impl Data {
 /// [`Error::Input`] if there is no such class or prompt.
 fn chosen_classes(key: &str, classes: &[usize], (count, kind): (usize, ConditionKind)) -> Result<Vec<u32>> {
     if let Some(class) = classes.iter().find(|class| **class >= count) {
-        let there_are = match kind {
-            ConditionKind::Class => format!("the model has {count} classes"),
-            ConditionKind::Prompt => format!("there are {count} prompts"),
-        };
+        let there_are = kind.counted(count);
         return Err(Error::input(format!(
             "`{key}` names {} {class}, but {there_are}, 0 to {}",
             kind.name(),
@@ -294,14 +299,15 @@ impl Eval {
     }
 
     /// Checks that the evaluation of a model with large pictures names what it draws if there is much to choose from:
-    /// so many `noun`, such as classes.
+    /// so many classes or prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if it would draw all of them.
-    pub fn check_is_small(&self, count: usize, noun: &str) -> Result<()> {
+    pub fn check_is_small(&self, (count, kind): (usize, ConditionKind)) -> Result<()> {
         if !self.classes.is_empty() || count <= MAX_EVALUATED {
             return Ok(());
         }
+        let noun = kind.plural();
         Err(Error::input(format!(
             "`eval.classes` is empty, so an evaluation would draw {} images of each of the {count} {noun}: name some of \
              the {noun} by number, such as [0, 1, 2, 3]",

@@ -274,18 +274,32 @@ impl Gpu {
     /// # Errors
     /// If it is larger than the device allows, or than its memory.
     pub fn allocate(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
-        self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
+        self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC, false)
+    }
+
+    /// [`Gpu::allocate`] for what is smaller if fewer samples are computed together.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`]; a message may advise a smaller batch.
+    pub fn allocate_for_batch(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
+        self.make_buffer(label, bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC, true)
     }
 
     pub(super) fn allocate_uniform(&self, label: &str, bytes: u64) -> Result<Arc<Buffer>> {
-        self.make_buffer(label, bytes, wgpu::BufferUsages::UNIFORM)
+        self.make_buffer(label, bytes, wgpu::BufferUsages::UNIFORM, false)
     }
 
-    pub(super) fn make_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
+    pub(super) fn make_buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        of_batch: bool,
+    ) -> Result<Arc<Buffer>> {
         let size = bytes.next_multiple_of(4).max(4);
         if size > self.limits.max_buffer_size {
             let (name, limit) = (format!("the buffer `{label}`"), self.limits.max_buffer_size);
-            return Err(Shortage::Piece { name, needed: size, limit, of_batch: true }.into());
+            return Err(Shortage::Piece { name, needed: size, limit, of_batch }.into());
         }
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),

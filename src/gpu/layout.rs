@@ -4,7 +4,7 @@
 /// `shader_struct!`.
 pub trait ShaderStruct: bytemuck::Pod {
     /// What the WGSL struct must look like.
-    const LAYOUT: Layout;
+    const LAYOUT: StructLayout;
 
     /// Its size in words of 4 bytes: the columns of a tensor with one of them per row.
     const WORDS: usize = size_of::<Self>() / 4;
@@ -12,7 +12,7 @@ pub trait ShaderStruct: bytemuck::Pod {
 
 /// The layout of a struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct StructLayout {
     /// Its name.
     pub name: &'static str,
     /// Its size in bytes.
@@ -60,7 +60,7 @@ macro_rules! shader_struct {
         }
 
         impl $crate::gpu::ShaderStruct for $name {
-            const LAYOUT: $crate::gpu::Layout = $crate::gpu::Layout {
+            const LAYOUT: $crate::gpu::StructLayout = $crate::gpu::StructLayout {
                 name: stringify!($name),
                 bytes: size_of::<Self>(),
                 members: &[$($crate::gpu::Member {

@@ -16,7 +16,9 @@ mod workspace;
 
 pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
 pub use device::{Buffer, Counters, Gpu, Submitted};
-pub use layout::{Layout, Member, Params, ShaderStruct};
+#[doc(hidden)]
+pub use layout::Member;
+pub use layout::{Params, ShaderStruct, StructLayout};
 pub(crate) use layout::{shader_struct, shader_struct_with_twin};
 pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
 pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};

@@ -100,13 +100,15 @@ impl BoundDispatch {
     }
 }
 
-/// What identifies a pipeline: its kernel, the name of its parameters, and the number of tensors it reads and writes.
-pub(super) type Key = (Kernel, Option<&'static str>, usize, usize);
+/// What identifies a pipeline: its kernel, and the number of tensors it reads and writes.
+pub(super) type Key = (Kernel, usize, usize);
 
 /// A compiled kernel.
 #[derive(Debug)]
 pub(super) struct Pipeline {
     raw: wgpu::ComputePipeline,
+    /// The struct that its shader declares as its parameters.
+    params: Option<String>,
     /// Whether it has been submitted at least once.
     ran: AtomicBool,
 }
@@ -119,12 +121,10 @@ fn declared_params(wgsl: &str) -> Option<&str> {
     wgsl.lines().find_map(|line| line.strip_prefix("@group(0) @binding(0) var<uniform> params: ")?.strip_suffix(';'))
 }
 
-/// # Panics
-/// If the parameters are not those of the shader: a bug in this program, which any test of the kernel finds.
-fn create(gpu: &Gpu, (kernel, params, reads, writes): &Key) -> wgpu::ComputePipeline {
+fn create(gpu: &Gpu, (kernel, reads, writes): &Key) -> Pipeline {
     let (device, checked, reads) = (&gpu.device, gpu.checked, *reads);
     let wgsl = shader::source(kernel.shader, &kernel.constants);
-    assert_eq!(declared_params(&wgsl), *params, "{}.wgsl is dispatched with its own parameters", kernel.shader);
+    let params = declared_params(&wgsl).map(str::to_owned);
     let source =
         wgpu::ShaderModuleDescriptor { label: Some(kernel.shader), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
     let module = if checked {
@@ -156,7 +156,7 @@ fn create(gpu: &Gpu, (kernel, params, reads, writes): &Key) -> wgpu::ComputePipe
         bind_group_layouts: &[Some(&layout)],
         immediate_size: 0,
     });
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+    let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(kernel.shader),
         layout: Some(&pipeline_layout),
         module: &module,
@@ -166,7 +166,8 @@ fn create(gpu: &Gpu, (kernel, params, reads, writes): &Key) -> wgpu::ComputePipe
             ..Default::default()
         },
         cache: gpu.pipeline_cache.as_ref().map(|cache| &cache.raw),
-    })
+    });
+    Pipeline { raw, params, ran: AtomicBool::new(false) }
 }
 
 /// Bytes between the parameters of two dispatches: the largest alignment that WebGPU allows a device to
@@ -177,9 +178,7 @@ impl Gpu {
     /// A pipeline for each dispatch. Missing ones are compiled on all cores, because most of the start-up time is
     /// spent here.
     fn pipelines_for(&self, dispatches: &[Dispatch<Region>]) -> Vec<Arc<Pipeline>> {
-        let key = |dispatch: &Dispatch<Region>| {
-            (dispatch.kernel.clone(), dispatch.params.name, dispatch.reads.len(), dispatch.writes.len())
-        };
+        let key = |dispatch: &Dispatch<Region>| (dispatch.kernel.clone(), dispatch.reads.len(), dispatch.writes.len());
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = dispatches.iter().map(key);
         let missing: HashSet<Key> = keys.filter(|key| !pipelines.contains_key(key)).collect();
@@ -189,7 +188,7 @@ impl Gpu {
             let mine = missing.iter().skip(first).step_by(threads);
             mine.map(|key| (key.clone(), create(self, key))).collect::<Vec<_>>()
         };
-        let made: Vec<(Key, wgpu::ComputePipeline)> = std::thread::scope(|scope| {
+        let made: Vec<(Key, Pipeline)> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
             workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
@@ -197,8 +196,7 @@ impl Gpu {
             log::debug!("{} pipelines made in {} ms", made.len(), start.elapsed().as_millis());
             self.pipelines_made.fetch_add(made.len() as u64, Ordering::Relaxed);
         }
-        let new = |raw| Arc::new(Pipeline { raw, ran: AtomicBool::new(false) });
-        pipelines.extend(made.into_iter().map(|(key, raw)| (key, new(raw))));
+        pipelines.extend(made.into_iter().map(|(key, pipeline)| (key, Arc::new(pipeline))));
         dispatches.iter().map(|dispatch| pipelines[&key(dispatch)].clone()).collect()
     }
 
@@ -206,12 +204,16 @@ impl Gpu {
     ///
     /// # Errors
     /// If the driver rejects a kernel, a region is larger than a kernel may access, or memory runs out.
+    ///
+    /// # Panics
+    /// If parameters are not those of their shader: a bug in this program, which any test of the kernel finds.
     pub fn bind(&self, dispatches: &[Dispatch<Region>]) -> Result<Vec<BoundDispatch>> {
         let params = self.allocate_uniform("parameters", PARAMS_STRIDE * dispatches.len().max(1) as u64)?;
         let mut bytes = vec![0_u8; params.bytes() as usize];
         let mut bound = Vec::with_capacity(dispatches.len());
         for (index, (dispatch, pipeline)) in dispatches.iter().zip(self.pipelines_for(dispatches)).enumerate() {
-            let own = &dispatch.params.bytes;
+            let (shader, own) = (dispatch.kernel.shader, &dispatch.params.bytes);
+            assert_eq!(pipeline.params.as_deref(), dispatch.params.name, "{shader}.wgsl has its own parameters");
             bytes[index * PARAMS_STRIDE as usize..][..own.len()].copy_from_slice(own);
             let size_of_params = (own.len() as u64).next_multiple_of(16).max(16);
             let mut entries = vec![entry(0, &params, index as u64 * PARAMS_STRIDE, size_of_params)];

@@ -65,7 +65,7 @@ pub(super) struct Readback {
 
 impl Readback {
     pub(super) fn new(gpu: &Gpu) -> Result<Self> {
-        Ok(Self { staging: gpu.make_buffer("readback", STAGING_BYTES, wgpu::BufferUsages::MAP_READ)? })
+        Ok(Self { staging: gpu.make_buffer("readback", STAGING_BYTES, wgpu::BufferUsages::MAP_READ, false)? })
     }
 }
 

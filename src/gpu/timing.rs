@@ -28,7 +28,7 @@ impl Timestamps {
                 ty: wgpu::QueryType::Timestamp,
                 count,
             }),
-            buffer: gpu.make_buffer("timestamps", 8 * u64::from(count), usage)?,
+            buffer: gpu.make_buffer("timestamps", 8 * u64::from(count), usage, false)?,
         })
     }
 }

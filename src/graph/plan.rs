@@ -57,14 +57,16 @@ impl Plan {
         for tensor in graph.tensors() {
             let bytes = graph.bytes(tensor);
             let region = match graph.origin(tensor) {
-                Origin::Input => Region { buffer: gpu.allocate(graph.name(tensor), bytes)?, offset: 0, bytes },
+                Origin::Input => {
+                    Region { buffer: gpu.allocate_for_batch(graph.name(tensor), bytes)?, offset: 0, bytes }
+                }
                 Origin::Stored(store, word) => {
                     let memory = stores.get(&store).unwrap_or_else(|| panic!("{store:?} was not passed to the plan"));
                     let region = memory.region(DType::U32.bytes(&[word]), bytes);
                     region.unwrap_or_else(|| panic!("{} reaches beyond a chunk of its store", graph.name(tensor)))
                 }
                 Origin::Computed if memory.kept.contains(&tensor) => {
-                    Region { buffer: gpu.allocate(graph.name(tensor), bytes)?, offset: 0, bytes }
+                    Region { buffer: gpu.allocate_for_batch(graph.name(tensor), bytes)?, offset: 0, bytes }
                 }
                 Origin::Computed => match memory.slot_of.get(&tensor) {
                     Some(slot) => Region { buffer: slots[*slot].clone(), offset: 0, bytes },
@@ -232,7 +234,7 @@ fn slots(gpu: &Gpu, bytes: &[u64], planned_bytes: u64) -> Result<Vec<Arc<Buffer>
     gpu.check_memory(gpu.counters().bytes_held + planned_bytes - shared)?;
     let buffer = |(found, bytes): (Option<usize>, &u64)| match found {
         Some(index) => Ok(pool[index].clone()),
-        None => gpu.allocate("intermediate tensors", *bytes),
+        None => gpu.allocate_for_batch("intermediate tensors", *bytes),
     };
     let slots: Vec<Arc<Buffer>> = fitting.into_iter().zip(bytes).map(buffer).collect::<Result<_>>()?;
     gpu.workspace().add(&slots);

@@ -76,6 +76,12 @@ impl StoreMemory {
         (offset + bytes <= chunk.buffer.bytes()).then(|| Region { buffer: chunk.buffer.clone(), offset, bytes })
     }
 
+    /// Bytes from `offset` to the end of its chunk; 0 beyond the last one.
+    pub fn room(&self, offset: u64) -> u64 {
+        let chunk = self.chunks.iter().rfind(|chunk| chunk.first <= offset);
+        chunk.map_or(0, |chunk| (chunk.first + chunk.buffer.bytes()).saturating_sub(offset))
+    }
+
     /// All of it, in order.
     pub fn regions(&self) -> Vec<Region> {
         let whole = |chunk: &Chunk| Region { buffer: chunk.buffer.clone(), offset: 0, bytes: chunk.buffer.bytes() };

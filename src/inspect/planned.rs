@@ -8,21 +8,21 @@ use crate::config::{Config, WeightType};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
+use crate::model::text::MAX_SAMPLES;
 use crate::model::{LatentDecoder, Network};
 use crate::rl::Trainer;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
 use crate::text::quoted;
 use crate::text_to_image::TextToImage;
 
-/// The settings that training is planned with, and where they are.
-const TRAINING: [&str; 2] =
-    ["configs/sd35/laptop.toml", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/sd35/laptop.toml"))];
+/// The file of the settings that training is planned with.
+const TRAINING_FILE: &str = "configs/sd35/laptop.toml";
+
+/// Its text.
+const TRAINING: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/sd35/laptop.toml"));
 
 /// Sides of the pictures, in pixels.
 const SIDES: [usize; 3] = [256, 512, 1024];
-
-/// Prompts that are encoded together: as many as an encoder takes at a time.
-const PROMPTS: usize = 8;
 
 /// What drawing one picture at a time with guidance and training take, for each size that the model has positions for, and
 /// each type of the transformer's weights.
@@ -33,13 +33,13 @@ pub(super) fn memory(folder: &Path) -> Result<Vec<ImageMemory>> {
     let profile = DeviceProfile::default();
     let model = TextToImage::open(folder, None)?;
     let decoder = Arc::new(model.decoder(None)?);
-    let encoder = model.planned_encoder(PROMPTS, &profile)?.1.alone();
-    let mut config = Config::parse(TRAINING[1], TRAINING[0], &[])?;
+    let encoder = model.planned_encoder(MAX_SAMPLES, &profile)?.1.alone();
+    let mut config = Config::parse(TRAINING, TRAINING_FILE, &[])?;
     config.model.weights = WeightType::F32;
     let mut found = Vec::new();
     for side in SIDES {
         let Ok(size) = model.latent_size("the size", Some([side; 2]), decoder.factor()) else { continue };
-        let flow_model = model.unencoded(size, PROMPTS, decoder.clone());
+        let flow_model = model.unencoded(size, MAX_SAMPLES, decoder.clone());
         let (_, decoding) = decoder.planned(flow_model.state_shape(), &profile, &|_| Ok(()))?;
         let base = |weights: WeightType| Network::base(&flow_model, weights);
         let step = StepGraph::record(&base(WeightType::F32), 1, config.eval.guidance_scale);
@@ -65,5 +65,5 @@ pub(super) fn memory(folder: &Path) -> Result<Vec<ImageMemory>> {
 /// The command that trains the model with those settings.
 pub(super) fn train_command(folder: &Path) -> String {
     let folder = quoted(Path::new(&format!("model.folder={}", folder.display())));
-    format!("flowdppo-wgpu train --config {} --set {folder} --set prompts.file=PROMPTS.txt", TRAINING[0])
+    format!("flowdppo-wgpu train --config {} --set {folder} --set prompts.file=PROMPTS.txt", TRAINING_FILE)
 }

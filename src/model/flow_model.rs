@@ -233,8 +233,7 @@ impl FlowModel {
     pub fn check_evaluation(&self, eval: &config::Eval) -> Result<()> {
         match self {
             Self::Dit(ClassModel { decoder: None, .. }) => Ok(()),
-            Self::Dit(_) => eval.check_is_small(self.num_conditions(), "classes"),
-            Self::Mmdit(_) => eval.check_is_small(self.num_conditions(), "prompts"),
+            _ => eval.check_is_small(self.conditions()),
         }
     }
 

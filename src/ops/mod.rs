@@ -69,7 +69,7 @@ pub use sum_squares::{SumSquares, Summed, sum_squares, sum_squares_of};
 pub use time_features::{TimeFeatures, time_frequencies};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Dispatch, Kernel, Layout, Params, ShaderStruct, grid_1d, shader_struct};
+use crate::gpu::{Dispatch, Kernel, Params, ShaderStruct, StructLayout, grid_1d, shader_struct};
 use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
@@ -93,7 +93,8 @@ pub fn check_forced() -> Result<()> {
 }
 
 /// Every struct that ops share with their shaders, for the test that compares them.
-pub fn layouts() -> Vec<Layout> {
+#[doc(hidden)]
+pub fn layouts() -> Vec<StructLayout> {
     vec![
         ElementsParams::LAYOUT,
         RowsColumnsParams::LAYOUT,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::classes::normal_name;
+use crate::classes::{ConditionKind, normal_name};
 use crate::config::{self, RewardKind, nearest};
 use crate::error::{Error, Result};
 use crate::files;
@@ -39,15 +39,16 @@ impl Description {
         let classes = &pictures.classes;
         let name = |class: usize| classes.names.get(class).cloned().unwrap_or_else(|| class.to_string());
         let names: Vec<String> = (0..classes.count).map(name).collect();
+        let kind = if pictures.prompts.is_empty() { ConditionKind::Class } else { ConditionKind::Prompt };
         let metadata = match &*reward.metadata {
             "" => vec![Map::new(); classes.count],
-            file => read(file, &names).map_err(|cause| Error::unreadable(Path::new(file), cause))?,
+            file => read(file, &names, kind).map_err(|cause| Error::unreadable(Path::new(file), cause))?,
         };
         let description = |(mut metadata, name): (Map<String, Value>, &String)| match metadata.remove("prompt") {
             Some(Value::String(prompt)) => Ok(Self { prompt, metadata }),
             None => Ok(Self { prompt: reward.prompt.replace("{class}", name), metadata }),
             Some(other) => {
-                let cause = format!("the `prompt` of the class {name:?} must be text, not {other}");
+                let cause = format!("the `prompt` of the {} {name:?} must be text, not {other}", kind.name());
                 Err(Error::unreadable(Path::new(&reward.metadata), cause))
             }
         };
@@ -76,13 +77,12 @@ impl Description {
     }
 }
 
-/// The object of each class in a file.
-fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String> {
+/// The object of each class or prompt in a file.
+fn read(file: &str, names: &[String], kind: ConditionKind) -> Result<Vec<Map<String, Value>>, String> {
     let bytes = files::read_ordinary(file.as_ref()).map_err(|cause| cause.to_string())?;
     let entries = match serde_json::from_str(files::text(&bytes)?).map_err(|cause| format!("{cause}; {EXPECTED}"))? {
         Value::Array(entries) if entries.len() != names.len() => {
-            let (found, classes) = (entries.len(), names.len());
-            return Err(format!("its list has {found} entries, but the model has {classes} classes"));
+            return Err(format!("its list has {} entries, but {}", entries.len(), kind.counted(names.len())));
         }
         Value::Array(entries) => entries,
         Value::Object(entries) => {
@@ -94,21 +94,23 @@ fn read(file: &str, names: &[String]) -> Result<Vec<Map<String, Value>>, String>
             if let Some(unknown) = entries.keys().find(|key| !all.contains(key)) {
                 let known: Vec<&str> = names.iter().map(String::as_str).collect();
                 let hint = nearest(unknown, &known).map_or(String::new(), |name| format!("; did you mean {name:?}?"));
-                return Err(format!("it has {unknown:?}, but the model has no such class{hint}"));
+                return Err(format!("it has {unknown:?}, but there is no such {}{hint}", kind.name()));
             }
-            let entry = |name| entries.get(name).cloned().ok_or_else(|| format!("it is missing the class {name:?}"));
+            let missing = |name: &String| format!("it is missing the {} {name:?}", kind.name());
+            let entry = |name| entries.get(name).cloned().ok_or_else(|| missing(name));
             names.iter().map(entry).collect::<Result<_, _>>()?
         }
         _ => return Err(EXPECTED.into()),
     };
     let object = |(entry, name): (Value, &String)| match entry {
         Value::Object(entry) => match RESERVED.into_iter().find(|key| entry.contains_key(*key)) {
-            Some(key) => {
-                Err(format!("`{key}` of the class {name:?} must be removed, because each request has its own"))
-            }
+            Some(key) => Err(format!(
+                "`{key}` of the {} {name:?} must be removed, because each request has its own",
+                kind.name()
+            )),
             None => Ok(entry),
         },
-        other => Err(format!("the class {name:?} must have an object, not {other}")),
+        other => Err(format!("the {} {name:?} must have an object, not {other}", kind.name())),
     };
     entries.into_iter().zip(names).map(object).collect()
 }

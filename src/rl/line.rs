@@ -8,12 +8,14 @@ use crate::run::evaluation::Evaluation;
 use crate::run::metrics::Record;
 
 /// A line of `metrics.jsonl`: an iteration, an evaluation, or both. Iteration 0 is the base.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Line {
     /// Iterations done.
     pub iteration: u64,
     /// What the iteration drew and learned.
     pub learned: Option<IterationLine>,
+    /// What a line of another version says about it if that cannot be read as `learned`: it is only written again.
+    pub unread: Record,
     /// The model afterwards.
     pub evaluation: Option<Evaluation>,
 }
@@ -54,7 +56,11 @@ impl From<Record> for Line {
     fn from(mut line: Record) -> Self {
         let iteration = line.remove("iteration").and_then(|value| value.as_u64()).unwrap_or(0);
         let evaluation = Evaluation::take_from(&mut line);
-        Self { iteration, learned: serde_json::from_value(Value::Object(line)).ok(), evaluation }
+        let (learned, unread) = match serde_json::from_value(Value::Object(line.clone())) {
+            Ok(learned) => (Some(learned), Record::new()),
+            Err(_) => (None, line),
+        };
+        Self { iteration, learned, unread, evaluation }
     }
 }
 
@@ -62,7 +68,7 @@ impl Serialize for Line {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut line = match json!(self.learned) {
             Value::Object(line) => line,
-            _ => Record::new(),
+            _ => self.unread.clone(),
         };
         line.insert("iteration".into(), json!(self.iteration));
         if let Some(evaluation) = &self.evaluation {
@@ -107,5 +113,20 @@ mod tests {
         assert_eq!(alone.learned.unwrap().lost_in_half.unwrap()[0].beyond, 2);
         let base = read(&json!({"iteration": 0, "eval/reward_mean": 0.5}));
         assert_eq!((base.learned, base.evaluation.unwrap().reward_mean), (None, 0.5));
+    }
+
+    /// A resumed run measures the last iteration again if that failed, and its new line takes the place of the old one.
+    #[test]
+    fn an_evaluation_that_is_added_to_a_line_of_another_version_keeps_its_keys() {
+        // A version without `zero_std_group_ratio`, and a number that was not finite.
+        let old = json!({"iteration": 7, "reward_mean": null, "reward_std": 0.25, "grad_norm_by_update": [2.0]});
+        let mut line = Line::from(serde_json::from_value::<Record>(old.clone()).unwrap());
+        assert_eq!((&line.learned, &line.evaluation), (&None, &None));
+        assert_eq!(json!(line), old);
+        let mut evaluated = serde_json::from_value(json!({"eval/reward_mean": 0.5})).unwrap();
+        line.evaluation = Evaluation::take_from(&mut evaluated);
+        let written = json!(line);
+        assert_eq!((&written["reward_std"], &written["grad_norm_by_update"]), (&json!(0.25), &json!([2.0])));
+        assert_eq!((&written["iteration"], &written["eval/reward_mean"]), (&json!(7), &json!(0.5)));
     }
 }

@@ -50,13 +50,16 @@ pub struct RolloutCollector {
 
 /// The trajectory stores and their bytes.
 pub(super) fn store_bytes(settings: RolloutSettings<'_>, model: &FlowModel) -> Result<Vec<(Store, u64)>> {
-    let bytes = DType::F32.bytes(&[settings.stored_slots()?, settings.rollout.samples(), model.dim()]);
+    // Cutting them changes nothing about their size.
+    let bytes = DType::F32.bytes(&[chunks(settings, model, None)?.iter().map(Range::len).sum()]);
     Ok(Method::from(settings.objective).stores().iter().map(|store| (*store, bytes)).collect())
 }
 
-/// How a store of `slots` states per sample is cut: between micro-batches, which the sampler copies as one, into chunks
-/// of at most `most` bytes if one micro-batch fits. In words.
-fn chunks(slots: usize, [samples, micro_batch]: [usize; 2], dim: usize, most: Option<u64>) -> Vec<Range<usize>> {
+/// How each trajectory store is cut: between micro-batches, which the sampler copies as one, into chunks of at most `most`
+/// bytes if one micro-batch fits. In words of 4 bytes.
+fn chunks(settings: RolloutSettings<'_>, model: &FlowModel, most: Option<u64>) -> Result<Vec<Range<usize>>> {
+    let (samples, dim) = (settings.rollout.samples(), model.dim());
+    let micro_batch = settings.rollout.effective_micro_batch();
     let batch = DType::F32.bytes(&[micro_batch, dim]);
     let batches = most.map_or(usize::MAX, |most| (most / batch).max(1) as usize);
     let chunk = batches.saturating_mul(micro_batch).min(samples);
@@ -64,7 +67,7 @@ fn chunks(slots: usize, [samples, micro_batch]: [usize; 2], dim: usize, most: Op
         let first = slot * samples;
         (first..first + samples).step_by(chunk).map(move |row| row * dim..(row + chunk).min(first + samples) * dim)
     };
-    (0..slots).flat_map(slot).collect()
+    Ok((0..settings.stored_slots()?).flat_map(slot).collect())
 }
 
 impl RolloutCollector {
@@ -82,20 +85,18 @@ impl RolloutCollector {
         let model = &network.model;
         let rollout = settings.rollout;
         let sizes = [rollout.samples(), rollout.effective_micro_batch()];
-        let chunks = chunks(settings.stored_slots()?, sizes, model.dim(), gpu.chunk_bytes());
+        let method = Method::from(settings.objective);
+        let chunks = chunks(settings, model, gpu.chunk_bytes())?;
+        let store = |store: &Store| Ok((*store, StoreMemory::allocate(gpu, store.0, &chunks)?));
         Ok(Self {
             gpu: gpu.clone(),
             seed: settings.seed,
             settings: rollout.clone(),
-            method: settings.objective.into(),
+            method,
             dim: model.dim(),
             conditions,
             sampling: Sampling::new(gpu, network, sizes, rollout.guidance_scale, stores)?,
-            stores: Method::from(settings.objective)
-                .stores()
-                .iter()
-                .map(|store| Ok((*store, StoreMemory::allocate(gpu, store.0, &chunks)?)))
-                .collect::<Result<_>>()?,
+            stores: method.stores().iter().map(store).collect::<Result<_>>()?,
         })
     }
 

@@ -258,7 +258,7 @@ impl TrainingRun {
                 let images = preview.draw(&self.table)?;
                 let captions = preview.captions(&images, rewards, 0)?;
                 let evaluation = self.evaluator.evaluate_base(rewards)?.expect("the base is among the stores");
-                let line = Line { iteration: 0, learned: None, evaluation: Some(evaluation.clone()) };
+                let line = Line { evaluation: Some(evaluation.clone()), ..Line::default() };
                 if begin == 0 {
                     preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
                     log.append_picture(0, &directory.sample(0))?;
@@ -349,7 +349,7 @@ impl TrainingRun {
         let found = found?;
         tell(progress, self.done + 1, &found);
         let learned = Some(found.line(self.config.train.learning_rate));
-        Ok(Line { iteration: found.iteration, learned, evaluation: None })
+        Ok(Line { iteration: found.iteration, learned, ..Line::default() })
     }
 
     /// Whether something done every `every` iterations is due after this one.

@@ -12,7 +12,7 @@ use crate::config::{ObjectiveName, Order};
 use crate::error::Result;
 use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
 use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
-use crate::graph::{DType, Plan, Stores};
+use crate::graph::{DType, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::{FlowModel, Network};
 use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
 use crate::optimizer::{GradientNorm, Optimizer};
@@ -39,8 +39,8 @@ pub struct Updater {
     model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
-    /// The rollout's states and velocities.
-    trajectory: Stores,
+    /// The rollout's states and velocities, each with where the plan reads a micro-batch of it.
+    trajectory: Vec<(StoreMemory, Region)>,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
@@ -59,8 +59,9 @@ pub(super) fn record_bytes(settings: &UpdateSettings) -> Result<u64> {
 }
 
 impl Updater {
-    /// Binds the update to the optimizer's stores and to `others`: the collector's, and with LoRA or a penalty
-    /// on the distance to the base [`crate::model::BASE`], and [`crate::model::START`] where that is measured from it.
+    /// Binds the update to the optimizer's stores and to `others`: with LoRA or a penalty on the distance to the base
+    /// [`crate::model::BASE`], and [`crate::model::START`] where that is measured from it. `others` also contains the
+    /// collector's stores, which are copied from.
     ///
     /// # Errors
     /// If the device does not have enough memory.
@@ -100,10 +101,13 @@ impl Updater {
         if dump.is_some() {
             tensors.keep_terms();
         }
-        let trajectory = tensors.stored.iter().map(|(store, _)| (*store, others[store].clone())).collect();
+        let is_copied = |store: &Store| tensors.stored.iter().any(|(stored, _)| stored == store);
+        let (copied, bound): (Stores, Stores) = others.into_iter().partition(|(store, _)| is_copied(store));
         let mut stores = optimizer.stores().clone();
-        stores.extend(others);
+        stores.extend(bound);
         let plan = Plan::new(gpu, &tensors.graph, &stores)?;
+        let read = |(store, tensor): &(Store, Tensor)| (copied[store].clone(), plan.region(*tensor).clone());
+        let trajectory = tensors.stored.iter().map(read).collect();
         tensors.condition.write_common(&plan, &network.model, settings.micro_batch())?;
         let record = gpu.allocate("record of an iteration", record_bytes(settings)?)?;
         Ok(Self {
@@ -160,9 +164,9 @@ impl Updater {
                     dump.begin(optimizer)?;
                 }
                 for slot in 0..rollout.trained.len() {
+                    self.write_step(rollout, rollout.trained[slot]);
                     for batch in samples.chunks(self.settings.micro_batch()) {
-                        let weight = 1.0 / (samples.len() * rollout.trained.len()) as f32;
-                        self.accumulate(rollout, advantages, epoch, slot, batch, weight)?;
+                        self.accumulate(rollout, advantages, epoch, slot, batch)?;
                         at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
                         if let Some(dump) = &mut dump {
                             dump.terms(&self.plan, &self.tensors)?;
@@ -202,7 +206,25 @@ impl Updater {
         order
     }
 
-    /// Adds the gradient of a micro-batch at one trained step.
+    /// Writes what depends on the trained step alone. The plan owns its inputs, so they last for all micro-batches.
+    fn write_step(&self, rollout: &Rollout, step: usize) {
+        let (it, batch) = (&self.tensors, self.settings.micro_batch());
+        let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
+        let transition = rollout.table.rows[step];
+        let row = self.settings.method().transition(rollout, step);
+        self.plan.write(it.time, &vec![self.model.time_of(sigma); batch]);
+        self.plan.write_structs(it.rows, &vec![SamplerRow::from(row); batch]);
+        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.settings.objective.name) {
+            let step_weight = self.settings.objective.step_weight.of(sigma, sigma_next, transition) as f32;
+            self.plan.write(tensor, &vec![step_weight; batch]);
+        }
+        if let Some(penalty) = it.penalty {
+            let factor = self.settings.objective.reference.kind.factor(sigma, sigma_next, transition) as f32;
+            self.plan.write(penalty.factor, &vec![factor; batch]);
+        }
+    }
+
+    /// Adds the gradient of a micro-batch at the trained step that was written.
     fn accumulate(
         &mut self,
         rollout: &Rollout,
@@ -210,49 +232,38 @@ impl Updater {
         epoch: usize,
         slot: usize,
         batch: &[usize],
-        weight: f32,
     ) -> Result<()> {
-        let step = rollout.trained[slot];
         let samples = rollout.requests.len();
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
-        let (sigma, sigma_next) = (rollout.table.sigmas[step], rollout.table.sigmas[step + 1]);
-        let transition = rollout.table.rows[step];
-        let method = self.settings.method();
-        let row = method.transition(rollout, step);
-        let (slot, noise_step) = method.slot_and_noise(rollout, Term { slot, step, epoch });
+        let term = Term { slot, step: rollout.trained[slot], epoch };
+        let (slot, noise_step) = self.settings.method().slot_and_noise(rollout, term);
         let it = &self.tensors;
-        self.plan.write(it.time, &vec![self.model.time_of(sigma); batch.len()]);
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
         self.plan.write_structs(it.keys, &noise_words(requests(), noise_step as u32));
-        self.plan.write_structs(it.rows, &vec![SamplerRow::from(row); batch.len()]);
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
-        self.plan.write(it.weight, &vec![weight; batch.len()]);
-        if let (Some(tensor), ObjectiveName::GrpoGuard) = (it.step_weight, self.settings.objective.name) {
-            let step_weight = self.settings.objective.step_weight.of(sigma, sigma_next, transition) as f32;
-            self.plan.write(tensor, &vec![step_weight; batch.len()]);
-        }
-        if let Some(penalty) = it.penalty {
-            let reference = &self.settings.objective.reference;
-            let factor = reference.kind.factor(sigma, sigma_next, transition) as f32;
-            self.plan.write(penalty.factor, &vec![factor; batch.len()]);
-            self.plan.write(penalty.weight, &vec![reference.beta as f32 * weight; batch.len()]);
-        }
-        self.load(batch.iter().map(|sample| slot * samples + sample))?;
+        self.load(&batch.iter().map(|sample| slot * samples + sample).collect::<Vec<usize>>())?;
         self.plan.run()
     }
 
     /// Copies rows of the rollout's stores to where the plan reads a micro-batch. The stores themselves are not bound, so
     /// they may be larger than what a kernel can read.
-    fn load(&self, rows: impl Iterator<Item = usize> + Clone) -> Result<()> {
-        let bytes = DType::F32.bytes(&[self.model.dim()]);
+    fn load(&self, rows: &[usize]) -> Result<()> {
+        let bytes = |rows: usize| DType::F32.bytes(&[rows, self.model.dim()]);
         let mut copies = Vec::new();
-        for (store, tensor) in &self.tensors.stored {
-            let batch = self.plan.region(*tensor);
-            for (place, row) in rows.clone().enumerate() {
-                let from = self.trajectory[store].region(row as u64 * bytes, bytes).expect("rows are not cut");
-                let to = Region { buffer: batch.buffer.clone(), offset: batch.offset + place as u64 * bytes, bytes };
-                copies.push((from, to));
+        for (memory, batch) in &self.trajectory {
+            let mut place = 0;
+            // Consecutive rows of a chunk are copied as one.
+            for run in rows.chunk_by(|row, next| *next == row + 1) {
+                let mut row = run[0];
+                while row < run[0] + run.len() {
+                    let room = (memory.room(bytes(row)) / bytes(1)) as usize;
+                    let count = room.clamp(1, run[0] + run.len() - row);
+                    let from = memory.region(bytes(row), bytes(count)).expect("rows are not cut");
+                    let to = Region { offset: batch.offset + bytes(place), bytes: bytes(count), ..batch.clone() };
+                    copies.push((from, to));
+                    (row, place) = (row + count, place + count);
+                }
             }
         }
         self.gpu.encode(copies.iter().map(|(from, to)| Command::Copy { from, to }))

@@ -64,12 +64,18 @@ pub fn policy_objective(it: &config::Objective, dim: usize, progress: f64) -> Re
     Ok(objective)
 }
 
+/// The share of a term in the mean over those of an update.
+fn share_of_term(settings: &UpdateSettings) -> Result<f32> {
+    let samples = settings.train.samples_per_update(&settings.rollout);
+    Ok(1.0 / (samples * settings.of_rollouts().trained_slots()?) as f32)
+}
+
 /// The penalty on the distance to the base model.
 #[derive(Clone, Copy, Debug)]
 pub struct Penalty {
     /// Factors of the mean squared difference of velocities, `[B]`: see [`crate::flow::divergence::ReferenceKind`].
     pub factor: Tensor,
-    /// Factors of the penalties in the sum that is differentiated, `[B]`: β times those of the losses.
+    /// Factors of the penalties in the sum that is differentiated, `[B]`: β times those of the losses, always the same.
     pub weight: Tensor,
     /// The penalties, `[B]`.
     pub value: Tensor,
@@ -105,7 +111,7 @@ pub struct UpdateGraph {
     pub rows: Tensor,
     /// Advantages, `[B]`.
     pub advantages: Tensor,
-    /// Factors of the losses in the sum that is differentiated, `[B]`.
+    /// Factors of the losses in the sum that is differentiated, `[B]`: always one over the terms of an update.
     pub weight: Tensor,
     /// [`PolicySettings`](crate::ops::PolicySettings), which may change over a run; none with DiffusionNFT.
     pub settings: Option<Tensor>,
@@ -143,7 +149,7 @@ impl UpdateGraph {
         let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let advantages = graph.input("advantages", &[batch]);
-        let weight = graph.input("weight", &[batch]);
+        let weight = graph.constant("weight", &[batch], vec![share_of_term(settings)?; batch]);
 
         let shape = model.batch_shape(batch);
         // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
@@ -217,7 +223,8 @@ impl UpdateGraph {
                 )
             });
             let factor = self.graph.input("penalty factors", &[batch]);
-            let weight = self.graph.input("penalty weight", &[batch]);
+            let share = settings.objective.reference.beta as f32 * share_of_term(settings)?;
+            let weight = self.graph.constant("penalty weight", &[batch], vec![share; batch]);
             let value = self.graph.scope("loss", |graph| mean_squared_error(graph, v_new, v_base, factor));
             self.graph.keep(value);
             self.penalty = Some(Penalty { factor, weight, value });

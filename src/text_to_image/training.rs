@@ -8,6 +8,7 @@ use super::conditions::Conditions;
 use super::kept::ManyPrompts;
 use super::pipeline::Encoders;
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
+use crate::classes::ConditionKind;
 use crate::config::{self, Config, is_encoded};
 use crate::error::Result;
 use crate::flow::schedule::Schedule;
@@ -92,7 +93,7 @@ impl TextBase {
         if let Embeddings::Encoded(conditions) = &self.embeddings {
             conditions.check(self.base.model.config(), settings.is_guided)?;
         }
-        settings.eval.check_is_small(self.asked.len(), "prompts")
+        settings.eval.check_is_small((self.asked.len(), ConditionKind::Prompt))
     }
 
     /// The model as plans need it, without the embeddings of its prompts.

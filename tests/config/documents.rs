@@ -349,6 +349,17 @@ fn a_check_reports_missing_files() {
     assert!(errors(onnx, None)[0].starts_with("my.toml: `reward.0.output.alphabet` names no.txt,"));
     let metadata = "[[reward]]\nkind = 'http'\nurl = 'http://127.0.0.1:1'\nrewards = ['x']\nmetadata = 'no.json'\n";
     assert!(errors(metadata, None)[0].starts_with("my.toml: `reward.0.metadata` names no.json,"));
+    let head = "[[reward]]\nkind = 'clip-score'\nfile = 'src'\nhead = 'no.safetensors'\n";
+    assert!(errors(head, None)[0].starts_with("my.toml: `reward.0.head` names no.safetensors,"));
+    for command in [Command::Train, Command::Pretrain] {
+        assert!(errors(adapter, Some(command))[0].starts_with("my.toml: `lora.adapter` names no,"), "{command}");
+    }
+    for command in [Command::Train, Command::Eval] {
+        let vae = |vae: &str| errors(&format!("[model]\nfile = 'Cargo.toml'\nvae = '{vae}'\n"), Some(command));
+        assert!(vae("./no")[0].starts_with("my.toml: `model.vae` names ./no,"), "{command}");
+        // A name on the hub is looked up when the model is opened.
+        assert_eq!(vae("stabilityai/sd-vae-ft-ema"), [""; 0], "{command}");
+    }
     // Files that a run does not use do not count.
     assert!(Checked::text(adapter, "my.toml", &[], None).errors.is_empty());
 }

@@ -102,10 +102,6 @@ const UNREADABLE: &[(&str, &[&str], &str)] = &[
     ("[model]\nfolder = \"sd3\"\ntime = \"sigma\"", &[],
      "my.toml:3:8: `model.time` does nothing with `model.folder`, which has its own: remove it, or set the sizes of a \
       new model instead of the folder"),
-    ("", &["prompts.t5=false"],
-     "--set prompts.t5=false: `prompts.t5` does nothing without `model.folder`, a text-to-image model: remove it"),
-    ("[model]\nfolder = \"sd3\"\n[prompts]\nfile = \"p.safetensors\"\nnegative = \"blurry\"", &[],
-     "my.toml:5:12: `prompts.negative` does nothing with prompts that are encoded already: remove it"),
     ("", &["rollout.guidance_gradient=conditional"],
      "--set rollout.guidance_gradient=conditional: `rollout.guidance_gradient` does nothing because \
       `rollout.guidance_scale` is 1, no guidance: raise it, or remove `rollout.guidance_gradient`"),
@@ -222,6 +218,8 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`rollout.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not -1.0"),
     (Command::Train, &["objective.reference.beta=1", "objective.reference.guidance_scale=0.5"],
      "`objective.reference.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not 0.5"),
+    (Command::Pretrain, &["pretrain.guidance_scale=0"],
+     "`pretrain.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not 0.0"),
     (Command::Eval, &["eval.guidance_scale=inf"],
      "`eval.guidance_scale` must be a finite number from 1 on, because 1 is no guidance, not inf"),
     (Command::Train, &["rollout.steps=4"],
@@ -339,6 +337,23 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`data.image_size` and `data.channels` must be 1 and 2 for the built-in rings, not 8 and 1"),
     (Command::FitClassifier, &["data.kind=folder", "data.path=images", "data.channels=2"],
      "`data.channels` must be 1 (grey) or 3 (RGB), not 2"),
+    // What reads the keys of prompts depends on the command: `eval` takes its model from the command line.
+    (Command::Train, &["prompts.t5=false"],
+     "`prompts.t5` does nothing without `model.folder`, a text-to-image model: remove it, or set it to true"),
+    (Command::Train, &["model={folder='sd3'}", "lora.rank=4", "prompts.file=p.safetensors", "prompts.negative=blurry"],
+     "`prompts.negative` does nothing with prompts that are encoded already: remove it, or set it to \"\""),
+    (Command::Eval, &["prompts.file=p.safetensors", "prompts.t5=false"],
+     "`prompts.t5` does nothing with prompts that are encoded already: remove it, or set it to true"),
+    (Command::Pretrain, &["prompts.t5=false"],
+     "`prompts.t5` does nothing without `model.folder`, a text-to-image model: remove it, or set it to true"),
+    (Command::Pretrain, &["prompts.file=p.txt"],
+     "`prompts.file` does nothing in pretrain, which learns from the images and captions of `data`: remove it"),
+    (Command::Pretrain, &["prompts.negative=blurry"],
+     "`prompts.negative` does nothing in pretrain, whose samples are guided away from the empty caption: remove it"),
+    (Command::Pretrain, &["lora.rank=4", "lora.reference=base"],
+     "`lora.reference` does nothing in pretrain, which measures no distance from a model: remove it"),
+    (Command::Train, &["model={folder='sd3'}", "lora.rank=4", "prompts.file=p.txt", "preview.classes=[1, 1]"],
+     "`preview.classes` names prompt 1 twice: name each prompt once"),
     (Command::FitClassifier, &["classifier.noise_std=-1"],
      "`classifier.noise_std` must be a finite, non-negative number, not -1.0"),
 ];
@@ -357,6 +372,20 @@ fn values_out_of_range_are_explained() {
         assert_eq!(message.unwrap_or(&error.to_string()), *expected, "{overrides:?}");
         assert_eq!(error.exit_code(), 2);
     }
+}
+
+/// `eval` reads what the model on its command line needs, and `pretrain` how captions are encoded.
+#[test]
+fn keys_of_prompts_are_accepted_where_they_are_read() {
+    let texts = ["prompts.t5=false", "prompts.negative=blurry", "prompts.file=p.txt"];
+    parse("", &texts).and_then(|config| config.validate(Command::Eval)).expect("eval reads them");
+    // Each command leaves the sections of the others alone.
+    parse("", &texts).and_then(|config| config.validate(Command::FitClassifier)).expect("it has no prompts");
+    let captions = ["model={folder='sd3'}", "lora.rank=4", "data.kind=captions", "data.path=x", "prompts.t5=false"];
+    parse("", &captions).and_then(|config| config.validate(Command::Pretrain)).expect("pretrain reads t5");
+    let twice = [&captions[..], &["preview.classes=[0, 0]"]].concat();
+    let error = parse("", &twice).and_then(|config| config.validate(Command::Pretrain)).expect_err("it is named twice");
+    assert!(error.to_string().starts_with("`preview.classes` names prompt 0 twice"), "{error}");
 }
 
 #[test]

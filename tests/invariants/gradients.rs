@@ -318,7 +318,6 @@ fn the_gradient_of_flow_matching_is_right() {
         (it.time, Values::F32(sigmas.map(|sigma| flow_model.time_of(f64::from(sigma))).to_vec())),
         (it.keys, Values::U32(keys.collect())),
         (it.to_noisy, Values::F32(sigmas.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
-        (it.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(4))),
         (it.weight, Values::F32(vec![0.25; 4])),
     ];
     let stores = BTreeMap::from([(PARAMETERS, model.weights.clone())]);

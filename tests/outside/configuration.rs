@@ -70,7 +70,7 @@ fn metadata_that_does_not_match_is_explained() {
         ("{\"cat\": {}}", "it is missing the class \"dogs\""),
         (
             "{\"cat\": {}, \"dogs\": {}, \"dgos\": {}}",
-            "it has \"dgos\", but the model has no such class; did you mean \"dogs\"?",
+            "it has \"dgos\", but there is no such class; did you mean \"dogs\"?",
         ),
         ("[{}, {\"label\": 1}]", "`label` of the class \"dogs\" must be removed, because each request has its own"),
         ("[{}, {\"prompt\": 3}]", "the `prompt` of the class \"dogs\" must be text, not 3"),

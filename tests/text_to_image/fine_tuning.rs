@@ -76,7 +76,6 @@ fn the_loss_and_the_gradient_of_an_adapter_are_right() {
         (it.time, times(flow_model)),
         (it.keys, Values::U32((0..2).flat_map(|sample| noise_words(key(sample))).collect())),
         (it.to_noisy, Values::F32(SIGMAS.iter().flat_map(|sigma| [1.0 - sigma, 0.0, *sigma]).collect())),
-        (it.to_target, Values::F32([-1.0, 0.0, 1.0].repeat(2))),
         (it.weight, Values::F32(vec![0.5; 2])),
     ]);
     let scalar = |twin: &Interpreter| twin.value(&it.graph, it.loss).iter().sum();

@@ -5,21 +5,11 @@ use std::time::SystemTime;
 
 use super::pipeline::{CONFIG, MODEL_INDEX};
 use crate::error::{Error, Result};
+pub use crate::files::is_hub_name;
 
 /// A cache: a folder with `models--ORG--NAME/{refs,snapshots,blobs}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hub(pub PathBuf);
-
-/// Whether text is the name of a model on the hub, `org/name`, and not that of an existing file or folder.
-pub fn is_hub_name(text: &str) -> bool {
-    let is_part = |part: &str| {
-        let is_plain = part.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
-        !part.is_empty() && is_plain && !part.starts_with('.') && !part.contains("--")
-    };
-    let is_file = [".safetensors", ".json", ".gguf"].iter().any(|ending| text.ends_with(ending));
-    let parts = text.split_once('/');
-    parts.is_some_and(|(org, name)| is_part(org) && is_part(name)) && !is_file && !Path::new(text).exists()
-}
 
 /// The file or folder that a path or a name on the hub stands for.
 ///

@@ -21,7 +21,7 @@ pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, T5Config, read_co
 pub use picture::{PicturePreparation, resize_bicubic};
 pub use prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts, T5States, join_prompt_embeddings, planned_encoder};
 pub use score::{ClipScorer, PICKSCORE_DIVISOR, cosine};
-pub use stage::{Data, Stage};
+pub use stage::{Data, MAX_SAMPLES, Stage};
 pub use t5::{encode_t5, relative_bucket};
 pub use tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
 pub use vision::{ClipVision, ClipVisionEncoded};

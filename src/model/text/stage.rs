@@ -13,7 +13,7 @@ use crate::graph::{
 const WEIGHTS: Store = Store("encoder weights");
 
 /// Largest number of samples per replay: the memory of activations grows with it, the results do not depend on it.
-pub(super) const MAX_SAMPLES: usize = 8;
+pub const MAX_SAMPLES: usize = 8;
 
 /// A recorded part of an encoder: a layer, the part before the first, the part after the last, or all of it.
 #[derive(Debug)]

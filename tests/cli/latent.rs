@@ -247,5 +247,6 @@ fn mistakes_get_one_sentence() {
         assert!(!ended.err.contains(". ") && !ended.err.trim_end().ends_with('.'), "one sentence: {}", ended.err);
     }
     let ended = here.run("config check latent.toml --set model.vae=nowhere");
-    assert!(ended.code == Some(2) && ended.out.contains("cannot read nowhere"), "{}", ended.out);
+    assert!(ended.out.contains("`model.vae` names nowhere, which does not exist"), "{}", ended.out);
+    assert_eq!(ended.code, Some(2));
 }

@@ -1,6 +1,6 @@
 // y = x * sigmoid(x).
 //!import grid
-//!import sigmoid
+//!import silu
 //!import elements
 
 @group(0) @binding(0) var<uniform> params: ElementsParams;
@@ -15,6 +15,6 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        y[i] = x[i] * sigmoid(x[i]);
+        y[i] = silu(x[i]);
     }
 }

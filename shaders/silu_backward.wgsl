@@ -1,6 +1,6 @@
-// dx = dy * sigmoid(x) (1 + x (1 - sigmoid(x))).
+// dx = dy * d SiLU(x) / dx.
 //!import grid
-//!import sigmoid
+//!import silu
 //!import elements
 
 @group(0) @binding(0) var<uniform> params: ElementsParams;
@@ -16,8 +16,6 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        let value = x[i];
-        let s = sigmoid(value);
-        dx[i] = dy[i] * s * (1.0 + value * (1.0 - s));
+        dx[i] = dy[i] * silu_slope(x[i]);
     }
 }

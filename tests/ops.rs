@@ -22,6 +22,7 @@ mod ops {
     mod policy_objective;
     mod policy_stats;
     mod rms_norm;
+    mod rope;
     mod sampler_step;
     mod softmax_rows;
     mod sum_squares;

@@ -167,6 +167,7 @@ fn shaders_come_with_every_combination_of_their_constants() {
     for name in [
         "add",
         "attention.HEAD_DIM=5",
+        "gated_activation_backward.ACTIVATION=1",
         "attention_backward_query_subgroup.HEAD_DIM=72.ROWS=4.SUBGROUP=64",
         "matmul_subgroup.COLUMNS=1.EPILOGUE=3.ROWS=16.SUBGROUP=4.WEIGHTS=2",
         "policy_objective.DIVERGENCE=2.LOG_PROB=1.OBJECTIVE=0",

@@ -39,7 +39,8 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "embedding_backward",
     "finished",
     "from_half",
-    "gated_gelu",
+    "gated_activation",
+    "gated_activation_backward",
     "gated_residual",
     "gated_residual_backward",
     "gated_residual_backward_gate",
@@ -88,6 +89,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "rms_norm_workgroup_vec4",
     "roofline_copy",
     "roofline_fma",
+    "rope",
     "sampler_step",
     "scale",
     "silu",
@@ -100,6 +102,8 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "time_features",
     "to_half",
     "unpatchify",
+    "velocity_of_data",
+    "velocity_of_data_backward",
 ];
 
 /// `(name, text)` of every import.
@@ -113,6 +117,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "decayed",
     "elements",
     "elements_columns",
+    "gate",
     "gated_residual_backward_gate",
     "gated_residual_params",
     "gelu",
@@ -145,6 +150,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "rows_columns",
     "sampler_row",
     "sigmoid",
+    "silu",
     "tiles",
 ];
 
@@ -191,6 +197,7 @@ enum Values {
 
 /// The constants that kernels may replace. [`all`] builds every shader with all of these values.
 const CONSTANTS: &[(&str, Values)] = &[
+    ("ACTIVATION", Values::OneOf(&[0, 1])),
     ("CHUNK", Values::OneOf(&[4096])),
     ("COLUMNS", Values::OneOf(&[1, 2])),
     ("DIVERGENCE", Values::OneOf(&[0, 1, 2])),

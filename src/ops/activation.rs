@@ -28,7 +28,7 @@ impl Activation {
     }
 
     /// Value and slope at `x`.
-    fn value_and_slope(self, x: f64) -> (f64, f64) {
+    pub(super) fn value_and_slope(self, x: f64) -> (f64, f64) {
         match self {
             Self::Gelu => {
                 let root = (2.0 / std::f64::consts::PI).sqrt();

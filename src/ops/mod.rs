@@ -13,7 +13,7 @@ mod copy_columns;
 mod copy_tokens;
 mod cross_entropy;
 mod embedding;
-mod gated_gelu;
+mod gated_activation;
 mod gated_residual;
 mod group_norm;
 mod guidance;
@@ -28,12 +28,14 @@ mod philox_normal;
 mod policy_objective;
 mod policy_stats;
 mod rms_norm;
+mod rope;
 mod sampler_step;
 mod scale;
 mod softmax_rows;
 mod sum_rows;
 mod sum_squares;
 mod time_features;
+mod velocity_of_data;
 
 pub use activation::Activation;
 pub use adamw::{AdamW, AdamWSettings, AdamWStep, Optimized};
@@ -47,7 +49,7 @@ pub use copy_columns::{Join, Split};
 pub use copy_tokens::{JoinTokens, SplitTokens, TokenParts, join_tokens};
 pub use cross_entropy::{CrossEntropy, cross_entropy};
 pub use embedding::Embedding;
-pub use gated_gelu::GatedGelu;
+pub use gated_activation::GatedActivation;
 pub use gated_residual::GatedResidual;
 pub use group_norm::GroupNorm;
 pub use guidance::Guidance;
@@ -61,12 +63,14 @@ pub use philox_normal::{NoiseWords, PhiloxNormal};
 pub use policy_objective::{Outcome, OutcomeTwin, PolicyObjective, PolicySettings};
 pub use policy_stats::{PolicyStats, policy_stats};
 pub use rms_norm::RmsNorm;
+pub use rope::{Rope, rope_table, rope_table_2d};
 pub use sampler_step::{SamplerRow, SamplerStep, sampler_step};
 pub use scale::Scale;
 pub use softmax_rows::SoftmaxRows;
 pub use sum_rows::SumRows;
 pub use sum_squares::{SumSquares, Summed, sum_squares, sum_squares_of};
 pub use time_features::{TimeFeatures, time_frequencies};
+pub use velocity_of_data::VelocityOfData;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Dispatch, Kernel, Params, ShaderStruct, StructLayout, grid_1d, shader_struct};
@@ -113,6 +117,7 @@ pub fn layouts() -> Vec<StructLayout> {
         cross_entropy::CrossEntropyBackwardParams::LAYOUT,
         embedding::EmbeddingParams::LAYOUT,
         embedding::EmbeddingBackwardParams::LAYOUT,
+        gated_activation::GatedActivationBackwardParams::LAYOUT,
         gated_residual::GatedResidualParams::LAYOUT,
         group_norm::GroupNormParams::LAYOUT,
         group_norm::GroupNormPartialParams::LAYOUT,
@@ -131,6 +136,7 @@ pub fn layouts() -> Vec<StructLayout> {
         policy_objective::PolicySettings::LAYOUT,
         policy_stats::PolicyStatsParams::LAYOUT,
         rms_norm::RmsNormParams::LAYOUT,
+        rope::RopeParams::LAYOUT,
         sampler_step::SamplerRow::LAYOUT,
         scale::ScaleParams::LAYOUT,
         softmax_rows::SoftmaxRowsParams::LAYOUT,
@@ -138,6 +144,8 @@ pub fn layouts() -> Vec<StructLayout> {
         sum_rows::SumRowsParams::LAYOUT,
         sum_squares::SumSquaresParams::LAYOUT,
         time_features::TimeFeaturesParams::LAYOUT,
+        velocity_of_data::VelocityOfDataParams::LAYOUT,
+        velocity_of_data::VelocityOfDataBackwardParams::LAYOUT,
     ]
 }
 

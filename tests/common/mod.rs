@@ -387,6 +387,20 @@ pub fn check_gradient_on(
     }
 }
 
+/// What `build` records for all inputs but the last, and its gradients of the first `count`; the last input is the
+/// incoming gradient. For shapes at which differences would take too long: the twins are the oracle.
+pub fn with_gradient(
+    count: usize,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
+) -> impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor> {
+    move |graph, x| {
+        let (dy, x) = x.split_last().expect("the last input is the gradient");
+        let y = build(graph, x)[0];
+        let gradients = backward(graph, &[(y, *dy)], &x[..count]);
+        [y].into_iter().chain(gradients.into_iter().map(|gradient| gradient.expect("y depends on it"))).collect()
+    }
+}
+
 /// Both checks.
 pub fn check(name: &str, inputs: &[Input], tolerance: f64, build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>) {
     check_forward(name, inputs, tolerance, &build);

@@ -1,12 +1,11 @@
 //! Layer norm and gates with adaLN modulation, at the small sizes of this program's models and at those of large ones.
 
-use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::bench::shapes::{LAYER_NORM, tested};
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Op, Plan, Shapes, Stores, Tensor};
 use flowdppo_wgpu::ops::{GatedResidual, LayerNorm};
 
 use crate::common::{
-    Input, Random, Values, check, check_forward, check_forward_on, check_gradient_on, forcing, gpu, skip,
+    Input, Random, Values, check, check_forward, check_forward_on, check_gradient_on, forcing, gpu, skip, with_gradient,
 };
 
 /// Short sums, and functions that drivers compute to a few units in the last place.
@@ -37,17 +36,6 @@ fn of_layer_norm([batch, tokens, columns]: [usize; 3]) -> [Input; 3] {
 fn of_gated_residual([batch, tokens, columns]: [usize; 3]) -> [Input; 3] {
     let x = Input::normal(&[batch, tokens, columns]);
     [x.clone(), x, Input::normal(&[batch, columns])]
-}
-
-/// What `build` records and its gradient: of the last input, to the first three.
-fn with_gradient(
-    build: impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor>,
-) -> impl Fn(&mut Graph, &[Tensor]) -> Vec<Tensor> {
-    move |graph, x| {
-        let y = build(graph, &x[..3])[0];
-        let gradients = backward(graph, &[(y, x[3])], &x[..3]);
-        [y].into_iter().chain(gradients.into_iter().map(|gradient| gradient.expect("y depends on it"))).collect()
-    }
 }
 
 #[test]
@@ -92,9 +80,9 @@ fn large_models() {
         for profile in profiles() {
             let name = format!("{sizes:?} cpu={}", profile.cpu);
             let inputs = [&of_layer_norm(sizes)[..], std::slice::from_ref(&seed)].concat();
-            check_forward_on(&profile, &name, &inputs, FEW_ROUNDINGS, with_gradient(layer_norm));
+            check_forward_on(&profile, &name, &inputs, FEW_ROUNDINGS, with_gradient(3, layer_norm));
             let inputs = [&of_gated_residual(sizes)[..], std::slice::from_ref(&seed)].concat();
-            check_forward_on(&profile, &name, &inputs, FEW_ROUNDINGS, with_gradient(gated_residual));
+            check_forward_on(&profile, &name, &inputs, FEW_ROUNDINGS, with_gradient(3, gated_residual));
         }
     }
 }
@@ -137,7 +125,7 @@ fn a_sample_does_not_depend_on_its_batch() {
                         let elements = shape.iter().product();
                         (shape, &words[..elements])
                     });
-                    run_on(&profile, &cases.collect::<Vec<_>>(), with_gradient(build))
+                    run_on(&profile, &cases.collect::<Vec<_>>(), with_gradient(3, build))
                 };
                 let all = outputs_of(11);
                 for samples in [1, 2, 5] {
@@ -161,7 +149,7 @@ fn sums_over_tokens_have_the_same_bits_in_vectors() {
     let [plain, vectors] = profiles().map(|profile| {
         // One kernel for the row statistics, so that only the sums over tokens may differ.
         let profile = DeviceProfile { forced: Some("layer_norm_serial".into()), ..profile };
-        run_on(&profile, &cases, with_gradient(layer_norm))
+        run_on(&profile, &cases, with_gradient(3, layer_norm))
     });
     assert_eq!(plain, vectors);
 }

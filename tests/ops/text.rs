@@ -1,6 +1,6 @@
 //! The ops of text and vision encoders, which have no gradient.
 
-use flowdppo_wgpu::ops::{AffineNorm, AttentionBias, GatedGelu};
+use flowdppo_wgpu::ops::{AffineNorm, AttentionBias};
 
 use crate::common::{Input, Values, check_forward, check_rows_are_independent, floats, run, words};
 
@@ -29,16 +29,6 @@ fn affine_norm_of_extreme_rows() {
             vec![graph.apply(AffineNorm { epsilon: 1e-6 }, x)]
         });
     }
-}
-
-#[test]
-fn gated_gelu() {
-    for shape in [vec![1], vec![3, 67], vec![5, 640]] {
-        let inputs = [Input::new(&shape, Values::Scaled(2.0)), Input::normal(&shape)];
-        check_forward("gated_gelu", &inputs, TOLERANCE, |graph, x| vec![graph.apply(GatedGelu, x)]);
-    }
-    let inputs = [Input::new(&[257], Values::Between(-150.0, 150.0)), Input::normal(&[257])];
-    check_forward("gated_gelu", &inputs, TOLERANCE, |graph, x| vec![graph.apply(GatedGelu, x)]);
 }
 
 /// Batches, queries, keys, heads and the size of a head.

@@ -1,11 +1,14 @@
 //! The ops of a diffusion transformer.
 
-use flowdppo_wgpu::graph::DType;
+use flowdppo_wgpu::graph::{DType, Graph, Tensor};
 use flowdppo_wgpu::ops::{
-    Activation, AddBroadcast, Embedding, Guidance, Join, Patches, Patchify, Scale, Split, TimeFeatures, Unpatchify,
+    Activation, AddBroadcast, Embedding, GatedActivation, Guidance, Join, Patches, Patchify, Scale, Split,
+    TimeFeatures, Unpatchify, VelocityOfData,
 };
 
-use crate::common::{Input, Values, check, check_forward, floats, run_of, words};
+use crate::common::{
+    Input, Values, check, check_forward, check_rows_are_independent, floats, run_of, with_gradient, words,
+};
 
 /// Copies and single roundings: 6e-8 squared is 4e-15.
 const ONE_ROUNDING: f64 = 1e-14;
@@ -25,6 +28,46 @@ fn activations() {
             vec![graph.apply(op, &[x[0]])]
         });
     }
+}
+
+const GATES: [GatedActivation; 2] = [GatedActivation::Gelu, GatedActivation::Silu];
+
+#[test]
+fn gated_activation() {
+    for op in GATES {
+        let name = format!("gated {op:?}");
+        let build = |graph: &mut Graph, x: &[Tensor]| vec![graph.apply(op, x)];
+        for shape in [vec![1], vec![63], vec![3, 67], vec![5, 640]] {
+            let inputs = [Input::new(&shape, Values::Scaled(2.0)), Input::normal(&shape)];
+            check(&name, &inputs, FEW_ROUNDINGS, build);
+        }
+        // Far out in both tails.
+        let inputs = [Input::new(&[257], Values::Between(-150.0, 150.0)), Input::normal(&[257])];
+        check(&name, &inputs, FEW_ROUNDINGS, build);
+        // MiniT2I's feed-forward layers for an image, and those of T5-large and T5-XXL.
+        for shape in [[1024, 2048], [256, 2816], [77, 10_240]] {
+            let inputs = vec![Input::normal(&shape); 3];
+            check_forward(&name, &inputs, FEW_ROUNDINGS, with_gradient(2, build));
+        }
+        check_rows_are_independent(&name, 9, &vec![Input::normal(&[9, 130]); 3], with_gradient(2, build));
+    }
+}
+
+#[test]
+fn velocity_of_data() {
+    let build = |graph: &mut Graph, x: &[Tensor]| vec![graph.apply(VelocityOfData { floor: 0.05 }, x)];
+    // Sigmas below and above the floor.
+    let inputs = |shape: &[usize]| {
+        let sigma = Values::Fixed(&[0.3, 0.0, 1.0, 0.05, 0.01, 0.049, 0.7]);
+        [Input::normal(shape), Input::normal(shape), Input::new(&shape[..1], sigma).constant()]
+    };
+    for shape in [vec![1, 1], vec![7, 63], vec![2, 3, 5, 7], vec![67, 65]] {
+        check("velocity_of_data", &inputs(&shape), FEW_ROUNDINGS, build);
+    }
+    // Images of 512 pixels.
+    let with_seed = |shape: &[usize]| [&inputs(shape)[..], &[Input::normal(shape)]].concat();
+    check_forward("velocity_of_data", &with_seed(&[2, 3, 512, 512]), FEW_ROUNDINGS, with_gradient(2, build));
+    check_rows_are_independent("velocity_of_data", 9, &with_seed(&[9, 130]), with_gradient(2, build));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use flowdppo_wgpu::autodiff::backward;
 use flowdppo_wgpu::graph::{Binding, DeviceProfile, Graph, Plan, Stores, Tensor};
 use flowdppo_wgpu::ops::{
-    Activation, Add, AddBroadcast, Attention, Embedding, GatedResidual, Guidance, Join, LayerNorm, MatMul, Patches,
-    Patchify, Scale, Split, policy_stats,
+    Activation, Add, AddBroadcast, Attention, Embedding, GatedActivation, GatedResidual, Guidance, Join, LayerNorm,
+    MatMul, Patches, Patchify, Scale, Split, VelocityOfData, policy_stats,
 };
 
 use crate::common::{Input, Random, gpu};
@@ -120,6 +120,13 @@ fn every_op_computes_only_the_gradients_that_are_needed() {
     });
     check_unwanted("guidance", &[matrix.clone(), matrix.clone()], |graph, x| {
         vec![graph.apply(Guidance { guidance_scale: 3.0 }, x)]
+    });
+    check_unwanted("gated_activation", &[matrix.clone(), matrix.clone()], |graph, x| {
+        vec![graph.apply(GatedActivation::Silu, x)]
+    });
+    let sigma = Input::normal(&[3]).constant();
+    check_unwanted("velocity_of_data", &[matrix.clone(), matrix.clone(), sigma], |graph, x| {
+        vec![graph.apply(VelocityOfData { floor: 0.05 }, x)]
     });
     check_unwanted("embedding", &[matrix.clone(), Input::index(&[4], 3)], |graph, x| vec![graph.apply(Embedding, x)]);
     check_unwanted("matmul", &[matrix.clone(), Input::normal(&[5, 4]), Input::normal(&[4])], |graph, x| {

@@ -10,7 +10,7 @@ use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, PartMemory, Tensor};
-use crate::ops::{Add, AttentionBias, GatedGelu, MatMul, RmsNorm};
+use crate::ops::{Add, AttentionBias, GatedActivation, MatMul, RmsNorm};
 
 /// The bucket of a position relative to the query's, key - query. Half of the `buckets` are for keys after the query.
 /// Half of each direction are single distances; the others grow logarithmically up to `most`.
@@ -102,7 +102,7 @@ fn record_block(
     let normal = norm(graph, parameters, "layer.1.layer_norm", config.layer_norm_epsilon, x);
     let [gate, hidden] =
         ["wi_0", "wi_1"].map(|part| product(graph, parameters, &format!("layer.1.DenseReluDense.{part}"), normal));
-    let hidden = graph.apply(GatedGelu, &[gate, hidden]);
+    let hidden = graph.apply(GatedActivation::Gelu, &[gate, hidden]);
     let y = product(graph, parameters, "layer.1.DenseReluDense.wo", hidden);
     graph.apply(Add, &[x, y])
 }

@@ -1,7 +1,10 @@
-// y = GELU(gate) * x with GELU in its tanh form, element by element.
+// y = act(gate) * x, element by element.
 //!import grid
-//!import gelu
+//!import gate
 //!import elements
+
+// One of those in shared/gate.wgsl.
+const ACTIVATION: u32 = 0u;
 
 @group(0) @binding(0) var<uniform> params: ElementsParams;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;
@@ -16,6 +19,6 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        y[i] = gelu(gate[i]) * x[i];
+        y[i] = gate_value(gate[i]) * x[i];
     }
 }

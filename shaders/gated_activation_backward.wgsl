@@ -1,0 +1,34 @@
+// d_gate = dy * x * d act(gate) / d gate and, if it is needed, d_x = dy * act(gate).
+//!import grid
+//!import gate
+
+// One of those in shared/gate.wgsl.
+const ACTIVATION: u32 = 0u;
+
+struct GatedActivationBackwardParams {
+    elements: u32,
+    with_x: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: GatedActivationBackwardParams;
+@group(0) @binding(1) var<storage, read> gate: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read_write> d_gate: array<f32>;
+@group(0) @binding(5) var<storage, read_write> d_x: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
+    if i >= params.elements {
+        return;
+    }
+    d_gate[i] = dy[i] * x[i] * gate_slope(gate[i]);
+    if params.with_x == 1u {
+        d_x[i] = gate_value(gate[i]) * dy[i];
+    }
+}

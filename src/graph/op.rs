@@ -30,7 +30,7 @@ pub struct DeviceProfile {
     pub forced: Option<String>,
     /// What `bench --tune` measured on this adapter.
     pub tuning: Arc<Tuning>,
-    /// The largest chunk of a store, in bytes; `None` for no limit. No kernel depends on it.
+    /// The largest chunk of a store, in bytes; `None` for no limit. No choice of a kernel depends on it.
     pub chunk_bytes: Option<u64>,
     /// The largest tensor that a kernel can be given, in bytes; `None` for no limit.
     pub binding_bytes: Option<u64>,

@@ -1,5 +1,6 @@
 //! Frozen weights on the device, in 32 bits or, if the configuration says so, with matrices in 16 or 8 bits.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ const AT_ONCE: usize = 1 << 20;
 /// in 16 bits instead of 8.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frozen {
+    /// What was asked for.
     weights: WeightType,
     tensors: Vec<FrozenTensor>,
 }
@@ -41,6 +43,19 @@ impl FrozenTensor {
     /// Words in the store, padding included.
     fn stored_words(&self) -> usize {
         self.dtype.words(&self.shape).next_multiple_of(STORE_ALIGNMENT)
+    }
+
+    /// Its values, which its type can keep.
+    fn read<'a>(
+        &self,
+        weights: &'a (impl WeightSource + ?Sized),
+        refusal: &impl Fn(&Entry, DType, &str) -> Error,
+    ) -> Result<Cow<'a, [f32]>> {
+        let values = weights.read(&self.entry)?;
+        match self.lost(&values) {
+            None => Ok(values),
+            Some(problem) => Err(refusal(&self.entry, self.dtype, &problem)),
+        }
     }
 
     /// Gives the words of its values, piece by piece, each with its place in the store.
@@ -106,18 +121,33 @@ impl Frozen {
     /// Stores the weights of a layout in this type.
     pub fn new(layout: &Layout, weights: WeightType) -> Self {
         let names: BTreeSet<&str> = layout.entries().iter().map(|entry| entry.name.as_str()).collect();
+        Self::of_types(layout, weights, |entry, shape| {
+            let layer = entry.name.strip_suffix(".weight");
+            let is_matrix = layer.is_some_and(|layer| names.contains(format!("{layer}.bias").as_str()));
+            match weights {
+                WeightType::F16 if is_matrix => DType::F16,
+                WeightType::Q8_0 if is_matrix && DType::has_blocks(shape) => DType::Q8_0,
+                WeightType::Q8_0 if is_matrix => DType::F16,
+                _ => DType::F32,
+            }
+        })
+    }
+
+    /// Stores in 16 bits the matrices that would take more than `most` bytes in 32, and everything else in 32 bits. All
+    /// matrices must be operands of products.
+    pub fn within(layout: &Layout, most: Option<u64>) -> Self {
+        Self::of_types(layout, WeightType::F32, |_, shape| {
+            let is_large = most.is_some_and(|most| DType::F32.bytes(shape) > most);
+            if is_large && shape.len() > 1 { DType::F16 } else { DType::F32 }
+        })
+    }
+
+    fn of_types(layout: &Layout, weights: WeightType, dtype: impl Fn(&Entry, &[usize]) -> DType) -> Self {
         let mut tensors = Vec::new();
         let mut offset = 0;
         for entry in layout.entries() {
-            let layer = entry.name.strip_suffix(".weight");
-            let is_matrix = layer.is_some_and(|layer| names.contains(format!("{layer}.bias").as_str()));
             let shape = entry.declared_shape();
-            let dtype = match weights {
-                WeightType::F16 if is_matrix => DType::F16,
-                WeightType::Q8_0 if is_matrix && DType::has_blocks(&shape) => DType::Q8_0,
-                WeightType::Q8_0 if is_matrix => DType::F16,
-                _ => DType::F32,
-            };
+            let dtype = dtype(entry, &shape);
             let tensor = FrozenTensor { entry: entry.clone(), shape, dtype, offset };
             offset += tensor.stored_words();
             tensors.push(tensor);
@@ -146,24 +176,22 @@ impl Frozen {
     pub fn pack(&self, weights: &[f32]) -> Result<Vec<u32>> {
         let mut words = vec![0; self.tensors.iter().map(FrozenTensor::stored_words).sum()];
         for tensor in &self.tensors {
-            let values = weights.read(&tensor.entry)?;
-            self.check(tensor, &values, by_key)?;
+            let values = tensor.read(weights, &self.refusal(by_key))?;
             tensor.encode(&values, |at, piece| words[at..at + piece.len()].copy_from_slice(piece));
         }
         Ok(words)
     }
 
-    /// Checks that a tensor's type keeps its values. `setting` is how the user sets a type, in messages.
-    fn check(&self, tensor: &FrozenTensor, values: &[f32], setting: impl Fn(WeightType) -> String) -> Result<()> {
-        match tensor.lost(values) {
-            None => Ok(()),
-            Some(problem) => Err(Error::input(format!(
+    /// The error if a type that the user set does not keep a tensor. `setting` is how it is set, in messages.
+    fn refusal(&self, setting: impl Fn(WeightType) -> String) -> impl Fn(&Entry, DType, &str) -> Error {
+        move |entry, dtype, problem| {
+            Error::input(format!(
                 "{} cannot keep {} of the base in {}: {problem}; set {}",
                 setting(self.weights),
-                tensor.entry.name,
-                if tensor.dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" },
+                entry.name,
+                if dtype == DType::Q8_0 { "blocks of 8 bits" } else { "16 bits" },
                 setting(WeightType::F32)
-            ))),
+            ))
         }
     }
 
@@ -216,17 +244,40 @@ impl Frozen {
         weights: &(impl WeightSource + ?Sized),
         setting: impl Fn(WeightType) -> String,
     ) -> Result<StoreMemory> {
+        let memory = self.allocate(gpu, label)?;
+        self.write(gpu, &memory, weights, self.refusal(setting))?;
+        Ok(memory)
+    }
+
+    /// Zeroed memory of the device for the weights.
+    ///
+    /// # Errors
+    /// If the device does not have enough memory, or does not allow a tensor of this size.
+    pub fn allocate(&self, gpu: &Arc<Gpu>, label: &str) -> Result<StoreMemory> {
         let chunks = cut(self.tensors.iter().map(FrozenTensor::stored_words), gpu.chunk_bytes());
-        let memory = StoreMemory::allocate(gpu, label, &chunks)?;
+        StoreMemory::allocate(gpu, label, &chunks)
+    }
+
+    /// Writes laid-out weights, tensor by tensor, to memory from [`Frozen::allocate`].
+    ///
+    /// # Errors
+    /// Those of the source of the weights; that of `refusal`, which is given the tensor, its type and the problem, if
+    /// the type loses more of the weights than rounding does.
+    pub fn write(
+        &self,
+        gpu: &Gpu,
+        memory: &StoreMemory,
+        weights: &(impl WeightSource + ?Sized),
+        refusal: impl Fn(&Entry, DType, &str) -> Error,
+    ) -> Result<()> {
         for tensor in &self.tensors {
-            let values = weights.read(&tensor.entry)?;
-            self.check(tensor, &values, &setting)?;
+            let values = tensor.read(weights, &refusal)?;
             match tensor.dtype {
                 DType::F32 => memory.write_at(gpu, tensor.offset, &values),
                 _ => tensor.encode(&values, |at, words| memory.write_at(gpu, at, words)),
             }
         }
-        Ok(memory)
+        Ok(())
     }
 
     /// Declares the parameters in a graph.

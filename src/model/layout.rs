@@ -195,6 +195,12 @@ impl Parameters {
         *self.tensors.get(name).unwrap_or_else(|| panic!("no parameter is named `{name}`"))
     }
 
+    /// A product with a matrix, x·Wᵀ, in the type that it is stored in.
+    pub(super) fn product(&self, graph: &mut Graph, matrix: &str, x: Tensor) -> Tensor {
+        let weight = self.get(matrix);
+        graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), ..MatMul::default() }, &[x, weight])
+    }
+
     /// A linear layer, x·Wᵀ + b, plus its LoRA term, factor·(x·Aᵀ)·Bᵀ.
     pub fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
         let [weight, bias] = ["weight", "bias"].map(|part| self.get(&format!("{layer}.{part}")));

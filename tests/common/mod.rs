@@ -26,6 +26,12 @@ pub fn gpu() -> &'static Arc<Gpu> {
     &GPU
 }
 
+/// A device of its own that cuts stores into chunks of at most this size.
+pub fn cutting_stores(chunk_bytes: u64) -> Arc<Gpu> {
+    let options = Options { chunk_bytes: Some(chunk_bytes), ..Options::default() };
+    Gpu::open(&options.or_environment()).expect("it was opened before")
+}
+
 /// The elements of an input.
 #[derive(Clone, Copy, Debug)]
 pub enum Values {

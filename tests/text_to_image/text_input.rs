@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::model::text::{
     ClipConfig, ClipTextConfig, ClipVisionConfig, PicturePreparation, T5Config, Tokenizer, Tokens, Weights,
     encode_clip_text, encode_t5, read_config,
@@ -13,7 +15,8 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
-use crate::common::{formats, gpu};
+use super::text::{TOLERANCE, assert_close};
+use crate::common::{cutting_stores, formats, gpu};
 
 const POSITIONS: &str = "text_model.embeddings.position_embedding.weight";
 
@@ -57,7 +60,7 @@ fn weights_of_16_bits_are_widened() {
     let (shape, values) = &tensors[POSITIONS];
     for dtype in [Dtype::F16, Dtype::BF16] {
         write_half(&path, &tensors, dtype);
-        let mut weights = Weights::open(folder.path(), "text_model.").expect("it is the only variant");
+        let weights = Weights::open(folder.path(), "text_model.").expect("it is the only variant");
         let read = weights.read(POSITIONS.strip_prefix("text_model.").expect("it is one"), shape).expect("it is there");
         let rounded = values.iter().map(|value| match dtype {
             Dtype::F16 => f16::from_f32(*value).to_f32(),
@@ -92,7 +95,7 @@ fn shards_are_joined_to_one_model() {
     write_tensors(&first, &shards[0]).expect("the folder is writable");
     assert_says(Weights::open(folder.path(), ""), &["cannot read", "model-00002-of-00002"]);
     write_tensors(&second, &shards[1]).expect("the folder is writable");
-    let mut weights = Weights::open(folder.path(), "").expect("both are there");
+    let weights = Weights::open(folder.path(), "").expect("both are there");
     for (name, (shape, values)) in &tensors {
         assert_eq!(weights.read(name, shape).expect("it is there"), *values, "{name}");
     }
@@ -122,7 +125,7 @@ fn shards_of_a_variant_are_found() {
     let index = folder.path().join("model.safetensors.index.fp16.json");
     let text = serde_json::json!({"metadata": {}, "weight_map": map}).to_string();
     fs::write(index, text).expect("the folder is writable");
-    let mut weights = Weights::open(folder.path(), "").expect("it is the only variant");
+    let weights = Weights::open(folder.path(), "").expect("it is the only variant");
     for (name, (shape, values)) in &tensors {
         let rounded: Vec<f32> = values.iter().map(|value| f16::from_f32(*value).to_f32()).collect();
         assert_eq!(weights.read(name, shape).expect("it is there"), rounded, "{name}");
@@ -141,7 +144,7 @@ fn bad_weights_lead_to_one_sentence() {
     let tokens = || Tokens::new(vec![3; 77], vec![77], 77);
     let encode = |tensors: &Tensors| {
         write_tensors(&path, tensors)?;
-        encode_clip_text(gpu(), &config(), &mut Weights::open(&path, "")?, &tokens())
+        encode_clip_text(gpu(), &config(), &Weights::open(&path, "")?, &tokens())
     };
     encode(&whole).expect("it is complete");
     let bytes = fs::read(&path).expect("it is there");
@@ -164,6 +167,61 @@ fn bad_weights_lead_to_one_sentence() {
     assert_says(encode(&tensors), &["missing the tensor `text_projection.weight`", "[12, 16]"]);
 }
 
+/// A file of T5's weights that can be changed, and a device that needs the feed-forward matrices in 16 bits.
+struct SmallDevice {
+    folder: TempDir,
+    config: T5Config,
+    tensors: Tensors,
+    gpu: Arc<Gpu>,
+}
+
+impl SmallDevice {
+    fn new() -> Self {
+        let source = formats("sd35_tiny_pipeline/text_encoder_3");
+        let config = read_config(&source.join("config.json")).expect("it is complete");
+        let tensors = read_tensors(&source.join("model.safetensors")).expect("it is complete");
+        // They have 12 KiB in 32 bits.
+        Self { folder: folder(), config, tensors, gpu: cutting_stores(8 << 10) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("model.safetensors")
+    }
+
+    fn encode(&self, gpu: &Arc<Gpu>) -> flowdppo_wgpu::Result<Vec<f32>> {
+        let tokens = Tokens::new((1..65).collect(), vec![64], 64);
+        encode_t5(gpu, &self.config, &Weights::open(&self.path(), "")?, &tokens, false)
+    }
+}
+
+/// Nothing is rounded again.
+#[test]
+fn matrices_of_16_bits_stay_as_they_are() {
+    let it = SmallDevice::new();
+    for dtype in [Dtype::F16, Dtype::BF16] {
+        write_half(&it.path(), &it.tensors, dtype);
+        let [small, large] = [&it.gpu, gpu()].map(|gpu| it.encode(gpu).expect("they fit"));
+        assert_close(&format!("{dtype:?} in 16 bits"), &small, &large, TOLERANCE);
+    }
+}
+
+#[test]
+fn matrices_beyond_16_bits_lead_to_one_sentence() {
+    let it = SmallDevice::new();
+    let last = "encoder.block.1.layer.1.DenseReluDense.wo.weight";
+    let encode = |change: &dyn Fn(&mut [f32])| {
+        let mut tensors = it.tensors.clone();
+        change(&mut tensors.get_mut(last).expect("it is there").1);
+        write_tensors(&it.path(), &tensors)?;
+        it.encode(&it.gpu)
+    };
+    encode(&|values| values[5] = 65_504.0).expect("it is the largest number in 16 bits");
+    let message = ["model.safetensors", last, "MiB in one piece", "16 bits cannot keep it"];
+    assert_says(encode(&|values| values[5] = -1e5), &[&message[..], &["1 of its 3072 values", "65504"]].concat());
+    let small = |values: &mut [f32]| values.iter_mut().for_each(|value| *value *= 1e-7);
+    assert_says(encode(&small), &[&message[..], &["round to 0"]].concat());
+}
+
 #[test]
 fn bad_configurations_lead_to_one_sentence() {
     let good = config();
@@ -183,12 +241,12 @@ fn bad_configurations_lead_to_one_sentence() {
     assert_says(other.check("config.json"), &["`feed_forward_proj` is \"relu\"", "1.1"]);
     let other = T5Config { relative_attention_num_buckets: 7, ..t5.clone() };
     assert_says(other.check("config.json"), &["`relative_attention_num_buckets` is 7"]);
-    let mut weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder_3"), "").expect("it is complete");
+    let weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder_3"), "").expect("it is complete");
     let tokens = Tokens::new(vec![1, 500], vec![2], 2);
-    assert_says(encode_t5(gpu(), &t5, &mut weights, &tokens, false), &["knows 120 tokens", "token 500"]);
-    let mut weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder"), "").expect("it is complete");
+    assert_says(encode_t5(gpu(), &t5, &weights, &tokens, false), &["knows 120 tokens", "token 500"]);
+    let weights = Weights::open(&formats("sd35_tiny_pipeline/text_encoder"), "").expect("it is complete");
     let tokens = Tokens::new(vec![1; 78], vec![78], 78);
-    assert_says(encode_clip_text(gpu(), &good, &mut weights, &tokens), &["78 tokens", "77"]);
+    assert_says(encode_clip_text(gpu(), &good, &weights, &tokens), &["78 tokens", "77"]);
 
     let folder = folder();
     assert_says(ClipConfig::read(folder.path()), &["config.json"]);

@@ -10,7 +10,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, PartMemory, Tensor};
-use crate::ops::{Activation, Add, AffineNorm, AttentionBias, Embedding, MatMul};
+use crate::ops::{Activation, Add, AffineNorm, AttentionBias, Embedding};
 
 /// The results of a CLIP text model for P texts of T tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +79,7 @@ impl Block {
     pub fn run_all(
         &self,
         gpu: &Arc<Gpu>,
-        weights: &mut Weights,
+        weights: &Weights,
         (prefix, count): (&str, usize),
         groups: &mut [Vec<f32>],
     ) -> Result<Vec<Vec<f32>>> {
@@ -111,7 +111,7 @@ pub(super) fn affine_norm(graph: &mut Graph, parameters: &Parameters, norm: &str
 }
 
 /// Token and position embeddings, `[P, T, hidden_size]`. Only the rows that are needed are read.
-fn embeddings(config: &ClipTextConfig, weights: &mut Weights, tokens: &Tokens) -> Result<Vec<f32>> {
+fn embeddings(config: &ClipTextConfig, weights: &Weights, tokens: &Tokens) -> Result<Vec<f32>> {
     let width = config.hidden_size;
     if tokens.columns > config.max_position_embeddings {
         return Err(Error::input(format!(
@@ -138,7 +138,7 @@ fn embeddings(config: &ClipTextConfig, weights: &mut Weights, tokens: &Tokens) -
 fn finish(
     gpu: &Arc<Gpu>,
     config: &ClipTextConfig,
-    weights: &mut Weights,
+    weights: &Weights,
     tokens: &Tokens,
     groups: &[Vec<f32>],
 ) -> Result<[Vec<Vec<f32>>; 2]> {
@@ -154,8 +154,7 @@ fn finish(
         let last = affine_norm(graph, parameters, "text_model.final_layer_norm", config.layer_norm_eps, x);
         let mut pooled = graph.apply(Embedding, &[last, ends]);
         if is_projected {
-            let weight = parameters.get("text_projection.weight");
-            pooled = graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[pooled, weight]);
+            pooled = parameters.product(graph, "text_projection.weight", pooled);
         }
         (vec![x, ends], vec![last, pooled])
     })?;
@@ -208,7 +207,7 @@ pub(super) fn planned_clip_text(
 pub fn encode_clip_text(
     gpu: &Arc<Gpu>,
     config: &ClipTextConfig,
-    weights: &mut Weights,
+    weights: &Weights,
     tokens: &Tokens,
 ) -> Result<ClipTextEncoded> {
     let activation = config.check(weights.name())?;

@@ -145,7 +145,7 @@ impl Sd3Prompts {
             note(&tokens, name);
             let folder = self.folder.join(encoder);
             let config: ClipTextConfig = read_config(&folder.join("config.json"))?;
-            clip.push((encode_clip_text(gpu, &config, &mut Weights::open(&folder, "")?, &tokens)?, config.hidden_size));
+            clip.push((encode_clip_text(gpu, &config, &Weights::open(&folder, "")?, &tokens)?, config.hidden_size));
         }
         let mut t5 = T5States { states: None, tokens: self.t5_tokens, width: self.width };
         if let Some(tokenizer) = &self.t5_tokenizer {
@@ -154,7 +154,7 @@ impl Sd3Prompts {
             let folder = self.folder.join("text_encoder_3");
             let config: T5Config = read_config(&folder.join("config.json"))?;
             self.check_width("text_encoder_3", config.d_model == self.width, config.d_model)?;
-            let states = encode_t5(gpu, &config, &mut Weights::open(&folder, "")?, &tokens, false);
+            let states = encode_t5(gpu, &config, &Weights::open(&folder, "")?, &tokens, false);
             t5.states = Some(states.map_err(without_t5)?);
         }
         let width = clip[0].1 + clip[1].1;
@@ -230,12 +230,16 @@ mod tests {
             std::fs::write(folder.path().join(encoder).join("config.json"), config).unwrap();
         }
         let planned = |mebibytes: u64, t5_tokens: Option<usize>| {
-            let profile = DeviceProfile { binding_bytes: Some(mebibytes << 20), ..DeviceProfile::default() };
+            let most = Some(mebibytes << 20);
+            let profile = DeviceProfile { binding_bytes: most, chunk_bytes: most, ..DeviceProfile::default() };
             planned_encoder(folder.path(), 2, t5_tokens, &profile)
         };
-        assert_eq!(planned(160, Some(256)).unwrap().0, "text_encoder_3");
-        assert!(planned(128, None).is_ok());
-        let Err(Error::Memory { shortage, more }) = planned(128, Some(256)) else { panic!("it is too large") };
+        let [(encoder, whole), (_, halved)] = [160, 128].map(|mebibytes| planned(mebibytes, Some(256)).unwrap());
+        assert_eq!(encoder, "text_encoder_3");
+        assert_eq!(whole.weights - halved.weights, 3 * (80 << 20), "three matrices of 160 MiB are kept in 16 bits");
+        assert!(planned(64, None).is_ok());
+        let Err(Error::Memory { shortage, more }) = planned(64, Some(256)) else { panic!("it is too large") };
+        assert!(shortage.to_string().contains("80.0 MiB"), "{shortage}");
         assert!(shortage.to_string().contains("layer.1.DenseReluDense"), "{shortage}");
         assert!(more.contains("T5 can be left out"), "{more}");
     }

@@ -58,7 +58,7 @@ impl ClipScorer {
         }
         let config = ClipConfig::read(folder)?;
         let preparation = PicturePreparation::read(folder, &config.vision_config)?;
-        let mut weights = Weights::open(folder, "")?;
+        let weights = Weights::open(folder, "")?;
         let logit_scale = f64::from(weights.read("logit_scale", &[])?[0]);
         Ok(Self { folder: folder.to_owned(), config, preparation, weights, logit_scale, vision: None })
     }
@@ -109,7 +109,7 @@ impl ClipScorer {
     pub fn vision(&mut self, gpu: &Arc<Gpu>) -> Result<&mut ClipVision> {
         let vision = match self.vision.take() {
             Some(vision) => vision,
-            None => ClipVision::load(gpu, &self.config.vision_config, &mut self.weights)?,
+            None => ClipVision::load(gpu, &self.config.vision_config, &self.weights)?,
         };
         Ok(self.vision.insert(vision))
     }
@@ -124,7 +124,7 @@ impl ClipScorer {
     /// # Errors
     /// As [`encode_clip_text`].
     pub fn embed_texts(&mut self, gpu: &Arc<Gpu>, tokens: &Tokens) -> Result<Vec<f32>> {
-        let encoded = encode_clip_text(gpu, &self.config.text_config, &mut self.weights, tokens)?;
+        let encoded = encode_clip_text(gpu, &self.config.text_config, &self.weights, tokens)?;
         Ok(unit_rows(&encoded.pooled, self.config.projection_dim))
     }
 

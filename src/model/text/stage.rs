@@ -1,10 +1,13 @@
 //! A part of an encoder as a plan, whose weights may be replaced between replays.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::super::layout::{Layout, Parameters};
+use super::super::frozen::Frozen;
+use super::super::layout::{Entry, Layout, Parameters};
+use super::super::weights::WeightSource;
 use super::weights::Weights;
-use crate::error::Result;
+use crate::error::{Error, Result, Shortage};
 use crate::gpu::Gpu;
 use crate::graph::{
     DType, DeviceProfile, Graph, PartMemory, Plan, Store, StoreMemory, Stores, Tensor, check_tensors, planned_bytes,
@@ -16,14 +19,29 @@ const WEIGHTS: Store = Store("encoder weights");
 pub const MAX_SAMPLES: usize = 8;
 
 /// A recorded part of an encoder: a layer, the part before the first, the part after the last, or all of it.
+///
+/// Weights are stored in 32 bits. Only a matrix that would then be larger than a chunk of a store, because the device
+/// cannot bind it, is stored in 16.
 #[derive(Debug)]
 pub struct Stage {
     gpu: Arc<Gpu>,
-    layout: Layout,
+    frozen: Frozen,
     memory: StoreMemory,
     plan: Plan,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
+}
+
+/// The weights whose names begin with a prefix.
+struct Prefixed<'a> {
+    weights: &'a Weights,
+    prefix: &'a str,
+}
+
+impl WeightSource for Prefixed<'_> {
+    fn read(&self, entry: &Entry) -> Result<Cow<'_, [f32]>> {
+        self.weights.read(&format!("{}{}", self.prefix, entry.name), &entry.shape).map(Cow::Owned)
+    }
 }
 
 /// The value of an input.
@@ -37,24 +55,26 @@ pub enum Data<'a> {
 
 /// A stage before it is bound.
 struct Recorded {
-    layout: Layout,
+    frozen: Frozen,
     graph: Graph,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
 }
 
 fn recorded(
+    chunk_bytes: Option<u64>,
     weights: impl IntoIterator<Item = (String, Vec<usize>)>,
     record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
 ) -> Recorded {
     let layout = Layout::new(weights.into_iter().map(|(name, shape)| (name, shape, false)));
+    let frozen = Frozen::within(&layout, chunk_bytes);
     let mut graph = Graph::new();
-    let parameters = layout.declare(&mut graph, WEIGHTS, None);
+    let parameters = frozen.declare(&mut graph, WEIGHTS);
     let (inputs, outputs) = record(&mut graph, &parameters);
     for tensor in &outputs {
         graph.keep(*tensor);
     }
-    Recorded { layout, graph, inputs, outputs }
+    Recorded { frozen, graph, inputs, outputs }
 }
 
 /// What a stage would take on such a device.
@@ -66,9 +86,9 @@ pub(super) fn planned(
     weights: impl IntoIterator<Item = (String, Vec<usize>)>,
     record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
 ) -> Result<PartMemory> {
-    let Recorded { layout, graph, .. } = recorded(weights, record);
+    let Recorded { frozen, graph, .. } = recorded(profile.chunk_bytes, weights, record);
     check_tensors(&graph, profile)?;
-    Ok(PartMemory { weights: DType::F32.bytes(&[layout.elements()]), plan: planned_bytes(&graph, profile) })
+    Ok(PartMemory { weights: frozen.bytes(), plan: planned_bytes(&graph, profile) })
 }
 
 impl Stage {
@@ -81,24 +101,34 @@ impl Stage {
         weights: impl IntoIterator<Item = (String, Vec<usize>)>,
         record: impl FnOnce(&mut Graph, &Parameters) -> (Vec<Tensor>, Vec<Tensor>),
     ) -> Result<Self> {
-        let Recorded { layout, graph, inputs, outputs } = recorded(weights, record);
-        let memory = StoreMemory::allocate(gpu, "encoder weights", &layout.chunks(gpu.chunk_bytes()))?;
+        let most = gpu.chunk_bytes();
+        let Recorded { frozen, graph, inputs, outputs } = recorded(most, weights, record);
+        let memory = frozen.allocate(gpu, WEIGHTS.0)?;
         let plan = Plan::new(gpu, &graph, &Stores::from([(WEIGHTS, memory.clone())]))?;
-        Ok(Self { gpu: gpu.clone(), layout, memory, plan, inputs, outputs })
+        if let (Some(halved), Some(most)) = (frozen.bytes_by_type().get(&DType::F16), most) {
+            let [halved, most] = [*halved, most].map(|bytes| bytes.div_ceil(1 << 20));
+            log::warn!(
+                "the device gives a kernel at most {most} MiB in one piece: larger matrices of an encoder, {halved} MiB, \
+                 are kept in 16 bits instead of 32"
+            );
+        }
+        Ok(Self { gpu: gpu.clone(), frozen, memory, plan, inputs, outputs })
     }
 
     /// Reads the weights whose names begin with `prefix`, and uploads them to the device.
     ///
     /// # Errors
-    /// [`Error::Input`](crate::Error::Input) if a tensor is missing, misshapen or not finite.
-    pub fn load(&mut self, weights: &mut Weights, prefix: &str) -> Result<()> {
-        let mut values = vec![0.0; self.layout.elements()];
-        for entry in self.layout.entries() {
-            let read = weights.read(&format!("{prefix}{}", entry.name), &entry.shape)?;
-            values[entry.offset..entry.offset + read.len()].copy_from_slice(&read);
-        }
-        self.memory.write(&self.gpu, &values);
-        Ok(())
+    /// [`Error::Input`](crate::Error::Input) if a tensor is missing, misshapen or not finite;
+    /// [`Error::Memory`](crate::Error::Memory) if a matrix is too large for the device in 32 bits, and 16 bits would lose
+    /// more of it than rounding does.
+    pub fn load(&self, weights: &Weights, prefix: &str) -> Result<()> {
+        self.frozen.write(&self.gpu, &self.memory, &Prefixed { weights, prefix }, |entry, _, problem| {
+            let name = format!("{}: the tensor `{prefix}{}`", weights.name(), entry.name);
+            let needed = DType::F32.bytes(&entry.shape);
+            let limit = self.gpu.chunk_bytes().unwrap_or(needed);
+            let error: Error = Shortage::Piece { name, needed, limit, of_batch: false }.into();
+            error.followed_by(&format!("; 16 bits cannot keep it: {problem}"))
+        })
     }
 
     /// Replays it with these inputs; returns the outputs.

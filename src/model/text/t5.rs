@@ -10,7 +10,7 @@ use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, PartMemory, Tensor};
-use crate::ops::{Add, AttentionBias, GatedActivation, MatMul, RmsNorm};
+use crate::ops::{Add, AttentionBias, GatedActivation, RmsNorm};
 
 /// The bucket of a position relative to the query's, key - query. Half of the `buckets` are for keys after the query.
 /// Half of each direction are single distances; the others grow logarithmically up to `most`.
@@ -29,7 +29,7 @@ pub fn relative_bucket(relative: i64, buckets: usize, most: usize) -> usize {
 }
 
 /// The bias of each head, query and key: `[H, T, T]`. Block 0 has the table; all blocks use it.
-fn position_bias(config: &T5Config, weights: &mut Weights, tokens: usize) -> Result<Vec<f32>> {
+fn position_bias(config: &T5Config, weights: &Weights, tokens: usize) -> Result<Vec<f32>> {
     let (buckets, heads) = (config.relative_attention_num_buckets, config.num_heads);
     let table =
         weights.read("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", &[buckets, heads])?;
@@ -43,12 +43,6 @@ fn position_bias(config: &T5Config, weights: &mut Weights, tokens: usize) -> Res
         }
     }
     Ok(bias)
-}
-
-/// Records `x·Wᵀ`.
-fn product(graph: &mut Graph, parameters: &Parameters, layer: &str, x: Tensor) -> Tensor {
-    let weight = parameters.get(&format!("{layer}.weight"));
-    graph.apply(MatMul { transpose_b: true, ..MatMul::default() }, &[x, weight])
 }
 
 /// Records an RMS norm.
@@ -85,7 +79,7 @@ fn record_block(
 ) -> Tensor {
     let normal = norm(graph, parameters, "layer.0.layer_norm", config.layer_norm_epsilon, x);
     let [q, k, v] =
-        ["q", "k", "v"].map(|part| product(graph, parameters, &format!("layer.0.SelfAttention.{part}"), normal));
+        ["q", "k", "v"].map(|part| parameters.product(graph, &format!("layer.0.SelfAttention.{part}.weight"), normal));
     // T5's logits are not scaled.
     let attention = AttentionBias {
         batches: samples,
@@ -97,13 +91,13 @@ fn record_block(
     };
     let inputs: Vec<Tensor> = [q, k, v, bias].into_iter().chain(mask).collect();
     let o = graph.apply(attention, &inputs);
-    let o = product(graph, parameters, "layer.0.SelfAttention.o", o);
+    let o = parameters.product(graph, "layer.0.SelfAttention.o.weight", o);
     let x = graph.apply(Add, &[x, o]);
     let normal = norm(graph, parameters, "layer.1.layer_norm", config.layer_norm_epsilon, x);
-    let [gate, hidden] =
-        ["wi_0", "wi_1"].map(|part| product(graph, parameters, &format!("layer.1.DenseReluDense.{part}"), normal));
+    let [gate, hidden] = ["wi_0", "wi_1"]
+        .map(|part| parameters.product(graph, &format!("layer.1.DenseReluDense.{part}.weight"), normal));
     let hidden = graph.apply(GatedActivation::Gelu, &[gate, hidden]);
-    let y = product(graph, parameters, "layer.1.DenseReluDense.wo", hidden);
+    let y = parameters.product(graph, "layer.1.DenseReluDense.wo.weight", hidden);
     graph.apply(Add, &[x, y])
 }
 
@@ -148,7 +142,7 @@ pub(super) fn planned_t5(
 pub fn encode_t5(
     gpu: &Arc<Gpu>,
     config: &T5Config,
-    weights: &mut Weights,
+    weights: &Weights,
     tokens: &Tokens,
     masked: bool,
 ) -> Result<Vec<f32>> {

@@ -10,7 +10,7 @@ use super::weights::Weights;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{Graph, PartMemory, Tensor};
-use crate::ops::{AddBroadcast, Embedding, MatMul};
+use crate::ops::{AddBroadcast, Embedding};
 
 /// The results of the vision tower for P pictures.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ fn patches(config: &ClipVisionConfig, pictures: &[f32]) -> Vec<f32> {
 }
 
 /// The position of each token, with the class embedding added to that of the class token: `[tokens, hidden_size]`.
-fn positions(config: &ClipVisionConfig, weights: &mut Weights) -> Result<Vec<f32>> {
+fn positions(config: &ClipVisionConfig, weights: &Weights) -> Result<Vec<f32>> {
     let table = "vision_model.embeddings.position_embedding.weight";
     let mut positions = weights.read(table, &[config.tokens(), config.hidden_size])?;
     let class = weights.read("vision_model.embeddings.class_embedding", &[config.hidden_size])?;
@@ -77,7 +77,7 @@ impl ClipVision {
     /// # Errors
     /// [`Error::Input`](crate::Error::Input) if a size or activation is not supported, or a tensor is missing, misshapen
     /// or not finite; else if the device does not have enough memory.
-    pub fn load(gpu: &Arc<Gpu>, config: &ClipVisionConfig, weights: &mut Weights) -> Result<Self> {
+    pub fn load(gpu: &Arc<Gpu>, config: &ClipVisionConfig, weights: &Weights) -> Result<Self> {
         let activation = config.check(weights.name())?;
         let block = Block {
             samples: MAX_SAMPLES,
@@ -89,7 +89,7 @@ impl ClipVision {
             causal: false,
         };
         let positions = positions(config, weights)?;
-        let mut stage = Stage::new(gpu, names(config, &block), |graph, parameters| {
+        let stage = Stage::new(gpu, names(config, &block), |graph, parameters| {
             let vector = config.num_channels * config.patch_size * config.patch_size;
             let patches = graph.input("patches", &[MAX_SAMPLES * config.tokens(), vector]);
             (vec![patches], record(config, &block, graph, parameters, patches, positions))
@@ -179,8 +179,7 @@ fn record(
     positions: Vec<f32>,
 ) -> Vec<Tensor> {
     let (samples, tokens, epsilon) = (block.samples, config.tokens(), config.layer_norm_eps);
-    let product = MatMul { transpose_b: true, ..MatMul::default() };
-    let y = graph.apply(product, &[patches, parameters.get(CONVOLUTION)]);
+    let y = parameters.product(graph, CONVOLUTION, patches);
     let positions = graph.constant("positions", &[tokens, config.hidden_size], positions);
     let y = graph.apply(AddBroadcast, &[y, positions]);
     let first = affine_norm(graph, parameters, FIRST_NORM, epsilon, y);
@@ -190,5 +189,5 @@ fn record(
     let classes = graph.constant_indices("class tokens", &[samples], classes);
     let class = graph.apply(Embedding, &[hidden, classes]);
     let pooled = affine_norm(graph, parameters, LAST_NORM, epsilon, class);
-    vec![hidden, pooled, graph.apply(product, &[pooled, parameters.get(PROJECTION)])]
+    vec![hidden, pooled, parameters.product(graph, PROJECTION, pooled)]
 }

@@ -167,7 +167,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Input`] if it is missing, has another shape or a type other than F32, F16 and BF16, or is not finite.
-    pub fn read(&mut self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub fn read(&self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let stored = self.find(tensor, shape)?;
         self.read_elements(tensor, &stored, 0, shape.iter().product())
     }
@@ -177,7 +177,7 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::read`]; the rows must exist.
-    pub fn read_rows(&mut self, tensor: &str, [rows, columns]: [usize; 2], wanted: &[u32]) -> Result<Vec<f32>> {
+    pub fn read_rows(&self, tensor: &str, [rows, columns]: [usize; 2], wanted: &[u32]) -> Result<Vec<f32>> {
         let stored = self.find(tensor, &[rows, columns])?;
         let mut known: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
         let mut values = Vec::with_capacity(wanted.len() * columns);
@@ -191,7 +191,7 @@ impl Weights {
         Ok(values)
     }
 
-    fn read_elements(&mut self, tensor: &str, stored: &Stored, first: usize, count: usize) -> Result<Vec<f32>> {
+    fn read_elements(&self, tensor: &str, stored: &Stored, first: usize, count: usize) -> Result<Vec<f32>> {
         let size = match stored.dtype {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::BF16 => 2,
@@ -203,7 +203,8 @@ impl Weights {
             }
         };
         let mut bytes = vec![0; size * count];
-        let (path, file) = &mut self.files[stored.file];
+        let (path, file) = &self.files[stored.file];
+        let mut file: &File = file;
         file.seek(SeekFrom::Start(stored.start + (size * first) as u64))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|cause| Error::unreadable(path, cause))?;

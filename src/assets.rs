@@ -20,23 +20,31 @@ const MOST_BASES: usize = 16;
 /// Channels of a picture that is not latents: at most red, green and blue.
 const MOST_COLOURS: usize = 3;
 
-/// The base of an adapter that a run trained, [`ADAPTER_BASE`] beside the adapter.
+/// What a run started from: [`ADAPTER_BASE`] beside the adapter that it trained, or
+/// [`TRANSFORMER_BASE`](config::TRANSFORMER_BASE) beside the transformer of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdapterBase {
+pub struct BaseRecord {
     /// Its file or directory as an absolute path, or `builtin:NAME`.
     pub model: String,
     /// CRC-32 of its weights, see [`Model::crc32`].
     pub crc32: u32,
 }
 
-impl AdapterBase {
+impl BaseRecord {
     /// Reads the record in the folder of an adapter.
     ///
     /// # Errors
     /// [`Error::Input`] if it cannot be read.
     pub fn read(folder: &Path) -> Result<Self> {
-        let record = folder.join(ADAPTER_BASE);
-        serde_json::from_slice(&read_file(&record)?).map_err(|cause| Error::unreadable(&record, cause))
+        Self::read_file(&folder.join(ADAPTER_BASE))
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it cannot be read.
+    pub fn read_file(record: &Path) -> Result<Self> {
+        serde_json::from_slice(&read_file(record)?).map_err(|cause| Error::unreadable(record, cause))
     }
 
     /// Checks that weights with this CRC-32 are those that the adapter in `folder` was trained on.
@@ -144,7 +152,7 @@ fn load(file: &str, most_bases: usize) -> Result<StoredModel> {
 
 /// The base that a run recorded beside an adapter, with the adapter merged in.
 fn load_adapted(folder: &Path, most_bases: usize) -> Result<StoredModel> {
-    let base = AdapterBase::read(folder)?;
+    let base = BaseRecord::read(folder)?;
     let Some(most_bases) = most_bases.checked_sub(1) else {
         return Err(Error::input(format!(
             "{} names a base that is an adapter itself, and so on for {MOST_BASES} adapters: name the base and the \

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::assets::AdapterBase;
-use crate::config::{ADAPTER_BASE, Config};
+use crate::assets::BaseRecord;
+use crate::config::{ADAPTER_BASE, Config, TRANSFORMER_BASE};
 use crate::error::{Error, Result};
 use crate::files::{Content, Streamed, stream_atomically};
 use crate::model::{
@@ -69,22 +69,26 @@ pub fn check_base(checkpoint: &str, then: (bool, Option<u32>), now: (bool, Optio
 pub struct Saved<'a> {
     kind: ModelKind,
     class_names: &'a [String],
-    adapter: Option<(&'a Lora, &'a AdapterBase)>,
+    /// If it is an adapter.
+    adapter: Option<&'a Lora>,
+    /// What it was trained from.
+    base: Option<&'a BaseRecord>,
 }
 
 impl<'a> Saved<'a> {
     /// All weights of a model.
     pub fn whole(kind: ModelKind, class_names: &'a [String]) -> Self {
-        Self { kind, class_names, adapter: None }
+        Self { kind, class_names, adapter: None, base: None }
     }
 
     /// The trained part of a network; `base` is what an adapter is trained on.
     ///
     /// # Panics
     /// If an adapter has no base.
-    pub fn of(network: &'a Network, class_names: &'a [String], base: Option<&'a AdapterBase>) -> Self {
-        let adapter = network.lora.as_ref().map(|lora| (lora, base.expect("an adapter has a base")));
-        Self { adapter, ..Self::whole(network.model.kind(), class_names) }
+    pub fn of(network: &'a Network, class_names: &'a [String], base: Option<&'a BaseRecord>) -> Self {
+        let adapter = network.lora.as_ref();
+        assert!(adapter.is_none() || base.is_some(), "an adapter has a base");
+        Self { adapter, base, ..Self::whole(network.model.kind(), class_names) }
     }
 
     /// Whether the trained part is an adapter.
@@ -94,7 +98,7 @@ impl<'a> Saved<'a> {
 
     /// The CRC-32 of the base of an adapter.
     pub fn base_crc32(&self) -> Option<u32> {
-        self.adapter.map(|(_, base)| base.crc32)
+        self.adapter.and(self.base).map(|base| base.crc32)
     }
 
     /// A model of these weights.
@@ -103,16 +107,29 @@ impl<'a> Saved<'a> {
         Streamed::new(move |sink| model.file().write_to(sink))
     }
 
+    /// The record of what it was trained from, as a file of this name.
+    fn record(&self, name: &'static str) -> Option<(&'static str, Streamed<'static>)> {
+        let base = self.base?;
+        Some((name, serde_json::to_vec_pretty(base).expect("it is text").into()))
+    }
+
+    /// The record that a transformer needs, whose file says nothing of the rest of its pipeline.
+    fn pipeline(&self) -> Option<(&'static str, Streamed<'static>)> {
+        matches!(self.kind, ModelKind::Text(_)).then(|| self.record(TRANSFORMER_BASE)).flatten()
+    }
+
     /// The files of weights that are a result: a model, or the folder of an adapter.
     ///
     /// # Errors
     /// If the device is lost.
     pub fn result(&self, weights: OnDevice<'a>) -> Result<Files<'a>> {
-        let Some((lora, base)) = self.adapter else { return Ok(vec![(MODEL, self.model(weights))]) };
+        let Some(lora) = self.adapter else {
+            return Ok([(MODEL, self.model(weights))].into_iter().chain(self.pipeline()).collect());
+        };
         let adapter = Adapter { lora: lora.clone(), weights: weights.memory.read(weights.gpu)? };
         let files = adapter.all_files(&self.kind).into_iter();
         let mut files: Files<'a> = files.map(|(name, bytes)| (name, bytes.into())).collect();
-        files.push((ADAPTER_BASE, serde_json::to_vec_pretty(base).expect("it is text").into()));
+        files.extend(self.record(ADAPTER_BASE));
         Ok(files)
     }
 
@@ -128,9 +145,9 @@ impl<'a> Saved<'a> {
     /// # Errors
     /// If the device is lost.
     pub fn files(&self, current: OnDevice<'a>, average: Option<OnDevice<'a>>) -> Result<Files<'a>> {
-        let Some((lora, _)) = self.adapter else {
+        let Some(lora) = self.adapter else {
             let average = average.map(|average| (AVERAGED_MODEL, self.model(average)));
-            return Ok([(MODEL, self.model(current))].into_iter().chain(average).collect());
+            return Ok([(MODEL, self.model(current))].into_iter().chain(average).chain(self.pipeline()).collect());
         };
         let mut files = vec![self.matrices(ADAPTER_IN_TRAINING, lora, current.memory.read(current.gpu)?)];
         files.extend(self.result(average.unwrap_or(current))?);
@@ -139,7 +156,7 @@ impl<'a> Saved<'a> {
 
     /// The file of the adapter that the run started from.
     pub fn start(&self, weights: Vec<f32>) -> Option<(&'static str, Streamed<'static>)> {
-        Some(self.matrices(ADAPTER_AT_START, self.adapter?.0, weights))
+        Some(self.matrices(ADAPTER_AT_START, self.adapter?, weights))
     }
 
     /// The adapter that the run started from; `None` if the checkpoint is from an older version, which did not store
@@ -149,7 +166,7 @@ impl<'a> Saved<'a> {
     /// If it belongs to another network.
     pub fn read_start(&self, checkpoint: &LoadedCheckpoint) -> Result<Option<Vec<f32>>> {
         match self.adapter {
-            Some((lora, _)) if checkpoint.has(ADAPTER_AT_START) => {
+            Some(lora) if checkpoint.has(ADAPTER_AT_START) => {
                 self.read_adapter(checkpoint, lora, ADAPTER_AT_START).map(Some)
             }
             _ => Ok(None),
@@ -163,7 +180,7 @@ impl<'a> Saved<'a> {
     pub fn read(&self, checkpoint: &LoadedCheckpoint) -> Result<Weights> {
         match self.adapter {
             None => self.read_model(checkpoint, MODEL),
-            Some((lora, _)) => Ok(self.read_adapter(checkpoint, lora, ADAPTER_IN_TRAINING)?.into()),
+            Some(lora) => Ok(self.read_adapter(checkpoint, lora, ADAPTER_IN_TRAINING)?.into()),
         }
     }
 
@@ -174,12 +191,16 @@ impl<'a> Saved<'a> {
     pub fn read_average(&self, checkpoint: &LoadedCheckpoint) -> Result<Weights> {
         match self.adapter {
             None => self.read_model(checkpoint, AVERAGED_MODEL),
-            Some((lora, _)) => Ok(self.read_adapter(checkpoint, lora, ADAPTER_MODEL)?.into()),
+            Some(lora) => Ok(self.read_adapter(checkpoint, lora, ADAPTER_MODEL)?.into()),
         }
     }
 
     fn read_model(&self, checkpoint: &LoadedCheckpoint, file: &str) -> Result<Weights> {
         let path = checkpoint.path_of(file)?;
+        if let ModelKind::Text(model) = &self.kind {
+            let published = model.published.as_ref().expect("what is trained has files");
+            return published.reopened(&path).map(Weights::Transformer);
+        }
         let name = path.display().to_string();
         let model = StoredModel::open(&path)?;
         if model.kind == self.kind {

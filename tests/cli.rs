@@ -24,6 +24,7 @@ mod cli {
     mod inspect;
     mod interruption;
     mod latent;
+    mod minit2i;
     mod outputs;
     mod outside;
     mod profile;

@@ -52,7 +52,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     };
     let model = TextToImage::open(&folder, None)?;
     let prompts = read_prompts(&arguments.prompts)?;
-    let encoders = model.encoders(!arguments.t5.no_t5, arguments.t5.tokens())?;
+    let encoders = model.encoders(arguments.t5.choice())?;
     global.outputs().reads(&folder).reads(&arguments.prompts).file(&arguments.out)?;
     let gpu = global.open("")?;
     let half = arguments.precision == Precision::F16;

@@ -1,18 +1,21 @@
 //! `eval` for text-to-image models: a pipeline, with or without an adapter, on fixed seeds and prompts.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::eval::{Arguments, print};
 use super::{Global, supervised};
 use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Reference};
+use crate::gpu::Gpu;
 use crate::graph::Stores;
-use crate::model::{Adapter, BASE, Network, Summed};
+use crate::model::{BASE, Network, StoredModel, Summed};
+use crate::optimizer::PARAMETERS;
 use crate::reward::{Rewards, classifier_for};
 use crate::run::RunDirectory;
 use crate::sampling::ModelOnDevice;
-use crate::text_to_image::{NamedModel, TextBase, TextSettings, with_adapter};
+use crate::text_to_image::{NamedModel, TextBase, TextSettings, Trained, with_adapter};
 
 pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
     arguments.vae.refuse(&arguments.model, "leave it out")?;
@@ -21,8 +24,9 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     check_base(arguments, named)?;
     let is_guided = config.eval.guidance_scale != 1.0;
     let settings = TextSettings { is_guided, ..(&config).into() };
-    let text = TextBase::open(&named.pipeline, &settings)?;
-    let adapter = adapter(arguments, named, &text)?;
+    let text = TextBase::named(named, &settings)?;
+    let given = arguments.adapter.adapter.as_deref().map(|path| Ok::<_, Error>((path, arguments.adapter.scale()?)));
+    let adapter = text.adapter(named, given.transpose()?)?;
     let planned = text.planned()?;
     let flow_model = planned.flow_model(&named.pipeline)?;
     let pictures = flow_model.pictures(&planned.class_names);
@@ -40,20 +44,26 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     text.schedule_warning(&settings).filter(|_| arguments.base.is_some()).into_iter().for_each(warn);
     let folder = supervised::beside(run.as_ref().map(RunDirectory::path), &config);
     let model = text.encoded(&gpu, folder, global.verbosity(), warn)?;
-    let weights = config.model.weights;
-    let adapter = adapter.as_ref().map(|(adapter, scale)| (adapter, *scale));
-    let network = Network::base(&model.flow_model(&named.pipeline)?, weights);
-    // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
-    let summed = Summed::new(&model.weights);
-    let base = network.frozen().upload(&gpu, BASE.0, &summed)?;
-    if let Some((folder, recorded)) = &named.trained {
-        recorded.check(folder, summed.crc32())?;
-    }
-    let (network, stores) = with_adapter(&gpu, network, base, adapter)?;
-    let reference = arguments.base.as_ref().map(|_| Reference {
-        network: Network::base(&network.model, weights),
-        stores: Stores::from([(BASE, stores[&BASE].clone())]),
-    });
+    let base = Network::base(&model.flow_model(&named.pipeline)?, config.model.weights);
+    let (network, stores) = match &named.trained {
+        Some(Trained::Transformer(_)) => {
+            let original = arguments.base.as_ref().map(|_| TextBase::named(&named.untrained(), &settings)?.planned());
+            trained_weights(&gpu, &base, &model, original.transpose()?.as_ref())?
+        }
+        trained => {
+            // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
+            let summed = Summed::new(&model.weights);
+            let memory = base.frozen().upload(&gpu, BASE.0, &summed)?;
+            if let Some(Trained::Adapter(folder, recorded)) = trained {
+                recorded.check(folder, summed.crc32())?;
+            }
+            with_adapter(&gpu, base.clone(), memory, adapter.as_ref().map(|(adapter, scale)| (adapter, *scale)))?
+        }
+    };
+    let reference = arguments
+        .base
+        .as_ref()
+        .map(|_| Reference { network: base, stores: Stores::from([(BASE, stores[&BASE].clone())]) });
     let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
     let mut evaluator = Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, reference.as_ref())?;
     let evaluation = evaluator.evaluate(&mut rewards, 0)?;
@@ -65,11 +75,15 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
 fn configuration(arguments: &Arguments, named: &NamedModel, run: Option<&RunDirectory>) -> Result<Config> {
     let mut config = match (&arguments.config.config, run, &named.trained) {
         (None, Some(run), _) => Config::of_run(&run.config(), &arguments.config.overrides()?)?,
-        (None, None, Some((adapter, _))) => {
+        (None, None, Some(trained)) => {
+            let (what, place) = match trained {
+                Trained::Adapter(place, _) => ("adapter", place),
+                Trained::Transformer(place) => ("transformer", place),
+            };
             return Err(Error::input(format!(
-                "{} is the adapter of a run, but not in the directory of one, whose config.toml would say how to measure \
-                 it: give --config",
-                adapter.display()
+                "{} is the {what} of a run, but not in the directory of one, whose config.toml would say how to measure it: \
+                 give --config",
+                place.display()
             )));
         }
         _ => arguments.config.read()?,
@@ -93,18 +107,17 @@ fn check_base(arguments: &Arguments, named: &NamedModel) -> Result<()> {
     }
 }
 
-/// The adapter to evaluate, and its scale: that of the run, or the one that was given.
-fn adapter(arguments: &Arguments, named: &NamedModel, text: &TextBase) -> Result<Option<(Adapter, f64)>> {
-    match (&named.trained, &arguments.adapter.adapter) {
-        (Some((own, _)), Some(other)) => Err(Error::input(format!(
-            "{} has an adapter already, {}: to evaluate {} in its place, give --model {}",
-            arguments.model,
-            own.display(),
-            other.display(),
-            named.pipeline
-        ))),
-        (Some((own, _)), None) => Ok(Some((text.adapter(own)?, 1.0))),
-        (None, Some(given)) => Ok(Some((text.adapter(given)?, arguments.adapter.scale()?))),
-        (None, None) => Ok(None),
+/// All weights that a run trained, in 32 bits, with the original ones if drift is measured from them.
+fn trained_weights(
+    gpu: &Arc<Gpu>,
+    base: &Network,
+    model: &StoredModel,
+    original: Option<&StoredModel>,
+) -> Result<(Network, Stores)> {
+    let network = Network { lora: None, ..base.clone() };
+    let mut stores = Stores::from([(PARAMETERS, network.layout().upload(gpu, "model", &model.weights)?)]);
+    if let Some(original) = original {
+        stores.insert(BASE, base.frozen().upload(gpu, BASE.0, &original.weights)?);
     }
+    Ok((network, stores))
 }

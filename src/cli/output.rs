@@ -5,7 +5,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::assets::AdapterBase;
+use crate::assets::BaseRecord;
 use crate::config::adapter_in;
 use crate::error::{Error, Result};
 use crate::text::printable;
@@ -74,7 +74,7 @@ impl Outputs {
         }
         // What an adapter stands for is in its folder and its base.
         let Some(folder) = adapter_in(input) else { return self };
-        let base = AdapterBase::read(&folder).map(|base| base.model);
+        let base = BaseRecord::read(&folder).map(|base| base.model);
         let read = self.reads(folder);
         match base {
             Ok(base) if Path::new(&base).exists() => read.reads(base),

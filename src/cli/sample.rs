@@ -19,7 +19,7 @@ use crate::graph::Stores;
 use crate::model::{FlowModel, StoredModel, Tensors, read_tensors, write_tensors};
 use crate::optimizer::PARAMETERS;
 use crate::sampling::{SampleRequest, SamplerTable, Sampling, requests_for};
-use crate::text_to_image::folder_of;
+use crate::text_to_image::NamedModel;
 
 /// Samples that are drawn together.
 const BATCH: usize = 100;
@@ -35,7 +35,7 @@ const MOST_ELEMENTS: usize = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Model: a file, or builtin:NAME; or a text-to-image pipeline: its folder, or org/name in the hub's cache
+    /// Model: a file, or builtin:NAME; or a text-to-image pipeline: its folder, org/name in the hub's cache, or a run of one
     #[arg(long, value_name = "FILE|DIR|NAME")]
     pub(super) model: String,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
     /// Samples per class or prompt [default: 8 per class, 1 per prompt]
     #[arg(long, value_name = "COUNT")]
     pub(super) count: Option<usize>,
-    /// Sampling steps [default: 20, for prompts 28]
+    /// Sampling steps [default: 20, for prompts as usual for the model, such as 28]
     #[arg(long, value_name = "STEPS")]
     pub(super) steps: Option<usize>,
     /// How each step removes noise
@@ -63,7 +63,7 @@ pub(super) struct Arguments {
     /// Shift of the noise schedule; 1 is linear [default: 1, for prompts that of the pipeline]
     #[arg(long, value_name = "SHIFT")]
     pub(super) shift: Option<f64>,
-    /// Classifier-free guidance; 1 is none [default: 1, for prompts 4.5]
+    /// Classifier-free guidance; 1 is none [default: 1, for prompts as usual for the model, such as 4.5]
     #[arg(long, value_name = "SCALE")]
     pub(super) guidance_scale: Option<f64>,
     /// Seed of the noise
@@ -88,8 +88,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    if let Some(folder) = folder_of(&arguments.model)? {
-        return sample_text::run(global, arguments, &folder);
+    if let Some(named) = NamedModel::of(&arguments.model)? {
+        return sample_text::run(global, arguments, &named);
     }
     arguments.text.refuse(&arguments.model)?;
     let model = arguments.adapter.load_model(&arguments.model)?;

@@ -11,15 +11,13 @@ use super::{Global, Outputs, say};
 use crate::config::WeightType;
 use crate::error::{Error, Result};
 use crate::model::folder::locate;
+use crate::model::text::EncoderChoice;
 use crate::model::{PictureDecoder, Prompt};
 use crate::sampling::requests_for;
 use crate::text_to_image::{
-    Conditions, Order, TextToImage, check_count, counted, cut_warnings, picture_files, read_prompts, read_start,
+    Conditions, NamedModel, Order, TextToImage, check_count, counted, cut_warnings, picture_files, read_prompts,
+    read_start,
 };
-
-/// Sampling steps and guidance unless others are asked for.
-const STEPS: usize = 28;
-const GUIDANCE_SCALE: f64 = 4.5;
 
 /// The published small decoder.
 const TAESD3: &str = "madebyollin/taesd3";
@@ -77,8 +75,8 @@ pub(super) struct T5Arguments {
 }
 
 impl T5Arguments {
-    pub(super) fn tokens(&self) -> usize {
-        self.t5_tokens.map_or(256, usize::from)
+    pub(super) fn choice(&self) -> EncoderChoice {
+        EncoderChoice { t5: !self.no_t5, t5_tokens: self.t5_tokens.map(usize::from) }
     }
 }
 
@@ -134,6 +132,13 @@ impl TextArguments {
     }
 
     fn decoder(&self, model: &TextToImage) -> Result<PictureDecoder> {
+        let given = [("--decoder", self.decoder.is_some()), ("--tile", self.tile.is_some())];
+        if model.network().pixel_scale().is_some()
+            && let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given)
+        {
+            let folder = model.pipeline().folder.display();
+            return Err(Error::input(format!("{folder} makes images without an autoencoder: leave out {option}")));
+        }
         match (self.decoder, self.taesd.as_deref()) {
             (Some(DecoderName::Vae), Some(_)) => {
                 Err(Error::input("--taesd is another decoder than --decoder vae: leave out one of the two"))
@@ -181,9 +186,9 @@ impl TextArguments {
     }
 }
 
-pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Result<()> {
+pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<()> {
     let text = &arguments.text;
-    let mut order = prepare(global, arguments, folder)?;
+    let mut order = prepare(global, arguments, named)?;
     let (kept, given) = match &text.conditions {
         Some(path) => (Some(Conditions::open(path, &text.prompts)?), Vec::new()),
         None => (None, text.prompts()?),
@@ -199,11 +204,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
     let places: Vec<u32> = (0..prompts as u32).collect();
     order.pictures = requests_for(&places, count, arguments.seed);
     // Nothing is encoded before it is known that there is room for the results.
-    let files = check_outputs(global, arguments, folder, &order)?;
+    let files = check_outputs(global, arguments, &order)?;
     if let Some(kept) = &kept {
-        kept.check(order.model.config(), order.guidance_scale != 1.0)?;
+        kept.check(order.model.network(), order.guidance_scale != 1.0)?;
     }
-    let encoders = kept.is_none().then(|| order.model.encoders(!text.t5.no_t5, text.t5.tokens())).transpose()?;
+    let encoders = kept.is_none().then(|| order.model.encoders(text.t5.choice())).transpose()?;
 
     let gpu = global.open("")?;
     let conditions = Arc::new(match (kept, encoders) {
@@ -229,7 +234,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, folder: &Path) -> Resu
 }
 
 /// Reads everything that is small, and checks it. There are no images yet.
-fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Order> {
+fn prepare(global: &Global, arguments: &Arguments, named: &NamedModel) -> Result<Order> {
     let text = &arguments.text;
     arguments.check()?;
     text.check()?;
@@ -240,9 +245,9 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
         )));
     }
     arguments.vae.refuse(&arguments.model, "leave it out, or name a small decoder with --taesd")?;
-    let model = TextToImage::open(folder, text.variant.as_deref())?;
+    let model = named.open(text.variant.as_deref())?;
     let decoder = text.decoder(&model)?;
-    let start = arguments.noise.as_ref().map(|path| read_start(path, model.config().channels)).transpose()?;
+    let start = arguments.noise.as_ref().map(|path| read_start(path, model.network().channels())).transpose()?;
     let factor = decoder.factor();
     let of_noise = start.as_ref().map(|(size, _)| size.map(|extent| extent * factor));
     let size = match (text.size, of_noise) {
@@ -254,15 +259,14 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
         }
         (asked, of_noise) => model.latent_size("--size", asked.or(of_noise), factor)?,
     };
-    let adapter = match &arguments.adapter.adapter {
-        Some(path) => Some((model.adapter(path)?, arguments.adapter.scale()?)),
-        None => None,
-    };
+    let given = arguments.adapter.adapter.as_deref().map(|path| Ok::<_, Error>((path, arguments.adapter.scale()?)));
+    let adapter = named.adapter(&model, given.transpose()?)?;
+    let usual = model.network().usual_sampling();
     Ok(Order {
         size,
         tile: text.tile.map(|pixels| decoder.tile("--tile", pixels)).transpose()?,
-        table: arguments.table(&model.schedule(arguments.shift), STEPS)?,
-        guidance_scale: arguments.guidance_scale.unwrap_or(GUIDANCE_SCALE),
+        table: arguments.table(&model.schedule(arguments.shift), usual.steps)?,
+        guidance_scale: arguments.guidance_scale.unwrap_or(usual.guidance_scale),
         adapter,
         solver: arguments.solver,
         weights: text.weights.unwrap_or_else(|| model.usual_weights()),
@@ -276,11 +280,12 @@ fn prepare(global: &Global, arguments: &Arguments, folder: &Path) -> Result<Orde
 }
 
 /// The files that the images will be, which can be written.
-fn check_outputs(global: &Global, arguments: &Arguments, folder: &Path, order: &Order) -> Result<Vec<PathBuf>> {
+fn check_outputs(global: &Global, arguments: &Arguments, order: &Order) -> Result<Vec<PathBuf>> {
     let (text, pictures) = (&arguments.text, order.pictures.len());
     order.check_start()?;
     let inputs = [&arguments.noise, &arguments.adapter.adapter, &text.file, &text.conditions].into_iter().flatten();
-    let outputs = inputs.fold(global.outputs().reads(folder), Outputs::reads);
+    let read = global.outputs().reads(&order.model.pipeline().folder).reads(&arguments.model);
+    let outputs = inputs.fold(read, Outputs::reads);
     let mut outputs = text.taesd.iter().fold(outputs, Outputs::reads);
     let files = picture_files(&arguments.out, pictures);
     files.iter().try_for_each(|file| outputs.image(file))?;

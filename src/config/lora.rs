@@ -59,20 +59,6 @@ impl Lora {
         if self.starts_from_adapter() { "start" } else { "base" }
     }
 
-    /// Checks that an adapter is trained, as a text-to-image model needs.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if all weights are, which could not be saved.
-    pub fn check_for_text(&self) -> Result<()> {
-        match self.is_used() {
-            true => Ok(()),
-            false => Err(Error::input(
-                "all weights of a text-to-image model would be trained, which cannot be saved: train an adapter, with \
-                 `lora.rank` = 32 for instance",
-            )),
-        }
-    }
-
     pub(super) fn validate(&self) -> Result<()> {
         if self.adapter.is_none() && self.reference != LoraReference::default() {
             return Err(Error::input(

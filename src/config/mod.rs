@@ -41,7 +41,7 @@ pub use choices::*;
 pub(crate) use decode::nearest;
 pub use lora::Lora;
 pub use model::{ModelSizes, ModelSource};
-pub use paths::{ADAPTER_BASE, adapter_in};
+pub use paths::{ADAPTER_BASE, TRANSFORMER_BASE, adapter_in};
 pub use presets::{PRESETS, Preset};
 pub use prompts::{Prompts, is_encoded};
 pub use reference::{Style, reference};

@@ -37,6 +37,9 @@ impl Named<'_> {
 /// The file beside an adapter of a run that names its base.
 pub const ADAPTER_BASE: &str = "adapter_base.json";
 
+/// The file beside the transformer of a run that names the pipeline it belongs to.
+pub const TRANSFORMER_BASE: &str = "transformer_base.json";
+
 /// The folder of the adapter that a directory stands for where a model is named: itself, such as that of a run's best
 /// model, or the one in the directory of a run.
 pub fn adapter_in(path: &Path) -> Option<PathBuf> {

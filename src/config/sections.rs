@@ -41,8 +41,8 @@ pub struct Model {
     /// `builtin:rings-base`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// A text-to-image model, Stable Diffusion 3 or 3.5: the folder of a diffusers pipeline, or its name in the hub's cache,
-    /// such as `stabilityai/stable-diffusion-3.5-medium`. `train` and `pretrain` train an adapter of it (`lora`).
+    /// A text-to-image model, Stable Diffusion 3 or 3.5 or MiniT2I: the folder of a diffusers pipeline, or its name in the hub's cache,
+    /// such as `stabilityai/stable-diffusion-3.5-medium`. `train` and `pretrain` train an adapter of it (`lora`), or all weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
     /// With a text-to-image model: width and height of the images, in pixels. Default: the size that the model proposes.

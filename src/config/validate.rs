@@ -77,10 +77,7 @@ impl Config {
                 "train starts from a trained model: set `model.file` instead of sizes; create the file with pretrain",
             ));
         }
-        match self.model.source()? {
-            ModelSource::Folder(_) => self.lora.check_for_text(),
-            ModelSource::File(_) | ModelSource::New(_) => Ok(()),
-        }
+        self.model.source().map(drop)
     }
 
     fn validate_pretrain_model(&self) -> Result<()> {
@@ -112,8 +109,7 @@ impl Config {
         }
         let sizes = match source {
             ModelSource::New(sizes) => sizes,
-            ModelSource::Folder(_) => return self.lora.check_for_text(),
-            ModelSource::File(_) => return Ok(()),
+            ModelSource::Folder(_) | ModelSource::File(_) => return Ok(()),
         };
         if self.lora.is_used() {
             return Err(Error::input(

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{Report, bytes_on_disk, stored_as};
-use crate::assets::AdapterBase;
+use crate::assets::BaseRecord;
 use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark};
 use crate::model::folder::StoredTensors;
@@ -33,7 +33,7 @@ pub(super) fn folder(folder: &Path) -> Result<Report> {
     let alpha = config.get("lora_alpha").map(Value::to_string);
     let mut report = describe(&tensors, "PEFT", alpha)?;
     report.path = folder.display().to_string();
-    if let Ok(base) = AdapterBase::read(folder) {
+    if let Ok(base) = BaseRecord::read(folder) {
         report.notes.push(format!("its base is {}", base.model));
     }
     Ok(report)

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::model::folder::{MODEL_INDEX, SingleFile, StoredTensor, StoredTensors, locate};
+use crate::model::folder::{MODEL_INDEX, Pipeline, SingleFile, StoredTensor, StoredTensors, locate};
 use crate::model::{ADAPTER_CONFIG, NATIVE};
 use crate::run::checkpoint;
 use crate::run::directory::MODEL;
@@ -126,7 +126,7 @@ pub fn inspect(text: &str) -> Result<Report> {
 
 fn directory(path: &Path) -> Result<Report> {
     let has = |name: &str| path.join(name).exists();
-    if has(MODEL_INDEX) {
+    if Pipeline::is_at(path) {
         published::pipeline(path)
     } else if checkpoint::is_checkpoint(path) {
         own::checkpoint(path)

@@ -38,7 +38,7 @@ pub(super) fn model(name: &str) -> Result<Report> {
             describe(&mut report, &flow_model, name);
             note_latents(&mut report, &flow_model);
         }
-        ModelKind::Mmdit(_) => unreachable!("native files have none"),
+        ModelKind::Text(_) => unreachable!("native files have none"),
         ModelKind::Classifier(config) => {
             report.kind = "classifier";
             report.what = format!(

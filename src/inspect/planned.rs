@@ -8,38 +8,50 @@ use crate::config::{Config, WeightType};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
-use crate::model::text::MAX_SAMPLES;
-use crate::model::{LatentDecoder, Network};
+use crate::model::folder::State;
+use crate::model::text::{EncoderChoice, MAX_SAMPLES};
+use crate::model::{LatentDecoder, Network, Recipe};
 use crate::rl::Trainer;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
 use crate::text::quoted;
 use crate::text_to_image::TextToImage;
 
-/// The file of the settings that training is planned with.
-const TRAINING_FILE: &str = "configs/sd35/laptop.toml";
-
-/// Its text.
-const TRAINING: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/sd35/laptop.toml"));
+/// The text encoder of Stable Diffusion 3 that may be left out.
+const T5: &str = "text_encoder_3";
 
 /// Sides of the pictures, in pixels.
 const SIDES: [usize; 3] = [256, 512, 1024];
 
-/// What drawing one picture at a time with guidance and training take, for each size that the model has positions for, and
-/// each type of the transformer's weights.
+/// What can be done with a model.
+pub(super) struct Planned {
+    /// What drawing one picture at a time with guidance and training take, for each size that the model has positions for,
+    /// and each type of the transformer's weights.
+    pub memory: Vec<ImageMemory>,
+    /// The command that trains it with those settings.
+    pub train_command: String,
+}
+
+/// Plans drawing with a model and training it.
 ///
 /// # Errors
 /// If a part is damaged or not supported.
-pub(super) fn memory(folder: &Path) -> Result<Vec<ImageMemory>> {
-    let profile = DeviceProfile::default();
+pub(super) fn of(folder: &Path) -> Result<Planned> {
     let model = TextToImage::open(folder, None)?;
+    let recipe = model.network().recipe();
+    Ok(Planned { memory: memory(&model, recipe)?, train_command: train_command(folder, recipe.file) })
+}
+
+fn memory(model: &TextToImage, recipe: Recipe) -> Result<Vec<ImageMemory>> {
+    let profile = DeviceProfile::default();
     let decoder = Arc::new(model.decoder(None)?);
-    let encoder = model.planned_encoder(MAX_SAMPLES, &profile)?.1.alone();
-    let mut config = Config::parse(TRAINING, TRAINING_FILE, &[])?;
+    let encoders = model.encoders(EncoderChoice::usual(model.pipeline().state(T5) != State::Missing))?.prompts;
+    let encoder = encoders.planned(MAX_SAMPLES, &profile)?.1.alone();
+    let mut config = Config::parse(recipe.text, recipe.file, &[])?;
     config.model.weights = WeightType::F32;
     let mut found = Vec::new();
     for side in SIDES {
         let Ok(size) = model.latent_size("the size", Some([side; 2]), decoder.factor()) else { continue };
-        let flow_model = model.unencoded(size, MAX_SAMPLES, decoder.clone());
+        let flow_model = model.unencoded(size, [MAX_SAMPLES, encoders.tokens()], decoder.clone());
         let (_, decoding) = decoder.planned(flow_model.state_shape(), &profile, &|_| Ok(()))?;
         let base = |weights: WeightType| Network::base(&flow_model, weights);
         let step = StepGraph::record(&base(WeightType::F32), 1, config.eval.guidance_scale);
@@ -62,8 +74,7 @@ pub(super) fn memory(folder: &Path) -> Result<Vec<ImageMemory>> {
     Ok(found)
 }
 
-/// The command that trains the model with those settings.
-pub(super) fn train_command(folder: &Path) -> String {
+fn train_command(folder: &Path, file: &str) -> String {
     let folder = quoted(Path::new(&format!("model.folder={}", folder.display())));
-    format!("flowdppo-wgpu train --config {} --set {folder} --set prompts.file=PROMPTS.txt", TRAINING_FILE)
+    format!("flowdppo-wgpu train --config {file} --set {folder} --set prompts.file=PROMPTS.txt")
 }

@@ -1,6 +1,5 @@
 //! Text-to-image models: pipelines, their components, and single files.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -8,8 +7,8 @@ use serde_json::{Map, Value};
 use super::{Part, Report, WeightsMemory, bytes_on_disk, planned, stored_as};
 use crate::error::{Error, Result};
 use crate::model::folder::{
-    Component, Pipeline, SUPPORTED, SingleFile, State, StoredTensors, component_class, open_weights, read_config,
-    to_diffusers, weight_files,
+    Component, Pipeline, SingleFile, State, StoredTensors, component_class, count, open_weights, read_config,
+    to_diffusers, transformer_family, transformer_sizes, weight_files,
 };
 use crate::text::quoted;
 
@@ -23,35 +22,28 @@ const BLOCK: [usize; 2] = [32, 34];
 pub(super) fn pipeline(folder: &Path) -> Result<Report> {
     let pipeline = Pipeline::open(folder)?;
     let mut report = Report { path: folder.display().to_string(), kind: "pipeline", ..Report::default() };
-    let what = SUPPORTED.iter().find(|(class, _)| *class == pipeline.class).map_or("", |(_, what)| what);
-    let mut family = what.to_owned();
+    let mut family = pipeline.kind.what.to_owned();
     for component in &pipeline.components {
         let part = part_of(&pipeline, component, &mut report, &mut family)?;
         report.components.push(part);
     }
-    if is_complete(&pipeline) {
-        report.sample_command = Some(sample_command(&pipeline));
-        report.train_command = Some(planned::train_command(&pipeline.folder));
-        match planned::memory(&pipeline.folder) {
-            Ok(memory) => report.image_memory = memory,
+    if pipeline.kind.needed.iter().all(|name| pipeline.state(name) == State::Present) {
+        match planned::of(&pipeline.folder) {
+            Ok(planned) => {
+                report.sample_command = Some(sample_command(&pipeline));
+                report.train_command = Some(planned.train_command);
+                report.image_memory = planned.memory;
+            }
             Err(cause) => report.notes.push(format!("it cannot be drawn or trained with: {cause}")),
         }
     }
-    report.what = format!("a text-to-image pipeline of {family} ({}) in the layout of diffusers", pipeline.class);
+    report.what = format!("a text-to-image pipeline of {family} ({}) in the layout of diffusers", pipeline.kind.class);
     Ok(finished(report))
-}
-
-/// Whether all parts that drawing needs are there.
-fn is_complete(pipeline: &Pipeline) -> bool {
-    let is_there = |name: &str| pipeline.components.iter().any(|it| it.name == name && it.state == State::Present);
-    let needed = ["transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"];
-    needed.into_iter().all(is_there)
 }
 
 /// A command that draws a picture.
 fn sample_command(pipeline: &Pipeline) -> String {
-    let is_missing = |it: &Component| it.name == "text_encoder_3" && it.state == State::Missing;
-    let without = if pipeline.components.iter().any(is_missing) { " --no-t5" } else { "" };
+    let without = if pipeline.state("text_encoder_3") == State::Missing { " --no-t5" } else { "" };
     let folder = quoted(&pipeline.folder);
     format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"a red fox\" --out fox.png")
 }
@@ -75,7 +67,7 @@ fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, fami
     let tensors = pipeline.weights(component.name, None)?;
     let config = read_config(&folder)?;
     if component.name == "transformer" {
-        family_of(&tensors).clone_into(family);
+        transformer_family(&tensors).clone_into(family);
     }
     describe(&mut part, &tensors, Some(&config), report);
     other_variants(&folder, &tensors, report)?;
@@ -135,21 +127,16 @@ fn finished(mut report: Report) -> Report {
 /// A component in words.
 fn words(name: &str, tensors: &StoredTensors) -> String {
     match name {
-        "transformer" => format!("transformer of {}", family_of(tensors)),
+        "transformer" => format!("transformer of {}", transformer_family(tensors)),
         "vae" => "variational autoencoder".into(),
-        "text_encoder_3" => "T5 text encoder".into(),
+        _ if is_t5(tensors) => "T5 text encoder".into(),
         _ => "CLIP text encoder".into(),
     }
 }
 
-/// The published model with such a transformer: 3.5 Medium has second attentions, 3.5 has normalised queries.
-fn family_of(tensors: &StoredTensors) -> &'static str {
-    let any = |part: &str| tensors.tensors().keys().any(|name| name.contains(part));
-    match (any(".attn2."), any(".attn.norm_q.")) {
-        (true, _) => "the kind of Stable Diffusion 3.5 Medium",
-        (false, true) => "the kind of Stable Diffusion 3.5 Large",
-        (false, false) => "the kind of Stable Diffusion 3",
-    }
+/// Whether a text encoder is T5.
+fn is_t5(tensors: &StoredTensors) -> bool {
+    tensors.tensors().contains_key("shared.weight")
 }
 
 /// Fills in what the tensors show, and adds to the memory in the report.
@@ -217,7 +204,7 @@ fn sizes(name: &str, tensors: &StoredTensors, config: Option<&Map<String, Value>
             let given = keys.iter().filter_map(|(key, word)| Some(format!(", {word} {}", given(key)?)));
             format!("{channels} latent channels{}", given.filter(|text| !text.ends_with("null")).collect::<String>())
         }
-        "text_encoder_3" => format!(
+        _ if is_t5(tensors) => format!(
             "{} layers, width {}, vocabulary {}",
             count(tensors, "encoder.block."),
             size("shared.weight", 1),
@@ -231,31 +218,4 @@ fn sizes(name: &str, tensors: &StoredTensors, config: Option<&Map<String, Value>
             size("text_projection.weight", 0)
         ),
     }
-}
-
-/// The number of different names between a prefix and the next dot.
-fn count(tensors: &StoredTensors, prefix: &str) -> usize {
-    let numbers = tensors.tensors().keys().filter_map(|name| name.strip_prefix(prefix)?.split('.').next());
-    numbers.collect::<BTreeSet<_>>().len()
-}
-
-fn transformer_sizes(tensors: &StoredTensors, config: Option<&Map<String, Value>>) -> String {
-    let shape = |name: &str| tensors.tensors().get(name).map_or(&[][..], |stored| stored.shape());
-    let at = |name: &str, dimension: usize| shape(name).get(dimension).copied().unwrap_or(0);
-    let (blocks, width) = (count(tensors, "transformer_blocks."), at("pos_embed.proj.weight", 0));
-    let dual = tensors.tensors().keys().filter(|name| name.ends_with(".attn2.to_q.weight")).count();
-    let given = config.and_then(|config| config.get("attention_head_dim")?.as_u64()).unwrap_or(0) as usize;
-    // The published models without the norm have heads of 64.
-    let head = [at("transformer_blocks.0.attn.norm_q.weight", 0), given, 64].into_iter().find(|size| *size > 0);
-    let side = at(POSITION_TABLE, 1).isqrt();
-    let mut text = format!("{blocks} blocks");
-    if dual > 0 {
-        text += &format!(" ({dual} with a second attention)");
-    }
-    let (channels, patch) = (at("pos_embed.proj.weight", 1), at("pos_embed.proj.weight", 2));
-    text + &format!(
-        ", width {width}, {} heads, {channels} channels, patch {patch}, text width {}, positions {side}x{side}",
-        width / head.unwrap_or(64),
-        at("context_embedder.weight", 1)
-    )
 }

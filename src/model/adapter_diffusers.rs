@@ -33,7 +33,7 @@ impl Adapter {
     pub fn all_files(&self, kind: &ModelKind) -> Vec<(&'static str, Vec<u8>)> {
         let base = kind.layout();
         let mut files = self.files(&base).to_vec();
-        if let ModelKind::Mmdit(_) = kind {
+        if let ModelKind::Text(_) = kind {
             files.push((DIFFUSERS_ADAPTER, self.to_diffusers(&base)));
         }
         files
@@ -60,14 +60,15 @@ impl Adapter {
         if let Some(tensor) = tensors.keys().find(|tensor| !is_known(tensor)) {
             return Err(foreign(name, tensor));
         }
-        let alphas = take_alphas(name, &mut tensors)?;
+        let prefix = format!("{PREFIX}{}", base.parameters().prefix());
+        let alphas = take_alphas(name, &prefix, &mut tensors)?;
         let lora = match (metadata.get(KEY), alphas.keys().next()) {
             (Some(text), None) => Lora::from_peft(&format!("{name}: `{KEY}`"), &configuration(name, text)?, base)?,
-            (None, _) => of_tensors(name, &tensors, &alphas, base)?,
+            (None, _) => of_tensors(name, &prefix, (&tensors, &alphas), base)?,
             (Some(_), Some(layer)) => {
                 return Err(Error::input(format!(
                     "{name} has alphas twice, in the entry `{KEY}` of its header and in tensors such as \
-                     `{PREFIX}{layer}{ALPHA}`: remove one of the two"
+                     `{prefix}{layer}{ALPHA}`: remove one of the two"
                 )));
             }
         };
@@ -125,12 +126,12 @@ fn foreign(name: &str, tensor: &str) -> Error {
 }
 
 /// Takes the alphas out of the tensors, by layer.
-fn take_alphas(name: &str, tensors: &mut Tensors) -> Result<BTreeMap<String, f32>> {
+fn take_alphas(name: &str, prefix: &str, tensors: &mut Tensors) -> Result<BTreeMap<String, f32>> {
     let mut alphas = BTreeMap::new();
     for (tensor, (shape, values)) in tensors.extract_if(.., |tensor, _| tensor.ends_with(ALPHA)) {
         match values[..] {
             [alpha] if alpha.is_finite() => {
-                let layer = tensor.strip_prefix(PREFIX).and_then(|tensor| tensor.strip_suffix(ALPHA));
+                let layer = tensor.strip_prefix(prefix).and_then(|tensor| tensor.strip_suffix(ALPHA));
                 alphas.insert(layer.unwrap_or_default().to_owned(), alpha)
             }
             [alpha] => return Err(Error::input(format!("{name}: tensor `{tensor}` is {alpha}, which is not finite"))),
@@ -156,10 +157,15 @@ fn configuration(name: &str, text: &str) -> Result<Vec<u8>> {
 }
 
 /// The layers that the tensors belong to, with these alphas if there are any.
-fn of_tensors(name: &str, tensors: &Tensors, alphas: &BTreeMap<String, f32>, base: &impl Adaptable) -> Result<Lora> {
-    let layers = tensors.keys().filter_map(|tensor| tensor.strip_prefix(PREFIX)?.strip_suffix(ENDS[0]));
+fn of_tensors(
+    name: &str,
+    prefix: &str,
+    (tensors, alphas): (&Tensors, &BTreeMap<String, f32>),
+    base: &impl Adaptable,
+) -> Result<Lora> {
+    let layers = tensors.keys().filter_map(|tensor| tensor.strip_prefix(prefix)?.strip_suffix(ENDS[0]));
     let targets: Vec<String> = layers.map(str::to_owned).collect();
-    let rank = |layer: &str| tensors.get(&format!("{PREFIX}{layer}{}", ENDS[0])).map_or(0, |(shape, _)| shape[0]);
+    let rank = |layer: &str| tensors.get(&format!("{prefix}{layer}{}", ENDS[0])).map_or(0, |(shape, _)| shape[0]);
     // A scalar has no rank.
     if let Some((tensor, _)) = tensors.iter().find(|(_, (shape, _))| shape.len() < 2 || shape.contains(&0)) {
         return Err(Error::input(format!(
@@ -172,12 +178,12 @@ fn of_tensors(name: &str, tensors: &Tensors, alphas: &BTreeMap<String, f32>, bas
     if lora.layers().is_empty() {
         return Err(Error::input(format!("{name} has no tensors of an adapter")));
     }
-    check_alphas(name, &lora, alphas)?;
+    check_alphas(name, prefix, &lora, alphas)?;
     Ok(lora)
 }
 
 /// Checks that either every layer has an alpha, and no other has, or all have the same rank.
-fn check_alphas(name: &str, lora: &Lora, alphas: &BTreeMap<String, f32>) -> Result<()> {
+fn check_alphas(name: &str, prefix: &str, lora: &Lora, alphas: &BTreeMap<String, f32>) -> Result<()> {
     let layers = lora.layers();
     let wrong = if alphas.is_empty() {
         layers.iter().find(|layer| layer.rank != layers[0].rank).map(|other| {
@@ -190,11 +196,11 @@ fn check_alphas(name: &str, lora: &Lora, alphas: &BTreeMap<String, f32>) -> Resu
     } else {
         let without = layers.iter().find(|layer| !alphas.contains_key(&layer.layer));
         let without =
-            without.map(|it| format!("{name} has no tensor `{PREFIX}{}{ALPHA}`, but other layers have", it.layer));
+            without.map(|it| format!("{name} has no tensor `{prefix}{}{ALPHA}`, but other layers have", it.layer));
         let is_alone = |layer: &&String| !layers.iter().any(|it| it.layer == **layer);
         let alone = alphas.keys().find(is_alone);
         let alone =
-            alone.map(|layer| format!("{name} has a tensor `{PREFIX}{layer}{ALPHA}`, but no matrices of that layer"));
+            alone.map(|layer| format!("{name} has a tensor `{prefix}{layer}{ALPHA}`, but no matrices of that layer"));
         alone.or(without)
     };
     wrong.map_or(Ok(()), |message| Err(Error::input(message)))

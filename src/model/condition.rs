@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::flow_model::FlowModel;
-use super::mmdit::Prompts;
+use super::text_network::TextNetwork;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, PartMemory, Plan, Tensor};
@@ -34,10 +34,41 @@ impl From<&str> for Prompt {
 /// The embeddings of one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptEmbedding {
-    /// `[tokens, width]`.
+    /// `[tokens, width]`. If padding does not count as text, its rows are zeros, which no text encoder's are.
     pub context: Vec<f32>,
     /// `[pooled_width]`.
     pub pooled: Vec<f32>,
+}
+
+impl PromptEmbedding {
+    /// 1 for each row of padding, 0 for others: `[tokens]`.
+    fn padding(&self, tokens: usize) -> impl Iterator<Item = f32> {
+        let rows = self.context.chunks(self.context.len() / tokens);
+        rows.map(|row| if row.iter().all(|value| *value == 0.0) { 1.0 } else { 0.0 })
+    }
+}
+
+/// The embeddings of a batch of prompts in a graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompts {
+    /// All tokens of each prompt, `[B, tokens, context_dim]`.
+    pub context: Tensor,
+    /// The pooled result, `[B, pooled_dim]`, for a network that takes one.
+    pub pooled: Option<Tensor>,
+    /// Which rows are padding, `[B, tokens, 1]`, for a network that is told.
+    pub padding: Option<Tensor>,
+}
+
+impl Prompts {
+    /// Declares the inputs of `rows` prompts of `tokens` rows each.
+    pub fn declare(graph: &mut Graph, network: &TextNetwork, name: &str, [rows, tokens]: [usize; 2]) -> Self {
+        let [context, pooled] = network.widths();
+        Self {
+            context: graph.input(name, &[rows, tokens, context]),
+            pooled: (pooled > 0).then(|| graph.input(&format!("pooled {name}"), &[rows, pooled])),
+            padding: network.masks_padding().then(|| graph.input(&format!("padding of {name}"), &[rows, tokens, 1])),
+        }
+    }
 }
 
 /// A table of prompts with their embeddings.
@@ -117,12 +148,9 @@ impl ConditionInput {
     pub fn declare(graph: &mut Graph, model: &FlowModel, rows: usize, guided: bool) -> Self {
         match model {
             FlowModel::Dit(_) => Self::Classes(graph.input_indices("condition", &[rows])),
-            FlowModel::Mmdit(mmdit) => {
-                let (config, tokens) = (&mmdit.config, mmdit.prompts.tokens());
-                let mut declare = |name: &str| Prompts {
-                    context: graph.input(name, &[rows, tokens, config.context_dim]),
-                    pooled: graph.input(&format!("pooled {name}"), &[rows, config.pooled_dim]),
-                };
+            FlowModel::Text(model) => {
+                let mut declare =
+                    |name: &str| Prompts::declare(graph, &model.network, name, [rows, model.prompts.tokens()]);
                 let given = declare("prompts");
                 Self::Prompts { given, negative: guided.then(|| declare("negative prompts")) }
             }
@@ -152,8 +180,8 @@ impl ConditionInput {
     /// If the embeddings of the prompt cannot be read.
     pub fn write_common(self, plan: &Plan, model: &FlowModel, rows: usize) -> Result<()> {
         match (self, model) {
-            (Self::Prompts { negative: Some(negative), .. }, FlowModel::Mmdit(mmdit)) => {
-                let table = &*mmdit.prompts;
+            (Self::Prompts { negative: Some(negative), .. }, FlowModel::Text(model)) => {
+                let table = &*model.prompts;
                 write_prompts(plan, negative, table, &vec![table.prompts().len(); rows])
             }
             _ => Ok(()),
@@ -170,9 +198,9 @@ impl ConditionInput {
     pub fn write(self, plan: &Plan, model: &FlowModel, conditions: &[u32]) -> Result<()> {
         match (self, model) {
             (Self::Classes(tensor), _) => plan.write(tensor, conditions),
-            (Self::Prompts { given, .. }, FlowModel::Mmdit(mmdit)) => {
+            (Self::Prompts { given, .. }, FlowModel::Text(model)) => {
                 let rows: Vec<usize> = conditions.iter().map(|condition| *condition as usize).collect();
-                write_prompts(plan, given, &*mmdit.prompts, &rows)?;
+                write_prompts(plan, given, &*model.prompts, &rows)?;
             }
             (Self::Prompts { .. }, FlowModel::Dit(_)) => unreachable!("they were declared for another model"),
         }
@@ -183,7 +211,7 @@ impl ConditionInput {
 /// Writes rows of a table; the one after the last is the negative prompt. Samples of one group follow each other, so a
 /// row is read once for all of them.
 fn write_prompts(plan: &Plan, to: Prompts, table: &dyn PromptSource, rows: &[usize]) -> Result<()> {
-    let (mut context, mut pooled) = (Vec::new(), Vec::new());
+    let (mut context, mut pooled, mut padding) = (Vec::new(), Vec::new(), Vec::new());
     for same in rows.chunk_by(|a, b| a == b) {
         let (row, prompts) = (same[0], table.prompts().len());
         assert!(row <= prompts, "row {row} of a table of {prompts} prompts");
@@ -192,9 +220,13 @@ fn write_prompts(plan: &Plan, to: Prompts, table: &dyn PromptSource, rows: &[usi
         for _ in same {
             context.extend_from_slice(&found.context);
             pooled.extend_from_slice(&found.pooled);
+            if to.padding.is_some() {
+                padding.extend(found.padding(table.tokens()));
+            }
         }
     }
     plan.write(to.context, &context);
-    plan.write(to.pooled, &pooled);
+    to.pooled.into_iter().for_each(|tensor| plan.write(tensor, &pooled));
+    to.padding.into_iter().for_each(|tensor| plan.write(tensor, &padding));
     Ok(())
 }

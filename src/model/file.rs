@@ -34,7 +34,7 @@ pub enum ModelKind {
     Classifier(ClassifierConfig),
     /// A flow model with prompts, which is a folder of another program: native files have none.
     #[serde(skip)]
-    Mmdit(TextModel),
+    Text(TextModel),
 }
 
 impl ModelKind {
@@ -43,7 +43,7 @@ impl ModelKind {
         match self {
             Self::Dit(config) => config.layout(),
             Self::Classifier(config) => config.layout(),
-            Self::Mmdit(model) => model.config.layout(model.size),
+            Self::Text(model) => model.network.layout(model.size),
         }
     }
 }
@@ -106,7 +106,7 @@ impl<W> Model<W> {
     pub fn of(model: &FlowModel, class_names: &[String], weights: W) -> Self {
         let decoder = match model {
             FlowModel::Dit(model) => model.decoder.clone(),
-            FlowModel::Mmdit(_) => None,
+            FlowModel::Text(_) => None,
         };
         Self { decoder, ..model.kind().with(class_names.to_vec(), weights) }
     }
@@ -116,7 +116,7 @@ impl<W> Model<W> {
         let count = match &self.kind {
             ModelKind::Dit(config) => config.num_classes,
             ModelKind::Classifier(config) => config.num_classes,
-            ModelKind::Mmdit(model) => model.prompts.prompts().len(),
+            ModelKind::Text(model) => model.prompts.prompts().len(),
         };
         Classes { of, count, names: &self.class_names }
     }
@@ -130,7 +130,7 @@ impl<W> Model<W> {
             ModelKind::Dit(dit) => {
                 Ok(FlowModel::Dit(ClassModel { config: dit.clone(), decoder: self.decoder.clone() }))
             }
-            ModelKind::Mmdit(model) => Ok(FlowModel::Mmdit(model.clone())),
+            ModelKind::Text(model) => Ok(FlowModel::Text(model.clone())),
             ModelKind::Classifier(_) => Err(needs_flow_model(name)),
         }
     }
@@ -143,7 +143,7 @@ impl<W> Model<W> {
         match &self.kind {
             ModelKind::Dit(config) => Ok(config),
             ModelKind::Classifier(_) => Err(needs_flow_model(name)),
-            ModelKind::Mmdit(_) => {
+            ModelKind::Text(_) => {
                 Err(Error::input(format!("{name} has prompts, but a model with classes is needed here")))
             }
         }
@@ -156,7 +156,7 @@ impl<W> Model<W> {
     pub fn classifier(&self, name: &str) -> Result<&ClassifierConfig> {
         match &self.kind {
             ModelKind::Classifier(config) => Ok(config),
-            ModelKind::Dit(_) | ModelKind::Mmdit(_) => {
+            ModelKind::Dit(_) | ModelKind::Text(_) => {
                 Err(Error::input(format!("{name} is a flow model, but a classifier is needed here")))
             }
         }
@@ -164,8 +164,15 @@ impl<W> Model<W> {
 }
 
 impl<W: WeightSource> Model<W> {
-    /// The file, written tensor by tensor; the same model always has the same bytes.
+    /// The file, written tensor by tensor; the same model always has the same bytes. That of a text-to-image model is the
+    /// published file of its transformer with these weights.
+    ///
+    /// # Panics
+    /// If it is a text-to-image model without its files.
     pub fn file(&self) -> Streamed<'_> {
+        if let ModelKind::Text(model) = &self.kind {
+            return model.published.as_ref().expect("what is trained has files").file(&self.weights);
+        }
         let description = Description { kind: self.kind.clone(), class_names: self.class_names.clone() };
         let description = serde_json::to_string(&description).expect("sizes and names are always JSON");
         self.written(Some((KEY, description)))
@@ -212,7 +219,7 @@ pub(super) fn describe(name: &str, description: Option<&String>) -> Result<(Mode
     match &kind {
         ModelKind::Dit(config) => config.check(),
         ModelKind::Classifier(config) => config.check(),
-        ModelKind::Mmdit(_) => unreachable!("native files have none"),
+        ModelKind::Text(_) => unreachable!("native files have none"),
     }
     .map_err(|cause| Error::input(format!("{name} describes an impossible network: {cause}")))?;
     Ok((kind, class_names.iter().map(|class| normal_name(class)).collect()))

@@ -9,7 +9,8 @@ use super::dit::{Dit, DitConfig};
 use super::file::ModelKind;
 use super::layout::{Layout, Parameters};
 use super::lora::Adaptable;
-use super::mmdit::{Mmdit, MmditConfig};
+use super::stored_transformer::StoredTransformer;
+use super::text_network::{RecordedText, TextNetwork};
 use crate::classes::{Classes, ConditionKind};
 use crate::config;
 use crate::error::{Error, Result};
@@ -38,8 +39,8 @@ pub struct Pictures<'a> {
 pub enum FlowModel {
     /// A diffusion transformer with class labels.
     Dit(ClassModel),
-    /// The transformer of Stable Diffusion 3, with prompts.
-    Mmdit(TextModel),
+    /// The transformer of a text-to-image model.
+    Text(TextModel),
 }
 
 /// A diffusion transformer whose states are pictures, or latents of pictures.
@@ -51,19 +52,21 @@ pub struct ClassModel {
     pub decoder: Option<Shared<dyn LatentDecoder>>,
 }
 
-/// A text-to-image transformer for latents of one size, with the prompts that it can be asked for.
+/// A text-to-image transformer for states of one size, with the prompts that it can be asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextModel {
-    /// Sizes of the network.
-    pub config: MmditConfig,
-    /// Height and width of the latents.
+    /// Sizes and conventions of the network.
+    pub network: TextNetwork,
+    /// Height and width of the states.
     pub size: [usize; 2],
     /// The noise levels that it is sampled along.
     pub schedule: Schedule,
     /// The table of conditions.
     pub prompts: Shared<dyn PromptSource>,
-    /// What makes pictures of the latents.
+    /// What makes pictures of the states.
     pub decoder: Shared<dyn LatentDecoder>,
+    /// Its files, which also have tensors that are no parameters. Without them it is not trained.
+    pub published: Option<Shared<StoredTransformer>>,
 }
 
 impl From<&DitConfig> for FlowModel {
@@ -91,7 +94,7 @@ impl FlowModel {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Dit(ClassModel { config, .. }) => config.check(),
-            Self::Mmdit(model) => model.config.check_size("the model", model.size),
+            Self::Text(model) => model.network.check_size("the model", model.size),
         }
     }
 
@@ -99,8 +102,8 @@ impl FlowModel {
     pub fn state_shape(&self) -> ImageShape {
         match self {
             Self::Dit(ClassModel { config, .. }) => ImageShape::square(config.channels, config.image_size),
-            Self::Mmdit(TextModel { config, size: [height, width], .. }) => {
-                ImageShape { channels: config.channels, height: *height, width: *width }
+            Self::Text(TextModel { network, size: [height, width], .. }) => {
+                ImageShape { channels: network.channels(), height: *height, width: *width }
             }
         }
     }
@@ -118,13 +121,11 @@ impl FlowModel {
     /// Its sizes, in words.
     pub fn sizes(&self) -> String {
         match self {
-            Self::Mmdit(TextModel { config, prompts, .. }) => format!(
-                "{} (latents), patch {}, hidden size {}, depth {}, {} heads, {} prompts",
+            Self::Text(TextModel { network, prompts, .. }) => format!(
+                "{}{}, {}, {} prompts",
                 self.state_shape(),
-                config.patch_size,
-                config.hidden(),
-                config.depth,
-                config.num_heads,
+                if network.pixel_scale().is_some() { "" } else { " (latents)" },
+                network.sizes(),
                 prompts.prompts().len()
             ),
             Self::Dit(ClassModel { config, .. }) => format!(
@@ -144,7 +145,7 @@ impl FlowModel {
         let classes = Classes { of: "the model", count: self.num_conditions(), names: class_names };
         let prompts = match self {
             Self::Dit(_) => &[],
-            Self::Mmdit(model) => model.prompts.prompts(),
+            Self::Text(model) => model.prompts.prompts(),
         };
         Pictures { shape: self.picture_shape(), classes, prompts }
     }
@@ -153,7 +154,7 @@ impl FlowModel {
     pub fn decoder(&self) -> Option<&dyn LatentDecoder> {
         match self {
             Self::Dit(model) => model.decoder.as_deref(),
-            Self::Mmdit(model) => Some(&*model.decoder),
+            Self::Text(model) => Some(&*model.decoder),
         }
     }
 
@@ -177,7 +178,7 @@ impl FlowModel {
     pub fn num_conditions(&self) -> usize {
         match self {
             Self::Dit(model) => model.config.num_classes,
-            Self::Mmdit(model) => model.prompts.prompts().len(),
+            Self::Text(model) => model.prompts.prompts().len(),
         }
     }
 
@@ -185,7 +186,7 @@ impl FlowModel {
     pub fn conditions(&self) -> (usize, ConditionKind) {
         let kind = match self {
             Self::Dit(_) => ConditionKind::Class,
-            Self::Mmdit(_) => ConditionKind::Prompt,
+            Self::Text(_) => ConditionKind::Prompt,
         };
         (self.num_conditions(), kind)
     }
@@ -193,7 +194,7 @@ impl FlowModel {
     /// A condition in words: the number of a class, or a prompt.
     pub fn condition_name(&self, condition: u32) -> String {
         match self {
-            Self::Mmdit(model) if (condition as usize) < self.num_conditions() => {
+            Self::Text(model) if (condition as usize) < self.num_conditions() => {
                 format!("the prompt {:?}", model.prompts.prompts()[condition as usize].text)
             }
             _ => format!("class {condition}"),
@@ -204,7 +205,7 @@ impl FlowModel {
     pub fn null_condition(&self) -> Option<u32> {
         match self {
             Self::Dit(model) => model.config.null_class(),
-            Self::Mmdit(model) => Some(model.prompts.prompts().len() as u32),
+            Self::Text(model) => Some(model.prompts.prompts().len() as u32),
         }
     }
 
@@ -226,6 +227,29 @@ impl FlowModel {
         )))
     }
 
+    /// Checks that the steps that a rollout may train on, which have noise, begin where the model's velocity is that of the
+    /// data that it predicts. Below that it is a part of it, and samples with noise leave the distributions of the levels.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the step that does not.
+    pub fn check_trained_steps(&self, rollout: &config::Rollout) -> Result<()> {
+        let Self::Text(TextModel { network, .. }) = self else { return Ok(()) };
+        if !rollout.sampler.is_stochastic() {
+            return Ok(());
+        }
+        let (floor, sigmas) = (network.velocity_floor(), rollout.schedule.sigmas(rollout.steps)?);
+        let candidates = rollout.trained_steps.candidates(rollout.steps)?;
+        match candidates.into_iter().find(|step| sigmas[*step] < floor) {
+            None => Ok(()),
+            Some(step) => Err(Error::input(format!(
+                "`rollout.trained_steps` may choose step {step}, from sigma {:.4} on: below {floor:.2} this model's velocity \
+                 is divided by {floor:.2} and not by sigma, so that a step with noise has another density than the \
+                 sampler's; leave the step out, or take fewer steps",
+                sigmas[step]
+            ))),
+        }
+    }
+
     /// Checks that an evaluation does not draw many pictures of a model whose pictures are decoded, which are large.
     ///
     /// # Errors
@@ -237,22 +261,11 @@ impl FlowModel {
         }
     }
 
-    /// Checks that what is trained can be saved: of a text-to-image model only an adapter can.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if all weights of one are to be trained.
-    pub fn check_trained(&self, lora: &config::Lora) -> Result<()> {
-        match self {
-            Self::Mmdit(_) => lora.check_for_text(),
-            Self::Dit(_) => Ok(()),
-        }
-    }
-
     /// The noise levels that the model is sampled along for users, in evaluations and previews.
     pub fn schedule(&self) -> Schedule {
         match self {
             Self::Dit(_) => Schedule::default(),
-            Self::Mmdit(model) => model.schedule.clone(),
+            Self::Text(model) => model.schedule.clone(),
         }
     }
 
@@ -260,7 +273,7 @@ impl FlowModel {
     pub fn time_of(&self, sigma: f64) -> f32 {
         match self {
             Self::Dit(model) => model.config.time_of(sigma),
-            Self::Mmdit(model) => model.config.time_of(sigma),
+            Self::Text(model) => model.network.time_of(sigma),
         }
     }
 
@@ -268,7 +281,7 @@ impl FlowModel {
     pub fn layout(&self) -> Layout {
         match self {
             Self::Dit(model) => model.config.layout(),
-            Self::Mmdit(model) => model.config.layout(model.size),
+            Self::Text(model) => model.network.layout(model.size),
         }
     }
 
@@ -276,7 +289,7 @@ impl FlowModel {
     pub fn kind(&self) -> ModelKind {
         match self {
             Self::Dit(model) => ModelKind::Dit(model.config.clone()),
-            Self::Mmdit(model) => ModelKind::Mmdit(model.clone()),
+            Self::Text(model) => ModelKind::Text(model.clone()),
         }
     }
 
@@ -284,7 +297,7 @@ impl FlowModel {
     pub fn network(&self, parameters: Parameters) -> FlowNetwork<'_> {
         let family = match self {
             Self::Dit(model) => Family::Dit(Dit::new(&model.config, parameters)),
-            Self::Mmdit(model) => Family::Mmdit(Mmdit::new(&model.config, parameters)),
+            Self::Text(model) => Family::Text(model.network.record(parameters)),
         };
         FlowNetwork { model: self, family }
     }
@@ -300,7 +313,7 @@ pub struct FlowNetwork<'a> {
 #[derive(Debug)]
 enum Family<'a> {
     Dit(Dit<'a>),
-    Mmdit(Mmdit<'a>),
+    Text(RecordedText<'a>),
 }
 
 impl FlowNetwork<'_> {
@@ -312,7 +325,7 @@ impl FlowNetwork<'_> {
     pub fn velocity(&self, graph: &mut Graph, x: Tensor, time: Tensor, condition: ConditionInput) -> Tensor {
         match (&self.family, condition) {
             (Family::Dit(dit), ConditionInput::Classes(classes)) => dit.velocity(graph, x, time, classes),
-            (Family::Mmdit(mmdit), ConditionInput::Prompts { given, .. }) => mmdit.velocity(graph, x, time, given),
+            (Family::Text(network), ConditionInput::Prompts { given, .. }) => network.velocity(graph, x, time, given),
             _ => unreachable!("the conditions are of another family"),
         }
     }

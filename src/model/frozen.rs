@@ -1,7 +1,7 @@
 //! Frozen weights on the device, in 32 bits or, if the configuration says so, with matrices in 16 or 8 bits.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use half::f16;
@@ -120,10 +120,8 @@ fn by_key(weights: WeightType) -> String {
 impl Frozen {
     /// Stores the weights of a layout in this type.
     pub fn new(layout: &Layout, weights: WeightType) -> Self {
-        let names: BTreeSet<&str> = layout.entries().iter().map(|entry| entry.name.as_str()).collect();
         Self::of_types(layout, weights, |entry, shape| {
-            let layer = entry.name.strip_suffix(".weight");
-            let is_matrix = layer.is_some_and(|layer| names.contains(format!("{layer}.bias").as_str()));
+            let is_matrix = entry.linear_layer().is_some();
             match weights {
                 WeightType::F16 if is_matrix => DType::F16,
                 WeightType::Q8_0 if is_matrix && DType::has_blocks(shape) => DType::Q8_0,

@@ -41,7 +41,7 @@ impl FlowModel {
     fn draw(&self, entry: &Entry, stream: &mut Stream) -> Vec<f32> {
         match self {
             Self::Dit(model) => model.config.draw(entry, stream),
-            Self::Mmdit(model) => model.config.draw(model.size, entry, stream),
+            Self::Text(model) => model.network.draw(model.size, entry, stream),
         }
     }
 }
@@ -77,7 +77,7 @@ impl DitConfig {
 impl MmditConfig {
     /// For latents `[height, width]`: linear layers Xavier uniform, embeddings normal(0.02), norms 1, and everything that
     /// ends a residual branch or makes the output zero, so that the network starts as the zero function.
-    fn draw(&self, size: [usize; 2], entry: &Entry, stream: &mut Stream) -> Vec<f32> {
+    pub(super) fn draw(&self, size: [usize; 2], entry: &Entry, stream: &mut Stream) -> Vec<f32> {
         match entry.name.as_str() {
             POSITIONS => sin_cos_positions(self.tokens(size), self.hidden()),
             name if name.ends_with(".bias")
@@ -133,12 +133,12 @@ fn stream(seed: u64, index: usize) -> Stream {
     Stream::new(NoiseKey { seed, rollout: 0, sample: index as u32, step: INITIAL_WEIGHTS })
 }
 
-fn normal(count: usize, std: f64, stream: &mut Stream) -> Vec<f32> {
+pub(super) fn normal(count: usize, std: f64, stream: &mut Stream) -> Vec<f32> {
     (0..count).map(|_| (std * stream.normal()) as f32).collect()
 }
 
 /// Uniform in ± sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010).
-fn xavier_uniform(entry: &Entry, stream: &mut Stream) -> Vec<f32> {
+pub(super) fn xavier_uniform(entry: &Entry, stream: &mut Stream) -> Vec<f32> {
     let outputs = entry.shape[0];
     let inputs = entry.elements() / outputs;
     let bound = (6.0 / (inputs + outputs) as f64).sqrt();
@@ -152,7 +152,7 @@ fn uniform(entry: &Entry, bound: f64, stream: &mut Stream) -> Vec<f32> {
 
 /// DiT's fixed positions for rows and columns of tokens: the first half of a vector encodes the column, the second
 /// the row; each half consists of sines, then cosines.
-fn sin_cos_positions([rows, columns]: [usize; 2], hidden_size: usize) -> Vec<f32> {
+pub(super) fn sin_cos_positions([rows, columns]: [usize; 2], hidden_size: usize) -> Vec<f32> {
     let quarter = hidden_size / 4;
     let mut positions = Vec::with_capacity(rows * columns * hidden_size);
     for row in 0..rows {

@@ -8,7 +8,7 @@ use super::weights::WeightSource;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DType, Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
-use crate::ops::{Add, MatMul, Scale, linear};
+use crate::ops::{Add, Scale, linear};
 
 /// Upper bound of the sizes in a file, so that their products do not overflow.
 pub(super) const MOST: usize = 65_535;
@@ -40,6 +40,12 @@ impl Entry {
         }
     }
 
+    /// The linear layer whose matrix this is, a convolution included; `None` for a table of embeddings, and for all else.
+    pub fn linear_layer(&self) -> Option<&str> {
+        let layer = self.name.strip_suffix(".weight")?;
+        (self.shape.len() >= 2 && !layer.ends_with("embedding_table")).then_some(layer)
+    }
+
     /// Elements in the store, padding included.
     pub fn stored_elements(&self) -> usize {
         self.elements().next_multiple_of(STORE_ALIGNMENT)
@@ -53,6 +59,7 @@ pub struct Layout {
     entries: Vec<Entry>,
     trainable_elements: usize,
     elements: usize,
+    prefix: &'static str,
 }
 
 impl Layout {
@@ -69,6 +76,16 @@ impl Layout {
             }
         }
         layout
+    }
+
+    /// The same with what published files have in front of every name.
+    pub(super) fn published_with(self, prefix: &'static str) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// What published files, of models and of adapters, have in front of every name.
+    pub fn prefix(&self) -> &'static str {
+        self.prefix
     }
 
     /// The parameters, in store order.
@@ -197,20 +214,18 @@ impl Parameters {
 
     /// A product with a matrix, x·Wᵀ, in the type that it is stored in.
     pub(super) fn product(&self, graph: &mut Graph, matrix: &str, x: Tensor) -> Tensor {
-        let weight = self.get(matrix);
-        graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), ..MatMul::default() }, &[x, weight])
+        linear(graph, x, self.get(matrix), None)
     }
 
-    /// A linear layer, x·Wᵀ + b, plus its LoRA term, factor·(x·Aᵀ)·Bᵀ.
+    /// A linear layer, x·Wᵀ + b or without b, plus its LoRA term, factor·(x·Aᵀ)·Bᵀ.
     pub fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
-        let [weight, bias] = ["weight", "bias"].map(|part| self.get(&format!("{layer}.{part}")));
-        let y = linear(graph, x, weight, bias);
+        let weight = self.get(&format!("{layer}.weight"));
+        let y = linear(graph, x, weight, self.tensors.get(&format!("{layer}.bias")).copied());
         let Some(factor) = self.lora.get(layer) else { return y };
         let [a, b] = ["lora_A", "lora_B"].map(|part| self.get(&format!("{layer}.{part}.weight")));
-        let product = MatMul { transpose_b: true, ..MatMul::default() };
-        let narrow = graph.apply(product, &[x, a]);
+        let narrow = linear(graph, x, a, None);
         let narrow = graph.apply(Scale(*factor), &[narrow]);
-        let addition = graph.apply(product, &[narrow, b]);
+        let addition = linear(graph, narrow, b, None);
         graph.apply(Add, &[y, addition])
     }
 }

@@ -63,8 +63,11 @@ impl Lora {
         targets: &[String],
         size: impl Fn(&str) -> (usize, f32),
     ) -> Result<Self> {
-        let known = linear_layers(&base.parameters());
-        if let Some(target) = targets.iter().find(|target| !known.iter().any(|layer| matches(target, layer))) {
+        let layout = base.parameters();
+        let known = linear_layers(&layout);
+        // Other programs name layers with what published files have in front of them.
+        let targets = || targets.iter().map(|target| target.strip_prefix(layout.prefix()).unwrap_or(target));
+        if let Some(target) = targets().find(|target| !known.iter().any(|layer| matches(target, layer))) {
             // All blocks have the same layers.
             let blocks = known.iter().find_map(|layer| layer.split_once(".0.")).map_or("", |(blocks, _)| blocks);
             let first = format!("{blocks}.0.");
@@ -79,7 +82,7 @@ impl Lora {
                 names.join(", ")
             )));
         }
-        let layers = known.into_iter().filter(|layer| targets.iter().any(|target| matches(target, layer)));
+        let layers = known.into_iter().filter(|layer| targets().any(|target| matches(target, layer)));
         let layers = layers.map(|layer| {
             let (rank, alpha) = size(&layer);
             LoraLayer { layer, rank, alpha }
@@ -108,11 +111,15 @@ impl Lora {
 
     /// Names and shapes of all A and B, as in PEFT: those of a convolution have four dimensions.
     pub fn layout(&self, base: &impl Adaptable) -> Layout {
-        self.layout_named(base, "")
+        self.layout_with(base, "")
     }
 
-    /// [`Lora::layout`] with a prefix for every name.
+    /// [`Lora::layout`] with a prefix for every name, as in files, before that of the base's own.
     pub(super) fn layout_named(&self, base: &impl Adaptable, prefix: &str) -> Layout {
+        self.layout_with(base, &format!("{prefix}{}", base.parameters().prefix()))
+    }
+
+    fn layout_with(&self, base: &impl Adaptable, prefix: &str) -> Layout {
         let layout = base.parameters();
         let shapes: BTreeMap<&str, &[usize]> =
             layout.entries().iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice())).collect();
@@ -126,10 +133,9 @@ impl Lora {
     }
 }
 
-/// Names of the layers that LoRA can adapt: all with a weight and a bias.
+/// Names of the layers that LoRA can adapt.
 fn linear_layers(layout: &Layout) -> Vec<String> {
-    let biases = layout.entries().iter().filter_map(|entry| entry.name.strip_suffix(".bias"));
-    biases.map(str::to_owned).collect()
+    layout.entries().iter().filter_map(|entry| entry.linear_layer().map(str::to_owned)).collect()
 }
 
 /// Whether a target matches a layer as in PEFT's `target_modules`, by its full name or its last parts; `*` in a

@@ -14,9 +14,12 @@ mod import;
 mod initialise;
 mod layout;
 mod lora;
+mod minit2i;
 mod mmdit;
 mod network;
+mod stored_transformer;
 pub mod text;
+mod text_network;
 mod weights;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
@@ -25,7 +28,7 @@ pub use autoencoder::{
     Autoencoder, AutoencoderConfig, Decoder, Encoded, Encoder, KlConfig, PictureDecoder, TinyConfig, planned_decoder,
 };
 pub use classifier::{Classifier, ClassifierConfig};
-pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
+pub use condition::{ConditionInput, LatentDecoder, Prompt, PromptEmbedding, PromptSource, Prompts, Shared};
 pub use dit::DitConfig;
 pub(crate) use file::{KEY as NATIVE, header};
 pub use file::{Model, ModelKind, Tensors, parse_tensors, read_tensors, serialize_tensors, write_tensors};
@@ -35,6 +38,9 @@ pub use import::{NullClass, check_export_sit, default_num_heads, import_sit, imp
 pub use initialise::DrawnWeights;
 pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
-pub use mmdit::{MmditConfig, Prompts, StoredTransformer};
+pub use minit2i::MiniT2iConfig;
+pub use mmdit::MmditConfig;
 pub use network::{BASE, Network, START};
+pub use stored_transformer::{StoredTransformer, TRANSFORMER};
+pub use text_network::{Recipe, TextNetwork, UsualSampling};
 pub use weights::{OnDevice, StoredModel, Summed, WeightSource, Weights, open_foreign};

@@ -36,9 +36,10 @@ pub struct MatMul {
     pub weights: DType,
 }
 
-/// `y = x·Wᵀ + b`: `x [.., K]`, `weight [N, K]`, `bias [N]` to `[.., N]`.
-pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor {
-    graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), ..MatMul::default() }, &[x, weight, bias])
+/// `y = x·Wᵀ + b`: `x [.., K]`, `weight [N, K]`, `bias [N]` to `[.., N]`. Without a bias, `y = x·Wᵀ`.
+pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
+    let inputs: Vec<Tensor> = [x, weight].into_iter().chain(bias).collect();
+    graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), ..MatMul::default() }, &inputs)
 }
 
 /// The kernels; their names can be forced.

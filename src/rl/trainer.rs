@@ -11,7 +11,7 @@ use super::rollout::{self, RolloutCollector};
 use super::settings::{TrainerSettings, UpdateSettings};
 use super::update::{self, UpdateRecord, Updater};
 use super::update_graph::UpdateGraph;
-use crate::assets::AdapterBase;
+use crate::assets::BaseRecord;
 use crate::autodiff::LostInHalf;
 use crate::config::{LogProb, ObjectiveName};
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ pub struct Trainer {
     /// The same on the device, if distances are measured from it.
     start: Option<StoreMemory>,
     /// What the run started from.
-    origin: AdapterBase,
+    origin: BaseRecord,
     dumped: Option<DumpFile>,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
@@ -136,7 +136,6 @@ impl Trainer {
     pub fn cost(settings: &TrainerSettings, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         let (lora, updates) = (&settings.lora, &settings.updates);
         let (rollout, micro_batch) = (&updates.rollout, updates.rollout.effective_micro_batch());
-        model.check_trained(lora)?;
         check_guidance(updates, model)?;
         let network = Network::new(model, Adapter::begin(lora, updates.seed, model)?.as_ref(), settings.weights);
         let step = StepGraph::record(&network, micro_batch, rollout.guidance_scale);
@@ -242,7 +241,7 @@ impl Trainer {
             base,
             began_with,
             start,
-            origin: AdapterBase { model: base_name, crc32: weights.crc32() },
+            origin: BaseRecord { model: base_name, crc32: weights.crc32() },
             dumped: None,
             optimizer,
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Cost, Learner, Pace};
-use crate::assets::AdapterBase;
+use crate::assets::BaseRecord;
 use crate::config::{Config, WeightType};
 use crate::data::Dataset;
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub struct Pretrainer<'a> {
     network: Network,
     class_names: &'a [String],
     /// What an adapter is trained on.
-    base: Option<AdapterBase>,
+    base: Option<BaseRecord>,
 }
 
 impl<'a> Pretrainer<'a> {
@@ -70,11 +70,16 @@ impl<'a> Pretrainer<'a> {
                 // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
                 let summed = Summed::new(weights);
                 frozen.insert(BASE, network.frozen().upload(gpu, BASE.0, &summed)?);
-                base = Some(AdapterBase { model: config.anchored().model.name(), crc32: summed.crc32() });
+                base = Some(BaseRecord { model: config.anchored().model.name(), crc32: summed.crc32() });
                 begin(&adapter.weights, &frozen)?
             }
             (Some(_), None) => unreachable!("configurations are checked: a new model has no adapter"),
-            (None, Some(weights)) => begin(weights, &frozen)?,
+            (None, Some(weights)) => {
+                let summed = Summed::new(weights);
+                let training = begin(&summed, &frozen)?;
+                base = Some(BaseRecord { model: config.anchored().model.name(), crc32: summed.crc32() });
+                training
+            }
             (None, None) => begin(&model.drawn_weights(config.run.seed), &frozen)?,
         };
         if adapter.is_none() && config.model.weights != WeightType::F32 {
@@ -99,7 +104,6 @@ impl<'a> Pretrainer<'a> {
     /// If the configuration does not fit the model, or a tensor is too large for such a device.
     pub fn plan(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<PretrainingPlan> {
         config.preview.chosen_classes(model.conditions())?;
-        model.check_trained(&config.lora)?;
         model.check_guidance("`pretrain.guidance_scale`", config.pretrain.guidance_scale)?;
         let adapter = Adapter::begin(&config.lora, config.run.seed, model)?;
         let network = Network::new(model, adapter.as_ref(), config.model.weights);

@@ -8,9 +8,6 @@ use crate::error::{Error, Result};
 use crate::model::{FlowModel, PictureDecoder, Prompt, PromptSource, Shared, StoredModel, StoredTransformer, Weights};
 use crate::shape::ImageShape;
 
-/// Tokens that T5 contributes, as in the published pipelines.
-pub(super) const T5_TOKENS: usize = 256;
-
 /// The parts of a pipeline that training needs.
 #[derive(Debug)]
 pub(super) struct Base {
@@ -29,10 +26,18 @@ impl Base {
     pub fn open(folder: &str, size: Option<[usize; 2]>) -> Result<Self> {
         let Some(path) = folder_of(folder)? else {
             return Err(Error::input(format!(
-                "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json is needed"
+                "`model.folder` is {folder}, which is not a text-to-image model: a folder with a model_index.json or a \
+                 transformer is needed"
             )));
         };
-        let model = TextToImage::open(&path, None)?;
+        Self::of(TextToImage::open(&path, None)?, size)
+    }
+
+    /// The same for a model that is open.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if its decoder is damaged, or `model.size` does not suit the model.
+    pub fn of(model: TextToImage, size: Option<[usize; 2]>) -> Result<Self> {
         let decoder = Arc::new(model.decoder(None)?);
         let picture = size.map(|[width, height]| [height, width]);
         let size = model.latent_size("`model.size`", picture, decoder.factor())?;
@@ -50,10 +55,11 @@ impl Base {
     /// # Errors
     /// [`Error::Input`] if the transformer's file does not fit its configuration.
     pub fn with(&self, prompts: Shared<dyn PromptSource>) -> Result<StoredModel> {
-        let weights = StoredTransformer::new(self.model.config(), self.size, self.model.transformer())?;
+        let weights = StoredTransformer::new(self.model.network(), self.size, self.model.transformer())?;
         let names: Vec<String> = prompts.prompts().iter().map(|prompt| prompt.text.clone()).collect();
-        let model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
-        Ok(StoredModel::of(&FlowModel::Mmdit(model), &names, Weights::Transformer(weights)))
+        let mut model = self.model.flow_model(self.size, prompts, Shared(self.decoder.clone()));
+        model.published = Some(Shared(Arc::new(weights.clone())));
+        Ok(StoredModel::of(&FlowModel::Text(model), &names, Weights::Transformer(weights)))
     }
 
     /// The same as plans need it, without the embeddings of the prompts, which have so many tokens.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::base::{Base, T5_TOKENS};
+use super::base::Base;
 use super::kept::ManyPrompts;
 use super::latents::{ImagesToEncode, Latents};
 use super::pipeline::Encoders;
@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::data::Captions;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::model::text::CLIP_TOKENS;
+use crate::model::text::EncoderChoice;
 use crate::model::{Prompt, Shared, StoredModel};
 use crate::run::Verbosity;
 
@@ -41,7 +41,7 @@ impl Captioned {
         let images = Captions::find(path, base.picture_shape())?;
         let (texts, labels) = images.distinct();
         let captions = texts.iter().map(|text| Prompt::from(text.as_str())).collect();
-        let encoders = base.model.encoders(config.prompts.t5, T5_TOKENS)?;
+        let encoders = base.model.encoders(EncoderChoice::usual(config.prompts.t5))?;
         Ok(Self { base, images, captions, labels, encoders, flipped: config.data.horizontal_flip })
     }
 
@@ -55,7 +55,7 @@ impl Captioned {
     /// # Errors
     /// [`crate::Error::Input`] if the transformer's file does not fit its configuration.
     pub fn planned(&self) -> Result<StoredModel> {
-        self.base.planned(&self.captions, CLIP_TOKENS + self.encoders.t5_tokens)
+        self.base.planned(&self.captions, self.encoders.prompts.tokens())
     }
 
     /// The model with the embeddings of the captions, and the latents of the images: from files in `folder`, or by the
@@ -74,8 +74,7 @@ impl Captioned {
     ) -> Result<(StoredModel, Latents)> {
         let images = ImagesToEncode { images: &self.images, decoder: &self.base.decoder, flipped: self.flipped };
         let latents = images.encoded(gpu, folder, self.labels.clone(), verbosity, &warn)?;
-        let pipeline = self.base.model.pipeline();
-        let many = ManyPrompts { pipeline, encoders: &self.encoders, prompts: &self.captions, negative: "" };
+        let many = ManyPrompts { encoders: &self.encoders, prompts: &self.captions, negative: "" };
         let conditions = many.encoded(gpu, folder, verbosity, &warn)?;
         Ok((self.base.with(Shared(Arc::new(conditions)))?, latents))
     }

@@ -8,7 +8,7 @@ use super::pipeline::Encoders;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::model::text::{CutPrompt, PromptEmbeddings};
-use crate::model::{MmditConfig, Prompt, PromptEmbedding, PromptSource};
+use crate::model::{Prompt, PromptEmbedding, PromptSource, TextNetwork};
 
 /// Prompts with their embeddings, and those of a negative prompt.
 #[derive(Debug)]
@@ -76,9 +76,9 @@ impl Conditions {
     ///
     /// # Errors
     /// [`Error::Input`] with what is not.
-    pub fn check(&self, config: &MmditConfig, guided: bool) -> Result<()> {
+    pub fn check(&self, network: &TextNetwork, guided: bool) -> Result<()> {
         let Source::File(file) = &self.source else { return Ok(()) };
-        file.check([config.context_dim, config.pooled_dim], guided)
+        file.check(network.widths(), guided)
     }
 
     /// The embeddings of a prompt, or of the negative one.
@@ -118,25 +118,30 @@ impl PromptSource for Conditions {
 }
 
 impl Encoders {
+    /// The folder of the first encoder, for messages.
+    fn place(&self) -> impl std::fmt::Display {
+        self.folders.encoders().next().expect("there is one").display()
+    }
+
     /// Encodes texts, and checks that the transformer takes what comes of it.
     ///
     /// # Errors
     /// As [`Conditions::encode`].
     pub(super) fn encode(&self, gpu: &Arc<Gpu>, texts: &[&str]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
         let (embeddings, cut) = self.prompts.encode(gpu, texts)?;
-        let (found, expected) = (embeddings.pooled_width, self.pooled_width);
+        let (found, expected) = (embeddings.pooled_width, self.widths[1]);
         if found != expected {
             return Err(Error::input(format!(
                 "{}: the CLIP encoders give pooled embeddings of {found} numbers, but the transformer takes {expected}: \
                  they belong to different models",
-                self.folders[0].display()
+                self.place()
             )));
         }
         let all = embeddings.embeddings.iter().chain(&embeddings.pooled);
         if !all.clone().all(|value| value.is_finite()) {
             return Err(Error::NotFinite(format!(
                 "{}: the text encoders give numbers that are not finite: their files are damaged, download them again",
-                self.folders[0].display()
+                self.place()
             )));
         }
         Ok((embeddings, cut))

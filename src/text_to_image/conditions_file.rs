@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::files::{fill_atomically, measure};
 use crate::gpu::Gpu;
 use crate::model::folder::StoredTensors;
-use crate::model::text::{CLIP_TOKENS, CutPrompt, Weights};
+use crate::model::text::{CutPrompt, Weights};
 use crate::model::{Prompt, PromptEmbedding};
 
 /// The entry of the header that says what made the file.
@@ -58,7 +58,10 @@ impl ConditionsFile {
         let tensors = StoredTensors::open(path)?;
         let name = tensors.name().to_owned();
         let shape = |tensor: &str| Ok::<_, Error>(tensors.get(tensor)?.shape().to_vec());
-        let (embeddings, pooled) = (shape(EMBEDDINGS[0])?, shape(EMBEDDINGS[1])?);
+        let embeddings = shape(EMBEDDINGS[0])?;
+        // A model without pooled embeddings has none in its file.
+        let has_pooled = tensors.tensors().contains_key(EMBEDDINGS[1]);
+        let pooled = if has_pooled { shape(EMBEDDINGS[1])? } else { vec![embeddings.first().copied().unwrap_or(0), 0] };
         let ([prompts, tokens, width], [_, pooled_width]) = (&embeddings[..], &pooled[..]) else {
             return Err(Error::input(format!(
                 "{name}: `{}` and `{}` have the shapes {embeddings:?} and {pooled:?}, but [prompts, tokens, width] and \
@@ -70,7 +73,7 @@ impl ConditionsFile {
         if tensors.tensors().contains_key(NEGATIVE[0]) {
             expected.extend([(NEGATIVE[0], vec![1, *tokens, *width]), (NEGATIVE[1], vec![1, *pooled_width])]);
         }
-        for (tensor, expected) in expected {
+        for (tensor, expected) in expected.into_iter().filter(|(_, shape)| shape[1] > 0) {
             let found = shape(tensor)?;
             if found != expected {
                 return Err(Error::input(format!(
@@ -78,7 +81,7 @@ impl ConditionsFile {
                 )));
             }
         }
-        if embeddings.contains(&0) || pooled.contains(&0) {
+        if embeddings.contains(&0) || has_pooled && pooled.contains(&0) {
             return Err(Error::input(format!("{name} has no prompts: `{}` has shape {embeddings:?}", EMBEDDINGS[0])));
         }
         let lines = match tensors.tensors().get(PROMPTS) {
@@ -131,7 +134,7 @@ impl ConditionsFile {
 
     pub(super) fn check(&self, expected: [usize; 2], guided: bool) -> Result<()> {
         let name = self.tensors.name();
-        let found = [self.shape(EMBEDDINGS[0])[2], self.shape(EMBEDDINGS[1])[1]];
+        let found = [self.shape(EMBEDDINGS[0])[2], self.shape(EMBEDDINGS[1]).get(1).copied().unwrap_or(0)];
         if found != expected {
             return Err(Error::input(format!(
                 "{name} has embeddings of {} and {} numbers, but the transformer takes {} and {}: encode the prompts with \
@@ -161,7 +164,9 @@ impl ConditionsFile {
                 ))),
             }
         };
-        Ok(PromptEmbedding { context: read(names[0])?, pooled: read(names[1])? })
+        let has_pooled = !self.shape(names[1]).is_empty();
+        let pooled = if has_pooled { read(names[1])? } else { Vec::new() };
+        Ok(PromptEmbedding { context: read(names[0])?, pooled })
     }
 }
 
@@ -204,8 +209,7 @@ pub fn encode_to_file(
     done: &mut dyn FnMut(usize),
 ) -> Result<Vec<CutPrompt>> {
     let lines: String = prompts.iter().map(|prompt| prompt.to_line() + "\n").collect();
-    let tokens = CLIP_TOKENS + encoders.t5_tokens;
-    let (count, width, pooled) = (prompts.len(), encoders.width, encoders.pooled_width);
+    let (count, tokens, [width, pooled]) = (prompts.len(), encoders.prompts.tokens(), encoders.widths);
     let (path, dtype) = (options.path, if options.half { Dtype::F16 } else { Dtype::F32 });
     let tensors = [
         (EMBEDDINGS[0], dtype, vec![count, tokens, width]),
@@ -214,6 +218,7 @@ pub fn encode_to_file(
         (NEGATIVE[1], dtype, vec![1, pooled]),
         (PROMPTS, Dtype::U8, vec![lines.len()]),
     ];
+    let tensors = tensors.into_iter().filter(|(_, _, shape)| !shape.contains(&0));
     let metadata = (KEY, describe(encoders, &lines, negative)?.to_string());
     let mut cut = Vec::new();
     fill_atomically(path, |file| {
@@ -227,7 +232,8 @@ pub fn encode_to_file(
             let first = index * group;
             let (encoded, lost) = encoders.encode(gpu, texts)?;
             cut.extend(lost.into_iter().map(|it| CutPrompt { prompt: it.prompt + first, ..it }));
-            for (place, values) in [&encoded.embeddings, &encoded.pooled].into_iter().enumerate() {
+            let parts = [&encoded.embeddings, &encoded.pooled].into_iter().enumerate();
+            for (place, values) in parts.filter(|(_, values)| !values.is_empty()) {
                 let (negative, these) = values.split_at(if first == 0 { values.len() / texts.len() } else { 0 });
                 put_numbers(&mut writer, NEGATIVE[place], 0, negative, options.half)?;
                 put_numbers(&mut writer, EMBEDDINGS[place], first.saturating_sub(1), these, options.half)?;
@@ -242,7 +248,7 @@ pub fn encode_to_file(
 /// What made the file: the encoders and the prompts, by checksums.
 fn describe(encoders: &Encoders, lines: &str, negative: &str) -> Result<Value> {
     let mut sums = Map::new();
-    for folder in &encoders.folders {
+    for folder in encoders.folders.encoders() {
         let weights = Weights::open(folder, "")?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sums.insert(name, checksum(weights.files().map(Path::to_owned))?.into());
@@ -252,7 +258,7 @@ fn describe(encoders: &Encoders, lines: &str, negative: &str) -> Result<Value> {
     Ok(json!({
         "negative_prompt": negative,
         "t5": encoders.prompts.has_t5(),
-        "t5_tokens": encoders.t5_tokens,
+        "tokens": encoders.prompts.tokens(),
         "encoders_crc32": sums,
         "prompts_crc32": format!("{:08x}", of_prompts.finalize()),
     }))

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use super::conditions::Conditions;
 use super::conditions_file::{FileOptions, encode_to_file};
 use super::order::counted;
-use super::pipeline::{Encoders, encoder_files};
+use super::pipeline::Encoders;
 use super::prompts::{MOST_ENCODED, cut_warnings};
 use crate::error::{Error, Result};
 use crate::files::remove_abandoned;
 use crate::gpu::Gpu;
 use crate::model::Prompt;
-use crate::model::folder::Pipeline;
 use crate::run::inputs::measure;
 use crate::run::{Progress, Verbosity};
 
@@ -61,7 +60,6 @@ impl KeptFile<'_> {
 /// Many prompts, and what encodes them.
 #[derive(Debug)]
 pub(super) struct ManyPrompts<'a> {
-    pub pipeline: &'a Pipeline,
     pub encoders: &'a Encoders,
     pub prompts: &'a [Prompt],
     pub negative: &'a str,
@@ -102,12 +100,12 @@ impl ManyPrompts<'_> {
             prompts = crc32c::crc32c_append(prompts, (prompt.to_line() + "\n").as_bytes());
         }
         let mut encoders = crc32c::crc32c(env!("CARGO_PKG_VERSION").as_bytes());
-        for path in encoder_files(self.pipeline, self.encoders.prompts.has_t5())? {
+        for path in self.encoders.folders.files()? {
             let (size, sum) = measure(&path).map_err(|cause| Error::unreadable(&path, cause))?;
             encoders = crc32c::crc32c_append(encoders, &size.to_le_bytes());
             encoders = crc32c::crc32c_append(encoders, &sum.to_le_bytes());
         }
-        encoders = crc32c::crc32c_append(encoders, &self.encoders.t5_tokens.to_le_bytes());
+        encoders = crc32c::crc32c_append(encoders, &self.encoders.prompts.tokens().to_le_bytes());
         encoders = crc32c::crc32c_append(encoders, self.negative.as_bytes());
         Ok(format!("prompts-{prompts:08x}-{encoders:08x}.safetensors").into())
     }
@@ -116,6 +114,7 @@ impl ManyPrompts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::text::EncoderChoice;
     use crate::text_to_image::TextToImage;
 
     #[test]
@@ -149,9 +148,10 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/sd35_tiny_pipeline");
         let model = TextToImage::open(&folder, None).unwrap();
         let name = |with_t5: bool, t5_tokens: usize, prompts: &[&str], negative: &str| {
-            let encoders = &model.encoders(with_t5, t5_tokens).unwrap();
+            let choice = EncoderChoice { t5: with_t5, t5_tokens: Some(t5_tokens) };
+            let encoders = &model.encoders(choice).unwrap();
             let prompts = &prompts.iter().map(|text| Prompt::from(*text)).collect::<Vec<_>>();
-            let many = ManyPrompts { pipeline: model.pipeline(), encoders, prompts, negative };
+            let many = ManyPrompts { encoders, prompts, negative };
             many.file_name().unwrap().into_os_string().into_string().unwrap()
         };
         let first = name(true, 256, &["a", "b"], "");

@@ -15,19 +15,22 @@ use crate::model::{Adapter, StoredTransformer};
 impl TextToImage {
     /// Writes the transformer with `scale` times an adapter in its weights: W + scale · (alpha / rank) · B·A, summed in f64
     /// and rounded once, to the type that the weight has in its file. All other tensors keep their bytes. The names are
-    /// those of diffusers, and one tensor is in memory at a time.
+    /// those of published files, and one tensor is in memory at a time.
     ///
     /// # Errors
     /// [`Error::Input`] if a tensor is missing or has another shape, a sum is too large for its type, or the type has
     /// fewer than 16 bits; else if the file cannot be written.
     pub fn merge(&self, adapter: &Adapter, scale: f64, path: &Path) -> Result<()> {
-        StoredTransformer::new(self.config(), [self.config().patch_size; 2], self.transformer())?;
-        let ours = adapter.lora.layout(&self.any_layout());
+        StoredTransformer::new(self.network(), self.network().smallest_size(), self.transformer())?;
+        let base = self.any_layout();
+        let ours = adapter.lora.layout(&base);
         let layers: Vec<String> = adapter.lora.layers().iter().map(|it| format!("{}.weight", it.layer)).collect();
+        let published = |name: &str| format!("{}{name}", base.prefix());
         let mut described = Vec::new();
         for (name, stored) in self.transformer().tensors() {
-            described.push((name.as_str(), self.plain(name, stored)?, stored.shape().to_vec()));
+            described.push((published(name), self.plain(name, stored)?, stored.shape().to_vec()));
         }
+        let described = described.iter().map(|(name, dtype, shape)| (name.as_str(), *dtype, shape.clone()));
         fill_atomically(path, |file| {
             let mut writer = Writer::begin(path, file, described, ("format", "pt".to_owned()))?;
             for (name, stored) in self.transformer().tensors() {
@@ -39,7 +42,7 @@ impl TextToImage {
                         self.rounded(name, self.plain(name, stored)?, &values)?
                     }
                 };
-                writer.put(name, 0, &bytes)?;
+                writer.put(&published(name), 0, &bytes)?;
             }
             Ok(())
         })

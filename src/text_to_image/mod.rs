@@ -25,7 +25,7 @@ pub use captioned::Captioned;
 pub use conditions::Conditions;
 pub use conditions_file::{ConditionsFile, FileOptions, encode_to_file};
 pub use latents::Latents;
-pub use named::NamedModel;
+pub use named::{NamedModel, Trained};
 pub use order::{Drawn, Order, counted, read_start};
 pub use pictures::{picture_files, write_picture};
 pub use pipeline::{Encoders, TextToImage, files_of, folder_of, load_adapter, with_adapter};

@@ -2,33 +2,95 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pipeline::folder_of;
-use crate::assets::{AdapterBase, is_base_of};
-use crate::config::adapter_in;
-use crate::error::Result;
+use super::pipeline::{TextToImage, folder_of};
+use crate::assets::{BaseRecord, is_base_of, model_file};
+use crate::config::{TRANSFORMER_BASE, adapter_in};
+use crate::error::{Error, Result};
+use crate::model::Adapter;
 
-/// A text-to-image model that a user names: a pipeline, or a run that trained an adapter of one.
+/// A text-to-image model that a user names: a pipeline, or a run that trained a part of one.
 #[derive(Clone, Debug)]
 pub struct NamedModel {
+    /// What the user wrote.
+    name: String,
     /// The pipeline: its folder, or `org/name` in the cache of the hub.
     pub pipeline: String,
-    /// The folder of the adapter that the run trained, and the record of its base.
-    pub trained: Option<(PathBuf, AdapterBase)>,
+    /// What a run trained.
+    pub trained: Option<Trained>,
+}
+
+/// What a run trained of a pipeline.
+#[derive(Clone, Debug)]
+pub enum Trained {
+    /// An adapter, in this folder, and the record of its base.
+    Adapter(PathBuf, BaseRecord),
+    /// The transformer, in this file.
+    Transformer(PathBuf),
 }
 
 impl NamedModel {
     /// The model that a user names; `None` if it is of another kind. The directory of a run, of its best model or of a
-    /// checkpoint stands for the pipeline with the adapter in it.
+    /// checkpoint stands for the pipeline with what the run trained.
     ///
     /// # Errors
     /// As [`folder_of`], and if the record of a run's base cannot be read.
     pub fn of(model: &str) -> Result<Option<Self>> {
+        let named = |pipeline: &str, trained| Self { name: model.to_owned(), pipeline: pipeline.to_owned(), trained };
+        let record = Path::new(model).join(TRANSFORMER_BASE);
+        if record.is_file() {
+            let base = BaseRecord::read_file(&record)?;
+            let file = model_file(Path::new(model))?.into_owned();
+            return Ok(folder_of(&base.model)?.map(|_| named(&base.model, Some(Trained::Transformer(file)))));
+        }
         let Some(folder) = adapter_in(Path::new(model)) else {
-            return Ok(folder_of(model)?.map(|_| Self { pipeline: model.to_owned(), trained: None }));
+            return Ok(folder_of(model)?.map(|_| named(model, None)));
         };
-        let base = AdapterBase::read(&folder)?;
+        let base = BaseRecord::read(&folder)?;
         let pipeline = folder_of(&base.model).map_err(|cause| is_base_of(&folder, cause))?;
-        Ok(pipeline.map(|_| Self { pipeline: base.model.clone(), trained: Some((folder, base)) }))
+        Ok(pipeline.map(|_| named(&base.model.clone(), Some(Trained::Adapter(folder, base)))))
+    }
+
+    /// Opens the pipeline, with the transformer that was trained. `variant` chooses among weights, see
+    /// [`TextToImage::open`].
+    ///
+    /// # Errors
+    /// As there, and if the trained transformer cannot be read.
+    pub fn open(&self, variant: Option<&str>) -> Result<TextToImage> {
+        let folder = folder_of(&self.pipeline)?.expect("it was one when it was named");
+        match (&self.trained, variant) {
+            (Some(Trained::Transformer(file)), None) => TextToImage::open(&folder, None)?.with_transformer(file),
+            (Some(Trained::Transformer(file)), Some(variant)) => Err(Error::input(format!(
+                "the variant {variant} is of the weights in {}, but {} has its own: leave out --variant",
+                self.pipeline,
+                file.display()
+            ))),
+            (_, variant) => TextToImage::open(&folder, variant),
+        }
+    }
+
+    /// The adapter, and its scale: that of the run, or the one that was given.
+    ///
+    /// # Errors
+    /// If there are two, or it does not fit the model.
+    pub fn adapter(&self, model: &TextToImage, given: Option<(&Path, f64)>) -> Result<Option<(Adapter, f64)>> {
+        match (&self.trained, given) {
+            (Some(Trained::Adapter(own, _)), Some((other, _))) => Err(Error::input(format!(
+                "{} has an adapter already, {}: to use {} in its place, give --model {}",
+                self.name,
+                own.display(),
+                other.display(),
+                self.pipeline
+            ))),
+            (Some(Trained::Adapter(own, _)), None) => Ok(Some((model.adapter(own)?, 1.0))),
+            (_, Some((given, scale))) => Ok(Some((model.adapter(given)?, scale))),
+            (_, None) => Ok(None),
+        }
+    }
+
+    /// The pipeline as it was before the run.
+    #[must_use]
+    pub fn untrained(&self) -> Self {
+        Self { trained: None, ..self.clone() }
     }
 
     /// Whether another name stands for the same pipeline.

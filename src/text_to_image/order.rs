@@ -62,7 +62,7 @@ pub struct Drawn {
 impl Order {
     /// Elements of the latents of a picture.
     fn dim(&self) -> usize {
-        self.model.config().channels * self.size[0] * self.size[1]
+        self.model.network().channels() * self.size[0] * self.size[1]
     }
 
     /// Height and width of a picture.
@@ -161,7 +161,7 @@ impl Order {
     /// If the file cannot be written.
     pub fn save_tensors(&self, path: &Path, drawn: Drawn) -> Result<()> {
         let ([h, w], [height, width]) = (self.size, self.picture_size());
-        let shape = vec![self.pictures.len(), self.model.config().channels, h, w];
+        let shape = vec![self.pictures.len(), self.model.network().channels(), h, w];
         let mut tensors = Tensors::new();
         let mut trajectory = drawn.trajectory;
         if !trajectory.is_empty() {

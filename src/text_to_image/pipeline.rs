@@ -3,39 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::scheduler::{FILE as SCHEDULER_CONFIG, read_shift};
 use crate::assets::input_file;
 use crate::config::{Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
-use crate::files::read_file;
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{StoreMemory, Stores};
 use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensor, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
-use crate::model::text::{Sd3Prompts, Tokenizer, Weights};
+use crate::model::text::{EncoderChoice, EncoderFolders, PromptEncoder};
 use crate::model::{
-    ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, MmditConfig, Network,
-    PictureDecoder, PromptSource, Shared, StoredTransformer, TextModel,
+    ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, Network, PictureDecoder,
+    PromptSource, Shared, StoredTransformer, TRANSFORMER, TextModel, TextNetwork,
 };
 use crate::optimizer::PARAMETERS;
 use crate::run::inputs::InputFile;
 
-/// The transformer's component.
-const TRANSFORMER: &str = "transformer";
-
-/// The tokenizers and text encoders of Stable Diffusion 3, in order.
-const ENCODERS: [[&str; 2]; 3] =
-    [["tokenizer", "text_encoder"], ["tokenizer_2", "text_encoder_2"], ["tokenizer_3", T5]];
-
-/// The encoder that may be left out.
-const T5: &str = "text_encoder_3";
-
-/// Latents along a side where the pipeline proposes no size.
-const USUAL_SIZE: usize = 128;
+/// The folder with the noise levels.
+const SCHEDULER: &str = "scheduler";
 
 /// The folder of a text-to-image pipeline that a user names: its folder, or `org/name` in the cache of the hub. `None`
 /// if it is another model.
@@ -48,29 +35,24 @@ pub fn folder_of(model: &str) -> Result<Option<PathBuf>> {
     Ok(is_pipeline.then_some(path))
 }
 
-/// A pipeline of Stable Diffusion 3 or 3.5, whose weights are still on disk.
+/// A text-to-image pipeline, whose weights are still on disk.
 #[derive(Debug)]
 pub struct TextToImage {
     pipeline: Pipeline,
-    config: MmditConfig,
+    network: TextNetwork,
     transformer: StoredTensors,
-    shift: f64,
-    usual_size: usize,
+    schedule: Schedule,
 }
 
 /// The text encoders of a pipeline.
 #[derive(Debug)]
 pub struct Encoders {
     /// Tokenizers and encoders.
-    pub prompts: Sd3Prompts,
-    /// Rows that T5 gives, or the zeros in place of it.
-    pub t5_tokens: usize,
-    /// Width of the embeddings that the transformer takes.
-    pub width: usize,
-    /// Width of the pooled embeddings that it takes.
-    pub pooled_width: usize,
-    /// The folders of the encoders that take part.
-    pub folders: Vec<PathBuf>,
+    pub prompts: Box<dyn PromptEncoder>,
+    /// Where they are.
+    pub folders: EncoderFolders,
+    /// Width of the embeddings, and of the pooled embeddings, that the transformer takes.
+    pub widths: [usize; 2],
 }
 
 impl TextToImage {
@@ -82,14 +64,22 @@ impl TextToImage {
     pub fn open(folder: &Path, variant: Option<&str>) -> Result<Self> {
         let pipeline = Pipeline::open(folder)?;
         let place = pipeline.component(TRANSFORMER)?;
-        let path = place.join("config.json");
-        let bytes = read_file(&path)?;
-        let config = MmditConfig::from_diffusers(&path.display().to_string(), &bytes)?;
+        let network = TextNetwork::open(&place)?;
         let transformer = to_diffusers(TRANSFORMER, &open_weights(&place, variant)?)?;
-        let usual_size = pipeline.config(TRANSFORMER)?.get("sample_size").and_then(Value::as_u64);
-        let usual_size = usual_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(USUAL_SIZE);
-        let shift = read_shift(&pipeline.component("scheduler")?)?;
-        Ok(Self { pipeline, config, transformer, shift, usual_size })
+        let schedule = match pipeline.state(SCHEDULER) {
+            // Without a file, the steps of MiniT2I are even.
+            State::Null if network.pixel_scale().is_some() => Schedule::default(),
+            _ => Schedule::DiffusersStatic { shift: read_shift(&pipeline.component(SCHEDULER)?)? },
+        };
+        Ok(Self { pipeline, network, transformer, schedule })
+    }
+
+    /// The same with the transformer in a file, such as a run's.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file cannot be read.
+    pub fn with_transformer(self, file: &Path) -> Result<Self> {
+        Ok(Self { transformer: to_diffusers(TRANSFORMER, &StoredTensors::open(file)?)?, ..self })
     }
 
     /// The folder and its parts.
@@ -97,9 +87,9 @@ impl TextToImage {
         &self.pipeline
     }
 
-    /// The transformer's sizes.
-    pub fn config(&self) -> &MmditConfig {
-        &self.config
+    /// The transformer's sizes and conventions.
+    pub fn network(&self) -> &TextNetwork {
+        &self.network
     }
 
     /// The transformer's weights on disk.
@@ -107,22 +97,29 @@ impl TextToImage {
         &self.transformer
     }
 
-    /// Its decoder, or another one for the same latents, such as TAESD.
+    /// What makes pictures of its states: its decoder, or another one for the same latents, such as TAESD.
     ///
     /// # Errors
-    /// As [`PictureDecoder::open`].
+    /// As [`PictureDecoder::open`], and if there is another one although the states are pictures.
     pub fn decoder(&self, other: Option<&Path>) -> Result<PictureDecoder> {
-        let own = || self.pipeline.component("vae");
-        PictureDecoder::open(
-            &other.map_or_else(own, |path| Ok(path.to_owned()))?,
-            self.config.channels,
-            "the transformer's",
-        )
+        let path = match (self.network.pixel_scale(), other) {
+            (Some(scale), None) => return Ok(PictureDecoder::of_pixels(scale)),
+            (Some(_), Some(other)) => {
+                return Err(Error::input(format!(
+                    "{} makes images without an autoencoder: leave out the decoder {}",
+                    self.pipeline.folder.display(),
+                    other.display()
+                )));
+            }
+            (None, Some(other)) => other.to_owned(),
+            (None, None) => self.pipeline.component("vae")?,
+        };
+        PictureDecoder::open(&path, self.network.channels(), "the transformer's")
     }
 
     /// The noise levels of the scheduler, or with another shift.
     pub fn schedule(&self, shift: Option<f64>) -> Schedule {
-        Schedule::DiffusersStatic { shift: shift.unwrap_or(self.shift) }
+        shift.map_or_else(|| self.schedule.clone(), |shift| Schedule::DiffusersStatic { shift })
     }
 
     /// Height and width of the latents of pictures `[height, width]`, or of those that the pipeline proposes; a latent
@@ -131,16 +128,15 @@ impl TextToImage {
     /// # Errors
     /// [`Error::Input`] if there are no such latents, or no positions for them.
     pub fn latent_size(&self, name: &str, picture: Option<[usize; 2]>, factor: usize) -> Result<[usize; 2]> {
-        let [height, width] = picture.unwrap_or([self.usual_size.saturating_mul(factor); 2]);
-        let unit = factor * self.config.patch_size;
-        let most = unit * self.config.positions_side;
+        let [height, width] = picture.unwrap_or([self.network.usual_side().saturating_mul(factor); 2]);
+        let [unit, most] = self.network.sides().map(|side| side.saturating_mul(factor));
         let fits = |size: usize| size > 0 && size.is_multiple_of(unit) && size <= most;
         if fits(height) && fits(width) {
             return Ok([height / factor, width / factor]);
         }
         Err(Error::input(format!(
             "{name} is {width}x{height}: width and height must be multiples of {unit} from {unit} to {most}, as the \
-             model's latents and positions ask"
+             model's patches and positions ask"
         )))
     }
 
@@ -153,33 +149,14 @@ impl TextToImage {
         if is_half { WeightType::F16 } else { WeightType::F32 }
     }
 
-    /// Whether T5 can take part.
-    pub(super) fn has_t5(&self) -> bool {
-        state_of(&self.pipeline, T5) == Some(State::Present)
-    }
-
-    /// Opens tokenizers and text encoders, T5 among them if it is wanted and the pipeline has it.
+    /// Opens tokenizers, and finds the text encoders.
     ///
     /// # Errors
-    /// [`Error::Input`] if one is missing or damaged.
-    pub fn encoders(&self, with_t5: bool, t5_tokens: usize) -> Result<Encoders> {
-        if with_t5 && state_of(&self.pipeline, T5) == Some(State::Missing) {
-            return Err(Error::input(format!(
-                "{} has no folder `{T5}`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
-                 out (--no-t5, or `prompts.t5` = false)",
-                self.pipeline.folder.display()
-            )));
-        }
-        let parts = encoder_parts(&self.pipeline, with_t5);
-        let has_t5 = parts.len() == ENCODERS.len();
-        let mut folders = Vec::new();
-        for [tokenizer, encoder] in parts {
-            self.pipeline.component(tokenizer)?;
-            folders.push(self.pipeline.component(encoder)?);
-        }
-        let [width, pooled_width] = [self.config.context_dim, self.config.pooled_dim];
-        let prompts = Sd3Prompts::open(&self.pipeline.folder, has_t5, t5_tokens, width)?;
-        Ok(Encoders { prompts, t5_tokens, width, pooled_width, folders })
+    /// [`Error::Input`] if one is missing or damaged, or the model does not offer the choice.
+    pub fn encoders(&self, choice: EncoderChoice) -> Result<Encoders> {
+        let folders = EncoderFolders::of(&self.pipeline, &self.network, choice)?;
+        let prompts = folders.open(&self.pipeline, &self.network)?;
+        Ok(Encoders { prompts, folders, widths: self.network.widths() })
     }
 
     /// The transformer as a flow model, for latents of a size and these prompts.
@@ -189,7 +166,8 @@ impl TextToImage {
         prompts: Shared<dyn PromptSource>,
         decoder: Shared<dyn LatentDecoder>,
     ) -> TextModel {
-        TextModel { config: self.config.clone(), size, schedule: self.schedule(None), prompts, decoder }
+        let schedule = self.schedule(None);
+        TextModel { network: self.network.clone(), size, schedule, prompts, decoder, published: None }
     }
 
     /// Uploads the transformer of a model, with an adapter at a scale if there is one.
@@ -204,8 +182,8 @@ impl TextToImage {
         adapter: Option<(&Adapter, f64)>,
     ) -> Result<(Network, Stores)> {
         // A wrong file is found before gigabytes have been read.
-        let stored = StoredTransformer::new(&self.config, model.size, &self.transformer)?;
-        let network = Network::base(&FlowModel::Mmdit(model.clone()), weights);
+        let stored = StoredTransformer::new(&self.network, model.size, &self.transformer)?;
+        let network = Network::base(&FlowModel::Text(model.clone()), weights);
         let option = |weights: WeightType| format!("--weights {}", weights.name());
         let base = network.frozen().upload_set_by(gpu, "transformer", &stored, option)?;
         with_adapter(gpu, network, base, adapter)
@@ -213,7 +191,7 @@ impl TextToImage {
 
     /// The transformer's parameters for latents of some size: all but the positions are the same for each.
     pub(super) fn any_layout(&self) -> Layout {
-        self.config.layout([self.config.patch_size; 2])
+        self.network.layout(self.network.smallest_size())
     }
 
     /// Reads an adapter of the transformer, see [`load_adapter`].
@@ -243,33 +221,6 @@ pub fn with_adapter(
     Ok((network, stores))
 }
 
-fn state_of(pipeline: &Pipeline, component: &str) -> Option<State> {
-    pipeline.components.iter().find(|it| it.name == component).map(|it| it.state)
-}
-
-/// The tokenizers and text encoders that take part, T5 among them if it is wanted and there.
-fn encoder_parts(pipeline: &Pipeline, with_t5: bool) -> &'static [[&'static str; 2]] {
-    match with_t5 && state_of(pipeline, T5) == Some(State::Present) {
-        true => &ENCODERS,
-        false => &ENCODERS[..2],
-    }
-}
-
-/// The files of the tokenizers and text encoders that take part.
-///
-/// # Errors
-/// [`Error::Input`] if a part is missing, or its weights are.
-pub(super) fn encoder_files(pipeline: &Pipeline, with_t5: bool) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for [tokenizer, encoder] in encoder_parts(pipeline, with_t5) {
-        files.extend(Tokenizer::files(&pipeline.component(tokenizer)?));
-        let encoder = pipeline.component(encoder)?;
-        files.push(encoder.join("config.json"));
-        files.extend(Weights::open(&encoder, "")?.files().map(Path::to_owned));
-    }
-    Ok(files)
-}
-
 /// The files of the pipeline that a run with this configuration reads; none if its model is another one.
 ///
 /// # Errors
@@ -278,14 +229,19 @@ pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
     let Some(named) = config.model.folder.as_deref() else { return Ok(Vec::new()) };
     let Some(folder) = folder_of(named)? else { return Ok(Vec::new()) };
     let pipeline = Pipeline::open(&folder)?;
-    let mut files = vec![folder.join(MODEL_INDEX), pipeline.component("scheduler")?.join(SCHEDULER_CONFIG)];
-    for part in [TRANSFORMER, "vae"] {
+    let network = TextNetwork::open(&pipeline.component(TRANSFORMER)?)?;
+    let mut files = vec![folder.join(MODEL_INDEX), folder.join(SCHEDULER).join(SCHEDULER_CONFIG)];
+    // A pipeline without an autoencoder may have neither.
+    if network.pixel_scale().is_some() {
+        files.retain(|file| file.exists());
+    }
+    for part in [TRANSFORMER, "vae"].into_iter().take(if network.pixel_scale().is_some() { 1 } else { 2 }) {
         let part = pipeline.component(part)?;
         files.push(part.join("config.json"));
         files.extend(open_weights(&part, None)?.files().map(|(path, _)| path.to_owned()));
     }
     if !config.prompts.file.as_deref().is_some_and(is_encoded) {
-        files.extend(encoder_files(&pipeline, config.prompts.t5)?);
+        files.extend(EncoderFolders::of(&pipeline, &network, EncoderChoice::usual(config.prompts.t5))?.files()?);
     }
     Ok(files.into_iter().map(|place| input_file("model.folder", named, &folder, place)).collect())
 }

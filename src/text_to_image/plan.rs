@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use super::base::T5_TOKENS;
 use super::pipeline::TextToImage;
 use crate::error::{Error, Result};
-use crate::graph::{DeviceProfile, PartMemory};
-use crate::model::text::{CLIP_TOKENS, planned_encoder};
 use crate::model::{FlowModel, PictureDecoder, Prompt, PromptEmbedding, PromptSource, Shared};
 
 /// Prompts whose embeddings nobody asks for yet.
@@ -31,18 +28,14 @@ impl PromptSource for Unencoded {
 }
 
 impl TextToImage {
-    /// The model for latents of a size and so many prompts, which cannot be drawn.
-    pub fn unencoded(&self, size: [usize; 2], prompts: usize, decoder: Arc<PictureDecoder>) -> FlowModel {
-        let prompts = Unencoded { prompts: vec![Prompt::default(); prompts], tokens: CLIP_TOKENS + T5_TOKENS };
-        FlowModel::Mmdit(self.flow_model(size, Shared(Arc::new(prompts)), Shared(decoder)))
-    }
-
-    /// The text encoder whose largest layer takes the most on such a device, and what that layer takes.
-    ///
-    /// # Errors
-    /// As [`planned_encoder`].
-    pub fn planned_encoder(&self, prompts: usize, profile: &DeviceProfile) -> Result<(&'static str, PartMemory)> {
-        let tokens = self.has_t5().then_some(T5_TOKENS);
-        planned_encoder(&self.pipeline().folder, prompts, tokens, profile)
+    /// The model for states of a size and so many prompts of so many tokens, which cannot be drawn.
+    pub fn unencoded(
+        &self,
+        size: [usize; 2],
+        [prompts, tokens]: [usize; 2],
+        decoder: Arc<PictureDecoder>,
+    ) -> FlowModel {
+        let prompts = Unencoded { prompts: vec![Prompt::default(); prompts], tokens };
+        FlowModel::Text(self.flow_model(size, Shared(Arc::new(prompts)), Shared(decoder)))
     }
 }

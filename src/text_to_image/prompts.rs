@@ -77,15 +77,10 @@ const MOST_WARNINGS: usize = 10;
 
 /// What to tell a user of prompts that were cut. Place 0 is that of the negative prompt, and prompts follow.
 pub fn cut_warnings(cut: &[CutPrompt]) -> Vec<String> {
-    let encoder = |tokenizer| match tokenizer {
-        "tokenizer" => "the first CLIP encoder",
-        "tokenizer_2" => "the second CLIP encoder",
-        _ => "T5",
-    };
     let mut warnings: Vec<String> = (cut.iter().take(MOST_WARNINGS))
-        .map(|CutPrompt { prompt, tokenizer, lost }| {
+        .map(|CutPrompt { prompt, encoder, lost }| {
             let which = if *prompt == 0 { "the negative prompt".to_owned() } else { format!("prompt {prompt}") };
-            format!("{which} is too long for {}, which does not see its end: \"{lost}\"", encoder(tokenizer))
+            format!("{which} is too long for {encoder}, which does not see its end: \"{lost}\"")
         })
         .collect();
     if cut.len() > MOST_WARNINGS {
@@ -133,7 +128,7 @@ mod tests {
 
     #[test]
     fn warnings_end() {
-        let cut = |prompt| CutPrompt { prompt, tokenizer: "tokenizer", lost: "end".into() };
+        let cut = |prompt| CutPrompt { prompt, encoder: "T5", lost: "end".into() };
         let warnings = cut_warnings(&(0..12).map(cut).collect::<Vec<_>>());
         assert_eq!(warnings.len(), 11);
         assert!(warnings[0].starts_with("the negative prompt") && warnings[1].starts_with("prompt 1 is too long"));

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::base::{Base, T5_TOKENS};
+use super::base::Base;
 use super::conditions::Conditions;
 use super::kept::ManyPrompts;
+use super::named::NamedModel;
 use super::pipeline::Encoders;
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::classes::ConditionKind;
@@ -14,7 +15,7 @@ use crate::error::Result;
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
-use crate::model::text::{CLIP_TOKENS, planned_encoder};
+use crate::model::text::EncoderChoice;
 use crate::model::{Adapter, Prompt, Shared, StoredModel};
 use crate::run::Verbosity;
 
@@ -67,7 +68,18 @@ impl TextBase {
     /// # Errors
     /// [`Error::Input`] if a file is missing, damaged or not supported, or the size of the pictures does not suit the model.
     pub fn open(folder: &str, settings: &TextSettings<'_>) -> Result<Self> {
-        let base = Base::open(folder, settings.size)?;
+        Self::of(Base::open(folder, settings.size)?, settings)
+    }
+
+    /// The same for a model that a user names.
+    ///
+    /// # Errors
+    /// As [`TextBase::open`].
+    pub fn named(named: &NamedModel, settings: &TextSettings<'_>) -> Result<Self> {
+        Self::of(Base::of(named.open(None)?, settings.size)?, settings)
+    }
+
+    fn of(base: Base, settings: &TextSettings<'_>) -> Result<Self> {
         let prompts = settings.prompts.clone();
         let file = prompts.given()?;
         let (asked, embeddings) = match is_encoded(file) {
@@ -77,7 +89,7 @@ impl TextBase {
             }
             false => {
                 let asked = read_prompts(file)?;
-                (asked, Embeddings::Open(Box::new(base.model.encoders(prompts.t5, T5_TOKENS)?)))
+                (asked, Embeddings::Open(Box::new(base.model.encoders(EncoderChoice::usual(prompts.t5))?)))
             }
         };
         let base = Self { base, prompts, asked, embeddings, encoded: OnceLock::new() };
@@ -91,7 +103,7 @@ impl TextBase {
     /// [`Error::Input`] if guidance needs a negative prompt that there is none of, or too many prompts would be evaluated.
     pub fn check(&self, settings: &TextSettings<'_>) -> Result<()> {
         if let Embeddings::Encoded(conditions) = &self.embeddings {
-            conditions.check(self.base.model.config(), settings.is_guided)?;
+            conditions.check(self.base.model.network(), settings.is_guided)?;
         }
         settings.eval.check_is_small((self.asked.len(), ConditionKind::Prompt))
     }
@@ -103,7 +115,7 @@ impl TextBase {
     pub fn planned(&self) -> Result<StoredModel> {
         let tokens = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.tokens(),
-            Embeddings::Open(encoders) => CLIP_TOKENS + encoders.t5_tokens,
+            Embeddings::Open(encoders) => encoders.prompts.tokens(),
         };
         self.base.planned(&self.asked, tokens)
     }
@@ -112,15 +124,12 @@ impl TextBase {
     /// prompts have been encoded before.
     ///
     /// # Errors
-    /// As [`planned_encoder`].
+    /// As [`crate::model::text::PromptEncoder::planned`].
     pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(&'static str, PartMemory)>> {
         match &self.embeddings {
             Embeddings::Encoded(_) => Ok(None),
             // The negative prompt is one more.
-            Embeddings::Open(encoders) => {
-                let tokens = encoders.prompts.has_t5().then_some(encoders.t5_tokens);
-                planned_encoder(&self.base.model.pipeline().folder, self.asked.len() + 1, tokens, profile).map(Some)
-            }
+            Embeddings::Open(encoders) => encoders.prompts.planned(self.asked.len() + 1, profile).map(Some),
         }
     }
 
@@ -143,8 +152,8 @@ impl TextBase {
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
-                let (pipeline, negative) = (self.base.model.pipeline(), self.prompts.negative.as_str());
-                let many = ManyPrompts { pipeline, encoders, prompts: &self.asked, negative };
+                let negative = self.prompts.negative.as_str();
+                let many = ManyPrompts { encoders, prompts: &self.asked, negative };
                 Arc::new(many.encoded(gpu, folder, verbosity, &warn)?)
             }
             Embeddings::Open(encoders) => {
@@ -165,11 +174,11 @@ impl TextBase {
         )
     }
 
-    /// Reads an adapter of the transformer, as [`TextToImage::adapter`].
+    /// The adapter of a model that a user names, or the one that is given, as [`NamedModel::adapter`].
     ///
     /// # Errors
     /// As there.
-    pub fn adapter(&self, path: &Path) -> Result<Adapter> {
-        self.base.model.adapter(path)
+    pub fn adapter(&self, named: &NamedModel, given: Option<(&Path, f64)>) -> Result<Option<(Adapter, f64)>> {
+        named.adapter(&self.base.model, given)
     }
 }

@@ -172,9 +172,33 @@ fn mistakes_in_runs_with_prompts_get_one_sentence() {
     here.rewrite("train.toml", "no-prompts.toml", ["file = \"prompts.txt\"", ""]);
     let message = here.run("train --config no-prompts.toml --dry-run").refused();
     assert!(message.contains("needs prompts: set `prompts.file`"), "{message}");
-    here.rewrite("train.toml", "full.toml", ["rank = 2\ntargets = [", "# ["]);
-    let message = here.run("train --config full.toml --dry-run").refused();
-    assert!(message.contains("train an adapter, with `lora.rank`"), "{message}");
     let message = here.run("pretrain --config train.toml").refused();
     assert!(message.contains("which learns from images with captions: set `data.kind`"), "{message}");
+}
+
+/// All weights: the result is the published file with other values, and the table of positions as it was, of which only a
+/// part was on the device.
+#[test]
+fn all_weights_are_trained_into_a_published_file() {
+    let here = Workplace::of_prompts();
+    here.without_lora();
+    let set = "--set model.weights=f32 --set model.size=[32,32]";
+    here.run(&format!("-q train --config train.toml --out run --set train.iterations=1 {set}")).succeeds();
+    let weights = "transformer/diffusion_pytorch_model.safetensors";
+    let read = |path: &Path| flowdppo_wgpu::model::read_tensors(path).unwrap();
+    let [before, after] =
+        [Path::new(&pipeline()).join(weights), here.path("run/model.safetensors")].map(|path| read(&path));
+    assert!(before.keys().eq(after.keys()));
+    let changed: Vec<&String> = before.keys().filter(|name| before[*name] != after[*name]).collect();
+    assert!(!changed.iter().any(|name| *name == "pos_embed.pos_embed") && 2 * changed.len() > before.len());
+    copy_folder(Path::new(&pipeline()), &here.path("copied"));
+    fs::copy(here.path("run/model.safetensors"), here.path("copied").join(weights)).unwrap();
+    let draw = |model: &str| {
+        let options = "-q sample --size 48x32 --steps 2 --save-tensors drawn.safetensors --out drawn.png --force";
+        here.run_with(options, &["--model", model, "--prompt", "a blue disc"]).succeeds();
+        read(&here.path("drawn.safetensors"))
+    };
+    assert!(draw("run") == draw("copied") && draw("run") != draw(&pipeline()));
+    let message = here.run("sample --model run --variant fp16 --prompt fox").refused();
+    assert!(message.contains("the variant fp16 is of the weights in"), "{message}");
 }

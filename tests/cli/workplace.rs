@@ -134,6 +134,10 @@ pub fn pipeline() -> String {
     formats("sd35_tiny_pipeline").display().to_string()
 }
 
+pub fn minit2i() -> String {
+    formats("minit2i_tiny").display().to_string()
+}
+
 /// A new folder for every test, with `base.safetensors`, `classifier.safetensors` and `*.toml`.
 pub struct Workplace(TempDir);
 
@@ -165,6 +169,23 @@ impl Workplace {
             std::fs::write(here.path(name), text).expect("the folder is writable");
         }
         here
+    }
+
+    /// The same for MiniT2I.
+    pub fn of_minit2i() -> Self {
+        let here = Self::of_prompts();
+        here.rewrite("train.toml", "train.toml", ["sd35_tiny_pipeline", "minit2i_tiny"]);
+        here.rewrite("train.toml", "train.toml", ["schedule = { kind = \"static-shift\", shift = 3.0 }\n", ""]);
+        here.rewrite("train.toml", "train.toml", ["\"attn.to_q\", \"attn.add_k_proj\"", "\"*qkv\", \"w2\""]);
+        here
+    }
+
+    /// Changes `train.toml`, so that all weights are trained.
+    pub fn without_lora(&self) {
+        let text = std::fs::read_to_string(self.path("train.toml")).expect("the file is there");
+        let (before, after) = text.split_once("[lora]").expect("it trains an adapter");
+        let (_, after) = after.split_once("[eval]").expect("it is evaluated");
+        std::fs::write(self.path("train.toml"), format!("{before}[eval]{after}")).expect("the folder is writable");
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -76,7 +76,7 @@ fn matmul_of_real_sizes() {
         }
         let [a, b] = operands(false, true, shape);
         check_gradient(&format!("linear {m}x{n}x{k}"), &[a, b, Input::normal(&[n])], tolerance(k), |graph, x| {
-            vec![linear(graph, x[0], x[1], x[2])]
+            vec![linear(graph, x[0], x[1], Some(x[2]))]
         });
     }
 }
@@ -102,7 +102,7 @@ fn matmul_larger_than_a_workgroup() {
     let inputs = [Input::normal(&[517, 96]), Input::normal(&[131, 96]), Input::normal(&[131])];
     for variant in VARIANTS {
         check_forward_on(&forcing(variant), variant, &inputs, TOLERANCE, |graph, x| {
-            vec![linear(graph, x[0], x[1], x[2])]
+            vec![linear(graph, x[0], x[1], Some(x[2]))]
         });
     }
 }
@@ -121,7 +121,7 @@ fn matmul_past_65535_workgroups() {
 #[test]
 fn linear_with_bias_over_leading_dimensions() {
     let inputs = [Input::normal(&[3, 5, 6]), Input::normal(&[9, 6]), Input::normal(&[9])];
-    check("linear", &inputs, TOLERANCE, |graph, x| vec![linear(graph, x[0], x[1], x[2])]);
+    check("linear", &inputs, TOLERANCE, |graph, x| vec![linear(graph, x[0], x[1], Some(x[2]))]);
 }
 
 /// The bits of the first `rows` rows of a product of the same random operands.
@@ -297,7 +297,7 @@ fn parameter_gradients_accumulate() {
     let bias_gradient = graph.stored("bias gradient", &[1], GRADIENTS, 64);
     graph.set_gradient(weight, weight_gradient);
     graph.set_gradient(bias, bias_gradient);
-    let y = linear(&mut graph, x, weight, bias);
+    let y = linear(&mut graph, x, weight, Some(bias));
     flowdppo_wgpu::autodiff::backward(&mut graph, &[(y, seed)], &[]);
     let mut stores = Stores::new();
     for store in [PARAMETERS, GRADIENTS] {
@@ -356,7 +356,7 @@ fn frozen_weights_are_read_as_they_are_stored() {
                 let weight = graph.input_of(dtype, "weight", &[n, k]);
                 let inputs = [("x", vec![m, k]), ("dy", vec![m, n]), ("bias", vec![n])];
                 let [x_in, dy_in, bias_in] = inputs.map(|(name, shape)| graph.input(name, &shape));
-                let y = linear(&mut graph, x_in, weight, bias_in);
+                let y = linear(&mut graph, x_in, weight, Some(bias_in));
                 let dx =
                     flowdppo_wgpu::autodiff::backward(&mut graph, &[(y, dy_in)], &[x_in])[0].expect("y depends on x");
                 graph.keep(y);

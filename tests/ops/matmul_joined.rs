@@ -13,13 +13,13 @@ const VARIANTS: [&str; 3] = ["matmul_register", "matmul_subgroup", "matmul_tiled
 const SHAPES: [[usize; 4]; 5] = [[1, 1, 1, 1], [3, 5, 7, 13], [2, 64, 96, 33], [1, 517, 19, 40], [5, 16, 64, 64]];
 
 fn with_gelu(graph: &mut Graph, x: &[Tensor], keep: bool) -> Vec<Tensor> {
-    let product = linear(graph, x[0], x[1], x[2]);
+    let product = linear(graph, x[0], x[1], Some(x[2]));
     let result = graph.apply(Activation::Gelu, &[product]);
     if keep { vec![result, product] } else { vec![result] }
 }
 
 fn with_gate(graph: &mut Graph, x: &[Tensor], keep: bool) -> Vec<Tensor> {
-    let product = linear(graph, x[0], x[1], x[2]);
+    let product = linear(graph, x[0], x[1], Some(x[2]));
     let result = graph.apply(GatedResidual, &[x[3], product, x[4]]);
     if keep { vec![result, product] } else { vec![result] }
 }
@@ -93,9 +93,9 @@ fn gradients_pass_through_the_joined_kernels() {
         let mut inputs = shapes.map(Input::normal).to_vec();
         inputs.push(Input::normal(&[batch, k]));
         let block = |graph: &mut Graph, x: &[Tensor]| {
-            let hidden = linear(graph, x[0], x[1], x[2]);
+            let hidden = linear(graph, x[0], x[1], Some(x[2]));
             let hidden = graph.apply(Activation::Gelu, &[hidden]);
-            let out = linear(graph, hidden, x[3], x[4]);
+            let out = linear(graph, hidden, x[3], Some(x[4]));
             vec![graph.apply(GatedResidual, &[x[0], out, x[5]])]
         };
         // Ten times the tolerance of one product: two products and a GELU follow each other.

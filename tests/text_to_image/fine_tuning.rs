@@ -38,7 +38,7 @@ fn latents(dim: usize) -> Vec<f32> {
 
 /// The embeddings of the batch as inputs of a graph.
 fn embeddings(flow_model: &FlowModel, condition: ConditionInput) -> Vec<(Tensor, Values)> {
-    let (ConditionInput::Prompts { given, .. }, FlowModel::Mmdit(text)) = (condition, flow_model) else {
+    let (ConditionInput::Prompts { given, .. }, FlowModel::Text(text)) = (condition, flow_model) else {
         panic!("the model has prompts")
     };
     let (mut context, mut pooled) = (Vec::new(), Vec::new());
@@ -47,7 +47,8 @@ fn embeddings(flow_model: &FlowModel, condition: ConditionInput) -> Vec<(Tensor,
         context.extend(found.context);
         pooled.extend(found.pooled);
     }
-    vec![(given.context, Values::F32(context)), (given.pooled, Values::F32(pooled))]
+    let of_pooled = given.pooled.expect("the network takes pooled embeddings");
+    vec![(given.context, Values::F32(context)), (of_pooled, Values::F32(pooled))]
 }
 
 fn times(flow_model: &FlowModel) -> Values {

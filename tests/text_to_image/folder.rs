@@ -206,7 +206,7 @@ fn the_variant_is_chosen_in_a_fixed_order() {
 fn a_pipeline_names_its_components() {
     let folder = formats("sd35_tiny_pipeline");
     let pipeline = Pipeline::open(&folder).unwrap();
-    assert_eq!(pipeline.class, "StableDiffusion3Pipeline");
+    assert_eq!(pipeline.kind.class, "StableDiffusion3Pipeline");
     assert!(pipeline.components.iter().all(|component| component.state == State::Present));
     assert_same(&read_all(&pipeline.weights("transformer", None).unwrap()), &transformer(), |value| value);
     assert_eq!(pipeline.config("text_encoder_3").unwrap()["d_model"], 48);

@@ -8,17 +8,18 @@ use flowdppo_wgpu::config::WeightType;
 use flowdppo_wgpu::flow::schedule::Schedule;
 use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::graph::{DeviceProfile, Graph, Interpreter, PartMemory, Plan, Store, StoreMemory, Stores, Tensor};
-use flowdppo_wgpu::model::folder::StoredTensors;
+use flowdppo_wgpu::model::folder::{StoredTensors, to_diffusers};
 use flowdppo_wgpu::model::{
     Adapter, BASE, ConditionInput, FlowModel, FlowNetwork, LatentDecoder, Layout, MmditConfig, Network, Prompt,
-    PromptEmbedding, PromptSource, Prompts, Shared, StoredTransformer, Tensors, TextModel, WeightSource, read_tensors,
+    PromptEmbedding, PromptSource, Prompts, Shared, StoredTransformer, Tensors, TextModel, TextNetwork, WeightSource,
+    read_tensors,
 };
 use flowdppo_wgpu::shape::ImageShape;
 
 use crate::common::{Input, Random, floats, formats, gpu};
 
-const PARAMETERS: Store = Store("parameters");
-const GRADIENTS: Store = Store("gradients");
+pub(super) const PARAMETERS: Store = Store("parameters");
+pub(super) const GRADIENTS: Store = Store("gradients");
 
 /// Relative to the largest value. A few dozen layers of f32 sums on both sides: about 2e-6 each, times their growth
 /// through three blocks.
@@ -30,9 +31,8 @@ pub(super) fn file(name: &str) -> Tensors {
     read_tensors(&formats(name)).expect("the file is complete")
 }
 
-pub(super) fn config(folder: &str) -> MmditConfig {
-    let bytes = std::fs::read(formats(folder).join("config.json")).expect("the file is there");
-    MmditConfig::from_diffusers(folder, &bytes).expect("it describes a transformer")
+pub(super) fn config(folder: &str) -> TextNetwork {
+    TextNetwork::open(&formats(folder)).expect("it describes a transformer")
 }
 
 /// The prompts and the decoder of a network that is given embeddings and not asked for pictures.
@@ -73,19 +73,20 @@ impl LatentDecoder for Nothing {
 }
 
 /// A transformer with all of its weights in one store.
-fn network(config: MmditConfig, size: [usize; 2]) -> Network {
+pub(super) fn network(network: TextNetwork, size: [usize; 2]) -> Network {
     let schedule = Schedule::default();
-    let model =
-        TextModel { config, size, schedule, prompts: Shared(Arc::new(Nothing)), decoder: Shared(Arc::new(Nothing)) };
-    (&FlowModel::Mmdit(model)).into()
+    let (prompts, decoder) = (Shared(Arc::new(Nothing) as _), Shared(Arc::new(Nothing) as _));
+    let model = TextModel { network, size, schedule, prompts, decoder, published: None };
+    (&FlowModel::Text(model)).into()
 }
 
 /// All weights of a transformer for latents of a size, from the file of its folder.
-pub(super) fn weights(config: &MmditConfig, size: [usize; 2], folder: &str) -> Vec<f32> {
+pub(super) fn weights(network: &TextNetwork, size: [usize; 2], folder: &str) -> Vec<f32> {
     let path = formats(folder).join("diffusion_pytorch_model.safetensors");
     let tensors = StoredTensors::open(&path).expect("the file is complete");
-    let stored = StoredTransformer::new(config, size, &tensors).expect("the weights fit");
-    let layout = config.layout(size);
+    let tensors = to_diffusers("transformer", &tensors).expect("the names are known");
+    let stored = StoredTransformer::new(network, size, &tensors).expect("the weights fit");
+    let layout = network.layout(size);
     let mut weights = vec![0.0; layout.elements()];
     for entry in layout.entries() {
         let values = stored.read(entry).expect("the file is complete");
@@ -95,7 +96,7 @@ pub(super) fn weights(config: &MmditConfig, size: [usize; 2], folder: &str) -> V
 }
 
 /// The transformer of a folder for latents of a size, with all of its weights.
-fn model(folder: &str, size: [usize; 2]) -> (Network, Vec<f32>) {
+pub(super) fn model(folder: &str, size: [usize; 2]) -> (Network, Vec<f32>) {
     let config = config(folder);
     let weights = weights(&config, size, folder);
     (network(config, size), weights)
@@ -104,7 +105,7 @@ fn model(folder: &str, size: [usize; 2]) -> (Network, Vec<f32>) {
 pub(super) const SD35: &str = "sd35_tiny_pipeline/transformer";
 
 /// The largest difference, relative to the largest expected value.
-fn error(actual: &[f32], expected: &[f32]) -> f64 {
+pub(super) fn error(actual: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
     let difference = largest(&mut actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - f64::from(*e)).abs()));
@@ -113,7 +114,7 @@ fn error(actual: &[f32], expected: &[f32]) -> f64 {
     if difference == 0.0 { 0.0 } else { difference / scale }
 }
 
-fn stores(layout: &Layout, weights: &[f32]) -> Stores {
+pub(super) fn stores(layout: &Layout, weights: &[f32]) -> Stores {
     let memory = layout.upload(gpu(), "weights", weights).expect("it is small");
     Stores::from([(PARAMETERS, memory)])
 }
@@ -148,14 +149,14 @@ impl Request {
         let time = graph.input("time", &[self.time.len()]);
         let [context, pooled] =
             [("context", &self.context), ("pooled", &self.pooled)].map(|(name, rows)| graph.input(name, &rows.0));
-        Declared { x, time, prompts: Prompts { context, pooled } }
+        Declared { x, time, prompts: Prompts { context, pooled: Some(pooled), padding: None } }
     }
 
     fn write(&self, plan: &Plan, to: &Declared) {
         plan.write(to.x, &self.x);
         plan.write(to.time, &self.time);
         plan.write(to.prompts.context, &self.context.1);
-        plan.write(to.prompts.pooled, &self.pooled.1);
+        plan.write(to.prompts.pooled.expect("it was declared"), &self.pooled.1);
     }
 
     fn first(&self, samples: usize) -> Self {
@@ -230,8 +231,9 @@ fn velocities_of_sd3_tiny_match_diffusers() {
 /// SD3-medium has no norms of queries and keys, and no second attention: the device against the ops' twins.
 #[test]
 fn networks_without_norms_and_second_attention_run() {
-    let config = MmditConfig { qk_norm: false, dual_attention: [].into(), depth: 2, ..config(SD35) };
-    let network = network(config, [4, 6]);
+    let TextNetwork::Mmdit(config) = config(SD35) else { panic!("it is of Stable Diffusion") };
+    let config = MmditConfig { qk_norm: false, dual_attention: [].into(), depth: 2, ..config };
+    let network = network(TextNetwork::Mmdit(config), [4, 6]);
     let layout = network.layout();
     assert!(!layout.entries().iter().any(|entry| entry.name.contains("norm_q") || entry.name.contains("attn2")));
     let mut random = Random(5);
@@ -256,7 +258,7 @@ fn networks_without_norms_and_second_attention_run() {
         (declared.x, &request.x),
         (declared.time, &request.time),
         (declared.prompts.context, &request.context.1),
-        (declared.prompts.pooled, &request.pooled.1),
+        (declared.prompts.pooled.expect("it was declared"), &request.pooled.1),
     ] {
         twin.write(tensor, &wide(values));
     }
@@ -283,15 +285,16 @@ fn a_guided_trajectory_matches_diffusers() {
     let (context, pooled) = (twice("negative_prompt_embeds"), twice("negative_pooled"));
     let mut graph = Graph::new();
     let declared = request.declare(&mut graph);
-    let negative = Prompts { context: graph.input("context", &context.0), pooled: graph.input("pooled", &pooled.0) };
+    let [of_context, of_pooled] = [&context, &pooled].map(|(shape, _)| graph.input("negative", shape));
+    let negative = Prompts { context: of_context, pooled: Some(of_pooled), padding: None };
     let transformer = network.declare(&mut graph, PARAMETERS, None);
     let prompts = ConditionInput::Prompts { given: declared.prompts, negative: Some(negative) };
     let v = transformer.guided_velocity(&mut graph, declared.x, declared.time, prompts, 4.5);
     graph.keep(v);
     let mut plan = Plan::new(gpu(), &graph, &stores(&network.layout(), &weights)).expect("it is small");
     request.write(&plan, &declared);
-    plan.write(negative.context, &context.1);
-    plan.write(negative.pooled, &pooled.1);
+    plan.write(of_context, &context.1);
+    plan.write(of_pooled, &pooled.1);
     let mut x = request.x;
     let latents: Vec<&[f32]> = io["traj.latents"].1.chunks(x.len()).collect();
     assert_eq!(latents.len(), 5);
@@ -347,7 +350,7 @@ fn differentiate(
 }
 
 /// Compares each tensor of a store of gradients with `PREFIX NAME` of a file.
-fn check_gradients(layout: &Layout, gradients: &[f32], expected: &Tensors, prefix: &str) {
+pub(super) fn check_gradients(layout: &Layout, gradients: &[f32], expected: &Tensors, prefix: &str) {
     let mut compared = 0;
     for entry in layout.entries().iter().filter(|entry| entry.trainable) {
         let ours = &gradients[entry.offset..][..entry.elements()];

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flowdppo_wgpu::gpu::Gpu;
 use flowdppo_wgpu::model::text::{
-    CLIP_TOKENS, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, Sd3Prompts, T5Config, Tokenizer, Tokens, Weights,
-    encode_clip_text, encode_t5, read_config, relative_bucket,
+    CLIP_TOKENS, ClipScorer, ClipTextConfig, PICKSCORE_DIVISOR, PromptEncoder, Sd3Prompts, T5Config, Tokenizer, Tokens,
+    Weights, encode_clip_text, encode_t5, read_config, relative_bucket,
 };
 use flowdppo_wgpu::model::{Tensors, read_tensors};
 
@@ -174,7 +174,8 @@ fn prompt_embeddings_are_joined_as_in_diffusers() {
     let [prompts, cases] = texts();
     let encoders = Sd3Prompts::open(&formats("sd35_tiny_pipeline"), true, T5_TOKENS, 48).expect("it is complete");
     assert!(encoders.has_t5());
-    let (joined, cut) = encoders.encode(gpu(), &prompts).expect("they fit");
+    let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    let (joined, cut) = encoders.encode(gpu(), &texts).expect("they fit");
     assert_eq!((joined.prompts, joined.tokens, joined.width, joined.pooled_width), (3, 77 + T5_TOKENS, 48, 32));
     assert!(cut.is_empty());
     let row = joined.tokens * joined.width;
@@ -184,12 +185,12 @@ fn prompt_embeddings_are_joined_as_in_diffusers() {
     assert_close("pooled", &joined.pooled[32..], &tensors["pooled"].1, TOLERANCE);
 
     let without = Sd3Prompts::open(&formats("sd35_tiny_pipeline"), false, T5_TOKENS, 48).expect("it is complete");
-    let (zeros, cut) = without.encode(gpu(), &[&prompts[1], &cases[6]]).expect("they fit");
+    let (zeros, cut) = without.encode(gpu(), &[texts[1], cases[6].as_str()]).expect("they fit");
     let clip = CLIP_TOKENS * 48;
     assert_eq!(zeros.embeddings[..clip], joined.embeddings[row..][..clip]);
     assert!(zeros.embeddings[clip..row].iter().all(|value| *value == 0.0));
-    let found: Vec<(usize, &str)> = cut.iter().map(|cut| (cut.prompt, cut.tokenizer)).collect();
-    assert_eq!(found, [(1, "tokenizer"), (1, "tokenizer_2")]);
+    let found: Vec<(usize, &str)> = cut.iter().map(|cut| (cut.prompt, cut.encoder)).collect();
+    assert_eq!(found, [(1, "the first CLIP encoder"), (1, "the second CLIP encoder")]);
 }
 
 /// Pictures `[P, H, W, 3]` of a reference.

@@ -13,6 +13,8 @@ pub enum AutoencoderConfig {
     Kl(KlConfig),
     /// `AutoencoderTiny`: TAESD, an approximation that is some twenty times cheaper.
     Tiny(TinyConfig),
+    /// None: the states of the flow model are pictures, multiplied by a scale.
+    Pixels(f32),
 }
 
 /// The configuration of an `AutoencoderKL`. Keys that are not read, such as `sample_size`, do not change results.
@@ -139,6 +141,7 @@ impl AutoencoderConfig {
         match &config {
             Self::Kl(config) => config.check(),
             Self::Tiny(config) => config.check(),
+            Self::Pixels(_) => Ok(()),
         }
         .map_err(|cause| Error::input(format!("{name}: {cause}")))?;
         Ok(config)
@@ -149,6 +152,7 @@ impl AutoencoderConfig {
         match self {
             Self::Kl(config) => config.latent_channels,
             Self::Tiny(config) => config.latent_channels,
+            Self::Pixels(_) => colours(),
         }
     }
 
@@ -157,6 +161,7 @@ impl AutoencoderConfig {
         match self {
             Self::Kl(config) => [config.in_channels, config.out_channels],
             Self::Tiny(config) => [config.in_channels, config.out_channels],
+            Self::Pixels(_) => [colours(); 2],
         }
     }
 
@@ -165,6 +170,7 @@ impl AutoencoderConfig {
         let levels = match self {
             Self::Kl(config) => config.block_out_channels.len(),
             Self::Tiny(config) => config.decoder_block_out_channels.len(),
+            Self::Pixels(_) => 1,
         };
         1 << (levels - 1)
     }
@@ -185,6 +191,8 @@ impl AutoencoderConfig {
         let (scale, shift) = match self {
             Self::Kl(config) => (config.scaling_factor, config.shift_factor),
             Self::Tiny(config) => (config.scaling_factor, config.shift_factor),
+            // It is part of the graph.
+            Self::Pixels(_) => (1.0, None),
         };
         [scale as f32, shift.unwrap_or(0.0) as f32]
     }

@@ -107,6 +107,12 @@ impl PictureDecoder {
         Ok(Self { config, weights, chosen: OnceLock::new() })
     }
 
+    /// What makes pictures of a flow model whose states are pictures times a scale: no network, and no files.
+    pub fn of_pixels(scale: f64) -> Self {
+        let weights = StoredTensors::none("images without an autoencoder");
+        Self { config: AutoencoderConfig::Pixels(scale as f32), weights, chosen: OnceLock::new() }
+    }
+
     /// Pixels along a side of a latent.
     pub fn factor(&self) -> usize {
         self.config.factor()

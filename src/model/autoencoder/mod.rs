@@ -9,6 +9,7 @@ mod names;
 mod tiles;
 mod tiny;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory, Tensor};
+use crate::ops::Scale;
 
 /// An autoencoder with its weights, on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +48,7 @@ impl Half {
             (AutoencoderConfig::Kl(config), false) => config.encoder_layers(),
             (AutoencoderConfig::Tiny(config), true) => config.decoder_layers(),
             (AutoencoderConfig::Tiny(config), false) => config.encoder_layers(),
+            (AutoencoderConfig::Pixels(_), _) => Layers::default(),
         }
     }
 
@@ -59,6 +62,8 @@ impl Half {
             (AutoencoderConfig::Kl(config), false) => config.encode(recorder, x),
             (AutoencoderConfig::Tiny(config), true) => config.decode(recorder, x),
             (AutoencoderConfig::Tiny(config), false) => config.encode(recorder, x),
+            (AutoencoderConfig::Pixels(scale), true) => recorder.graph.apply(Scale(scale.recip()), &[x]),
+            (AutoencoderConfig::Pixels(scale), false) => recorder.graph.apply(Scale(*scale), &[x]),
         }
     }
 }
@@ -90,6 +95,7 @@ impl Autoencoder {
         let mut tensors = match &config {
             AutoencoderConfig::Kl(config) => names::of_kl(tensors, config.block_out_channels.len()),
             AutoencoderConfig::Tiny(_) => names::of_tiny(tensors),
+            AutoencoderConfig::Pixels(_) => tensors,
         };
         let mut take = |decodes| Half { config: config.clone(), decodes }.layers().take(file, &mut tensors);
         let (decoder, encoder) = (take(true)?, take(false)?);
@@ -275,7 +281,7 @@ pub fn planned_decoder(
 pub struct Encoded {
     /// Means of the latents `[N, C, h, w]`, not yet scaled: see [`AutoencoderConfig::scaled`].
     pub mean: Vec<f32>,
-    /// Logarithms of their variances, from −30 to 20; empty for an `AutoencoderTiny`, which has none.
+    /// Logarithms of their variances, from −30 to 20; empty unless it is an `AutoencoderKL`.
     pub logvar: Vec<f32>,
 }
 
@@ -302,16 +308,14 @@ impl Encoder {
             )));
         }
         let mut encoded = Encoded::default();
-        if matches!(self.config, AutoencoderConfig::Tiny(_)) {
-            let pictures: Vec<f32> = pictures.iter().map(|value| 0.5 * (value + 1.0)).collect();
-            self.half.run(&pictures, size, &mut |_, latents| {
-                encoded.mean.extend_from_slice(latents);
-                Ok(())
-            })?;
-            return Ok(encoded);
-        }
-        self.half.run(pictures, size, &mut |_, moments| {
-            let (mean, logvar) = moments.split_at(moments.len() / 2);
+        let pictures: Cow<'_, [f32]> = match self.config {
+            // From 0 to 1.
+            AutoencoderConfig::Tiny(_) => pictures.iter().map(|value| 0.5 * (value + 1.0)).collect(),
+            AutoencoderConfig::Kl(_) | AutoencoderConfig::Pixels(_) => Cow::Borrowed(pictures),
+        };
+        let has_variance = matches!(self.config, AutoencoderConfig::Kl(_));
+        self.half.run(&pictures, size, &mut |_, moments| {
+            let (mean, logvar) = moments.split_at(if has_variance { moments.len() / 2 } else { moments.len() });
             encoded.mean.extend_from_slice(mean);
             encoded.logvar.extend(logvar.iter().map(|value| value.clamp(-30.0, 20.0)));
             Ok(())

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::super::MiniT2iConfig;
 use super::tensors::{StoredTensor, StoredTensors};
 use super::vae_names;
 use crate::error::{Error, Result};
@@ -93,7 +94,7 @@ impl SingleFile {
         if found.is_empty() {
             let Some(component) = component_of(all.tensors()) else {
                 return Err(Error::input(format!(
-                    "{} has none of the tensors that identify a model: expected a transformer of Stable Diffusion 3, \
+                    "{} has none of the tensors that identify a model: expected a transformer of Stable Diffusion 3 or MiniT2I, \
                      an autoencoder, or a CLIP or T5 text encoder, with the names of diffusers or of the original files",
                     all.name()
                 )));
@@ -113,7 +114,8 @@ fn component_of(tensors: &BTreeMap<String, StoredTensor>) -> Option<&'static str
     let has = |name: &str| tensors.contains_key(name);
     let begins =
         |start: &str| tensors.range(start.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(start));
-    if begins("joint_blocks.") || (begins("transformer_blocks.") && has("pos_embed.proj.weight")) {
+    let is_sd3 = begins("joint_blocks.") || (begins("transformer_blocks.") && has("pos_embed.proj.weight"));
+    if is_sd3 || begins("model.net.double_blocks.") {
         return Some("transformer");
     }
     let is_full = has("decoder.conv_in.weight") || has("encoder.conv_in.weight");
@@ -139,6 +141,9 @@ pub fn to_diffusers(component: &str, all: &StoredTensors) -> Result<StoredTensor
             let block = |name: &String| name.strip_prefix("joint_blocks.")?.split('.').next()?.parse::<usize>().ok();
             let last = tensors.keys().filter_map(block).max();
             Box::new(move |name| transformer(name, last))
+        }
+        "transformer" if tensors.keys().any(|name| name.starts_with(MiniT2iConfig::PREFIX)) => {
+            Box::new(|name| whole(name.strip_prefix(MiniT2iConfig::PREFIX)?))
         }
         "vae" if vae_names::is_tiny(tensors) => Box::new(vae_names::tiny),
         "vae" => {

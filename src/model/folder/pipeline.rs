@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::super::{MiniT2iConfig, MmditConfig};
 use super::names::to_diffusers;
 use super::tensors::StoredTensors;
 use super::weights::open_weights;
@@ -16,20 +17,64 @@ pub const MODEL_INDEX: &str = "model_index.json";
 /// The file with the sizes of a component.
 pub(super) const CONFIG: &str = "config.json";
 
-/// The pipelines that can be read, and what they are.
-pub const SUPPORTED: [(&str, &str); 1] = [("StableDiffusion3Pipeline", "Stable Diffusion 3 and 3.5")];
+/// A kind of pipeline that can be read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PipelineKind {
+    /// Its class in diffusers.
+    pub class: &'static str,
+    /// The model in words.
+    pub what: &'static str,
+    /// The components, and the classes that each may have.
+    components: &'static [(&'static str, &'static [&'static str])],
+    /// Whether its folder has an index, as published.
+    has_index: bool,
+    /// Those without which nothing can be drawn.
+    pub needed: &'static [&'static str],
+}
 
-/// The components, and the classes that each may have.
-const COMPONENTS: [(&str, &[&str]); 9] = [
-    ("transformer", &["SD3Transformer2DModel"]),
-    ("vae", &["AutoencoderKL", "AutoencoderTiny"]),
-    ("text_encoder", &["CLIPTextModelWithProjection"]),
-    ("text_encoder_2", &["CLIPTextModelWithProjection"]),
-    ("text_encoder_3", &["T5EncoderModel"]),
-    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
-    ("tokenizer_2", &["CLIPTokenizer", "CLIPTokenizerFast"]),
-    ("tokenizer_3", &["T5Tokenizer", "T5TokenizerFast"]),
-    ("scheduler", &["FlowMatchEulerDiscreteScheduler"]),
+/// The classes of T5's encoder: alone, or in a file with the decoder.
+const T5: &[&str] = &["T5EncoderModel", "T5ForConditionalGeneration"];
+/// The classes of its tokenizer.
+const T5_TOKENIZER: &[&str] = &["T5Tokenizer", "T5TokenizerFast"];
+/// The classes of CLIP's tokenizer.
+const CLIP_TOKENIZER: &[&str] = &["CLIPTokenizer", "CLIPTokenizerFast"];
+/// The class of CLIP's encoder.
+const CLIP: &[&str] = &["CLIPTextModelWithProjection"];
+/// The class of the scheduler.
+const SCHEDULER: &[&str] = &["FlowMatchEulerDiscreteScheduler"];
+
+/// The pipelines that can be read.
+const KINDS: [PipelineKind; 2] = [
+    PipelineKind {
+        class: "StableDiffusion3Pipeline",
+        what: "Stable Diffusion 3 and 3.5",
+        components: &[
+            ("transformer", &[MmditConfig::CLASS]),
+            ("vae", &["AutoencoderKL", "AutoencoderTiny"]),
+            ("text_encoder", CLIP),
+            ("text_encoder_2", CLIP),
+            ("text_encoder_3", T5),
+            ("tokenizer", CLIP_TOKENIZER),
+            ("tokenizer_2", CLIP_TOKENIZER),
+            ("tokenizer_3", T5_TOKENIZER),
+            ("scheduler", SCHEDULER),
+        ],
+        has_index: true,
+        needed: &["transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"],
+    },
+    PipelineKind {
+        class: "MiniT2IPipeline",
+        what: "MiniT2I",
+        components: &[
+            ("transformer", &[MiniT2iConfig::CLASS]),
+            ("text_encoder", T5),
+            ("tokenizer", T5_TOKENIZER),
+            ("scheduler", SCHEDULER),
+        ],
+        has_index: false,
+        // The published model names its text encoder, which may be in the cache of the hub.
+        needed: &["transformer"],
+    },
 ];
 
 /// Whether a component is present.
@@ -59,31 +104,46 @@ pub struct Component {
 pub struct Pipeline {
     /// The folder.
     pub folder: PathBuf,
-    /// The class in its index.
-    pub class: String,
+    /// What it is.
+    pub kind: &'static PipelineKind,
     /// All components that this kind of pipeline can have.
     pub components: Vec<Component>,
 }
 
+/// The kind of a pipeline with this class or, if that is not known, with such a transformer.
+fn kind_of(class: Option<&str>, folder: &Path) -> Option<&'static PipelineKind> {
+    let transformer = read_config(&folder.join("transformer")).ok();
+    let transformer = transformer.as_ref().and_then(|config| config.get("_class_name")?.as_str());
+    let is_of = |kind: &&PipelineKind| Some(kind.class) == class;
+    let has = |kind: &&PipelineKind| {
+        kind.components
+            .iter()
+            .any(|(name, known)| *name == "transformer" && transformer.is_some_and(|it| known.contains(&it)))
+    };
+    KINDS.iter().find(is_of).or_else(|| KINDS.iter().filter(|kind| !kind.has_index).find(has))
+}
+
 impl Pipeline {
-    /// Reads the index of a pipeline, and finds which components are present. All of them may be missing.
+    /// Reads the index of a pipeline, and finds which components are present. All of them may be missing. The published
+    /// folder of MiniT2I has no index: its transformer says what it is.
     ///
     /// # Errors
     /// [`Error::Input`] if the index cannot be read, or names a pipeline or a class that is not supported.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MODEL_INDEX);
         let name = path.display();
-        let index = read_json(&path)?;
-        let Some(class) = index.get("_class_name").and_then(Value::as_str) else {
-            return Err(Error::input(format!("{name} has no `_class_name`: it is not the index of a pipeline")));
+        let index = match (path.exists(), kind_of(None, folder)) {
+            (false, Some(_)) => Map::new(),
+            _ => read_json(&path)?,
         };
-        if !SUPPORTED.iter().any(|(supported, _)| *supported == class) {
-            return Err(Error::input(format!(
-                "{name} is of a {class}, which is not supported: only {} are",
-                supported()
-            )));
-        }
-        let components = COMPONENTS.iter().map(|(component, classes)| {
+        let class = index.get("_class_name").and_then(Value::as_str);
+        let Some(kind) = kind_of(class, folder) else {
+            return Err(Error::input(match class {
+                None => format!("{name} has no `_class_name`: it is not the index of a pipeline"),
+                Some(class) => format!("{name} is of a {class}, which is not supported: only {} are", supported()),
+            }));
+        };
+        let components = kind.components.iter().map(|(component, classes)| {
             let class = index.get(*component).and_then(|pair| pair.get(1)).and_then(Value::as_str);
             match class {
                 Some(class) if !classes.contains(&class) => Err(Error::input(format!(
@@ -101,7 +161,17 @@ impl Pipeline {
             }
         });
         let components = components.collect::<Result<_>>()?;
-        Ok(Self { folder: folder.to_owned(), class: class.to_owned(), components })
+        Ok(Self { folder: folder.to_owned(), kind, components })
+    }
+
+    /// Whether a folder is a pipeline: it has an index, or a transformer that says what it is.
+    pub fn is_at(folder: &Path) -> bool {
+        folder.join(MODEL_INDEX).exists() || kind_of(None, folder).is_some()
+    }
+
+    /// Whether a component is present; one that this kind of pipeline does not have is not.
+    pub fn state(&self, name: &str) -> State {
+        self.components.iter().find(|component| component.name == name).map_or(State::Null, |component| component.state)
     }
 
     /// The folder of a component.
@@ -114,12 +184,15 @@ impl Pipeline {
             return Ok(folder);
         }
         let place = self.folder.display();
-        Err(Error::input(
-            match self.components.iter().find(|component| component.name == name).map(|component| component.state) {
-                Some(State::Null) => format!("{place} has no `{name}`: it is null in its {MODEL_INDEX}"),
-                _ => format!("{place} has no folder `{name}`, which its {MODEL_INDEX} names: download it as well"),
-            },
-        ))
+        Err(Error::input(match self.state(name) {
+            State::Null if self.folder.join(MODEL_INDEX).exists() => {
+                format!("{place} has no `{name}`: it is null in its {MODEL_INDEX}")
+            }
+            State::Null => format!("{place} has no folder `{name}`, which such a model needs: download it as well"),
+            State::Present | State::Missing => {
+                format!("{place} has no folder `{name}`, which its {MODEL_INDEX} names: download it as well")
+            }
+        }))
     }
 
     /// Opens the weights of a component, see [`open_weights`], with current names.
@@ -141,7 +214,7 @@ impl Pipeline {
 
 /// The supported pipelines, for messages.
 fn supported() -> String {
-    SUPPORTED.map(|(class, what)| format!("{class} ({what})")).join(", ")
+    KINDS.iter().map(|kind| format!("{} ({})", kind.class, kind.what)).collect::<Vec<_>>().join(", ")
 }
 
 /// The `config.json` in the folder of a component.
@@ -164,9 +237,13 @@ pub fn component_class(folder: &Path, config: &Map<String, Value>) -> Result<(St
             "{name} names no class (`_class_name` or `architectures`): it does not belong to a component that can be read"
         )));
     };
-    let of: Vec<&str> = COMPONENTS.iter().filter(|(_, known)| known.contains(&class)).map(|(name, _)| *name).collect();
+    let components = || KINDS.iter().flat_map(|kind| kind.components);
+    let of: Vec<&str> = components().filter(|(_, known)| known.contains(&class)).map(|(name, _)| *name).collect();
     if of.is_empty() {
-        let mut known: Vec<&str> = COMPONENTS[..5].iter().flat_map(|(_, classes)| classes.iter().copied()).collect();
+        let is_network = |name: &str| !name.starts_with("tokenizer") && name != "scheduler";
+        let mut known: Vec<&str> =
+            components().filter(|(name, _)| is_network(name)).flat_map(|(_, classes)| *classes).copied().collect();
+        known.sort_unstable();
         known.dedup();
         let known = known.join(", ");
         return Err(Error::input(format!("{name} is of a {class}, which is not supported: only {known} are")));

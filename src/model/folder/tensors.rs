@@ -265,6 +265,11 @@ pub struct StoredTensors {
 }
 
 impl StoredTensors {
+    /// A set without tensors and files.
+    pub fn none(name: &str) -> Self {
+        Self { name: name.to_owned(), tensors: BTreeMap::new(), metadata: BTreeMap::new(), sources: Vec::new() }
+    }
+
     /// Opens a file: safetensors, or GGUF.
     ///
     /// # Errors
@@ -287,7 +292,7 @@ impl StoredTensors {
     pub fn open_index(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let map = weight_map(path)?;
-        let mut all = Self { name: name.clone(), tensors: BTreeMap::new(), metadata: BTreeMap::new(), sources: vec![] };
+        let mut all = Self::none(&name);
         let mut place: BTreeMap<String, &str> = BTreeMap::new();
         for shard in map.values().collect::<BTreeSet<_>>() {
             let file = path.with_file_name(shard);

@@ -6,11 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::without_mark;
 use crate::model::layout::MOST;
-
-/// The class of the transformer in diffusers.
-const CLASS: &str = "SD3Transformer2DModel";
 
 /// The network's time at sigma = 1.
 const TIME_SCALE: f64 = 1000.0;
@@ -38,6 +34,8 @@ pub struct MmditConfig {
     pub dual_attention: BTreeSet<usize>,
     /// Queries and keys of each head are normalised.
     pub qk_norm: bool,
+    /// Side of the latents that the model was trained on.
+    pub usual_side: usize,
 }
 
 /// The keys of `config.json`. Those that start with an underscore say which program wrote it.
@@ -53,13 +51,17 @@ struct Keys {
     pooled_projection_dim: usize,
     out_channels: Option<usize>,
     pos_embed_max_size: usize,
+    sample_size: Option<usize>,
     #[serde(default)]
     dual_attention_layers: Vec<usize>,
     #[serde(default)]
     qk_norm: Option<String>,
 }
 
-/// Every key that is known. `sample_size` is only the size that the pipeline proposes.
+/// Side of latents where the configuration proposes none.
+const USUAL_SIDE: usize = 128;
+
+/// Every key that is known.
 const KNOWN: [&str; 13] = [
     "sample_size",
     "patch_size",
@@ -77,25 +79,14 @@ const KNOWN: [&str; 13] = [
 ];
 
 impl MmditConfig {
-    /// Reads a `config.json`, which messages call `name`.
+    /// The class of the transformer in diffusers.
+    pub const CLASS: &str = "SD3Transformer2DModel";
+
+    /// From the keys of a `config.json`, which messages call `name`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is not JSON, describes another network, or has a key that would change what is computed.
-    pub fn from_diffusers(name: &str, bytes: &[u8]) -> Result<Self> {
-        let unreadable = |cause: serde_json::Error| {
-            Error::input(format!("{name} is not the configuration of an SD3 transformer: {cause}"))
-        };
-        let keys: Map<String, Value> = serde_json::from_slice(without_mark(bytes)).map_err(unreadable)?;
-        match keys.get("_class_name") {
-            Some(Value::String(class)) if class == CLASS => {}
-            found => {
-                let found = found.map_or_else(|| "missing".to_owned(), Value::to_string);
-                return Err(Error::input(format!(
-                    "{name} has `_class_name` {found}, but \"{CLASS}\" is expected: use the `transformer` folder of a \
-                     Stable Diffusion 3 model"
-                )));
-            }
-        }
+    /// [`Error::Input`] if a key is missing, has a value that is not supported, or would change what is computed.
+    pub(in crate::model) fn from_keys(name: &str, keys: Map<String, Value>) -> Result<Self> {
         let is_unknown = |(key, value): &(&String, &Value)| {
             !key.starts_with('_') && !value.is_null() && !KNOWN.contains(&key.as_str())
         };
@@ -105,7 +96,8 @@ impl MmditConfig {
                  absent or null"
             )));
         }
-        let keys: Keys = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
+        let keys: Keys = serde_json::from_value(Value::Object(keys))
+            .map_err(|cause| Error::input(format!("{name} is not the configuration of an SD3 transformer: {cause}")))?;
         Self::of_keys(name, keys)
     }
 
@@ -133,6 +125,7 @@ impl MmditConfig {
             positions_side: keys.pos_embed_max_size,
             dual_attention: keys.dual_attention_layers.into_iter().collect(),
             qk_norm: keys.qk_norm.is_some(),
+            usual_side: keys.sample_size.unwrap_or(USUAL_SIDE),
         };
         config.check(name)?;
         if keys.caption_projection_dim != config.hidden() {
@@ -192,22 +185,6 @@ impl MmditConfig {
         (TIME_SCALE * sigma) as f32
     }
 
-    /// Checks that latents `[height, width]` can be split into patches that have positions; messages call their source
-    /// `name`.
-    ///
-    /// # Errors
-    /// [`Error::Input`] with the size that cannot.
-    pub fn check_size(&self, name: &str, [height, width]: [usize; 2]) -> Result<()> {
-        let (patch, most) = (self.patch_size, self.patch_size * self.positions_side);
-        let fits = |size: usize| size > 0 && size.is_multiple_of(patch) && size <= most;
-        if fits(height) && fits(width) {
-            return Ok(());
-        }
-        Err(Error::input(format!(
-            "{name} has latents of {height} x {width}: both sizes must be multiples of {patch} from {patch} to {most}"
-        )))
-    }
-
     /// The patches of latents `[height, width]`: rows and columns.
     pub(in crate::model) fn tokens(&self, size: [usize; 2]) -> [usize; 2] {
         size.map(|size| size / self.patch_size)
@@ -217,6 +194,7 @@ impl MmditConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::TextNetwork;
 
     const SD35: &str = r#"{"_class_name": "SD3Transformer2DModel", "_diffusers_version": "0.31.0", "sample_size": 128,
         "patch_size": 2, "in_channels": 16, "num_layers": 24, "attention_head_dim": 64, "num_attention_heads": 24,
@@ -224,9 +202,16 @@ mod tests {
         "pos_embed_max_size": 384, "dual_attention_layers": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
         "qk_norm": "rms_norm"}"#;
 
+    fn of(text: &str) -> Result<MmditConfig> {
+        match TextNetwork::from_json("config.json", text.as_bytes())? {
+            TextNetwork::Mmdit(config) => Ok(config),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn read(from: &str, to: &str) -> Result<MmditConfig> {
         assert!(SD35.contains(from), "{from}");
-        MmditConfig::from_diffusers("config.json", SD35.replace(from, to).as_bytes())
+        of(&SD35.replace(from, to))
     }
 
     #[test]
@@ -241,7 +226,7 @@ mod tests {
         // SD3-medium has neither key.
         let sd3 = SD35.split(", \"dual").next().unwrap().split(",\n        \"pos_embed").next().unwrap().to_owned();
         let sd3 = sd3 + ", \"pos_embed_max_size\": 192, \"qk_norm\": null}";
-        let config = MmditConfig::from_diffusers("config.json", sd3.as_bytes()).unwrap();
+        let config = of(&sd3).unwrap();
         assert!(!config.qk_norm && config.dual_attention.is_empty());
         assert_eq!(config.layout([384, 384]).parameter_count(), 2_028_328_000 + 192 * 192 * 1536);
     }
@@ -264,7 +249,7 @@ mod tests {
             ("\"patch_size\": 2", "\"patch_size\": 70000", "`patch_size` = 70000"),
             ("\"patch_size\": 2", "\"patch_size\": 200", "a patch of 640000 values"),
             ("\"patch_size\": 2", "\"patch_size\": -2", "not the configuration of an SD3 transformer"),
-            ("{", "", "not the configuration of an SD3 transformer"),
+            ("{", "", "not the configuration of a transformer"),
         ] {
             let message = read(from, to).unwrap_err().to_string();
             assert!(message.contains("config.json") && message.contains(reason), "{message}\nlacks: {reason}");
@@ -273,7 +258,7 @@ mod tests {
 
     #[test]
     fn sizes_without_patches_or_positions_are_rejected() {
-        let config = read("0.31.0", "0.31.0").unwrap();
+        let config = TextNetwork::Mmdit(read("0.31.0", "0.31.0").unwrap());
         config.check_size("it", [64, 96]).unwrap();
         config.check_size("it", [768, 2]).unwrap();
         for size in [[64, 65], [0, 64], [770, 64]] {

@@ -3,6 +3,7 @@
 use super::MmditConfig;
 use super::layout::{POSITIONS, TIME_FEATURES, keeps_context};
 use crate::graph::{Graph, Tensor};
+use crate::model::condition::Prompts;
 use crate::model::layout::Parameters;
 use crate::ops::{
     Activation, Add, AddBroadcast, Attention, GatedResidual, LayerNorm, Patches, Patchify, RmsNorm, Split, SplitTokens,
@@ -11,15 +12,6 @@ use crate::ops::{
 
 /// Added to the mean square of a query or a key.
 const EPSILON: f32 = 1e-6;
-
-/// The embeddings of a batch of prompts from the text encoders.
-#[derive(Clone, Copy, Debug)]
-pub struct Prompts {
-    /// All tokens of each prompt, `[B, tokens, context_dim]`. Padding counts as text: nothing is masked.
-    pub context: Tensor,
-    /// The pooled result, `[B, pooled_dim]`.
-    pub pooled: Tensor,
-}
 
 /// A transformer being recorded into a graph.
 #[derive(Debug)]
@@ -42,16 +34,17 @@ impl<'a> Mmdit<'a> {
     }
 
     /// The velocity dx/dsigma = noise − data: latents `x [B, channels, height, width]`, `time [B]` (from
-    /// [`MmditConfig::time_of`]) and the prompts to a tensor like `x`.
+    /// [`MmditConfig::time_of`]) and the prompts to a tensor like `x`. Padding counts as text: nothing is masked.
     ///
     /// # Panics
-    /// If shapes do not fit; [`MmditConfig::check_size`] checks those of a request.
+    /// If shapes do not fit; [`crate::model::TextNetwork::check_size`] checks those of a request.
     pub fn velocity(&self, graph: &mut Graph, x: Tensor, time: Tensor, prompts: Prompts) -> Tensor {
         let config = self.config;
         let [_, channels, height, width] = *graph.shape(x) else { panic!("latents have four dimensions") };
         assert_eq!(channels, config.channels, "the latents' channels");
         let patches = self.patches([height, width]);
-        let condition = graph.scope("time_text_embed", |graph| self.condition(graph, time, prompts.pooled));
+        let pooled = prompts.pooled.expect("the network takes pooled embeddings");
+        let condition = graph.scope("time_text_embed", |graph| self.condition(graph, time, pooled));
         let image = graph.scope("pos_embed", |graph| {
             let patches = graph.apply(Patchify(patches), &[x]);
             let tokens = self.linear(graph, "pos_embed.proj", patches);

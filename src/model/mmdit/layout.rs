@@ -90,7 +90,7 @@ impl MmditConfig {
 
     /// The positions of latents `[height, width]` in the table: its centre, or above and left of it by half a token. One
     /// range per row of tokens.
-    pub(super) fn centre_ranges(&self, size: [usize; 2]) -> impl Iterator<Item = Range<usize>> {
+    pub(in crate::model) fn centre_ranges(&self, size: [usize; 2]) -> impl Iterator<Item = Range<usize>> {
         let ([rows, columns], side, width) = (self.tokens(size), self.positions_side, self.hidden());
         let [top, left] = [rows, columns].map(|count| (side - count) / 2);
         (top..top + rows).map(move |row| (row * side + left) * width..(row * side + left + columns) * width)

@@ -7,10 +7,7 @@
 mod config;
 mod graph;
 mod layout;
-mod stored;
 
 pub use config::MmditConfig;
 pub(super) use graph::Mmdit;
-pub use graph::Prompts;
 pub(super) use layout::POSITIONS;
-pub use stored::StoredTransformer;

@@ -7,22 +7,26 @@
 
 mod clip;
 mod config;
+mod encoders;
 mod picture;
 mod prompt;
 mod score;
 mod stage;
 mod t5;
+mod t5_prompts;
 mod tokenizer;
 mod vision;
 mod weights;
 
 pub use clip::{ClipTextEncoded, encode_clip_text};
 pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, T5Config, read_config};
+pub use encoders::{EncoderChoice, EncoderFolders, PromptEncoder};
 pub use picture::{PicturePreparation, resize_bicubic};
-pub use prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts, T5States, join_prompt_embeddings, planned_encoder};
+pub use prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts, T5States, join_prompt_embeddings};
 pub use score::{ClipScorer, PICKSCORE_DIVISOR, cosine};
 pub use stage::{Data, MAX_SAMPLES, Stage};
 pub use t5::{encode_t5, relative_bucket};
+pub use t5_prompts::T5Prompts;
 pub use tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
 pub use vision::{ClipVision, ClipVisionEncoded};
 pub use weights::Weights;

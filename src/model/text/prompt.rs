@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::clip::{ClipTextEncoded, encode_clip_text, planned_clip_text};
 use super::config::{ClipTextConfig, T5Config, read_config};
+use super::encoders::PromptEncoder;
 use super::t5::{encode_t5, planned_t5};
 use super::tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
 use super::weights::Weights;
@@ -45,8 +46,8 @@ pub struct T5States {
 pub struct CutPrompt {
     /// Its index among the prompts.
     pub prompt: usize,
-    /// The folder of the encoder's tokenizer.
-    pub tokenizer: &'static str,
+    /// The encoder, in words.
+    pub encoder: &'static str,
     /// Its end, which the encoder did not receive.
     pub lost: String,
 }
@@ -118,28 +119,39 @@ impl Sd3Prompts {
         })
     }
 
-    /// Whether T5 is used.
-    pub fn has_t5(&self) -> bool {
+    fn check_width(&self, encoder: &str, fits: bool, width: usize) -> Result<()> {
+        if fits {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "{}: {encoder} has embeddings of {width} numbers, but the transformer takes {}: they are of different models",
+            self.folder.display(),
+            self.width
+        )))
+    }
+}
+
+impl PromptEncoder for Sd3Prompts {
+    fn tokens(&self) -> usize {
+        CLIP_TOKENS + self.t5_tokens
+    }
+
+    fn has_t5(&self) -> bool {
         self.t5_tokenizer.is_some()
     }
 
-    /// Encodes prompts with one encoder after the other; also returns what was cut off.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if there are no prompts, or an encoder does not fit its tokenizer or the width; else as
-    /// [`encode_clip_text`] and [`encode_t5`].
-    pub fn encode<T: AsRef<str>>(&self, gpu: &Arc<Gpu>, prompts: &[T]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
+    fn encode(&self, gpu: &Arc<Gpu>, prompts: &[&str]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
         if prompts.is_empty() {
             return Err(Error::input("there is no prompt to encode: at least one is needed"));
         }
         let mut cut = Vec::new();
-        let mut note = |tokens: &Tokens, tokenizer: &'static str| {
+        let mut note = |tokens: &Tokens, encoder: &'static str| {
             let lost = tokens.cut.iter().enumerate();
-            let lost = lost.filter_map(|(prompt, lost)| Some(CutPrompt { prompt, tokenizer, lost: lost.clone()? }));
+            let lost = lost.filter_map(|(prompt, lost)| Some(CutPrompt { prompt, encoder, lost: lost.clone()? }));
             cut.extend(lost);
         };
         let mut clip = Vec::new();
-        let parts = [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")];
+        let parts = [("the first CLIP encoder", "text_encoder"), ("the second CLIP encoder", "text_encoder_2")];
         for ((name, encoder), tokenizer) in parts.into_iter().zip(&self.tokenizers) {
             let tokens = tokenizer.encode(prompts, CLIP_TOKENS)?;
             note(&tokens, name);
@@ -150,7 +162,7 @@ impl Sd3Prompts {
         let mut t5 = T5States { states: None, tokens: self.t5_tokens, width: self.width };
         if let Some(tokenizer) = &self.t5_tokenizer {
             let tokens = tokenizer.encode(prompts, self.t5_tokens)?;
-            note(&tokens, "tokenizer_3");
+            note(&tokens, "T5");
             let folder = self.folder.join("text_encoder_3");
             let config: T5Config = read_config(&folder.join("config.json"))?;
             self.check_width("text_encoder_3", config.d_model == self.width, config.d_model)?;
@@ -163,15 +175,8 @@ impl Sd3Prompts {
         Ok((joined, cut))
     }
 
-    fn check_width(&self, encoder: &str, fits: bool, width: usize) -> Result<()> {
-        if fits {
-            return Ok(());
-        }
-        Err(Error::input(format!(
-            "{}: {encoder} has embeddings of {width} numbers, but the transformer takes {}: they are of different models",
-            self.folder.display(),
-            self.width
-        )))
+    fn planned(&self, prompts: usize, profile: &DeviceProfile) -> Result<(&'static str, PartMemory)> {
+        planned_encoder(&self.folder, prompts, self.t5_tokenizer.as_ref().map(|_| self.t5_tokens), profile)
     }
 }
 
@@ -189,7 +194,7 @@ fn without_t5(cause: Error) -> Error {
 /// # Errors
 /// [`Error::Input`] if the configuration of an encoder is missing or not supported; if the device is too small for a tensor
 /// of one.
-pub fn planned_encoder(
+pub(super) fn planned_encoder(
     folder: &Path,
     prompts: usize,
     t5_tokens: Option<usize>,
@@ -207,7 +212,7 @@ pub fn planned_encoder(
         let path = config("text_encoder_3");
         let sizes: T5Config = read_config(&path)?;
         sizes.check(&path.display().to_string())?;
-        let planned = planned_t5(&sizes, [prompts, tokens], profile).map_err(without_t5)?;
+        let planned = planned_t5(&sizes, [prompts, tokens], false, profile).map_err(without_t5)?;
         found.push(("text_encoder_3", planned));
     }
     Ok(found.into_iter().max_by_key(|(_, memory)| memory.alone()).expect("there are two"))

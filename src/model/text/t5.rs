@@ -117,19 +117,20 @@ fn record_stage(
     ([x].into_iter().chain(mask).collect(), vec![y])
 }
 
-/// What the largest part of the encoder, a block, takes on such a device to encode `texts` texts of `columns` tokens
-/// without a mask.
+/// What the largest part of the encoder, a block, takes on such a device to encode `texts` texts of `columns` tokens,
+/// with padding hidden or not.
 ///
 /// # Errors
 /// If a tensor is too large for such a device.
 pub(super) fn planned_t5(
     config: &T5Config,
     [texts, columns]: [usize; 2],
+    masked: bool,
     profile: &DeviceProfile,
 ) -> Result<PartMemory> {
     let bias = vec![0.0; config.num_heads * columns * columns];
     planned(profile, block_weights(config), |graph, parameters| {
-        record_stage(graph, parameters, config, [samples_per_replay(texts), columns], bias, false)
+        record_stage(graph, parameters, config, [samples_per_replay(texts), columns], bias, masked)
     })
 }
 

@@ -1,0 +1,180 @@
+//! The text encoders of a pipeline, of any family: where they are, and what they make of prompts.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::super::folder::{MODEL_INDEX, Pipeline, State, is_hub_name, locate};
+use super::super::text_network::TextNetwork;
+use super::prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts};
+use super::t5_prompts::T5Prompts;
+use super::tokenizer::Tokenizer;
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::graph::{DeviceProfile, PartMemory};
+
+/// Tokens that T5 contributes to a prompt of Stable Diffusion 3, as in the published pipelines.
+const T5_TOKENS: usize = 256;
+
+/// The tokenizers and text encoders of Stable Diffusion 3, in order.
+const OF_SD3: [[&str; 2]; 3] = [["tokenizer", "text_encoder"], ["tokenizer_2", "text_encoder_2"], ["tokenizer_3", T5]];
+
+/// The encoder of Stable Diffusion 3 that may be left out.
+const T5: &str = "text_encoder_3";
+
+/// The tokenizer and the text encoder of MiniT2I.
+const OF_MINIT2I: [&str; 2] = ["tokenizer", "text_encoder"];
+
+/// Tokenizers with text encoders, which stay on disk.
+pub trait PromptEncoder: fmt::Debug + Send + Sync {
+    /// Rows of each prompt.
+    fn tokens(&self) -> usize;
+
+    /// Whether T5 takes part.
+    fn has_t5(&self) -> bool;
+
+    /// Encodes prompts with one encoder after the other; also returns what was cut off.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are no prompts, or a file is damaged or of another model; else if the device does not have
+    /// enough memory or is lost.
+    fn encode(&self, gpu: &Arc<Gpu>, prompts: &[&str]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)>;
+
+    /// What the largest layer of the encoders takes on such a device to encode so many prompts, and its encoder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the configuration of an encoder is missing or not supported; if the device is too small for a
+    /// tensor of one.
+    fn planned(&self, prompts: usize, profile: &DeviceProfile) -> Result<(&'static str, PartMemory)>;
+}
+
+/// How a user wants prompts to be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncoderChoice {
+    /// Whether T5 takes part, if the model has it.
+    pub t5: bool,
+    /// Tokens that T5 contributes; by default as many as the model is made for.
+    pub t5_tokens: Option<usize>,
+}
+
+impl EncoderChoice {
+    /// As many tokens as the model is made for.
+    pub fn usual(t5: bool) -> Self {
+        Self { t5, t5_tokens: None }
+    }
+}
+
+/// The folders of the tokenizers and text encoders that take part: `[tokenizer, encoder]` of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncoderFolders {
+    folders: Vec<[PathBuf; 2]>,
+    choice: EncoderChoice,
+}
+
+fn state_of(pipeline: &Pipeline, component: &str) -> Option<State> {
+    pipeline.components.iter().find(|it| it.name == component).map(|it| it.state)
+}
+
+impl EncoderFolders {
+    /// The folders in a pipeline with such a transformer.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if one is missing, or the model does not offer the choice.
+    pub fn of(pipeline: &Pipeline, network: &TextNetwork, choice: EncoderChoice) -> Result<Self> {
+        let folders = match network {
+            TextNetwork::Mmdit(_) => of_sd3(pipeline, choice)?,
+            TextNetwork::MiniT2i(config) => {
+                check_minit2i(choice, config.prompt_length)?;
+                vec![of_minit2i(pipeline, &config.text_encoder)?]
+            }
+        };
+        Ok(Self { folders, choice })
+    }
+
+    /// The folders of the encoders.
+    pub fn encoders(&self) -> impl Iterator<Item = &PathBuf> {
+        self.folders.iter().map(|[_, encoder]| encoder)
+    }
+
+    /// The files of tokenizers and encoders.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if weights are missing.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for [tokenizer, encoder] in &self.folders {
+            files.extend(Tokenizer::files(tokenizer));
+            files.push(encoder.join("config.json"));
+            files.extend(Weights::open(encoder, "")?.files().map(ToOwned::to_owned));
+        }
+        Ok(files)
+    }
+
+    /// Opens the tokenizers, for a pipeline with such a transformer.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if one is missing or damaged.
+    pub fn open(&self, pipeline: &Pipeline, network: &TextNetwork) -> Result<Box<dyn PromptEncoder>> {
+        let [width, _] = network.widths();
+        Ok(match network {
+            TextNetwork::Mmdit(_) => {
+                let has_t5 = self.folders.len() == OF_SD3.len();
+                let tokens = self.choice.t5_tokens.unwrap_or(T5_TOKENS);
+                Box::new(Sd3Prompts::open(&pipeline.folder, has_t5, tokens, width)?)
+            }
+            TextNetwork::MiniT2i(config) => Box::new(T5Prompts::open(&self.folders[0], config.prompt_length, width)?),
+        })
+    }
+}
+
+fn of_sd3(pipeline: &Pipeline, choice: EncoderChoice) -> Result<Vec<[PathBuf; 2]>> {
+    let state = state_of(pipeline, T5);
+    if choice.t5 && state == Some(State::Missing) {
+        return Err(Error::input(format!(
+            "{} has no folder `{T5}`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
+             out (--no-t5, or `prompts.t5` = false)",
+            pipeline.folder.display()
+        )));
+    }
+    let count = if choice.t5 && state == Some(State::Present) { 3 } else { 2 };
+    let parts = OF_SD3[..count].iter();
+    parts.map(|[tokenizer, encoder]| Ok([pipeline.component(tokenizer)?, pipeline.component(encoder)?])).collect()
+}
+
+fn check_minit2i(choice: EncoderChoice, prompt_length: usize) -> Result<()> {
+    match choice {
+        EncoderChoice { t5: false, .. } => Err(Error::input(
+            "T5 is the only text encoder of this model and cannot be left out: remove --no-t5 or `prompts.t5` = false",
+        )),
+        EncoderChoice { t5_tokens: Some(tokens), .. } if tokens != prompt_length => Err(Error::input(format!(
+            "the prompts of this model have {prompt_length} tokens, not {tokens}: leave out --t5-tokens"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// In the pipeline, or in the cache of the hub: the published model names its encoder, and does not contain it.
+fn of_minit2i(pipeline: &Pipeline, encoder: &str) -> Result<[PathBuf; 2]> {
+    let own = OF_MINIT2I.map(|part| pipeline.folder.join(part));
+    if own.iter().any(|part| part.is_dir()) {
+        let [tokenizer, encoder] = OF_MINIT2I.map(|part| pipeline.component(part));
+        return Ok([tokenizer?, encoder?]);
+    }
+    let place = pipeline.folder.display();
+    let [tokenizer, text_encoder] = OF_MINIT2I;
+    let missing = |cause: &str| {
+        Error::input(format!(
+            "{place} has no `{text_encoder}` and `{tokenizer}`, and its text encoder {encoder} {cause}: copy its config.json \
+             and model.safetensors to {place}/{text_encoder}, and its tokenizer.json to {place}/{tokenizer}"
+        ))
+    };
+    if !is_hub_name(encoder) {
+        return Err(missing("is no name on the hub"));
+    }
+    let folder = locate(encoder).map_err(|cause| cause.followed_by(&format!("; it is the text encoder of {place}")))?;
+    match folder.join("tokenizer.json").is_file() {
+        true => Ok([folder.clone(), folder]),
+        false => Err(missing("has no tokenizer.json in the cache of the hub")),
+    }
+}

@@ -65,6 +65,23 @@ impl BaseRecord {
     }
 }
 
+impl BaseRecord {
+    /// Checks that weights with this CRC-32 are those that a run of all weights started from.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they are not.
+    pub fn check_original(&self, found: u32) -> Result<()> {
+        if found == self.crc32 {
+            return Ok(());
+        }
+        Err(Error::input(format!(
+            "the run started from weights with the CRC-32 {:08x}, but those of {} have {found:08x}: put the original \
+             weights back to measure the distance to them, or leave out --base",
+            self.crc32, self.model
+        )))
+    }
+}
+
 /// What helps if the base of the adapter in a folder cannot be used.
 fn remedy(folder: &Path) -> String {
     format!("put the base back, or name it, with --model BASE --adapter {}", folder.display())

@@ -290,7 +290,8 @@ impl<'a> Pretraining<'a> {
             let dropped = choices.dropout.uniform() < self.settings.pretrain.class_dropout;
             let none = self.model.null_condition().filter(|_| dropped);
             conditions.push(none.unwrap_or_else(|| self.data.condition(index)));
-            let sigma = self.draw_sigma(&mut choices.times);
+            // Below, the network's velocity cannot be that of its data.
+            let sigma = self.draw_sigma(&mut choices.times).max(self.model.velocity_floor().into());
             time.push(self.model.time_of(sigma));
             to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
             keys.push(NoiseWords::from(self.key(step, sample, PRETRAIN_NOISE)));

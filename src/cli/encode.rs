@@ -46,7 +46,7 @@ enum Precision {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let Some(folder) = folder_of(&arguments.model)? else {
         return Err(Error::input(format!(
-            "{} is no text-to-image pipeline: give its folder, with model_index.json",
+            "{} is no text-to-image pipeline: give its folder, with a model_index.json or a transformer",
             arguments.model
         )));
     };

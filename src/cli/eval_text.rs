@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::eval::{Arguments, print};
 use super::{Global, supervised};
+use crate::assets::BaseRecord;
 use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluator, Reference};
@@ -46,9 +47,15 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let model = text.encoded(&gpu, folder, global.verbosity(), warn)?;
     let base = Network::base(&model.flow_model(&named.pipeline)?, config.model.weights);
     let (network, stores) = match &named.trained {
-        Some(Trained::Transformer(_)) => {
+        Some(Trained::Transformer(_, recorded)) => {
+            if adapter.is_some() {
+                return Err(Error::input(format!(
+                    "{} is a run of all weights, which is measured as it is: leave out the adapter",
+                    arguments.model
+                )));
+            }
             let original = arguments.base.as_ref().map(|_| TextBase::named(&named.untrained(), &settings)?.planned());
-            trained_weights(&gpu, &base, &model, original.transpose()?.as_ref())?
+            trained_weights(&gpu, &base, &model, original.transpose()?.as_ref().map(|model| (model, recorded)))?
         }
         trained => {
             // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
@@ -78,7 +85,7 @@ fn configuration(arguments: &Arguments, named: &NamedModel, run: Option<&RunDire
         (None, None, Some(trained)) => {
             let (what, place) = match trained {
                 Trained::Adapter(place, _) => ("adapter", place),
-                Trained::Transformer(place) => ("transformer", place),
+                Trained::Transformer(place, _) => ("transformer", place),
             };
             return Err(Error::input(format!(
                 "{} is the {what} of a run, but not in the directory of one, whose config.toml would say how to measure it: \
@@ -112,12 +119,14 @@ fn trained_weights(
     gpu: &Arc<Gpu>,
     base: &Network,
     model: &StoredModel,
-    original: Option<&StoredModel>,
+    original: Option<(&StoredModel, &BaseRecord)>,
 ) -> Result<(Network, Stores)> {
     let network = Network { lora: None, ..base.clone() };
     let mut stores = Stores::from([(PARAMETERS, network.layout().upload(gpu, "model", &model.weights)?)]);
-    if let Some(original) = original {
-        stores.insert(BASE, base.frozen().upload(gpu, BASE.0, &original.weights)?);
+    if let Some((original, recorded)) = original {
+        let summed = Summed::new(&original.weights);
+        stores.insert(BASE, base.frozen().upload(gpu, BASE.0, &summed)?);
+        recorded.check_original(summed.crc32())?;
     }
     Ok((network, stores))
 }

@@ -125,7 +125,7 @@ impl TextArguments {
                 Err(Error::unreadable(Path::new(model), "it does not exist; name the folder of a pipeline"))
             }
             Some((option, _)) => Err(Error::input(format!(
-                "{option} is for text-to-image models, and {model} is none (a folder with model_index.json): leave it out, \
+                "{option} is for text-to-image models, and {model} is none (a folder with a model_index.json or a transformer): leave it out, \
                  or name another model"
             ))),
         }

@@ -42,11 +42,15 @@ pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> R
     gpu.check_memory(cost.bytes)
 }
 
-/// Says how to draw with the adapter of a text-to-image model. The directory of the run does not stand for the model.
-pub(super) fn say_adapted(what: &str, folder: &str, directory: &RunDirectory) {
-    let [model, adapter] = [Path::new(folder), &directory.adapter()].map(quoted);
-    let draw = format!("flowdppo-wgpu sample --model {model} --adapter {adapter} --prompt TEXT");
-    say(format_args!("{what}: {folder} with the adapter in {adapter}; draw with: {draw}"));
+/// Says what a run has trained of a text-to-image model, and how to draw with it.
+pub(super) fn say_tuned(what: &str, config: &Config, directory: &RunDirectory) {
+    let model = config.model.name();
+    let trained = match config.lora.is_used() {
+        true => format!("{model} with the adapter in {}", quoted(&directory.adapter())),
+        false => format!("{model} with the transformer {}", quoted(&directory.model())),
+    };
+    let draw = format!("flowdppo-wgpu sample --model {} --prompt TEXT", quoted(directory.path()));
+    say(format_args!("{what}: {trained}; draw with: {draw}"));
 }
 
 /// What a run of supervised training with this configuration depends on, as it is now.
@@ -109,12 +113,10 @@ pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner
     let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop };
     let outcome = supervised::train(learner, pace, start, &options)?;
     if outcome.finished {
-        match (learner.saved().is_adapter(), &config.model.folder) {
-            (false, _) => say(format_args!("model: {}", directory.model().display())),
-            (true, Some(folder)) => say_adapted("model", folder, &directory),
-            (true, None) => {
-                say(format_args!("model: {}, with {}", directory.path().display(), directory.adapter().display()))
-            }
+        match learner.saved().is_adapter() {
+            _ if config.model.folder.is_some() => say_tuned("model", &config, &directory),
+            false => say(format_args!("model: {}", directory.model().display())),
+            true => say(format_args!("model: {}, with {}", directory.path().display(), directory.adapter().display())),
         }
     } else {
         let resume = directory.resume_command(*command);

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::HumanDuration;
 
 use super::resume::RunStart;
-use super::supervised::{beside, say_adapted};
+use super::supervised::{beside, say_tuned};
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
 use crate::config::{Command, Config, Train, WeightType};
 use crate::error::Result;
@@ -93,8 +93,8 @@ fn say_outcome(config: &Config, outcome: &RunSummary, directory: &RunDirectory) 
         let file = config.model.name();
         say(eval::table(&[(config.lora.reference_name(), &outcome.base), ("tuned", tuned)]).trim_end());
         match config.lora.is_used() {
+            _ if config.model.folder.is_some() => say_tuned("tuned model", config, directory),
             false => say(format_args!("tuned model: {}", directory.model().display())),
-            true if config.model.folder.is_some() => say_adapted("tuned model", &file, directory),
             true => {
                 let (run, adapter) = (directory.path().display(), directory.adapter());
                 say(format_args!("tuned model: {run}, which is {file} with the adapter in {}", adapter.display()));

@@ -86,6 +86,7 @@ fn describe(tensors: &StoredTensors, format: &str, alpha: Option<String>) -> Res
         });
         on.insert(match layer {
             _ if layer.starts_with("transformer_blocks.") => "a transformer of Stable Diffusion 3",
+            _ if layer.starts_with("model.net.") => "a transformer of MiniT2I",
             _ if layer.starts_with("blocks.") => "a class-conditional flow model (DiT or SiT)",
             _ if layer.starts_with("text_encoder") => "text encoders",
             _ => "layers outside the blocks",
@@ -97,7 +98,7 @@ fn describe(tensors: &StoredTensors, format: &str, alpha: Option<String>) -> Res
         report.notes.push("train continues from it with --set lora.adapter=DIR and its model as model.file".into());
         on.remove("layers outside the blocks");
     }
-    if on.contains("a transformer of Stable Diffusion 3") {
+    if on.iter().any(|on| on.starts_with("a transformer")) {
         report.notes.push("sample --model DIR --lora with this path draws with it, where DIR is its model".into());
     }
     report.what = format!(

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::{DeviceMemory, Report, adapter, bytes_on_disk, stored_as};
-use crate::assets::{load_model, model_file};
-use crate::config::{Config, adapter_in};
+use super::{DeviceMemory, Report, adapter, bytes_on_disk, published, stored_as};
+use crate::assets::{BaseRecord, load_model, model_file};
+use crate::config::{Config, TRANSFORMER_BASE, adapter_in};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
-use crate::model::folder::StoredTensors;
+use crate::model::folder::{SingleFile, StoredTensors};
 use crate::model::{ADAPTER_CONFIG, DitConfig, FlowModel, ModelKind, Network, NullClass, default_num_heads};
 use crate::rl::Trainer;
 use crate::run::checkpoint;
@@ -135,13 +135,27 @@ pub(super) fn sit(path: &Path, tensors: &StoredTensors) -> Result<Report> {
     Ok(report)
 }
 
+/// The model in a folder of a run: a native one, or the transformer of a pipeline.
+fn inside(folder: &Path) -> Result<Report> {
+    let file = folder.join(MODEL);
+    let Ok(base) = BaseRecord::read_file(&folder.join(TRANSFORMER_BASE)) else {
+        return model(&file.display().to_string());
+    };
+    let tensors = StoredTensors::open(&file)?;
+    let mut report = published::single_file(&file, &tensors, &SingleFile::of(&tensors)?)?;
+    report.components.retain(|part| part.state == "present");
+    report.what = format!("all weights of a transformer, trained from {}", base.model);
+    report.sample_command = Some(format!("flowdppo-wgpu sample --model {} --prompt \"a red fox\"", quoted(folder)));
+    Ok(report)
+}
+
 /// The directory of a run.
 pub(super) fn run(path: &Path) -> Result<Report> {
     let newest = checkpoint::newest_published(&path.join("checkpoints"));
     let folder = path.display().to_string();
     let mut report = match (adapter_in(path), path.join(MODEL).is_file()) {
         (Some(folder), _) => adapter::folder(&folder)?,
-        (None, true) => model(&path.join(MODEL).display().to_string())?,
+        (None, true) => inside(path)?,
         (None, false) => match newest {
             Some(_) => {
                 let found = checkpoint::latest(&path.join("checkpoints"))?;
@@ -168,7 +182,7 @@ pub(super) fn checkpoint(path: &Path) -> Result<Report> {
     let found = checkpoint::read(path)?;
     let mut report = match () {
         () if found.has(ADAPTER_CONFIG) => adapter::folder(path)?,
-        () if found.has(MODEL) => model(&path.join(MODEL).display().to_string())?,
+        () if found.has(MODEL) => inside(path)?,
         () => Report::default(),
     };
     let inside = Some(report.what).filter(|what| !what.is_empty()).map(|what| format!(" with {what}"));

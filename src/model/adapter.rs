@@ -247,7 +247,10 @@ impl Lora {
                 "{name} has the regular expression `target_modules` = \"{pattern}\": replace it with a list of names"
             )));
         }
-        let config: PeftConfig = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
+        let mut config: PeftConfig = serde_json::from_value(Value::Object(keys)).map_err(unreadable)?;
+        let prefix = base.parameters().prefix();
+        config.rank_pattern = without_prefix(config.rank_pattern, prefix);
+        config.alpha_pattern = without_prefix(config.alpha_pattern, prefix);
         if config.peft_type != "LORA" {
             let found = config.peft_type;
             return Err(Error::input(format!("{name} has `peft_type` = \"{found}\": only \"LORA\" can be read")));
@@ -306,6 +309,12 @@ impl Lora {
             "use_rslora": false,
         })
     }
+}
+
+/// Patterns whose keys lack what published files have in front of every name.
+fn without_prefix<T>(patterns: BTreeMap<String, T>, prefix: &str) -> BTreeMap<String, T> {
+    let own = |pattern: String| pattern.strip_prefix(prefix).map(str::to_owned).unwrap_or(pattern);
+    patterns.into_iter().map(|(pattern, value)| (own(pattern), value)).collect()
 }
 
 /// The value whose key matches a layer.

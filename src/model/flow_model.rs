@@ -227,26 +227,34 @@ impl FlowModel {
         )))
     }
 
-    /// Checks that the steps that a rollout may train on, which have noise, begin where the model's velocity is that of the
-    /// data that it predicts. Below that it is a part of it, and samples with noise leave the distributions of the levels.
+    /// Checks that the steps that a rollout may train on begin where the model's velocity is that of the data that it
+    /// predicts. Below that it is a part of it, which neither the density of a step with noise nor a velocity that is
+    /// learned takes into account.
     ///
     /// # Errors
     /// [`Error::Input`] with the step that does not.
     pub fn check_trained_steps(&self, rollout: &config::Rollout) -> Result<()> {
-        let Self::Text(TextModel { network, .. }) = self else { return Ok(()) };
-        if !rollout.sampler.is_stochastic() {
-            return Ok(());
-        }
-        let (floor, sigmas) = (network.velocity_floor(), rollout.schedule.sigmas(rollout.steps)?);
+        let floor = self.velocity_floor();
+        let sigmas = rollout.schedule.sigmas(rollout.steps)?;
         let candidates = rollout.trained_steps.candidates(rollout.steps)?;
-        match candidates.into_iter().find(|step| sigmas[*step] < floor) {
+        // As the network is told them.
+        match candidates.into_iter().find(|step| (sigmas[*step] as f32) < floor) {
             None => Ok(()),
             Some(step) => Err(Error::input(format!(
                 "`rollout.trained_steps` may choose step {step}, from sigma {:.4} on: below {floor:.2} this model's velocity \
-                 is divided by {floor:.2} and not by sigma, so that a step with noise has another density than the \
-                 sampler's; leave the step out, or take fewer steps",
+                 is divided by {floor:.2} and not by sigma, so that what is learned there is wrong; leave the step out, or \
+                 take fewer steps",
                 sigmas[step]
             ))),
+        }
+    }
+
+    /// The noise level from which on the velocity is that of the data that the network predicts; 0 for a network that
+    /// predicts a velocity.
+    pub fn velocity_floor(&self) -> f32 {
+        match self {
+            Self::Dit(_) => 0.0,
+            Self::Text(model) => model.network.velocity_floor(),
         }
     }
 

@@ -139,12 +139,12 @@ impl TextNetwork {
         }
     }
 
-    /// The noise level below which the velocity is not that of the network's data, so that a step with noise has another
-    /// distribution than the sampler's formulas say; 0 if there is none.
-    pub fn velocity_floor(&self) -> f64 {
+    /// The noise level from which on the velocity is that of the data that the network predicts; 0 for a network that
+    /// predicts a velocity.
+    pub fn velocity_floor(&self) -> f32 {
         match self {
             Self::Mmdit(_) => 0.0,
-            Self::MiniT2i(_) => f64::from(MiniT2iConfig::SIGMA_FLOOR),
+            Self::MiniT2i(_) => MiniT2iConfig::SIGMA_FLOOR,
         }
     }
 

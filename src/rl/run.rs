@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
 use crate::gpu::Gpu;
-use crate::graph::{DeviceProfile, Stores};
+use crate::graph::{DType, DeviceProfile, Stores};
 use crate::model::{BASE, FlowModel, Model, Network, START, WeightSource};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
@@ -105,7 +105,14 @@ impl TrainingRun {
     /// If it does not.
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         check(config, model)?;
-        Trainer::cost(&config.into(), model, profile)
+        let settings = TrainerSettings::from(config);
+        let cost = Trainer::cost(&settings, model, profile)?;
+        // Drift is measured from the base, which is drawn as it is in its file.
+        let base = Network::base(model, config.model.weights).frozen().bytes();
+        let is_rounded = !config.lora.is_used() && config.model.weights != WeightType::F32;
+        let more = if settings.keeps_base() { 0 } else { base }
+            + if is_rounded { DType::F32.bytes(&[model.layout().elements()]) } else { 0 };
+        Ok(cost.beside(more))
     }
 
     /// Binds every plan that the run will need, so that a lack of memory or an unsuitable file is reported now; and

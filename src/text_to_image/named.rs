@@ -24,8 +24,8 @@ pub struct NamedModel {
 pub enum Trained {
     /// An adapter, in this folder, and the record of its base.
     Adapter(PathBuf, BaseRecord),
-    /// The transformer, in this file.
-    Transformer(PathBuf),
+    /// The transformer, in this file, and the record of the pipeline.
+    Transformer(PathBuf, BaseRecord),
 }
 
 impl NamedModel {
@@ -40,7 +40,14 @@ impl NamedModel {
         if record.is_file() {
             let base = BaseRecord::read_file(&record)?;
             let file = model_file(Path::new(model))?.into_owned();
-            return Ok(folder_of(&base.model)?.map(|_| named(&base.model, Some(Trained::Transformer(file)))));
+            return match folder_of(&base.model)? {
+                Some(_) => Ok(Some(named(&base.model.clone(), Some(Trained::Transformer(file, base))))),
+                None => Err(Error::input(format!(
+                    "{} names the model {}, which is not there: put it back, or correct `model` in that file",
+                    record.display(),
+                    base.model
+                ))),
+            };
         }
         let Some(folder) = adapter_in(Path::new(model)) else {
             return Ok(folder_of(model)?.map(|_| named(model, None)));
@@ -58,8 +65,8 @@ impl NamedModel {
     pub fn open(&self, variant: Option<&str>) -> Result<TextToImage> {
         let folder = folder_of(&self.pipeline)?.expect("it was one when it was named");
         match (&self.trained, variant) {
-            (Some(Trained::Transformer(file)), None) => TextToImage::open(&folder, None)?.with_transformer(file),
-            (Some(Trained::Transformer(file)), Some(variant)) => Err(Error::input(format!(
+            (Some(Trained::Transformer(file, _)), None) => TextToImage::open(&folder, None)?.with_transformer(file),
+            (Some(Trained::Transformer(file, _)), Some(variant)) => Err(Error::input(format!(
                 "the variant {variant} is of the weights in {}, but {} has its own: leave out --variant",
                 self.pipeline,
                 file.display()

@@ -240,10 +240,14 @@ pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
         files.push(part.join("config.json"));
         files.extend(open_weights(&part, None)?.files().map(|(path, _)| path.to_owned()));
     }
+    let mut files: Vec<InputFile> =
+        files.into_iter().map(|place| input_file("model.folder", named, &folder, place)).collect();
     if !config.prompts.file.as_deref().is_some_and(is_encoded) {
-        files.extend(EncoderFolders::of(&pipeline, &network, EncoderChoice::usual(config.prompts.t5))?.files()?);
+        let encoders = EncoderFolders::of(&pipeline, &network, EncoderChoice::usual(config.prompts.t5))?;
+        let (named, folder) = encoders.hub().unwrap_or((named, &folder));
+        files.extend(encoders.files()?.into_iter().map(|place| input_file("model.folder", named, folder, place)));
     }
-    Ok(files.into_iter().map(|place| input_file("model.folder", named, &folder, place)).collect())
+    Ok(files)
 }
 
 /// Reads an adapter of a transformer: a file as diffusers writes it, or a folder as diffusers or PEFT does.

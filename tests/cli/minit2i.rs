@@ -40,10 +40,16 @@ fn pictures_are_drawn_with_the_settings_of_the_model() {
     let (shape, images) = &usual["images"];
     assert_eq!((shape.as_slice(), &usual["x0"].0), (&[1, 3, 16, 16][..], shape));
     assert!(images.iter().zip(&usual["x0"].1).all(|(image, state)| *image == 2.0 * state));
-    let same = "--size 16x16 --guidance-scale 2.5 --weights f32 --shift 1";
-    assert!(drawn(&here, &minit2i(), "--guidance-scale 2.5")["x0"] == usual["x0"]);
+    assert!(drawn(&here, &minit2i(), "--size 16x16 --guidance-scale 2.5 --weights f32") == usual);
     // The scheduler of diffusers ends at sigma 0.001 before it reaches 0.
-    assert_ne!(drawn(&here, &minit2i(), same)["x0"], usual["x0"]);
+    assert_ne!(drawn(&here, &minit2i(), "--shift 1")["x0"], usual["x0"]);
+    // A hundred steps are usual.
+    let steps = |steps: &str| {
+        let options = format!("-q sample {steps} --save-tensors s.safetensors --out s.png --force");
+        here.run_with(&options, &["--model", &minit2i(), "--prompt", "a blue disc"]).succeeds();
+        read_tensors(&here.path("s.safetensors")).unwrap()
+    };
+    assert!(steps("") == steps("--steps 100"));
     let picture = image::open(here.path("drawn.png")).unwrap();
     assert_eq!((picture.width(), picture.height()), (16, 16));
     assert_eq!(drawn(&here, &minit2i(), "--size 24x8")["images"].0, [1, 3, 8, 24]);
@@ -146,7 +152,31 @@ fn a_run_of_all_weights_is_resumed_byte_for_byte_and_is_a_published_file() {
     }
     assert!(number(&found["drift"], "kl_mean") > 0.0);
     let checkpoint = fs::read_dir(here.path("whole/checkpoints")).unwrap().next().unwrap().unwrap().path();
-    eval(&format!("whole/checkpoints/{}", checkpoint.file_name().unwrap().to_str().unwrap()));
+    let checkpoint = format!("whole/checkpoints/{}", checkpoint.file_name().unwrap().to_str().unwrap());
+    eval(&checkpoint);
+    for place in ["whole", &checkpoint] {
+        let said = here.run(&format!("inspect {place}")).succeeds();
+        assert!(
+            said.contains("all weights of a transformer, trained from ") && said.contains("sample --model"),
+            "{said}"
+        );
+    }
+    let message = here.run("eval --model whole --lora whole").refused();
+    assert!(message.contains("whole has no adapter"), "{message}");
+
+    // The original weights are needed for the distance to them only.
+    fs::copy(here.path("whole/model.safetensors"), here.path("copied").join(WEIGHTS)).unwrap();
+    let record = here.path("whole/transformer_base.json");
+    let mut base: Value = serde_json::from_str(&fs::read_to_string(&record).unwrap()).unwrap();
+    base["model"] = here.path("copied").display().to_string().into();
+    fs::write(&record, base.to_string()).unwrap();
+    let message = here.run("eval --model whole --base copied").refused();
+    assert!(message.contains("the run started from weights with the CRC-32"), "{message}");
+    here.run("-q eval --model whole").succeeds();
+    base["model"] = "gone".into();
+    fs::write(&record, base.to_string()).unwrap();
+    let message = here.run("sample --model whole --prompt fox").refused();
+    assert!(message.contains("transformer_base.json names the model gone, which is not there"), "{message}");
 }
 
 #[test]
@@ -218,14 +248,17 @@ fn mistakes_get_one_sentence() {
     refused(&format!("{sample} --tile 64"), &["--model", &minit2i()], "an autoencoder: leave out --tile");
     refused(&format!("{sample} --variant fp16"), &["--model", &minit2i()], "has no weights of the variant");
     refused("train --config train.toml --dry-run --set prompts.t5=false", &[], "T5 is the only text encoder");
-    // Fifty even steps: the last but one begins at 0.04.
+    // Fifty even steps: the last but one begins at 0.04. Of forty it begins at 0.05, the first that may be trained on.
     let last = "--set rollout.steps=50 --set rollout.trained_steps={kind=\"list\",steps=[48]}";
     refused(
         &format!("train --config train.toml --dry-run {last}"),
         &[],
         "may choose step 48, from sigma 0.0400 on: below 0.05",
     );
-    here.run(&format!("train --config train.toml --dry-run {}", last.replace("[48]", "[47]"))).succeeds();
+    let first = last.replace("=50", "=40").replace("[48]", "[38]");
+    here.run(&format!("train --config train.toml --dry-run {first}")).succeeds();
+    let nft = "--set objective={name=\"nft\"} --set rollout.sampler=ode";
+    refused(&format!("train --config train.toml --dry-run {last} {nft}"), &[], "may choose step 48");
 
     copy_folder(Path::new(&minit2i()), &here.path("model"));
     let changed = |file: &str, from: &str, to: &str, says: &str| {
@@ -237,7 +270,8 @@ fn mistakes_get_one_sentence() {
         fs::write(&path, whole).unwrap();
     };
     let config = "transformer/config.json";
-    changed(config, "MiniT2IMMJiTModel", "FluxTransformer2DModel", "model_index.json");
+    changed(config, "MiniT2IMMJiTModel", "FluxTransformer2DModel", "FluxTransformer2DModel, which is not supported");
+    changed(config, "{", "", "transformer/config.json is not");
     changed(
         config,
         "\"prediction\": \"x\"",

@@ -132,8 +132,13 @@ impl Pipeline {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(MODEL_INDEX);
         let name = path.display();
+        let transformer = folder.join("transformer");
         let index = match (path.exists(), kind_of(None, folder)) {
             (false, Some(_)) => Map::new(),
+            (false, None) if transformer.join(CONFIG).exists() => {
+                component_class(&transformer, &read_config(&transformer)?)?;
+                read_json(&path)?
+            }
             _ => read_json(&path)?,
         };
         let class = index.get("_class_name").and_then(Value::as_str);

@@ -145,7 +145,7 @@ impl MiniT2iConfig {
             num_heads: keys.num_heads,
             head_dim: keys.head_dim,
             // In f64, as in the published program, whose widths are multiples of 8.
-            mlp_hidden: ((width as f64 * keys.mlp_ratio) as usize).next_multiple_of(8),
+            mlp_hidden: ((width as f64 * keys.mlp_ratio).min(MOST as f64 + 1.0) as usize).next_multiple_of(8),
             steps: keys.n_t,
             text_encoder: keys.llm,
         };

@@ -173,6 +173,8 @@ mod tests {
                 "`image_size` = 512: it must be a multiple of `patch_size` = 24",
             ),
             ("\"mlp_ratio\": 2.6667", "\"mlp_ratio\": 900.0", "the hidden layer of a block"),
+            ("\"mlp_ratio\": 2.6667", "\"mlp_ratio\": 1e30", "the hidden layer of a block"),
+            ("\"mlp_ratio\": 2.6667", "\"mlp_ratio\": -1.0", "the hidden layer of a block"),
             ("\"prompt_length\": 256", "\"prompt_length\": 5000", "`prompt_length` = 5000: it must be at most 4096"),
             ("{", "", "not the configuration of a transformer"),
         ] {

@@ -1,7 +1,7 @@
 //! The text encoders of a pipeline, of any family: where they are, and what they make of prompts.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::folder::{MODEL_INDEX, Pipeline, State, is_hub_name, locate};
@@ -70,10 +70,8 @@ impl EncoderChoice {
 pub struct EncoderFolders {
     folders: Vec<[PathBuf; 2]>,
     choice: EncoderChoice,
-}
-
-fn state_of(pipeline: &Pipeline, component: &str) -> Option<State> {
-    pipeline.components.iter().find(|it| it.name == component).map(|it| it.state)
+    /// The name on the hub and its folder, if they are in its cache instead of the pipeline.
+    hub: Option<(String, PathBuf)>,
 }
 
 impl EncoderFolders {
@@ -82,14 +80,21 @@ impl EncoderFolders {
     /// # Errors
     /// [`Error::Input`] if one is missing, or the model does not offer the choice.
     pub fn of(pipeline: &Pipeline, network: &TextNetwork, choice: EncoderChoice) -> Result<Self> {
-        let folders = match network {
-            TextNetwork::Mmdit(_) => of_sd3(pipeline, choice)?,
+        match network {
+            TextNetwork::Mmdit(_) => Ok(Self { folders: of_sd3(pipeline, choice)?, choice, hub: None }),
             TextNetwork::MiniT2i(config) => {
                 check_minit2i(choice, config.prompt_length)?;
-                vec![of_minit2i(pipeline, &config.text_encoder)?]
+                let folders = of_minit2i(pipeline, &config.text_encoder)?;
+                let is_own = folders[1].starts_with(&pipeline.folder);
+                let hub = (!is_own).then(|| (config.text_encoder.clone(), folders[1].clone()));
+                Ok(Self { folders: vec![folders], choice, hub })
             }
-        };
-        Ok(Self { folders, choice })
+        }
+    }
+
+    /// The name on the hub and its folder, if the encoders are in its cache instead of the pipeline.
+    pub fn hub(&self) -> Option<(&str, &Path)> {
+        self.hub.as_ref().map(|(name, folder)| (name.as_str(), folder.as_path()))
     }
 
     /// The folders of the encoders.
@@ -129,15 +134,15 @@ impl EncoderFolders {
 }
 
 fn of_sd3(pipeline: &Pipeline, choice: EncoderChoice) -> Result<Vec<[PathBuf; 2]>> {
-    let state = state_of(pipeline, T5);
-    if choice.t5 && state == Some(State::Missing) {
+    let state = pipeline.state(T5);
+    if choice.t5 && state == State::Missing {
         return Err(Error::input(format!(
             "{} has no folder `{T5}`, which its {MODEL_INDEX} names: download it as well, or leave T5 \
              out (--no-t5, or `prompts.t5` = false)",
             pipeline.folder.display()
         )));
     }
-    let count = if choice.t5 && state == Some(State::Present) { 3 } else { 2 };
+    let count = if choice.t5 && state == State::Present { 3 } else { 2 };
     let parts = OF_SD3[..count].iter();
     parts.map(|[tokenizer, encoder]| Ok([pipeline.component(tokenizer)?, pipeline.component(encoder)?])).collect()
 }

@@ -1,48 +1,53 @@
-// Shared by the attention kernels with one invocation per row. The kernel defines HEAD_DIM, and
-// `results`, of which it writes a head at a time.
+// o (`results`) = softmax(q·kᵀ / sqrt(d))·v and the logarithm of each softmax's denominator, head by head, with the online
+// softmax of Milakov and Gimelshein (arXiv 1805.02867) as in FlashAttention (arXiv 2205.14135). The matrix of
+// probabilities is never stored.
+//
+// Each invocation owns one query row of one head and walks the keys in increasing order: a row's bits depend
+// only on its own sample.
+//!import attention_row
+//!import decayed
 
-struct AttentionParams {
-    batches: u32,
-    tokens: u32,
-    heads: u32,
-    scale: f32,
-}
+@group(0) @binding(2) var<storage, read_write> results: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> logsumexp: array<f32>;
 
-@group(0) @binding(0) var<uniform> params: AttentionParams;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
-
-// A head in registers, four elements at a time.
-const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
-
-// Positions of four elements of a head; those past its end repeat the last one.
-fn elements(chunk: u32) -> vec4<u32> {
-    return min(vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(HEAD_DIM - 1u));
-}
-
-// False past the end of the head, where one factor of every product is set to zero.
-fn inside(chunk: u32) -> vec4<bool> {
-    return vec4<u32>(4u * chunk) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(HEAD_DIM);
-}
-
-fn load_qkv(start: u32, chunk: u32) -> vec4<f32> {
-    let i = start + elements(chunk);
-    return vec4<f32>(qkv[i.x], qkv[i.y], qkv[i.z], qkv[i.w]);
-}
-
-fn store(start: u32, chunk: u32, y: vec4<f32>) {
-    let i = 4u * chunk;
-    results[start + i] = y.x;
-    if i + 1u < HEAD_DIM {
-        results[start + i + 1u] = y.y;
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let own = own_row(workgroup, workgroups, lane);
+    if !own.is_any {
+        return;
     }
-    if i + 2u < HEAD_DIM {
-        results[start + i + 2u] = y.z;
+    var q: array<vec4<f32>, CHUNKS>;
+    var sum: array<vec4<f32>, CHUNKS>;
+    for (var c = 0u; c < CHUNKS; c++) {
+        q[c] = select(vec4<f32>(), load_qkv(own.q_start + own.row * 3u * own.width, c) * params.scale, inside(c));
+        sum[c] = vec4<f32>();
     }
-    if i + 3u < HEAD_DIM {
-        results[start + i + 3u] = y.w;
+    var largest = -3.0e38;
+    var denominator = 0.0;
+    for (var key = 0u; key < params.tokens; key++) {
+        let k_start = own.q_start + (key * 3u + 1u) * own.width;
+        var products = vec4<f32>();
+        for (var c = 0u; c < CHUNKS; c++) {
+            products = fma(q[c], load_qkv(k_start, c), products);
+        }
+        let logit = total(products);
+        // Either the sum so far or the new term is scaled down; one exponential serves both.
+        let smaller = decayed(-abs(logit - largest));
+        let correction = select(1.0, smaller, logit > largest);
+        let weight = select(smaller, 1.0, logit > largest);
+        denominator = fma(denominator, correction, weight);
+        largest = max(largest, logit);
+        for (var c = 0u; c < CHUNKS; c++) {
+            sum[c] = fma(vec4<f32>(weight), load_qkv(k_start + own.width, c), sum[c] * correction);
+        }
     }
-}
 
-fn total(x: vec4<f32>) -> f32 {
-    return (x.x + x.y) + (x.z + x.w);
+    logsumexp[own.head_index * params.tokens + own.row] = largest + log(denominator);
+    for (var c = 0u; c < CHUNKS; c++) {
+        store(own.o_start + own.row * own.width, c, sum[c] / denominator);
+    }
 }

@@ -1,7 +1,7 @@
 //! Self-attention over all heads at once, without a matrix of probabilities in memory.
 
-use super::{independent, word};
-use crate::gpu::{Dispatch, Kernel, Params, grid_1d, shader_struct};
+use super::{WORKGROUP, word, workgroup_a_row};
+use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, Choice, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `softmax(q·kᵀ / sqrt(d))·v` for every head.
@@ -28,18 +28,7 @@ pub struct AttentionBackward {
 }
 
 shader_struct! {
-    /// Of kernels with one invocation per row.
     pub(super) struct AttentionParams {
-        batches: u32,
-        tokens: u32,
-        heads: u32,
-        scale: f32,
-    }
-}
-
-shader_struct! {
-    /// Of kernels in which subgroups share blocks of rows.
-    pub(super) struct AttentionSubgroupParams {
         batches: u32,
         tokens: u32,
         heads: u32,
@@ -90,34 +79,55 @@ impl Geometry {
         (0..self.batches).flat_map(move |batch| (0..self.heads).map(move |head| (batch, head)))
     }
 
-    /// A pass over all rows of all heads; each shader has a variant in which a subgroup shares rows.
-    fn pass(
+    /// A pass over all rows of all heads: `rows` of a head in each workgroup.
+    fn pass(&self, kernel: Kernel, rows: usize, reads: &[Binding], writes: &[Binding]) -> Dispatch<Binding> {
+        let [batches, tokens, heads] = [self.batches, self.tokens, self.heads].map(word);
+        let blocks = self.tokens.div_ceil(rows);
+        let params = AttentionParams { batches, tokens, heads, blocks: word(blocks), scale: self.scale() as f32 };
+        let workgroups = self.batches * self.heads * blocks;
+        workgroup_a_row(kernel.with("HEAD_DIM", word(self.head_dim)), reads, writes, &params, workgroups)
+    }
+
+    /// The same in subgroups of `lanes`, which share rows.
+    fn pass_in_subgroups(
         &self,
-        [portable, in_subgroups]: [&'static str; 2],
-        lanes: Option<u32>,
+        shader: &'static str,
+        lanes: u32,
         reads: &[Binding],
         writes: &[Binding],
     ) -> Dispatch<Binding> {
-        let [batches, tokens, heads] = [self.batches, self.tokens, self.heads].map(word);
-        let scale = self.scale() as f32;
-        let kernel = |shader| Kernel::new(shader).with("HEAD_DIM", word(self.head_dim));
-        let Some(lanes) = lanes else {
-            let params = AttentionParams { batches, tokens, heads, scale };
-            return independent(kernel(portable), reads, writes, &params, self.batches * self.heads * self.tokens);
-        };
-        let blocks = self.tokens.div_ceil(ROWS);
-        Dispatch {
-            kernel: kernel(in_subgroups).with("SUBGROUP", lanes).with("ROWS", word(ROWS)),
-            reads: reads.to_vec(),
-            writes: writes.to_vec(),
-            params: Params::of(&AttentionSubgroupParams { batches, tokens, heads, blocks: word(blocks), scale }),
-            grid: grid_1d((self.batches * self.heads * blocks) as u64),
-        }
+        let kernel = Kernel::new(shader).with("SUBGROUP", lanes).with("ROWS", word(ROWS));
+        self.pass(kernel, ROWS, reads, writes)
+    }
+
+    /// The same with one row per invocation. The shaders: element by element, and with vectors of four.
+    fn pass_in_registers(
+        &self,
+        [element, vec4]: [&'static str; 2],
+        reads: &[Binding],
+        writes: &[Binding],
+    ) -> Dispatch<Binding> {
+        let shader = if self.has_vectors() { vec4 } else { element };
+        self.pass(Kernel::new(shader), WORKGROUP as usize, reads, writes)
+    }
+
+    /// Whether heads consist of whole vectors of four. Software drivers gain from these here, too.
+    fn has_vectors(&self) -> bool {
+        self.head_dim.is_multiple_of(4)
+    }
+
+    /// Whether keys and values get their gradients in two passes, which compute the probabilities twice. GPUs have no
+    /// registers for more than three large heads per invocation, and memory instead of them takes longer.
+    fn needs_two_passes(&self, profile: &DeviceProfile) -> bool {
+        !profile.cpu && self.has_vectors() && self.head_dim > FOUR_IN_REGISTERS
     }
 }
 
 /// Rows of a head that a subgroup owns.
 const ROWS: usize = 4;
+
+/// The largest head of which a GPU has registers for four per invocation.
+const FOUR_IN_REGISTERS: usize = 32;
 
 /// The kernels, by the names that request them.
 pub(super) const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
@@ -187,9 +197,11 @@ impl Op for Attention {
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
-        let writes = [Binding::Output(0), Binding::Output(1)];
-        let lanes = lanes(self, &geometry, profile);
-        vec![geometry.pass(["attention", "attention_subgroup"], lanes, &[Binding::Input(0)], &writes)]
+        let (reads, writes) = ([Binding::Input(0)], [0, 1].map(Binding::Output));
+        vec![match lanes(self, &geometry, profile) {
+            Some(lanes) => geometry.pass_in_subgroups("attention_subgroup", lanes, &reads, &writes),
+            None => geometry.pass_in_registers(["attention", "attention_vec4"], &reads, &writes),
+        }]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
@@ -235,13 +247,26 @@ impl Op for AttentionBackward {
         let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let [qkv, o, logsumexp, d_o] = [0, 1, 2, 3].map(Binding::Input);
         let [d_qkv, delta] = [0, 1].map(Binding::Output);
-        let query = ["attention_backward_query", "attention_backward_query_subgroup"];
-        let lanes = lanes(self, &geometry, profile);
-        let key_value = ["attention_backward_key_value", "attention_backward_key_value_subgroup"];
-        vec![
-            geometry.pass(query, lanes, &[qkv, o, logsumexp, d_o], &[d_qkv, delta]),
-            geometry.pass(key_value, lanes, &[qkv, logsumexp, d_o, delta], &[d_qkv]),
-        ]
+        let (query_reads, query_writes) = ([qkv, o, logsumexp, d_o], [d_qkv, delta]);
+        let reads = [qkv, logsumexp, d_o, delta];
+        if let Some(lanes) = lanes(self, &geometry, profile) {
+            let pass = |shader, reads: &[_], writes: &[_]| geometry.pass_in_subgroups(shader, lanes, reads, writes);
+            return vec![
+                pass("attention_backward_query_subgroup", &query_reads, &query_writes),
+                pass("attention_backward_key_value_subgroup", &reads, &[d_qkv]),
+            ];
+        }
+        let pass = |shaders, reads: &[_], writes: &[_]| geometry.pass_in_registers(shaders, reads, writes);
+        let query = ["attention_backward_query", "attention_backward_query_vec4"];
+        let mut found = vec![pass(query, &query_reads, &query_writes)];
+        if geometry.needs_two_passes(profile) {
+            found.push(pass(["attention_backward_key"; 2], &reads, &[d_qkv]));
+            found.push(pass(["attention_backward_value"; 2], &reads[..3], &[d_qkv]));
+        } else {
+            let key_value = ["attention_backward_key_value", "attention_backward_key_value_vec4"];
+            found.push(pass(key_value, &reads, &[d_qkv]));
+        }
+        found
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {

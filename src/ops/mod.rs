@@ -108,7 +108,6 @@ pub fn layouts() -> Vec<StructLayout> {
         add_broadcast::AddBroadcastParams::LAYOUT,
         affine_norm::AffineNormParams::LAYOUT,
         attention::AttentionParams::LAYOUT,
-        attention::AttentionSubgroupParams::LAYOUT,
         attention_bias::AttentionBiasParams::LAYOUT,
         conv2d::Conv2dParams::LAYOUT,
         copy_columns::CopyColumnsParams::LAYOUT,

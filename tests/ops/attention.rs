@@ -11,13 +11,37 @@ const TOLERANCE: f64 = 1e-11;
 /// Logits of up to 30 carry an error of 30 times a few roundings, about 1e-5 of a probability; squared.
 const TOLERANCE_LARGE: f64 = 1e-9;
 
-fn check_both(variant: &str, [batches, tokens, heads, head_dim]: [usize; 4], values: Values, tolerance: f64) {
+/// What chooses a kernel, and its name.
+type Chosen = (&'static str, DeviceProfile);
+
+fn in_subgroups() -> Chosen {
+    ("attention_subgroup", forcing("attention_subgroup"))
+}
+
+/// One row per invocation, as on software drivers and, if it differs, as on GPUs.
+fn in_registers(head_dim: usize) -> Vec<Chosen> {
+    let with = |cpu| DeviceProfile { cpu, ..forcing("attention_register") };
+    let in_two_passes = head_dim > 32 && head_dim.is_multiple_of(4);
+    let on_gpus = in_two_passes.then(|| ("attention_register in two passes", with(false)));
+    [("attention_register", with(true))].into_iter().chain(on_gpus).collect()
+}
+
+fn all_kernels(head_dim: usize) -> Vec<Chosen> {
+    [in_subgroups()].into_iter().chain(in_registers(head_dim)).collect()
+}
+
+fn check_both(
+    (variant, profile): &Chosen,
+    [batches, tokens, heads, head_dim]: [usize; 4],
+    values: Values,
+    tolerance: f64,
+) {
     let name = format!("{variant} B={batches} T={tokens} H={heads} d={head_dim} {values:?}");
     let inputs = [Input::new(&[batches, tokens, 3 * heads * head_dim], values)];
     let op = Attention { num_heads: heads };
-    check_forward_on(&forcing(variant), &name, &inputs, tolerance, |graph, x| graph.push(op, &[x[0]]));
+    check_forward_on(profile, &name, &inputs, tolerance, |graph, x| graph.push(op, &[x[0]]));
     // The second output has no gradient.
-    check_gradient_on(&forcing(variant), &name, &inputs, tolerance, |graph, x| vec![graph.push(op, &[x[0]])[0]]);
+    check_gradient_on(profile, &name, &inputs, tolerance, |graph, x| vec![graph.push(op, &[x[0]])[0]]);
 }
 
 /// `[B, T, H, d]`: the heads of real models with `few` tokens.
@@ -28,7 +52,7 @@ fn cases(few: usize) -> Vec<[usize; 4]> {
 #[test]
 fn attention_subgroup() {
     for case in cases(64) {
-        check_both("attention_subgroup", case, Values::Normal, TOLERANCE);
+        check_both(&in_subgroups(), case, Values::Normal, TOLERANCE);
     }
 }
 
@@ -36,7 +60,9 @@ fn attention_subgroup() {
 fn attention_register() {
     // A software driver takes half a minute to compile each of the largest heads.
     for case in cases(9).into_iter().filter(|[.., head_dim]| skip::long_tests() || *head_dim < 64) {
-        check_both("attention_register", case, Values::Normal, TOLERANCE);
+        for kernel in in_registers(case[3]) {
+            check_both(&kernel, case, Values::Normal, TOLERANCE);
+        }
     }
 }
 
@@ -44,9 +70,9 @@ fn attention_register() {
 #[test]
 fn attention_over_many_tokens() {
     let tokens = if skip::long_tests() { &[129, 257][..] } else { &[129] };
-    for variant in ["attention_subgroup", "attention_register"] {
+    for kernel in all_kernels(8) {
         for tokens in tokens {
-            check_both(variant, [1, *tokens, 1, 8], Values::Normal, TOLERANCE);
+            check_both(&kernel, [1, *tokens, 1, 8], Values::Normal, TOLERANCE);
         }
     }
 }
@@ -58,7 +84,9 @@ fn attention_over_many_tokens() {
 fn nan_in_q_or_k_reaches_the_output() {
     const TOKENS: usize = 5;
     let mut random = Random(4);
-    for (variant, head_dim) in [("attention_subgroup", 5), ("attention_register", 5), ("attention_register", 8)] {
+    let of = |kernels: Vec<Chosen>, head_dim| kernels.into_iter().map(move |kernel| (kernel, head_dim));
+    let kernels = of(all_kernels(5), 5).chain(of(in_registers(8), 8)).chain(of(in_registers(36), 36));
+    for ((variant, profile), head_dim) in kernels {
         // Query, key.
         for part in 0..2 {
             let mut values = floats(&random.words(&Input::normal(&[1, TOKENS, 6 * head_dim])));
@@ -72,7 +100,7 @@ fn nan_in_q_or_k_reaches_the_output() {
             for tensor in [outputs[0], outputs[1], gradient] {
                 graph.keep(tensor);
             }
-            let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
+            let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &profile).expect("it is small");
             plan.write(qkv, &values);
             plan.write(d_o, &[1.0_f32; TOKENS * 2].repeat(head_dim));
             plan.run().expect("the device works");
@@ -110,46 +138,63 @@ fn nan_in_q_or_k_reaches_the_output() {
 fn attention_with_large_logits_does_not_overflow() {
     // With d = 1 the logits are products of two numbers of up to 5.5; with larger d sums of such.
     for ([tokens, heads, head_dim], bound) in [([17, 3, 1], 5.5), ([65, 1, 16], 5.0), ([7, 4, 8], 8.0)] {
-        for variant in ["attention_subgroup", "attention_register"] {
+        for kernel in all_kernels(head_dim) {
             let case = [2, tokens, heads, head_dim];
-            check_both(variant, case, Values::Between(-bound, bound), TOLERANCE_LARGE);
+            check_both(&kernel, case, Values::Between(-bound, bound), TOLERANCE_LARGE);
         }
     }
 }
 
-/// `o`, `logsumexp` and the gradient of `qkv` as bits.
-fn bits(variant: &str, batches: usize, qkv_words: &[u32], d_o_words: &[u32]) -> [Vec<u32>; 3] {
-    const TOKENS: usize = 17;
-    const HEADS: usize = 3;
-    const HEAD_DIM: usize = 5;
+/// `o`, `logsumexp` and the gradient of `qkv` as bits, for three heads.
+fn bits(profile: &DeviceProfile, [batches, tokens, head_dim]: [usize; 3], words: [&[u32]; 2]) -> [Vec<u32>; 3] {
     let mut graph = Graph::new();
-    let qkv = graph.input("qkv", &[batches, TOKENS, 3 * HEADS * HEAD_DIM]);
-    let d_o = graph.input("d_o", &[batches, TOKENS, HEADS * HEAD_DIM]);
-    let outputs = graph.push(Attention { num_heads: HEADS }, &[qkv]);
+    let qkv = graph.input("qkv", &[batches, tokens, 3 * 3 * head_dim]);
+    let d_o = graph.input("d_o", &[batches, tokens, 3 * head_dim]);
+    let outputs = graph.push(Attention { num_heads: 3 }, &[qkv]);
     let gradient = flowdppo_wgpu::autodiff::backward(&mut graph, &[(outputs[0], d_o)], &[qkv])[0];
     let found = [outputs[0], outputs[1], gradient.expect("o depends on qkv")];
     for tensor in found {
         graph.keep(tensor);
     }
-    let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
-    plan.write_words(qkv, &qkv_words[..graph.elements(qkv)]);
-    plan.write_words(d_o, &d_o_words[..graph.elements(d_o)]);
+    let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), profile).expect("it is small");
+    for (tensor, words) in [qkv, d_o].into_iter().zip(words) {
+        plan.write_words(tensor, &words[..graph.elements(tensor)]);
+    }
     plan.run().expect("the device works");
     found.map(|tensor| plan.read(&[tensor]).expect("the device works"))
 }
 
+/// Random words for the inputs of [`bits`].
+fn words([batches, tokens, head_dim]: [usize; 3]) -> [Vec<u32>; 2] {
+    let mut random = Random(3);
+    [9, 3].map(|heads| random.words(&Input::normal(&[batches, tokens, heads * head_dim])))
+}
+
 #[test]
 fn attention_of_a_sample_does_not_depend_on_the_batch_size() {
-    let mut random = Random(3);
-    let qkv = random.words(&Input::normal(&[5, 17, 45]));
-    let d_o = random.words(&Input::normal(&[5, 17, 15]));
-    for variant in ["attention_subgroup", "attention_register"] {
-        let alone = bits(variant, 1, &qkv, &d_o);
-        let together = bits(variant, 5, &qkv, &d_o);
-        for (name, (alone, together)) in ["o", "logsumexp", "d_qkv"].iter().zip(alone.iter().zip(&together)) {
-            assert_eq!(alone[..], together[..alone.len()], "{name} of {variant}");
-            assert!(alone.iter().any(|word| *word != 0), "{name} of {variant} is not all zero");
+    for head_dim in [5, 8, 36] {
+        let [qkv, d_o] = words([5, 17, head_dim]);
+        for (variant, profile) in all_kernels(head_dim) {
+            let [alone, together] = [1, 5].map(|batches| bits(&profile, [batches, 17, head_dim], [&qkv, &d_o]));
+            for (name, (alone, together)) in ["o", "logsumexp", "d_qkv"].iter().zip(alone.iter().zip(&together)) {
+                assert_eq!(alone[..], together[..alone.len()], "{name} of {variant} d={head_dim}");
+                assert!(alone.iter().any(|word| *word != 0), "{name} of {variant} is not all zero");
+            }
         }
+    }
+}
+
+/// The sums of both have the same order. Drivers of GPUs may contract them in different ways.
+#[test]
+fn attention_in_two_passes_has_the_same_bits_on_software_drivers() {
+    if !DeviceProfile::of(gpu()).cpu {
+        return;
+    }
+    for sizes @ [_, _, head_dim] in [[2, 17, 36], [1, 66, 36]] {
+        let [qkv, d_o] = words(sizes);
+        let found = in_registers(head_dim).into_iter().map(|(_, profile)| bits(&profile, sizes, [&qkv, &d_o]));
+        let found: Vec<_> = found.collect();
+        assert!(found[0] == found[1], "{sizes:?}");
     }
 }
 
@@ -162,9 +207,9 @@ fn attention_shares_rows_in_subgroups_only_on_software_drivers() {
         Attention { num_heads: 4 }.dispatches(&shapes, &profile)[0].kernel.clone()
     };
     for subgroup_size in [None, Some(32), Some(64)] {
-        assert_eq!(chosen(false, subgroup_size).shader, "attention");
+        assert_eq!(chosen(false, subgroup_size).shader, "attention_vec4");
     }
-    assert_eq!(chosen(true, None).shader, "attention");
+    assert_eq!(chosen(true, None).shader, "attention_vec4");
     for lanes in [4, 8, 16] {
         let kernel = chosen(true, Some(lanes));
         assert_eq!(kernel.shader, "attention_subgroup");

@@ -12,9 +12,9 @@ test: setup ## set up, then run all tests
 	cargo test --release --features onnx
 
 lint: ## check formatting and run clippy, with warnings as errors
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --release --all-targets --features onnx -- -D warnings
-	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --workspace --all-targets -- -D warnings
 
 dist: ## package a release for this platform in target/dist
 	.ci/dist

@@ -116,8 +116,8 @@ impl Geometry {
         self.head_dim.is_multiple_of(4)
     }
 
-    /// Whether keys and values get their gradients in two passes, which compute the probabilities twice. GPUs have no
-    /// registers for more than three large heads per invocation, and memory instead of them takes longer.
+    /// Whether keys and values get their gradients in two passes, which compute the probabilities twice. GPUs have
+    /// registers for at most three large heads per invocation; a fourth would be spilled to memory.
     fn needs_two_passes(&self, profile: &DeviceProfile) -> bool {
         !profile.cpu && self.has_vectors() && self.head_dim > FOUR_IN_REGISTERS
     }

@@ -44,7 +44,8 @@ fn load_tiles(batch: u32, first: vec2<u32>, start: u32, inner: u32, lane: u32) {
     let from_b = place(lane, b_along_k);
     let b_k = min(start + from_b.x, inner - select(1u, 4u, b_along_k));
     let b_column = min(first.y + from_b.y, params.n - select(4u, 1u, b_along_k));
-    let of_b = b_vec4_at((batch * params.b_batch + b_k * params.b_k + b_column * params.b_column) / 4u);
+    let b_at = (batch * params.b_batch + b_k * params.b_k + b_column * params.b_column) / 4u;
+    let of_b = unpacked(b_packed_at(b_at), b_at);
     let to_b = places(from_b, b_along_k);
     tile_b[to_b.x] = of_b.x;
     tile_b[to_b.y] = of_b.y;

@@ -4,8 +4,12 @@
 
 @group(0) @binding(2) var<storage, read> b: array<u32>;
 
-fn scale_of(block: u32) -> f32 {
-    let word = b[params.n * params.k / 4u + block / 2u];
+// The word with the scale of a block, and that scale.
+fn scales_at(block: u32) -> u32 {
+    return b[params.n * params.k / 4u + block / 2u];
+}
+
+fn scale_in(word: u32, block: u32) -> f32 {
     return finite_half_value((word >> (block % 2u * 16u)) & 0xffffu);
 }
 

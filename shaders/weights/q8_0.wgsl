@@ -2,5 +2,5 @@
 //!import q8_0
 
 fn b_at(i: u32) -> f32 {
-    return code_in(b[i / 4u], i % 4u) * scale_of(i / 32u);
+    return code_in(b[i / 4u], i % 4u) * scale_in(scales_at(i / 32u), i / 32u);
 }

@@ -68,7 +68,11 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "layer_norm_workgroup",
     "layer_norm_workgroup_vec4",
     "matmul_register",
+    "matmul_square128",
+    "matmul_square128_vec4",
     "matmul_subgroup",
+    "matmul_tile128",
+    "matmul_tile128_vec4",
     "matmul_tiled",
     "matmul_tiled_vec4",
     "mean_squared_error",
@@ -125,6 +129,8 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "decayed",
     "elements",
     "elements_columns",
+    "fours",
+    "fours_vec4",
     "gate",
     "gated_residual_backward_gate",
     "gated_residual_params",
@@ -153,6 +159,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "philox",
     "policy_objective_params",
     "policy_stats",
+    "products_8x8",
     "q8_0",
     "rms_norm_backward_weight",
     "rms_norm_backward_workgroup",
@@ -164,6 +171,8 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "sigmoid",
     "silu",
     "tiles",
+    "tiles_128",
+    "tiles_128x128",
 ];
 
 /// `(name, text)` of the epilogues of matmul kernels, in the order of their numbers, see [`epilogue`].

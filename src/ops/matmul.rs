@@ -49,14 +49,29 @@ pub(super) enum Variant {
     Register,
     /// `matmul_subgroup`, with this many lanes per subgroup and rows per tile.
     Subgroup { lanes: u32, rows: usize },
-    /// `matmul_tiled`, or `matmul_tiled_vec4` where rows consist of whole vectors.
-    Tiled,
+    /// Tiles in workgroup memory.
+    Tiled(Tile),
 }
 
+/// Kernels with tiles of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// For operands of any shape, and for those whose rows consist of whole vectors.
+    kernels: [&'static str; 2],
+    rows: usize,
+    columns: usize,
+}
+
+const SMALL_TILE: Tile = Tile { kernels: ["matmul_tiled", "matmul_tiled_vec4"], rows: 64, columns: 64 };
+const LARGE_TILE: Tile = Tile { kernels: ["matmul_tile128", "matmul_tile128_vec4"], rows: 128, columns: 64 };
+const SQUARE_TILE: Tile = Tile { kernels: ["matmul_square128", "matmul_square128_vec4"], rows: 128, columns: 128 };
+
 /// Every variant by name; those of subgroups with the rows of a tile.
-pub(super) const KERNELS: [(&str, Option<usize>); 5] = [
+pub(super) const KERNELS: [(&str, Option<usize>); 7] = [
     ("matmul_register", None),
     ("matmul_tiled", None),
+    ("matmul_tile128", None),
+    ("matmul_square128", None),
     ("matmul_subgroup", Some(SUBGROUP_ROWS)),
     ("matmul_subgroup.ROWS=8", Some(8)),
     ("matmul_subgroup.ROWS=4", Some(4)),
@@ -66,16 +81,13 @@ impl Variant {
     /// The variant with this name, if the device can run it.
     fn named(name: &str, profile: &DeviceProfile) -> Option<Self> {
         let (_, rows) = KERNELS.iter().find(|(known, _)| *known == name)?;
-        match rows {
-            Some(rows) => profile.subgroup_size.map(|lanes| Self::Subgroup { lanes, rows: *rows }),
-            None if name == "matmul_tiled" => Some(Self::Tiled),
-            None => Some(Self::Register),
+        if let Some(rows) = rows {
+            return profile.subgroup_size.map(|lanes| Self::Subgroup { lanes, rows: *rows });
         }
+        let tile = [SMALL_TILE, LARGE_TILE, SQUARE_TILE].into_iter().find(|tile| tile.kernels[0] == name);
+        Some(tile.map_or(Self::Register, Self::Tiled))
     }
 }
-
-/// Rows and columns of a tile of `matmul_tiled`.
-const TILE: usize = 64;
 
 /// Workgroups that fill a GPU: K is sliced until there are about this many.
 const ENOUGH_TILES: usize = 256;
@@ -133,14 +145,21 @@ impl MatMul {
     }
 
     /// Software drivers need few loads and no barriers; GPUs need tiles in workgroup memory, but with few columns
-    /// or a short K those would be mostly empty. Never a function of the number of rows.
+    /// or a short K those would be mostly empty. Never a function of the number of rows: M counts only in gradients of
+    /// weights, where K is the rows of the batch.
     fn usual(&self, geometry: &Geometry, profile: &DeviceProfile) -> &'static str {
         match profile.subgroup_size {
             Some(_) if profile.cpu => "matmul_subgroup",
             None if profile.cpu => "matmul_register",
+            _ if self.fills_large_tiles(geometry) => "matmul_tile128",
             _ if self.accumulate || (geometry.n >= 32 && geometry.k >= 16) => "matmul_tiled",
             _ => "matmul_register",
         }
+    }
+
+    fn fills_large_tiles(&self, geometry: &Geometry) -> bool {
+        let is_large = if self.accumulate { geometry.m >= LARGE_TILE.rows } else { geometry.k >= 32 };
+        is_large && geometry.n >= LARGE_TILE.columns
     }
 
     pub(super) fn geometry(&self, a: &[usize], b: &[usize]) -> Geometry {
@@ -191,9 +210,9 @@ shader_struct! {
 }
 
 impl Geometry {
-    /// Length of a slice of K.
+    /// Length of a slice of K: the same whatever the tiles, because the tensor for the slices' sums is one of the graph's.
     fn slice(&self) -> usize {
-        let tiles = self.m.div_ceil(TILE) * self.n.div_ceil(TILE);
+        let tiles = self.m.div_ceil(SMALL_TILE.rows) * self.n.div_ceil(SMALL_TILE.columns);
         let slices = (ENOUGH_TILES / tiles).max(1);
         self.k.div_ceil(slices).max(SHORTEST_SLICE).next_multiple_of(16)
     }
@@ -215,8 +234,9 @@ impl Geometry {
     ) -> Dispatch<Binding> {
         let (kernel, [rows, columns]) = match variant {
             Variant::Register => (Kernel::new("matmul_register"), [4, 4]),
-            Variant::Tiled if self.has_vectors() => (Kernel::new("matmul_tiled_vec4"), [TILE, TILE]),
-            Variant::Tiled => (Kernel::new("matmul_tiled"), [TILE, TILE]),
+            Variant::Tiled(Tile { kernels, rows, columns }) => {
+                (Kernel::new(kernels[usize::from(self.has_vectors())]), [rows, columns])
+            }
             Variant::Subgroup { lanes, rows } => {
                 let columns = if self.n > lanes as usize { 2 } else { 1 };
                 let kernel = Kernel::new("matmul_subgroup").with("SUBGROUP", lanes).with("COLUMNS", columns);
@@ -376,7 +396,7 @@ impl Op for MatMul {
         let [c, partial] = [0, 1].map(|index| [Binding::Output(index)]);
         let into =
             |writes, accumulate| Epilogue { name: "none", reads: &[], writes, accumulate, tokens: 1, keep: false };
-        if shapes.outputs.len() < 2 || variant != Variant::Tiled {
+        if shapes.outputs.len() < 2 || !matches!(variant, Variant::Tiled(_)) {
             return vec![geometry.dispatch(variant, reads, has_bias, &into(&c, self.accumulate), None)];
         }
         vec![

@@ -17,8 +17,15 @@ fn tolerance(k: usize) -> f64 {
 }
 
 /// One interface, one oracle.
-const VARIANTS: [&str; 5] =
-    ["matmul_register", "matmul_subgroup", "matmul_subgroup.ROWS=8", "matmul_subgroup.ROWS=4", "matmul_tiled"];
+const VARIANTS: [&str; 7] = [
+    "matmul_register",
+    "matmul_subgroup",
+    "matmul_subgroup.ROWS=8",
+    "matmul_subgroup.ROWS=4",
+    "matmul_tiled",
+    "matmul_tile128",
+    "matmul_square128",
+];
 
 fn transposes() -> impl Iterator<Item = (bool, bool)> {
     [(false, false), (false, true), (true, false), (true, true)].into_iter()
@@ -83,17 +90,21 @@ fn matmul_of_real_sizes() {
 
 #[test]
 fn matmul_batched() {
-    for (transpose_a, transpose_b) in transposes() {
-        let a = if transpose_a { [3, 5, 6] } else { [3, 6, 5] };
-        let b = if transpose_b { [3, 7, 5] } else { [3, 5, 7] };
-        let op = MatMul { transpose_a, transpose_b, batched: true, ..MatMul::default() };
-        let inputs = [Input::normal(&a), Input::normal(&b)];
-        for variant in VARIANTS {
-            check_forward_on(&forcing(variant), &format!("{variant} {op:?}"), &inputs, TOLERANCE, |graph, x| {
-                vec![graph.apply(op, &[x[0], x[1]])]
+    // The second one is read four elements at a time.
+    for [m, n, k] in [[6, 7, 5], [68, 36, 20]] {
+        for (transpose_a, transpose_b) in transposes() {
+            let inputs = operands(transpose_a, transpose_b, [m, n, k]).map(|input| {
+                let shape = [vec![3], input.shape].concat();
+                Input::normal(&shape)
             });
+            let op = MatMul { transpose_a, transpose_b, batched: true, ..MatMul::default() };
+            for variant in VARIANTS {
+                check_forward_on(&forcing(variant), &format!("{variant} {op:?}"), &inputs, TOLERANCE, |graph, x| {
+                    vec![graph.apply(op, &[x[0], x[1]])]
+                });
+            }
+            check_gradient(&format!("{op:?}"), &inputs, TOLERANCE, |graph, x| vec![graph.apply(op, &[x[0], x[1]])]);
         }
-        check_gradient(&format!("{op:?}"), &inputs, TOLERANCE, |graph, x| vec![graph.apply(op, &[x[0], x[1]])]);
     }
 }
 
@@ -116,6 +127,13 @@ fn matmul_past_65535_workgroups() {
             vec![graph.apply(MatMul::default(), &[x[0], x[1]])]
         });
     }
+    // Twice as many rows would be larger than that: 64 or 128 columns.
+    for (variant, columns) in [("matmul_tile128", 64), ("matmul_square128", 128)] {
+        let inputs = [Input::normal(&[1, 1]), Input::normal(&[1, 65_536 * columns + 5])];
+        check_forward_on(&forcing(variant), variant, &inputs, TOLERANCE, |graph, x| {
+            vec![graph.apply(MatMul::default(), &[x[0], x[1]])]
+        });
+    }
 }
 
 #[test]
@@ -124,35 +142,53 @@ fn linear_with_bias_over_leading_dimensions() {
     check("linear", &inputs, TOLERANCE, |graph, x| vec![linear(graph, x[0], x[1], Some(x[2]))]);
 }
 
-/// The bits of the first `rows` rows of a product of the same random operands.
-fn bits(variant: &str, rows: usize, (transpose_a, transpose_b): (bool, bool), [m, n, k]: [usize; 3]) -> Vec<u32> {
-    let mut random = Random(4);
-    let [a, b] = operands(transpose_a, transpose_b, [m, n, k]);
-    let (mut a_words, b_words) = (random.words(&a), random.words(&b));
-    if transpose_a {
-        a_words = a_words.chunks(m).flat_map(|row| row[..rows].to_vec()).collect();
-    } else {
-        a_words.truncate(rows * k);
-    }
+/// The bits of a product of these operands.
+fn product(variant: &str, (transpose_a, transpose_b): (bool, bool), shape: [usize; 3], words: [&[u32]; 2]) -> Vec<u32> {
     let mut graph = Graph::new();
-    let [a, b] = operands(transpose_a, transpose_b, [rows, n, k]).map(|input| graph.input("operand", &input.shape));
-    let c = graph.apply(MatMul { transpose_a, transpose_b, ..MatMul::default() }, &[a, b]);
+    let operands = operands(transpose_a, transpose_b, shape).map(|input| graph.input("operand", &input.shape));
+    let c = graph.apply(MatMul { transpose_a, transpose_b, ..MatMul::default() }, &operands);
     graph.keep(c);
     let mut plan = Plan::with_profile(gpu(), &graph, &Stores::new(), &forcing(variant)).expect("it is small");
-    plan.write_words(a, &a_words);
-    plan.write_words(b, &b_words);
+    for (operand, words) in operands.iter().zip(words) {
+        plan.write_words(*operand, words);
+    }
     plan.run().expect("the device works");
     plan.read(&[c]).expect("the device works")
 }
 
+/// The bits of the first `rows` rows of a product of the same random operands.
+fn bits(variant: &str, rows: usize, (transpose_a, transpose_b): (bool, bool), [m, n, k]: [usize; 3]) -> Vec<u32> {
+    let mut random = Random(4);
+    let [a, b] = operands(transpose_a, transpose_b, [m, n, k]).map(|input| random.words(&input));
+    let first_rows =
+        if transpose_a { a.chunks(m).flat_map(|row| row[..rows].to_vec()).collect() } else { a[..rows * k].to_vec() };
+    product(variant, (transpose_a, transpose_b), [rows, n, k], [&first_rows, &b])
+}
+
 #[test]
 fn matmul_of_a_row_does_not_depend_on_the_number_of_rows() {
-    for variant in VARIANTS {
-        for transposes in transposes() {
-            let all = bits(variant, 70, transposes, [70, 37, 45]);
-            for rows in [1, 9, 65] {
-                assert_eq!(bits(variant, rows, transposes, [70, 37, 45]), all[..rows * 37], "{variant}, {rows} rows");
+    // The second one is read four elements at a time.
+    for (shape, fewer) in [([133, 37, 45], [1, 9, 65]), ([140, 68, 44], [4, 68, 132])] {
+        for variant in VARIANTS {
+            for transposes in transposes() {
+                let all = bits(variant, shape[0], transposes, shape);
+                for rows in fewer {
+                    let few = bits(variant, rows, transposes, shape);
+                    assert_eq!(few, all[..rows * shape[1]], "{variant} {shape:?}, {rows} rows");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn matmul_of_a_row_does_not_depend_on_its_position() {
+    for [m, n, k] in [[133, 37, 45], [140, 68, 44]] {
+        let mut random = Random(6);
+        let [row, b] = [[1, k], [k, n]].map(|shape| random.words(&Input::normal(&shape)));
+        for variant in VARIANTS {
+            let c = product(variant, (false, false), [m, n, k], [&row.repeat(m), &b]);
+            assert!(c.chunks(n).all(|row| row == &c[..n]), "{variant} {m}x{n}x{k}");
         }
     }
 }
@@ -164,7 +200,7 @@ fn matmul_variants_agree_bit_for_bit_on_a_cpu() {
         return skip::not_checked("variants of matmul bit for bit: the device is no software driver");
     }
     // The second one is read four elements at a time.
-    for shape in [[70, 37, 45], [68, 36, 20]] {
+    for shape in [[70, 37, 45], [68, 36, 20], [140, 260, 52]] {
         for transposes in transposes() {
             let expected = bits(VARIANTS[0], shape[0], transposes, shape);
             for variant in &VARIANTS[1..] {
@@ -177,7 +213,7 @@ fn matmul_variants_agree_bit_for_bit_on_a_cpu() {
 #[test]
 fn matmul_accumulates_over_slices_of_k() {
     const SUM: Store = Store("sum");
-    for (m, n, k) in [(5, 7, 129), (3, 70, 1000), (65, 2, 400), (68, 12, 264)] {
+    for (m, n, k) in [(5, 7, 129), (3, 70, 1000), (65, 2, 400), (68, 12, 264), (132, 68, 268)] {
         for (transpose_a, transpose_b) in transposes() {
             let op = MatMul { transpose_a, transpose_b, accumulate: true, ..MatMul::default() };
             let inputs = operands(transpose_a, transpose_b, [m, n, k]);
@@ -234,7 +270,7 @@ fn the_kernel_does_not_depend_on_the_number_of_rows() {
         }
     }
     let names = profiles.map(|profile| chosen(&profile, 64, 384, 384)[0].shader);
-    assert_eq!(names, ["matmul_tiled_vec4", "matmul_tiled_vec4", "matmul_register", "matmul_subgroup"]);
+    assert_eq!(names, ["matmul_tile128_vec4", "matmul_tile128_vec4", "matmul_register", "matmul_subgroup"]);
 }
 
 #[test]
@@ -258,9 +294,16 @@ fn a_measured_kernel_is_used_for_its_workload_whatever_the_rows() {
         assert_eq!(of_gradient.shader, "matmul_subgroup");
         assert!(of_gradient.constants.contains(&("ROWS", 4)), "{of_gradient:?}");
         // Workloads that were not measured use the default.
-        assert_eq!(kernel(&tuned, MatMul::default(), [rows, 64, 33]).shader, "matmul_tiled");
+        assert_eq!(kernel(&tuned, MatMul::default(), [rows, 64, 33]).shader, "matmul_tile128");
         let transposed = MatMul { transpose_b: true, ..MatMul::default() };
-        assert_eq!(kernel(&tuned, transposed, [rows, 64, 32]).shader, "matmul_tiled_vec4");
+        assert_eq!(kernel(&tuned, transposed, [rows, 64, 32]).shader, "matmul_tile128_vec4");
+        // Too few columns, a short K, and too few rows of a weight's gradient.
+        for (op, shape) in
+            [(MatMul::default(), [rows, 60, 64]), (MatMul::default(), [rows, 64, 16]), (gradient, [124, 64, 4 * rows])]
+        {
+            assert_eq!(kernel(&tuned, op, shape).shader, "matmul_tiled_vec4", "{op:?} {shape:?}");
+        }
+        assert_eq!(kernel(&tuned, gradient, [128, 64, rows]).shader, "matmul_tile128_vec4");
     }
     let forced = DeviceProfile { forced: Some("matmul_tiled".into()), ..tuned.clone() };
     assert_eq!(
@@ -342,7 +385,7 @@ fn frozen_weights_are_read_as_they_are_stored() {
     let shapes = [(DType::F16, [9, 7, 13]), (DType::F16, [66, 36, 20]), (DType::F16, [130, 70, 65])];
     let shapes = shapes
         .into_iter()
-        .chain([[1, 1, 32], [5, 3, 32], [70, 68, 96], [67, 33, 64]].map(|shape| (DType::Q8_0, shape)));
+        .chain([[1, 1, 32], [5, 3, 32], [70, 68, 96], [67, 33, 64], [131, 132, 64]].map(|shape| (DType::Q8_0, shape)));
     for (weights, [m, n, k]) in shapes {
         let mut random = Random(6);
         let [x, w, dy, bias] = [&[m, k][..], &[n, k], &[m, n], &[n]].map(|shape| random.words(&Input::normal(shape)));

@@ -7,10 +7,12 @@ use crate::common::{Input, check_forward_on, check_gradient, forcing, gpu, run};
 /// As for the product alone: what follows adds one or two roundings.
 const TOLERANCE: f64 = 1e-12;
 
-const VARIANTS: [&str; 3] = ["matmul_register", "matmul_subgroup", "matmul_tiled"];
+const VARIANTS: [&str; 5] =
+    ["matmul_register", "matmul_subgroup", "matmul_tiled", "matmul_tile128", "matmul_square128"];
 
 /// Batch, tokens, columns, K.
-const SHAPES: [[usize; 4]; 5] = [[1, 1, 1, 1], [3, 5, 7, 13], [2, 64, 96, 33], [1, 517, 19, 40], [5, 16, 64, 64]];
+const SHAPES: [[usize; 4]; 6] =
+    [[1, 1, 1, 1], [3, 5, 7, 13], [2, 64, 96, 33], [1, 517, 19, 40], [5, 16, 64, 64], [3, 65, 68, 36]];
 
 fn with_gelu(graph: &mut Graph, x: &[Tensor], keep: bool) -> Vec<Tensor> {
     let product = linear(graph, x[0], x[1], Some(x[2]));

@@ -21,6 +21,7 @@ pub mod flow;
 pub mod gpu;
 pub mod graph;
 pub mod inspect;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod optimizer;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::config::{Command, Config, ModelSource, Run};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::graph::DeviceProfile;
+use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::{ClassifierConfig, FlowModel, StoredModel, Weights};
 use crate::reward::{self, Rewards, check_classifier};
 use crate::rl::{Cost, TrainingRun};
@@ -92,6 +92,17 @@ impl Lesson {
         match self {
             Self::Classes(classes) => Ok(classes.1.clone()),
             Self::Captions(captioned) => captioned.planned()?.flow_model("`model.folder`"),
+        }
+    }
+
+    /// What encodes images and captions before training, each alone on such a device, in words.
+    ///
+    /// # Errors
+    /// As [`Captioned::planned_encoders`].
+    pub fn planned_encoders(&self, profile: &DeviceProfile) -> Result<Vec<(String, PartMemory)>> {
+        match self {
+            Self::Classes(_) => Ok(Vec::new()),
+            Self::Captions(captioned) => captioned.planned_encoders(profile),
         }
     }
 

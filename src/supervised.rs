@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{DeviceProfile, Graph, Store, check_tensors, planned_bytes};
+use crate::memory::TrainingMemory;
 use crate::model::Layout;
 use crate::model::folder::StoredTensors;
 use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
@@ -78,7 +79,7 @@ pub struct Pace {
 }
 
 /// The cost of training, known in advance.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
     /// Parameters of the model.
     pub parameters: usize,
@@ -88,10 +89,8 @@ pub struct Cost {
     pub flops: u64,
     /// Dispatches of a step.
     pub dispatches: u64,
-    /// Device bytes that training holds, with the staging buffer that every open device holds.
-    pub bytes: u64,
-    /// What they would be if no memory were reused.
-    pub naive_bytes: u64,
+    /// The memory that training holds; its plan is that of a micro-batch.
+    pub memory: TrainingMemory,
 }
 
 impl Cost {
@@ -102,26 +101,21 @@ impl Cost {
     pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Result<Self> {
         check_tensors(graph, profile)?;
         let fixed = optimizer::planned_bytes(layout, profile) + STAGING_BYTES;
-        let planned = planned_bytes(graph, profile);
         Ok(Self {
             parameters: layout.parameter_count(),
             trainable: layout.entries().iter().filter(|entry| entry.trainable).map(|entry| entry.elements()).sum(),
             flops: graph.flops() * replays as u64,
             dispatches: (graph.dispatch_count(profile) * replays) as u64,
-            bytes: fixed + planned.reused,
-            naive_bytes: fixed + planned.naive,
+            memory: TrainingMemory { fixed, plans: vec![planned_bytes(graph, profile)] },
         })
     }
 
     /// The same for an adapter, whose base has so many other parameters and bytes.
     #[must_use]
-    pub fn on_base(self, parameters: usize, bytes: u64) -> Self {
-        Self {
-            parameters: self.parameters + parameters,
-            bytes: self.bytes + bytes,
-            naive_bytes: self.naive_bytes + bytes,
-            ..self
-        }
+    pub fn on_base(mut self, parameters: usize, bytes: u64) -> Self {
+        self.parameters += parameters;
+        self.memory.fixed += bytes;
+        self
     }
 }
 

@@ -325,9 +325,9 @@ fn the_plan_predicts_the_memory() {
 
         let before = held();
         let parts = Parts::new(&gpu, &config, &model);
-        let planned = cost.bytes - STAGING_BYTES;
+        let planned = cost.memory.bytes() - STAGING_BYTES;
         assert_eq!(held() - before, planned, "optimizer, rollout and update; the staging buffer was there before");
-        assert!(cost.naive_bytes > cost.bytes, "memory is reused");
+        assert!(cost.memory.naive_bytes() > cost.memory.bytes(), "memory is reused");
         drop(parts);
         assert_eq!(held(), before, "memory is released");
 

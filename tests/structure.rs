@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 29] = [
     &["evaluate", "preview", "text_to_image"],
     &["reward"],
     &["sampling", "pretrain", "fit_classifier", "self_test", "saved"],
-    &["optimizer", "assets"],
+    &["optimizer", "assets", "memory"],
     &["model"],
     &["autodiff"],
     &["ops"],

@@ -7,6 +7,7 @@ use super::{Global, RunArguments, supervised};
 use crate::config::Command;
 use crate::error::Result;
 use crate::graph::DeviceProfile;
+use crate::memory::OtherParts;
 use crate::preflight;
 use crate::supervised::Fitter;
 
@@ -25,7 +26,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let gpu = global.open(&config.run.device)?;
     if arguments.run.dry_run {
         let cost = Fitter::cost(&config, &network, &DeviceProfile::of(&gpu))?;
-        return supervised::dry_run(&gpu, &config, &pace, &cost);
+        return supervised::dry_run(&gpu, &config, &pace, &cost, &OtherParts::default());
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &config))?;
     let mut fitter = Fitter::new(&gpu, &config, &data, network)?;

@@ -15,6 +15,7 @@ mod export;
 mod fit_classifier;
 mod import;
 mod inspect;
+mod memory;
 mod merge;
 mod output;
 mod pretrain;

@@ -11,6 +11,7 @@ use crate::data::Shown;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
+use crate::memory::OtherParts;
 use crate::preflight::{self, Lesson};
 use crate::run::RunDirectory;
 use crate::saved::going_on;
@@ -30,10 +31,14 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let lesson = preflight::pretrain(&config)?;
     let planned = lesson.planned()?;
     let gpu = global.open(&config.run.device)?;
-    let plan = Pretrainer::plan(&config, &planned, &DeviceProfile::of(&gpu))?;
+    let profile = DeviceProfile::of(&gpu);
+    let plan = Pretrainer::plan(&config, &planned, &profile)?;
+    let (memory, room) = (&plan.cost.memory, |bytes| gpu.check_memory(bytes));
+    let mut parts = OtherParts::of(&planned, memory, Vec::new(), Vec::new(), &profile, room)?;
     if arguments.run.dry_run {
         lesson.check()?;
-        return supervised::dry_run(&gpu, &start.config, &Pretrainer::pace(&config), &plan.cost);
+        parts.encoders = lesson.planned_encoders(&profile)?;
+        return supervised::dry_run(&gpu, &start.config, &Pretrainer::pace(&config), &plan.cost, &parts);
     }
     arguments.run.start_profiling(&gpu, &mut arguments.run.config.outputs(global, &start.config))?;
     let job = Job { global, arguments: &arguments.run, gpu: &gpu, config: &config };
@@ -45,7 +50,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         }
         Lesson::Captions(captioned) => {
             // Before the images are encoded, which takes long.
-            gpu.check_memory(plan.cost.bytes)?;
+            gpu.check_memory(parts.most(&plan.cost.memory))?;
             if let (None, Some(out)) = (&start.directory, &arguments.run.out) {
                 RunDirectory::check_free(out)?;
             }

@@ -4,23 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::resume::RunStart;
-use super::{Global, RunArguments, say, stop_at_interrupt};
+use super::{Global, RunArguments, memory, say, stop_at_interrupt};
 use crate::config::{Command, Config};
 use crate::data::Shown;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::memory::OtherParts;
 use crate::run::RunDirectory;
 use crate::run::inputs::Inputs;
 use crate::supervised::{self, Cost, Learner, Options, Pace};
 use crate::text::quoted;
 use crate::text_to_image::files_of;
 
-/// Prints the resolved configuration, and what training with it will cost.
+/// Prints the resolved configuration, and what training with it will cost; `parts` are on the device as well.
 ///
 /// # Errors
 /// If the device does not have enough memory.
-pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> Result<()> {
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost, parts: &OtherParts) -> Result<()> {
     let gigaflops = cost.flops as f64 / 1e9;
     say(config.to_toml().trim_end());
     say("");
@@ -31,15 +31,8 @@ pub(super) fn dry_run(gpu: &Gpu, config: &Config, pace: &Pace, cost: &Cost) -> R
     }
     say(format_args!("per step               {gigaflops:.2} GFLOP, {} dispatches", cost.dispatches));
     say(format_args!("{:<22} {:.1} GFLOP", format!("{} steps", pace.steps), gigaflops * pace.steps as f64));
-    say(format_args!(
-        "planned device memory  {:.1} MiB ({:.1} MiB if nothing were reused)",
-        mebibytes(cost.bytes),
-        mebibytes(cost.naive_bytes)
-    ));
-    if let Some(memory) = gpu.description().memory_bytes {
-        say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
-    }
-    gpu.check_memory(cost.bytes)
+    memory::print(&cost.memory, "training", parts);
+    memory::check(gpu, &cost.memory, parts)
 }
 
 /// Says what a run has trained of a text-to-image model, and how to draw with it.

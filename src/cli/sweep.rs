@@ -94,7 +94,7 @@ fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
         }
         let title = title(run);
         say(format_args!("{title:<width$}  {iterations:>6} iterations  {gigaflops:>10.1} GFLOP{state}"));
-        gpu.check_memory(cost.bytes)?;
+        gpu.check_memory(cost.memory.bytes())?;
     }
     say(format_args!(
         "{} runs, {left:.1} GFLOP of training left on {} (plus evaluations)",

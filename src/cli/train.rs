@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::HumanDuration;
 
+use super::memory::{self, mebibytes};
 use super::resume::RunStart;
 use super::supervised::{beside, say_tuned};
 use super::{Global, RunArguments, eval, say, stop_at_interrupt};
@@ -14,11 +15,12 @@ use crate::config::{Command, Config, Train, WeightType};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
+use crate::memory::OtherParts;
 use crate::model::{FlowModel, Network, Pictures, StoredModel};
 use crate::preflight;
 use crate::reward;
 use crate::reward::Rewards;
-use crate::rl::{Cost, OtherParts, RunOptions, RunSummary, TrainingRun};
+use crate::rl::{Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
 use crate::saved::going_on;
@@ -57,7 +59,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if base.text().is_some() {
         // Encoding takes a while: what does not suit the model is found before.
         let cost = preflight::check_model(&trained, &planned, &DeviceProfile::of(&gpu))?;
-        gpu.check_memory(cost.bytes)?;
+        gpu.check_memory(cost.memory.bytes())?;
     }
     let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
     let model = base.loaded(&gpu, &config, (folder, global.verbosity()), |warning| log::warn!("{warning}"))?;
@@ -128,10 +130,6 @@ fn load_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Res
     Rewards::new(gpu, &config.reward, pictures)
 }
 
-fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
 /// Prints `config` and what training with it would cost; for a resumed run, `trained` is what training will use.
 fn dry_run(
     global: &Global,
@@ -145,8 +143,8 @@ fn dry_run(
     let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);
     let cost: Cost = TrainingRun::cost(trained, model, &profile)?;
-    let encoder = text.map(|text| text.planned_encoder(&profile)).transpose()?.flatten();
-    let parts = OtherParts::of(model, &cost, encoder, rewards, &profile, |bytes| gpu.check_memory(bytes))?;
+    let encoders = text.map(|text| text.planned_encoder(&profile)).transpose()?.flatten().into_iter().collect();
+    let parts = OtherParts::of(model, &cost.memory, encoders, rewards, &profile, |bytes| gpu.check_memory(bytes))?;
     say(config.to_toml().trim_end());
     let gigaflops = |flops: u64| flops as f64 / 1e9;
     say("");
@@ -165,7 +163,7 @@ fn dry_run(
     });
     say(format_args!("{:<23}{}", format!("{} iterations", trained.train.iterations), times.join(", ")));
     say(format_args!("dispatches             {}", cost.dispatches));
-    print_memory(&cost, &parts);
+    memory::print(&cost.memory, "rollout, update and optimizer", &parts);
     print_alternatives(trained, model, &parts, &profile)?;
     let frozen = Network::base(model, trained.model.weights).frozen();
     let by_type = frozen.bytes_by_type();
@@ -175,17 +173,14 @@ fn dry_run(
         mebibytes(frozen.bytes()),
         by_type.collect::<Vec<String>>().join(", ")
     ));
-    if let Some(memory) = gpu.description().memory_bytes {
-        say(format_args!("device memory          {:.0} MiB", mebibytes(memory)));
-    }
-    gpu.check_memory(parts.most(&cost))
+    memory::check(&gpu, &cost.memory, &parts)
 }
 
 /// Prints what would be on the device with other settings.
 fn print_alternatives(trained: &Config, model: &FlowModel, parts: &OtherParts, profile: &DeviceProfile) -> Result<()> {
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = parts.most(&TrainingRun::cost(other, model, profile)?);
+            let bytes = parts.most(&TrainingRun::cost(other, model, profile)?.memory);
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())
@@ -212,26 +207,3 @@ fn print_alternatives(trained: &Config, model: &FlowModel, parts: &OtherParts, p
 
 /// What laptop, desktop and data-centre GPUs reach, in TFLOP/s.
 const SPEEDS: [f64; 3] = [2.0, 10.0, 50.0];
-
-/// The most that is on the device at a time, and what it consists of.
-fn print_memory(cost: &Cost, parts: &OtherParts) {
-    say(format_args!(
-        "planned device memory  {:.1} MiB ({:.1} MiB if nothing were reused)",
-        mebibytes(parts.most(cost)),
-        mebibytes(parts.naive(cost))
-    ));
-    let part = |bytes: u64, what: &str| say(format_args!("  {:>10.1} MiB       {what}", mebibytes(bytes)));
-    let decoder = parts.decoder.iter().map(|(tile, _)| match tile {
-        None => "the decoder, while it decodes whole images".to_owned(),
-        Some([height, width]) => format!("the decoder, while it decodes in tiles of {width}x{height} pixels"),
-    });
-    let rewards = parts.rewards.iter().map(|(name, _)| format!("the reward {name}"));
-    let beside: Vec<(u64, String)> = parts.on_top(cost).into_iter().zip(rewards.chain(decoder)).collect();
-    if !beside.is_empty() {
-        part(cost.bytes, "rollout, update and optimizer");
-        beside.iter().for_each(|(bytes, what)| part(*bytes, &format!("{what}, on top")));
-    }
-    if let Some((encoder, memory)) = &parts.encoder {
-        part(memory.alone(), &format!("the largest layer of {encoder}, alone, before training"));
-    }
-}

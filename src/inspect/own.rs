@@ -71,7 +71,7 @@ fn describe(report: &mut Report, model: &FlowModel, file: &str) {
     let plans = plans.map(|graph| planned_bytes(&graph, &profile));
     let weights = 4 * model.layout().elements() as u64;
     let training = match Trainer::cost(&(&Config::default()).into(), model, &profile) {
-        Ok(cost) => Some(cost.bytes),
+        Ok(cost) => Some(cost.memory.bytes()),
         Err(cause) => {
             report.notes.push(format!("the default configuration does not fit it: {cause}"));
             None

@@ -59,7 +59,7 @@ fn memory(model: &TextToImage, recipe: Recipe) -> Result<Vec<ImageMemory>> {
         let drawing = planned_together(&plans) + images_bytes(&flow_model, 1);
         // The plans do not depend on how the weights are stored.
         let cost = Trainer::cost(&(&config).into(), &flow_model, &profile)?;
-        let training = cost.bytes_beside([&decoding]) - base(WeightType::F32).frozen().bytes();
+        let training = cost.memory.bytes_beside([&decoding]) - base(WeightType::F32).frozen().bytes();
         found.extend(WeightType::ALL.map(|weights| {
             let bytes = base(weights).frozen().bytes();
             let others = encoder.max(decoding.alone());

@@ -5,7 +5,6 @@ mod dump;
 pub mod guard;
 mod inputs;
 mod line;
-mod memory;
 mod method;
 mod metrics;
 mod rollout;
@@ -17,7 +16,6 @@ mod update_graph;
 
 pub use inputs::inputs;
 pub use line::{IterationLine, Line, MaskedLine};
-pub use memory::OtherParts;
 pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun};

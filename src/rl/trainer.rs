@@ -17,10 +17,8 @@ use crate::config::{LogProb, ObjectiveName};
 use crate::error::{Error, Result};
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
-use crate::graph::{
-    DType, DeviceProfile, Graph, PartMemory, Planned, StoreMemory, Stores, check_tensors, planned_bytes,
-    planned_together, reserve,
-};
+use crate::graph::{DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, reserve};
+use crate::memory::TrainingMemory;
 use crate::model::folder::StoredTensors;
 use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
@@ -63,14 +61,8 @@ pub struct Cost {
     pub update_flops: u64,
     /// Dispatches of an iteration.
     pub dispatches: u64,
-    /// Device bytes that training uses, with the staging buffer that every open device holds.
-    pub bytes: u64,
-    /// The same if no memory were reused.
-    pub naive_bytes: u64,
-    /// Bytes of everything but the plans.
-    fixed: u64,
-    /// The plans of an update, a step and the noise.
-    plans: Vec<Planned>,
+    /// The memory that training uses; its plans are those of an update, a step and the noise.
+    pub memory: TrainingMemory,
 }
 
 impl Cost {
@@ -88,17 +80,7 @@ impl Cost {
     /// # Errors
     /// If the device does not have enough memory.
     pub fn reserve(&self, gpu: &Gpu) -> Result<Vec<Arc<Buffer>>> {
-        reserve(gpu, &self.plans[0].slots)
-    }
-
-    /// Device bytes while these parts are there, too: plans share their memory.
-    pub fn bytes_beside<'a>(&self, parts: impl IntoIterator<Item = &'a PartMemory>) -> u64 {
-        let (mut weights, mut plans) = (0, self.plans.clone());
-        for part in parts {
-            weights += part.weights;
-            plans.push(part.plan.clone());
-        }
-        self.fixed + weights + planned_together(&plans)
+        reserve(gpu, &self.memory.plans[0].slots)
     }
 }
 
@@ -174,10 +156,7 @@ impl Trainer {
             rollout_flops: step.graph.flops() * steps,
             update_flops: update.graph.flops() * passes,
             dispatches: dispatches(&step.graph, steps) + dispatches(&update.graph, passes),
-            bytes: fixed + planned_together(&plans),
-            naive_bytes: fixed + plans.iter().map(|plan| plan.naive).sum::<u64>(),
-            fixed,
-            plans: plans.into(),
+            memory: TrainingMemory { fixed, plans: plans.into() },
         })
     }
 
@@ -209,7 +188,7 @@ impl Trainer {
         let TrainerSettings { updates, rewards, lora, weights, base: base_name } = settings;
         let conditions = updates.rollout.chosen_classes(flow_model.conditions())?;
         // The device holds its staging buffer already.
-        gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
+        gpu.check_memory(gpu.counters().bytes_held + cost.memory.bytes() - STAGING_BYTES)?;
         let adapter = Adapter::begin(&lora, updates.seed, &flow_model)?;
         let network = Network::new(&flow_model, adapter.as_ref(), weights);
         // Gigabytes may have to be read, so their checksum is computed while they are uploaded.

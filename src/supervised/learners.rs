@@ -59,7 +59,7 @@ impl<'a> Pretrainer<'a> {
         weights: Option<Weights>,
     ) -> Result<Self> {
         // The device holds its staging buffer already.
-        gpu.check_memory(gpu.counters().bytes_held + cost.bytes - STAGING_BYTES)?;
+        gpu.check_memory(gpu.counters().bytes_held + cost.memory.bytes() - STAGING_BYTES)?;
         let network = Network::new(model, adapter.as_ref(), config.model.weights);
         let (mut frozen, mut base) = (Stores::new(), None);
         let begin = |weights: &dyn WeightSource, frozen: &Stores| {

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::data::Captions;
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::text::EncoderChoice;
 use crate::model::{Prompt, Shared, StoredModel};
 use crate::run::Verbosity;
@@ -58,6 +59,17 @@ impl Captioned {
         self.base.planned(&self.captions, self.encoders.prompts.tokens())
     }
 
+    /// What encodes images and captions, each alone on such a device, in words.
+    ///
+    /// # Errors
+    /// As [`crate::model::text::PromptEncoder::planned`].
+    pub fn planned_encoders(&self, profile: &DeviceProfile) -> Result<Vec<(String, PartMemory)>> {
+        let images = self.base.decoder.planned_encoder(self.images.shape, profile)?;
+        // The empty caption is one more.
+        let captions = self.encoders.planned(self.captions.len() + 1, profile)?;
+        Ok(vec![("the encoder of images".to_owned(), images), captions])
+    }
+
     /// The model with the embeddings of the captions, and the latents of the images: from files in `folder`, or by the
     /// autoencoder and then one text encoder after the other, which write these files. `warn` is given what was cut off
     /// captions that are too long, and why a file is not used that is there.
@@ -72,10 +84,21 @@ impl Captioned {
         verbosity: Verbosity,
         warn: impl Fn(&str),
     ) -> Result<(StoredModel, Latents)> {
-        let images = ImagesToEncode { images: &self.images, decoder: &self.base.decoder, flipped: self.flipped };
-        let latents = images.encoded(gpu, folder, self.labels.clone(), verbosity, &warn)?;
-        let many = ManyPrompts { encoders: &self.encoders, prompts: &self.captions, negative: "" };
-        let conditions = many.encoded(gpu, folder, verbosity, &warn)?;
+        let (decoder, labels) = (&self.base.decoder, &self.labels);
+        let images = ImagesToEncode { images: &self.images, decoder, flipped: self.flipped, labels };
+        let captions = ManyPrompts { encoders: &self.encoders, prompts: &self.captions, negative: "" };
+        let of_images = images.file(folder, verbosity, &warn)?;
+        let of_captions = captions.file(folder, verbosity, &warn)?;
+        let (latents, conditions) = (images.found(&of_images), captions.found(&of_captions));
+        // Encoding takes long: there must be room for all that is missing before any of it is encoded.
+        if latents.is_none() {
+            images.check_room(gpu)?;
+        }
+        if conditions.is_none() {
+            captions.check_room(gpu)?;
+        }
+        let latents = latents.map_or_else(|| images.written(gpu, &of_images), Ok)?;
+        let conditions = conditions.map_or_else(|| captions.written(gpu, &of_captions), Ok)?;
         Ok((self.base.with(Shared(Arc::new(conditions)))?, latents))
     }
 }

@@ -28,24 +28,25 @@ pub(super) struct KeptFile<'a> {
 }
 
 impl KeptFile<'_> {
-    /// The file as `open` opens it: one that is there if it `is_same`, or else a new one that `write` writes.
-    ///
-    /// # Errors
-    /// Those of `write`, and of `open` for the new file; if the folder cannot be created.
-    pub fn opened<T>(
-        &self,
-        open: impl Fn(&Path) -> Result<T>,
-        is_same: impl Fn(&T) -> bool,
-        write: impl FnOnce(&Path, &mut Progress) -> Result<()>,
-    ) -> Result<T> {
-        let Self { path, things: (count, noun), verbosity, warn } = self;
+    /// The file as `open` opens it, if it is there and `is_same`.
+    pub fn found<T>(&self, open: impl Fn(&Path) -> Result<T>, is_same: impl Fn(&T) -> bool) -> Option<T> {
+        let Self { path, things: (_, noun), warn, .. } = self;
         if path.is_file() {
             match open(path) {
-                Ok(found) if is_same(&found) => return Ok(found),
+                Ok(found) if is_same(&found) => return Some(found),
                 Ok(_) => warn(&format!("{} has other {noun}s: they are encoded again", path.display())),
                 Err(cause) => warn(&format!("{cause}; the {noun}s are encoded again")),
             }
         }
+        None
+    }
+
+    /// A new file, which `write` writes.
+    ///
+    /// # Errors
+    /// Those of `write`, and if the folder cannot be created.
+    pub fn written(&self, write: impl FnOnce(&Path, &mut Progress) -> Result<()>) -> Result<()> {
+        let Self { path, things: (count, noun), verbosity, .. } = self;
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
         // What a run left that was stopped while it encoded, which may be large.
@@ -53,7 +54,7 @@ impl KeptFile<'_> {
         let mut progress = Progress::new("encoding", *count as u64, *verbosity);
         write(path, &mut progress)?;
         progress.finish(&format!("{} encoded into {}", counted(*count, noun), path.display()));
-        open(path)
+        Ok(())
     }
 }
 
@@ -66,31 +67,44 @@ pub(super) struct ManyPrompts<'a> {
 }
 
 impl ManyPrompts<'_> {
-    /// The embeddings, from a file in `folder`: one that is there, or else a new one. `warn` is given what was cut off
-    /// prompts that are too long.
+    /// The file in `folder` with the embeddings, whether it is there or not. `warn` is given what was cut off prompts that
+    /// are too long, too.
     ///
     /// # Errors
-    /// As [`encode_to_file`], and if an encoder or the file cannot be read.
-    pub fn encoded(
-        &self,
-        gpu: &Arc<Gpu>,
-        folder: &Path,
-        verbosity: Verbosity,
-        warn: &dyn Fn(&str),
-    ) -> Result<Conditions> {
+    /// If an encoder cannot be read.
+    pub fn file<'a>(&self, folder: &Path, verbosity: Verbosity, warn: &'a dyn Fn(&str)) -> Result<KeptFile<'a>> {
         let path = folder.join(self.file_name()?);
-        let kept = KeptFile { path, things: (self.prompts.len(), "prompt"), verbosity, warn };
+        Ok(KeptFile { path, things: (self.prompts.len(), "prompt"), verbosity, warn })
+    }
+
+    /// The embeddings in the file, if they are there.
+    pub fn found(&self, file: &KeptFile<'_>) -> Option<Conditions> {
+        file.found(|path| Conditions::open(path, &[]), |found| found.prompts() == self.prompts)
+    }
+
+    /// Checks that the device has room to encode the prompts.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_room(&self, gpu: &Gpu) -> Result<()> {
+        // The negative prompt is one more.
+        self.encoders.prompts.check_room(gpu, self.prompts.len() + 1)
+    }
+
+    /// Encodes the prompts into the file.
+    ///
+    /// # Errors
+    /// As [`encode_to_file`].
+    pub fn written(&self, gpu: &Arc<Gpu>, file: &KeptFile<'_>) -> Result<Conditions> {
         let mut cut = Vec::new();
-        let encode = |path: &Path, progress: &mut Progress| {
+        file.written(|path, progress| {
             let options = FileOptions { path, half: true, group: MOST_ENCODED };
             let mut done = |done: usize| progress.update(done as u64, "");
             cut = encode_to_file(gpu, self.encoders, self.prompts, self.negative, options, &mut done)?;
             Ok(())
-        };
-        let is_same = |found: &Conditions| found.prompts() == self.prompts;
-        let conditions = kept.opened(|path| Conditions::open(path, &[]), is_same, encode)?;
-        cut_warnings(&cut).iter().for_each(|warning| warn(warning));
-        Ok(conditions)
+        })?;
+        cut_warnings(&cut).iter().for_each(|warning| (file.warn)(warning));
+        Conditions::open(&file.path, &[])
     }
 
     /// The name of the file, with a checksum of the prompts and one of all else that the embeddings depend on.
@@ -129,9 +143,13 @@ mod tests {
             let write = |path: &Path, _: &mut Progress| {
                 std::fs::write(path, expected).map_err(|cause| Error::unwritable(path, cause))
             };
-            let found = kept.opened(crate::files::read_text, |text| text == expected, write).unwrap();
-            assert_eq!(found, expected);
-            warnings.take().concat()
+            let found = || kept.found(crate::files::read_text, |text| text == expected);
+            if found().is_none() {
+                kept.written(write).unwrap();
+            }
+            let warned = warnings.take().concat();
+            assert_eq!(found().unwrap(), expected);
+            warned
         };
         assert_eq!([opened("a"), opened("a")], ["", ""]);
         assert!(opened("b").contains("kept has other images: they are encoded again"));

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::files::fill_atomically;
 use crate::flow::noise::{NoiseKey, Stream};
 use crate::gpu::Gpu;
+use crate::graph::DeviceProfile;
 use crate::model::folder::StoredTensors;
 use crate::model::{AutoencoderConfig, Encoded, Encoder, PictureDecoder};
 use crate::pretrain::Examples;
@@ -85,30 +86,60 @@ pub(super) struct ImagesToEncode<'a> {
     pub decoder: &'a PictureDecoder,
     /// Whether mirrored images are encoded as well.
     pub flipped: bool,
+    /// The conditions of the images.
+    pub labels: &'a [u32],
+}
+
+/// Where images are kept as latents, and what these depend on.
+pub(super) struct LatentsFile<'a> {
+    file: KeptFile<'a>,
+    key: String,
 }
 
 impl ImagesToEncode<'_> {
-    /// The latents, from a file in `folder`: one that is there, or else a new one. `labels` are the conditions of the
-    /// images. `warn` is given why a file is not used that is there.
+    /// The file in `folder` with the latents, whether it is there or not. `warn` is given why it is not used if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an image or the autoencoder cannot be read.
+    pub fn file<'b>(&self, folder: &Path, verbosity: Verbosity, warn: &'b dyn Fn(&str)) -> Result<LatentsFile<'b>> {
+        let key = self.describe()?;
+        let path = folder.join(format!("latents-{:08x}.safetensors", crc32c::crc32c(key.as_bytes())));
+        Ok(LatentsFile { file: KeptFile { path, things: (self.images.files.len(), "image"), verbosity, warn }, key })
+    }
+
+    /// The latents in the file, if they are there.
+    pub fn found(&self, LatentsFile { file, key }: &LatentsFile<'_>) -> Option<Latents> {
+        let is_same = |found: &StoredTensors| found.metadata().get(KEY) == Some(key);
+        file.found(StoredTensors::open, is_same).map(|tensors| self.latents(tensors))
+    }
+
+    /// Checks that the device has room to encode an image.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_room(&self, gpu: &Gpu) -> Result<()> {
+        let planned = self.decoder.planned_encoder(self.images.shape, &DeviceProfile::of(gpu))?;
+        gpu.check_memory(gpu.counters().bytes_held + planned.alone()).map_err(|cause| match cause {
+            Error::Memory { .. } => {
+                cause.followed_by("; images are encoded as a whole, for which only `model.size` counts")
+            }
+            other => other,
+        })
+    }
+
+    /// Encodes the images into the file.
     ///
     /// # Errors
     /// [`Error::Input`] if an image cannot be read, or the encoder does not fit; if the device does not have enough memory;
     /// if the file cannot be written.
-    pub fn encoded(
-        &self,
-        gpu: &Arc<Gpu>,
-        folder: &Path,
-        labels: Vec<u32>,
-        verbosity: Verbosity,
-        warn: &dyn Fn(&str),
-    ) -> Result<Latents> {
-        let key = self.describe()?;
-        let path = folder.join(format!("latents-{:08x}.safetensors", crc32c::crc32c(key.as_bytes())));
-        let kept = KeptFile { path, things: (self.images.files.len(), "image"), verbosity, warn };
-        let is_same = |found: &StoredTensors| found.metadata().get(KEY) == Some(&key);
-        let write = |path: &Path, progress: &mut Progress| self.write(gpu, path, &key, progress);
-        let tensors = kept.opened(StoredTensors::open, is_same, write)?;
-        Ok(Latents { tensors, config: self.decoder.config().clone(), labels, flipped: self.flipped })
+    pub fn written(&self, gpu: &Arc<Gpu>, LatentsFile { file, key }: &LatentsFile<'_>) -> Result<Latents> {
+        file.written(|path, progress| self.write(gpu, path, key, progress))?;
+        StoredTensors::open(&file.path).map(|tensors| self.latents(tensors))
+    }
+
+    fn latents(&self, tensors: StoredTensors) -> Latents {
+        let (config, labels) = (self.decoder.config().clone(), self.labels.to_vec());
+        Latents { tensors, config, labels, flipped: self.flipped }
     }
 
     /// What the latents depend on: the bytes of the images, their size, and the encoder.

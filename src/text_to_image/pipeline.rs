@@ -9,7 +9,7 @@ use crate::config::{Config, WeightType, is_encoded};
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
-use crate::graph::{StoreMemory, Stores};
+use crate::graph::{DeviceProfile, PartMemory, StoreMemory, Stores};
 use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensor, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
@@ -53,6 +53,17 @@ pub struct Encoders {
     pub folders: EncoderFolders,
     /// Width of the embeddings, and of the pooled embeddings, that the transformer takes.
     pub widths: [usize; 2],
+}
+
+impl Encoders {
+    /// What the largest layer of the encoders takes on such a device to encode so many prompts, and its name in words.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::planned`].
+    pub(super) fn planned(&self, prompts: usize, profile: &DeviceProfile) -> Result<(String, PartMemory)> {
+        let (encoder, memory) = self.prompts.planned(prompts, profile)?;
+        Ok((format!("the largest layer of {encoder}"), memory))
+    }
 }
 
 impl TextToImage {

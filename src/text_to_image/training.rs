@@ -120,16 +120,16 @@ impl TextBase {
         self.base.planned(&self.asked, tokens)
     }
 
-    /// The text encoder whose largest layer takes the most on such a device, and what that layer takes; `None` if the
-    /// prompts have been encoded before.
+    /// What encodes the prompts on such a device, in words: the largest layer of the text encoders; `None` if the prompts
+    /// have been encoded before.
     ///
     /// # Errors
     /// As [`crate::model::text::PromptEncoder::planned`].
-    pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(&'static str, PartMemory)>> {
+    pub fn planned_encoder(&self, profile: &DeviceProfile) -> Result<Option<(String, PartMemory)>> {
         match &self.embeddings {
             Embeddings::Encoded(_) => Ok(None),
             // The negative prompt is one more.
-            Embeddings::Open(encoders) => encoders.prompts.planned(self.asked.len() + 1, profile).map(Some),
+            Embeddings::Open(encoders) => encoders.planned(self.asked.len() + 1, profile).map(Some),
         }
     }
 
@@ -154,7 +154,8 @@ impl TextBase {
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
                 let negative = self.prompts.negative.as_str();
                 let many = ManyPrompts { encoders, prompts: &self.asked, negative };
-                Arc::new(many.encoded(gpu, folder, verbosity, &warn)?)
+                let file = many.file(folder, verbosity, &warn)?;
+                Arc::new(many.found(&file).map_or_else(|| many.written(gpu, &file), Ok)?)
             }
             Embeddings::Open(encoders) => {
                 let (conditions, cut) = Conditions::encode(gpu, encoders, &self.asked, &self.prompts.negative)?;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use flowdppo_wgpu::model::{AutoencoderConfig, Tensors, read_tensors};
 use image::{Rgb, RgbImage};
 
-use super::workplace::{Workplace, formats, lines, number, picture, pipeline};
+use super::workplace::{Ended, Workplace, formats, lines, number, picture, pipeline, program};
 
 const CONFIGURATION: &str = r#"
     [model]
@@ -124,6 +124,14 @@ fn a_run_is_resumed_byte_for_byte_and_its_adapter_is_drawn_with_and_tuned_by_rew
     assert_eq!(here.run("config check tune.toml --for pretrain").succeeds(), "tune.toml: OK for pretrain\n");
     let plan = here.run("pretrain --config tune.toml --dry-run").succeeds();
     assert!(plan.contains("planned device memory") && plan.contains(" trained)"), "{plan}");
+    for part in [
+        "training",
+        "the decoder, while it decodes whole images, on top",
+        "the encoder of images, alone, before training",
+        "the largest layer of text_encoder_3, alone, before training",
+    ] {
+        assert!(plan.lines().any(|line| line.ends_with(&format!(" MiB       {part}"))), "{part}: {plan}");
+    }
     assert_eq!(here.encoded(), [const { Vec::new() }; 2], "a dry run encodes nothing");
     let shown = here.run("data --config tune.toml --out sheet.png").succeeds();
     assert!(shown.contains("3 images of 48x32 pixels, 2 captions\n"), "{shown}");
@@ -163,6 +171,25 @@ fn a_run_is_resumed_byte_for_byte_and_its_adapter_is_drawn_with_and_tuned_by_rew
     here.run("-q pretrain --config more.toml --out more --set pretrain.steps=1").succeeds();
     fs::remove_dir_all(here.path("reward/adapter")).unwrap();
     here.run("-q pretrain --resume --out more --set pretrain.steps=2").succeeds();
+}
+
+/// At this size training takes 7.5 MiB, decoding in tiles little more, and encoding 15.3 MiB, 4 MiB of it for staging.
+#[test]
+fn encoders_must_have_room_before_anything_is_encoded() {
+    let here = Place::new();
+    let large = "--config tune.toml --set model.size=[256,256] --set pretrain.steps=1 --set pretrain.micro_batch=1";
+    let with_little = |command: &str| {
+        let mut command = program(&here.path(""), &format!("{command} {large}"));
+        Ended::of(command.env("FLOWDPPO_MEMORY_LIMIT_MIB", "12"))
+    };
+    let planned = with_little("pretrain --dry-run");
+    assert!(planned.code == Some(3) && planned.out.contains("while it decodes in tiles of "), "{}", planned.out);
+    let refused = with_little("-q pretrain --out run");
+    assert!(refused.code == Some(3) && refused.err.contains("only `model.size` counts"), "{}", refused.err);
+    assert!(here.encoded() == [const { Vec::new() }; 2] && !here.path("run").exists());
+    // With the latents of a larger device there is room.
+    here.run(&format!("-q pretrain --out whole {large}")).succeeds();
+    with_little("-q pretrain --out run").succeeds();
 }
 
 /// Most of the loss is the variance of noise and latents; what can be learned is that of the random network's velocities.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use super::{Autoencoder, AutoencoderConfig, Encoder, planned_decoder};
+use super::{Autoencoder, AutoencoderConfig, Encoder, planned_decoder, planned_encoder};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::gpu::Gpu;
@@ -151,6 +151,14 @@ impl PictureDecoder {
             return Err(Error::input(format!("{name} encodes images of {channels} channels: 3 are needed")));
         }
         self.read()?.encoder(gpu, 1)
+    }
+
+    /// What the encoder takes on such a device for one picture of a shape.
+    ///
+    /// # Errors
+    /// If the device does not allow a tensor of this size.
+    pub fn planned_encoder(&self, picture: ImageShape, profile: &DeviceProfile) -> Result<PartMemory> {
+        planned_encoder(&self.config, [picture.height, picture.width], profile)
     }
 
     /// Reads the weights.

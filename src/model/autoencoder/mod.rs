@@ -276,6 +276,14 @@ pub fn planned_decoder(
     })
 }
 
+/// What an encoder takes on such a device for one picture of a size.
+///
+/// # Errors
+/// If the device does not allow a tensor of this size.
+pub fn planned_encoder(config: &AutoencoderConfig, size: [usize; 2], profile: &DeviceProfile) -> Result<PartMemory> {
+    bound::planned(&Half { config: config.clone(), decodes: false }, 1, size, profile)
+}
+
 /// The result of an encoder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {

@@ -21,7 +21,7 @@ const T5_TOKENS: usize = 256;
 const OF_SD3: [[&str; 2]; 3] = [["tokenizer", "text_encoder"], ["tokenizer_2", "text_encoder_2"], ["tokenizer_3", T5]];
 
 /// The encoder of Stable Diffusion 3 that may be left out.
-const T5: &str = "text_encoder_3";
+pub(super) const T5: &str = "text_encoder_3";
 
 /// The tokenizer and the text encoder of MiniT2I.
 const OF_MINIT2I: [&str; 2] = ["tokenizer", "text_encoder"];
@@ -47,6 +47,15 @@ pub trait PromptEncoder: fmt::Debug + Send + Sync {
     /// [`Error::Input`] if the configuration of an encoder is missing or not supported; if the device is too small for a
     /// tensor of one.
     fn planned(&self, prompts: usize, profile: &DeviceProfile) -> Result<(&'static str, PartMemory)>;
+
+    /// Checks that the device has room to encode so many prompts.
+    ///
+    /// # Errors
+    /// As [`PromptEncoder::planned`], and if it does not.
+    fn check_room(&self, gpu: &Gpu, prompts: usize) -> Result<()> {
+        let (_, layer) = self.planned(prompts, &DeviceProfile::of(gpu))?;
+        gpu.check_memory(gpu.counters().bytes_held + layer.alone())
+    }
 }
 
 /// How a user wants prompts to be encoded.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::clip::{ClipTextEncoded, encode_clip_text, planned_clip_text};
 use super::config::{ClipTextConfig, T5Config, read_config};
-use super::encoders::PromptEncoder;
+use super::encoders::{PromptEncoder, T5};
 use super::t5::{encode_t5, planned_t5};
 use super::tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
 use super::weights::Weights;
@@ -109,7 +109,7 @@ impl Sd3Prompts {
     /// # Errors
     /// [`Error::Input`] if a tokenizer is missing or damaged.
     pub fn open(folder: &Path, with_t5: bool, t5_tokens: usize, width: usize) -> Result<Self> {
-        let has_t5 = with_t5 && folder.join("text_encoder_3").is_dir();
+        let has_t5 = with_t5 && folder.join(T5).is_dir();
         Ok(Self {
             folder: folder.to_owned(),
             tokenizers: [Tokenizer::open(&folder.join("tokenizer"))?, Tokenizer::open(&folder.join("tokenizer_2"))?],
@@ -163,9 +163,9 @@ impl PromptEncoder for Sd3Prompts {
         if let Some(tokenizer) = &self.t5_tokenizer {
             let tokens = tokenizer.encode(prompts, self.t5_tokens)?;
             note(&tokens, "T5");
-            let folder = self.folder.join("text_encoder_3");
+            let folder = self.folder.join(T5);
             let config: T5Config = read_config(&folder.join("config.json"))?;
-            self.check_width("text_encoder_3", config.d_model == self.width, config.d_model)?;
+            self.check_width(T5, config.d_model == self.width, config.d_model)?;
             let states = encode_t5(gpu, &config, &Weights::open(&folder, "")?, &tokens, false);
             t5.states = Some(states.map_err(without_t5)?);
         }
@@ -177,6 +177,12 @@ impl PromptEncoder for Sd3Prompts {
 
     fn planned(&self, prompts: usize, profile: &DeviceProfile) -> Result<(&'static str, PartMemory)> {
         planned_encoder(&self.folder, prompts, self.t5_tokenizer.as_ref().map(|_| self.t5_tokens), profile)
+    }
+
+    fn check_room(&self, gpu: &Gpu, prompts: usize) -> Result<()> {
+        let (encoder, layer) = self.planned(prompts, &DeviceProfile::of(gpu))?;
+        let room = gpu.check_memory(gpu.counters().bytes_held + layer.alone());
+        if encoder == T5 { room.map_err(without_t5) } else { room }
     }
 }
 
@@ -209,11 +215,11 @@ pub(super) fn planned_encoder(
         found.push((encoder, planned_clip_text(&name, &sizes, [prompts, CLIP_TOKENS], profile)?));
     }
     if let Some(tokens) = t5_tokens {
-        let path = config("text_encoder_3");
+        let path = config(T5);
         let sizes: T5Config = read_config(&path)?;
         sizes.check(&path.display().to_string())?;
         let planned = planned_t5(&sizes, [prompts, tokens], false, profile).map_err(without_t5)?;
-        found.push(("text_encoder_3", planned));
+        found.push((T5, planned));
     }
     Ok(found.into_iter().max_by_key(|(_, memory)| memory.alone()).expect("there are two"))
 }

@@ -3,13 +3,13 @@
 
 use std::collections::HashSet;
 
-use crate::config::{Command, Config, ModelSource, Run};
+use crate::config::{Command, Config, ModelSource};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::{DeviceProfile, PartMemory};
-use crate::model::{ClassifierConfig, FlowModel, StoredModel, Weights};
-use crate::reward::{self, Rewards, check_classifier};
-use crate::rl::{Cost, TrainingRun};
+use crate::model::{ClassifierConfig, FlowModel, Weights};
+use crate::reward;
+use crate::rl::TrainingRun;
 use crate::supervised::Pretrainer;
 use crate::text_to_image::{Captioned, StartingModel};
 use crate::{assets, data, fit_classifier, pretrain};
@@ -25,10 +25,7 @@ pub fn refusals(configs: &[(Command, Config)]) -> Vec<Error> {
 /// read once.
 fn distinct(configs: &[(Command, Config)]) -> impl Iterator<Item = &(Command, Config)> {
     let mut seen = HashSet::new();
-    configs.iter().filter(move |(command, config)| {
-        let config = Config { run: Run::default(), ..config.clone() };
-        seen.insert((command.name(), config.to_toml()))
-    })
+    configs.iter().filter(move |(command, config)| seen.insert((command.name(), config.without_run().to_toml())))
 }
 
 /// Reads the files of a configuration, and checks that they match each other.
@@ -49,23 +46,7 @@ fn check_train(config: &Config) -> Result<()> {
     if let ModelSource::New(_) = config.model.source()? {
         return Ok(());
     }
-    check_model(config, &*StartingModel::open(config)?.planned()?, &DeviceProfile::default()).map(drop)
-}
-
-/// Checks that the configuration of a run, its rewards and its judge suit a model as plans need it. Returns the cost of an
-/// iteration on such a device.
-///
-/// # Errors
-/// The error that the run would report.
-pub fn check_model(config: &Config, planned: &StoredModel, profile: &DeviceProfile) -> Result<Cost> {
-    let flow_model = planned.flow_model("`model.file`")?;
-    let cost = TrainingRun::cost(config, &flow_model, profile)?;
-    let pictures = flow_model.pictures(&planned.class_names);
-    Rewards::check(&config.reward, &pictures)?;
-    if !config.eval.judge.is_empty() {
-        check_classifier(&config.eval.judge, &pictures)?;
-    }
-    Ok(cost)
+    TrainingRun::check(config, &*StartingModel::open(config)?.planned()?, &DeviceProfile::default()).map(drop)
 }
 
 fn check_pretrain(config: &Config) -> Result<()> {

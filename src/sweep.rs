@@ -3,6 +3,7 @@
 //! Every run has its own directory with the usual checkpoints. Whatever ends a sweep (Ctrl-C, a crash, a power cut), the
 //! same command continues it.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
 use crate::run::{Verbosity, checkpoint, metrics};
+use crate::saved::going_on;
 use crate::text_to_image::StartingModel;
 
 /// How far a run of a sweep has come.
@@ -98,6 +100,32 @@ impl SweepPlan {
         TrainingRun::cost(&run.config, &model.flow_model(&run.config.model.name())?, profile)
     }
 
+    /// Checks that every run that is still to do suits its model, and that the device has room for it: a mistake in the last
+    /// must not be found after the others have been trained, or prompts have been encoded for it.
+    ///
+    /// # Errors
+    /// That of the first run that would be refused, with its name.
+    pub fn check(&self, gpu: &Gpu) -> Result<()> {
+        let mut checked = HashSet::new();
+        for run in self.runs.iter().filter(|run| self.progress(run) == RunState::Open) {
+            // Not again for each seed.
+            if checked.insert(run.config.without_run().to_toml()) {
+                let name = format!(" (the run {}, seed {})", run.label, run.config.run.seed);
+                self.check_run(gpu, run).map_err(|cause| cause.followed_by(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_run(&self, gpu: &Gpu, run: &SweepRun) -> Result<()> {
+        let (config, model, path) = (&run.config, self.model(run), path(&run.config));
+        // Only an adapter to start from may be gone; checkpoints are large.
+        let begun = if config.lora.adapter.is_some() { begun(&path)? } else { None };
+        let newest = begun.map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?.flatten();
+        TrainingRun::check_on(gpu, &going_on(config, newest.as_ref()), &*model.planned()?)?;
+        model.check_room(gpu, path.parent().unwrap_or(&path))
+    }
+
     /// Starts a run, or continues it.
     ///
     /// # Errors
@@ -111,7 +139,7 @@ impl SweepPlan {
     ) -> Result<Ended> {
         let config = &run.config;
         let path = path(config);
-        let begun = path.join("config.toml").is_file().then(|| RunDirectory::open(&path)).transpose()?;
+        let begun = begun(&path)?;
         let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
         let folder = path.parent().unwrap_or(&path);
         let warn = |warning: &str| log::warn!("{warning}");
@@ -168,6 +196,11 @@ impl SweepPlan {
             begun.map(|run| Source { label: Some(run.label.clone()), path: path(&run.config) }).collect();
         if sources.is_empty() { Ok(None) } else { Comparison::read(&sources).map(Some) }
     }
+}
+
+/// The directory of a run that has been started.
+fn begun(path: &Path) -> Result<Option<RunDirectory>> {
+    path.join("config.toml").is_file().then(|| RunDirectory::open(path)).transpose()
 }
 
 fn path(config: &Config) -> PathBuf {

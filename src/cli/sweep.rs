@@ -37,6 +37,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let total = plan.runs().len();
     if open > 0 {
         let gpu = global.open(&device)?;
+        plan.check(&gpu)?;
         prepare_folder(out, &arguments.file)?;
         global.announce(format_args!("{open} of {total} runs to do on {}", gpu.description().name));
         let stop = stop_at_interrupt()?;
@@ -77,6 +78,7 @@ fn title(run: &SweepRun) -> String {
 
 fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
     let gpu = global.open(device)?;
+    plan.check(&gpu)?;
     let profile = DeviceProfile::of(&gpu);
     let width = plan.runs().iter().map(|run| title(run).chars().count()).max().unwrap_or(0);
     let mut left = 0.0;
@@ -94,7 +96,6 @@ fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
         }
         let title = title(run);
         say(format_args!("{title:<width$}  {iterations:>6} iterations  {gigaflops:>10.1} GFLOP{state}"));
-        gpu.check_memory(cost.memory.bytes())?;
     }
     say(format_args!(
         "{} runs, {left:.1} GFLOP of training left on {} (plus evaluations)",

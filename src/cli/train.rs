@@ -17,7 +17,6 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::{FlowModel, Network, Pictures, StoredModel};
-use crate::preflight;
 use crate::reward;
 use crate::reward::Rewards;
 use crate::rl::{Cost, RunOptions, RunSummary, TrainingRun};
@@ -56,12 +55,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     // Bind everything, and check that the checkpoint fits, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
+    let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
     if base.text().is_some() {
         // Encoding takes a while: what does not suit the model is found before.
-        let cost = preflight::check_model(&trained, &planned, &DeviceProfile::of(&gpu))?;
-        gpu.check_memory(cost.memory.bytes())?;
+        TrainingRun::check_on(&gpu, &trained, &planned)?;
+        base.check_room(&gpu, folder)?;
     }
-    let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
     let model = base.loaded(&gpu, &config, (folder, global.verbosity()), |warning| log::warn!("{warning}"))?;
     let run = TrainingRun::prepare(&gpu, &config, &*model, newest, arguments.dump_update.clone())?;
     // Closes its file, which may be one that the run replaces.

@@ -184,6 +184,12 @@ impl Config {
         }
     }
 
+    /// The configuration with the default `[run]`: the same for runs that differ only in their seed, name or place.
+    #[must_use]
+    pub fn without_run(&self) -> Self {
+        Self { run: Run::default(), ..self.clone() }
+    }
+
     /// The configuration that the program wrote into the directory of a run, changed by the overrides.
     ///
     /// It contains every key that was read. If an override changes the objective, a kind or a mode, the keys of the

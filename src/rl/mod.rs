@@ -1,6 +1,7 @@
 //! Reinforcement learning: rollout, advantages, update, and the loop around them.
 
 pub mod advantage;
+mod check;
 mod dump;
 pub mod guard;
 mod inputs;

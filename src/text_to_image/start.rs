@@ -66,6 +66,17 @@ impl StartingModel {
         }
     }
 
+    /// Checks that the device has room to encode the prompts, unless they are in a file in `folder`.
+    ///
+    /// # Errors
+    /// As [`TextBase::check_room`].
+    pub fn check_room(&self, gpu: &Gpu, folder: &Path) -> Result<()> {
+        match self {
+            Self::Native(_) => Ok(()),
+            Self::Text(text) => text.check_room(gpu, folder),
+        }
+    }
+
     /// The model as runs need it; `folder` is for the embeddings of many prompts. `warn` is given what a user should know of
     /// the prompts and of the configuration.
     ///

@@ -11,7 +11,7 @@ use super::pipeline::Encoders;
 use super::prompts::{MOST_ENCODED, cut_warnings, read_prompts};
 use crate::classes::ConditionKind;
 use crate::config::{self, Config, is_encoded};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
@@ -133,6 +133,23 @@ impl TextBase {
         }
     }
 
+    /// Checks that the device has room to encode the prompts, unless they have been encoded: before, or as many prompts into
+    /// a file in `folder`.
+    ///
+    /// # Errors
+    /// If it does not, or an encoder is damaged.
+    pub fn check_room(&self, gpu: &Gpu, folder: &Path) -> Result<()> {
+        let Embeddings::Open(encoders) = &self.embeddings else { return Ok(()) };
+        let many = self.many(encoders);
+        // Why a file is not used is said when the prompts are encoded again.
+        let is_kept = || Ok::<_, Error>(many.found(&many.file(folder, Verbosity::Quiet, &|_| ())?).is_some());
+        if self.asked.len() > MOST_ENCODED && is_kept()? { Ok(()) } else { many.check_room(gpu) }
+    }
+
+    fn many<'a>(&'a self, encoders: &'a Encoders) -> ManyPrompts<'a> {
+        ManyPrompts { encoders, prompts: &self.asked, negative: &self.prompts.negative }
+    }
+
     /// The model with the embeddings of its prompts, by one text encoder after the other: in memory or, if there are many,
     /// in a file in `folder`, which is used again. It is done once. `warn` is given what was cut off prompts that are too
     /// long.
@@ -152,8 +169,7 @@ impl TextBase {
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
             Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
-                let negative = self.prompts.negative.as_str();
-                let many = ManyPrompts { encoders, prompts: &self.asked, negative };
+                let many = self.many(encoders);
                 let file = many.file(folder, verbosity, &warn)?;
                 Arc::new(many.found(&file).map_or_else(|| many.written(gpu, &file), Ok)?)
             }

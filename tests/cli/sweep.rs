@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::workplace::Workplace;
+use super::workplace::{Ended, Workplace, program};
 
 const SWEEP: &str = r#"
 [sweep]
@@ -92,4 +92,32 @@ fn a_run_that_diverges_is_recorded_and_the_sweep_continues() {
     assert!(reason.contains("not finite") && !reason.contains("--set"), "{reason}");
     let said = here.run("sweep sweep.toml --out s --dry-run").succeeds();
     assert_eq!((said.matches("  failed").count(), said.matches("  finished").count()), (1, 2), "{said}");
+}
+
+/// Encoding and training take long: a mistake in the last run is found before the first has started.
+#[test]
+fn every_run_with_prompts_is_checked_before_the_first_starts() {
+    let here = Workplace::of_prompts();
+    let sweep = |last: &str| {
+        let last = format!("[[variant]]\nlabel = \"last\"\nset = [{last}]\n");
+        let first = "[sweep]\nbase = \"train.toml\"\nseeds = [0]\n[[variant]]\nlabel = \"first\"\n";
+        fs::write(here.path("sweep.toml"), format!("{first}{last}")).unwrap();
+    };
+    fs::write(here.path("others.txt"), "a fox\n").unwrap();
+    for (last, says) in [
+        ("'rollout.classes=[2]'", "`rollout.classes` names prompt 2, but there are 2 prompts"),
+        ("'prompts.file=others.txt', 'eval.classes=[1]'", "`eval.classes` names prompt 1"),
+        ("'lora.targets=[\"attn.qkv\"]'", "\"attn.qkv\", which is not a layer of the model"),
+    ] {
+        sweep(last);
+        for options in ["", " --dry-run"] {
+            let message = here.run(&format!("sweep sweep.toml --out s{options}")).refused();
+            assert!(message.contains(says) && message.contains("(the run last, seed 0)"), "{last}: {message}");
+            assert!(!here.path("s").exists(), "{last}");
+        }
+    }
+    sweep("'model.size=[256,256]'");
+    let little = Ended::of(program(&here.path(""), "sweep sweep.toml --out s").env("FLOWDPPO_MEMORY_LIMIT_MIB", "14"));
+    assert_eq!(little.code, Some(3), "{}", little.err);
+    assert!(little.err.contains("(the run last, seed 0)") && !here.path("s").exists(), "{}", little.err);
 }

@@ -126,7 +126,7 @@ pub fn with_vae(model: StoredModel, name: &str, vae: Option<&str>, key: &str) ->
         )));
     }
     let decoder = PictureDecoder::open(&vae_in(vae)?, channels, &format!("those of {name}"))?;
-    decoder.read()?;
+    decoder.check()?;
     Ok(StoredModel { decoder: Some(Shared(Arc::new(decoder))), ..model })
 }
 

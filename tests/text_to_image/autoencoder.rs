@@ -385,6 +385,31 @@ fn wrong_files_and_sizes_are_rejected() {
     assert_says(&odd, &["8 rows and 12 columns", "multiples of 8"]);
 }
 
+/// The file may change, or be gone, once it has been read.
+#[test]
+fn weights_are_read_once_for_all_pictures() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for file in ["config.json", WEIGHTS] {
+        fs::copy(formats(SD3).join(file), folder.path().join(file)).expect("the file is there");
+    }
+    let opened = PictureDecoder::open(folder.path(), 16, "those of it").expect("it is complete");
+    let decoded = || {
+        let mut pictures = Vec::new();
+        let mut take = |_: usize, picture: &[f32]| {
+            pictures.extend_from_slice(picture);
+            Ok(())
+        };
+        opened.decode(gpu(), &latents(2 * 16 * 4 * 6), [4, 6], None, &mut take).map(|()| pictures)
+    };
+    let first = decoded().expect("the weights fit");
+    let held = gpu().counters().bytes_held;
+    let length = fs::metadata(folder.path().join(WEIGHTS)).expect("it is there").len();
+    fs::write(folder.path().join(WEIGHTS), vec![0; length as usize]).expect("it is ours");
+    assert_eq!(decoded().expect("nothing is read"), first);
+    assert_eq!(gpu().counters().bytes_held, held, "nothing stays on the device");
+    assert!(PictureDecoder::open(folder.path(), 16, "those of it").is_err());
+}
+
 const MEMORY_LIMIT: &str = "FLOWDPPO_MEMORY_LIMIT_MIB";
 
 /// In its own process, because the limit is read from the environment.

@@ -117,9 +117,7 @@ impl Autoencoder {
     /// # Errors
     /// If the device does not have enough memory.
     pub fn decoder(&self, gpu: &Arc<Gpu>, micro_batch: usize) -> Result<Decoder> {
-        let half = Half { config: self.config.clone(), decodes: true };
-        let half = BoundHalf::new(gpu, half, &self.decoder, micro_batch)?;
-        Ok(Decoder { config: self.config.clone(), half, tile: None })
+        Decoder::new(gpu, &self.config, &self.decoder, micro_batch)
     }
 
     /// The encoder on a device, for `micro_batch` pictures at a time.
@@ -158,6 +156,12 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    fn new(gpu: &Arc<Gpu>, config: &AutoencoderConfig, weights: &[f32], micro_batch: usize) -> Result<Self> {
+        let half = Half { config: config.clone(), decodes: true };
+        let half = BoundHalf::new(gpu, half, weights, micro_batch)?;
+        Ok(Self { config: config.clone(), half, tile: None })
+    }
+
     /// The same decoder, with tiles of at most `latents` latents along each side. By default, tiles are used if a
     /// picture does not fit on the device.
     ///

@@ -97,7 +97,7 @@ fn print_image_memory(memory: &[ImageMemory]) {
     }
     if !memory.is_empty() {
         let said = [
-            "(the most that is there at a time: an encoder's layer, the transformer, the decoder;",
+            "(the most that is there at a time: an encoder's layer, the transformer, the decoder if it has one;",
             "one image at a time, with guidance; training as the command below, see train --dry-run)",
         ];
         said.iter().for_each(|line| say(format_args!("{:<23}{line}", "")));
@@ -105,14 +105,14 @@ fn print_image_memory(memory: &[ImageMemory]) {
 }
 
 fn print_part(part: &Part) {
-    let class = part.class.as_deref().map(|class| format!(" {class}")).unwrap_or_default();
+    let known = [part.class.as_deref().unwrap_or_default(), &part.sizes];
+    let known: String = known.iter().filter(|text| !text.is_empty()).map(|text| format!(", {text}")).collect();
     let text = match (part.state, part.parameters) {
-        ("present", 0) => format!("{}{class}", size(part.bytes_on_disk)),
+        ("present", 0) => size(part.bytes_on_disk),
         ("present", parameters) => {
-            let (types, bytes) = (types(&part.stored_as), size(part.bytes_on_disk));
-            format!("{parameters} parameters ({types}), {bytes},{class} {}", part.sizes).replace(",  ", ", ")
+            format!("{parameters} parameters ({}), {}", types(&part.stored_as), size(part.bytes_on_disk))
         }
-        (state, _) => format!("{state}{class}"),
+        (state, _) => state.to_owned(),
     };
-    say(format_args!("  {:<20} {text}", part.name));
+    say(format_args!("  {:<20} {text}{known}", part.name));
 }

@@ -107,7 +107,7 @@ pub struct ImageMemory {
     pub weights: &'static str,
     /// For drawing one picture at a time, with guidance.
     pub sampling: u64,
-    /// For training with the settings of the model's `laptop.toml`.
+    /// For training with the settings of the command that the report shows.
     pub training: u64,
 }
 

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
 use crate::model::folder::State;
-use crate::model::text::{EncoderChoice, MAX_SAMPLES};
+use crate::model::text::{EncoderChoice, MAX_SAMPLES, PromptEncoder};
 use crate::model::{LatentDecoder, Network, Recipe};
 use crate::rl::Trainer;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
@@ -19,7 +19,7 @@ use crate::text_to_image::TextToImage;
 /// The text encoder of Stable Diffusion 3 that may be left out.
 const T5: &str = "text_encoder_3";
 
-/// Sides of the pictures, in pixels.
+/// Sides of the pictures, in pixels; a model that has positions for none of them is planned for what it proposes.
 const SIDES: [usize; 3] = [256, 512, 1024];
 
 /// What can be done with a model.
@@ -29,6 +29,8 @@ pub(super) struct Planned {
     pub memory: Vec<ImageMemory>,
     /// The command that trains it with those settings.
     pub train_command: String,
+    /// Notes about the text encoders that are not in its folder.
+    pub elsewhere: Vec<String>,
 }
 
 /// Plans drawing with a model and training it.
@@ -38,19 +40,29 @@ pub(super) struct Planned {
 pub(super) fn of(folder: &Path) -> Result<Planned> {
     let model = TextToImage::open(folder, None)?;
     let recipe = model.network().recipe();
-    Ok(Planned { memory: memory(&model, recipe)?, train_command: train_command(folder, recipe.file) })
+    let encoders = model.encoders(EncoderChoice::usual(model.pipeline().state(T5) != State::Missing))?;
+    let elsewhere = encoders.folders.encoders().filter(|place| !place.starts_with(folder));
+    let elsewhere = elsewhere.map(|place| format!("its text encoder is in another folder, {}", place.display()));
+    Ok(Planned {
+        elsewhere: elsewhere.collect(),
+        memory: memory(&model, recipe, &*encoders.prompts)?,
+        train_command: train_command(folder, recipe.file),
+    })
 }
 
-fn memory(model: &TextToImage, recipe: Recipe) -> Result<Vec<ImageMemory>> {
+fn memory(model: &TextToImage, recipe: Recipe, encoders: &dyn PromptEncoder) -> Result<Vec<ImageMemory>> {
     let profile = DeviceProfile::default();
     let decoder = Arc::new(model.decoder(None)?);
-    let encoders = model.encoders(EncoderChoice::usual(model.pipeline().state(T5) != State::Missing))?.prompts;
     let encoder = encoders.planned(MAX_SAMPLES, &profile)?.1.alone();
     let mut config = Config::parse(recipe.text, recipe.file, &[])?;
     config.model.weights = WeightType::F32;
+    let size_of = |picture: Option<[usize; 2]>| model.latent_size("the size", picture, decoder.factor());
+    let mut sizes: Vec<[usize; 2]> = SIDES.into_iter().filter_map(|side| size_of(Some([side; 2])).ok()).collect();
+    if sizes.is_empty() {
+        sizes.push(size_of(None)?);
+    }
     let mut found = Vec::new();
-    for side in SIDES {
-        let Ok(size) = model.latent_size("the size", Some([side; 2]), decoder.factor()) else { continue };
+    for size in sizes {
         let flow_model = model.unencoded(size, [MAX_SAMPLES, encoders.tokens()], decoder.clone());
         let (_, decoding) = decoder.planned(flow_model.state_shape(), &profile, &|_| Ok(()))?;
         let base = |weights: WeightType| Network::base(&flow_model, weights);
@@ -64,7 +76,7 @@ fn memory(model: &TextToImage, recipe: Recipe) -> Result<Vec<ImageMemory>> {
             let bytes = base(weights).frozen().bytes();
             let others = encoder.max(decoding.alone());
             ImageMemory {
-                size: [side; 2],
+                size: [size[1], size[0]].map(|extent| extent * decoder.factor()),
                 weights: weights.name(),
                 sampling: (drawing + bytes).max(others) + STAGING_BYTES,
                 training: (training + bytes).max(encoder + STAGING_BYTES),

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::{Part, Report, WeightsMemory, bytes_on_disk, planned, stored_as};
 use crate::error::{Error, Result};
 use crate::model::folder::{
-    Component, Pipeline, SingleFile, State, StoredTensors, component_class, count, open_weights, read_config,
-    to_diffusers, transformer_family, transformer_sizes, weight_files,
+    Component, MODEL_INDEX, Pipeline, SingleFile, State, StoredTensors, class_of, component_class, count, is_minit2i,
+    open_weights, read_config, to_diffusers, transformer_family, transformer_sizes, weight_files,
 };
 use crate::text::quoted;
 
@@ -33,11 +33,16 @@ pub(super) fn pipeline(folder: &Path) -> Result<Report> {
                 report.sample_command = Some(sample_command(&pipeline));
                 report.train_command = Some(planned.train_command);
                 report.image_memory = planned.memory;
+                report.notes.extend(planned.elsewhere);
             }
             Err(cause) => report.notes.push(format!("it cannot be drawn or trained with: {cause}")),
         }
     }
-    report.what = format!("a text-to-image pipeline of {family} ({}) in the layout of diffusers", pipeline.kind.class);
+    let layout = match pipeline.has_index() {
+        true => format!(" ({}) in the layout of diffusers", pipeline.kind.class),
+        false => format!(", without a {MODEL_INDEX}"),
+    };
+    report.what = format!("a text-to-image pipeline of {family}{layout}");
     Ok(finished(report))
 }
 
@@ -54,6 +59,8 @@ fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, fami
     part.state = match component.state {
         State::Present => "present",
         State::Missing => "missing",
+        // Without an index, only the scheduler can be left out.
+        State::Null if !pipeline.has_index() && component.name != "scheduler" => "missing",
         State::Null => "none",
     };
     if component.state != State::Present {
@@ -66,6 +73,7 @@ fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, fami
     }
     let tensors = pipeline.weights(component.name, None)?;
     let config = read_config(&folder)?;
+    part.class = part.class.or_else(|| class_of(&config).map(str::to_owned));
     if component.name == "transformer" {
         transformer_family(&tensors).clone_into(family);
     }
@@ -78,12 +86,15 @@ fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, fami
 pub(super) fn component(folder: &Path) -> Result<Report> {
     let config = read_config(folder)?;
     let (class, names) = component_class(folder, &config)?;
-    let tensors = to_diffusers(names[0], &open_weights(folder, None)?)?;
+    // T5 has another name in each model; a folder has that of its component, if nobody has renamed it.
+    let own = folder.file_name().and_then(|own| names.iter().find(|name| own == **name));
+    let name = own.copied().unwrap_or(names[0]);
+    let tensors = to_diffusers(name, &open_weights(folder, None)?)?;
     let mut report = Report { path: folder.display().to_string(), kind: "component", ..Report::default() };
-    let mut part = Part { name: names[0].to_owned(), state: "present", class: Some(class.clone()), ..Part::default() };
+    let mut part = Part { name: name.to_owned(), state: "present", class: Some(class.clone()), ..Part::default() };
     describe(&mut part, &tensors, Some(&config), &mut report);
     other_variants(folder, &tensors, &mut report)?;
-    report.what = format!("a {} in the layout of diffusers ({class})", words(names[0], &tensors));
+    report.what = format!("a {} in the layout of diffusers ({class})", words(name, &tensors));
     report.components.push(part);
     Ok(finished(report))
 }
@@ -91,9 +102,11 @@ pub(super) fn component(folder: &Path) -> Result<Report> {
 /// A file with one or several components.
 pub(super) fn single_file(path: &Path, all: &StoredTensors, file: &SingleFile) -> Result<Report> {
     let mut report = Report { path: path.display().to_string(), kind: "single-file", ..Report::default() };
-    let expected = ["transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"];
-    let is_model = file.components.contains_key("transformer");
-    for name in expected.into_iter().filter(|name| is_model || file.components.contains_key(name)) {
+    let parts = ["transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"];
+    let transformer = file.components.get("transformer");
+    // The file of MiniT2I never has more.
+    let is_model = transformer.is_some_and(|tensors| !is_minit2i(tensors));
+    for name in parts.into_iter().filter(|name| is_model || file.components.contains_key(name)) {
         let mut part = Part { name: name.to_owned(), state: "missing", ..Part::default() };
         if let Some(tensors) = file.components.get(name) {
             part.state = "present";
@@ -102,7 +115,8 @@ pub(super) fn single_file(path: &Path, all: &StoredTensors, file: &SingleFile) -
         }
         report.components.push(part);
     }
-    let names = file.components.iter().map(|(name, tensors)| words(name, tensors)).collect::<Vec<_>>();
+    let names = file.components.iter().map(|(name, tensors)| format!("a {}", words(name, tensors)));
+    let names = names.collect::<Vec<_>>();
     report.what = format!("a single file with {}", names.join(", "));
     if file.others > 0 {
         report.notes.push(format!("{} of its tensors belong to none of these", file.others));

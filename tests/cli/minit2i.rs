@@ -224,8 +224,24 @@ fn the_model_is_described() {
     );
     assert_eq!(sizes("text_encoder"), "2 layers, width 24, vocabulary 64");
     assert!(report["train_command"].as_str().unwrap().contains("configs/minit2i/laptop.toml"), "{report}");
-    let transformer = here.run_with("inspect", &[&format!("{}/transformer", minit2i())]).succeeds();
+    // It has no positions for the usual sizes.
+    assert_eq!(report["image_memory"][0]["size"], serde_json::json!([16, 16]), "{report}");
+    let inspected = |path: &str| here.run_with("inspect", &[path]).succeeds();
+    let said = inspected(&minit2i());
+    for line in [
+        "a text-to-image pipeline of MiniT2I, without a model_index.json",
+        "460.6 KiB, MiniT2IMMJiTModel, 3 blocks",
+        "  tokenizer            2.0 KiB\n",
+        "  scheduler            none\n",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let transformer = inspected(&format!("{}/transformer", minit2i()));
     assert!(transformer.contains("a transformer of MiniT2I"), "{transformer}");
+    let file = inspected(&format!("{}/{WEIGHTS}", minit2i()));
+    assert!(file.contains("a single file with a transformer of MiniT2I") && !file.contains("vae"), "{file}");
+    let encoder = inspected(&format!("{}/text_encoder", minit2i()));
+    assert!(encoder.contains("a T5 text encoder") && encoder.contains("  text_encoder         1"), "{encoder}");
 }
 
 #[test]
@@ -316,5 +332,10 @@ fn mistakes_get_one_sentence() {
             .env("HF_HUB_CACHE", &hub),
     );
     found.succeeds();
+    let inspected =
+        super::workplace::program(&here.path(""), "inspect model").env("HF_HUB_CACHE", &hub).output().unwrap();
+    let inspected = super::workplace::Ended::with(inspected).succeeds();
+    assert!(inspected.contains("text_encoder         missing") && inspected.contains("device memory"), "{inspected}");
+    assert!(inspected.contains("its text encoder is in another folder, "), "{inspected}");
     assert!(read_tensors(&here.path("f.safetensors")).unwrap() == drawn(&here, &minit2i(), ""));
 }

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::tensors::StoredTensors;
 use crate::model::mmdit::POSITIONS;
 
-fn is_minit2i(tensors: &StoredTensors) -> bool {
+/// Whether a transformer is that of MiniT2I.
+pub fn is_minit2i(tensors: &StoredTensors) -> bool {
     tensors.tensors().contains_key("img_embedder.proj1.weight")
 }
 

@@ -10,10 +10,10 @@ mod tensors;
 mod vae_names;
 mod weights;
 
-pub use describe::{count, transformer_family, transformer_sizes};
+pub use describe::{count, is_minit2i, transformer_family, transformer_sizes};
 pub use dtype::StoredAs;
 pub use hub::{Hub, is_hub_name, locate};
 pub use names::{SingleFile, to_diffusers};
-pub use pipeline::{Component, MODEL_INDEX, Pipeline, State, component_class, read_config};
+pub use pipeline::{Component, MODEL_INDEX, Pipeline, State, class_of, component_class, read_config};
 pub use tensors::{StoredTensor, StoredTensors};
 pub use weights::{STEMS, WeightFile, open_weights, weight_files};

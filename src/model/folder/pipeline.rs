@@ -169,6 +169,11 @@ impl Pipeline {
         Ok(Self { folder: folder.to_owned(), kind, components })
     }
 
+    /// Whether it has an index, which says what the model uses.
+    pub fn has_index(&self) -> bool {
+        self.folder.join(MODEL_INDEX).exists()
+    }
+
     /// Whether a folder is a pipeline: it has an index, or a transformer that says what it is.
     pub fn is_at(folder: &Path) -> bool {
         folder.join(MODEL_INDEX).exists() || kind_of(None, folder).is_some()
@@ -190,7 +195,7 @@ impl Pipeline {
         }
         let place = self.folder.display();
         Err(Error::input(match self.state(name) {
-            State::Null if self.folder.join(MODEL_INDEX).exists() => {
+            State::Null if self.has_index() => {
                 format!("{place} has no `{name}`: it is null in its {MODEL_INDEX}")
             }
             State::Null => format!("{place} has no folder `{name}`, which such a model needs: download it as well"),
@@ -230,14 +235,19 @@ pub fn read_config(folder: &Path) -> Result<Map<String, Value>> {
     read_json(&folder.join(CONFIG))
 }
 
+/// The class that the `config.json` of a component names.
+pub fn class_of(config: &Map<String, Value>) -> Option<&str> {
+    let architecture = || config.get("architectures")?.as_array()?.first()?.as_str();
+    config.get("_class_name").and_then(Value::as_str).or_else(architecture)
+}
+
 /// The class of a component from its `config.json`, and the names of the components that may have this class.
 ///
 /// # Errors
 /// [`Error::Input`] if it names none, or one that is not supported.
 pub fn component_class(folder: &Path, config: &Map<String, Value>) -> Result<(String, Vec<&'static str>)> {
     let name = folder.join(CONFIG).display().to_string();
-    let architecture = || config.get("architectures")?.as_array()?.first()?.as_str();
-    let Some(class) = config.get("_class_name").and_then(Value::as_str).or_else(architecture) else {
+    let Some(class) = class_of(config) else {
         return Err(Error::input(format!(
             "{name} names no class (`_class_name` or `architectures`): it does not belong to a component that can be read"
         )));

@@ -1,9 +1,9 @@
 # The common tasks; `make` without arguments lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint dist evidence setup
+.PHONY: help demo test lint dist evidence gpu-report setup
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## set up, build, and tune the built-in model (prints base and tuned model side by side)
 	cargo run --release -- train
@@ -21,6 +21,9 @@ dist: ## package a release for this platform in target/dist
 
 evidence: setup ## all runs behind EVIDENCE.md, its tables and figures (an hour without a GPU; continues if interrupted)
 	.ci/evidence
+
+gpu-report: ## examine this machine's GPU and write target/gpu-report.md and .json, to post (at most nine minutes)
+	cargo run --release -- doctor --force --report target/gpu-report
 
 setup: ## install Mesa's Vulkan driver if there is none (UPGRADE=1: a newer one on Debian 12)
 	@UPGRADE=$(UPGRADE) .ci/install-driver

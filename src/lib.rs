@@ -13,6 +13,7 @@ pub mod compare;
 pub mod config;
 pub mod dashboard;
 pub mod data;
+pub mod doctor;
 pub mod error;
 pub mod evaluate;
 pub mod files;

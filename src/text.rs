@@ -26,6 +26,23 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// A number with three significant digits.
+pub fn significant(value: f64) -> String {
+    let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 6) };
+    let digits = if value.fract() == 0.0 { 0 } else { digits as usize };
+    format!("{value:.digits$}")
+}
+
+/// A measured time in its unit.
+pub fn duration(seconds: f64) -> String {
+    let (value, unit) = match seconds {
+        seconds if seconds < 1e-3 => (1e6 * seconds, "us"),
+        seconds if seconds < 1.0 => (1e3 * seconds, "ms"),
+        seconds => (seconds, "s"),
+    };
+    format!("{} {unit}", significant(value))
+}
+
 /// A path as an argument of a command that can be pasted into a shell.
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();

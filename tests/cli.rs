@@ -17,6 +17,7 @@ mod cli {
     mod commands;
     mod config;
     mod dashboard;
+    mod doctor;
     mod documents;
     mod evaluation;
     mod fine_tuning;

@@ -36,7 +36,7 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
 }
 
 fn documents() -> Vec<PathBuf> {
-    let documents = [files("", "md"), files("docs", "md")].concat();
+    let documents = [files("", "md"), files("docs", "md"), files("docs/gpu-reports", "md")].concat();
     assert!(documents.len() >= 7, "{documents:?}");
     documents
 }
@@ -135,6 +135,7 @@ fn the_readme_shows_every_command() {
         "compare",
         "sweep",
         "devices",
+        "doctor",
         "bench",
         "config",
         "completions",

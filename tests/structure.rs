@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 29] = [
     &["cli"],
     &["preflight"],
-    &["sweep", "dashboard", "supervised", "inspect"],
+    &["sweep", "dashboard", "supervised", "inspect", "doctor"],
     &["bench"],
     &["rl"],
     &["evaluate", "preview", "text_to_image"],

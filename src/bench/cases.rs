@@ -1,13 +1,13 @@
 //! The kernels worth benchmarking, at the shapes that networks use, for `bench` and `cargo bench`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::shapes::{ATTENTION, LAYER_NORM, LINEAR, measured};
 use crate::autodiff::backward;
 use crate::error::Result;
 use crate::gpu::{Gpu, ShaderStruct};
-use crate::graph::{DType, Graph, Origin, Plan, Store, Stores, Tensor};
+use crate::graph::{DType, DeviceProfile, Graph, Origin, Plan, Store, Stores, Tensor};
 use crate::ops::{
     Activation, AdamW, AdamWSettings, Attention, AttentionBackward, LayerNorm, MatMul, NoiseWords, Optimized,
     PhiloxNormal,
@@ -32,14 +32,34 @@ const SECOND_MOMENT: Store = Store("benchmarked second moment");
 const AVERAGE: Store = Store("benchmarked average");
 
 impl Case {
-    fn new(name: String, record: impl FnOnce(&mut Graph)) -> Self {
+    /// What `record` records.
+    pub fn new(name: impl Into<String>, record: impl FnOnce(&mut Graph)) -> Self {
         let mut graph = Graph::new();
         record(&mut graph);
-        Self { name, graph }
+        Self { name: name.into(), graph }
     }
 
-    fn tensors(&self) -> impl Iterator<Item = Tensor> {
-        self.graph.nodes().iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)).copied()
+    /// Every tensor that it reads or writes, once.
+    pub fn tensors(&self) -> BTreeSet<Tensor> {
+        self.graph.nodes().iter().flat_map(|node| node.inputs.iter().chain(&node.outputs)).copied().collect()
+    }
+
+    /// The inputs that the host writes, with their words, which are the same every time: those of a row do not depend on
+    /// the number of rows. Inputs of more than 2²⁴ elements are left out.
+    pub fn inputs(&self) -> impl Iterator<Item = (Tensor, Vec<u32>)> {
+        let graph = &self.graph;
+        let is_written = |tensor: &Tensor| {
+            let is_input = graph.origin(*tensor) == Origin::Input && !graph.is_constant(*tensor);
+            is_input && graph.elements(*tensor) <= MAX_FILLED
+        };
+        self.tensors().into_iter().filter(is_written).enumerate().map(|(seed, tensor)| {
+            let values = filling(seed, graph.elements(tensor));
+            let words = match graph.dtype(tensor) {
+                DType::U32 => values.iter().map(|value| value.to_bits()).collect(),
+                dtype => dtype.encode(&values),
+            };
+            (tensor, words)
+        })
     }
 
     /// Bytes that the op must move at least: every input read once and every output written once.
@@ -55,6 +75,14 @@ impl Case {
     /// # Errors
     /// If the device does not have enough memory.
     pub fn bind(&self, gpu: &Arc<Gpu>) -> Result<Plan> {
+        self.bind_as(gpu, &DeviceProfile::of(gpu))
+    }
+
+    /// [`Case::bind`] with kernels chosen by a profile.
+    ///
+    /// # Errors
+    /// As [`Case::bind`].
+    pub fn bind_as(&self, gpu: &Arc<Gpu>, profile: &DeviceProfile) -> Result<Plan> {
         let mut sizes: BTreeMap<Store, u64> = BTreeMap::new();
         for tensor in self.tensors() {
             if let Origin::Stored(store, offset) = self.graph.origin(tensor) {
@@ -67,22 +95,36 @@ impl Case {
         for (store, bytes) in sizes {
             stores.insert(store, gpu.allocate(store.0, bytes)?.into());
         }
-        let plan = Plan::new(gpu, &self.graph, &stores)?;
-        let is_input = |tensor: &Tensor| self.graph.origin(*tensor) == Origin::Input;
-        for tensor in self.tensors().filter(is_input).filter(|tensor| self.graph.elements(*tensor) <= MAX_FILLED) {
-            let values = filling(self.graph.elements(tensor));
-            match self.graph.dtype(tensor) {
-                DType::U32 => plan.write(tensor, &values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>()),
-                dtype => plan.write_words(tensor, &dtype.encode(&values)),
-            }
+        let plan = Plan::with_profile(gpu, &self.graph, &stores, profile)?;
+        for (tensor, words) in self.inputs() {
+            plan.write_words(tensor, &words);
         }
         Ok(plan)
     }
 }
 
-/// Numbers between -0.5 and 0.5 that look random.
-fn filling(elements: usize) -> Vec<f32> {
-    (0..elements as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5).collect()
+/// Numbers from -0.5 to below 0.5 that look random, others for each seed: hashed with Chris Wellons's `lowbias32`.
+pub fn filling(seed: usize, elements: usize) -> Vec<f32> {
+    let number = |index: u32| {
+        let mut bits = index ^ (seed as u32).wrapping_mul(0x9e37_79b9);
+        bits = (bits ^ (bits >> 16)).wrapping_mul(0x7feb_352d);
+        bits = (bits ^ (bits >> 15)).wrapping_mul(0x846c_a68b);
+        ((bits ^ (bits >> 16)) >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..elements as u32).map(number).collect()
+}
+
+/// Keeps `y` and its gradients to tensors, for a gradient of `y` that is another input.
+pub fn keep_with_gradients(graph: &mut Graph, y: Tensor, to: &[Tensor]) {
+    graph.keep(y);
+    if to.is_empty() {
+        return;
+    }
+    let shape = graph.shape(y).to_vec();
+    let d_y = graph.input("d_y", &shape);
+    for gradient in backward(graph, &[(y, d_y)], to).into_iter().flatten() {
+        graph.keep(gradient);
+    }
 }
 
 /// `x·Wᵀ`, as in every linear layer: M rows, N outputs, K inputs.
@@ -90,10 +132,14 @@ pub fn matmul(size: [usize; 3]) -> Case {
     matmul_of(DType::F32, size)
 }
 
+/// The type of weights in the name of a product.
+fn of(weights: DType) -> String {
+    if weights == DType::F32 { String::new() } else { format!("{weights} ") }
+}
+
 /// The same with frozen weights of a type.
 pub fn matmul_of(weights: DType, [m, n, k]: [usize; 3]) -> Case {
-    let of = if weights == DType::F32 { String::new() } else { format!("{weights} ") };
-    Case::new(format!("matmul {of}{m}x{n}x{k}"), |graph| {
+    Case::new(format!("matmul {}{m}x{n}x{k}", of(weights)), |graph| {
         let operands = [graph.input("x", &[m, k]), graph.input_of(weights, "weight", &[n, k])];
         let y = graph.apply(MatMul { transpose_b: true, weights, ..MatMul::default() }, &operands);
         graph.keep(y);
@@ -101,16 +147,16 @@ pub fn matmul_of(weights: DType, [m, n, k]: [usize; 3]) -> Case {
 }
 
 /// Gradient of a linear layer's input: `dX = dY·W` with the weight as it is stored, `[K, N]` here.
-fn matmul_d_x([m, n, k]: [usize; 3]) -> Case {
-    Case::new(format!("matmul dX {m}x{n}x{k}"), |graph| {
-        let operands = [graph.input("d_y", &[m, k]), graph.input("weight", &[k, n])];
-        let d_x = graph.apply(MatMul::default(), &operands);
+pub fn matmul_d_x(weights: DType, [m, n, k]: [usize; 3]) -> Case {
+    Case::new(format!("matmul dX {}{m}x{n}x{k}", of(weights)), |graph| {
+        let operands = [graph.input("d_y", &[m, k]), graph.input_of(weights, "weight", &[k, n])];
+        let d_x = graph.apply(MatMul { weights, ..MatMul::default() }, &operands);
         graph.keep(d_x);
     })
 }
 
 /// Gradient of a linear layer's weight: `dW += dYᵀ·X`, a sum over all rows.
-fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
+pub fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
     Case::new(format!("matmul dW {m}x{n}x{k}"), |graph| {
         let operands = [graph.input("d_y", &[k, m]), graph.input("x", &[k, n])];
         let op = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
@@ -126,7 +172,7 @@ pub fn matmuls() -> Vec<Case> {
     let mut cases: Vec<Case> = measured(LINEAR).map(matmul).collect();
     // Those of [2048, 512, 128].
     cases.extend([DType::F16, DType::Q8_0].map(|dtype| matmul_of(dtype, [2048, 512, 128])));
-    cases.extend([matmul_d_x([2048, 128, 512]), matmul_d_w([512, 128, 2048])]);
+    cases.extend([matmul_d_x(DType::F32, [2048, 128, 512]), matmul_d_w([512, 128, 2048])]);
     cases.sort_by_key(|case| case.graph.flops());
     cases
 }
@@ -153,29 +199,26 @@ pub fn attentions(backward: bool) -> Vec<Case> {
     measured(ATTENTION).map(|sizes| attention(backward, sizes)).collect()
 }
 
+/// Layer norm with modulation, alone or with its gradients: batch, tokens, columns.
+pub fn layer_norm(differentiate: bool, [batch, tokens, columns]: [usize; 3]) -> Case {
+    let what = if differentiate { "layer_norm with backward" } else { "layer_norm" };
+    Case::new(format!("{what} {}x{columns}", batch * tokens), |graph| {
+        let x = graph.input("x", &[batch, tokens, columns]);
+        let [shift, scale] = ["shift", "scale"].map(|name| graph.input(name, &[batch, columns]));
+        let y = graph.push(LayerNorm, &[x, shift, scale])[0];
+        let inputs = [x, shift, scale];
+        keep_with_gradients(graph, y, if differentiate { &inputs } else { &[] });
+    })
+}
+
 /// Layer norm with modulation over the tokens of the benchmark network, alone and with its gradient.
 pub fn layer_norms() -> Vec<Case> {
-    let of = |differentiate: bool, [batch, tokens, columns]: [usize; 3]| {
-        let what = if differentiate { "layer_norm with backward" } else { "layer_norm" };
-        Case::new(format!("{what} {}x{columns}", batch * tokens), |graph| {
-            let x = graph.input("x", &[batch, tokens, columns]);
-            let [shift, scale] = ["shift", "scale"].map(|name| graph.input(name, &[batch, columns]));
-            let y = graph.push(LayerNorm, &[x, shift, scale])[0];
-            graph.keep(y);
-            if differentiate {
-                let d_y = graph.input("d_y", &[batch, tokens, columns]);
-                for gradient in backward(graph, &[(y, d_y)], &[x, shift, scale]).into_iter().flatten() {
-                    graph.keep(gradient);
-                }
-            }
-        })
-    };
-    measured(LAYER_NORM).flat_map(|sizes| [false, true].map(|differentiate| of(differentiate, sizes))).collect()
+    measured(LAYER_NORM).flat_map(|sizes| [false, true].map(|differentiate| layer_norm(differentiate, sizes))).collect()
 }
 
 /// GELU between the layers of an MLP.
 pub fn gelus() -> Vec<Case> {
-    vec![Case::new("gelu 2048x512".into(), |graph| {
+    vec![Case::new("gelu 2048x512", |graph| {
         let x = graph.input("x", &[2048, 512]);
         let y = graph.apply(Activation::Gelu, &[x]);
         graph.keep(y);
@@ -195,28 +238,35 @@ pub fn adamw_settings() -> AdamWSettings {
     }
 }
 
-/// AdamW at several numbers of parameters.
-pub fn adamws() -> Vec<Case> {
-    let of = |elements: usize| {
-        Case::new(format!("adamw {elements}"), |graph| {
-            let settings = bytemuck::cast_slice(&[adamw_settings().at_step(1)]).to_vec();
-            let settings = graph.constant("settings", &[settings.len()], settings);
-            let sum_squares = graph.constant("sum of squares", &[2], vec![1.0, 0.0]);
-            let [parameters, gradients, first_moment, second_moment, average] =
-                [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
-                    .map(|store| graph.stored(store.0, &[elements], store, 0));
-            let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
-            AdamW.record(graph, optimized, settings, sum_squares);
-        })
-    };
-    [1_000_000, 100_000_000].map(of).into()
+/// One step of AdamW with this number of parameters.
+pub fn adamw(elements: usize) -> Case {
+    Case::new(format!("adamw {elements}"), |graph| {
+        let settings = bytemuck::cast_slice(&[adamw_settings().at_step(1)]).to_vec();
+        let settings = graph.constant("settings", &[settings.len()], settings);
+        let sum_squares = graph.constant("sum of squares", &[2], vec![1.0, 0.0]);
+        let [parameters, gradients, first_moment, second_moment, average] =
+            [PARAMETERS, GRADIENTS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE]
+                .map(|store| graph.stored(store.0, &[elements], store, 0));
+        let optimized = Optimized { parameters, first_moment, second_moment, gradients, average };
+        AdamW.record(graph, optimized, settings, sum_squares);
+    })
 }
 
-/// The noise of 1024 pictures of 32x32x3.
-pub fn philoxes() -> Vec<Case> {
-    vec![Case::new("philox 3145728".into(), |graph| {
-        let keys = graph.input_indices("keys", &[1024, NoiseWords::WORDS]);
+/// AdamW at several numbers of parameters.
+pub fn adamws() -> Vec<Case> {
+    [1_000_000, 100_000_000].map(adamw).into()
+}
+
+/// The noise of pictures of 32x32x3.
+pub fn philox(pictures: usize) -> Case {
+    Case::new(format!("philox {}", pictures * 3072), |graph| {
+        let keys = graph.input_indices("keys", &[pictures, NoiseWords::WORDS]);
         let noise = graph.apply(PhiloxNormal::new(&[3, 32, 32]), &[keys]);
         graph.keep(noise);
-    })]
+    })
+}
+
+/// The noise of 1024 pictures.
+pub fn philoxes() -> Vec<Case> {
+    vec![philox(1024)]
 }

@@ -14,7 +14,10 @@ use crate::optimizer::Optimizer;
 use crate::rl::{RolloutCollector, Trainer, TrainerSettings};
 
 /// The default configuration and its model.
-pub(super) fn built_in() -> Result<(Config, StoredModel)> {
+///
+/// # Errors
+/// If it starts from no model.
+pub fn built_in() -> Result<(Config, StoredModel)> {
     let config = Config::default();
     let ModelSource::File(file) = config.model.source()? else {
         return Err(Error::failed("the built-in configuration starts from no model"));

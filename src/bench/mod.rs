@@ -11,8 +11,9 @@ mod scaling;
 pub mod shapes;
 mod tune;
 
+pub use iteration::built_in;
 pub use network::BenchmarkStep;
-pub use results::{Limit, Measurement, Results};
+pub use results::{Limit, Measurement, Results, now};
 pub use scaling::plot;
 pub use tune::{Tuned, tune};
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Options};
 use crate::roofline::Roofline;
+use crate::text::duration;
 use measure::Pace;
 
 /// The names of the benchmarks, in the order in which they run.
@@ -56,6 +58,7 @@ pub enum Event<'a> {
 pub struct Suite<'a> {
     gpu: Arc<Gpu>,
     pace: Pace,
+    longest_run: f64,
     listener: &'a mut dyn FnMut(Event<'_>),
     /// From the fastest runs of `fma` and `copy`: disturbances can only slow them down.
     limits: Roofline,
@@ -73,19 +76,30 @@ impl<'a> Suite<'a> {
     /// tenth of a second on each benchmark instead of a second.
     pub fn new(gpu: &Arc<Gpu>, options: &Options, quick: bool, listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
         let pace = if quick { Pace::QUICK } else { Pace::NORMAL };
-        Self { gpu: gpu.clone(), pace, listener, limits: Roofline::default(), results: Results::new(gpu, options) }
+        let (limits, results) = (Roofline::default(), Results::new(gpu, options));
+        Self { gpu: gpu.clone(), pace, longest_run: LONGEST_RUN, listener, limits, results }
     }
 
-    /// Runs the benchmarks with these names from [`NAMES`]; the limits come first if others need them. `batch`
-    /// is that of `dit-step`.
+    /// The same, which skips kernels that would take longer than this many seconds a run.
+    #[must_use]
+    pub fn with_longest_run(self, seconds: f64) -> Self {
+        Self { longest_run: seconds, ..self }
+    }
+
+    /// Runs the benchmarks with these names from [`NAMES`]; the limits come first if others need them and they have not
+    /// been measured before. `batch` is that of `dit-step`.
     ///
     /// # Errors
     /// If the device is lost, or the training step returns unexpected losses.
     pub fn run(&mut self, names: &[&str], batch: usize) -> Result<()> {
         let has_shares = names.iter().any(|name| !["fma", "copy", "dispatch", "readback"].contains(name));
         for name in NAMES {
-            let is_limit = ["fma", "copy"].contains(&name);
-            if !(names.contains(&name) || is_limit && has_shares) {
+            let is_missing = match name {
+                "fma" => self.limits.flops_per_second == 0.0,
+                "copy" => self.limits.bytes_per_second == 0.0,
+                _ => false,
+            };
+            if !(names.contains(&name) || is_missing && has_shares) {
                 continue;
             }
             match name {
@@ -128,10 +142,10 @@ impl<'a> Suite<'a> {
 
     /// Whether a run of `seconds` is short enough; if not, adds a note.
     fn is_short_enough(&mut self, name: &str, seconds: f64) -> bool {
-        if seconds > LONGEST_RUN {
-            self.note(format!("{name}: skipped, one run would take about {seconds:.0} s"));
+        if seconds > self.longest_run {
+            self.note(format!("{name}: skipped, one run would take about {}", duration(seconds)));
         }
-        seconds <= LONGEST_RUN
+        seconds <= self.longest_run
     }
 
     /// The value; `None` and a note if the device is too small for it.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::measure::Timing;
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::gpu::{AdapterDescription, Gpu, LimitsMode, Options};
+use crate::gpu::{AdapterDescription, Gpu, Options};
 use crate::graph::DeviceProfile;
 use crate::roofline::Roofline;
 
@@ -84,6 +84,17 @@ impl Measurement {
         self
     }
 
+    /// The share of the limit in words, such as "12.3 % of fma"; empty if it has none.
+    pub fn of_limit(&self) -> String {
+        match (self.limit, self.share_of_limit) {
+            (Some(limit), Some(share)) => {
+                let name = if limit == Limit::Fma { "fma" } else { "copy" };
+                format!("{:.1} % of {name}", 100.0 * share)
+            }
+            _ => String::new(),
+        }
+    }
+
     /// Half the distance between the quartiles, as a share of the median.
     pub fn spread(&self) -> f64 {
         (self.quartiles[1] - self.quartiles[0]) / 2.0 / self.seconds
@@ -119,18 +130,14 @@ pub struct Results {
 impl Results {
     pub(super) fn new(gpu: &Gpu, options: &Options) -> Self {
         let AdapterDescription { name, driver, backend, .. } = gpu.description().clone();
-        let limits = match options.limits {
-            LimitsMode::Adapter => "adapter",
-            LimitsMode::WebgpuDefault => "webgpu-default",
-        };
         Self {
             format: FORMAT.into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            date: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            date: now(),
             adapter: name,
             driver,
             backend,
-            limits: limits.into(),
+            limits: options.limits.name().into(),
             checked: options.checked,
             kernel: DeviceProfile::of(gpu).forced,
             rows: Vec::new(),
@@ -186,6 +193,11 @@ impl Results {
         .map(|(what, old, new)| format!("{what} differs: {old} then, {new} now"))
         .collect()
     }
+}
+
+/// This moment in universal time, to the second.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Global, say};
-use crate::bench::{self, Event, Limit, Measurement, NAMES, Results, Suite};
+use crate::bench::{self, Event, Measurement, NAMES, Results, Suite};
 use crate::config::nearest;
 use crate::error::{Error, Result};
 use crate::profile::Profile;
+use crate::text::{duration, significant};
 use crate::{assets, files};
 
 #[derive(Debug, Args)]
@@ -116,20 +117,14 @@ fn names(arguments: &Arguments) -> Result<Vec<&str>> {
 
 fn print_row(row: &Measurement) {
     let rate = |rate: Option<f64>| rate.map_or(String::new(), significant);
-    let limit = match (row.limit, row.share_of_limit) {
-        (Some(limit), Some(share)) => {
-            let name = if limit == Limit::Fma { "fma" } else { "copy" };
-            format!("{:.1} % of {name}", 100.0 * share)
-        }
-        _ => String::new(),
-    };
     let line = format!(
-        "{:<32}{:>11}{:>9}{:>11}{:>9}  {limit}",
+        "{:<32}{:>11}{:>9}{:>11}{:>9}  {}",
         row.name,
         duration(row.seconds),
         format!("±{:.0} %", 100.0 * row.spread()),
         rate(row.gflop_per_second),
         rate(row.gigabytes_per_second),
+        row.of_limit(),
     );
     say(line.trim_end());
     for (name, value) in &row.details {
@@ -137,22 +132,6 @@ fn print_row(row: &Measurement) {
         let value = if name.starts_with("loss") { format!("{value:.6}") } else { significant(*value) };
         say(format_args!("    {name:<28}{value:>11}"));
     }
-}
-
-/// Three significant digits.
-fn significant(value: f64) -> String {
-    let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 6) };
-    let digits = if value.fract() == 0.0 { 0 } else { digits as usize };
-    format!("{value:.digits$}")
-}
-
-fn duration(seconds: f64) -> String {
-    let (value, unit) = match seconds {
-        seconds if seconds < 1e-3 => (1e6 * seconds, "us"),
-        seconds if seconds < 1.0 => (1e3 * seconds, "ms"),
-        seconds => (seconds, "s"),
-    };
-    format!("{} {unit}", significant(value))
 }
 
 fn compare(old: &Results, new: &Results) {

@@ -8,6 +8,7 @@ mod config;
 mod dashboard;
 mod data;
 mod devices;
+mod doctor;
 mod encode;
 mod eval;
 mod eval_text;
@@ -125,6 +126,8 @@ enum Command {
     Config(config::Arguments),
     /// List adapters and test that they compute correctly
     Devices(devices::Arguments),
+    /// Write a report about a device: what it is, whether it computes correctly, how fast
+    Doctor(doctor::Arguments),
     /// Measure kernels, training steps and iterations on a device
     Bench(bench::Arguments),
     /// Print a completion script for a shell
@@ -383,6 +386,7 @@ impl Cli {
             Command::Config(arguments) => config::run(global, &arguments),
             Command::Completions(arguments) => completions::run(&arguments),
             Command::Devices(arguments) => devices::run(global, &arguments),
+            Command::Doctor(arguments) => doctor::run(global, &arguments),
             Command::Bench(arguments) => bench::run(global, &arguments),
             Command::Pretrain(arguments) => pretrain::run(global, &arguments),
             Command::FitClassifier(arguments) => fit_classifier::run(global, &arguments),

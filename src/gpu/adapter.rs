@@ -15,6 +15,16 @@ pub enum LimitsMode {
     WebgpuDefault,
 }
 
+impl LimitsMode {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adapter => "adapter",
+            Self::WebgpuDefault => "webgpu-default",
+        }
+    }
+}
+
 /// How to open a device.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -118,6 +128,10 @@ pub struct AdapterDescription {
     pub driver: String,
     /// The kind of processor.
     pub kind: DeviceKind,
+    /// The backend's number of the vendor: on PCI 4098 is AMD, 4318 NVIDIA, 32902 Intel.
+    pub vendor_id: u32,
+    /// The vendor's number of the device.
+    pub device_id: u32,
     /// Size of the largest memory heap in bytes, if the backend reports it.
     pub memory_bytes: Option<u64>,
     /// Largest buffer, bytes.
@@ -140,6 +154,9 @@ pub struct AdapterDescription {
     pub shader_f16: bool,
     /// Whether timestamp queries are supported.
     pub timestamps: bool,
+    /// The products of small matrices that the hardware computes in one instruction, such as
+    /// "16x16x16, f16 added to f32"; this program does not use them yet.
+    pub cooperative_matrices: Vec<String>,
 }
 
 /// All adapters, best first: a GPU always comes before a software driver.
@@ -227,6 +244,8 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
             wgpu::DeviceType::Cpu => DeviceKind::Cpu,
             wgpu::DeviceType::Other => DeviceKind::Other,
         },
+        vendor_id: info.vendor,
+        device_id: info.device,
         memory_bytes: memory_bytes(adapter),
         max_buffer_size: limits.max_buffer_size,
         max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
@@ -238,7 +257,14 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
         subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        cooperative_matrices: adapter.cooperative_matrix_properties().iter().map(matrices).collect(),
     }
+}
+
+fn matrices(of: &wgpu::CooperativeMatrixProperties) -> String {
+    let [factors, sum] = [of.ab_type, of.cr_type].map(|scalar| format!("{scalar:?}").to_lowercase());
+    let saturating = if of.saturating_accumulation { ", saturating" } else { "" };
+    format!("{}x{}x{}, {factors} added to {sum}{saturating}", of.m_size, of.n_size, of.k_size)
 }
 
 /// Size of the largest device-local heap. wgpu exposes it only for Vulkan.

@@ -305,6 +305,11 @@ impl Graph {
         self.tensors[tensor.0].origin
     }
 
+    /// Whether a tensor has a value without being written or computed.
+    pub fn is_constant(&self, tensor: Tensor) -> bool {
+        self.tensors[tensor.0].initial.is_some()
+    }
+
     /// The tensor that accumulates a tensor's gradient, if it is a trainable parameter.
     pub fn gradient(&self, tensor: Tensor) -> Option<Tensor> {
         self.tensors[tensor.0].gradient

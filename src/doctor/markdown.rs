@@ -50,7 +50,7 @@ impl Report {
 
 fn summary(section: &Section) -> Vec<String> {
     let result = if section.passed { "passed" } else { "FAILED" };
-    let times = [section.seconds, section.budget_seconds as f64].map(duration);
+    let times = [section.seconds, section.budget_seconds].map(duration);
     [section.name.to_owned(), result.to_owned()].into_iter().chain(times).collect()
 }
 

@@ -106,13 +106,14 @@ impl TrainingRun {
     pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         check(config, model)?;
         let settings = TrainerSettings::from(config);
-        let cost = Trainer::cost(&settings, model, profile)?;
+        let mut cost = Trainer::cost(&settings, model, profile)?;
         // Drift is measured from the base, which is drawn as it is in its file.
         let base = Network::base(model, config.model.weights).frozen().bytes();
         let is_rounded = !config.lora.is_used() && config.model.weights != WeightType::F32;
         let more = if settings.keeps_base() { 0 } else { base }
             + if is_rounded { DType::F32.bytes(&[model.layout().elements()]) } else { 0 };
-        Ok(cost.beside(more))
+        cost.memory.fixed += more;
+        Ok(cost)
     }
 
     /// Binds every plan that the run will need, so that a lack of memory or an unsuitable file is reported now; and

@@ -66,15 +66,6 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The same with so many bytes more that stay on the device.
-    #[must_use]
-    pub(super) fn beside(mut self, bytes: u64) -> Self {
-        for all in [&mut self.bytes, &mut self.naive_bytes, &mut self.fixed] {
-            *all += bytes;
-        }
-        self
-    }
-
     /// Reserves memory for the update before the rollout's plans are bound, so that they share its memory.
     ///
     /// # Errors

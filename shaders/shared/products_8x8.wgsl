@@ -1,5 +1,5 @@
-// The 8x8 elements of C of an invocation: rows of two vectors, which consist of pairs of neighbouring columns. The kernel
-// says how far apart those are (APART).
+// The 8x8 elements of C of an invocation: rows of two vectors, which consist of pairs of neighbouring columns. The
+// kernel says how far apart those are (APART).
 
 // One step of K.
 fn add_products(sums: ptr<function, array<vec4<f32>, 16>>, a_k: array<vec4<f32>, 2>, b_0: vec4<f32>, b_1: vec4<f32>) {

@@ -1,10 +1,10 @@
-// 128x64 elements of C per workgroup, 16 steps of K at a time through workgroup memory, 8x8 elements in the registers of
-// each of 128 invocations. A vector that is read from workgroup memory serves 16 multiply-adds; in tiles.wgsl a number
-// serves 2, and reading takes longer than arithmetic. While a workgroup multiplies two tiles, the loads of the next two
-// are under way.
+// 128x64 elements of C per workgroup, 16 steps of K at a time through workgroup memory, 8x8 elements in the registers
+// of each of 128 invocations. A vector that is read from workgroup memory serves 16 multiply-adds; in tiles.wgsl a
+// number serves 2, and reading takes longer than arithmetic. While a workgroup multiplies two tiles, the loads of the
+// next two are under way.
 //
-// Past an edge, elements of other rows or columns are loaded, whose results are not stored; past the end of K, both operands
-// count as zero. Every branch around a barrier is the same for the entire workgroup.
+// Past an edge, elements of other rows or columns are loaded, whose results are not stored; past the end of K, both
+// operands count as zero. Every branch around a barrier is the same for the entire workgroup.
 //!import products_8x8
 
 const DEPTH: u32 = 16u;

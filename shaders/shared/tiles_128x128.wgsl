@@ -1,6 +1,6 @@
-// 128x128 elements of C per workgroup, 8 steps of K at a time through workgroup memory, 8x8 elements in the registers of
-// each of 256 invocations: as in tiles_128, but an element of A serves twice as many columns. Half of the invocations load
-// A, the others B, for the next tiles while they multiply two.
+// 128x128 elements of C per workgroup, 8 steps of K at a time through workgroup memory, 8x8 elements in the registers
+// of each of 256 invocations: as in tiles_128, but an element of A serves twice as many columns. Half of the
+// invocations load A, the others B, for the next tiles while they multiply two.
 //!import products_8x8
 
 const DEPTH: u32 = 8u;

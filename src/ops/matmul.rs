@@ -210,7 +210,7 @@ shader_struct! {
 }
 
 impl Geometry {
-    /// Length of a slice of K: the same whatever the tiles, because the tensor for the slices' sums is one of the graph's.
+    /// Length of a slice of K: the same for all tiles, because the graph has the tensor for the sums of slices.
     fn slice(&self) -> usize {
         let tiles = self.m.div_ceil(SMALL_TILE.rows) * self.n.div_ceil(SMALL_TILE.columns);
         let slices = (ENOUGH_TILES / tiles).max(1);

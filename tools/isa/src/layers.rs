@@ -28,12 +28,13 @@ pub fn kernels() -> BTreeMap<String, Kernel> {
     graphs.extend([DType::F16, DType::Q8_0].map(frozen_linear));
     graphs.extend([attention_bias(), conv2d()]);
 
-    // A GPU, whose subgroups do not have one size.
-    let profile = DeviceProfile::default();
+    // A GPU, whose subgroups do not have one size: what is usual, and the tiles that measurements may prefer.
+    let profiles = [None, Some("matmul_tiled"), Some("matmul_square128")]
+        .map(|forced| DeviceProfile { forced: forced.map(str::to_owned), ..DeviceProfile::default() });
     let mut found = BTreeMap::new();
-    for graph in &graphs {
+    for (graph, profile) in graphs.iter().flat_map(|graph| profiles.iter().map(move |profile| (graph, profile))) {
         for node in graph.executed() {
-            for dispatch in node.op.dispatches(&graph.shapes(&node), &profile) {
+            for dispatch in node.op.dispatches(&graph.shapes(&node), profile) {
                 found.insert(name(&dispatch.kernel), dispatch.kernel);
             }
         }

@@ -236,7 +236,8 @@ impl Report {
                 open = Gpu::open(options);
             }
             planned += task.budget(quick);
-            let budget = planned.saturating_sub(start.elapsed());
+            // It never has less than its own: a section that was late does not leave another without results.
+            let budget = planned.saturating_sub(start.elapsed()).max(task.budget(quick));
             sections.push(match &open {
                 Ok(gpu) => task.run(gpu.clone(), options, quick, budget),
                 Err(cause) => Section::impossible(task, budget, &cause.to_string()),

@@ -27,7 +27,7 @@ fn main(
     if i >= params.elements {
         return;
     }
-    d_gate[i] = dy[i] * x[i] * gate_slope(gate[i]);
+    d_gate[i] = gate_gradient(gate[i], dy[i] * x[i]);
     if params.with_x == 1u {
         d_x[i] = gate_value(gate[i]) * dy[i];
     }

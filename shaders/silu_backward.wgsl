@@ -16,6 +16,6 @@ fn main(
 ) {
     let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
     if i < params.elements {
-        dx[i] = dy[i] * silu_slope(x[i]);
+        dx[i] = silu_gradient(x[i], dy[i]);
     }
 }

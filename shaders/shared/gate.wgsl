@@ -1,4 +1,4 @@
-// The function of a gate and its slope, for kernels with the constant ACTIVATION.
+// The function of a gate and its gradient, for kernels with the constant ACTIVATION.
 //!import gelu
 //!import silu
 
@@ -12,9 +12,10 @@ fn gate_value(x: f32) -> f32 {
     return gelu(x);
 }
 
-fn gate_slope(x: f32) -> f32 {
+// dy * d act(x) / dx.
+fn gate_gradient(x: f32, dy: f32) -> f32 {
     if ACTIVATION == GATE_SILU {
-        return silu_slope(x);
+        return silu_gradient(x, dy);
     }
-    return gelu_slope(x);
+    return dy * gelu_slope(x);
 }

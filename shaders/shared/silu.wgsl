@@ -1,11 +1,12 @@
-// x sigmoid(x) and its slope.
+// x sigmoid(x) and its gradient.
 //!import sigmoid
 
 fn silu(x: f32) -> f32 {
     return x * sigmoid(x);
 }
 
-fn silu_slope(x: f32) -> f32 {
+// dy * d SiLU(x) / dx.
+fn silu_gradient(x: f32, dy: f32) -> f32 {
     let s = sigmoid(x);
-    return s * (1.0 + x * (1.0 - s));
+    return dy * s * (1.0 + x * (1.0 - s));
 }

@@ -78,16 +78,16 @@ fn mlp(columns: usize) -> Graph {
     let shapes: [&[usize]; 6] =
         [&[BATCH, TOKENS, columns], &[wide, columns], &[wide], &[columns, wide], &[columns], &[BATCH, columns]];
     differentiated(&shapes, |graph, x| {
-        let hidden = linear(graph, x[0], x[1], x[2]);
+        let hidden = linear(graph, x[0], x[1], Some(x[2]));
         let hidden = graph.apply(Activation::Gelu, &[hidden]);
-        let result = linear(graph, hidden, x[3], x[4]);
+        let result = linear(graph, hidden, x[3], Some(x[4]));
         graph.apply(GatedResidual, &[x[0], result, x[5]])
     })
 }
 
 fn plain_linear(columns: usize, outputs: usize) -> Graph {
     let shapes: [&[usize]; 3] = [&[BATCH, TOKENS, columns], &[outputs, columns], &[outputs]];
-    differentiated(&shapes, |graph, x| linear(graph, x[0], x[1], x[2]))
+    differentiated(&shapes, |graph, x| linear(graph, x[0], x[1], Some(x[2])))
 }
 
 /// A layer with frozen weights: its result and the gradient of its input.

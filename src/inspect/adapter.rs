@@ -9,7 +9,7 @@ use super::{Report, bytes_on_disk, stored_as};
 use crate::assets::BaseRecord;
 use crate::error::{Error, Result};
 use crate::files::{read_file, without_mark};
-use crate::model::folder::StoredTensors;
+use crate::model::folder::{StoredTensors, family_of_layer};
 use crate::model::{ADAPTER_CONFIG, ADAPTER_MODEL};
 
 /// The file that diffusers writes.
@@ -84,13 +84,11 @@ fn describe(tensors: &StoredTensors, format: &str, alpha: Option<String>) -> Res
             Some((_, rest)) => rest.split_once('.').map_or(rest, |(_, rest)| rest),
             None => layer,
         });
-        on.insert(match layer {
-            _ if layer.starts_with("transformer_blocks.") => "a transformer of Stable Diffusion 3",
-            _ if layer.starts_with("model.net.") => "a transformer of MiniT2I",
+        on.insert(family_of_layer(layer).unwrap_or(match layer {
             _ if layer.starts_with("blocks.") => "a class-conditional flow model (DiT or SiT)",
             _ if layer.starts_with("text_encoder") => "text encoders",
             _ => "layers outside the blocks",
-        });
+        }));
     }
     let joined = |set: BTreeSet<&str>| set.into_iter().collect::<Vec<_>>().join(", ");
     let mut report = Report { path: tensors.name().to_owned(), kind: "adapter", ..Report::default() };

@@ -8,16 +8,12 @@ use crate::config::{Config, WeightType};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
-use crate::model::folder::State;
 use crate::model::text::{EncoderChoice, MAX_SAMPLES, PromptEncoder};
 use crate::model::{LatentDecoder, Network, Recipe};
 use crate::rl::Trainer;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
 use crate::text::quoted;
 use crate::text_to_image::TextToImage;
-
-/// The text encoder of Stable Diffusion 3 that may be left out.
-const T5: &str = "text_encoder_3";
 
 /// Sides of the pictures, in pixels; a model that has positions for none of them is planned for what it proposes.
 const SIDES: [usize; 3] = [256, 512, 1024];
@@ -40,7 +36,7 @@ pub(super) struct Planned {
 pub(super) fn of(folder: &Path) -> Result<Planned> {
     let model = TextToImage::open(folder, None)?;
     let recipe = model.network().recipe();
-    let encoders = model.encoders(EncoderChoice::usual(model.pipeline().state(T5) != State::Missing))?;
+    let encoders = model.encoders(EncoderChoice::possible(model.pipeline()))?;
     let elsewhere = encoders.folders.encoders().filter(|place| !place.starts_with(folder));
     let elsewhere = elsewhere.map(|place| format!("its text encoder is in another folder, {}", place.display()));
     Ok(Planned {

@@ -10,6 +10,7 @@ use crate::model::folder::{
     Component, MODEL_INDEX, Pipeline, SingleFile, State, StoredTensors, class_of, component_class, count, is_minit2i,
     open_weights, read_config, to_diffusers, transformer_family, transformer_sizes, weight_files,
 };
+use crate::model::text::EncoderChoice;
 use crate::text::quoted;
 
 /// The table of positions.
@@ -48,7 +49,7 @@ pub(super) fn pipeline(folder: &Path) -> Result<Report> {
 
 /// A command that draws a picture.
 fn sample_command(pipeline: &Pipeline) -> String {
-    let without = if pipeline.state("text_encoder_3") == State::Missing { " --no-t5" } else { "" };
+    let without = if EncoderChoice::possible(pipeline).t5 { "" } else { " --no-t5" };
     let folder = quoted(&pipeline.folder);
     format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"a red fox\" --out fox.png")
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::tensors::StoredTensors;
+use crate::model::MiniT2iConfig;
 use crate::model::mmdit::POSITIONS;
 
 /// Whether a transformer is that of MiniT2I.
@@ -21,6 +22,16 @@ pub fn transformer_family(tensors: &StoredTensors) -> &'static str {
         (false, true) => "the kind of Stable Diffusion 3.5 Large",
         (false, false) => "the kind of Stable Diffusion 3",
     }
+}
+
+/// The transformer that an adapted layer belongs to, by the name that adapters have for it; `None` for a layer outside the
+/// blocks, and of another network.
+pub fn family_of_layer(layer: &str) -> Option<&'static str> {
+    let families = [
+        ("transformer_blocks.", "a transformer of Stable Diffusion 3"),
+        (MiniT2iConfig::PREFIX, "a transformer of MiniT2I"),
+    ];
+    families.into_iter().find(|(start, _)| layer.starts_with(start)).map(|(_, family)| family)
 }
 
 /// The number of different names between a prefix and the next dot.

@@ -10,7 +10,7 @@ mod tensors;
 mod vae_names;
 mod weights;
 
-pub use describe::{count, is_minit2i, transformer_family, transformer_sizes};
+pub use describe::{count, family_of_layer, is_minit2i, transformer_family, transformer_sizes};
 pub use dtype::StoredAs;
 pub use hub::{Hub, is_hub_name, locate};
 pub use names::{SingleFile, to_diffusers};

@@ -72,6 +72,11 @@ impl EncoderChoice {
     pub fn usual(t5: bool) -> Self {
         Self { t5, t5_tokens: None }
     }
+
+    /// All encoders that a pipeline has: T5 is left out if its folder is missing, and it can be.
+    pub fn possible(pipeline: &Pipeline) -> Self {
+        Self::usual(pipeline.state(T5) != State::Missing)
+    }
 }
 
 /// The folders of the tokenizers and text encoders that take part: `[tokenizer, encoder]` of each.

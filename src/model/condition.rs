@@ -217,12 +217,11 @@ fn write_prompts(plan: &Plan, to: Prompts, table: &dyn PromptSource, rows: &[usi
         assert!(row <= prompts, "row {row} of a table of {prompts} prompts");
         let prompt = Some(row).filter(|row| *row < prompts);
         let found = table.embedding(prompt)?;
+        let of_row: Vec<f32> = to.padding.map_or_else(Vec::new, |_| found.padding(table.tokens()).collect());
         for _ in same {
             context.extend_from_slice(&found.context);
             pooled.extend_from_slice(&found.pooled);
-            if to.padding.is_some() {
-                padding.extend(found.padding(table.tokens()));
-            }
+            padding.extend_from_slice(&of_row);
         }
     }
     plan.write(to.context, &context);

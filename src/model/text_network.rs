@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::condition::Prompts;
-use super::layout::{Entry, Layout, Parameters};
+use super::layout::{Entry, Layout, MOST, Parameters};
 use super::minit2i::{MiniT2i, MiniT2iConfig};
 use super::mmdit::{Mmdit, MmditConfig, POSITIONS};
 use crate::error::{Error, Result};
@@ -31,6 +31,34 @@ pub struct UsualSampling {
     pub steps: usize,
     /// Classifier-free guidance.
     pub guidance_scale: f64,
+}
+
+/// Checks that a `config.json`, which messages call `name`, has only keys that are known, those that start with an
+/// underscore, and those without a value.
+///
+/// # Errors
+/// [`Error::Input`] with a key that may change what the network computes.
+pub(super) fn check_known(name: &str, keys: &Map<String, Value>, known: &[&str]) -> Result<()> {
+    let is_unknown =
+        |(key, value): &(&String, &Value)| !key.starts_with('_') && !value.is_null() && !known.contains(&key.as_str());
+    match keys.iter().find(is_unknown) {
+        None => Ok(()),
+        Some((key, value)) => Err(Error::input(format!(
+            "{name} has `{key}` = {value}, which is not known and may change what the network computes: it must be \
+             absent or null"
+        ))),
+    }
+}
+
+/// Checks sizes, given with their keys.
+///
+/// # Errors
+/// [`Error::Input`] with one that is 0 or too large.
+pub(super) fn check_sizes(name: &str, sizes: &[(&str, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
+        None => Ok(()),
+        Some((key, size)) => Err(Error::input(format!("{name} has `{key}` = {size}: it must be from 1 to {MOST}"))),
+    }
 }
 
 /// A configuration that trains such a model on one device.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::model::layout::MOST;
+use crate::model::text_network::{check_known, check_sizes};
 
 /// Sizes of a transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,15 +104,7 @@ impl MiniT2iConfig {
     /// # Errors
     /// [`Error::Input`] if a key is missing, has a value that is not supported, or would change what is computed.
     pub(in crate::model) fn from_keys(name: &str, keys: Map<String, Value>) -> Result<Self> {
-        let is_unknown = |(key, value): &(&String, &Value)| {
-            !key.starts_with('_') && !value.is_null() && !KNOWN.contains(&key.as_str())
-        };
-        if let Some((key, value)) = keys.iter().find(is_unknown) {
-            return Err(Error::input(format!(
-                "{name} has `{key}` = {value}, which is not known and may change what the network computes: it must be \
-                 absent or null"
-            )));
-        }
+        check_known(name, &keys, &KNOWN)?;
         let channels = keys.get("in_channels").cloned().unwrap_or_default();
         let only = [
             ("prediction", json!("x")),
@@ -172,9 +165,7 @@ impl MiniT2iConfig {
             ("head_dim", self.head_dim),
             ("n_T", self.steps),
         ];
-        if let Some((key, size)) = sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
-            return Err(Error::input(format!("{name} has `{key}` = {size}: it must be from 1 to {MOST}")));
-        }
+        check_sizes(name, &sizes)?;
         let wrong = |key: &str, found: usize, expected: &str| {
             Err(Error::input(format!("{name} has `{key}` = {found}: it must be {expected}")))
         };

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::model::layout::MOST;
+use crate::model::text_network::{check_known, check_sizes};
 
 /// The network's time at sigma = 1.
 const TIME_SCALE: f64 = 1000.0;
@@ -87,15 +88,7 @@ impl MmditConfig {
     /// # Errors
     /// [`Error::Input`] if a key is missing, has a value that is not supported, or would change what is computed.
     pub(in crate::model) fn from_keys(name: &str, keys: Map<String, Value>) -> Result<Self> {
-        let is_unknown = |(key, value): &(&String, &Value)| {
-            !key.starts_with('_') && !value.is_null() && !KNOWN.contains(&key.as_str())
-        };
-        if let Some((key, value)) = keys.iter().find(is_unknown) {
-            return Err(Error::input(format!(
-                "{name} has `{key}` = {value}, which is not known and may change what the network computes: it must be \
-                 absent or null"
-            )));
-        }
+        check_known(name, &keys, &KNOWN)?;
         let keys: Keys = serde_json::from_value(Value::Object(keys))
             .map_err(|cause| Error::input(format!("{name} is not the configuration of an SD3 transformer: {cause}")))?;
         Self::of_keys(name, keys)
@@ -155,9 +148,7 @@ impl MmditConfig {
             ("pooled_projection_dim", self.pooled_dim),
             ("pos_embed_max_size", self.positions_side),
         ];
-        if let Some((key, size)) = sizes.iter().find(|(_, size)| !(1..=MOST).contains(size)) {
-            return Err(Error::input(format!("{name} has `{key}` = {size}: it must be from 1 to {MOST}")));
-        }
+        check_sizes(name, &sizes)?;
         // The adaLN layer of a block with two attentions has nine times the width, and a patch must also fit.
         let patch = self.channels * self.patch_size * self.patch_size;
         for (what, size) in [("a token", self.hidden()), ("a patch", patch)] {

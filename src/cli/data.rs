@@ -23,7 +23,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let config = arguments.config.read()?;
     let is_captioned = config.data.kind == DataKind::Captions;
     // The size of images with captions depends on the model; for others, the command that needs the fewest sections.
-    config.validate(if is_captioned { Command::Pretrain } else { Command::FitClassifier })?;
+    let has_captions = is_captioned || config.data.kind == DataKind::Shapes;
+    config.validate(if has_captions { Command::Pretrain } else { Command::FitClassifier })?;
     arguments.config.outputs(global, &config).image(&arguments.out)?;
     let data: Box<dyn Shown> = match (is_captioned, &config.model.folder) {
         (true, Some(folder)) => {
@@ -31,6 +32,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             let found = captioned.images().check()?;
             say(data::summary::of_captions(captioned.images(), Some(&found)).trim_end());
             Box::new(captioned.images().clone())
+        }
+        _ if config.data.kind == DataKind::Shapes => {
+            let scenes = data::Scenes::new(config.data.image_size);
+            say(scenes.summary().trim_end());
+            Box::new(scenes)
         }
         _ => {
             let data = data::load(&config.data)?;

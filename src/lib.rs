@@ -40,6 +40,7 @@ pub mod sampling;
 pub mod saved;
 pub mod self_test;
 pub mod shape;
+pub mod shapes;
 pub mod sniff;
 pub mod supervised;
 pub mod sweep;

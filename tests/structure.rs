@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules from the top down. A module names only modules of lower layers.
-const LAYERS: [&[&str]; 29] = [
+const LAYERS: [&[&str]; 30] = [
     &["cli"],
     &["preflight"],
     &["sweep", "dashboard", "supervised", "inspect", "doctor"],
@@ -29,6 +29,7 @@ const LAYERS: [&[&str]; 29] = [
     &["run"],
     &["data"],
     &["config"],
+    &["shapes"],
     &["flow"],
     &["cache"],
     &["files", "classes", "sniff", "shape"],

@@ -8,6 +8,7 @@ use super::{ConfigArguments, Global, say};
 use crate::config::{Command, DataKind};
 use crate::data::{self, Shown};
 use crate::error::Result;
+use crate::preflight::{self, Lesson};
 use crate::text_to_image::Captioned;
 
 #[derive(Debug, Args)]
@@ -33,10 +34,10 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             say(data::summary::of_captions(captioned.images(), Some(&found)).trim_end());
             Box::new(captioned.images().clone())
         }
-        _ if config.data.kind == DataKind::Shapes => {
-            let scenes = data::Scenes::new(config.data.image_size);
-            say(scenes.summary().trim_end());
-            Box::new(scenes)
+        _ if has_captions => {
+            let Lesson::Scenes(lesson) = preflight::pretrain(&config)? else { unreachable!("the data are scenes") };
+            say(lesson.scenes.summary().trim_end());
+            Box::new(lesson.scenes)
         }
         _ => {
             let data = data::load(&config.data)?;

@@ -146,11 +146,11 @@ pub struct Data {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// Height and width, in pixels, to which the images of a directory are resized, or of the tiles of a sheet. Must
-    /// equal the model's. Not for `captions`, whose images get `model.size`.
+    /// equal the model's. Not for `captions` and `shapes`, whose images have the size of the model's.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: usize,
     /// Channels to which images are converted: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Must equal the
-    /// model's. Not for `captions`.
+    /// model's. Not for `captions` and `shapes`.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: usize,
     /// Mirror each image left to right with probability 1/2. Not for digits or letters.

@@ -123,15 +123,11 @@ impl Config {
             _ => {}
         }
         let sizes = match source {
-            ModelSource::New(sizes) | ModelSource::NewText(sizes, _) => sizes,
+            ModelSource::New(sizes) => sizes,
+            ModelSource::NewText(..) => return self.refuse_adapter(),
             ModelSource::Folder(_) | ModelSource::File(_) => return Ok(()),
         };
-        if self.lora.is_used() {
-            return Err(Error::input(
-                "an adapter (`lora`) is trained on a trained model, and `model` has the sizes of a new one: set \
-                 `model.file` instead, or remove `lora`",
-            ));
-        }
+        self.refuse_adapter()?;
         for (key, model, data) in
             [("image_size", sizes.image_size, self.data.image_size), ("channels", sizes.channels, self.data.channels)]
         {
@@ -142,6 +138,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Refuses an adapter for a new model.
+    fn refuse_adapter(&self) -> Result<()> {
+        match self.lora.is_used() {
+            false => Ok(()),
+            true => Err(Error::input(
+                "an adapter (`lora`) is trained on a trained model, and `model` has the sizes of a new one: set \
+                 `model.file` instead, or remove `lora`",
+            )),
+        }
     }
 
     fn validate_rewards(&self) -> Result<()> {
@@ -248,9 +255,7 @@ impl Data {
                 let found = format!("{} and {}", self.image_size, self.channels);
                 return wrong("data.image_size` and `data.channels", expected, found);
             }
-        } else if self.kind == DataKind::Shapes && self.channels != 3 {
-            return wrong("data.channels", "3, as shapes are coloured", self.channels);
-        } else if self.kind != DataKind::Captions && !matches!(self.channels, 1 | 3) {
+        } else if !matches!(self.kind, DataKind::Captions | DataKind::Shapes) && !matches!(self.channels, 1 | 3) {
             return wrong("data.channels", "1 (grey) or 3 (RGB)", self.channels);
         }
         let given = [

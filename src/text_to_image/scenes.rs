@@ -72,7 +72,7 @@ impl SceneLesson {
     /// The model that a configuration names as `folder`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it cannot be read, takes no words, or has images of another size than the scenes.
+    /// [`Error::Input`] if it cannot be read, takes no words, or has its images are not square.
     pub fn open(config: &Config, folder: &str) -> Result<Self> {
         let base = Base::open(folder, config.model.size)?;
         let words = base.model.words()?.ok_or_else(|| {
@@ -81,13 +81,11 @@ impl SceneLesson {
                  choose images with captions"
             ))
         })?;
-        let (size, scenes) = (config.data.image_size, Scenes::new(config.data.image_size));
-        if base.size != [size; 2] {
-            let [height, width] = base.size;
-            return Err(Error::input(format!(
-                "`data.image_size` is {size}, but `model.folder` = {folder} makes images of {width}x{height}: make them agree"
-            )));
+        let [height, width] = base.size;
+        if height != width {
+            return Err(Error::input(format!("`model.size` is {width}x{height}, but scenes are square: make both equal")));
         }
+        let scenes = Scenes::new(height);
         let model = base.with(Shared(Arc::new(conditions(&words, &scenes)?)))?;
         Ok(Self { model, scenes, is_new: false })
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::{Command, Config, ModelSource};
+use crate::config::{Command, Config, DataKind, ModelSource};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::{DeviceProfile, PartMemory};
@@ -11,7 +11,7 @@ use crate::model::{ClassifierConfig, FlowModel, Weights};
 use crate::reward;
 use crate::rl::TrainingRun;
 use crate::supervised::Pretrainer;
-use crate::text_to_image::{Captioned, StartingModel};
+use crate::text_to_image::{Captioned, SceneLesson, StartingModel};
 use crate::{assets, data, fit_classifier, pretrain};
 
 /// The errors that the commands would report for these configurations, such as the runs of a sweep, each once.
@@ -43,7 +43,7 @@ pub fn check(command: Command, config: &Config) -> Result<()> {
 }
 
 fn check_train(config: &Config) -> Result<()> {
-    if let ModelSource::New(_) = config.model.source()? {
+    if let ModelSource::New(_) | ModelSource::NewText(..) = config.model.source()? {
         return Ok(());
     }
     TrainingRun::check(config, &*StartingModel::open(config)?.planned()?, &DeviceProfile::default()).map(drop)
@@ -62,6 +62,8 @@ pub enum Lesson {
     Classes(Box<(Dataset, FlowModel, Option<Weights>)>),
     /// Images with captions, and a text-to-image model.
     Captions(Box<Captioned>),
+    /// Scenes with captions, and a text-to-image model that knows their words.
+    Scenes(Box<SceneLesson>),
 }
 
 impl Lesson {
@@ -73,6 +75,7 @@ impl Lesson {
         match self {
             Self::Classes(classes) => Ok(classes.1.clone()),
             Self::Captions(captioned) => captioned.planned()?.flow_model("`model.folder`"),
+            Self::Scenes(lesson) => lesson.model.flow_model("[model]"),
         }
     }
 
@@ -82,7 +85,7 @@ impl Lesson {
     /// As [`Captioned::planned_encoders`].
     pub fn planned_encoders(&self, profile: &DeviceProfile) -> Result<Vec<(String, PartMemory)>> {
         match self {
-            Self::Classes(_) => Ok(Vec::new()),
+            Self::Classes(_) | Self::Scenes(_) => Ok(Vec::new()),
             Self::Captions(captioned) => captioned.planned_encoders(profile),
         }
     }
@@ -93,7 +96,7 @@ impl Lesson {
     /// [`Error::Input`] naming those that cannot be read.
     pub fn check(&self) -> Result<()> {
         match self {
-            Self::Classes(_) => Ok(()),
+            Self::Classes(_) | Self::Scenes(_) => Ok(()),
             Self::Captions(captioned) => captioned.images().check().map(drop),
         }
     }
@@ -106,6 +109,12 @@ impl Lesson {
 /// If a file cannot be read, or data, network and settings do not match.
 pub fn pretrain(config: &Config) -> Result<Lesson> {
     let (data, model, weights) = match config.model.source()? {
+        ModelSource::Folder(folder) if config.data.kind == DataKind::Shapes => {
+            return Ok(Lesson::Scenes(Box::new(SceneLesson::open(config, folder)?)));
+        }
+        ModelSource::NewText(sizes, text) => {
+            return Ok(Lesson::Scenes(Box::new(SceneLesson::new(config, sizes, text)?)));
+        }
         ModelSource::Folder(folder) => return Ok(Lesson::Captions(Box::new(Captioned::open(config, folder)?))),
         ModelSource::File(file) => {
             let mut data = data::load(&config.data)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
 use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
-use crate::data::Dataset;
+use crate::data::{Dataset, Scenes};
 use crate::error::{Error, Result};
 use crate::flow::noise::{
     AUGMENT, DROPOUT, NoiseKey, PRETRAIN_LATENTS, PRETRAIN_NOISE, PRETRAIN_TIME, SHUFFLE, Stream,
@@ -116,6 +116,21 @@ impl Examples for Dataset {
 
     fn push_state(&self, states: &mut Vec<f32>, index: usize, flip: bool, _: NoiseKey) -> Result<()> {
         self.push_image(states, index, flip);
+        Ok(())
+    }
+}
+
+impl Examples for Scenes {
+    fn count(&self) -> usize {
+        Scenes::count(self)
+    }
+
+    fn condition(&self, index: usize) -> u32 {
+        self.caption(index)
+    }
+
+    fn push_state(&self, states: &mut Vec<f32>, index: usize, _: bool, key: NoiseKey) -> Result<()> {
+        self.push(states, index, key);
         Ok(())
     }
 }

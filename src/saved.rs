@@ -7,8 +7,8 @@ use crate::config::{ADAPTER_BASE, Config, TRANSFORMER_BASE};
 use crate::error::{Error, Result};
 use crate::files::{Content, Streamed, stream_atomically};
 use crate::model::{
-    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network, OnDevice, StoredModel, WeightSource,
-    Weights,
+    ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Lora, Model, ModelKind, Network, OnDevice, PipelineFile, StoredModel,
+    TRANSFORMER_WEIGHTS, WeightSource, Weights,
 };
 use crate::run::LoadedCheckpoint;
 use crate::run::directory::MODEL;
@@ -30,7 +30,13 @@ pub type Files<'a> = Vec<(&'static str, Streamed<'a>)>;
 /// If one cannot be made or written.
 pub fn write_files(folder: &Path, files: &Files<'_>) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|cause| Error::unwritable(folder, cause))?;
-    files.iter().try_for_each(|(name, content)| stream_atomically(&folder.join(name), content).map(drop))
+    files.iter().try_for_each(|(name, content)| {
+        let path = folder.join(name);
+        if let Some(inside) = path.parent().filter(|inside| *inside != folder) {
+            std::fs::create_dir_all(inside).map_err(|cause| Error::unwritable(inside, cause))?;
+        }
+        stream_atomically(&path, content).map(drop)
+    })
 }
 
 /// The configuration with which a run continues from a checkpoint. An adapter that it started from is in the
@@ -118,13 +124,24 @@ impl<'a> Saved<'a> {
         matches!(self.kind, ModelKind::Text(_)).then(|| self.record(TRANSFORMER_BASE)).flatten()
     }
 
+    /// The small files of a pipeline that is not on disk yet, so that the result is all of it.
+    fn new_pipeline(&self) -> Vec<PipelineFile> {
+        match &self.kind {
+            ModelKind::Text(model) => model.published.as_ref().map_or_else(Vec::new, |it| it.beside().to_vec()),
+            _ => Vec::new(),
+        }
+    }
+
     /// The files of weights that are a result: a model, or the folder of an adapter.
     ///
     /// # Errors
     /// If the device is lost.
     pub fn result(&self, weights: OnDevice<'a>) -> Result<Files<'a>> {
         let Some(lora) = self.adapter else {
-            return Ok([(MODEL, self.model(weights))].into_iter().chain(self.pipeline()).collect());
+            let beside = self.new_pipeline();
+            let name = if beside.is_empty() { MODEL } else { TRANSFORMER_WEIGHTS };
+            let beside = beside.into_iter().map(|(name, bytes)| (name, bytes.into()));
+            return Ok([(name, self.model(weights))].into_iter().chain(beside).chain(self.pipeline()).collect());
         };
         let adapter = Adapter { lora: lora.clone(), weights: weights.memory.read(weights.gpu)? };
         let files = adapter.all_files(&self.kind).into_iter();

@@ -12,11 +12,12 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
+use crate::model::StoredModel;
 use crate::preflight::{self, Lesson};
 use crate::run::RunDirectory;
 use crate::saved::going_on;
 use crate::supervised::{Pretrainer, PretrainingPlan};
-use crate::text_to_image::Captioned;
+use crate::text_to_image::{Captioned, SceneLesson};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -47,6 +48,12 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
             let (data, model, weights) = *classes;
             let mut pretrainer = Pretrainer::new(&gpu, &config, plan, &data, &model, &data.class_names, weights)?;
             job.train(start, &data, &mut pretrainer)
+        }
+        Lesson::Scenes(lesson) => {
+            let SceneLesson { model: StoredModel { class_names, weights, .. }, scenes, is_new } = *lesson;
+            let weights = (!is_new).then_some(weights);
+            let mut pretrainer = Pretrainer::new(&gpu, &config, plan, &scenes, &planned, &class_names, weights)?;
+            job.train(start, &scenes, &mut pretrainer)
         }
         Lesson::Captions(captioned) => {
             // Before the images are encoded, which takes long.

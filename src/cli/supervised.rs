@@ -108,6 +108,10 @@ pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner
     if outcome.finished {
         match learner.saved().is_adapter() {
             _ if config.model.folder.is_some() => say_tuned("model", &config, &directory),
+            _ if config.model.text.is_some() => {
+                let folder = quoted(directory.path());
+                say(format_args!("model: {folder}; draw with: flowdppo-wgpu sample --model {folder} --prompt TEXT"));
+            }
             false => say(format_args!("model: {}", directory.model().display())),
             true => say(format_args!("model: {}, with {}", directory.path().display(), directory.adapter().display())),
         }

@@ -184,6 +184,22 @@ pub enum DataKind {
     Folder,
     /// A directory of images with captions, for a text-to-image model (`model.folder`).
     Captions,
+    /// Scenes of coloured shapes with captions, drawn anew for every step, for a text-to-image model that knows words
+    /// (`model.text`, or the `model.folder` of such a model).
+    Shapes,
+}
+
+/// How a new text-to-image model is told of prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TextInput {
+    /// The words of the data's captions and their places, as one-hot rows: the model learns word vectors, and needs no
+    /// text encoder.
+    Words {
+        /// The most words of a prompt.
+        #[schemars(range(min = 1, max = 1024))]
+        tokens: usize,
+    },
 }
 
 /// What scores an image.

@@ -1,7 +1,7 @@
 //! The model that a configuration asks for: a file, or sizes that fit together.
 
 use super::ranges::*;
-use super::{Model, Positions};
+use super::{Model, Positions, TextInput, TimeConvention};
 use crate::error::{Error, Result};
 
 /// Where a model comes from.
@@ -13,6 +13,8 @@ pub enum ModelSource<'a> {
     Folder(&'a str),
     /// New weights of these sizes.
     New(ModelSizes),
+    /// New weights of a text-to-image model that is told of prompts so; `num_classes` of the sizes is 0.
+    NewText(ModelSizes, TextInput),
 }
 
 /// The sizes of a new model, all given.
@@ -58,8 +60,12 @@ impl Model {
             ("num_classes", self.num_classes),
         ];
         if let Some(folder) = &self.folder {
-            let others =
-                [("file", self.file.is_some()), ("vae", self.vae.is_some()), ("mlp_ratio", self.mlp_ratio.is_some())];
+            let others = [
+                ("file", self.file.is_some()),
+                ("vae", self.vae.is_some()),
+                ("mlp_ratio", self.mlp_ratio.is_some()),
+                ("text", self.text.is_some()),
+            ];
             let others = others.into_iter().chain(given.iter().map(|(key, size)| (*key, size.is_some())));
             if let Some((key, _)) = others.into_iter().find(|(_, is_given)| *is_given) {
                 return Err(Error::input(format!(
@@ -77,7 +83,8 @@ impl Model {
         }
         if let Some(file) = &self.file {
             let size = given.iter().find(|(_, size)| size.is_some()).map(|(key, _)| *key);
-            if let Some(key) = size.or(self.mlp_ratio.map(|_| "mlp_ratio")) {
+            let others = [self.mlp_ratio.map(|_| "mlp_ratio"), self.text.map(|_| "text")];
+            if let Some(key) = size.or(others.into_iter().flatten().next()) {
                 return Err(Error::input(format!(
                     "`model.file` and `model.{key}` cannot both be set: a file has its own \
                      sizes; remove one of them"
@@ -91,7 +98,8 @@ impl Model {
             }
             return Ok(ModelSource::File(file));
         }
-        let missing: Vec<_> = given.iter().filter(|(_, size)| size.is_none()).collect();
+        let is_needed = |key: &str| key != "num_classes" || self.text.is_none();
+        let missing: Vec<_> = given.iter().filter(|(key, size)| size.is_none() && is_needed(key)).collect();
         if missing.len() == given.len() {
             return Err(Error::input(
                 "[model] needs `file` (a safetensors file, or builtin:digits8-base) or the sizes \
@@ -114,7 +122,7 @@ impl Model {
             depth: size(4)?,
             num_heads: size(5)?,
             mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
-            num_classes: size(6)?,
+            num_classes: if self.text.is_none() { size(6)? } else { 0 },
         };
         divides("model.patch_size", sizes.patch_size, "`model.image_size`", sizes.image_size)?;
         divides("model.num_heads", sizes.num_heads, "`model.hidden_size`", sizes.hidden_size)?;
@@ -130,6 +138,25 @@ impl Model {
                 sizes.mlp_ratio, sizes.hidden_size
             )));
         }
-        Ok(ModelSource::New(sizes))
+        match self.text {
+            None => Ok(ModelSource::New(sizes)),
+            Some(text) => self.check_text(&sizes).map(|()| ModelSource::NewText(sizes, text)),
+        }
+    }
+
+    /// Checks the sizes of a new text-to-image model, which is a transformer of Stable Diffusion 3.
+    fn check_text(&self, sizes: &ModelSizes) -> Result<()> {
+        let fixed = [
+            ("num_classes", self.num_classes.is_some(), "prompts take the place of classes: remove it"),
+            ("channels", sizes.channels != 3, "its images are red, green and blue: set it to 3"),
+            ("mlp_ratio", self.mlp_ratio.is_some_and(|ratio| ratio != 4.0), "it is 4 in such a model: remove it"),
+            ("time", self.time != TimeConvention::Sigma, "time is sigma in such a model: remove it"),
+            ("time_scale", self.time_scale != 1000.0, "it is 1000 in such a model: remove it"),
+            ("hidden_size", !sizes.hidden_size.is_multiple_of(4), "its positions need a multiple of 4"),
+        ];
+        match fixed.into_iter().find(|(_, is_wrong, _)| *is_wrong) {
+            None => Ok(()),
+            Some((key, _, fix)) => Err(Error::input(format!("`model.{key}` does not fit `model.text`: {fix}"))),
+        }
     }
 }

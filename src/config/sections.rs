@@ -85,6 +85,11 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub num_classes: Option<usize>,
+    /// For a new text-to-image model, a small transformer of Stable Diffusion 3 that makes images without an autoencoder,
+    /// such as `{ kind = "words", tokens = 8 }`: how it is told of prompts. It takes the place of `num_classes`; the other
+    /// sizes are those of the image's tokens, and `mlp_ratio` is 4. Only for `data.kind` = "shapes".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextInput>,
     /// Direction of time and velocity. Only for new models.
     pub time: TimeConvention,
     /// Factor for time (0 to 1) before the model's sinusoidal time features. SiT's own checkpoints use 1. Only for new
@@ -114,6 +119,7 @@ impl Default for Model {
             num_heads: None,
             mlp_ratio: None,
             num_classes: None,
+            text: None,
             time: TimeConvention::Sigma,
             time_scale: 1000.0,
             positions: Positions::Learned,
@@ -140,11 +146,11 @@ pub struct Data {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// Height and width, in pixels, to which the images of a directory are resized, or of the tiles of a sheet. Must
-    /// equal the model's. Not for `captions`, whose images get `model.size`.
+    /// equal the model's. Not for `captions` and `shapes`, whose images have the size of the model's.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub image_size: usize,
     /// Channels to which images are converted: 1 (grey) or 3 (RGB); 2 for the points of `rings`. Must equal the
-    /// model's. Not for `captions`.
+    /// model's. Not for `captions` and `shapes`.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub channels: usize,
     /// Mirror each image left to right with probability 1/2. Not for digits or letters.

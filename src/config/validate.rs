@@ -9,9 +9,13 @@ use super::*;
 use crate::classes::ConditionKind;
 use crate::error::character;
 use crate::flow::sampler::{DETERMINISTIC_ETA, LARGEST_KAPPA};
+use crate::shape::ImageShape;
 
 /// The most classes or prompts that are evaluated unless the configuration names some, if their pictures are large.
 const MAX_EVALUATED: usize = 64;
+
+/// Pixels of a picture that takes hardly any time to draw.
+const SMALL_PICTURE: usize = 64 * 64;
 
 impl Config {
     /// Checks the sections that `command` reads.
@@ -61,6 +65,9 @@ impl Config {
             Command::FitClassifier if self.data.kind == DataKind::Captions => Err(Error::input(
                 "`data.kind` = \"captions\" has captions in place of the classes that a classifier learns: choose \"folder\"",
             )),
+            Command::FitClassifier if self.data.kind == DataKind::Shapes => Err(Error::input(
+                "`data.kind` = \"shapes\" has captions in place of the classes that a classifier learns: choose \"folder\"",
+            )),
             Command::FitClassifier => self.data.validate(),
         }
     }
@@ -92,31 +99,35 @@ impl Config {
             ));
         }
         let source = self.model.source()?;
-        match (&source, self.data.kind == DataKind::Captions) {
-            (ModelSource::Folder(_), false) => {
+        match (&source, self.data.kind) {
+            (ModelSource::Folder(_) | ModelSource::NewText(..), DataKind::Shapes)
+            | (ModelSource::Folder(_), DataKind::Captions) => {}
+            (ModelSource::Folder(_), _) => {
                 return Err(Error::input(
                     "`model.folder` is a text-to-image model, which learns from images with captions: set `data.kind` = \
                      \"captions\" and `data.path` to their directory",
                 ));
             }
-            (ModelSource::File(_) | ModelSource::New(_), true) => {
+            (ModelSource::NewText(..), _) => {
                 return Err(Error::input(
-                    "`data.kind` = \"captions\" is for a text-to-image model: set `model.folder` instead of `model.file` or \
-                     sizes, or choose images with classes",
+                    "`model.text` takes its words from the captions of `data.kind` = \"shapes\": choose that, or remove it",
                 ));
+            }
+            (ModelSource::File(_) | ModelSource::New(_), DataKind::Captions | DataKind::Shapes) => {
+                return Err(Error::input(format!(
+                    "`data.kind` = \"{}\" is for a text-to-image model: set `model.folder` instead of `model.file` or \
+                     sizes, or choose images with classes",
+                    self.data.kind.name()
+                )));
             }
             _ => {}
         }
         let sizes = match source {
             ModelSource::New(sizes) => sizes,
+            ModelSource::NewText(..) => return self.refuse_adapter(),
             ModelSource::Folder(_) | ModelSource::File(_) => return Ok(()),
         };
-        if self.lora.is_used() {
-            return Err(Error::input(
-                "an adapter (`lora`) is trained on a trained model, and `model` has the sizes of a new one: set \
-                 `model.file` instead, or remove `lora`",
-            ));
-        }
+        self.refuse_adapter()?;
         for (key, model, data) in
             [("image_size", sizes.image_size, self.data.image_size), ("channels", sizes.channels, self.data.channels)]
         {
@@ -127,6 +138,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Refuses an adapter for a new model.
+    fn refuse_adapter(&self) -> Result<()> {
+        match self.lora.is_used() {
+            false => Ok(()),
+            true => Err(Error::input(
+                "an adapter (`lora`) is trained on a trained model, and `model` has the sizes of a new one: set \
+                 `model.file` instead, or remove `lora`",
+            )),
+        }
     }
 
     fn validate_rewards(&self) -> Result<()> {
@@ -233,19 +255,17 @@ impl Data {
                 let found = format!("{} and {}", self.image_size, self.channels);
                 return wrong("data.image_size` and `data.channels", expected, found);
             }
-        } else if self.kind != DataKind::Captions && !matches!(self.channels, 1 | 3) {
+        } else if !matches!(self.kind, DataKind::Captions | DataKind::Shapes) && !matches!(self.channels, 1 | 3) {
             return wrong("data.channels", "1 (grey) or 3 (RGB)", self.channels);
         }
         let given = [
-            ("path", self.path.is_some(), self.kind != DataKind::Builtin),
+            ("path", self.path.is_some(), !matches!(self.kind, DataKind::Builtin | DataKind::Shapes)),
             ("labels", self.labels.is_some(), self.kind == DataKind::Sheet),
         ];
-        let kind = match self.kind {
-            DataKind::Builtin => "builtin",
-            DataKind::Sheet => "sheet",
-            DataKind::Folder => "folder",
-            DataKind::Captions => "captions",
-        };
+        let kind = self.kind.name();
+        if self.kind == DataKind::Shapes && self.horizontal_flip {
+            return wrong("data.horizontal_flip", "false: a mirrored scene is not what its caption says", "true");
+        }
         for (key, is_given, is_needed) in given {
             if is_given != is_needed {
                 let (verb, fix) = match is_needed {
@@ -256,6 +276,19 @@ impl Data {
             }
         }
         Ok(())
+    }
+}
+
+impl DataKind {
+    /// Its name in a configuration.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Sheet => "sheet",
+            Self::Folder => "folder",
+            Self::Captions => "captions",
+            Self::Shapes => "shapes",
+        }
     }
 }
 
@@ -294,13 +327,14 @@ impl Eval {
         chosen_classes("eval.classes", &self.classes, conditions)
     }
 
-    /// Checks that the evaluation of a model with large pictures names what it draws if there is much to choose from:
-    /// so many classes or prompts.
+    /// Checks that the evaluation of a model with large pictures, of this shape, names what it draws if there is much to
+    /// choose from: so many classes or prompts.
     ///
     /// # Errors
     /// [`Error::Input`] if it would draw all of them.
-    pub fn check_is_small(&self, (count, kind): (usize, ConditionKind)) -> Result<()> {
-        if !self.classes.is_empty() || count <= MAX_EVALUATED {
+    pub fn check_is_small(&self, picture: ImageShape, (count, kind): (usize, ConditionKind)) -> Result<()> {
+        let is_large = picture.height * picture.width > SMALL_PICTURE;
+        if !is_large || !self.classes.is_empty() || count <= MAX_EVALUATED {
             return Ok(());
         }
         let noun = kind.plural();

@@ -9,6 +9,7 @@ pub mod grid;
 pub mod panel;
 mod picture;
 mod rings;
+mod scenes;
 pub mod scatter;
 pub mod sheet;
 pub mod summary;
@@ -16,6 +17,7 @@ pub mod summary;
 use std::path::{Path, PathBuf};
 
 pub use captions::Captions;
+pub use scenes::Scenes;
 
 use crate::classes::Classes;
 use crate::config::{self, DataKind};
@@ -170,7 +172,7 @@ pub fn load(config: &config::Data) -> Result<Dataset> {
             sheet::load(path, labels, config.image_size, config.channels)
         }
         DataKind::Folder => folder::load(path, config.image_size, config.channels),
-        DataKind::Captions => unreachable!("configurations without a text-to-image model are checked"),
+        DataKind::Captions | DataKind::Shapes => unreachable!("configurations without a text-to-image model are checked"),
     }
 }
 

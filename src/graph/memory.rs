@@ -94,7 +94,7 @@ pub fn check_tensors(graph: &Graph, profile: &DeviceProfile) -> Result<()> {
 }
 
 /// Device bytes of a plan, known before it is created.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Planned {
     /// Bytes that the plan will allocate if it is alone on the device.
     pub reused: u64,
@@ -120,7 +120,7 @@ impl MemoryPlan {
 }
 
 /// Device bytes of a part of a model: its weights, and the plan that uses them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartMemory {
     /// Bytes of the weights.
     pub weights: u64,

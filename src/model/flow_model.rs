@@ -265,7 +265,7 @@ impl FlowModel {
     pub fn check_evaluation(&self, eval: &config::Eval) -> Result<()> {
         match self {
             Self::Dit(ClassModel { decoder: None, .. }) => Ok(()),
-            _ => eval.check_is_small(self.conditions()),
+            _ => eval.check_is_small(self.picture_shape(), self.conditions()),
         }
     }
 

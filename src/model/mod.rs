@@ -41,6 +41,6 @@ pub use lora::{Adaptable, Lora, LoraLayer};
 pub use minit2i::MiniT2iConfig;
 pub use mmdit::MmditConfig;
 pub use network::{BASE, Network, START};
-pub use stored_transformer::{StoredTransformer, TRANSFORMER};
+pub use stored_transformer::{PipelineFile, StoredTransformer, TRANSFORMER, TRANSFORMER_WEIGHTS};
 pub use text_network::{Recipe, TextNetwork, UsualSampling};
 pub use weights::{OnDevice, StoredModel, Summed, WeightSource, Weights, open_foreign};

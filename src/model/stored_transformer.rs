@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 use safetensors::tensor::Dtype;
 
 use super::file::header;
+use super::flow_model::{FlowModel, TextModel};
 use super::folder::{StoredAs, StoredTensor, StoredTensors, to_diffusers};
 use super::layout::Entry;
 use super::text_network::TextNetwork;
@@ -23,16 +25,46 @@ pub struct StoredTransformer {
     network: TextNetwork,
     size: [usize; 2],
     tensors: StoredTensors,
+    /// The other files of its pipeline, if that is not on disk yet.
+    beside: Arc<[PipelineFile]>,
 }
 
+/// A small file of a pipeline: its path in the folder, and its bytes.
+pub type PipelineFile = (&'static str, Vec<u8>);
+
+/// The path of a transformer's weights in the folder of a pipeline.
+pub const TRANSFORMER_WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
+
 impl StoredTransformer {
+    /// A new transformer with the weights of a seed, in memory, as it would be in a file. `beside` are the other files of
+    /// its pipeline.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the size of the states has no positions.
+    pub fn drawn(model: &TextModel, seed: u64, beside: Vec<PipelineFile>) -> Result<Self> {
+        let flow_model = FlowModel::Text(model.clone());
+        let (weights, layout) = (flow_model.drawn_weights(seed), flow_model.layout());
+        let described = layout.entries().iter().map(|entry| (entry.name.clone(), Dtype::F32, entry.shape.clone()));
+        let mut bytes = header(described, Some(("format", "pt".to_owned())));
+        for entry in layout.entries() {
+            bytes.extend_from_slice(bytemuck::cast_slice(&weights.read(entry)?));
+        }
+        let stored = Self::new(&model.network, model.size, &StoredTensors::of_bytes("the new transformer", bytes)?)?;
+        Ok(Self { beside: beside.into(), ..stored })
+    }
+
+    /// The other files of its pipeline, if that is not on disk yet.
+    pub fn beside(&self) -> &[PipelineFile] {
+        &self.beside
+    }
+
     /// Checks names and shapes, without reading weights.
     ///
     /// # Errors
     /// [`Error::Input`] if the size has no positions, or a tensor is missing, misshapen or unknown.
     pub fn new(network: &TextNetwork, size: [usize; 2], tensors: &StoredTensors) -> Result<Self> {
         network.check_size(tensors.name(), size)?;
-        let stored = Self { network: network.clone(), size, tensors: tensors.clone() };
+        let stored = Self { network: network.clone(), size, tensors: tensors.clone(), beside: Arc::default() };
         let layout = network.layout(size);
         layout.entries().iter().try_for_each(|entry| stored.check(entry))?;
         let is_known =

@@ -162,7 +162,7 @@ impl TextNetwork {
     /// What a state is of a picture, if it is no latents: its values times this.
     pub fn pixel_scale(&self) -> Option<f64> {
         match self {
-            Self::Mmdit(_) => None,
+            Self::Mmdit(config) => config.makes_pixels().then_some(1.0),
             Self::MiniT2i(_) => Some(MiniT2iConfig::PIXEL_SCALE),
         }
     }
@@ -179,6 +179,7 @@ impl TextNetwork {
     /// How the model is sampled unless a user asks for something else.
     pub fn usual_sampling(&self) -> UsualSampling {
         match self {
+            Self::Mmdit(config) if config.makes_pixels() => UsualSampling { steps: 20, guidance_scale: 1.0 },
             Self::Mmdit(_) => UsualSampling { steps: 28, guidance_scale: 4.5 },
             Self::MiniT2i(config) => UsualSampling { steps: config.steps, guidance_scale: 2.5 },
         }
@@ -187,6 +188,7 @@ impl TextNetwork {
     /// The configuration that trains the model on a small device.
     pub fn recipe(&self) -> Recipe {
         match self {
+            Self::Mmdit(config) if config.makes_pixels() => recipe!("configs/shapes/train.toml"),
             Self::Mmdit(_) => recipe!("configs/sd35/laptop.toml"),
             Self::MiniT2i(_) => recipe!("configs/minit2i/laptop.toml"),
         }

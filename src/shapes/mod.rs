@@ -164,8 +164,20 @@ impl Category {
     pub const ALL: [Self; 6] =
         [Self::SingleObject, Self::Colours, Self::Counting, Self::TwoObjects, Self::Position, Self::AttributeBinding];
 
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SingleObject => "single object",
+            Self::Colours => "colours",
+            Self::Counting => "counting",
+            Self::TwoObjects => "two objects",
+            Self::Position => "position",
+            Self::AttributeBinding => "attribute binding",
+        }
+    }
+
     /// How often it is drawn, in percent: categories with more captions more often.
-    const fn weight(self) -> u32 {
+    pub const fn weight(self) -> u32 {
         match self {
             Self::SingleObject => 5,
             Self::Colours => 15,

@@ -7,7 +7,7 @@ use super::conditions_file::ConditionsFile;
 use super::pipeline::Encoders;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::text::{CutPrompt, PromptEmbeddings};
+use crate::model::text::{CutPrompt, PromptEmbeddings, WordPrompts};
 use crate::model::{Prompt, PromptEmbedding, PromptSource, TextNetwork};
 
 /// Prompts with their embeddings, and those of a negative prompt.
@@ -39,6 +39,15 @@ impl Conditions {
         let all: Vec<&str> = [negative].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
         let (embeddings, cut) = encoders.encode(gpu, &all)?;
         Ok((Self { prompts: prompts.to_vec(), source: Source::Memory(embeddings) }, cut))
+    }
+
+    /// Prompts of words; the negative prompt is the empty one.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if one has a word that is not known, or too many words.
+    pub fn of_words(words: &WordPrompts, prompts: &[Prompt]) -> Result<Self> {
+        let all: Vec<&str> = [""].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
+        Ok(Self { prompts: prompts.to_vec(), source: Source::Memory(words.embeddings(&all)?) })
     }
 
     /// Those of a file, of which nothing but the prompts is in memory. With `chosen`, only those prompts, in that order.

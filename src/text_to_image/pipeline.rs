@@ -13,7 +13,7 @@ use crate::graph::{DeviceProfile, PartMemory, StoreMemory, Stores};
 use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensor, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
-use crate::model::text::{EncoderChoice, EncoderFolders, PromptEncoder};
+use crate::model::text::{EncoderChoice, EncoderFolders, PromptEncoder, WordPrompts};
 use crate::model::{
     ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, Network, PictureDecoder,
     PromptSource, Shared, StoredTransformer, TRANSFORMER, TextModel, TextNetwork,
@@ -168,6 +168,17 @@ impl TextToImage {
         let folders = EncoderFolders::of(&self.pipeline, &self.network, choice)?;
         let prompts = folders.open(&self.pipeline, &self.network)?;
         Ok(Encoders { prompts, folders, widths: self.network.widths() })
+    }
+
+    /// The words that it knows, if that is all that it is told of prompts.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if their file is missing or damaged.
+    pub(super) fn words(&self) -> Result<Option<WordPrompts>> {
+        if !self.pipeline.kind.has_words() {
+            return Ok(None);
+        }
+        WordPrompts::open(&self.pipeline.component("tokenizer")?, self.network.widths()[0]).map(Some)
     }
 
     /// The transformer as a flow model, for latents of a size and these prompts.

@@ -32,7 +32,9 @@ impl StartingModel {
                 assets::load_configured(&config.model, file).map(|model| Self::Native(Box::new(model)))
             }
             ModelSource::Folder(folder) => Ok(Self::Text(Box::new(TextBase::open(folder, &config.into())?))),
-            ModelSource::New(_) => Err(Error::input("a run starts from a trained model: set `model.file`")),
+            ModelSource::New(_) | ModelSource::NewText(..) => {
+                Err(Error::input("a run starts from a trained model: set `model.file` or `model.folder`"))
+            }
         }
     }
 

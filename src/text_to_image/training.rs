@@ -105,7 +105,7 @@ impl TextBase {
         if let Embeddings::Encoded(conditions) = &self.embeddings {
             conditions.check(self.base.model.network(), settings.is_guided)?;
         }
-        settings.eval.check_is_small((self.asked.len(), ConditionKind::Prompt))
+        settings.eval.check_is_small(self.base.picture_shape(), (self.asked.len(), ConditionKind::Prompt))
     }
 
     /// The model as plans need it, without the embeddings of its prompts.
@@ -142,8 +142,13 @@ impl TextBase {
         let Embeddings::Open(encoders) = &self.embeddings else { return Ok(()) };
         let many = self.many(encoders);
         // Why a file is not used is said when the prompts are encoded again.
-        let is_kept = || Ok::<_, Error>(many.found(&many.file(folder, Verbosity::Quiet, &|_| ())?).is_some());
-        if self.asked.len() > MOST_ENCODED && is_kept()? { Ok(()) } else { many.check_room(gpu) }
+        let is_there = || Ok::<_, Error>(many.found(&many.file(folder, Verbosity::Quiet, &|_| ())?).is_some());
+        if self.is_kept(encoders) && is_there()? { Ok(()) } else { many.check_room(gpu) }
+    }
+
+    /// Whether the embeddings are kept in a file.
+    fn is_kept(&self, encoders: &Encoders) -> bool {
+        self.asked.len() > MOST_ENCODED && !encoders.prompts.is_instant()
     }
 
     fn many<'a>(&'a self, encoders: &'a Encoders) -> ManyPrompts<'a> {
@@ -168,7 +173,7 @@ impl TextBase {
         }
         let conditions = match &self.embeddings {
             Embeddings::Encoded(conditions) => conditions.clone(),
-            Embeddings::Open(encoders) if self.asked.len() > MOST_ENCODED => {
+            Embeddings::Open(encoders) if self.is_kept(encoders) => {
                 let many = self.many(encoders);
                 let file = many.file(folder, verbosity, &warn)?;
                 Arc::new(many.found(&file).map_or_else(|| many.written(gpu, &file), Ok)?)

@@ -14,6 +14,6 @@ pub use describe::{count, family_of_layer, is_minit2i, transformer_family, trans
 pub use dtype::StoredAs;
 pub use hub::{Hub, is_hub_name, locate};
 pub use names::{SingleFile, to_diffusers};
-pub use pipeline::{Component, MODEL_INDEX, Pipeline, State, class_of, component_class, read_config};
+pub use pipeline::{Component, MODEL_INDEX, Pipeline, State, class_of, component_class, read_config, words_index};
 pub use tensors::{StoredTensor, StoredTensors};
 pub use weights::{STEMS, WeightFile, open_weights, weight_files};

@@ -32,6 +32,26 @@ pub struct PipelineKind {
     pub needed: &'static [&'static str],
 }
 
+/// The class of pipelines that this program makes: a transformer of pictures that learned what words mean itself.
+const WORDS: &str = "FlowDppoWordsPipeline";
+
+/// The index of such a pipeline.
+pub fn words_index() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "{{\n  \"_class_name\": \"{WORDS}\",\n  \"_flowdppo_wgpu_version\": \"{version}\",\n  \"tokenizer\": \
+         [\"flowdppo_wgpu\", \"WordTokenizer\"],\n  \"transformer\": [\"diffusers\", \"{}\"]\n}}\n",
+        MmditConfig::CLASS
+    )
+}
+
+impl PipelineKind {
+    /// Whether its text encoder is a list of words.
+    pub fn has_words(&self) -> bool {
+        self.class == WORDS
+    }
+}
+
 /// The classes of T5's encoder: alone, or in a file with the decoder.
 const T5: &[&str] = &["T5EncoderModel", "T5ForConditionalGeneration"];
 /// The classes of its tokenizer.
@@ -44,7 +64,7 @@ const CLIP: &[&str] = &["CLIPTextModelWithProjection"];
 const SCHEDULER: &[&str] = &["FlowMatchEulerDiscreteScheduler"];
 
 /// The pipelines that can be read.
-const KINDS: [PipelineKind; 2] = [
+const KINDS: [PipelineKind; 3] = [
     PipelineKind {
         class: "StableDiffusion3Pipeline",
         what: "Stable Diffusion 3 and 3.5",
@@ -74,6 +94,13 @@ const KINDS: [PipelineKind; 2] = [
         has_index: false,
         // The published model names its text encoder, which may be in the cache of the hub.
         needed: &["transformer"],
+    },
+    PipelineKind {
+        class: WORDS,
+        what: "words and pixels",
+        components: &[("transformer", &[MmditConfig::CLASS]), ("tokenizer", &["WordTokenizer"])],
+        has_index: true,
+        needed: &["transformer", "tokenizer"],
     },
 ];
 

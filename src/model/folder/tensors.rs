@@ -24,12 +24,19 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Bytes that are read and widened at once.
 const AT_ONCE: usize = 1 << 20;
 
-/// An open file.
+/// An open file, or what would be one.
 #[derive(Debug)]
 pub(super) struct Source {
     path: PathBuf,
     length: u64,
-    file: Mutex<File>,
+    place: Place,
+}
+
+/// Where the bytes of a source are.
+#[derive(Debug)]
+enum Place {
+    Disk(Mutex<File>),
+    Memory(Vec<u8>),
 }
 
 impl Source {
@@ -44,14 +51,27 @@ impl Source {
         }
         let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
-        Ok(Self { path: path.to_owned(), length, file: Mutex::new(file) })
+        Ok(Self { path: path.to_owned(), length, place: Place::Disk(Mutex::new(file)) })
+    }
+
+    /// A file in memory; messages call it `name`.
+    fn of_bytes(name: &str, bytes: Vec<u8>) -> Self {
+        Self { path: name.into(), length: bytes.len() as u64, place: Place::Memory(bytes) }
     }
 
     /// Fills a buffer with the bytes from `start` on.
     pub(super) fn read_at(&self, start: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(buffer)
+        match &self.place {
+            Place::Disk(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(start))?;
+                file.read_exact(buffer)
+            }
+            Place::Memory(bytes) => {
+                let mut rest = usize::try_from(start).ok().and_then(|start| bytes.get(start..)).unwrap_or_default();
+                rest.read_exact(buffer)
+            }
+        }
     }
 
     /// The first bytes, at most `most` of them.
@@ -282,6 +302,16 @@ impl StoredTensors {
             _ => read_header(&source)?,
         };
         Ok(Self { name, tensors, metadata, sources: vec![source] })
+    }
+
+    /// A safetensors file in memory, which messages call `name`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is something else, or is damaged.
+    pub fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
+        let source = Arc::new(Source::of_bytes(name, bytes));
+        let (tensors, metadata) = read_header(&source)?;
+        Ok(Self { name: name.to_owned(), tensors, metadata, sources: vec![source] })
     }
 
     /// Opens the shards that an index (`*.safetensors.index.json`) names. Tensors of a shard that are not in the index

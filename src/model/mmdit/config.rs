@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::model::layout::MOST;
 use crate::model::text_network::{check_known, check_sizes};
 
+/// Channels of a picture: red, green and blue.
+const PICTURE_CHANNELS: usize = 3;
+
 /// The network's time at sigma = 1.
 const TIME_SCALE: f64 = 1000.0;
 
@@ -166,6 +169,33 @@ impl MmditConfig {
         }
     }
 
+    /// Whether its states are pictures: nothing makes so few channels of latents.
+    pub fn makes_pixels(&self) -> bool {
+        self.channels == PICTURE_CHANNELS
+    }
+
+    /// The `config.json` that [`MmditConfig::from_keys`] reads.
+    pub fn to_json(&self) -> String {
+        let keys = serde_json::json!({
+            "_class_name": Self::CLASS,
+            "_flowdppo_wgpu_version": env!("CARGO_PKG_VERSION"),
+            "sample_size": self.usual_side,
+            "patch_size": self.patch_size,
+            "in_channels": self.channels,
+            "out_channels": self.channels,
+            "num_layers": self.depth,
+            "attention_head_dim": self.head_dim,
+            "num_attention_heads": self.num_heads,
+            "joint_attention_dim": self.context_dim,
+            "caption_projection_dim": self.hidden(),
+            "pooled_projection_dim": self.pooled_dim,
+            "pos_embed_max_size": self.positions_side,
+            "dual_attention_layers": self.dual_attention,
+            "qk_norm": self.qk_norm.then_some("rms_norm"),
+        });
+        format!("{keys:#}\n")
+    }
+
     /// Width of a token.
     pub fn hidden(&self) -> usize {
         self.num_heads * self.head_dim
@@ -244,6 +274,14 @@ mod tests {
         ] {
             let message = read(from, to).unwrap_err().to_string();
             assert!(message.contains("config.json") && message.contains(reason), "{message}\nlacks: {reason}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for config in [read("0.31.0", "0.31.0").unwrap(), read("\"qk_norm\": \"rms_norm\"", "\"qk_norm\": null").unwrap()] {
+            assert_eq!(of(&config.to_json()).unwrap(), config);
+            assert!(!config.makes_pixels());
         }
     }
 

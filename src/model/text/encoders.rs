@@ -10,6 +10,7 @@ use super::prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts};
 use super::t5_prompts::T5Prompts;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
+use super::words::WordPrompts;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
@@ -23,6 +24,9 @@ const OF_SD3: [[&str; 2]; 3] = [["tokenizer", "text_encoder"], ["tokenizer_2", "
 /// The encoder of Stable Diffusion 3 that may be left out.
 pub(super) const T5: &str = "text_encoder_3";
 
+/// The folder of the words that a small model knows.
+const TOKENIZER: &str = "tokenizer";
+
 /// The tokenizer and the text encoder of MiniT2I.
 const OF_MINIT2I: [&str; 2] = ["tokenizer", "text_encoder"];
 
@@ -33,6 +37,11 @@ pub trait PromptEncoder: fmt::Debug + Send + Sync {
 
     /// Whether T5 takes part.
     fn has_t5(&self) -> bool;
+
+    /// Whether encoding takes no time and its result hardly any memory, so that no file is kept of it.
+    fn is_instant(&self) -> bool {
+        false
+    }
 
     /// Encodes prompts with one encoder after the other; also returns what was cut off.
     ///
@@ -86,6 +95,8 @@ pub struct EncoderFolders {
     choice: EncoderChoice,
     /// The name on the hub and its folder, if they are in its cache instead of the pipeline.
     hub: Option<(String, PathBuf)>,
+    /// Whether the tokenizer is a list of words, which needs no encoder.
+    has_words: bool,
 }
 
 impl EncoderFolders {
@@ -95,13 +106,20 @@ impl EncoderFolders {
     /// [`Error::Input`] if one is missing, or the model does not offer the choice.
     pub fn of(pipeline: &Pipeline, network: &TextNetwork, choice: EncoderChoice) -> Result<Self> {
         match network {
-            TextNetwork::Mmdit(_) => Ok(Self { folders: of_sd3(pipeline, choice)?, choice, hub: None }),
+            _ if pipeline.kind.has_words() => {
+                check_words(choice)?;
+                let tokenizer = pipeline.component(TOKENIZER)?;
+                Ok(Self { folders: vec![[tokenizer.clone(), tokenizer]], choice, hub: None, has_words: true })
+            }
+            TextNetwork::Mmdit(_) => {
+                Ok(Self { folders: of_sd3(pipeline, choice)?, choice, hub: None, has_words: false })
+            },
             TextNetwork::MiniT2i(config) => {
                 check_minit2i(choice, config.prompt_length)?;
                 let folders = of_minit2i(pipeline, &config.text_encoder)?;
                 let is_own = folders[1].starts_with(&pipeline.folder);
                 let hub = (!is_own).then(|| (config.text_encoder.clone(), folders[1].clone()));
-                Ok(Self { folders: vec![folders], choice, hub })
+                Ok(Self { folders: vec![folders], choice, hub, has_words: false })
             }
         }
     }
@@ -123,6 +141,10 @@ impl EncoderFolders {
     pub fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for [tokenizer, encoder] in &self.folders {
+            if self.has_words {
+                files.push(WordPrompts::file(tokenizer));
+                continue;
+            }
             files.extend(Tokenizer::files(tokenizer));
             files.push(encoder.join("config.json"));
             files.extend(Weights::open(encoder, "")?.files().map(ToOwned::to_owned));
@@ -137,6 +159,7 @@ impl EncoderFolders {
     pub fn open(&self, pipeline: &Pipeline, network: &TextNetwork) -> Result<Box<dyn PromptEncoder>> {
         let [width, _] = network.widths();
         Ok(match network {
+            _ if self.has_words => Box::new(WordPrompts::open(&self.folders[0][0], width)?),
             TextNetwork::Mmdit(_) => {
                 let has_t5 = self.folders.len() == OF_SD3.len();
                 let tokens = self.choice.t5_tokens.unwrap_or(T5_TOKENS);
@@ -159,6 +182,15 @@ fn of_sd3(pipeline: &Pipeline, choice: EncoderChoice) -> Result<Vec<[PathBuf; 2]
     let count = if choice.t5 && state == State::Present { 3 } else { 2 };
     let parts = OF_SD3[..count].iter();
     parts.map(|[tokenizer, encoder]| Ok([pipeline.component(tokenizer)?, pipeline.component(encoder)?])).collect()
+}
+
+fn check_words(choice: EncoderChoice) -> Result<()> {
+    match (choice.t5, choice.t5_tokens) {
+        (true, None) => Ok(()),
+        _ => Err(Error::input(
+            "this model has no T5: leave out --no-t5, --t5-tokens and `prompts.t5` = false, which are of its encoder",
+        )),
+    }
 }
 
 fn check_minit2i(choice: EncoderChoice, prompt_length: usize) -> Result<()> {

@@ -17,6 +17,7 @@ mod t5_prompts;
 mod tokenizer;
 mod vision;
 mod weights;
+mod words;
 
 pub use clip::{ClipTextEncoded, encode_clip_text};
 pub use config::{ClipConfig, ClipTextConfig, ClipVisionConfig, T5Config, read_config};
@@ -30,3 +31,4 @@ pub use t5_prompts::T5Prompts;
 pub use tokenizer::{CLIP_TOKENS, Tokenizer, Tokens};
 pub use vision::{ClipVision, ClipVisionEncoded};
 pub use weights::Weights;
+pub use words::{VOCABULARY, WordPrompts};

@@ -30,11 +30,8 @@ impl Prompt {
 }
 
 /// Prompts that are compiled into the program: captions of scenes, and what they are for.
-const BUILTIN: [(&str, Split); 3] = [
-    ("shapes-trained", Split::Trained),
-    ("shapes-forgotten", Split::Forgotten),
-    ("shapes-held-out", Split::HeldOut),
-];
+const BUILTIN: [(&str, Split); 3] =
+    [("shapes-trained", Split::Trained), ("shapes-forgotten", Split::Forgotten), ("shapes-held-out", Split::HeldOut)];
 
 /// Captions of a category in a built-in list; of more, so many are spread over all.
 const MOST_OF_CATEGORY: usize = 24;

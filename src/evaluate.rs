@@ -3,6 +3,7 @@
 
 mod statistics;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Eval, Rollout};
@@ -12,8 +13,8 @@ use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
-use crate::reward::{self, ClassifierScorer, Purpose, Rewards, ScoringContext};
-pub use crate::run::evaluation::{Drift, Evaluation, Split};
+use crate::reward::{self, ClassifierScorer, Purpose, Rewards, Scores, ScoringContext};
+pub use crate::run::evaluation::{Drift, Evaluation, GroupScores, Split};
 use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
@@ -25,6 +26,8 @@ pub struct Evaluator {
     count: usize,
     /// Classes that rollouts draw.
     trained: Vec<u32>,
+    /// The group of each condition, if samples are grouped.
+    groups: Vec<String>,
     requests: Vec<SampleRequest>,
     table: SamplerTable,
     sampling: Sampling,
@@ -73,6 +76,7 @@ impl Evaluator {
         let trained = rollout.chosen_classes(model.conditions())?;
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes = eval.chosen_classes(model.conditions())?;
+        let groups = model.groups(&eval.group_by)?;
         let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&model.schedule(), eval.steps, eval.solver)?;
         // An evaluation may use as much memory as a rollout; samples do not depend on it.
@@ -93,6 +97,7 @@ impl Evaluator {
         Ok(Self {
             count: eval.count,
             trained,
+            groups,
             sampling: draws(network, stores)?,
             gpu: gpu.clone(),
             model: model.clone(),
@@ -156,36 +161,72 @@ impl Evaluator {
     fn score(&mut self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.condition).collect();
         let scores = rewards.score(images, &labels, ScoringContext { purpose: Purpose::Evaluation, iteration })?;
-        let totals = scores.totals;
-        let components =
-            rewards.names().iter().cloned().zip(scores.components.iter().map(|values| Estimate::mean(values)));
-        let components: Vec<(String, Estimate)> =
-            if rewards.names().len() > 1 { components.collect() } else { Vec::new() };
-        let reward = Estimate::mean(&totals);
+        let all: Vec<usize> = (0..labels.len()).collect();
+        let whole = self.scores_of(&all, images, rewards.names(), &scores)?;
         let diversity = diversity(images, self.picture_elements(), self.count);
         let high_frequency = high_frequency(images, self.model.picture_shape());
-        let judge_accuracy = match &mut self.judge {
-            Some(judge) => Some(judge.accuracy(images, &labels)?),
-            None => None,
-        };
         Ok(Evaluation {
-            samples: labels.len(),
-            reward_mean: reward.value,
-            reward_standard_error: reward.standard_error,
-            judge_accuracy,
+            samples: whole.samples,
+            reward_mean: whole.reward_mean,
+            reward_standard_error: whole.reward_standard_error,
+            judge_accuracy: whole.judge_accuracy,
             diversity: diversity.value,
             diversity_standard_error: diversity.standard_error,
             high_frequency: high_frequency.map(|estimate| estimate.value),
             high_frequency_standard_error: high_frequency.map(|estimate| estimate.standard_error),
-            components: components.iter().map(|(name, estimate)| (name.clone(), estimate.value)).collect(),
-            components_standard_error: components
-                .into_iter()
-                .map(|(name, estimate)| (name, estimate.standard_error))
-                .collect(),
-            split: self.split(images, &totals)?,
+            components: whole.components,
+            components_standard_error: whole.components_standard_error,
+            groups: self.groups(images, rewards.names(), &scores)?,
+            split: self.split(images, &scores.totals)?,
             drift: None,
             kl_efficiency: None,
         })
+    }
+
+    /// The scores of some samples.
+    fn scores_of(
+        &mut self,
+        samples: &[usize],
+        images: &[f32],
+        names: &[String],
+        scores: &Scores,
+    ) -> Result<GroupScores> {
+        let of = |values: &[f64]| Estimate::mean(&samples.iter().map(|sample| values[*sample]).collect::<Vec<_>>());
+        let components = names.iter().zip(&scores.components).map(|(name, values)| (name, of(values)));
+        let components: Vec<(&String, Estimate)> = components.filter(|_| names.len() > 1).collect();
+        let elements = self.picture_elements();
+        let judge_accuracy = match &mut self.judge {
+            Some(judge) => {
+                let labels: Vec<u32> = samples.iter().map(|sample| self.requests[*sample].condition).collect();
+                let images = samples.iter().flat_map(|sample| &images[sample * elements..][..elements]);
+                Some(judge.accuracy(&images.copied().collect::<Vec<f32>>(), &labels)?)
+            }
+            None => None,
+        };
+        let reward = of(&scores.totals);
+        Ok(GroupScores {
+            samples: samples.len(),
+            reward_mean: reward.value,
+            reward_standard_error: reward.standard_error,
+            components: components.iter().map(|(name, it)| ((*name).clone(), it.value)).collect(),
+            components_standard_error: components
+                .iter()
+                .map(|(name, it)| ((*name).clone(), it.standard_error))
+                .collect(),
+            judge_accuracy,
+        })
+    }
+
+    /// The scores of each group of prompts.
+    fn groups(&mut self, images: &[f32], names: &[String], scores: &Scores) -> Result<BTreeMap<String, GroupScores>> {
+        let mut samples: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (sample, request) in self.requests.iter().enumerate() {
+            if let Some(group) = self.groups.get(request.condition as usize) {
+                samples.entry(group.clone()).or_default().push(sample);
+            }
+        }
+        let of = |(group, samples): (String, Vec<usize>)| Ok((group, self.scores_of(&samples, images, names, scores)?));
+        samples.into_iter().map(of).collect()
     }
 
     /// The same by whether a class is trained, if some are not; `totals` are the rewards.

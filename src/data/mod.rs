@@ -9,8 +9,8 @@ pub mod grid;
 pub mod panel;
 mod picture;
 mod rings;
-mod scenes;
 pub mod scatter;
+mod scenes;
 pub mod sheet;
 pub mod summary;
 
@@ -172,7 +172,9 @@ pub fn load(config: &config::Data) -> Result<Dataset> {
             sheet::load(path, labels, config.image_size, config.channels)
         }
         DataKind::Folder => folder::load(path, config.image_size, config.channels),
-        DataKind::Captions | DataKind::Shapes => unreachable!("configurations without a text-to-image model are checked"),
+        DataKind::Captions | DataKind::Shapes => {
+            unreachable!("configurations without a text-to-image model are checked")
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::condition::{ConditionInput, LatentDecoder, Prompt, PromptSource, Shared};
 use super::dit::{Dit, DitConfig};
 use super::file::ModelKind;
@@ -199,6 +201,32 @@ impl FlowModel {
             }
             _ => format!("class {condition}"),
         }
+    }
+
+    /// The group of each prompt: the value of a field of its line; none if `field` is empty.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model has classes, or a prompt lacks the field.
+    pub fn groups(&self, field: &str) -> Result<Vec<String>> {
+        let prompts = match self {
+            _ if field.is_empty() => return Ok(Vec::new()),
+            Self::Text(model) => model.prompts.prompts(),
+            Self::Dit(_) => {
+                return Err(Error::input(format!(
+                    "`eval.group_by` is \"{field}\", a field of prompts, but the model has classes: set it to \"\""
+                )));
+            }
+        };
+        let group = |prompt: &Prompt| match prompt.fields.get(field) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(other) => Ok(other.to_string()),
+            None => Err(Error::input(format!(
+                "`eval.group_by` is \"{field}\", but the prompt {:?} has no such field: add it to its line of \
+                 `prompts.file`, or set `eval.group_by` to \"\"",
+                prompt.text
+            ))),
+        };
+        prompts.iter().map(group).collect()
     }
 
     /// The row that means "no condition", if the model has one.

@@ -83,7 +83,9 @@ impl SceneLesson {
         })?;
         let [height, width] = base.size;
         if height != width {
-            return Err(Error::input(format!("`model.size` is {width}x{height}, but scenes are square: make both equal")));
+            return Err(Error::input(format!(
+                "`model.size` is {width}x{height}, but scenes are square: make both equal"
+            )));
         }
         let scenes = Scenes::new(height);
         let model = base.with(Shared(Arc::new(conditions(&words, &scenes)?)))?;

@@ -279,7 +279,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for config in [read("0.31.0", "0.31.0").unwrap(), read("\"qk_norm\": \"rms_norm\"", "\"qk_norm\": null").unwrap()] {
+        for config in
+            [read("0.31.0", "0.31.0").unwrap(), read("\"qk_norm\": \"rms_norm\"", "\"qk_norm\": null").unwrap()]
+        {
             assert_eq!(of(&config.to_json()).unwrap(), config);
             assert!(!config.makes_pixels());
         }

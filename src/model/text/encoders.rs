@@ -113,7 +113,7 @@ impl EncoderFolders {
             }
             TextNetwork::Mmdit(_) => {
                 Ok(Self { folders: of_sd3(pipeline, choice)?, choice, hub: None, has_words: false })
-            },
+            }
             TextNetwork::MiniT2i(config) => {
                 check_minit2i(choice, config.prompt_length)?;
                 let folders = of_minit2i(pipeline, &config.text_encoder)?;

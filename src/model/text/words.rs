@@ -165,7 +165,9 @@ mod tests {
     fn prompts_that_a_model_cannot_be_told_are_refused() {
         let words = WordPrompts::new("vocab.txt", &["a", "disc", "red"], 3).unwrap();
         let refused = |prompt: &str| words.embeddings(&["a", prompt]).unwrap_err().to_string();
-        assert!(refused("a blue disc").contains("\"blue\", which vocab.txt does not have: this model knows a, disc, red"));
+        assert!(
+            refused("a blue disc").contains("\"blue\", which vocab.txt does not have: this model knows a, disc, red")
+        );
         assert!(refused("a red red disc").contains("has 4 words, but this model takes 3"));
     }
 

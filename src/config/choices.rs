@@ -226,6 +226,8 @@ pub enum RewardKind {
     Template,
     /// How well the image fits its prompt, by a CLIP model.
     ClipScore,
+    /// Whether the image shows the coloured shapes that its caption demands, 0 to 1.
+    Shapes,
     /// The score that your own program returns.
     Command,
     /// The score that an HTTP service returns.
@@ -246,6 +248,7 @@ impl RewardKind {
             Self::TotalVariation => "total-variation",
             Self::Template => "template",
             Self::ClipScore => "clip-score",
+            Self::Shapes => "shapes",
             Self::Command => "command",
             Self::Http => "http",
         }

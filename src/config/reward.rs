@@ -60,6 +60,9 @@ pub struct Reward {
     /// For `clip-score`: the score, exp(logit_scale)·cosine or that of `head`, is divided by this; 26 for PickScore.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub divisor: f64,
+    /// For `shapes`: whether an image scores 1 only if it shows all that its caption demands and nothing else, and 0
+    /// otherwise.
+    pub strict: bool,
     /// For `command`: the program and its arguments, such as `["python3", "score.py"]`.
     pub program: Vec<String>,
     /// For `command`: how the program receives images: `"base64"`, as PNG in the request, or `"path"`, as PNG files.
@@ -108,6 +111,7 @@ impl Default for Reward {
             output_name: String::new(),
             head: String::new(),
             divisor: 1.0,
+            strict: false,
             program: Vec::new(),
             image: ImageForm::Base64,
             url: String::new(),
@@ -260,7 +264,7 @@ pub enum Target {
 const COLUMNS: [&str; 5] = ["iteration", "purpose", "sample", "class", "total"];
 
 /// The keys that only some kinds have, and those kinds.
-pub(super) const KEYS: [(&str, &[&str]); 24] = [
+pub(super) const KEYS: [(&str, &[&str]); 25] = [
     ("file", &["classifier", "template", "onnx", "clip-score"]),
     ("quality", &["jpeg-size"]),
     ("colour", &["colour"]),
@@ -275,6 +279,7 @@ pub(super) const KEYS: [(&str, &[&str]); 24] = [
     ("output_name", &["onnx"]),
     ("head", &["clip-score"]),
     ("divisor", &["clip-score"]),
+    ("strict", &["shapes"]),
     ("program", &["command"]),
     ("image", &["command"]),
     ("url", &["http"]),

@@ -11,6 +11,7 @@ mod onnx;
 mod outside;
 mod pixels;
 mod process;
+mod shapes;
 mod template;
 
 pub use classifier::ClassifierScorer;
@@ -23,6 +24,7 @@ pub use onnx::OnnxReward;
 pub use outside::{Limits, Outside, Subject};
 pub use pixels::{Formula, PixelReward};
 pub use process::end_programs;
+pub use shapes::ShapesReward;
 pub use template::Template;
 
 use std::path::Path;
@@ -101,6 +103,11 @@ pub trait Reward: std::fmt::Debug {
     /// Names of what it measures, at least one: for metrics.
     fn components(&self) -> &[String];
 
+    /// The components that a single number as weight counts: all, unless some only explain others.
+    fn weighted(&self) -> &[String] {
+        self.components()
+    }
+
     /// Scores every image by every component, `[components][N]`.
     ///
     /// # Errors
@@ -160,6 +167,7 @@ impl Rewards {
                 RewardKind::Onnx => Box::new(OnnxReward::new(reward, pictures)?),
                 #[cfg(not(feature = "onnx"))]
                 RewardKind::Onnx => return Err(no_onnx(&name)),
+                RewardKind::Shapes => Box::new(ShapesReward::new(index, reward.strict, pictures)?),
                 _ => Box::new(PixelReward::new(reward.kind.name(), formula_of(reward, index, pictures.shape)?)),
             };
             Ok((name, scorer, reward.weight.clone()))
@@ -185,6 +193,7 @@ impl Rewards {
                 RewardKind::Onnx => drop(OnnxReward::new(reward, pictures)?),
                 #[cfg(not(feature = "onnx"))]
                 RewardKind::Onnx => return Err(no_onnx(&config::reward_names(rewards)[index])),
+                RewardKind::Shapes => drop(ShapesReward::new(index, reward.strict, pictures)?),
                 _ => drop(formula_of(reward, index, pictures.shape)?),
             }
         }
@@ -216,7 +225,8 @@ impl Rewards {
                     )));
                 }
                 names.push(if components.len() == 1 { name.clone() } else { format!("{name}.{component}") });
-                weights.push(weight.of(component));
+                let is_detail = matches!(weight, Weight::All(_)) && !scorer.weighted().contains(component);
+                weights.push(if is_detail { 0.0 } else { weight.of(component) });
             }
         }
         Ok(Self {
@@ -345,7 +355,12 @@ fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Resul
         RewardKind::Symmetry => Formula::Symmetry(reward.axis),
         RewardKind::TotalVariation => Formula::TotalVariation,
         RewardKind::Template => Formula::Template(Template::load(&reward.file, shape)?),
-        RewardKind::Classifier | RewardKind::ClipScore | RewardKind::Onnx | RewardKind::Command | RewardKind::Http => {
+        RewardKind::Classifier
+        | RewardKind::ClipScore
+        | RewardKind::Shapes
+        | RewardKind::Onnx
+        | RewardKind::Command
+        | RewardKind::Http => {
             unreachable!("{} is not a formula", reward.kind.name())
         }
     };

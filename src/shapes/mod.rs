@@ -3,11 +3,17 @@
 //! The captions follow the categories of GenEval (Ghosh et al., arXiv 2310.11513), so a model of these pictures can be
 //! measured as large ones are, with an exact checker in place of an object detector.
 
+mod check;
+#[cfg(test)]
+mod check_tests;
+mod detect;
 mod grammar;
 mod scene;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Verdict, check};
+pub use detect::{Detected, detect};
 pub use grammar::{Caption, Group, captions, parse, vocabulary};
 pub use scene::{BACKGROUND, Object, SIDE, Scene};
 

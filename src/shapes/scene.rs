@@ -40,6 +40,15 @@ impl Object {
         self.shape.half_extents().map(|extent| extent * self.radius)
     }
 
+    /// The pixels of a picture of this size that its bounding box touches: \[column, row\], and the index in a channel.
+    pub(super) fn pixels(&self, size: usize) -> impl Iterator<Item = ([usize; 2], usize)> + use<> {
+        let (unit, extents) = (SIDE / size as f64, self.half_extents());
+        let pixel = |at: f64| (at / unit).floor().clamp(0.0, (size - 1) as f64) as usize;
+        let [columns, rows] =
+            [0, 1].map(|axis| pixel(self.centre[axis] - extents[axis])..=pixel(self.centre[axis] + extents[axis]));
+        rows.flat_map(move |row| columns.clone().map(move |column| ([column, row], row * size + column)))
+    }
+
     /// Whether it covers the point \[x, y\].
     fn covers(&self, point: [f64; 2]) -> bool {
         let [width, height] = self.half_extents();
@@ -144,18 +153,11 @@ impl Scene {
         let unit = SIDE / size as f64;
         let mut picture: Vec<f64> = BACKGROUND.iter().flat_map(|byte| vec![f64::from(*byte); size * size]).collect();
         for object in &self.objects {
-            let extents = object.half_extents();
-            let [columns, rows] = [0, 1].map(|axis| {
-                let pixel = |at: f64| (at / unit).floor().clamp(0.0, (size - 1) as f64) as usize;
-                pixel(object.centre[axis] - extents[axis])..=pixel(object.centre[axis] + extents[axis])
-            });
-            for row in rows {
-                for column in columns.clone() {
-                    let coverage = coverage(object, [column, row], unit);
-                    for (channel, byte) in object.colour.rgb().into_iter().enumerate() {
-                        let difference = f64::from(byte) - f64::from(BACKGROUND[channel]);
-                        picture[(channel * size + row) * size + column] += coverage * difference;
-                    }
+            for (pixel, at) in object.pixels(size) {
+                let coverage = coverage(object, pixel, unit);
+                for (channel, byte) in object.colour.rgb().into_iter().enumerate() {
+                    let difference = f64::from(byte) - f64::from(BACKGROUND[channel]);
+                    picture[channel * size * size + at] += coverage * difference;
                 }
             }
         }
@@ -164,7 +166,7 @@ impl Scene {
 }
 
 /// The share of a pixel that an object covers.
-fn coverage(object: &Object, [column, row]: [usize; 2], unit: f64) -> f64 {
+pub(super) fn coverage(object: &Object, [column, row]: [usize; 2], unit: f64) -> f64 {
     let at = |pixel: usize, sample: usize| (pixel as f64 + (sample as f64 + 0.5) / SAMPLES as f64) * unit;
     let covered = (0..SAMPLES * SAMPLES)
         .filter(|sample| object.covers([at(column, sample % SAMPLES), at(row, sample / SAMPLES)]))

@@ -162,7 +162,8 @@ impl Evaluator {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.condition).collect();
         let scores = rewards.score(images, &labels, ScoringContext { purpose: Purpose::Evaluation, iteration })?;
         let all: Vec<usize> = (0..labels.len()).collect();
-        let whole = self.scores_of(&all, images, rewards.names(), &scores)?;
+        let every: Vec<usize> = (0..rewards.names().len()).collect();
+        let whole = self.scores_of(&all, images, (rewards.names(), &every), &scores)?;
         let diversity = diversity(images, self.picture_elements(), self.count);
         let high_frequency = high_frequency(images, self.model.picture_shape());
         Ok(Evaluation {
@@ -176,24 +177,25 @@ impl Evaluator {
             high_frequency_standard_error: high_frequency.map(|estimate| estimate.standard_error),
             components: whole.components,
             components_standard_error: whole.components_standard_error,
-            groups: self.groups(images, rewards.names(), &scores)?,
+            groups: self.groups(images, (rewards.names(), &rewards.headlines()), &scores)?,
             split: self.split(images, &scores.totals)?,
             drift: None,
             kl_efficiency: None,
         })
     }
 
-    /// The scores of some samples.
+    /// The scores of some samples, by the chosen ones of the named components if there are several.
     fn scores_of(
         &mut self,
         samples: &[usize],
         images: &[f32],
-        names: &[String],
+        (names, chosen): (&[String], &[usize]),
         scores: &Scores,
     ) -> Result<GroupScores> {
         let of = |values: &[f64]| Estimate::mean(&samples.iter().map(|sample| values[*sample]).collect::<Vec<_>>());
-        let components = names.iter().zip(&scores.components).map(|(name, values)| (name, of(values)));
-        let components: Vec<(&String, Estimate)> = components.filter(|_| names.len() > 1).collect();
+        let chosen = if chosen.len() > 1 { chosen } else { &[] };
+        let components: Vec<(&String, Estimate)> =
+            chosen.iter().map(|component| (&names[*component], of(&scores.components[*component]))).collect();
         let elements = self.picture_elements();
         let judge_accuracy = match &mut self.judge {
             Some(judge) => {
@@ -218,14 +220,20 @@ impl Evaluator {
     }
 
     /// The scores of each group of prompts.
-    fn groups(&mut self, images: &[f32], names: &[String], scores: &Scores) -> Result<BTreeMap<String, GroupScores>> {
+    fn groups(
+        &mut self,
+        images: &[f32],
+        components: (&[String], &[usize]),
+        scores: &Scores,
+    ) -> Result<BTreeMap<String, GroupScores>> {
         let mut samples: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (sample, request) in self.requests.iter().enumerate() {
             if let Some(group) = self.groups.get(request.condition as usize) {
                 samples.entry(group.clone()).or_default().push(sample);
             }
         }
-        let of = |(group, samples): (String, Vec<usize>)| Ok((group, self.scores_of(&samples, images, names, scores)?));
+        let of =
+            |(group, samples): (String, Vec<usize>)| Ok((group, self.scores_of(&samples, images, components, scores)?));
         samples.into_iter().map(of).collect()
     }
 

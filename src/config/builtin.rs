@@ -46,9 +46,13 @@ const FOLDERS: &[(&str, &[BuiltinFile])] = folders![
 const CONFIGS: &[(&str, &str)] =
     &[("shapes", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/shapes/train.toml")))];
 
-/// Lists of prompts.
-const PROMPTS: &[(&str, Split)] =
-    &[("shapes-trained", Split::Trained), ("shapes-forgotten", Split::Forgotten), ("shapes-held-out", Split::HeldOut)];
+/// Lists of prompts: captions of these splits, one after the other.
+const PROMPTS: &[(&str, &[Split])] = &[
+    ("shapes", &[Split::Trained, Split::Forgotten, Split::HeldOut]),
+    ("shapes-trained", &[Split::Trained]),
+    ("shapes-forgotten", &[Split::Forgotten]),
+    ("shapes-held-out", &[Split::HeldOut]),
+];
 
 /// The thing of that name in a table of `what`; `None` if `file` is a file.
 fn find<T>(file: &str, what: &str, table: &'static [(&str, T)]) -> Result<Option<&'static T>> {
@@ -94,10 +98,10 @@ pub(super) fn config_text(file: &Path) -> Result<Cow<'static, str>> {
     }
 }
 
-/// The captions that the list of prompts `builtin:NAME` is made of; `None` if `file` is a file.
+/// The splits of captions that the list of prompts `builtin:NAME` is made of; `None` if `file` is a file.
 ///
 /// # Errors
 /// [`Error::Input`] if there is no list of that name.
-pub fn builtin_prompts(file: &Path) -> Result<Option<Split>> {
+pub fn builtin_prompts(file: &Path) -> Result<Option<&'static [Split]>> {
     Ok(find(&file.to_string_lossy(), "list of prompts", PROMPTS)?.copied())
 }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
+use super::builtin::config_text;
 use super::decode::{MAX_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
 use super::{Command, Config, Reward, RewardKind, Sweep};
-use super::builtin::config_text;
 use super::{adapter_in, builtin, builtin_prompts, foreign, parse_with_overrides};
 use crate::error::{Error, Result};
 use crate::files::is_hub_name;

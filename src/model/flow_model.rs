@@ -203,28 +203,32 @@ impl FlowModel {
         }
     }
 
-    /// The group of each prompt: the value of a field of its line; none if `field` is empty.
+    /// The group of each prompt: the values of these fields of its line; none without fields.
     ///
     /// # Errors
-    /// [`Error::Input`] if the model has classes, or a prompt lacks the field.
-    pub fn groups(&self, field: &str) -> Result<Vec<String>> {
+    /// [`Error::Input`] if the model has classes, or a prompt lacks a field.
+    pub fn groups(&self, fields: &[String]) -> Result<Vec<String>> {
         let prompts = match self {
-            _ if field.is_empty() => return Ok(Vec::new()),
+            _ if fields.is_empty() => return Ok(Vec::new()),
             Self::Text(model) => model.prompts.prompts(),
             Self::Dit(_) => {
-                return Err(Error::input(format!(
-                    "`eval.group_by` is \"{field}\", a field of prompts, but the model has classes: set it to \"\""
-                )));
+                return Err(Error::input(
+                    "`eval.group_by` names fields of prompts, but the model has classes: set it to []",
+                ));
             }
         };
-        let group = |prompt: &Prompt| match prompt.fields.get(field) {
+        let value = |prompt: &Prompt, field: &String| match prompt.fields.get(field) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Ok(other.to_string()),
             None => Err(Error::input(format!(
-                "`eval.group_by` is \"{field}\", but the prompt {:?} has no such field: add it to its line of \
-                 `prompts.file`, or set `eval.group_by` to \"\"",
+                "`eval.group_by` has \"{field}\", but the prompt {:?} has no such field: add it to its line of \
+                 `prompts.file`, or remove it there",
                 prompt.text
             ))),
+        };
+        let group = |prompt: &Prompt| {
+            let values = fields.iter().map(|field| value(prompt, field)).collect::<Result<Vec<_>>>()?;
+            Ok(values.join(", "))
         };
         prompts.iter().map(group).collect()
     }

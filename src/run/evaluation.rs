@@ -44,7 +44,7 @@ pub struct Evaluation {
     /// Trained and untrained classes separately, if `rollout.classes` leaves some out.
     #[serde(flatten)]
     pub split: Option<Split>,
-    /// The same by the value of the prompts' field that `eval.group_by` names.
+    /// The same by the values of the prompts' fields that `eval.group_by` names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, GroupScores>,
     /// How far the model is from its base.

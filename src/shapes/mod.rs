@@ -201,6 +201,15 @@ pub enum Split {
 }
 
 impl Split {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trained => "trained",
+            Self::Forgotten => "forgotten",
+            Self::HeldOut => "held out",
+        }
+    }
+
     /// The captions of pretraining.
     pub const PRETRAINING: [Self; 2] = [Self::Trained, Self::Forgotten];
 }

@@ -28,7 +28,9 @@ impl TextToImage {
         }
         if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             let folder = folder.display();
-            return Err(Error::input(format!("cannot write {folder}: it exists and is not empty; choose another name")));
+            return Err(Error::input(format!(
+                "cannot write {folder}: it exists and is not empty; choose another name"
+            )));
         }
         let transformer = self.transformer();
         let dtype = if half { Dtype::F16 } else { Dtype::F32 };

@@ -33,9 +33,12 @@ impl Prompt {
 /// Captions of a category in a built-in list; of more, so many are spread over all.
 const MOST_OF_CATEGORY: usize = 24;
 
-/// Captions of a split, each with its category.
+/// Captions of a split, each with its category and the name of the split.
 fn captions_of(split: Split) -> Vec<Prompt> {
-    let fields = |category: Category| Map::from_iter([("category".to_owned(), category.name().into())]);
+    let fields = |category: Category| {
+        let fields = [("category", category.name()), ("split", split.name())];
+        fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>()
+    };
     let of = |category: Category| {
         let all: Vec<&Caption> =
             captions().iter().filter(|caption| (caption.split, caption.category) == (split, category)).collect();
@@ -54,8 +57,8 @@ fn captions_of(split: Split) -> Vec<Prompt> {
 /// # Errors
 /// [`Error::Input`] if it cannot be read, is in another encoding, has a line that is no prompt, or has no prompts.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
-    if let Some(split) = builtin_prompts(path)? {
-        return Ok(captions_of(split));
+    if let Some(splits) = builtin_prompts(path)? {
+        return Ok(splits.iter().flat_map(|split| captions_of(*split)).collect());
     }
     let bytes = read_file(path)?;
     let name = path.display();

@@ -57,6 +57,7 @@ const TRAIN: &str = r#"
     count = 2
     steps = 2
     classes = [0, 1, 2, 3]
+    group_by = ["category"]
     [preview]
     per_class = 1
     steps = 2
@@ -142,7 +143,10 @@ fn the_built_in_model_is_tuned_on_policy_and_resumed_byte_for_byte() {
     let measured =
         "eval --config train.toml --model whole --base builtin:shapes-base --prompts builtin:shapes-held-out";
     let table = here.run(measured).succeeds();
-    assert!(table.contains("shapes"), "{table}");
+    // Both models, by the category of the prompts.
+    assert!(table.contains("builtin:shapes-base") && table.contains("counting"), "{table}");
+    let message = here.run(&format!("{measured} --set eval.group_by=['colour']")).refused();
+    assert!(message.contains("`eval.group_by` has \"colour\", but the prompt"), "{message}");
 }
 
 #[test]
@@ -162,7 +166,7 @@ fn settings_that_do_not_fit_a_world_with_words_are_refused() {
     }
     let train = |set: &str| here.run(&format!("train --config train.toml --dry-run --set {set}")).refused();
     for (set, reason) in [
-        ("prompts.file=builtin:shapes", "there is no list of prompts `builtin:shapes`; did you mean"),
+        ("prompts.file=builtin:shape", "there is no list of prompts `builtin:shape`; did you mean `builtin:shapes`?"),
         ("model.folder=builtin:shape-base", "is not a text-to-image model"),
         ("prompts.t5=false", "this model has no T5"),
     ] {

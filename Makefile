@@ -1,12 +1,15 @@
 # The common tasks; `make` without arguments lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint dist evidence gpu-report setup
+.PHONY: help demo shapes test lint dist evidence gpu-report setup
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## set up, build, and tune the built-in model (prints base and tuned model side by side)
 	cargo run --release -- train
+
+shapes: setup ## set up, build, and tune the built-in text-to-image model of coloured shapes
+	cargo run --release -- train --config builtin:shapes
 
 test: setup ## set up, then run all tests
 	cargo test --release --features onnx

@@ -3,6 +3,7 @@
 
 mod statistics;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Eval, Rollout};
@@ -12,8 +13,8 @@ use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
-use crate::reward::{Judge, Purpose, Rewards, ScoringContext};
-pub use crate::run::evaluation::{Drift, Evaluation, Split};
+use crate::reward::{Judge, Purpose, Rewards, Scores, ScoringContext};
+pub use crate::run::evaluation::{Drift, Evaluation, GroupScores, Split};
 use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
 
@@ -25,6 +26,8 @@ pub struct Evaluator {
     count: usize,
     /// Classes that rollouts draw.
     trained: Vec<u32>,
+    /// The group of each condition, if samples are grouped.
+    groups: Vec<String>,
     requests: Vec<SampleRequest>,
     table: SamplerTable,
     sampling: Sampling,
@@ -73,6 +76,7 @@ impl Evaluator {
         let trained = rollout.chosen_classes(model.conditions())?;
         model.check_guidance("`eval.guidance_scale`", eval.guidance_scale)?;
         let classes = eval.chosen_classes(model.conditions())?;
+        let groups = model.groups(&eval.group_by)?;
         let requests = requests_for(&classes, eval.count, eval.seed);
         let table = SamplerTable::solve(&model.schedule(), eval.steps, eval.solver)?;
         // An evaluation may use as much memory as a rollout; samples do not depend on it.
@@ -93,6 +97,7 @@ impl Evaluator {
         Ok(Self {
             count: eval.count,
             trained,
+            groups,
             sampling: draws(network, stores)?,
             gpu: gpu.clone(),
             model: model.clone(),
@@ -156,59 +161,94 @@ impl Evaluator {
     fn score(&mut self, images: &[f32], rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         let labels: Vec<u32> = self.requests.iter().map(|request| request.condition).collect();
         let scores = rewards.score(images, &labels, ScoringContext { purpose: Purpose::Evaluation, iteration })?;
-        let totals = scores.totals;
-        let components =
-            rewards.names().iter().cloned().zip(scores.components.iter().map(|values| Estimate::mean(values)));
-        let components: Vec<(String, Estimate)> =
-            if rewards.names().len() > 1 { components.collect() } else { Vec::new() };
-        let reward = Estimate::mean(&totals);
+        let judged = self.judge.as_mut().map(|judge| judge.recognises(images, &labels)).transpose()?;
+        let scored = Scored { scores: &scores, judged: judged.as_deref() };
+        let all: Vec<usize> = (0..labels.len()).collect();
+        let every: Vec<usize> = (0..rewards.names().len()).collect();
+        let whole = scored.of(&all, rewards.names(), &every);
         let diversity = diversity(images, self.picture_elements(), self.count);
         let high_frequency = high_frequency(images, self.model.picture_shape());
-        let judge_accuracy = match &mut self.judge {
-            Some(judge) => Some(judge.accuracy(images, &labels)?),
-            None => None,
-        };
         Ok(Evaluation {
-            samples: labels.len(),
-            reward_mean: reward.value,
-            reward_standard_error: reward.standard_error,
-            judge_accuracy,
+            samples: whole.samples,
+            reward_mean: whole.reward_mean,
+            reward_standard_error: whole.reward_standard_error,
+            judge_accuracy: whole.judge_accuracy,
             diversity: diversity.value,
             diversity_standard_error: diversity.standard_error,
             high_frequency: high_frequency.map(|estimate| estimate.value),
             high_frequency_standard_error: high_frequency.map(|estimate| estimate.standard_error),
-            components: components.iter().map(|(name, estimate)| (name.clone(), estimate.value)).collect(),
-            components_standard_error: components
-                .into_iter()
-                .map(|(name, estimate)| (name, estimate.standard_error))
-                .collect(),
-            split: self.split(images, &totals)?,
+            components: whole.components,
+            components_standard_error: whole.components_standard_error,
+            groups: self.groups(&scored, rewards.names(), &rewards.headlines()),
+            split: self.split(&scored),
             drift: None,
             kl_efficiency: None,
         })
     }
 
-    /// The same by whether a class is trained, if some are not; `totals` are the rewards.
-    fn split(&mut self, images: &[f32], totals: &[f64]) -> Result<Option<Split>> {
-        let elements = self.picture_elements();
-        let is_trained = |label: u32| self.trained.contains(&label);
-        let trained = self.requests.iter().filter(|request| is_trained(request.condition)).count();
-        if [0, self.requests.len()].contains(&trained) {
-            return Ok(None);
-        }
-        let mut halves = [true, false].map(|trained| (trained, 0.0, None));
-        for (trained, reward, judged) in &mut halves {
-            let wanted = |label: u32| is_trained(label) == *trained;
-            let labels: Vec<u32> =
-                self.requests.iter().map(|request| request.condition).filter(|label| wanted(*label)).collect();
-            let rewards = totals.iter().zip(&self.requests).filter(|(_, request)| wanted(request.condition));
-            *reward = rewards.map(|(total, _)| total).sum::<f64>() / labels.len() as f64;
-            if let Some(judge) = &mut self.judge {
-                *judged = Some(judge.accuracy(&part(images, elements, &self.requests, wanted), &labels)?);
+    /// The scores of each group of prompts.
+    fn groups(&self, scored: &Scored<'_>, names: &[String], chosen: &[usize]) -> BTreeMap<String, GroupScores> {
+        let mut samples: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (sample, request) in self.requests.iter().enumerate() {
+            if let Some(group) = self.groups.get(request.condition as usize) {
+                samples.entry(group.clone()).or_default().push(sample);
             }
         }
-        let [(_, reward_trained, judge_trained), (_, reward_untrained, judge_untrained)] = halves;
-        Ok(Some(Split { reward_trained, reward_untrained, judge_trained, judge_untrained, image_msd_untrained: None }))
+        samples.into_iter().map(|(group, samples)| (group, scored.of(&samples, names, chosen))).collect()
+    }
+
+    /// The same by whether a class is trained, if some are not.
+    fn split(&self, scored: &Scored<'_>) -> Option<Split> {
+        let is_trained = |sample: &usize| self.trained.contains(&self.requests[*sample].condition);
+        let (trained, untrained): (Vec<usize>, Vec<usize>) = (0..self.requests.len()).partition(is_trained);
+        if trained.is_empty() || untrained.is_empty() {
+            return None;
+        }
+        let reward = |samples: &[usize]| {
+            samples.iter().map(|sample| scored.scores.totals[*sample]).sum::<f64>() / samples.len() as f64
+        };
+        Some(Split {
+            reward_trained: reward(&trained),
+            reward_untrained: reward(&untrained),
+            judge_trained: scored.accuracy(&trained),
+            judge_untrained: scored.accuracy(&untrained),
+            image_msd_untrained: None,
+        })
+    }
+}
+
+/// The scores of all samples.
+struct Scored<'a> {
+    scores: &'a Scores,
+    /// Whether the judge recognises each, if there is a judge.
+    judged: Option<&'a [bool]>,
+}
+
+impl Scored<'_> {
+    /// The scores of some samples, by the chosen ones of the named components if there are several.
+    fn of(&self, samples: &[usize], names: &[String], chosen: &[usize]) -> GroupScores {
+        let of = |values: &[f64]| Estimate::mean(&samples.iter().map(|sample| values[*sample]).collect::<Vec<_>>());
+        let chosen = if chosen.len() > 1 { chosen } else { &[] };
+        let components: Vec<(&String, Estimate)> =
+            chosen.iter().map(|component| (&names[*component], of(&self.scores.components[*component]))).collect();
+        let reward = of(&self.scores.totals);
+        GroupScores {
+            samples: samples.len(),
+            reward_mean: reward.value,
+            reward_standard_error: reward.standard_error,
+            components: components.iter().map(|(name, it)| ((*name).clone(), it.value)).collect(),
+            components_standard_error: components
+                .iter()
+                .map(|(name, it)| ((*name).clone(), it.standard_error))
+                .collect(),
+            judge_accuracy: self.accuracy(samples),
+        }
+    }
+
+    /// The share of some samples that the judge recognises.
+    fn accuracy(&self, samples: &[usize]) -> Option<f64> {
+        let recognised = samples.iter().filter(|sample| self.judged.is_some_and(|judged| judged[**sample])).count();
+        self.judged.map(|_| recognised as f64 / samples.len() as f64)
     }
 }
 

@@ -31,6 +31,7 @@ mod cli {
     mod profile;
     mod resumed;
     mod samples;
+    mod shapes;
     mod sweep;
     mod text_evaluation;
     mod text_mistakes;

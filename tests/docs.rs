@@ -1,6 +1,7 @@
 //! The documents are correct: their command lines parse (tests/cli/documents.rs runs them), their configurations are
 //! valid, the reference of keys is generated from the code, and that of metrics names every metric.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
@@ -352,6 +353,7 @@ fn the_reference_names_every_metric() {
         high_frequency_standard_error: None,
         components: [("ink".into(), 0.5)].into(),
         components_standard_error: [("ink".into(), 0.1)].into(),
+        groups: BTreeMap::new(),
         split: Some(Split {
             reward_trained: 0.0,
             reward_untrained: 0.0,

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     pub(super) adapter: AdapterArguments,
     #[command(flatten)]
     pub(super) vae: VaeArguments,
-    /// Model to measure drift from; for a text-to-image model its pipeline
+    /// Model to measure drift from, and to show beside; for a text-to-image model its pipeline
     #[arg(long, value_name = "FILE|DIR|NAME")]
     pub(super) base: Option<String>,
     /// File of prompts for a text-to-image model, in place of `prompts.file`
@@ -86,18 +86,25 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let mut rewards = Rewards::new(&gpu, &config.reward, &flow_model.pictures(&model.class_names))?;
     let network = Network::from(&flow_model);
     let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
-    let evaluation =
-        Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, base.as_ref())?.evaluate(&mut rewards, 0)?;
-    print(arguments, &evaluation);
-    Ok(())
+    let evaluator = Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, base.as_ref())?;
+    evaluate(arguments, evaluator, &mut rewards)
 }
 
-/// Prints an evaluation in the way that was asked for.
-pub(super) fn print(arguments: &Arguments, evaluation: &Evaluation) {
-    match arguments.json {
-        true => say(serde_json::to_string_pretty(evaluation).expect("numbers are JSON")),
-        false => say(table(&[(&arguments.model, evaluation)]).trim_end()),
+/// Evaluates a model, and prints the result in the way that was asked for: as a table beside its base, if there is one.
+///
+/// # Errors
+/// If the device is lost or a reward fails.
+pub(super) fn evaluate(arguments: &Arguments, mut evaluator: Evaluator, rewards: &mut Rewards) -> Result<()> {
+    let evaluation = evaluator.evaluate(rewards, 0)?;
+    if arguments.json {
+        say(serde_json::to_string_pretty(&evaluation).expect("numbers are JSON"));
+        return Ok(());
     }
+    let base = evaluator.evaluate_base(rewards)?;
+    let base = base.as_ref().zip(arguments.base.as_deref()).map(|(base, name)| (name, base));
+    let columns: Vec<(&str, &Evaluation)> = base.into_iter().chain([(arguments.model.as_str(), &evaluation)]).collect();
+    say(table(&columns).trim_end());
+    Ok(())
 }
 
 /// A mean and its standard error, in scientific notation if they are very small or large.
@@ -147,6 +154,7 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
         }
         text.push('\n');
     }
+    text.push_str(&groups(columns));
     let by_step = columns.last().and_then(|(_, eval)| eval.drift.as_ref()).map(|drift| &drift.kl_by_step);
     if let Some(by_step) = by_step {
         let steps: Vec<String> = by_step.iter().map(|kl| kl.map_or("-".into(), |kl| format!("{kl:.1e}"))).collect();
@@ -155,8 +163,44 @@ pub(super) fn table(columns: &[(&str, &Evaluation)]) -> String {
     text
 }
 
+/// The same by group of prompts, a table for each score.
+fn groups(columns: &[(&str, &Evaluation)]) -> String {
+    let names: BTreeSet<&String> = columns.iter().flat_map(|(_, eval)| eval.groups.keys()).collect();
+    let first = columns.iter().flat_map(|(_, eval)| eval.groups.values()).next();
+    let Some(first) = first else { return String::new() };
+    let mut text = String::new();
+    let scores = [None].into_iter().chain(first.components.keys().map(Some));
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(18);
+    for score in scores {
+        let title = score.map_or_else(|| "by group: reward".to_owned(), |name| format!("by group: {name}"));
+        text.push_str(&format!("{title}\n"));
+        for name in &names {
+            text.push_str(&format!("{name:<width$}"));
+            for (_, eval) in columns {
+                let cell = eval.groups.get(*name).and_then(|group| match score {
+                    None => Some(estimate(group.reward_mean, group.reward_standard_error)),
+                    Some(name) => {
+                        Some(estimate(*group.components.get(name)?, *group.components_standard_error.get(name)?))
+                    }
+                });
+                text.push_str(&format!("  {:>16}", cell.unwrap_or_else(|| "-".into())));
+            }
+            let judged = |eval: &Evaluation| Some(format!("{:.3}", eval.groups.get(*name)?.judge_accuracy?));
+            let judged: Vec<String> = columns.iter().filter_map(|(_, eval)| judged(eval)).collect();
+            if score.is_none() && !judged.is_empty() {
+                text.push_str(&format!("   judge {}", judged.join(" ")));
+            }
+            let samples = columns.iter().find_map(|(_, eval)| eval.groups.get(*name)).map_or(0, |group| group.samples);
+            text.push_str(&format!("  ({samples} samples)\n"));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn evaluation(components: &[(&str, f64, f64)]) -> Evaluation {
@@ -171,6 +215,7 @@ mod tests {
             high_frequency_standard_error: None,
             components: components.iter().map(|(name, mean, _)| ((*name).to_owned(), *mean)).collect(),
             components_standard_error: components.iter().map(|(name, _, error)| ((*name).to_owned(), *error)).collect(),
+            groups: BTreeMap::new(),
             split: None,
             drift: None,
             kl_efficiency: None,

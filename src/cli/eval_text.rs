@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::eval::{Arguments, print};
+use super::eval::{Arguments, evaluate};
 use super::{Global, supervised};
 use crate::assets::BaseRecord;
 use crate::config::{Command, Config};
@@ -33,6 +33,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     let pictures = flow_model.pictures(&planned.class_names);
     config.rollout.chosen_classes(flow_model.conditions())?;
     config.eval.chosen_classes(flow_model.conditions())?;
+    flow_model.groups(&config.eval.group_by)?;
 
     let gpu = global.open(&config.run.device)?;
     // Encoding takes a while: what does not suit the model is found before.
@@ -72,10 +73,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
         .as_ref()
         .map(|_| Reference { network: base, stores: Stores::from([(BASE, stores[&BASE].clone())]) });
     let tuned = ModelOnDevice { network: &network, class_names: &model.class_names, stores: &stores };
-    let mut evaluator = Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, reference.as_ref())?;
-    let evaluation = evaluator.evaluate(&mut rewards, 0)?;
-    print(arguments, &evaluation);
-    Ok(())
+    let evaluator = Evaluator::new(&gpu, &config.eval, &config.rollout, tuned, reference.as_ref())?;
+    evaluate(arguments, evaluator, &mut rewards)
 }
 
 /// The configuration that was given, or that of the run that is evaluated, with the prompts that were given.

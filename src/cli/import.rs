@@ -28,9 +28,9 @@ pub(super) struct Arguments {
     output: PathBuf,
 }
 
-/// Formats that can be imported and exported.
+/// Formats that can be imported.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Format {
+enum Format {
     /// SiT or DiT from Facebook Research
     Sit,
 }

@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
+use super::builtin::config_text;
 use super::decode::{MAX_FAULTS, decode_all};
 use super::schema::{out_of_range, sections};
 use super::sweep::is_sweep;
 use super::tree::{Node, Sources};
 use super::{Command, Config, Reward, RewardKind, Sweep};
-use super::{adapter_in, builtin, foreign, parse_with_overrides};
+use super::{adapter_in, builtin, builtin_prompts, foreign, parse_with_overrides};
 use crate::error::{Error, Result};
-use crate::files::{is_hub_name, read_text};
+use crate::files::is_hub_name;
 
 /// What was found in a configuration file.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ impl Checked {
     /// # Errors
     /// [`Error::Input`] if the file cannot be read.
     pub fn file(path: &Path, overrides: &[String], command: Option<Command>) -> Result<Self> {
-        let text = read_text(path)?;
+        let text = config_text(path)?;
         Ok(Self::text(&text, &path.display().to_string(), overrides, command))
     }
 
@@ -155,21 +156,25 @@ impl Config {
             };
             self.reward.iter().enumerate().any(is_clip)
         };
-        let file = |(key, path): (String, PathBuf)| match builtin(&path.to_string_lossy()) {
+        let is_builtin = |key: &str, path: &Path| match key {
+            "prompts.file" => builtin_prompts(path).map(|found| found.is_some()),
+            _ => builtin(&path.to_string_lossy()).map(|found| found.is_some()),
+        };
+        let file = |(key, path): (String, PathBuf)| match is_builtin(&key, &path) {
             Err(cause) => Some(Error::input(format!("`{key}`: {cause}"))),
-            Ok(Some(_)) => None,
-            Ok(None) if key == "model.vae" && is_hub_name(&path.to_string_lossy()) => None,
-            Ok(None) if !path.exists() => Some(Error::input(format!(
+            Ok(true) => None,
+            Ok(false) if key == "model.vae" && is_hub_name(&path.to_string_lossy()) => None,
+            Ok(false) if !path.exists() => Some(Error::input(format!(
                 "`{key}` names {}, which does not exist: create it first, or correct the path (relative to the \
                  current directory)",
                 path.display()
             ))),
-            Ok(None) if is_folder(&key) => (!path.is_dir()).then(|| {
+            Ok(false) if is_folder(&key) => (!path.is_dir()).then(|| {
                 let found = path.display();
                 Error::input(format!("`{key}` names {found}, which is a file: the folder of a CLIP model is needed"))
             }),
-            Ok(None) if !may_be_directory(&key) => not_a_file(&key, &path),
-            Ok(None) => None,
+            Ok(false) if !may_be_directory(&key) => not_a_file(&key, &path),
+            Ok(false) => None,
         };
         let program = |(key, name): (String, &String)| match found_programs(name) {
             found if found.is_empty() => Some(Error::input(format!(

@@ -35,7 +35,7 @@ use std::sync::LazyLock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use builtin::builtin;
+pub use builtin::{BuiltinFile, builtin, builtin_folder, builtin_prompts};
 pub use check::Checked;
 pub use choices::*;
 pub(crate) use decode::nearest;
@@ -53,7 +53,6 @@ pub use sections_guard::Guard;
 pub use sweep::{Sweep, SweepRun};
 
 use crate::error::{Error, Result};
-use crate::files::read_text;
 use tree::{Node, Sources};
 
 /// A complete configuration; see the sections for what the keys mean.
@@ -177,7 +176,7 @@ impl Config {
     pub fn load(path: Option<&Path>, overrides: &[String]) -> Result<Self> {
         match path {
             Some(path) => {
-                let text = read_text(path)?;
+                let text = builtin::config_text(path)?;
                 Self::parse(&text, &path.display().to_string(), overrides)
             }
             None => Self::parse("", "", overrides),

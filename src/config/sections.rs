@@ -424,6 +424,9 @@ pub struct Eval {
     /// An independent classifier that is not a reward: a safetensors file, or `builtin:digits8-judge` or
     /// `builtin:rings-judge`; empty means none.
     pub judge: String,
+    /// With prompts: fields of their lines by whose values scores are also shown separately, such as `["category"]`. Every
+    /// prompt must have them.
+    pub group_by: Vec<String>,
     /// Seed of the evaluation's noise, the same every time.
     pub seed: u64,
 }
@@ -438,6 +441,7 @@ impl Default for Eval {
             solver: Solver::Euler,
             guidance_scale: 1.0,
             judge: "builtin:digits8-judge".into(),
+            group_by: Vec::new(),
             seed: 1234,
         }
     }

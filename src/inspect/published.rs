@@ -75,7 +75,7 @@ fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, fami
     let tensors = pipeline.weights(component.name, None)?;
     let config = read_config(&folder)?;
     part.class = part.class.or_else(|| class_of(&config).map(str::to_owned));
-    if component.name == "transformer" {
+    if component.name == "transformer" && !pipeline.kind.has_words() {
         transformer_family(&tensors).clone_into(family);
     }
     describe(&mut part, &tensors, Some(&config), report);

@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::condition::{ConditionInput, LatentDecoder, Prompt, PromptSource, Shared};
 use super::dit::{Dit, DitConfig};
 use super::file::ModelKind;
@@ -199,6 +201,36 @@ impl FlowModel {
             }
             _ => format!("class {condition}"),
         }
+    }
+
+    /// The group of each prompt: the values of these fields of its line; none without fields.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the model has classes, or a prompt lacks a field.
+    pub fn groups(&self, fields: &[String]) -> Result<Vec<String>> {
+        let prompts = match self {
+            _ if fields.is_empty() => return Ok(Vec::new()),
+            Self::Text(model) => model.prompts.prompts(),
+            Self::Dit(_) => {
+                return Err(Error::input(
+                    "`eval.group_by` names fields of prompts, but the model has classes: set it to []",
+                ));
+            }
+        };
+        let value = |prompt: &Prompt, field: &String| match prompt.fields.get(field) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(other) => Ok(other.to_string()),
+            None => Err(Error::input(format!(
+                "`eval.group_by` has \"{field}\", but the prompt {:?} has no such field: add it to its line of \
+                 `prompts.file`, or remove it there",
+                prompt.text
+            ))),
+        };
+        let group = |prompt: &Prompt| {
+            let values = fields.iter().map(|field| value(prompt, field)).collect::<Result<Vec<_>>>()?;
+            Ok(values.join(", "))
+        };
+        prompts.iter().map(group).collect()
     }
 
     /// The row that means "no condition", if the model has one.

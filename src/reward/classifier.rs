@@ -77,12 +77,22 @@ impl ClassifierScorer {
     /// # Errors
     /// If the device is lost.
     pub fn accuracy(&mut self, images: &[f32], labels: &[u32]) -> Result<f64> {
+        let recognised = self.recognises(images, labels)?;
+        Ok(recognised.iter().filter(|is_right| **is_right).count() as f64 / labels.len() as f64)
+    }
+
+    /// Of each image, whether its most probable class is its label.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn recognises(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<bool>> {
         let probabilities = self.probabilities(images)?;
-        let hits = probabilities.chunks(self.config.num_classes).zip(labels).filter(|(row, label)| {
+        let rows = probabilities.chunks(self.config.num_classes).zip(labels);
+        let is_right = |(row, label): (&[f32], &u32)| {
             let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
-            best == Some(self.classes[**label as usize])
-        });
-        Ok(hits.count() as f64 / labels.len() as f64)
+            best == Some(self.classes[*label as usize])
+        };
+        Ok(rows.map(is_right).collect())
     }
 }
 

@@ -51,21 +51,21 @@ impl Judge {
         }
     }
 
-    /// Share of images that show the class of their label most probably, or exactly the objects of its caption.
+    /// Of each image, whether it shows the class of its label most probably, or exactly the objects of its caption.
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn accuracy(&mut self, images: &[f32], labels: &[u32]) -> Result<f64> {
-        let Some(captions) = &self.captions else { return self.classifier.accuracy(images, labels) };
+    pub fn recognises(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<bool>> {
+        let Some(captions) = &self.captions else { return self.classifier.recognises(images, labels) };
         let elements = 3 * VIEWED * VIEWED;
-        let mut right = 0;
+        let mut recognised = Vec::with_capacity(labels.len());
         for (images, labels) in images.chunks(PICTURES * elements).zip(labels.chunks(PICTURES)) {
             let views: Vec<f32> = images.chunks(elements).flat_map(views).collect();
             let probabilities = self.classifier.probabilities(&views)?;
             let pictures = probabilities.chunks(VIEWS * (1 + KINDS)).zip(labels);
-            right += pictures.filter(|(views, label)| are_demanded(&counts(views), captions[**label as usize])).count();
+            recognised.extend(pictures.map(|(views, label)| are_demanded(&counts(views), captions[*label as usize])));
         }
-        Ok(right as f64 / labels.len() as f64)
+        Ok(recognised)
     }
 }
 

@@ -134,6 +134,8 @@ pub struct Rewards {
     members: Vec<Box<dyn Reward>>,
     names: Vec<String>,
     weights: Vec<f64>,
+    /// Which components only explain others.
+    is_detail: Vec<bool>,
     class_names: Vec<String>,
     shape: ImageShape,
     log: Option<RewardLog>,
@@ -204,12 +206,17 @@ impl Rewards {
         Ok(())
     }
 
+    /// The components that do not only explain others, by number.
+    pub fn headlines(&self) -> Vec<usize> {
+        (0..self.names.len()).filter(|component| !self.is_detail[*component]).collect()
+    }
+
     /// A set of any rewards, with distinct names and their weights.
     ///
     /// # Errors
     /// If a weight is for a component that its reward does not have.
     pub fn of(members: Vec<Member>, pictures: &Pictures<'_>) -> Result<Self> {
-        let (mut names, mut weights) = (Vec::new(), Vec::new());
+        let (mut names, mut weights, mut is_detail) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (name, scorer, weight)) in members.iter().enumerate() {
             let components = scorer.components();
             if let Weight::Each(given) = weight
@@ -229,14 +236,16 @@ impl Rewards {
                     )));
                 }
                 names.push(if components.len() == 1 { name.clone() } else { format!("{name}.{component}") });
-                let is_detail = matches!(weight, Weight::All(_)) && !scorer.weighted().contains(component);
-                weights.push(if is_detail { 0.0 } else { weight.of(component) });
+                let explains = !scorer.weighted().contains(component);
+                is_detail.push(explains);
+                weights.push(if explains && matches!(weight, Weight::All(_)) { 0.0 } else { weight.of(component) });
             }
         }
         Ok(Self {
             members: members.into_iter().map(|(_, scorer, _)| scorer).collect(),
             names,
             weights,
+            is_detail,
             class_names: pictures.classes.names.to_vec(),
             shape: pictures.shape,
             log: None,

@@ -93,6 +93,7 @@ fn check(config: &Config, model: &FlowModel) -> Result<()> {
     config.rollout.chosen_classes(classes)?;
     config.eval.chosen_classes(classes)?;
     model.check_evaluation(&config.eval)?;
+    model.groups(&config.eval.group_by)?;
     model.check_trained_steps(&config.rollout)?;
     config.preview.chosen_classes(classes)?;
     model.check_guidance("`eval.guidance_scale`", config.eval.guidance_scale)

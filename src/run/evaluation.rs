@@ -44,11 +44,34 @@ pub struct Evaluation {
     /// Trained and untrained classes separately, if `rollout.classes` leaves some out.
     #[serde(flatten)]
     pub split: Option<Split>,
+    /// The same by the values of the prompts' fields that `eval.group_by` names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, GroupScores>,
     /// How far the model is from its base.
     pub drift: Option<Drift>,
     /// Reward gained per nat per element of distance from the base, once there is any distance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_efficiency: Option<f64>,
+}
+
+/// The scores of the samples of one group of prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupScores {
+    /// Samples.
+    pub samples: usize,
+    /// Mean reward.
+    pub reward_mean: f64,
+    /// Standard error of that mean.
+    pub reward_standard_error: f64,
+    /// Mean of each reward component before its weight, by name; empty if there is only one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub components: BTreeMap<String, f64>,
+    /// Standard errors of those.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub components_standard_error: BTreeMap<String, f64>,
+    /// Share of samples that the independent judge finds right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge_accuracy: Option<f64>,
 }
 
 /// An evaluation by whether a class is among those that the rollouts draw.

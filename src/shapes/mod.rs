@@ -199,3 +199,14 @@ pub enum Split {
     /// In neither: shows whether a model combines words as it never saw them.
     HeldOut,
 }
+
+impl Split {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trained => "trained",
+            Self::Forgotten => "forgotten",
+            Self::HeldOut => "held out",
+        }
+    }
+}

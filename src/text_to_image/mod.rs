@@ -4,9 +4,11 @@
 //! decoder. What one leaves for the next is small and waits on the host: [`Conditions`], then latents.
 
 mod base;
+mod builtin;
 mod captioned;
 mod conditions;
 mod conditions_file;
+mod export;
 mod kept;
 mod latents;
 mod merge;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::builtin::unpacked;
 use super::scheduler::{FILE as SCHEDULER_CONFIG, read_shift};
 use crate::assets::input_file;
 use crate::config::{Config, WeightType, is_encoded};
@@ -24,12 +25,15 @@ use crate::run::inputs::InputFile;
 /// The folder with the noise levels.
 const SCHEDULER: &str = "scheduler";
 
-/// The folder of a text-to-image pipeline that a user names: its folder, or `org/name` in the cache of the hub. `None`
-/// if it is another model.
+/// The folder of a text-to-image pipeline that a user names: its folder, `org/name` in the cache of the hub, or
+/// `builtin:NAME`. `None` if it is another model.
 ///
 /// # Errors
 /// [`Error::Input`] if it is a name on the hub that is not in the cache.
 pub fn folder_of(model: &str) -> Result<Option<PathBuf>> {
+    if let Some(folder) = unpacked(model)? {
+        return Ok(Some(folder));
+    }
     let path = if is_hub_name(model) { locate(model)? } else { PathBuf::from(model) };
     let is_pipeline = path.join(MODEL_INDEX).exists() || path.join(TRANSFORMER).is_dir();
     Ok(is_pipeline.then_some(path))
@@ -248,7 +252,9 @@ pub fn with_adapter(
 /// # Errors
 /// [`Error::Input`] if a part is missing, or its weights are.
 pub fn files_of(config: &Config) -> Result<Vec<InputFile>> {
-    let Some(named) = config.model.folder.as_deref() else { return Ok(Vec::new()) };
+    // A built-in model is as constant as the program.
+    let named = config.model.folder.as_deref().filter(|named| !named.starts_with("builtin:"));
+    let Some(named) = named else { return Ok(Vec::new()) };
     let Some(folder) = folder_of(named)? else { return Ok(Vec::new()) };
     let pipeline = Pipeline::open(&folder)?;
     let network = TextNetwork::open(&pipeline.component(TRANSFORMER)?)?;

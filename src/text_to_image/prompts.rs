@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::config::builtin_prompts;
 use crate::error::{Error, Result};
 use crate::files::{read_file, text};
 use crate::model::Prompt;
@@ -29,30 +30,25 @@ impl Prompt {
     }
 }
 
-/// Prompts that are compiled into the program: captions of scenes, and what they are for.
-const BUILTIN: [(&str, Split); 3] =
-    [("shapes-trained", Split::Trained), ("shapes-forgotten", Split::Forgotten), ("shapes-held-out", Split::HeldOut)];
-
 /// Captions of a category in a built-in list; of more, so many are spread over all.
 const MOST_OF_CATEGORY: usize = 24;
 
-/// Captions of a split, each with its category.
-fn builtin_prompts(name: &str) -> Result<Vec<Prompt>> {
-    let Some((_, split)) = BUILTIN.iter().find(|(known, _)| *known == name) else {
-        let known = BUILTIN.map(|(known, _)| format!("builtin:{known}")).join(", ");
-        return Err(Error::input(format!("there are no prompts `builtin:{name}`: use {known}, or a file")));
+/// Captions of a split, each with its category and the name of the split.
+fn captions_of(split: Split) -> Vec<Prompt> {
+    let fields = |category: Category| {
+        let fields = [("category", category.name()), ("split", split.name())];
+        fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>()
     };
-    let fields = |category: Category| Map::from_iter([("category".to_owned(), category.name().into())]);
     let of = |category: Category| {
         let all: Vec<&Caption> =
-            captions().iter().filter(|caption| (caption.split, caption.category) == (*split, category)).collect();
+            captions().iter().filter(|caption| (caption.split, caption.category) == (split, category)).collect();
         let count = all.len().min(MOST_OF_CATEGORY);
         (0..count).map(|at| all[at * all.len() / count]).collect::<Vec<_>>()
     };
     // In turn, so that a rollout has some of each category.
     let categories = Category::ALL.map(of);
     let in_turn = (0..MOST_OF_CATEGORY).flat_map(|at| categories.iter().filter_map(move |of| of.get(at)));
-    Ok(in_turn.map(|it| Prompt { text: it.text.clone(), fields: fields(it.category) }).collect())
+    in_turn.map(|it| Prompt { text: it.text.clone(), fields: fields(it.category) }).collect()
 }
 
 /// Reads a file of prompts in UTF-8, or built-in ones: one a line, or JSON lines with a `prompt` in each. Empty lines are skipped. A file
@@ -61,8 +57,8 @@ fn builtin_prompts(name: &str) -> Result<Vec<Prompt>> {
 /// # Errors
 /// [`Error::Input`] if it cannot be read, is in another encoding, has a line that is no prompt, or has no prompts.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
-    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix("builtin:")) {
-        return builtin_prompts(name);
+    if let Some(splits) = builtin_prompts(path)? {
+        return Ok(splits.iter().flat_map(|split| captions_of(*split)).collect());
     }
     let bytes = read_file(path)?;
     let name = path.display();

@@ -7,6 +7,7 @@ mod text_to_image {
     mod clip_reward;
     mod fine_tuning;
     mod folder;
+    mod judge;
     mod minit2i;
     mod mmdit;
     mod mmdit_files;

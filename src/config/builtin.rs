@@ -33,8 +33,15 @@ macro_rules! folders {
 }
 
 /// Names and bytes; assets/models/README.md says how each was made.
-const MODELS: &[(&str, &[u8])] =
-    models!["digits8-base", "digits8-classifier", "digits8-judge", "rings-base", "rings-classifier", "rings-judge"];
+const MODELS: &[(&str, &[u8])] = models![
+    "digits8-base",
+    "digits8-classifier",
+    "digits8-judge",
+    "rings-base",
+    "rings-classifier",
+    "rings-judge",
+    "shapes-judge"
+];
 
 /// Text-to-image models, with the files of their folders.
 const FOLDERS: &[(&str, &[BuiltinFile])] = folders![

@@ -421,8 +421,8 @@ pub struct Eval {
     /// Classifier-free guidance, also for previews; 1 disables it.
     #[schemars(range(min = 1), extend("x-why" = "1 is no guidance"))]
     pub guidance_scale: f64,
-    /// An independent classifier that is not a reward: a safetensors file, or `builtin:digits8-judge` or
-    /// `builtin:rings-judge`; empty means none.
+    /// An independent classifier that is not a reward: a safetensors file, or `builtin:digits8-judge`,
+    /// `builtin:rings-judge` or `builtin:shapes-judge`; empty means none.
     pub judge: String,
     /// With prompts: fields of their lines by whose values scores are also shown separately, such as `["category"]`. Every
     /// prompt must have them.

@@ -378,7 +378,7 @@ fn a_check_reports_unknown_built_in_models() {
         (
             "[[reward]]\nfile = 'builtin:x'\n",
             "`reward.0.file`: there is no model `builtin:x`: use builtin:digits8-base, builtin:digits8-classifier, \
-          builtin:digits8-judge, builtin:rings-base, builtin:rings-classifier, builtin:rings-judge, or a file",
+          builtin:digits8-judge, builtin:rings-base, builtin:rings-classifier, builtin:rings-judge, builtin:shapes-judge, or a file",
         ),
     ] {
         assert_eq!(errors(text, None), [format!("my.toml: {expected}")]);

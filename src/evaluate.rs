@@ -13,7 +13,7 @@ use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
-use crate::reward::{self, ClassifierScorer, Purpose, Rewards, Scores, ScoringContext};
+use crate::reward::{Judge, Purpose, Rewards, Scores, ScoringContext};
 pub use crate::run::evaluation::{Drift, Evaluation, GroupScores, Split};
 use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use statistics::{Estimate, diversity, high_frequency, mean_squared};
@@ -31,7 +31,7 @@ pub struct Evaluator {
     requests: Vec<SampleRequest>,
     table: SamplerTable,
     sampling: Sampling,
-    judge: Option<ClassifierScorer>,
+    judge: Option<Judge>,
     drift: Option<DriftMeter>,
     /// The base, until it has been drawn: its plans are not kept.
     base_sampling: Option<Sampling>,
@@ -83,7 +83,7 @@ impl Evaluator {
         let batch = requests.len().min(rollout.effective_micro_batch());
         let judge = match eval.judge.as_str() {
             "" => None,
-            file => Some(reward::classifier_for(gpu, file, &model.pictures(class_names))?),
+            file => Some(Judge::new(gpu, file, &model.pictures(class_names))?),
         };
         let batches = [requests.len(), batch];
         let draws = |network: &Network, stores: &Stores| {

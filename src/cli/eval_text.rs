@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::Stores;
 use crate::model::{BASE, Network, StoredModel, Summed};
 use crate::optimizer::PARAMETERS;
-use crate::reward::{Rewards, classifier_for};
+use crate::reward::{Judge, Rewards};
 use crate::run::RunDirectory;
 use crate::sampling::ModelOnDevice;
 use crate::text_to_image::{NamedModel, TextBase, TextSettings, Trained, with_adapter};
@@ -39,7 +39,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments, named: &NamedModel) ->
     // Encoding takes a while: what does not suit the model is found before.
     let mut rewards = Rewards::new(&gpu, &config.reward, &pictures)?;
     if !config.eval.judge.is_empty() {
-        classifier_for(&gpu, &config.eval.judge, &pictures)?;
+        Judge::new(&gpu, &config.eval.judge, &pictures)?;
     }
     let warn = |warning: &str| log::warn!("{warning}");
     // Drift is measured along the steps of rollouts.

@@ -17,8 +17,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::{FlowModel, Network, Pictures, StoredModel};
-use crate::reward;
-use crate::reward::Rewards;
+use crate::reward::{Judge, Rewards};
 use crate::rl::{Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::RunDirectory;
 use crate::run::directory::REPORT;
@@ -124,7 +123,7 @@ fn say_outcome(config: &Config, outcome: &RunSummary, directory: &RunDirectory) 
 /// Loads the rewards, and the judge to find its problems before anything is written.
 fn load_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Result<Rewards> {
     if !config.eval.judge.is_empty() {
-        reward::classifier_for(gpu, &config.eval.judge, pictures)?;
+        Judge::new(gpu, &config.eval.judge, pictures)?;
     }
     Rewards::new(gpu, &config.reward, pictures)
 }

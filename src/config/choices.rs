@@ -185,7 +185,8 @@ pub enum DataKind {
     /// A directory of images with captions, for a text-to-image model (`model.folder`).
     Captions,
     /// Scenes of coloured shapes with captions, drawn anew for every step, for a text-to-image model that knows words
-    /// (`model.text`, or the `model.folder` of such a model).
+    /// (`model.text`, or the `model.folder` of such a model). For `fit-classifier` views of such scenes, from which a judge
+    /// learns to count their objects.
     Shapes,
 }
 

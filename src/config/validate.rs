@@ -65,9 +65,6 @@ impl Config {
             Command::FitClassifier if self.data.kind == DataKind::Captions => Err(Error::input(
                 "`data.kind` = \"captions\" has captions in place of the classes that a classifier learns: choose \"folder\"",
             )),
-            Command::FitClassifier if self.data.kind == DataKind::Shapes => Err(Error::input(
-                "`data.kind` = \"shapes\" has captions in place of the classes that a classifier learns: choose \"folder\"",
-            )),
             Command::FitClassifier => self.data.validate(),
         }
     }

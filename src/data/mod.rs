@@ -13,6 +13,7 @@ pub mod scatter;
 mod scenes;
 pub mod sheet;
 pub mod summary;
+mod views;
 
 use std::path::{Path, PathBuf};
 
@@ -159,7 +160,7 @@ pub fn builtin(name: &str) -> Result<Dataset> {
     }
 }
 
-/// The data set that a configuration names.
+/// The data set that a configuration names: images, each with a class.
 ///
 /// # Errors
 /// [`Error::Input`] naming the file or folder that is missing or unreadable.
@@ -172,9 +173,8 @@ pub fn load(config: &config::Data) -> Result<Dataset> {
             sheet::load(path, labels, config.image_size, config.channels)
         }
         DataKind::Folder => folder::load(path, config.image_size, config.channels),
-        DataKind::Captions | DataKind::Shapes => {
-            unreachable!("configurations without a text-to-image model are checked")
-        }
+        DataKind::Shapes => Ok(views::generate()),
+        DataKind::Captions => unreachable!("configurations without a text-to-image model are checked"),
     }
 }
 

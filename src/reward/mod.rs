@@ -6,6 +6,7 @@ mod command;
 mod description;
 mod head;
 mod http;
+mod judge;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod outside;
@@ -19,6 +20,7 @@ pub use clip_score::ClipScore;
 pub use command::{Program, command};
 pub use description::Description;
 pub use http::{Service, http};
+pub use judge::Judge;
 #[cfg(feature = "onnx")]
 pub use onnx::OnnxReward;
 pub use outside::{Limits, Outside, Subject};
@@ -187,7 +189,9 @@ impl Rewards {
             let descriptions = Description::of_classes(reward, pictures)?;
             let subject = Subject::new(pictures, &descriptions);
             match reward.kind {
-                RewardKind::Classifier => check_classifier(&reward.file, pictures)?,
+                RewardKind::Classifier => {
+                    fitting_classes(&assets::load_model(&reward.file)?, &reward.file, pictures)?;
+                }
                 RewardKind::ClipScore => ClipScore::check(reward, index, &subject)?,
                 RewardKind::Command => outside::check_subject("command", &subject)?,
                 RewardKind::Http => outside::check_subject("http", &subject)?,
@@ -387,21 +391,16 @@ fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
 /// # Errors
 /// If the file is bad or does not fit the model.
 pub fn classifier_for(gpu: &Arc<Gpu>, file: &str, pictures: &Pictures<'_>) -> Result<ClassifierScorer> {
-    let (model, classes) = fitting_classifier(file, pictures)?;
+    let model = assets::load_model(file)?;
+    let classes = fitting_classes(&model, file, pictures)?;
     Ok(ClassifierScorer::new(gpu, &model, file)?.with_classes(classes))
 }
 
-/// Checks what [`classifier_for`] rejects, without a device.
+/// The class of a classifier for each class of the model whose images it takes.
 ///
 /// # Errors
-/// As [`classifier_for`].
-pub fn check_classifier(file: &str, pictures: &Pictures<'_>) -> Result<()> {
-    fitting_classifier(file, pictures).map(drop)
-}
-
-/// The classifier in a file, and its class for each class of the model.
-fn fitting_classifier(file: &str, pictures: &Pictures<'_>) -> Result<(StoredModel, Vec<usize>)> {
-    let model = assets::load_model(file)?;
+/// If the model is no classifier, or does not fit.
+fn fitting_classes(model: &StoredModel, file: &str, pictures: &Pictures<'_>) -> Result<Vec<usize>> {
     let network = model.classifier(file)?;
     let takes = ImageShape::square(network.channels, network.image_size);
     if takes != pictures.shape {
@@ -410,8 +409,7 @@ fn fitting_classifier(file: &str, pictures: &Pictures<'_>) -> Result<(StoredMode
             pictures.shape
         )));
     }
-    let classes = model.classes(&format!("the classifier {file}")).indices_of(pictures.classes)?;
-    Ok((model, classes))
+    model.classes(&format!("the classifier {file}")).indices_of(pictures.classes)
 }
 
 #[cfg(test)]

@@ -35,17 +35,25 @@ impl ShapesReward {
                 pictures.shape
             )));
         }
-        let kind = if pictures.prompts.is_empty() { ConditionKind::Class } else { ConditionKind::Prompt };
-        let name = |at: usize| pictures.classes.names.get(at).cloned().unwrap_or_else(|| at.to_string());
-        let caption = |at: usize| {
-            parse(&name(at)).map_err(|cause| {
-                let (kind, number) = (kind.name(), at + 1);
-                Error::input(format!("`reward.{index}.kind` = \"shapes\" cannot score {kind} {number}: {cause}"))
-            })
-        };
-        let captions = (0..pictures.classes.count).map(caption).collect::<Result<_>>()?;
+        let captions = captions_of(pictures, &format!("`reward.{index}.kind` = \"shapes\""))?;
         Ok(Self { components: COMPONENTS.map(str::to_owned), captions, is_strict })
     }
+}
+
+/// The caption of each class or prompt; messages call what needs them `scorer`.
+///
+/// # Errors
+/// [`Error::Input`] if one is not a caption of coloured shapes.
+pub(super) fn captions_of(pictures: &Pictures<'_>, scorer: &str) -> Result<Vec<&'static Caption>> {
+    let kind = if pictures.prompts.is_empty() { ConditionKind::Class } else { ConditionKind::Prompt };
+    let caption = |at: usize| {
+        let name = pictures.classes.names.get(at).cloned().unwrap_or_else(|| at.to_string());
+        parse(&name).map_err(|cause| {
+            let (kind, number) = (kind.name(), at + 1);
+            Error::input(format!("{scorer} cannot score {kind} {number}: {cause}"))
+        })
+    };
+    (0..pictures.classes.count).map(caption).collect()
 }
 
 impl Reward for ShapesReward {

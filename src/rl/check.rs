@@ -8,7 +8,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::StoredModel;
-use crate::reward::{Rewards, check_classifier};
+use crate::reward::{Judge, Rewards};
 
 impl TrainingRun {
     /// Checks that the configuration of a run, its rewards and its judge suit a model as plans need it. Returns the cost of
@@ -22,7 +22,7 @@ impl TrainingRun {
         let pictures = flow_model.pictures(&planned.class_names);
         Rewards::check(&config.reward, &pictures)?;
         if !config.eval.judge.is_empty() {
-            check_classifier(&config.eval.judge, &pictures)?;
+            Judge::check(&config.eval.judge, &pictures)?;
         }
         Ok(cost)
     }

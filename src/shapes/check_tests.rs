@@ -1,6 +1,7 @@
 //! The checker, on scenes, on scenes with faults, and on pictures that are none.
 
 use super::*;
+use crate::flow::noise::{NoiseKey, Stream};
 
 const SIZE: usize = 24;
 

@@ -11,13 +11,13 @@ mod grammar;
 mod scene;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use check::{Verdict, check};
 pub use detect::{Detected, detect};
 pub use grammar::{Caption, Group, captions, parse, vocabulary};
 pub use scene::{BACKGROUND, Object, SIDE, Scene};
-
-use crate::flow::noise::{NoiseKey, Stream};
+pub use views::{GRIDS, KINDS, VIEW, VIEWED, VIEWS, are_demanded, draw_view, view_names, views};
 
 /// The form of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,34 +209,4 @@ impl Split {
             Self::HeldOut => "held out",
         }
     }
-
-    /// The captions of pretraining.
-    pub const PRETRAINING: [Self; 2] = [Self::Trained, Self::Forgotten];
-}
-
-/// Draws an example: the index of its caption in [`captions`], and a picture of it, `[3, size, size]` from -1 to 1. The
-/// category has a fixed weight, and all its captions in `splits` are equally likely. Equal keys give equal examples.
-///
-/// # Panics
-///
-/// If `splits` is empty, since there is nothing to choose from.
-pub fn draw_example(key: NoiseKey, splits: &[Split], size: usize) -> (usize, Vec<f32>) {
-    let mut random = Stream::new(key);
-    let of = |category: Category| -> Vec<usize> {
-        let is_allowed = |caption: &Caption| caption.category == category && splits.contains(&caption.split);
-        (0..captions().len()).filter(|index| is_allowed(&captions()[*index])).collect()
-    };
-    let choices: Vec<(u32, Vec<usize>)> = (Category::ALL.into_iter())
-        .map(|category| (category.weight(), of(category)))
-        .filter(|(_, indices)| !indices.is_empty())
-        .collect();
-    let mut rest = random.below(choices.iter().map(|(weight, _)| weight).sum());
-    let is_drawn = |(weight, _): &&(u32, Vec<usize>)| {
-        let is_drawn = rest < *weight;
-        rest = rest.saturating_sub(*weight);
-        is_drawn
-    };
-    let (_, indices) = choices.iter().find(is_drawn).expect("the rest is below the sum of the weights");
-    let index = indices[random.below(indices.len() as u32) as usize];
-    (index, Scene::draw(&captions()[index], &mut random).render(size))
 }

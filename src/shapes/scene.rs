@@ -90,14 +90,19 @@ impl Scene {
         let kinds: Vec<(Shape, Colour)> = (coloured(&caption.groups, random).iter())
             .flat_map(|(group, colour)| vec![(group.shape, *colour); group.count])
             .collect();
+        Self::of(&kinds, caption.relation, random)
+    }
+
+    /// Draws a scene of one to four objects of these kinds, the first of two in this direction from the second.
+    pub(super) fn of(kinds: &[(Shape, Colour)], relation: Option<Relation>, random: &mut Stream) -> Self {
         let mut scene = Self { objects: Vec::new() };
         for _ in 0..ATTEMPTS {
-            scene = Self::scattered(&kinds, random);
-            if scene.is_clear(caption.relation) {
+            scene = Self::scattered(kinds, random);
+            if scene.is_clear(relation) {
                 return scene;
             }
         }
-        scene.align(caption.relation, random);
+        scene.align(relation, random);
         scene
     }
 

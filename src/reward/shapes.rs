@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn only_rgb_pictures_of_captions_can_be_scored() {
-        let entry = config::Reward { kind: RewardKind::Shapes, ..config::Reward::default() };
-        let check = |shape, texts: &[&str]| with(shape, texts, |pictures| Rewards::check(&[entry.clone()], pictures));
+        let entry = [config::Reward { kind: RewardKind::Shapes, ..config::Reward::default() }];
+        let check = |shape, texts: &[&str]| with(shape, texts, |pictures| Rewards::check(&entry, pictures));
         check(RGB, &["a disc", "four white triangles"]).unwrap();
         let flat = ImageShape { channels: 3, height: 24, width: 32 };
         for shape in [ImageShape::square(1, 24), ImageShape::square(3, 16), flat] {

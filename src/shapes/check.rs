@@ -41,10 +41,10 @@ pub fn check(picture: &[f32], size: usize, caption: &Caption) -> Verdict {
 }
 
 /// The best verdict, apart from the count, over all ways to take an object for each that is demanded.
-fn best_match<'a>(
+fn best_match(
     demanded: &[Group],
     relation: Option<Relation>,
-    candidates: &[Option<&'a Detected>],
+    candidates: &[Option<&Detected>],
     taken: &mut Vec<usize>,
 ) -> Verdict {
     if taken.len() == demanded.len() {

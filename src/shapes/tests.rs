@@ -111,10 +111,8 @@ fn scenes_have_the_objects_of_their_caption_apart_and_inside() {
             assert_eq!(scene.objects.len(), demanded.len(), "{}", caption.text);
             for (object, (shape, colour)) in scene.objects.iter().zip(demanded) {
                 assert!(object.shape == shape && colour.is_none_or(|colour| object.colour == colour));
-                let extents = object.half_extents();
-                for axis in 0..2 {
-                    assert!(object.centre[axis] - extents[axis] >= 1.0, "{}: {scene:?}", caption.text);
-                    assert!(object.centre[axis] + extents[axis] <= SIDE - 1.0, "{}: {scene:?}", caption.text);
+                for (centre, extent) in object.centre.into_iter().zip(object.half_extents()) {
+                    assert!(centre - extent >= 1.0 && centre + extent <= SIDE - 1.0, "{}: {scene:?}", caption.text);
                 }
             }
             for (index, object) in scene.objects.iter().enumerate() {

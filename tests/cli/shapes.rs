@@ -157,7 +157,10 @@ fn settings_that_do_not_fit_a_world_with_words_are_refused() {
         ("model.num_classes=3", "`model.num_classes` does not fit `model.text`"),
         ("model.channels=1", "`model.channels` does not fit `model.text`"),
         ("model.text.tokens=3", "has 5 words, but this model takes 3"),
-        ("data.kind=captions", "`model.text` takes its words from the captions of `data.kind` = \"shapes\""),
+        (
+            "data.kind=captions --set data.path=.",
+            "`model.text` takes its words from the captions of `data.kind` = \"shapes\"",
+        ),
         ("data.horizontal_flip=true", "a mirrored scene is not what its caption says"),
         ("lora.rank=2", "an adapter (`lora`) is trained on a trained model"),
     ] {

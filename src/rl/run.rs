@@ -239,8 +239,9 @@ impl TrainingRun {
         let rewards = self.trainer.rewards();
         rewards.record_in(directory.path())?;
         rewards.stop_at(options.stop);
-        let holdouts = rewards.names().iter().zip(rewards.weights()).filter(|(_, weight)| **weight == 0.0);
-        let holdouts: Vec<String> = holdouts.map(|(name, _)| name.clone()).collect();
+        // What explains a reward is no second opinion.
+        let unweighted = rewards.headlines().into_iter().filter(|component| rewards.weights()[*component] == 0.0);
+        let holdouts: Vec<String> = unweighted.map(|component| rewards.names()[component].clone()).collect();
         let mut keeper = BestKeeper::open(directory.best(), Selection::from(&self.config), holdouts.clone());
         let Config { guard, objective, train, .. } = &self.config;
         let watch = Watch::new(guard, objective, train.max_grad_norm, holdouts, self.dim);

@@ -132,10 +132,15 @@ fn the_built_in_model_is_tuned_on_policy_and_resumed_byte_for_byte() {
     here.run("-q train --config train.toml --out whole").succeeds();
     here.run("-q train --config train.toml --out parts --set train.iterations=1").succeeds();
     here.run("-q train --out parts --resume --set train.iterations=2").succeeds();
-    for file in ["model.safetensors", "rewards.csv"] {
-        let [whole, parts] = ["whole", "parts"].map(|run| fs::read(here.path(&format!("{run}/{file}"))).unwrap());
-        assert!(whole == parts, "{file}");
-    }
+    let [whole, parts] =
+        ["whole", "parts"].map(|run| fs::read(here.path(&format!("{run}/model.safetensors"))).unwrap());
+    assert!(whole == parts, "a resumed run has other weights");
+    // The evaluations differ: a run of one iteration has one at its end, and the base is measured again.
+    let [whole, parts] = ["whole", "parts"].map(|run| {
+        let scores = fs::read_to_string(here.path(&format!("{run}/rewards.csv"))).unwrap();
+        scores.lines().filter(|line| line.contains(",training,")).map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert!(whole == parts && whole.len() == 8, "{whole:?}\n{parts:?}");
     for line in lines(&here.path("whole/metrics.jsonl")) {
         assert_eq!([number(&line, "ratio_update0_maxdev"), number(&line, "kl_update0_max")], [0.0; 2]);
     }

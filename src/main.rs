@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // If standard error is closed or full, there is nowhere to report it; that must not cause a panic.
-            let _ = writeln!(std::io::stderr(), "error: {}", printable(&error.to_string()));
+            let _ = writeln!(AboveBar, "error: {}", printable(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }

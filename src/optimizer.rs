@@ -7,7 +7,7 @@ use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Result};
 use crate::files::Streamed;
-use crate::gpu::{Gpu, Region, ShaderStruct};
+use crate::gpu::{Command, Gpu, Region, ShaderStruct};
 use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::folder::StoredTensors;
 use crate::model::{Layout, OnDevice, WeightSource, header};
@@ -132,6 +132,30 @@ impl Optimizer {
         self.step += 1;
         self.update.write_structs(self.settings, &[settings.at_step(self.step)]);
         self.update.run()
+    }
+
+    /// Elements of the gradients.
+    pub fn gradient_elements(&self) -> usize {
+        self.layout.trainable_elements()
+    }
+
+    /// Reads the accumulated gradients, and clears them.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn take_gradients(&self) -> Result<Vec<f32>> {
+        let gradients = self.read(GRADIENTS)?;
+        let regions = self.stores[&GRADIENTS].regions();
+        self.gpu.encode(regions.iter().map(Command::Clear))?;
+        Ok(gradients)
+    }
+
+    /// Replaces the accumulated gradients.
+    ///
+    /// # Panics
+    /// If there are not [`Optimizer::gradient_elements`].
+    pub fn put_gradients(&self, gradients: &[f32]) {
+        self.write(GRADIENTS, gradients);
     }
 
     /// The squared norm of the last update's gradients and the number of non-finite ones: two f32, see

@@ -19,6 +19,7 @@ use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network, WeightSource};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
+use crate::ranks::Team;
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -264,7 +265,9 @@ impl<'a> Pretraining<'a> {
         let norm = self.optimizer.norm()?;
         let when = format!("step {}", step + 1);
         let lost = match &self.step_graph.halves {
-            Some(halves) => LostInHalf::explain(&halves.take(&self.plan)?, "pretrain.half_activations"),
+            Some(halves) => {
+                LostInHalf::explain(&halves.take(&self.plan, &Team::default())?, "pretrain.half_activations")
+            }
             None => None,
         };
         if let Some(lost) = lost.as_ref().filter(|_| !self.reported) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules from the top down. A module names only modules of lower layers.
-const LAYERS: [&[&str]; 29] = [
+const LAYERS: [&[&str]; 30] = [
     &["cli"],
     &["preflight"],
     &["sweep", "dashboard", "supervised", "inspect", "doctor"],
@@ -31,6 +31,7 @@ const LAYERS: [&[&str]; 29] = [
     &["config"],
     &["flow"],
     &["cache"],
+    &["ranks"],
     &["files", "classes", "sniff", "shape"],
     &["text"],
     &["error"],

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let start = RunStart::of(&arguments.run, Command::Pretrain)?;
+    let start = RunStart::of(&arguments.run, Command::Pretrain, &global.team)?;
     start.check_length("pretrain.steps", start.config.pretrain.steps)?;
     let config = going_on(&start.config, start.newest.as_ref());
     let lesson = preflight::pretrain(&config)?;

@@ -102,7 +102,7 @@ pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner
     global.announce(data.summary().trim_end());
     data.write_sheet(&directory.data())?;
     global.announce(format_args!("{} on {} into {}", pace.label, data.counted(), directory.path().display()));
-    let stop = stop_at_interrupt()?;
+    let stop = stop_at_interrupt(&global.team)?;
     let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop };
     let outcome = supervised::train(learner, pace, start, &options)?;
     if outcome.finished {

@@ -12,6 +12,7 @@ use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, 
 use crate::model::folder::StoredTensors;
 use crate::model::{Layout, OnDevice, WeightSource, header};
 use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
+use crate::ranks::Team;
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -173,6 +174,17 @@ impl Optimizer {
         Ok(GradientNorm::from_sums([sums[0], sums[1]]))
     }
 
+    /// The gradient norm of the last update, which all ranks of a team have made.
+    ///
+    /// # Errors
+    /// If a device is lost, or the norms of the same gradient differ.
+    pub fn norm_of_team(&self, team: &Team) -> Result<GradientNorm> {
+        let norm = team.agree(self.norm())?;
+        let norms = team.gather(&norm.norm.to_bits().to_le_bytes())?;
+        check_norms(&norms)?;
+        Ok(norm)
+    }
+
     /// Records the outcome of an update: a skipped one does not count as a step.
     ///
     /// # Errors
@@ -258,6 +270,20 @@ impl Optimizer {
     /// The layout of the parameters.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+}
+
+/// Checks that all ranks have found the same norm of the same gradient, by its bits.
+///
+/// # Errors
+/// [`Error::Failed`] that names the first rank with another one.
+pub fn check_norms<T: PartialEq>(norms: &[T]) -> Result<()> {
+    match norms.iter().position(|norm| *norm != norms[0]) {
+        None => Ok(()),
+        Some(rank) => Err(Error::failed(format!(
+            "rank {rank} and rank 0 have computed different norms of the same gradient, so their weights no longer agree: \
+             start ranks with the same device, driver and table of `bench --tune`"
+        ))),
     }
 }
 

@@ -171,6 +171,36 @@ fn any_number_of_ranks_writes_the_same_bytes() {
 }
 
 #[test]
+fn pretraining_writes_the_same_bytes_on_any_number_of_ranks() {
+    let Some(_one) = ready() else { return };
+    let sets = [
+        "pretrain.steps=4",
+        "pretrain.warmup_steps=1",
+        "pretrain.batch_size=12",
+        "pretrain.micro_batch=2",
+        "pretrain.log_every=1",
+        "pretrain.sample_every=2",
+        "pretrain.save_every=2",
+        "preview.per_class=1",
+        "preview.steps=2",
+    ];
+    let name = |size: usize| format!("pretrained-{size}");
+    for size in [1, 2, 4] {
+        let run = folder().join(name(size)).display().to_string();
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/rings/pretrain.toml").display().to_string();
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let arguments = ["pretrain", "--config", &config, "--out", &run].into_iter().chain(sets);
+        finish(mpirun(&[(size, arguments.map(str::to_owned).collect())]));
+        for part in
+            ["model.safetensors", "metrics.jsonl", "samples/000004.png", "checkpoints/000002/optimizer.safetensors"]
+        {
+            let [one, many] = [1, size].map(|size| fs::read(folder().join(name(size)).join(part)));
+            assert!(one.expect("the run wrote it") == many.expect("the run wrote it"), "{size} ranks: {part}");
+        }
+    }
+}
+
+#[test]
 fn a_run_continues_with_another_number_of_ranks() {
     let Some(_one) = ready() else { return };
     let expected = undisturbed();
@@ -283,11 +313,12 @@ fn a_reward_that_fails_on_one_rank_ends_all_and_loses_nothing() {
                       if late and os.environ.get('OMPI_COMM_WORLD_RANK') == '1': sys.exit(3)\n    \
                       answer = {'id': 0} if 'hello' in request else {'id': request['id'], 'scores': [item['sample'] % 3 for item in request['items']]}\n    \
                       print(json.dumps(answer), flush=True)\n";
-    let file = folder().join("reward.py");
-    fs::write(&file, script).expect("the folder is writable");
-    let program = format!("reward.0.program=[\"python3\", {:?}]", file.display().to_string());
-    let more = ["reward.0.kind=command", "reward.0.file=", &program, "reward.0.retries=0", "checkpoint.every=0"];
-    let output = mpirun(&[(2, train("configs/digits8/train.toml", "failing", &more))]).output().expect("mpirun starts");
+    let [program, config] = ["reward.py", "failing.toml"].map(|name| folder().join(name));
+    fs::write(&program, script).expect("the folder is writable");
+    let reward = format!("[[reward]]\nkind = \"command\"\nprogram = [\"python3\", {program:?}]\nretries = 0\n");
+    fs::write(&config, reward).expect("the folder is writable");
+    let arguments = train(&config.display().to_string(), "failing", &["checkpoint.every=0"]);
+    let output = mpirun(&[(2, arguments)]).output().expect("mpirun starts");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let said = text(&output);
     for part in ["error: rank 1: the program", "saved up to iteration 1", "fix the reward", "--resume"] {
@@ -312,7 +343,7 @@ fn ranks_that_would_train_different_runs_are_refused() {
 
     let output = mpirun(&[(2, vec!["devices".to_owned()])]).output().expect("mpirun starts");
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("only `train` is shared by several processes"), "{}", text(&output));
+    assert!(text(&output).contains("only `train` and `pretrain` are shared by several processes"), "{}", text(&output));
 }
 
 #[test]

@@ -362,19 +362,20 @@ impl Cli {
         }
     }
 
-    /// Runs the command.
+    /// Runs the command. An error is given to `tell` while the other ranks still wait, if there are any: a launcher ends them
+    /// all as soon as one has ended.
     ///
     /// # Errors
     /// Whatever stopped it; [`crate::Error::exit_code`] is the code to exit with.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self, tell: impl Fn(&Error)) -> Result<()> {
         let Self { mut global, command } = self;
-        global.team = Team::start()?;
+        global.team = Team::start().inspect_err(&tell)?;
         let less = command.with_less_memory();
         let outcome = ranks::check_command(&global.team, &command)
             .and_then(|()| Self::dispatch(&global, command))
             .map_err(|error| advice::advised(error, &less))
             .and_then(|()| output::check_printed());
-        ranks::ended(&global.team, outcome)
+        ranks::ended(&global.team, outcome).inspect_err(tell)
     }
 
     fn dispatch(global: &Global, command: Command) -> Result<()> {

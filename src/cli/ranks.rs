@@ -3,9 +3,12 @@
 use std::io::Write;
 
 use super::Command;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::gpu::adapters;
 use crate::ranks::{Team, rank_log};
+use crate::run::LoadedCheckpoint;
+use crate::run::inputs::Inputs;
 use crate::run::progress::AboveBar;
 use crate::text::printable;
 
@@ -16,7 +19,7 @@ use crate::text::printable;
 pub(super) fn check_command(team: &Team, command: &Command) -> Result<()> {
     let size = team.seat().size;
     let is_shared = match command {
-        Command::Train(_) => true,
+        Command::Train(_) | Command::Pretrain(_) => true,
         Command::Bench(arguments) => arguments.is_shared(),
         _ => false,
     };
@@ -24,10 +27,10 @@ pub(super) fn check_command(team: &Team, command: &Command) -> Result<()> {
         return Ok(());
     }
     // Every rank says the same.
-    team.agree(Err(Error::input(format!(
-        "only `train` is shared by several processes, and this command was started {size} times: start it once, without \
-         mpirun"
-    ))))
+    Err(Error::input(format!(
+        "only `train` and `pretrain` are shared by several processes, and this command was started {size} times: start it once, \
+         without mpirun"
+    )))
 }
 
 /// The device of this rank: what the user has named, of a list of indices the one for its place on the machine, and without
@@ -67,29 +70,52 @@ fn indices(named: &str) -> Option<Vec<usize>> {
     listed.flatten()
 }
 
-/// Checks that all ranks run the same program with the same `values`.
+/// Checks that all ranks run the same program, and would train the same run; `files` are those that it depends on.
 ///
 /// # Errors
 /// [`Error::Input`] that names what differs.
-pub(super) fn check_same(team: &Team, values: Vec<(&str, String)>) -> Result<()> {
+pub(super) fn check_same(
+    team: &Team,
+    config: &Config,
+    newest: Option<&LoadedCheckpoint>,
+    files: impl FnOnce() -> Result<Inputs>,
+) -> Result<()> {
     if !team.is_many() {
         return Ok(());
     }
-    let program = || {
-        let file = std::env::current_exe().and_then(std::fs::read);
-        file.map(|bytes| format!("CRC-32 {:08x}", crc32fast::hash(&bytes))).unwrap_or_else(|_| "unknown".to_owned())
-    };
-    let mut all = vec![("program", program())];
-    all.extend(values);
-    team.check_same(&all, "start all of them with the same program, command line and files, on a shared file system")
+    let checksum = |bytes: &[u8]| format!("CRC-32 {:08x}", crc32fast::hash(bytes));
+    let program = std::env::current_exe().and_then(std::fs::read);
+    let files = team.agree(files())?;
+    let values = [
+        ("program", program.map_or_else(|_| "unknown".to_owned(), |bytes| checksum(&bytes))),
+        ("configuration", checksum(config.to_toml().as_bytes())),
+        ("content of the files that it names", checksum(format!("{files:?}").as_bytes())),
+        (
+            "point to continue from",
+            newest.map_or_else(|| "the beginning".to_owned(), |newest| format!("iteration {}", newest.iteration)),
+        ),
+    ];
+    team.check_same(&values, "start all of them with the same program, command line and files, on a shared file system")
 }
 
-/// The end of a command. If only this rank knows of an error, the others would wait for it for ever: all end.
+/// Does work on rank 0 before the others: it may write files, which they then find.
 ///
 /// # Errors
-/// That of the command.
+/// Those of the work, on any rank.
+pub(super) fn leader_first<T>(team: &Team, work: impl Fn() -> Result<T>) -> Result<T> {
+    let first = if team.leads() { work().map(Some) } else { Ok(None) };
+    match team.agree(first)? {
+        Some(done) => Ok(done),
+        None => work(),
+    }
+}
+
+/// The end of a command, which all ranks reach. If they do not reach each other any more, this one ends all.
+///
+/// # Errors
+/// That of the command, on any rank.
 pub(super) fn ended(team: &Team, outcome: Result<()>) -> Result<()> {
-    match outcome {
+    match team.agree(outcome) {
         Err(error) if team.is_many() && !team.has_failed() => {
             let (rank, error_text) = (team.seat().rank, error.to_string());
             if !rank_log::is_open() {

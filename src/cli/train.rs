@@ -17,7 +17,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::{FlowModel, Network, Pictures, StoredModel};
-use crate::ranks::{Seat, Team, rank_log};
+use crate::ranks::{Seat, rank_log};
 use crate::reward;
 use crate::reward::Rewards;
 use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun, UpdateSettings};
@@ -44,7 +44,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         // The others would print the same.
         return if team.leads() { print_cost(global, &config, newest.as_ref()) } else { Ok(()) };
     }
-    check_same(team, &config, newest.as_ref())?;
+    ranks::check_same(team, &config, newest.as_ref(), || rl::inputs(&config))?;
     let prepared = prepare(global, arguments, &config, existing.as_ref(), newest);
     let (gpu, run) = team.agree(prepared)?;
     let is_resumed = existing.is_some();
@@ -97,25 +97,6 @@ fn begin(global: &Global, arguments: &Arguments) -> Result<RunStart> {
     Ok(start)
 }
 
-/// Checks that all ranks would train the same run.
-fn check_same(team: &Team, config: &Config, newest: Option<&LoadedCheckpoint>) -> Result<()> {
-    let values = || -> Result<Vec<(&str, String)>> {
-        let files = serde_json::to_vec(&rl::inputs(config)?).expect("names and numbers are JSON");
-        let checksum = |bytes: &[u8]| format!("CRC-32 {:08x}", crc32fast::hash(bytes));
-        let begin =
-            newest.map_or_else(|| "the beginning".to_owned(), |newest| format!("iteration {}", newest.iteration));
-        Ok(vec![
-            ("configuration", checksum(config.to_toml().as_bytes())),
-            ("content of the files that it names", checksum(&files)),
-            ("point to continue from", begin),
-        ])
-    };
-    match team.is_many() {
-        true => ranks::check_same(team, team.agree(values())?),
-        false => Ok(()),
-    }
-}
-
 /// Binds everything, and checks that the checkpoint fits, before anything is written.
 fn prepare(
     global: &Global,
@@ -143,10 +124,7 @@ fn prepare(
         base.check_room(&gpu, folder)?;
     }
     let load = || base.loaded(&gpu, config, (folder, global.verbosity()), |warning| log::warn!("{warning}"));
-    // Rank 0 first: it may write a file of encoded prompts, which the others then read.
-    let first = if team.leads() && base.text().is_some() { load().map(drop) } else { Ok(()) };
-    team.agree(first)?;
-    let model = load()?;
+    let model = ranks::leader_first(team, load)?;
     let run = TrainingRun::prepare(&gpu, config, &*model, newest, arguments.dump_update.clone(), team)?;
     Ok((gpu, run))
 }

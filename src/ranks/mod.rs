@@ -44,6 +44,28 @@ impl Seat {
         first(self.rank)..first(self.rank + 1)
     }
 
+    /// Checks that there is a micro-batch for each place in what they compute together, an update or a step of so many
+    /// samples; `key` sets the micro-batch, and `more` says how to get more samples.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the numbers, and what to change.
+    pub fn check_batches(self, samples: usize, micro_batch: usize, what: &str, key: &str, more: &str) -> Result<()> {
+        let (size, batches) = (self.size, samples.div_ceil(micro_batch));
+        if batches >= size {
+            return Ok(());
+        }
+        // The largest micro-batch of which there is one for each rank, and equally many for all if possible.
+        let divisors = || (1..=samples / size).rev().filter(|part| samples.is_multiple_of(*part));
+        let fix = match divisors().find(|it| (samples / it).is_multiple_of(size)).or_else(|| divisors().next()) {
+            Some(fitting) => format!("set `{key}` = {fitting}"),
+            None => format!("start at most {samples} ranks, or {more}"),
+        };
+        Err(Error::input(format!(
+            "{what} has {samples} samples in {batches} micro-batches of `{key}` = {micro_batch}, too few for {size} ranks, \
+             which need at least one each: {fix}"
+        )))
+    }
+
     /// All places.
     pub fn all(self) -> impl Iterator<Item = Self> {
         (0..self.size).map(move |rank| Self { rank, ..self })

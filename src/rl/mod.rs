@@ -3,6 +3,7 @@
 pub mod advantage;
 mod check;
 mod dump;
+mod ending;
 pub mod guard;
 mod inputs;
 mod journal;

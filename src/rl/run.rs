@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::ending::ended;
 use super::inputs::inputs;
 use super::journal::{Journal, Past};
 use super::line::Line;
@@ -11,7 +12,7 @@ use super::method::Method;
 use super::metrics::IterationMetrics;
 use super::settings::TrainerSettings;
 use super::trainer::{Cost, Trainer};
-use crate::config::{Command, Config, WeightType};
+use crate::config::{Config, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
@@ -25,7 +26,7 @@ use crate::ranks::{Seat, Team};
 use crate::report;
 use crate::reward::Rewards;
 use crate::run::best::Best;
-use crate::run::{LoadedCheckpoint, Progress, RunDirectory, Verbosity, checkpoint};
+use crate::run::{LoadedCheckpoint, Progress, RunDirectory, Verbosity};
 use crate::sampling::{ModelOnDevice, SamplerTable};
 use crate::saved::{going_on, write_files};
 
@@ -253,7 +254,10 @@ impl TrainingRun {
         if !team.leads() {
             return outcome;
         }
-        let outcome = outcome.map_err(|cause| self.ended(cause, options, &journal));
+        let outcome = outcome.map_err(|cause| {
+            let (saved, done) = (self.saved, self.done);
+            ended(cause, options, [saved, done], || self.save(&journal))
+        });
         let _phase = self.gpu.phase("report");
         match report::conclude(directory) {
             Err(cause) if outcome.is_err() => log::warn!("{cause}"),
@@ -453,48 +457,6 @@ impl TrainingRun {
         journal.save(&self.trainer, self.done, self.config.checkpoint.keep)?;
         self.saved = self.done;
         Ok(())
-    }
-
-    /// What to do, and to tell the user, when a run ends early. If a reward has failed, the model is intact, and is
-    /// saved as it was after the last complete iteration.
-    fn ended(&mut self, cause: Error, options: &RunOptions<'_>, journal: &Journal<'_>) -> Error {
-        let directory = options.directory;
-        let mut more = String::new();
-        if matches!(cause, Error::Reward(_))
-            && self.saved < self.done
-            && let Err(cause) = self.save(journal)
-        {
-            more = format!("; and what was learned after iteration {} is lost: {cause}", self.saved);
-        }
-        let here = directory.path();
-        if !directory.config().is_file() {
-            let gone = format!("; nothing of the run is left, because {} was deleted: start it again", here.display());
-            return cause.followed_by(&(more + &gone));
-        }
-        let saved = match checkpoint::newest_published(&directory.checkpoints()).unwrap_or(0) {
-            0 => "nothing has been saved, so the run will start over".to_owned(),
-            saved => format!("the run is saved up to iteration {saved}"),
-        };
-        let resume = directory.resume_command(Command::Train);
-        more += &match &cause {
-            Error::Reward(_) if self.saved.max(self.done) == 0 => {
-                "; nothing has been trained yet: fix the reward, then run the same command again".to_owned()
-            }
-            // A reward that was fixed is another file, which resuming itself asks about by name.
-            Error::Reward(_) => format!("; {saved}: fix the reward, then resume with: {resume}"),
-            Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
-            Error::NotFinite(_) | Error::Guarded(_) => {
-                format!("; {saved}: choose other values, then resume with: {resume} --set KEY=VALUE")
-            }
-            _ => format!("; {saved}: resume with: {resume}"),
-        };
-        let error = cause.followed_by(&more);
-        if matches!(error, Error::NotFinite(_) | Error::Guarded(_))
-            && let Err(cause) = directory.record_failure(&error.to_string())
-        {
-            log::warn!("{cause}");
-        }
-        error
     }
 }
 

@@ -3,7 +3,7 @@
 use super::method::Method;
 use super::share::Share;
 use crate::config::{Advantage, Config, Lora, Objective, ObjectiveName, Reduction, Reward, Rollout, Train, WeightType};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ranks::Seat;
 
 /// What a rollout reads.
@@ -106,22 +106,8 @@ impl UpdateSettings {
     /// # Errors
     /// [`Error::Input`] with the numbers, and what to change.
     pub fn check_share(&self) -> Result<()> {
-        let (share, size) = (self.share(), self.seat.size);
-        let Share { per_update, micro_batch, .. } = share;
-        let batches = share.batches();
-        if batches >= size {
-            return Ok(());
-        }
-        // The largest micro-batch of which there is one for each rank, and equally many for all if possible.
-        let divisors = || (1..=per_update / size).rev().filter(|size| per_update.is_multiple_of(*size));
-        let fix = match divisors().find(|it| (per_update / it).is_multiple_of(size)).or_else(|| divisors().next()) {
-            Some(fitting) => format!("set `train.micro_batch` = {fitting}"),
-            None => format!("start at most {per_update} ranks, or raise `rollout.groups`"),
-        };
-        Err(Error::input(format!(
-            "an update has {per_update} samples in {batches} micro-batches of `train.micro_batch` = {micro_batch}, too few \
-             for {size} ranks, which need at least one each: {fix}"
-        )))
+        let Share { per_update, micro_batch, .. } = self.share();
+        self.seat.check_batches(per_update, micro_batch, "an update", "train.micro_batch", "raise `rollout.groups`")
     }
 
     /// Samples whose forward and backward pass run together.

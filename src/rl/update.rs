@@ -18,7 +18,7 @@ use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::{FlowModel, Network};
 use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
-use crate::optimizer::{GradientNorm, Optimizer};
+use crate::optimizer::{GradientNorm, Optimizer, check_norms};
 use crate::ranks::{PartialSums, Team};
 use crate::sampling::noise_words;
 
@@ -411,15 +411,8 @@ impl Updater {
             let norm = take(2)?;
             norms.push([norm[0], norm[1]]);
         }
-        if let Some(rank) = norms.iter().position(|norm| norm.map(f32::to_bits) != norms[0].map(f32::to_bits))
-            && !self.is_mixed
-        {
-            return Err(Error::failed(format!(
-                "rank {rank} and rank 0 have computed different norms ({:e} and {:e}) of the same gradient, so their weights \
-                 no longer agree: check their devices and drivers",
-                norms[rank][0].sqrt(),
-                norms[0][0].sqrt()
-            )));
+        if !self.is_mixed {
+            check_norms(&norms.iter().map(|norm| norm.map(f32::to_bits)).collect::<Vec<_>>())?;
         }
         Ok(UpdateRecord { rows, outcomes, penalties, norm: GradientNorm::from_sums(norms[0]) })
     }

@@ -8,6 +8,7 @@
 mod skip;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -66,15 +67,20 @@ const SMALL: [&str; 15] = [
     "checkpoint.every=1",
 ];
 
-/// One line per rank that `mpirun` starts: how many, and their arguments.
+/// Starts so many ranks with these arguments.
 fn mpirun(ranks: &[(usize, Vec<String>)]) -> Command {
+    mpirun_of(&ranks.iter().map(|(count, arguments)| (*count, PROGRAM, arguments.clone())).collect::<Vec<_>>())
+}
+
+/// The same of several programs.
+fn mpirun_of(ranks: &[(usize, &str, Vec<String>)]) -> Command {
     let mut command = Command::new("mpirun");
     command.args(["--allow-run-as-root", "--oversubscribe"]);
-    for (index, (count, arguments)) in ranks.iter().enumerate() {
+    for (index, (count, program, arguments)) in ranks.iter().enumerate() {
         if index > 0 {
             command.arg(":");
         }
-        command.args(["-n", &count.to_string(), PROGRAM]).args(arguments);
+        command.args(["-n", &count.to_string(), program]).args(arguments);
     }
     // Not the user's configuration.
     command.env("FLOWDPPO_CACHE_DIR", folder().join("cache")).env("XDG_RUNTIME_DIR", "/tmp");
@@ -335,6 +341,16 @@ fn ranks_that_would_train_different_runs_are_refused() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     assert!(text(&output).contains("rank 1 has another configuration"), "{}", text(&output));
     assert!(!folder().join("different").exists(), "nothing is written");
+
+    let other = folder().join("other-program").display().to_string();
+    fs::copy(PROGRAM, &other).expect("the folder is writable");
+    let mut file = fs::File::options().append(true).open(&other).expect("the folder is writable");
+    file.write_all(&[0]).expect("the folder is writable");
+    drop(file);
+    let ranks = [(1, PROGRAM, of_seed("run.seed=1")), (1, &*other, of_seed("run.seed=1"))];
+    let output = mpirun_of(&ranks).output().expect("mpirun starts");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("rank 1 has another program"), "{}", text(&output));
 
     let output = mpirun(&[(4, train("configs/rings/train.toml", "different", &["train.micro_batch=8"]))]).output();
     let output = output.expect("mpirun starts");

@@ -61,8 +61,8 @@ pub(super) fn framed(bytes: &[u8]) -> Vec<u8> {
 
 impl Team {
     /// What this rank has computed, if every rank goes on; otherwise every rank gets the error of the first that has failed,
-    /// which names that rank unless it is rank 0, or all have failed in the same way. A rank that fails must come here before it ends: the
-    /// others learn of it wherever they meet next.
+    /// which names that rank unless it is rank 0, or all have failed in the same way. A rank that fails must come here before
+    /// it ends: the others learn of it wherever they meet next.
     ///
     /// # Errors
     /// That error.

@@ -25,6 +25,7 @@ pub use metrics::{IterationMetrics, StepMetrics, UpdateMetrics};
 pub use rollout::{Rollout, RolloutCollector, STATES, VELOCITIES};
 pub use run::{RunOptions, RunSummary, TrainingRun};
 pub use settings::{RolloutSettings, TrainerSettings, UpdateSettings};
+pub use share::Share;
 pub use trainer::{Cost, Trainer};
 pub use update::{UpdateRecord, Updater};
 pub use update_graph::{Penalty, UpdateGraph, policy_objective};

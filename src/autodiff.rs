@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::graph::{DType, Graph, Node, Plan, Tensor, Wanted};
 use crate::ops::{Accumulate, Add, FromHalf, HalfRange, ToHalf};
+use crate::ranks::Team;
 
 /// How to store the tensors that the forward pass computes and the backward pass reads. The forward pass is not
 /// affected.
@@ -33,14 +34,19 @@ pub struct Halves {
 }
 
 impl Halves {
-    /// The tensors that did not fit in 16 bits since the last call.
+    /// The tensors that did not fit in 16 bits since the last call, on any rank of a team.
     ///
     /// # Errors
-    /// If the device is lost.
-    pub fn take(&self, plan: &Plan) -> Result<Vec<LostInHalf>> {
-        let words: Vec<u32> = plan.read(&[self.ranges])?;
+    /// If a device is lost, or the connection.
+    pub fn take(&self, plan: &Plan, team: &Team) -> Result<Vec<LostInHalf>> {
+        let words: Vec<u32> = team.agree(plan.read(&[self.ranges]))?;
         plan.write(self.ranges, &vec![0_u32; words.len()]);
-        let ranges = words.as_chunks().0.iter().map(|words| HalfRange::from_words(*words));
+        let all = team.gather(bytemuck::cast_slice(&words))?;
+        let all: Vec<Vec<u32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+        let ranges = (0..self.names.len()).map(|tensor| {
+            let of = |words: &Vec<u32>| HalfRange::from_words([words[2 * tensor], words[2 * tensor + 1]]);
+            all.iter().map(of).reduce(HalfRange::with).expect("there is a rank")
+        });
         let lost = self.names.iter().zip(ranges).filter(|(_, range)| range.overflows() || range.underflows());
         Ok(lost
             .map(|(tensor, HalfRange { beyond, largest })| LostInHalf { tensor: tensor.clone(), beyond, largest })

@@ -13,6 +13,7 @@ use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
 use crate::ops::policy_stats;
+use crate::ranks::Team;
 use crate::reward::{Judge, Purpose, Rewards, Scores, ScoringContext};
 pub use crate::run::evaluation::{Drift, Evaluation, GroupScores, Split};
 use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
@@ -21,7 +22,6 @@ use statistics::{Estimate, diversity, high_frequency, mean_squared};
 /// Evaluates one model repeatedly; all plans are made once.
 #[derive(Debug)]
 pub struct Evaluator {
-    gpu: Arc<Gpu>,
     model: FlowModel,
     count: usize,
     /// Classes that rollouts draw.
@@ -36,6 +36,7 @@ pub struct Evaluator {
     /// The base, until it has been drawn: its plans are not kept.
     base_sampling: Option<Sampling>,
     base_images: Option<Vec<f32>>,
+    team: Team,
 }
 
 /// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
@@ -99,7 +100,6 @@ impl Evaluator {
             trained,
             groups,
             sampling: draws(network, stores)?,
-            gpu: gpu.clone(),
             model: model.clone(),
             requests,
             table,
@@ -107,7 +107,14 @@ impl Evaluator {
             drift,
             base_sampling,
             base_images: None,
+            team: Team::default(),
         })
+    }
+
+    /// From now on, models are evaluated together with the other ranks of a team: each draws and scores a part of the
+    /// samples, and all get the result.
+    pub fn join(&mut self, team: &Team) {
+        self.team = team.clone();
     }
 
     fn picture_elements(&self) -> usize {
@@ -117,8 +124,7 @@ impl Evaluator {
     /// Draws the base's samples, once.
     fn draw_base(&mut self) -> Result<()> {
         if let Some(mut sampling) = self.base_sampling.take() {
-            let states = sampling.draw(&self.table, &self.requests)?;
-            self.base_images = Some(self.model.decode(&self.gpu, &states)?.into_owned());
+            self.base_images = Some(sampling.pictures(&self.table, &self.requests, &self.team)?);
         }
         Ok(())
     }
@@ -129,8 +135,7 @@ impl Evaluator {
     /// If the device is lost or a reward fails.
     pub fn evaluate(&mut self, rewards: &mut Rewards, iteration: u64) -> Result<Evaluation> {
         self.draw_base()?;
-        let states = self.sampling.draw(&self.table, &self.requests)?;
-        let images = self.model.decode(&self.gpu, &states)?.into_owned();
+        let images = self.sampling.pictures(&self.table, &self.requests, &self.team)?;
         let mut evaluation = self.score(&images, rewards, iteration)?;
         let elements = self.picture_elements();
         if let (Some(meter), Some(base)) = (&mut self.drift, &self.base_images) {
@@ -140,7 +145,7 @@ impl Evaluator {
                     |images: &[f32]| part(images, elements, &self.requests, |class| !self.trained.contains(&class));
                 split.image_msd_untrained = Some(mean_squared(&of(&images), &of(base)));
             }
-            evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd)?);
+            evaluation.drift = Some(meter.measure(&mut self.sampling, &self.requests, image_msd, &self.team)?);
         }
         Ok(evaluation)
     }
@@ -315,9 +320,46 @@ impl DriftMeter {
         })
     }
 
-    fn measure(&mut self, sampling: &mut Sampling, requests: &[SampleRequest], image_msd: f64) -> Result<Drift> {
+    fn measure(
+        &mut self,
+        sampling: &mut Sampling,
+        requests: &[SampleRequest],
+        image_msd: f64,
+        team: &Team,
+    ) -> Result<Drift> {
+        let own = self.squares(sampling, &requests[team.seat().range(requests.len())]);
+        let own = team.agree(own)?;
+        let (batch, steps) = (self.batch, self.ode.steps());
+        let all = team.gather(bytemuck::cast_slice(&own))?;
+        let squares: Vec<f32> = all.iter().flat_map(|part| bytemuck::pod_collect_to_vec::<u8, f32>(part)).collect();
+        let mut sums = vec![0.0; steps];
+        for samples in squares.chunks(batch * steps) {
+            for (step, sum) in sums.iter_mut().enumerate() {
+                *sum += samples.chunks(steps).map(|of_sample| f64::from(of_sample[step])).sum::<f64>();
+            }
+        }
+        let elements = (requests.len() * self.model.dim()) as f64;
+        let msd_by_step: Vec<f64> = sums.iter().map(|sum| sum / elements).collect();
+        let kl = |(msd, row): (&f64, &Transition)| row.has_density().then(|| row.kappa() * msd);
+        let kl_by_step: Vec<Option<f64>> = msd_by_step.iter().zip(&self.stochastic).map(kl).collect();
+        let last = kl_by_step.len() - 1;
+        let known: Vec<f64> = kl_by_step[..last].iter().flatten().copied().collect();
+        Ok(Drift {
+            velocity_msd: msd_by_step.iter().sum::<f64>() / msd_by_step.len() as f64,
+            kl_mean: known.iter().sum::<f64>() / known.len().max(1) as f64,
+            kl_by_step,
+            image_msd,
+        })
+    }
+
+    /// The squared differences of the velocities, `[requests, steps]`.
+    fn squares(&mut self, sampling: &mut Sampling, requests: &[SampleRequest]) -> Result<Vec<f32>> {
         let Self { gpu, model, batch, ode, plan, .. } = self;
-        let mut sums = vec![0.0; ode.steps()];
+        let steps = ode.steps();
+        let mut squares = vec![0.0; requests.len() * steps];
+        if requests.is_empty() {
+            return Ok(squares);
+        }
         sampling.draw_visited(ode, requests, None, |context| {
             let part = |tensor| Region { bytes: context.x.bytes, ..plan.region(tensor).clone() };
             let (x, velocity) = (part(self.x), part(self.velocity));
@@ -335,20 +377,11 @@ impl DriftMeter {
             plan.write(self.time, &vec![model.time_of(ode.sigmas[context.step]); *batch]);
             plan.run()?;
             let stats: Vec<f32> = plan.read(&[self.stats])?;
-            sums[context.step] += stats.chunks(2).take(context.count).map(|row| f64::from(row[1])).sum::<f64>();
+            for (row, stats) in stats.chunks(2).take(context.count).enumerate() {
+                squares[(context.first + row) * steps + context.step] = stats[1];
+            }
             Ok(())
         })?;
-        let elements = (requests.len() * model.dim()) as f64;
-        let msd_by_step: Vec<f64> = sums.iter().map(|sum| sum / elements).collect();
-        let kl = |(msd, row): (&f64, &Transition)| row.has_density().then(|| row.kappa() * msd);
-        let kl_by_step: Vec<Option<f64>> = msd_by_step.iter().zip(&self.stochastic).map(kl).collect();
-        let last = kl_by_step.len() - 1;
-        let known: Vec<f64> = kl_by_step[..last].iter().flatten().copied().collect();
-        Ok(Drift {
-            velocity_msd: msd_by_step.iter().sum::<f64>() / msd_by_step.len() as f64,
-            kl_mean: known.iter().sum::<f64>() / known.len().max(1) as f64,
-            kl_by_step,
-            image_msd,
-        })
+        Ok(squares)
     }
 }

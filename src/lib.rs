@@ -31,6 +31,7 @@ pub mod preflight;
 pub mod pretrain;
 pub mod preview;
 pub mod profile;
+pub mod ranks;
 pub mod report;
 pub mod reward;
 pub mod rl;

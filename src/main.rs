@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use env_logger::{Builder, Env, Target};
+use flowdppo_wgpu::Error;
 use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::run::progress::AboveBar;
 use flowdppo_wgpu::text::printable;
@@ -42,13 +43,11 @@ fn main() -> ExitCode {
         })
         .target(Target::Pipe(Box::new(AboveBar)))
         .init();
-    match cli.run() {
+    // If standard error is closed or full, there is nowhere to report an error; that must not cause a panic.
+    let tell = |error: &Error| drop(writeln!(AboveBar, "error: {}", printable(&error.to_string())));
+    match cli.run(tell) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // If standard error is closed or full, there is nowhere to report it; that must not cause a panic.
-            let _ = writeln!(std::io::stderr(), "error: {}", printable(&error.to_string()));
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => ExitCode::from(error.exit_code()),
     }
 }
 

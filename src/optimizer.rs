@@ -7,11 +7,12 @@ use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Result};
 use crate::files::Streamed;
-use crate::gpu::{Gpu, Region, ShaderStruct};
+use crate::gpu::{Command, Gpu, Region, ShaderStruct};
 use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::folder::StoredTensors;
 use crate::model::{Layout, OnDevice, WeightSource, header};
 use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
+use crate::ranks::Team;
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -134,6 +135,30 @@ impl Optimizer {
         self.update.run()
     }
 
+    /// Elements of the gradients.
+    pub fn gradient_elements(&self) -> usize {
+        self.layout.trainable_elements()
+    }
+
+    /// Reads the accumulated gradients, and clears them.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn take_gradients(&self) -> Result<Vec<f32>> {
+        let gradients = self.read(GRADIENTS)?;
+        let regions = self.stores[&GRADIENTS].regions();
+        self.gpu.encode(regions.iter().map(Command::Clear))?;
+        Ok(gradients)
+    }
+
+    /// Replaces the accumulated gradients.
+    ///
+    /// # Panics
+    /// If there are not [`Optimizer::gradient_elements`].
+    pub fn put_gradients(&self, gradients: &[f32]) {
+        self.write(GRADIENTS, gradients);
+    }
+
     /// The squared norm of the last update's gradients and the number of non-finite ones: two f32, see
     /// [`GradientNorm::from_sums`].
     pub fn sum_squares(&self) -> &Region {
@@ -147,6 +172,17 @@ impl Optimizer {
     pub fn norm(&self) -> Result<GradientNorm> {
         let sums: Vec<f32> = self.gpu.read(&[self.sum_squares()])?;
         Ok(GradientNorm::from_sums([sums[0], sums[1]]))
+    }
+
+    /// The gradient norm of the last update, which all ranks of a team have made.
+    ///
+    /// # Errors
+    /// If a device is lost, or the norms of the same gradient differ.
+    pub fn norm_of_team(&self, team: &Team) -> Result<GradientNorm> {
+        let norm = team.agree(self.norm())?;
+        let norms = team.gather(&norm.norm.to_bits().to_le_bytes())?;
+        check_norms(&norms)?;
+        Ok(norm)
     }
 
     /// Records the outcome of an update: a skipped one does not count as a step.
@@ -234,6 +270,20 @@ impl Optimizer {
     /// The layout of the parameters.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+}
+
+/// Checks that all ranks have found the same norm of the same gradient, by its bits.
+///
+/// # Errors
+/// [`Error::Failed`] that names the first rank with another one.
+pub fn check_norms<T: PartialEq>(norms: &[T]) -> Result<()> {
+    match norms.iter().position(|norm| *norm != norms[0]) {
+        None => Ok(()),
+        Some(rank) => Err(Error::failed(format!(
+            "rank {rank} and rank 0 have computed different norms of the same gradient, so their weights no longer agree: \
+             start ranks with the same device, driver and table of `bench --tune`"
+        ))),
     }
 }
 

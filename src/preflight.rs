@@ -8,6 +8,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::{DeviceProfile, PartMemory};
 use crate::model::{ClassifierConfig, FlowModel, Weights};
+use crate::ranks::Seat;
 use crate::reward;
 use crate::rl::TrainingRun;
 use crate::supervised::Pretrainer;
@@ -46,7 +47,8 @@ fn check_train(config: &Config) -> Result<()> {
     if let ModelSource::New(_) | ModelSource::NewText(..) = config.model.source()? {
         return Ok(());
     }
-    TrainingRun::check(config, &*StartingModel::open(config)?.planned()?, &DeviceProfile::default()).map(drop)
+    TrainingRun::check(config, &*StartingModel::open(config)?.planned()?, &DeviceProfile::default(), Seat::default())
+        .map(drop)
 }
 
 fn check_pretrain(config: &Config) -> Result<()> {

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
-use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
+use crate::config::{self, Config, Decay, EmaWarmUp, Reduction, TimeSampling};
 use crate::data::{Dataset, Scenes};
 use crate::error::{Error, Result};
 use crate::flow::noise::{
@@ -19,6 +19,7 @@ use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network, WeightSource};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
+use crate::ranks::{PartialSums, Seat, Team};
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -135,6 +136,16 @@ impl Examples for Scenes {
     }
 }
 
+/// What is random of an example in a batch.
+#[derive(Clone, Copy, Debug)]
+struct Drawn {
+    index: usize,
+    flip: bool,
+    /// Whether its condition is replaced by "no condition".
+    dropped: bool,
+    sigma: f64,
+}
+
 /// The random choices of a step, each in the order of its samples.
 struct Choices {
     times: Stream,
@@ -180,6 +191,25 @@ pub struct Pretraining<'a> {
     plan: Plan,
     /// Whether it was reported that activations do not fit in 16 bits.
     reported: bool,
+    team: Team,
+}
+
+/// Whether gradients are summed along a tree, which does not depend on the number of processes.
+fn sums_in_tree(config: &config::Pretrain, seat: Seat) -> bool {
+    match config.reduction {
+        Reduction::Auto => seat.size > 1,
+        Reduction::Tree => true,
+        Reduction::Fast => false,
+    }
+}
+
+/// Checks that every rank of a team has a micro-batch of each batch.
+///
+/// # Errors
+/// [`Error::Input`] with the numbers, and what to change.
+pub fn check_share(config: &config::Pretrain, seat: Seat) -> Result<()> {
+    let (batch, micro_batch) = (config.batch_size, config.effective_micro_batch());
+    seat.check_batches(batch, micro_batch, "a step", "pretrain.micro_batch", "raise `pretrain.batch_size`")
 }
 
 /// Checks that a model can learn from a data set.
@@ -227,7 +257,22 @@ impl<'a> Pretraining<'a> {
         let plan = Plan::new(gpu, &step_graph.graph, &stores)?;
         plan.write(step_graph.weight, &vec![1.0 / settings.pretrain.batch_size as f32; micro_batch]);
         let model = network.model.clone();
-        Ok(Self { settings, model, data, micro_batch, optimizer, step_graph, plan, reported: false })
+        Ok(Self {
+            settings,
+            model,
+            data,
+            micro_batch,
+            optimizer,
+            step_graph,
+            plan,
+            reported: false,
+            team: Team::default(),
+        })
+    }
+
+    /// From now on, each batch is shared with the other ranks of a team: each has consecutive micro-batches.
+    pub fn join(&mut self, team: &Team) {
+        self.team = team.clone();
     }
 
     /// The learning rate of a step: linear warm-up, then constant or half a cosine.
@@ -259,11 +304,22 @@ impl<'a> Pretraining<'a> {
         let [times, dropout, choice, augment] =
             [PRETRAIN_TIME, DROPOUT, SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
         let mut choices = Choices { times, dropout, choice, augment };
+        let (seat, batches) = (self.team.seat(), self.settings.pretrain.batch_size / self.micro_batch);
+        let in_tree = sums_in_tree(&self.settings.pretrain, seat);
+        let mut sums = PartialSums::new(seat, if in_tree { batches } else { seat.size });
+        let computed = self.compute(step, &mut choices, in_tree.then_some(&mut sums));
+        let losses = self.team.agree(computed)?;
+        if !in_tree && self.team.is_many() {
+            let gradients = self.optimizer.take_gradients();
+            sums.push(self.team.agree(gradients)?);
+        }
+        if in_tree || self.team.is_many() {
+            self.optimizer.put_gradients(&sums.over(&self.team, self.optimizer.gradient_elements())?);
+        }
+        let losses = self.team.gather(bytemuck::cast_slice(&losses))?;
+        let losses: Vec<f32> = losses.iter().flat_map(|part| bytemuck::pod_collect_to_vec::<u8, f32>(part)).collect();
         let mut loss = 0.0;
-        for first in (0..self.settings.pretrain.batch_size).step_by(self.micro_batch) {
-            self.write_micro_batch(step, first, &mut choices)?;
-            self.plan.run()?;
-            let losses: Vec<f32> = self.plan.read(&[self.step_graph.loss])?;
+        for losses in losses.chunks(self.micro_batch) {
             loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
         }
         let learning_rate = self.learning_rate(step);
@@ -276,10 +332,10 @@ impl<'a> Pretraining<'a> {
             max_grad_norm: self.settings.pretrain.max_grad_norm,
             average_decay: EmaWarmUp::Rational.decay(self.settings.pretrain.ema_decay, step as u64),
         })?;
-        let norm = self.optimizer.norm()?;
+        let norm = self.optimizer.norm_of_team(&self.team)?;
         let when = format!("step {}", step + 1);
         let lost = match &self.step_graph.halves {
-            Some(halves) => LostInHalf::explain(&halves.take(&self.plan)?, "pretrain.half_activations"),
+            Some(halves) => LostInHalf::explain(&halves.take(&self.plan, &self.team)?, "pretrain.half_activations"),
             None => None,
         };
         if let Some(lost) = lost.as_ref().filter(|_| !self.reported) {
@@ -294,19 +350,46 @@ impl<'a> Pretraining<'a> {
         Ok(StepReport { loss, norm, learning_rate })
     }
 
-    /// Draws the micro-batch that begins with a sample of the batch, and writes it to the device.
-    fn write_micro_batch(&self, step: usize, first: usize, choices: &mut Choices) -> Result<()> {
+    /// Computes the gradients of the micro-batches of this rank, which it adds up on the device, or gives to `sums` one by
+    /// one; returns the losses.
+    fn compute(&mut self, step: usize, choices: &mut Choices, mut sums: Option<&mut PartialSums>) -> Result<Vec<f32>> {
+        let batches = self.settings.pretrain.batch_size / self.micro_batch;
+        let own = self.team.seat().range(batches);
+        let mut losses = Vec::new();
+        for batch in 0..batches {
+            // Those of the other ranks are drawn, too: each choice follows the one before.
+            let drawn: Vec<Drawn> = (0..self.micro_batch).map(|_| self.draw(choices)).collect();
+            if !own.contains(&batch) {
+                continue;
+            }
+            self.write_micro_batch(step, batch * self.micro_batch, &drawn)?;
+            self.plan.run()?;
+            losses.extend(self.plan.read::<f32>(&[self.step_graph.loss])?);
+            if let Some(sums) = &mut sums {
+                sums.push(self.optimizer.take_gradients()?);
+            }
+        }
+        Ok(losses)
+    }
+
+    /// The choices of the next example.
+    fn draw(&self, choices: &mut Choices) -> Drawn {
+        let index = choices.choice.below(self.data.count() as u32) as usize;
+        let flip = self.settings.horizontal_flip && choices.augment.uniform() < 0.5;
+        let dropped = choices.dropout.uniform() < self.settings.pretrain.class_dropout;
+        // Below, the network's velocity cannot be that of its data.
+        let sigma = self.draw_sigma(&mut choices.times).max(self.model.velocity_floor().into());
+        Drawn { index, flip, dropped, sigma }
+    }
+
+    /// Writes the micro-batch that begins with a sample of the batch to the device.
+    fn write_micro_batch(&self, step: usize, first: usize, drawn: &[Drawn]) -> Result<()> {
         let (mut images, mut conditions, mut time, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut to_noisy = Vec::new();
-        for sample in first..first + self.micro_batch {
-            let index = choices.choice.below(self.data.count() as u32) as usize;
-            let flip = self.settings.horizontal_flip && choices.augment.uniform() < 0.5;
+        for (sample, &Drawn { index, flip, dropped, sigma }) in (first..).zip(drawn) {
             self.data.push_state(&mut images, index, flip, self.key(step, sample, PRETRAIN_LATENTS))?;
-            let dropped = choices.dropout.uniform() < self.settings.pretrain.class_dropout;
             let none = self.model.null_condition().filter(|_| dropped);
             conditions.push(none.unwrap_or_else(|| self.data.condition(index)));
-            // Below, the network's velocity cannot be that of its data.
-            let sigma = self.draw_sigma(&mut choices.times).max(self.model.velocity_floor().into());
             time.push(self.model.time_of(sigma));
             to_noisy.push(SamplerRow { a: 1.0 - sigma as f32, b: 0.0, s: sigma as f32 });
             keys.push(NoiseWords::from(self.key(step, sample, PRETRAIN_NOISE)));

@@ -11,7 +11,7 @@ use crate::data::panel::Panel;
 use crate::data::scatter::{self, Scatter, is_point};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::model::FlowModel;
+use crate::ranks::Team;
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::sampling::{ModelOnDevice, SampleRequest, SamplerTable, Sampling, requests_for};
 use crate::shape::ImageShape;
@@ -22,8 +22,6 @@ const MOST_CLASSES: usize = 16;
 /// Samples of the chosen classes, or of as many as there is room for, always from the same noise.
 #[derive(Debug)]
 pub struct Preview {
-    gpu: Arc<Gpu>,
-    model: FlowModel,
     sampling: Sampling,
     requests: Vec<SampleRequest>,
     labels: Vec<u32>,
@@ -32,6 +30,7 @@ pub struct Preview {
     per_class: usize,
     /// The data behind samples that are points.
     data: Option<Dataset>,
+    team: Team,
 }
 
 impl Preview {
@@ -63,8 +62,6 @@ impl Preview {
         let labels = requests.iter().map(|request| request.condition).collect();
         let data = is_point(shape).then(|| scatter::data_of(class_names)).flatten();
         Ok(Self {
-            gpu: gpu.clone(),
-            model: model.clone(),
             sampling,
             requests,
             labels,
@@ -72,7 +69,13 @@ impl Preview {
             shape,
             per_class: settings.per_class,
             data,
+            team: Team::default(),
         })
+    }
+
+    /// From now on, samples are drawn and scored together with the other ranks of a team, of which one writes.
+    pub fn join(&mut self, team: &Team) {
+        self.team = team.clone();
     }
 
     /// Draws the samples.
@@ -80,8 +83,7 @@ impl Preview {
     /// # Errors
     /// If the device is lost.
     pub fn draw(&mut self, table: &SamplerTable) -> Result<Vec<f32>> {
-        let states = self.sampling.draw(table, &self.requests)?;
-        Ok(self.model.decode(&self.gpu, &states)?.into_owned())
+        self.sampling.pictures(table, &self.requests, &self.team)
     }
 
     /// The samples with their captions, if any: a grid with one row per class, or points.
@@ -135,7 +137,11 @@ impl Preview {
             Some((rewards, iteration)) => self.captions(&images, rewards, iteration)?,
             None => Vec::new(),
         };
-        self.panel(&images, heading, &captions).write(path)?;
+        let written = match self.team.leads() {
+            true => self.panel(&images, heading, &captions).write(path),
+            false => Ok(()),
+        };
+        self.team.agree(written)?;
         Ok((images, captions))
     }
 }

@@ -12,6 +12,7 @@ use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network};
 use crate::ops::{NoiseWords, PhiloxNormal, SamplerRow, sampler_step};
 use crate::optimizer::PARAMETERS;
+use crate::ranks::Team;
 
 /// A flow model whose weights are on the device.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +235,27 @@ impl Sampling {
         self.draw_visited(table, requests, None, |_| Ok(()))
     }
 
+    /// The pictures of a sample for every request `[N, C, H, W]`, of which each rank of a team draws a part.
+    ///
+    /// # Errors
+    /// If a device is lost, or the connection.
+    pub fn pictures(&mut self, table: &SamplerTable, requests: &[SampleRequest], team: &Team) -> Result<Vec<f32>> {
+        let own = self.drawn_part(table, &requests[team.seat().range(requests.len())]);
+        let own = team.agree(own)?;
+        match team.is_many() {
+            false => Ok(own),
+            true => Ok(team.gather(bytemuck::cast_slice(&own))?.iter().flat_map(|part| floats(part)).collect()),
+        }
+    }
+
+    fn drawn_part(&mut self, table: &SamplerTable, requests: &[SampleRequest]) -> Result<Vec<f32>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let states = self.draw(table, requests)?;
+        Ok(self.model.decode(&self.gpu, &states)?.into_owned())
+    }
+
     /// [`Sampling::draw`] from given states instead of noise (`start`, `[N, C, H, W]`), and with a visitor for
     /// every step.
     ///
@@ -315,11 +337,16 @@ impl Sampling {
             Some(broken) => Err(Error::NotFinite(format!(
                 "sample {} of {} is not finite: the model's weights have diverged, or do not suit these \
                  sampling steps; go back to an earlier checkpoint",
-                broken / dim,
+                requests[broken / dim].key.sample,
                 self.model.condition_name(requests[broken / dim].condition)
             ))),
         }
     }
+}
+
+/// Numbers as another rank has sent them.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(bytes)
 }
 
 /// Device bytes of `count` images.

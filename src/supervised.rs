@@ -16,6 +16,7 @@ use crate::memory::TrainingMemory;
 use crate::model::Layout;
 use crate::model::folder::StoredTensors;
 use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
+use crate::ranks::Team;
 use crate::report::{self, LiveReport};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
 use crate::saved::{Saved, check_base, write_files};
@@ -130,6 +131,8 @@ pub struct Options<'a> {
     pub verbosity: Verbosity,
     /// Set when the user asks to stop: the step is finished and saved, and training ends.
     pub stop: &'a Arc<AtomicBool>,
+    /// The ranks that train together, of which one writes.
+    pub team: &'a Team,
 }
 
 /// How training ended.
@@ -184,13 +187,16 @@ pub fn train(
     Start(mut state): Start,
     options: &Options<'_>,
 ) -> Result<Outcome> {
-    let Options { gpu, directory, verbosity, stop } = options;
-    let mut metrics = MetricsLog::open(directory, state.step as u64)?;
+    let Options { gpu, directory, verbosity, stop, team } = options;
+    let mut metrics = match team.leads() {
+        true => Some(MetricsLog::open(directory, state.step as u64)?),
+        false => None,
+    };
     let mut progress = Progress::new(pace.label, pace.steps as u64, *verbosity).starting_at(state.step as u64);
     let mut saved = state.step;
     let mut last = None;
     let mut live = LiveReport::default();
-    while state.step < pace.steps && !stop.load(Ordering::Relaxed) {
+    while state.step < pace.steps && !team.any(stop.load(Ordering::Relaxed))? {
         let _iteration = gpu.phase(ITERATION);
         let update = gpu.phase("update");
         let report = learner.step(state.step)?;
@@ -203,41 +209,49 @@ pub fn train(
         if due(pace.log_every) {
             let mean = loss / f64::from(state.loss_count);
             (state.loss_sum_bits, state.loss_count, last) = (0, 0, Some(mean));
-            metrics.append(&json!({
-                "iteration": done,
-                "loss": mean,
-                "grad_norm": report.norm.norm,
-                "lr": report.learning_rate,
-            }))?;
+            if let Some(metrics) = &mut metrics {
+                metrics.append(&json!({
+                    "iteration": done,
+                    "loss": mean,
+                    "grad_norm": report.norm.norm,
+                    "lr": report.learning_rate,
+                }))?;
+            }
         }
         progress.update(done as u64, &format!("loss {:.4}", report.loss));
         if due(pace.preview_every) {
             let _phase = gpu.phase("preview");
             let file = directory.sample(done as u64);
-            if learner.preview(&file, done as u64)? {
+            if learner.preview(&file, done as u64)?
+                && let Some(metrics) = &mut metrics
+            {
                 metrics.append_picture(done as u64, &file)?;
                 live.refresh(directory);
             }
         }
         if due(pace.save_every) {
             let _phase = gpu.phase("checkpoint");
-            save(learner, &state, directory, &metrics)?;
+            save(learner, &state, directory, metrics.as_ref())?;
             saved = done;
         }
     }
     if saved < state.step {
-        save(learner, &state, directory, &metrics)?;
+        save(learner, &state, directory, metrics.as_ref())?;
     }
     let finished = state.step == pace.steps;
     if finished {
         let verdict = learner.verdict()?;
         let loss = last.map(|last| format!("loss {last:.4} over the last steps"));
         progress.finish(&[loss, verdict].into_iter().flatten().collect::<Vec<_>>().join(", "));
-        write_result(learner, directory)?;
+        if team.leads() {
+            write_result(learner, directory)?;
+        }
     } else {
         progress.finish(&format!("stopped after step {}", state.step));
     }
-    report::conclude(directory)?;
+    if team.leads() {
+        report::conclude(directory)?;
+    }
     Ok(Outcome { done: state.step, finished })
 }
 
@@ -253,8 +267,9 @@ fn averaged(learner: &impl Learner) -> Option<Store> {
     Some(learner.result()).filter(|store| *store != PARAMETERS)
 }
 
-/// Writes a checkpoint, and the model so far.
-fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics: &MetricsLog) -> Result<()> {
+/// Writes a checkpoint, and the model so far, on the rank that has the metrics.
+fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics: Option<&MetricsLog>) -> Result<()> {
+    let Some(metrics) = metrics else { return Ok(()) };
     // The metrics of a step must not be lost if its checkpoint is kept.
     metrics.sync()?;
     let (optimizer, saved) = (learner.optimizer(), learner.saved());

@@ -13,6 +13,7 @@ use crate::config::{Config, Model, Prompts, SweepRun, WeightType};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
+use crate::ranks::{Seat, Team};
 use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun};
 use crate::run::directory::{BEFORE_AFTER, FAILURE, RunDirectory};
 use crate::run::inputs::{self, Inputs};
@@ -97,7 +98,7 @@ impl SweepPlan {
     /// If the configuration does not fit the model.
     pub fn cost(&self, run: &SweepRun, profile: &DeviceProfile) -> Result<Cost> {
         let model = self.model(run).planned()?;
-        TrainingRun::cost(&run.config, &model.flow_model(&run.config.model.name())?, profile)
+        TrainingRun::cost(&run.config, &model.flow_model(&run.config.model.name())?, profile, Seat::default())
     }
 
     /// Checks that every run that is still to do suits its model, and that the device has room for it: a mistake in the last
@@ -122,7 +123,7 @@ impl SweepPlan {
         // Only an adapter to start from may be gone; checkpoints are large.
         let begun = if config.lora.adapter.is_some() { begun(&path)? } else { None };
         let newest = begun.map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?.flatten();
-        TrainingRun::check_on(gpu, &going_on(config, newest.as_ref()), &*model.planned()?)?;
+        TrainingRun::check_on(gpu, &going_on(config, newest.as_ref()), &*model.planned()?, Seat::default())?;
         model.check_room(gpu, path.parent().unwrap_or(&path))
     }
 
@@ -144,7 +145,7 @@ impl SweepPlan {
         let folder = path.parent().unwrap_or(&path);
         let warn = |warning: &str| log::warn!("{warning}");
         let model = self.model(run).loaded(gpu, config, (folder, verbosity), warn)?;
-        let prepared = TrainingRun::prepare(gpu, config, &*model, newest.flatten(), None)?;
+        let prepared = TrainingRun::prepare(gpu, config, &*model, newest.flatten(), None, &Team::default())?;
         drop(model);
         let directory = match begun {
             Some(directory) => directory,

@@ -11,6 +11,7 @@ mod invariants {
     mod memory;
     mod methods;
     mod not_finite;
+    mod ranks;
     mod rewards;
     mod solver;
 }

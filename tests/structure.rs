@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules from the top down. A module names only modules of lower layers.
-const LAYERS: [&[&str]; 30] = [
+const LAYERS: [&[&str]; 31] = [
     &["cli"],
     &["preflight"],
     &["sweep", "dashboard", "supervised", "inspect", "doctor"],
@@ -32,6 +32,7 @@ const LAYERS: [&[&str]; 30] = [
     &["shapes"],
     &["flow"],
     &["cache"],
+    &["ranks"],
     &["files", "classes", "sniff", "shape"],
     &["text"],
     &["error"],

@@ -1,6 +1,7 @@
 //! How fast the program is on a device: kernels, training steps and complete iterations, each compared with the limits
 //! of the same device. Nothing here asserts a speed.
 
+mod all_reduce;
 pub mod cases;
 mod iteration;
 mod kernels;
@@ -11,6 +12,7 @@ mod scaling;
 pub mod shapes;
 mod tune;
 
+pub use all_reduce::{Sum, all_reduce};
 pub use iteration::built_in;
 pub use network::BenchmarkStep;
 pub use results::{Limit, Measurement, Results, now};

@@ -15,7 +15,7 @@ use crate::{assets, files};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What to measure; by default everything: fma, copy, dispatch, readback, matmul, attention, layer_norm,
-    /// gelu, adamw, philox, dit-step, rollout, rl-iteration
+    /// gelu, adamw, philox, dit-step, rollout, rl-iteration. Of several ranks: all-reduce
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Spend a tenth of the time, for a first look
@@ -54,6 +54,9 @@ pub(super) struct Arguments {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     if arguments.tune {
         return tune(global, arguments);
+    }
+    if arguments.names.iter().any(|name| name == ALL_REDUCE) {
+        return all_reduce(global, arguments);
     }
     let names = names(arguments)?;
     let old = arguments.compare.as_deref().map(Results::read).transpose()?;
@@ -113,6 +116,42 @@ fn names(arguments: &Arguments) -> Result<Vec<&str>> {
     }
     let all_by_default = arguments.names.is_empty() && !arguments.scaling;
     Ok(if all_by_default { NAMES.into() } else { arguments.names.iter().map(String::as_str).collect() })
+}
+
+/// The sum of gradients over several ranks, which needs no device.
+const ALL_REDUCE: &str = "all-reduce";
+
+impl Arguments {
+    /// Whether several ranks measure something together.
+    pub(super) fn is_shared(&self) -> bool {
+        self.names == [ALL_REDUCE]
+    }
+}
+
+fn all_reduce(global: &Global, arguments: &Arguments) -> Result<()> {
+    let Arguments { json, out, compare, scaling, profile, .. } = arguments;
+    if !arguments.is_shared() || *json || out.is_some() || compare.is_some() || *scaling || profile.is_some() {
+        return Err(Error::input(
+            "`bench all-reduce` prints a table of its own: give no other names, and no --json, --out, --compare, --scaling \
+             or --profile",
+        ));
+    }
+    let team = &global.team;
+    if !team.is_many() {
+        return Err(Error::input(
+            "`bench all-reduce` measures the connection between ranks, and there is one: start several, such as \
+             `mpirun -n 2 flowdppo-wgpu bench all-reduce`",
+        ));
+    }
+    say(format_args!("{} ranks, {} on this machine\n", team.seat().size, team.on_machine().size));
+    say(format_args!("{:<20}{:>11}{:>16}", "gradient", "time", "GB/s per rank"));
+    bench::all_reduce(team, |bench::Sum { bytes, seconds, moved }| {
+        let (name, rate) = match bytes {
+            0 => ("none (a meeting)".to_owned(), String::new()),
+            _ => (format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)), significant(moved as f64 / seconds / 1e9)),
+        };
+        say(format_args!("{name:<20}{:>11}{rate:>16}", duration(seconds)).to_string().trim_end());
+    })
 }
 
 fn print_row(row: &Measurement) {

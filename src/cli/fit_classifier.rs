@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let start = RunStart::of(&arguments.run, Command::FitClassifier)?;
+    let start = RunStart::of(&arguments.run, Command::FitClassifier, &global.team)?;
     let config = start.config.clone();
     start.check_length("classifier.steps", config.classifier.steps)?;
     let (data, network) = preflight::fit_classifier(&config)?;

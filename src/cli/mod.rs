@@ -16,10 +16,12 @@ mod export;
 mod fit_classifier;
 mod import;
 mod inspect;
+mod interrupt;
 mod memory;
 mod merge;
 mod output;
 mod pretrain;
+mod ranks;
 mod report;
 mod resume;
 mod sample;
@@ -29,10 +31,8 @@ mod sweep;
 mod train;
 
 use std::fmt::Display;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -43,8 +43,9 @@ use crate::gpu::{Gpu, LimitsMode, Options};
 use crate::model::StoredModel;
 use crate::ops;
 use crate::profile::Profile;
-use crate::run::progress::above_bar;
+use crate::ranks::Team;
 use crate::run::{RunDirectory, Verbosity};
+use interrupt::stop_at_interrupt;
 use output::{Outputs, say};
 
 /// First steps, below the list of commands.
@@ -76,7 +77,7 @@ struct Global {
     /// Print only results, errors, and warnings of damaged files
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Adapter to use: part of its name, or its index in `devices`
+    /// Adapter to use: part of its name, or its index in `devices`; of several ranks on a machine, indices such as 0,1,2,3
     #[arg(long, value_name = "NAME|INDEX", global = true)]
     device: Option<String>,
     /// Limits to request from the device
@@ -88,6 +89,9 @@ struct Global {
     /// Replace existing output files
     #[arg(long, global = true)]
     force: bool,
+    /// The processes that were started together.
+    #[arg(skip)]
+    team: Team,
 }
 
 #[derive(Debug, Subcommand)]
@@ -339,7 +343,8 @@ impl Global {
             pipeline_cache: true,
             chunk_bytes: None,
         };
-        let options = options.or_environment();
+        let mut options = options.or_environment();
+        options.device = ranks::device(&self.team, options.device)?;
         ops::check_forced()?;
         Ok((Gpu::open(&options)?, options))
     }
@@ -357,15 +362,20 @@ impl Cli {
         }
     }
 
-    /// Runs the command.
+    /// Runs the command. An error is given to `tell` while the other ranks still wait, if there are any: a launcher ends them
+    /// all as soon as one has ended.
     ///
     /// # Errors
     /// Whatever stopped it; [`crate::Error::exit_code`] is the code to exit with.
-    pub fn run(self) -> Result<()> {
-        let Self { global, command } = self;
+    pub fn run(self, tell: impl Fn(&Error)) -> Result<()> {
+        let Self { mut global, command } = self;
+        global.team = Team::start().inspect_err(&tell)?;
         let less = command.with_less_memory();
-        Self::dispatch(&global, command).map_err(|error| advice::advised(error, &less))?;
-        output::check_printed()
+        let outcome = ranks::check_command(&global.team, &command)
+            .and_then(|()| Self::dispatch(&global, command))
+            .map_err(|error| advice::advised(error, &less))
+            .and_then(|()| output::check_printed());
+        ranks::ended(&global.team, outcome).inspect_err(tell)
     }
 
     fn dispatch(global: &Global, command: Command) -> Result<()> {
@@ -392,21 +402,4 @@ impl Cli {
             Command::FitClassifier(arguments) => fit_classifier::run(global, &arguments),
         }
     }
-}
-
-/// A flag that the first Ctrl-C sets: the work then ends after the current step or iteration and is saved. A second
-/// Ctrl-C ends the program at once.
-fn stop_at_interrupt() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            crate::reward::end_programs();
-            std::process::exit(130);
-        }
-        let text = "\nfinishing the current work and saving it; press Ctrl-C again to stop immediately";
-        let _ = above_bar(|| writeln!(std::io::stderr(), "{text}"));
-    })
-    .map_err(|cause| Error::failed(format!("cannot listen for Ctrl-C: {cause}")))?;
-    Ok(stop)
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use crate::assets::BaseRecord;
 use crate::config::adapter_in;
 use crate::error::{Error, Result};
+use crate::ranks::rank_log;
 use crate::text::printable;
 
 /// Why writing to standard output failed, if it did.
@@ -17,6 +18,10 @@ static FAILED: Mutex<Option<String>> = Mutex::new(None);
 /// stop the work that is under way either: [`check_printed`] reports it at the end.
 pub(super) fn say(text: impl Display) {
     let (text, mut out) = (text.to_string(), std::io::stdout());
+    // One of several ranks talks to the user.
+    if rank_log::take(format!("{text}\n").as_bytes()) {
+        return;
+    }
     // Piped output is not changed.
     let shown = if out.is_terminal() { printable(&text) } else { text.as_str().into() };
     match writeln!(out, "{shown}") {

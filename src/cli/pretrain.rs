@@ -5,8 +5,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::resume::RunStart;
-use super::{Global, RunArguments, supervised};
-use crate::config::{Command, Config};
+use super::{Global, RunArguments, ranks, supervised};
+use crate::config::{Command, Config, Reduction};
 use crate::data::Shown;
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -14,6 +14,7 @@ use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::StoredModel;
 use crate::preflight::{self, Lesson};
+use crate::pretrain;
 use crate::run::RunDirectory;
 use crate::saved::going_on;
 use crate::supervised::{Pretrainer, PretrainingPlan};
@@ -26,8 +27,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let start = RunStart::of(&arguments.run, Command::Pretrain)?;
+    let team = &global.team;
+    let mut start = RunStart::of(&arguments.run, Command::Pretrain, team)?;
     start.check_length("pretrain.steps", start.config.pretrain.steps)?;
+    if start.config.pretrain.reduction == Reduction::Auto && team.is_launched() {
+        start.config.pretrain.reduction = Reduction::Tree;
+    }
+    pretrain::check_share(&start.config.pretrain, team.seat())?;
+    let files = || supervised::inputs(&start.config, Command::Pretrain);
+    ranks::check_same(team, &start.config, start.newest.as_ref(), files)?;
     let config = going_on(&start.config, start.newest.as_ref());
     let lesson = preflight::pretrain(&config)?;
     let planned = lesson.planned()?;
@@ -47,6 +55,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Lesson::Classes(classes) => {
             let (data, model, weights) = *classes;
             let mut pretrainer = Pretrainer::new(&gpu, &config, plan, &data, &model, &data.class_names, weights)?;
+            pretrainer.join(team);
             job.train(start, &data, &mut pretrainer)
         }
         Lesson::Scenes(lesson) => {
@@ -84,10 +93,12 @@ impl Job<'_> {
     fn train_captioned(&self, start: RunStart, plan: PretrainingPlan, captioned: &Captioned) -> Result<()> {
         let directory = start.directory.as_ref().map(RunDirectory::path).or(self.arguments.out.as_deref());
         let (folder, verbosity) = (supervised::beside(directory, self.config), self.global.verbosity());
-        let (model, latents) = captioned.encoded(self.gpu, folder, verbosity, |warning| log::warn!("{warning}"))?;
+        let encode = || captioned.encoded(self.gpu, folder, verbosity, |warning| log::warn!("{warning}"));
+        let (model, latents) = ranks::leader_first(&self.global.team, encode)?;
         let flow_model = model.flow_model("`model.folder`")?;
         let (names, weights) = (&model.class_names, Some(model.weights));
         let mut pretrainer = Pretrainer::new(self.gpu, self.config, plan, &latents, &flow_model, names, weights)?;
+        pretrainer.join(&self.global.team);
         self.train(start, captioned.images(), &mut pretrainer)
     }
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{RunArguments, supervised};
-use crate::config::{self, Command, Config};
+use crate::config::{self, Command, Config, Reduction};
 use crate::error::{Error, Result};
+use crate::ranks::Team;
 use crate::rl;
 use crate::run::inputs::{self, Inputs};
 use crate::run::{LoadedCheckpoint, RunDirectory, checkpoint};
@@ -19,13 +20,13 @@ pub(super) struct RunStart {
 }
 
 impl RunStart {
-    /// A new run or, with `--resume`, the one in the directory.
+    /// A new run or, with `--resume`, the one in the directory, where rank 0 of a team works.
     ///
     /// # Errors
     /// If the configuration is wrong, there is nothing to resume, or what the run depends on has changed.
-    pub fn of(arguments: &RunArguments, command: Command) -> Result<Self> {
+    pub fn of(arguments: &RunArguments, command: Command, team: &Team) -> Result<Self> {
         match arguments.resume {
-            true => resumed(arguments, command),
+            true => resumed(arguments, command, team),
             false => Ok(Self { config: arguments.config.load(command)?, directory: None, newest: None }),
         }
     }
@@ -47,7 +48,7 @@ impl RunStart {
 }
 
 /// The run in the directory: its configuration, changed by `--set`, and its newest checkpoint.
-fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
+fn resumed(arguments: &RunArguments, command: Command, team: &Team) -> Result<RunStart> {
     let path: PathBuf = match &arguments.out {
         Some(out) => out.clone(),
         None => {
@@ -55,7 +56,7 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
             Path::new(&run.out_dir).join(run.name)
         }
     };
-    let directory = RunDirectory::open(&path)?;
+    let directory = if team.leads() { RunDirectory::open(&path)? } else { RunDirectory::seen(&path) };
     let then = Inputs::read(&directory.inputs())?;
     if let Some(then) = &then {
         then.check_command(command, &path)?;
@@ -64,7 +65,7 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
     let original = Config::of_run(&directory.config(), &[])?;
     let mut config = Config::of_run(&directory.config(), overrides)?;
     if let Some(file) = &arguments.config.config
-        && Config::load(Some(file), overrides)?.anchored() != config
+        && same_start(Config::load(Some(file), overrides)?.anchored(), &config) != config
     {
         log::warn!(
             "a resumed run keeps its own configuration, {}: differences in {} are ignored; change keys with --set or --preset",
@@ -105,4 +106,14 @@ fn resumed(arguments: &RunArguments, command: Command) -> Result<RunStart> {
         }
     }
     Ok(RunStart { config, directory: Some(directory), newest })
+}
+
+/// A configuration with the order of sums that a run has begun with, if it leaves that open.
+fn same_start(mut file: Config, begun: &Config) -> Config {
+    let pairs =
+        [(&mut file.train.reduction, begun.train.reduction), (&mut file.pretrain.reduction, begun.pretrain.reduction)];
+    for (open, begun) in pairs.into_iter().filter(|(open, _)| **open == Reduction::Auto) {
+        *open = begun;
+    }
+    file
 }

@@ -10,6 +10,7 @@ use crate::data::Shown;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::memory::OtherParts;
+use crate::ranks::rank_log;
 use crate::run::RunDirectory;
 use crate::run::inputs::Inputs;
 use crate::supervised::{self, Cost, Learner, Options, Pace};
@@ -85,26 +86,37 @@ pub(super) struct Work<'a> {
 pub(super) fn train(work: &Work<'_>, start: RunStart, learner: &mut impl Learner) -> Result<()> {
     let Work { global, arguments, command, gpu, data, pace } = work;
     let RunStart { config, directory, newest } = start;
+    let team = &global.team;
     let start = supervised::begin(learner, newest.as_ref())?;
-    // The input is checked; only now write to the disk.
+    // The input is checked on all ranks; only now write to the disk.
+    team.agree(Ok(()))?;
     let directory = match directory {
         Some(directory) => {
-            directory.recover()?;
+            if team.leads() {
+                directory.recover()?;
+            }
             let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
             if !changes.is_empty() {
                 global.announce(format_args!("changed: {}", changes.join(", ")));
             }
             directory
         }
-        None => RunDirectory::create_for(&config.run, arguments.out.as_deref())?,
+        None => RunDirectory::of_team(team, || RunDirectory::create_for(&config.run, arguments.out.as_deref()))?,
     };
-    directory.record_start(&config, &inputs(&config, *command)?, gpu.description())?;
+    rank_log::write_into(directory.path(), team.seat())?;
     global.announce(data.summary().trim_end());
-    data.write_sheet(&directory.data())?;
+    if team.leads() {
+        directory.record_start(&config, &inputs(&config, *command)?, gpu.description())?;
+        data.write_sheet(&directory.data())?;
+    }
     global.announce(format_args!("{} on {} into {}", pace.label, data.counted(), directory.path().display()));
-    let stop = stop_at_interrupt()?;
-    let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop };
+    team.on_death(format!("; what was saved is intact, continue with: {}", directory.resume_command(*command)));
+    let stop = stop_at_interrupt(team)?;
+    let options = Options { gpu, directory: &directory, verbosity: global.verbosity(), stop: &stop, team };
     let outcome = supervised::train(learner, pace, start, &options)?;
+    if !team.leads() {
+        return Ok(());
+    }
     if outcome.finished {
         match learner.saved().is_adapter() {
             _ if config.model.folder.is_some() => say_tuned("model", &config, &directory),

@@ -40,7 +40,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         plan.check(&gpu)?;
         prepare_folder(out, &arguments.file)?;
         global.announce(format_args!("{open} of {total} runs to do on {}", gpu.description().name));
-        let stop = stop_at_interrupt()?;
+        let stop = stop_at_interrupt(&global.team)?;
         let count = |index: usize| format!("[{}/{total}]", index + 1);
         plan.execute_all(&gpu, global.verbosity(), &stop, |index, run, ended| match ended {
             None => global.announce(format_args!("{} {}", count(index), title(run))),

@@ -10,17 +10,18 @@ use indicatif::HumanDuration;
 use super::memory::{self, mebibytes};
 use super::resume::RunStart;
 use super::supervised::{beside, say_tuned};
-use super::{Global, RunArguments, eval, say, stop_at_interrupt};
-use crate::config::{Command, Config, Train, WeightType};
-use crate::error::Result;
+use super::{Global, RunArguments, eval, ranks, say, stop_at_interrupt};
+use crate::config::{Command, Config, Reduction, Train, WeightType};
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::{FlowModel, Network, Pictures, StoredModel};
+use crate::ranks::{Seat, rank_log};
 use crate::reward::{Judge, Rewards};
-use crate::rl::{Cost, RunOptions, RunSummary, TrainingRun};
-use crate::run::RunDirectory;
+use crate::rl::{self, Cost, RunOptions, RunSummary, TrainingRun, UpdateSettings};
 use crate::run::directory::REPORT;
+use crate::run::{LoadedCheckpoint, RunDirectory};
 use crate::saved::going_on;
 use crate::text::quoted;
 use crate::text_to_image::{StartingModel, TextBase};
@@ -36,55 +37,105 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let start = RunStart::of(&arguments.run, Command::Train)?;
-    start.check_length("train.iterations", start.config.train.iterations)?;
-    let RunStart { config, directory: existing, newest } = start;
-    let (file, base) = (config.model.name(), StartingModel::open(&config)?);
-    let (planned, trained) = (base.planned()?, going_on(&config, newest.as_ref()));
+    let team = &global.team;
+    let RunStart { config, directory: existing, newest } = team.agree(begin(global, arguments))?;
     if arguments.run.dry_run {
-        return dry_run(global, &config, &trained, base.text(), &planned);
+        // The others would print the same.
+        return if team.leads() { print_cost(global, &config, newest.as_ref()) } else { Ok(()) };
     }
-    if let (None, Some(out)) = (&existing, &arguments.run.out) {
+    ranks::check_same(team, &config, newest.as_ref(), || rl::inputs(&config))?;
+    let prepared = prepare(global, arguments, &config, existing.as_ref(), newest);
+    let (gpu, run) = team.agree(prepared)?;
+    let is_resumed = existing.is_some();
+    let directory = match existing {
+        Some(directory) => directory,
+        None => RunDirectory::of_team(team, || RunDirectory::create_for(&config.run, arguments.run.out.as_deref()))?,
+    };
+    rank_log::write_into(directory.path(), team.seat())?;
+    if is_resumed {
+        let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
+        if !changes.is_empty() {
+            global.announce(format_args!("changed: {}", changes.join(", ")));
+        }
+    }
+    announce(global, &config, &directory, &gpu);
+    team.on_death(format!("; what was saved is intact, continue with: {}", directory.resume_command(Command::Train)));
+    let stop = stop_at_interrupt(team)?;
+    let verbosity = global.verbosity();
+    let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
+    if !team.leads() {
+        return Ok(());
+    }
+    say_outcome(&config, &outcome, &directory);
+    arguments.run.report_profile(&gpu, &directory)
+}
+
+/// What a run starts with, checked as far as that needs no model.
+fn begin(global: &Global, arguments: &Arguments) -> Result<RunStart> {
+    let team = &global.team;
+    let mut start = RunStart::of(&arguments.run, Command::Train, team)?;
+    start.check_length("train.iterations", start.config.train.iterations)?;
+    let train = &mut start.config.train;
+    if train.reduction == Reduction::Auto && team.is_launched() {
+        if team.leads() && start.newest.is_some() {
+            log::warn!(
+                "the run was started in one process, which sums gradients in another order (`train.reduction`): from here on \
+                 its last bits differ from those that it would have had"
+            );
+        }
+        train.reduction = Reduction::Tree;
+    }
+    let updates = UpdateSettings { seat: team.seat(), ..UpdateSettings::from(&start.config) };
+    updates.check_share()?;
+    if arguments.dump_update.is_some() && (team.is_many() || updates.sums_in_tree()) {
+        return Err(Error::input(
+            "--dump-update writes the terms of one process in the order in which it sums them: start it once, without \
+             mpirun, with `train.reduction` = \"fast\"",
+        ));
+    }
+    Ok(start)
+}
+
+/// Binds everything, and checks that the checkpoint fits, before anything is written.
+fn prepare(
+    global: &Global,
+    arguments: &Arguments,
+    config: &Config,
+    existing: Option<&RunDirectory>,
+    newest: Option<LoadedCheckpoint>,
+) -> Result<(Arc<Gpu>, TrainingRun)> {
+    let team = &global.team;
+    let base = StartingModel::open(config)?;
+    let (planned, trained) = (base.planned()?, going_on(config, newest.as_ref()));
+    if let (None, Some(out)) = (existing, &arguments.run.out) {
         RunDirectory::check_free(out)?;
     }
-    let mut outputs = arguments.run.config.outputs(global, &config);
+    let mut outputs = arguments.run.config.outputs(global, config);
     if let Some(file) = &arguments.dump_update {
         outputs.file(file)?;
     }
-    // Bind everything, and check that the checkpoint fits, before anything is written.
     let gpu = global.open(&config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
-    let folder = beside(existing.as_ref().map(RunDirectory::path).or(arguments.run.out.as_deref()), &config);
+    let folder = beside(existing.map(RunDirectory::path).or(arguments.run.out.as_deref()), config);
     if base.text().is_some() {
         // Encoding takes a while: what does not suit the model is found before.
-        TrainingRun::check_on(&gpu, &trained, &planned)?;
+        TrainingRun::check_on(&gpu, &trained, &planned, team.seat())?;
         base.check_room(&gpu, folder)?;
     }
-    let model = base.loaded(&gpu, &config, (folder, global.verbosity()), |warning| log::warn!("{warning}"))?;
-    let run = TrainingRun::prepare(&gpu, &config, &*model, newest, arguments.dump_update.clone())?;
-    // Closes its file, which may be one that the run replaces.
-    drop((planned, model));
-    drop(base);
-    let directory = match existing {
-        Some(directory) => {
-            let changes = Config::of_run(&directory.config(), &[])?.changes(&config.anchored());
-            if !changes.is_empty() {
-                global.announce(format_args!("changed: {}", changes.join(", ")));
-            }
-            directory
-        }
-        None => RunDirectory::create_for(&config.run, arguments.run.out.as_deref())?,
+    let load = || base.loaded(&gpu, config, (folder, global.verbosity()), |warning| log::warn!("{warning}"));
+    let model = ranks::leader_first(team, load)?;
+    let run = TrainingRun::prepare(&gpu, config, &*model, newest, arguments.dump_update.clone(), team)?;
+    Ok((gpu, run))
+}
+
+/// Says what is about to happen.
+fn announce(global: &Global, config: &Config, directory: &RunDirectory, gpu: &Gpu) {
+    let (file, name, path) = (config.model.name(), &gpu.description().name, directory.path().display());
+    let ranks = match global.team.seat() {
+        Seat { size: 1, .. } => String::new(),
+        Seat { rank, size } => format!(" as rank {rank} of {size}"),
     };
-    global.announce(format_args!(
-        "training {file} on {}; run directory {}",
-        gpu.description().name,
-        directory.path().display()
-    ));
-    let stop = stop_at_interrupt()?;
-    let verbosity = global.verbosity();
-    let outcome = run.execute(&RunOptions { directory: &directory, verbosity, stop: &stop, in_sweep: false })?;
-    say_outcome(&config, &outcome, &directory);
-    arguments.run.report_profile(&gpu, &directory)
+    global.announce(format_args!("training {file} on {name}{ranks}; run directory {path}"));
 }
 
 /// Says how a run ended, and what can be done with its results.
@@ -128,6 +179,13 @@ fn load_scorers(gpu: &Arc<Gpu>, config: &Config, pictures: &Pictures<'_>) -> Res
     Rewards::new(gpu, &config.reward, pictures)
 }
 
+/// Prints a configuration and what training with it would cost.
+fn print_cost(global: &Global, config: &Config, newest: Option<&LoadedCheckpoint>) -> Result<()> {
+    let base = StartingModel::open(config)?;
+    let planned = base.planned()?;
+    dry_run(global, config, &going_on(config, newest), base.text(), &planned)
+}
+
 /// Prints `config` and what training with it would cost; for a resumed run, `trained` is what training will use.
 fn dry_run(
     global: &Global,
@@ -140,7 +198,8 @@ fn dry_run(
     let model = &planned.flow_model("`model.file`")?;
     let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);
-    let cost: Cost = TrainingRun::cost(trained, model, &profile)?;
+    let seat = global.team.seat();
+    let cost: Cost = TrainingRun::cost(trained, model, &profile, seat)?;
     let encoders = text.map(|text| text.planned_encoder(&profile)).transpose()?.flatten().into_iter().collect();
     let parts = OtherParts::of(model, &cost.memory, encoders, rewards, &profile, |bytes| gpu.check_memory(bytes))?;
     say(config.to_toml().trim_end());
@@ -162,7 +221,7 @@ fn dry_run(
     say(format_args!("{:<23}{}", format!("{} iterations", trained.train.iterations), times.join(", ")));
     say(format_args!("dispatches             {}", cost.dispatches));
     memory::print(&cost.memory, "rollout, update and optimizer", &parts);
-    print_alternatives(trained, model, &parts, &profile)?;
+    print_alternatives(trained, model, &parts, &profile, seat)?;
     let frozen = Network::base(model, trained.model.weights).frozen();
     let by_type = frozen.bytes_by_type();
     let by_type = by_type.iter().map(|(dtype, bytes)| format!("{:.1} in {dtype}", mebibytes(*bytes)));
@@ -175,10 +234,16 @@ fn dry_run(
 }
 
 /// Prints what would be on the device with other settings.
-fn print_alternatives(trained: &Config, model: &FlowModel, parts: &OtherParts, profile: &DeviceProfile) -> Result<()> {
+fn print_alternatives(
+    trained: &Config,
+    model: &FlowModel,
+    parts: &OtherParts,
+    profile: &DeviceProfile,
+    seat: Seat,
+) -> Result<()> {
     let with = |other: &Config, setting: &str| -> Result<()> {
         if other.validate(Command::Train).is_ok() {
-            let bytes = parts.most(&TrainingRun::cost(other, model, profile)?.memory);
+            let bytes = parts.most(&TrainingRun::cost(other, model, profile, seat)?.memory);
             say(format_args!("                       {:.1} MiB with {setting}", mebibytes(bytes)));
         }
         Ok(())

@@ -130,6 +130,22 @@ pub enum Order {
     Contiguous,
 }
 
+/// The order in which the gradients of an update are summed, which decides their last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduction {
+    /// `tree` if the run was started by a launcher such as `mpirun`, even with one process; otherwise `fast`. A run keeps
+    /// what it began with.
+    Auto,
+    /// Along a tree over the micro-batches of an update: the same bits on any number of equal devices. The gradients of
+    /// each micro-batch are read from the device, and added on the host.
+    Tree,
+    /// Each process adds up on its device, one micro-batch after another, and their sums are added in order: nothing is
+    /// read from the device but one gradient per update, or none in a single process; but the last bits depend on the
+    /// number of processes.
+    Fast,
+}
+
 /// The upper limit on the decay of the averaged weights in an iteration, where t counts the iterations done before it:
 /// 0 in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

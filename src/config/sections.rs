@@ -351,6 +351,8 @@ pub struct Train {
     pub half_activations: bool,
     /// Order of the samples in a pass.
     pub order: Order,
+    /// Order in which the gradients of an update are summed: see docs/scaling.md.
+    pub reduction: Reduction,
     /// AdamW's learning rate, constant.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
@@ -389,6 +391,7 @@ impl Default for Train {
             activation_checkpointing: false,
             half_activations: false,
             order: Order::Shuffled,
+            reduction: Reduction::Auto,
             learning_rate: 1e-4,
             beta1: 0.9,
             beta2: 0.999,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Decay, TimeSampling};
+use super::choices::{Decay, Reduction, TimeSampling};
 use super::ranges::*;
 
 /// `[pretrain]`: flow-matching pretraining, or fine-tuning of a given model.
@@ -19,6 +19,8 @@ pub struct Pretrain {
     /// Images whose forward and backward pass run together; must divide `batch_size`, and a larger value means all.
     #[schemars(range(min = 1, max = MAX_COUNT))]
     pub micro_batch: usize,
+    /// Like `train.reduction`, over the micro-batches of a step.
+    pub reduction: Reduction,
     /// Like `train.activation_checkpointing`.
     pub activation_checkpointing: bool,
     /// Like `train.half_activations`.
@@ -69,6 +71,7 @@ impl Default for Pretrain {
             steps: 1250,
             batch_size: 128,
             micro_batch: 128,
+            reduction: Reduction::Auto,
             activation_checkpointing: false,
             half_activations: false,
             learning_rate: 1e-3,

@@ -24,6 +24,8 @@ pub enum Command<'a> {
         /// Target, in another buffer.
         to: &'a Region,
     },
+    /// Fills a region with zeros.
+    Clear(&'a Region),
 }
 
 /// Lets the host run ahead of the device, but not far: every pending submission occupies staging memory.
@@ -158,6 +160,9 @@ impl Gpu {
                     to.offset,
                     from.bytes,
                 ),
+                Command::Clear(region) => {
+                    encoder.clear_buffer(region.buffer.raw(), region.offset, Some(region.bytes));
+                }
                 Command::Dispatch(first) => {
                     // Consecutive dispatches share a pass: one pass per dispatch costs twice as much.
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());

@@ -49,6 +49,12 @@ impl HalfRange {
         Self { beyond, largest: f32::from_bits(largest) }
     }
 
+    /// That of two parts of a tensor's values.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self { beyond: self.beyond.wrapping_add(other.beyond), largest: self.largest.max(other.largest) }
+    }
+
     /// Whether elements did not fit.
     pub fn overflows(&self) -> bool {
         self.largest >= HALF_BOUND

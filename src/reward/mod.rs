@@ -12,6 +12,7 @@ mod onnx;
 mod outside;
 mod pixels;
 mod process;
+mod scoring;
 mod shapes;
 mod template;
 
@@ -26,6 +27,7 @@ pub use onnx::OnnxReward;
 pub use outside::{Limits, Outside, Subject};
 pub use pixels::{Formula, PixelReward};
 pub use process::end_programs;
+pub use scoring::Scores;
 pub use shapes::ShapesReward;
 pub use template::Template;
 
@@ -39,12 +41,10 @@ use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
 use crate::graph::PartMemory;
 use crate::model::{Pictures, StoredModel};
+use crate::ranks::Team;
 use crate::run::RewardLog;
 use crate::shape::ImageShape;
 use crate::text::is_deceptive;
-
-/// The largest score: the sum of the squares of any number of scores is finite, and so is their spread.
-const LARGEST: f64 = 1e100;
 
 /// Images to score, and what is known about them.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,8 @@ pub struct Batch<'a> {
     pub images: &'a [f32],
     /// `[N]`: the requested classes of the images.
     pub labels: &'a [u32],
+    /// `[N]`: the numbers of the images, by which others than this process know them.
+    pub numbers: &'a [usize],
     /// The names of the classes; empty if they have no names.
     pub class_names: &'a [String],
     /// The shape of an image.
@@ -139,15 +141,7 @@ pub struct Rewards {
     class_names: Vec<String>,
     shape: ImageShape,
     log: Option<RewardLog>,
-}
-
-/// The scores of a batch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scores {
-    /// `[components][N]`, before weights.
-    pub components: Vec<Vec<f64>>,
-    /// `[N]`, the weighted sums.
-    pub totals: Vec<f64>,
+    team: Team,
 }
 
 impl Rewards {
@@ -249,6 +243,7 @@ impl Rewards {
             class_names: pictures.classes.names.to_vec(),
             shape: pictures.shape,
             log: None,
+            team: Team::default(),
         })
     }
 
@@ -288,52 +283,9 @@ impl Rewards {
         self.members.iter_mut().for_each(|member| member.stop_at(flag));
     }
 
-    /// Scores images `[N, C, H, W]` whose requested classes are `labels [N]`.
-    ///
-    /// # Errors
-    /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is above 10¹⁰⁰ or NaN;
-    /// [`Error::NotFinite`] if an image is not.
-    pub fn score(&mut self, images: &[f32], labels: &[u32], context: ScoringContext) -> Result<Scores> {
-        let Self { members, class_names, shape, .. } = self;
-        let batch = Batch { images, labels, class_names, shape: *shape, context };
-        if let Some(sample) = batch.each().position(|image| image.iter().any(|x| !x.is_finite())) {
-            return Err(Error::NotFinite(format!(
-                "sample {sample} has pixels that are not finite, so no reward can score it: the model has diverged; \
-                 lower `train.learning_rate`"
-            )));
-        }
-        let mut components = Vec::with_capacity(self.names.len());
-        for member in members {
-            components.extend(member.score(&batch).map_err(|cause| match cause {
-                Error::Input(message) | Error::Failed(message) => Error::Reward(message),
-                other => other,
-            })?);
-        }
-        for (name, scores) in self.names.iter().zip(&components) {
-            if scores.len() != labels.len() {
-                let (images, scores) = (labels.len(), scores.len());
-                return Err(Error::Reward(format!("the reward `{name}` returned {scores} scores for {images} images")));
-            }
-            if let Some((sample, score)) = beyond(scores) {
-                return Err(Error::Reward(format!(
-                    "the reward `{name}` returned {score:e} for sample {sample}, but a score must be a number from \
-                     -{LARGEST:e} to {LARGEST:e}"
-                )));
-            }
-        }
-        let total =
-            |image: usize| self.weights.iter().zip(&components).map(|(weight, scores)| weight * scores[image]).sum();
-        let totals: Vec<f64> = (0..labels.len()).map(total).collect();
-        if let Some((sample, total)) = beyond(&totals) {
-            return Err(Error::Reward(format!(
-                "the weighted sum of the rewards is {total:e} for sample {sample}, but it must be a number from \
-                 -{LARGEST:e} to {LARGEST:e}: lower the weights"
-            )));
-        }
-        if let (Some(log), Some((iteration, purpose))) = (&mut self.log, context.recorded()) {
-            log.append([&iteration.to_string(), purpose], labels, &components, &totals)?;
-        }
-        Ok(Scores { components, totals })
+    /// From now on, images are scored together with the other ranks of a team.
+    pub fn join(&mut self, team: &Team) {
+        self.team = team.clone();
     }
 }
 
@@ -379,11 +331,6 @@ fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Resul
     };
     formula.check(shape.channels, &format!("reward.{index}.kind"))?;
     Ok(formula)
-}
-
-/// The first score that is out of range, and its index.
-fn beyond(scores: &[f64]) -> Option<(usize, f64)> {
-    scores.iter().copied().enumerate().find(|(_, score)| score.is_nan() || score.abs() > LARGEST)
 }
 
 /// Loads a classifier and checks that it takes a model's images and knows its classes, which are matched by name.

@@ -100,7 +100,7 @@ pub struct About {
     pub iteration: u64,
     /// `"training"`, `"evaluation"` or `"preview"`; `"start"` if only the names of scores are needed.
     pub purpose: &'static str,
-    /// Its number in the batch.
+    /// Its number among all that are scored.
     pub sample: usize,
     /// Further metadata of its class or prompt.
     #[serde(flatten)]
@@ -284,7 +284,8 @@ fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Resu
     let elements = batch.shape.elements();
     let image = &batch.images[index * elements..][..elements];
     if !image.iter().all(|value| value.is_finite()) {
-        return Err(Error::NotFinite(format!("sample {index} has values that are not finite: it has no reward")));
+        let number = batch.numbers[index];
+        return Err(Error::NotFinite(format!("sample {number} has values that are not finite: it has no reward")));
     }
     let label = batch.labels[index];
     let Description { prompt, metadata } = descriptions[label as usize].clone();
@@ -297,7 +298,7 @@ fn sample(batch: &Batch<'_>, descriptions: &[Description], index: usize) -> Resu
             Purpose::Evaluation => "evaluation",
             Purpose::Preview => "preview",
         },
-        sample: index,
+        sample: batch.numbers[index],
         metadata,
     };
     Ok(Sample { png: png(image, batch.shape)?, about })
@@ -400,7 +401,9 @@ mod tests {
         let subject = Subject { class_names: &[], shape: ImageShape::square(1, 1), descriptions: &descriptions };
         let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
         let labels = vec![0; images.len()];
-        let batch = Batch { images, labels: &labels, class_names: &[], shape: ImageShape::square(1, 1), context };
+        let numbers: Vec<usize> = (0..labels.len()).collect();
+        let shape = ImageShape::square(1, 1);
+        let batch = Batch { images, labels: &labels, numbers: &numbers, class_names: &[], shape, context };
         Outside::new(vec!["brightness".into(), "number".into()], workers, limits, &subject).score(&batch)
     }
 
@@ -442,8 +445,9 @@ mod tests {
         let descriptions = [Description::default()];
         let subject = Subject { class_names: &[], shape: ImageShape::square(1, 1), descriptions: &descriptions };
         let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
+        let shape = subject.shape;
         let batch =
-            Batch { images: &[1.0; 4], labels: &[0; 4], class_names: &[], shape: ImageShape::square(1, 1), context };
+            Batch { images: &[1.0; 4], labels: &[0; 4], numbers: &[0, 1, 2, 3], class_names: &[], shape, context };
         let names = vec!["brightness".into(), "number".into()];
         let mut outside = Outside::new(names, vec![Echo { failures: 2 }], limits(2, 1, 9), &subject);
         let stop = Arc::new(AtomicBool::new(true));

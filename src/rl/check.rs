@@ -8,6 +8,7 @@ use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::StoredModel;
+use crate::ranks::Seat;
 use crate::reward::{Judge, Rewards};
 
 impl TrainingRun {
@@ -16,9 +17,9 @@ impl TrainingRun {
     ///
     /// # Errors
     /// The error that the run would report.
-    pub fn check(config: &Config, planned: &StoredModel, profile: &DeviceProfile) -> Result<Cost> {
+    pub fn check(config: &Config, planned: &StoredModel, profile: &DeviceProfile, seat: Seat) -> Result<Cost> {
         let flow_model = planned.flow_model("`model.file`")?;
-        let cost = Self::cost(config, &flow_model, profile)?;
+        let cost = Self::cost(config, &flow_model, profile, seat)?;
         let pictures = flow_model.pictures(&planned.class_names);
         Rewards::check(&config.reward, &pictures)?;
         if !config.eval.judge.is_empty() {
@@ -32,9 +33,9 @@ impl TrainingRun {
     ///
     /// # Errors
     /// The error that the run would report.
-    pub fn check_on(gpu: &Gpu, config: &Config, planned: &StoredModel) -> Result<()> {
+    pub fn check_on(gpu: &Gpu, config: &Config, planned: &StoredModel, seat: Seat) -> Result<()> {
         let profile = DeviceProfile::of(gpu);
-        let training = Self::check(config, planned, &profile)?.memory;
+        let training = Self::check(config, planned, &profile, seat)?.memory;
         let (model, room) = (planned.flow_model("`model.file`")?, |bytes| gpu.check_memory(bytes));
         let parts = OtherParts::of(&model, &training, Vec::new(), Vec::new(), &profile, room)?;
         gpu.check_memory(parts.most(&training))

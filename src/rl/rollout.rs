@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::method::Method;
 use super::settings::RolloutSettings;
+use super::share::Share;
 use crate::config;
 use crate::error::Result;
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
@@ -13,8 +14,8 @@ use crate::graph::{DType, Store, StoreMemory, Stores};
 use crate::model::{FlowModel, Network};
 use crate::sampling::{SampleRequest, SamplerTable, Sampling};
 
-/// States x_k of the trained steps, `[slots · samples, C, H, W]`; with DiffusionNFT the samples themselves,
-/// `[samples, C, H, W]`.
+/// States x_k of the trained steps, `[slots · samples, C, H, W]`, of the samples of this process; with DiffusionNFT the
+/// samples themselves, `[samples, C, H, W]`.
 pub const STATES: Store = Store("trajectory states");
 /// Velocities there at the time of the rollout, of the same shape; not with DiffusionNFT.
 pub const VELOCITIES: Store = Store("trajectory velocities");
@@ -31,7 +32,9 @@ pub struct Rollout {
     pub table: SamplerTable,
     /// The trained steps, ascending; slot i of the stores contains the i-th.
     pub trained: Vec<usize>,
-    /// Final images, `[N, C, H, W]`.
+    /// The samples that this process has drawn, ascending; all, unless several train together.
+    pub own: Vec<usize>,
+    /// Their final images, `[own, C, H, W]`.
     pub images: Vec<f32>,
 }
 
@@ -42,6 +45,7 @@ pub struct RolloutCollector {
     seed: u64,
     settings: config::Rollout,
     method: Method,
+    share: Share,
     dim: usize,
     conditions: Vec<u32>,
     sampling: Sampling,
@@ -58,8 +62,8 @@ pub(super) fn store_bytes(settings: RolloutSettings<'_>, model: &FlowModel) -> R
 /// How each trajectory store is cut: between micro-batches, which the sampler copies as one, into chunks of at most `most`
 /// bytes if one micro-batch fits. In words of 4 bytes.
 fn chunks(settings: RolloutSettings<'_>, model: &FlowModel, most: Option<u64>) -> Result<Vec<Range<usize>>> {
-    let (samples, dim) = (settings.rollout.samples(), model.dim());
-    let micro_batch = settings.rollout.effective_micro_batch();
+    let (samples, dim) = (settings.share.count(), model.dim());
+    let micro_batch = settings.micro_batch();
     let batch = DType::F32.bytes(&[micro_batch, dim]);
     let batches = most.map_or(usize::MAX, |most| (most / batch).max(1) as usize);
     let chunk = batches.saturating_mul(micro_batch).min(samples);
@@ -84,7 +88,7 @@ impl RolloutCollector {
     ) -> Result<Self> {
         let model = &network.model;
         let rollout = settings.rollout;
-        let sizes = [rollout.samples(), rollout.effective_micro_batch()];
+        let sizes = [settings.share.count(), settings.micro_batch()];
         let method = Method::from(settings.objective);
         let chunks = chunks(settings, model, gpu.chunk_bytes())?;
         let store = |store: &Store| Ok((*store, StoreMemory::allocate(gpu, store.0, &chunks)?));
@@ -93,6 +97,7 @@ impl RolloutCollector {
             seed: settings.seed,
             settings: rollout.clone(),
             method,
+            share: settings.share,
             dim: model.dim(),
             conditions,
             sampling: Sampling::new(gpu, network, sizes, rollout.guidance_scale, stores)?,
@@ -105,7 +110,7 @@ impl RolloutCollector {
         self.stores.clone()
     }
 
-    /// Draws rollout `index`, overwriting the previous one.
+    /// Draws rollout `index`, as far as it is drawn here, overwriting the previous one.
     ///
     /// # Errors
     /// If the device is lost.
@@ -114,17 +119,18 @@ impl RolloutCollector {
         let trained = settings.trained_steps.choose(settings.steps, seed, index)?;
         let eta = |step: usize| if trained.contains(&step) { settings.eta.at(step) } else { 0.0 };
         let table = SamplerTable::new(&settings.schedule, settings.steps, settings.sampler, eta)?;
-        let samples = settings.samples();
-        let requests: Vec<SampleRequest> = (0..samples)
+        let requests: Vec<SampleRequest> = (0..settings.samples())
             .map(|sample| {
                 let group = index as usize * settings.groups + sample / settings.group_size;
                 let key = NoiseKey { seed, rollout: index, sample: sample as u32, step: 0 };
                 SampleRequest { condition: self.conditions[group % self.conditions.len()], key }
             })
             .collect();
-        let start = settings.shared_noise.then(|| self.shared_noise(&requests));
-        let (gpu, dim, stores) = (&self.gpu, self.dim, &self.stores);
-        let images = self.sampling.draw_visited(&table, &requests, start.as_deref(), |visit| {
+        let own = self.share.drawn(index);
+        let start = settings.shared_noise.then(|| self.shared_noise(&requests, &own));
+        let (gpu, dim, stores, samples) = (&self.gpu, self.dim, &self.stores, own.len());
+        let drawn: Vec<SampleRequest> = own.iter().map(|sample| requests[*sample]).collect();
+        let images = self.sampling.draw_visited(&table, &drawn, start.as_deref(), |visit| {
             let Some(slot) = trained.iter().position(|step| *step == visit.step) else { return Ok(()) };
             let Some(velocities) = stores.get(&VELOCITIES) else { return Ok(()) };
             let offset = DType::F32.bytes(&[slot * samples + visit.first, dim]);
@@ -138,17 +144,18 @@ impl RolloutCollector {
         if self.method.stores_samples() {
             self.stores[&STATES].write(&self.gpu, &images);
         }
-        Ok(Rollout { index, requests, table, trained, images })
+        Ok(Rollout { index, requests, table, trained, own, images })
     }
 
-    /// The initial noise of each group's first sample, for the whole group.
-    fn shared_noise(&self, requests: &[SampleRequest]) -> Vec<f32> {
-        let group_size = self.settings.group_size;
-        let noise = |group: &[SampleRequest]| -> Vec<f32> {
-            let key = NoiseKey { step: INITIAL_NOISE, ..group[0].key };
-            let first: Vec<f32> = normals(key, self.dim).iter().map(|value| *value as f32).collect();
-            first.repeat(group.len())
+    /// The initial noise of these samples: that of the first of their group.
+    fn shared_noise(&self, requests: &[SampleRequest], samples: &[usize]) -> Vec<f32> {
+        let group_of = |sample: &usize| sample / self.settings.group_size;
+        let noise = |of_group: &[usize]| -> Vec<f32> {
+            let first = requests[group_of(&of_group[0]) * self.settings.group_size];
+            let key = NoiseKey { step: INITIAL_NOISE, ..first.key };
+            let noise: Vec<f32> = normals(key, self.dim).iter().map(|value| *value as f32).collect();
+            noise.repeat(of_group.len())
         };
-        requests.chunks(group_size).flat_map(noise).collect()
+        samples.chunk_by(|a, b| group_of(a) == group_of(b)).flat_map(noise).collect()
     }
 }

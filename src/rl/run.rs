@@ -4,28 +4,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::guard::{RunGuard, Watch};
+use super::ending::ended;
 use super::inputs::inputs;
+use super::journal::{Journal, Past};
 use super::line::Line;
 use super::method::Method;
 use super::metrics::IterationMetrics;
 use super::settings::TrainerSettings;
 use super::trainer::{Cost, Trainer};
-use crate::config::{Command, Config, WeightType};
+use crate::config::{Config, WeightType};
 use crate::data::panel::before_after;
 use crate::error::{Error, Result};
 use crate::evaluate::{Evaluation, Evaluator, Reference};
 use crate::files;
-use crate::gpu::Gpu;
+use crate::gpu::{AdapterDescription, Gpu};
 use crate::graph::{DType, DeviceProfile, Stores};
 use crate::model::{BASE, FlowModel, Model, Network, START, WeightSource};
 use crate::optimizer::PARAMETERS;
 use crate::preview::Preview;
-use crate::report::{self, LiveReport};
+use crate::ranks::{Seat, Team};
+use crate::report;
 use crate::reward::Rewards;
-use crate::run::best::{Best, BestKeeper, Selection};
-use crate::run::metrics;
-use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
+use crate::run::best::Best;
+use crate::run::{LoadedCheckpoint, Progress, RunDirectory, Verbosity};
 use crate::sampling::{ModelOnDevice, SamplerTable};
 use crate::saved::{going_on, write_files};
 
@@ -77,6 +78,7 @@ pub struct TrainingRun {
     done: u64,
     /// Iterations that the newest checkpoint contains.
     saved: u64,
+    team: Team,
 }
 
 /// The initial model of a run, as it is evaluated and previewed.
@@ -100,13 +102,15 @@ fn check(config: &Config, model: &FlowModel) -> Result<()> {
 }
 
 impl TrainingRun {
-    /// The cost of an iteration on such a device, after a check that the configuration fits the model.
+    /// The cost of an iteration on such a device at a place in a team, after a check that the configuration fits the
+    /// model.
     ///
     /// # Errors
     /// If it does not.
-    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
+    pub fn cost(config: &Config, model: &FlowModel, profile: &DeviceProfile, seat: Seat) -> Result<Cost> {
         check(config, model)?;
-        let settings = TrainerSettings::from(config);
+        let mut settings = TrainerSettings::from(config);
+        settings.updates.seat = seat;
         let mut cost = Trainer::cost(&settings, model, profile)?;
         // Drift is measured from the base, which is drawn as it is in its file.
         let base = Network::base(model, config.model.weights).frozen().bytes();
@@ -119,16 +123,39 @@ impl TrainingRun {
 
     /// Binds every plan that the run will need, so that a lack of memory or an unsuitable file is reported now; and
     /// goes back to the `newest` checkpoint of a run that is resumed. The first two updates of the first rollout are
-    /// written to the file `dump`, with everything needed to recompute them.
+    /// written to the file `dump`, with everything needed to recompute them. The ranks of a team train together.
     ///
     /// # Errors
-    /// Everything of [`Trainer::new`], [`Trainer::restore`], [`Evaluator::new`] and [`Preview::new`].
+    /// Everything of [`Trainer::new`], [`Trainer::restore`], [`Evaluator::new`] and [`Preview::new`], on any rank.
     pub fn prepare(
         gpu: &Arc<Gpu>,
         config: &Config,
         base: &Model<impl WeightSource>,
         newest: Option<LoadedCheckpoint>,
         dump: Option<PathBuf>,
+        team: &Team,
+    ) -> Result<Self> {
+        let mut run = team.agree(Self::bind(gpu, config, base, newest, dump, team))?;
+        let AdapterDescription { name, driver, .. } = gpu.description();
+        let devices = team.gather(format!("{name}, {driver}").as_bytes())?;
+        if let Some(other) = devices.iter().find(|device| **device != devices[0]) {
+            let [first, other] = [&devices[0], other].map(|device| String::from_utf8_lossy(device).into_owned());
+            log::warn!(
+                "ranks have different devices ({first}; {other}), which round differently: results depend on which rank has \
+                 which, and all ranks take the weights of rank 0 after each iteration"
+            );
+            run.trainer.expect_mixed_devices();
+        }
+        Ok(run)
+    }
+
+    fn bind(
+        gpu: &Arc<Gpu>,
+        config: &Config,
+        base: &Model<impl WeightSource>,
+        newest: Option<LoadedCheckpoint>,
+        dump: Option<PathBuf>,
+        team: &Team,
     ) -> Result<Self> {
         let _phase = gpu.phase("preparation");
         let model = base.flow_model("`model.file`")?;
@@ -136,7 +163,7 @@ impl TrainingRun {
         let trained = going_on(config, newest.as_ref());
         let settings = TrainerSettings::from(&trained);
         let mut trainer = match dump {
-            None => Trainer::new(gpu, settings, base)?,
+            None => Trainer::of_team(gpu, settings, base, team)?,
             Some(_) => Trainer::observed(gpu, settings, base)?,
         };
         let done = newest.map(|newest| trainer.restore(&newest)).transpose()?.unwrap_or(0);
@@ -173,11 +200,18 @@ impl TrainingRun {
         let preview_of = |model: ModelOnDevice<'_>| {
             Preview::new(gpu, preview, &rollout.classes, model, rollout.effective_micro_batch(), eval.guidance_scale)
         };
+        let mut evaluator = Evaluator::new(gpu, eval, rollout, tuned, Some(&reference))?;
+        evaluator.join(team);
+        let preview_of = |drawn| -> Result<Preview> {
+            let mut preview = preview_of(drawn)?;
+            preview.join(team);
+            Ok(preview)
+        };
         Ok(Self {
             gpu: gpu.clone(),
             preview: preview_of(tuned)?,
             base_preview: Some(preview_of(of(&reference.network, &reference.stores))?),
-            evaluator: Evaluator::new(gpu, eval, rollout, tuned, Some(&reference))?,
+            evaluator,
             table: SamplerTable::ode(&model.schedule(), preview.steps)?,
             dim: model.dim(),
             config: config.clone(),
@@ -185,6 +219,7 @@ impl TrainingRun {
             dump: dump.map(|file| (file, trained.to_toml())),
             done,
             saved: done,
+            team: team.clone(),
         })
     }
 
@@ -200,25 +235,31 @@ impl TrainingRun {
     /// Everything of [`Trainer::iteration`], a guard rail that stops the run, and files that cannot be written; the
     /// message says what is saved, and how to continue. Saved data stays intact.
     pub fn execute(mut self, options: &RunOptions<'_>) -> Result<RunSummary> {
-        let directory = options.directory;
-        if self.done > 0 || self.saved > 0 {
-            directory.recover()?;
-        }
-        directory.record_start(&self.config, &inputs(&self.config)?, self.gpu.description())?;
-        let past = if self.done > 0 { metrics::read(&directory.metrics())? } else { Vec::new() };
-        let mut past: Vec<Line> = past.into_iter().map(Line::from).collect();
-        past.retain(|line| line.iteration <= self.done);
+        let (directory, team) = (options.directory, self.team.clone());
+        let mut past = team.agree(self.begin(directory))?;
         // If an iteration could not be measured, it ends again.
-        let unmeasured = past.pop_if(|line| {
-            line.iteration == self.done && self.due(self.config.eval.every, self.done) && line.evaluation.is_none()
-        });
-        if unmeasured.is_some() {
+        let ends_again = team.any(past.unmeasured.is_some())?;
+        if ends_again {
             self.done -= 1;
         }
+        let again = ends_again.then(|| past.unmeasured.take().unwrap_or_default());
+        let rewards = self.trainer.rewards();
+        rewards.stop_at(options.stop);
+        // What explains a reward is no second opinion.
+        let unweighted = rewards.headlines().into_iter().filter(|component| rewards.weights()[*component] == 0.0);
+        let holdouts: Vec<String> = unweighted.map(|component| rewards.names()[component].clone()).collect();
         // With a checkpoint the base's numbers are already in the log: they are not written again.
-        let mut log = MetricsLog::open(directory, self.done.max(self.saved.min(1)))?;
-        let outcome = self.work(options, &mut log, &past, unmeasured);
-        let outcome = outcome.map_err(|cause| self.ended(cause, options, &log));
+        let before = (&past.lines[..], self.done.max(self.saved.min(1)), self.dim);
+        let journal = Journal::open(&team, directory, &self.config, holdouts, before);
+        let mut journal = team.agree(journal)?;
+        let outcome = team.agree(self.work(options, &mut journal, again));
+        if !team.leads() {
+            return outcome;
+        }
+        let outcome = outcome.map_err(|cause| {
+            let (saved, done) = (self.saved, self.done);
+            ended(cause, options, [saved, done], || self.save(&journal))
+        });
         let _phase = self.gpu.phase("report");
         match report::conclude(directory) {
             Err(cause) if outcome.is_err() => log::warn!("{cause}"),
@@ -227,25 +268,27 @@ impl TrainingRun {
         outcome
     }
 
-    /// The loop. `past` contains the lines of the iterations that are done.
+    /// Prepares the directory, and reads what was written before, on the rank that writes.
+    fn begin(&mut self, directory: &RunDirectory) -> Result<Past> {
+        if !self.team.leads() {
+            return Ok(Past::default());
+        }
+        if self.done > 0 || self.saved > 0 {
+            directory.recover()?;
+        }
+        directory.record_start(&self.config, &inputs(&self.config)?, self.gpu.description())?;
+        self.trainer.rewards().record_in(directory.path())?;
+        Past::read(directory, self.done, self.due(self.config.eval.every, self.done))
+    }
+
+    /// The loop. It begins with the end of the iteration `again`, if there is one.
     fn work(
         &mut self,
         options: &RunOptions<'_>,
-        log: &mut MetricsLog,
-        past: &[Line],
-        mut unmeasured: Option<Line>,
+        journal: &mut Journal<'_>,
+        mut again: Option<Line>,
     ) -> Result<RunSummary> {
-        let (directory, begin) = (options.directory, self.saved);
-        let rewards = self.trainer.rewards();
-        rewards.record_in(directory.path())?;
-        rewards.stop_at(options.stop);
-        // What explains a reward is no second opinion.
-        let unweighted = rewards.headlines().into_iter().filter(|component| rewards.weights()[*component] == 0.0);
-        let holdouts: Vec<String> = unweighted.map(|component| rewards.names()[component].clone()).collect();
-        let mut keeper = BestKeeper::open(directory.best(), Selection::from(&self.config), holdouts.clone());
-        let Config { guard, objective, train, .. } = &self.config;
-        let watch = Watch::new(guard, objective, train.max_grad_norm, holdouts, self.dim);
-        let mut guard = RunGuard::new(watch, past, directory.warnings());
+        let (directory, begin, team) = (options.directory, self.saved, self.team.clone());
         let total = self.config.train.iterations as u64;
         let mut progress = Progress::new("training", total, options.verbosity).starting_at(begin);
         if begin > 0 {
@@ -256,27 +299,22 @@ impl TrainingRun {
         let mut base = None;
         let mut tuned = None;
         let mut shown = None;
-        let mut live = LiveReport::default();
         loop {
-            let working = self.done < total && guard.stop.is_none() && !options.stop.load(Ordering::Relaxed);
-            let line = match unmeasured.take() {
+            // All ranks end in the same iteration, whoever was asked to.
+            let stops = team.any(journal.stop().is_some() || options.stop.load(Ordering::Relaxed))?;
+            let line = match again.take() {
                 Some(line) => Some(line),
-                None => working.then(|| self.iterate(&mut progress)).transpose()?,
+                None => (self.done < total && !stops).then(|| self.iterate(&mut progress)).transpose()?,
             };
-            if let Some(mut preview) = self.base_preview.take() {
-                let _phase = self.gpu.phase("base");
-                let rewards = self.trainer.rewards();
-                let images = preview.draw(&self.table)?;
-                let captions = preview.captions(&images, rewards, 0)?;
-                let evaluation = self.evaluator.evaluate_base(rewards)?.expect("the base is among the stores");
-                let line = Line { evaluation: Some(evaluation.clone()), ..Line::default() };
-                if begin == 0 {
-                    preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0))?;
-                    log.append_picture(0, &directory.sample(0))?;
-                    log.append(&line)?;
-                }
-                guard.observe(&line, &progress)?;
-                base = Some(Base { evaluation, images, captions });
+            if let Some(preview) = self.base_preview.take() {
+                let found = self.measure_base(preview, directory, begin == 0)?;
+                let line = Line { evaluation: Some(found.evaluation.clone()), ..Line::default() };
+                let written = match begin {
+                    0 => journal.picture(0).and_then(|()| journal.append(&line)),
+                    _ => Ok(()),
+                };
+                team.agree(written.and_then(|()| journal.observe(&line, &progress)))?;
+                base = Some(found);
             }
             let Some(mut line) = line else { break };
             let done = self.done + 1;
@@ -290,47 +328,48 @@ impl TrainingRun {
                 line.evaluation = Some(evaluation.clone());
             }
             // The iteration is done, whether it could be measured or not.
-            log.append(&line)?;
+            let appended = journal.append(&line);
             self.done = done;
             tuned = evaluation.transpose()?.or(tuned);
-            guard.observe(&line, &progress)?;
-            if let Some(evaluation) = &line.evaluation {
-                keeper.offer(done, evaluation, || self.trainer.averaged_files())?;
-            }
+            let kept = appended
+                .and_then(|()| journal.observe(&line, &progress))
+                .and_then(|()| journal.offer(done, line.evaluation.as_ref(), &self.trainer));
+            team.agree(kept)?;
             let [show, save] = [self.config.preview.every, self.config.checkpoint.every].map(|it| self.due(it, done));
             if show {
                 let _phase = self.gpu.phase("preview");
                 let (file, heading) = (directory.sample(done), format!("iteration {done}"));
                 let rewards = Some((self.trainer.rewards(), done));
                 shown = Some(self.preview.write(&file, &self.table, &heading, rewards)?);
-                log.append_picture(done, &file)?;
+                team.agree(journal.picture(done))?;
             }
             if save && self.saved < done {
-                self.save(directory, log)?;
+                let saved = self.save(journal);
+                team.agree(saved)?;
             }
             if done < total && (show || save) {
                 let _phase = self.gpu.phase("report");
-                live.refresh(directory);
+                journal.refresh();
             }
         }
         let base = base.expect("the first pass measures it");
         if self.saved < self.done {
-            self.save(directory, log)?;
+            let saved = self.save(journal);
+            team.agree(saved)?;
         }
-        let (done, best, warnings) = (self.done, keeper.best().cloned(), guard.warnings);
+        let (done, best, warnings) = (self.done, journal.best().cloned(), journal.warnings());
         if done < total {
             progress.finish(&format!("stopped after iteration {done}"));
-            return match guard.stop {
-                Some(reason) => Err(Error::Guarded(format!("stopped after iteration {done}: {reason}"))),
-                None => Ok(RunSummary { iterations: done, base: base.evaluation, tuned: None, best, warnings }),
-            };
+            let guarded =
+                journal.stop().map(|reason| Error::Guarded(format!("stopped after iteration {done}: {reason}")));
+            team.agree(guarded.map_or(Ok(()), Err))?;
+            return Ok(RunSummary { iterations: done, base: base.evaluation, tuned: None, best, warnings });
         }
         if tuned.is_none() {
             let _phase = self.gpu.phase("evaluation");
             tuned = Some(self.evaluator.evaluate(self.trainer.rewards(), done)?);
         }
         progress.finish(&format!("{done} iterations"));
-        self.write_result(directory)?;
         // The last iteration has drawn them, unless a finished run is resumed.
         let (images, captions) = match shown {
             Some(shown) => shown,
@@ -340,12 +379,41 @@ impl TrainingRun {
                 (images, captions)
             }
         };
+        team.agree(self.write_results(directory, &base, (&images, &captions)))?;
+        Ok(RunSummary { iterations: done, base: base.evaluation, tuned, best, warnings })
+    }
+
+    /// Draws and evaluates the initial model; writes its preview if a run begins.
+    fn measure_base(&mut self, mut preview: Preview, directory: &RunDirectory, begins: bool) -> Result<Base> {
+        let _phase = self.gpu.phase("base");
+        let rewards = self.trainer.rewards();
+        let images = preview.draw(&self.table)?;
+        let captions = preview.captions(&images, rewards, 0)?;
+        let evaluation = self.evaluator.evaluate_base(rewards)?.expect("the base is among the stores");
+        let written = match begins && self.team.leads() {
+            true => preview.panel(&images, "iteration 0", &captions).write(&directory.sample(0)),
+            false => Ok(()),
+        };
+        self.team.agree(written)?;
+        Ok(Base { evaluation, images, captions })
+    }
+
+    /// Writes what a finished run leaves, on the rank that writes.
+    fn write_results(
+        &self,
+        directory: &RunDirectory,
+        base: &Base,
+        (images, captions): (&[f32], &[String]),
+    ) -> Result<()> {
+        if !self.team.leads() {
+            return Ok(());
+        }
+        self.write_result(directory)?;
         before_after(
             &directory.before_after(),
             &self.preview.panel(&base.images, self.config.lora.reference_name(), &base.captions),
-            &self.preview.panel(&images, "tuned", &captions),
-        )?;
-        Ok(RunSummary { iterations: done, base: base.evaluation, tuned, best, warnings })
+            &self.preview.panel(images, "tuned", captions),
+        )
     }
 
     /// The next iteration, as a line of metrics.
@@ -386,56 +454,11 @@ impl TrainingRun {
     }
 
     /// Writes a checkpoint.
-    fn save(&mut self, directory: &RunDirectory, log: &MetricsLog) -> Result<()> {
+    fn save(&mut self, journal: &Journal<'_>) -> Result<()> {
         let _phase = self.gpu.phase("checkpoint");
-        // The metrics of an iteration must not be lost where its checkpoint is kept.
-        log.sync()?;
-        let files = self.trainer.checkpoint(self.done)?;
-        checkpoint::save(&directory.checkpoints(), self.done, &files, self.config.checkpoint.keep)?;
+        journal.save(&self.trainer, self.done, self.config.checkpoint.keep)?;
         self.saved = self.done;
         Ok(())
-    }
-
-    /// What to do, and to tell the user, when a run ends early. If a reward has failed, the model is intact, and is
-    /// saved as it was after the last complete iteration.
-    fn ended(&mut self, cause: Error, options: &RunOptions<'_>, log: &MetricsLog) -> Error {
-        let directory = options.directory;
-        let mut more = String::new();
-        if matches!(cause, Error::Reward(_))
-            && self.saved < self.done
-            && let Err(cause) = self.save(directory, log)
-        {
-            more = format!("; and what was learned after iteration {} is lost: {cause}", self.saved);
-        }
-        let here = directory.path();
-        if !directory.config().is_file() {
-            let gone = format!("; nothing of the run is left, because {} was deleted: start it again", here.display());
-            return cause.followed_by(&(more + &gone));
-        }
-        let saved = match checkpoint::newest_published(&directory.checkpoints()).unwrap_or(0) {
-            0 => "nothing has been saved, so the run will start over".to_owned(),
-            saved => format!("the run is saved up to iteration {saved}"),
-        };
-        let resume = directory.resume_command(Command::Train);
-        more += &match &cause {
-            Error::Reward(_) if self.saved.max(self.done) == 0 => {
-                "; nothing has been trained yet: fix the reward, then run the same command again".to_owned()
-            }
-            // A reward that was fixed is another file, which resuming itself asks about by name.
-            Error::Reward(_) => format!("; {saved}: fix the reward, then resume with: {resume}"),
-            Error::NotFinite(_) | Error::Guarded(_) if options.in_sweep => format!("; {saved}"),
-            Error::NotFinite(_) | Error::Guarded(_) => {
-                format!("; {saved}: choose other values, then resume with: {resume} --set KEY=VALUE")
-            }
-            _ => format!("; {saved}: resume with: {resume}"),
-        };
-        let error = cause.followed_by(&more);
-        if matches!(error, Error::NotFinite(_) | Error::Guarded(_))
-            && let Err(cause) = directory.record_failure(&error.to_string())
-        {
-            log::warn!("{cause}");
-        }
-        error
     }
 }
 

@@ -1,8 +1,10 @@
 //! What training reads of a configuration; sections and keys mean what they mean there.
 
 use super::method::Method;
-use crate::config::{Advantage, Config, Lora, Objective, ObjectiveName, Reward, Rollout, Train, WeightType};
+use super::share::Share;
+use crate::config::{Advantage, Config, Lora, Objective, ObjectiveName, Reduction, Reward, Rollout, Train, WeightType};
 use crate::error::Result;
+use crate::ranks::Seat;
 
 /// What a rollout reads.
 #[derive(Clone, Copy, Debug)]
@@ -13,12 +15,19 @@ pub struct RolloutSettings<'a> {
     pub rollout: &'a Rollout,
     /// The loss, which determines what is stored.
     pub objective: ObjectiveName,
+    /// Which samples are drawn here.
+    pub share: Share,
 }
 
 impl RolloutSettings<'_> {
     /// How many steps (with DiffusionNFT: times) are trained per rollout.
     pub(super) fn trained_slots(&self) -> Result<usize> {
         Ok(self.rollout.trained_steps.choose(self.rollout.steps, self.seed, 0)?.len())
+    }
+
+    /// Samples that are drawn together here.
+    pub(super) fn micro_batch(&self) -> usize {
+        self.rollout.effective_micro_batch().min(self.share.count())
     }
 
     /// How many states are stored per sample.
@@ -43,6 +52,8 @@ pub struct UpdateSettings {
     /// Whether the penalty is on the distance to the adapter that the run started from ([`crate::model::START`]), and
     /// not to the base ([`crate::model::BASE`]).
     pub from_start: bool,
+    /// The place of this process among those that train together.
+    pub seat: Seat,
 }
 
 impl From<&Config> for UpdateSettings {
@@ -54,6 +65,7 @@ impl From<&Config> for UpdateSettings {
             objective: config.objective.clone(),
             train: config.train.clone(),
             from_start: config.lora.starts_from_adapter(),
+            seat: Seat::default(),
         }
     }
 }
@@ -65,7 +77,37 @@ impl UpdateSettings {
 
     /// What the rollouts before the updates read.
     pub fn of_rollouts(&self) -> RolloutSettings<'_> {
-        RolloutSettings { seed: self.seed, rollout: &self.rollout, objective: self.objective.name }
+        RolloutSettings { seed: self.seed, rollout: &self.rollout, objective: self.objective.name, share: self.share() }
+    }
+
+    /// What this process computes of it.
+    pub(super) fn share(&self) -> Share {
+        Share {
+            seat: self.seat,
+            seed: self.seed,
+            order: self.train.order,
+            samples: self.rollout.samples(),
+            per_update: self.train.samples_per_update(&self.rollout),
+            micro_batch: self.micro_batch(),
+        }
+    }
+
+    /// Whether gradients are summed along a tree, which does not depend on the number of processes.
+    pub fn sums_in_tree(&self) -> bool {
+        match self.train.reduction {
+            Reduction::Auto => self.seat.size > 1,
+            Reduction::Tree => true,
+            Reduction::Fast => false,
+        }
+    }
+
+    /// Checks that every process has something to compute.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the numbers, and what to change.
+    pub fn check_share(&self) -> Result<()> {
+        let Share { per_update, micro_batch, .. } = self.share();
+        self.seat.check_batches(per_update, micro_batch, "an update", "train.micro_batch", "raise `rollout.groups`")
     }
 
     /// Samples whose forward and backward pass run together.

@@ -21,7 +21,8 @@ use crate::graph::{DType, DeviceProfile, Graph, StoreMemory, Stores, check_tenso
 use crate::memory::TrainingMemory;
 use crate::model::folder::StoredTensors;
 use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
-use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS};
+use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
+use crate::ranks::Team;
 use crate::reward::{Purpose, Rewards, ScoringContext};
 use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
@@ -93,6 +94,7 @@ pub struct Trainer {
     /// What the run started from.
     origin: BaseRecord,
     dumped: Option<DumpFile>,
+    team: Team,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
 }
@@ -117,15 +119,16 @@ impl Trainer {
     /// If the settings do not fit the model.
     pub fn cost(settings: &TrainerSettings, model: &FlowModel, profile: &DeviceProfile) -> Result<Cost> {
         let (lora, updates) = (&settings.lora, &settings.updates);
-        let (rollout, micro_batch) = (&updates.rollout, updates.rollout.effective_micro_batch());
+        let (rollout, micro_batch) = (&updates.rollout, updates.of_rollouts().micro_batch());
         check_guidance(updates, model)?;
+        updates.check_share()?;
         let network = Network::new(model, Adapter::begin(lora, updates.seed, model)?.as_ref(), settings.weights);
         let step = StepGraph::record(&network, micro_batch, rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(model, micro_batch).0;
         let update = UpdateGraph::record(updates, &network)?;
-        let samples = rollout.samples();
+        let samples = updates.share().count();
         let slots = updates.of_rollouts().trained_slots()?;
-        let steps = (samples / micro_batch * rollout.steps) as u64;
+        let steps = (samples.div_ceil(micro_batch) * rollout.steps) as u64;
         let passes = (samples / updates.micro_batch() * slots * updates.train.inner_epochs) as u64;
         let (layout, all) = (network.layout(), model.layout().parameter_count());
         for graph in [&update.graph, &step.graph, &noise] {
@@ -156,7 +159,25 @@ impl Trainer {
     /// # Errors
     /// If settings, model and rewards do not fit each other, or the device does not have enough memory.
     pub fn new(gpu: &Arc<Gpu>, settings: TrainerSettings, model: &Model<impl WeightSource>) -> Result<Self> {
-        Self::bind(gpu, settings, model, Updater::new)
+        Self::of_team(gpu, settings, model, &Team::default())
+    }
+
+    /// The same for a rank of a team, which trains one model together.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`], or if there are more ranks than micro-batches.
+    pub fn of_team(
+        gpu: &Arc<Gpu>,
+        mut settings: TrainerSettings,
+        model: &Model<impl WeightSource>,
+        team: &Team,
+    ) -> Result<Self> {
+        settings.updates.seat = team.seat();
+        let mut trainer = Self::bind(gpu, settings, model, Updater::new)?;
+        trainer.team = team.clone();
+        trainer.updater.team = team.clone();
+        trainer.rewards.join(team);
+        Ok(trainer)
     }
 
     /// The same, but the first two updates of the first rollout are observed; [`Trainer::take_dump`] returns them.
@@ -222,6 +243,7 @@ impl Trainer {
             start,
             origin: BaseRecord { model: base_name, crc32: weights.crc32() },
             dumped: None,
+            team: Team::default(),
             optimizer,
         })
     }
@@ -256,15 +278,16 @@ impl Trainer {
     pub fn iteration(&mut self, index: u64) -> Result<IterationMetrics> {
         let _iteration = self.gpu.phase(ITERATION);
         let (start, phase) = (Instant::now(), self.gpu.phase("rollout"));
-        let rollout = self.collector.collect(index as u32)?;
+        let drawn = self.collector.collect(index as u32);
+        let rollout = self.team.agree(drawn)?;
         let rollout_seconds = start.elapsed().as_secs_f64();
         drop(phase);
 
         let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
         let labels: Vec<u32> = rollout.requests.iter().map(|request| request.condition).collect();
         let context = ScoringContext { purpose: Purpose::Training, iteration: index };
-        let pictures = self.network.model.decode(&self.gpu, &rollout.images)?;
-        let scores = self.rewards.score(&pictures, &labels, context)?;
+        let pictures = self.network.model.decode(&self.gpu, &rollout.images);
+        let scores = self.rewards.score_part(pictures, &rollout.own, &labels, context)?;
         let clip = Some(self.settings.advantage.clip).filter(|clip| clip.is_finite());
         let group_size = self.settings.rollout.group_size;
         let advantages =
@@ -319,7 +342,27 @@ impl Trainer {
                 None => cause,
             })?;
         }
+        if self.updater.is_mixed {
+            self.follow_leader()?;
+        }
         Ok(metrics)
+    }
+
+    /// Says that the ranks have different devices, which round differently: after each iteration, all continue with the
+    /// weights of rank 0.
+    pub fn expect_mixed_devices(&mut self) {
+        self.updater.is_mixed = true;
+    }
+
+    /// Takes the weights, moments and averaged weights of rank 0.
+    fn follow_leader(&self) -> Result<()> {
+        for store in [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE] {
+            let own = if self.team.leads() { self.optimizer.read(store) } else { Ok(Vec::new()) };
+            let own = self.team.agree(own)?;
+            let leaders = self.team.from_leader(bytemuck::cast_slice(&own))?;
+            self.optimizer.write(store, &bytemuck::pod_collect_to_vec::<u8, f32>(&leaders));
+        }
+        Ok(())
     }
 
     /// The rewards, for captions and evaluation.

@@ -1,21 +1,25 @@
 //! Learning from a rollout: forward, S1 and S2 per (sample, step), objective, backward, optimizer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use bytemuck::Zeroable;
 
 use super::dump::UpdateDump;
 use super::method::Term;
 use super::rollout::Rollout;
 use super::settings::UpdateSettings;
+use super::share::Share;
 use super::update_graph::{UpdateGraph, policy_objective};
 use crate::autodiff::LostInHalf;
-use crate::config::{ObjectiveName, Order};
-use crate::error::Result;
-use crate::flow::noise::{NoiseKey, SHUFFLE, Stream};
+use crate::config::ObjectiveName;
+use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Command, Gpu, Region, ShaderStruct, Throttle};
 use crate::graph::{DType, Plan, Store, StoreMemory, Stores, Tensor};
 use crate::model::{FlowModel, Network};
 use crate::ops::{AdamWSettings, Outcome, PolicyObjective, SamplerRow};
-use crate::optimizer::{GradientNorm, Optimizer};
+use crate::optimizer::{GradientNorm, Optimizer, check_norms};
+use crate::ranks::{PartialSums, Team};
 use crate::sampling::noise_words;
 
 /// What one optimizer step saw: one row per sample and trained step.
@@ -34,26 +38,50 @@ pub struct UpdateRecord {
 /// Updates the policy from rollouts.
 #[derive(Debug)]
 pub struct Updater {
-    gpu: Arc<Gpu>,
-    settings: UpdateSettings,
-    model: FlowModel,
+    pub(super) gpu: Arc<Gpu>,
+    pub(super) settings: UpdateSettings,
+    pub(super) model: FlowModel,
     tensors: UpdateGraph,
     plan: Plan,
     /// The rollout's states and velocities, each with where the plan reads a micro-batch of it.
-    trajectory: Vec<(StoreMemory, Region)>,
+    pub(super) trajectory: Vec<(StoreMemory, Region)>,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
     record: Arc<Buffer>,
     /// Observer of the first updates, if they are to be recomputed elsewhere.
     pub(super) dump: Option<UpdateDump>,
+    /// Those who compute the other terms.
+    pub(super) team: Team,
+    /// Whether they have different devices, which round differently.
+    pub(super) is_mixed: bool,
+}
+
+/// Where the terms of an update go.
+struct Part<'a> {
+    optimizer: &'a Optimizer,
+    /// The end of the record, in bytes.
+    at: &'a mut u64,
+    /// The observer, if the update is observed.
+    dump: Option<&'a mut UpdateDump>,
+}
+
+/// One visit of all samples of a rollout.
+struct Pass<'a> {
+    rollout: &'a Rollout,
+    advantages: &'a [f64],
+    /// From 0.
+    epoch: usize,
+    /// The samples whose trajectories are in the stores, in their order.
+    held: Vec<usize>,
 }
 
 /// Bytes of the record of an iteration: for each micro-batch its outcomes and penalties, for each update its norm.
 pub(super) fn record_bytes(settings: &UpdateSettings) -> Result<u64> {
-    let UpdateSettings { train, rollout, objective, .. } = settings;
+    let UpdateSettings { train, objective, .. } = settings;
     let updates = train.updates_per_rollout * train.inner_epochs;
-    let terms = updates * settings.of_rollouts().trained_slots()? * train.samples_per_update(rollout);
+    let own = settings.share().count() / train.updates_per_rollout;
+    let terms = updates * settings.of_rollouts().trained_slots()? * own;
     let numbers = Outcome::WORDS + usize::from(objective.reference.beta > 0.0);
     Ok(DType::F32.bytes(&[terms * numbers + 2 * updates]))
 }
@@ -120,13 +148,16 @@ impl Updater {
             lost_in_half: None,
             record,
             dump,
+            team: Team::default(),
+            is_mixed: false,
         })
     }
 
-    /// All updates of one rollout. Nothing is read back until the last one is submitted.
+    /// All updates of one rollout, each with the terms of all ranks. Unless gradients are exchanged, nothing is read back
+    /// until the last one is submitted.
     ///
     /// # Errors
-    /// If the device is lost.
+    /// If the device is lost, or that of another rank, or their connection.
     pub fn learn(
         &mut self,
         rollout: &Rollout,
@@ -136,7 +167,7 @@ impl Updater {
         let train = self.settings.train.clone();
         // The averaged weights are updated once per rollout, with its last update.
         let average_decay = train.ema_warm_up.decay(train.ema_decay, u64::from(rollout.index));
-        let updates = train.inner_epochs * train.updates_per_rollout;
+        let count = train.inner_epochs * train.updates_per_rollout;
         let settings = |update: usize| AdamWSettings {
             learning_rate: train.learning_rate,
             beta1: train.beta1,
@@ -144,66 +175,132 @@ impl Updater {
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
             max_grad_norm: train.max_grad_norm,
-            average_decay: if update + 1 == updates { average_decay } else { 1.0 },
+            average_decay: if update + 1 == count { average_decay } else { 1.0 },
         };
-        if let Some(settings) = self.tensors.settings {
-            let progress = f64::from(rollout.index) / train.iterations as f64;
-            let objective =
-                policy_objective(&self.settings.objective, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
-            self.plan.write_structs(settings, &[PolicyObjective::settings(objective, self.model.dim())]);
-        }
-        let mut rows_of_updates: Vec<Vec<(usize, usize)>> = Vec::new();
+        self.write_objective(rollout)?;
+        let share = self.settings.share();
+        let mut updates: Vec<Vec<usize>> = Vec::new();
         let mut throttle = Throttle::default();
         let mut at = 0;
         for epoch in 0..train.inner_epochs {
-            let order = self.order(rollout, epoch);
-            for samples in order.chunks(train.samples_per_update(&self.settings.rollout)) {
-                let mut rows = Vec::new();
+            self.fetch(rollout, epoch)?;
+            let pass = Pass { rollout, advantages, epoch, held: share.of_rank(share.seat, rollout.index, epoch) };
+            for samples in share.order(rollout.index, epoch).chunks(share.per_update) {
                 let mut dump = self.dump.take_if(|dump| dump.wants_more());
                 if let Some(dump) = &mut dump {
                     dump.begin(optimizer)?;
                 }
-                for slot in 0..rollout.trained.len() {
-                    self.write_step(rollout, rollout.trained[slot]);
-                    for batch in samples.chunks(self.settings.micro_batch()) {
-                        self.accumulate(rollout, advantages, epoch, slot, batch)?;
-                        at += self.record_region(self.plan.region(self.tensors.outcomes), at)?;
-                        if let Some(dump) = &mut dump {
-                            dump.terms(&self.plan, &self.tensors)?;
-                        }
-                        if let Some(penalty) = self.tensors.penalty {
-                            at += self.record_region(self.plan.region(penalty.value), at)?;
-                        }
-                        rows.extend(batch.iter().map(|sample| (*sample, rollout.trained[slot])));
-                    }
-                }
+                let part = Part { optimizer, at: &mut at, dump: dump.as_mut() };
+                self.add_gradients(&pass, share.of_update(samples), part)?;
                 if let Some(dump) = &mut dump {
                     dump.gradients(optimizer)?;
                 }
-                optimizer.update(&settings(rows_of_updates.len()))?;
+                optimizer.update(&settings(updates.len()))?;
                 if let Some(mut dump) = dump {
                     dump.end(optimizer)?;
                     self.dump = Some(dump);
                 }
                 at += self.record_region(optimizer.sum_squares(), at)?;
                 throttle.pass(&self.gpu)?;
-                rows_of_updates.push(rows);
+                updates.push(samples.to_vec());
             }
         }
-        let records = self.read_record(rows_of_updates, at)?;
-        self.lost_in_half = self.tensors.halves.as_ref().map(|halves| halves.take(&self.plan)).transpose()?;
+        let records = self.read_record(rollout, &updates, at)?;
+        self.lost_in_half = match &self.tensors.halves {
+            Some(halves) => Some(halves.take(&self.plan, &self.team)?),
+            None => None,
+        };
         Ok(records)
     }
 
-    /// The order in which an epoch visits the samples.
-    fn order(&self, rollout: &Rollout, epoch: usize) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..rollout.requests.len()).collect();
-        if self.settings.train.order == Order::Contiguous {
-            return order;
+    /// Writes what the objective takes in this rollout.
+    fn write_objective(&self, rollout: &Rollout) -> Result<()> {
+        let Some(settings) = self.tensors.settings else { return Ok(()) };
+        let progress = f64::from(rollout.index) / self.settings.train.iterations as f64;
+        let objective = policy_objective(&self.settings.objective, self.model.dim(), progress.min(1.0 - f64::EPSILON))?;
+        self.plan.write_structs(settings, &[PolicyObjective::settings(objective, self.model.dim())]);
+        Ok(())
+    }
+
+    /// Sums the gradients of an update, of which this rank computes those of `samples`, over all ranks, and records the
+    /// outcomes.
+    fn add_gradients(&mut self, pass: &Pass<'_>, samples: &[usize], part: Part<'_>) -> Result<()> {
+        let (share, optimizer) = (self.settings.share(), part.optimizer);
+        let in_tree = self.settings.sums_in_tree();
+        let mut sums = PartialSums::new(share.seat, if in_tree { share.batches() } else { share.seat.size });
+        let computed = match in_tree {
+            true => self.compute_leaves(pass, samples, part, &mut sums),
+            false => self.compute_sum(pass, samples, part, &mut sums),
+        };
+        // If the device of a rank is lost, the others must not wait for its gradients.
+        self.team.agree(computed)?;
+        if in_tree || self.team.is_many() {
+            optimizer.put_gradients(&sums.over(&self.team, optimizer.gradient_elements())?);
         }
-        let seed = self.settings.seed;
-        Stream::new(NoiseKey { seed, rollout: rollout.index, sample: epoch as u32, step: SHUFFLE }).shuffle(&mut order);
-        order
+        Ok(())
+    }
+
+    /// Computes the gradient of each micro-batch, over all trained steps.
+    fn compute_leaves(
+        &mut self,
+        pass: &Pass<'_>,
+        samples: &[usize],
+        mut part: Part<'_>,
+        sums: &mut PartialSums,
+    ) -> Result<()> {
+        for batch in samples.chunks(self.settings.micro_batch()) {
+            for (slot, step) in pass.rollout.trained.iter().enumerate() {
+                self.write_step(pass.rollout, *step);
+                self.compute_term(pass, slot, batch, &mut part)?;
+            }
+            sums.push(part.optimizer.take_gradients()?);
+        }
+        Ok(())
+    }
+
+    /// Adds up the gradients of all micro-batches on the device, trained step by trained step.
+    fn compute_sum(
+        &mut self,
+        pass: &Pass<'_>,
+        samples: &[usize],
+        mut part: Part<'_>,
+        sums: &mut PartialSums,
+    ) -> Result<()> {
+        for (slot, step) in pass.rollout.trained.iter().enumerate() {
+            self.write_step(pass.rollout, *step);
+            for batch in samples.chunks(self.settings.micro_batch()) {
+                self.compute_term(pass, slot, batch, &mut part)?;
+            }
+        }
+        if self.team.is_many() {
+            sums.push(part.optimizer.take_gradients()?);
+        }
+        Ok(())
+    }
+
+    /// Adds the gradient of a micro-batch at the trained step that was written, and records its outcomes.
+    fn compute_term(&mut self, pass: &Pass<'_>, slot: usize, batch: &[usize], part: &mut Part<'_>) -> Result<()> {
+        self.accumulate(pass, slot, batch)?;
+        *part.at += self.record_region(self.plan.region(self.tensors.outcomes), *part.at)?;
+        if let Some(dump) = &mut part.dump {
+            dump.terms(&self.plan, &self.tensors)?;
+        }
+        if let Some(penalty) = self.tensors.penalty {
+            *part.at += self.record_region(self.plan.region(penalty.value), *part.at)?;
+        }
+        Ok(())
+    }
+
+    /// The terms of `samples`, a rank's part of an update, in the order in which it computes them: (sample, slot).
+    fn terms(&self, samples: &[usize], slots: usize) -> Vec<(usize, usize)> {
+        let micro_batch = self.settings.share().micro_batch;
+        match self.settings.sums_in_tree() {
+            true => samples
+                .chunks(micro_batch)
+                .flat_map(|batch| (0..slots).flat_map(move |slot| batch.iter().map(move |sample| (*sample, slot))))
+                .collect(),
+            false => (0..slots).flat_map(|slot| samples.iter().map(move |sample| (*sample, slot))).collect(),
+        }
     }
 
     /// Writes what depends on the trained step alone. The plan owns its inputs, so they last for all micro-batches.
@@ -225,24 +322,18 @@ impl Updater {
     }
 
     /// Adds the gradient of a micro-batch at the trained step that was written.
-    fn accumulate(
-        &mut self,
-        rollout: &Rollout,
-        advantages: &[f64],
-        epoch: usize,
-        slot: usize,
-        batch: &[usize],
-    ) -> Result<()> {
-        let samples = rollout.requests.len();
+    fn accumulate(&mut self, pass: &Pass<'_>, slot: usize, batch: &[usize]) -> Result<()> {
+        let Pass { rollout, advantages, epoch, held } = pass;
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
-        let term = Term { slot, step: rollout.trained[slot], epoch };
+        let term = Term { slot, step: rollout.trained[slot], epoch: *epoch };
         let (slot, noise_step) = self.settings.method().slot_and_noise(rollout, term);
         let it = &self.tensors;
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
         it.condition.write(&self.plan, &self.model, &conditions)?;
         self.plan.write_structs(it.keys, &noise_words(requests(), noise_step as u32));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
-        self.load(&batch.iter().map(|sample| slot * samples + sample).collect::<Vec<usize>>())?;
+        let row = |sample: &usize| slot * held.len() + held.binary_search(sample).expect("its trajectory is here");
+        self.load(&batch.iter().map(row).collect::<Vec<usize>>())?;
         self.plan.run()
     }
 
@@ -276,25 +367,53 @@ impl Updater {
         Ok(from.bytes)
     }
 
-    fn read_record(&self, rows_of_updates: Vec<Vec<(usize, usize)>>, bytes: u64) -> Result<Vec<UpdateRecord>> {
-        let all: Vec<f32> = self.gpu.read(&[&Region { buffer: self.record.clone(), offset: 0, bytes }])?;
-        let mut rest = all.as_slice();
-        let mut take = |count: usize| {
-            let (head, tail) = rest.split_at(count);
-            rest = tail;
-            head
-        };
-        let batch = self.settings.micro_batch();
+    /// The record of all ranks: of each update its terms, slot by slot in the order of its samples.
+    fn read_record(&self, rollout: &Rollout, updates: &[Vec<usize>], bytes: u64) -> Result<Vec<UpdateRecord>> {
+        let read = self.gpu.read::<f32>(&[&Region { buffer: self.record.clone(), offset: 0, bytes }]);
+        let own = self.team.agree(read)?;
+        let all = self.team.gather(bytemuck::cast_slice(&own))?;
+        let all: Vec<Vec<f32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();
+        let mut rest: Vec<&[f32]> = all.iter().map(Vec::as_slice).collect();
+        updates.iter().map(|samples| self.record_of(rollout, samples, &mut rest)).collect()
+    }
+
+    /// Takes the record of an update from those of all ranks.
+    fn record_of(&self, rollout: &Rollout, samples: &[usize], rest: &mut [&[f32]]) -> Result<UpdateRecord> {
+        let (share, slots) = (self.settings.share(), rollout.trained.len());
+        let places: HashMap<usize, usize> =
+            samples.iter().enumerate().map(|(place, sample)| (*sample, place)).collect();
+        let rows = (0..slots).flat_map(|slot| samples.iter().map(move |sample| (*sample, rollout.trained[slot])));
+        let rows: Vec<(usize, usize)> = rows.collect();
         let has_penalty = self.tensors.penalty.is_some();
-        let records = rows_of_updates.into_iter().map(|rows| {
-            let (mut outcomes, mut penalties) = (Vec::with_capacity(rows.len()), Vec::new());
-            while outcomes.len() < rows.len() {
-                outcomes.extend_from_slice(bytemuck::cast_slice(take(batch * Outcome::WORDS)));
-                penalties.extend_from_slice(take(if has_penalty { batch } else { 0 }));
+        let mut outcomes = vec![Outcome::zeroed(); rows.len()];
+        let mut penalties = vec![0.0; if has_penalty { rows.len() } else { 0 }];
+        let mut norms: Vec<[f32; 2]> = Vec::new();
+        for (seat, rest) in share.seat.all().zip(rest) {
+            let mut take = |count: usize| {
+                let (head, tail) = rest.split_at_checked(count).ok_or_else(|| {
+                    Error::failed(format!("rank {} has recorded less than its part of an update", seat.rank))
+                })?;
+                *rest = tail;
+                Ok::<_, Error>(head)
+            };
+            let terms = self.terms(Share { seat, ..share }.of_update(samples), slots);
+            for batch in terms.chunks(share.micro_batch) {
+                let found: &[Outcome] = bytemuck::cast_slice(take(batch.len() * Outcome::WORDS)?);
+                let penalty = take(if has_penalty { batch.len() } else { 0 })?;
+                for (index, (sample, slot)) in batch.iter().enumerate() {
+                    let place = slot * samples.len() + places[sample];
+                    outcomes[place] = found[index];
+                    if has_penalty {
+                        penalties[place] = penalty[index];
+                    }
+                }
             }
-            let sums = take(2);
-            UpdateRecord { rows, outcomes, penalties, norm: GradientNorm::from_sums([sums[0], sums[1]]) }
-        });
-        Ok(records.collect())
+            let norm = take(2)?;
+            norms.push([norm[0], norm[1]]);
+        }
+        if !self.is_mixed {
+            check_norms(&norms.iter().map(|norm| norm.map(f32::to_bits)).collect::<Vec<_>>())?;
+        }
+        Ok(UpdateRecord { rows, outcomes, penalties, norm: GradientNorm::from_sums(norms[0]) })
     }
 }

@@ -18,6 +18,7 @@
 //!   adapter/               the adapter, as PEFT writes it, and which model is its base
 //!   before_after.png       base and tuned model, written last: the run is finished
 //!   failed.txt             why the run ended early, if it ended on its own; removed when it is resumed
+//!   rank-N.log             what rank N had to say, of several that train together; rank 0 talks to the user
 //!   trace.json, profile.json   where the time went, with --profile
 //!   .lock                  held by the process that works here
 //! ```
@@ -33,6 +34,7 @@ use super::inputs::Inputs;
 use super::{checkpoint, metrics, repair};
 use crate::config::{self, Command, Config};
 use crate::files::{remove_abandoned, write_atomically};
+use crate::ranks::Team;
 use crate::text::quoted;
 use crate::{Error, Result};
 
@@ -119,6 +121,23 @@ impl RunDirectory {
         }
         run.prepare()?;
         Ok(run)
+    }
+
+    /// The directory of a run in which rank 0 of a team works; the other ranks only read there.
+    pub fn seen(path: &Path) -> Self {
+        Self::at(path.to_owned())
+    }
+
+    /// The directory that rank 0 of a team creates, on every rank.
+    ///
+    /// # Errors
+    /// As `create`.
+    pub fn of_team(team: &Team, create: impl FnOnce() -> Result<Self>) -> Result<Self> {
+        let created = if team.leads() { create().map(Some) } else { Ok(None) };
+        let created = team.agree(created)?;
+        let path = created.as_ref().map(|directory| directory.path.as_os_str().as_encoded_bytes().to_vec());
+        let path = team.from_leader(&path.unwrap_or_default())?;
+        Ok(created.unwrap_or_else(|| Self::at(PathBuf::from(String::from_utf8_lossy(&path).into_owned()))))
     }
 
     /// The directory of the run that a path is, or is a part of: its adapter, its best model, or a checkpoint.

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::ranks::rank_log;
 use crate::text::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 
@@ -35,12 +36,15 @@ pub fn above_bar<T>(write: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Standard error above the bar, for the log.
+/// Standard error above the bar, for the log; of a rank that does not talk to the user, its file.
 #[derive(Debug)]
 pub struct AboveBar;
 
 impl Write for AboveBar {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if rank_log::take(bytes) {
+            return Ok(bytes.len());
+        }
         above_bar(|| std::io::stderr().write(bytes))
     }
 
@@ -64,7 +68,9 @@ impl Progress {
         let label = label.into();
         Self(match verbosity {
             Verbosity::Quiet => Reporter::Silent,
-            _ if std::io::stderr().is_terminal() => Reporter::Bar(bar(label, total, ProgressDrawTarget::stderr())),
+            _ if rank_log::is_open() && std::io::stderr().is_terminal() => {
+                Reporter::Bar(bar(label, total, ProgressDrawTarget::stderr()))
+            }
             Verbosity::Normal => Reporter::Lines(Lines::new(label, total, LINE_INTERVAL)),
             Verbosity::Verbose => Reporter::Lines(Lines::new(label, total, Duration::ZERO)),
         })
@@ -141,7 +147,7 @@ fn with_time(message: &str, time: Duration) -> String {
 
 /// A closed standard error (`2>&-`, a reader that went away) is not a reason to stop the work.
 fn report(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable(line));
+    let _ = writeln!(AboveBar, "{}", printable(line));
 }
 
 /// Decides which updates get a line if there is no terminal: the first, the last, and between them at

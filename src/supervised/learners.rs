@@ -15,6 +15,7 @@ use crate::model::{Adapter, BASE, ClassifierConfig, FlowModel, ModelKind, Networ
 use crate::optimizer::{self, AVERAGE, Optimizer, PARAMETERS, StepReport};
 use crate::pretrain::{Examples, FlowMatchingGraph, Pretraining, activations};
 use crate::preview::Preview;
+use crate::ranks::Team;
 use crate::reward::ClassifierScorer;
 use crate::sampling::{ModelOnDevice, SamplerTable};
 use crate::saved::Saved;
@@ -127,6 +128,14 @@ impl<'a> Pretrainer<'a> {
             preview_every: pretrain.sample_every,
             save_every: pretrain.save_every,
         }
+    }
+}
+
+impl Pretrainer<'_> {
+    /// From now on, steps and previews are shared with the other ranks of a team.
+    pub fn join(&mut self, team: &Team) {
+        self.training.join(team);
+        self.preview.join(team);
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod gradient_check;
+pub mod ranks;
 pub mod skip;
 pub mod tiny;
 

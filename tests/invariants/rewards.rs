@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use flowdppo_wgpu::ranks::Team;
 use flowdppo_wgpu::reward::{Batch, ClassifierScorer, Purpose, Reward, Rewards, classifier_for};
 use flowdppo_wgpu::rl::{RunOptions, RunSummary, TrainingRun};
 use flowdppo_wgpu::run::{RunDirectory, Verbosity, checkpoint, metrics};
@@ -49,7 +50,7 @@ fn run(folder: &Path, classifier: &Path, resume: bool, fails: Option<((Purpose, 
     let model = tiny::dit(1);
     let begun = resume.then(|| RunDirectory::open(&folder.join("run"))).transpose()?;
     let newest = begun.as_ref().map(|directory| checkpoint::latest(&directory.checkpoints())).transpose()?;
-    let mut run = TrainingRun::prepare(gpu(), &config, &model, newest.flatten(), None)?;
+    let mut run = TrainingRun::prepare(gpu(), &config, &model, newest.flatten(), None, &Team::default())?;
     if let Some((fails, quietly)) = fails {
         let inner = classifier_for(gpu(), &config.reward[0].file, &flow_model_of(&model).pictures(&[]))?;
         let flaky = Box::new(Flaky { inner, fails, quietly });

@@ -49,7 +49,15 @@ impl Pictures {
     pub fn score(&self, reward: &mut impl Reward) -> Result<Vec<Vec<f64>>> {
         let Self { images, labels, class_names, .. } = self;
         let context = ScoringContext { purpose: Purpose::Training, iteration: 5 };
-        reward.score(&Batch { images, labels, class_names, shape: ImageShape::square(1, 4), context })
+        let numbers: Vec<usize> = (0..labels.len()).collect();
+        reward.score(&Batch {
+            images,
+            labels,
+            numbers: &numbers,
+            class_names,
+            shape: ImageShape::square(1, 4),
+            context,
+        })
     }
 
     /// The mean of each picture, 0 to 1.

@@ -66,7 +66,15 @@ fn scores(reward: &config::Reward, images: &[f32], channels: usize, class_names:
     let context = ScoringContext { purpose: Purpose::Training, iteration: 0 };
     let score = |label: u32| {
         let labels = [label; 2];
-        let batch = Batch { images, labels: &labels, class_names, shape: ImageShape::square(channels, 8), context };
+        let numbers: Vec<usize> = (0..labels.len()).collect();
+        let batch = Batch {
+            images,
+            labels: &labels,
+            numbers: &numbers,
+            class_names,
+            shape: ImageShape::square(channels, 8),
+            context,
+        };
         onnx.score(&batch).unwrap().remove(0)
     };
     (0..class_names.len() as u32).map(score).collect()

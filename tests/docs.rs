@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, Parser};
 use flowdppo_wgpu::cli::Cli;
 use flowdppo_wgpu::config::{Checked, Command, Config, ObjectiveName, PRESETS, Sweep, reference};
-use flowdppo_wgpu::evaluate::{Drift, Evaluation, Split};
+use flowdppo_wgpu::evaluate::{Drift, Evaluation, GroupScores, Split};
 use flowdppo_wgpu::flow::standard_ratio::StandardRatio;
 use flowdppo_wgpu::rl::guard::WarningKind;
 use flowdppo_wgpu::rl::{IterationMetrics, Line, StepMetrics, UpdateMetrics};
@@ -353,7 +353,17 @@ fn the_reference_names_every_metric() {
         high_frequency_standard_error: None,
         components: [("ink".into(), 0.5)].into(),
         components_standard_error: [("ink".into(), 0.1)].into(),
-        groups: BTreeMap::new(),
+        groups: BTreeMap::from([(
+            "counting".into(),
+            GroupScores {
+                samples: 2,
+                reward_mean: 0.0,
+                reward_standard_error: 0.0,
+                components: BTreeMap::from([("ink".into(), 0.5)]),
+                components_standard_error: BTreeMap::from([("ink".into(), 0.1)]),
+                judge_accuracy: Some(0.5),
+            },
+        )]),
         split: Some(Split {
             reward_trained: 0.0,
             reward_untrained: 0.0,

@@ -129,10 +129,11 @@ impl Arguments {
 }
 
 fn all_reduce(global: &Global, arguments: &Arguments) -> Result<()> {
-    let Arguments { json, out, compare, scaling, profile, .. } = arguments;
-    if !arguments.is_shared() || *json || out.is_some() || compare.is_some() || *scaling || profile.is_some() {
+    let Arguments { json, out, compare, scaling, profile, quick, .. } = arguments;
+    if !arguments.is_shared() || *quick || *json || out.is_some() || compare.is_some() || *scaling || profile.is_some()
+    {
         return Err(Error::input(
-            "`bench all-reduce` prints a table of its own: give no other names, and no --json, --out, --compare, --scaling \
+            "`bench all-reduce` prints a table of its own: give no other names, and no --quick, --json, --out, --compare, --scaling \
              or --profile",
         ));
     }

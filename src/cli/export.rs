@@ -37,7 +37,7 @@ enum Format {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     match arguments.format {
         Format::Sit => sit(global, arguments),
-        Format::Words => words(arguments),
+        Format::Words => words(global, arguments),
     }
 }
 
@@ -53,7 +53,7 @@ fn sit(global: &Global, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn words(arguments: &Arguments) -> Result<()> {
+fn words(global: &Global, arguments: &Arguments) -> Result<()> {
     let Arguments { model, output, half, .. } = arguments;
     let named = NamedModel::of(model)?.ok_or_else(|| {
         Error::input(format!("{model} is no text-to-image model, which --format words is for: use --format sit"))
@@ -64,7 +64,8 @@ fn words(arguments: &Arguments) -> Result<()> {
             "{model} is an adapter on a model: add it to the transformer with `flowdppo-wgpu merge`"
         )));
     }
-    pipeline.export(output, *half)?;
+    let outputs = global.outputs().reads(&pipeline.pipeline().folder);
+    pipeline.export(output, *half, outputs.force)?;
     say(format_args!("{}: {model}, with all of its pipeline", output.display()));
     Ok(())
 }

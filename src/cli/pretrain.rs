@@ -6,15 +6,16 @@ use clap::Args;
 
 use super::resume::RunStart;
 use super::{Global, RunArguments, ranks, supervised};
-use crate::config::{Command, Config, Reduction};
+use crate::config::{Command, Config};
 use crate::data::Shown;
-use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterDescription, Gpu};
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::StoredModel;
 use crate::preflight::{self, Lesson};
 use crate::pretrain;
+use crate::ranks::Team;
 use crate::run::RunDirectory;
 use crate::saved::going_on;
 use crate::supervised::{Pretrainer, PretrainingPlan};
@@ -30,9 +31,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let team = &global.team;
     let mut start = RunStart::of(&arguments.run, Command::Pretrain, team)?;
     start.check_length("pretrain.steps", start.config.pretrain.steps)?;
-    if start.config.pretrain.reduction == Reduction::Auto && team.is_launched() {
-        start.config.pretrain.reduction = Reduction::Tree;
-    }
+    let is_resumed = start.newest.is_some();
+    ranks::settle_reduction(team, &mut start.config.pretrain.reduction, "pretrain.reduction", is_resumed);
     pretrain::check_share(&start.config.pretrain, team.seat())?;
     let files = || supervised::inputs(&start.config, Command::Pretrain);
     ranks::check_same(team, &start.config, start.newest.as_ref(), files)?;
@@ -55,7 +55,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         Lesson::Classes(classes) => {
             let (data, model, weights) = *classes;
             let mut pretrainer = Pretrainer::new(&gpu, &config, plan, &data, &model, &data.class_names, weights)?;
-            pretrainer.join(team);
             job.train(start, &data, &mut pretrainer)
         }
         Lesson::Scenes(lesson) => {
@@ -75,6 +74,21 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
 }
 
+/// Checks that all ranks have equal devices: in pretraining none follows another, and others round differently.
+///
+/// # Errors
+/// [`Error::Input`] with two that differ.
+fn check_equal_devices(team: &Team, gpu: &Gpu) -> Result<()> {
+    let AdapterDescription { name, driver, .. } = gpu.description();
+    match team.differing(&format!("{name}, {driver}"))? {
+        None => Ok(()),
+        Some([first, other]) => Err(Error::input(format!(
+            "ranks have different devices ({first}; {other}), which round differently, and pretrain needs equal ones: choose \
+             them with --device, or start ranks only where they are equal"
+        ))),
+    }
+}
+
 /// What training takes besides data and model.
 struct Job<'a> {
     global: &'a Global,
@@ -84,8 +98,11 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Trains with all ranks, whatever it learns.
     fn train(&self, start: RunStart, data: &dyn Shown, pretrainer: &mut Pretrainer<'_>) -> Result<()> {
         let Job { global, arguments, gpu, config } = *self;
+        check_equal_devices(&global.team, gpu)?;
+        pretrainer.join(&global.team);
         let (command, pace) = (Command::Pretrain, Pretrainer::pace(config));
         supervised::train(&supervised::Work { global, arguments, command, gpu, data, pace }, start, pretrainer)
     }
@@ -98,7 +115,6 @@ impl Job<'_> {
         let flow_model = model.flow_model("`model.folder`")?;
         let (names, weights) = (&model.class_names, Some(model.weights));
         let mut pretrainer = Pretrainer::new(self.gpu, self.config, plan, &latents, &flow_model, names, weights)?;
-        pretrainer.join(&self.global.team);
         self.train(start, captioned.images(), &mut pretrainer)
     }
 }

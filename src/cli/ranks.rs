@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::Command;
-use crate::config::Config;
+use crate::config::{Config, Reduction};
 use crate::error::{Error, Result};
 use crate::gpu::adapters;
 use crate::ranks::{Team, rank_log};
@@ -33,6 +33,20 @@ pub(super) fn check_command(team: &Team, command: &Command) -> Result<()> {
     )))
 }
 
+/// Chooses how a run that leaves it open sums gradients, `key`, once a launcher has started it; the run keeps that.
+pub(super) fn settle_reduction(team: &Team, reduction: &mut Reduction, key: &str, is_resumed: bool) {
+    if *reduction != Reduction::Auto || !team.is_launched() {
+        return;
+    }
+    if team.leads() && is_resumed {
+        log::warn!(
+            "the run was started in one process, which sums gradients in another order (`{key}`): from here on its last bits \
+             differ from those that it would have had"
+        );
+    }
+    *reduction = Reduction::Tree;
+}
+
 /// The device of this rank: what the user has named, of a list of indices the one for its place on the machine, and without
 /// a name one of the best adapters, in turn.
 ///
@@ -41,6 +55,13 @@ pub(super) fn check_command(team: &Team, command: &Command) -> Result<()> {
 pub(super) fn device(team: &Team, named: Option<String>) -> Result<Option<String>> {
     let seat = team.on_machine();
     let listed = named.as_deref().and_then(indices);
+    if let (false, Some([_, _, ..])) = (team.is_many(), listed.as_deref()) {
+        return Err(Error::input(format!(
+            "the device {} is a list, one for each of several ranks, but there is one process: name one device, or start \
+             several with mpirun",
+            named.unwrap_or_default()
+        )));
+    }
     let choice = match (&listed, &named) {
         (Some(listed), _) => listed.clone(),
         (None, Some(_)) => return Ok(named),

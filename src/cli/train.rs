@@ -11,7 +11,7 @@ use super::memory::{self, mebibytes};
 use super::resume::RunStart;
 use super::supervised::{beside, say_tuned};
 use super::{Global, RunArguments, eval, ranks, say, stop_at_interrupt};
-use crate::config::{Command, Config, Reduction, Train, WeightType};
+use crate::config::{Command, Config, Train, WeightType};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
@@ -75,16 +75,8 @@ fn begin(global: &Global, arguments: &Arguments) -> Result<RunStart> {
     let team = &global.team;
     let mut start = RunStart::of(&arguments.run, Command::Train, team)?;
     start.check_length("train.iterations", start.config.train.iterations)?;
-    let train = &mut start.config.train;
-    if train.reduction == Reduction::Auto && team.is_launched() {
-        if team.leads() && start.newest.is_some() {
-            log::warn!(
-                "the run was started in one process, which sums gradients in another order (`train.reduction`): from here on \
-                 its last bits differ from those that it would have had"
-            );
-        }
-        train.reduction = Reduction::Tree;
-    }
+    let is_resumed = start.newest.is_some();
+    ranks::settle_reduction(team, &mut start.config.train.reduction, "train.reduction", is_resumed);
     let updates = UpdateSettings { seat: team.seat(), ..UpdateSettings::from(&start.config) };
     updates.check_share()?;
     if arguments.dump_update.is_some() && (team.is_many() || updates.sums_in_tree()) {
@@ -198,7 +190,9 @@ fn dry_run(
     let model = &planned.flow_model("`model.file`")?;
     let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);
-    let seat = global.team.seat();
+    // The last rank has the largest share.
+    let size = global.team.seat().size;
+    let seat = Seat { rank: size - 1, size };
     let cost: Cost = TrainingRun::cost(trained, model, &profile, seat)?;
     let encoders = text.map(|text| text.planned_encoder(&profile)).transpose()?.flatten().into_iter().collect();
     let parts = OtherParts::of(model, &cost.memory, encoders, rewards, &profile, |bytes| gpu.check_memory(bytes))?;

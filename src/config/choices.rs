@@ -140,7 +140,7 @@ pub enum Reduction {
     /// Along a tree over the micro-batches of an update: the same bits on any number of equal devices. The gradients of
     /// each micro-batch are read from the device, and added on the host.
     Tree,
-    /// Each process adds up on its device, one micro-batch after another, and their sums are added in order: nothing is
+    /// Each process adds up on its device, one micro-batch after another, and their sums along a tree: nothing is
     /// read from the device but one gradient per update, or none in a single process; but the last bits depend on the
     /// number of processes.
     Fast,

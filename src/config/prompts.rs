@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 #[serde(deny_unknown_fields, default)]
 pub struct Prompts {
     /// For `train` and `eval`: the prompts, a text file with one per line, JSON lines with a `prompt` each, or a file that `encode`
-    /// wrote, which needs no text encoders. `builtin:shapes-trained`, `builtin:shapes-forgotten` and `builtin:shapes-held-out`
-    /// are captions of `data.kind` = "shapes". More than 256 prompts are encoded into such a file beside the run, which is
+    /// wrote, which needs no text encoders. `builtin:shapes` are captions of `data.kind` = "shapes",
+    /// in parts `builtin:shapes-trained`, `builtin:shapes-forgotten` and `builtin:shapes-held-out`. More than 256 prompts are encoded into such a file beside the run, which is
     /// used again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,

@@ -197,6 +197,16 @@ impl Team {
         self.seat().size > 1
     }
 
+    /// Two texts that differ, if not all ranks have the same: that of rank 0, and the first other.
+    ///
+    /// # Errors
+    /// If the connection fails.
+    pub fn differing(&self, own: &str) -> Result<Option<[String; 2]>> {
+        let all = self.gather(own.as_bytes())?;
+        let other = all.iter().find(|text| **text != all[0]);
+        Ok(other.map(|other| [&all[0], other].map(|text| String::from_utf8_lossy(text).into_owned())))
+    }
+
     /// Whether all ranks know that one has failed.
     pub fn has_failed(&self) -> bool {
         self.has_failed.get()

@@ -1,6 +1,7 @@
 //! Ends this process if another rank on the same machine has died. Launchers do so, too, but not all of them, and none says
 //! how to continue.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,7 +33,10 @@ impl Watch {
                     let living = others.iter().filter(|(_, process)| is_alive(*process)).map(|(rank, _)| *rank);
                     if living.min().is_none_or(|rank| rank > own_rank) {
                         let remedy = remedy.lock().unwrap_or_else(PoisonError::into_inner);
-                        eprintln!("error: rank {rank} (process {process}) has died, so the others end, too{remedy}");
+                        // Whoever reads standard error may have gone, too.
+                        let message =
+                            format!("error: rank {rank} (process {process}) has died, so the others end, too{remedy}");
+                        let _ = writeln!(std::io::stderr(), "{message}");
                     }
                     end();
                 }

@@ -137,9 +137,7 @@ impl TrainingRun {
     ) -> Result<Self> {
         let mut run = team.agree(Self::bind(gpu, config, base, newest, dump, team))?;
         let AdapterDescription { name, driver, .. } = gpu.description();
-        let devices = team.gather(format!("{name}, {driver}").as_bytes())?;
-        if let Some(other) = devices.iter().find(|device| **device != devices[0]) {
-            let [first, other] = [&devices[0], other].map(|device| String::from_utf8_lossy(device).into_owned());
+        if let Some([first, other]) = team.differing(&format!("{name}, {driver}"))? {
             log::warn!(
                 "ranks have different devices ({first}; {other}), which round differently: results depend on which rank has \
                  which, and all ranks take the weights of rank 0 after each iteration"

@@ -166,8 +166,10 @@ impl RunDirectory {
         }
         repair::event_files(&self.tensorboard())?;
         if self.exclusive {
-            let folders = [self.path.clone(), self.samples(), self.best(), self.adapter()];
-            folders.iter().for_each(|folder| remove_abandoned(folder));
+            // The last two are of a new text-to-image model.
+            let parts = ["transformer", "tokenizer"].map(|part| self.path.join(part));
+            let folders = [self.path.clone(), self.samples(), self.best(), self.adapter()].into_iter().chain(parts);
+            folders.for_each(|folder| remove_abandoned(&folder));
             checkpoint::recover(&self.checkpoints());
         }
         Ok(())

@@ -12,12 +12,13 @@ use crate::model::folder::MODEL_INDEX;
 use crate::model::{TRANSFORMER_WEIGHTS, header};
 
 impl TextToImage {
-    /// Writes all of the pipeline into a new folder; the transformer in 16 bits if asked.
+    /// Writes all of the pipeline into a folder, which is new or empty unless files may be replaced; the transformer in 16
+    /// bits if asked. The index comes last: without it, the folder is no pipeline.
     ///
     /// # Errors
     /// [`Error::Input`] if the pipeline has more parts than its transformer and its words, the folder is not empty, or a
     /// weight is too large for 16 bits; else if a file cannot be written.
-    pub fn export(&self, folder: &Path, half: bool) -> Result<()> {
+    pub fn export(&self, folder: &Path, half: bool, replace: bool) -> Result<()> {
         let pipeline = self.pipeline();
         if !pipeline.kind.has_words() {
             return Err(Error::input(format!(
@@ -26,10 +27,10 @@ impl TextToImage {
                 pipeline.kind.what
             )));
         }
-        if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
+        if !replace && std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             let folder = folder.display();
             return Err(Error::input(format!(
-                "cannot write {folder}: it exists and is not empty; choose another name"
+                "cannot write {folder}: it exists and is not empty; choose another name, or write into it with --force"
             )));
         }
         let transformer = self.transformer();
@@ -55,9 +56,9 @@ impl TextToImage {
             std::fs::create_dir_all(inside).map_err(|cause| Error::unwritable(inside, cause))?;
             write_atomically(&path, bytes).map(drop)
         };
-        for name in [MODEL_INDEX, "transformer/config.json", "tokenizer/vocab.txt"] {
-            write(name, &read_file(&pipeline.folder.join(name))?)?;
-        }
-        write(TRANSFORMER_WEIGHTS, &weights)
+        write(TRANSFORMER_WEIGHTS, &weights)?;
+        ["transformer/config.json", "tokenizer/vocab.txt", MODEL_INDEX]
+            .into_iter()
+            .try_for_each(|name| write(name, &read_file(&pipeline.folder.join(name))?))
     }
 }

@@ -51,8 +51,8 @@ fn captions_of(split: Split) -> Vec<Prompt> {
     in_turn.map(|it| Prompt { text: it.text.clone(), fields: fields(it.category) }).collect()
 }
 
-/// Reads a file of prompts in UTF-8, or built-in ones: one a line, or JSON lines with a `prompt` in each. Empty lines are skipped. A file
-/// whose first line begins with `{` is of JSON lines, unless its name ends in `.txt`.
+/// Reads a file of prompts in UTF-8: one a line, or JSON lines with a `prompt` in each. Empty lines are skipped. A file
+/// whose first line begins with `{` is of JSON lines, unless its name ends in `.txt`. `builtin:NAME` is a built-in list.
 ///
 /// # Errors
 /// [`Error::Input`] if it cannot be read, is in another encoding, has a line that is no prompt, or has no prompts.

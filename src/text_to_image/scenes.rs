@@ -72,7 +72,7 @@ impl SceneLesson {
     /// The model that a configuration names as `folder`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it cannot be read, takes no words, or has its images are not square.
+    /// [`Error::Input`] if it cannot be read or takes no words, or its images are not square.
     pub fn open(config: &Config, folder: &str) -> Result<Self> {
         let base = Base::open(folder, config.model.size)?;
         let words = base.model.words()?.ok_or_else(|| {

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::autodiff::{Activations, Halves, LostInHalf, backward_with};
-use crate::config::{self, Config, Decay, EmaWarmUp, Reduction, TimeSampling};
+use crate::config::{self, Config, Decay, EmaWarmUp, TimeSampling};
 use crate::data::{Dataset, Scenes};
 use crate::error::{Error, Result};
 use crate::flow::noise::{
@@ -194,15 +194,6 @@ pub struct Pretraining<'a> {
     team: Team,
 }
 
-/// Whether gradients are summed along a tree, which does not depend on the number of processes.
-fn sums_in_tree(config: &config::Pretrain, seat: Seat) -> bool {
-    match config.reduction {
-        Reduction::Auto => seat.size > 1,
-        Reduction::Tree => true,
-        Reduction::Fast => false,
-    }
-}
-
 /// Checks that every rank of a team has a micro-batch of each batch.
 ///
 /// # Errors
@@ -305,7 +296,7 @@ impl<'a> Pretraining<'a> {
             [PRETRAIN_TIME, DROPOUT, SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
         let mut choices = Choices { times, dropout, choice, augment };
         let (seat, batches) = (self.team.seat(), self.settings.pretrain.batch_size / self.micro_batch);
-        let in_tree = sums_in_tree(&self.settings.pretrain, seat);
+        let in_tree = self.settings.pretrain.reduction.is_tree(seat.size);
         let mut sums = PartialSums::new(seat, if in_tree { batches } else { seat.size });
         let computed = self.compute(step, &mut choices, in_tree.then_some(&mut sums));
         let losses = self.team.agree(computed)?;

@@ -169,7 +169,12 @@ fn groups(columns: &[(&str, &Evaluation)]) -> String {
     let first = columns.iter().flat_map(|(_, eval)| eval.groups.values()).next();
     let Some(first) = first else { return String::new() };
     let mut text = String::new();
-    let scores = [None].into_iter().chain(first.components.keys().map(Some));
+    // A component that is all of the reward is there already.
+    let is_other = |name: &&String| {
+        let mut groups = columns.iter().flat_map(|(_, eval)| eval.groups.values());
+        groups.any(|group| group.components.get(*name) != Some(&group.reward_mean))
+    };
+    let scores = [None].into_iter().chain(first.components.keys().filter(is_other).map(Some));
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(18);
     for score in scores {
         let title = score.map_or_else(|| "by group: reward".to_owned(), |name| format!("by group: {name}"));

@@ -146,6 +146,17 @@ pub enum Reduction {
     Fast,
 }
 
+impl Reduction {
+    /// Whether gradients are summed along a tree, which does not depend on the number of processes.
+    pub fn is_tree(self, processes: usize) -> bool {
+        match self {
+            Self::Auto => processes > 1,
+            Self::Tree => true,
+            Self::Fast => false,
+        }
+    }
+}
+
 /// The upper limit on the decay of the averaged weights in an iteration, where t counts the iterations done before it:
 /// 0 in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -15,6 +15,7 @@ use crate::model::folder::{MODEL_INDEX, Pipeline, SingleFile, StoredTensor, Stor
 use crate::model::{ADAPTER_CONFIG, NATIVE};
 use crate::run::checkpoint;
 use crate::run::directory::MODEL;
+use crate::text_to_image::folder_of;
 
 /// The result of an inspection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -117,7 +118,7 @@ pub struct ImageMemory {
 /// [`Error::Input`] if it is damaged or not of a known kind.
 pub fn inspect(text: &str) -> Result<Report> {
     if text.starts_with("builtin:") {
-        return own::model(text);
+        return folder_of(text)?.map_or_else(|| own::model(text), |folder| published::pipeline(&folder));
     }
     let path = locate(text)?;
     let found = std::fs::metadata(&path).map_err(|cause| Error::unreadable(&path, cause))?;

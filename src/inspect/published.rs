@@ -51,7 +51,9 @@ pub(super) fn pipeline(folder: &Path) -> Result<Report> {
 fn sample_command(pipeline: &Pipeline) -> String {
     let without = if EncoderChoice::possible(pipeline).t5 { "" } else { " --no-t5" };
     let folder = quoted(&pipeline.folder);
-    format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"a red fox\" --out fox.png")
+    // A model of words knows no foxes.
+    let (prompt, image) = if pipeline.kind.has_words() { ("a red disc", "disc") } else { ("a red fox", "fox") };
+    format!("flowdppo-wgpu sample --model {folder}{without} --prompt \"{prompt}\" --out {image}.png")
 }
 
 fn part_of(pipeline: &Pipeline, component: &Component, report: &mut Report, family: &mut String) -> Result<Part> {

@@ -2,7 +2,7 @@
 
 use super::method::Method;
 use super::share::Share;
-use crate::config::{Advantage, Config, Lora, Objective, ObjectiveName, Reduction, Reward, Rollout, Train, WeightType};
+use crate::config::{Advantage, Config, Lora, Objective, ObjectiveName, Reward, Rollout, Train, WeightType};
 use crate::error::Result;
 use crate::ranks::Seat;
 
@@ -94,11 +94,7 @@ impl UpdateSettings {
 
     /// Whether gradients are summed along a tree, which does not depend on the number of processes.
     pub fn sums_in_tree(&self) -> bool {
-        match self.train.reduction {
-            Reduction::Auto => self.seat.size > 1,
-            Reduction::Tree => true,
-            Reduction::Fast => false,
-        }
+        self.train.reduction.is_tree(self.seat.size)
     }
 
     /// Checks that every process has something to compute.

@@ -137,7 +137,7 @@ impl RunDirectory {
         let created = team.agree(created)?;
         let path = created.as_ref().map(|directory| directory.path.as_os_str().as_encoded_bytes().to_vec());
         let path = team.from_leader(&path.unwrap_or_default())?;
-        Ok(created.unwrap_or_else(|| Self::at(PathBuf::from(String::from_utf8_lossy(&path).into_owned()))))
+        Ok(created.unwrap_or_else(|| Self::at(decoded(path))))
     }
 
     /// The directory of the run that a path is, or is a part of: its adapter, its best model, or a checkpoint.
@@ -369,6 +369,14 @@ fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();
     first == Some(Component::Normal(OsStr::new(name))) && components.next().is_none()
+}
+
+/// A path from the bytes that another process has of it.
+fn decoded(bytes: Vec<u8>) -> PathBuf {
+    #[cfg(unix)]
+    return PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes));
+    #[cfg(not(unix))]
+    return String::from_utf8_lossy(&bytes).into_owned().into();
 }
 
 #[cfg(test)]

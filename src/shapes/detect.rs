@@ -50,7 +50,12 @@ pub struct Detected {
 pub fn detect(picture: &[f32], size: usize) -> Vec<Detected> {
     let pixels = differences(picture, size);
     let labels: Vec<Option<Colour>> = pixels.iter().map(|pixel| label(*pixel)).collect();
+    // With its edge, a pixel covers at most itself and its eight neighbours. Large noisy pictures have specks by the
+    // thousand, and looking at each would take long.
+    let unit = SIDE / size as f64;
+    let may_be_object = |component: &[usize]| 9.0 * component.len() as f64 * unit * unit > SMALLEST[0];
     let mut found: Vec<Detected> = (components(&labels, size).into_iter())
+        .filter(|(_, component)| may_be_object(component))
         .filter_map(|(colour, component)| Region::new(&pixels, &labels, colour, &component, size).detected())
         .collect();
     found.sort_by(|one, other| other.presence.total_cmp(&one.presence));

@@ -7,9 +7,10 @@ use safetensors::tensor::Dtype;
 
 use super::pipeline::TextToImage;
 use crate::error::{Error, Result};
-use crate::files::{read_file, write_atomically};
+use crate::files::read_file;
 use crate::model::folder::MODEL_INDEX;
 use crate::model::{TRANSFORMER_WEIGHTS, header};
+use crate::saved::write_files;
 
 impl TextToImage {
     /// Writes all of the pipeline into a folder, which is new or empty unless files may be replaced; the transformer in 16
@@ -50,15 +51,10 @@ impl TextToImage {
                 false => weights.extend_from_slice(bytemuck::cast_slice(&values)),
             }
         }
-        let write = |name: &str, bytes: &[u8]| {
-            let path = folder.join(name);
-            let inside = path.parent().unwrap_or(folder);
-            std::fs::create_dir_all(inside).map_err(|cause| Error::unwritable(inside, cause))?;
-            write_atomically(&path, bytes).map(drop)
-        };
-        write(TRANSFORMER_WEIGHTS, &weights)?;
-        ["transformer/config.json", "tokenizer/vocab.txt", MODEL_INDEX]
-            .into_iter()
-            .try_for_each(|name| write(name, &read_file(&pipeline.folder.join(name))?))
+        let mut files = vec![(TRANSFORMER_WEIGHTS, weights.into())];
+        for name in ["transformer/config.json", "tokenizer/vocab.txt", MODEL_INDEX] {
+            files.push((name, read_file(&pipeline.folder.join(name))?.into()));
+        }
+        write_files(folder, &files)
     }
 }

@@ -59,10 +59,11 @@ impl SceneLesson {
         };
         let TextNetwork::Mmdit(of_network) = &model.network else { unreachable!("it is one") };
         of_network.check("[model]")?;
+        // The index is written last: without it, the folder is no pipeline.
         let beside: Vec<PipelineFile> = vec![
-            (MODEL_INDEX, words_index().into()),
             ("transformer/config.json", of_network.to_json().into()),
             ("tokenizer/vocab.txt", vocabulary.iter().flat_map(|word| [*word, "\n"]).collect::<String>().into()),
+            (MODEL_INDEX, words_index().into()),
         ];
         let drawn = StoredTransformer::drawn(&model, config.run.seed, beside)?;
         model.published = Some(Shared(Arc::new(drawn.clone())));

@@ -130,6 +130,8 @@ fn a_folder_of_words_is_exported_whole() {
 fn the_built_in_model_is_tuned_on_policy_and_resumed_byte_for_byte() {
     let here = place();
     here.run("config check builtin:shapes").succeeds();
+    let inspected = here.run("inspect builtin:shapes-base").succeeds();
+    assert!(inspected.contains("words and pixels") && inspected.contains("--prompt \"a red disc\""), "{inspected}");
     here.run("-q train --config train.toml --out whole").succeeds();
     here.run("-q train --config train.toml --out parts --set train.iterations=1").succeeds();
     here.run("-q train --out parts --resume --set train.iterations=2").succeeds();

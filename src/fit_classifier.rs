@@ -10,7 +10,8 @@ use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
-use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
+use crate::optimizer::{GRADIENTS, MicroBatches, Optimizer, PARAMETERS, StepReport};
+use crate::ranks::{Seat, Team};
 
 /// The classifier network for a data set.
 pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig {
@@ -20,6 +21,15 @@ pub fn network(data: &Dataset, config: &config::Classifier) -> ClassifierConfig 
         hidden_size: config.hidden_size,
         num_classes: data.class_names.len(),
     }
+}
+
+/// Checks that every rank of a team has a micro-batch of each batch.
+///
+/// # Errors
+/// [`Error::Input`](crate::error::Error::Input) with the numbers, and what to change.
+pub fn check_share(config: &config::Classifier, seat: Seat) -> Result<()> {
+    let (batch, micro_batch) = (config.batch_size, config.effective_micro_batch());
+    seat.check_batches(batch, micro_batch, "a step", "classifier.micro_batch", "raise `classifier.batch_size`")
 }
 
 /// What fitting reads of a configuration.
@@ -51,6 +61,7 @@ impl From<&Config> for FitSettings {
 pub struct Fitting<'a> {
     settings: FitSettings,
     data: &'a Dataset,
+    batches: MicroBatches,
     /// Weights and moments.
     pub optimizer: Optimizer,
     plan: Plan,
@@ -60,7 +71,7 @@ pub struct Fitting<'a> {
     loss: Tensor,
 }
 
-/// Forward and backward pass of one batch.
+/// Forward and backward pass of one micro-batch.
 #[derive(Debug)]
 pub struct FittingGraph {
     /// The computation.
@@ -72,9 +83,9 @@ pub struct FittingGraph {
 }
 
 impl FittingGraph {
-    /// Records a batch. Normal noise is added to the images, so that the classifier can also handle imperfect samples.
+    /// Records a micro-batch. Normal noise is added to the images, so that the classifier can also handle imperfect samples.
     pub fn record(config: &config::Classifier, network: &ClassifierConfig) -> Self {
-        let batch = config.batch_size;
+        let batch = config.effective_micro_batch();
         let mut graph = Graph::new();
         let images = graph.input("images", &[batch, network.dim()]);
         let labels = graph.input_indices("labels", &[batch]);
@@ -85,7 +96,7 @@ impl FittingGraph {
         let noisy = sampler_step(&mut graph, images, images, epsilon, mixture);
         let parameters = network.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
         let logits = Classifier::new(parameters).logits(&mut graph, noisy);
-        let weight = graph.constant("weight", &[batch], vec![1.0 / batch as f32; batch]);
+        let weight = graph.constant("weight", &[batch], vec![1.0 / config.batch_size as f32; batch]);
         let [loss, _, _] = graph.scope("loss", |graph| cross_entropy(graph, logits, labels, weight));
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
@@ -103,9 +114,13 @@ impl<'a> Fitting<'a> {
         let optimizer = Optimizer::new(gpu, network.layout(), &network.initial_weights(settings.seed))?;
         let recorded = FittingGraph::record(&settings.classifier, network);
         let plan = Plan::new(gpu, &recorded.graph, optimizer.stores())?;
+        let classifier = &settings.classifier;
+        let batches =
+            MicroBatches::new(classifier.batch_size, classifier.effective_micro_batch(), classifier.reduction);
         Ok(Self {
             settings,
             data,
+            batches,
             optimizer,
             plan,
             images: recorded.images,
@@ -115,32 +130,47 @@ impl<'a> Fitting<'a> {
         })
     }
 
+    /// From now on, each batch is shared with the other ranks of a team.
+    pub fn join(&mut self, team: &Team) {
+        self.batches.join(team);
+    }
+
+    /// What is random of a sample of a step depends on this.
+    fn key(&self, step: usize, sample: usize, domain: u32) -> NoiseKey {
+        NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: sample as u32, step: domain }
+    }
+
     /// Trains on one batch; the loss is the mean cross-entropy.
     ///
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
     pub fn step(&mut self, step: usize) -> Result<StepReport> {
-        let stream = |domain: u32| {
-            Stream::new(NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: 0, step: domain })
-        };
-        let (mut choice, mut augment) = (stream(SHUFFLE), stream(AUGMENT));
-        let (mut images, mut labels, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        for sample in 0..self.settings.classifier.batch_size {
-            let index = choice.below(self.data.len() as u32) as usize;
-            self.data.push_image(&mut images, index, self.settings.horizontal_flip && augment.uniform() < 0.5);
-            labels.push(self.data.labels[index]);
-            let key = NoiseKey {
-                seed: self.settings.seed,
-                rollout: step as u32,
-                sample: sample as u32,
-                step: PRETRAIN_NOISE,
-            };
-            keys.push(NoiseWords::from(key));
-        }
-        self.plan.write(self.images, &images);
-        self.plan.write(self.labels, &labels);
-        self.plan.write_structs(self.keys, &keys);
-        self.plan.run()?;
+        let [mut choice, mut augment] = [SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
+        let batches = self.batches.clone();
+        let loss = batches.gradient(
+            self,
+            |it| &it.optimizer,
+            |it, samples, is_own| {
+                let (mut images, mut labels, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+                for sample in samples {
+                    let index = choice.below(it.data.len() as u32) as usize;
+                    let flip = it.settings.horizontal_flip && augment.uniform() < 0.5;
+                    if is_own {
+                        it.data.push_image(&mut images, index, flip);
+                        labels.push(it.data.labels[index]);
+                        keys.push(NoiseWords::from(it.key(step, sample, PRETRAIN_NOISE)));
+                    }
+                }
+                if !is_own {
+                    return Ok(Vec::new());
+                }
+                it.plan.write(it.images, &images);
+                it.plan.write(it.labels, &labels);
+                it.plan.write_structs(it.keys, &keys);
+                it.plan.run()?;
+                it.plan.read(&[it.loss])
+            },
+        )?;
         self.optimizer.update(&AdamWSettings {
             learning_rate: self.settings.classifier.learning_rate,
             beta1: 0.9,
@@ -150,9 +180,7 @@ impl<'a> Fitting<'a> {
             max_grad_norm: 0.0,
             average_decay: 1.0,
         })?;
-        let losses: Vec<f32> = self.plan.read(&[self.loss])?;
-        let loss = losses.iter().map(|loss| f64::from(*loss)).sum();
-        let norm = self.optimizer.norm()?;
+        let norm = self.optimizer.norm_of_team(self.batches.team())?;
         let when = format!("step {}", step + 1);
         self.optimizer.settle(norm, self.settings.max_skipped_updates, &when, "classifier.learning_rate")?;
         Ok(StepReport { loss, norm, learning_rate: self.settings.classifier.learning_rate })

@@ -1,6 +1,8 @@
 //! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average. Each is one
 //! flat store, updated by one dispatch per chunk.
 
+mod micro_batches;
+
 use std::sync::Arc;
 
 use safetensors::tensor::Dtype;
@@ -13,6 +15,8 @@ use crate::model::folder::StoredTensors;
 use crate::model::{Layout, OnDevice, WeightSource, header};
 use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
 use crate::ranks::Team;
+
+pub use micro_batches::MicroBatches;
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");

@@ -18,8 +18,8 @@ use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network, WeightSource};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
-use crate::optimizer::{GRADIENTS, Optimizer, PARAMETERS, StepReport};
-use crate::ranks::{PartialSums, Seat, Team};
+use crate::optimizer::{GRADIENTS, MicroBatches, Optimizer, PARAMETERS, StepReport};
+use crate::ranks::{Seat, Team};
 
 /// Forward and backward pass of one micro-batch of flow matching.
 #[derive(Debug)]
@@ -184,14 +184,13 @@ pub struct Pretraining<'a> {
     settings: PretrainSettings,
     model: FlowModel,
     data: &'a dyn Examples,
-    micro_batch: usize,
+    batches: MicroBatches,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
     plan: Plan,
     /// Whether it was reported that activations do not fit in 16 bits.
     reported: bool,
-    team: Team,
 }
 
 /// Checks that every rank of a team has a micro-batch of each batch.
@@ -248,22 +247,13 @@ impl<'a> Pretraining<'a> {
         let plan = Plan::new(gpu, &step_graph.graph, &stores)?;
         plan.write(step_graph.weight, &vec![1.0 / settings.pretrain.batch_size as f32; micro_batch]);
         let model = network.model.clone();
-        Ok(Self {
-            settings,
-            model,
-            data,
-            micro_batch,
-            optimizer,
-            step_graph,
-            plan,
-            reported: false,
-            team: Team::default(),
-        })
+        let batches = MicroBatches::new(settings.pretrain.batch_size, micro_batch, settings.pretrain.reduction);
+        Ok(Self { settings, model, data, batches, optimizer, step_graph, plan, reported: false })
     }
 
-    /// From now on, each batch is shared with the other ranks of a team: each has consecutive micro-batches.
+    /// From now on, each batch is shared with the other ranks of a team.
     pub fn join(&mut self, team: &Team) {
-        self.team = team.clone();
+        self.batches.join(team);
     }
 
     /// The learning rate of a step: linear warm-up, then constant or half a cosine.
@@ -295,24 +285,20 @@ impl<'a> Pretraining<'a> {
         let [times, dropout, choice, augment] =
             [PRETRAIN_TIME, DROPOUT, SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
         let mut choices = Choices { times, dropout, choice, augment };
-        let (seat, batches) = (self.team.seat(), self.settings.pretrain.batch_size / self.micro_batch);
-        let in_tree = self.settings.pretrain.reduction.is_tree(seat.size);
-        let mut sums = PartialSums::new(seat, if in_tree { batches } else { seat.size });
-        let computed = self.compute(step, &mut choices, in_tree.then_some(&mut sums));
-        let losses = self.team.agree(computed)?;
-        if !in_tree && self.team.is_many() {
-            let gradients = self.optimizer.take_gradients();
-            sums.push(self.team.agree(gradients)?);
-        }
-        if in_tree || self.team.is_many() {
-            self.optimizer.put_gradients(&sums.over(&self.team, self.optimizer.gradient_elements())?);
-        }
-        let losses = self.team.gather(bytemuck::cast_slice(&losses))?;
-        let losses: Vec<f32> = losses.iter().flat_map(|part| bytemuck::pod_collect_to_vec::<u8, f32>(part)).collect();
-        let mut loss = 0.0;
-        for losses in losses.chunks(self.micro_batch) {
-            loss += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        }
+        let batches = self.batches.clone();
+        let loss = batches.gradient(
+            self,
+            |it| &it.optimizer,
+            |it, samples, is_own| {
+                let drawn: Vec<Drawn> = samples.clone().map(|_| it.draw(&mut choices)).collect();
+                if !is_own {
+                    return Ok(Vec::new());
+                }
+                it.write_micro_batch(step, samples.start, &drawn)?;
+                it.plan.run()?;
+                it.plan.read(&[it.step_graph.loss])
+            },
+        )?;
         let learning_rate = self.learning_rate(step);
         self.optimizer.update(&AdamWSettings {
             learning_rate,
@@ -323,10 +309,12 @@ impl<'a> Pretraining<'a> {
             max_grad_norm: self.settings.pretrain.max_grad_norm,
             average_decay: EmaWarmUp::Rational.decay(self.settings.pretrain.ema_decay, step as u64),
         })?;
-        let norm = self.optimizer.norm_of_team(&self.team)?;
+        let norm = self.optimizer.norm_of_team(self.batches.team())?;
         let when = format!("step {}", step + 1);
         let lost = match &self.step_graph.halves {
-            Some(halves) => LostInHalf::explain(&halves.take(&self.plan, &self.team)?, "pretrain.half_activations"),
+            Some(halves) => {
+                LostInHalf::explain(&halves.take(&self.plan, self.batches.team())?, "pretrain.half_activations")
+            }
             None => None,
         };
         if let Some(lost) = lost.as_ref().filter(|_| !self.reported) {
@@ -339,28 +327,6 @@ impl<'a> Pretraining<'a> {
             None => cause,
         })?;
         Ok(StepReport { loss, norm, learning_rate })
-    }
-
-    /// Computes the gradients of the micro-batches of this rank, which it adds up on the device, or gives to `sums` one by
-    /// one; returns the losses.
-    fn compute(&mut self, step: usize, choices: &mut Choices, mut sums: Option<&mut PartialSums>) -> Result<Vec<f32>> {
-        let batches = self.settings.pretrain.batch_size / self.micro_batch;
-        let own = self.team.seat().range(batches);
-        let mut losses = Vec::new();
-        for batch in 0..batches {
-            // Those of the other ranks are drawn, too: each choice follows the one before.
-            let drawn: Vec<Drawn> = (0..self.micro_batch).map(|_| self.draw(choices)).collect();
-            if !own.contains(&batch) {
-                continue;
-            }
-            self.write_micro_batch(step, batch * self.micro_batch, &drawn)?;
-            self.plan.run()?;
-            losses.extend(self.plan.read::<f32>(&[self.step_graph.loss])?);
-            if let Some(sums) = &mut sums {
-                sums.push(self.optimizer.take_gradients()?);
-            }
-        }
-        Ok(losses)
     }
 
     /// The choices of the next example.

@@ -1,4 +1,4 @@
-//! A set of training runs, one after another on one device; finished runs are not repeated.
+//! A set of training runs, one after another on one device, or spread over ranks; finished runs are not repeated.
 //!
 //! Every run has its own directory with the usual checkpoints. Whatever ends a sweep (Ctrl-C, a crash, a power cut), the
 //! same command continues it.
@@ -108,7 +108,7 @@ impl SweepPlan {
     /// That of the first run that would be refused, with its name.
     pub fn check(&self, gpu: &Gpu) -> Result<()> {
         let mut checked = HashSet::new();
-        for run in self.runs.iter().filter(|run| self.progress(run) == RunState::Open) {
+        for run in self.open().into_iter().map(|index| &self.runs[index]) {
             // Not again for each seed.
             if checked.insert(run.config.without_run().to_toml()) {
                 let name = format!(" (the run {}, seed {})", run.label, run.config.run.seed);
@@ -158,25 +158,47 @@ impl SweepPlan {
         }
     }
 
-    /// Runs the unfinished runs in order, until all are done or `stop` is set. `tell` is called when a run starts and
-    /// when it ends.
+    /// The indices of the runs that are still to do.
+    pub fn open(&self) -> Vec<usize> {
+        let is_open = |index: &usize| self.progress(&self.runs[*index]) == RunState::Open;
+        (0..self.runs.len()).filter(is_open).collect()
+    }
+
+    /// Encodes the prompts of runs into files, which all of them then read.
+    ///
+    /// # Errors
+    /// As [`StartingModel::loaded`].
+    pub fn encode_prompts(&self, gpu: &Arc<Gpu>, runs: &[usize], verbosity: Verbosity) -> Result<()> {
+        let mut encoded = HashSet::new();
+        for run in runs.iter().map(|index| &self.runs[*index]) {
+            let (model, path) = (self.model(run), path(&run.config));
+            let is_new = encoded.insert(std::ptr::from_ref(model));
+            if is_new && model.text().is_some() {
+                let folder = path.parent().unwrap_or(&path);
+                // What there is to warn of is said when the run begins.
+                model.loaded(gpu, &run.config, (folder, verbosity), |_| ())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does these runs in order, until all are done or `stop` is set. `tell` is called when a run starts and when it ends.
     ///
     /// # Errors
     /// As [`SweepPlan::execute`].
     pub fn execute_all(
         &self,
         gpu: &Arc<Gpu>,
+        runs: &[usize],
         verbosity: Verbosity,
         stop: &Arc<AtomicBool>,
         mut tell: impl FnMut(usize, &SweepRun, Option<&Ended>),
     ) -> Result<()> {
-        for (index, run) in self.runs.iter().enumerate() {
-            if self.progress(run) != RunState::Open {
-                continue;
-            }
+        for index in runs.iter().copied() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
+            let run = &self.runs[index];
             tell(index, run, None);
             tell(index, run, Some(&self.execute(gpu, run, verbosity, stop)?));
         }

@@ -3,6 +3,10 @@
 //!
 //! `cargo test --release --features mpi --test mpi`
 
+#[path = "mpi/commands.rs"]
+mod commands;
+#[path = "mpi/deaths.rs"]
+mod deaths;
 #[allow(dead_code, reason = "the kernels use the rest")]
 #[path = "common/skip.rs"]
 mod skip;
@@ -10,16 +14,12 @@ mod skip;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use flowdppo_wgpu::run::metrics;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_flowdppo-wgpu");
-
-/// Within this time every rank ends after another has died.
-const LONGEST_END: Duration = Duration::from_secs(30);
 
 /// Whether ranks can be started here. One test at a time starts them: each rank uses all processors.
 fn ready() -> Option<MutexGuard<'static, ()>> {
@@ -177,36 +177,6 @@ fn any_number_of_ranks_writes_the_same_bytes() {
 }
 
 #[test]
-fn pretraining_writes_the_same_bytes_on_any_number_of_ranks() {
-    let Some(_one) = ready() else { return };
-    let sets = [
-        "pretrain.steps=4",
-        "pretrain.warmup_steps=1",
-        "pretrain.batch_size=12",
-        "pretrain.micro_batch=2",
-        "pretrain.log_every=1",
-        "pretrain.sample_every=2",
-        "pretrain.save_every=2",
-        "preview.per_class=1",
-        "preview.steps=2",
-    ];
-    let name = |size: usize| format!("pretrained-{size}");
-    for size in [1, 2, 4] {
-        let run = folder().join(name(size)).display().to_string();
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/rings/pretrain.toml").display().to_string();
-        let sets = sets.iter().flat_map(|set| ["--set", set]);
-        let arguments = ["pretrain", "--config", &config, "--out", &run].into_iter().chain(sets);
-        finish(mpirun(&[(size, arguments.map(str::to_owned).collect())]));
-        for part in
-            ["model.safetensors", "metrics.jsonl", "samples/000004.png", "checkpoints/000002/optimizer.safetensors"]
-        {
-            let [one, many] = [1, size].map(|size| fs::read(folder().join(name(size)).join(part)));
-            assert!(one.expect("the run wrote it") == many.expect("the run wrote it"), "{size} ranks: {part}");
-        }
-    }
-}
-
-#[test]
 fn a_run_continues_with_another_number_of_ranks() {
     let Some(_one) = ready() else { return };
     let expected = undisturbed();
@@ -218,119 +188,6 @@ fn a_run_continues_with_another_number_of_ranks() {
         // The end of a shorter run was measured and drawn as well, but what was trained is the same.
         assert!(!part.starts_with("checkpoints") && part != "model.safetensors", "{part}: {} bytes", bytes.len());
     }
-}
-
-/// Starts a run and waits for a condition; `None` if the run ended before.
-fn start_and_wait_for(command: &mut Command, run: &Path, seen: impl Fn(&Path) -> bool) -> Option<Child> {
-    let mut child = command.spawn().expect("mpirun starts");
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !seen(run) {
-        if child.try_wait().expect("mpirun is our child").is_some() {
-            return None;
-        }
-        assert!(Instant::now() < deadline, "{} does not reach the expected state", run.display());
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Some(child)
-}
-
-/// The process of rank 1 of a run, which its log names.
-fn second_rank(run: &Path) -> Option<String> {
-    let log = fs::read_to_string(run.join("rank-1.log")).ok()?;
-    Some(log.split("process ").nth(1)?.split_whitespace().next()?.to_owned())
-}
-
-fn signal(signal: &str, process: &str) {
-    let sent = Command::new("kill").args([signal, process]).status().expect("there is a kill");
-    assert!(sent.success());
-}
-
-/// Kills a rank when a condition is met; all end in time, with a message; and resuming gives the undisturbed bytes.
-fn kill_and_resume(name: &str, seen: impl Fn(&Path) -> bool, wait: Duration) {
-    let run = folder().join(name);
-    let mut command = mpirun(&[(2, train("configs/rings/train.toml", name, &[]))]);
-    let child = start_and_wait_for(&mut command, &run, |run| second_rank(run).is_some() && seen(run));
-    let child = child.unwrap_or_else(|| panic!("{name}: the run ended before it could be disturbed"));
-    std::thread::sleep(wait);
-    let begin = Instant::now();
-    signal("-KILL", &second_rank(&run).expect("its log names it"));
-    let output = child.wait_with_output().expect("mpirun is our child");
-    assert!(begin.elapsed() < LONGEST_END, "{name}: {:?}", begin.elapsed());
-    assert!(!output.status.success(), "{name}");
-    let said = text(&output);
-    assert!(
-        said.contains("rank 1 (process ") && said.contains("has died") && said.contains("--resume"),
-        "{name}: {said}"
-    );
-    finish(mpirun(&[(2, resume_or_start(name))]));
-    assert_same(name, undisturbed());
-}
-
-/// A run that was killed before its first line of metrics starts over.
-fn resume_or_start(name: &str) -> Vec<String> {
-    match folder().join(name).join("config.toml").is_file() {
-        true => resume(name),
-        false => train("configs/rings/train.toml", name, &[]),
-    }
-}
-
-fn has_line(run: &Path, iteration: usize) -> bool {
-    fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() > iteration)
-}
-
-#[test]
-fn all_end_when_a_rank_is_killed_and_the_run_can_be_resumed() {
-    let Some(_one) = ready() else { return };
-    undisturbed();
-    // Before the first line: in the first rollout. After a line: in an evaluation, a rollout or an update.
-    kill_and_resume("killed-in-rollout", |run| run.join("device.json").is_file(), Duration::ZERO);
-    kill_and_resume("killed-in-update", |run| has_line(run, 1), Duration::from_millis(30));
-    let is_writing = |run: &Path| {
-        fs::read_dir(run.join("checkpoints")).is_ok_and(|mut entries| {
-            entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(".000001.tmp")))
-        })
-    };
-    kill_and_resume("killed-in-checkpoint", |run| is_writing(run) || has_line(run, 1), Duration::ZERO);
-}
-
-#[test]
-fn a_run_that_is_asked_to_end_is_saved_by_all() {
-    let Some(_one) = ready() else { return };
-    let (name, run) = ("asked", folder().join("asked"));
-    let mut command = mpirun(&[(2, train("configs/rings/train.toml", name, &["train.iterations=200"]))]);
-    let child = start_and_wait_for(&mut command, &run, |run| has_line(run, 1)).expect("200 iterations take longer");
-    // The launcher passes it on.
-    signal("-USR1", &child.id().to_string());
-    let output = child.wait_with_output().expect("mpirun is our child");
-    assert!(output.status.success(), "{}", text(&output));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("stopped after iteration") && said.contains("--resume"), "{said}");
-    assert!(!run.join("before_after.png").exists());
-}
-
-#[test]
-fn a_reward_that_fails_on_one_rank_ends_all_and_loses_nothing() {
-    let Some(_one) = ready() else { return };
-    // The program of rank 1 stops working after the first iteration.
-    let script = "import json, os, sys\n\
-                  for line in sys.stdin:\n    \
-                      request = json.loads(line)\n    \
-                      late = any(item.get('iteration', 0) > 0 and item['purpose'] == 'training' for item in request.get('items', []))\n    \
-                      if late and os.environ.get('OMPI_COMM_WORLD_RANK') == '1': sys.exit(3)\n    \
-                      answer = {'id': 0} if 'hello' in request else {'id': request['id'], 'scores': [item['sample'] % 3 for item in request['items']]}\n    \
-                      print(json.dumps(answer), flush=True)\n";
-    let [program, config] = ["reward.py", "failing.toml"].map(|name| folder().join(name));
-    fs::write(&program, script).expect("the folder is writable");
-    let reward = format!("[[reward]]\nkind = \"command\"\nprogram = [\"python3\", {program:?}]\nretries = 0\n");
-    fs::write(&config, reward).expect("the folder is writable");
-    let arguments = train(&config.display().to_string(), "failing", &["checkpoint.every=0"]);
-    let output = mpirun(&[(2, arguments)]).output().expect("mpirun starts");
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    let said = text(&output);
-    for part in ["error: rank 1: the program", "saved up to iteration 1", "fix the reward", "--resume"] {
-        assert!(said.contains(part), "{part}: {said}");
-    }
-    assert_eq!(said.matches("error: ").count(), 1, "one rank talks: {said}");
 }
 
 #[test]
@@ -359,7 +216,11 @@ fn ranks_that_would_train_different_runs_are_refused() {
 
     let output = mpirun(&[(2, vec!["devices".to_owned()])]).output().expect("mpirun starts");
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("only `train` and `pretrain` are shared by several processes"), "{}", text(&output));
+    assert!(
+        text(&output).contains("are shared by several processes, and this command was started 2 times"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]

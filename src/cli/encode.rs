@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::sample_text::T5Arguments;
-use super::{Global, say};
+use super::{Global, ranks, say};
 use crate::error::{Error, Result};
 use crate::run::Progress;
 use crate::text_to_image::{FileOptions, TextToImage, counted, cut_warnings, encode_to_file, folder_of, read_prompts};
@@ -53,12 +53,15 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let model = TextToImage::open(&folder, None)?;
     let prompts = read_prompts(&arguments.prompts)?;
     let encoders = model.encoders(arguments.t5.choice())?;
+    let team = &global.team;
+    ranks::check_same_command(global, &[("command line", format!("{arguments:?}"))])?;
     global.outputs().reads(&folder).reads(&arguments.prompts).file(&arguments.out)?;
     let gpu = global.open("")?;
+    ranks::check_equal_devices(team, &gpu)?;
     let half = arguments.precision == Precision::F16;
     let options = FileOptions { path: &arguments.out, half, group: arguments.group.into() };
     let mut progress = Progress::new("encoding", prompts.len() as u64, global.verbosity());
-    let cut = encode_to_file(&gpu, &encoders, &prompts, &arguments.negative_prompt, options, &mut |done| {
+    let cut = encode_to_file(&gpu, &encoders, &prompts, &arguments.negative_prompt, options, team, &mut |done| {
         progress.update(done as u64, "");
     })?;
     progress.finish(&format!("{} encoded", counted(prompts.len(), "prompt")));

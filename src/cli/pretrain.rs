@@ -8,14 +8,13 @@ use super::resume::RunStart;
 use super::{Global, RunArguments, ranks, supervised};
 use crate::config::{Command, Config};
 use crate::data::Shown;
-use crate::error::{Error, Result};
-use crate::gpu::{AdapterDescription, Gpu};
+use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
 use crate::memory::OtherParts;
 use crate::model::StoredModel;
 use crate::preflight::{self, Lesson};
 use crate::pretrain;
-use crate::ranks::Team;
 use crate::run::RunDirectory;
 use crate::saved::going_on;
 use crate::supervised::{Pretrainer, PretrainingPlan};
@@ -35,7 +34,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     ranks::settle_reduction(team, &mut start.config.pretrain.reduction, "pretrain.reduction", is_resumed);
     pretrain::check_share(&start.config.pretrain, team.seat())?;
     let files = || supervised::inputs(&start.config, Command::Pretrain);
-    ranks::check_same(team, &start.config, start.newest.as_ref(), files)?;
+    ranks::check_same(global, &start.config, start.newest.as_ref(), files)?;
     let config = going_on(&start.config, start.newest.as_ref());
     let lesson = preflight::pretrain(&config)?;
     let planned = lesson.planned()?;
@@ -74,21 +73,6 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Checks that all ranks have equal devices: in pretraining none follows another, and others round differently.
-///
-/// # Errors
-/// [`Error::Input`] with two that differ.
-fn check_equal_devices(team: &Team, gpu: &Gpu) -> Result<()> {
-    let AdapterDescription { name, driver, .. } = gpu.description();
-    match team.differing(&format!("{name}, {driver}"))? {
-        None => Ok(()),
-        Some([first, other]) => Err(Error::input(format!(
-            "ranks have different devices ({first}; {other}), which round differently, and pretrain needs equal ones: choose \
-             them with --device, or start ranks only where they are equal"
-        ))),
-    }
-}
-
 /// What training takes besides data and model.
 struct Job<'a> {
     global: &'a Global,
@@ -101,7 +85,7 @@ impl Job<'_> {
     /// Trains with all ranks, whatever it learns.
     fn train(&self, start: RunStart, data: &dyn Shown, pretrainer: &mut Pretrainer<'_>) -> Result<()> {
         let Job { global, arguments, gpu, config } = *self;
-        check_equal_devices(&global.team, gpu)?;
+        ranks::check_equal_devices(&global.team, gpu)?;
         pretrainer.join(&global.team);
         let (command, pace) = (Command::Pretrain, Pretrainer::pace(config));
         supervised::train(&supervised::Work { global, arguments, command, gpu, data, pace }, start, pretrainer)

@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use super::Command;
+use super::{Command, Global};
 use crate::config::{Config, Reduction};
 use crate::error::{Error, Result};
-use crate::gpu::adapters;
+use crate::gpu::{AdapterDescription, Gpu, adapters};
 use crate::ranks::{Team, rank_log};
 use crate::run::LoadedCheckpoint;
 use crate::run::inputs::Inputs;
@@ -19,7 +19,11 @@ use crate::text::printable;
 pub(super) fn check_command(team: &Team, command: &Command) -> Result<()> {
     let size = team.seat().size;
     let is_shared = match command {
-        Command::Train(_) | Command::Pretrain(_) => true,
+        Command::Train(_)
+        | Command::Pretrain(_)
+        | Command::FitClassifier(_)
+        | Command::Encode(_)
+        | Command::Sweep(_) => true,
         Command::Bench(arguments) => arguments.is_shared(),
         _ => false,
     };
@@ -28,8 +32,8 @@ pub(super) fn check_command(team: &Team, command: &Command) -> Result<()> {
     }
     // Every rank says the same.
     Err(Error::input(format!(
-        "only `train` and `pretrain` are shared by several processes, and this command was started {size} times: start it once, \
-         without mpirun"
+        "only `train`, `pretrain`, `fit-classifier`, `encode` and `sweep` are shared by several processes, and this command was \
+         started {size} times: start it once, without mpirun"
     )))
 }
 
@@ -91,32 +95,74 @@ fn indices(named: &str) -> Option<Vec<usize>> {
     listed.flatten()
 }
 
-/// Checks that all ranks run the same program, and would train the same run; `files` are those that it depends on.
+/// Checks that all ranks run the same program with the same options, and would train the same run; `files` are those that
+/// it depends on.
 ///
 /// # Errors
 /// [`Error::Input`] that names what differs.
 pub(super) fn check_same(
-    team: &Team,
+    global: &Global,
     config: &Config,
     newest: Option<&LoadedCheckpoint>,
     files: impl FnOnce() -> Result<Inputs>,
 ) -> Result<()> {
-    if !team.is_many() {
+    if !global.team.is_many() {
         return Ok(());
     }
-    let checksum = |bytes: &[u8]| format!("CRC-32 {:08x}", crc32fast::hash(bytes));
+    let files = global.team.agree(files())?;
+    check_same_command(
+        global,
+        &[
+            ("configuration", checksum(config.to_toml().as_bytes())),
+            ("content of the files that it names", checksum(format!("{files:?}").as_bytes())),
+            (
+                "point to continue from",
+                newest.map_or_else(|| "the beginning".to_owned(), |newest| format!("iteration {}", newest.iteration)),
+            ),
+        ],
+    )
+}
+
+/// Checks that all ranks run the same program with the same options, and have the same of what else counts: names and
+/// values.
+///
+/// # Errors
+/// [`Error::Input`] that names what differs.
+pub(super) fn check_same_command(global: &Global, more: &[(&str, String)]) -> Result<()> {
+    if !global.team.is_many() {
+        return Ok(());
+    }
     let program = std::env::current_exe().and_then(std::fs::read);
-    let files = team.agree(files())?;
     let values = [
         ("program", program.map_or_else(|_| "unknown".to_owned(), |bytes| checksum(&bytes))),
-        ("configuration", checksum(config.to_toml().as_bytes())),
-        ("content of the files that it names", checksum(format!("{files:?}").as_bytes())),
-        (
-            "point to continue from",
-            newest.map_or_else(|| "the beginning".to_owned(), |newest| format!("iteration {}", newest.iteration)),
-        ),
+        ("`--limits` or `--checked`", format!("{:?}, {}", global.limits, global.checked)),
     ];
-    team.check_same(&values, "start all of them with the same program, command line and files, on a shared file system")
+    let remedy = "start all of them with the same program, command line and files, on a shared file system";
+    global.team.check_same(&[&values, more].concat(), remedy)
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    format!("CRC-32 {:08x}", crc32fast::hash(bytes))
+}
+
+/// Checks that all ranks have equal devices: in supervised training none follows another, and others round differently.
+///
+/// # Errors
+/// [`Error::Input`] with two that differ.
+pub(super) fn check_equal_devices(team: &Team, gpu: &Gpu) -> Result<()> {
+    match team.differing(&device_of(gpu))? {
+        None => Ok(()),
+        Some([first, other]) => Err(Error::input(format!(
+            "ranks have different devices ({first}; {other}), which round differently, and this command needs equal ones: \
+             choose them with --device, or start ranks only where they are equal"
+        ))),
+    }
+}
+
+/// A device as ranks compare it.
+pub(super) fn device_of(gpu: &Gpu) -> String {
+    let AdapterDescription { name, driver, .. } = gpu.description();
+    format!("{name}, {driver}")
 }
 
 /// Does work on rank 0 before the others: it may write files, which they then find.
@@ -138,15 +184,20 @@ pub(super) fn leader_first<T>(team: &Team, work: impl Fn() -> Result<T>) -> Resu
 pub(super) fn ended(team: &Team, outcome: Result<()>) -> Result<()> {
     match team.agree(outcome) {
         Err(error) if team.is_many() && !team.has_failed() => {
-            let (rank, error_text) = (team.seat().rank, error.to_string());
-            if !rank_log::is_open() {
-                let _ = writeln!(std::io::stderr(), "error: rank {rank}: {}", printable(&error_text));
-            }
-            let _ = writeln!(AboveBar, "error: rank {rank}: {}", printable(&error_text));
+            tell_all(team, &error.to_string());
             team.abort(&error)
         }
         outcome => outcome,
     }
+}
+
+/// Tells the user, and the log of this rank, of an error here while the others go on.
+pub(super) fn tell_all(team: &Team, error: &str) {
+    let text = format!("error: rank {}: {}", team.seat().rank, printable(error));
+    if !rank_log::is_open() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+    let _ = writeln!(AboveBar, "{text}");
 }
 
 #[cfg(test)]

@@ -110,8 +110,11 @@ fn resumed(arguments: &RunArguments, command: Command, team: &Team) -> Result<Ru
 
 /// A configuration with the order of sums that a run has begun with, if it leaves that open.
 fn same_start(mut file: Config, begun: &Config) -> Config {
-    let pairs =
-        [(&mut file.train.reduction, begun.train.reduction), (&mut file.pretrain.reduction, begun.pretrain.reduction)];
+    let pairs = [
+        (&mut file.train.reduction, begun.train.reduction),
+        (&mut file.pretrain.reduction, begun.pretrain.reduction),
+        (&mut file.classifier.reduction, begun.classifier.reduction),
+    ];
     for (open, begun) in pairs.into_iter().filter(|(open, _)| **open == Reduction::Auto) {
         *open = begun;
     }

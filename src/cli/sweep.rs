@@ -1,15 +1,18 @@
 //! `sweep`: a set of training runs, and their comparison.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
 
-use super::{Global, compare, say, stop_at_interrupt};
+use super::{Global, compare, ranks, say, stop_at_interrupt};
 use crate::config::{Sweep, SweepRun};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::gpu::Gpu;
 use crate::graph::DeviceProfile;
+use crate::ranks::{Team, rank_log};
 use crate::sweep::{Ended, RunState, SweepPlan};
 
 #[derive(Debug, Args)]
@@ -26,41 +29,93 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
-    let out = &arguments.out;
+    let (out, team) = (&arguments.out, &global.team);
     let runs = Sweep::load(&arguments.file)?.runs(&arguments.file.display().to_string(), &out.join("runs"))?;
     let device = runs[0].config.run.device.clone();
     let plan = SweepPlan::new(runs)?;
+    let open = plan.open();
+    check_same(global, &plan, &open)?;
     if arguments.dry_run {
         return dry_run(global, &plan, &device);
     }
-    let open = plan.runs().iter().filter(|run| plan.progress(run) == RunState::Open).count();
-    let total = plan.runs().len();
-    if open > 0 {
+    if !open.is_empty() {
         let gpu = global.open(&device)?;
         plan.check(&gpu)?;
-        prepare_folder(out, &arguments.file)?;
-        global.announce(format_args!("{open} of {total} runs to do on {}", gpu.description().name));
-        let stop = stop_at_interrupt(&global.team)?;
-        let count = |index: usize| format!("[{}/{total}]", index + 1);
-        plan.execute_all(&gpu, global.verbosity(), &stop, |index, run, ended| match ended {
-            None => global.announce(format_args!("{} {}", count(index), title(run))),
-            Some(Ended::Trained(outcome)) => {
-                if let Some(tuned) = &outcome.tuned {
-                    let (base, tuned) = (outcome.base.reward_mean, tuned.reward_mean);
-                    global.announce(format_args!("{} reward {base:.3} before, {tuned:.3} after", count(index)));
-                }
-            }
-            Some(Ended::Failed(message)) => global.announce(format_args!("{} failed: {message}", count(index))),
-        })?;
-        if stop.load(Ordering::Relaxed) {
-            let done = plan.runs().iter().filter(|run| plan.progress(run) != RunState::Open).count();
-            say(format_args!("stopped with {done} of {total} runs done; run the same command again to continue"));
+        warn_of_devices(team, &gpu)?;
+        // The input is checked on all ranks; only now write to the disk.
+        team.agree(Ok(()))?;
+        team.agree(if team.leads() { prepare_folder(out, &arguments.file) } else { Ok(()) })?;
+        rank_log::write_into(out, team.seat())?;
+        let ranks = if team.is_many() { format!(", spread over {} ranks", team.seat().size) } else { String::new() };
+        let count = format!("{} of {} runs", open.len(), plan.runs().len());
+        global.announce(format_args!("{count} to do on {}{ranks}", gpu.description().name));
+        if team.is_many() {
+            let encoded = if team.leads() { plan.encode_prompts(&gpu, &open, global.verbosity()) } else { Ok(()) };
+            team.agree(encoded)?;
         }
+        execute(global, &plan, &gpu, &open)?;
+    }
+    if !team.leads() {
+        return Ok(());
     }
     match plan.comparison()? {
         Some(comparison) => compare::write(global, &comparison, out),
         None => Ok(()),
     }
+}
+
+/// Checks that all ranks have the same sweep before them.
+fn check_same(global: &Global, plan: &SweepPlan, open: &[usize]) -> Result<()> {
+    if !global.team.is_many() {
+        return Ok(());
+    }
+    let configs = plan.runs().iter().map(|run| run.config.to_toml()).collect::<Vec<_>>().join("\n");
+    let (all, open) = (format!("CRC-32 {:08x}", crc32fast::hash(configs.as_bytes())), format!("{open:?}"));
+    ranks::check_same_command(global, &[("set of runs", all), ("list of runs to do", open)])
+}
+
+/// Runs on different devices are not quite comparable.
+fn warn_of_devices(team: &Team, gpu: &Gpu) -> Result<()> {
+    if let Some([first, other]) = team.differing(&ranks::device_of(gpu))?
+        && team.leads()
+    {
+        log::warn!(
+            "ranks have different devices ({first}; {other}), which round differently: the results of a run depend on which \
+             rank trains it"
+        );
+    }
+    Ok(())
+}
+
+/// Does the open runs, of several ranks each its own: every so many-th. A rank that fails lets the others finish theirs.
+fn execute(global: &Global, plan: &SweepPlan, gpu: &Arc<Gpu>, open: &[usize]) -> Result<()> {
+    let (team, total) = (&global.team, plan.runs().len());
+    let seat = team.seat();
+    let own: Vec<usize> = open.iter().copied().skip(seat.rank).step_by(seat.size).collect();
+    team.on_death("; finished runs are kept: start the same command again to continue".to_owned());
+    let stop = stop_at_interrupt(team)?;
+    let count = |index: usize| format!("[{}/{total}]", index + 1);
+    let done = plan.execute_all(gpu, &own, global.verbosity(), &stop, |index, run, ended| match ended {
+        None => global.announce(format_args!("{} {}", count(index), title(run))),
+        Some(Ended::Trained(outcome)) => {
+            if let Some(tuned) = &outcome.tuned {
+                let (base, tuned) = (outcome.base.reward_mean, tuned.reward_mean);
+                global.announce(format_args!("{} reward {base:.3} before, {tuned:.3} after", count(index)));
+            }
+        }
+        Some(Ended::Failed(message)) => global.announce(format_args!("{} failed: {message}", count(index))),
+    });
+    if let (Err(error), true) = (&done, team.is_many()) {
+        ranks::tell_all(team, &format!("{error}; the other ranks finish their runs"));
+    } else if team.is_many() {
+        global.announce(format_args!("waiting for the runs of the other ranks"));
+    }
+    team.agree(done)?;
+    if team.any(stop.load(Ordering::Relaxed))? {
+        let done = total - plan.open().len();
+        say(format_args!("stopped with {done} of {total} runs done; run the same command again to continue"));
+    }
+    Ok(())
 }
 
 /// Creates the folder and copies the sweep file into it.

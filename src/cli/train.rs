@@ -43,7 +43,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         // The others would print the same.
         return if team.leads() { print_cost(global, &config, newest.as_ref()) } else { Ok(()) };
     }
-    ranks::check_same(team, &config, newest.as_ref(), || rl::inputs(&config))?;
+    ranks::check_same(global, &config, newest.as_ref(), || rl::inputs(&config))?;
     let prepared = prepare(global, arguments, &config, existing.as_ref(), newest);
     let (gpu, run) = team.agree(prepared)?;
     let is_resumed = existing.is_some();

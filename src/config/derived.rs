@@ -1,6 +1,6 @@
 //! What follows from the keys of a section.
 
-use super::{Pretrain, Reference, Rollout, Train};
+use super::{Classifier, Pretrain, Reference, Rollout, Train};
 
 impl Rollout {
     /// Samples of a rollout: groups x group_size, or `usize::MAX` if that is more.
@@ -40,6 +40,13 @@ impl Reference {
 
 impl Pretrain {
     /// `pretrain.micro_batch`, at most the whole batch.
+    pub fn effective_micro_batch(&self) -> usize {
+        self.micro_batch.min(self.batch_size)
+    }
+}
+
+impl Classifier {
+    /// `classifier.micro_batch`, at most the whole batch.
     pub fn effective_micro_batch(&self) -> usize {
         self.micro_batch.min(self.batch_size)
     }

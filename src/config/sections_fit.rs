@@ -105,6 +105,11 @@ pub struct Classifier {
     /// Images per step.
     #[schemars(range(min = 1, max = MAX_SIZE))]
     pub batch_size: usize,
+    /// Images whose forward and backward pass run together; must divide `batch_size`, and a larger value means all.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
+    pub micro_batch: usize,
+    /// Like `train.reduction`, over the micro-batches of a step.
+    pub reduction: Reduction,
     /// AdamW's learning rate, constant.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
@@ -125,6 +130,8 @@ impl Default for Classifier {
             hidden_size: 128,
             steps: 1500,
             batch_size: 128,
+            micro_batch: 128,
+            reduction: Reduction::Auto,
             learning_rate: 1e-3,
             weight_decay: 0.01,
             noise_std: 0.15,

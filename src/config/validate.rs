@@ -65,7 +65,10 @@ impl Config {
             Command::FitClassifier if self.data.kind == DataKind::Captions => Err(Error::input(
                 "`data.kind` = \"captions\" has captions in place of the classes that a classifier learns: choose \"folder\"",
             )),
-            Command::FitClassifier => self.data.validate(),
+            Command::FitClassifier => {
+                self.data.validate()?;
+                self.classifier.validate()
+            }
         }
     }
 
@@ -460,5 +463,11 @@ impl Pretrain {
             return wrong("pretrain.warmup_steps", expected, self.warmup_steps);
         }
         Ok(())
+    }
+}
+
+impl Classifier {
+    fn validate(&self) -> Result<()> {
+        divides("classifier.micro_batch", self.effective_micro_batch(), "`classifier.batch_size`", self.batch_size)
     }
 }

@@ -113,6 +113,15 @@ fn in_round(length: u64, first: usize, piece: usize) -> usize {
     (length as usize).saturating_sub(first).min(piece)
 }
 
+/// Room for so many bytes together. Even for none it is on the heap: the address of an empty vector may be 1, which to MPI
+/// means that the other buffer is to be used.
+fn room(counts: &[i32]) -> Vec<u8> {
+    let length = counts.iter().map(|count| *count as usize).sum();
+    let mut bytes = Vec::with_capacity(usize::max(length, 1));
+    bytes.resize(length, 0);
+    bytes
+}
+
 /// Appends what was received in a round to what was before.
 fn append(to: &mut [Vec<u8>], mut received: &[u8], counts: &[i32]) {
     for (to, count) in to.iter_mut().zip(counts) {
@@ -139,12 +148,13 @@ impl Collective for Mpi {
         let (most, piece) = (lengths.iter().max().copied().unwrap_or(0) as usize, self.piece());
         for first in (0..most).step_by(piece) {
             let counts: Vec<i32> = lengths.iter().map(|length| in_round(*length, first, piece) as i32).collect();
-            let mut received = vec![0_u8; counts.iter().map(|count| *count as usize).sum()];
+            let mut received = room(&counts);
             let begin = own.len().min(first);
-            let mine = &own[begin..begin + in_round(own.len() as u64, first, piece)];
+            let mut mine = room(&counts[self.seat.rank..=self.seat.rank]);
+            mine.copy_from_slice(&own[begin..begin + in_round(own.len() as u64, first, piece)]);
             let displacements = starts(&counts);
             self.world.all_gather_varcount_into(
-                mine,
+                &mine[..],
                 &mut PartitionMut::new(&mut received[..], &counts[..], &displacements[..]),
             );
             append(&mut all, &received, &counts);
@@ -172,11 +182,12 @@ impl Collective for Mpi {
                 let begin = bytes.len().min(first);
                 &bytes[begin..begin + *count as usize]
             });
-            let parts: Vec<u8> = parts.collect::<Vec<&[u8]>>().concat();
-            let mut received = vec![0_u8; receive.iter().map(|count| *count as usize).sum()];
+            let mut to_send = room(&send);
+            to_send.copy_from_slice(&parts.collect::<Vec<&[u8]>>().concat());
+            let mut received = room(&receive);
             let (from, into) = (starts(&send), starts(&receive));
             self.world.all_to_all_varcount_into(
-                &Partition::new(&parts[..], &send[..], &from[..]),
+                &Partition::new(&to_send[..], &send[..], &from[..]),
                 &mut PartitionMut::new(&mut received[..], &receive[..], &into[..]),
             );
             append(&mut all, &received, &receive);

@@ -194,7 +194,9 @@ impl<'a> Fitter<'a> {
     /// # Errors
     /// If a tensor is too large for such a device.
     pub fn cost(config: &Config, network: &ClassifierConfig, profile: &DeviceProfile) -> Result<Cost> {
-        Cost::of(&network.layout(), &FittingGraph::record(&config.classifier, network).graph, 1, profile)
+        let graph = FittingGraph::record(&config.classifier, network).graph;
+        let replays = config.classifier.batch_size / config.classifier.effective_micro_batch();
+        Cost::of(&network.layout(), &graph, replays, profile)
     }
 
     /// The intervals between log lines, previews and checkpoints.
@@ -207,6 +209,13 @@ impl<'a> Fitter<'a> {
             preview_every: 0,
             save_every: classifier.save_every,
         }
+    }
+}
+
+impl Fitter<'_> {
+    /// From now on, steps are shared with the other ranks of a team.
+    pub fn join(&mut self, team: &Team) {
+        self.fitting.join(team);
     }
 }
 

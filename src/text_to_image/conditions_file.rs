@@ -19,6 +19,7 @@ use crate::gpu::Gpu;
 use crate::model::folder::StoredTensors;
 use crate::model::text::{CutPrompt, Weights};
 use crate::model::{Prompt, PromptEmbedding};
+use crate::ranks::Team;
 
 /// The entry of the header that says what made the file.
 const KEY: &str = "flowdppo_wgpu_conditions";
@@ -195,20 +196,29 @@ fn put_numbers(writer: &mut Writer<'_>, tensor: &str, row: usize, values: &[f32]
     writer.put(tensor, row, bytemuck::cast_slice(&halves))
 }
 
-/// Encodes prompts into a file, group by group. `done` is told how many prompts are done; what was cut off is returned as
-/// by [`Conditions::encode`](super::Conditions::encode).
+/// Encodes prompts into a file, group by group; of several ranks each encodes every so many-th, and rank 0 writes the file.
+/// `done` is told how many prompts are done; what was cut off is returned as by
+/// [`Conditions::encode`](super::Conditions::encode), on rank 0.
 ///
 /// # Errors
-/// As there, and if the file cannot be written.
+/// As there, and if the file cannot be written, or the connection fails.
 pub fn encode_to_file(
     gpu: &Arc<Gpu>,
     encoders: &Encoders,
     prompts: &[Prompt],
     negative: &str,
     options: FileOptions<'_>,
+    team: &Team,
     done: &mut dyn FnMut(usize),
 ) -> Result<Vec<CutPrompt>> {
     let lines: String = prompts.iter().map(|prompt| prompt.to_line() + "\n").collect();
+    let description = describe(encoders, &lines, negative)?.to_string();
+    team.check_same(&[("model or prompts", description.clone())], "give all of them the same files")?;
+    // The negative prompt goes first, with the first group.
+    let texts: Vec<&str> = [negative].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
+    if !team.leads() {
+        return encode_groups(gpu, encoders, &texts, options.group, team, |_| Ok(()));
+    }
     let (count, tokens, [width, pooled]) = (prompts.len(), encoders.prompts.tokens(), encoders.widths);
     let (path, dtype) = (options.path, if options.half { Dtype::F16 } else { Dtype::F32 });
     let tensors = [
@@ -219,30 +229,99 @@ pub fn encode_to_file(
         (PROMPTS, Dtype::U8, vec![lines.len()]),
     ];
     let tensors = tensors.into_iter().filter(|(_, _, shape)| !shape.contains(&0));
-    let metadata = (KEY, describe(encoders, &lines, negative)?.to_string());
     let mut cut = Vec::new();
     fill_atomically(path, |file| {
-        let mut writer = Writer::begin(path, file, tensors, metadata)?;
+        let mut writer = Writer::begin(path, file, tensors, (KEY, description))?;
         writer.put(PROMPTS, 0, lines.as_bytes())?;
-        // The negative prompt goes first, with the first group.
-        let texts: Vec<&str> =
-            [negative].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
-        let group = options.group.max(1);
-        for (index, texts) in texts.chunks(group).enumerate() {
-            let first = index * group;
-            let (encoded, lost) = encoders.encode(gpu, texts)?;
-            cut.extend(lost.into_iter().map(|it| CutPrompt { prompt: it.prompt + first, ..it }));
-            let parts = [&encoded.embeddings, &encoded.pooled].into_iter().enumerate();
-            for (place, values) in parts.filter(|(_, values)| !values.is_empty()) {
-                let (negative, these) = values.split_at(if first == 0 { values.len() / texts.len() } else { 0 });
+        cut = encode_groups(gpu, encoders, &texts, options.group, team, |group| {
+            let first = group.first;
+            for (place, values) in group.values.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
+                let (negative, these) = values.split_at(if first == 0 { values.len() / group.count } else { 0 });
                 put_numbers(&mut writer, NEGATIVE[place], 0, negative, options.half)?;
                 put_numbers(&mut writer, EMBEDDINGS[place], first.saturating_sub(1), these, options.half)?;
             }
-            done((first + texts.len()).saturating_sub(1));
-        }
+            done((first + group.count).saturating_sub(1));
+            Ok(())
+        })?;
         Ok(())
     })?;
     Ok(cut)
+}
+
+/// Encoded texts in a row.
+#[derive(Debug)]
+struct EncodedGroup {
+    /// The place of the first among all texts.
+    first: usize,
+    /// How many.
+    count: usize,
+    /// Their embeddings, and their pooled embeddings.
+    values: [Vec<f32>; 2],
+    /// What was cut off; the places are those in the group.
+    cut: Vec<CutPrompt>,
+}
+
+impl EncodedGroup {
+    /// As another rank receives it: the length of the first values, all values, and the rest as JSON.
+    fn packed(&self) -> Vec<u8> {
+        let lengths = self.values.each_ref().map(|values| (values.len() as u64).to_le_bytes());
+        let values = self.values.each_ref().map(|values| bytemuck::cast_slice::<f32, u8>(values));
+        let rest = serde_json::to_vec(&(self.first, self.count, &self.cut)).expect("numbers and text are JSON");
+        [lengths.as_flattened(), &values.concat(), &rest].concat()
+    }
+
+    /// The inverse; `None` of bytes that are something else.
+    fn unpacked(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let mut part = |length: u64| rest.split_off(..usize::try_from(length).ok()?);
+        let lengths = [part(8)?, part(8)?].map(|bytes| bytes.try_into().map(u64::from_le_bytes));
+        let mut values = |length: u64| Some(bytemuck::pod_collect_to_vec(part(length.checked_mul(4)?)?));
+        let values = [values(lengths[0].ok()?)?, values(lengths[1].ok()?)?];
+        let (first, count, cut) = serde_json::from_slice(rest).ok()?;
+        Some(Self { first, count, values, cut })
+    }
+}
+
+/// Encodes groups of texts, each rank one at a time, and gives all of them to `put` on rank 0, in order; there it returns
+/// what was cut off.
+fn encode_groups(
+    gpu: &Arc<Gpu>,
+    encoders: &Encoders,
+    texts: &[&str],
+    group: usize,
+    team: &Team,
+    mut put: impl FnMut(&EncodedGroup) -> Result<()>,
+) -> Result<Vec<CutPrompt>> {
+    let (seat, group) = (team.seat(), group.max(1));
+    let groups: Vec<(usize, &[&str])> =
+        texts.chunks(group).enumerate().map(|(index, it)| (index * group, it)).collect();
+    let mut cut = Vec::new();
+    for round in groups.chunks(seat.size) {
+        let own = round.get(seat.rank).map(|(first, texts)| {
+            let (encoded, cut) = encoders.encode(gpu, texts)?;
+            let values = [encoded.embeddings, encoded.pooled];
+            Ok::<_, Error>(EncodedGroup { first: *first, count: texts.len(), values, cut })
+        });
+        let own = own.transpose()?;
+        let encoded = if team.is_many() { sent_to_leader(team, own.as_ref())? } else { own.into_iter().collect() };
+        for group in encoded {
+            put(&group)?;
+            cut.extend(group.cut.into_iter().map(|it| CutPrompt { prompt: it.prompt + group.first, ..it }));
+        }
+    }
+    Ok(cut)
+}
+
+/// The groups of all ranks that have one, on rank 0.
+fn sent_to_leader(team: &Team, own: Option<&EncodedGroup>) -> Result<Vec<EncodedGroup>> {
+    let mut to = vec![Vec::new(); team.seat().size];
+    to[0] = own.map(EncodedGroup::packed).unwrap_or_default();
+    let received = team.exchange(to)?.into_iter().enumerate().filter(|(_, bytes)| team.leads() && !bytes.is_empty());
+    let unpacked = |(rank, bytes): (usize, Vec<u8>)| {
+        EncodedGroup::unpacked(&bytes)
+            .ok_or_else(|| Error::failed(format!("rank {rank} sent embeddings that cannot be read")))
+    };
+    received.map(unpacked).collect()
 }
 
 /// What made the file: the encoders and the prompts, by checksums.

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::remove_abandoned;
 use crate::gpu::Gpu;
 use crate::model::Prompt;
+use crate::ranks::Team;
 use crate::run::inputs::measure;
 use crate::run::{Progress, Verbosity};
 
@@ -100,7 +101,9 @@ impl ManyPrompts<'_> {
         file.written(|path, progress| {
             let options = FileOptions { path, half: true, group: MOST_ENCODED };
             let mut done = |done: usize| progress.update(done as u64, "");
-            cut = encode_to_file(gpu, self.encoders, self.prompts, self.negative, options, &mut done)?;
+            // The other ranks of a team wait for the file.
+            let alone = Team::default();
+            cut = encode_to_file(gpu, self.encoders, self.prompts, self.negative, options, &alone, &mut done)?;
             Ok(())
         })?;
         cut_warnings(&cut).iter().for_each(|warning| (file.warn)(warning));

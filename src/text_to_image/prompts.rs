@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn warnings_end() {
-        let cut = |prompt| CutPrompt { prompt, encoder: "T5", lost: "end".into() };
+        let cut = |prompt| CutPrompt { prompt, encoder: "T5".into(), lost: "end".into() };
         let warnings = cut_warnings(&(0..12).map(cut).collect::<Vec<_>>());
         assert_eq!(warnings.len(), 11);
         assert!(warnings[0].starts_with("the negative prompt") && warnings[1].starts_with("prompt 1 is too long"));

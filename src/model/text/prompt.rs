@@ -1,7 +1,10 @@
 //! The prompt embeddings of SD3, joined from those of its three text encoders.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use super::clip::{ClipTextEncoded, encode_clip_text, planned_clip_text};
 use super::config::{ClipTextConfig, T5Config, read_config};
@@ -42,12 +45,12 @@ pub struct T5States {
 }
 
 /// A prompt that was too long for an encoder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutPrompt {
     /// Its index among the prompts.
     pub prompt: usize,
     /// The encoder, in words.
-    pub encoder: &'static str,
+    pub encoder: Cow<'static, str>,
     /// Its end, which the encoder did not receive.
     pub lost: String,
 }
@@ -147,7 +150,8 @@ impl PromptEncoder for Sd3Prompts {
         let mut cut = Vec::new();
         let mut note = |tokens: &Tokens, encoder: &'static str| {
             let lost = tokens.cut.iter().enumerate();
-            let lost = lost.filter_map(|(prompt, lost)| Some(CutPrompt { prompt, encoder, lost: lost.clone()? }));
+            let lost = lost
+                .filter_map(|(prompt, lost)| Some(CutPrompt { prompt, encoder: encoder.into(), lost: lost.clone()? }));
             cut.extend(lost);
         };
         let mut clip = Vec::new();

@@ -67,7 +67,8 @@ impl PromptEncoder for T5Prompts {
         let config = self.config()?;
         let mut tokens = self.tokenizer.encode(prompts, self.tokens)?;
         let lost = std::mem::take(&mut tokens.cut).into_iter().enumerate();
-        let cut = lost.filter_map(|(prompt, lost)| Some(CutPrompt { prompt, encoder: "T5", lost: lost? })).collect();
+        let cut =
+            lost.filter_map(|(prompt, lost)| Some(CutPrompt { prompt, encoder: "T5".into(), lost: lost? })).collect();
         let mut embeddings = encode_t5(gpu, &config, &Weights::open(&self.encoder, "")?, &tokens, true)?;
         let of_prompt = self.tokens * self.width;
         for ((rows, prompt), length) in embeddings.chunks_mut(of_prompt).zip(prompts).zip(&tokens.lengths) {

@@ -325,6 +325,8 @@ const OUT_OF_RANGE: &[(Command, &[&str], &str)] = &[
      "`pretrain.warmup_steps` must be at most `pretrain.steps` = 1250, not 3000"),
     (Command::Pretrain, &["pretrain.class_dropout=1"],
      "`pretrain.class_dropout` must be a number from 0 to below 1, not 1.0"),
+    (Command::FitClassifier, &["classifier.micro_batch=50"],
+     "`classifier.micro_batch` = 50 must divide `classifier.batch_size` (= 128); 32 or 64 would"),
     (Command::FitClassifier, &["data.kind=folder"],
      "data of `data.kind` = \"folder\" needs `data.path`; add it"),
     (Command::FitClassifier, &["data.path=images"],

@@ -189,7 +189,7 @@ fn prompt_embeddings_are_joined_as_in_diffusers() {
     let clip = CLIP_TOKENS * 48;
     assert_eq!(zeros.embeddings[..clip], joined.embeddings[row..][..clip]);
     assert!(zeros.embeddings[clip..row].iter().all(|value| *value == 0.0));
-    let found: Vec<(usize, &str)> = cut.iter().map(|cut| (cut.prompt, cut.encoder)).collect();
+    let found: Vec<(usize, &str)> = cut.iter().map(|cut| (cut.prompt, &*cut.encoder)).collect();
     assert_eq!(found, [(1, "the first CLIP encoder"), (1, "the second CLIP encoder")]);
 }
 

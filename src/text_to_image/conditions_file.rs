@@ -262,7 +262,7 @@ struct EncodedGroup {
 }
 
 impl EncodedGroup {
-    /// As another rank receives it: the length of the first values, all values, and the rest as JSON.
+    /// As another rank receives it: the lengths of both values, the values, and the rest as JSON.
     fn packed(&self) -> Vec<u8> {
         let lengths = self.values.each_ref().map(|values| (values.len() as u64).to_le_bytes());
         let values = self.values.each_ref().map(|values| bytemuck::cast_slice::<f32, u8>(values));

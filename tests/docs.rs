@@ -93,7 +93,7 @@ fn the_examples_in_the_help_parse() {
 
 #[test]
 fn every_command_line_in_the_configurations_parses() {
-    for folder in ["digits8", "mnist28", "emoji32", "rings", "rewards", "evidence", "sit", "sd35"] {
+    for folder in ["digits8", "mnist28", "emoji32", "rings", "rewards", "evidence", "shapes", "sit", "sd35"] {
         for path in files(&format!("configs/{folder}"), "toml") {
             let lines = command_lines(&read(&path));
             assert!(!lines.is_empty(), "{} does not say how to use it", path.display());
@@ -106,7 +106,7 @@ fn every_command_line_in_the_configurations_parses() {
 fn the_sweeps_of_the_evidence_are_valid_and_have_three_seeds() {
     let mut sweeps = files("configs/evidence", "toml");
     sweeps.retain(|path| !path.ends_with("base-digits.toml"));
-    assert_eq!(sweeps.len(), 5);
+    assert_eq!(sweeps.len(), 7);
     for path in sweeps {
         let mut sweep = Sweep::load(&path).unwrap();
         sweep.sweep.base = sweep.sweep.base.map(|base| root().join(base));
@@ -142,6 +142,7 @@ fn the_readme_shows_every_command() {
         "completions",
         "report",
         "dashboard",
+        "web",
     ];
     let known = Cli::command();
     assert_eq!(known.get_subcommands().filter(|command| command.get_name() != "help").count(), commands.len());

@@ -1,18 +1,22 @@
 //! Loads models by name.
 
+mod words;
+
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, ADAPTER_BASE, adapter_in, builtin};
+use crate::config::{self, ADAPTER_BASE, MODEL, adapter_in, builtin};
 use crate::error::{Error, Result};
 use crate::files::read_file;
 use crate::model::folder::{MODEL_INDEX, is_hub_name, locate};
 use crate::model::{ADAPTER_CONFIG, Adapter, Model, PictureDecoder, Shared, StoredModel};
-use crate::run::directory::MODEL;
+#[cfg(feature = "cli")]
 use crate::run::inputs::InputFile;
+
+pub use words::{WordFiles, pipeline_of, word_model};
 
 /// How many adapters may be on top of each other. More are a loop.
 const MOST_BASES: usize = 16;
@@ -141,6 +145,7 @@ fn vae_in(name: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`Error::Input`] if its weights are missing or damaged.
+#[cfg(feature = "cli")]
 pub fn vae_files(model: &config::Model) -> Result<Vec<InputFile>> {
     let Some(named) = model.vae.as_deref() else { return Ok(Vec::new()) };
     let folder = locate(named)?;
@@ -149,6 +154,7 @@ pub fn vae_files(model: &config::Model) -> Result<Vec<InputFile>> {
 }
 
 /// A file of the model that `key` of a configuration names as `named`, which stands for this folder.
+#[cfg(feature = "cli")]
 pub fn input_file(key: &str, named: &str, folder: &Path, place: PathBuf) -> InputFile {
     // A snapshot in the hub's cache has another path once the model is downloaded anew.
     let inside = place.strip_prefix(folder).ok().filter(|_| is_hub_name(named));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -38,8 +39,9 @@ impl Halves {
     ///
     /// # Errors
     /// If a device is lost, or the connection.
-    pub fn take(&self, plan: &Plan, team: &Team) -> Result<Vec<LostInHalf>> {
-        let words: Vec<u32> = team.agree(plan.read(&[self.ranges]))?;
+    #[maybe_async]
+    pub async fn take(&self, plan: &Plan, team: &Team) -> Result<Vec<LostInHalf>> {
+        let words: Vec<u32> = team.agree(plan.read(&[self.ranges]).await)?;
         plan.write(self.ranges, &vec![0_u32; words.len()]);
         let all = team.gather(bytemuck::cast_slice(&words))?;
         let all: Vec<Vec<u32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();

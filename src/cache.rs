@@ -10,7 +10,11 @@ use crate::files;
 pub fn directory() -> Option<PathBuf> {
     match std::env::var_os("FLOWDPPO_CACHE_DIR").filter(|path| !path.is_empty()) {
         Some(path) => Some(path.into()),
+        #[cfg(feature = "cli")]
         None => dirs::cache_dir().map(|caches| caches.join("flowdppo-wgpu")),
+        // A library leaves its user's files alone.
+        #[cfg(not(feature = "cli"))]
+        None => None,
     }
 }
 

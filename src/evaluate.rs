@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::flow::sampler::{Sampler, Transition};
 use crate::gpu::{Command, Gpu, Region};
 use crate::graph::{Graph, Plan, Stores, Tensor};
-use crate::model::{BASE, ConditionInput, FlowModel, FlowNetwork, Network, START};
+use crate::model::{ConditionInput, FlowModel, Network, START};
 use crate::ops::policy_stats;
 use crate::ranks::Team;
 use crate::reward::{Judge, Purpose, Rewards, Scores, ScoringContext};
@@ -37,16 +37,6 @@ pub struct Evaluator {
     base_sampling: Option<Sampling>,
     base_images: Option<Vec<f32>>,
     team: Team,
-}
-
-/// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
-/// adapter of [`START`] if a run with an adapter is measured `from_start`.
-pub fn declare_reference<'a>(graph: &mut Graph, network: &'a Network, from_start: bool) -> FlowNetwork<'a> {
-    match network.lora.is_some() && from_start {
-        // The same kernels as those of the policy, so that their difference is exactly zero at first.
-        true => network.declare(graph, START, None),
-        false => network.model.network(network.frozen().declare(graph, BASE)),
-    }
 }
 
 /// A model from which another is measured, as it is drawn: all weights as they are in the file, or those under an
@@ -297,7 +287,7 @@ impl DriftMeter {
         let time = graph.input("time", &[batch]);
         let guidance_scale = guidance_scale as f32;
         let condition = ConditionInput::declare(&mut graph, &network.model, batch, guidance_scale != 1.0);
-        let base = declare_reference(&mut graph, network, stores.contains_key(&START));
+        let base = network.declare_reference(&mut graph, stores.contains_key(&START));
         let base = base.guided_velocity(&mut graph, x, time, condition, guidance_scale);
         // Of the two sums only S2 is needed: any tensor of the shape can be passed as the noise.
         let stats = policy_stats(&mut graph, velocity, base, base);

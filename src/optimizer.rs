@@ -1,10 +1,12 @@
 //! The parameters of one network in training: weights, gradients, AdamW's moments and the moving average. Each is one
 //! flat store, updated by one dispatch per chunk.
 
+#[cfg(not(target_arch = "wasm32"))]
 mod micro_batches;
 
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
 use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Result};
@@ -16,6 +18,7 @@ use crate::model::{Layout, OnDevice, WeightSource, header};
 use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
 use crate::ranks::Team;
 
+#[cfg(not(target_arch = "wasm32"))]
 pub use micro_batches::MicroBatches;
 
 /// The weights that are trained.
@@ -133,10 +136,11 @@ impl Optimizer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn update(&mut self, settings: &AdamWSettings) -> Result<()> {
+    #[maybe_async]
+    pub async fn update(&mut self, settings: &AdamWSettings) -> Result<()> {
         self.step += 1;
         self.update.write_structs(self.settings, &[settings.at_step(self.step)]);
-        self.update.run()
+        self.update.run().await
     }
 
     /// Elements of the gradients.
@@ -148,8 +152,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn take_gradients(&self) -> Result<Vec<f32>> {
-        let gradients = self.read(GRADIENTS)?;
+    #[maybe_async]
+    pub async fn take_gradients(&self) -> Result<Vec<f32>> {
+        let gradients = self.read(GRADIENTS).await?;
         let regions = self.stores[&GRADIENTS].regions();
         self.gpu.encode(regions.iter().map(Command::Clear))?;
         Ok(gradients)
@@ -173,8 +178,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn norm(&self) -> Result<GradientNorm> {
-        let sums: Vec<f32> = self.gpu.read(&[self.sum_squares()])?;
+    #[maybe_async]
+    pub async fn norm(&self) -> Result<GradientNorm> {
+        let sums: Vec<f32> = self.gpu.read(&[self.sum_squares()]).await?;
         Ok(GradientNorm::from_sums([sums[0], sums[1]]))
     }
 
@@ -182,8 +188,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// If a device is lost, or the norms of the same gradient differ.
-    pub fn norm_of_team(&self, team: &Team) -> Result<GradientNorm> {
-        let norm = team.agree(self.norm())?;
+    #[maybe_async]
+    pub async fn norm_of_team(&self, team: &Team) -> Result<GradientNorm> {
+        let norm = team.agree(self.norm().await)?;
         let norms = team.gather(&norm.norm.to_bits().to_le_bytes())?;
         check_norms(&norms)?;
         Ok(norm)
@@ -215,8 +222,9 @@ impl Optimizer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn read(&self, store: Store) -> Result<Vec<f32>> {
-        self.stores[&store].read(&self.gpu)
+    #[maybe_async]
+    pub async fn read(&self, store: Store) -> Result<Vec<f32>> {
+        self.stores[&store].read(&self.gpu).await
     }
 
     /// Overwrites a store.
@@ -241,6 +249,7 @@ impl Optimizer {
     }
 
     /// AdamW's moments as a safetensors file, for a checkpoint.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn moments(&self) -> Streamed<'_> {
         Streamed::new(|sink| {
             let shape = vec![self.layout.trainable_elements()];

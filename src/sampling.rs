@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
+
 use crate::error::{Error, Result};
 use crate::flow::noise::{INITIAL_NOISE, NoiseKey};
 use crate::flow::sampler::{Sampler, Transition};
@@ -231,16 +233,23 @@ impl Sampling {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn draw(&mut self, table: &SamplerTable, requests: &[SampleRequest]) -> Result<Vec<f32>> {
-        self.draw_visited(table, requests, None, |_| Ok(()))
+    #[maybe_async]
+    pub async fn draw(&mut self, table: &SamplerTable, requests: &[SampleRequest]) -> Result<Vec<f32>> {
+        self.draw_visited(table, requests, None, |_| Ok(())).await
     }
 
     /// The pictures of a sample for every request `[N, C, H, W]`, of which each rank of a team draws a part.
     ///
     /// # Errors
     /// If a device is lost, or the connection.
-    pub fn pictures(&mut self, table: &SamplerTable, requests: &[SampleRequest], team: &Team) -> Result<Vec<f32>> {
-        let own = self.drawn_part(table, &requests[team.seat().range(requests.len())]);
+    #[maybe_async]
+    pub async fn pictures(
+        &mut self,
+        table: &SamplerTable,
+        requests: &[SampleRequest],
+        team: &Team,
+    ) -> Result<Vec<f32>> {
+        let own = self.drawn_part(table, &requests[team.seat().range(requests.len())]).await;
         let own = team.agree(own)?;
         match team.is_many() {
             false => Ok(own),
@@ -248,12 +257,13 @@ impl Sampling {
         }
     }
 
-    fn drawn_part(&mut self, table: &SamplerTable, requests: &[SampleRequest]) -> Result<Vec<f32>> {
+    #[maybe_async]
+    async fn drawn_part(&mut self, table: &SamplerTable, requests: &[SampleRequest]) -> Result<Vec<f32>> {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let states = self.draw(table, requests)?;
-        Ok(self.model.decode(&self.gpu, &states)?.into_owned())
+        let states = self.draw(table, requests).await?;
+        Ok(self.model.decode(&self.gpu, &states).await?.into_owned())
     }
 
     /// [`Sampling::draw`] from given states instead of noise (`start`, `[N, C, H, W]`), and with a visitor for
@@ -261,7 +271,8 @@ impl Sampling {
     ///
     /// # Errors
     /// If the device is lost, or what the visitor returns.
-    pub fn draw_visited(
+    #[maybe_async]
+    pub async fn draw_visited(
         &mut self,
         table: &SamplerTable,
         requests: &[SampleRequest],
@@ -291,7 +302,7 @@ impl Sampling {
                 }
                 None => {
                     self.noise.write_structs(self.noise_keys, &noise_words(padded(), INITIAL_NOISE));
-                    self.noise.run()?;
+                    self.noise.run().await?;
                     let (from, to) = (self.noise.region(self.noise_out), self.plan.region(self.step.x));
                     self.gpu.encode([Command::Copy { from, to }])?;
                 }
@@ -312,7 +323,7 @@ impl Sampling {
                     let row = SamplerRow { a: 1.0, b: -table.sigmas[step] as f32, s: 0.0 };
                     self.plan.write_structs(history.rows, &vec![row; self.batch]);
                 }
-                self.plan.run()?;
+                self.plan.run().await?;
                 let count = requests.len();
                 let bytes = DType::F32.bytes(&[count, dim]);
                 let part = |tensor| Region { bytes, ..self.plan.region(tensor).clone() };
@@ -329,9 +340,9 @@ impl Sampling {
             let from = Region { bytes, ..self.plan.region(self.step.x).clone() };
             let to = Region { offset: DType::F32.bytes(&[first, dim]), bytes, ..images.clone() };
             self.gpu.encode([Command::Copy { from: &from, to: &to }])?;
-            throttle.pass(&self.gpu)?;
+            throttle.pass(&self.gpu).await?;
         }
-        let drawn: Vec<f32> = self.gpu.read(&[&images])?;
+        let drawn: Vec<f32> = self.gpu.read(&[&images]).await?;
         match drawn.iter().position(|value| !value.is_finite()) {
             None => Ok(drawn),
             Some(broken) => Err(Error::NotFinite(format!(

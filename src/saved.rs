@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::assets::BaseRecord;
-use crate::config::{ADAPTER_BASE, Config, TRANSFORMER_BASE};
+use crate::config::{ADAPTER_BASE, Config, MODEL, TRANSFORMER_BASE};
 use crate::error::{Error, Result};
 use crate::files::{Content, Streamed, stream_atomically};
 use crate::model::{
@@ -11,7 +11,6 @@ use crate::model::{
     TRANSFORMER_WEIGHTS, WeightSource, Weights,
 };
 use crate::run::LoadedCheckpoint;
-use crate::run::directory::MODEL;
 
 /// The average of the weights in training, as a model. They themselves are [`MODEL`].
 const AVERAGED_MODEL: &str = "ema.safetensors";

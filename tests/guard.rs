@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use flowdppo_wgpu::run::metrics::{self, Record};
+use flowdppo_wgpu::run::{Record, metrics};
 
 /// Where the runs of this test binary are; emptied by the next one.
 fn folder() -> &'static Path {

@@ -29,6 +29,7 @@ mod sample_text;
 mod supervised;
 mod sweep;
 mod train;
+mod web;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -118,6 +119,8 @@ enum Command {
     Report(report::Arguments),
     /// Show runs in the browser, live
     Dashboard(dashboard::Arguments),
+    /// Serve the trainer as a page that trains in the browser
+    Web(web::Arguments),
     /// Show what a file or folder is: a model, an adapter, a run or a checkpoint
     Inspect(inspect::Arguments),
     /// Convert a checkpoint from another program
@@ -388,6 +391,7 @@ impl Cli {
             Command::Compare(arguments) => compare::run(global, &arguments),
             Command::Report(arguments) => report::run(&arguments),
             Command::Dashboard(arguments) => dashboard::run(global, &arguments),
+            Command::Web(arguments) => web::run(global, &arguments),
             Command::Data(arguments) => data::run(global, &arguments),
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Import(arguments) => import::run(global, &arguments),

@@ -9,7 +9,7 @@ use crate::config::{Command, Config};
 use crate::error::{Error, Result};
 use crate::files::{own_file, read_text};
 use crate::run::directory::FAILURE;
-use crate::run::metrics::{self, Record};
+use crate::run::{Record, metrics};
 
 /// How far a run has come.
 #[derive(Clone, Debug, PartialEq, Eq)]

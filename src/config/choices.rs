@@ -12,7 +12,8 @@ pub use crate::flow::trained_steps::TrainedSteps;
 
 /// The rule that turns rewards r into advantages. "Group" means the samples of one group, "batch" all samples of the
 /// rollout; a standard deviation (std) is the population's unless called unbiased.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum AdvantageKind {
     /// `(r − group mean) / √(group variance + 1e-8)`.
@@ -70,7 +71,8 @@ pub enum KeepBest {
 }
 
 /// How frozen weights are stored on the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
     /// In 32 bits, unchanged.
@@ -81,7 +83,7 @@ pub enum WeightType {
     /// Matrices in 8 bits with one scale per 32 weights of a row, like GGUF's q8_0: little more than a quarter of the
     /// memory. Matrices whose rows are not a multiple of 32 long are stored in 16 bits.
     #[serde(rename = "q8_0")]
-    #[value(name = "q8_0")]
+    #[cfg_attr(feature = "cli", value(name = "q8_0"))]
     Q8_0,
 }
 

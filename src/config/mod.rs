@@ -41,7 +41,7 @@ pub use choices::*;
 pub(crate) use decode::nearest;
 pub use lora::Lora;
 pub use model::{ModelSizes, ModelSource};
-pub use paths::{ADAPTER_BASE, TRANSFORMER_BASE, adapter_in};
+pub use paths::{ADAPTER_BASE, MODEL, TRANSFORMER_BASE, adapter_in};
 pub use presets::{PRESETS, Preset};
 pub use prompts::{Prompts, is_encoded};
 pub use reference::{Style, reference};
@@ -133,7 +133,8 @@ impl Default for Config {
 }
 
 /// The commands that read a configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Command {
     /// `train`: needs `model.file`.
     Train,

@@ -34,6 +34,9 @@ impl Named<'_> {
     }
 }
 
+/// What a run writes at its end, unless it trained an adapter; also the model of a checkpoint or of the best.
+pub const MODEL: &str = "model.safetensors";
+
 /// The file beside an adapter of a run that names its base.
 pub const ADAPTER_BASE: &str = "adapter_base.json";
 

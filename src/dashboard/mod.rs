@@ -1,11 +1,13 @@
-//! Shows runs in the browser: an index with their curves side by side, and a page for each run, which updates live.
+//! Web servers: the trainer as a page ([`WebPage`]), and runs in the browser: an index with their curves side by side,
+//! and a page for each run, which updates live.
 //!
-//! The server is read-only, answers only GET and HEAD, and serves only runs that it has found itself ([`library`]).
+//! The server of runs is read-only, answers only GET and HEAD, and serves only runs that it has found itself ([`library`]).
 //! By default it listens only on the loopback interface. There it also rejects requests under any other name than
 //! this machine's, so that no other web site can read along (DNS rebinding).
 
 mod library;
 mod pages;
+mod web_page;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -20,6 +22,8 @@ use axum::routing::get;
 
 use crate::error::{Error, Result};
 use crate::report::{SCRIPT, STYLE};
+
+pub use web_page::WebPage;
 
 /// A dashboard that is listening but does not answer yet.
 #[derive(Debug)]
@@ -50,18 +54,7 @@ impl Dashboard {
                 missing.display()
             )));
         }
-        let listen = || -> std::io::Result<(TcpListener, SocketAddr)> {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        };
-        let (listener, address) = listen().map_err(|cause| {
-            Error::input(format!(
-                "cannot listen on {address}: {cause}; another dashboard may be running there, so choose another port, \
-                 as with --listen 127.0.0.1:0"
-            ))
-        })?;
+        let (listener, address) = listen(address, "dashboard")?;
         let site = Arc::new(Site { places: places.to_vec(), loopback: address.ip().is_loopback() });
         Ok(Self { listener, address, site })
     }
@@ -76,13 +69,34 @@ impl Dashboard {
     /// # Errors
     /// [`Error::Failed`] if the operating system reports an error.
     pub fn serve(self) -> Result<()> {
-        let failed = |cause: std::io::Error| Error::failed(format!("the dashboard cannot continue: {cause}"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(self.listener).map_err(failed)?;
-            axum::serve(listener, router(self.site)).await.map_err(failed)
-        })
+        serve(self.listener, router(self.site), "dashboard")
     }
+}
+
+/// Listens on an address; returns it with the port that was chosen for port 0.
+fn listen(address: SocketAddr, what: &str) -> Result<(TcpListener, SocketAddr)> {
+    let listen = || -> std::io::Result<(TcpListener, SocketAddr)> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    listen().map_err(|cause| {
+        Error::input(format!(
+            "cannot listen on {address}: {cause}; another {what} may be running there, so choose another port, as with \
+             --listen 127.0.0.1:0"
+        ))
+    })
+}
+
+/// Answers until the process ends.
+fn serve(listener: TcpListener, router: Router, what: &str) -> Result<()> {
+    let failed = |cause: std::io::Error| Error::failed(format!("the {what} cannot continue: {cause}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+        axum::serve(listener, router).await.map_err(failed)
+    })
 }
 
 fn router(site: Arc<Site>) -> Router {

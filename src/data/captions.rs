@@ -232,7 +232,7 @@ mod tests {
     use image::Rgb;
 
     use super::*;
-    use crate::data::to_byte;
+    use crate::shape::to_byte;
 
     const SHAPE: ImageShape = ImageShape { channels: 3, height: 4, width: 6 };
 

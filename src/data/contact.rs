@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::data::builtin;
     use crate::data::canvas::{BACKGROUND, MARGIN};
-    use crate::data::{from_byte, to_byte};
+    use crate::shape::{from_byte, to_byte};
 
     #[test]
     fn every_class_has_a_row_and_a_short_row_ends_in_empty_tiles() {

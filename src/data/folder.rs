@@ -166,7 +166,7 @@ pub(super) fn fit(picture: &RgbImage, shape: ImageShape) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{from_byte, to_byte};
+    use crate::shape::{from_byte, to_byte};
     use image::{Rgb, Rgba, RgbaImage};
 
     /// A folder with `cat/a.png` (red) and `dog/b.jpg` (grey).

@@ -3,8 +3,7 @@
 use image::{Rgb, RgbImage};
 
 use super::canvas::{CAPTION, HEADING, MARGIN, PAD, TITLE, cut, text_width, write_text};
-use super::to_byte;
-use crate::shape::ImageShape;
+use crate::shape::{ImageShape, to_byte};
 
 /// Small images are magnified by an integer factor to at most this many pixels.
 const TILE: usize = 64;

@@ -22,7 +22,7 @@ pub use scenes::Scenes;
 
 use crate::classes::Classes;
 use crate::config::{self, DataKind};
-use crate::shape::ImageShape;
+use crate::shape::{ImageShape, from_byte};
 use crate::{Error, Result};
 
 /// Names that [`builtin`] knows.
@@ -221,16 +221,6 @@ impl Shown for Captions {
     }
 }
 
-/// The value of a byte: 0 is -1, 255 is 1.
-pub fn from_byte(byte: u8) -> f32 {
-    f32::from(byte) / 127.5 - 1.0
-}
-
-/// The nearest byte of a value; values outside [-1, 1] are clamped, and NaN is 0.
-pub fn to_byte(value: f32) -> u8 {
-    ((value + 1.0) * 127.5).round() as u8
-}
-
 /// One picture, `[C, H, W]`, in any format: cropped to that aspect ratio around its middle and resized.
 ///
 /// # Errors
@@ -272,18 +262,6 @@ fn check_shape(ImageShape { channels, height, width }: ImageShape) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_byte_survives_the_round_trip() {
-        for byte in 0..=255 {
-            let value = from_byte(byte);
-            assert!((-1.0..=1.0).contains(&value));
-            assert_eq!(to_byte(value), byte);
-        }
-        assert_eq!((from_byte(0), from_byte(255)), (-1.0, 1.0));
-        let outside = [-7.0, 7.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
-        assert_eq!(outside.map(to_byte), [0, 255, 0, 255, 0]);
-    }
 
     #[test]
     fn the_built_in_digits_are_the_published_ones() {

@@ -117,7 +117,7 @@ fn parse_categories(text: &str) -> std::result::Result<(Vec<u32>, Vec<String>), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::from_byte;
+    use crate::shape::from_byte;
     use image::{Rgb, RgbImage};
 
     /// A sheet of 3x2 tiles of 2x2 pixels; the red of every pixel is its index in the sheet.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::flow::sampler::Transition;
 
 /// What Flow-DPPO's mask compares with its threshold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Divergence {
     /// The exact KL, κ·mean Δv²: Flow-DPPO itself.
@@ -35,7 +36,8 @@ impl Divergence {
 }
 
 /// The penalty that keeps a policy near a reference.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReferenceKind {
     /// The exact KL: κ·mean Δv².

@@ -66,7 +66,8 @@ use crate::flow::divergence::Divergence;
 use crate::flow::sampler::Transition;
 
 /// Which exponent stands for the log-likelihood ratio.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum LogProb {
     /// The Gaussian one, as a mean over the elements.
@@ -78,7 +79,8 @@ pub enum LogProb {
 }
 
 /// When Flow-DPPO drops a term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Mask {
     /// If the divergence is δ or more and the term would push the policy further away: Flow-DPPO itself.
@@ -91,7 +93,8 @@ pub enum Mask {
 }
 
 /// The weight w of a step in GRPO-Guard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum StepWeight {
     /// 1/(σ − σ'), which makes Flow-SDE's steps equal: the authors' choice.
@@ -115,7 +118,8 @@ impl StepWeight {
 }
 
 /// How PPO's clip range changes over a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum ClipSchedule {
     /// Not at all.
@@ -139,7 +143,8 @@ impl ClipSchedule {
 }
 
 /// The unit of a threshold or a clip range.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum ThresholdUnit {
     /// Mean over the elements of a latent, as used in the objectives and quoted in publications: 1e-5 for the 65 536

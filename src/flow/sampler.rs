@@ -77,7 +77,8 @@ impl<'de> Deserialize<'de> for Eta {
 }
 
 /// How to step from σ to σ'. η (`eta`) is the exploration strength, dt = σ' − σ < 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Sampler {
     /// Euler's method on the probability-flow ODE, for evaluation: ignores η, has no density.

@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::flow::schedule;
 
 /// How deterministic steps are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Solver {
     /// Euler's method, of first order: halving the steps halves the error.
     #[default]
@@ -20,7 +21,7 @@ pub enum Solver {
     /// DPM-Solver++(2M) (arXiv 2211.01095), of second order at the same cost: it extrapolates the current
     /// and the previous predicted data. Halving the steps quarters the error.
     #[serde(rename = "dpm-solver++")]
-    #[value(name = "dpm-solver++")]
+    #[cfg_attr(feature = "cli", value(name = "dpm-solver++"))]
     DpmSolverPlusPlus,
 }
 

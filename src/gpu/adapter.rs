@@ -1,11 +1,14 @@
 //! Lists the adapters with what they support, and chooses one.
 
+use maybe_async::maybe_async;
 use serde::Serialize;
 
+use super::waiting::outcome;
 use crate::error::{Error, Result};
 
 /// The limits that the device is opened with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LimitsMode {
     /// Everything that the adapter supports.
     #[default]
@@ -163,25 +166,33 @@ pub struct AdapterDescription {
 ///
 /// `WGPU_BACKEND` restricts the backends. OpenGL is never used: its compute support is second-rate, and probing
 /// it prints noise on machines without a display.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn adapters() -> Vec<AdapterDescription> {
     listed(&instance()).into_iter().map(|(_, description)| description).collect()
 }
 
 pub(super) fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    descriptor.backends &= wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    descriptor.backends &= wgpu::Backends::PRIMARY;
     wgpu::Instance::new(descriptor)
 }
 
-pub(super) fn listed(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterDescription)> {
-    let mut found: Vec<(wgpu::Adapter, AdapterDescription)> =
-        pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
-            .into_iter()
-            .map(|adapter| {
-                let description = describe(&adapter);
-                (adapter, description)
-            })
-            .collect();
+/// In a browser this is the adapter that it prefers, if any: it lists no others.
+#[maybe_async]
+pub(super) async fn listed(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, AdapterDescription)> {
+    #[cfg(not(target_arch = "wasm32"))]
+    let adapters = outcome(instance.enumerate_adapters(wgpu::Backends::all())).await;
+    #[cfg(target_arch = "wasm32")]
+    let adapters = outcome(instance.request_adapter(&wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    }))
+    .await;
+    let described = adapters.into_iter().map(|adapter| {
+        let description = describe(&adapter);
+        (adapter, description)
+    });
+    let mut found: Vec<(wgpu::Adapter, AdapterDescription)> = described.collect();
     found.sort_by_key(|(_, description)| description.kind);
     for (index, (_, description)) in found.iter_mut().enumerate() {
         description.index = index;
@@ -268,7 +279,7 @@ fn matrices(of: &wgpu::CooperativeMatrixProperties) -> String {
 }
 
 /// Size of the largest device-local heap. wgpu exposes it only for Vulkan.
-#[cfg(not(target_vendor = "apple"))]
+#[cfg(not(any(target_vendor = "apple", target_arch = "wasm32")))]
 fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     // SAFETY: the handles are only read from, and do not outlive this function.
     let hal = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
@@ -280,7 +291,7 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
     local.map(|heap| heap.size).max()
 }
 
-#[cfg(target_vendor = "apple")]
+#[cfg(any(target_vendor = "apple", target_arch = "wasm32"))]
 fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
     None
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use maybe_async::maybe_async;
+
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
 use super::pipeline::{Pipelines, Region};
 use super::pipeline_cache::PipelineCache;
@@ -11,6 +13,7 @@ use super::profiler::Profiler;
 use super::submission::{Finished, Readback};
 use super::timing::Timestamps;
 use super::tuning::Tuning;
+use super::waiting::outcome;
 use super::workspace::Workspace;
 use crate::error::{Error, Result, Shortage};
 
@@ -119,9 +122,11 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if there is no adapter, none of that name, or the driver fails; [`Error::Input`] if a variable
     /// of the environment has an unknown value.
-    pub fn open(options: &Options) -> Result<Arc<Self>> {
+    #[maybe_async]
+    pub async fn open(options: &Options) -> Result<Arc<Self>> {
         adapter::check_environment()?;
-        let (adapter, description) = adapter::choose(adapter::listed(&adapter::instance()), options.device.as_deref())?;
+        let found = adapter::listed(&adapter::instance()).await;
+        let (adapter, description) = adapter::choose(found, options.device.as_deref())?;
         if description.kind == DeviceKind::Cpu {
             log::warn!("{} is a software driver: everything runs on the CPU", description.name);
         }
@@ -136,15 +141,17 @@ impl Gpu {
         if adapter::is_on("FLOWDPPO_NO_SUBGROUPS") {
             required_features.remove(wgpu::Features::SUBGROUP);
         }
-        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("flowdppo-wgpu"),
             required_features,
             required_limits: required_limits.clone(),
             // Memory is planned before the run starts: large reserved blocks would only hide the real need.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
-        }))
-        .map_err(|cause| Error::Device(format!("{} cannot open a device: {cause}", description.name)))?;
+        });
+        let opened = outcome(request).await;
+        let (device, queue) =
+            opened.map_err(|cause| Error::Device(format!("{} cannot open a device: {cause}", description.name)))?;
 
         let caches = options.pipeline_cache && required_features.contains(wgpu::Features::PIPELINE_CACHE);
         let pipeline_cache = caches.then(|| PipelineCache::load(&device, &adapter.get_info())).flatten();
@@ -336,11 +343,7 @@ impl Gpu {
         for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
             let waiting = self.bytes_waiting.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if waiting > 0 && waiting + piece.len() as u64 > LARGEST_WRITE as u64 {
-                // The previous pieces are then on the device, and their copies on the host are freed. Errors appear at
-                // the next command.
-                self.queue.submit([]);
-                let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
-                self.bytes_waiting.store(piece.len() as u64, Ordering::Relaxed);
+                self.settle_writes(piece.len() as u64);
             }
             self.queue.write_buffer(&buffer.raw, offset + (index * LARGEST_WRITE) as u64, piece);
         }

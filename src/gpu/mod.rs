@@ -12,9 +12,12 @@ pub mod shader;
 mod submission;
 mod timing;
 mod tuning;
+mod waiting;
 mod workspace;
 
-pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options, adapters};
+#[cfg(not(target_arch = "wasm32"))]
+pub use adapter::adapters;
+pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options};
 pub use device::{Buffer, Counters, Gpu, Submitted};
 #[doc(hidden)]
 pub use layout::Member;

@@ -1,10 +1,11 @@
 //! Kernels, their bindings, and the pipelines created from them.
 
 use std::collections::{HashMap, HashSet};
+#[cfg(not(target_arch = "wasm32"))]
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use web_time::Instant;
 
 use super::device::{Buffer, Gpu};
 use super::layout::Params;
@@ -183,21 +184,32 @@ impl Gpu {
         let keys = dispatches.iter().map(key);
         let missing: HashSet<Key> = keys.filter(|key| !pipelines.contains_key(key)).collect();
         let (missing, start) = (Vec::from_iter(missing), Instant::now());
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
-        let share = |first: usize| {
-            let mine = missing.iter().skip(first).step_by(threads);
-            mine.map(|key| (key.clone(), create(self, key))).collect::<Vec<_>>()
-        };
-        let made: Vec<(Key, Pipeline)> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
-            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-        });
+        let made = self.compile(&missing);
         if !made.is_empty() {
             log::debug!("{} pipelines made in {} ms", made.len(), start.elapsed().as_millis());
             self.pipelines_made.fetch_add(made.len() as u64, Ordering::Relaxed);
         }
         pipelines.extend(made.into_iter().map(|(key, pipeline)| (key, Arc::new(pipeline))));
         dispatches.iter().map(|dispatch| pipelines[&key(dispatch)].clone()).collect()
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile(&self, missing: &[Key]) -> Vec<(Key, Pipeline)> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let share = |first: usize| {
+            let mine = missing.iter().skip(first).step_by(threads);
+            mine.map(|key| (key.clone(), create(self, key))).collect::<Vec<_>>()
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|first| scope.spawn(move || share(first))).collect();
+            workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })
+    }
+
+    /// A page has one thread, and its browser compiles in others.
+    #[cfg(target_arch = "wasm32")]
+    fn compile(&self, missing: &[Key]) -> Vec<(Key, Pipeline)> {
+        missing.iter().map(|key| (key.clone(), create(self, key))).collect()
     }
 
     /// Creates pipelines, parameters and bind groups for a list of dispatches.

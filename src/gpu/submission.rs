@@ -5,12 +5,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use maybe_async::maybe_async;
 
 use super::device::{Buffer, Gpu};
 use super::layout::Params;
 use super::pipeline::{BoundDispatch, Dispatch, Kernel, Region};
-use crate::error::{Error, Result};
+use super::waiting::{Mark, mapped, unreadable};
+use crate::error::Result;
 
 /// One step of a submission.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,7 @@ pub enum Command<'a> {
 /// Lets the host run ahead of the device, but not far: every pending submission occupies staging memory.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    ahead: VecDeque<wgpu::SubmissionIndex>,
+    ahead: VecDeque<Mark>,
 }
 
 impl Throttle {
@@ -42,11 +45,13 @@ impl Throttle {
     ///
     /// # Errors
     /// If the device is lost or reported an error.
-    pub fn pass(&mut self, gpu: &Gpu) -> Result<()> {
+    #[maybe_async]
+    pub async fn pass(&mut self, gpu: &Gpu) -> Result<()> {
         self.ahead.push_back(gpu.mark());
-        while self.ahead.len() > Self::MAX {
-            let oldest = self.ahead.pop_front();
-            gpu.poll(wgpu::PollType::Wait { submission_index: oldest, timeout: None })?;
+        while self.ahead.len() > Self::MAX
+            && let Some(oldest) = self.ahead.pop_front()
+        {
+            gpu.reach(oldest).await?;
         }
         gpu.check()
     }
@@ -188,27 +193,19 @@ impl Gpu {
     ///
     /// # Errors
     /// If the device is lost or reported an error.
-    pub fn wait(&self) -> Result<()> {
+    #[maybe_async]
+    pub async fn wait(&self) -> Result<()> {
         self.flush();
-        self.poll(wgpu::PollType::wait_indefinitely())?;
+        self.drain().await?;
         self.bytes_waiting.store(0, Ordering::Relaxed);
         Ok(())
     }
 
-    fn poll(&self, until: wgpu::PollType) -> Result<()> {
-        let polled = self.device.poll(until);
-        self.check()?;
-        match polled {
-            Ok(_) => Ok(()),
-            Err(cause) => Err(Error::DeviceLost(format!("waiting for the device failed: {cause}"))),
-        }
-    }
-
-    /// Submits the pending commands; returns the index of the last submission.
-    fn mark(&self) -> wgpu::SubmissionIndex {
+    /// Submits the pending commands; returns the end of the last submission.
+    fn mark(&self) -> Mark {
         let mut pending = self.pending();
         let encoder = pending.take().unwrap_or_else(|| self.encoder());
-        self.send(encoder).0
+        self.mark_of(self.send(encoder).0)
     }
 
     /// Reads regions back into one vector, in order, after everything submitted or pending.
@@ -218,7 +215,8 @@ impl Gpu {
     ///
     /// # Errors
     /// If the device is lost, or an earlier submission did not finish.
-    pub fn read<T: bytemuck::Pod>(&self, regions: &[&Region]) -> Result<Vec<T>> {
+    #[maybe_async]
+    pub async fn read<T: bytemuck::Pod>(&self, regions: &[&Region]) -> Result<Vec<T>> {
         let bytes: u64 = regions.iter().map(|region| region.bytes).sum();
         let mut data = vec![T::zeroed(); bytes as usize / size_of::<T>()];
         let mut rest: &mut [u8] = bytemuck::cast_slice_mut(&mut data);
@@ -226,14 +224,15 @@ impl Gpu {
         let readback = readback.as_ref().expect("the device is open");
         for piece in pieces(regions, LARGEST_PIECE) {
             let (these, others) = rest.split_at_mut(piece.iter().map(|region| region.bytes as usize).sum());
-            self.read_piece(readback, &piece, these)?;
+            self.read_piece(readback, &piece, these).await?;
             rest = others;
         }
         Ok(data)
     }
 
     /// Reads regions that fit into the staging buffer together.
-    fn read_piece(&self, Readback { staging }: &Readback, regions: &[Region], into: &mut [u8]) -> Result<()> {
+    #[maybe_async]
+    async fn read_piece(&self, Readback { staging }: &Readback, regions: &[Region], into: &mut [u8]) -> Result<()> {
         let mut pending = self.pending();
         let mut encoder = pending.take().unwrap_or_else(|| self.encoder());
         let mut at = 0;
@@ -247,22 +246,15 @@ impl Gpu {
         let (_, submitted) = self.send(encoder);
         drop(pending);
 
-        let (sender, receiver) = mpsc::channel();
         let slice = staging.raw().slice(..at + 4);
-        slice.map_async(wgpu::MapMode::Read, move |outcome| {
-            // The receiver lives until the message is taken below; otherwise no one is waiting for it.
-            let _ = sender.send(outcome);
-        });
-        self.wait()?;
-        let lost = |cause: String| Error::DeviceLost(format!("reading results from the device failed: {cause}"));
-        receiver.recv().map_err(|cause| lost(cause.to_string()))?.map_err(|cause| lost(cause.to_string()))?;
-        let mapped = slice.get_mapped_range().map_err(|cause| lost(cause.to_string()))?;
-        let (data, tail) = mapped.split_at(at as usize);
+        mapped(self, &slice).await?;
+        let bytes = slice.get_mapped_range().map_err(unreadable)?;
+        let (data, tail) = bytes.split_at(at as usize);
         let finished = tail == submitted.to_ne_bytes().as_slice();
         into.copy_from_slice(data);
-        drop(mapped);
+        drop(bytes);
         staging.raw().unmap();
-        if finished { Ok(()) } else { Err(lost("the driver dropped a submission".into())) }
+        if finished { Ok(()) } else { Err(unreadable("the driver dropped a submission")) }
     }
 }
 

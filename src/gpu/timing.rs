@@ -1,7 +1,10 @@
 //! How long dispatches take, by the device's clock if it has one, otherwise by the host's.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use maybe_async::maybe_async;
+use web_time::Instant;
 
 use super::device::{Buffer, Gpu};
 use super::pipeline::{BoundDispatch, Region};
@@ -56,15 +59,19 @@ impl Gpu {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn time(&self, dispatches: &[BoundDispatch]) -> Result<Vec<Timing>> {
-        self.wait()?;
+    #[maybe_async]
+    pub async fn time(&self, dispatches: &[BoundDispatch]) -> Result<Vec<Timing>> {
+        self.wait().await?;
         let start = Instant::now();
-        let Some(timestamps) = &self.timestamps else {
-            return dispatches.iter().map(|dispatch| self.time_on_host(dispatch)).collect();
-        };
         let mut timings = Vec::with_capacity(dispatches.len());
+        let Some(timestamps) = &self.timestamps else {
+            for dispatch in dispatches {
+                timings.push(self.time_on_host(dispatch).await?);
+            }
+            return Ok(timings);
+        };
         for set in dispatches.chunks(DISPATCHES_PER_SET) {
-            timings.extend(self.time_on_device(timestamps, set)?);
+            timings.extend(self.time_on_device(timestamps, set).await?);
         }
         // If the device's clock stands still, only the total time is known.
         if timings.iter().all(|timing| timing.took.is_zero()) {
@@ -76,14 +83,16 @@ impl Gpu {
         Ok(timings)
     }
 
-    fn time_on_host(&self, dispatch: &BoundDispatch) -> Result<Timing> {
+    #[maybe_async]
+    async fn time_on_host(&self, dispatch: &BoundDispatch) -> Result<Timing> {
         let (start, first) = (Instant::now(), !dispatch.has_run());
         self.submit([Command::Dispatch(dispatch)])?;
-        self.wait()?;
+        self.wait().await?;
         Ok(Timing { start, took: start.elapsed(), first })
     }
 
-    fn time_on_device(&self, timestamps: &Timestamps, dispatches: &[BoundDispatch]) -> Result<Vec<Timing>> {
+    #[maybe_async]
+    async fn time_on_device(&self, timestamps: &Timestamps, dispatches: &[BoundDispatch]) -> Result<Vec<Timing>> {
         let Timestamps { queries, buffer } = timestamps;
         let count = 2 * dispatches.len() as u32;
         let begin = Instant::now();
@@ -107,8 +116,8 @@ impl Gpu {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.resolve_query_set(queries, 0..count, buffer.raw(), 0);
         self.send(encoder);
-        let ticks: Vec<u64> =
-            self.read(&[&Region { buffer: buffer.clone(), offset: 0, bytes: 8 * u64::from(count) }])?;
+        let all = Region { buffer: buffer.clone(), offset: 0, bytes: 8 * u64::from(count) };
+        let ticks: Vec<u64> = self.read(&[&all]).await?;
         let nanoseconds = f64::from(self.queue.get_timestamp_period());
         let between = |from: u64, to: u64| Duration::from_nanos((to.saturating_sub(from) as f64 * nanoseconds) as u64);
         let pairs = ticks.as_chunks::<2>().0;

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use maybe_async::maybe_async;
+
 use super::{
     Binding, DType, DeviceProfile, Element, Graph, Initial, MemoryPlan, Node, Origin, Planned, Stores, Tensor,
     check_tensors, memory::share,
@@ -172,9 +174,10 @@ impl Plan {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn read<T: bytemuck::Pod>(&self, tensors: &[Tensor]) -> Result<Vec<T>> {
+    #[maybe_async]
+    pub async fn read<T: bytemuck::Pod>(&self, tensors: &[Tensor]) -> Result<Vec<T>> {
         let regions: Vec<&Region> = tensors.iter().map(|tensor| self.region(*tensor)).collect();
-        self.gpu.read(&regions)
+        self.gpu.read(&regions).await
     }
 
     /// Replays the graph with the current inputs. Does not wait for the result.
@@ -185,11 +188,12 @@ impl Plan {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn run(&mut self) -> Result<()> {
+    #[maybe_async]
+    pub async fn run(&mut self) -> Result<()> {
         let _replaying = self.gpu.workspace().replay();
         self.gpu.flush();
         if let Some(profiler) = self.gpu.profiler() {
-            profiler.record(&self.works, &self.gpu.time(&self.dispatches)?);
+            profiler.record(&self.works, &self.gpu.time(&self.dispatches).await?);
         } else if !self.submissions.is_empty() {
             let mut ranges = self.submissions.iter().peekable();
             while let Some(range) = ranges.next() {
@@ -202,13 +206,13 @@ impl Plan {
             }
             self.gpu.add_kernel_time(self.kernel_time);
         } else if self.dispatches.iter().all(BoundDispatch::has_run) {
-            let timings = self.gpu.time(&self.dispatches)?;
+            let timings = self.gpu.time(&self.dispatches).await?;
             self.kernel_time = timings.iter().map(|timing| timing.took).sum();
             self.submissions = cut(timings.iter().map(|timing| timing.took));
         } else {
             for dispatch in &self.dispatches {
                 self.gpu.submit([Command::Dispatch(dispatch)])?;
-                self.gpu.wait()?;
+                self.gpu.wait().await?;
             }
         }
         Ok(())

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
+
 use super::{DType, Store};
 use crate::error::Result;
 use crate::gpu::{Buffer, Gpu, Region};
@@ -119,20 +121,26 @@ impl StoreMemory {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn read<T: bytemuck::Pod>(&self, gpu: &Gpu) -> Result<Vec<T>> {
-        gpu.read(&self.regions().iter().collect::<Vec<_>>())
+    #[maybe_async]
+    pub async fn read<T: bytemuck::Pod>(&self, gpu: &Gpu) -> Result<Vec<T>> {
+        gpu.read(&self.regions().iter().collect::<Vec<_>>()).await
     }
 
     /// Reads all of it in pieces, in order.
     ///
     /// # Errors
     /// If the device is lost, and those of `each`.
-    pub fn read_pieces<T: bytemuck::Pod>(&self, gpu: &Gpu, mut each: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+    #[maybe_async]
+    pub async fn read_pieces<T: bytemuck::Pod>(
+        &self,
+        gpu: &Gpu,
+        mut each: impl FnMut(&[T]) -> Result<()>,
+    ) -> Result<()> {
         for region in self.regions() {
             for first in (0..region.bytes).step_by(PIECE) {
                 let bytes = (PIECE as u64).min(region.bytes - first);
                 let piece = Region { buffer: region.buffer.clone(), offset: region.offset + first, bytes };
-                each(&gpu.read(&[&piece])?)?;
+                each(&gpu.read(&[&piece]).await?)?;
             }
         }
         Ok(())

@@ -10,11 +10,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::config::MODEL;
 use crate::error::{Error, Result};
 use crate::model::folder::{MODEL_INDEX, Pipeline, SingleFile, StoredTensor, StoredTensors, locate};
 use crate::model::{ADAPTER_CONFIG, NATIVE};
 use crate::run::checkpoint;
-use crate::run::directory::MODEL;
 use crate::text_to_image::folder_of;
 
 /// The result of an inspection.

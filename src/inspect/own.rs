@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{DeviceMemory, Report, adapter, bytes_on_disk, published, stored_as};
 use crate::assets::{BaseRecord, load_model, model_file};
-use crate::config::{Config, TRANSFORMER_BASE, adapter_in};
+use crate::config::{Config, MODEL, TRANSFORMER_BASE, adapter_in};
 use crate::error::Result;
 use crate::gpu::STAGING_BYTES;
 use crate::graph::{DeviceProfile, planned_bytes, planned_together};
@@ -12,7 +12,6 @@ use crate::model::folder::{SingleFile, StoredTensors};
 use crate::model::{ADAPTER_CONFIG, DitConfig, FlowModel, ModelKind, Network, NullClass, default_num_heads};
 use crate::rl::Trainer;
 use crate::run::checkpoint;
-use crate::run::directory::MODEL;
 use crate::sampling::{StepGraph, images_bytes, noise_graph};
 use crate::shape::ImageShape;
 use crate::text::quoted;

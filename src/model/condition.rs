@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
 use serde_json::{Map, Value};
 
 use super::flow_model::FlowModel;
@@ -15,6 +16,7 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, Graph, PartMemory, Plan, Tensor};
 use crate::shape::ImageShape;
+use crate::shapes::Caption;
 
 /// A prompt, and what its file says of it beside.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +30,15 @@ pub struct Prompt {
 impl From<&str> for Prompt {
     fn from(text: &str) -> Self {
         Self { text: text.to_owned(), fields: Map::new() }
+    }
+}
+
+/// A caption of coloured shapes, with its category and the name of its split.
+impl From<&Caption> for Prompt {
+    fn from(caption: &Caption) -> Self {
+        let fields = [("category", caption.category.name()), ("split", caption.split.name())];
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        Self { text: caption.text.clone(), fields }
     }
 }
 
@@ -87,6 +98,7 @@ pub trait PromptSource: fmt::Debug + Send + Sync {
 }
 
 /// What turns latents into pictures.
+#[maybe_async(?Send)]
 pub trait LatentDecoder: fmt::Debug + Send + Sync {
     /// The shape of the picture of latents of this shape.
     fn picture_shape(&self, latents: ImageShape) -> ImageShape;
@@ -107,7 +119,7 @@ pub trait LatentDecoder: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// If its weights cannot be read, or the device has not enough memory or is lost.
-    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>>;
+    async fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>>;
 }
 
 /// Something that the copies of a model share. Two are equal if they are the same.

@@ -267,9 +267,10 @@ pub(super) fn serialize(tensors: &Tensors, metadata: Option<(&'static str, Strin
 /// byte for byte what [`safetensors::serialize`] writes, if they are sorted as there.
 pub(crate) fn header(
     tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,
-    metadata: Option<(&'static str, String)>,
+    metadata: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Vec<u8> {
-    let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
+    let metadata: HashMap<_, _> = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
     let mut end = 0;
     let infos = tensors.map(|(name, dtype, shape)| {
         let begin = end;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
 use serde_json::Value;
 
 use super::condition::{ConditionInput, LatentDecoder, Prompt, PromptSource, Shared};
@@ -169,10 +170,11 @@ impl FlowModel {
     ///
     /// # Errors
     /// As [`LatentDecoder::decode`].
-    pub fn decode<'a>(&self, gpu: &Arc<Gpu>, states: &'a [f32]) -> Result<Cow<'a, [f32]>> {
+    #[maybe_async]
+    pub async fn decode<'a>(&self, gpu: &Arc<Gpu>, states: &'a [f32]) -> Result<Cow<'a, [f32]>> {
         match self.decoder() {
             None => Ok(Cow::Borrowed(states)),
-            Some(decoder) => decoder.decode(gpu, states, self.state_shape()).map(Cow::Owned),
+            Some(decoder) => decoder.decode(gpu, states, self.state_shape()).await.map(Cow::Owned),
         }
     }
 

@@ -17,10 +17,13 @@ mod lora;
 mod minit2i;
 mod mmdit;
 mod network;
+mod prompt_table;
 mod stored_transformer;
+#[cfg(feature = "cli")]
 pub mod text;
 mod text_network;
 mod weights;
+mod words;
 
 pub use adapter::{ADAPTER_CONFIG, ADAPTER_MODEL, Adapter, Merge};
 pub use adapter_diffusers::DIFFUSERS_ADAPTER;
@@ -41,6 +44,8 @@ pub use lora::{Adaptable, Lora, LoraLayer};
 pub use minit2i::MiniT2iConfig;
 pub use mmdit::MmditConfig;
 pub use network::{BASE, Network, START};
-pub use stored_transformer::{PipelineFile, StoredTransformer, TRANSFORMER, TRANSFORMER_WEIGHTS};
+pub use prompt_table::{PromptEmbeddings, PromptTable};
+pub use stored_transformer::{PIPELINE, PipelineFile, StoredTransformer, TRANSFORMER, TRANSFORMER_WEIGHTS};
 pub use text_network::{Recipe, TextNetwork, UsualSampling};
 pub use weights::{OnDevice, StoredModel, Summed, WeightSource, Weights, open_foreign};
+pub use words::{VOCABULARY, WordPrompts};

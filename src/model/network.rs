@@ -64,6 +64,16 @@ impl Network {
         self.model.network(self.parameters(graph, store, gradients))
     }
 
+    /// Declares the model that drift and the penalty on the distance are measured from: the weights of [`BASE`], with the
+    /// adapter of [`START`] if a run with an adapter is measured `from_start`.
+    pub fn declare_reference(&self, graph: &mut Graph, from_start: bool) -> FlowNetwork<'_> {
+        match self.lora.is_some() && from_start {
+            // The same kernels as those of the policy, so that their difference is exactly zero at first.
+            true => self.declare(graph, START, None),
+            false => self.model.network(self.frozen().declare(graph, BASE)),
+        }
+    }
+
     /// How the frozen weights are stored as [`BASE`].
     pub fn frozen(&self) -> Frozen {
         Frozen::new(&self.model.layout(), self.weights)

@@ -27,7 +27,12 @@ pub struct StoredTransformer {
     tensors: StoredTensors,
     /// The other files of its pipeline, if that is not on disk yet.
     beside: Arc<[PipelineFile]>,
+    /// What its file says of the rest of its pipeline, if anything.
+    pipeline: Option<String>,
 }
+
+/// The key in the metadata of a transformer's file under which it says what its pipeline is.
+pub const PIPELINE: &str = "flowdppo_pipeline";
 
 /// A small file of a pipeline: its path in the folder, and its bytes.
 pub type PipelineFile = (&'static str, Vec<u8>);
@@ -58,13 +63,20 @@ impl StoredTransformer {
         &self.beside
     }
 
+    /// The same, whose file says what its pipeline is.
+    #[must_use]
+    pub fn of_pipeline(self, record: String) -> Self {
+        Self { pipeline: Some(record), ..self }
+    }
+
     /// Checks names and shapes, without reading weights.
     ///
     /// # Errors
     /// [`Error::Input`] if the size has no positions, or a tensor is missing, misshapen or unknown.
     pub fn new(network: &TextNetwork, size: [usize; 2], tensors: &StoredTensors) -> Result<Self> {
         network.check_size(tensors.name(), size)?;
-        let stored = Self { network: network.clone(), size, tensors: tensors.clone(), beside: Arc::default() };
+        let stored =
+            Self { network: network.clone(), size, tensors: tensors.clone(), beside: Arc::default(), pipeline: None };
         let layout = network.layout(size);
         layout.entries().iter().try_for_each(|entry| stored.check(entry))?;
         let is_known =
@@ -98,7 +110,8 @@ impl StoredTransformer {
             let described = tensors.iter().map(|(name, _, dtype, stored)| {
                 (format!("{}{name}", layout.prefix()), *dtype, stored.shape().to_vec())
             });
-            sink.put(&header(described, Some(("format", "pt".to_owned()))))?;
+            let pipeline = self.pipeline.clone().map(|record| (PIPELINE, record));
+            sink.put(&header(described, [("format", "pt".to_owned())].into_iter().chain(pipeline)))?;
             for (_, entry, dtype, stored) in &tensors {
                 match (entry, dtype) {
                     (Some(entry), _) => sink.put(bytemuck::cast_slice(&weights.read(entry)?))?,

@@ -49,6 +49,8 @@ pub struct OnDevice<'a> {
     pub memory: &'a StoreMemory,
 }
 
+/// Where reading does not wait, as in a browser, a store is read whole instead.
+#[cfg(not(target_arch = "wasm32"))]
 impl WeightSource for OnDevice<'_> {
     fn read(&self, entry: &Entry) -> Result<Cow<'_, [f32]>> {
         let bytes = |elements: usize| DType::F32.bytes(&[elements]);

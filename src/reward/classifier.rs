@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
+
 use super::{Batch, Reward};
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -57,7 +59,8 @@ impl ClassifierScorer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn probabilities(&mut self, images: &[f32]) -> Result<Vec<f32>> {
+    #[maybe_async]
+    pub async fn probabilities(&mut self, images: &[f32]) -> Result<Vec<f32>> {
         let (dim, classes) = (self.config.dim(), self.config.num_classes);
         let mut probabilities = Vec::with_capacity(images.len() / dim * classes);
         self.plan.write(self.labels, &[0_u32; BATCH]);
@@ -65,8 +68,8 @@ impl ClassifierScorer {
             let mut padded = batch.to_vec();
             padded.resize(BATCH * dim, 0.0);
             self.plan.write(self.images, &padded);
-            self.plan.run()?;
-            let all: Vec<f32> = self.plan.read(&[self.probabilities])?;
+            self.plan.run().await?;
+            let all: Vec<f32> = self.plan.read(&[self.probabilities]).await?;
             probabilities.extend_from_slice(&all[..batch.len() / dim * classes]);
         }
         Ok(probabilities)
@@ -76,8 +79,9 @@ impl ClassifierScorer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn accuracy(&mut self, images: &[f32], labels: &[u32]) -> Result<f64> {
-        let recognised = self.recognises(images, labels)?;
+    #[maybe_async]
+    pub async fn accuracy(&mut self, images: &[f32], labels: &[u32]) -> Result<f64> {
+        let recognised = self.recognises(images, labels).await?;
         Ok(recognised.iter().filter(|is_right| **is_right).count() as f64 / labels.len() as f64)
     }
 
@@ -85,8 +89,9 @@ impl ClassifierScorer {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn recognises(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<bool>> {
-        let probabilities = self.probabilities(images)?;
+    #[maybe_async]
+    pub async fn recognises(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<bool>> {
+        let probabilities = self.probabilities(images).await?;
         let rows = probabilities.chunks(self.config.num_classes).zip(labels);
         let is_right = |(row, label): (&[f32], &u32)| {
             let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
@@ -96,13 +101,14 @@ impl ClassifierScorer {
     }
 }
 
+#[maybe_async(?Send)]
 impl Reward for ClassifierScorer {
     fn components(&self) -> &[String] {
         std::slice::from_ref(&self.name)
     }
 
-    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
-        let probabilities = self.probabilities(batch.images)?;
+    async fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+        let probabilities = self.probabilities(batch.images).await?;
         let rows = probabilities.chunks(self.config.num_classes).zip(batch.labels);
         Ok(vec![rows.map(|(row, label)| f64::from(row[self.classes[*label as usize]])).collect()])
     }

@@ -8,12 +8,11 @@ use image::{Rgb, RgbImage};
 use super::head::Head;
 use super::{Batch, Reward, Subject};
 use crate::config;
-use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::PartMemory;
 use crate::model::text::{ClipScorer, Tokens, cosine};
-use crate::shape::ImageShape;
+use crate::shape::{ImageShape, to_byte};
 
 /// Texts encoded together. The states of CLIP-H's take 0.3 GB of the host's memory at a time.
 const TEXTS: usize = 1024;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
+
 use super::shapes::captions_of;
 use super::{ClassifierScorer, fitting_classes};
 use crate::assets;
@@ -55,13 +57,14 @@ impl Judge {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn recognises(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<bool>> {
-        let Some(captions) = &self.captions else { return self.classifier.recognises(images, labels) };
+    #[maybe_async]
+    pub async fn recognises(&mut self, images: &[f32], labels: &[u32]) -> Result<Vec<bool>> {
+        let Some(captions) = &self.captions else { return self.classifier.recognises(images, labels).await };
         let elements = 3 * VIEWED * VIEWED;
         let mut recognised = Vec::with_capacity(labels.len());
         for (images, labels) in images.chunks(PICTURES * elements).zip(labels.chunks(PICTURES)) {
             let views: Vec<f32> = images.chunks(elements).flat_map(views).collect();
-            let probabilities = self.classifier.probabilities(&views)?;
+            let probabilities = self.classifier.probabilities(&views).await?;
             let pictures = probabilities.chunks(VIEWS * (1 + KINDS)).zip(labels);
             recognised.extend(pictures.map(|(views, label)| are_demanded(&counts(views), captions[*label as usize])));
         }

@@ -1,47 +1,69 @@
 //! Rewards: everything that scores images.
 
+mod build;
 mod classifier;
+#[cfg(feature = "cli")]
 mod clip_score;
+#[cfg(feature = "cli")]
 mod command;
+#[cfg(feature = "cli")]
 mod description;
+#[cfg(feature = "cli")]
 mod head;
+#[cfg(feature = "cli")]
 mod http;
 mod judge;
 #[cfg(feature = "onnx")]
 mod onnx;
+#[cfg(feature = "cli")]
 mod outside;
 mod pixels;
+#[cfg(feature = "cli")]
 mod process;
 mod scoring;
 mod shapes;
+#[cfg(feature = "cli")]
 mod template;
 
 pub use classifier::ClassifierScorer;
+#[cfg(feature = "cli")]
 pub use clip_score::ClipScore;
+#[cfg(feature = "cli")]
 pub use command::{Program, command};
+#[cfg(feature = "cli")]
 pub use description::Description;
+#[cfg(feature = "cli")]
 pub use http::{Service, http};
 pub use judge::Judge;
 #[cfg(feature = "onnx")]
 pub use onnx::OnnxReward;
+#[cfg(feature = "cli")]
 pub use outside::{Limits, Outside, Subject};
 pub use pixels::{Formula, PixelReward};
+#[cfg(feature = "cli")]
 pub use process::end_programs;
 pub use scoring::Scores;
 pub use shapes::ShapesReward;
+#[cfg(feature = "cli")]
 pub use template::Template;
 
+#[cfg(feature = "cli")]
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use maybe_async::maybe_async;
+
 use crate::assets;
-use crate::config::{self, RewardKind, Weight};
+#[cfg(feature = "cli")]
+use crate::config::RewardKind;
+use crate::config::{self, Weight};
 use crate::error::{Error, Result, character};
 use crate::gpu::Gpu;
 use crate::graph::PartMemory;
 use crate::model::{Pictures, StoredModel};
 use crate::ranks::Team;
+#[cfg(feature = "cli")]
 use crate::run::RewardLog;
 use crate::shape::ImageShape;
 use crate::text::is_deceptive;
@@ -103,6 +125,7 @@ impl<'a> Batch<'a> {
 }
 
 /// Anything that scores images.
+#[maybe_async(?Send)]
 pub trait Reward: std::fmt::Debug {
     /// Names of what it measures, at least one: for metrics.
     fn components(&self) -> &[String];
@@ -116,7 +139,7 @@ pub trait Reward: std::fmt::Debug {
     ///
     /// # Errors
     /// If the scorer failed; never a wrong score.
-    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
+    async fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>>;
 
     /// What it takes on the device for as long as it lives, if that is more than a few megabytes.
     fn memory(&self) -> Option<PartMemory> {
@@ -140,6 +163,7 @@ pub struct Rewards {
     is_detail: Vec<bool>,
     class_names: Vec<String>,
     shape: ImageShape,
+    #[cfg(feature = "cli")]
     log: Option<RewardLog>,
     team: Team,
 }
@@ -152,22 +176,7 @@ impl Rewards {
     pub fn new(gpu: &Arc<Gpu>, rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<Self> {
         let names = config::reward_names(rewards);
         let member = |(index, (reward, name)): (usize, (&config::Reward, String))| -> Result<Member> {
-            let descriptions = Description::of_classes(reward, pictures)?;
-            let subject = Subject::new(pictures, &descriptions);
-            let scorer: Box<dyn Reward> = match reward.kind {
-                RewardKind::Classifier => Box::new(classifier_for(gpu, &reward.file, pictures)?),
-                RewardKind::ClipScore => Box::new(ClipScore::new(gpu, reward, index, &subject)?),
-                RewardKind::Command => {
-                    Box::new(command(&name, &reward.program, reward.image, Limits::of(reward), &subject)?)
-                }
-                RewardKind::Http => Box::new(http(&reward.url, &reward.rewards, Limits::of(reward), &subject)?),
-                #[cfg(feature = "onnx")]
-                RewardKind::Onnx => Box::new(OnnxReward::new(reward, pictures)?),
-                #[cfg(not(feature = "onnx"))]
-                RewardKind::Onnx => return Err(no_onnx(&name)),
-                RewardKind::Shapes => Box::new(ShapesReward::new(index, reward.strict, pictures)?),
-                _ => Box::new(PixelReward::new(reward.kind.name(), formula_of(reward, index, pictures.shape)?)),
-            };
+            let scorer = build::scorer(gpu, reward, index, &name, pictures)?;
             Ok((name, scorer, reward.weight.clone()))
         };
         Self::of(rewards.iter().zip(names).enumerate().map(member).collect::<Result<_>>()?, pictures)
@@ -178,26 +187,9 @@ impl Rewards {
     /// # Errors
     /// As [`Rewards::new`].
     pub fn check(rewards: &[config::Reward], pictures: &Pictures<'_>) -> Result<()> {
+        #[cfg(feature = "cli")]
         check_addresses(rewards)?;
-        for (index, reward) in rewards.iter().enumerate() {
-            let descriptions = Description::of_classes(reward, pictures)?;
-            let subject = Subject::new(pictures, &descriptions);
-            match reward.kind {
-                RewardKind::Classifier => {
-                    fitting_classes(&assets::load_model(&reward.file)?, &reward.file, pictures)?;
-                }
-                RewardKind::ClipScore => ClipScore::check(reward, index, &subject)?,
-                RewardKind::Command => outside::check_subject("command", &subject)?,
-                RewardKind::Http => outside::check_subject("http", &subject)?,
-                #[cfg(feature = "onnx")]
-                RewardKind::Onnx => drop(OnnxReward::new(reward, pictures)?),
-                #[cfg(not(feature = "onnx"))]
-                RewardKind::Onnx => return Err(no_onnx(&config::reward_names(rewards)[index])),
-                RewardKind::Shapes => drop(ShapesReward::new(index, reward.strict, pictures)?),
-                _ => drop(formula_of(reward, index, pictures.shape)?),
-            }
-        }
-        Ok(())
+        rewards.iter().enumerate().try_for_each(|(index, reward)| build::check(rewards, reward, index, pictures))
     }
 
     /// The components that do not only explain others, by number.
@@ -242,6 +234,7 @@ impl Rewards {
             is_detail,
             class_names: pictures.classes.names.to_vec(),
             shape: pictures.shape,
+            #[cfg(feature = "cli")]
             log: None,
             team: Team::default(),
         })
@@ -273,6 +266,7 @@ impl Rewards {
     ///
     /// # Errors
     /// If the file cannot be written.
+    #[cfg(feature = "cli")]
     pub fn record_in(&mut self, folder: &Path) -> Result<()> {
         self.log = Some(RewardLog::open(folder, &self.names)?);
         Ok(())
@@ -293,44 +287,10 @@ impl Rewards {
 ///
 /// # Errors
 /// [`Error::Input`] that says what is wrong with an address.
+#[cfg(feature = "cli")]
 pub fn check_addresses(rewards: &[config::Reward]) -> Result<()> {
     let mut services = rewards.iter().filter(|reward| reward.kind == RewardKind::Http);
     services.try_for_each(|reward| http::checked_url(&reward.url).map(drop))
-}
-
-#[cfg(not(feature = "onnx"))]
-fn no_onnx(name: &str) -> Error {
-    Error::input(format!(
-        "the reward {name} has the kind \"onnx\", which this program was built without: build it with \
-         `cargo build --release --features onnx`"
-    ))
-}
-
-/// The formula of a reward that has one, checked against the pictures.
-fn formula_of(reward: &config::Reward, index: usize, shape: ImageShape) -> Result<Formula> {
-    let formula = match reward.kind {
-        RewardKind::Ink => Formula::Ink,
-        RewardKind::JpegSize => Formula::JpegSize(reward.quality as u8),
-        RewardKind::Brightness => Formula::Brightness,
-        RewardKind::Colour => {
-            let rgb = reward.colour.as_ref().and_then(config::Colour::rgb);
-            let lacks = || Error::input(format!("`reward.{index}.colour` must be a colour"));
-            Formula::Colour(rgb.ok_or_else(lacks)?)
-        }
-        RewardKind::Symmetry => Formula::Symmetry(reward.axis),
-        RewardKind::TotalVariation => Formula::TotalVariation,
-        RewardKind::Template => Formula::Template(Template::load(&reward.file, shape)?),
-        RewardKind::Classifier
-        | RewardKind::ClipScore
-        | RewardKind::Shapes
-        | RewardKind::Onnx
-        | RewardKind::Command
-        | RewardKind::Http => {
-            unreachable!("{} is not a formula", reward.kind.name())
-        }
-    };
-    formula.check(shape.channels, &format!("reward.{index}.kind"))?;
-    Ok(formula)
 }
 
 /// Loads a classifier and checks that it takes a model's images and knows its classes, which are matched by name.

@@ -18,10 +18,9 @@ use serde_json::{Map, Value};
 use super::description::Description;
 use super::{Batch, Purpose, Reward};
 use crate::config;
-use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::model::Pictures;
-use crate::shape::ImageShape;
+use crate::shape::{ImageShape, to_byte};
 use crate::text::is_deceptive;
 
 /// Pause before the second attempt; doubled for each further one.
@@ -410,7 +409,7 @@ mod tests {
     #[test]
     fn scores_do_not_depend_on_batches_and_workers() {
         let bytes: Vec<u8> = (0..37).map(|index| index * 5).collect();
-        let images: Vec<f32> = bytes.iter().map(|byte| crate::data::from_byte(*byte)).collect();
+        let images: Vec<f32> = bytes.iter().map(|byte| crate::shape::from_byte(*byte)).collect();
         let expected =
             [bytes.iter().map(|byte| f64::from(*byte)).collect::<Vec<_>>(), (0..37).map(f64::from).collect()];
         for (batch, workers) in [(1, 1), (1, 8), (5, 3), (37, 2), (100, 4)] {

@@ -1,14 +1,19 @@
 //! Rewards that are a formula of a picture's pixels. They need no model and do not depend on the class.
 
+#[cfg(feature = "cli")]
 use image::ExtendedColorType;
+#[cfg(feature = "cli")]
 use image::codecs::jpeg::JpegEncoder;
+use maybe_async::maybe_async;
 
+#[cfg(feature = "cli")]
 use super::template::Template;
 use super::{Batch, Reward};
 use crate::config::Axis;
-use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::shape::ImageShape;
+#[cfg(feature = "cli")]
+use crate::shape::to_byte;
 
 /// A formula. In it, p is a pixel: (x + 1) / 2, clamped to 0 (black) and 1 (white).
 #[derive(Clone, Debug)]
@@ -17,6 +22,7 @@ pub enum Formula {
     Ink,
     /// Size of the picture as a JPEG file of this quality, 1 to 100, in KiB. It includes the part that every file has,
     /// which cancels in the differences that a policy learns from.
+    #[cfg(feature = "cli")]
     JpegSize(u8),
     /// The mean luma: p of grey, 0.2126 R + 0.7152 G + 0.0722 B of colour (Rec. 709). 0 to 1.
     Brightness,
@@ -29,6 +35,7 @@ pub enum Formula {
     /// pixel; large is noise.
     TotalVariation,
     /// Similarity to a picture.
+    #[cfg(feature = "cli")]
     Template(Template),
 }
 
@@ -38,8 +45,8 @@ impl Formula {
     /// # Errors
     /// If it is not: some are defined only for grey (1) and colour (3).
     pub fn check(&self, channels: usize, key: &str) -> Result<()> {
-        let needs_colours = matches!(self, Self::JpegSize(_) | Self::Brightness | Self::Colour(_) | Self::Template(_));
-        if needs_colours && !matches!(channels, 1 | 3) {
+        let any_channels = matches!(self, Self::Ink | Self::Symmetry(_) | Self::TotalVariation);
+        if !any_channels && !matches!(channels, 1 | 3) {
             return Err(Error::input(format!(
                 "`{key}` needs images of 1 (grey) or 3 (RGB) channels, but the model makes {channels}; choose another \
                  kind, or name an autoencoder (`model.vae`, --vae) if these are latents"
@@ -57,6 +64,7 @@ impl Formula {
         let mean = |sum: f64, count: usize| sum / count.max(1) as f64;
         Ok(match self {
             Self::Ink => mean(image.iter().map(|x| (f64::from(*x) + 1.0) / 2.0).sum(), image.len()),
+            #[cfg(feature = "cli")]
             Self::JpegSize(quality) => {
                 let pixels = (0..plane).flat_map(|i| (0..channels).map(move |c| to_byte(image[c * plane + i])));
                 let kind = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
@@ -90,6 +98,7 @@ impl Formula {
                 let columns = (0..image.len()).filter(below).map(|i| difference(i, i + width)).sum::<f64>();
                 mean(rows + columns, channels * (height * (width - 1) + (height - 1) * width))
             }
+            #[cfg(feature = "cli")]
             Self::Template(template) => template.likeness(image),
         })
     }
@@ -114,12 +123,13 @@ impl PixelReward {
     }
 }
 
+#[maybe_async(?Send)]
 impl Reward for PixelReward {
     fn components(&self) -> &[String] {
         &self.name
     }
 
-    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+    async fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
         let score = |image| self.formula.score(image, batch.shape);
         Ok(vec![batch.each().map(score).collect::<Result<_>>()?])
     }

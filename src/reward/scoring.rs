@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use maybe_async::maybe_async;
+
 use super::{Batch, Rewards, ScoringContext};
 use crate::error::{Error, Result};
 
@@ -24,10 +26,11 @@ impl Rewards {
     /// # Errors
     /// [`Error::Reward`] if a reward failed, did not score every image, or a score or total is above 10¹⁰⁰ or NaN;
     /// [`Error::NotFinite`] if an image is not.
-    pub fn score(&mut self, images: &[f32], labels: &[u32], context: ScoringContext) -> Result<Scores> {
+    #[maybe_async]
+    pub async fn score(&mut self, images: &[f32], labels: &[u32], context: ScoringContext) -> Result<Scores> {
         let (own, elements) = (self.team.seat().range(labels.len()), self.shape.elements());
         let part = &images[own.start * elements..own.end * elements];
-        self.score_part(Ok(part.into()), &own.collect::<Vec<usize>>(), labels, context)
+        self.score_part(Ok(part.into()), &own.collect::<Vec<usize>>(), labels, context).await
     }
 
     /// The same where this rank has only the images with these numbers, if it could make them; `labels` are those
@@ -35,14 +38,18 @@ impl Rewards {
     ///
     /// # Errors
     /// As [`Rewards::score`], if any rank has failed.
-    pub fn score_part(
+    #[maybe_async]
+    pub async fn score_part(
         &mut self,
         images: Result<Cow<'_, [f32]>>,
         numbers: &[usize],
         labels: &[u32],
         context: ScoringContext,
     ) -> Result<Scores> {
-        let own = images.and_then(|images| self.measure(&images, numbers, labels, context));
+        let own = match images {
+            Ok(images) => self.measure(&images, numbers, labels, context).await,
+            Err(cause) => Err(cause),
+        };
         let own = self.team.agree(own)?;
         let components = self.gather(&own, numbers, labels.len())?;
         let total =
@@ -54,18 +61,21 @@ impl Rewards {
                  -{LARGEST:e} to {LARGEST:e}: lower the weights"
             )));
         }
+        #[cfg(feature = "cli")]
         let logged = match (&mut self.log, context.recorded()) {
             (Some(log), Some((iteration, purpose))) => {
                 log.append([&iteration.to_string(), purpose], labels, &components, &totals)
             }
             _ => Ok(()),
         };
+        #[cfg(feature = "cli")]
         self.team.agree(logged)?;
         Ok(Scores { components, totals })
     }
 
     /// What every component says of some images, `[components][numbers]`.
-    fn measure(
+    #[maybe_async]
+    async fn measure(
         &mut self,
         images: &[f32],
         numbers: &[usize],
@@ -87,7 +97,8 @@ impl Rewards {
         }
         let mut components = Vec::with_capacity(self.names.len());
         for member in members {
-            components.extend(member.score(&batch).map_err(|cause| match cause {
+            let scores = member.score(&batch).await;
+            components.extend(scores.map_err(|cause| match cause {
                 Error::Input(message) | Error::Failed(message) => Error::Reward(message),
                 other => other,
             })?);

@@ -1,5 +1,7 @@
 //! The checker of the world of coloured shapes as a reward.
 
+use maybe_async::maybe_async;
+
 use super::{Batch, Reward};
 use crate::classes::ConditionKind;
 use crate::error::{Error, Result};
@@ -56,6 +58,7 @@ pub(super) fn captions_of(pictures: &Pictures<'_>, scorer: &str) -> Result<Vec<&
     (0..pictures.classes.count).map(caption).collect()
 }
 
+#[maybe_async(?Send)]
 impl Reward for ShapesReward {
     fn components(&self) -> &[String] {
         &self.components
@@ -65,7 +68,7 @@ impl Reward for ShapesReward {
         &self.components[..1]
     }
 
-    fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
+    async fn score(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f64>>> {
         let mut scores = vec![Vec::with_capacity(batch.labels.len()); COMPONENTS.len()];
         for (image, label) in batch.each().zip(batch.labels) {
             let verdict = check(image, batch.shape.width, self.captions[*label as usize]);

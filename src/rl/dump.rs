@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use maybe_async::maybe_async;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -40,14 +41,17 @@ struct Observed {
 
 impl UpdateDump {
     /// To be called before the first term of each update.
-    pub(super) fn begin(&mut self, optimizer: &Optimizer) -> Result<()> {
+    #[maybe_async]
+    pub(super) async fn begin(&mut self, optimizer: &Optimizer) -> Result<()> {
         let [x, noise, v_old, v_new, gradients, after] = [const { Vec::new() }; 6];
-        self.updates.push(Observed { before: optimizer.read(PARAMETERS)?, x, noise, v_old, v_new, gradients, after });
+        let before = optimizer.read(PARAMETERS).await?;
+        self.updates.push(Observed { before, x, noise, v_old, v_new, gradients, after });
         Ok(())
     }
 
     /// After each micro-batch.
-    pub(super) fn terms(&mut self, plan: &Plan, tensors: &UpdateGraph) -> Result<()> {
+    #[maybe_async]
+    pub(super) async fn terms(&mut self, plan: &Plan, tensors: &UpdateGraph) -> Result<()> {
         if let Some(it) = self.open() {
             let terms = &tensors.terms;
             for (values, tensor) in [
@@ -56,24 +60,26 @@ impl UpdateDump {
                 (&mut it.v_old, terms.v_old),
                 (&mut it.v_new, terms.v_new),
             ] {
-                values.extend(plan.read::<f32>(&[tensor])?);
+                values.extend(plan.read::<f32>(&[tensor]).await?);
             }
         }
         Ok(())
     }
 
     /// Between the last backward pass and the optimizer's step, which clears the gradients.
-    pub(super) fn gradients(&mut self, optimizer: &Optimizer) -> Result<()> {
+    #[maybe_async]
+    pub(super) async fn gradients(&mut self, optimizer: &Optimizer) -> Result<()> {
         if let Some(it) = self.open() {
-            it.gradients = optimizer.read(GRADIENTS)?;
+            it.gradients = optimizer.read(GRADIENTS).await?;
         }
         Ok(())
     }
 
     /// After the optimizer's step.
-    pub(super) fn end(&mut self, optimizer: &Optimizer) -> Result<()> {
+    #[maybe_async]
+    pub(super) async fn end(&mut self, optimizer: &Optimizer) -> Result<()> {
         if let Some(it) = self.open() {
-            it.after = optimizer.read(PARAMETERS)?;
+            it.after = optimizer.read(PARAMETERS).await?;
         }
         Ok(())
     }

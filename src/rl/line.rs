@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 
 use crate::autodiff::LostInHalf;
+use crate::run::Record;
 use crate::run::evaluation::Evaluation;
-use crate::run::metrics::Record;
 
 /// A line of `metrics.jsonl`: an iteration, an evaluation, or both. Iteration 0 is the base.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -11,7 +11,7 @@ use crate::config::ObjectiveName;
 use crate::flow::divergence::tv_from_kl_sum;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::ops::Outcome;
-use crate::run::metrics::Record;
+use crate::run::Record;
 
 /// The statistics of one optimizer step, under the names used in the literature.
 ///

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use maybe_async::maybe_async;
+
 use super::rollout::Rollout;
 use super::update::Updater;
 use crate::error::Result;
@@ -12,7 +14,8 @@ impl Updater {
     ///
     /// # Errors
     /// If a device is lost, or the connection.
-    pub(super) fn fetch(&self, rollout: &Rollout, epoch: usize) -> Result<()> {
+    #[maybe_async]
+    pub(super) async fn fetch(&self, rollout: &Rollout, epoch: usize) -> Result<()> {
         let share = self.settings.share();
         if epoch == 0 || !self.team.is_many() {
             return Ok(());
@@ -27,7 +30,7 @@ impl Updater {
         let (had, wanted) = (&before[share.seat.rank], &now[share.seat.rank]);
         let (dim, slots) = (self.model.dim(), self.settings.of_rollouts().stored_slots()?);
         for (memory, _) in &self.trajectory {
-            let rows: Vec<f32> = self.team.agree(memory.read(&self.gpu))?;
+            let rows: Vec<f32> = self.team.agree(memory.read(&self.gpu).await)?;
             let part = |of: &Vec<usize>| -> Vec<u8> {
                 let places = common(had, of);
                 let rows = (0..slots)

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
+
 use super::method::Method;
 use super::settings::RolloutSettings;
 use super::share::Share;
@@ -12,7 +14,7 @@ use crate::flow::noise::{INITIAL_NOISE, NoiseKey, normals};
 use crate::gpu::{Command, Gpu};
 use crate::graph::{DType, Store, StoreMemory, Stores};
 use crate::model::{FlowModel, Network};
-use crate::sampling::{SampleRequest, SamplerTable, Sampling};
+use crate::sampling::{SampleRequest, SamplerTable, Sampling, Visit};
 
 /// States x_k of the trained steps, `[slots · samples, C, H, W]`, of the samples of this process; with DiffusionNFT the
 /// samples themselves, `[samples, C, H, W]`.
@@ -114,7 +116,8 @@ impl RolloutCollector {
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn collect(&mut self, index: u32) -> Result<Rollout> {
+    #[maybe_async]
+    pub async fn collect(&mut self, index: u32) -> Result<Rollout> {
         let (settings, seed) = (&self.settings, self.seed);
         let trained = settings.trained_steps.choose(settings.steps, seed, index)?;
         let eta = |step: usize| if trained.contains(&step) { settings.eta.at(step) } else { 0.0 };
@@ -130,7 +133,7 @@ impl RolloutCollector {
         let start = settings.shared_noise.then(|| self.shared_noise(&requests, &own));
         let (gpu, dim, stores, samples) = (&self.gpu, self.dim, &self.stores, own.len());
         let drawn: Vec<SampleRequest> = own.iter().map(|sample| requests[*sample]).collect();
-        let images = self.sampling.draw_visited(&table, &drawn, start.as_deref(), |visit| {
+        let keep = |visit: Visit<'_>| {
             let Some(slot) = trained.iter().position(|step| *step == visit.step) else { return Ok(()) };
             let Some(velocities) = stores.get(&VELOCITIES) else { return Ok(()) };
             let offset = DType::F32.bytes(&[slot * samples + visit.first, dim]);
@@ -140,7 +143,8 @@ impl RolloutCollector {
                 Command::Copy { from: visit.x, to: &to_states },
                 Command::Copy { from: visit.velocity, to: &to_velocities },
             ])
-        })?;
+        };
+        let images = self.sampling.draw_visited(&table, &drawn, start.as_deref(), keep).await?;
         if self.method.stores_samples() {
             self.stores[&STATES].write(&self.gpu, &images);
         }

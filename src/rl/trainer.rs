@@ -1,9 +1,12 @@
 //! One iteration (rollout, rewards, advantages, updates), and the state that is kept between iterations.
 
-use std::sync::Arc;
-use std::time::Instant;
+#[cfg(feature = "cli")]
+mod checkpoint;
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use maybe_async::maybe_async;
+use web_time::Instant;
 
 use super::dump::{Context, DumpFile};
 use super::metrics::{IterationMetrics, spread};
@@ -14,40 +17,16 @@ use super::update_graph::UpdateGraph;
 use crate::assets::BaseRecord;
 use crate::autodiff::LostInHalf;
 use crate::config::{LogProb, ObjectiveName};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::flow::standard_ratio::StandardRatio;
 use crate::gpu::{Buffer, Gpu, ITERATION, STAGING_BYTES};
 use crate::graph::{DType, DeviceProfile, Graph, StoreMemory, Stores, check_tensors, planned_bytes, reserve};
 use crate::memory::TrainingMemory;
-use crate::model::folder::StoredTensors;
 use crate::model::{Adapter, BASE, FlowModel, Model, Network, START, Summed, WeightSource};
 use crate::optimizer::{self, AVERAGE, FIRST_MOMENT, Optimizer, PARAMETERS, SECOND_MOMENT};
 use crate::ranks::Team;
 use crate::reward::{Purpose, Rewards, ScoringContext};
-use crate::run::LoadedCheckpoint;
 use crate::sampling::{StepGraph, images_bytes};
-use crate::saved::{Files, Saved, check_base};
-
-/// The file of a checkpoint with AdamW's moments.
-const MOMENTS: &str = "optimizer.safetensors";
-
-/// The contents of a checkpoint besides tensors. Noise is a function of seed and counters, so there is no generator
-/// state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct State {
-    /// Iterations done.
-    iteration: u64,
-    /// Optimizer steps done.
-    optimizer_step: u64,
-    /// Number of consecutive skipped updates, up to the last.
-    skipped_in_a_row: usize,
-    /// CRC-32 of the weights that the run started from; older versions wrote it only with LoRA.
-    base_crc32: Option<u32>,
-    /// Whether the weights are an adapter's; absent in older versions.
-    adapter: Option<bool>,
-    /// Version of the program.
-    version: String,
-}
 
 /// The cost of an iteration, known before it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -275,10 +254,11 @@ impl Trainer {
     /// # Errors
     /// If the device is lost, a reward fails or is not finite, the first update is not on-policy, or too many
     /// updates in a row had non-finite gradients.
-    pub fn iteration(&mut self, index: u64) -> Result<IterationMetrics> {
+    #[maybe_async]
+    pub async fn iteration(&mut self, index: u64) -> Result<IterationMetrics> {
         let _iteration = self.gpu.phase(ITERATION);
         let (start, phase) = (Instant::now(), self.gpu.phase("rollout"));
-        let drawn = self.collector.collect(index as u32);
+        let drawn = self.collector.collect(index as u32).await;
         let rollout = self.team.agree(drawn)?;
         let rollout_seconds = start.elapsed().as_secs_f64();
         drop(phase);
@@ -286,8 +266,8 @@ impl Trainer {
         let (start, phase) = (Instant::now(), self.gpu.phase("reward"));
         let labels: Vec<u32> = rollout.requests.iter().map(|request| request.condition).collect();
         let context = ScoringContext { purpose: Purpose::Training, iteration: index };
-        let pictures = self.network.model.decode(&self.gpu, &rollout.images);
-        let scores = self.rewards.score_part(pictures, &rollout.own, &labels, context)?;
+        let pictures = self.network.model.decode(&self.gpu, &rollout.images).await;
+        let scores = self.rewards.score_part(pictures, &rollout.own, &labels, context).await?;
         let clip = Some(self.settings.advantage.clip).filter(|clip| clip.is_finite());
         let group_size = self.settings.rollout.group_size;
         let advantages =
@@ -296,7 +276,7 @@ impl Trainer {
         drop(phase);
 
         let (start, phase) = (Instant::now(), self.gpu.phase("update"));
-        let records = self.updater.learn(&rollout, &advantages.values, &mut self.optimizer)?;
+        let records = self.updater.learn(&rollout, &advantages.values, &mut self.optimizer).await?;
         let update_seconds = start.elapsed().as_secs_f64();
         drop(phase);
         if let Some(dump) = self.updater.dump.take() {
@@ -343,7 +323,7 @@ impl Trainer {
             })?;
         }
         if self.updater.is_mixed {
-            self.follow_leader()?;
+            self.follow_leader().await?;
         }
         Ok(metrics)
     }
@@ -355,9 +335,10 @@ impl Trainer {
     }
 
     /// Takes the weights, moments and averaged weights of rank 0.
-    fn follow_leader(&self) -> Result<()> {
+    #[maybe_async]
+    async fn follow_leader(&self) -> Result<()> {
         for store in [PARAMETERS, FIRST_MOMENT, SECOND_MOMENT, AVERAGE] {
-            let own = if self.team.leads() { self.optimizer.read(store) } else { Ok(Vec::new()) };
+            let own = if self.team.leads() { self.optimizer.read(store).await } else { Ok(Vec::new()) };
             let own = self.team.agree(own)?;
             let leaders = self.team.from_leader(bytemuck::cast_slice(&own))?;
             self.optimizer.write(store, &bytemuck::pod_collect_to_vec::<u8, f32>(&leaders));
@@ -369,76 +350,6 @@ impl Trainer {
     pub fn rewards(&mut self) -> &mut Rewards {
         &mut self.rewards
     }
-
-    /// The averaged weights as files: those of a model or, if one is trained, of an adapter and the record of its base.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn averaged_files(&self) -> Result<Files<'_>> {
-        self.saved().result(self.optimizer.source(AVERAGE))
-    }
-
-    fn saved(&self) -> Saved<'_> {
-        Saved::of(&self.network, &self.class_names, Some(&self.origin))
-    }
-
-    /// The files of a checkpoint after `iteration` iterations.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn checkpoint(&self, iteration: u64) -> Result<Files<'_>> {
-        let state = State {
-            iteration,
-            optimizer_step: self.optimizer.step,
-            skipped_in_a_row: self.optimizer.skipped_in_a_row,
-            base_crc32: Some(self.origin.crc32),
-            adapter: Some(self.network.lora.is_some()),
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
-        let [current, average] = [PARAMETERS, AVERAGE].map(|store| self.optimizer.source(store));
-        let mut files = self.saved().files(current, Some(average))?;
-        files.extend(self.began_with.as_ref().and_then(|weights| self.saved().start(weights.clone())));
-        files.push((MOMENTS, self.optimizer.moments()));
-        files.push(("state.json", serde_json::to_vec_pretty(&state).expect("numbers and text are JSON").into()));
-        Ok(files)
-    }
-
-    /// Goes back to a checkpoint; returns the iterations done.
-    ///
-    /// # Errors
-    /// If it belongs to another model, or to another base.
-    pub fn restore(&mut self, checkpoint: &LoadedCheckpoint) -> Result<u64> {
-        let name = "state.json";
-        let state: State = serde_json::from_slice(&checkpoint.file(name)?)
-            .map_err(|cause| Error::unreadable(&checkpoint.path.join(name), cause))?;
-        let then = (state.adapter.unwrap_or(state.base_crc32.is_some()), state.base_crc32);
-        let now = (self.network.lora.is_some(), Some(self.origin.crc32));
-        check_base(&checkpoint.path.display().to_string(), then, now)?;
-        self.optimizer.load(PARAMETERS, &self.saved().read(checkpoint)?)?;
-        self.optimizer.load(AVERAGE, &self.saved().read_average(checkpoint)?)?;
-        if self.began_with.is_some() {
-            // The current value came from the folder of `lora.adapter`, which may since have been overwritten by this
-            // run.
-            self.began_with = self.saved().read_start(checkpoint)?;
-            match (&self.start, &self.began_with) {
-                (Some(store), Some(weights)) => store.write(&self.gpu, weights),
-                (Some(_), None) => return Err(no_start(&checkpoint.path.display().to_string(), &state.version)),
-                (None, _) => {}
-            }
-        }
-        self.optimizer.restore_moments(&StoredTensors::open(&checkpoint.path_of(MOMENTS)?)?)?;
-        self.optimizer.step = state.optimizer_step;
-        self.optimizer.skipped_in_a_row = state.skipped_in_a_row;
-        Ok(state.iteration)
-    }
-}
-
-/// The error for a checkpoint of a version that always measured from the base, even if the run started from an adapter.
-fn no_start(checkpoint: &str, version: &str) -> Error {
-    Error::input(format!(
-        "{checkpoint} was written by version {version}, which measured from the base and did not store the \
-         adapter that the run started from: resume with --set lora.reference=base, or start another run"
-    ))
 }
 
 /// How the Gaussian's ratio is distributed over samples that are new to a policy that has moved: those of the first

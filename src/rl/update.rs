@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
+use maybe_async::maybe_async;
 
 use super::dump::UpdateDump;
 use super::method::Term;
@@ -158,7 +159,8 @@ impl Updater {
     ///
     /// # Errors
     /// If the device is lost, or that of another rank, or their connection.
-    pub fn learn(
+    #[maybe_async]
+    pub async fn learn(
         &mut self,
         rollout: &Rollout,
         advantages: &[f64],
@@ -183,31 +185,31 @@ impl Updater {
         let mut throttle = Throttle::default();
         let mut at = 0;
         for epoch in 0..train.inner_epochs {
-            self.fetch(rollout, epoch)?;
+            self.fetch(rollout, epoch).await?;
             let pass = Pass { rollout, advantages, epoch, held: share.of_rank(share.seat, rollout.index, epoch) };
             for samples in share.order(rollout.index, epoch).chunks(share.per_update) {
                 let mut dump = self.dump.take_if(|dump| dump.wants_more());
                 if let Some(dump) = &mut dump {
-                    dump.begin(optimizer)?;
+                    dump.begin(optimizer).await?;
                 }
                 let part = Part { optimizer, at: &mut at, dump: dump.as_mut() };
-                self.add_gradients(&pass, share.of_update(samples), part)?;
+                self.add_gradients(&pass, share.of_update(samples), part).await?;
                 if let Some(dump) = &mut dump {
-                    dump.gradients(optimizer)?;
+                    dump.gradients(optimizer).await?;
                 }
-                optimizer.update(&settings(updates.len()))?;
+                optimizer.update(&settings(updates.len())).await?;
                 if let Some(mut dump) = dump {
-                    dump.end(optimizer)?;
+                    dump.end(optimizer).await?;
                     self.dump = Some(dump);
                 }
                 at += self.record_region(optimizer.sum_squares(), at)?;
-                throttle.pass(&self.gpu)?;
+                throttle.pass(&self.gpu).await?;
                 updates.push(samples.to_vec());
             }
         }
-        let records = self.read_record(rollout, &updates, at)?;
+        let records = self.read_record(rollout, &updates, at).await?;
         self.lost_in_half = match &self.tensors.halves {
-            Some(halves) => Some(halves.take(&self.plan, &self.team)?),
+            Some(halves) => Some(halves.take(&self.plan, &self.team).await?),
             None => None,
         };
         Ok(records)
@@ -224,13 +226,14 @@ impl Updater {
 
     /// Sums the gradients of an update, of which this rank computes those of `samples`, over all ranks, and records the
     /// outcomes.
-    fn add_gradients(&mut self, pass: &Pass<'_>, samples: &[usize], part: Part<'_>) -> Result<()> {
+    #[maybe_async]
+    async fn add_gradients(&mut self, pass: &Pass<'_>, samples: &[usize], part: Part<'_>) -> Result<()> {
         let (share, optimizer) = (self.settings.share(), part.optimizer);
         let in_tree = self.settings.sums_in_tree();
         let mut sums = PartialSums::new(share.seat, if in_tree { share.batches() } else { share.seat.size });
         let computed = match in_tree {
-            true => self.compute_leaves(pass, samples, part, &mut sums),
-            false => self.compute_sum(pass, samples, part, &mut sums),
+            true => self.compute_leaves(pass, samples, part, &mut sums).await,
+            false => self.compute_sum(pass, samples, part, &mut sums).await,
         };
         // If the device of a rank is lost, the others must not wait for its gradients.
         self.team.agree(computed)?;
@@ -241,7 +244,8 @@ impl Updater {
     }
 
     /// Computes the gradient of each micro-batch, over all trained steps.
-    fn compute_leaves(
+    #[maybe_async]
+    async fn compute_leaves(
         &mut self,
         pass: &Pass<'_>,
         samples: &[usize],
@@ -251,15 +255,16 @@ impl Updater {
         for batch in samples.chunks(self.settings.micro_batch()) {
             for (slot, step) in pass.rollout.trained.iter().enumerate() {
                 self.write_step(pass.rollout, *step);
-                self.compute_term(pass, slot, batch, &mut part)?;
+                self.compute_term(pass, slot, batch, &mut part).await?;
             }
-            sums.push(part.optimizer.take_gradients()?);
+            sums.push(part.optimizer.take_gradients().await?);
         }
         Ok(())
     }
 
     /// Adds up the gradients of all micro-batches on the device, trained step by trained step.
-    fn compute_sum(
+    #[maybe_async]
+    async fn compute_sum(
         &mut self,
         pass: &Pass<'_>,
         samples: &[usize],
@@ -269,21 +274,22 @@ impl Updater {
         for (slot, step) in pass.rollout.trained.iter().enumerate() {
             self.write_step(pass.rollout, *step);
             for batch in samples.chunks(self.settings.micro_batch()) {
-                self.compute_term(pass, slot, batch, &mut part)?;
+                self.compute_term(pass, slot, batch, &mut part).await?;
             }
         }
         if self.team.is_many() {
-            sums.push(part.optimizer.take_gradients()?);
+            sums.push(part.optimizer.take_gradients().await?);
         }
         Ok(())
     }
 
     /// Adds the gradient of a micro-batch at the trained step that was written, and records its outcomes.
-    fn compute_term(&mut self, pass: &Pass<'_>, slot: usize, batch: &[usize], part: &mut Part<'_>) -> Result<()> {
-        self.accumulate(pass, slot, batch)?;
+    #[maybe_async]
+    async fn compute_term(&mut self, pass: &Pass<'_>, slot: usize, batch: &[usize], part: &mut Part<'_>) -> Result<()> {
+        self.accumulate(pass, slot, batch).await?;
         *part.at += self.record_region(self.plan.region(self.tensors.outcomes), *part.at)?;
         if let Some(dump) = &mut part.dump {
-            dump.terms(&self.plan, &self.tensors)?;
+            dump.terms(&self.plan, &self.tensors).await?;
         }
         if let Some(penalty) = self.tensors.penalty {
             *part.at += self.record_region(self.plan.region(penalty.value), *part.at)?;
@@ -322,7 +328,8 @@ impl Updater {
     }
 
     /// Adds the gradient of a micro-batch at the trained step that was written.
-    fn accumulate(&mut self, pass: &Pass<'_>, slot: usize, batch: &[usize]) -> Result<()> {
+    #[maybe_async]
+    async fn accumulate(&mut self, pass: &Pass<'_>, slot: usize, batch: &[usize]) -> Result<()> {
         let Pass { rollout, advantages, epoch, held } = pass;
         let requests = || batch.iter().map(|sample| rollout.requests[*sample]);
         let term = Term { slot, step: rollout.trained[slot], epoch: *epoch };
@@ -334,7 +341,7 @@ impl Updater {
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         let row = |sample: &usize| slot * held.len() + held.binary_search(sample).expect("its trajectory is here");
         self.load(&batch.iter().map(row).collect::<Vec<usize>>())?;
-        self.plan.run()
+        self.plan.run().await
     }
 
     /// Copies rows of the rollout's stores to where the plan reads a micro-batch. The stores themselves are not bound, so
@@ -368,8 +375,10 @@ impl Updater {
     }
 
     /// The record of all ranks: of each update its terms, slot by slot in the order of its samples.
-    fn read_record(&self, rollout: &Rollout, updates: &[Vec<usize>], bytes: u64) -> Result<Vec<UpdateRecord>> {
-        let read = self.gpu.read::<f32>(&[&Region { buffer: self.record.clone(), offset: 0, bytes }]);
+    #[maybe_async]
+    async fn read_record(&self, rollout: &Rollout, updates: &[Vec<usize>], bytes: u64) -> Result<Vec<UpdateRecord>> {
+        let record = Region { buffer: self.record.clone(), offset: 0, bytes };
+        let read = self.gpu.read::<f32>(&[&record]).await;
         let own = self.team.agree(read)?;
         let all = self.team.gather(bytemuck::cast_slice(&own))?;
         let all: Vec<Vec<f32>> = all.iter().map(|bytes| bytemuck::pod_collect_to_vec(bytes)).collect();

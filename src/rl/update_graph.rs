@@ -14,7 +14,6 @@ use super::settings::UpdateSettings;
 use crate::autodiff::{Activations, Halves, backward_with};
 use crate::config::{self, GuidanceGradient, ObjectiveName, ThresholdUnit};
 use crate::error::{Error, Result};
-use crate::evaluate::declare_reference;
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
 use crate::gpu::ShaderStruct;
@@ -214,7 +213,7 @@ impl UpdateGraph {
             let guidance_scale = settings.objective.reference.guidance_scale as f32;
             let (time, condition) = (self.time, self.condition);
             let v_base = self.graph.scope("reference", |graph| {
-                declare_reference(graph, network, settings.from_start).guided_velocity(
+                network.declare_reference(graph, settings.from_start).guided_velocity(
                     graph,
                     x,
                     time,

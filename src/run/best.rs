@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::create_if_missing;
-use super::directory::MODEL;
 use super::evaluation::{Evaluation, as_line};
-use crate::config::{Config, Eval, KeepBest, Reward};
+use crate::config::{Config, Eval, KeepBest, MODEL, Reward};
 use crate::error::DAMAGE;
 use crate::files::{Streamed, measure, own_file, stream_atomically, write_atomically};
 use crate::{Error, Result};
@@ -318,7 +317,7 @@ mod tests {
 
         // Numbers of older versions are accepted.
         let file = folder.path().join("best/best.json");
-        let mut numbers: crate::run::metrics::Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let mut numbers: crate::run::Record = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         numbers.remove("scored_by");
         numbers.remove("files");
         numbers["crc32"] = json!(crc32fast::hash(&[1; 9]));

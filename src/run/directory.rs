@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use super::inputs::Inputs;
 use super::{checkpoint, metrics, repair};
-use crate::config::{self, Command, Config};
+use crate::config::{self, Command, Config, MODEL};
 use crate::files::{remove_abandoned, write_atomically};
 use crate::ranks::Team;
 use crate::text::quoted;
@@ -336,9 +336,6 @@ impl RunDirectory {
         Ok(())
     }
 }
-
-/// What a run writes at its end, unless it trained an adapter; also the model of a checkpoint or of the best.
-pub const MODEL: &str = "model.safetensors";
 
 /// What a run writes last.
 pub const BEFORE_AFTER: &str = "before_after.png";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::metrics::Record;
+use super::Record;
 
 /// With this, the keys of an evaluation begin in a line of metrics.
 const PREFIX: &str = "eval/";

@@ -12,17 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::directory::RunDirectory;
-use super::repair;
 use super::tensorboard::EventFile;
+use super::{Record, repair};
 use crate::error::DAMAGE;
 use crate::files::{append_whole, without_mark};
 use crate::{Error, Result};
-
-/// One line of the log.
-pub type Record = Map<String, Value>;
 
 /// The key that every record has.
 const ITERATION: &str = "iteration";
@@ -169,7 +165,7 @@ pub fn for_each(path: &Path, mut take: impl FnMut(u64, Record)) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn rewards(path: &Path) -> Vec<(u64, f64)> {
         read(path)

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message;
 use serde_json::Value;
 
-use super::metrics::Record;
+use super::Record;
 use crate::files::append_whole;
 use crate::{Error, Result};
 

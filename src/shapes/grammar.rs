@@ -139,6 +139,23 @@ fn pairs(colours: &[[Option<Colour>; 2]]) -> Vec<[Group; 2]> {
     pairs
 }
 
+/// Captions of a category in a list; of more, so many are spread over all.
+const MOST_OF_CATEGORY: usize = 24;
+
+/// The captions of a split that are a list of prompts: some of each category in turn, so that a rollout has some of each.
+pub fn listed(split: Split) -> Vec<&'static Caption> {
+    let of = |category: Category| {
+        let all: Vec<&Caption> =
+            captions().iter().filter(|caption| (caption.split, caption.category) == (split, category)).collect();
+        let count = all.len().min(MOST_OF_CATEGORY);
+        (0..count).map(|at| all[at * all.len() / count]).collect::<Vec<_>>()
+    };
+    let categories = Category::ALL.map(of);
+    (0..MOST_OF_CATEGORY)
+        .flat_map(|at| categories.iter().filter_map(move |of| of.get(at).copied()).collect::<Vec<_>>())
+        .collect()
+}
+
 /// Every word of the captions, sorted.
 pub fn vocabulary() -> Vec<&'static str> {
     captions().iter().flat_map(|caption| caption.text.split(' ')).collect::<BTreeSet<_>>().into_iter().collect()

@@ -15,7 +15,7 @@ mod views;
 
 pub use check::{Verdict, check};
 pub use detect::{Detected, detect};
-pub use grammar::{Caption, Group, captions, parse, vocabulary};
+pub use grammar::{Caption, Group, captions, listed, parse, vocabulary};
 pub use scene::{BACKGROUND, Object, SIDE, Scene};
 pub use views::{GRIDS, KINDS, VIEW, VIEWED, VIEWS, are_demanded, draw_view, view_names, views};
 

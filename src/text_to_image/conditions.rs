@@ -7,8 +7,8 @@ use super::conditions_file::ConditionsFile;
 use super::pipeline::Encoders;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::text::{CutPrompt, PromptEmbeddings, WordPrompts};
-use crate::model::{Prompt, PromptEmbedding, PromptSource, TextNetwork};
+use crate::model::text::CutPrompt;
+use crate::model::{Prompt, PromptEmbedding, PromptEmbeddings, PromptSource, TextNetwork, WordPrompts};
 
 /// Prompts with their embeddings, and those of a negative prompt.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ impl Conditions {
     /// # Errors
     /// [`Error::Input`] if one has a word that is not known, or too many words.
     pub fn of_words(words: &WordPrompts, prompts: &[Prompt]) -> Result<Self> {
-        let all: Vec<&str> = [""].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
-        Ok(Self { prompts: prompts.to_vec(), source: Source::Memory(words.embeddings(&all)?) })
+        let table = words.table(prompts.to_vec())?;
+        Ok(Self { prompts: table.prompts, source: Source::Memory(table.embeddings) })
     }
 
     /// Those of a file, of which nothing but the prompts is in memory. With `chosen`, only those prompts, in that order.
@@ -99,14 +99,7 @@ impl Conditions {
     /// If there are fewer prompts.
     pub fn of(&self, prompt: Option<usize>) -> Result<PromptEmbedding> {
         match &self.source {
-            Source::Memory(embeddings) => {
-                let place = prompt.map_or(0, |prompt| prompt + 1);
-                let part = |values: &[f32], length: usize| values[place * length..][..length].to_vec();
-                Ok(PromptEmbedding {
-                    context: part(&embeddings.embeddings, embeddings.tokens * embeddings.width),
-                    pooled: part(&embeddings.pooled, embeddings.pooled_width),
-                })
-            }
+            Source::Memory(embeddings) => Ok(embeddings.at(prompt.map_or(0, |prompt| prompt + 1))),
             Source::File(file) => file.of(prompt),
         }
     }

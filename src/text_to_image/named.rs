@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::pipeline::{TextToImage, folder_of};
-use crate::assets::{BaseRecord, is_base_of, model_file};
+use crate::assets::{BaseRecord, is_base_of, model_file, pipeline_of};
 use crate::config::{TRANSFORMER_BASE, adapter_in};
 use crate::error::{Error, Result};
 use crate::model::Adapter;
@@ -36,18 +36,22 @@ impl NamedModel {
     /// As [`folder_of`], and if the record of a run's base cannot be read.
     pub fn of(model: &str) -> Result<Option<Self>> {
         let named = |pipeline: &str, trained| Self { name: model.to_owned(), pipeline: pipeline.to_owned(), trained };
+        let transformer = |file: PathBuf, base: BaseRecord, place: &Path| match folder_of(&base.model)? {
+            Some(_) => Ok(Some(named(&base.model.clone(), Some(Trained::Transformer(file, base))))),
+            None => Err(Error::input(format!(
+                "{} names the model {}, which is not there: put it back{}",
+                place.display(),
+                base.model,
+                if place.ends_with(TRANSFORMER_BASE) { ", or correct `model` in that file" } else { "" }
+            ))),
+        };
         let record = Path::new(model).join(TRANSFORMER_BASE);
         if record.is_file() {
             let base = BaseRecord::read_file(&record)?;
-            let file = model_file(Path::new(model))?.into_owned();
-            return match folder_of(&base.model)? {
-                Some(_) => Ok(Some(named(&base.model.clone(), Some(Trained::Transformer(file, base))))),
-                None => Err(Error::input(format!(
-                    "{} names the model {}, which is not there: put it back, or correct `model` in that file",
-                    record.display(),
-                    base.model
-                ))),
-            };
+            return transformer(model_file(Path::new(model))?.into_owned(), base, &record);
+        }
+        if let Some(base) = pipeline_of(Path::new(model))? {
+            return transformer(PathBuf::from(model), base, Path::new(model));
         }
         let Some(folder) = adapter_in(Path::new(model)) else {
             return Ok(folder_of(model)?.map(|_| named(model, None)));

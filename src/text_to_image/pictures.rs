@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, Rgb, RgbImage};
 
-use crate::data::to_byte;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::shape::to_byte;
 
 /// Where the first chunk of a PNG file ends, which is of a fixed size: texts may follow.
 const AFTER_HEADER: usize = 33;

@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory, StoreMemory, Stores};
+use crate::model::WordPrompts;
 use crate::model::folder::{
     MODEL_INDEX, Pipeline, State, StoredTensor, StoredTensors, is_hub_name, locate, open_weights, to_diffusers,
 };
-use crate::model::text::{EncoderChoice, EncoderFolders, PromptEncoder, WordPrompts};
+use crate::model::text::{EncoderChoice, EncoderFolders, PromptEncoder};
 use crate::model::{
     ADAPTER_CONFIG, Adapter, BASE, DIFFUSERS_ADAPTER, FlowModel, LatentDecoder, Layout, Network, PictureDecoder,
     PromptSource, Shared, StoredTransformer, TRANSFORMER, TextModel, TextNetwork,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_file, text};
 use crate::model::Prompt;
 use crate::model::text::CutPrompt;
-use crate::shapes::{Caption, Category, Split, captions};
+use crate::shapes::listed;
 
 impl Prompt {
     /// The line of a file in JSON lines.
@@ -30,27 +30,6 @@ impl Prompt {
     }
 }
 
-/// Captions of a category in a built-in list; of more, so many are spread over all.
-const MOST_OF_CATEGORY: usize = 24;
-
-/// Captions of a split, each with its category and the name of the split.
-fn captions_of(split: Split) -> Vec<Prompt> {
-    let fields = |category: Category| {
-        let fields = [("category", category.name()), ("split", split.name())];
-        fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect::<Map<_, _>>()
-    };
-    let of = |category: Category| {
-        let all: Vec<&Caption> =
-            captions().iter().filter(|caption| (caption.split, caption.category) == (split, category)).collect();
-        let count = all.len().min(MOST_OF_CATEGORY);
-        (0..count).map(|at| all[at * all.len() / count]).collect::<Vec<_>>()
-    };
-    // In turn, so that a rollout has some of each category.
-    let categories = Category::ALL.map(of);
-    let in_turn = (0..MOST_OF_CATEGORY).flat_map(|at| categories.iter().filter_map(move |of| of.get(at)));
-    in_turn.map(|it| Prompt { text: it.text.clone(), fields: fields(it.category) }).collect()
-}
-
 /// Reads a file of prompts in UTF-8: one a line, or JSON lines with a `prompt` in each. Empty lines are skipped. A file
 /// whose first line begins with `{` is of JSON lines, unless its name ends in `.txt`. `builtin:NAME` is a built-in list.
 ///
@@ -58,7 +37,7 @@ fn captions_of(split: Split) -> Vec<Prompt> {
 /// [`Error::Input`] if it cannot be read, is in another encoding, has a line that is no prompt, or has no prompts.
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>> {
     if let Some(splits) = builtin_prompts(path)? {
-        return Ok(splits.iter().flat_map(|split| captions_of(*split)).collect());
+        return Ok(splits.iter().flat_map(|split| listed(*split)).map(Prompt::from).collect());
     }
     let bytes = read_file(path)?;
     let name = path.display();

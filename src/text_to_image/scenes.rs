@@ -8,8 +8,8 @@ use crate::config::{Config, ModelSizes, TextInput};
 use crate::data::Scenes;
 use crate::error::{Error, Result};
 use crate::flow::schedule::Schedule;
+use crate::model::WordPrompts;
 use crate::model::folder::{MODEL_INDEX, words_index};
-use crate::model::text::WordPrompts;
 use crate::model::{
     FlowModel, MmditConfig, PictureDecoder, PipelineFile, Prompt, Shared, StoredModel, StoredTransformer, TextModel,
     TextNetwork, Weights,

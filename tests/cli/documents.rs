@@ -53,6 +53,7 @@ fn only_parsed(arguments: &str) -> Option<&'static str> {
     match arguments.split(' ').next() {
         Some("bench") => Some("it measures for minutes; tests/cli/bench.rs runs every option"),
         Some("doctor") => Some("it measures for minutes; tests/cli/doctor.rs runs it"),
+        Some("web") => Some("it serves until it is stopped; .ci/web-test stops it"),
         Some("dashboard") => Some("it serves until it is stopped; tests/cli/dashboard.rs stops it"),
         _ => None,
     }

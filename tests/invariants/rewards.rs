@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use flowdppo_wgpu::ranks::Team;
 use flowdppo_wgpu::reward::{Batch, ClassifierScorer, Purpose, Reward, Rewards, classifier_for};
 use flowdppo_wgpu::rl::{RunOptions, RunSummary, TrainingRun};
-use flowdppo_wgpu::run::{RunDirectory, Verbosity, checkpoint, metrics};
+use flowdppo_wgpu::run::{Record, RunDirectory, Verbosity, checkpoint, metrics};
 use flowdppo_wgpu::{Error, Result};
 
 use super::super::{classifier_file, flow_model_of};
@@ -80,7 +80,7 @@ fn scores(run: &Path) -> Vec<(Vec<String>, Vec<String>)> {
 }
 
 /// All metrics except times.
-fn history(run: &Path) -> Vec<metrics::Record> {
+fn history(run: &Path) -> Vec<Record> {
     let mut records = metrics::read(&run.join("metrics.jsonl")).expect("the log is complete");
     for record in &mut records {
         record.retain(|key, _| !key.starts_with("seconds_") && key != "images_per_second");

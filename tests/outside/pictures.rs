@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use flowdppo_wgpu::classes::Classes;
 use flowdppo_wgpu::config;
-use flowdppo_wgpu::data::from_byte;
 use flowdppo_wgpu::model;
 use flowdppo_wgpu::reward::{Batch, Description, Limits, Purpose, Reward, ScoringContext, Subject};
 use flowdppo_wgpu::shape::ImageShape;
+use flowdppo_wgpu::shape::from_byte;
 use flowdppo_wgpu::{Error, Result};
 
 /// Grey pictures of 4x4 pixels, each with a different pattern.

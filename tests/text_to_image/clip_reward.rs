@@ -5,12 +5,12 @@ use std::path::Path;
 
 use flowdppo_wgpu::classes::Classes;
 use flowdppo_wgpu::config::{self, Config, RewardKind};
-use flowdppo_wgpu::data::from_byte;
 use flowdppo_wgpu::model::text::{ClipScorer, PICKSCORE_DIVISOR};
 use flowdppo_wgpu::model::{Pictures, Tensors, read_tensors, write_tensors};
 use flowdppo_wgpu::reward::{Purpose, Rewards, ScoringContext};
 use flowdppo_wgpu::rl::inputs;
 use flowdppo_wgpu::shape::ImageShape;
+use flowdppo_wgpu::shape::from_byte;
 
 use super::text::pictures as rgb_pictures;
 use crate::common::{Random, formats, gpu};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use maybe_async::maybe_async;
+
 use super::Half;
 use super::layers::Recorder;
 use crate::error::Result;
@@ -64,7 +66,8 @@ impl BoundHalf {
     ///
     /// # Errors
     /// If the device is lost or does not have enough memory, or from `take`.
-    pub(super) fn run(
+    #[maybe_async]
+    pub(super) async fn run(
         &mut self,
         samples: &[f32],
         size: [usize; 2],
@@ -77,8 +80,8 @@ impl BoundHalf {
             let mut padded = these.to_vec();
             padded.resize(micro_batch * dim, 0.0);
             bound.plan.write(bound.input, &padded);
-            bound.plan.run()?;
-            let results: Vec<f32> = bound.plan.read(&[bound.output])?;
+            bound.plan.run().await?;
+            let results: Vec<f32> = bound.plan.read(&[bound.output]).await?;
             let length = results.len() / micro_batch;
             for (index, result) in results.chunks(length).take(these.len() / dim).enumerate() {
                 take(batch * micro_batch + index, result)?;

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use maybe_async::maybe_async;
+
 use super::{Autoencoder, AutoencoderConfig, Decoder, Encoder, planned_decoder, planned_encoder};
 use crate::error::{Error, Result};
 use crate::files::read_file;
@@ -212,7 +214,8 @@ impl PictureDecoder {
     ///
     /// # Errors
     /// [`Error::Input`] if the weights do not fit; if the device has not enough memory or is lost; whatever `take` returns.
-    pub fn decode(
+    #[maybe_async]
+    pub async fn decode(
         &self,
         gpu: &Arc<Gpu>,
         latents: &[f32],
@@ -229,10 +232,11 @@ impl PictureDecoder {
             }
         };
         decoder = decoder.with_tile(tile);
-        decoder.decode_each(latents, size, take)
+        decoder.decode_each(latents, size, take).await
     }
 }
 
+#[maybe_async(?Send)]
 impl LatentDecoder for PictureDecoder {
     fn picture_shape(&self, latents: ImageShape) -> ImageShape {
         let factor = self.factor();
@@ -250,13 +254,13 @@ impl LatentDecoder for PictureDecoder {
         Ok(((tile != size).then(|| tile.map(|extent| extent * self.factor())), memory))
     }
 
-    fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
+    async fn decode(&self, gpu: &Arc<Gpu>, latents: &[f32], shape: ImageShape) -> Result<Vec<f32>> {
         let mut pictures = Vec::new();
         let mut take = |_: usize, picture: &[f32]| {
             pictures.extend_from_slice(picture);
             Ok(())
         };
-        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take)?;
+        PictureDecoder::decode(self, gpu, latents, [shape.height, shape.width], None, &mut take).await?;
         Ok(pictures)
     }
 }

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub use config::{AutoencoderConfig, KlConfig, TinyConfig};
 pub use decoding::PictureDecoder;
 
+use maybe_async::maybe_async;
+
 use self::bound::BoundHalf;
 use self::layers::{Layers, Recorder};
 use self::tiles::{Canvas, Tiles, crop};
@@ -176,12 +178,14 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Decoder::decode_each`].
-    pub fn decode(&mut self, latents: &[f32], size: [usize; 2]) -> Result<Vec<f32>> {
+    #[maybe_async]
+    pub async fn decode(&mut self, latents: &[f32], size: [usize; 2]) -> Result<Vec<f32>> {
         let mut pictures = Vec::new();
-        self.decode_each(latents, size, &mut |_, picture| {
+        let mut take = |_: usize, picture: &[f32]| {
             pictures.extend_from_slice(picture);
             Ok(())
-        })?;
+        };
+        self.decode_each(latents, size, &mut take).await?;
         Ok(pictures)
     }
 
@@ -190,7 +194,8 @@ impl Decoder {
     /// # Errors
     /// [`Error::Input`] if the latents do not have this size; if the device is lost, or cannot fit even a small tile;
     /// whatever `take` returns.
-    pub fn decode_each(
+    #[maybe_async]
+    pub async fn decode_each(
         &mut self,
         latents: &[f32],
         size: [usize; 2],
@@ -209,11 +214,11 @@ impl Decoder {
         };
         let tile = self.tile_of(size)?;
         if tile == size {
-            return self.half.run(&latents, size, &mut finish);
+            return self.half.run(&latents, size, &mut finish).await;
         }
         let dim = self.config.latent_channels() * size[0] * size[1];
         for (index, sample) in latents.chunks(dim).enumerate() {
-            let picture = self.decode_in_tiles(sample, size, tile)?;
+            let picture = self.decode_in_tiles(sample, size, tile).await?;
             finish(index, &picture)?;
         }
         Ok(())
@@ -231,7 +236,8 @@ impl Decoder {
     }
 
     /// One picture of one sample.
-    fn decode_in_tiles(&mut self, sample: &[f32], size: [usize; 2], tile: [usize; 2]) -> Result<Vec<f32>> {
+    #[maybe_async]
+    async fn decode_in_tiles(&mut self, sample: &[f32], size: [usize; 2], tile: [usize; 2]) -> Result<Vec<f32>> {
         let factor = self.config.factor();
         let [rows, columns] = [0, 1].map(|axis| Tiles::new(size[axis], tile[axis]));
         let starts: Vec<[usize; 2]> =
@@ -239,12 +245,13 @@ impl Decoder {
         let part = [rows.tile(), columns.tile()];
         let parts: Vec<f32> = starts.iter().flat_map(|start| crop(sample, size, *start, part)).collect();
         let mut canvas = Canvas::new(self.config.picture_channels()[1], size.map(|extent| extent * factor));
-        self.half.run(&parts, part, &mut |index, picture| {
+        let mut join = |index: usize, picture: &[f32]| {
             let [row, column] = starts[index];
             let weights = [rows.weights(row, factor), columns.weights(column, factor)];
             canvas.add(picture, [row * factor, column * factor], [&weights[0], &weights[1]]);
             Ok(())
-        })?;
+        };
+        self.half.run(&parts, part, &mut join).await?;
         Ok(canvas.finish())
     }
 }
@@ -310,7 +317,8 @@ impl Encoder {
     /// # Errors
     /// [`Error::Input`] if the pictures do not have this size, or it is not a multiple of [`AutoencoderConfig::factor`];
     /// if the device is lost, or does not have enough memory.
-    pub fn encode(&mut self, pictures: &[f32], size: [usize; 2]) -> Result<Encoded> {
+    #[maybe_async]
+    pub async fn encode(&mut self, pictures: &[f32], size: [usize; 2]) -> Result<Encoded> {
         check_samples("images", pictures, self.config.picture_channels()[0], size)?;
         let factor = self.config.factor();
         if size.iter().any(|extent| !extent.is_multiple_of(factor)) {
@@ -326,12 +334,13 @@ impl Encoder {
             AutoencoderConfig::Kl(_) | AutoencoderConfig::Pixels(_) => Cow::Borrowed(pictures),
         };
         let has_variance = matches!(self.config, AutoencoderConfig::Kl(_));
-        self.half.run(&pictures, size, &mut |_, moments| {
+        let mut take = |_: usize, moments: &[f32]| {
             let (mean, logvar) = moments.split_at(if has_variance { moments.len() / 2 } else { moments.len() });
             encoded.mean.extend_from_slice(mean);
             encoded.logvar.extend(logvar.iter().map(|value| value.clamp(-30.0, 20.0)));
             Ok(())
-        })?;
+        };
+        self.half.run(&pictures, size, &mut take).await?;
         Ok(encoded)
     }
 }

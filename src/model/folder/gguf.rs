@@ -172,8 +172,9 @@ pub(super) fn read(source: &Arc<Source>) -> Result<(BTreeMap<String, StoredTenso
     let mut tensors = BTreeMap::new();
     for Entry { name: tensor, shape, stored_as, offset } in header.entries {
         let elements = shape.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
-        let whole = elements
-            .filter(|count| shape.last().is_none_or(|row| row.is_multiple_of(stored_as.block().0)) && *count < 1 << 48);
+        let whole = elements.filter(|count| {
+            shape.last().is_none_or(|row| row.is_multiple_of(stored_as.block().0)) && (*count as u64) < 1 << 48
+        });
         let Some(elements) = whole else {
             let kind = stored_as.name();
             return Err(broken(&format!("the tensor `{tensor}` has shape {shape:?}, which {kind} cannot have")));

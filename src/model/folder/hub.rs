@@ -22,6 +22,16 @@ pub fn locate(text: &str) -> Result<PathBuf> {
     }
 }
 
+#[cfg(feature = "cli")]
+fn home() -> Option<PathBuf> {
+    dirs::home_dir()
+}
+
+#[cfg(not(feature = "cli"))]
+fn home() -> Option<PathBuf> {
+    None
+}
+
 impl Hub {
     /// The cache of this user: `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`, as in
     /// huggingface_hub.
@@ -30,7 +40,7 @@ impl Hub {
     /// [`Error::Input`] if the user has no home directory.
     pub fn of_environment() -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(dirs::home_dir()?.join(".cache")));
+        let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(home()?.join(".cache")));
         variable("HF_HUB_CACHE")
             .or_else(|| variable("HUGGINGFACE_HUB_CACHE"))
             .or_else(|| Some(variable("HF_HOME")?.join("hub")))

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::folder::{MODEL_INDEX, Pipeline, State, is_hub_name, locate};
+use super::super::prompt_table::PromptEmbeddings;
 use super::super::text_network::TextNetwork;
-use super::prompt::{CutPrompt, PromptEmbeddings, Sd3Prompts};
+use super::super::words::WordPrompts;
+use super::prompt::{CutPrompt, Sd3Prompts};
 use super::t5_prompts::T5Prompts;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use super::words::WordPrompts;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
@@ -64,6 +65,31 @@ pub trait PromptEncoder: fmt::Debug + Send + Sync {
     fn check_room(&self, gpu: &Gpu, prompts: usize) -> Result<()> {
         let (_, layer) = self.planned(prompts, &DeviceProfile::of(gpu))?;
         gpu.check_memory(gpu.counters().bytes_held + layer.alone())
+    }
+}
+
+impl PromptEncoder for WordPrompts {
+    fn tokens(&self) -> usize {
+        WordPrompts::tokens(self)
+    }
+
+    fn has_t5(&self) -> bool {
+        false
+    }
+
+    fn is_instant(&self) -> bool {
+        true
+    }
+
+    fn encode(&self, _: &Arc<Gpu>, prompts: &[&str]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
+        if prompts.is_empty() {
+            return Err(Error::input("there is no prompt to encode: at least one is needed"));
+        }
+        Ok((self.embeddings(prompts)?, Vec::new()))
+    }
+
+    fn planned(&self, _: usize, _: &DeviceProfile) -> Result<(&'static str, PartMemory)> {
+        Ok(("tokenizer", PartMemory::default()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::prompt_table::PromptEmbeddings;
 use super::clip::{ClipTextEncoded, encode_clip_text, planned_clip_text};
 use super::config::{ClipTextConfig, T5Config, read_config};
 use super::encoders::{PromptEncoder, T5};
@@ -15,23 +16,6 @@ use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DeviceProfile, PartMemory};
-
-/// The transformer's input for P prompts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PromptEmbeddings {
-    /// Number of prompts, P.
-    pub prompts: usize,
-    /// Rows of each prompt: those of CLIP, then those of T5.
-    pub tokens: usize,
-    /// Columns of a row.
-    pub width: usize,
-    /// `[P, tokens, width]`.
-    pub embeddings: Vec<f32>,
-    /// `[P, pooled_width]`: both pooled embeddings, side by side.
-    pub pooled: Vec<f32>,
-    /// Columns of the pooled embeddings.
-    pub pooled_width: usize,
-}
 
 /// The part of T5: `[P, tokens, width]`.
 #[derive(Clone, Debug)]

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::super::prompt_table::PromptEmbeddings;
 use super::config::{T5Config, read_config};
 use super::encoders::PromptEncoder;
-use super::prompt::{CutPrompt, PromptEmbeddings};
+use super::prompt::CutPrompt;
 use super::t5::{encode_t5, planned_t5};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;

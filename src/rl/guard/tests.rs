@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::{Config, KeepBest};
-use crate::run::metrics::Record;
+use crate::run::Record;
 
 const DIM: usize = 64;
 

@@ -6,14 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::encoders::PromptEncoder;
-use super::prompt::{CutPrompt, PromptEmbeddings};
+use super::condition::Prompt;
+use super::prompt_table::{PromptEmbeddings, PromptTable};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use crate::gpu::Gpu;
-use crate::graph::{DeviceProfile, PartMemory};
 
 /// The words that a model knows, in the folder of its tokenizer: one a line.
 pub const VOCABULARY: &str = "vocab.txt";
@@ -53,10 +50,17 @@ impl WordPrompts {
     /// [`Error::Input`] if there are none, or no room for positions beside them.
     pub fn open(folder: &Path, width: usize) -> Result<Self> {
         let file = Self::file(folder);
-        let (name, text) = (file.display().to_string(), read_text(&file)?);
+        Self::of_text(&file.display().to_string(), &read_text(&file)?, width)
+    }
+
+    /// The words of such a file, which messages call `name`, for a transformer that takes rows of this width.
+    ///
+    /// # Errors
+    /// As [`WordPrompts::open`].
+    pub fn of_text(name: &str, text: &str, width: usize) -> Result<Self> {
         let words: Vec<&str> = text.lines().collect();
         match width.checked_sub(words.len()).filter(|tokens| *tokens > 0) {
-            Some(tokens) => Self::new(&name, &words, tokens),
+            Some(tokens) => Self::new(name, &words, tokens),
             None => Err(Error::input(format!(
                 "{name} has {} words, but the transformer takes rows of {width} numbers, one for each word and each \
                  place in a prompt: they are of different models",
@@ -114,30 +118,20 @@ impl WordPrompts {
         let (prompts, tokens, width) = (prompts.len(), self.tokens, self.width());
         Ok(PromptEmbeddings { prompts, tokens, width, embeddings, pooled, pooled_width: width })
     }
-}
 
-impl PromptEncoder for WordPrompts {
-    fn tokens(&self) -> usize {
+    /// Prompts with what a transformer is told of them; the negative prompt is the empty one.
+    ///
+    /// # Errors
+    /// As [`WordPrompts::embeddings`].
+    pub fn table(&self, prompts: Vec<Prompt>) -> Result<PromptTable> {
+        let all: Vec<&str> = [""].into_iter().chain(prompts.iter().map(|prompt| prompt.text.as_str())).collect();
+        let embeddings = self.embeddings(&all)?;
+        Ok(PromptTable { prompts, embeddings })
+    }
+
+    /// Rows of each prompt.
+    pub fn tokens(&self) -> usize {
         self.tokens
-    }
-
-    fn has_t5(&self) -> bool {
-        false
-    }
-
-    fn is_instant(&self) -> bool {
-        true
-    }
-
-    fn encode(&self, _: &Arc<Gpu>, prompts: &[&str]) -> Result<(PromptEmbeddings, Vec<CutPrompt>)> {
-        if prompts.is_empty() {
-            return Err(Error::input("there is no prompt to encode: at least one is needed"));
-        }
-        Ok((self.embeddings(prompts)?, Vec::new()))
-    }
-
-    fn planned(&self, _: usize, _: &DeviceProfile) -> Result<(&'static str, PartMemory)> {
-        Ok(("tokenizer", PartMemory::default()))
     }
 }
 

@@ -28,6 +28,7 @@ lint: ## check formatting and run clippy, with warnings as errors
 	cargo fmt --all --check
 	cargo clippy --release --all-targets --features onnx -- -D warnings
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --lib --no-default-features -- -D warnings
 
 dist: ## package a release for this platform in target/dist
 	.ci/dist

@@ -245,7 +245,8 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
     let features = adapter.features();
     AdapterDescription {
         index: 0,
-        name: info.name,
+        // Browsers keep it to themselves.
+        name: if info.name.is_empty() { "this device".to_owned() } else { info.name },
         backend: format!("{:?}", info.backend),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         kind: match info.device_type {

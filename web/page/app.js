@@ -33,6 +33,9 @@ const EXAMPLES = {
     + "const mean = sum / image.length;\nreturn prompt.includes(\"disc\") ? mean : -mean;\n",
 };
 
+const HELP = "Update the graphics driver, and check that hardware acceleration is on in the settings of the browser. "
+  + "In Firefox on Linux, set dom.webgpu.enabled and gfx.webgpu.ignore-blocklist to true in about:config.";
+
 let session = null;
 let settings = null;
 let code = null;
@@ -309,7 +312,7 @@ async function reopen(model, file) {
     const bytes = file && new Uint8Array(await file.arrayBuffer());
     await inTurn(() => open(model, bytes));
   } catch (error) {
-    say(error.message);
+    say(error.name === "NoDevice" ? `The browser found no graphics device for WebGPU. ${HELP}` : error.message);
     status("Ready.");
     if (settings) element("model").value = settings.model;
   }
@@ -325,9 +328,8 @@ async function main() {
   if (!navigator.gpu) {
     status("This browser has no WebGPU.");
     say("Tuning needs WebGPU, which this browser does not offer on this page. It is in Chrome and Edge from version 113, in "
-      + "Safari from version 26, and in Firefox from version 141 on Windows and 145 on macOS. If yours is one of these, update the graphics "
-      + "driver, and check that hardware acceleration is on in its settings. Pages that do not come from https or from this "
-      + "computer have no WebGPU either.");
+      + "Safari from version 26, and in Firefox from version 141 on Windows and 145 on macOS. "
+      + `${HELP} Pages that do not come from https or from this computer have no WebGPU either.`);
     return;
   }
   await init({ module_or_path: "flowdppo_bg.wasm" });

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::assets::pipeline_of;
 use crate::config::MODEL;
 use crate::error::{Error, Result};
 use crate::model::folder::{MODEL_INDEX, Pipeline, SingleFile, StoredTensor, StoredTensors, locate};
@@ -181,7 +182,10 @@ fn file(path: &Path) -> Result<Report> {
     if tensors.tensors().contains_key("y_embedder.embedding_table.weight") {
         return own::sit(path, &tensors);
     }
-    published::single_file(path, &tensors, &SingleFile::of(&tensors)?)
+    match pipeline_of(path)? {
+        Some(base) => own::transformer(path, path, &base),
+        None => published::single_file(path, &tensors, &SingleFile::of(&tensors)?),
+    }
 }
 
 /// Number of elements by the type in which they are stored.

@@ -140,11 +140,19 @@ fn inside(folder: &Path) -> Result<Report> {
     let Ok(base) = BaseRecord::read_file(&folder.join(TRANSFORMER_BASE)) else {
         return model(&file.display().to_string());
     };
-    let tensors = StoredTensors::open(&file)?;
-    let mut report = published::single_file(&file, &tensors, &SingleFile::of(&tensors)?)?;
+    transformer(&file, folder, &base)
+}
+
+/// The transformer of a pipeline in a file; users name the model as `named`.
+pub(super) fn transformer(file: &Path, named: &Path, base: &BaseRecord) -> Result<Report> {
+    let tensors = StoredTensors::open(file)?;
+    let mut report = published::single_file(file, &tensors, &SingleFile::of(&tensors)?)?;
     report.components.retain(|part| part.state == "present");
     report.what = format!("all weights of a transformer, trained from {}", base.model);
-    report.sample_command = Some(format!("flowdppo-wgpu sample --model {} --prompt \"a red fox\"", quoted(folder)));
+    // Built-in models know only shapes.
+    let subject = if base.model.starts_with("builtin:") { "disc" } else { "fox" };
+    report.sample_command =
+        Some(format!("flowdppo-wgpu sample --model {} --prompt \"a red {subject}\"", quoted(named)));
     Ok(report)
 }
 

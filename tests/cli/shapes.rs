@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use flowdppo_wgpu::model::read_tensors;
+use flowdppo_wgpu::assets::{WordFiles, word_model};
+use flowdppo_wgpu::config::builtin_folder;
+use flowdppo_wgpu::model::{Prompt, TRANSFORMER_WEIGHTS, read_tensors};
 
 use super::workplace::{Workplace, lines, number};
 
@@ -190,4 +192,36 @@ fn settings_that_do_not_fit_a_world_with_words_are_refused() {
     assert!(message.contains("\"a red fox\" is not a caption of coloured shapes"), "{message}");
     let message = here.run("train --config builtin:shape").refused();
     assert!(message.contains("did you mean `builtin:shapes`?"), "{message}");
+}
+
+/// A file of weights that names its pipeline, as the page in a browser writes it.
+#[test]
+fn a_transformer_that_names_its_pipeline_stands_for_the_model() {
+    let here = Workplace::new();
+    let file = |name: &str| {
+        let all = builtin_folder("builtin:shapes-base").unwrap();
+        all.iter().find(|(found, _)| *found == name).unwrap().1
+    };
+    let text = |name: &str| std::str::from_utf8(file(name)).unwrap();
+    let of = |name| {
+        let (config, vocabulary) = (text("transformer/config.json"), text("tokenizer/vocab.txt"));
+        let files = WordFiles { name, config, vocabulary, weights: file(TRANSFORMER_WEIGHTS).to_vec() };
+        word_model(files, vec![Prompt::from("a disc")]).unwrap()
+    };
+    of("builtin:shapes-base").save(&here.path("tuned.safetensors")).unwrap();
+    let inspected = here.run("inspect tuned.safetensors").succeeds();
+    assert!(inspected.contains("trained from builtin:shapes-base"), "{inspected}");
+    let draw = |model: &str, name: &str| {
+        let arguments =
+            format!("-q sample --model {model} --steps 2 --out {name}.png --save-tensors {name}.safetensors");
+        here.run_with(&arguments, &["--prompt", "two green discs"]).succeeds();
+        read_tensors(&here.path(&format!("{name}.safetensors"))).unwrap()
+    };
+    assert!(draw("tuned.safetensors", "file") == draw("builtin:shapes-base", "builtin"));
+    of("/lost/model").save(&here.path("lost.safetensors")).unwrap();
+    let message = here.run_with("sample --model lost.safetensors --out a.png", &["--prompt", "a disc"]).refused();
+    assert!(
+        message.contains("lost.safetensors names the model /lost/model, which is not there: put it back"),
+        "{message}"
+    );
 }

@@ -25,8 +25,8 @@ pub struct WordFiles<'a> {
     pub weights: Vec<u8>,
 }
 
-/// The model in such files, with these prompts as its conditions. A file of its weights says what its pipeline is, so that
-/// it can be named by itself.
+/// The model in such files, with these prompts as its conditions. A file of its weights records which pipeline it belongs
+/// to, so that `--model` can be given that file alone.
 ///
 /// # Errors
 /// [`Error::Input`] if a file is damaged or does not fit the others, or a prompt has a word that the model does not know.

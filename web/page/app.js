@@ -162,9 +162,11 @@ async function open(model, file) {
     + ` (WebGPU${facts.subgroups ? ", subgroups" : ""}), ${size}.`;
   showSettings();
   showNumbers();
-  await showSamples("before", "before_reward", "before tuning");
-  await showSamples("now", "now_reward", "now");
-  status("Ready.");
+  const show = async () => {
+    await showSamples("before", "before_reward", "before tuning");
+    await showSamples("now", "now_reward", "now");
+  };
+  await surviving(() => scoring(show, show));
 }
 
 async function iterate() {
@@ -176,7 +178,7 @@ async function iterate() {
   await showSamples("now", "now_reward", "now");
 }
 
-// Does something with the session. If the device is lost meanwhile, it is opened again, and `work` is left undone.
+// Does something with the session. If the device is lost meanwhile, it is opened again, and the work is done once more.
 async function surviving(work) {
   try {
     return await work();
@@ -188,14 +190,14 @@ async function surviving(work) {
     showNumbers();
     status(isLooping ? "Tuning..." : "Ready.");
     say(`The graphics device was lost, for example because the computer slept. Continuing from iteration ${iteration}.`);
-    return undefined;
+    return work();
   }
 }
 
-// One iteration. A reward of the visitor's that fails gives way to the model's own.
-const advance = () => surviving(async () => {
+// Does something that scores images. A reward of the visitor's that fails gives way to the model's own; then `instead`.
+async function scoring(work, instead) {
   try {
-    await iterate();
+    await work();
   } catch (error) {
     if (error.name !== "RewardFailed" || settings.reward !== "custom") throw error;
     const next = { ...settings, reward: firstReward(settings.model) };
@@ -203,8 +205,17 @@ const advance = () => surviving(async () => {
     settings = next;
     showSettings();
     say(`Your reward failed: ${error.message}. Continuing with the model's own.`);
+    await instead?.();
   }
-});
+}
+
+const advance = () => surviving(() => scoring(iterate));
+
+async function step() {
+  element("step").disabled = true;
+  await inTurn(advance).catch(stop);
+  if (!isLooping && opening === 0) enable(true);
+}
 
 async function run() {
   [running, isLooping] = [true, true];
@@ -213,8 +224,12 @@ async function run() {
   status("Tuning...");
   while (running) {
     await inTurn(advance).catch(stop);
-    // Lets the browser paint and answer clicks.
-    await new Promise((resolve) => setTimeout(resolve));
+    // Lets the browser paint and answer clicks. Timers would be slowed down in a tab that is not shown.
+    await new Promise((resolve) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => resolve(port1.close());
+      port2.postMessage(null);
+    });
   }
   isLooping = false;
   element("start").textContent = "Start";
@@ -236,28 +251,38 @@ function stop(error) {
 }
 
 // Takes other settings, and another source of the visitor's reward, for this model. If they fail, the ones before go on.
-function configure(changes, source = code) {
-  const { model } = settings;
-  return inTurn(() => surviving(async () => {
-    if (settings.model !== model) return;
-    const next = { ...settings, ...changes };
-    try {
-      await session.configure(JSON.stringify(next), custom(next, source));
-      if ("reward" in changes) await showSamples("now", "now_reward", "now");
-      [settings, code] = [next, source];
-      say(null);
-    } catch (error) {
-      if (error.name === "DeviceLost") throw error;
-      say(error.name === "RewardFailed" ? `Your reward failed: ${error.message}.` : error.message);
-      await session.configure(JSON.stringify(settings), custom(settings, code));
-    }
-    showSettings();
-  })).catch(stop);
+// What changes while others wait for their turn joins them.
+let pending = null;
+
+function configure(changes, source) {
+  const isFirst = pending === null;
+  pending = { ...pending, model: settings.model, changes: { ...pending?.changes, ...changes }, source: source ?? pending?.source };
+  if (!isFirst) return;
+  inTurn(() => {
+    const { model, changes, source = code } = pending;
+    pending = null;
+    if (settings.model !== model) return undefined;
+    return surviving(() => change({ ...settings, ...changes }, source, "reward" in changes));
+  }).catch(stop);
+}
+
+async function change(next, source, isOtherReward) {
+  try {
+    await session.configure(JSON.stringify(next), custom(next, source));
+    if (isOtherReward) await showSamples("now", "now_reward", "now");
+    [settings, code] = [next, source];
+    say(null);
+  } catch (error) {
+    if (error.name === "DeviceLost") throw error;
+    say(error.name === "RewardFailed" ? `Your reward failed: ${error.message}.` : error.message);
+    await session.configure(JSON.stringify(settings), custom(settings, code));
+  }
+  if (pending === null) showSettings();
 }
 
 function listen() {
   element("start").addEventListener("click", () => (isLooping ? pause() : run()));
-  element("step").addEventListener("click", () => inTurn(advance).catch(stop));
+  element("step").addEventListener("click", step);
   element("reset").addEventListener("click", () => reopen(settings.model));
   element("model").addEventListener("change", ({ target }) => reopen(target.value));
   element("method").addEventListener("change", ({ target }) => configure({ method: target.value }));
@@ -313,11 +338,11 @@ async function reopen(model, file) {
     await inTurn(() => open(model, bytes));
   } catch (error) {
     say(error.name === "NoDevice" ? `The browser found no graphics device for WebGPU. ${HELP}` : error.message);
-    status("Ready.");
-    if (settings) element("model").value = settings.model;
   }
-  opening--;
-  enable(session !== null && opening === 0);
+  if (--opening > 0) return;
+  if (settings) element("model").value = settings.model;
+  status(session ? "Ready." : "No graphics device could be opened.");
+  enable(session !== null);
 }
 
 function openFile(file) {
@@ -335,7 +360,6 @@ async function main() {
   await init({ module_or_path: "flowdppo_bg.wasm" });
   listen();
   await reopen(element("model").value);
-  if (!session) status("No graphics device could be opened.");
 }
 
 // For the console, and for tests.

@@ -1,6 +1,7 @@
 // Drawings on canvases, in the colours of the page.
 
 const COLOURS = ["#2f6fdb", "#d9662b", "#2a9d5c", "#b04fc0"];
+const MOST_POINTS = 1000;
 const MARGIN = { left: 56, right: 12, top: 12, bottom: 26 };
 
 function begin(canvas) {
@@ -41,6 +42,9 @@ export function drawLines(canvas, points, limit = null) {
   const context = begin(canvas);
   describe(canvas, points.at(-1)?.[1]);
   if (points.length === 0) return;
+  // As many as can be seen.
+  const every = Math.ceil(points.length / MOST_POINTS);
+  points = points.filter((_, index) => index % every === 0 || index === points.length - 1);
   const values = points.map(([, value]) => value);
   let [low, high] = [Math.min(...values), Math.max(...values)];
   if (limit !== null && limit < 4 * high) [low, high] = [Math.min(low, limit), Math.max(high, limit)];

@@ -279,8 +279,8 @@ fn class_model(name: &str, file: Option<Vec<u8>>) -> Result<StoredModel> {
     match (found, &given.class_names) == (expected, &builtin.class_names) {
         true => Ok(given),
         false => Err(Error::Input(format!(
-            "the file is a model of {} classes and images of {found}, but the chosen one has {} and {expected}: choose the \
-             model that it was tuned from first",
+            "the file is a model of {} classes and images of {found}, but the chosen one has {} and {expected}: first choose \
+             the model that it was tuned from",
             given.class_names.len(),
             builtin.class_names.len()
         ))),

@@ -37,13 +37,14 @@ function close(found, expected, what) {
 rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });
 const server = spawn(program, ["web", "--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
-const address = await new Promise((found) => server.stdout.on("data", (text) => found(String(text).trim().split("\n")[0])));
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"],
-});
+let browser;
 try {
+  const address = await new Promise((found) => server.stdout.on("data", (text) => found(String(text).trim().split("\n")[0])));
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+      "--disable-sync", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"],
+  });
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
   page.setDefaultTimeout(60_000);
   const problems = [];
@@ -136,7 +137,8 @@ try {
   await page.waitForFunction(() => document.getElementById("message").textContent.includes("was lost"));
   await page.evaluate(() => globalThis.flowdppo.inTurn(() => {}));
   await step();
-  assert.ok((await history()).length <= count + 1);
+  // It goes on from a copy, with the iteration that was asked for and one more.
+  assert.ok((await history()).length <= count + 2);
 
   console.log(`after ${process.uptime().toFixed(0)} s: the other controls, by keyboard, and a run that is started and paused`);
   await page.selectOption("#method", "flow-grpo");
@@ -207,6 +209,6 @@ try {
   assert.deepEqual(problems, []);
   console.log("the page works");
 } finally {
-  await browser.close();
+  await browser?.close();
   server.kill();
 }

@@ -114,15 +114,21 @@ fn router(site: Arc<Site>) -> Router {
 
 /// Rejects requests for other hosts, and tells browsers not to load anything from elsewhere.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                  form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    guarded("dashboard", site.loopback, policy, request, next).await
+}
+
+/// Rejects what does more than read, and with `loopback` requests for other hosts than this machine; `policy` says what the
+/// answer, of the server that messages call `what`, may do.
+async fn guarded(what: &str, loopback: bool, policy: &'static str, request: Request, next: Next) -> Response {
     let mut response = if ![Method::GET, Method::HEAD].contains(request.method()) {
         (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response()
-    } else if site.loopback && !is_for_this_machine(&request) {
-        (StatusCode::FORBIDDEN, "open the dashboard as localhost or 127.0.0.1").into_response()
+    } else if loopback && !is_for_this_machine(&request) {
+        (StatusCode::FORBIDDEN, format!("open the {what} as localhost or 127.0.0.1")).into_response()
     } else {
         next.run(request).await
     };
-    let policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
-                  form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

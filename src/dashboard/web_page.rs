@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path as Name, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{is_for_this_machine, listen, serve};
+use super::{guarded, listen, serve};
 use crate::error::{Error, Result};
 
 /// What the page may do: run its own scripts and the compiled trainer, and load nothing from elsewhere.
@@ -85,23 +85,7 @@ impl WebPage {
 /// Rejects requests for other hosts, and says what a file may do.
 async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
     let policy = if request.uri().path().ends_with(SANDBOX) { SANDBOX_POLICY } else { POLICY };
-    let mut response = if ![Method::GET, Method::HEAD].contains(request.method()) {
-        (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")]).into_response()
-    } else if site.loopback && !is_for_this_machine(&request) {
-        (StatusCode::FORBIDDEN, "open the page as localhost or 127.0.0.1").into_response()
-    } else {
-        next.run(request).await
-    };
-    for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
+    guarded("page", site.loopback, policy, request, next).await
 }
 
 /// A file of the folder itself, whose kinds are few.

@@ -13,6 +13,7 @@ struct AdamWStep {
     // 1 - beta^step
     bias_correction1: f32,
     bias_correction2: f32,
+    gradient_factor: f32,
     // 0 disables clipping
     max_grad_norm: f32,
     // 1 leaves the average unchanged
@@ -31,14 +32,14 @@ struct AdamWStep {
 
 fn clip_coefficient() -> f32 {
     if settings.max_grad_norm > 0.0 {
-        return min(1.0, settings.max_grad_norm / (sqrt(bitcast<f32>(sum_squares[0])) + 1e-6));
+        return min(1.0, settings.max_grad_norm / (sqrt(bitcast<f32>(sum_squares[0])) * settings.gradient_factor + 1e-6));
     }
     return 1.0;
 }
 
 // The parameter after a step with this gradient.
 fn step(i: u32, gradient: f32) -> f32 {
-    let g = clip_coefficient() * gradient;
+    let g = clip_coefficient() * (settings.gradient_factor * gradient);
     let m = settings.beta1 * first_moment[i] + (1.0 - settings.beta1) * g;
     let v = settings.beta2 * second_moment[i] + (1.0 - settings.beta2) * g * g;
     first_moment[i] = m;

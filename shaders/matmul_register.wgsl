@@ -6,11 +6,13 @@
 //!import matmul
 //!import operands
 //!import weights
+//!import precision
 //!import epilogue
 
-// Numbers of the epilogue and of the type of weights.
+// Numbers of the epilogue, of the type of weights and of the precision.
 const EPILOGUE: u32 = 0u;
 const WEIGHTS: u32 = 0u;
+const PRECISION: u32 = 0u;
 
 fn store_row(batch: u32, row: u32, column: u32, sums: vec4<f32>) {
     store(batch, row, column, sums.x);
@@ -44,11 +46,12 @@ fn main(
     var sums_3 = vec4<f32>();
     let inner = inner_size(batch);
     for (var k = 0u; k < inner; k++) {
-        let b_k = vec4<f32>(b_at(b_place.x), b_at(b_place.y), b_at(b_place.z), b_at(b_place.w));
-        sums_0 = fma(vec4<f32>(a[a_at.x]), b_k, sums_0);
-        sums_1 = fma(vec4<f32>(a[a_at.y]), b_k, sums_1);
-        sums_2 = fma(vec4<f32>(a[a_at.z]), b_k, sums_2);
-        sums_3 = fma(vec4<f32>(a[a_at.w]), b_k, sums_3);
+        let b_k = rounded_four(vec4<f32>(b_at(b_place.x), b_at(b_place.y), b_at(b_place.z), b_at(b_place.w)));
+        let a_k = rounded_four(vec4<f32>(a[a_at.x], a[a_at.y], a[a_at.z], a[a_at.w]));
+        sums_0 = fma(vec4<f32>(a_k.x), b_k, sums_0);
+        sums_1 = fma(vec4<f32>(a_k.y), b_k, sums_1);
+        sums_2 = fma(vec4<f32>(a_k.z), b_k, sums_2);
+        sums_3 = fma(vec4<f32>(a_k.w), b_k, sums_3);
         a_at += vec4<u32>(params.a_k);
         b_place += vec4<u32>(params.b_k);
     }

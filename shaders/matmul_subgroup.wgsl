@@ -8,11 +8,13 @@
 //!import matmul
 //!import operands
 //!import weights
+//!import precision
 //!import epilogue
 
-// Numbers of the epilogue and of the type of weights.
+// Numbers of the epilogue, of the type of weights and of the precision.
 const EPILOGUE: u32 = 0u;
 const WEIGHTS: u32 = 0u;
+const PRECISION: u32 = 0u;
 const SUBGROUP: u32 = 8u;
 // Rows of C per subgroup, and columns per lane, SUBGROUP apart.
 const ROWS: u32 = 16u;
@@ -48,13 +50,13 @@ fn main(
         let is_inside = start + lane < inner;
         var a_of_lane: array<f32, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
-            a_of_lane[r] = select(0.0, a[a_at[r] + k_of_lane * params.a_k], is_inside);
+            a_of_lane[r] = select(0.0, rounded(a[a_at[r] + k_of_lane * params.a_k]), is_inside);
         }
         for (var step = 0u; step < SUBGROUP; step++) {
             let k = min(start + step, inner - 1u);
             var b_of_lane: array<f32, COLUMNS>;
             for (var j = 0u; j < COLUMNS; j++) {
-                b_of_lane[j] = b_at(b_place[j] + k * params.b_k);
+                b_of_lane[j] = rounded(b_at(b_place[j] + k * params.b_k));
             }
             for (var r = 0u; r < ROWS; r++) {
                 let a_k = subgroupShuffle(a_of_lane[r], step);

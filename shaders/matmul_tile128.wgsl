@@ -5,6 +5,7 @@
 //!import epilogue
 //!import tiles_128
 
-// Numbers of the epilogue and of the type of weights.
+// Numbers of the epilogue, of the type of weights and of the precision.
 const EPILOGUE: u32 = 0u;
 const WEIGHTS: u32 = 0u;
+const PRECISION: u32 = 0u;

@@ -6,12 +6,14 @@
 //!import matmul
 //!import operands
 //!import weights
+//!import precision
 //!import epilogue
 //!import tiles
 
-// Numbers of the epilogue and of the type of weights.
+// Numbers of the epilogue, of the type of weights and of the precision.
 const EPILOGUE: u32 = 0u;
 const WEIGHTS: u32 = 0u;
+const PRECISION: u32 = 0u;
 
 // The (k, row or column) of a tile that an invocation loads in each of four rounds: neighbouring invocations
 // read neighbouring addresses.
@@ -27,11 +29,11 @@ fn load_tiles(batch: u32, first: vec2<u32>, start: u32, inner: u32, lane: u32) {
         let a_k = start + from_a.x;
         let a_row = min(first.x + from_a.y, params.m - 1u);
         let a_at = batch * params.a_batch + a_row * params.a_row + min(a_k, inner - 1u) * params.a_k;
-        tile_a[from_a.x * STRIDE + from_a.y] = select(0.0, a[a_at], a_k < inner);
+        tile_a[from_a.x * STRIDE + from_a.y] = select(0.0, rounded(a[a_at]), a_k < inner);
         let from_b = place(round, lane, params.b_k == 1u);
         let b_k = min(start + from_b.x, inner - 1u);
         let b_column = min(first.y + from_b.y, params.n - 1u);
         tile_b[from_b.x * STRIDE + from_b.y] =
-            b_at(batch * params.b_batch + b_k * params.b_k + b_column * params.b_column);
+            rounded(b_at(batch * params.b_batch + b_k * params.b_k + b_column * params.b_column));
     }
 }

@@ -6,12 +6,14 @@
 //!import matmul
 //!import operands_vec4
 //!import weights_vec4
+//!import precision
 //!import epilogue
 //!import tiles
 
-// Numbers of the epilogue and of the type of weights.
+// Numbers of the epilogue, of the type of weights and of the precision.
 const EPILOGUE: u32 = 0u;
 const WEIGHTS: u32 = 0u;
+const PRECISION: u32 = 0u;
 
 // The (k, row or column) of a tile that an invocation loads first; three more follow it, along K or across it.
 fn place(lane: u32, k_is_contiguous: bool) -> vec2<u32> {
@@ -33,7 +35,7 @@ fn load_tiles(batch: u32, first: vec2<u32>, start: u32, inner: u32, lane: u32) {
     let a_row = min(first.x + from_a.y, params.m - select(4u, 1u, a_along_k));
     let a_last = inner - select(1u, 4u, a_along_k);
     let a_at = batch * params.a_batch + a_row * params.a_row + min(a_k, a_last) * params.a_k;
-    let of_a = select(vec4<f32>(), a[a_at / 4u], a_k < inner);
+    let of_a = select(vec4<f32>(), rounded_four(a[a_at / 4u]), a_k < inner);
     let to_a = places(from_a, a_along_k);
     tile_a[to_a.x] = of_a.x;
     tile_a[to_a.y] = of_a.y;
@@ -45,7 +47,7 @@ fn load_tiles(batch: u32, first: vec2<u32>, start: u32, inner: u32, lane: u32) {
     let b_k = min(start + from_b.x, inner - select(1u, 4u, b_along_k));
     let b_column = min(first.y + from_b.y, params.n - select(4u, 1u, b_along_k));
     let b_at = (batch * params.b_batch + b_k * params.b_k + b_column * params.b_column) / 4u;
-    let of_b = unpacked(b_packed_at(b_at), b_at);
+    let of_b = rounded_four(unpacked(b_packed_at(b_at), b_at));
     let to_b = places(from_b, b_along_k);
     tile_b[to_b.x] = of_b.x;
     tile_b[to_b.y] = of_b.y;

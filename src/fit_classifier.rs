@@ -177,6 +177,7 @@ impl<'a> Fitting<'a> {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: self.settings.classifier.weight_decay,
+            loss_scale: 1.0,
             max_grad_norm: 0.0,
             average_decay: 1.0,
         })?;

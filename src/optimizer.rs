@@ -325,4 +325,10 @@ impl GradientNorm {
     pub fn from_sums([squares, not_finite]: [f32; 2]) -> Self {
         Self { norm: squares.sqrt(), skipped: not_finite > 0.0 || !squares.is_finite() }
     }
+
+    /// That of the loss itself, if it was multiplied by this before it was differentiated.
+    #[must_use]
+    pub fn of_loss_times(self, loss_scale: f32) -> Self {
+        Self { norm: self.norm / loss_scale, ..self }
+    }
 }

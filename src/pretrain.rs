@@ -306,6 +306,7 @@ impl<'a> Pretraining<'a> {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: self.settings.pretrain.weight_decay,
+            loss_scale: 1.0,
             max_grad_norm: self.settings.pretrain.max_grad_norm,
             average_decay: EmaWarmUp::Rational.decay(self.settings.pretrain.ema_decay, step as u64),
         })?;

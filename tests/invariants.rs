@@ -11,6 +11,7 @@ mod invariants {
     mod memory;
     mod methods;
     mod not_finite;
+    mod precision;
     mod ranks;
     mod rewards;
     mod solver;
@@ -78,6 +79,7 @@ impl Parts {
         let flow_model = &flow_model_of(model);
         let adapter = Adapter::begin(&config.lora, config.run.seed, flow_model).expect("it fits the model");
         let network = Network::new(flow_model, adapter.as_ref(), config.model.weights);
+        let network = network.in_precision(config.train.precision);
         let weights = adapter.as_ref().map_or(&model.weights, |adapter| &adapter.weights);
         let optimizer = Optimizer::new(gpu, network.layout(), weights).expect("it is small");
         let mut kept = Stores::new();

@@ -14,6 +14,7 @@ mod ops {
     mod group_norm;
     mod half_precision;
     mod matmul;
+    mod matmul_half;
     mod matmul_joined;
     mod mean_squared_error;
     mod modulation;

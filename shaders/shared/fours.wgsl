@@ -1,9 +1,10 @@
 // Operands of any shape, element by element.
 //
-// `a_four` loads four neighbouring elements of A, `b_four` of B, as stored, and `unpacked_four` decodes those once they
-// are needed. Past the end of an operand the last elements are repeated.
+// `a_four` loads four neighbouring elements of A, `b_four` of B, as stored, and `unpacked_four` decodes and rounds those
+// once they are needed. Past the end of an operand the last elements are repeated.
 //!import operands
 //!import weights
+//!import precision
 
 // Elements of B are decoded when they are loaded.
 alias Four = vec4<f32>;
@@ -23,5 +24,5 @@ fn b_four(at: u32, elements: u32) -> Four {
 }
 
 fn unpacked_four(four: Four, at: u32, elements: u32) -> vec4<f32> {
-    return four;
+    return rounded_four(four);
 }

@@ -80,15 +80,15 @@ fn load_a(place: u32, elements: u32) -> mat4x4<f32> {
 fn stage_a(at: u32, loaded: mat4x4<f32>) {
     if params.a_k == 1u {
         let by_k = transpose(loaded);
-        tile_a[at] = by_k[0];
-        tile_a[at + STRIDE] = by_k[1];
-        tile_a[at + 2u * STRIDE] = by_k[2];
-        tile_a[at + 3u * STRIDE] = by_k[3];
+        tile_a[at] = rounded_four(by_k[0]);
+        tile_a[at + STRIDE] = rounded_four(by_k[1]);
+        tile_a[at + 2u * STRIDE] = rounded_four(by_k[2]);
+        tile_a[at + 3u * STRIDE] = rounded_four(by_k[3]);
     } else {
-        tile_a[at] = loaded[0];
-        tile_a[4u * STRIDE + swapped(at, 4u)] = loaded[1];
-        tile_a[8u * STRIDE + swapped(at, 8u)] = loaded[2];
-        tile_a[12u * STRIDE + swapped(at, 12u)] = loaded[3];
+        tile_a[at] = rounded_four(loaded[0]);
+        tile_a[4u * STRIDE + swapped(at, 4u)] = rounded_four(loaded[1]);
+        tile_a[8u * STRIDE + swapped(at, 8u)] = rounded_four(loaded[2]);
+        tile_a[12u * STRIDE + swapped(at, 12u)] = rounded_four(loaded[3]);
     }
 }
 

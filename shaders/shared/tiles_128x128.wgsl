@@ -56,7 +56,10 @@ fn load(part: Part, at: u32) -> vec4<f32> {
     return a_four(at, part.elements);
 }
 
-fn stage(part: Part, to: u32, x: vec4<f32>, y: vec4<f32>) {
+fn stage(part: Part, to: u32, of_x: vec4<f32>, of_y: vec4<f32>) {
+    // Those of B are rounded already.
+    let x = select(rounded_four(of_x), of_x, part.is_b);
+    let y = select(rounded_four(of_y), of_y, part.is_b);
     if part.along_k {
         tiles[to] = vec4<f32>(x.x, y.x, x.y, y.y);
         tiles[to + STRIDE] = vec4<f32>(x.z, y.z, x.w, y.w);

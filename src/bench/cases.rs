@@ -233,6 +233,7 @@ pub fn adamw_settings() -> AdamWSettings {
         beta2: 0.999,
         epsilon: 1e-8,
         weight_decay: 0.01,
+        loss_scale: 1.0,
         max_grad_norm: 0.0,
         average_decay: 0.9,
     }

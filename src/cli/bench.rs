@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Global, say};
 use crate::bench::{self, Event, Measurement, NAMES, Results, Suite};
-use crate::config::nearest;
+use crate::config::{Precision, nearest};
 use crate::error::{Error, Result};
 use crate::profile::Profile;
 use crate::text::{duration, significant};
@@ -64,7 +64,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     for path in [&arguments.out, &arguments.plot, &arguments.profile].into_iter().flatten() {
         outputs.file(path)?;
     }
-    let (gpu, options) = global.open_with_options("")?;
+    let (gpu, options) = global.open_with_options(Precision::F32, "")?;
     if arguments.profile.is_some() {
         gpu.start_profiling();
     }
@@ -195,7 +195,7 @@ fn tune(global: &Global, arguments: &Arguments) -> Result<()> {
         (Some(model), Some(file)) => Some(model.flow_model(file)?),
         _ => None,
     };
-    let (gpu, _) = global.open_with_options("")?;
+    let (gpu, _) = global.open_with_options(Precision::F32, "")?;
     let (table, tuned) = bench::tune(&gpu, model.as_ref(), arguments.quick)?;
     for result in &tuned {
         let times: Vec<String> =

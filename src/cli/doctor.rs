@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Global, say};
+use crate::config::Precision;
 use crate::doctor::Report;
 use crate::error::{Error, Result};
 use crate::files;
@@ -24,7 +25,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let written = arguments.report.as_deref().map(names);
     let mut outputs = global.outputs();
     written.iter().flatten().try_for_each(|path| outputs.file(path))?;
-    let (gpu, options) = global.open_with_options("")?;
+    let (gpu, options) = global.open_with_options(Precision::F32, "")?;
     let mut progress = Progress::new("doctor", Report::SECTIONS, global.verbosity());
     let report = Report::new(gpu, &options, arguments.quick, &mut progress);
     let failed = report.failed();

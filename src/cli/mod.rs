@@ -38,7 +38,7 @@ use std::sync::Arc;
 use clap::{Args, Parser, Subcommand};
 
 use crate::assets;
-use crate::config::{Command as ConfigCommand, Config, Preset};
+use crate::config::{Command as ConfigCommand, Config, Precision, Preset};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, LimitsMode, Options};
 use crate::model::StoredModel;
@@ -333,17 +333,23 @@ impl Global {
 
     /// Opens the device; `--device` overrides the configuration's.
     fn open(&self, config_device: &str) -> Result<Arc<Gpu>> {
-        Ok(self.open_with_options(config_device)?.0)
+        self.open_in(Precision::F32, config_device)
+    }
+
+    /// The same for matrix products of this precision.
+    fn open_in(&self, precision: Precision, config_device: &str) -> Result<Arc<Gpu>> {
+        Ok(self.open_with_options(precision, config_device)?.0)
     }
 
     /// The device, and how it was opened.
-    fn open_with_options(&self, config_device: &str) -> Result<(Arc<Gpu>, Options)> {
+    fn open_with_options(&self, precision: Precision, config_device: &str) -> Result<(Arc<Gpu>, Options)> {
         let from_config = Some(config_device.to_owned()).filter(|name| !name.is_empty());
         let options = Options {
             device: self.device.clone().or(from_config),
             limits: self.limits,
             checked: self.checked,
             pipeline_cache: true,
+            matrices: precision == Precision::F16,
             chunk_bytes: None,
         };
         let mut options = options.or_environment();

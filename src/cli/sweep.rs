@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 
 use super::{Global, compare, ranks, say, stop_at_interrupt};
-use crate::config::{Sweep, SweepRun};
+use crate::config::{Precision, Sweep, SweepRun};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::gpu::Gpu;
@@ -32,14 +32,17 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let (out, team) = (&arguments.out, &global.team);
     let runs = Sweep::load(&arguments.file)?.runs(&arguments.file.display().to_string(), &out.join("runs"))?;
     let device = runs[0].config.run.device.clone();
+    // With 16 bits if any run wants them: the others do not use them.
+    let precisions = runs.iter().map(|run| run.config.train.precision);
+    let precision = precisions.max().expect("a sweep has runs");
     let plan = SweepPlan::new(runs)?;
     let open = plan.open();
     check_same(global, &plan, &open)?;
     if arguments.dry_run {
-        return dry_run(global, &plan, &device);
+        return dry_run(global, &plan, precision, &device);
     }
     if !open.is_empty() {
-        let gpu = global.open(&device)?;
+        let gpu = global.open_in(precision, &device)?;
         plan.check(&gpu)?;
         warn_of_devices(team, &gpu)?;
         // The input is checked on all ranks; only now write to the disk.
@@ -131,8 +134,8 @@ fn title(run: &SweepRun) -> String {
     format!("{}, seed {}", run.label, run.config.run.seed)
 }
 
-fn dry_run(global: &Global, plan: &SweepPlan, device: &str) -> Result<()> {
-    let gpu = global.open(device)?;
+fn dry_run(global: &Global, plan: &SweepPlan, precision: Precision, device: &str) -> Result<()> {
+    let gpu = global.open_in(precision, device)?;
     plan.check(&gpu)?;
     let profile = DeviceProfile::of(&gpu);
     let width = plan.runs().iter().map(|run| title(run).chars().count()).max().unwrap_or(0);

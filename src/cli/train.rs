@@ -106,7 +106,7 @@ fn prepare(
     if let Some(file) = &arguments.dump_update {
         outputs.file(file)?;
     }
-    let gpu = global.open(&config.run.device)?;
+    let gpu = global.open_in(trained.train.precision, &config.run.device)?;
     arguments.run.start_profiling(&gpu, &mut outputs)?;
     let folder = beside(existing.map(RunDirectory::path).or(arguments.run.out.as_deref()), config);
     if base.text().is_some() {
@@ -186,7 +186,7 @@ fn dry_run(
     text: Option<&TextBase>,
     planned: &StoredModel,
 ) -> Result<()> {
-    let gpu = global.open(&config.run.device)?;
+    let gpu = global.open_in(trained.train.precision, &config.run.device)?;
     let model = &planned.flow_model("`model.file`")?;
     let rewards = load_scorers(&gpu, config, &model.pictures(&planned.class_names))?.memory();
     let profile = DeviceProfile::of(&gpu);

@@ -87,6 +87,19 @@ pub enum WeightType {
     Q8_0,
 }
 
+/// What the elements of both factors of a matrix product are rounded to. The product is summed in 32 bits, and nothing else
+/// is rounded: norms, attention, the loss and the weights that are trained stay in 32 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Nothing: 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, which GPUs multiply several times faster: 11 significant bits, up to 65504.
+    F16,
+}
+
 impl WeightType {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];

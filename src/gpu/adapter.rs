@@ -39,6 +39,9 @@ pub struct Options {
     pub checked: bool,
     /// Caches compiled pipelines on disk, in [`crate::cache::directory`], if the backend can.
     pub pipeline_cache: bool,
+    /// Also asks for products of small matrices, if the adapter has [`Matrices`]: an experimental feature of wgpu, which
+    /// only products of 16 bits use.
+    pub matrices: bool,
     /// Splits stores into chunks of at most this size even if the device allows more: for tests.
     pub chunk_bytes: Option<u64>,
 }
@@ -158,7 +161,7 @@ pub struct AdapterDescription {
     /// Whether timestamp queries are supported.
     pub timestamps: bool,
     /// The products of small matrices that the hardware computes in one instruction, such as
-    /// "16x16x16, f16 added to f32"; this program does not use them yet.
+    /// "16x16x16, f16 added to f32"; `train.precision = "f16"` uses some of them.
     pub cooperative_matrices: Vec<String>,
 }
 
@@ -271,6 +274,38 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         cooperative_matrices: adapter.cooperative_matrix_properties().iter().map(matrices).collect(),
     }
+}
+
+/// Products of square matrices of 16 bits, with sums in 32 bits, that the lanes of a subgroup compute together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrices {
+    /// Rows and columns of all three matrices: 8 or 16.
+    pub side: u32,
+    /// The largest subgroup of the device.
+    pub lanes: u32,
+}
+
+impl Matrices {
+    /// The largest that an adapter has, if it has any and room for the tiles in workgroup memory.
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let (limits, lanes) = (adapter.limits(), adapter.get_info().subgroup_max_size);
+        let has_features = adapter.features().contains(Self::FEATURES);
+        let has_room = limits.max_compute_workgroup_storage_size >= Self::WORKGROUP_BYTES
+            && limits.max_compute_invocations_per_workgroup >= 4 * lanes;
+        let properties = adapter.cooperative_matrix_properties();
+        let sides = properties.iter().filter(|it| it.ab_type == F16 && it.cr_type == F32 && !it.saturating_accumulation);
+        let square = sides.filter(|it| it.m_size == it.n_size && it.n_size == it.k_size).map(|it| it.m_size);
+        let side = square.filter(|side| [8, 16].contains(side)).max()?;
+        (has_features && has_room && lanes > 0).then_some(Self { side, lanes })
+    }
+
+    /// What their kernels need.
+    pub(super) const FEATURES: wgpu::Features =
+        wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+    /// Their workgroup memory is above WebGPU's default limit; devices with such products have at least this much.
+    const WORKGROUP_BYTES: u32 = 32 << 10;
 }
 
 fn matrices(of: &wgpu::CooperativeMatrixProperties) -> String {

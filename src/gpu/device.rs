@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use maybe_async::maybe_async;
 
-use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Options};
+use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Matrices, Options};
 use super::pipeline::{Pipelines, Region};
 use super::pipeline_cache::PipelineCache;
 use super::profiler::Profiler;
@@ -88,6 +88,8 @@ pub struct Gpu {
     description: AdapterDescription,
     pub(super) checked: bool,
     subgroups: bool,
+    rounds_to_half: bool,
+    matrices: Option<Matrices>,
     pub(super) pipelines: Mutex<Pipelines>,
     pub(super) pipeline_cache: Option<PipelineCache>,
     trouble: Arc<Mutex<Trouble>>,
@@ -141,12 +143,25 @@ impl Gpu {
         if adapter::is_on("FLOWDPPO_NO_SUBGROUPS") {
             required_features.remove(wgpu::Features::SUBGROUP);
         }
+        let matrices = match options.matrices && required_features.contains(wgpu::Features::SUBGROUP) {
+            true => Matrices::of(&adapter),
+            false => None,
+        };
+        if matrices.is_some() {
+            required_features |= Matrices::FEATURES;
+        }
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("flowdppo-wgpu"),
             required_features,
             required_limits: required_limits.clone(),
             // Memory is planned before the run starts: large reserved blocks would only hide the real need.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features: match matrices {
+                // SAFETY: nothing of the experimental features is used but products of matrices, whose kernel the op
+                // tests compare with its twin.
+                Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+                None => wgpu::ExperimentalFeatures::disabled(),
+            },
             ..Default::default()
         });
         let opened = outcome(request).await;
@@ -181,6 +196,8 @@ impl Gpu {
             chunk_bytes: options.chunk_bytes.unwrap_or(LARGEST_CHUNK),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
+            rounds_to_half: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
+            matrices,
             checked: options.checked,
             device,
             queue,
@@ -219,6 +236,16 @@ impl Gpu {
     /// Whether subgroup operations may be used.
     pub fn has_subgroups(&self) -> bool {
         self.subgroups
+    }
+
+    /// Whether kernels may round to 16 bits with the device's own instructions.
+    pub fn rounds_to_half(&self) -> bool {
+        self.rounds_to_half
+    }
+
+    /// The products of small matrices that kernels may use.
+    pub fn matrices(&self) -> Option<Matrices> {
+        self.matrices
     }
 
     /// Bound to bindings of a kernel that a dispatch does not use.

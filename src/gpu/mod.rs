@@ -17,7 +17,7 @@ mod workspace;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use adapter::adapters;
-pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Options};
+pub use adapter::{AdapterDescription, DeviceKind, LimitsMode, Matrices, Options};
 pub use device::{Buffer, Counters, Gpu, Submitted};
 #[doc(hidden)]
 pub use layout::Member;

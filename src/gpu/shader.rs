@@ -2,12 +2,14 @@
 //!
 //! Two small mechanisms keep every file plain WGSL:
 //! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, `//!import epilogue` by the file in
-//!   `shaders/epilogues` with the number given by the constant `EPILOGUE`, and `//!import weights` or
-//!   `//!import weights_vec4` by the file in `shaders/weights` with the number given by the constant `WEIGHTS`;
+//!   `shaders/epilogues` with the number given by the constant `EPILOGUE`; in the same way `weights` and `weights_vec4`
+//!   (`WEIGHTS`), `precision` (`PRECISION`) and `matrices` (`MATRICES`) are files of folders of these names. A line
+//!   `enable NAME;` of an import moves to the top, where WGSL wants it;
 //! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace if `CONSTANTS` lists
 //!   the name, for what WGSL cannot size at pipeline creation (arrays in registers).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 macro_rules! shaders {
     ($folder:literal: $($name:literal),* $(,)?) => {
@@ -67,6 +69,8 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "layer_norm_backward_workgroup_vec4",
     "layer_norm_workgroup",
     "layer_norm_workgroup_vec4",
+    "matmul_cooperative",
+    "matmul_cooperative_vec4",
     "matmul_register",
     "matmul_square128",
     "matmul_square128_vec4",
@@ -173,6 +177,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "tiles",
     "tiles_128",
     "tiles_128x128",
+    "tiles_of_matrices",
 ];
 
 /// `(name, text)` of the epilogues of matmul kernels, in the order of their numbers, see [`epilogue`].
@@ -189,13 +194,18 @@ const WEIGHTS: &[(&str, &str)] = shaders!["weights/": "f32", "f16", "q8_0"];
 /// The same for four elements at a time, in the same order.
 const WEIGHTS_VEC4: &[(&str, &str)] = shaders!["weights/": "f32_vec4", "f16_vec4", "q8_0_vec4"];
 
+/// `(name, text)` of what elements of both operands are rounded to, by the number from [`precision`].
+const PRECISIONS: &[(&str, &str)] = shaders!["precision/": "f32", "f16", "f16_integer"];
+
+/// `(name, text)` of the sizes of cooperative matrices, by the number from [`matrices`].
+const MATRICES: &[(&str, &str)] = shaders!["matrices/": "8", "16"];
+
 /// The number of an epilogue.
 ///
 /// # Panics
 /// If no epilogue has this name.
 pub fn epilogue(name: &str) -> u32 {
-    let found = EPILOGUES.iter().position(|(key, _)| *key == name);
-    found.unwrap_or_else(|| panic!("no epilogue is named `{name}`")) as u32
+    number(EPILOGUES, name)
 }
 
 /// The number of a type of weights.
@@ -203,8 +213,28 @@ pub fn epilogue(name: &str) -> u32 {
 /// # Panics
 /// If no type has this name.
 pub fn weights(name: &str) -> u32 {
-    let found = WEIGHTS.iter().position(|(key, _)| *key == name);
-    found.unwrap_or_else(|| panic!("no type of weights is named `{name}`")) as u32
+    number(WEIGHTS, name)
+}
+
+/// The number of a precision of products.
+///
+/// # Panics
+/// If none has this name.
+pub fn precision(name: &str) -> u32 {
+    number(PRECISIONS, name)
+}
+
+/// The number of a size of cooperative matrices.
+///
+/// # Panics
+/// If none has this name.
+pub fn matrices(name: &str) -> u32 {
+    number(MATRICES, name)
+}
+
+fn number(table: &[(&str, &str)], name: &str) -> u32 {
+    let found = table.iter().position(|(key, _)| *key == name);
+    found.unwrap_or_else(|| panic!("no import is named `{name}`")) as u32
 }
 
 /// The values that a constant may have.
@@ -226,9 +256,11 @@ const CONSTANTS: &[(&str, Values)] = &[
     // A single element, a partial vector of four, whole vectors, sizes in use, and more than a subgroup.
     ("HEAD_DIM", Values::SuchAs(&[1, 5, 8, 16, 32, 64, 72])),
     ("LOG_PROB", Values::OneOf(&[0, 1])),
+    ("MATRICES", Values::OneOf(&[0, 1])),
     ("OBJECTIVE", Values::OneOf(&[0, 1, 2, 3, 4])),
     ("OUTPUTS", Values::OneOf(&[4, 8, 16])),
     ("PIXELS", Values::OneOf(&[1, 2, 4])),
+    ("PRECISION", Values::OneOf(&[0, 1, 2])),
     ("RAW", Values::OneOf(&[0, 1])),
     ("ROWS", Values::OneOf(&[4, 8, 16])),
     ("SUBGROUP", Values::SuchAs(&[4, 8, 16, 32, 64])),
@@ -259,7 +291,21 @@ pub fn source(name: &str, constants: &[(&'static str, u32)]) -> String {
     let mut out = String::with_capacity(2 * text.len());
     let used = expand(name, text, constants, &mut out);
     assert_eq!(used, constants.len(), "{name}.wgsl lacks one of the constants {constants:?}");
-    out
+    with_directives_first(out)
+}
+
+/// The text with its `enable` directives at the top, each once.
+fn with_directives_first(text: String) -> String {
+    if !text.lines().any(is_directive) {
+        return text;
+    }
+    let directives: BTreeSet<&str> = text.lines().filter(|line| is_directive(line)).collect();
+    let lines = directives.into_iter().chain(text.lines().filter(|line| !is_directive(line)));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn is_directive(line: &str) -> bool {
+    line.starts_with("enable ")
 }
 
 fn find(table: &[(&'static str, &'static str)], name: &str) -> Option<&'static str> {
@@ -279,6 +325,8 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut S
                 "epilogue" => numbered(EPILOGUES, "EPILOGUE"),
                 "weights" => numbered(WEIGHTS, "WEIGHTS"),
                 "weights_vec4" => numbered(WEIGHTS_VEC4, "WEIGHTS"),
+                "precision" => numbered(PRECISIONS, "PRECISION"),
+                "matrices" => numbered(MATRICES, "MATRICES"),
                 import => find(SHARED, import).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")),
             };
             used += expand(name, imported, constants, out);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{DType, Graph, Tensor};
-use crate::gpu::{DeviceKind, Dispatch, Gpu, Tuning};
+use crate::gpu::{DeviceKind, Dispatch, Gpu, Matrices, Tuning};
 
 /// Refers to a tensor of a node in a dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct DeviceProfile {
     pub cpu: bool,
     /// The subgroup size, if it is fixed and subgroup operations may be used.
     pub subgroup_size: Option<u32>,
+    /// Kernels may round to 16 bits with the device's own instructions.
+    pub rounds_to_half: bool,
+    /// The products of small matrices of 16 bits that a subgroup of the device can compute, if it was opened for them.
+    pub matrices: Option<Matrices>,
     /// `FLOWDPPO_KERNEL`: forces the variant of this name in every op that has it.
     pub forced: Option<String>,
     /// What `bench --tune` measured on this adapter.
@@ -43,6 +47,8 @@ impl DeviceProfile {
         Self {
             cpu: gpu.description().kind == DeviceKind::Cpu,
             subgroup_size: (gpu.has_subgroups() && smallest == largest && smallest > 0).then_some(smallest),
+            rounds_to_half: gpu.rounds_to_half(),
+            matrices: gpu.matrices(),
             forced: std::env::var("FLOWDPPO_KERNEL").ok().filter(|name| !name.is_empty()),
             tuning: gpu.tuning().clone(),
             chunk_bytes: gpu.chunk_bytes(),

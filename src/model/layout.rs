@@ -8,7 +8,7 @@ use super::weights::WeightSource;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DType, Graph, STORE_ALIGNMENT, Store, StoreMemory, Tensor};
-use crate::ops::{Add, Scale, linear};
+use crate::ops::{Add, Scale, linear_in};
 
 /// Upper bound of the sizes in a file, so that their products do not overflow.
 pub(super) const MOST: usize = 65_535;
@@ -183,11 +183,18 @@ pub struct Parameters {
     tensors: BTreeMap<String, Tensor>,
     /// LoRA's factors, by layer.
     lora: BTreeMap<String, f32>,
+    /// That of the products of layers.
+    precision: DType,
 }
 
 impl Parameters {
     pub(super) fn new(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors, lora: BTreeMap::new() }
+        Self { tensors, lora: BTreeMap::new(), precision: DType::F32 }
+    }
+
+    /// The same with products of this [`crate::ops::MatMul::precision`].
+    pub(super) fn in_precision(self, precision: DType) -> Self {
+        Self { precision, ..self }
     }
 
     /// Adds LoRA's parameters: matrices `LAYER.lora_A.weight` and `LAYER.lora_B.weight` for each layer in `factors`.
@@ -201,7 +208,7 @@ impl Parameters {
     pub(super) fn within(&self, prefix: &str) -> Self {
         let own =
             self.tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), *tensor)));
-        Self::new(own.collect())
+        Self::new(own.collect()).in_precision(self.precision)
     }
 
     /// The tensor with this name.
@@ -214,12 +221,13 @@ impl Parameters {
 
     /// A product with a matrix, x·Wᵀ, in the type that it is stored in.
     pub(super) fn product(&self, graph: &mut Graph, matrix: &str, x: Tensor) -> Tensor {
-        linear(graph, x, self.get(matrix), None)
+        linear_in(self.precision, graph, x, self.get(matrix), None)
     }
 
     /// A linear layer, x·Wᵀ + b or without b, plus its LoRA term, factor·(x·Aᵀ)·Bᵀ.
     pub fn linear(&self, graph: &mut Graph, layer: &str, x: Tensor) -> Tensor {
         let weight = self.get(&format!("{layer}.weight"));
+        let linear = |graph: &mut Graph, x, weight, bias| linear_in(self.precision, graph, x, weight, bias);
         let y = linear(graph, x, weight, self.tensors.get(&format!("{layer}.bias")).copied());
         let Some(factor) = self.lora.get(layer) else { return y };
         let [a, b] = ["lora_A", "lora_B"].map(|part| self.get(&format!("{layer}.{part}.weight")));

@@ -8,8 +8,8 @@ use super::flow_model::{FlowModel, FlowNetwork};
 use super::frozen::Frozen;
 use super::layout::{Layout, Parameters};
 use super::lora::Lora;
-use crate::config::WeightType;
-use crate::graph::{Graph, Store};
+use crate::config::{Precision, WeightType};
+use crate::graph::{DType, Graph, Store};
 
 /// The frozen weights of the base model: an adapter is added to them, and drift and the reference penalty are measured
 /// against them. One copy on the device serves all three.
@@ -28,6 +28,8 @@ pub struct Network {
     pub lora: Option<Lora>,
     /// How [`BASE`] is stored.
     pub weights: WeightType,
+    /// The precision of matrix products.
+    pub precision: Precision,
 }
 
 impl From<&FlowModel> for Network {
@@ -46,12 +48,17 @@ impl From<&DitConfig> for Network {
 impl Network {
     /// A flow model with an adapter's layers, if there is one, on a base stored as `weights`.
     pub fn new(model: &FlowModel, adapter: Option<&Adapter>, weights: WeightType) -> Self {
-        Self { model: model.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights }
+        Self { model: model.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights, precision: Precision::F32 }
+    }
+
+    /// The same with matrix products of another precision.
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The flow model of [`BASE`] alone: that of an adapter without layers.
     pub fn base(model: &FlowModel, weights: WeightType) -> Self {
-        Self { model: model.clone(), lora: Some(Lora::none()), weights }
+        Self { model: model.clone(), lora: Some(Lora::none()), weights, precision: Precision::F32 }
     }
 
     /// The layout of the trained store.
@@ -70,7 +77,7 @@ impl Network {
         match self.lora.is_some() && from_start {
             // The same kernels as those of the policy, so that their difference is exactly zero at first.
             true => self.declare(graph, START, None),
-            false => self.model.network(self.frozen().declare(graph, BASE)),
+            false => self.model.network(self.frozen().declare(graph, BASE).in_precision(self.products())),
         }
     }
 
@@ -80,10 +87,17 @@ impl Network {
     }
 
     fn parameters(&self, graph: &mut Graph, store: Store, gradients: Option<Store>) -> Parameters {
-        let trained = self.layout().declare(graph, store, gradients);
+        let trained = self.layout().declare(graph, store, gradients).in_precision(self.products());
         let Some(lora) = &self.lora else { return trained };
         let factors: BTreeMap<String, f32> =
             lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
-        self.frozen().declare(graph, BASE).with_lora(trained, factors)
+        self.frozen().declare(graph, BASE).in_precision(self.products()).with_lora(trained, factors)
+    }
+
+    fn products(&self) -> DType {
+        match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::F16 => DType::F16,
+        }
     }
 }

@@ -50,6 +50,8 @@ pub struct AdamWSettings {
     pub epsilon: f64,
     /// Fraction of a parameter that decays at learning rate 1.
     pub weight_decay: f64,
+    /// What the gradients are to be divided by first; a power of two leaves their bits alone.
+    pub loss_scale: f64,
     /// Largest global norm of the gradients; 0 or infinity for no limit.
     pub max_grad_norm: f64,
     /// `average = decay · average + (1 − decay) · parameters`: 0 copies the new parameters, 1 leaves the average
@@ -74,6 +76,8 @@ shader_struct_with_twin! {
         bias_correction1,
         /// 1 − beta2^step.
         bias_correction2,
+        /// Factor of the gradients.
+        gradient_factor,
         /// Largest global norm of the gradients; 0 for no limit.
         max_grad_norm,
         /// 1 leaves the average unchanged.
@@ -96,6 +100,7 @@ impl AdamWSettings {
             weight_decay: self.weight_decay,
             bias_correction1: correction(self.beta1),
             bias_correction2: correction(self.beta2),
+            gradient_factor: 1.0 / self.loss_scale,
             max_grad_norm,
             average_decay: self.average_decay,
         }
@@ -128,10 +133,10 @@ impl Op for AdamW {
         let AdamWStepTwin { beta1, beta2, max_grad_norm, average_decay, .. } = settings;
         let [sum_squares, non_finite] = [inputs[1][0], inputs[1][1]];
         if sum_squares.is_finite() && non_finite == 0.0 {
-            let norm = sum_squares.sqrt();
+            let norm = sum_squares.sqrt() * settings.gradient_factor;
             let clip = if max_grad_norm > 0.0 { (max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
             for index in 0..parameters.len() {
-                let g = clip * gradients[index];
+                let g = clip * (settings.gradient_factor * gradients[index]);
                 let m = beta1 * first_moment[index] + (1.0 - beta1) * g;
                 let v = beta2 * second_moment[index] + (1.0 - beta2) * g * g;
                 first_moment[index] = m;

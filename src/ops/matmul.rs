@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use half::f16;
+
+use super::SumRows;
 use super::matmul_joined::MatMulJoined;
+use super::matmul_kernels::{Epilogue, Geometry, KERNELS, LARGE_TILE, Variant};
 use super::sum_rows::add_up;
-use super::{SumRows, independent, word};
-use crate::gpu::{Dispatch, Kernel, Params, grid_1d, shader, shader_struct};
+use crate::gpu::Dispatch;
 use crate::graph::{Binding, Choice, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
 /// `C = A·B`, `A·B + bias`, or with `accumulate` `C += A·B`.
@@ -18,7 +21,8 @@ use crate::graph::{Binding, Choice, DType, DeviceProfile, Graph, Op, Shapes, Ten
 /// arithmetic, so that a product has the same bits as with the decoded weights in f32. They have no gradient.
 ///
 /// In every kernel, each element is summed over K in increasing order in one invocation: a row's bits do not
-/// depend on the rows around it, nor on the kernel if the device rounds correctly. Only a product that
+/// depend on the rows around it, nor on the kernel if the device rounds correctly. With `precision` F16 a device may
+/// have instructions for small matrices, which add in an order of their own, the same for every row. Only a product that
 /// accumulates into a stored tensor, with a second output for [`MatMul::scratch`], may split K into slices whose
 /// sums are added in a second pass: gradients of weights have small outputs, and their K is all rows of a
 /// batch.
@@ -34,84 +38,21 @@ pub struct MatMul {
     pub accumulate: bool,
     /// The type of `B`.
     pub weights: DType,
+    /// What the elements of both operands are rounded to before they are multiplied: `F32` leaves them as they are;
+    /// `F16` keeps 11 significant bits up to 65504, and infinity beyond. Products and their sums are in f32 in any case.
+    /// Gradients pass through as if nothing was rounded, and are products of the same precision.
+    pub precision: DType,
 }
 
 /// `y = x·Wᵀ + b`: `x [.., K]`, `weight [N, K]`, `bias [N]` to `[.., N]`. Without a bias, `y = x·Wᵀ`.
 pub fn linear(graph: &mut Graph, x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
+    linear_in(DType::F32, graph, x, weight, bias)
+}
+
+/// The same as a product of this [`MatMul::precision`].
+pub fn linear_in(precision: DType, graph: &mut Graph, x: Tensor, weight: Tensor, bias: Option<Tensor>) -> Tensor {
     let inputs: Vec<Tensor> = [x, weight].into_iter().chain(bias).collect();
-    graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), ..MatMul::default() }, &inputs)
-}
-
-/// The kernels; their names can be forced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Variant {
-    /// `matmul_register`: runs everywhere.
-    Register,
-    /// `matmul_subgroup`, with this many lanes per subgroup and rows per tile.
-    Subgroup { lanes: u32, rows: usize },
-    /// Tiles in workgroup memory.
-    Tiled(Tile),
-}
-
-/// Kernels with tiles of one size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tile {
-    /// For operands of any shape, and for those whose rows consist of whole vectors.
-    kernels: [&'static str; 2],
-    rows: usize,
-    columns: usize,
-}
-
-const SMALL_TILE: Tile = Tile { kernels: ["matmul_tiled", "matmul_tiled_vec4"], rows: 64, columns: 64 };
-const LARGE_TILE: Tile = Tile { kernels: ["matmul_tile128", "matmul_tile128_vec4"], rows: 128, columns: 64 };
-const SQUARE_TILE: Tile = Tile { kernels: ["matmul_square128", "matmul_square128_vec4"], rows: 128, columns: 128 };
-
-/// Every variant by name; those of subgroups with the rows of a tile.
-pub(super) const KERNELS: [(&str, Option<usize>); 7] = [
-    ("matmul_register", None),
-    ("matmul_tiled", None),
-    ("matmul_tile128", None),
-    ("matmul_square128", None),
-    ("matmul_subgroup", Some(SUBGROUP_ROWS)),
-    ("matmul_subgroup.ROWS=8", Some(8)),
-    ("matmul_subgroup.ROWS=4", Some(4)),
-];
-
-impl Variant {
-    /// The variant with this name, if the device can run it.
-    fn named(name: &str, profile: &DeviceProfile) -> Option<Self> {
-        let (_, rows) = KERNELS.iter().find(|(known, _)| *known == name)?;
-        if let Some(rows) = rows {
-            return profile.subgroup_size.map(|lanes| Self::Subgroup { lanes, rows: *rows });
-        }
-        let tile = [SMALL_TILE, LARGE_TILE, SQUARE_TILE].into_iter().find(|tile| tile.kernels[0] == name);
-        Some(tile.map_or(Self::Register, Self::Tiled))
-    }
-}
-
-/// Workgroups that fill a GPU: K is sliced until there are about this many.
-const ENOUGH_TILES: usize = 256;
-
-/// Shortest slice of K: the second pass of a shorter one costs more than it saves.
-const SHORTEST_SLICE: usize = 128;
-
-/// Rows of a tile of `matmul_subgroup`, unless another number was measured to be faster.
-const SUBGROUP_ROWS: usize = 16;
-
-/// Sizes and strides of a product, in elements.
-pub(super) struct Geometry {
-    batches: usize,
-    m: usize,
-    /// Columns of the result.
-    pub(super) n: usize,
-    /// Number of products summed in each element.
-    pub(super) k: usize,
-    /// Strides of `A` along rows and along K.
-    a: [usize; 2],
-    /// Strides of `B` along K and along columns.
-    b: [usize; 2],
-    /// The type of `B`.
-    weights: DType,
+    graph.apply(MatMul { transpose_b: true, weights: graph.dtype(weight), precision, ..MatMul::default() }, &inputs)
 }
 
 impl MatMul {
@@ -127,20 +68,22 @@ impl MatMul {
     /// product is all rows of a batch, so the gradient of a weight is named after its own sizes, M and N. Each type of
     /// weights is its own workload.
     fn workload(&self, geometry: &Geometry) -> String {
-        let Self { transpose_a, transpose_b, batched, accumulate, weights } = self;
+        let Self { transpose_a, transpose_b, batched, accumulate, weights, precision } = self;
         let (other, size) = if *accumulate { ("m", geometry.m) } else { ("k", geometry.k) };
         let marks =
             [(*transpose_a, " at"), (*transpose_b, " bt"), (*batched, " batched"), (*accumulate, " accumulate")];
         let marks: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
         let weights = if *weights == DType::F32 { String::new() } else { format!(" {weights}") };
-        format!("matmul n={} {other}={size}{marks}{weights}", geometry.n)
+        let precision = if *precision == DType::F32 { String::new() } else { format!(" in {precision}") };
+        format!("matmul n={} {other}={size}{marks}{weights}{precision}", geometry.n)
     }
 
     /// The requested variant, or else the usual one. It does not depend on the epilogue: whether a value is kept
     /// must not change its bits.
     pub(super) fn variant(&self, geometry: &Geometry, profile: &DeviceProfile) -> Variant {
-        let asked = profile.wanted(&self.workload(geometry)).find_map(|name| Variant::named(name, profile));
-        let usual = || Variant::named(self.usual(geometry, profile), profile);
+        let named = |name: &str| Variant::named(name, profile, self.precision);
+        let asked = profile.wanted(&self.workload(geometry)).find_map(named);
+        let usual = || named(self.usual(geometry, profile));
         asked.or_else(usual).expect("the usual variant runs on every device")
     }
 
@@ -151,6 +94,9 @@ impl MatMul {
         match profile.subgroup_size {
             Some(_) if profile.cpu => "matmul_subgroup",
             None if profile.cpu => "matmul_register",
+            _ if self.fills_large_tiles(geometry) && self.precision == DType::F16 && profile.matrices.is_some() => {
+                "matmul_cooperative"
+            }
             _ if self.fills_large_tiles(geometry) => "matmul_tile128",
             _ if self.accumulate || (geometry.n >= 32 && geometry.k >= 16) => "matmul_tiled",
             _ => "matmul_register",
@@ -182,132 +128,9 @@ impl MatMul {
             a: if self.transpose_a { [1, a_columns] } else { [a_columns, 1] },
             b: if self.transpose_b { [1, b_columns] } else { [b_columns, 1] },
             weights: self.weights,
+            precision: self.precision,
         }
     }
-}
-
-shader_struct! {
-    pub(super) struct MatMulParams {
-        batches: u32,
-        m: u32,
-        n: u32,
-        k: u32,
-        a_batch: u32,
-        a_row: u32,
-        a_k: u32,
-        b_batch: u32,
-        b_k: u32,
-        b_column: u32,
-        tiles_m: u32,
-        tiles_n: u32,
-        k_slice: u32,
-        k_step: u32,
-        has_bias: u32,
-        accumulate: u32,
-        tokens: u32,
-        keep: u32,
-    }
-}
-
-impl Geometry {
-    /// Length of a slice of K: the same for all tiles, because the graph has the tensor for the sums of slices.
-    fn slice(&self) -> usize {
-        let tiles = self.m.div_ceil(SMALL_TILE.rows) * self.n.div_ceil(SMALL_TILE.columns);
-        let slices = (ENOUGH_TILES / tiles).max(1);
-        self.k.div_ceil(slices).max(SHORTEST_SLICE).next_multiple_of(16)
-    }
-
-    /// Whether both operands can be read four elements at a time. Depends on the length of rows, not on their number:
-    /// of the two strides one is 1, and the other is the length of a row.
-    fn has_vectors(&self) -> bool {
-        [self.a, self.b].iter().all(|strides| strides.contains(&1) && strides.iter().any(|stride| stride % 4 == 0))
-    }
-
-    /// One dispatch of a kernel; with a `slice`, it has one result per slice of K.
-    pub(super) fn dispatch(
-        &self,
-        variant: Variant,
-        [a, b, bias]: [Binding; 3],
-        has_bias: bool,
-        epilogue: &Epilogue<'_>,
-        slice: Option<usize>,
-    ) -> Dispatch<Binding> {
-        let (kernel, [rows, columns]) = match variant {
-            Variant::Register => (Kernel::new("matmul_register"), [4, 4]),
-            Variant::Tiled(Tile { kernels, rows, columns }) => {
-                (Kernel::new(kernels[usize::from(self.has_vectors())]), [rows, columns])
-            }
-            Variant::Subgroup { lanes, rows } => {
-                let columns = if self.n > lanes as usize { 2 } else { 1 };
-                let kernel = Kernel::new("matmul_subgroup").with("SUBGROUP", lanes).with("COLUMNS", columns);
-                (kernel.with("ROWS", word(rows)), [rows, (lanes * columns) as usize])
-            }
-        };
-        let kernel = kernel.with("EPILOGUE", shader::epilogue(epilogue.name)).with("WEIGHTS", loader(self.weights));
-        let (tiles_m, tiles_n) = (self.m.div_ceil(rows), self.n.div_ceil(columns));
-        let (batches, a_batch, b_batch) = match slice {
-            None => (self.batches, self.m * self.k, self.k * self.n),
-            Some(slice) => (self.k.div_ceil(slice), slice * self.a[1], slice * self.b[0]),
-        };
-        let params = MatMulParams {
-            batches: word(batches),
-            m: word(self.m),
-            n: word(self.n),
-            k: word(self.k),
-            a_batch: word(a_batch),
-            a_row: word(self.a[0]),
-            a_k: word(self.a[1]),
-            b_batch: word(b_batch),
-            b_k: word(self.b[0]),
-            b_column: word(self.b[1]),
-            tiles_m: word(tiles_m),
-            tiles_n: word(tiles_n),
-            k_slice: word(slice.unwrap_or(self.k)),
-            k_step: word(slice.unwrap_or(0)),
-            has_bias: has_bias.into(),
-            accumulate: epilogue.accumulate.into(),
-            tokens: word(epilogue.tokens),
-            keep: epilogue.keep.into(),
-        };
-        let reads = [&[a, b, bias], epilogue.reads].concat();
-        let tiles = batches * tiles_m * tiles_n;
-        match variant {
-            Variant::Register => independent(kernel, &reads, epilogue.writes, &params, tiles),
-            _ => Dispatch {
-                kernel,
-                reads,
-                writes: epilogue.writes.to_vec(),
-                params: Params::of(&params),
-                grid: grid_1d(tiles as u64),
-            },
-        }
-    }
-}
-
-/// The number of the file in `shaders/weights` that loads weights of this type.
-fn loader(weights: DType) -> u32 {
-    match weights {
-        DType::F32 => shader::weights("f32"),
-        DType::F16 => shader::weights("f16"),
-        DType::Q8_0 => shader::weights("q8_0"),
-        DType::U32 => panic!("weights cannot be indices"),
-    }
-}
-
-/// What a kernel does with the elements it has computed.
-pub(super) struct Epilogue<'a> {
-    /// File in `shaders/epilogues`.
-    pub(super) name: &'a str,
-    /// What it reads besides the product.
-    pub(super) reads: &'a [Binding],
-    /// What it writes.
-    pub(super) writes: &'a [Binding],
-    /// Add to the existing values.
-    pub(super) accumulate: bool,
-    /// Rows that share a gate.
-    pub(super) tokens: usize,
-    /// Also write the product itself.
-    pub(super) keep: bool,
 }
 
 impl Op for MatMul {
@@ -363,8 +186,7 @@ impl Op for MatMul {
             .into_iter()
             .zip(wanted)
             .map(|((operands, transpose_a, transpose_b), want)| {
-                let product =
-                    Self { transpose_a, transpose_b, batched: self.batched, accumulate: false, weights: self.weights };
+                let product = Self { transpose_a, transpose_b, accumulate: false, ..*self };
                 match want {
                     Wanted::No => None,
                     Wanted::Fresh => Some(graph.apply(product, &operands)),
@@ -396,11 +218,12 @@ impl Op for MatMul {
         let [c, partial] = [0, 1].map(|index| [Binding::Output(index)]);
         let into =
             |writes, accumulate| Epilogue { name: "none", reads: &[], writes, accumulate, tokens: 1, keep: false };
-        if shapes.outputs.len() < 2 || !matches!(variant, Variant::Tiled(_)) {
-            return vec![geometry.dispatch(variant, reads, has_bias, &into(&c, self.accumulate), None)];
+        let kernel = (variant, profile);
+        if shapes.outputs.len() < 2 || !matches!(variant, Variant::Tiled(_) | Variant::Cooperative(_)) {
+            return vec![geometry.dispatch(kernel, reads, has_bias, &into(&c, self.accumulate), None)];
         }
         vec![
-            geometry.dispatch(variant, reads, false, &into(&partial, false), Some(geometry.slice())),
+            geometry.dispatch(kernel, reads, false, &into(&partial, false), Some(geometry.slice())),
             add_up(partial[0], c[0], geometry.k.div_ceil(geometry.slice()), geometry.m * geometry.n),
         ]
     }
@@ -410,17 +233,24 @@ impl Op for MatMul {
         let names = KERNELS.iter().map(|(name, _)| *name);
         Some(Choice {
             workload: self.workload(&geometry),
-            kernels: names.filter(|name| Variant::named(name, profile).is_some()).collect(),
+            kernels: names.filter(|name| Variant::named(name, profile, self.precision).is_some()).collect(),
             usual: self.usual(&geometry, profile),
         })
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
         let geometry = self.geometry(shapes.inputs[0], shapes.inputs[1]);
+        let rounded = |value: f64| match self.precision {
+            DType::F16 => f16::from_f64(value).to_f64(),
+            _ => value,
+        };
         let mut c = Vec::with_capacity(geometry.batches * geometry.m * geometry.n);
         for batch in 0..geometry.batches {
-            let a = &inputs[0][batch * geometry.m * geometry.k..];
-            let b = &inputs[1][batch * geometry.k * geometry.n..];
+            let of_batch = |values: &[f64], size: usize| -> Vec<f64> {
+                values[batch * size..][..size].iter().map(|value| rounded(*value)).collect()
+            };
+            let a = of_batch(inputs[0], geometry.m * geometry.k);
+            let b = of_batch(inputs[1], geometry.k * geometry.n);
             for row in 0..geometry.m {
                 for column in 0..geometry.n {
                     let start = inputs.get(2).map_or(0.0, |bias| bias[column]);

@@ -1,6 +1,6 @@
 //! Matrix products with the next op as their epilogue, which runs while the elements are still in registers.
 
-use super::matmul::Epilogue;
+use super::matmul_kernels::Epilogue;
 use super::{Activation, GatedResidual, MatMul};
 use crate::gpu::Dispatch;
 use crate::graph::{Binding, Choice, DeviceProfile, Op, Shapes};
@@ -87,7 +87,7 @@ impl Op for MatMulJoined {
             },
         };
         let product = [0, 1, if has_bias { 2 } else { 0 }].map(Binding::Input);
-        vec![geometry.dispatch(self.product.variant(&geometry, profile), product, has_bias, &epilogue, None)]
+        vec![geometry.dispatch((self.product.variant(&geometry, profile), profile), product, has_bias, &epilogue, None)]
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {

@@ -21,6 +21,7 @@ mod half_precision;
 mod layer_norm;
 mod matmul;
 mod matmul_joined;
+mod matmul_kernels;
 mod mean_squared_error;
 mod nft_loss;
 mod patchify;
@@ -55,7 +56,7 @@ pub use group_norm::GroupNorm;
 pub use guidance::Guidance;
 pub use half_precision::{FromHalf, HalfRange, ToHalf};
 pub use layer_norm::LayerNorm;
-pub use matmul::{MatMul, linear};
+pub use matmul::{MatMul, linear, linear_in};
 pub use mean_squared_error::{MeanSquaredError, mean_squared_error};
 pub use nft_loss::{NftLoss, NftSettings};
 pub use patchify::{Patches, Patchify, Unpatchify};
@@ -78,7 +79,7 @@ use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
 pub fn variants() -> impl Iterator<Item = &'static str> {
-    let matmul = matmul::KERNELS.iter().map(|(name, _)| *name);
+    let matmul = matmul_kernels::KERNELS.iter().map(|(name, _)| *name);
     matmul.chain(attention::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
 }
 
@@ -125,7 +126,7 @@ pub fn layouts() -> Vec<StructLayout> {
         half_precision::ToHalfParams::LAYOUT,
         layer_norm::LayerNormParams::LAYOUT,
         layer_norm::LayerNormBackwardModulationParams::LAYOUT,
-        matmul::MatMulParams::LAYOUT,
+        matmul_kernels::MatMulParams::LAYOUT,
         nft_loss::NftSettings::LAYOUT,
         patchify::PatchifyParams::LAYOUT,
         philox_normal::NoiseWords::LAYOUT,

@@ -126,6 +126,8 @@ pub(super) struct Context<'a> {
     pub rollout: &'a Rollout,
     pub scores: &'a Scores,
     pub advantages: &'a [f64],
+    /// What the gradients on the device have to be divided by.
+    pub loss_scale: f32,
 }
 
 /// A safetensors file under construction.
@@ -206,7 +208,8 @@ impl DumpFile {
             part("parameters_before", &observed.before);
             part("parameters_after", &observed.after);
             if entry.trainable {
-                part("gradients", &observed.gradients);
+                let of_loss = observed.gradients.iter().map(|gradient| gradient / context.loss_scale);
+                part("gradients", &of_loss.collect::<Vec<_>>());
             }
         }
     }

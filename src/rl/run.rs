@@ -174,6 +174,7 @@ impl TrainingRun {
         stores.insert(BASE, frozen.clone());
         // The model that the run begins with, until it is measured: an adapter begins with its base as it is stored, all
         // weights begin as they are in the file.
+        let precision = trained.train.precision;
         let reference = match (trainer.start(), config.lora.is_used(), config.model.weights) {
             (Some(start), ..) => {
                 stores.insert(START, start.clone());
@@ -181,14 +182,17 @@ impl TrainingRun {
                 Reference { network: trainer.network().clone(), stores }
             }
             (None, true, weights) => {
-                Reference { network: Network::base(&model, weights), stores: Stores::from([(BASE, frozen)]) }
+                let network = Network::base(&model, weights).in_precision(precision);
+                Reference { network, stores: Stores::from([(BASE, frozen)]) }
             }
             (None, false, WeightType::F32) => {
-                Reference { network: (&model).into(), stores: Stores::from([(PARAMETERS, frozen)]) }
+                let network = Network::from(&model).in_precision(precision);
+                Reference { network, stores: Stores::from([(PARAMETERS, frozen)]) }
             }
             (None, false, _) => {
                 let whole = model.layout().upload(gpu, "base model", &base.weights)?;
-                Reference { network: (&model).into(), stores: Stores::from([(PARAMETERS, whole)]) }
+                let network = Network::from(&model).in_precision(precision);
+                Reference { network, stores: Stores::from([(PARAMETERS, whole)]) }
             }
         };
 

@@ -13,7 +13,7 @@ use super::metrics::{IterationMetrics, spread};
 use super::rollout::{self, RolloutCollector};
 use super::settings::{TrainerSettings, UpdateSettings};
 use super::update::{self, UpdateRecord, Updater};
-use super::update_graph::UpdateGraph;
+use super::update_graph::{UpdateGraph, loss_scale};
 use crate::assets::BaseRecord;
 use crate::autodiff::LostInHalf;
 use crate::config::{LogProb, ObjectiveName};
@@ -101,7 +101,8 @@ impl Trainer {
         let (rollout, micro_batch) = (&updates.rollout, updates.of_rollouts().micro_batch());
         check_guidance(updates, model)?;
         updates.check_share()?;
-        let network = Network::new(model, Adapter::begin(lora, updates.seed, model)?.as_ref(), settings.weights);
+        let adapter = Adapter::begin(lora, updates.seed, model)?;
+        let network = Network::new(model, adapter.as_ref(), settings.weights).in_precision(updates.train.precision);
         let step = StepGraph::record(&network, micro_batch, rollout.guidance_scale);
         let noise = crate::sampling::noise_graph(model, micro_batch).0;
         let update = UpdateGraph::record(updates, &network)?;
@@ -181,7 +182,7 @@ impl Trainer {
         // The device holds its staging buffer already.
         gpu.check_memory(gpu.counters().bytes_held + cost.memory.bytes() - STAGING_BYTES)?;
         let adapter = Adapter::begin(&lora, updates.seed, &flow_model)?;
-        let network = Network::new(&flow_model, adapter.as_ref(), weights);
+        let network = Network::new(&flow_model, adapter.as_ref(), weights).in_precision(updates.train.precision);
         // Gigabytes may have to be read, so their checksum is computed while they are uploaded.
         let weights = Summed::new(&model.weights);
         let optimizer = match &adapter {
@@ -282,7 +283,8 @@ impl Trainer {
         if let Some(dump) = self.updater.dump.take() {
             let (scores, advantages) = (&scores, advantages.values.as_slice());
             let (settings, model, layout) = (&self.settings, &self.network.model, self.optimizer.layout());
-            let context = Context { settings, model, layout, rollout: &rollout, scores, advantages };
+            let loss_scale = loss_scale(settings, model.dim())?;
+            let context = Context { settings, model, layout, rollout: &rollout, scores, advantages, loss_scale };
             self.dumped = Some(dump.to_file(&context, &records));
         }
 

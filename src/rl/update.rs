@@ -11,7 +11,7 @@ use super::method::Term;
 use super::rollout::Rollout;
 use super::settings::UpdateSettings;
 use super::share::Share;
-use super::update_graph::{UpdateGraph, policy_objective};
+use super::update_graph::{UpdateGraph, loss_scale, policy_objective};
 use crate::autodiff::LostInHalf;
 use crate::config::ObjectiveName;
 use crate::error::{Error, Result};
@@ -170,12 +170,14 @@ impl Updater {
         // The averaged weights are updated once per rollout, with its last update.
         let average_decay = train.ema_warm_up.decay(train.ema_decay, u64::from(rollout.index));
         let count = train.inner_epochs * train.updates_per_rollout;
+        let loss_scale = f64::from(loss_scale(&self.settings, self.model.dim())?);
         let settings = |update: usize| AdamWSettings {
             learning_rate: train.learning_rate,
             beta1: train.beta1,
             beta2: train.beta2,
             epsilon: train.epsilon,
             weight_decay: train.weight_decay,
+            loss_scale,
             max_grad_norm: train.max_grad_norm,
             average_decay: if update + 1 == count { average_decay } else { 1.0 },
         };
@@ -423,6 +425,7 @@ impl Updater {
         if !self.is_mixed {
             check_norms(&norms.iter().map(|norm| norm.map(f32::to_bits)).collect::<Vec<_>>())?;
         }
-        Ok(UpdateRecord { rows, outcomes, penalties, norm: GradientNorm::from_sums(norms[0]) })
+        let norm = GradientNorm::from_sums(norms[0]).of_loss_times(loss_scale(&self.settings, self.model.dim())?);
+        Ok(UpdateRecord { rows, outcomes, penalties, norm })
     }
 }

@@ -12,7 +12,7 @@ use super::method::Method;
 use super::rollout::{STATES, VELOCITIES};
 use super::settings::UpdateSettings;
 use crate::autodiff::{Activations, Halves, backward_with};
-use crate::config::{self, GuidanceGradient, ObjectiveName, ThresholdUnit};
+use crate::config::{self, GuidanceGradient, ObjectiveName, Precision, ThresholdUnit};
 use crate::error::{Error, Result};
 use crate::flow::divergence::kl_sum_from_tv;
 use crate::flow::objective::Objective;
@@ -69,6 +69,20 @@ fn share_of_term(settings: &UpdateSettings) -> Result<f32> {
     Ok(1.0 / (samples * settings.of_rollouts().trained_slots()?) as f32)
 }
 
+/// What the losses are multiplied by before they are differentiated, and what the optimizer divides gradients by: a power
+/// of two, so that no bit depends on it. 16 bits hold nothing below 2⁻²⁴, and a gradient of the mean over the terms of an
+/// update and the `dim` elements of an image is smaller than that of a sum by as many; so gradients of velocities are
+/// made as large as those of the sum, which are near 1.
+///
+/// # Errors
+/// If the trained steps do not fit the number of steps.
+pub(super) fn loss_scale(settings: &UpdateSettings, dim: usize) -> Result<f32> {
+    match settings.train.precision {
+        Precision::F32 => Ok(1.0),
+        Precision::F16 => Ok((dim as f32 / share_of_term(settings)?).log2().ceil().exp2()),
+    }
+}
+
 /// The penalty on the distance to the base model.
 #[derive(Clone, Copy, Debug)]
 pub struct Penalty {
@@ -110,7 +124,8 @@ pub struct UpdateGraph {
     pub rows: Tensor,
     /// Advantages, `[B]`.
     pub advantages: Tensor,
-    /// Factors of the losses in the sum that is differentiated, `[B]`: always one over the terms of an update.
+    /// Factors of the losses in the sum that is differentiated, `[B]`: always one over the terms of an update, times the
+    /// [`loss_scale`].
     pub weight: Tensor,
     /// [`PolicySettings`](crate::ops::PolicySettings), which may change over a run; none with DiffusionNFT.
     pub settings: Option<Tensor>,
@@ -148,7 +163,8 @@ impl UpdateGraph {
         let keys = graph.input_indices("noise keys", &[batch, NoiseWords::WORDS]);
         let rows = graph.input("sampler rows", &[batch, SamplerRow::WORDS]);
         let advantages = graph.input("advantages", &[batch]);
-        let weight = graph.constant("weight", &[batch], vec![share_of_term(settings)?; batch]);
+        let share = share_of_term(settings)? * loss_scale(settings, model.dim())?;
+        let weight = graph.constant("weight", &[batch], vec![share; batch]);
 
         let shape = model.batch_shape(batch);
         // The noise of the rollout is not stored: it is recomputed from its key, bit for bit.
@@ -222,7 +238,8 @@ impl UpdateGraph {
                 )
             });
             let factor = self.graph.input("penalty factors", &[batch]);
-            let share = settings.objective.reference.beta as f32 * share_of_term(settings)?;
+            let share =
+                settings.objective.reference.beta as f32 * share_of_term(settings)? * loss_scale(settings, dim)?;
             let weight = self.graph.constant("penalty weight", &[batch], vec![share; batch]);
             let value = self.graph.scope("loss", |graph| mean_squared_error(graph, v_new, v_base, factor));
             self.graph.keep(value);

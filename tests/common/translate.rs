@@ -3,18 +3,23 @@
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::front::wgsl::{Frontend, Options};
 use naga::{AddressSpace, Module, Scalar, ShaderStage, TypeInner};
 
 /// The features beyond plain WebGPU that the program may use.
-const OPTIONAL: Capabilities = Capabilities::SUBGROUP;
+const OPTIONAL: Capabilities = Capabilities::SUBGROUP.union(Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+
+/// Those that a shader has to enable by name.
+const ENABLED: [(Capabilities, &str); 2] =
+    [(Capabilities::SHADER_FLOAT16, "f16"), (Capabilities::COOPERATIVE_MATRIX, "wgpu_cooperative_matrix")];
 
 /// A validated shader.
 #[derive(Debug)]
 pub struct Shader {
     module: Module,
     info: ModuleInfo,
-    /// Whether it is rejected without [`OPTIONAL`].
-    pub needs_subgroups: bool,
+    /// What of [`OPTIONAL`] and [`ENABLED`] it is rejected without.
+    pub needs: Capabilities,
 }
 
 /// A struct in the memory that host and shader share, as naga lays it out.
@@ -38,7 +43,10 @@ pub struct Usage {
 impl Shader {
     /// Parses and validates, with no capability that the shader does not need.
     pub fn new(wgsl: &str) -> Result<Self, String> {
-        let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
+        let enabled = |(_, name): &&(Capabilities, &str)| wgsl.lines().any(|line| line == format!("enable {name};"));
+        let enabled = ENABLED.iter().filter(enabled).fold(Capabilities::empty(), |all, (it, _)| all | *it);
+        let options = Options { parse_doc_comments: false, capabilities: enabled };
+        let module = Frontend::new_with_options(options).parse(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
         if !module.entry_points.iter().any(|entry| entry.stage == ShaderStage::Compute) {
             return Err("no compute entry point".to_owned());
         }
@@ -46,11 +54,27 @@ impl Shader {
             let mut validator = Validator::new(ValidationFlags::all(), capabilities);
             validator.validate(&module).map_err(|e| e.emit_to_string(wgsl))
         };
-        let (info, needs_subgroups) = match validate(Capabilities::empty()) {
-            Ok(info) => (info, false),
-            Err(_) => (validate(OPTIONAL)?, true),
-        };
-        Ok(Self { module, info, needs_subgroups })
+        // The fewest that are enough.
+        let mut tried = Err(String::new());
+        for optional in [Capabilities::empty(), Capabilities::SUBGROUP, Capabilities::SHADER_FLOAT16_IN_FLOAT32, OPTIONAL] {
+            let needs = enabled | optional;
+            tried = validate(needs).map(|info| (info, needs));
+            if tried.is_ok() {
+                break;
+            }
+        }
+        let (info, needs) = tried?;
+        Ok(Self { module, info, needs })
+    }
+
+    /// Whether it needs subgroups.
+    pub fn needs_subgroups(&self) -> bool {
+        self.needs.contains(Capabilities::SUBGROUP)
+    }
+
+    /// Whether it multiplies matrices that a subgroup holds, which Direct3D does not offer.
+    pub fn needs_matrices(&self) -> bool {
+        self.needs.contains(Capabilities::COOPERATIVE_MATRIX)
     }
 
     /// The structs that the host writes or reads: those of uniforms, of storage buffers and of their elements.
@@ -107,10 +131,13 @@ impl Shader {
                 to_msl(&module, &info, &entry, checked).map_err(|e| failed("MSL", &e))?;
                 // Direct3D's older compiler stops at 5.1; wgpu then offers no subgroups.
                 let models = [hlsl::ShaderModel::V6_2, hlsl::ShaderModel::V5_1];
-                for model in models.into_iter().take(if self.needs_subgroups { 1 } else { 2 }) {
+                let count = if self.needs_matrices() { 0 } else { 1 + usize::from(!self.needs_subgroups()) };
+                for model in models.into_iter().take(count) {
                     to_hlsl(&module, &info, model, checked).map_err(|e| failed("HLSL", &e))?;
                 }
-                let words = to_spirv(&module, &info, &entry, checked).map_err(|e| failed("SPIR-V", &e))?;
+                // Matrices need the memory model that is a part of 1.5.
+                let version = if self.needs_matrices() { (1, 5) } else { (1, 3) };
+                let words = to_spirv(&module, &info, &entry, version, checked).map_err(|e| failed("SPIR-V", &e))?;
                 spirv.push((label, words));
             }
         }
@@ -194,9 +221,15 @@ fn to_hlsl(
     written.entry_point_names.into_iter().find_map(Result::err).map_or(Ok(text), |e| Err(e.to_string()))
 }
 
-fn to_spirv(module: &Module, info: &ModuleInfo, entry: &str, checked: bool) -> Result<Vec<u32>, spv::Error> {
+fn to_spirv(
+    module: &Module,
+    info: &ModuleInfo,
+    entry: &str,
+    version: (u8, u8),
+    checked: bool,
+) -> Result<Vec<u32>, spv::Error> {
     let options = spv::Options {
-        lang_version: (1, 3),
+        lang_version: version,
         bounds_check_policies: policies(checked),
         zero_initialize_workgroup_memory: if checked {
             spv::ZeroInitializeWorkgroupMemoryMode::Polyfill

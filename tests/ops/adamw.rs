@@ -15,6 +15,7 @@ const SETTINGS: AdamWSettings = AdamWSettings {
     beta2: 0.999,
     epsilon: 1e-8,
     weight_decay: 0.1,
+    loss_scale: 1.0,
     max_grad_norm: 0.0,
     average_decay: 0.9,
 };

@@ -9,15 +9,15 @@ use crate::common::{Input, Random, check, check_forward, check_forward_on, check
 
 /// A sum of up to 1536 products in f32: each partial sum is rounded, by 4e-8 of its size (root of the mean square of
 /// 2^-24 / sqrt(3) over a binade), and their squares add up to K / 2 times that of the result: 3.2e-16 K.
-const TOLERANCE: f64 = 1e-12;
+pub const TOLERANCE: f64 = 1e-12;
 
 /// The same for any K.
-fn tolerance(k: usize) -> f64 {
+pub fn tolerance(k: usize) -> f64 {
     TOLERANCE * (k as f64 / 1536.0).max(1.0)
 }
 
 /// One interface, one oracle.
-const VARIANTS: [&str; 7] = [
+pub const VARIANTS: [&str; 7] = [
     "matmul_register",
     "matmul_subgroup",
     "matmul_subgroup.ROWS=8",
@@ -27,7 +27,7 @@ const VARIANTS: [&str; 7] = [
     "matmul_square128",
 ];
 
-fn transposes() -> impl Iterator<Item = (bool, bool)> {
+pub fn transposes() -> impl Iterator<Item = (bool, bool)> {
     [(false, false), (false, true), (true, false), (true, true)].into_iter()
 }
 
@@ -41,7 +41,7 @@ fn is_small([m, n, k]: &[usize; 3]) -> bool {
     m * n * k < 1 << 19 && *n < 131
 }
 
-fn operands(transpose_a: bool, transpose_b: bool, [m, n, k]: [usize; 3]) -> [Input; 2] {
+pub fn operands(transpose_a: bool, transpose_b: bool, [m, n, k]: [usize; 3]) -> [Input; 2] {
     let a = if transpose_a { [k, m] } else { [m, k] };
     let b = if transpose_b { [n, k] } else { [k, n] };
     [Input::normal(&a), Input::normal(&b)]

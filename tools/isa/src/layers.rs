@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flowdppo_wgpu::autodiff::backward;
-use flowdppo_wgpu::gpu::Kernel;
+use flowdppo_wgpu::gpu::{Kernel, Matrices};
 use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Tensor};
 use flowdppo_wgpu::ops::{
     Activation, Attention, AttentionBias, Conv2d, GatedResidual, LayerNorm, MatMul, RmsNorm, linear,
@@ -25,12 +25,16 @@ pub fn kernels() -> BTreeMap<String, Kernel> {
     graphs.extend(WIDTHS.iter().flat_map(|columns| [layer_norm(*columns), rms_norm(*columns), mlp(*columns)]));
     // Rows that do not consist of whole vectors, and too few columns for tiles.
     graphs.extend([plain_linear(65, 65), plain_linear(64, 16)]);
-    graphs.extend([DType::F16, DType::Q8_0].map(frozen_linear));
+    graphs.extend([DType::F16, DType::Q8_0].map(|weights| frozen_linear(weights, DType::F32)));
+    graphs.extend([DType::F32, DType::F16, DType::Q8_0].map(|weights| frozen_linear(weights, DType::F16)));
     graphs.extend([attention_bias(), conv2d()]);
 
     // A GPU, whose subgroups do not have one size: what is usual, and the tiles that measurements may prefer.
-    let profiles = [None, Some("matmul_tiled"), Some("matmul_square128")]
-        .map(|forced| DeviceProfile { forced: forced.map(str::to_owned), ..DeviceProfile::default() });
+    let gpu = DeviceProfile { rounds_to_half: true, ..DeviceProfile::default() };
+    let mut profiles = [None, Some("matmul_tiled"), Some("matmul_square128")]
+        .map(|forced| DeviceProfile { forced: forced.map(str::to_owned), ..gpu.clone() })
+        .to_vec();
+    profiles.push(DeviceProfile { matrices: Some(Matrices { side: 16, lanes: 64 }), ..gpu });
     let mut found = BTreeMap::new();
     for (graph, profile) in graphs.iter().flat_map(|graph| profiles.iter().map(move |profile| (graph, profile))) {
         for node in graph.executed() {
@@ -90,12 +94,12 @@ fn plain_linear(columns: usize, outputs: usize) -> Graph {
     differentiated(&shapes, |graph, x| linear(graph, x[0], x[1], Some(x[2])))
 }
 
-/// A layer with frozen weights: its result and the gradient of its input.
-fn frozen_linear(weights: DType) -> Graph {
+/// A layer with frozen weights: its result and the gradient of its input, as products of a precision.
+fn frozen_linear(weights: DType, precision: DType) -> Graph {
     let (mut graph, columns) = (Graph::new(), WIDTHS[0]);
     let x = graph.input("x", &[BATCH, TOKENS, columns]);
     let weight = graph.input_of(weights, "weight", &[columns, columns]);
-    let product = |transpose_b| MatMul { transpose_b, weights, ..MatMul::default() };
+    let product = |transpose_b| MatMul { transpose_b, weights, precision, ..MatMul::default() };
     let y = graph.apply(product(true), &[x, weight]);
     graph.apply(product(false), &[y, weight]);
     graph

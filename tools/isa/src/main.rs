@@ -91,6 +91,10 @@ fn run(arguments: &Arguments) -> Result<Vec<String>, Problem> {
         let headings: Vec<&str> = COLUMNS.iter().map(|(_, heading)| *heading).collect();
         println!("| {family} | subgroup | {} |\n|---{}|", headings.join(" | "), "|---".repeat(COLUMNS.len() + 1));
         for (name, kernel) in &kernels {
+            if kernel.shader.contains("cooperative") && !compiler.has_matrices {
+                println!("| {name} | not on this family |{}", " |".repeat(COLUMNS.len()));
+                continue;
+            }
             let statistics = compiler.compile(&shader::source(kernel.shader, &kernel.constants))?;
             println!("| {name} | {} | {} |", statistics.subgroup, row(&statistics).join(" | "));
             let [spilled, scratch] = [SPILLED, SCRATCH].map(|number| statistics.get(number));

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use ash::vk;
 use naga::back::spv;
+use naga::front::wgsl::{Frontend, Options};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -58,6 +59,8 @@ impl Statistics {
 /// A device of a GPU family without hardware.
 pub struct Compiler {
     device: ash::Device,
+    /// Whether the family has instructions for products of matrices.
+    pub has_matrices: bool,
     properties: ash::khr::pipeline_executable_properties::Device,
     instance: ash::Instance,
     // Closes the library when it is dropped.
@@ -76,9 +79,11 @@ impl Compiler {
             let instance = vk::InstanceCreateInfo::default().application_info(&application);
             let instance = entry.create_instance(&instance, None).map_err(Problem::of("opening the driver"))?;
             let physical = find(&instance, family).inspect_err(|_| instance.destroy_instance(None))?;
-            let device = create_device(&instance, physical).inspect_err(|_| instance.destroy_instance(None))?;
+            let has_matrices = has_matrices(&instance, physical).inspect_err(|_| instance.destroy_instance(None))?;
+            let device =
+                create_device(&instance, physical, has_matrices).inspect_err(|_| instance.destroy_instance(None))?;
             let properties = ash::khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Self { device, properties, instance, _entry: entry })
+            Ok(Self { device, has_matrices, properties, instance, _entry: entry })
         }
     }
 
@@ -181,9 +186,24 @@ unsafe fn find(instance: &ash::Instance, family: &str) -> Result<vk::PhysicalDev
 
 /// # Safety
 /// The physical device must be of the instance, which must be alive.
-unsafe fn create_device(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Result<ash::Device, Problem> {
-    let extensions: [&CStr; 2] = [ash::khr::pipeline_executable_properties::NAME, ash::ext::robustness2::NAME];
-    let extensions = extensions.map(CStr::as_ptr);
+unsafe fn has_matrices(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Result<bool, Problem> {
+    // SAFETY: as the caller guarantees.
+    let extensions = unsafe { instance.enumerate_device_extension_properties(physical) };
+    let extensions = extensions.map_err(Problem::of("listing extensions"))?;
+    let is_matrices = |name: &CStr| name == ash::khr::cooperative_matrix::NAME;
+    Ok(extensions.iter().any(|extension| extension.extension_name_as_c_str().is_ok_and(is_matrices)))
+}
+
+/// # Safety
+/// The physical device must be of the instance, which must be alive.
+unsafe fn create_device(
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+    has_matrices: bool,
+) -> Result<ash::Device, Problem> {
+    let always: [&CStr; 2] = [ash::khr::pipeline_executable_properties::NAME, ash::ext::robustness2::NAME];
+    let matrices = has_matrices.then_some(ash::khr::cooperative_matrix::NAME);
+    let extensions: Vec<_> = always.into_iter().chain(matrices).map(CStr::as_ptr).collect();
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
     let features = vk::PhysicalDeviceFeatures::default().robust_buffer_access(true);
     let mut subgroups = vk::PhysicalDeviceSubgroupSizeControlFeatures::default().subgroup_size_control(true);
@@ -191,21 +211,34 @@ unsafe fn create_device(instance: &ash::Instance, physical: vk::PhysicalDevice) 
         vk::PhysicalDeviceRobustness2FeaturesEXT::default().robust_buffer_access2(true).robust_image_access2(true);
     let mut statistics =
         vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
-    let description = vk::DeviceCreateInfo::default()
+    let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+    let mut memory_model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default()
+        .vulkan_memory_model(true)
+        .vulkan_memory_model_device_scope(true);
+    let mut half = vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(true);
+    let mut description = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
         .enabled_features(&features)
         .push_next(&mut subgroups)
         .push_next(&mut robust)
         .push_next(&mut statistics);
+    if has_matrices {
+        description = description.push_next(&mut matrices).push_next(&mut memory_model).push_next(&mut half);
+    }
     // SAFETY: as the caller guarantees.
     unsafe { instance.create_device(physical, &description, None) }.map_err(Problem::of("opening the device"))
 }
 
 /// SPIR-V as wgpu writes it for a driver of Vulkan 1.3 when run-time checks are off.
 fn translate(wgsl: &str) -> Result<(naga::Module, Vec<u32>), String> {
-    let module = naga::front::wgsl::parse_str(wgsl).map_err(|cause| cause.emit_to_string(wgsl))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP)
+    let capabilities = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::COOPERATIVE_MATRIX;
+    let mut frontend = Frontend::new_with_options(Options { parse_doc_comments: false, capabilities });
+    let module = frontend.parse(wgsl).map_err(|cause| cause.emit_to_string(wgsl))?;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|cause| cause.emit_to_string(wgsl))?;
     let unchecked = BoundsCheckPolicy::Unchecked;

@@ -111,6 +111,11 @@ impl Geometry {
         self.pass(Kernel::new(shader), WORKGROUP as usize, reads, writes)
     }
 
+    /// The same with tiles in workgroup memory.
+    fn pass_in_tiles(&self, shader: &'static str, reads: &[Binding], writes: &[Binding]) -> Dispatch<Binding> {
+        self.pass(Kernel::new(shader), TILE_ROWS, reads, writes)
+    }
+
     /// Whether heads consist of whole vectors of four. Software drivers gain from these here, too.
     fn has_vectors(&self) -> bool {
         self.head_dim.is_multiple_of(4)
@@ -129,18 +134,56 @@ const ROWS: usize = 4;
 /// The largest head of which a GPU has registers for four per invocation.
 const FOUR_IN_REGISTERS: usize = 32;
 
-/// The kernels, by the names that request them.
-pub(super) const KERNELS: [&str; 2] = ["attention_register", "attention_subgroup"];
+/// Rows of a head that a workgroup owns in kernels with tiles.
+const TILE_ROWS: usize = 64;
 
-/// The subgroup size, if subgroups should share rows: if requested, or else on software drivers, where loads are
-/// expensive. Elsewhere one row per invocation keeps more of the device busy. Never a function of the batch or the
-/// number of tokens.
-fn lanes(op: &dyn Op, geometry: &Geometry, profile: &DeviceProfile) -> Option<u32> {
-    let asked = profile.wanted(&workload(op, geometry)).find(|name| KERNELS.contains(name));
-    match asked {
-        Some("attention_register") => None,
-        Some(_) => profile.subgroup_size,
-        None => profile.subgroup_size.filter(|_| profile.cpu),
+/// Heads for which GPUs use tiles: smaller ones leave lanes without elements of the result, and larger ones have no room in
+/// registers.
+const IN_TILES: std::ops::RangeInclusive<usize> = 32..=128;
+
+/// The kernels, by the names that request them.
+pub(super) const KERNELS: [&str; 3] = ["attention_register", "attention_subgroup", "attention_tiled"];
+
+/// How the kernels divide the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    /// `attention_register`: one row per invocation. Runs everywhere.
+    Register,
+    /// `attention_subgroup`: subgroups of this many lanes share rows.
+    Subgroup(u32),
+    /// `attention_tiled`: workgroups share tiles of rows.
+    Tiled,
+}
+
+impl Variant {
+    /// The variant with this name, if the device can run it for these heads.
+    fn named(name: &str, geometry: &Geometry, profile: &DeviceProfile) -> Option<Self> {
+        match name {
+            "attention_register" => Some(Self::Register),
+            "attention_subgroup" => profile.subgroup_size.map(Self::Subgroup),
+            "attention_tiled" => {
+                (geometry.has_vectors() && geometry.head_dim <= *IN_TILES.end()).then_some(Self::Tiled)
+            }
+            _ => None,
+        }
+    }
+
+    /// The requested variant, or else the usual one.
+    fn of(op: &dyn Op, geometry: &Geometry, profile: &DeviceProfile) -> Self {
+        let named = |name| Self::named(name, geometry, profile);
+        let asked = profile.wanted(&workload(op, geometry)).find_map(named);
+        asked.or_else(|| named(usual(geometry, profile))).expect("the usual variant runs on every device")
+    }
+}
+
+/// The name of the variant without a measurement: subgroups share rows on software drivers, where loads are expensive,
+/// and barriers even more so. GPUs use tiles, but for small heads one row per invocation. Never a function of the batch
+/// or the number of tokens.
+fn usual(geometry: &Geometry, profile: &DeviceProfile) -> &'static str {
+    match profile.subgroup_size {
+        Some(_) if profile.cpu => "attention_subgroup",
+        _ if !profile.cpu && geometry.has_vectors() && IN_TILES.contains(&geometry.head_dim) => "attention_tiled",
+        _ => "attention_register",
     }
 }
 
@@ -150,11 +193,12 @@ fn workload(op: &dyn Op, geometry: &Geometry) -> String {
 }
 
 fn choice(op: &dyn Op, num_heads: usize, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Choice {
-    let has_subgroups = profile.subgroup_size.is_some();
+    let geometry = Geometry::new(num_heads, shapes.inputs[0]);
+    let runs = |name: &&str| Variant::named(name, &geometry, profile).is_some();
     Choice {
-        workload: workload(op, &Geometry::new(num_heads, shapes.inputs[0])),
-        kernels: KERNELS[..if has_subgroups { 2 } else { 1 }].to_vec(),
-        usual: KERNELS[usize::from(has_subgroups && profile.cpu)],
+        workload: workload(op, &geometry),
+        kernels: KERNELS.into_iter().filter(runs).collect(),
+        usual: usual(&geometry, profile),
     }
 }
 
@@ -198,9 +242,10 @@ impl Op for Attention {
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = Geometry::new(self.num_heads, shapes.inputs[0]);
         let (reads, writes) = ([Binding::Input(0)], [0, 1].map(Binding::Output));
-        vec![match lanes(self, &geometry, profile) {
-            Some(lanes) => geometry.pass_in_subgroups("attention_subgroup", lanes, &reads, &writes),
-            None => geometry.pass_in_registers(["attention", "attention_vec4"], &reads, &writes),
+        vec![match Variant::of(self, &geometry, profile) {
+            Variant::Tiled => geometry.pass_in_tiles("attention_tiled", &reads, &writes),
+            Variant::Subgroup(lanes) => geometry.pass_in_subgroups("attention_subgroup", lanes, &reads, &writes),
+            Variant::Register => geometry.pass_in_registers(["attention", "attention_vec4"], &reads, &writes),
         }]
     }
 
@@ -249,24 +294,36 @@ impl Op for AttentionBackward {
         let [d_qkv, delta] = [0, 1].map(Binding::Output);
         let (query_reads, query_writes) = ([qkv, o, logsumexp, d_o], [d_qkv, delta]);
         let reads = [qkv, logsumexp, d_o, delta];
-        if let Some(lanes) = lanes(self, &geometry, profile) {
-            let pass = |shader, reads: &[_], writes: &[_]| geometry.pass_in_subgroups(shader, lanes, reads, writes);
-            return vec![
-                pass("attention_backward_query_subgroup", &query_reads, &query_writes),
-                pass("attention_backward_key_value_subgroup", &reads, &[d_qkv]),
-            ];
+        match Variant::of(self, &geometry, profile) {
+            Variant::Tiled => {
+                let pass = |shader, reads: &[_], writes: &[_]| geometry.pass_in_tiles(shader, reads, writes);
+                vec![
+                    pass("attention_backward_query_tiled", &[qkv, logsumexp, d_o, o], &query_writes),
+                    pass("attention_backward_key_tiled", &reads, &[d_qkv]),
+                    pass("attention_backward_value_tiled", &reads[..3], &[d_qkv]),
+                ]
+            }
+            Variant::Subgroup(lanes) => {
+                let pass = |shader, reads: &[_], writes: &[_]| geometry.pass_in_subgroups(shader, lanes, reads, writes);
+                vec![
+                    pass("attention_backward_query_subgroup", &query_reads, &query_writes),
+                    pass("attention_backward_key_value_subgroup", &reads, &[d_qkv]),
+                ]
+            }
+            Variant::Register => {
+                let pass = |shaders, reads: &[_], writes: &[_]| geometry.pass_in_registers(shaders, reads, writes);
+                let query = ["attention_backward_query", "attention_backward_query_vec4"];
+                let mut found = vec![pass(query, &query_reads, &query_writes)];
+                if geometry.needs_two_passes(profile) {
+                    found.push(pass(["attention_backward_key"; 2], &reads, &[d_qkv]));
+                    found.push(pass(["attention_backward_value"; 2], &reads[..3], &[d_qkv]));
+                } else {
+                    let key_value = ["attention_backward_key_value", "attention_backward_key_value_vec4"];
+                    found.push(pass(key_value, &reads, &[d_qkv]));
+                }
+                found
+            }
         }
-        let pass = |shaders, reads: &[_], writes: &[_]| geometry.pass_in_registers(shaders, reads, writes);
-        let query = ["attention_backward_query", "attention_backward_query_vec4"];
-        let mut found = vec![pass(query, &query_reads, &query_writes)];
-        if geometry.needs_two_passes(profile) {
-            found.push(pass(["attention_backward_key"; 2], &reads, &[d_qkv]));
-            found.push(pass(["attention_backward_value"; 2], &reads[..3], &[d_qkv]));
-        } else {
-            let key_value = ["attention_backward_key_value", "attention_backward_key_value_vec4"];
-            found.push(pass(key_value, &reads, &[d_qkv]));
-        }
-        found
     }
 
     fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {

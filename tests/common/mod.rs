@@ -230,7 +230,7 @@ fn assert_forced(name: &str, graph: &Graph, profile: &DeviceProfile) {
             let plain = ["attention_", "layer_norm_", "rms_norm_"].iter().find_map(|op| forced.split_once(op));
             let is_forced = match plain {
                 // The plain variant has the op's name.
-                Some((_, kind)) => ["subgroup", "workgroup"]
+                Some((_, kind)) => ["subgroup", "tiled", "workgroup"]
                     .iter()
                     .all(|other| shader.contains(&format!("_{other}")) == (kind == *other)),
                 None => shader.starts_with(forced.split('.').next().unwrap_or_default()) || shader == "sum_rows",

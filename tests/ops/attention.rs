@@ -26,8 +26,13 @@ fn in_registers(head_dim: usize) -> Vec<Chosen> {
     [("attention_register", with(true))].into_iter().chain(on_gpus).collect()
 }
 
+/// With tiles in workgroup memory, for heads that have such kernels.
+fn in_tiles(head_dim: usize) -> Option<Chosen> {
+    head_dim.is_multiple_of(4).then(|| ("attention_tiled", forcing("attention_tiled")))
+}
+
 fn all_kernels(head_dim: usize) -> Vec<Chosen> {
-    [in_subgroups()].into_iter().chain(in_registers(head_dim)).collect()
+    [in_subgroups()].into_iter().chain(in_registers(head_dim)).chain(in_tiles(head_dim)).collect()
 }
 
 fn check_both(
@@ -63,6 +68,18 @@ fn attention_register() {
         for kernel in in_registers(case[3]) {
             check_both(&kernel, case, Values::Normal, TOLERANCE);
         }
+    }
+}
+
+/// Tokens around the tiles of 32 and 64 rows, and heads around the slices of 9 vectors and the 8 vectors that lanes share.
+#[test]
+fn attention_tiled() {
+    let heads = [4, 8, 20, 32, 36, 40, 64, 72].map(|head_dim| [1, 33, 2, head_dim]);
+    let tokens = [1, 31, 32, 63, 64, 65, 77, 97, 129].map(|tokens| [2, tokens, 3, 8]);
+    let large = [[1, 77, 2, 64], [1, 33, 1, 72], [1, 65, 1, 128]];
+    for case @ [.., head_dim] in heads.into_iter().chain(tokens).chain(large) {
+        let kernel = in_tiles(head_dim).expect("heads of whole vectors");
+        check_both(&kernel, case, Values::Normal, TOLERANCE);
     }
 }
 

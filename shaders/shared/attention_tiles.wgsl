@@ -7,8 +7,8 @@
 // `column`, + 8, + 16 and + 24, and of a row of results every eighth vector from `column`. So a vector that is read from
 // workgroup memory serves 8 to 16 multiply-adds.
 //
-// Other rows come in increasing order from the first on, and those past the end count as zero: a row's bits depend only
-// on its own sample. Every branch around a barrier is the same for the entire workgroup.
+// Other rows come in increasing order from the first on, and those past the end have weights of zero: a row's bits depend
+// only on its own sample. Every branch around a barrier is the same for the entire workgroup.
 //!import attention_params
 //!import decayed
 //!import grid
@@ -19,13 +19,13 @@ const CHUNKS: u32 = (HEAD_DIM + 3u) / 4u;
 const COLUMNS: u32 = (CHUNKS + 7u) / 8u;
 // All sums of an invocation: four rows for each vector.
 const SUMS: u32 = 4u * COLUMNS;
-// Vectors of each row in workgroup memory for products of rows: at most 9, all slices as equal as possible.
-const SLICES: u32 = (CHUNKS + 8u) / 9u;
+// Vectors of each row in workgroup memory for products of rows: at most 8, all slices as equal as possible.
+const SLICES: u32 = (CHUNKS + 7u) / 8u;
 const SLICE: u32 = (CHUNKS + SLICES - 1u) / SLICES;
 // Odd, so that neighbouring rows start in different banks.
 const STRIDE: u32 = SLICE | 1u;
 // Other rows in workgroup memory for sums of rows: as many as have room between the weights and what lanes share.
-const DEPTH: u32 = select(select(select(4u, 8u, CHUNKS <= 44u), 16u, CHUNKS <= 22u), 32u, CHUNKS <= 11u);
+const DEPTH: u32 = select(select(8u, 16u, CHUNKS <= 22u), 32u, CHUNKS <= 11u);
 
 // Either slices of the owned rows, from 0 on, and of others, from OTHERS on; or the weights, from 0 on, and others from
 // SUMMED on. Past them what lanes share about their rows. WebGPU grants 1024 vectors, Apple's A-series chips 1022.
@@ -61,7 +61,11 @@ fn own_rows(workgroup: u32, lane: u32) -> Own {
     let o_start = batch * params.tokens * width + head;
     let q_start = batch * params.tokens * 3u * width + head;
     let first = workgroup % params.blocks * 64u;
-    return Own(batch < params.batches, lane, first, lane / 8u, lane % 8u, head_index, q_start, o_start, width);
+    // Lanes that differ only in bit 0 have the same columns, and those that differ only in bit 1 the same rows: so NVIDIA's
+    // GPUs read a vector for each of 32 lanes in two steps instead of four.
+    let row = (lane & 1u) | ((lane >> 1u) & 2u) | ((lane >> 3u) & 12u);
+    let column = ((lane >> 1u) & 1u) | ((lane >> 2u) & 6u);
+    return Own(batch < params.batches, lane, first, row, column, head_index, q_start, o_start, width);
 }
 
 // The other rows of an invocation.
@@ -69,19 +73,24 @@ fn others(own: Own, first: u32) -> vec4<u32> {
     return first + own.column + vec4<u32>(0u, 8u, 16u, 24u);
 }
 
-// Copies `chunks` vectors of each of `rows` rows, from vector `offset` of row `first` on.
+// Copies `chunks` vectors of each of `rows` rows, from vector `offset` of row `first` on: at most 4 for each invocation. The
+// last row stands for those past the end, which have no weight; zeros for vectors past the end of a row.
 fn stage(own: Own, part: u32, first: u32, rows: u32, offset: u32, chunks: u32, stride: u32, to: u32) {
     let all = rows * chunks;
-    for (var n = 0u; n < (all + 127u) / 128u; n++) {
+    let count = (all + 127u) / 128u;
+    // No branch around a load, so that all are under way at the same time.
+    var loaded: array<vec4<f32>, 4>;
+    for (var n = 0u; n < count; n++) {
         let i = own.lane + 128u * n;
-        if all % 128u != 0u && i >= all {
-            break;
+        let token = min(first + i / chunks, params.tokens - 1u);
+        loaded[n] = load(own, part, token, min(offset + i % chunks, CHUNKS - 1u));
+    }
+    for (var n = 0u; n < count; n++) {
+        let i = own.lane + 128u * n;
+        if all % 128u == 0u || i < all {
+            let is_any = CHUNKS % SLICE == 0u || offset + i % chunks < CHUNKS;
+            tile[to + i / chunks * stride + i % chunks] = select(vec4<f32>(), loaded[n], is_any);
         }
-        let token = first + i / chunks;
-        let chunk = offset + i % chunks;
-        let loaded = load(own, part, min(token, params.tokens - 1u), min(chunk, CHUNKS - 1u));
-        let is_any = token < params.tokens && chunk < CHUNKS;
-        tile[to + i / chunks * stride + i % chunks] = select(vec4<f32>(), loaded, is_any);
     }
 }
 
@@ -115,7 +124,7 @@ fn products(own: Own, part: u32, other_part: u32, first: u32) -> mat4x4<f32> {
 
 // In every row of weights, vectors change places, so that neighbouring invocations write to different banks.
 fn place_of_weights(other: u32, row: u32) -> u32 {
-    return other * 16u + (row ^ other % 8u);
+    return other * 16u + (row ^ (other % 2u * 4u));
 }
 
 // After a barrier that ends the reading of slices.
@@ -134,15 +143,19 @@ fn add_weighted(own: Own, part: u32, first: u32, sums: ptr<function, array<vec4<
         }
         stage(own, part, first + slice, DEPTH, 0u, CHUNKS, CHUNKS, SUMMED);
         workgroupBarrier();
-        for (var other = 0u; other < DEPTH; other++) {
-            let weights = tile[place_of_weights(slice + other, own.row)];
-            for (var c = 0u; c < COLUMNS; c++) {
-                // Past the end of a row for some lanes, whose sums are not stored.
-                let x = tile[SUMMED + other * CHUNKS + own.column + 8u * c];
-                (*sums)[4u * c] = fma(vec4<f32>(weights.x), x, (*sums)[4u * c]);
-                (*sums)[4u * c + 1u] = fma(vec4<f32>(weights.y), x, (*sums)[4u * c + 1u]);
-                (*sums)[4u * c + 2u] = fma(vec4<f32>(weights.z), x, (*sums)[4u * c + 2u]);
-                (*sums)[4u * c + 3u] = fma(vec4<f32>(weights.w), x, (*sums)[4u * c + 3u]);
+        for (var eighth = 0u; eighth < DEPTH; eighth += 8u) {
+            // Short enough for compilers to unroll it.
+            for (var i = 0u; i < 8u; i++) {
+                let other = eighth + i;
+                let weights = tile[place_of_weights(slice + other, own.row)];
+                for (var c = 0u; c < COLUMNS; c++) {
+                    // Past the end of a row for some lanes, whose sums are not stored.
+                    let x = tile[SUMMED + other * CHUNKS + own.column + 8u * c];
+                    (*sums)[4u * c] = fma(vec4<f32>(weights.x), x, (*sums)[4u * c]);
+                    (*sums)[4u * c + 1u] = fma(vec4<f32>(weights.y), x, (*sums)[4u * c + 1u]);
+                    (*sums)[4u * c + 2u] = fma(vec4<f32>(weights.z), x, (*sums)[4u * c + 2u]);
+                    (*sums)[4u * c + 3u] = fma(vec4<f32>(weights.w), x, (*sums)[4u * c + 3u]);
+                }
             }
         }
     }

@@ -90,6 +90,8 @@ pub const ATTENTION: &[Shape<4>] = &[
     real([32, 256, 4, 64]),
     real([32, 1024, 4, 32]),
     real([32, 1024, 4, 64]),
+    // Stable Diffusion 3.5 medium: 512x512 pixels and 154 tokens of text.
+    real([1, 1178, 24, 64]),
 ];
 
 /// Layer norm with modulation: batch, tokens, columns.

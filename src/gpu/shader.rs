@@ -29,6 +29,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "attention_backward_key_tiled",
     "attention_backward_key_value",
     "attention_backward_key_value_subgroup",
+    "attention_backward_key_value_tiled",
     "attention_backward_key_value_vec4",
     "attention_backward_query",
     "attention_backward_query_subgroup",

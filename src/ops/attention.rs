@@ -297,11 +297,13 @@ impl Op for AttentionBackward {
         match Variant::of(self, &geometry, profile) {
             Variant::Tiled => {
                 let pass = |shader, reads: &[_], writes: &[_]| geometry.pass_in_tiles(shader, reads, writes);
-                vec![
-                    pass("attention_backward_query_tiled", &[qkv, logsumexp, d_o, o], &query_writes),
-                    pass("attention_backward_key_tiled", &reads, &[d_qkv]),
-                    pass("attention_backward_value_tiled", &reads[..3], &[d_qkv]),
-                ]
+                let query = pass("attention_backward_query_tiled", &[qkv, logsumexp, d_o, o], &query_writes);
+                if geometry.head_dim > FOUR_IN_REGISTERS {
+                    let key = pass("attention_backward_key_tiled", &reads, &[d_qkv]);
+                    vec![query, key, pass("attention_backward_value_tiled", &reads[..3], &[d_qkv])]
+                } else {
+                    vec![query, pass("attention_backward_key_value_tiled", &reads, &[d_qkv])]
+                }
             }
             Variant::Subgroup(lanes) => {
                 let pass = |shader, reads: &[_], writes: &[_]| geometry.pass_in_subgroups(shader, lanes, reads, writes);

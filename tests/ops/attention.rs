@@ -71,15 +71,37 @@ fn attention_register() {
     }
 }
 
-/// Tokens around the tiles of 32 and 64 rows, and heads around the slices of 9 vectors and the 8 vectors that lanes share.
+/// Tokens around the tiles of 32 and 64 rows; heads of less than the 8 vectors that lanes share, and around slices of 8.
 #[test]
 fn attention_tiled() {
-    let heads = [4, 8, 20, 32, 36, 40, 64, 72].map(|head_dim| [1, 33, 2, head_dim]);
-    let tokens = [1, 31, 32, 63, 64, 65, 77, 97, 129].map(|tokens| [2, tokens, 3, 8]);
-    let large = [[1, 77, 2, 64], [1, 33, 1, 72], [1, 65, 1, 128]];
-    for case @ [.., head_dim] in heads.into_iter().chain(tokens).chain(large) {
+    let tokens = [1, 31, 32, 33, 63, 64, 65, 77, 129].map(|tokens| [2, tokens, 3, 8]);
+    let heads = [[2, 7, 2, 4], [1, 33, 1, 32], [1, 65, 2, 36], [1, 33, 2, 40], [1, 77, 2, 64], [1, 33, 2, 72]];
+    let large = skip::long_tests().then_some([[1, 65, 1, 68], [1, 65, 1, 100], [1, 65, 2, 128]]);
+    for case @ [.., head_dim] in tokens.into_iter().chain(heads).chain(large.into_iter().flatten()) {
         let kernel = in_tiles(head_dim).expect("heads of whole vectors");
         check_both(&kernel, case, Values::Normal, TOLERANCE);
+    }
+}
+
+/// A head of Stable Diffusion 3.5 medium for a picture of 512x512: 1024 patches and 154 tokens of text. Other kernels add
+/// in another order, so they agree as well as each agrees with its twin.
+#[test]
+fn attention_tiled_of_a_real_size() {
+    let sizes @ [tokens, head_dim] = [1178, 64];
+    let kernel = in_tiles(head_dim).expect("heads of whole vectors");
+    check_both(&kernel, [1, tokens, 1, head_dim], Values::Normal, TOLERANCE);
+    // A software driver takes minutes to compile the other kernel for GPUs.
+    let others = if skip::long_tests() { in_registers(head_dim) } else { vec![in_subgroups()] };
+    let [qkv, d_o] = words([1, tokens, head_dim]);
+    let found = |profile| bits(profile, [1, tokens, head_dim], [&qkv, &d_o]).map(|words| floats(&words));
+    let tiled = found(&kernel.1);
+    for (variant, profile) in others {
+        for (name, (tiled, other)) in ["o", "logsumexp", "d_qkv"].iter().zip(tiled.iter().zip(found(&profile))) {
+            let square = |x: f32| f64::from(x) * f64::from(x);
+            let apart: f64 = tiled.iter().zip(&other).map(|(a, b)| square(a - b)).sum();
+            let scale: f64 = other.iter().map(|value| square(*value)).sum();
+            assert!(apart <= TOLERANCE * scale, "{name} of {variant} {sizes:?}: {apart} of {scale}");
+        }
     }
 }
 
@@ -102,7 +124,10 @@ fn nan_in_q_or_k_reaches_the_output() {
     const TOKENS: usize = 5;
     let mut random = Random(4);
     let of = |kernels: Vec<Chosen>, head_dim| kernels.into_iter().map(move |kernel| (kernel, head_dim));
-    let kernels = of(all_kernels(5), 5).chain(of(in_registers(8), 8)).chain(of(in_registers(36), 36));
+    let kernels = of(all_kernels(5), 5)
+        .chain(of(in_registers(8), 8))
+        .chain(of(in_registers(36), 36))
+        .chain(of(in_tiles(8).into_iter().collect(), 8));
     for ((variant, profile), head_dim) in kernels {
         // Query, key.
         for part in 0..2 {
@@ -212,6 +237,38 @@ fn attention_in_two_passes_has_the_same_bits_on_software_drivers() {
         let found = in_registers(head_dim).into_iter().map(|(_, profile)| bits(&profile, sizes, [&qkv, &d_o]));
         let found: Vec<_> = found.collect();
         assert!(found[0] == found[1], "{sizes:?}");
+    }
+}
+
+/// Of heads of whole vectors that are not small, whatever the subgroups. Requests count everywhere.
+#[test]
+fn attention_uses_tiles_only_on_gpus() {
+    let chosen = |cpu, forced: Option<&str>, head_dim: usize| {
+        let shapes: [&[usize]; 3] = [&[2, 16, 3 * head_dim], &[2, 16, head_dim], &[2, 1, 16]];
+        let shapes = Shapes { inputs: shapes[..1].to_vec(), outputs: shapes[1..].to_vec() };
+        let profile = DeviceProfile {
+            cpu,
+            subgroup_size: Some(32),
+            forced: forced.map(str::to_owned),
+            ..DeviceProfile::default()
+        };
+        let op = Attention { num_heads: 1 };
+        let shader = op.dispatches(&shapes, &profile)[0].kernel.shader;
+        let choice = op.choice(&shapes, &profile).expect("attention has several kernels");
+        assert!(choice.kernels.contains(&choice.usual), "{choice:?}");
+        shader
+    };
+    for head_dim in [32, 64, 72, 128] {
+        assert_eq!(chosen(false, None, head_dim), "attention_tiled");
+        assert_eq!(chosen(false, Some("attention_register"), head_dim), "attention_vec4");
+        assert_eq!(chosen(true, None, head_dim), "attention_subgroup");
+        assert_eq!(chosen(true, Some("attention_tiled"), head_dim), "attention_tiled");
+    }
+    assert_eq!(chosen(false, None, 16), "attention_vec4");
+    assert_eq!(chosen(false, Some("attention_tiled"), 16), "attention_tiled");
+    for forced in [None, Some("attention_tiled")] {
+        assert_eq!(chosen(false, forced, 33), "attention", "not whole vectors");
+        assert_eq!(chosen(false, forced, 132), "attention_vec4", "too large");
     }
 }
 

@@ -29,9 +29,9 @@ pub fn kernels() -> BTreeMap<String, Kernel> {
     graphs.extend([DType::F32, DType::F16, DType::Q8_0].map(|weights| frozen_linear(weights, DType::F16)));
     graphs.extend([attention_bias(), conv2d()]);
 
-    // A GPU, whose subgroups do not have one size: what is usual, and the tiles that measurements may prefer.
+    // A GPU, whose subgroups do not have one size: what is usual, and what measurements may prefer.
     let gpu = DeviceProfile { rounds_to_half: true, ..DeviceProfile::default() };
-    let mut profiles = [None, Some("matmul_tiled"), Some("matmul_square128")]
+    let mut profiles = [None, Some("matmul_tiled"), Some("matmul_square128"), Some("attention_register")]
         .map(|forced| DeviceProfile { forced: forced.map(str::to_owned), ..gpu.clone() })
         .to_vec();
     profiles.push(DeviceProfile { matrices: Some(Matrices { side: 16, lanes: 64 }), ..gpu });

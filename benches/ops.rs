@@ -9,8 +9,9 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::bench::cases::{self, Case};
-use flowdppo_wgpu::bench::shapes::{ATTENTION, LINEAR, quickly_measured};
+use flowdppo_wgpu::bench::shapes::{ATTENTION, CONV2D, LINEAR, quickly_measured};
 use flowdppo_wgpu::gpu::{Gpu, Options};
+use flowdppo_wgpu::ops::Conv2d;
 
 static GPU: LazyLock<Arc<Gpu>> =
     LazyLock::new(|| Gpu::open(&Options::default().or_environment()).expect("a benchmark needs an adapter"));
@@ -51,6 +52,11 @@ fn attention(bencher: Bencher<'_, '_>, sizes: [usize; 4]) {
 #[divan::bench(args = quickly_measured(ATTENTION), sample_count = 10)]
 fn attention_backward(bencher: Bencher<'_, '_>, sizes: [usize; 4]) {
     replay(bencher, &cases::attention(true, sizes));
+}
+
+#[divan::bench(args = quickly_measured(CONV2D), sample_count = 10)]
+fn conv2d(bencher: Bencher<'_, '_>, [inputs, outputs, side]: [usize; 3]) {
+    replay(bencher, &cases::conv2d(Conv2d::same(3), [1, inputs, outputs, side]));
 }
 
 #[divan::bench(sample_count = 10)]

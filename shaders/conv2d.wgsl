@@ -7,6 +7,7 @@
 //
 // Loads past the last pixel repeat it, and their results are not stored.
 //!import grid
+//!import conv2d
 
 const OUTPUTS: u32 = 16u;
 const PIXELS: u32 = 4u;
@@ -16,51 +17,6 @@ const LANES: u32 = 64u;
 // Input channels that are summed for all positions of the kernel before the next ones: the nine reads of a pixel in a
 // 3x3 kernel are then close enough in time to hit the nearest cache.
 const BLOCK: u32 = 16u;
-
-struct Conv2dParams {
-    batches: u32,
-    in_channels: u32,
-    // Of a picture as it is stored, and as the kernel slides over it: twice as large with `upsample`.
-    width: u32,
-    plane: u32,
-    seen_height: u32,
-    seen_width: u32,
-    upsample: u32,
-    out_channels: u32,
-    out_width: u32,
-    out_plane: u32,
-    kernel: u32,
-    stride: u32,
-    padding: u32,
-    relu: u32,
-    has_residual: u32,
-    channel_tiles: u32,
-    pixel_tiles: u32,
-}
-
-@group(0) @binding(0) var<uniform> params: Conv2dParams;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-// [kernel row, kernel column, input channel, output channel / 4]
-@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read> residual: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;
-
-fn store(batch: u32, channel: u32, pixel: u32, sum: f32) {
-    if channel >= params.out_channels {
-        return;
-    }
-    let at = (batch * params.out_channels + channel) * params.out_plane + pixel;
-    var value = sum + bias[channel];
-    if params.has_residual == 1u {
-        value += residual[at];
-    }
-    // Not max, so that NaN stays NaN.
-    if params.relu == 1u {
-        value = select(value, 0.0, value < 0.0);
-    }
-    y[at] = value;
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -126,14 +82,12 @@ fn main(
 
     for (var p = 0u; p < PIXELS; p++) {
         let pixel = first_pixel + p * LANES;
-        if pixel < params.out_plane {
-            for (var v = 0u; v < VECTORS; v++) {
-                let channel = channel_tile * OUTPUTS + 4u * v;
-                store(batch, channel, pixel, sums[p][v].x);
-                store(batch, channel + 1u, pixel, sums[p][v].y);
-                store(batch, channel + 2u, pixel, sums[p][v].z);
-                store(batch, channel + 3u, pixel, sums[p][v].w);
-            }
+        for (var v = 0u; v < VECTORS; v++) {
+            let channel = channel_tile * OUTPUTS + 4u * v;
+            store(batch, channel, pixel, sums[p][v].x);
+            store(batch, channel + 1u, pixel, sums[p][v].y);
+            store(batch, channel + 2u, pixel, sums[p][v].z);
+            store(batch, channel + 3u, pixel, sums[p][v].w);
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::shapes::{ATTENTION, LAYER_NORM, LINEAR, measured};
+use super::shapes::{ATTENTION, CONV2D, LAYER_NORM, LINEAR, measured};
 use crate::autodiff::backward;
 use crate::error::Result;
 use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{DType, DeviceProfile, Graph, Origin, Plan, Store, Stores, Tensor};
 use crate::ops::{
-    Activation, AdamW, AdamWSettings, Attention, AttentionBackward, LayerNorm, MatMul, NoiseWords, Optimized,
+    Activation, AdamW, AdamWSettings, Attention, AttentionBackward, Conv2d, LayerNorm, MatMul, NoiseWords, Optimized,
     PhiloxNormal,
 };
 
@@ -197,6 +197,29 @@ pub fn attention(backward: bool, [batch, tokens, num_heads, head_dim]: [usize; 4
 /// Attention, by increasing cost.
 pub fn attentions(backward: bool) -> Vec<Case> {
     measured(ATTENTION).map(|sizes| attention(backward, sizes)).collect()
+}
+
+/// A convolution of square pictures: batch, input channels, output channels, rows and columns of the picture.
+pub fn conv2d(op: Conv2d, [batch, inputs, outputs, side]: [usize; 4]) -> Case {
+    let kind = match op {
+        Conv2d { stride: 2, .. } => " halving",
+        Conv2d { upsample: true, .. } => " doubling",
+        Conv2d { relu: true, .. } => " with relu",
+        _ => "",
+    };
+    Case::new(format!("conv2d{kind} {inputs}x{side}x{side} to {outputs}"), |graph| {
+        let weight = [op.kernel * op.kernel * inputs, outputs.next_multiple_of(4)];
+        let shapes = [("x", vec![batch, inputs, side, side]), ("weight", weight.into()), ("bias", vec![outputs])];
+        let operands = shapes.map(|(name, shape)| graph.input(name, &shape));
+        let y = graph.apply(op, &operands);
+        graph.keep(y);
+    })
+}
+
+/// Convolutions of the decoder of a latent model for one picture, by increasing cost.
+pub fn convolutions() -> Vec<Case> {
+    let of = |[inputs, outputs, side]: [usize; 3]| conv2d(Conv2d::same(3), [1, inputs, outputs, side]);
+    measured(CONV2D).map(of).collect()
 }
 
 /// Layer norm with modulation, alone or with its gradients: batch, tokens, columns.

@@ -28,13 +28,14 @@ use crate::text::duration;
 use measure::Pace;
 
 /// The names of the benchmarks, in the order in which they run.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "fma",
     "copy",
     "dispatch",
     "readback",
     "matmul",
     "attention",
+    "conv2d",
     "layer_norm",
     "gelu",
     "adamw",
@@ -114,6 +115,7 @@ impl<'a> Suite<'a> {
                     self.kernels(cases::attentions(false))?;
                     self.kernels(cases::attentions(true))?;
                 }
+                "conv2d" => self.kernels(cases::convolutions())?,
                 "layer_norm" => self.kernels(cases::layer_norms())?,
                 "gelu" => self.kernels(cases::gelus())?,
                 "adamw" => self.kernels(cases::adamws())?,

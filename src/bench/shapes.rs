@@ -98,6 +98,19 @@ pub const ATTENTION: &[Shape<4>] = &[
 pub const LAYER_NORM: &[Shape<3>] =
     &[odd([1, 1, 5]), odd([2, 3, 7]), odd([5, 16, 64]), odd([3, 65, 33]), odd([2, 130, 68]), quick([32, 64, 128])];
 
+/// Convolutions of autoencoders with kernels of 3x3 that keep the size of a picture: input channels, output channels,
+/// rows and columns of the picture.
+pub const CONV2D: &[Shape<3>] = &[
+    odd([3, 128, 32]),
+    odd([128, 128, 32]),
+    odd([128, 3, 32]),
+    odd([16, 512, 8]),
+    odd([512, 8, 8]),
+    quick([512, 512, 32]),
+    real([256, 256, 128]),
+    real([128, 128, 256]),
+];
+
 /// The shapes that `flowdppo-wgpu bench` measures.
 pub fn measured<const N: usize>(table: &[Shape<N>]) -> impl Iterator<Item = [usize; N]> {
     table.iter().filter(|shape| matches!(shape.used, Use::Bench | Use::QuickBench)).map(|shape| shape.sizes)

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Row, Work};
 use crate::bench::cases::{
-    Case, adamw, filling, keep_with_gradients, layer_norm, matmul_d_w, matmul_d_x, matmul_of, philox,
+    Case, adamw, conv2d, filling, keep_with_gradients, layer_norm, matmul_d_w, matmul_d_x, matmul_of, philox,
 };
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceKind, Gpu};
@@ -175,7 +175,7 @@ fn of_pictures(extent: Extent) -> Vec<(Case, f64)> {
         (Conv2d { relu: true, ..same }, 64, 64),
     ]
     .into_iter()
-    .map(|(op, inputs, outputs)| (conv2d(op, [inputs, outputs, side]), of_sum(9 * inputs)))
+    .map(|(op, inputs, outputs)| (conv2d(op, [1, inputs, outputs, side]), of_sum(9 * inputs)))
     .collect();
     let group_norm = Case::new(format!("group_norm 512x{side}x{side}"), |graph| {
         let shapes = [("x", vec![1, 512, side, side]), ("scale", vec![512]), ("bias", vec![512])];
@@ -285,22 +285,6 @@ pub(super) fn rms_norm(shape: &[usize], columns: usize, with_weight: bool) -> Ca
         let (x, weight) = (graph.input("x", shape), graph.input("weight", &[columns]));
         let y = graph.push(RmsNorm { epsilon: 1e-6 }, &[x, weight])[0];
         keep_with_gradients(graph, y, &[x, weight][..if with_weight { 2 } else { 1 }]);
-    })
-}
-
-fn conv2d(op: Conv2d, [inputs, outputs, side]: [usize; 3]) -> Case {
-    let kind = match op {
-        Conv2d { stride: 2, .. } => " halving",
-        Conv2d { upsample: true, .. } => " doubling",
-        Conv2d { relu: true, .. } => " with relu",
-        _ => "",
-    };
-    Case::new(format!("conv2d{kind} {inputs}x{side}x{side} to {outputs}"), |graph| {
-        let weight = [op.kernel * op.kernel * inputs, outputs];
-        let shapes = [("x", vec![1, inputs, side, side]), ("weight", weight.into()), ("bias", vec![outputs])];
-        let operands = shapes.map(|(name, shape)| graph.input(name, &shape));
-        let y = graph.apply(op, &operands);
-        graph.keep(y);
     })
 }
 

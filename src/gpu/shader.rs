@@ -43,6 +43,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
     "attention_vec4",
     "bench_empty",
     "conv2d",
+    "conv2d_tiled",
     "copy_columns",
     "copy_tokens",
     "cross_entropy",
@@ -126,6 +127,7 @@ const PIPELINES: &[(&str, &str)] = shaders!["":
 
 /// `(name, text)` of every import.
 const SHARED: &[(&str, &str)] = shaders!["shared/":
+    "add_products",
     "attention",
     "attention_backward_key_value",
     "attention_backward_query",
@@ -136,6 +138,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "attention_tiles_backward",
     "block_max",
     "block_sum",
+    "conv2d",
     "cos_sin",
     "decayed",
     "elements",

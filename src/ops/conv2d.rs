@@ -2,7 +2,7 @@
 
 use super::word;
 use crate::gpu::{Dispatch, Kernel, Params, grid_1d, shader_struct};
-use crate::graph::{Binding, DeviceProfile, Op, Shapes};
+use crate::graph::{Binding, Choice, DeviceProfile, Op, Shapes};
 
 /// `y = conv(x) + bias`, plus a residual if there is one, and then ReLU if requested.
 ///
@@ -11,8 +11,9 @@ use crate::graph::{Binding, DeviceProfile, Op, Shapes};
 /// the residual, or else that of x with C' channels and the extents of [`Conv2d::output_extent`]. Forward only: it has
 /// no gradient.
 ///
-/// Each element is summed in one invocation, in an order that depends only on the channels and the kernel: a picture's
-/// bits do not depend on its batch.
+/// Each element is summed in one invocation, in an order that depends only on the channels and the kernel and is the same
+/// in every kernel of the op: a picture's bits do not depend on its batch, nor on the kernel if the device rounds
+/// correctly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2d {
     /// Side length of the kernel.
@@ -32,8 +33,16 @@ pub struct Conv2d {
 /// Output channels whose weights are loaded at once.
 const VECTOR: usize = 4;
 
-/// Lanes of a workgroup.
+/// Lanes of a workgroup of `conv2d.wgsl`.
 const LANES: usize = 64;
+
+/// The kernels, by the names that request them: the sums of an invocation in registers only, and operands in workgroup
+/// memory, too.
+pub(super) const KERNELS: [&str; 2] = ["conv2d_register", "conv2d_tiled"];
+
+/// Channels and pixels of a workgroup of `conv2d_tiled.wgsl`, and the input channels of a step of its sums.
+const TILE: [usize; 2] = [64, 128];
+const DEPTH: usize = 16;
 
 impl Conv2d {
     /// A kernel of odd size that keeps the size of the picture.
@@ -52,6 +61,11 @@ impl Conv2d {
     /// Rows that the kernel slides over.
     fn seen(&self, extent: usize) -> usize {
         extent << usize::from(self.upsample)
+    }
+
+    /// The name under which measurements are stored.
+    fn workload(&self, geometry: &Geometry) -> String {
+        format!("conv2d kernel={} channels={} outputs={}", self.kernel, geometry.channels, geometry.out_channels)
     }
 }
 
@@ -107,9 +121,27 @@ impl Geometry {
         self.out_size[0] * self.out_size[1]
     }
 
-    /// Channels and pixels of an invocation. A GPU needs many invocations, a software driver few loads. Never a function of
-    /// the batch.
-    fn tile(&self, profile: &DeviceProfile) -> [usize; 2] {
+    /// The requested kernel, or else the usual one, and how many channels and pixels a workgroup of it has.
+    fn kernel(&self, workload: &str, profile: &DeviceProfile) -> (Kernel, [usize; 2]) {
+        let asked = profile.wanted(workload).find(|name| KERNELS.contains(name));
+        if asked.unwrap_or_else(|| self.usual(profile)) == "conv2d_tiled" {
+            return (Kernel::new("conv2d_tiled"), TILE);
+        }
+        let [outputs, pixels] = self.in_registers(profile);
+        let kernel = Kernel::new("conv2d").with("OUTPUTS", word(outputs)).with("PIXELS", word(pixels));
+        (kernel, [outputs, LANES * pixels])
+    }
+
+    /// GPUs gain from workgroup memory if at least half of the channels of a tile and of a step exist. Software drivers
+    /// lose: barriers are expensive there. Never a function of the batch.
+    fn usual(&self, profile: &DeviceProfile) -> &'static str {
+        let fills_half = 2 * self.out_channels >= TILE[0] && 2 * self.channels >= DEPTH;
+        KERNELS[usize::from(!profile.cpu && fills_half)]
+    }
+
+    /// Channels and pixels of an invocation of `conv2d.wgsl`. A GPU needs many invocations, a software driver few loads.
+    /// Never a function of the batch.
+    fn in_registers(&self, profile: &DeviceProfile) -> [usize; 2] {
         let enough = if profile.cpu { LANES } else { 512 };
         let outputs = [16, 8, 4].into_iter().find(|outputs| self.padded_channels.is_multiple_of(*outputs));
         let pixels = [4, 2].into_iter().find(|pixels| self.out_plane() >= enough * pixels);
@@ -155,9 +187,9 @@ impl Op for Conv2d {
 
     fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = Geometry::new(self, &shapes.inputs);
-        let [outputs, pixels] = geometry.tile(profile);
+        let (kernel, [channels, pixels]) = geometry.kernel(&self.workload(&geometry), profile);
         let (channel_tiles, pixel_tiles) =
-            (geometry.padded_channels / outputs, geometry.out_plane().div_ceil(LANES * pixels));
+            (geometry.padded_channels.div_ceil(channels), geometry.out_plane().div_ceil(pixels));
         let [height, width] = geometry.size;
         let has_residual = shapes.inputs.len() > 3;
         let params = Conv2dParams {
@@ -181,12 +213,18 @@ impl Op for Conv2d {
         };
         let residual = if has_residual { Binding::Input(3) } else { Binding::Unused };
         vec![Dispatch {
-            kernel: Kernel::new("conv2d").with("OUTPUTS", word(outputs)).with("PIXELS", word(pixels)),
+            kernel,
             reads: vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), residual],
             writes: vec![Binding::Output(0)],
             params: Params::of(&params),
             grid: grid_1d((geometry.batches * channel_tiles * pixel_tiles) as u64),
         }]
+    }
+
+    fn choice(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Option<Choice> {
+        let geometry = Geometry::new(self, &shapes.inputs);
+        let usual = geometry.usual(profile);
+        Some(Choice { workload: self.workload(&geometry), kernels: KERNELS.to_vec(), usual })
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -80,7 +80,7 @@ use crate::graph::{Binding, DeviceProfile};
 /// Every variant that `FLOWDPPO_KERNEL` can force.
 pub fn variants() -> impl Iterator<Item = &'static str> {
     let matmul = matmul_kernels::KERNELS.iter().map(|(name, _)| *name);
-    matmul.chain(attention::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
+    matmul.chain(attention::KERNELS).chain(conv2d::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
 }
 
 /// Checks the name in `FLOWDPPO_KERNEL`, which forces a variant in every op that has one of that name.

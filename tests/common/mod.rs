@@ -227,7 +227,8 @@ fn assert_forced(name: &str, graph: &Graph, profile: &DeviceProfile) {
         };
         for dispatch in node.op.dispatches(&shapes, profile) {
             let shader = dispatch.kernel.shader;
-            let plain = ["attention_", "layer_norm_", "rms_norm_"].iter().find_map(|op| forced.split_once(op));
+            let plain =
+                ["attention_", "conv2d_", "layer_norm_", "rms_norm_"].iter().find_map(|op| forced.split_once(op));
             let is_forced = match plain {
                 // The plain variant has the op's name.
                 Some((_, kind)) => ["subgroup", "tiled", "workgroup"]

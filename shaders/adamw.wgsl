@@ -1,8 +1,11 @@
 // AdamW (Loshchilov and Hutter, arXiv 1711.05101) after clipping by the global norm, in place; clears the
 // gradients and updates the averaged weights. Gradients with a non-finite element change no parameter.
-//!import grid
+//!import each
 //!import non_finite
 //!import elements
+
+// See each.wgsl.
+const PACKED: u32 = 0u;
 
 struct AdamWStep {
     learning_rate: f32,
@@ -24,11 +27,11 @@ struct AdamWStep {
 @group(0) @binding(1) var<storage, read> settings: AdamWStep;
 // The sum of squares of all gradients and the number of non-finite ones, as bits.
 @group(0) @binding(2) var<storage, read> sum_squares: array<u32>;
-@group(0) @binding(3) var<storage, read_write> parameters: array<f32>;
-@group(0) @binding(4) var<storage, read_write> first_moment: array<f32>;
-@group(0) @binding(5) var<storage, read_write> second_moment: array<f32>;
-@group(0) @binding(6) var<storage, read_write> gradients: array<f32>;
-@group(0) @binding(7) var<storage, read_write> averages: array<f32>;
+@group(0) @binding(3) var<storage, read_write> parameters: array<Pack>;
+@group(0) @binding(4) var<storage, read_write> first_moment: array<Pack>;
+@group(0) @binding(5) var<storage, read_write> second_moment: array<Pack>;
+@group(0) @binding(6) var<storage, read_write> gradients: array<Pack>;
+@group(0) @binding(7) var<storage, read_write> averages: array<Pack>;
 
 fn clip_coefficient() -> f32 {
     if settings.max_grad_norm > 0.0 {
@@ -38,7 +41,7 @@ fn clip_coefficient() -> f32 {
 }
 
 // The parameter after a step with this gradient.
-fn step(i: u32, gradient: f32) -> f32 {
+fn step(i: u32, gradient: Pack) -> Pack {
     let g = clip_coefficient() * (settings.gradient_factor * gradient);
     let m = settings.beta1 * first_moment[i] + (1.0 - settings.beta1) * g;
     let v = settings.beta2 * second_moment[i] + (1.0 - settings.beta2) * g * g;
@@ -49,18 +52,18 @@ fn step(i: u32, gradient: f32) -> f32 {
     return decayed - settings.learning_rate * direction;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    if i >= params.elements {
+    let i = linear_workgroup(workgroup, workgroups) * LANES + lane;
+    if i >= params.elements / PACK {
         return;
     }
     let gradient = gradients[i];
-    gradients[i] = 0.0;
+    gradients[i] = Pack();
     var parameter = parameters[i];
     // The sum overflows before the largest gradient does: such a step is skipped too. The count is never
     // negative, so its bits are 0 exactly if it is 0.

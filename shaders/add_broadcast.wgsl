@@ -1,5 +1,8 @@
 // y = x + term, with the term repeated along x.
-//!import grid
+//!import each
+
+// See each.wgsl.
+const PACKED: u32 = 0u;
 
 struct AddBroadcastParams {
     elements: u32,
@@ -7,18 +10,18 @@ struct AddBroadcastParams {
 }
 
 @group(0) @binding(0) var<uniform> params: AddBroadcastParams;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> term: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Pack>;
+@group(0) @binding(2) var<storage, read> term: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> y: array<Pack>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    if i < params.elements {
-        y[i] = x[i] + term[i % params.period];
+    let i = linear_workgroup(workgroup, workgroups) * LANES + lane;
+    if i < params.elements / PACK {
+        y[i] = x[i] + term[i % (params.period / PACK)];
     }
 }

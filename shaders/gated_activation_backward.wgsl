@@ -1,6 +1,9 @@
 // d_gate = dy * x * d act(gate) / d gate and, if it is needed, d_x = dy * act(gate).
-//!import grid
+//!import each
 //!import gate
+
+// See each.wgsl.
+const PACKED: u32 = 0u;
 
 // One of those in shared/gate.wgsl.
 const ACTIVATION: u32 = 0u;
@@ -11,20 +14,20 @@ struct GatedActivationBackwardParams {
 }
 
 @group(0) @binding(0) var<uniform> params: GatedActivationBackwardParams;
-@group(0) @binding(1) var<storage, read> gate: array<f32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
-@group(0) @binding(4) var<storage, read_write> d_gate: array<f32>;
-@group(0) @binding(5) var<storage, read_write> d_x: array<f32>;
+@group(0) @binding(1) var<storage, read> gate: array<Pack>;
+@group(0) @binding(2) var<storage, read> x: array<Pack>;
+@group(0) @binding(3) var<storage, read> dy: array<Pack>;
+@group(0) @binding(4) var<storage, read_write> d_gate: array<Pack>;
+@group(0) @binding(5) var<storage, read_write> d_x: array<Pack>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    if i >= params.elements {
+    let i = linear_workgroup(workgroup, workgroups) * LANES + lane;
+    if i >= params.elements / PACK {
         return;
     }
     d_gate[i] = gate_gradient(gate[i], dy[i] * x[i]);

@@ -1,21 +1,24 @@
 // dx = dy * s (1 + 1.702 x (1 - s)) with s = sigmoid(1.702 x).
-//!import grid
+//!import each
 //!import sigmoid
 //!import elements
 
-@group(0) @binding(0) var<uniform> params: ElementsParams;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> dy: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dx: array<f32>;
+// See each.wgsl.
+const PACKED: u32 = 0u;
 
-@compute @workgroup_size(64)
+@group(0) @binding(0) var<uniform> params: ElementsParams;
+@group(0) @binding(1) var<storage, read> x: array<Pack>;
+@group(0) @binding(2) var<storage, read> dy: array<Pack>;
+@group(0) @binding(3) var<storage, read_write> dx: array<Pack>;
+
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    if i < params.elements {
+    let i = linear_workgroup(workgroup, workgroups) * LANES + lane;
+    if i < params.elements / PACK {
         let s = sigmoid(1.702 * x[i]);
         dx[i] = dy[i] * s * (1.0 + 1.702 * x[i] * (1.0 - s));
     }

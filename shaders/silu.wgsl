@@ -1,20 +1,23 @@
 // y = x * sigmoid(x).
-//!import grid
+//!import each
 //!import silu
 //!import elements
 
-@group(0) @binding(0) var<uniform> params: ElementsParams;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+// See each.wgsl.
+const PACKED: u32 = 0u;
 
-@compute @workgroup_size(64)
+@group(0) @binding(0) var<uniform> params: ElementsParams;
+@group(0) @binding(1) var<storage, read> x: array<Pack>;
+@group(0) @binding(2) var<storage, read_write> y: array<Pack>;
+
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(workgroup, workgroups) * 64u + lane;
-    if i < params.elements {
+    let i = linear_workgroup(workgroup, workgroups) * LANES + lane;
+    if i < params.elements / PACK {
         y[i] = silu(x[i]);
     }
 }

@@ -19,6 +19,7 @@ mod ops {
     mod mean_squared_error;
     mod modulation;
     mod nft_loss;
+    mod packs;
     mod philox_normal;
     mod policy_objective;
     mod policy_stats;

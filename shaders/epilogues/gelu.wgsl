@@ -1,5 +1,6 @@
 // H = A·B + bias, C = GELU(H). H is kept if the backward pass needs it. This is a branch, not a separate kernel, so
 // that C has the same bits in both cases.
+//!import pack
 //!import gelu
 
 @group(0) @binding(4) var<storage, read_write> c: array<f32>;

@@ -1,4 +1,5 @@
 // C = (A·B) d GELU(X) / dX.
+//!import pack
 //!import gelu
 
 @group(0) @binding(4) var<storage, read> x: array<f32>;

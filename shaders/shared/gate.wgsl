@@ -5,7 +5,7 @@
 const GATE_GELU: u32 = 0u;
 const GATE_SILU: u32 = 1u;
 
-fn gate_value(x: f32) -> f32 {
+fn gate_value(x: Pack) -> Pack {
     if ACTIVATION == GATE_SILU {
         return silu(x);
     }
@@ -13,7 +13,7 @@ fn gate_value(x: f32) -> f32 {
 }
 
 // dy * d act(x) / dx.
-fn gate_gradient(x: f32, dy: f32) -> f32 {
+fn gate_gradient(x: Pack, dy: Pack) -> Pack {
     if ACTIVATION == GATE_SILU {
         return silu_gradient(x, dy);
     }

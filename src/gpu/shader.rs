@@ -3,8 +3,9 @@
 //! Two small mechanisms keep every file plain WGSL:
 //! - a line `//!import NAME` is replaced by `shaders/shared/NAME.wgsl`, `//!import epilogue` by the file in
 //!   `shaders/epilogues` with the number given by the constant `EPILOGUE`; in the same way `weights` and `weights_vec4`
-//!   (`WEIGHTS`), `precision` (`PRECISION`) and `matrices` (`MATRICES`) are files of folders of these names. A line
-//!   `enable NAME;` of an import moves to the top, where WGSL wants it;
+//!   (`WEIGHTS`), `precision` (`PRECISION`) and `matrices` (`MATRICES`) are files of folders of these names. `//!import
+//!   pack` is replaced by `pack_vec4` instead if the constant `PACKED` is 1. A line `enable NAME;` of an import moves to
+//!   the top, where WGSL wants it;
 //! - a line `const NAME: u32 = 8u;` is a default that a [`Kernel`](super::Kernel) may replace if `CONSTANTS` lists
 //!   the name, for what WGSL cannot size at pipeline creation (arrays in registers).
 
@@ -141,6 +142,7 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "conv2d",
     "cos_sin",
     "decayed",
+    "each",
     "elements",
     "elements_columns",
     "fours",
@@ -166,7 +168,6 @@ const SHARED: &[(&str, &str)] = shaders!["shared/":
     "operands",
     "operands_vec4",
     "outcome",
-    "pack",
     "pack_vec4",
     "patch_index",
     "patchify_params",
@@ -209,6 +210,9 @@ const PRECISIONS: &[(&str, &str)] = shaders!["precision/": "f32", "f16", "f16_in
 
 /// `(name, text)` of the sizes of cooperative matrices, by the number from [`matrices`].
 const MATRICES: &[(&str, &str)] = shaders!["matrices/": "8", "16"];
+
+/// What kernels take one of at a time: elements, or vectors of four by the constant `PACKED`.
+const PACKS: &[(&str, &str)] = shaders!["shared/": "pack", "pack_vec4"];
 
 /// The number of an epilogue.
 ///
@@ -269,6 +273,7 @@ const CONSTANTS: &[(&str, Values)] = &[
     ("MATRICES", Values::OneOf(&[0, 1])),
     ("OBJECTIVE", Values::OneOf(&[0, 1, 2, 3, 4])),
     ("OUTPUTS", Values::OneOf(&[4, 8, 16])),
+    ("PACKED", Values::OneOf(&[0, 1])),
     ("PIXELS", Values::OneOf(&[1, 2, 4])),
     ("PRECISION", Values::OneOf(&[0, 1, 2])),
     ("RAW", Values::OneOf(&[0, 1])),
@@ -337,6 +342,7 @@ fn expand(name: &str, text: &str, constants: &[(&'static str, u32)], out: &mut S
                 "weights_vec4" => numbered(WEIGHTS_VEC4, "WEIGHTS"),
                 "precision" => numbered(PRECISIONS, "PRECISION"),
                 "matrices" => numbered(MATRICES, "MATRICES"),
+                "pack" => numbered(PACKS, "PACKED"),
                 import => find(SHARED, import).unwrap_or_else(|| panic!("{name}.wgsl imports `{import}`")),
             };
             used += expand(name, imported, constants, out);

@@ -1,6 +1,6 @@
 //! GELU in its three forms, and SiLU.
 
-use super::{ElementsParams, independent};
+use super::{ElementsParams, by_element, elements_and_columns};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -53,6 +53,13 @@ impl Activation {
     }
 }
 
+/// One pass over all elements of the output.
+fn pass(shader: &'static str, reads: &[Binding], shapes: &Shapes<'_>, profile: &DeviceProfile) -> Dispatch<Binding> {
+    let sizes = elements_and_columns(shapes.outputs[0]);
+    let writes = [Binding::Output(0)];
+    by_element(Kernel::new(shader), [reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)
+}
+
 impl Op for Activation {
     fn name(&self) -> &'static str {
         match self {
@@ -78,10 +85,8 @@ impl Op for Activation {
         vec![gradients[0].map(|dy| graph.apply(self.backward(), &[inputs[0], dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.output_elements(0);
-        let kernel = Kernel::new(self.name());
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        vec![pass(self.name(), &[Binding::Input(0)], shapes, profile)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -103,16 +108,8 @@ impl Op for ActivationBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.output_elements(0);
-        let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(
-            Kernel::new(self.name()),
-            &reads,
-            &[Binding::Output(0)],
-            &ElementsParams::of(elements),
-            elements,
-        )]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        vec![pass(self.name(), &[Binding::Input(0), Binding::Input(1)], shapes, profile)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

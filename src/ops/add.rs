@@ -1,6 +1,6 @@
 //! Sums of two tensors of the same shape, and adding to a stored tensor.
 
-use super::{ElementsParams, independent};
+use super::{ElementsParams, by_element, elements_and_columns};
 use crate::gpu::{Dispatch, Kernel};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -29,10 +29,10 @@ impl Op for Add {
         vec![gradients[0]; 2]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.output_elements(0);
-        let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new("add"), &reads, &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let sizes = elements_and_columns(shapes.outputs[0]);
+        let (reads, writes) = ([Binding::Input(0), Binding::Input(1)], [Binding::Output(0)]);
+        vec![by_element(Kernel::new("add"), [&reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -53,10 +53,10 @@ impl Op for Accumulate {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.output_elements(0);
-        let kernel = Kernel::new("accumulate");
-        vec![independent(kernel, &[Binding::Input(0)], &[Binding::Output(0)], &ElementsParams::of(elements), elements)]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let sizes = elements_and_columns(shapes.outputs[0]);
+        let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
+        vec![by_element(Kernel::new("accumulate"), [&reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,6 +1,6 @@
 //! Adds one tensor to every sample of another: positions.
 
-use super::{SumRows, independent, word};
+use super::{SumRows, by_element, word};
 use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -40,11 +40,11 @@ impl Op for AddBroadcast {
         vec![Some(dy), sum.of(graph, dy, wanted[1])]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.output_elements(0);
-        let params = AddBroadcastParams { elements: word(elements), period: word(shapes.input_elements(1)) };
-        let reads = [Binding::Input(0), Binding::Input(1)];
-        vec![independent(Kernel::new("add_broadcast"), &reads, &[Binding::Output(0)], &params, elements)]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let sizes @ [elements, period] = [shapes.output_elements(0), shapes.input_elements(1)];
+        let params = AddBroadcastParams { elements: word(elements), period: word(period) };
+        let (reads, writes) = ([Binding::Input(0), Binding::Input(1)], [Binding::Output(0)]);
+        vec![by_element(Kernel::new("add_broadcast"), [&reads, &writes], &params, sizes, profile)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -1,7 +1,7 @@
 //! Residual connections with adaLN gates.
 
 use super::sum_rows::RowSums;
-use super::{independent, word};
+use super::{by_element, elements_and_columns, word};
 use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -56,11 +56,10 @@ impl Op for GatedResidual {
         vec![Some(dy), dh, d_gate]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let reads = [Binding::Input(0), Binding::Input(1), Binding::Input(2)];
-        let params = params(shapes.inputs[0]);
-        let kernel = Kernel::new("gated_residual");
-        vec![independent(kernel, &reads, &[Binding::Output(0)], &params, shapes.output_elements(0))]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let (reads, writes) = ([0, 1, 2].map(Binding::Input), [Binding::Output(0)]);
+        let (params, sizes) = (params(shapes.inputs[0]), elements_and_columns(shapes.outputs[0]));
+        vec![by_element(Kernel::new("gated_residual"), [&reads, &writes], &params, sizes, profile)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -81,11 +80,10 @@ impl Op for GatedResidualBackward {
         vec![inputs[1].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let reads = [0, 1].map(Binding::Input);
-        let kernel = Kernel::new("gated_residual_backward");
-        let elements = shapes.output_elements(0);
-        vec![independent(kernel, &reads, &[Binding::Output(0)], &params(shapes.inputs[1]), elements)]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let (reads, writes) = ([0, 1].map(Binding::Input), [Binding::Output(0)]);
+        let (params, sizes) = (params(shapes.inputs[1]), elements_and_columns(shapes.outputs[0]));
+        vec![by_element(Kernel::new("gated_residual_backward"), [&reads, &writes], &params, sizes, profile)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -164,6 +164,28 @@ fn independent(
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params: Params::of(params), grid }
 }
 
+/// A dispatch over `elements` in rows of `columns`, of a kernel with the constant `PACKED`: its invocations have one
+/// element each, or four on devices and in rows for which [`takes_vectors`]. Both compute the same.
+fn by_element(
+    kernel: Kernel,
+    [reads, writes]: [&[Binding]; 2],
+    params: &impl ShaderStruct,
+    [elements, columns]: [usize; 2],
+    profile: &DeviceProfile,
+) -> Dispatch<Binding> {
+    let packed = takes_vectors(columns, profile);
+    let pack: usize = if packed { 4 } else { 1 };
+    // Workgroups of vectors are larger, too.
+    let grid = grid_1d((elements / pack).div_ceil(WORKGROUP as usize * pack) as u64);
+    let (reads, writes) = (reads.to_vec(), writes.to_vec());
+    Dispatch { kernel: kernel.with("PACKED", packed.into()), reads, writes, params: Params::of(params), grid }
+}
+
+/// The number of elements of a tensor, and the length of its rows.
+fn elements_and_columns(shape: &[usize]) -> [usize; 2] {
+    [shape.iter().product(), shape.last().copied().unwrap_or(1)]
+}
+
 /// A dispatch with one workgroup per row; the shader guards the remainder.
 fn workgroup_a_row(
     kernel: Kernel,

@@ -1,6 +1,6 @@
 //! Products with a constant.
 
-use super::{independent, word};
+use super::{by_element, elements_and_columns, word};
 use crate::gpu::{Dispatch, Kernel, shader_struct};
 use crate::graph::{Binding, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};
 
@@ -35,10 +35,11 @@ impl Op for Scale {
         vec![gradients[0].map(|dy| graph.apply(*self, &[dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        let elements = shapes.output_elements(0);
-        let params = ScaleParams { elements: word(elements), factor: self.0 };
-        vec![independent(Kernel::new("scale"), &[Binding::Input(0)], &[Binding::Output(0)], &params, elements)]
+    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        let sizes = elements_and_columns(shapes.outputs[0]);
+        let params = ScaleParams { elements: word(sizes[0]), factor: self.0 };
+        let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
+        vec![by_element(Kernel::new("scale"), [&reads, &writes], &params, sizes, profile)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::config::{Eval, Rollout};
 use crate::error::Result;
 use crate::flow::sampler::{Sampler, Transition};
-use crate::gpu::{Command, Gpu, Region};
-use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::gpu::{Buffer, Command, Gpu, Region};
+use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network, START};
 use crate::ops::policy_stats;
 use crate::ranks::Team;
@@ -83,7 +83,7 @@ impl Evaluator {
         let (mut drift, mut base_sampling) = (None, None);
         if let Some(reference) = reference {
             base_sampling = Some(draws(&reference.network, &reference.stores)?);
-            drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, batch)?);
+            drift = Some(DriftMeter::new(gpu, eval.guidance_scale, rollout, tuned, batches)?);
         }
         Ok(Self {
             count: eval.count,
@@ -269,15 +269,18 @@ struct DriftMeter {
     time: Tensor,
     condition: ConditionInput,
     stats: Tensor,
+    /// The statistics of all batches and steps, read at once.
+    record: Arc<Buffer>,
 }
 
 impl DriftMeter {
+    /// For up to `most` samples in batches of `batch`.
     fn new(
         gpu: &Arc<Gpu>,
         guidance_scale: f64,
         rollout: &Rollout,
         tuned: ModelOnDevice<'_>,
-        batch: usize,
+        [most, batch]: [usize; 2],
     ) -> Result<Self> {
         let ModelOnDevice { network, stores, .. } = tuned;
         let shape = network.model.batch_shape(batch);
@@ -307,6 +310,8 @@ impl DriftMeter {
             time,
             condition,
             stats,
+            record: gpu
+                .allocate("drift of all batches", DType::F32.bytes(&[most.div_ceil(batch), rollout.steps, batch, 2]))?,
         })
     }
 
@@ -344,12 +349,12 @@ impl DriftMeter {
 
     /// The squared differences of the velocities, `[requests, steps]`.
     fn squares(&mut self, sampling: &mut Sampling, requests: &[SampleRequest]) -> Result<Vec<f32>> {
-        let Self { gpu, model, batch, ode, plan, .. } = self;
-        let steps = ode.steps();
-        let mut squares = vec![0.0; requests.len() * steps];
+        let Self { gpu, model, batch, ode, plan, record, .. } = self;
+        let (steps, batches) = (ode.steps(), requests.len().div_ceil(*batch));
         if requests.is_empty() {
-            return Ok(squares);
+            return Ok(Vec::new());
         }
+        let bytes = |steps: usize| DType::F32.bytes(&[steps, *batch, 2]);
         sampling.draw_visited(ode, requests, None, |context| {
             let part = |tensor| Region { bytes: context.x.bytes, ..plan.region(tensor).clone() };
             let (x, velocity) = (part(self.x), part(self.velocity));
@@ -366,12 +371,19 @@ impl DriftMeter {
             }
             plan.write(self.time, &vec![model.time_of(ode.sigmas[context.step]); *batch]);
             plan.run()?;
-            let stats: Vec<f32> = plan.read(&[self.stats])?;
-            for (row, stats) in stats.chunks(2).take(context.count).enumerate() {
-                squares[(context.first + row) * steps + context.step] = stats[1];
-            }
-            Ok(())
+            let place = context.first / *batch * steps + context.step;
+            let to = Region { buffer: record.clone(), offset: bytes(place), bytes: bytes(1) };
+            gpu.encode([Command::Copy { from: plan.region(self.stats), to: &to }])
         })?;
-        Ok(squares)
+        let all = Region { buffer: record.clone(), offset: 0, bytes: bytes(batches * steps) };
+        let stats: Vec<f32> = gpu.read(&[&all])?;
+        let of = |sample: usize, step: usize| {
+            let row = (sample / *batch * steps + step) * *batch + sample % *batch;
+            stats[2 * row + 1]
+        };
+        Ok((0..requests.len())
+            .flat_map(|sample| (0..steps).map(move |step| (sample, step)))
+            .map(|(sample, step)| of(sample, step))
+            .collect())
     }
 }

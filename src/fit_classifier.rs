@@ -10,7 +10,7 @@ use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::model::{Classifier, ClassifierConfig};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, cross_entropy, sampler_step};
-use crate::optimizer::{GRADIENTS, MicroBatches, Optimizer, PARAMETERS, StepReport};
+use crate::optimizer::{GRADIENTS, MicroBatches, Optimizer, PARAMETERS, StepRecord, StepReport};
 use crate::ranks::{Seat, Team};
 
 /// The classifier network for a data set.
@@ -62,6 +62,7 @@ pub struct Fitting<'a> {
     settings: FitSettings,
     data: &'a Dataset,
     batches: MicroBatches,
+    record: StepRecord,
     /// Weights and moments.
     pub optimizer: Optimizer,
     plan: Plan,
@@ -118,6 +119,7 @@ impl<'a> Fitting<'a> {
         let batches =
             MicroBatches::new(classifier.batch_size, classifier.effective_micro_batch(), classifier.reduction);
         Ok(Self {
+            record: StepRecord::new(gpu, classifier.batch_size)?,
             settings,
             data,
             batches,
@@ -140,14 +142,18 @@ impl<'a> Fitting<'a> {
         NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: sample as u32, step: domain }
     }
 
-    /// Trains on one batch; the loss is the mean cross-entropy.
+    /// Trains on one batch; the loss is the mean cross-entropy. Does not wait for the outcome.
     ///
     /// # Errors
-    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
-    pub fn step(&mut self, step: usize) -> Result<StepReport> {
+    /// If the device is lost.
+    ///
+    /// # Panics
+    /// If `step` is a multiple of [`STEPS_AT_ONCE`](crate::optimizer::STEPS_AT_ONCE) and [`Fitting::outcomes`] has not
+    /// been called since the last one.
+    pub fn step(&mut self, step: usize) -> Result<()> {
         let [mut choice, mut augment] = [SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
         let batches = self.batches.clone();
-        let loss = batches.gradient(
+        batches.gradient(
             self,
             |it| &it.optimizer,
             |it, samples, is_own| {
@@ -162,13 +168,13 @@ impl<'a> Fitting<'a> {
                     }
                 }
                 if !is_own {
-                    return Ok(Vec::new());
+                    return Ok(());
                 }
                 it.plan.write(it.images, &images);
                 it.plan.write(it.labels, &labels);
                 it.plan.write_structs(it.keys, &keys);
                 it.plan.run()?;
-                it.plan.read(&[it.loss])
+                it.record.push(it.plan.region(it.loss))
             },
         )?;
         self.optimizer.update(&AdamWSettings {
@@ -181,9 +187,16 @@ impl<'a> Fitting<'a> {
             max_grad_norm: 0.0,
             average_decay: 1.0,
         })?;
-        let norm = self.optimizer.norm_of_team(self.batches.team())?;
-        let when = format!("step {}", step + 1);
-        self.optimizer.settle(norm, self.settings.max_skipped_updates, &when, "classifier.learning_rate")?;
-        Ok(StepReport { loss, norm, learning_rate: self.settings.classifier.learning_rate })
+        self.record.end_step(&self.optimizer, step, self.settings.classifier.learning_rate)
+    }
+
+    /// The outcomes of the steps since the last call. Waits for them.
+    ///
+    /// # Errors
+    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
+    pub fn outcomes(&mut self) -> Result<Vec<StepReport>> {
+        let reports = self.record.take(&self.batches)?;
+        self.optimizer.note_steps(&reports, self.settings.max_skipped_updates, "classifier.learning_rate")?;
+        Ok(reports)
     }
 }

@@ -16,10 +16,9 @@ use crate::graph::{self, DType, DeviceProfile, Graph, Plan, Store, StoreMemory, 
 use crate::model::folder::StoredTensors;
 use crate::model::{Layout, OnDevice, WeightSource, header};
 use crate::ops::{AdamW, AdamWSettings, AdamWStep, Optimized, Summed, sum_squares_of};
-use crate::ranks::Team;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use micro_batches::MicroBatches;
+pub use micro_batches::{MicroBatches, STEPS_AT_ONCE, StepRecord, StepReport};
 
 /// The weights that are trained.
 pub const PARAMETERS: Store = Store("parameters");
@@ -49,6 +48,8 @@ pub struct Optimizer {
     sum_squares: Tensor,
     /// Updates so far, without the skipped ones that [`Optimizer::settle`] has seen.
     pub step: u64,
+    /// Skipped ones among them that [`Optimizer::note`] has seen.
+    pub uncounted: u64,
     /// Updates skipped in a row so far.
     pub skipped_in_a_row: usize,
 }
@@ -112,13 +113,9 @@ impl Optimizer {
             layout,
             stores,
             step: 0,
+            uncounted: 0,
             skipped_in_a_row: 0,
         })
-    }
-
-    /// Number of dispatches and submissions of an update.
-    pub fn update_counts(&self) -> [usize; 2] {
-        [self.update.dispatch_count(), self.update.submission_count()]
     }
 
     /// The stores, for plans that use them.
@@ -184,29 +181,32 @@ impl Optimizer {
         Ok(GradientNorm::from_sums([sums[0], sums[1]]))
     }
 
-    /// The gradient norm of the last update, which all ranks of a team have made.
-    ///
-    /// # Errors
-    /// If a device is lost, or the norms of the same gradient differ.
-    #[maybe_async]
-    pub async fn norm_of_team(&self, team: &Team) -> Result<GradientNorm> {
-        let norm = team.agree(self.norm().await)?;
-        let norms = team.gather(&norm.norm.to_bits().to_le_bytes())?;
-        check_norms(&norms)?;
-        Ok(norm)
-    }
-
     /// Records the outcome of an update: a skipped one does not count as a step.
     ///
     /// # Errors
     /// If more than `most` in a row were skipped. For the message, `when` is the update and `key` the learning
     /// rate to lower.
     pub fn settle(&mut self, norm: GradientNorm, most: usize, when: &str, key: &str) -> Result<()> {
+        let noted = self.note(norm, most, when, key);
+        self.discount_skipped();
+        noted
+    }
+
+    /// No longer counts the skipped updates that [`Optimizer::note`] has seen as steps.
+    pub fn discount_skipped(&mut self) {
+        self.step -= std::mem::take(&mut self.uncounted);
+    }
+
+    /// [`Optimizer::settle`], but a skipped update counts as a step until [`Optimizer::discount_skipped`].
+    ///
+    /// # Errors
+    /// As [`Optimizer::settle`].
+    pub fn note(&mut self, norm: GradientNorm, most: usize, when: &str, key: &str) -> Result<()> {
         if !norm.skipped {
             self.skipped_in_a_row = 0;
             return Ok(());
         }
-        self.step -= 1;
+        self.uncounted += 1;
         self.skipped_in_a_row += 1;
         if self.skipped_in_a_row <= most {
             return Ok(());
@@ -307,17 +307,6 @@ pub struct GradientNorm {
     pub norm: f32,
     /// Whether the update was skipped because the gradients were not finite.
     pub skipped: bool,
-}
-
-/// The result of one step of supervised training.
-#[derive(Clone, Copy, Debug)]
-pub struct StepReport {
-    /// Mean loss over the batch.
-    pub loss: f64,
-    /// Gradient norm, and whether the update was skipped.
-    pub norm: GradientNorm,
-    /// Learning rate.
-    pub learning_rate: f64,
 }
 
 impl GradientNorm {

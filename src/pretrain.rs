@@ -18,7 +18,7 @@ use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{Graph, Plan, Stores, Tensor};
 use crate::model::{ConditionInput, FlowModel, Network, WeightSource};
 use crate::ops::{AdamWSettings, NoiseWords, PhiloxNormal, SamplerRow, mean_squared_error, sampler_step};
-use crate::optimizer::{GRADIENTS, MicroBatches, Optimizer, PARAMETERS, StepReport};
+use crate::optimizer::{GRADIENTS, MicroBatches, Optimizer, PARAMETERS, StepRecord, StepReport};
 use crate::ranks::{Seat, Team};
 
 /// Forward and backward pass of one micro-batch of flow matching.
@@ -185,6 +185,7 @@ pub struct Pretraining<'a> {
     model: FlowModel,
     data: &'a dyn Examples,
     batches: MicroBatches,
+    record: StepRecord,
     /// Weights, moments and average.
     pub optimizer: Optimizer,
     step_graph: FlowMatchingGraph,
@@ -248,7 +249,8 @@ impl<'a> Pretraining<'a> {
         plan.write(step_graph.weight, &vec![1.0 / settings.pretrain.batch_size as f32; micro_batch]);
         let model = network.model.clone();
         let batches = MicroBatches::new(settings.pretrain.batch_size, micro_batch, settings.pretrain.reduction);
-        Ok(Self { settings, model, data, batches, optimizer, step_graph, plan, reported: false })
+        let record = StepRecord::new(gpu, settings.pretrain.batch_size)?;
+        Ok(Self { settings, model, data, batches, record, optimizer, step_graph, plan, reported: false })
     }
 
     /// From now on, each batch is shared with the other ranks of a team.
@@ -276,27 +278,30 @@ impl<'a> Pretraining<'a> {
         NoiseKey { seed: self.settings.seed, rollout: step as u32, sample: sample as u32, step: domain }
     }
 
-    /// Trains on one batch; `step` counts from 0 and determines what is drawn.
+    /// Trains on one batch; `step` counts from 0 and determines what is drawn. Does not wait for the outcome.
     ///
     /// # Errors
-    /// If an example cannot be read, the device is lost, or more than `train.max_skipped_updates` updates in a row were
-    /// skipped.
-    pub fn step(&mut self, step: usize) -> Result<StepReport> {
+    /// If an example cannot be read, or the device is lost.
+    ///
+    /// # Panics
+    /// If `step` is a multiple of [`STEPS_AT_ONCE`](crate::optimizer::STEPS_AT_ONCE) and [`Pretraining::outcomes`] has not
+    /// been called since the last one.
+    pub fn step(&mut self, step: usize) -> Result<()> {
         let [times, dropout, choice, augment] =
             [PRETRAIN_TIME, DROPOUT, SHUFFLE, AUGMENT].map(|domain| Stream::new(self.key(step, 0, domain)));
         let mut choices = Choices { times, dropout, choice, augment };
         let batches = self.batches.clone();
-        let loss = batches.gradient(
+        batches.gradient(
             self,
             |it| &it.optimizer,
             |it, samples, is_own| {
                 let drawn: Vec<Drawn> = samples.clone().map(|_| it.draw(&mut choices)).collect();
                 if !is_own {
-                    return Ok(Vec::new());
+                    return Ok(());
                 }
                 it.write_micro_batch(step, samples.start, &drawn)?;
                 it.plan.run()?;
-                it.plan.read(&[it.step_graph.loss])
+                it.record.push(it.plan.region(it.step_graph.loss))
             },
         )?;
         let learning_rate = self.learning_rate(step);
@@ -310,8 +315,16 @@ impl<'a> Pretraining<'a> {
             max_grad_norm: self.settings.pretrain.max_grad_norm,
             average_decay: EmaWarmUp::Rational.decay(self.settings.pretrain.ema_decay, step as u64),
         })?;
-        let norm = self.optimizer.norm_of_team(self.batches.team())?;
-        let when = format!("step {}", step + 1);
+        self.record.end_step(&self.optimizer, step, learning_rate)
+    }
+
+    /// The outcomes of the steps since the last call. Waits for them.
+    ///
+    /// # Errors
+    /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
+    pub fn outcomes(&mut self) -> Result<Vec<StepReport>> {
+        let reports = self.record.take(&self.batches)?;
+        let Some(last) = reports.last() else { return Ok(reports) };
         let lost = match &self.step_graph.halves {
             Some(halves) => {
                 LostInHalf::explain(&halves.take(&self.plan, self.batches.team())?, "pretrain.half_activations")
@@ -319,15 +332,15 @@ impl<'a> Pretraining<'a> {
             None => None,
         };
         if let Some(lost) = lost.as_ref().filter(|_| !self.reported) {
-            log::warn!("{when}: {lost}");
+            log::warn!("step {}: {lost}", last.step + 1);
             self.reported = true;
         }
-        let settled = self.optimizer.settle(norm, self.settings.max_skipped_updates, &when, "pretrain.learning_rate");
+        let settled = self.optimizer.note_steps(&reports, self.settings.max_skipped_updates, "pretrain.learning_rate");
         settled.map_err(|cause| match lost {
             Some(lost) => cause.followed_by(&format!("; {lost}")),
             None => cause,
         })?;
-        Ok(StepReport { loss, norm, learning_rate })
+        Ok(reports)
     }
 
     /// The choices of the next example.

@@ -5,6 +5,7 @@ mod learners;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,7 +16,7 @@ use crate::graph::{DeviceProfile, Graph, Store, check_tensors, planned_bytes};
 use crate::memory::TrainingMemory;
 use crate::model::Layout;
 use crate::model::folder::StoredTensors;
-use crate::optimizer::{self, Optimizer, PARAMETERS, StepReport};
+use crate::optimizer::{self, Optimizer, PARAMETERS, STEPS_AT_ONCE, StepRecord, StepReport};
 use crate::ranks::Team;
 use crate::report::{self, LiveReport};
 use crate::run::{LoadedCheckpoint, MetricsLog, Progress, RunDirectory, Verbosity, checkpoint};
@@ -26,6 +27,9 @@ pub use learners::{Fitter, Pretrainer, PretrainingPlan};
 /// Checkpoints that are kept: the newest, and one to fall back to.
 const KEEP: usize = 2;
 
+/// The progress shows a loss that is not much older than this.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// File of a checkpoint with AdamW's moments.
 const MOMENTS: &str = "optimizer.safetensors";
 /// File of a checkpoint with [`State`].
@@ -33,11 +37,18 @@ const STATE: &str = "state.json";
 
 /// A model in training.
 pub trait Learner {
-    /// Trains on one batch; `step` counts from 0 and determines what is drawn.
+    /// Trains on one batch; `step` counts from 0 and determines what is drawn. Does not wait for the outcome.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn step(&mut self, step: usize) -> Result<()>;
+
+    /// The outcomes of the steps since the last call, which comes before any step that is a multiple of
+    /// [`STEPS_AT_ONCE`]. Waits for them.
     ///
     /// # Errors
     /// If the device is lost, or more than `train.max_skipped_updates` updates in a row were skipped.
-    fn step(&mut self, step: usize) -> Result<StepReport>;
+    fn outcomes(&mut self) -> Result<Vec<StepReport>>;
 
     /// Weights and moments.
     fn optimizer(&self) -> &Optimizer;
@@ -95,13 +106,20 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The cost of a step that replays `graph` this many times and then updates the parameters of `layout`.
+    /// The cost of a step with a batch in micro-batches of this size: it replays `graph` for each, and then updates the
+    /// parameters of `layout`.
     ///
     /// # Errors
     /// [`Error::Device`] if a tensor is too large for such a device.
-    pub fn of(layout: &Layout, graph: &Graph, replays: usize, profile: &DeviceProfile) -> Result<Self> {
+    pub fn of(
+        layout: &Layout,
+        graph: &Graph,
+        [batch, micro_batch]: [usize; 2],
+        profile: &DeviceProfile,
+    ) -> Result<Self> {
         check_tensors(graph, profile)?;
-        let fixed = optimizer::planned_bytes(layout, profile) + STAGING_BYTES;
+        let replays = batch / micro_batch;
+        let fixed = optimizer::planned_bytes(layout, profile) + StepRecord::bytes(batch) + STAGING_BYTES;
         Ok(Self {
             parameters: layout.parameter_count(),
             trainable: layout.entries().iter().filter(|entry| entry.trainable).map(|entry| entry.elements()).sum(),
@@ -154,6 +172,9 @@ struct State {
     optimizer_step: u64,
     /// Updates skipped in a row, including the last.
     skipped_in_a_row: usize,
+    /// Skipped updates that the optimizer still counts as steps.
+    #[serde(default)]
+    uncounted: u64,
     /// The bits of the sum of losses since the last line of metrics: JSON would round it.
     loss_sum_bits: u64,
     /// How many losses are in the sum.
@@ -194,31 +215,36 @@ pub fn train(
     };
     let mut progress = Progress::new(pace.label, pace.steps as u64, *verbosity).starting_at(state.step as u64);
     let mut saved = state.step;
-    let mut last = None;
-    let mut live = LiveReport::default();
+    // The mean loss in the last line of metrics, and the newest outcome.
+    let (mut last, mut newest) = (None, None);
+    let (mut live, mut looked) = (LiveReport::default(), Instant::now());
     while state.step < pace.steps && !team.any(stop.load(Ordering::Relaxed))? {
         let _iteration = gpu.phase(ITERATION);
         let update = gpu.phase("update");
-        let report = learner.step(state.step)?;
-        drop(update);
+        learner.step(state.step)?;
         state.step += 1;
         let done = state.step;
         let due = |every: usize| done == pace.steps || (every > 0 && done.is_multiple_of(every));
-        let loss = f64::from_bits(state.loss_sum_bits) + report.loss;
-        (state.loss_sum_bits, state.loss_count) = (loss.to_bits(), state.loss_count + 1);
+        // Ranks read outcomes together, so only a process alone may go by its clock.
+        let is_late = !team.is_many() && looked.elapsed() >= LOOK_AFTER;
+        if is_late || [STEPS_AT_ONCE, pace.log_every, pace.preview_every, pace.save_every].into_iter().any(due) {
+            newest = state.add(&learner.outcomes()?).or(newest);
+            looked = Instant::now();
+        }
+        drop(update);
         if due(pace.log_every) {
-            let mean = loss / f64::from(state.loss_count);
+            let mean = f64::from_bits(state.loss_sum_bits) / f64::from(state.loss_count);
             (state.loss_sum_bits, state.loss_count, last) = (0, 0, Some(mean));
-            if let Some(metrics) = &mut metrics {
+            if let (Some(metrics), Some(newest)) = (&mut metrics, newest) {
                 metrics.append(&json!({
                     "iteration": done,
                     "loss": mean,
-                    "grad_norm": report.norm.norm,
-                    "lr": report.learning_rate,
+                    "grad_norm": newest.norm.norm,
+                    "lr": newest.learning_rate,
                 }))?;
             }
         }
-        progress.update(done as u64, &format!("loss {:.4}", report.loss));
+        progress.update(done as u64, &newest.map_or_else(String::new, |newest| format!("loss {:.4}", newest.loss)));
         if due(pace.preview_every) {
             let _phase = gpu.phase("preview");
             let file = directory.sample(done as u64);
@@ -236,6 +262,7 @@ pub fn train(
         }
     }
     if saved < state.step {
+        state.add(&learner.outcomes()?);
         save(learner, &state, directory, metrics.as_ref())?;
     }
     let finished = state.step == pace.steps;
@@ -253,6 +280,17 @@ pub fn train(
         report::conclude(directory)?;
     }
     Ok(Outcome { done: state.step, finished })
+}
+
+impl State {
+    /// Adds the losses of steps; returns the last of them.
+    fn add(&mut self, reports: &[StepReport]) -> Option<StepReport> {
+        for report in reports {
+            self.loss_sum_bits = (f64::from_bits(self.loss_sum_bits) + report.loss).to_bits();
+            self.loss_count += 1;
+        }
+        reports.last().copied()
+    }
 }
 
 /// Writes the current model, or the adapter alone if one is trained.
@@ -276,6 +314,7 @@ fn save(learner: &impl Learner, state: &State, directory: &RunDirectory, metrics
     let state = State {
         optimizer_step: optimizer.step,
         skipped_in_a_row: optimizer.skipped_in_a_row,
+        uncounted: optimizer.uncounted,
         base_crc32: saved.base_crc32(),
         version: env!("CARGO_PKG_VERSION").into(),
         ..state.clone()
@@ -303,5 +342,6 @@ fn restore(learner: &mut impl Learner, checkpoint: &LoadedCheckpoint) -> Result<
     optimizer.restore_moments(&StoredTensors::open(&checkpoint.path_of(MOMENTS)?)?)?;
     optimizer.step = state.optimizer_step;
     optimizer.skipped_in_a_row = state.skipped_in_a_row;
+    optimizer.uncounted = state.uncounted;
     Ok(state)
 }

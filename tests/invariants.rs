@@ -7,6 +7,7 @@ mod invariants {
     mod chunks;
     mod dump;
     mod gradients;
+    mod latency;
     mod lora;
     mod memory;
     mod methods;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::shapes::{ATTENTION, CONV2D, LAYER_NORM, LINEAR, measured};
+use super::shapes::{ATTENTION, BENCHMARKED, CONV2D, LAYER_NORM, LINEAR, measured};
 use crate::autodiff::backward;
 use crate::error::Result;
 use crate::gpu::{Gpu, ShaderStruct};
@@ -241,8 +241,9 @@ pub fn layer_norms() -> Vec<Case> {
 
 /// GELU between the layers of an MLP.
 pub fn gelus() -> Vec<Case> {
-    vec![Case::new("gelu 2048x512", |graph| {
-        let x = graph.input("x", &[2048, 512]);
+    let (rows, columns) = (2048, BENCHMARKED.mlp);
+    vec![Case::new(format!("gelu {rows}x{columns}"), |graph| {
+        let x = graph.input("x", &[rows, columns]);
         let y = graph.apply(Activation::Gelu, &[x]);
         graph.keep(y);
     })]

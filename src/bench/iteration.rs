@@ -8,6 +8,7 @@ use super::results::Measurement;
 use crate::assets;
 use crate::config::{Config, ModelSource};
 use crate::error::{Error, Result};
+use crate::gpu::Submitted;
 use crate::graph::DeviceProfile;
 use crate::model::{Network, StoredModel};
 use crate::optimizer::Optimizer;
@@ -37,10 +38,13 @@ impl Suite<'_> {
         let conditions = (0..flow_model.num_conditions() as u32).collect();
         let (network, drawn) = (Network::from(&flow_model), settings.updates.of_rollouts());
         let mut collector = RolloutCollector::new(&self.gpu, drawn, &network, conditions, optimizer.stores())?;
-        let mut index = 0;
+        let (mut index, gpu, mut sent) = (0, self.gpu.clone(), None);
         let mut run = || {
             index += 1;
-            seconds(|| collector.collect(index).map(|_| ()))
+            let before = gpu.submitted();
+            let seconds = seconds(|| collector.collect(index).map(|_| ()));
+            sent = Some(gpu.submitted() - before);
+            seconds
         };
         // Compiles and measures.
         run()?;
@@ -49,7 +53,8 @@ impl Suite<'_> {
         let timing = self.pace.repeat(|| run().inspect(|seconds| spent += seconds))?;
         let row = Measurement::new("rollout", timing, cost.rollout_flops, 0).against(self.limits);
         let kernels = share_of_kernels(self.gpu.kernel_time() - before, spent);
-        self.add(row.with([("images/s", config.rollout.samples() as f64 / timing.median()), kernels]));
+        let row = row.with([("images/s", config.rollout.samples() as f64 / timing.median()), kernels]);
+        self.add(row.with(sent.into_iter().flat_map(counts)));
         Ok(())
     }
 
@@ -61,13 +66,16 @@ impl Suite<'_> {
         let mut trainer = Trainer::new(&self.gpu, settings, &model)?;
         let mut index = 0;
         let mut parts: Vec<[f64; 4]> = Vec::new();
+        let (gpu, mut sent) = (self.gpu.clone(), None);
         let mut run = || {
+            let before = gpu.submitted();
             let mut of_parts = [0.0; 3];
             let total = seconds(|| {
                 of_parts = trainer.iteration(index)?.seconds;
                 Ok(())
             })?;
             index += 1;
+            sent = Some(gpu.submitted() - before);
             let [rollout, reward, update] = of_parts;
             parts.push([rollout, reward, update, total - rollout - reward - update]);
             Ok(total)
@@ -88,12 +96,18 @@ impl Suite<'_> {
             ("reward ms", of_part(1)),
             ("update ms", of_part(2)),
             ("host ms", of_part(3)),
-            ("dispatches", cost.dispatches as f64),
             kernels,
         ]);
-        self.add(row);
+        self.add(row.with(sent.into_iter().flat_map(counts)));
         Ok(())
     }
+}
+
+/// What a run has sent to the device: small models on large devices wait for this.
+pub(super) fn counts(sent: Submitted) -> [(&'static str, f64); 4] {
+    let Submitted { submissions, dispatches, writes, readbacks } = sent;
+    [("submissions", submissions), ("dispatches", dispatches), ("host writes", writes), ("readbacks", readbacks)]
+        .map(|(name, count)| (name, count as f64))
 }
 
 /// The share of the time spent inside kernels: the time of each plan's dispatches, timed one by one, multiplied by its

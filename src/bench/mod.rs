@@ -5,6 +5,7 @@ mod all_reduce;
 pub mod cases;
 mod iteration;
 mod kernels;
+mod large;
 mod measure;
 mod network;
 mod results;
@@ -45,6 +46,9 @@ pub const NAMES: [&str; 14] = [
     "rl-iteration",
 ];
 
+/// Benchmarks of large models, which run only if they are asked for: on small devices they take minutes.
+pub const LARGE_NAMES: [&str; 2] = ["large", "sd35-block"];
+
 /// A single run should not take longer than this; a benchmark that would is skipped with a note.
 const LONGEST_RUN: f64 = 10.0;
 
@@ -61,6 +65,7 @@ pub enum Event<'a> {
 pub struct Suite<'a> {
     gpu: Arc<Gpu>,
     pace: Pace,
+    is_quick: bool,
     longest_run: f64,
     listener: &'a mut dyn FnMut(Event<'_>),
     /// From the fastest runs of `fma` and `copy`: disturbances can only slow them down.
@@ -76,11 +81,11 @@ impl std::fmt::Debug for Suite<'_> {
 
 impl<'a> Suite<'a> {
     /// A suite that has measured nothing yet. `options` are those that the device was opened with; `quick` spends a
-    /// tenth of a second on each benchmark instead of a second.
+    /// tenth of a second on each benchmark instead of a second, and reduces large ones.
     pub fn new(gpu: &Arc<Gpu>, options: &Options, quick: bool, listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
         let pace = if quick { Pace::QUICK } else { Pace::NORMAL };
         let (limits, results) = (Roofline::default(), Results::new(gpu, options));
-        Self { gpu: gpu.clone(), pace, longest_run: LONGEST_RUN, listener, limits, results }
+        Self { gpu: gpu.clone(), pace, is_quick: quick, longest_run: LONGEST_RUN, listener, limits, results }
     }
 
     /// The same, which skips kernels that would take longer than this many seconds a run.
@@ -89,14 +94,14 @@ impl<'a> Suite<'a> {
         Self { longest_run: seconds, ..self }
     }
 
-    /// Runs the benchmarks with these names from [`NAMES`]; the limits come first if others need them and they have not
+    /// Runs the benchmarks with these names from [`NAMES`] and [`LARGE_NAMES`]; the limits come first if others need them and they have not
     /// been measured before. `batch` is that of `dit-step`.
     ///
     /// # Errors
     /// If the device is lost, or the training step returns unexpected losses.
     pub fn run(&mut self, names: &[&str], batch: usize) -> Result<()> {
         let has_shares = names.iter().any(|name| !["fma", "copy", "dispatch", "readback"].contains(name));
-        for name in NAMES {
+        for name in NAMES.into_iter().chain(LARGE_NAMES) {
             let is_missing = match name {
                 "fma" => self.limits.flops_per_second == 0.0,
                 "copy" => self.limits.bytes_per_second == 0.0,
@@ -123,6 +128,8 @@ impl<'a> Suite<'a> {
                 "dit-step" => self.dit_step(batch)?,
                 "rollout" => self.rollout()?,
                 "rl-iteration" => self.rl_iteration()?,
+                "large" => self.large()?,
+                "sd35-block" => self.sd35_block()?,
                 _ => unreachable!("{name} is among the names"),
             }
         }

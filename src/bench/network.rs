@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::Suite;
 use super::cases::adamw_settings;
+use super::iteration::counts;
 use super::measure::seconds;
 use super::results::Measurement;
+use super::shapes::BENCHMARKED;
 use crate::autodiff::backward;
 use crate::config::{Positions, TimeConvention};
 use crate::error::{Error, Result};
@@ -64,10 +66,10 @@ impl StepGraph {
             image_size,
             channels: 3,
             patch_size: 4,
-            hidden_size: 128,
+            hidden_size: BENCHMARKED.width,
             depth,
-            num_heads: 4,
-            mlp_ratio: 4.0,
+            num_heads: BENCHMARKED.heads,
+            mlp_ratio: BENCHMARKED.mlp as f64 / BENCHMARKED.width as f64,
             num_classes: 10,
             has_null_class: true,
             learn_sigma: false,
@@ -210,15 +212,19 @@ impl BenchmarkStep {
 impl Suite<'_> {
     /// Measures a bound step, which must have run before.
     pub(super) fn measure_step(&mut self, name: &str, step: &mut BenchmarkStep) -> Result<Measurement> {
-        let gpu = self.gpu.clone();
+        let (gpu, mut sent) = (self.gpu.clone(), None);
         let timing = self.pace.repeat(|| {
-            seconds(|| {
+            let before = gpu.submitted();
+            let seconds = seconds(|| {
                 step.step()?;
                 gpu.wait()
-            })
+            });
+            sent = Some(gpu.submitted() - before);
+            seconds
         })?;
         let images = step.batch as f64 / timing.median();
-        Ok(Measurement::new(name, timing, step.flops, 0).against(self.limits).with([("images/s", images)]))
+        let row = Measurement::new(name, timing, step.flops, 0).against(self.limits);
+        Ok(row.with([("images/s", images)]).with(sent.into_iter().flat_map(counts)))
     }
 
     /// The benchmark network's training step.
@@ -231,10 +237,7 @@ impl Suite<'_> {
         let losses = step.first_losses()?;
         let mut row = self.measure_step(&name, &mut step)?;
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let [dispatches, submissions] = step.optimizer.update_counts();
         row = row.with([
-            ("dispatches", (dispatches + step.plan.dispatch_count()) as f64),
-            ("submissions", (submissions + step.plan.submission_count()) as f64),
             ("planned MiB", mebibytes(step.planned[0])),
             ("planned MiB without reuse", mebibytes(step.planned[1])),
             ("held MiB", mebibytes(held)),

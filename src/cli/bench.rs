@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Global, say};
-use crate::bench::{self, Event, Measurement, NAMES, Results, Suite};
+use crate::bench::{self, Event, LARGE_NAMES, Measurement, NAMES, Results, Suite};
 use crate::config::{Precision, nearest};
 use crate::error::{Error, Result};
 use crate::profile::Profile;
@@ -15,7 +15,9 @@ use crate::{assets, files};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What to measure; by default everything: fma, copy, dispatch, readback, matmul, attention, layer_norm,
-    /// gelu, adamw, philox, dit-step, rollout, rl-iteration. Of several ranks: all-reduce
+    /// gelu, adamw, philox, dit-step, rollout, rl-iteration. Only by name, because they take minutes on small devices:
+    /// large (products and attention of Stable Diffusion 3.5 medium), sd35-block (a block of it with an adapter, forward
+    /// and backward; fewer tokens with --quick). Of several ranks: all-reduce
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Spend a tenth of the time, for a first look
@@ -108,10 +110,11 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
 
 /// The given names. Without any, all of them, unless `--scaling` was given instead.
 fn names(arguments: &Arguments) -> Result<Vec<&str>> {
-    if let Some(name) = arguments.names.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(Error::input(match nearest(name, &NAMES) {
-            Some(known) => format!("no benchmark is called `{name}`; did you mean `{known}`?"),
-            None => format!("no benchmark is called `{name}`; the benchmarks are {}", NAMES.join(", ")),
+    let known: Vec<&str> = NAMES.into_iter().chain(LARGE_NAMES).collect();
+    if let Some(name) = arguments.names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(Error::input(match nearest(name, &known) {
+            Some(near) => format!("no benchmark is called `{name}`; did you mean `{near}`?"),
+            None => format!("no benchmark is called `{name}`; the benchmarks are {}", known.join(", ")),
         }));
     }
     let all_by_default = arguments.names.is_empty() && !arguments.scaling;

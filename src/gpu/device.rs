@@ -7,6 +7,7 @@ use std::time::Duration;
 use maybe_async::maybe_async;
 
 use super::adapter::{self, AdapterDescription, DeviceKind, LimitsMode, Matrices, Options};
+use super::pending::Pending;
 use super::pipeline::{Pipelines, Region};
 use super::pipeline_cache::PipelineCache;
 use super::profiler::Profiler;
@@ -61,6 +62,24 @@ pub struct Submitted {
     pub submissions: u64,
     /// Dispatches in them, without those that count submissions.
     pub dispatches: u64,
+    /// Writes by the host: one for all small ones of a submission, and one for each large one.
+    pub writes: u64,
+    /// Times that the host waited for a result and read it.
+    pub readbacks: u64,
+}
+
+impl std::ops::Sub for Submitted {
+    type Output = Self;
+
+    /// What was sent since an earlier moment.
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            submissions: self.submissions - earlier.submissions,
+            dispatches: self.dispatches - earlier.dispatches,
+            writes: self.writes - earlier.writes,
+            readbacks: self.readbacks - earlier.readbacks,
+        }
+    }
 }
 
 /// Large stores are split into chunks of this size even if a device allows larger buffers: allocators find room for
@@ -99,7 +118,9 @@ pub struct Gpu {
     pub(super) readback: Mutex<Option<Readback>>,
     unused: OnceLock<Region>,
     /// Commands waiting to be submitted together.
-    pub(super) pending: Mutex<Option<wgpu::CommandEncoder>>,
+    pub(super) pending: Mutex<Pending>,
+    /// What small writes among them are copied from; not set only while the device is being opened.
+    pub(super) uploads: OnceLock<Arc<Buffer>>,
     buffers_made: AtomicU64,
     pub(super) pipelines_made: AtomicU64,
     bind_groups_made: AtomicU64,
@@ -108,6 +129,8 @@ pub struct Gpu {
     pub(super) bytes_waiting: AtomicU64,
     pub(super) submissions: AtomicU64,
     pub(super) dispatches: AtomicU64,
+    pub(super) writes: AtomicU64,
+    pub(super) readbacks: AtomicU64,
     pub(super) profiler: OnceLock<Arc<Profiler>>,
     kernel_nanoseconds: AtomicU64,
     tuning: Arc<Tuning>,
@@ -193,6 +216,7 @@ impl Gpu {
             unused: OnceLock::new(),
             readback: Mutex::default(),
             pending: Mutex::default(),
+            uploads: OnceLock::new(),
             chunk_bytes: options.chunk_bytes.unwrap_or(LARGEST_CHUNK),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
@@ -212,6 +236,8 @@ impl Gpu {
             bytes_waiting: AtomicU64::new(0),
             submissions: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            readbacks: AtomicU64::new(0),
             profiler: OnceLock::new(),
             kernel_nanoseconds: AtomicU64::new(0),
             tuning,
@@ -219,6 +245,7 @@ impl Gpu {
         };
         gpu.finished = Some(Finished::new(&gpu)?);
         gpu.readback = Mutex::new(Some(Readback::new(&gpu)?));
+        gpu.uploads.set(gpu.make_upload_buffer()?).expect("the device is just being opened");
         let unused = Region { buffer: gpu.allocate("unused", 256)?, offset: 0, bytes: 256 };
         gpu.unused.set(unused).expect("the device is just being opened");
         if required_features.contains(wgpu::Features::TIMESTAMP_QUERY) {
@@ -280,6 +307,8 @@ impl Gpu {
         Submitted {
             submissions: self.submissions.load(Ordering::Relaxed),
             dispatches: self.dispatches.load(Ordering::Relaxed),
+            writes: self.writes.load(Ordering::Relaxed),
+            readbacks: self.readbacks.load(Ordering::Relaxed),
         }
     }
 
@@ -363,15 +392,20 @@ impl Gpu {
         }
     }
 
-    /// Writes to a buffer. Everything encoded or submitted later sees the write, nothing earlier does.
+    /// Writes to a buffer. Everything encoded or submitted later sees the write, nothing earlier does. A small write joins
+    /// the pending commands; a large one submits them first.
     pub fn write<T: bytemuck::NoUninit>(&self, buffer: &Buffer, offset: u64, data: &[T]) {
-        self.flush();
         let data: &[u8] = bytemuck::cast_slice(data);
+        if self.write_small(buffer, offset, data) {
+            return;
+        }
+        self.flush();
         for (index, piece) in data.chunks(LARGEST_WRITE).enumerate() {
             let waiting = self.bytes_waiting.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if waiting > 0 && waiting + piece.len() as u64 > LARGEST_WRITE as u64 {
                 self.settle_writes(piece.len() as u64);
             }
+            self.writes.fetch_add(1, Ordering::Relaxed);
             self.queue.write_buffer(&buffer.raw, offset + (index * LARGEST_WRITE) as u64, piece);
         }
     }

@@ -5,6 +5,7 @@
 mod adapter;
 mod device;
 mod layout;
+mod pending;
 mod pipeline;
 mod pipeline_cache;
 mod profiler;
@@ -23,6 +24,7 @@ pub use device::{Buffer, Counters, Gpu, Submitted};
 pub use layout::Member;
 pub use layout::{Params, ShaderStruct, StructLayout};
 pub(crate) use layout::{shader_struct, shader_struct_with_twin};
+pub use pending::SUBMISSION_BUDGET;
 pub use pipeline::{BoundDispatch, Dispatch, Kernel, PARAMS_STRIDE, Region, grid_1d};
 pub use profiler::{Event, ITERATION, Phase, Profiler, Recording, Totals, Work};
 pub use submission::{Command, STAGING_BYTES, Throttle};

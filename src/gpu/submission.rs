@@ -1,16 +1,18 @@
 //! Submitting work and reading results back.
 //!
-//! Commands are batched in one encoder ([`Gpu::encode`]) until something must come after them: a write by the host,
-//! a readback, or a separate submission. So a replay and the copies after it are one submission.
+//! Commands are batched in one encoder ([`Gpu::encode`]) until something must come after them: a large write by the
+//! host, a readback, or a separate submission. So a replay, the small writes before it and the copies are one
+//! submission.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use maybe_async::maybe_async;
 
 use super::device::{Buffer, Gpu};
 use super::layout::Params;
+use super::pending::UPLOAD_BYTES;
 use super::pipeline::{BoundDispatch, Dispatch, Kernel, Region};
 use super::waiting::{Mark, mapped, unreadable};
 use crate::error::Result;
@@ -57,12 +59,16 @@ impl Throttle {
     }
 }
 
-/// Bytes that are read back at once.
-const LARGEST_PIECE: u64 = 1 << 22;
+/// Bytes of the buffers through which data pass to and from the device: every open device holds them, and every plan
+/// counts them.
+pub const STAGING_BYTES: u64 = (1 << 22) + 4;
 
-/// Bytes of the staging buffer of [`Gpu::read`], which every open device holds, and every plan counts: what is larger is
-/// split into pieces. Behind a piece comes the number of submissions that are done.
-pub const STAGING_BYTES: u64 = LARGEST_PIECE + 4;
+/// Bytes of the staging buffer of [`Gpu::read`].
+const READBACK_BYTES: u64 = STAGING_BYTES - UPLOAD_BYTES;
+
+/// Bytes that are read back at once: what is larger is split into pieces. Behind a piece comes the number of submissions
+/// that are done.
+const LARGEST_PIECE: u64 = READBACK_BYTES - 4;
 
 /// The staging buffer of [`Gpu::read`].
 #[derive(Debug)]
@@ -72,7 +78,7 @@ pub(super) struct Readback {
 
 impl Readback {
     pub(super) fn new(gpu: &Gpu) -> Result<Self> {
-        Ok(Self { staging: gpu.make_buffer("readback", STAGING_BYTES, wgpu::BufferUsages::MAP_READ, false)? })
+        Ok(Self { staging: gpu.make_buffer("readback", READBACK_BYTES, wgpu::BufferUsages::MAP_READ, false)? })
     }
 }
 
@@ -119,24 +125,6 @@ impl Gpu {
         (self.queue.submit([encoder.finish()]), before)
     }
 
-    /// Submits the pending commands, if any. Errors show up at the next command or readback.
-    pub fn flush(&self) {
-        let mut pending = self.pending();
-        if let Some(encoder) = pending.take() {
-            self.send(encoder);
-        }
-    }
-
-    /// The pending commands. Whoever takes them must submit them before releasing the lock, so that no thread's
-    /// later commands overtake its earlier ones.
-    fn pending(&self) -> MutexGuard<'_, Option<wgpu::CommandEncoder>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn encoder(&self) -> wgpu::CommandEncoder {
-        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
-    }
-
     /// Submits commands in order, after the pending ones, as one submission. Does not wait.
     ///
     /// # Errors
@@ -147,14 +135,14 @@ impl Gpu {
         self.check()
     }
 
-    /// Appends commands to the pending ones. They are submitted before the host next writes to or reads a
-    /// buffer, together with everything encoded until then.
+    /// Appends commands to the pending ones. They are submitted before the host reads a buffer or writes much to one,
+    /// together with everything encoded until then.
     ///
     /// # Errors
     /// If the device is lost or reported an error.
     pub fn encode<'a>(&self, commands: impl IntoIterator<Item = Command<'a>>) -> Result<()> {
         let mut pending = self.pending();
-        let encoder = pending.get_or_insert_with(|| self.encoder());
+        let encoder = pending.encoder(&self.device);
         let mut commands = commands.into_iter().peekable();
         while let Some(command) = commands.next() {
             match command {
@@ -203,9 +191,8 @@ impl Gpu {
 
     /// Submits the pending commands; returns the end of the last submission.
     fn mark(&self) -> Mark {
-        let mut pending = self.pending();
-        let encoder = pending.take().unwrap_or_else(|| self.encoder());
-        self.mark_of(self.send(encoder).0)
+        let (index, _) = self.send_pending(&mut self.pending());
+        self.mark_of(index)
     }
 
     /// Reads regions back into one vector, in order, after everything submitted or pending.
@@ -233,8 +220,9 @@ impl Gpu {
     /// Reads regions that fit into the staging buffer together.
     #[maybe_async]
     async fn read_piece(&self, Readback { staging }: &Readback, regions: &[Region], into: &mut [u8]) -> Result<()> {
+        self.readbacks.fetch_add(1, Ordering::Relaxed);
         let mut pending = self.pending();
-        let mut encoder = pending.take().unwrap_or_else(|| self.encoder());
+        let encoder = pending.encoder(&self.device);
         let mut at = 0;
         for region in regions {
             encoder.copy_buffer_to_buffer(region.buffer.raw(), region.offset, staging.raw(), at, region.bytes);
@@ -243,7 +231,7 @@ impl Gpu {
         if let Some(finished) = &self.finished {
             encoder.copy_buffer_to_buffer(finished.counter.buffer.raw(), 0, staging.raw(), at, 4);
         }
-        let (_, submitted) = self.send(encoder);
+        let (_, submitted) = self.send_pending(&mut pending);
         drop(pending);
 
         let slice = staging.raw().slice(..at + 4);
@@ -309,7 +297,7 @@ mod tests {
         assert_eq!((&read[..3], &read[3 + elements..]), (&[1, 2, 3][..], &[1, 2, 3][..]));
         assert!(read[3..3 + elements] == data, "a piece is missing or misplaced");
         let staging = gpu.readback.lock().expect("nobody panicked").as_ref().map(|it| it.staging.bytes());
-        assert_eq!(staging, Some(STAGING_BYTES));
+        assert_eq!(staging, Some(READBACK_BYTES));
         assert_eq!(pieces(&[&small, &small], 8).iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1]);
     }
 }

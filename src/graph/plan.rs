@@ -12,11 +12,7 @@ use super::{
     check_tensors, memory::share,
 };
 use crate::error::Result;
-use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, ShaderStruct, Work};
-
-/// A submission should not run longer than this: drivers kill long ones (Windows after two seconds, some
-/// laptops earlier), and the desktop needs the GPU too.
-const SUBMISSION_BUDGET: Duration = Duration::from_millis(100);
+use crate::gpu::{BoundDispatch, Buffer, Command, Dispatch, Gpu, Region, SUBMISSION_BUDGET, ShaderStruct, Work};
 
 /// A graph with its memory, pipelines and bind groups.
 #[derive(Debug)]
@@ -25,8 +21,8 @@ pub struct Plan {
     dispatches: Vec<BoundDispatch>,
     regions: HashMap<Tensor, Region>,
     types: HashMap<Tensor, DType>,
-    /// The dispatches of each submission, once their times have been measured.
-    submissions: Vec<Range<usize>>,
+    /// Dispatches that may be submitted together, and how long they take, once that has been measured.
+    parts: Vec<(Range<usize>, Duration)>,
     /// What each dispatch does; empty unless the device is profiled.
     works: Vec<Arc<Work>>,
     /// Time in kernels of one replay, once measured.
@@ -111,7 +107,7 @@ impl Plan {
             dispatches,
             regions,
             types,
-            submissions: Vec::new(),
+            parts: Vec::new(),
             works,
             kernel_time: Duration::ZERO,
             planned,
@@ -123,19 +119,9 @@ impl Plan {
         &self.planned
     }
 
-    /// Dispatches of one replay.
-    pub fn dispatch_count(&self) -> usize {
-        self.dispatches.len()
-    }
-
     /// The dispatches of one replay, in order.
     pub fn dispatches(&self) -> &[BoundDispatch] {
         &self.dispatches
-    }
-
-    /// Submissions of one replay; 0 before the second replay, which determines them.
-    pub fn submission_count(&self) -> usize {
-        self.submissions.len()
     }
 
     /// The region of a tensor, for copies and readbacks.
@@ -191,25 +177,19 @@ impl Plan {
     #[maybe_async]
     pub async fn run(&mut self) -> Result<()> {
         let _replaying = self.gpu.workspace().replay();
-        self.gpu.flush();
         if let Some(profiler) = self.gpu.profiler() {
             profiler.record(&self.works, &self.gpu.time(&self.dispatches).await?);
-        } else if !self.submissions.is_empty() {
-            let mut ranges = self.submissions.iter().peekable();
-            while let Some(range) = ranges.next() {
-                let commands = self.dispatches[range.clone()].iter().map(Command::Dispatch);
-                // Copies after the replay may join its last submission.
-                match ranges.peek() {
-                    Some(_) => self.gpu.submit(commands)?,
-                    None => self.gpu.encode(commands)?,
-                }
+        } else if !self.parts.is_empty() {
+            for (part, took) in &self.parts {
+                self.gpu.replay(&self.dispatches[part.clone()], *took)?;
             }
             self.gpu.add_kernel_time(self.kernel_time);
         } else if self.dispatches.iter().all(BoundDispatch::has_run) {
             let timings = self.gpu.time(&self.dispatches).await?;
             self.kernel_time = timings.iter().map(|timing| timing.took).sum();
-            self.submissions = cut(timings.iter().map(|timing| timing.took));
+            self.parts = cut(timings.iter().map(|timing| timing.took));
         } else {
+            self.gpu.flush();
             for dispatch in &self.dispatches {
                 self.gpu.submit([Command::Dispatch(dispatch)])?;
                 self.gpu.wait().await?;
@@ -267,21 +247,20 @@ fn works_of<'a>(
     })
 }
 
-/// Groups consecutive dispatches so that no group exceeds the budget, unless it is a single dispatch.
-fn cut(times: impl IntoIterator<Item = Duration>) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    let mut spent = Duration::ZERO;
+/// Groups consecutive dispatches so that no group exceeds the budget, unless it is a single dispatch; each with its
+/// time.
+fn cut(times: impl IntoIterator<Item = Duration>) -> Vec<(Range<usize>, Duration)> {
+    let mut parts: Vec<(Range<usize>, Duration)> = Vec::new();
     for (index, time) in times.into_iter().enumerate() {
-        spent += time;
-        match ranges.last_mut() {
-            Some(range) if spent <= SUBMISSION_BUDGET => range.end = index + 1,
-            _ => {
-                ranges.push(index..index + 1);
-                spent = time;
+        match parts.last_mut() {
+            Some((range, spent)) if *spent + time <= SUBMISSION_BUDGET => {
+                range.end = index + 1;
+                *spent += time;
             }
+            _ => parts.push((index..index + 1, time)),
         }
     }
-    ranges
+    parts
 }
 
 #[cfg(test)]
@@ -291,7 +270,8 @@ mod tests {
     #[test]
     fn submissions_are_cut_by_time_and_cover_everything() {
         let times = [60, 30, 20, 500, 1, 1].map(Duration::from_millis);
-        assert_eq!(cut(times), vec![0..2, 2..3, 3..4, 4..6]);
+        let parts = [(0..2, 90), (2..3, 20), (3..4, 500), (4..6, 2)];
+        assert_eq!(cut(times), parts.map(|(range, milliseconds)| (range, Duration::from_millis(milliseconds))));
         assert!(cut([]).is_empty());
     }
 }

@@ -46,6 +46,8 @@ pub struct Updater {
     plan: Plan,
     /// The rollout's states and velocities, each with where the plan reads a micro-batch of it.
     pub(super) trajectory: Vec<(StoreMemory, Region)>,
+    /// The conditions that the plan was last given.
+    written: Vec<u32>,
     /// What 16 bits could not represent in the newest iteration; `None` if nothing is stored in 16 bits.
     pub(super) lost_in_half: Option<Vec<LostInHalf>>,
     /// Outcomes of all updates of an iteration, followed by the norms of each: read once, at its end.
@@ -146,6 +148,7 @@ impl Updater {
             tensors,
             plan,
             trajectory,
+            written: Vec::new(),
             lost_in_half: None,
             record,
             dump,
@@ -338,7 +341,11 @@ impl Updater {
         let (slot, noise_step) = self.settings.method().slot_and_noise(rollout, term);
         let it = &self.tensors;
         let conditions: Vec<u32> = requests().map(|request| request.condition).collect();
-        it.condition.write(&self.plan, &self.model, &conditions)?;
+        // The embeddings of prompts are large, and a micro-batch comes once per trained step.
+        if self.written != conditions {
+            it.condition.write(&self.plan, &self.model, &conditions)?;
+            self.written = conditions;
+        }
         self.plan.write_structs(it.keys, &noise_words(requests(), noise_step as u32));
         self.plan.write(it.advantages, &batch.iter().map(|sample| advantages[*sample] as f32).collect::<Vec<f32>>());
         let row = |sample: &usize| slot * held.len() + held.binary_search(sample).expect("its trajectory is here");

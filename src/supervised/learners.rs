@@ -110,7 +110,7 @@ impl<'a> Pretrainer<'a> {
         let network = Network::new(model, adapter.as_ref(), config.model.weights);
         let micro_batch = config.pretrain.effective_micro_batch();
         let graph = FlowMatchingGraph::record(&network, micro_batch, activations(&config.pretrain)).graph;
-        let cost = Cost::of(&network.layout(), &graph, config.pretrain.batch_size / micro_batch, profile)?;
+        let cost = Cost::of(&network.layout(), &graph, [config.pretrain.batch_size, micro_batch], profile)?;
         let cost = match &adapter {
             None => cost,
             Some(_) => cost.on_base(model.layout().parameter_count(), network.frozen().bytes()),
@@ -140,8 +140,12 @@ impl Pretrainer<'_> {
 }
 
 impl Learner for Pretrainer<'_> {
-    fn step(&mut self, step: usize) -> Result<StepReport> {
+    fn step(&mut self, step: usize) -> Result<()> {
         self.training.step(step)
+    }
+
+    fn outcomes(&mut self) -> Result<Vec<StepReport>> {
+        self.training.outcomes()
     }
 
     fn optimizer(&self) -> &Optimizer {
@@ -195,8 +199,8 @@ impl<'a> Fitter<'a> {
     /// If a tensor is too large for such a device.
     pub fn cost(config: &Config, network: &ClassifierConfig, profile: &DeviceProfile) -> Result<Cost> {
         let graph = FittingGraph::record(&config.classifier, network).graph;
-        let replays = config.classifier.batch_size / config.classifier.effective_micro_batch();
-        Cost::of(&network.layout(), &graph, replays, profile)
+        let batches = [config.classifier.batch_size, config.classifier.effective_micro_batch()];
+        Cost::of(&network.layout(), &graph, batches, profile)
     }
 
     /// The intervals between log lines, previews and checkpoints.
@@ -220,8 +224,12 @@ impl Fitter<'_> {
 }
 
 impl Learner for Fitter<'_> {
-    fn step(&mut self, step: usize) -> Result<StepReport> {
+    fn step(&mut self, step: usize) -> Result<()> {
         self.fitting.step(step)
+    }
+
+    fn outcomes(&mut self) -> Result<Vec<StepReport>> {
+        self.fitting.outcomes()
     }
 
     fn optimizer(&self) -> &Optimizer {

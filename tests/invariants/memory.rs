@@ -251,7 +251,11 @@ fn pretrained(change: impl Fn(&mut Config)) -> [f64; 2] {
     let network = Network::from(&flow_model);
     let mut training =
         Pretraining::new(gpu(), (&config).into(), &network, &data, &weights, &Stores::new()).expect("it is small");
-    let losses: Vec<f64> = (0..40).map(|step| training.step(step).expect("the device works").loss).collect();
+    let losses = (0..40).flat_map(|step| {
+        training.step(step).expect("the device works");
+        training.outcomes().expect("the device works")
+    });
+    let losses: Vec<f64> = losses.map(|report| report.loss).collect();
     [&losses[..10], &losses[30..]].map(|losses| losses.iter().sum::<f64>() / 10.0)
 }
 

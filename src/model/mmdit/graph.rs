@@ -185,6 +185,23 @@ impl<'a> Mmdit<'a> {
     }
 }
 
+impl MmditConfig {
+    /// Records one block alone, whose parameters have been declared in the graph: the tokens of the image and of the text,
+    /// `[B, tokens, hidden]`, and the condition of the adaLN layers, `[B, hidden]`, to new tokens of both. The last block
+    /// leaves the text unchanged.
+    pub fn record_block(
+        &self,
+        graph: &mut Graph,
+        parameters: Parameters,
+        block: usize,
+        [image, text]: [Tensor; 2],
+        condition: Tensor,
+    ) -> [Tensor; 2] {
+        let streams = Mmdit::new(self, parameters).block(graph, block, Streams { image, text }, condition);
+        [streams.image, streams.text]
+    }
+}
+
 /// Elements of a sample's tokens.
 fn sample_elements(graph: &Graph, tokens: Tensor) -> usize {
     graph.shape(tokens)[1..].iter().product()

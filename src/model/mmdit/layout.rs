@@ -40,17 +40,26 @@ impl MmditConfig {
             tensors.push((format!("{layer}.bias"), vec![outputs], true));
         };
         layers.iter().for_each(|(layer, outputs, inputs)| linear(&mut tensors, layer, *outputs, *inputs));
-        for block in 0..self.depth {
-            let name = |layer: &str| format!("transformer_blocks.{block}.{layer}");
-            for (layer, outputs, inputs) in self.block_layers(block) {
-                linear(&mut tensors, &name(layer), outputs, inputs);
-            }
-            for norm in self.block_norms(block) {
-                tensors.push((name(norm) + ".weight", vec![self.head_dim], true));
-            }
-        }
+        (0..self.depth).for_each(|block| tensors.extend(self.block_tensors(block)));
         last.iter().for_each(|(layer, outputs, inputs)| linear(&mut tensors, layer, *outputs, *inputs));
         Layout::new(tensors)
+    }
+
+    /// Names and shapes of the parameters of a block alone.
+    pub fn block_layout(&self, block: usize) -> Layout {
+        Layout::new(self.block_tensors(block))
+    }
+
+    /// The parameters of a block, all of which can be trained.
+    fn block_tensors(&self, block: usize) -> Vec<(String, Vec<usize>, bool)> {
+        let name = |layer: &str, part: &str| format!("transformer_blocks.{block}.{layer}.{part}");
+        let layers = self.block_layers(block).into_iter().flat_map(|(layer, outputs, inputs)| {
+            [("weight", vec![outputs, inputs]), ("bias", vec![outputs])]
+                .map(|(part, shape)| (name(layer, part), shape, true))
+        });
+        let norms = self.block_norms(block);
+        let norms = norms.into_iter().map(|norm| (name(norm, "weight"), vec![self.head_dim], true));
+        layers.chain(norms).collect()
     }
 
     /// The linear layers of a block, with their outputs and inputs.

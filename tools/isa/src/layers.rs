@@ -1,19 +1,24 @@
 //! The kernels that a GPU would run: what ops choose for layers of the sizes that models have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::bench::shapes::{SD35_MEDIUM, TRANSFORMERS};
 use flowdppo_wgpu::gpu::{Kernel, Matrices};
 use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Tensor};
 use flowdppo_wgpu::ops::{
     Activation, Attention, AttentionBias, Conv2d, GatedResidual, LayerNorm, MatMul, RmsNorm, linear,
 };
 
-/// Elements of a head: of the built-in models, and of DiT, SiT and Stable Diffusion 3.
-const HEADS: [usize; 3] = [32, 64, 72];
+/// Elements of a head.
+fn heads() -> BTreeSet<usize> {
+    TRANSFORMERS.iter().map(|model| model.head_dim()).collect()
+}
 
-/// Columns of tokens: of small and large transformers, and of the wide layer of an MLP.
-const WIDTHS: [usize; 3] = [384, 1536, 6144];
+/// Columns of tokens, and of the wide layers of MLPs.
+fn widths() -> BTreeSet<usize> {
+    TRANSFORMERS.iter().flat_map(|model| [model.width, model.mlp]).collect()
+}
 
 /// No choice depends on these.
 const BATCH: usize = 2;
@@ -21,8 +26,8 @@ const TOKENS: usize = 128;
 
 /// Every kernel of these layers, forward and backward, by its name: the shader and its constants.
 pub fn kernels() -> BTreeMap<String, Kernel> {
-    let mut graphs: Vec<Graph> = HEADS.iter().map(|head_dim| attention(*head_dim)).collect();
-    graphs.extend(WIDTHS.iter().flat_map(|columns| [layer_norm(*columns), rms_norm(*columns), mlp(*columns)]));
+    let mut graphs: Vec<Graph> = heads().into_iter().map(attention).collect();
+    graphs.extend(widths().into_iter().flat_map(|columns| [layer_norm(columns), rms_norm(columns), mlp(columns)]));
     // Rows that do not consist of whole vectors, and too few columns for tiles.
     graphs.extend([plain_linear(65, 65), plain_linear(64, 16)]);
     graphs.extend([DType::F16, DType::Q8_0].map(|weights| frozen_linear(weights, DType::F32)));
@@ -96,7 +101,7 @@ fn plain_linear(columns: usize, outputs: usize) -> Graph {
 
 /// A layer with frozen weights: its result and the gradient of its input, as products of a precision.
 fn frozen_linear(weights: DType, precision: DType) -> Graph {
-    let (mut graph, columns) = (Graph::new(), WIDTHS[0]);
+    let (mut graph, columns) = (Graph::new(), SD35_MEDIUM.width);
     let x = graph.input("x", &[BATCH, TOKENS, columns]);
     let weight = graph.input_of(weights, "weight", &[columns, columns]);
     let product = |transpose_b| MatMul { transpose_b, weights, precision, ..MatMul::default() };
@@ -108,8 +113,9 @@ fn frozen_linear(weights: DType, precision: DType) -> Graph {
 /// Of text encoders.
 fn attention_bias() -> Graph {
     let mut graph = Graph::new();
-    let op = AttentionBias::plain(BATCH, 1, HEADS[1]);
-    let [q, k, v] = ["q", "k", "v"].map(|name| graph.input(name, &[BATCH * TOKENS, HEADS[1]]));
+    let head_dim = SD35_MEDIUM.head_dim();
+    let op = AttentionBias::plain(BATCH, 1, head_dim);
+    let [q, k, v] = ["q", "k", "v"].map(|name| graph.input(name, &[BATCH * TOKENS, head_dim]));
     graph.push(op, &[q, k, v]);
     graph
 }

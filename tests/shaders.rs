@@ -57,10 +57,12 @@ fn every_shader_translates_to_every_platform() {
         match Shader::new(&wgsl).and_then(|shader| shader.translate()) {
             Err(e) => errors.push(format!("{name}: {e}")),
             // Debian's spirv-val is older than matrices.
-            Ok(modules) if spirv_val && !name.contains("cooperative") => errors.extend(modules.iter().filter_map(|(label, words)| {
-                let label = format!("{name}.{label}");
-                validate_spirv(folder.path(), &label, words).err().map(|e| format!("{label}: spirv-val: {e}"))
-            })),
+            Ok(modules) if spirv_val && !name.contains("cooperative") => {
+                errors.extend(modules.iter().filter_map(|(label, words)| {
+                    let label = format!("{name}.{label}");
+                    validate_spirv(folder.path(), &label, words).err().map(|e| format!("{label}: spirv-val: {e}"))
+                }))
+            }
             Ok(_) => {}
         }
     }

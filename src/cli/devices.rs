@@ -25,7 +25,8 @@ struct Report {
 pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let options = |device: String| {
         let (limits, checked) = (global.limits, global.checked);
-        Options { device: Some(device), limits, checked, pipeline_cache: true, matrices: false, chunk_bytes: None }.or_environment()
+        Options { device: Some(device), limits, checked, pipeline_cache: true, matrices: false, chunk_bytes: None }
+            .or_environment()
     };
     let mut reports = Vec::new();
     let wanted = match &global.device {

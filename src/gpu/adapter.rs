@@ -294,15 +294,17 @@ impl Matrices {
         let has_room = limits.max_compute_workgroup_storage_size >= Self::WORKGROUP_BYTES
             && limits.max_compute_invocations_per_workgroup >= 4 * lanes;
         let properties = adapter.cooperative_matrix_properties();
-        let sides = properties.iter().filter(|it| it.ab_type == F16 && it.cr_type == F32 && !it.saturating_accumulation);
+        let sides =
+            properties.iter().filter(|it| it.ab_type == F16 && it.cr_type == F32 && !it.saturating_accumulation);
         let square = sides.filter(|it| it.m_size == it.n_size && it.n_size == it.k_size).map(|it| it.m_size);
         let side = square.filter(|side| [8, 16].contains(side)).max()?;
         (has_features && has_room && lanes > 0).then_some(Self { side, lanes })
     }
 
     /// What their kernels need.
-    pub(super) const FEATURES: wgpu::Features =
-        wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+    pub(super) const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        .union(wgpu::Features::SHADER_F16)
+        .union(wgpu::Features::SUBGROUP);
 
     /// Their workgroup memory is above WebGPU's default limit; devices with such products have at least this much.
     const WORKGROUP_BYTES: u32 = 32 << 10;

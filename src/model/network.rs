@@ -48,7 +48,12 @@ impl From<&DitConfig> for Network {
 impl Network {
     /// A flow model with an adapter's layers, if there is one, on a base stored as `weights`.
     pub fn new(model: &FlowModel, adapter: Option<&Adapter>, weights: WeightType) -> Self {
-        Self { model: model.clone(), lora: adapter.map(|adapter| adapter.lora.clone()), weights, precision: Precision::F32 }
+        Self {
+            model: model.clone(),
+            lora: adapter.map(|adapter| adapter.lora.clone()),
+            weights,
+            precision: Precision::F32,
+        }
     }
 
     /// The same with matrix products of another precision.

@@ -31,8 +31,7 @@ pub(super) const LARGE_TILE: Tile = Tile { kernels: ["matmul_tile128", "matmul_t
 const SQUARE_TILE: Tile = Tile { kernels: ["matmul_square128", "matmul_square128_vec4"], rows: 128, columns: 128 };
 
 /// The same for products as matrices.
-const COOPERATIVE: Tile =
-    Tile { kernels: ["matmul_cooperative", "matmul_cooperative_vec4"], rows: 128, columns: 64 };
+const COOPERATIVE: Tile = Tile { kernels: ["matmul_cooperative", "matmul_cooperative_vec4"], rows: 128, columns: 64 };
 
 /// Every variant by name; those of subgroups with the rows of a tile.
 pub(super) const KERNELS: [(&str, Option<usize>); 8] = [
@@ -235,4 +234,3 @@ pub(super) struct Epilogue<'a> {
     /// Also write the product itself.
     pub(super) keep: bool,
 }
-

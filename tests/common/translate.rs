@@ -1,9 +1,9 @@
 //! Translates one WGSL text with naga to every language that wgpu may pass to a driver.
 
 use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
+use naga::front::wgsl::{Frontend, Options};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
-use naga::front::wgsl::{Frontend, Options};
 use naga::{AddressSpace, Module, Scalar, ShaderStage, TypeInner};
 
 /// The features beyond plain WebGPU that the program may use.
@@ -56,7 +56,9 @@ impl Shader {
         };
         // The fewest that are enough.
         let mut tried = Err(String::new());
-        for optional in [Capabilities::empty(), Capabilities::SUBGROUP, Capabilities::SHADER_FLOAT16_IN_FLOAT32, OPTIONAL] {
+        for optional in
+            [Capabilities::empty(), Capabilities::SUBGROUP, Capabilities::SHADER_FLOAT16_IN_FLOAT32, OPTIONAL]
+        {
             let needs = enabled | optional;
             tried = validate(needs).map(|info| (info, needs));
             if tried.is_ok() {

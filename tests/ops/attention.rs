@@ -93,7 +93,8 @@ fn attention_tiled_of_a_real_size() {
     // A software driver takes minutes to compile the other kernel for GPUs.
     let others = if skip::long_tests() { in_registers(head_dim) } else { vec![in_subgroups()] };
     let [qkv, d_o] = words([1, tokens, head_dim]);
-    let found = |profile| bits(profile, [1, tokens, head_dim], [&qkv, &d_o]).map(|words| floats(&words));
+    let found =
+        |profile: &DeviceProfile| bits(profile, [1, tokens, head_dim], [&qkv, &d_o]).map(|words| floats(&words));
     let tiled = found(&kernel.1);
     for (variant, profile) in others {
         for (name, (tiled, other)) in ["o", "logsumexp", "d_qkv"].iter().zip(tiled.iter().zip(found(&profile))) {

@@ -11,8 +11,14 @@ use half::f16;
 use super::matmul::{TOLERANCE, VARIANTS, operands, tolerance, transposes};
 use crate::common::{Input, Random, Values, check_forward_on, floats, forcing, gpu, nmse, skip};
 
-const HALF: MatMul =
-    MatMul { transpose_a: false, transpose_b: false, batched: false, accumulate: false, weights: DType::F32, precision: DType::F16 };
+const HALF: MatMul = MatMul {
+    transpose_a: false,
+    transpose_b: false,
+    batched: false,
+    accumulate: false,
+    weights: DType::F32,
+    precision: DType::F16,
+};
 
 /// Every kernel, with each of the two ways to round that the device has.
 fn profiles() -> impl Iterator<Item = DeviceProfile> {
@@ -211,7 +217,8 @@ impl Case {
 fn products_of_matrices_match_their_twin() {
     let Some((gpu, profile)) = with_matrices() else { return };
     // One element, edges in all directions, complete tiles, and a real depth.
-    for [m, n, k] in [[1, 1, 1], [5, 7, 9], [131, 67, 45], [132, 68, 36], [128, 64, 32], [260, 200, 96], [9, 70, 1536]] {
+    for [m, n, k] in [[1, 1, 1], [5, 7, 9], [131, 67, 45], [132, 68, 36], [128, 64, 32], [260, 200, 96], [9, 70, 1536]]
+    {
         for (transpose_a, transpose_b) in transposes() {
             let op = MatMul { transpose_a, transpose_b, ..HALF };
             let case = Case::new(op, &operands(transpose_a, transpose_b, [m, n, k]));

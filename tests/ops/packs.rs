@@ -126,6 +126,7 @@ fn stepped(profile: &DeviceProfile, elements: usize) -> Vec<Vec<u32>> {
     let mut graph = Graph::new();
     let given = [0; 2].map(|_| graph.input("given", &[elements]));
     let settings = AdamWSettings {
+        loss_scale: 256.0,
         learning_rate: 1e-2,
         beta1: 0.9,
         beta2: 0.999,

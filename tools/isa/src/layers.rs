@@ -36,9 +36,10 @@ pub fn kernels() -> BTreeMap<String, Kernel> {
 
     // A GPU, whose subgroups do not have one size: what is usual, and what measurements may prefer.
     let gpu = DeviceProfile { rounds_to_half: true, ..DeviceProfile::default() };
-    let mut profiles = [None, Some("matmul_tiled"), Some("matmul_square128"), Some("attention_register"), Some("conv2d_register")]
-        .map(|forced| DeviceProfile { forced: forced.map(str::to_owned), ..gpu.clone() })
-        .to_vec();
+    let mut profiles =
+        [None, Some("matmul_tiled"), Some("matmul_square128"), Some("attention_register"), Some("conv2d_register")]
+            .map(|forced| DeviceProfile { forced: forced.map(str::to_owned), ..gpu.clone() })
+            .to_vec();
     profiles.push(DeviceProfile { matrices: Some(Matrices { side: 16, lanes: 64 }), ..gpu });
     let mut found = BTreeMap::new();
     for (graph, profile) in graphs.iter().flat_map(|graph| profiles.iter().map(move |profile| (graph, profile))) {

@@ -10,6 +10,7 @@ use divan::{Bencher, black_box};
 use flowdppo_wgpu::bench::BenchmarkStep;
 use flowdppo_wgpu::bench::cases::{self, Case};
 use flowdppo_wgpu::bench::shapes::{ATTENTION, CONV2D, LINEAR, quickly_measured};
+use flowdppo_wgpu::config::Precision;
 use flowdppo_wgpu::gpu::{Gpu, Options};
 use flowdppo_wgpu::ops::Conv2d;
 
@@ -67,7 +68,7 @@ fn layer_norm(bencher: Bencher<'_, '_>) {
 /// A complete training step: 32 images of 32x32x3 in 64 tokens, hidden size 128, depth 4; forward, backward, AdamW.
 #[divan::bench(sample_count = 5)]
 fn flow_matching_step(bencher: Bencher<'_, '_>) {
-    let mut benchmark = BenchmarkStep::new(&GPU, 32, 32).expect("the case fits the device");
+    let mut benchmark = BenchmarkStep::new(&GPU, 32, 32, Precision::F32).expect("the case fits the device");
     let flops = benchmark.flops();
     let mut step = || {
         benchmark.step().expect("the device works");

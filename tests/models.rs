@@ -4,7 +4,7 @@ mod common;
 
 use common::{formats, gpu};
 use flowdppo_wgpu::bench::BenchmarkStep;
-use flowdppo_wgpu::config::{Positions, TimeConvention};
+use flowdppo_wgpu::config::{Positions, Precision, TimeConvention};
 use flowdppo_wgpu::files::Content;
 use flowdppo_wgpu::graph::{Graph, Plan, Stores};
 use flowdppo_wgpu::model::{
@@ -305,7 +305,7 @@ lacks: {part}"
 /// sees the same losses in its first four steps (PyTorch, f32).
 #[test]
 fn benchmark_network_has_the_expected_losses() {
-    let mut step = BenchmarkStep::new(gpu(), 32, 32).expect("it is small");
+    let mut step = BenchmarkStep::new(gpu(), 32, 32, Precision::F32).expect("it is small");
     assert_eq!(step.parameters(), 1_283_632);
     // 10.68 GFLOP of matrix products in linear layers and attention.
     assert!((10.0e9..11.5e9).contains(&(step.flops() as f64)), "{} FLOP", step.flops());

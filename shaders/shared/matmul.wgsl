@@ -36,6 +36,19 @@ fn tile_of(index: u32) -> vec3<u32> {
     return vec3<u32>(index / tiles, tile / params.tiles_n, tile % params.tiles_n);
 }
 
+// The same in bands of some rows of tiles, column by column. The workgroups that run at the same time then have as few rows
+// of A and columns of B between them as is possible, and GPUs find both in their last cache.
+fn tile_in_band(index: u32) -> vec3<u32> {
+    let tiles = params.tiles_m * params.tiles_n;
+    let tile = index % tiles;
+    let first = tile / (BAND * params.tiles_n) * BAND;
+    let rows = min(BAND, params.tiles_m - first);
+    let within = tile - first * params.tiles_n;
+    return vec3<u32>(index / tiles, first + within % rows, within / rows);
+}
+
+const BAND: u32 = 8u;
+
 // Number of products summed in each element of this batch.
 fn inner_size(batch: u32) -> u32 {
     return min(params.k_slice, params.k - batch * params.k_step);

@@ -19,7 +19,7 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let tile = tile_of(linear_workgroup(workgroup, workgroups));
+    let tile = tile_in_band(linear_workgroup(workgroup, workgroups));
     let batch = tile.x;
     if batch >= params.batches {
         return;

@@ -77,7 +77,7 @@ fn main(
     @builtin(subgroup_size) subgroup_size: u32,
     @builtin(subgroup_invocation_id) lane_of_subgroup: u32,
 ) {
-    let tile = tile_of(linear_workgroup(workgroup, workgroups));
+    let tile = tile_in_band(linear_workgroup(workgroup, workgroups));
     // Workgroups beyond the last one store nothing.
     let is_any = tile.x < params.batches;
     let batch = min(tile.x, params.batches - 1u);

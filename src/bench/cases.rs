@@ -127,39 +127,61 @@ pub fn keep_with_gradients(graph: &mut Graph, y: Tensor, to: &[Tensor]) {
     }
 }
 
+/// The types of a product.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Types {
+    /// That of frozen weights, or `F32`.
+    pub weights: DType,
+    /// [`MatMul::precision`].
+    pub precision: DType,
+}
+
+impl Types {
+    /// In the name of a case.
+    fn name(self) -> String {
+        let of = |dtype: DType, name: String| if dtype == DType::F32 { String::new() } else { name };
+        let Self { weights, precision } = self;
+        of(weights, format!("{weights} ")) + &of(precision, format!("in {precision} "))
+    }
+}
+
+impl From<DType> for Types {
+    fn from(weights: DType) -> Self {
+        Self { weights, ..Self::default() }
+    }
+}
+
 /// `x·Wᵀ`, as in every linear layer: M rows, N outputs, K inputs.
 pub fn matmul(size: [usize; 3]) -> Case {
     matmul_of(DType::F32, size)
 }
 
-/// The type of weights in the name of a product.
-fn of(weights: DType) -> String {
-    if weights == DType::F32 { String::new() } else { format!("{weights} ") }
-}
-
-/// The same with frozen weights of a type.
-pub fn matmul_of(weights: DType, [m, n, k]: [usize; 3]) -> Case {
-    Case::new(format!("matmul {}{m}x{n}x{k}", of(weights)), |graph| {
+/// The same with other types.
+pub fn matmul_of(types: impl Into<Types>, [m, n, k]: [usize; 3]) -> Case {
+    let types @ Types { weights, precision } = types.into();
+    Case::new(format!("matmul {}{m}x{n}x{k}", types.name()), |graph| {
         let operands = [graph.input("x", &[m, k]), graph.input_of(weights, "weight", &[n, k])];
-        let y = graph.apply(MatMul { transpose_b: true, weights, ..MatMul::default() }, &operands);
+        let y = graph.apply(MatMul { transpose_b: true, weights, precision, ..MatMul::default() }, &operands);
         graph.keep(y);
     })
 }
 
 /// Gradient of a linear layer's input: `dX = dY·W` with the weight as it is stored, `[K, N]` here.
-pub fn matmul_d_x(weights: DType, [m, n, k]: [usize; 3]) -> Case {
-    Case::new(format!("matmul dX {}{m}x{n}x{k}", of(weights)), |graph| {
+pub fn matmul_d_x(types: impl Into<Types>, [m, n, k]: [usize; 3]) -> Case {
+    let types @ Types { weights, precision } = types.into();
+    Case::new(format!("matmul dX {}{m}x{n}x{k}", types.name()), |graph| {
         let operands = [graph.input("d_y", &[m, k]), graph.input_of(weights, "weight", &[k, n])];
-        let d_x = graph.apply(MatMul { weights, ..MatMul::default() }, &operands);
+        let d_x = graph.apply(MatMul { weights, precision, ..MatMul::default() }, &operands);
         graph.keep(d_x);
     })
 }
 
-/// Gradient of a linear layer's weight: `dW += dYᵀ·X`, a sum over all rows.
-pub fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
-    Case::new(format!("matmul dW {m}x{n}x{k}"), |graph| {
+/// Gradient of a linear layer's weight: `dW += dYᵀ·X`, a sum over all rows. Weights that have one are in 32 bits.
+pub fn matmul_d_w(types: impl Into<Types>, [m, n, k]: [usize; 3]) -> Case {
+    let types @ Types { precision, .. } = types.into();
+    Case::new(format!("matmul dW {}{m}x{n}x{k}", types.name()), |graph| {
         let operands = [graph.input("d_y", &[k, m]), graph.input("x", &[k, n])];
-        let op = MatMul { transpose_a: true, accumulate: true, ..MatMul::default() };
+        let op = MatMul { transpose_a: true, accumulate: true, precision, ..MatMul::default() };
         let d_w = graph.stored("d_w", &[m, n], GRADIENTS, 0);
         let scratch = op.scratch(&[k, m], &[k, n]).map(|shape| graph.scratch(&shape));
         let outputs: Vec<Tensor> = [d_w].into_iter().chain(scratch).collect();
@@ -167,12 +189,13 @@ pub fn matmul_d_w([m, n, k]: [usize; 3]) -> Case {
     })
 }
 
-/// All products, by increasing cost.
-pub fn matmuls() -> Vec<Case> {
-    let mut cases: Vec<Case> = measured(LINEAR).map(matmul).collect();
+/// All products of a precision, by increasing cost.
+pub fn matmuls(precision: DType) -> Vec<Case> {
+    let of = |weights: DType| Types { weights, precision };
+    let mut cases: Vec<Case> = measured(LINEAR).map(|size| matmul_of(of(DType::F32), size)).collect();
     // Those of [2048, 512, 128].
-    cases.extend([DType::F16, DType::Q8_0].map(|dtype| matmul_of(dtype, [2048, 512, 128])));
-    cases.extend([matmul_d_x(DType::F32, [2048, 128, 512]), matmul_d_w([512, 128, 2048])]);
+    cases.extend([DType::F16, DType::Q8_0].map(|weights| matmul_of(of(weights), [2048, 512, 128])));
+    cases.extend([matmul_d_x(of(DType::F32), [2048, 128, 512]), matmul_d_w(of(DType::F32), [512, 128, 2048])]);
     cases.sort_by_key(|case| case.graph.flops());
     cases
 }

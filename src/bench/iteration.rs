@@ -30,13 +30,15 @@ pub fn built_in() -> Result<(Config, StoredModel)> {
 impl Suite<'_> {
     /// Sampling with noise, as in every iteration.
     pub(super) fn rollout(&mut self) -> Result<()> {
-        let (config, model) = built_in()?;
+        let (mut config, model) = built_in()?;
+        config.train.precision = self.precision;
         let flow_model = model.flow_model("the built-in model")?;
         let settings = TrainerSettings::from(&config);
         let cost = Trainer::cost(&settings, &flow_model, &DeviceProfile::of(&self.gpu))?;
         let optimizer = Optimizer::new(&self.gpu, flow_model.layout(), &model.weights)?;
         let conditions = (0..flow_model.num_conditions() as u32).collect();
-        let (network, drawn) = (Network::from(&flow_model), settings.updates.of_rollouts());
+        let (network, drawn) =
+            (Network::from(&flow_model).in_precision(self.precision), settings.updates.of_rollouts());
         let mut collector = RolloutCollector::new(&self.gpu, drawn, &network, conditions, optimizer.stores())?;
         let (mut index, gpu, mut sent) = (0, self.gpu.clone(), None);
         let mut run = || {
@@ -60,7 +62,8 @@ impl Suite<'_> {
 
     /// Complete iterations: rollout, reward, updates.
     pub(super) fn rl_iteration(&mut self) -> Result<()> {
-        let (config, model) = built_in()?;
+        let (mut config, model) = built_in()?;
+        config.train.precision = self.precision;
         let settings = TrainerSettings::from(&config);
         let cost = Trainer::cost(&settings, &model.flow_model("the built-in model")?, &DeviceProfile::of(&self.gpu))?;
         let mut trainer = Trainer::new(&self.gpu, settings, &model)?;

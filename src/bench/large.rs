@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Suite;
-use super::cases::{self, Case, filling};
+use super::cases::{self, Case, Types, filling};
 use super::iteration::counts;
 use super::measure::seconds;
 use super::results::Measurement;
@@ -16,7 +16,7 @@ use crate::config::WeightType;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::{DType, DeviceProfile, Graph, Plan, Planned, StoreMemory, Stores, Tensor, planned_bytes};
-use crate::model::{BASE, Entry, Frozen, Layout, Lora, MmditConfig, WeightSource};
+use crate::model::{BASE, Entry, Frozen, Layout, Lora, MmditConfig, WeightSource, products_in};
 use crate::optimizer::{GRADIENTS, PARAMETERS};
 use crate::text::duration;
 
@@ -89,16 +89,16 @@ struct BlockStep {
 
 impl BlockStep {
     /// Of a block with this many tokens of an image.
-    fn record(image_tokens: usize) -> Result<Self> {
+    fn record(image_tokens: usize, precision: DType) -> Result<Self> {
         let config = sd35_medium();
         let layout = config.block_layout(BLOCK);
         let lora = Lora::new("the benchmark", &layout, &TARGETS.map(String::from), |_| (SD35_RANK, 64.0))?;
         let (base, adapter) = (Frozen::new(&layout, WeightType::F16), lora.layout(&layout));
         let mut graph = Graph::new();
-        let trained = adapter.declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let trained = adapter.declare(&mut graph, PARAMETERS, Some(GRADIENTS)).in_precision(precision);
         let factors: BTreeMap<String, f32> =
             lora.layers().iter().map(|layer| (layer.layer.clone(), layer.factor() as f32)).collect();
-        let parameters = base.declare(&mut graph, BASE).with_lora(trained, factors);
+        let parameters = base.declare(&mut graph, BASE).in_precision(precision).with_lora(trained, factors);
         let width = config.hidden();
         let shapes = [vec![1, image_tokens, width], vec![1, SD35_TEXT, width]];
         let [image, text] = [0, 1].map(|stream| graph.input("tokens", &shapes[stream]));
@@ -146,7 +146,7 @@ impl Suite<'_> {
         let side = SIDES[usize::from(self.is_quick)];
         let image_tokens = (side / TOKEN_SIDE).pow(2);
         let name = format!("sd35-block {side} px, {} tokens", image_tokens + SD35_TEXT);
-        let step = BlockStep::record(image_tokens)?;
+        let step = BlockStep::record(image_tokens, products_in(self.precision))?;
         let flops = step.graph.flops();
         let least = flops as f64 / self.limits.flops_per_second;
         self.note(format!(
@@ -186,7 +186,7 @@ impl Suite<'_> {
 
     /// Products and attention at the sizes of Stable Diffusion 3.5 medium, one sample at 512 and 1024 px.
     pub(super) fn large(&mut self) -> Result<()> {
-        for cases in large_cases(self.is_quick) {
+        for cases in large_cases(self.is_quick, products_in(self.precision)) {
             self.kernels(cases)?;
         }
         Ok(())
@@ -194,7 +194,8 @@ impl Suite<'_> {
 }
 
 /// The cases of `bench large`, each list by increasing cost of one kind of work.
-fn large_cases(quick: bool) -> Vec<Vec<Case>> {
+fn large_cases(quick: bool, precision: DType) -> Vec<Vec<Case>> {
+    let of = |weights: DType| Types { weights, precision };
     let rows = |m: usize| if quick { m.min(QUICK_ROWS) } else { m };
     // Says what is left out.
     let of_rows = |case: Case, m: usize| match rows(m) {
@@ -208,12 +209,12 @@ fn large_cases(quick: bool) -> Vec<Vec<Case>> {
         sizes.iter().map(|[m, n, k]| of_rows(case([rows(*m), *n, *k]), *m)).collect()
     };
     let mut lists = vec![
-        each(&layers, &cases::matmul),
-        each(&layers, &|size| cases::matmul_of(DType::F16, size)),
-        each(&layers, &|[m, n, k]| cases::matmul_d_x(DType::F16, [m, k, n])),
-        each(&adapters, &cases::matmul),
-        each(&adapters, &|[m, n, k]| cases::matmul_d_x(DType::F32, [m, k, n])),
-        each(&adapters, &|[m, n, k]| cases::matmul_d_w([n, k, m])),
+        each(&layers, &|size| cases::matmul_of(of(DType::F32), size)),
+        each(&layers, &|size| cases::matmul_of(of(DType::F16), size)),
+        each(&layers, &|[m, n, k]| cases::matmul_d_x(of(DType::F16), [m, k, n])),
+        each(&adapters, &|size| cases::matmul_of(of(DType::F32), size)),
+        each(&adapters, &|[m, n, k]| cases::matmul_d_x(of(DType::F32), [m, k, n])),
+        each(&adapters, &|[m, n, k]| cases::matmul_d_w(of(DType::F32), [n, k, m])),
     ];
     for backward in [false, true] {
         let case = |[batch, tokens, heads, head_dim]: [usize; 4]| {
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_block_costs_what_its_layers_cost() {
-        let step = BlockStep::record(1024).expect("the targets are layers");
+        let step = BlockStep::record(1024, DType::F32).expect("the targets are layers");
         // For each token of the image: four projections of 1536 x 1536 in each of two attentions, and the MLP; for each of
         // the text, those of one. Per sample: nine and six parts of the modulation. Then attention: twice for all pairs.
         let (d, image, text) = (1536_u64, 1024, 154);
@@ -254,10 +255,10 @@ mod tests {
 
     #[test]
     fn quick_cases_take_less_than_a_minute_and_say_what_they_leave_out() {
-        let flops = |quick| large_cases(quick).iter().flatten().map(|case| case.graph.flops()).sum::<u64>();
+        let flops = |quick| large_cases(quick, DType::F32).iter().flatten().map(|case| case.graph.flops()).sum::<u64>();
         assert!(flops(true) < 60_000_000_000, "{}", flops(true));
         assert!(flops(false) > 20 * flops(true));
-        for case in large_cases(true).iter().flatten() {
+        for case in large_cases(true, DType::F32).iter().flatten() {
             assert!(case.name.ends_with(" rows") || case.name.ends_with(" heads"), "{}", case.name);
         }
     }

@@ -22,8 +22,10 @@ pub use tune::{Tuned, tune};
 
 use std::sync::Arc;
 
+use crate::config::Precision;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Options};
+use crate::model::products_in;
 use crate::roofline::Roofline;
 use crate::text::duration;
 use measure::Pace;
@@ -67,6 +69,7 @@ pub struct Suite<'a> {
     pace: Pace,
     is_quick: bool,
     longest_run: f64,
+    precision: Precision,
     listener: &'a mut dyn FnMut(Event<'_>),
     /// From the fastest runs of `fma` and `copy`: disturbances can only slow them down.
     limits: Roofline,
@@ -85,13 +88,28 @@ impl<'a> Suite<'a> {
     pub fn new(gpu: &Arc<Gpu>, options: &Options, quick: bool, listener: &'a mut dyn FnMut(Event<'_>)) -> Self {
         let pace = if quick { Pace::QUICK } else { Pace::NORMAL };
         let (limits, results) = (Roofline::default(), Results::new(gpu, options));
-        Self { gpu: gpu.clone(), pace, is_quick: quick, longest_run: LONGEST_RUN, listener, limits, results }
+        Self {
+            gpu: gpu.clone(),
+            pace,
+            is_quick: quick,
+            longest_run: LONGEST_RUN,
+            precision: Precision::F32,
+            listener,
+            limits,
+            results,
+        }
     }
 
     /// The same, which skips kernels that would take longer than this many seconds a run.
     #[must_use]
     pub fn with_longest_run(self, seconds: f64) -> Self {
         Self { longest_run: seconds, ..self }
+    }
+
+    /// The same with matrix products of this precision, for which the device should have been opened.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// Runs the benchmarks with these names from [`NAMES`] and [`LARGE_NAMES`]; the limits come first if others need them and they have not
@@ -115,7 +133,7 @@ impl<'a> Suite<'a> {
                 "copy" => self.copy()?,
                 "dispatch" => self.dispatch()?,
                 "readback" => self.readback()?,
-                "matmul" => self.kernels(cases::matmuls())?,
+                "matmul" => self.kernels(cases::matmuls(products_in(self.precision)))?,
                 "attention" => {
                     self.kernels(cases::attentions(false))?;
                     self.kernels(cases::attentions(true))?;

@@ -10,12 +10,12 @@ use super::measure::seconds;
 use super::results::Measurement;
 use super::shapes::BENCHMARKED;
 use crate::autodiff::backward;
-use crate::config::{Positions, TimeConvention};
+use crate::config::{Positions, Precision, TimeConvention};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{DeviceProfile, Graph, Plan, Tensor, planned_bytes};
-use crate::model::{ConditionInput, DitConfig, FlowModel};
-use crate::ops::{SamplerRow, mean_squared_error, sampler_step};
+use crate::model::{ConditionInput, DitConfig, FlowModel, products_in};
+use crate::ops::{AdamWSettings, SamplerRow, mean_squared_error, sampler_step};
 use crate::optimizer::{self, GRADIENTS, Optimizer, PARAMETERS};
 
 /// Losses of the first four steps at a batch of 32 (PyTorch, f32).
@@ -24,6 +24,9 @@ const EXPECTED_LOSSES: [f64; 4] = [1.467_740, 1.149_926, 1.089_689, 1.056_275];
 /// Relative tolerance of a loss. Six digits are listed; Adam's first steps divide by the
 /// gradient's size, which amplifies the rounding of small gradients.
 const TOLERANCE: f64 = 2e-5;
+
+/// The same for products in 16 bits: their factors are off by up to 2⁻¹¹, in either direction.
+const HALF_TOLERANCE: f64 = 1e-3;
 
 /// The batch that the expected losses are for.
 const BATCH: usize = 32;
@@ -36,6 +39,9 @@ pub(super) struct StepGraph {
     model: FlowModel,
     depth: usize,
     batch: usize,
+    precision: Precision,
+    /// What the loss is multiplied by before it is differentiated: gradients in 16 bits would be too small otherwise.
+    loss_scale: f32,
     pub(super) graph: Graph,
     noise: Tensor,
     data: Tensor,
@@ -53,6 +59,8 @@ pub struct BenchmarkStep {
     plan: Plan,
     batch: usize,
     image_size: usize,
+    precision: Precision,
+    loss_scale: f32,
     loss: Tensor,
     flops: u64,
     /// Device bytes with memory reused, and without.
@@ -60,7 +68,7 @@ pub struct BenchmarkStep {
 }
 
 impl StepGraph {
-    pub(super) fn record(batch: usize, image_size: usize) -> Self {
+    pub(super) fn record(batch: usize, image_size: usize, precision: Precision) -> Self {
         let depth = 4;
         let model = FlowModel::from(&DitConfig {
             image_size,
@@ -88,13 +96,18 @@ impl StepGraph {
         // The velocity of this program is noise - data.
         let target = sampler_step(&mut graph, noise, noise, data, difference);
         let parameters = model.layout().declare(&mut graph, PARAMETERS, Some(GRADIENTS));
+        let parameters = parameters.in_precision(products_in(precision));
         let velocity = model.network(parameters).velocity(&mut graph, x_t, time, condition);
-        let weight = graph.constant("weight", &[batch], vec![1.0 / batch as f32; batch]);
+        let loss_scale = match precision {
+            Precision::F32 => 1.0,
+            Precision::F16 => (batch * model.dim()).next_power_of_two() as f32,
+        };
+        let weight = graph.constant("weight", &[batch], vec![loss_scale / batch as f32; batch]);
         let loss = mean_squared_error(&mut graph, velocity, target, weight);
         graph.keep(loss);
         let ones = graph.constant("ones", &[batch], vec![1.0; batch]);
         backward(&mut graph, &[(loss, ones)], &[]);
-        Self { model, depth, batch, graph, noise, data, time, condition, mixture, loss }
+        Self { model, depth, batch, precision, loss_scale, graph, noise, data, time, condition, mixture, loss }
     }
 
     /// The network's weights.
@@ -148,6 +161,8 @@ impl StepGraph {
             plan,
             batch,
             image_size: self.model.state_shape().height,
+            precision: self.precision,
+            loss_scale: self.loss_scale,
             loss: self.loss,
             flops: self.graph.flops(),
             planned: [fixed + memory.reused, fixed + memory.naive],
@@ -160,8 +175,8 @@ impl BenchmarkStep {
     ///
     /// # Errors
     /// If the device does not have enough memory.
-    pub fn new(gpu: &Arc<Gpu>, batch: usize, image_size: usize) -> Result<Self> {
-        StepGraph::record(batch, image_size).bind(gpu)
+    pub fn new(gpu: &Arc<Gpu>, batch: usize, image_size: usize, precision: Precision) -> Result<Self> {
+        StepGraph::record(batch, image_size, precision).bind(gpu)
     }
 
     /// Floating-point operations of the matrix products of a step.
@@ -181,7 +196,7 @@ impl BenchmarkStep {
     /// If the device is lost.
     pub fn step(&mut self) -> Result<()> {
         self.plan.run()?;
-        self.optimizer.update(&adamw_settings())
+        self.optimizer.update(&AdamWSettings { loss_scale: f64::from(self.loss_scale), ..adamw_settings() })
     }
 
     /// The losses of the next four steps, with the expected ones if these are the first steps of the benchmark.
@@ -190,15 +205,16 @@ impl BenchmarkStep {
     /// If the device is lost, or a loss is not as expected.
     pub fn first_losses(&mut self) -> Result<Vec<(f64, Option<f64>)>> {
         let is_benchmark = (self.batch, self.image_size) == (BATCH, IMAGE_SIZE);
+        let tolerance = if self.precision == Precision::F32 { TOLERANCE } else { HALF_TOLERANCE };
         let mut losses = Vec::new();
         for (index, expected) in EXPECTED_LOSSES.iter().enumerate() {
             self.step()?;
             let shares: Vec<f32> = self.plan.read(&[self.loss])?;
-            let loss: f64 = shares.iter().map(|share| f64::from(*share)).sum();
-            if is_benchmark && (loss / expected - 1.0).abs() > TOLERANCE || !loss.is_finite() {
+            let loss: f64 = shares.iter().map(|share| f64::from(share / self.loss_scale)).sum();
+            if is_benchmark && (loss / expected - 1.0).abs() > tolerance || !loss.is_finite() {
                 return Err(Error::failed(format!(
                     "dit-step computes wrong losses on this device: the loss of step {} is {loss:.6}, but {expected:.6} \
-                     is expected, and rounding explains a relative error of only {TOLERANCE:.0e}; please report this with \
+                     is expected, and rounding explains a relative error of only {tolerance:.0e}; please report this with \
                      the output of `flowdppo-wgpu devices`",
                     index + 1
                 )));
@@ -231,7 +247,7 @@ impl Suite<'_> {
     pub(super) fn dit_step(&mut self, batch: usize) -> Result<()> {
         let name = if batch == BATCH { "dit-step".to_owned() } else { format!("dit-step batch {batch}") };
         let held_before = self.gpu.counters().bytes_held;
-        let bound = BenchmarkStep::new(&self.gpu, batch, IMAGE_SIZE);
+        let bound = BenchmarkStep::new(&self.gpu, batch, IMAGE_SIZE, self.precision);
         let Some(mut step) = self.or_too_large(&name, bound)? else { return Ok(()) };
         let held = self.gpu.counters().bytes_held - held_before;
         let losses = step.first_losses()?;

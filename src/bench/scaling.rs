@@ -49,7 +49,7 @@ impl Suite<'_> {
         let mut measured: Vec<(String, f64)> = Vec::new();
         for (batch, image_size, varied) in sizes {
             let name = format!("{} {varied}", series.name);
-            let recorded = StepGraph::record(batch, image_size);
+            let recorded = StepGraph::record(batch, image_size, self.precision);
             let flops = recorded.graph.flops() as f64;
             if !self.is_short_enough(&name, flops * seconds_by_flop) {
                 continue;

@@ -7,7 +7,7 @@ use super::iteration::built_in;
 use super::measure::Pace;
 use super::network::StepGraph;
 use crate::autodiff::Activations;
-use crate::config::Config;
+use crate::config::{Config, Precision};
 use crate::error::Result;
 use crate::gpu::{Dispatch, Gpu, Region, Tuning};
 use crate::graph::{Binding, DType, DeviceProfile, Graph, Op, Shapes};
@@ -81,7 +81,7 @@ pub fn tune(gpu: &Arc<Gpu>, model: Option<&FlowModel>, quick: bool) -> Result<(T
 /// The graphs of the networks.
 fn networks(model: Option<&FlowModel>) -> Result<Vec<Graph>> {
     let (config, own) = built_in()?;
-    let mut graphs = vec![StepGraph::record(32, 32).graph];
+    let mut graphs = vec![StepGraph::record(32, 32, Precision::F32).graph];
     let of_training = |model: &FlowModel, config: &Config| -> Result<[Graph; 3]> {
         let network = Network::from(model);
         let sampling =
@@ -172,7 +172,7 @@ mod tests {
     fn workloads_have_no_rows_in_their_names() {
         let profile = DeviceProfile { cpu: true, subgroup_size: Some(8), ..DeviceProfile::default() };
         let names = |batch: usize| -> Vec<String> {
-            workloads(&[StepGraph::record(batch, 32).graph], &profile).into_keys().collect()
+            workloads(&[StepGraph::record(batch, 32, Precision::F32).graph], &profile).into_keys().collect()
         };
         let found = names(8);
         for expected in ["matmul n=384 k=128 bt", "matmul n=128 m=384 at accumulate", "attention head_dim=32"] {

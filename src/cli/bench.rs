@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Batch of dit-step, and of --scaling over tokens
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     batch: u32,
+    /// Precision of matrix products, as `train.precision`: in matmul, dit-step, rollout, rl-iteration, large, sd35-block
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "f32")]
+    precision: Precision,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,7 +49,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", requires = "scaling")]
     plot: Option<PathBuf>,
     /// Find the fastest kernels for this adapter and use them from now on
-    #[arg(long, conflicts_with_all = ["names", "json", "out", "compare", "scaling", "profile"])]
+    #[arg(long, conflicts_with_all = ["names", "json", "out", "compare", "scaling", "profile", "precision"])]
     tune: bool,
     /// With --tune: also tune for the sizes of this model
     #[arg(long, value_name = "FILE", requires = "tune")]
@@ -66,7 +69,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     for path in [&arguments.out, &arguments.plot, &arguments.profile].into_iter().flatten() {
         outputs.file(path)?;
     }
-    let (gpu, options) = global.open_with_options(Precision::F32, "")?;
+    let (gpu, options) = global.open_with_options(arguments.precision, "")?;
     if arguments.profile.is_some() {
         gpu.start_profiling();
     }
@@ -81,7 +84,7 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
         say(format_args!("{} ({}, {})\n", adapter.name, adapter.backend, adapter.driver));
         say(format_args!("{:<32}{:>11}{:>9}{:>11}{:>9}  of the limit", "", "time", "spread", "GFLOP/s", "GB/s"));
     }
-    let mut suite = Suite::new(&gpu, &options, arguments.quick, listener);
+    let mut suite = Suite::new(&gpu, &options, arguments.quick, listener).in_precision(arguments.precision);
     suite.run(&names, arguments.batch as usize)?;
     if arguments.scaling {
         suite.scaling(arguments.batch as usize)?;

@@ -25,7 +25,8 @@ pub(super) fn run(global: &Global, arguments: &Arguments) -> Result<()> {
     let written = arguments.report.as_deref().map(names);
     let mut outputs = global.outputs();
     written.iter().flatten().try_for_each(|path| outputs.file(path))?;
-    let (gpu, options) = global.open_with_options(Precision::F32, "")?;
+    // With everything that the program may use.
+    let (gpu, options) = global.open_with_options(Precision::F16, "")?;
     let mut progress = Progress::new("doctor", Report::SECTIONS, global.verbosity());
     let report = Report::new(gpu, &options, arguments.quick, &mut progress);
     let failed = report.failed();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Row, Work};
 use crate::bench::cases::{
-    Case, adamw, conv2d, filling, keep_with_gradients, layer_norm, matmul_d_w, matmul_d_x, matmul_of, philox,
+    Case, Types, adamw, conv2d, filling, keep_with_gradients, layer_norm, matmul_d_w, matmul_d_x, matmul_of, philox,
 };
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceKind, Gpu};
@@ -31,6 +31,12 @@ const FUNCTIONS: f64 = 1e-5;
 /// that as the largest value is above the typical one. Ten times as much is allowed, for other orders of summation.
 fn of_sum(terms: usize) -> f64 {
     ROUNDING * (terms as f64).sqrt()
+}
+
+/// The same if the terms have factors of 16 bits. A device may drop factors below 2⁻¹⁴, and of a sum hardly more than one is
+/// so small.
+fn of_sum_in_half(terms: usize) -> f64 {
+    of_sum(terms) + 1.0 / f64::from(1 << 14)
 }
 
 /// An op and its worst error.
@@ -91,7 +97,12 @@ fn products(extent: Extent) -> Vec<(Case, f64)> {
         table.push((matmul_d_x(weights, [many, 128, 512]), of_sum(512)));
     }
     table.push((matmul_of(DType::F32, [extent.rows(256), 1536, 6144]), of_sum(6144)));
-    table.push((matmul_d_w([512, 128, many]), of_sum(many)));
+    table.push((matmul_d_w(DType::F32, [512, 128, many]), of_sum(many)));
+    let half = Types { weights: DType::F32, precision: DType::F16 };
+    table.push((matmul_of(half, [many, 512, 128]), of_sum_in_half(128)));
+    table.push((matmul_of(half, [few, 1536, 1536]), of_sum_in_half(1536)));
+    table.push((matmul_d_x(half, [many, 128, 512]), of_sum_in_half(512)));
+    table.push((matmul_d_w(half, [512, 128, many]), of_sum_in_half(many)));
     let layer = |graph: &mut Graph, [m, n, k]: [usize; 3]| {
         let [x, weight, bias] = [("x", vec![1, m, k]), ("weight", vec![n, k]), ("bias", vec![n])]
             .map(|(name, shape)| graph.input(name, &shape));

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::ops::{attention, rms_norm};
 use super::{Row, Work};
-use crate::bench::cases::{Case, conv2d, layer_norm, matmul_d_x, matmul_of};
+use crate::bench::cases::{Case, Types, conv2d, layer_norm, matmul_d_x, matmul_of};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{DType, DeviceProfile, Tensor};
@@ -33,13 +33,14 @@ pub(super) struct CheckedVariant {
 
 /// Ops whose inputs and kept results have a row, or a sample, per first index, or are weights. Of the matrix products one
 /// has odd sizes, and the others are read four elements at a time.
-fn cases(rows: usize) -> [Case; 9] {
+fn cases(rows: usize) -> [Case; 10] {
     [
         matmul_of(DType::F32, [rows, 37, 45]),
         matmul_of(DType::F32, [rows, 132, 64]),
         matmul_of(DType::F16, [rows, 66, 40]),
         matmul_of(DType::Q8_0, [rows, 68, 96]),
         matmul_d_x(DType::F32, [rows, 40, 36]),
+        matmul_of(Types { precision: DType::F16, ..DType::F32.into() }, [rows, 132, 64]),
         attention([rows, 17, 3, 8]),
         conv2d(Conv2d::same(3), [rows, 17, 36, 12]),
         layer_norm(true, [rows, 9, 68]),

@@ -193,7 +193,7 @@ impl Parameters {
     }
 
     /// The same with products of this [`crate::ops::MatMul::precision`].
-    pub(super) fn in_precision(self, precision: DType) -> Self {
+    pub fn in_precision(self, precision: DType) -> Self {
         Self { precision, ..self }
     }
 

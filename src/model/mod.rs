@@ -43,7 +43,7 @@ pub use layout::{Entry, Layout, Parameters};
 pub use lora::{Adaptable, Lora, LoraLayer};
 pub use minit2i::MiniT2iConfig;
 pub use mmdit::MmditConfig;
-pub use network::{BASE, Network, START};
+pub use network::{BASE, Network, START, products_in};
 pub use prompt_table::{PromptEmbeddings, PromptTable};
 pub use stored_transformer::{PIPELINE, PipelineFile, StoredTransformer, TRANSFORMER, TRANSFORMER_WEIGHTS};
 pub use text_network::{Recipe, TextNetwork, UsualSampling};

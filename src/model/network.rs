@@ -45,6 +45,14 @@ impl From<&DitConfig> for Network {
     }
 }
 
+/// The [`crate::ops::MatMul::precision`] of a run's.
+pub fn products_in(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::F16 => DType::F16,
+    }
+}
+
 impl Network {
     /// A flow model with an adapter's layers, if there is one, on a base stored as `weights`.
     pub fn new(model: &FlowModel, adapter: Option<&Adapter>, weights: WeightType) -> Self {
@@ -100,9 +108,6 @@ impl Network {
     }
 
     fn products(&self) -> DType {
-        match self.precision {
-            Precision::F32 => DType::F32,
-            Precision::F16 => DType::F16,
-        }
+        products_in(self.precision)
     }
 }

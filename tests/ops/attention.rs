@@ -75,9 +75,11 @@ fn attention_register() {
 #[test]
 fn attention_tiled() {
     let tokens = [1, 31, 32, 33, 63, 64, 65, 77, 129].map(|tokens| [2, tokens, 3, 8]);
-    let heads = [[2, 7, 2, 4], [1, 33, 1, 32], [1, 65, 2, 36], [1, 33, 2, 40], [1, 77, 2, 64], [1, 33, 2, 72]];
-    let large = skip::long_tests().then_some([[1, 65, 1, 68], [1, 65, 1, 100], [1, 65, 2, 128]]);
-    for case @ [.., head_dim] in tokens.into_iter().chain(heads).chain(large.into_iter().flatten()) {
+    let heads = [[2, 7, 2, 4], [1, 65, 2, 36]];
+    // A software driver takes half a minute to compile each of these heads.
+    let slow = [32, 40, 64, 68, 72, 100, 128].map(|head_dim| [1, 77, 2, head_dim]);
+    let slow = skip::long_tests().then_some(slow).into_iter().flatten();
+    for case @ [.., head_dim] in tokens.into_iter().chain(heads).chain(slow) {
         let kernel = in_tiles(head_dim).expect("heads of whole vectors");
         check_both(&kernel, case, Values::Normal, TOLERANCE);
     }

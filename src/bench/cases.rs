@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::gpu::{Gpu, ShaderStruct};
 use crate::graph::{DType, DeviceProfile, Graph, Origin, Plan, Store, Stores, Tensor};
 use crate::ops::{
-    Activation, AdamW, AdamWSettings, Attention, AttentionBackward, Conv2d, LayerNorm, MatMul, NoiseWords, Optimized,
-    PhiloxNormal,
+    Activation, AdamW, AdamWSettings, Add, Attention, AttentionBackward, Conv2d, GatedActivation, GatedResidual,
+    GroupNorm, LayerNorm, MatMul, NoiseWords, Optimized, PhiloxNormal, Scale,
 };
 
 /// A kernel at one shape.
@@ -270,6 +270,43 @@ pub fn gelus() -> Vec<Case> {
         let y = graph.apply(Activation::Gelu, &[x]);
         graph.keep(y);
     })]
+}
+
+/// Every token of four pictures in Stable Diffusion 3.5 medium, and its columns: more than caches contain.
+const TOKENS: [usize; 3] = [4, 1178, 1536];
+
+/// Ops between the products of large transformers and autoencoders, all limited by memory.
+pub fn memory_bound() -> Vec<Case> {
+    let [batch, tokens, columns] = TOKENS;
+    let of = |name: &str, record: &dyn Fn(&mut Graph, [Tensor; 2]) -> Tensor| {
+        Case::new(format!("{name} {}x{columns}", batch * tokens), |graph| {
+            let x = ["x", "h"].map(|name| graph.input(name, &TOKENS));
+            let y = record(graph, x);
+            graph.keep(y);
+        })
+    };
+    let mut cases = vec![
+        of("scale", &|graph, [x, _]| graph.apply(Scale(0.5), &[x])),
+        of("silu", &|graph, [x, _]| graph.apply(Activation::Silu, &[x])),
+        of("add", &|graph, x| graph.apply(Add, &x)),
+        of("gated_activation", &|graph, x| graph.apply(GatedActivation::Silu, &x)),
+        of("gated_residual", &|graph, [x, h]| {
+            let gate = graph.input("gate", &[batch, columns]);
+            graph.apply(GatedResidual, &[x, h, gate])
+        }),
+    ];
+    cases.push(Case::new(format!("gelu with backward {}x{columns}", batch * tokens), |graph| {
+        let x = graph.input("x", &TOKENS);
+        let y = graph.apply(Activation::Gelu, &[x]);
+        keep_with_gradients(graph, y, &[x]);
+    }));
+    cases.push(Case::new("group_norm 128x256x256", |graph| {
+        let x = graph.input("x", &[1, 128, 256, 256]);
+        let [scale, bias] = ["scale", "bias"].map(|name| graph.input(name, &[128]));
+        let y = GroupNorm { groups: 32, epsilon: 1e-6, silu: true, flat: false }.of(graph, x, scale, bias);
+        graph.keep(y);
+    }));
+    cases
 }
 
 /// The benchmark network's optimizer.

@@ -31,7 +31,7 @@ use crate::text::duration;
 use measure::Pace;
 
 /// The names of the benchmarks, in the order in which they run.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "fma",
     "copy",
     "dispatch",
@@ -41,6 +41,7 @@ pub const NAMES: [&str; 14] = [
     "conv2d",
     "layer_norm",
     "gelu",
+    "memory-bound",
     "adamw",
     "philox",
     "dit-step",
@@ -141,6 +142,7 @@ impl<'a> Suite<'a> {
                 "conv2d" => self.kernels(cases::convolutions())?,
                 "layer_norm" => self.kernels(cases::layer_norms())?,
                 "gelu" => self.kernels(cases::gelus())?,
+                "memory-bound" => self.kernels(cases::memory_bound())?,
                 "adamw" => self.kernels(cases::adamws())?,
                 "philox" => self.kernels(cases::philoxes())?,
                 "dit-step" => self.dit_step(batch)?,

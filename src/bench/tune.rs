@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cases::convolutions;
 use super::iteration::built_in;
 use super::measure::Pace;
 use super::network::StepGraph;
@@ -51,16 +52,21 @@ struct Instance {
     count: usize,
 }
 
-/// Measures every kernel for the workloads of the benchmark network, the built-in configuration and, if given,
-/// another model under that configuration. Returns the fastest kernels and all times.
+/// Measures every kernel for the workloads of the benchmark network, the built-in configuration, on a GPU an autoencoder
+/// and, if given, another model under that configuration. Returns the fastest kernels and all times.
 ///
 /// # Errors
 /// If the device is lost or does not have enough memory.
 pub fn tune(gpu: &Arc<Gpu>, model: Option<&FlowModel>, quick: bool) -> Result<(Tuning, Vec<Tuned>)> {
     let pace = if quick { Pace::QUICK } else { Pace::TUNING };
     let profile = DeviceProfile { forced: None, ..DeviceProfile::of(gpu) };
+    let mut graphs = networks(model)?;
+    // Those of autoencoders. A software driver would take minutes, for tiles that it has no use for.
+    if !profile.cpu {
+        graphs.extend(convolutions().into_iter().map(|case| case.graph));
+    }
     let mut tuned = Vec::new();
-    for (workload, instances) in workloads(&networks(model)?, &profile) {
+    for (workload, instances) in workloads(&graphs, &profile) {
         let choice = instances[0].op.choice(&instances[0].shapes(), &profile).expect("workloads have a choice");
         let mut times = Vec::new();
         for kernel in choice.kernels {

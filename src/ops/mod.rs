@@ -181,9 +181,10 @@ fn by_element(
     Dispatch { kernel: kernel.with("PACKED", packed.into()), reads, writes, params: Params::of(params), grid }
 }
 
-/// The number of elements of a tensor, and the length of its rows.
+/// The number of elements of a tensor, and the length of its rows. One dimension may be that of the rows: they then have
+/// one element each.
 fn elements_and_columns(shape: &[usize]) -> [usize; 2] {
-    [shape.iter().product(), shape.last().copied().unwrap_or(1)]
+    [shape.iter().product(), if shape.len() > 1 { shape[shape.len() - 1] } else { 1 }]
 }
 
 /// A dispatch with one workgroup per row; the shader guards the remainder.

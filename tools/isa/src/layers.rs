@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flowdppo_wgpu::autodiff::backward;
+use flowdppo_wgpu::bench::cases::{adamws, memory_bound};
 use flowdppo_wgpu::bench::shapes::{SD35_MEDIUM, TRANSFORMERS};
 use flowdppo_wgpu::gpu::{Kernel, Matrices};
 use flowdppo_wgpu::graph::{DType, DeviceProfile, Graph, Tensor};
@@ -33,6 +34,7 @@ pub fn kernels() -> BTreeMap<String, Kernel> {
     graphs.extend([DType::F16, DType::Q8_0].map(|weights| frozen_linear(weights, DType::F32)));
     graphs.extend([DType::F32, DType::F16, DType::Q8_0].map(|weights| frozen_linear(weights, DType::F16)));
     graphs.extend([attention_bias(), conv2d()]);
+    graphs.extend(memory_bound().into_iter().chain(adamws()).map(|case| case.graph));
 
     // A GPU, whose subgroups do not have one size: what is usual, and what measurements may prefer.
     let gpu = DeviceProfile { rounds_to_half: true, ..DeviceProfile::default() };

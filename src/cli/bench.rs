@@ -219,3 +219,16 @@ fn tune(global: &Global, arguments: &Arguments) -> Result<()> {
     say(format_args!("{changed} of {count} workloads have a faster kernel than the default, used from now on: {path}"));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_benchmark() {
+        let help = Arguments::augment_args(clap::Command::new("bench")).render_long_help().to_string();
+        for name in NAMES.into_iter().chain(LARGE_NAMES).chain([ALL_REDUCE]) {
+            assert!(help.contains(name), "{name} is missing in\n{help}");
+        }
+    }
+}

@@ -6,14 +6,17 @@ use maybe_async::maybe_async;
 
 use super::{Batch, Reward};
 use crate::error::Result;
-use crate::gpu::Gpu;
-use crate::graph::{Graph, Plan, Stores, Tensor};
+use crate::gpu::{Buffer, Command, Gpu, Region};
+use crate::graph::{DType, Graph, Plan, Stores, Tensor};
 use crate::model::{Classifier, ClassifierConfig, Model, WeightSource};
 use crate::ops::cross_entropy;
 use crate::optimizer::PARAMETERS;
 
 /// Images scored together.
 const BATCH: usize = 128;
+
+/// Batches whose results are read back at once.
+const BATCHES_AT_ONCE: usize = 16;
 
 /// A classifier bound to the device.
 #[derive(Debug)]
@@ -24,6 +27,9 @@ pub struct ClassifierScorer {
     images: Tensor,
     labels: Tensor,
     probabilities: Tensor,
+    gpu: Arc<Gpu>,
+    /// The results of several batches, which are read at once.
+    results: Arc<Buffer>,
     /// The classifier's class for each class of the model whose images it scores.
     classes: Vec<usize>,
 }
@@ -46,7 +52,9 @@ impl ClassifierScorer {
         graph.keep(probabilities);
         let plan = Plan::new(gpu, &graph, &Stores::from([(PARAMETERS, weights)]))?;
         let classes = (0..config.num_classes).collect();
-        Ok(Self { name: "classifier".into(), config, plan, images, labels, probabilities, classes })
+        let bytes = DType::F32.bytes(&[BATCHES_AT_ONCE, BATCH, config.num_classes]);
+        let (gpu, results) = (gpu.clone(), gpu.allocate("class probabilities", bytes)?);
+        Ok(Self { name: "classifier".into(), config, plan, images, labels, probabilities, gpu, results, classes })
     }
 
     /// Takes the classes of another model as labels: class `i` of that model is class `classes[i]` of the classifier.
@@ -64,13 +72,20 @@ impl ClassifierScorer {
         let (dim, classes) = (self.config.dim(), self.config.num_classes);
         let mut probabilities = Vec::with_capacity(images.len() / dim * classes);
         self.plan.write(self.labels, &[0_u32; BATCH]);
-        for batch in images.chunks(BATCH * dim) {
-            let mut padded = batch.to_vec();
-            padded.resize(BATCH * dim, 0.0);
-            self.plan.write(self.images, &padded);
-            self.plan.run().await?;
-            let all: Vec<f32> = self.plan.read(&[self.probabilities]).await?;
-            probabilities.extend_from_slice(&all[..batch.len() / dim * classes]);
+        let bytes = DType::F32.bytes(&[BATCH, classes]);
+        for images in images.chunks(BATCHES_AT_ONCE * BATCH * dim) {
+            let batches = images.chunks(BATCH * dim);
+            let results = Region { buffer: self.results.clone(), offset: 0, bytes: bytes * batches.len() as u64 };
+            for (index, batch) in batches.enumerate() {
+                let mut padded = batch.to_vec();
+                padded.resize(BATCH * dim, 0.0);
+                self.plan.write(self.images, &padded);
+                self.plan.run().await?;
+                let to = Region { offset: bytes * index as u64, bytes, ..results.clone() };
+                self.gpu.encode([Command::Copy { from: self.plan.region(self.probabilities), to: &to }])?;
+            }
+            let all: Vec<f32> = self.gpu.read(&[&results]).await?;
+            probabilities.extend_from_slice(&all[..images.len() / dim * classes]);
         }
         Ok(probabilities)
     }

@@ -42,7 +42,7 @@ fn cases(rows: usize) -> [Case; 10] {
         matmul_d_x(DType::F32, [rows, 40, 36]),
         matmul_of(Types { precision: DType::F16, ..DType::F32.into() }, [rows, 132, 64]),
         attention([rows, 17, 3, 8]),
-        conv2d(Conv2d::same(3), [rows, 17, 36, 12]),
+        conv2d(Conv2d::same(3), [rows, 17, 36, 7]),
         layer_norm(true, [rows, 9, 68]),
         rms_norm(&[rows, 9, 136], 68, false),
     ]

@@ -54,10 +54,10 @@ impl Activation {
 }
 
 /// One pass over all elements of the output.
-fn pass(shader: &'static str, reads: &[Binding], shapes: &Shapes<'_>, profile: &DeviceProfile) -> Dispatch<Binding> {
+fn pass(shader: &'static str, reads: &[Binding], shapes: &Shapes<'_>) -> Dispatch<Binding> {
     let sizes = elements_and_columns(shapes.outputs[0]);
     let writes = [Binding::Output(0)];
-    by_element(Kernel::new(shader), [reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)
+    by_element(Kernel::new(shader), [reads, &writes], &ElementsParams::of(sizes[0]), sizes)
 }
 
 impl Op for Activation {
@@ -85,8 +85,8 @@ impl Op for Activation {
         vec![gradients[0].map(|dy| graph.apply(self.backward(), &[inputs[0], dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        vec![pass(self.name(), &[Binding::Input(0)], shapes, profile)]
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        vec![pass(self.name(), &[Binding::Input(0)], shapes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -108,8 +108,8 @@ impl Op for ActivationBackward {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
-        vec![pass(self.name(), &[Binding::Input(0), Binding::Input(1)], shapes, profile)]
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+        vec![pass(self.name(), &[Binding::Input(0), Binding::Input(1)], shapes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -118,7 +118,7 @@ impl Op for AdamW {
         vec![inputs[2].to_vec(); 5]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let elements = shapes.output_elements(0);
         assert!((2..7).all(|index| shapes.input_elements(index) == elements), "all tensors must have the same size");
         // The other inputs are also the outputs: bound once, as written tensors.
@@ -126,7 +126,7 @@ impl Op for AdamW {
         let writes = [0, 1, 2, 3, 4].map(Binding::Output);
         let params = ElementsParams::of(elements);
         // Parameters have no rows here.
-        vec![by_element(Kernel::new("adamw"), [&reads, &writes], &params, [elements; 2], profile)]
+        vec![by_element(Kernel::new("adamw"), [&reads, &writes], &params, [elements; 2])]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

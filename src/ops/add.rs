@@ -29,10 +29,10 @@ impl Op for Add {
         vec![gradients[0]; 2]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let sizes = elements_and_columns(shapes.outputs[0]);
         let (reads, writes) = ([Binding::Input(0), Binding::Input(1)], [Binding::Output(0)]);
-        vec![by_element(Kernel::new("add"), [&reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)]
+        vec![by_element(Kernel::new("add"), [&reads, &writes], &ElementsParams::of(sizes[0]), sizes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -53,10 +53,10 @@ impl Op for Accumulate {
         vec![inputs[0].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let sizes = elements_and_columns(shapes.outputs[0]);
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
-        vec![by_element(Kernel::new("accumulate"), [&reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)]
+        vec![by_element(Kernel::new("accumulate"), [&reads, &writes], &ElementsParams::of(sizes[0]), sizes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -40,11 +40,11 @@ impl Op for AddBroadcast {
         vec![Some(dy), sum.of(graph, dy, wanted[1])]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let sizes @ [elements, period] = [shapes.output_elements(0), shapes.input_elements(1)];
         let params = AddBroadcastParams { elements: word(elements), period: word(period) };
         let (reads, writes) = ([Binding::Input(0), Binding::Input(1)], [Binding::Output(0)]);
-        vec![by_element(Kernel::new("add_broadcast"), [&reads, &writes], &params, sizes, profile)]
+        vec![by_element(Kernel::new("add_broadcast"), [&reads, &writes], &params, sizes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

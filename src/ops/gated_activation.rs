@@ -74,11 +74,11 @@ impl Op for GatedActivation {
         vec![Some(found[0]), found.get(1).copied()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let sizes = elements_and_columns(shapes.outputs[0]);
         let (reads, writes) = ([Binding::Input(0), Binding::Input(1)], [Binding::Output(0)]);
         let kernel = self.kernel("gated_activation");
-        vec![by_element(kernel, [&reads, &writes], &ElementsParams::of(sizes[0]), sizes, profile)]
+        vec![by_element(kernel, [&reads, &writes], &ElementsParams::of(sizes[0]), sizes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -96,13 +96,13 @@ impl Op for GatedActivationBackward {
         vec![inputs[0].to_vec(); 1 + usize::from(self.with_x)]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let sizes = elements_and_columns(shapes.outputs[0]);
         let params = GatedActivationBackwardParams { elements: word(sizes[0]), with_x: self.with_x.into() };
         let d_x = if self.with_x { Binding::Output(1) } else { Binding::Unused };
         let reads = [0, 1, 2].map(Binding::Input);
         let kernel = self.gated.kernel("gated_activation_backward");
-        vec![by_element(kernel, [&reads, &[Binding::Output(0), d_x]], &params, sizes, profile)]
+        vec![by_element(kernel, [&reads, &[Binding::Output(0), d_x]], &params, sizes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

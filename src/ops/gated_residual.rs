@@ -56,10 +56,10 @@ impl Op for GatedResidual {
         vec![Some(dy), dh, d_gate]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (reads, writes) = ([0, 1, 2].map(Binding::Input), [Binding::Output(0)]);
         let (params, sizes) = (params(shapes.inputs[0]), elements_and_columns(shapes.outputs[0]));
-        vec![by_element(Kernel::new("gated_residual"), [&reads, &writes], &params, sizes, profile)]
+        vec![by_element(Kernel::new("gated_residual"), [&reads, &writes], &params, sizes)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {
@@ -80,10 +80,10 @@ impl Op for GatedResidualBackward {
         vec![inputs[1].to_vec()]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let (reads, writes) = ([0, 1].map(Binding::Input), [Binding::Output(0)]);
         let (params, sizes) = (params(shapes.inputs[1]), elements_and_columns(shapes.outputs[0]));
-        vec![by_element(Kernel::new("gated_residual_backward"), [&reads, &writes], &params, sizes, profile)]
+        vec![by_element(Kernel::new("gated_residual_backward"), [&reads, &writes], &params, sizes)]
     }
 
     fn reference(&self, shapes: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

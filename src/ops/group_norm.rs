@@ -108,7 +108,7 @@ impl Op for GroupNorm {
         vec![y, vec![geometry.rows, geometry.chunks(), 2], vec![geometry.rows, 2]]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let geometry = Geometry::new(self.groups, shapes.inputs[0]);
         let [x, scale, bias] = [0, 1, 2].map(Binding::Input);
         let [y, partial, stats] = [0, 1, 2].map(Binding::Output);
@@ -127,7 +127,7 @@ impl Op for GroupNorm {
         vec![
             workgroup_a_row(first, &[x], &[partial], &first_params, geometry.rows * geometry.chunks()),
             workgroup_a_row(second, &[partial], &[stats], &second_params, geometry.rows),
-            by_element(last, [&[x, scale, bias, stats], &[y]], &last_params, [elements, geometry.plane], profile),
+            by_element(last, [&[x, scale, bias, stats], &[y]], &last_params, [elements, geometry.plane]),
         ]
     }
 

@@ -152,6 +152,9 @@ pub fn layouts() -> Vec<StructLayout> {
 /// Invocations per workgroup in kernels with one invocation per element, row or tile.
 const WORKGROUP: u64 = 64;
 
+/// The same in kernels that do little more than read and write: few, large workgroups.
+const LARGE_WORKGROUP: u64 = 256;
+
 /// A dispatch of `invocations` that work independently of each other; the shader guards the remainder.
 fn independent(
     kernel: Kernel,
@@ -164,19 +167,18 @@ fn independent(
     Dispatch { kernel, reads: reads.to_vec(), writes: writes.to_vec(), params: Params::of(params), grid }
 }
 
-/// A dispatch over `elements` in rows of `columns`, of a kernel with the constant `PACKED`: its invocations have one
-/// element each, or four on devices and in rows for which [`takes_vectors`]. Both compute the same.
+/// A dispatch over `elements` in rows of `columns`, of a kernel with the constant `PACKED`: its invocations have four
+/// elements each if rows consist of whole vectors, or else one. Both compute the same. GPUs load vectors faster, and
+/// software drivers spend most of the time of such a kernel on invocations.
 fn by_element(
     kernel: Kernel,
     [reads, writes]: [&[Binding]; 2],
     params: &impl ShaderStruct,
     [elements, columns]: [usize; 2],
-    profile: &DeviceProfile,
 ) -> Dispatch<Binding> {
-    let packed = takes_vectors(columns, profile);
-    let pack: usize = if packed { 4 } else { 1 };
-    // Workgroups of vectors are larger, too.
-    let grid = grid_1d((elements / pack).div_ceil(WORKGROUP as usize * pack) as u64);
+    let packed = columns.is_multiple_of(4);
+    let packs = if packed { elements / 4 } else { elements };
+    let grid = grid_1d((packs as u64).div_ceil(LARGE_WORKGROUP));
     let (reads, writes) = (reads.to_vec(), writes.to_vec());
     Dispatch { kernel: kernel.with("PACKED", packed.into()), reads, writes, params: Params::of(params), grid }
 }

@@ -35,11 +35,11 @@ impl Op for Scale {
         vec![gradients[0].map(|dy| graph.apply(*self, &[dy]))]
     }
 
-    fn dispatches(&self, shapes: &Shapes<'_>, profile: &DeviceProfile) -> Vec<Dispatch<Binding>> {
+    fn dispatches(&self, shapes: &Shapes<'_>, _: &DeviceProfile) -> Vec<Dispatch<Binding>> {
         let sizes = elements_and_columns(shapes.outputs[0]);
         let params = ScaleParams { elements: word(sizes[0]), factor: self.0 };
         let (reads, writes) = ([Binding::Input(0)], [Binding::Output(0)]);
-        vec![by_element(Kernel::new("scale"), [&reads, &writes], &params, sizes, profile)]
+        vec![by_element(Kernel::new("scale"), [&reads, &writes], &params, sizes)]
     }
 
     fn reference(&self, _: &Shapes<'_>, inputs: &[&[f64]]) -> Vec<Vec<f64>> {

@@ -100,7 +100,7 @@ fn many_steps_follow_the_twin() {
 
 #[test]
 fn past_65535_workgroups() {
-    let elements = 65_536 * 64 + 3;
+    let elements = 65_536 * 256 + 3;
     let mut training = Training::new(&vec![1.0; elements]);
     training.step(&vec![0.5; elements], SETTINGS.at_step(1));
     let [parameters, ..] = training.read();

@@ -18,7 +18,7 @@ fn add() {
 
 #[test]
 fn add_past_65535_workgroups() {
-    let shape = [65_536 * 64 + 3];
+    let shape = [65_536 * 256 + 3];
     check_forward("add", &[Input::normal(&shape), Input::normal(&shape)], ONE_ROUNDING, |graph, x| {
         vec![graph.apply(Add, &[x[0], x[1]])]
     });

@@ -14,8 +14,8 @@ use crate::{assets, files};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// What to measure; by default everything: fma, copy, dispatch, readback, matmul, attention, layer_norm,
-    /// gelu, adamw, philox, dit-step, rollout, rl-iteration. Only by name, because they take minutes on small devices:
+    /// What to measure; by default everything: fma, copy, dispatch, readback, matmul, attention, conv2d, layer_norm,
+    /// gelu, memory-bound, adamw, philox, dit-step, rollout, rl-iteration. Only by name, because they take minutes on small devices:
     /// large (products and attention of Stable Diffusion 3.5 medium), sd35-block (a block of it with an adapter, forward
     /// and backward; fewer tokens with --quick). Of several ranks: all-reduce
     #[arg(value_name = "NAME")]

@@ -91,6 +91,9 @@ fn print(report: &Report) {
         yes(adapter.shader_f16),
         yes(adapter.timestamps)
     ));
+    if !adapter.cooperative_matrices.is_empty() {
+        say(format_args!("   products of small matrices: {}", adapter.cooperative_matrices.join("; ")));
+    }
     for check in &report.self_test {
         say(format_args!("   {} {}: {}", if check.passed { "PASS" } else { "FAIL" }, check.name, check.detail));
     }

@@ -1,6 +1,5 @@
 // For kernels whose invocations have one element each, or four if `PACKED` is 1. Tensors have `params.elements / PACK` of
-// what `Pack` is, and their rows consist of whole ones. Workgroups are large: each costs a software driver as much as
-// the work of many invocations.
+// what `Pack` is, and their rows consist of whole ones.
 //!import grid
 //!import pack
 

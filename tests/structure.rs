@@ -1,7 +1,7 @@
 //! Checks the layers of the program, and the names that ops, shaders and tests share, against the source, so that they
 //! cannot drift from the documents.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -197,11 +197,14 @@ fn the_architecture_lists_the_layers_in_their_order() {
 /// Kernels of an op carry its name, as its file does: `layer_norm`, `layer_norm_backward`.
 #[test]
 fn every_shader_carries_the_name_of_its_op() {
-    let ops: Vec<(String, String)> = files("src/ops", "rs")
-        .into_iter()
-        .map(|(path, text)| (stem(&path), text))
-        .filter(|file| file.0 != "mod")
-        .collect();
+    // An op is a file, and what a folder of its name contains.
+    let mut ops: BTreeMap<String, String> = BTreeMap::new();
+    for (path, text) in files("src/ops", "rs") {
+        let op = path.strip_prefix(root().join("src/ops")).unwrap().with_extension("");
+        let op = op.iter().next().unwrap().to_string_lossy().into_owned();
+        ops.entry(op).or_default().push_str(&text);
+    }
+    ops.remove("mod");
     let other_names = |op: &str| OTHER_NAMES.iter().find(|(name, _)| *name == op).map_or(&[][..], |(_, names)| names);
     let mut with_shader = BTreeSet::new();
     for shader in stems("shaders", "wgsl") {
@@ -214,9 +217,9 @@ fn every_shader_carries_the_name_of_its_op() {
             assert!(text.contains(&format!("\"{shader}\"")), "src/{module} does not run shaders/{shader}.wgsl");
             continue;
         }
-        let owners: Vec<&(String, String)> = (ops.iter())
+        let owners: Vec<(&String, &String)> = (ops.iter())
             .filter(|(op, _)| {
-                let is_named = shader == *op || shader.starts_with(&format!("{op}_"));
+                let is_named = shader == **op || shader.starts_with(&format!("{op}_"));
                 is_named || other_names(op).contains(&shader.as_str())
             })
             .filter(|(_, text)| text.contains(&format!("\"{shader}\"")))

@@ -1,12 +1,16 @@
 //! Matrix products: any transposes, optionally batched, with bias, or accumulating.
 
+mod kernels;
+
 use std::sync::Arc;
 
 use half::f16;
 
+pub(super) use kernels::{Epilogue, KERNELS, MatMulParams};
+use kernels::{Geometry, LARGE_TILE, Variant};
+
 use super::SumRows;
 use super::matmul_joined::MatMulJoined;
-use super::matmul_kernels::{Epilogue, Geometry, KERNELS, LARGE_TILE, Variant};
 use super::sum_rows::add_up;
 use crate::gpu::Dispatch;
 use crate::graph::{Binding, Choice, DType, DeviceProfile, Graph, Op, Shapes, Tensor, Wanted};

@@ -1,6 +1,6 @@
 //! Matrix products with the next op as their epilogue, which runs while the elements are still in registers.
 
-use super::matmul_kernels::Epilogue;
+use super::matmul::Epilogue;
 use super::{Activation, GatedResidual, MatMul};
 use crate::gpu::Dispatch;
 use crate::graph::{Binding, Choice, DeviceProfile, Op, Shapes};

@@ -21,7 +21,6 @@ mod half_precision;
 mod layer_norm;
 mod matmul;
 mod matmul_joined;
-mod matmul_kernels;
 mod mean_squared_error;
 mod nft_loss;
 mod patchify;
@@ -79,7 +78,7 @@ use crate::graph::{Binding, DeviceProfile};
 
 /// Every variant that `FLOWDPPO_KERNEL` can force.
 pub fn variants() -> impl Iterator<Item = &'static str> {
-    let matmul = matmul_kernels::KERNELS.iter().map(|(name, _)| *name);
+    let matmul = matmul::KERNELS.iter().map(|(name, _)| *name);
     matmul.chain(attention::KERNELS).chain(conv2d::KERNELS).chain(layer_norm::KERNELS).chain(rms_norm::KERNELS)
 }
 
@@ -126,7 +125,7 @@ pub fn layouts() -> Vec<StructLayout> {
         half_precision::ToHalfParams::LAYOUT,
         layer_norm::LayerNormParams::LAYOUT,
         layer_norm::LayerNormBackwardModulationParams::LAYOUT,
-        matmul_kernels::MatMulParams::LAYOUT,
+        matmul::MatMulParams::LAYOUT,
         nft_loss::NftSettings::LAYOUT,
         patchify::PatchifyParams::LAYOUT,
         philox_normal::NoiseWords::LAYOUT,

@@ -1,12 +1,12 @@
 //! The kernels of matrix products: which there are, and their dispatches.
 
-use super::{independent, word};
 use crate::gpu::{Dispatch, Kernel, Matrices, Params, grid_1d, shader, shader_struct};
 use crate::graph::{Binding, DType, DeviceProfile};
+use crate::ops::{independent, word};
 
 /// The kernels; their names can be forced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Variant {
+pub(in crate::ops) enum Variant {
     /// `matmul_register`: runs everywhere.
     Register,
     /// `matmul_subgroup`, with this many lanes per subgroup and rows per tile.
@@ -19,22 +19,24 @@ pub(super) enum Variant {
 
 /// Kernels with tiles of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tile {
+pub(in crate::ops) struct Tile {
     /// For operands of any shape, and for those whose rows consist of whole vectors.
     kernels: [&'static str; 2],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) columns: usize,
 }
 
-pub(super) const SMALL_TILE: Tile = Tile { kernels: ["matmul_tiled", "matmul_tiled_vec4"], rows: 64, columns: 64 };
-pub(super) const LARGE_TILE: Tile = Tile { kernels: ["matmul_tile128", "matmul_tile128_vec4"], rows: 128, columns: 64 };
+pub(in crate::ops) const SMALL_TILE: Tile =
+    Tile { kernels: ["matmul_tiled", "matmul_tiled_vec4"], rows: 64, columns: 64 };
+pub(in crate::ops) const LARGE_TILE: Tile =
+    Tile { kernels: ["matmul_tile128", "matmul_tile128_vec4"], rows: 128, columns: 64 };
 const SQUARE_TILE: Tile = Tile { kernels: ["matmul_square128", "matmul_square128_vec4"], rows: 128, columns: 128 };
 
 /// The same for products as matrices.
 const COOPERATIVE: Tile = Tile { kernels: ["matmul_cooperative", "matmul_cooperative_vec4"], rows: 128, columns: 64 };
 
 /// Every variant by name; those of subgroups with the rows of a tile.
-pub(super) const KERNELS: [(&str, Option<usize>); 8] = [
+pub(in crate::ops) const KERNELS: [(&str, Option<usize>); 8] = [
     ("matmul_register", None),
     ("matmul_tiled", None),
     ("matmul_tile128", None),
@@ -47,7 +49,7 @@ pub(super) const KERNELS: [(&str, Option<usize>); 8] = [
 
 impl Variant {
     /// The variant with this name, if the device can run it for products of this precision.
-    pub(super) fn named(name: &str, profile: &DeviceProfile, precision: DType) -> Option<Self> {
+    pub(in crate::ops) fn named(name: &str, profile: &DeviceProfile, precision: DType) -> Option<Self> {
         let (_, rows) = KERNELS.iter().find(|(known, _)| *known == name)?;
         if let Some(rows) = rows {
             return profile.subgroup_size.map(|lanes| Self::Subgroup { lanes, rows: *rows });
@@ -70,25 +72,25 @@ const SHORTEST_SLICE: usize = 128;
 const SUBGROUP_ROWS: usize = 16;
 
 /// Sizes and strides of a product, in elements.
-pub(super) struct Geometry {
-    pub(super) batches: usize,
-    pub(super) m: usize,
+pub(in crate::ops) struct Geometry {
+    pub(in crate::ops) batches: usize,
+    pub(in crate::ops) m: usize,
     /// Columns of the result.
-    pub(super) n: usize,
+    pub(in crate::ops) n: usize,
     /// Number of products summed in each element.
-    pub(super) k: usize,
+    pub(in crate::ops) k: usize,
     /// Strides of `A` along rows and along K.
-    pub(super) a: [usize; 2],
+    pub(in crate::ops) a: [usize; 2],
     /// Strides of `B` along K and along columns.
-    pub(super) b: [usize; 2],
+    pub(in crate::ops) b: [usize; 2],
     /// The type of `B`.
-    pub(super) weights: DType,
+    pub(in crate::ops) weights: DType,
     /// What elements of both operands are rounded to.
-    pub(super) precision: DType,
+    pub(in crate::ops) precision: DType,
 }
 
 shader_struct! {
-    pub(super) struct MatMulParams {
+    pub(in crate::ops) struct MatMulParams {
         batches: u32,
         m: u32,
         n: u32,
@@ -112,7 +114,7 @@ shader_struct! {
 
 impl Geometry {
     /// Length of a slice of K: the same for all tiles, because the graph has the tensor for the sums of slices.
-    pub(super) fn slice(&self) -> usize {
+    pub(in crate::ops) fn slice(&self) -> usize {
         let tiles = self.m.div_ceil(SMALL_TILE.rows) * self.n.div_ceil(SMALL_TILE.columns);
         let slices = (ENOUGH_TILES / tiles).max(1);
         self.k.div_ceil(slices).max(SHORTEST_SLICE).next_multiple_of(16)
@@ -146,7 +148,7 @@ impl Geometry {
     }
 
     /// One dispatch of a kernel; with a `slice`, it has one result per slice of K.
-    pub(super) fn dispatch(
+    pub(in crate::ops) fn dispatch(
         &self,
         (variant, profile): (Variant, &DeviceProfile),
         [a, b, bias]: [Binding; 3],
@@ -220,17 +222,17 @@ fn rounding(precision: DType, profile: &DeviceProfile) -> u32 {
 }
 
 /// What a kernel does with the elements it has computed.
-pub(super) struct Epilogue<'a> {
+pub(in crate::ops) struct Epilogue<'a> {
     /// File in `shaders/epilogues`.
-    pub(super) name: &'a str,
+    pub(in crate::ops) name: &'a str,
     /// What it reads besides the product.
-    pub(super) reads: &'a [Binding],
+    pub(in crate::ops) reads: &'a [Binding],
     /// What it writes.
-    pub(super) writes: &'a [Binding],
+    pub(in crate::ops) writes: &'a [Binding],
     /// Add to the existing values.
-    pub(super) accumulate: bool,
+    pub(in crate::ops) accumulate: bool,
     /// Rows that share a gate.
-    pub(super) tokens: usize,
+    pub(in crate::ops) tokens: usize,
     /// Also write the product itself.
-    pub(super) keep: bool,
+    pub(in crate::ops) keep: bool,
 }

@@ -18,10 +18,11 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let own = own_rows(linear_workgroup(workgroup, workgroups), lane);
-    if !own.is_any {
+    let index = linear_workgroup(workgroup, workgroups);
+    if !has_rows(index) {
         return;
     }
+    let own = own_rows(index, lane);
     var sums = array<vec4<f32>, SUMS>();
     for (var first = 0u; first < params.tokens; first += 32u) {
         let queries = others(own, first);

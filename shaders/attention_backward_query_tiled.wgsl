@@ -30,10 +30,11 @@ fn main(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let own = own_rows(linear_workgroup(workgroup, workgroups), lane);
-    if !own.is_any {
+    let index = linear_workgroup(workgroup, workgroups);
+    if !has_rows(index) {
         return;
     }
+    let own = own_rows(index, lane);
     let rows = own.first + own.row + vec4<u32>(0u, 16u, 32u, 48u);
     let at = of_queries(own, rows);
     let denominators = vec4<f32>(logsumexp[at.x], logsumexp[at.y], logsumexp[at.z], logsumexp[at.w]);

@@ -36,8 +36,6 @@ var<workgroup> tile: array<vec4<f32>, 992>;
 
 // What a workgroup and an invocation own.
 struct Own {
-    // False for a workgroup that has nothing.
-    is_any: bool,
     lane: u32,
     // The first row of the workgroup.
     first: u32,
@@ -53,6 +51,12 @@ struct Own {
     width: u32,
 }
 
+// False for a workgroup past the last head. Apart from `Own`, since a struct with a lane in it counts as different in every
+// lane: then no barrier may follow a branch on it.
+fn has_rows(workgroup: u32) -> bool {
+    return workgroup / params.blocks < params.batches * params.heads;
+}
+
 fn own_rows(workgroup: u32, lane: u32) -> Own {
     let head_index = workgroup / params.blocks;
     let batch = head_index / params.heads;
@@ -65,7 +69,7 @@ fn own_rows(workgroup: u32, lane: u32) -> Own {
     // GPUs read a vector for each of 32 lanes in two steps instead of four.
     let row = (lane & 1u) | ((lane >> 1u) & 2u) | ((lane >> 3u) & 12u);
     let column = ((lane >> 1u) & 1u) | ((lane >> 2u) & 6u);
-    return Own(batch < params.batches, lane, first, row, column, head_index, q_start, o_start, width);
+    return Own(lane, first, row, column, head_index, q_start, o_start, width);
 }
 
 // The other rows of an invocation.

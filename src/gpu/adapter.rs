@@ -276,6 +276,13 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterDescription {
     }
 }
 
+/// Whether an adapter rounds to the nearest number of 16 bits with instructions of its own.
+pub(super) fn rounds_to_half(adapter: &wgpu::Adapter) -> bool {
+    // SwiftShader cuts off bits instead, which WGSL allows.
+    let cuts_off = adapter.get_info().name.contains("SwiftShader");
+    !cuts_off && adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32)
+}
+
 /// Products of square matrices of 16 bits, with sums in 32 bits, that the lanes of a subgroup compute together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrices {

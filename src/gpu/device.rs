@@ -220,10 +220,7 @@ impl Gpu {
             chunk_bytes: options.chunk_bytes.unwrap_or(LARGEST_CHUNK),
             limits: required_limits,
             subgroups: required_features.contains(wgpu::Features::SUBGROUP),
-            rounds_to_half: adapter
-                .get_downlevel_capabilities()
-                .flags
-                .contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
+            rounds_to_half: adapter::rounds_to_half(&adapter),
             matrices,
             checked: options.checked,
             device,

@@ -79,7 +79,7 @@ fn attention_tiled() {
     let tokens = [1, 31, 32, 33, 63, 64, 65, 77, 129].map(|tokens| [2, tokens, 3, 8]);
     let heads = [[2, 7, 2, 4]];
     // A software driver takes half a minute to compile each of these heads.
-    let slow = [36, 64, 72, 100, 128].map(|head_dim| [1, 77, 2, head_dim]);
+    let slow = [32, 36, 40, 64, 68, 72, 100, 128].map(|head_dim| [1, 77, 2, head_dim]);
     let slow = skip::long_tests().then_some(slow).into_iter().flatten();
     for case @ [.., head_dim] in tokens.into_iter().chain(heads).chain(slow) {
         let kernel = in_tiles(head_dim).expect("heads of whole vectors");
@@ -97,8 +97,7 @@ fn attention_tiled_of_a_real_size() {
     let sizes @ [tokens, head_dim] = [1178, 64];
     let kernel = in_tiles(head_dim).expect("heads of whole vectors");
     check_both(&kernel, [1, tokens, 1, head_dim], Values::Normal, TOLERANCE);
-    // A software driver takes minutes to compile the other kernel for GPUs.
-    let others = [in_subgroups()];
+    let others = [in_subgroups()].into_iter().chain(in_registers(head_dim));
     let [qkv, d_o] = words([1, tokens, head_dim]);
     let found =
         |profile: &DeviceProfile| bits(profile, [1, tokens, head_dim], [&qkv, &d_o]).map(|words| floats(&words));

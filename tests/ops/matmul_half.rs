@@ -20,13 +20,16 @@ const HALF: MatMul = MatMul {
     precision: DType::F16,
 };
 
-/// Every kernel rounding as the device does, and two by integer arithmetic: of the ways to read operands, element by
-/// element and as vectors, each has both.
-fn profiles() -> impl Iterator<Item = DeviceProfile> {
-    // Subgroups with smaller tiles round in the same place.
-    let kernels = VARIANTS.into_iter().filter(|variant| !variant.contains("ROWS")).map(forcing);
-    let integer = ["matmul_register", "matmul_tiled"].map(forcing);
-    kernels.chain(integer.map(|profile| DeviceProfile { rounds_to_half: false, ..profile }))
+/// Every kernel, with each of the two ways to round that the device has. Without long tests, all but smaller tiles of
+/// subgroups round as the device does, and two by integer arithmetic, too: one reads operands element by element, the
+/// other as vectors.
+fn profiles() -> Vec<DeviceProfile> {
+    let is_long = skip::long_tests();
+    let is_checked = |variant: &&str| is_long || !variant.contains("ROWS");
+    let mut profiles: Vec<DeviceProfile> = VARIANTS.into_iter().filter(is_checked).map(forcing).collect();
+    let integer = if is_long { &VARIANTS[..] } else { &["matmul_register", "matmul_tiled"] };
+    profiles.extend(integer.iter().map(|variant| DeviceProfile { rounds_to_half: false, ..forcing(variant) }));
+    profiles
 }
 
 #[test]
@@ -36,7 +39,7 @@ fn products_of_16_bits_match_their_twin() {
             // Transposes have nothing to do with rounding.
             let is_rounded_twice = transpose_b && !transpose_a;
             let op = MatMul { transpose_a, transpose_b, ..HALF };
-            for profile in profiles().filter(|profile| profile.rounds_to_half || is_rounded_twice) {
+            for profile in profiles().into_iter().filter(|profile| profile.rounds_to_half || is_rounded_twice) {
                 let name = format!("{profile:?} {op:?} {shape:?}");
                 let inputs = operands(transpose_a, transpose_b, shape);
                 check_forward_on(&profile, &name, &inputs, TOLERANCE, |graph, x| vec![graph.apply(op, &[x[0], x[1]])]);

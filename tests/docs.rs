@@ -106,7 +106,7 @@ fn every_command_line_in_the_configurations_parses() {
 fn the_sweeps_of_the_evidence_are_valid_and_have_three_seeds() {
     let mut sweeps = files("configs/evidence", "toml");
     sweeps.retain(|path| !path.ends_with("base-digits.toml"));
-    assert_eq!(sweeps.len(), 7);
+    assert_eq!(sweeps.len(), 8);
     for path in sweeps {
         let mut sweep = Sweep::load(&path).unwrap();
         sweep.sweep.base = sweep.sweep.base.map(|base| root().join(base));
